@@ -1,0 +1,140 @@
+//! A tier of one's own: each tenant's defaults, from a database, below memory and the cookie.
+//!
+//! `cargo run --example custom_tier` sends itself a few requests, asserts what they answer, and ends.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, header};
+use layered_session::{
+    BoxError, CookieTier, Found, KeyRing, LayeredSessionLayer, Lookup, MemoryTier, Session, SessionValue, Sessions,
+    Tier, TierFuture,
+};
+use serde::{Deserialize, Serialize};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+
+/// What a tenant's users see until they choose for themselves.
+#[derive(Debug)]
+struct TenantDefaults {
+    database: Arc<Database>,
+    cache: Mutex<HashMap<String, (Instant, Row)>>,
+}
+
+impl TenantDefaults {
+    /// Every load waits for this, a visitor's too, so mostly it must not ask.
+    async fn row(&self, tenant: &str) -> Result<Row, BoxError> {
+        let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((since, row)) = cache().get(tenant)
+            && since.elapsed() < Duration::from_secs(300)
+        {
+            return Ok(row.clone());
+        }
+        let row = self.database.defaults(tenant).await?;
+        if !row.is_empty() {
+            cache().insert(tenant.to_owned(), (Instant::now(), row.clone())); // nobody fills it with made-up tenants
+        }
+        Ok(row)
+    }
+}
+
+impl Tier for TenantDefaults {
+    fn name(&self) -> &'static str {
+        "tenant-defaults"
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        let Some(tenant) = lookup.head().and_then(|head| head.headers.get("x-tenant")?.to_str().ok()) else {
+            return TierFuture::ready(Ok(Found::nothing())); // a job has no request, a stranger no tenant
+        };
+        TierFuture::boxed(async move {
+            let row = self.row(tenant).await?;
+            Ok(row.into_iter().filter(|(name, _)| lookup.names().contains(name)).collect())
+        })
+    }
+}
+
+/// Wire names and JSON.
+type Row = Vec<(&'static str, Bytes)>;
+
+/// Stands for the application's own.
+#[derive(Debug, Default)]
+struct Database {
+    asked: AtomicUsize,
+}
+
+impl Database {
+    async fn defaults(&self, tenant: &str) -> Result<Row, BoxError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Ok(match tenant {
+            "acme" => vec![(Theme::NAME, Bytes::from_static(br#""dark""#))],
+            _ => Vec::new(),
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Theme(String);
+
+impl Default for Theme {
+    fn default() -> Self {
+        Self("light".into())
+    }
+}
+
+impl SessionValue for Theme {
+    const NAME: &'static str = "theme";
+}
+
+/// Shows the theme and the tier that answered; `PUT` chooses the theme in the path first.
+async fn theme(request: Request<String>) -> Result<Response<String>, BoxError> {
+    let session = Session::load(request.extensions()).await?;
+    if request.method() == Method::PUT {
+        session.set(Theme(request.uri().path().trim_start_matches('/').to_owned())).await?;
+    }
+    let Theme(theme) = session.get();
+    Ok(Response::new(format!("{theme} from {}", session.origin::<Theme>().tier())))
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), BoxError> {
+    let database = Arc::<Database>::default();
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(KeyRing::generate()?))
+        .tier(TenantDefaults { database: database.clone(), cache: Mutex::default() })
+        .value::<Theme>()
+        .build()?;
+    let app = ServiceBuilder::new().layer(LayeredSessionLayer::new(sessions)).service(service_fn(theme));
+    let send = async |request: http::request::Builder| {
+        let response = app.clone().oneshot(request.body(String::new())?).await?;
+        let cookie = response.headers().get(header::SET_COOKIE).cloned();
+        println!("{}", response.body());
+        Ok::<_, BoxError>((response.into_body(), cookie))
+    };
+
+    let (stranger, _) = send(Request::get("/")).await?;
+    assert_eq!(stranger, "light from default");
+
+    for _ in 0..2 {
+        let (visitor, cookie) = send(Request::get("/").header("x-tenant", "acme")).await?;
+        assert_eq!(visitor, "dark from tenant-defaults");
+        assert_eq!(cookie, None, "a computed answer is stored nowhere");
+    }
+    assert_eq!(database.asked.load(Ordering::Relaxed), 1, "the second visitor was answered from the tier's cache");
+
+    let (chosen, cookie) = send(Request::put("/sepia").header("x-tenant", "acme")).await?;
+    assert_eq!(chosen, "sepia from memory");
+    let cookie = cookie.ok_or("a first write sends the cookie")?;
+    let cookie = cookie.to_str()?.split(';').next().unwrap_or_default();
+    let (chosen, _) = send(Request::get("/").header("x-tenant", "acme").header(header::COOKIE, cookie)).await?;
+    assert_eq!(chosen, "sepia from memory", "whatever is stored comes before what is computed");
+    Ok(())
+}

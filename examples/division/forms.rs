@@ -1,0 +1,59 @@
+//! Plain HTTP: sign-in and sign-out, and the division without a socket.
+
+use axum::{
+    Form, Json,
+    http::{StatusCode, header},
+    response::{IntoResponse, Redirect},
+};
+use layered_session::{Session, WriteError};
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::values::{CurrentUser, Division};
+
+#[derive(Deserialize)]
+pub(crate) struct Login {
+    user: String,
+}
+
+/// There is no password: this stands where the application's own check would be.
+pub(crate) async fn login(session: Session, Form(login): Form<Login>) -> Result<Redirect, WriteError> {
+    // Without `adopt`: what somebody chose before they signed in stays the browser's.
+    session.sign_in(CurrentUser { name: login.user }).await?;
+    Ok(Redirect::to("/"))
+}
+
+pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
+    session.sign_out().await?;
+    Ok(Redirect::to("/"))
+}
+
+pub(crate) async fn show(session: Session) -> impl IntoResponse {
+    let body = json!({
+        "value": session.get::<Division>(),
+        "tier": session.origin::<Division>().tier(),
+        "user": session.find::<CurrentUser>().map(|user| user.name),
+    });
+    ([(header::CACHE_CONTROL, "no-store")], Json(body))
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Switch {
+    id: Division,
+}
+
+pub(crate) async fn switch(session: Session, Form(switch): Form<Switch>) -> Result<Redirect, WriteError> {
+    session.set(switch.id).await?;
+    Ok(Redirect::to("/"))
+}
+
+/// Back to the default.
+pub(crate) async fn forget(session: Session) -> Result<(), WriteError> {
+    session.remove::<Division>().await
+}
+
+/// A write that succeeded is kept, whatever its handler answers after it.
+pub(crate) async fn switch_then_fail(session: Session, Form(switch): Form<Switch>) -> Result<StatusCode, WriteError> {
+    session.set(switch.id).await?;
+    Ok(StatusCode::INTERNAL_SERVER_ERROR)
+}

@@ -1,0 +1,136 @@
+//! The socket: one per page, through every view. It follows the division, whoever changes it, and ends with the session.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{
+        State,
+        ws::{CloseCode, CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code},
+    },
+    response::Response,
+};
+use layered_session::{BoxError, Closed, Session, SessionValue, WriteErrorKind};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{sync::mpsc, time::timeout};
+
+use crate::{
+    values::Division,
+    views::{self, View},
+};
+
+/// Far more than any frame of the page's.
+const FRAME_BYTES: usize = 16 << 10;
+/// A browser that stops reading would otherwise keep its socket past a sign-out: while a send waits, nobody looks at
+/// `closed()`.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+enum FromPage {
+    SwitchDivision { id: Division },
+    Navigate { view: View },
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum ToPage {
+    Division { id: Division },
+    View { view: View, html: String },
+    StoreSession { relay: String, values: serde_json::Value },
+    Error { message: String },
+}
+
+pub(crate) async fn upgrade(
+    State(open): State<mpsc::Sender<()>>,
+    session: Session,
+    upgrade: WebSocketUpgrade,
+) -> Response {
+    let upgrade = upgrade.max_message_size(FRAME_BYTES).max_frame_size(FRAME_BYTES);
+    upgrade.on_upgrade(async move |mut socket| {
+        if let Err(error) = converse(&mut socket, &session).await {
+            tracing::debug!(error, "a socket failed");
+        }
+        drop(open);
+    })
+}
+
+async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxError> {
+    let mut divisions = session.watch::<Division>(); // the present one first, then each change from anywhere
+    let mut view = None;
+    loop {
+        tokio::select! {
+            Some(id) = divisions.next() => {
+                send(socket, ToPage::Division { id }).await?;
+                if let Some(view) = view {
+                    send(socket, ToPage::View { view, html: views::render(view, id) }).await?;
+                }
+            }
+            frame = socket.recv() => {
+                let text = match frame {
+                    Some(Ok(Message::Text(text))) => text,
+                    Some(Ok(Message::Binary(_))) => {
+                        refuse(socket, "frames are text here").await?;
+                        continue;
+                    }
+                    Some(Ok(_)) => continue, // axum answers pings and the closing handshake by itself
+                    // Too large, or no WebSocket frame at all: nothing that follows it can be read.
+                    Some(Err(error)) => {
+                        refuse(socket, error.to_string()).await?;
+                        return close(socket, close_code::SIZE, "a frame was not readable").await;
+                    }
+                    None => return Ok(()), // the browser has left
+                };
+                session.touch().await.ok(); // a session that has ended says so through `closed()`
+                match serde_json::from_str(&text) {
+                    Ok(FromPage::Navigate { view: next }) => {
+                        view = Some(next);
+                        let html = views::render(next, session.get::<Division>());
+                        send(socket, ToPage::View { view: next, html }).await?;
+                    }
+                    Ok(FromPage::SwitchDivision { id }) => match session.set(id).await {
+                        Ok(()) => store(socket, session, id).await?,
+                        Err(error) => {
+                            refuse(socket, error.to_string()).await?;
+                            if error.kind() == WriteErrorKind::Closed {
+                                return close(socket, close_code::POLICY, &error.to_string()).await;
+                            }
+                        }
+                    },
+                    Err(error) => refuse(socket, error.to_string()).await?,
+                }
+            }
+            reason = session.closed() => {
+                let code = if reason == Closed::Shutdown { close_code::AWAY } else { close_code::POLICY };
+                return close(socket, code, &reason.to_string()).await;
+            }
+        }
+    }
+}
+
+/// No response head will follow in which a cookie could travel: the page's hook takes the sealed changes to the
+/// writeback instead. Without them, the browser holds this write already.
+async fn store(socket: &mut WebSocket, session: &Session, id: Division) -> Result<(), BoxError> {
+    let Some(relay) = session.relay() else { return Ok(()) };
+    send(socket, ToPage::StoreSession { relay: relay.to_string(), values: json!({ (Division::NAME): id }) }).await
+}
+
+async fn refuse(socket: &mut WebSocket, message: impl Into<String>) -> Result<(), BoxError> {
+    send(socket, ToPage::Error { message: message.into() }).await
+}
+
+async fn send(socket: &mut WebSocket, event: ToPage) -> Result<(), BoxError> {
+    let text = serde_json::to_string(&event)?;
+    Ok(timeout(PATIENCE, socket.send(Message::text(text))).await??)
+}
+
+/// Says why, and stays for the browser's own close frame: a connection that is reset may take the reason with it.
+async fn close(socket: &mut WebSocket, code: CloseCode, reason: &str) -> Result<(), BoxError> {
+    let reason = Utf8Bytes::from(reason);
+    timeout(PATIENCE, async {
+        socket.send(Message::Close(Some(CloseFrame { code, reason }))).await?;
+        while let Some(Ok(_)) = socket.recv().await {}
+        Ok(())
+    })
+    .await?
+}

@@ -1,0 +1,78 @@
+//! The page around the views. Each view has an address of its own, so that a reload, a bookmark and a browser without
+//! scripts get it whole.
+
+use axum::{
+    Router,
+    http::header,
+    response::{Html, IntoResponse},
+    routing::get,
+};
+use layered_session::Session;
+
+use crate::{
+    sample::DIVISIONS,
+    values::{CurrentUser, Division},
+    views::{self, View, escape},
+};
+
+/// All that the page may load is its own.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+pub(crate) async fn home(session: Session) -> impl IntoResponse {
+    page(&session, View::Home)
+}
+
+pub(crate) async fn projects(session: Session) -> impl IntoResponse {
+    page(&session, View::Projects)
+}
+
+pub(crate) async fn costs(session: Session) -> impl IntoResponse {
+    page(&session, View::Costs)
+}
+
+fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
+    let division = session.get::<Division>();
+    let user = session.find::<CurrentUser>().map(|user| user.name);
+    let here = |link| if link == view { r#"aria-current="page""# } else { "" };
+    let hidden = |hidden| if hidden { "hidden" } else { "" };
+    let html = format!(
+        include_str!("page.html"),
+        view = view.name(),
+        title = view.title(),
+        division = division.0,
+        here_home = here(View::Home),
+        here_projects = here(View::Projects),
+        here_costs = here(View::Costs),
+        options = options(division),
+        signed_in = hidden(user.is_none()),
+        signed_out = hidden(user.is_some()),
+        initial = escape(&user.iter().flat_map(|user| user.chars()).take(1).collect::<String>()),
+        user = escape(user.as_deref().unwrap_or_default()),
+        tier = session.origin::<Division>().tier(),
+        main = views::render(view, division),
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+}
+
+fn options(chosen: Division) -> String {
+    let all = (Division::ALL.0, "All divisions");
+    let each = DIVISIONS.iter().map(|division| (division.id, division.name));
+    std::iter::once(all)
+        .chain(each)
+        .map(|(id, name)| {
+            let selected = if id == chosen.0 { " selected" } else { "" };
+            format!(r#"<option value="{id}"{selected}>{name}</option>"#)
+        })
+        .collect()
+}
+
+pub(crate) fn assets() -> Router {
+    let asset = |kind: &'static str, body: &'static str| {
+        get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
+    };
+    Router::new()
+        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
+        .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page.js")))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("icon.svg")))
+}

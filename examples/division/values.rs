@@ -1,0 +1,51 @@
+//! What a session holds here: who is signed in, and the division that they look at.
+
+use layered_session::{BoxError, Scope, SessionValue};
+use serde::{Deserialize, Serialize};
+
+/// The division on show: 0 to 5, or all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Division(pub(crate) i64);
+
+impl Division {
+    pub(crate) const ALL: Self = Self(-1);
+}
+
+impl Default for Division {
+    fn default() -> Self {
+        Self::ALL
+    }
+}
+
+impl SessionValue for Division {
+    const NAME: &'static str = "current_division_id";
+    // The user's, in every browser of theirs; the browser's own while nobody is signed in.
+    const SCOPE: Scope = Scope::Principal;
+
+    fn validate(&self) -> Result<(), BoxError> {
+        match self.0 {
+            -1..=5 => Ok(()),
+            id => Err(format!("there is no division {id}").into()),
+        }
+    }
+}
+
+/// Who is signed in. The session's principal is derived from it, so only `sign_in` and `sign_out` change it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CurrentUser {
+    pub(crate) name: String,
+}
+
+impl SessionValue for CurrentUser {
+    const NAME: &'static str = "current_user";
+
+    fn validate(&self) -> Result<(), BoxError> {
+        if !(1..=64).contains(&self.name.chars().count()) {
+            return Err("a user name has 1 to 64 characters".into());
+        }
+        if self.name.chars().any(char::is_control) {
+            return Err("a user name has no control characters".into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,204 @@
+//! The configuration that all handles share, and the pure rules: who answers, versions, fill, tombstones.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::request::Parts;
+
+use self::life::Lifetime;
+use crate::{
+    id::{OwnerId, Principal, SessionId},
+    signal::Hub,
+    tier::{
+        Tier,
+        cookie::CookieTier,
+        default::Answer,
+        memory::{
+            Memory,
+            record::{RecordKey, Terms},
+        },
+    },
+    value::{Number, Schema, Scope},
+    version::{Clock, Millis, Version},
+};
+
+pub(crate) mod life;
+pub(crate) mod values;
+
+/// Which stored tier answers when several could.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// The one with the newest version: a newer cookie beats stale memory.
+    #[default]
+    Newest,
+    /// The first in the chain that has a copy or a tombstone, whatever the others say.
+    FirstHit,
+}
+
+pub(crate) struct Chain {
+    pub(crate) schema: Schema,
+    pub(crate) memory: Option<Memory>,
+    pub(crate) cookie: CookieTier,
+    pub(crate) store: Option<Arc<dyn Tier>>,
+    pub(crate) computed: Vec<Computed>,
+    /// The names that sources are asked for: all.
+    pub(crate) names: Vec<&'static str>,
+    pub(crate) resolution: Resolution,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) lifetime: Lifetime,
+    /// How long a principal's record is kept from its last use.
+    pub(crate) principal_idle: Duration,
+    /// How far ahead of ours the clock of a node that sealed a token may be.
+    pub(crate) max_skew: Duration,
+    pub(crate) audience: Box<str>,
+    pub(crate) identity: Identity,
+    pub(crate) budget: Budget,
+    /// Handles that wait for anything: a shutdown tells them.
+    pub(crate) hub: Hub,
+    pub(crate) stopping: AtomicBool,
+    /// Counts calls of `end_all`: a handle looks its principal up again only after one.
+    pub(crate) revocations: AtomicU64,
+    pub(crate) counters: Counters,
+}
+
+/// What happened that nobody was told of.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) capped_cookies: AtomicU64,
+    pub(crate) skewed_tokens: AtomicU64,
+}
+
+/// A tier that computes its answers, in the order of the chain.
+pub(crate) enum Computed {
+    Default(Vec<(Number, Answer)>),
+    Source(Arc<dyn Tier>),
+}
+
+impl Computed {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Default(_) => DEFAULT,
+            Self::Source(tier) => tier.name(),
+        }
+    }
+}
+
+pub(crate) const MEMORY: &str = "memory";
+pub(crate) const COOKIE: &str = "cookie";
+pub(crate) const DEFAULT: &str = "default";
+
+/// Who a request's principal is.
+pub(crate) enum Identity {
+    Nobody,
+    /// The request's head says so.
+    Head(Box<dyn Fn(&Parts) -> Option<Principal> + Send + Sync>),
+    /// A session-scope value says so.
+    Value {
+        number: Number,
+        derive: Box<Derive>,
+    },
+}
+
+pub(crate) type Derive = dyn Fn(&[u8]) -> Option<Principal> + Send + Sync;
+
+/// Bytes that the browser has for the entries of each owner. Apart, so that what one browser of a principal accepted
+/// fits all the others, whatever their own sessions hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Budget {
+    pub(crate) session: usize,
+    pub(crate) principal: usize,
+}
+
+/// A principal, and what its record is found by.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    pub(crate) principal: Principal,
+    pub(crate) owner: OwnerId,
+}
+
+impl Signed {
+    pub(crate) const fn key(&self) -> RecordKey {
+        RecordKey(*self.owner.as_bytes())
+    }
+}
+
+impl Chain {
+    pub(crate) fn now(&self) -> Millis {
+        Millis::of(self.clock.now())
+    }
+
+    pub(crate) fn signed(&self, principal: Principal) -> Arc<Signed> {
+        let owner = principal.owner(&self.audience);
+        Arc::new(Signed { principal, owner })
+    }
+
+    pub(crate) fn owner(&self, id: &SessionId) -> OwnerId {
+        id.owner(&self.audience)
+    }
+
+    pub(crate) fn terms(&self, scope: Scope, now: Millis) -> Terms<'_> {
+        // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
+        // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
+        let (budget, tombstones) = match scope {
+            Scope::Session => (self.budget.session, self.lifetime.idle.max(Duration::from_secs(86_400))),
+            Scope::Principal => (self.budget.principal, self.lifetime.absolute),
+        };
+        let tombstones = tombstones.saturating_add(self.max_skew);
+        Terms { schema: &self.schema, now, budget, above: Version::ZERO, tombstones }
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// The answers that default rules give for one request.
+    pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(Number, Bytes)> {
+        let mut answers = Vec::new();
+        for (number, answer) in self.default_rules() {
+            let Answer::Computed(compute) = answer else { continue };
+            match compute(head) {
+                Ok(json) => answers.push((*number, json)),
+                Err(flaw) => {
+                    tracing::warn!(name = self.schema.at(*number).name, %flaw, "a computed default is no value")
+                }
+            }
+        }
+        answers
+    }
+
+    pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(Number, Answer)> {
+        self.computed.iter().flat_map(|tier| match tier {
+            Computed::Default(rules) => rules.as_slice(),
+            Computed::Source(_) => &[],
+        })
+    }
+
+    pub(crate) fn has_sources(&self) -> bool {
+        self.computed.iter().any(|tier| matches!(tier, Computed::Source(_)))
+    }
+
+    pub(crate) fn has_computed_defaults(&self) -> bool {
+        self.default_rules().any(|(_, answer)| matches!(answer, Answer::Computed(_)))
+    }
+}
+
+impl fmt::Debug for Chain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chain")
+            .field("values", &self.names)
+            .field("memory", &self.memory.is_some())
+            .field("cookie", &self.cookie)
+            .field("store", &self.store)
+            .field("computed", &self.computed.iter().map(Computed::name).collect::<Vec<_>>())
+            .field("resolution", &self.resolution)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,161 @@
+//! The values of one owner, and the rules by which copies of them meet.
+//!
+//! Joining by version is commutative, associative and idempotent: any order and repetition of the same carried changes
+//! ends in the same values, which is what relays, replays and fills rely on.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::{
+    value::{Number, Schema},
+    version::{Millis, Version},
+};
+
+/// One value as a tier has it: bytes, or the tombstone of a removal.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    pub(crate) version: Version,
+    pub(crate) json: Option<Bytes>,
+    /// When it was written, as far as can be said: the version's time, never later than when we first saw it, so that
+    /// a writer whose clock ran ahead makes nothing live longer.
+    pub(crate) written: Millis,
+}
+
+impl Kept {
+    pub(crate) fn new(version: Version, json: Option<Bytes>, now: Millis) -> Self {
+        Self { version, json, written: version.millis().min(now) }
+    }
+
+    /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
+    /// every node decides alike.
+    fn yields_to(&self, other: &Self) -> bool {
+        let rank = |kept: &Self| (kept.version, kept.json.is_none());
+        match rank(other).cmp(&rank(self)) {
+            std::cmp::Ordering::Equal => other.json > self.json,
+            order => order.is_gt(),
+        }
+    }
+
+    pub(crate) fn expires(&self, max_age: Option<Duration>) -> Option<Millis> {
+        max_age.map(|age| self.written.after(age))
+    }
+}
+
+/// Never the bytes.
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kept")
+            .field("version", &self.version)
+            .field("bytes", &self.json.as_ref().map(Bytes::len))
+            .finish_non_exhaustive()
+    }
+}
+
+/// All values of one owner.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Values {
+    /// Declared ones, by number, in its order.
+    slots: Vec<(Number, Kept)>,
+    /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
+    /// deploy loses nothing.
+    opaque: Vec<(Box<str>, Kept)>,
+    newest: Version,
+}
+
+impl Values {
+    pub(crate) fn get(&self, number: Number) -> Option<&Kept> {
+        self.position(number).ok().map(|at| &self.slots[at].1)
+    }
+
+    fn position(&self, number: Number) -> Result<usize, usize> {
+        self.slots.binary_search_by_key(&number, |(number, _)| *number)
+    }
+
+    pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> {
+        self.slots.iter().map(|(number, kept)| (*number, kept))
+    }
+
+    pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> {
+        self.opaque.iter().map(|(name, kept)| (&**name, kept))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.slots.is_empty() && self.opaque.is_empty()
+    }
+
+    /// The newest version ever known of this owner: fresh writes go above it.
+    pub(crate) const fn newest(&self) -> Version {
+        self.newest
+    }
+
+    pub(crate) fn observe(&mut self, version: Version) {
+        self.newest = self.newest.max(version);
+    }
+
+    /// A fresh write: takes the place of whatever there is, an unreadable copy of the same name too.
+    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept) {
+        self.observe(kept.version);
+        self.opaque.retain(|(opaque, _)| **opaque != *name);
+        match self.position(number) {
+            Ok(at) => self.slots[at].1 = kept,
+            Err(at) => self.slots.insert(at, (number, kept)),
+        }
+    }
+
+    /// A carried change: applies only if newer. Says whether anything changed.
+    ///
+    /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
+    pub(crate) fn join(&mut self, schema: &Schema, number: Number, kept: Kept) -> bool {
+        self.observe(kept.version);
+        match self.position(number) {
+            Err(at) => {
+                self.slots.insert(at, (number, kept));
+                true
+            }
+            Ok(at) if !self.slots[at].1.yields_to(&kept) => false,
+            Ok(at) => {
+                let declared = schema.at(number);
+                match &kept.json {
+                    Some(json) if (declared.check)(json).is_err() => self.join_opaque(declared.name, kept),
+                    _ => {
+                        self.slots[at].1 = kept;
+                        true
+                    }
+                }
+            }
+        }
+    }
+
+    pub(crate) fn join_opaque(&mut self, name: &str, kept: Kept) -> bool {
+        self.observe(kept.version);
+        match self.opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
+            None => self.opaque.push((name.into(), kept)),
+            Some((_, mine)) if mine.yields_to(&kept) => *mine = kept,
+            Some(_) => return false,
+        }
+        true
+    }
+
+    /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
+    pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
+        self.slots.retain(|(number, kept)| {
+            let dead = kept.expires(schema.at(*number).max_age).is_some_and(|end| end <= now);
+            !dead && (kept.json.is_some() || kept.written >= tombstones)
+        });
+        self.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
+    }
+
+    /// Keeps only the values that pass.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
+        self.slots.retain(|(number, _)| keep(*number));
+    }
+
+    /// Bytes on the heap, near enough to bound memory by.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let json = |kept: &Kept| kept.json.as_ref().map_or(0, |json| json.len() + 32);
+        let slots: usize = self.slots.iter().map(|(_, kept)| json(kept)).sum();
+        let opaque: usize = self.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
+        slots + opaque + self.slots.capacity() * size_of::<(Number, Kept)>() + self.opaque.capacity() * 72
+    }
+}

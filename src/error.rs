@@ -1,0 +1,232 @@
+//! What can go wrong: opaque errors, each with a `kind` to match on and the cause as `source`.
+//!
+//! No message of ours holds an id, a key or a value. What an application's own `validate` says is passed on as it is.
+
+use std::{borrow::Cow, error::Error, fmt};
+
+use crate::live::Closed;
+
+/// Any error of the application's own.
+pub type BoxError = Box<dyn Error + Send + Sync>;
+
+/// A configuration that can't work, found before anything is served; the message names the remedy.
+#[derive(Debug)]
+pub struct BuildError {
+    kind: BuildErrorKind,
+    message: Cow<'static, str>,
+    source: Option<BoxError>,
+}
+
+/// What a [`BuildError`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum BuildErrorKind {
+    /// A value: its name, its placement, or that it was declared twice or not at all.
+    Value,
+    /// The tiers: one is missing, one too many, or in an order that can't work.
+    Chain,
+    /// The cookie: a name or an attribute that browsers would refuse.
+    Cookie,
+    /// A sealing key: absent, too short, or one that is no secret.
+    Key,
+    /// The lifetimes, the clock, the audience or another setting.
+    Setting,
+}
+
+impl BuildError {
+    pub(crate) fn new(kind: BuildErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What it is about.
+    pub const fn kind(&self) -> BuildErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for BuildError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+/// A tier that did not answer, by name, and why.
+#[derive(Debug)]
+pub struct TierError {
+    tier: &'static str,
+    source: BoxError,
+}
+
+impl TierError {
+    pub(crate) const fn new(tier: &'static str, source: BoxError) -> Self {
+        Self { tier, source }
+    }
+
+    /// The name of the tier, as its `Tier::name` gives it.
+    pub const fn tier(&self) -> &'static str {
+        self.tier
+    }
+}
+
+impl fmt::Display for TierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the tier `{}` did not answer", self.tier)
+    }
+}
+
+impl Error for TierError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&*self.source)
+    }
+}
+
+/// Why there is no [`Session`](crate::Session) to load.
+#[derive(Debug)]
+pub struct MissingSession {
+    source: Option<TierError>,
+}
+
+/// What a [`MissingSession`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MissingSessionKind {
+    /// No layer of ours wraps this handler: a mistake in the application, HTTP 500.
+    NoLayer,
+    /// The shared store did not answer, and whether there is a session can't be said: HTTP 503.
+    Unavailable,
+}
+
+impl MissingSession {
+    pub(crate) const fn no_layer() -> Self {
+        Self { source: None }
+    }
+
+    /// What it is about.
+    pub const fn kind(&self) -> MissingSessionKind {
+        match self.source {
+            None => MissingSessionKind::NoLayer,
+            Some(_) => MissingSessionKind::Unavailable,
+        }
+    }
+}
+
+impl From<TierError> for MissingSession {
+    fn from(source: TierError) -> Self {
+        Self { source: Some(source) }
+    }
+}
+
+impl fmt::Display for MissingSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind() {
+            MissingSessionKind::NoLayer => {
+                f.write_str("no session here: wrap this service in a `LayeredSessionLayer` of the same `Sessions`")
+            }
+            MissingSessionKind::Unavailable => f.write_str("the session's store did not answer"),
+        }
+    }
+}
+
+impl Error for MissingSession {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_ref().map(|source| source as _)
+    }
+}
+
+/// A write that changed nothing, and why.
+#[derive(Debug)]
+pub struct WriteError {
+    kind: WriteErrorKind,
+    message: Cow<'static, str>,
+    names: Vec<&'static str>,
+    source: Option<BoxError>,
+}
+
+/// What a [`WriteError`] is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WriteErrorKind {
+    /// The session has ended, or was renewed by another handle: HTTP 409.
+    Closed,
+    /// `update` lost against other writers 32 times in a row: HTTP 409, worth a retry.
+    Contended,
+    /// The value is not valid, would not decode again, or may not be written in this way: HTTP 422.
+    Invalid,
+    /// The browser's cookie could not hold it; [`WriteError::names`] are the largest values: HTTP 422.
+    TooLarge,
+    /// The shared store did not answer: HTTP 503. Whether the write arrived is not known.
+    Unavailable,
+    /// The response head is gone, and this chain keeps nothing past it, having no memory tier: HTTP 500.
+    HeadSent,
+    /// The type was not declared on `Sessions::builder()`: HTTP 500.
+    Undeclared,
+}
+
+impl WriteError {
+    pub(crate) fn new(kind: WriteErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, message: message.into(), names: Vec::new(), source: None }
+    }
+
+    pub(crate) fn closed(reason: Closed) -> Self {
+        Self::new(WriteErrorKind::Closed, format!("the session is closed: {reason}"))
+    }
+
+    pub(crate) fn named(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        self.names.extend(names);
+        self
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What it is about.
+    pub const fn kind(&self) -> WriteErrorKind {
+        self.kind
+    }
+
+    /// The values that it is about, by wire name; may be empty.
+    pub fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    /// The HTTP status that a handler would answer it with.
+    pub const fn status(&self) -> http::StatusCode {
+        match self.kind {
+            WriteErrorKind::Closed | WriteErrorKind::Contended => http::StatusCode::CONFLICT,
+            WriteErrorKind::Invalid | WriteErrorKind::TooLarge => http::StatusCode::UNPROCESSABLE_ENTITY,
+            WriteErrorKind::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+            WriteErrorKind::HeadSent | WriteErrorKind::Undeclared => http::StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl fmt::Display for WriteError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Error for WriteError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<TierError> for WriteError {
+    fn from(error: TierError) -> Self {
+        Self::new(WriteErrorKind::Unavailable, "the session's store did not answer").caused_by(error)
+    }
+}

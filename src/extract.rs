@@ -1,0 +1,73 @@
+//! What frameworks get: the extractor of axum, and errors as responses and statuses.
+
+#[cfg(feature = "axum")]
+mod axum {
+    use axum_core::{
+        extract::FromRequestParts,
+        response::{IntoResponse, Response},
+    };
+    use http::{StatusCode, request::Parts};
+
+    use crate::{
+        error::{MissingSession, MissingSessionKind, WriteError},
+        session::Session,
+    };
+
+    impl<S: Sync> FromRequestParts<S> for Session {
+        type Rejection = MissingSession;
+
+        async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingSession> {
+            Self::load(&parts.extensions).await
+        }
+    }
+
+    /// 500 without a layer, 503 where the store does not answer.
+    impl IntoResponse for MissingSession {
+        fn into_response(self) -> Response {
+            let status = match self.kind() {
+                MissingSessionKind::NoLayer => StatusCode::INTERNAL_SERVER_ERROR,
+                MissingSessionKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            };
+            (status, self.to_string()).into_response()
+        }
+    }
+
+    /// The status of [`WriteError::status`], with the message.
+    impl IntoResponse for WriteError {
+        fn into_response(self) -> Response {
+            (self.status(), self.to_string()).into_response()
+        }
+    }
+}
+
+#[cfg(feature = "tonic")]
+mod tonic {
+    use tonic::Status;
+
+    use crate::error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind};
+
+    /// `internal` without a layer, `unavailable` where the store does not answer.
+    impl From<MissingSession> for Status {
+        fn from(error: MissingSession) -> Self {
+            match error.kind() {
+                MissingSessionKind::NoLayer => Self::internal(error.to_string()),
+                MissingSessionKind::Unavailable => Self::unavailable(error.to_string()),
+            }
+        }
+    }
+
+    /// `aborted` where the session has ended or others were faster, `invalid_argument`, `resource_exhausted` for what
+    /// the browser can't hold, `unavailable`, and `internal` for mistakes of the application.
+    impl From<WriteError> for Status {
+        fn from(error: WriteError) -> Self {
+            let message = error.to_string();
+            match error.kind() {
+                WriteErrorKind::Closed | WriteErrorKind::Contended => Self::aborted(message),
+                WriteErrorKind::Invalid => Self::invalid_argument(message),
+                WriteErrorKind::TooLarge => Self::resource_exhausted(message),
+                WriteErrorKind::Unavailable => Self::unavailable(message),
+                WriteErrorKind::HeadSent | WriteErrorKind::Undeclared => Self::internal(message),
+            }
+        }
+    }
+}

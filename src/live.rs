@@ -1,0 +1,339 @@
+//! What goes on after the response: watches, streams of changes, and the end of a session.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+
+use crate::{
+    session::Session,
+    signal::Bell,
+    value::{self, Number, SessionValue},
+    version::{Clock, Millis, Sleep, Version},
+};
+
+/// Why a session is over, or a handle of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Closed {
+    /// Another handle renewed it: it goes on under an id that this handle does not have.
+    Renewed,
+    /// It was destroyed: the user signed out.
+    Destroyed,
+    /// It was not used for its idle lifetime, or reached its absolute one.
+    Expired,
+    /// All sessions of its principal were ended.
+    Revoked,
+    /// Another site caused this upgrade: there never was a session for it.
+    CrossSite,
+    /// The server is shutting down; the session itself lives on.
+    Shutdown,
+}
+
+impl fmt::Display for Closed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Renewed => "renewed",
+            Self::Destroyed => "destroyed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::CrossSite => "cross-site",
+            Self::Shutdown => "shutdown",
+        })
+    }
+}
+
+/// A waiting future's own timer: nothing else wakes for an expiry.
+#[derive(Default)]
+struct Alarm(Option<(Millis, Sleep)>);
+
+impl Alarm {
+    /// Whether the time has come.
+    fn poll(&mut self, clock: &dyn Clock, deadline: Option<Millis>, cx: &mut Context<'_>) -> bool {
+        let Some(deadline) = deadline else {
+            self.0 = None;
+            return false;
+        };
+        let (armed, sleep) = self.0.get_or_insert_with(|| (deadline, clock.sleep_until(deadline.time())));
+        if *armed != deadline {
+            (*armed, *sleep) = (deadline, clock.sleep_until(deadline.time()));
+        }
+        if sleep.as_mut().poll(cx).is_pending() {
+            return false;
+        }
+        self.0 = None;
+        true
+    }
+}
+
+/// What all waiting on a session is made of: its bell, its alarm, and the question whether it is over.
+struct Wait {
+    session: Session,
+    bell: Arc<Bell>,
+    alarm: Alarm,
+}
+
+impl Wait {
+    fn new(session: Session) -> Self {
+        let core = session.core();
+        // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
+        let bell = core.chime.hang();
+        core.listen();
+        Self { session, bell, alarm: Alarm::default() }
+    }
+
+    fn closed(&self) -> Option<Closed> {
+        let core = self.session.core();
+        core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
+    }
+
+    /// Looks until there is something to say, or nothing can be said before the next ring or deadline.
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        value_ends: impl Fn(&Session) -> Option<Millis>,
+        mut look: impl FnMut(&Session, Option<Closed>) -> Poll<T>,
+    ) -> Poll<T> {
+        loop {
+            let rung = self.bell.poll(cx).is_ready();
+            if let Poll::Ready(said) = look(&self.session, self.closed()) {
+                return Poll::Ready(said);
+            }
+            let core = self.session.core();
+            let deadline = [core.ends(), value_ends(&self.session)].into_iter().flatten().min();
+            if !rung && !self.alarm.poll(&*core.chain.clock, deadline, cx) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// A stream of a value: the current one first, then each newer one, whoever wrote it.
+///
+/// The latest wins: a reader that is slow skips what it missed, and costs nobody anything. It ends when the session is
+/// over, and checks that first, so that no value goes out after a logout. Values that are skipped as invalid count as
+/// absent. Dropped, it leaves nothing behind; `next` is cancel safe.
+pub struct Watch<V> {
+    wait: Wait,
+    number: Option<Number>,
+    seen: Option<crate::session::Mark>,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V: SessionValue + Default> Watch<V> {
+    pub(crate) fn new(session: Session) -> Self {
+        session.core().touch();
+        let number = session.core().chain.schema.of::<V>();
+        Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
+    }
+
+    /// The next value; `None` when the session is over.
+    pub async fn next(&mut self) -> Option<V> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl<V: SessionValue + Default> Stream for Watch<V> {
+    type Item = V;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
+        let Self { wait, number, seen, .. } = self.get_mut();
+        let number = *number;
+        let value_ends = |session: &Session| number.and_then(|number| session.core().value_ends(number));
+        wait.poll(cx, value_ends, |session, closed| {
+            if closed.is_some() {
+                return Poll::Ready(None);
+            }
+            let core = session.core();
+            let (answer, mark) = match number {
+                Some(number) => core.resolve(number, core.chain.now(), |json| value::decode::<V>(json)),
+                None => (None, None),
+            };
+            if *seen == Some(mark) {
+                return Poll::Pending;
+            }
+            *seen = Some(mark);
+            Poll::Ready(Some(answer.map_or_else(V::default, |(value, _)| value)))
+        })
+    }
+}
+
+impl<V> fmt::Debug for Watch<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("value", &std::any::type_name::<V>()).finish_non_exhaustive()
+    }
+}
+
+/// What happened to a session or its principal's values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Changed {
+    /// A value was written.
+    Set {
+        /// Its wire name.
+        name: &'static str,
+        /// The write's version.
+        version: Version,
+    },
+    /// A value was removed; computed tiers answer from now on.
+    Removed {
+        /// Its wire name.
+        name: &'static str,
+        /// The removal's version.
+        version: Version,
+    },
+    /// A value reached the end of its own lifetime.
+    Expired {
+        /// Its wire name.
+        name: &'static str,
+    },
+    /// The session's values were cleared; their removals follow.
+    Cleared,
+    /// This handle renewed the session, or its principal changed: what was said before is void, and the values that
+    /// there are now follow.
+    Renewed,
+    /// There were more changes than were told one by one; the state told is the newest.
+    CaughtUp,
+    /// The session is over. The stream ends.
+    Closed(Closed),
+}
+
+/// A stream of everything that happens to the values of a session and of its principal.
+///
+/// It begins with changes after its creation. It keeps one version per value, so that a slow reader never costs memory:
+/// several writes of one value between two looks are told as one, and then [`Changed::CaughtUp`] is said.
+pub struct Changes {
+    wait: Wait,
+    seen: Seen,
+    queue: std::collections::VecDeque<Changed>,
+    over: bool,
+}
+
+#[derive(Clone, Default, PartialEq)]
+struct Seen {
+    owners: Vec<Owner>,
+    values: Vec<(Number, Version, bool)>,
+}
+
+/// A record as a stream of changes last saw it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Owner {
+    pub(crate) key: crate::tier::memory::record::RecordKey,
+    pub(crate) changes: u64,
+    pub(crate) cleared: Version,
+}
+
+impl Changes {
+    pub(crate) fn new(session: Session) -> Self {
+        session.core().touch();
+        let wait = Wait::new(session);
+        let seen = Seen::of(&wait.session);
+        Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
+    }
+
+    /// The next change; `None` after [`Changed::Closed`].
+    pub async fn next(&mut self) -> Option<Changed> {
+        std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl Seen {
+    fn of(session: &Session) -> Self {
+        let (owners, mut values) = session.core().survey();
+        values.sort_unstable_by_key(|(number, ..)| *number);
+        Self { owners, values }
+    }
+
+    /// What to tell somebody who saw `self`, if this is how it is now.
+    fn tell(&self, now: &Self, session: &Session) -> Vec<Changed> {
+        let schema = &session.core().chain.schema;
+        let mut told = Vec::new();
+        let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
+        // A session that comes to be on an anonymous handle voids nothing.
+        let renewed = !same && !self.owners.is_empty();
+        if renewed {
+            told.push(Changed::Renewed);
+        }
+        if same && self.owners.iter().zip(&now.owners).any(|(before, after)| before.cleared != after.cleared) {
+            told.push(Changed::Cleared);
+        }
+        let before: &[_] = if renewed { &[] } else { &self.values };
+        for &(number, version, live) in &now.values {
+            let name = schema.at(number).name;
+            match before.iter().find(|(other, ..)| *other == number) {
+                Some((_, seen, _)) if *seen == version => {}
+                None if !live => {}
+                _ if live => told.push(Changed::Set { name, version }),
+                _ => told.push(Changed::Removed { name, version }),
+            }
+        }
+        for &(number, _, live) in before {
+            if live && !now.values.iter().any(|(other, ..)| *other == number) {
+                told.push(Changed::Expired { name: schema.at(number).name });
+            }
+        }
+        let steps = |seen: &Self| seen.owners.iter().map(|owner| owner.changes).sum::<u64>();
+        if same && steps(now) > steps(self) + 1 && !told.is_empty() {
+            told.push(Changed::CaughtUp);
+        }
+        told
+    }
+}
+
+impl Stream for Changes {
+    type Item = Changed;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Changed>> {
+        let Self { wait, seen, queue, over } = self.get_mut();
+        if *over {
+            return Poll::Ready(None);
+        }
+        let ends = |session: &Session| {
+            let core = session.core();
+            core.chain.schema.iter().filter_map(|(number, _)| core.value_ends(number)).min()
+        };
+        wait.poll(cx, ends, |session, closed| {
+            if let Some(reason) = closed {
+                queue.clear();
+                *over = true;
+                return Poll::Ready(Some(Changed::Closed(reason)));
+            }
+            if queue.is_empty() {
+                let now = Seen::of(session);
+                queue.extend(seen.tell(&now, session));
+                *seen = now;
+            }
+            queue.pop_front().map_or(Poll::Pending, |changed| Poll::Ready(Some(changed)))
+        })
+    }
+}
+
+impl fmt::Debug for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Changes").finish_non_exhaustive()
+    }
+}
+
+/// Resolves when the session is over. See [`Session::closed`].
+pub(crate) struct Closing(Wait);
+
+impl Closing {
+    pub(crate) fn new(session: Session) -> Self {
+        session.core().touch();
+        Self(Wait::new(session))
+    }
+}
+
+impl Future for Closing {
+    type Output = Closed;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+        self.get_mut().0.poll(cx, |_| None, |_, closed| closed.map_or(Poll::Pending, Poll::Ready))
+    }
+}

@@ -1,0 +1,79 @@
+//! [`ResponseFuture`]: what happens to a response on its way out.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderValue, Response, header};
+use pin_project_lite::pin_project;
+
+use crate::session::load::Loader;
+
+pin_project! {
+    /// The response of a [`LayeredSession`](super::service::LayeredSession).
+    ///
+    /// Dropped, it leaves what handlers have written as it is: the browser hears of it at its next request.
+    #[must_use = "futures do nothing unless polled"]
+    pub struct ResponseFuture<F> {
+        #[pin]
+        inner: F,
+        loader: Arc<Loader>,
+    }
+}
+
+impl<F> ResponseFuture<F> {
+    pub(super) const fn new(inner: F, loader: Arc<Loader>) -> Self {
+        Self { inner, loader }
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.inner.poll(cx));
+        if let Ok(response) = &mut response {
+            see_off(this.loader, response);
+        }
+        Poll::Ready(response)
+    }
+}
+
+/// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
+fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
+    let Some(session) = loader.loaded() else { return };
+    // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
+    let out = session.core().head_out(response.status().is_informational());
+    let headers = response.headers_mut();
+    if out.varies {
+        vary_by_cookie(headers);
+    }
+    if let Some(cookie) = out.cookie {
+        headers.append(header::SET_COOKIE, cookie);
+        // Whatever the handler thought of caching, it did not know of the cookie (RFC 9111, 7.3).
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+fn vary_by_cookie(headers: &mut HeaderMap) {
+    let says_so = headers.get_all(header::VARY).iter().any(|value| {
+        let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+        names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
+    });
+    if !says_so {
+        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    }
+}
+
+impl<F> std::fmt::Debug for ResponseFuture<F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ResponseFuture").finish_non_exhaustive()
+    }
+}

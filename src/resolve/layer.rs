@@ -1,0 +1,37 @@
+//! [`LayeredSessionLayer`].
+
+use tower_layer::Layer;
+
+use super::{preload::PreloadLayer, service::LayeredSession};
+use crate::sessions::Sessions;
+
+/// Gives every request a session, and every response the cookie that it needs.
+///
+/// At entry it notes where the cookie is and puts a loader into the request's extensions: nothing is looked up, opened
+/// or stored until the session is asked for. It awaits nothing and boxes nothing, and it asks of the inner service, its
+/// bodies and its error only what `tower::Service` does.
+#[derive(Clone, Debug)]
+pub struct LayeredSessionLayer {
+    sessions: Sessions,
+}
+
+impl LayeredSessionLayer {
+    /// A layer of these sessions. Writeback and jobs take the same.
+    pub fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+
+    /// The variant that loads the session before it calls the inner service, so that values declared with `resolve`
+    /// are in the extensions even where a store or source has to be waited for. It asks `S: Clone` for it.
+    pub fn preload(self) -> PreloadLayer {
+        PreloadLayer::new(self.sessions)
+    }
+}
+
+impl<S> Layer<S> for LayeredSessionLayer {
+    type Service = LayeredSession<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LayeredSession::new(inner, self.sessions.clone())
+    }
+}

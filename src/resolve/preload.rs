@@ -1,0 +1,137 @@
+//! [`PreloadLayer`]: the variant that has the session loaded before the inner service is called.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::future::ResponseFuture;
+use crate::{
+    error::MissingSession,
+    session::{Session, load::Loader},
+    sessions::Sessions,
+};
+
+/// A layer that loads each session before it calls the inner service. See
+/// [`LayeredSessionLayer::preload`](super::layer::LayeredSessionLayer::preload).
+#[derive(Clone, Debug)]
+pub struct PreloadLayer {
+    sessions: Sessions,
+}
+
+impl PreloadLayer {
+    pub(super) const fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+}
+
+impl<S> Layer<S> for PreloadLayer {
+    type Service = Preload<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Preload { inner, sessions: self.sessions.clone() }
+    }
+}
+
+/// The service that [`PreloadLayer`] makes.
+#[derive(Clone, Debug)]
+pub struct Preload<S> {
+    inner: S,
+    sessions: Sessions,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for Preload<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = PreloadFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (request, loader) = self.sessions.enter(request);
+        // The one that was polled ready is the one to call; the clone takes its place.
+        let ready = self.inner.clone();
+        let inner = std::mem::replace(&mut self.inner, ready);
+        let loading = Arc::clone(&loader);
+        let load: Load = Box::pin(async move { loading.load().await });
+        PreloadFuture { state: State::Loading { load, next: Some((inner, request, loader, self.sessions.clone())) } }
+    }
+}
+
+type Load = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
+
+pin_project! {
+    /// The response of a [`Preload`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct PreloadFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Loading { load: Load, next: Option<(S, Request<B>, Arc<Loader>, Sessions)> },
+        Calling { #[pin] response: ResponseFuture<S::Future> },
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for PreloadFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut state = self.as_mut().project().state;
+            let (mut inner, mut request, loader, sessions) = match state.as_mut().project() {
+                StateProjection::Calling { response } => return response.poll(cx),
+                StateProjection::Loading { load, next } => {
+                    match ready!(load.as_mut().poll(cx)) {
+                        Ok(session) => {
+                            if let Some((_, request, _, sessions)) = next {
+                                sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
+                            }
+                        }
+                        // The handler that asks will hear of it, and one that doesn't ask has no need to.
+                        Err(error) => tracing::warn!(%error, "no session to preload"),
+                    }
+                    match next.take() {
+                        Some(next) => next,
+                        None => return Poll::Pending,
+                    }
+                }
+            };
+            let _ = (&mut request, &sessions);
+            let response = ResponseFuture::new(inner.call(request), loader);
+            state.set(State::Calling { response });
+        }
+    }
+}
+
+impl<S: Service<Request<B>>, B> fmt::Debug for PreloadFuture<S, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PreloadFuture").finish_non_exhaustive()
+    }
+}

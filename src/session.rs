@@ -1,0 +1,373 @@
+//! [`Session`]: the handle through which an application reads, writes and follows a session.
+
+use std::{fmt, future::Future, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use http::Extensions;
+
+pub(crate) use self::core::Mark;
+use self::core::{Binding, Core};
+use crate::{
+    chain::{Identity, life::Lifetime},
+    error::{BoxError, MissingSession, WriteError, WriteErrorKind},
+    id::Principal,
+    live::{Changes, Closed, Closing, Watch},
+    tier::memory::record::Kind,
+    value::{self, Number, Scope, SessionValue},
+};
+
+pub(crate) mod batch;
+pub(crate) mod browser;
+pub(crate) mod commit;
+pub(crate) mod core;
+pub(crate) mod explain;
+pub(crate) mod load;
+pub(crate) mod turn;
+
+use self::{batch::Batch, browser::RelayToken, explain::Explanation, load::Loading, turn::SignIn};
+
+/// A session, loaded: a live view of one browser's values and of its user's.
+///
+/// It is `Clone + Send + Sync + 'static` and outlives its request, so that a socket, a stream or a task can keep it.
+/// Reading always gives the record's newest value, whoever wrote it; nothing is copied at load. Clones are the same
+/// handle: one that renews the session takes all its clones and watches along.
+///
+/// There may be no session behind it yet. Then computed tiers answer, and the first write makes one.
+///
+/// Nothing of it is proof that somebody is signed in: ask for the application's own value, or [`principal`].
+///
+/// [`principal`]: Self::principal
+#[derive(Clone)]
+pub struct Session {
+    core: Arc<Core>,
+}
+
+impl Session {
+    pub(crate) fn new(core: Core) -> Self {
+        Self { core: Arc::new(core) }
+    }
+
+    pub(crate) const fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The session of a request, from its extensions, of the innermost layer.
+    ///
+    /// It waits only for a shared store, or for a source of one's own whose future is not ready. Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`NoLayer`](crate::MissingSessionKind::NoLayer) without a layer,
+    /// [`Unavailable`](crate::MissingSessionKind::Unavailable) where the shared store does not answer.
+    pub fn load(extensions: &Extensions) -> impl Future<Output = Result<Self, MissingSession>> + Send + use<> {
+        let loader = extensions.get::<Loading>().map(|loading| Arc::clone(&loading.0));
+        async move {
+            match loader {
+                Some(loader) => loader.load().await,
+                None => Err(MissingSession::no_layer()),
+            }
+        }
+    }
+
+    /// The same without waiting: `None` without a layer, and where waiting would be needed.
+    pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
+        extensions.get::<Loading>()?.0.load_now()
+    }
+
+    // Reading.
+
+    /// The chain's answer, else `V::default()`. Never fails: a copy that is no valid `V` is traced and skipped.
+    pub fn get<V: SessionValue + Default>(&self) -> V {
+        self.find().unwrap_or_default()
+    }
+
+    /// The chain's answer, if any tier has one.
+    pub fn find<V: SessionValue>(&self) -> Option<V> {
+        self.resolve::<V>().map(|(value, _)| value)
+    }
+
+    /// Which tier answers for `V`.
+    pub fn origin<V: SessionValue>(&self) -> Origin {
+        Origin { tier: self.resolve::<V>().map_or(core::STAND_IN, |(_, tier)| tier) }
+    }
+
+    /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
+    pub fn explain<V: SessionValue>(&self) -> Explanation {
+        self.core.touch();
+        explain::explain::<V>(&self.core)
+    }
+
+    fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
+        self.core.touch();
+        let number = self.core.chain.schema.of::<V>();
+        if number.is_none() {
+            tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
+        }
+        self.core.resolve(number?, self.core.chain.now(), |json| value::decode::<V>(json)).0
+    }
+
+    /// Whether the request brought no session: there is none, or this handle made it.
+    pub fn is_new(&self) -> bool {
+        self.core.touch();
+        match self.core.live(self.core.chain.now()) {
+            Ok(_) => self.core.minted(),
+            Err(_) => true,
+        }
+    }
+
+    /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
+    pub fn created_at(&self) -> Option<SystemTime> {
+        self.core.touch();
+        let bound = self.core.live(self.core.chain.now()).ok()?;
+        match &bound.record.read().kind {
+            Kind::Session { life, .. } => Some(life.created.time()),
+            _ => None,
+        }
+    }
+
+    /// When the session ends if nobody uses it again; `None` if there is none.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.core.touch();
+        let bound = self.core.live(self.core.chain.now()).ok()?;
+        Some(bound.record.deadline().time())
+    }
+
+    /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
+    pub fn principal(&self) -> Option<Principal> {
+        self.core.touch();
+        self.core.signed(self.core.chain.now()).map(|signed| signed.principal.clone())
+    }
+
+    // Writing.
+
+    /// Writes a value. When it returns, every later read on this node sees it, every watcher is told, and the shared
+    /// store, if there is one, has it; whatever becomes of the response changes nothing about that.
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` for a value that does not validate or would not decode again, `TooLarge` for one that the browser
+    /// could not hold, `Closed` once the session has ended. Nothing has changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has written or it has not, and leaves nothing behind.
+    pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
+        self.batch().set(value).commit().await
+    }
+
+    /// Changes a value from what it is now, and returns what it became.
+    ///
+    /// N concurrent calls apply N times. It is a compare-and-set: the closure may run again, so it borrows or clones
+    /// what it puts in. It starts from the chain's answer, else from `V::default()`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set), and `Contended` after losing 32 times in a row.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it has written or it has not.
+    pub async fn update<V: SessionValue + Default>(
+        &self,
+        mut update: impl FnMut(&mut V) + Send,
+    ) -> Result<V, WriteError> {
+        let number = self.writable::<V>()?;
+        self.core.update(number, &mut update).await
+    }
+
+    /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Closed`, and what a shared store makes of it.
+    pub async fn remove<V: SessionValue>(&self) -> Result<(), WriteError> {
+        self.batch().remove::<V>().commit().await
+    }
+
+    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls one gets it.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
+        let number = self.writable::<V>()?;
+        self.core.take(number).await
+    }
+
+    /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
+    /// has no session, it empties the principal's record.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub async fn clear(&self) -> Result<(), WriteError> {
+        self.core.clear().await
+    }
+
+    /// Begins a batch: values of one scope that are written together or not at all.
+    pub fn batch(&self) -> Batch<'_> {
+        Batch::new(self)
+    }
+
+    // The session's life.
+
+    /// Counts as use, as reads and writes do: for a socket whose frames mean that somebody is there.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the session has ended. Without a session it does nothing.
+    pub async fn touch(&self) -> Result<(), WriteError> {
+        let now = self.core.chain.now();
+        match self.core.live(now) {
+            Ok(bound) => bound.record.touch(now),
+            Err(Some(reason)) => return Err(WriteError::closed(reason)),
+            Err(None) => {}
+        }
+        self.core.touch();
+        Ok(())
+    }
+
+    /// Gives this session a lifetime of its own ("remember me"). It is kept with the session, over renewals and
+    /// sign-ins; the absolute part counts from the session's creation.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the session has ended, `Invalid` where there is none yet.
+    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
+        self.core.set_lifetime(lifetime)
+    }
+
+    /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). Its values stay, and
+    /// its absolute lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
+    /// [`Closed::Renewed`]. The old id is dead at once, whatever becomes of the response: a browser that never hears of
+    /// the new one has lost its session.
+    ///
+    /// Without a session it does nothing: there is no id that somebody could have planted.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the session has ended. (One that ended before this request came gets a successor instead.)
+    pub async fn renew(&self) -> Result<(), WriteError> {
+        self.core.renew().await
+    }
+
+    /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The absolute
+    /// lifetime begins anew. What was chosen anonymously is left behind, unless adopted:
+    /// `session.sign_in(user).adopt::<Division>().await?`.
+    ///
+    /// # Errors
+    ///
+    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none.
+    pub fn sign_in<V: SessionValue>(&self, user: V) -> SignIn<'_> {
+        SignIn::new(self, &user)
+    }
+
+    /// Signs out: [`destroy`](Self::destroy) by the name that an application would look for.
+    ///
+    /// # Errors
+    ///
+    /// As [`destroy`](Self::destroy).
+    pub async fn sign_out(&self) -> Result<(), WriteError> {
+        self.destroy().await
+    }
+
+    /// Ends the session for good, on every tier, and removes the cookie with this response. Every handle of it answers
+    /// `Closed` from then on. What is the principal's own stays. Without a session, or with one that is over, it does
+    /// nothing.
+    ///
+    /// # Errors
+    ///
+    /// `Unavailable` where a shared store did not answer: the session may live on.
+    pub async fn destroy(&self) -> Result<(), WriteError> {
+        self.core.destroy().await
+    }
+
+    // Following it.
+
+    /// The value now, and then each newer one, whoever writes it. Without a session the stream waits for one to be
+    /// made on this handle. In a chain without memory nothing but this handle's own writes is seen.
+    pub fn watch<V: SessionValue + Default>(&self) -> Watch<V> {
+        Watch::new(self.clone())
+    }
+
+    /// Everything that happens from now on to the values of the session and of its principal.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.clone())
+    }
+
+    /// Resolves when the session is over, with the reason; at once if it is already. It keeps a handle of its own, so
+    /// it can go into a stream or a task, and it is cancel safe.
+    ///
+    /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
+    /// of somebody who logged out, so sends want a timeout.
+    pub fn closed(&self) -> impl Future<Output = Closed> + Send + Sync + use<> {
+        Closing::new(self.clone())
+    }
+
+    /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where it lacks
+    /// nothing or there is no session. To be sent after a write on a socket or stream, which can't set a cookie.
+    pub fn relay(&self) -> Option<RelayToken> {
+        self.core.relay()
+    }
+
+    // Shared by the above.
+
+    /// The number of a declared value that may be written one by one.
+    pub(crate) fn writable<V: SessionValue>(&self) -> Result<Number, WriteError> {
+        let chain = &self.core.chain;
+        let number = chain.schema.of::<V>().ok_or_else(|| {
+            let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
+            WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
+        })?;
+        match &chain.identity {
+            Identity::Value { number: identity, .. } if *identity == number => {
+                let message = format!("`{}` says who is signed in: only `sign_in` and `sign_out` change it", V::NAME);
+                Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
+            }
+            _ => Ok(number),
+        }
+    }
+
+    pub(crate) fn invalid(name: &'static str, flaw: impl Into<BoxError> + fmt::Display) -> WriteError {
+        let message = format!("`{name}` is {flaw}");
+        WriteError::new(WriteErrorKind::Invalid, message).named([name]).caused_by(flaw)
+    }
+
+    pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Bytes)>) -> Result<(), WriteError> {
+        let change = |(number, json)| {
+            let name = self.core.chain.schema.at(number).name;
+            crate::tier::Change { number, name, json: Some(json), version: None, replaces: None }
+        };
+        let changes: Vec<_> = values.into_iter().map(change).collect();
+        self.core.commit(scope, &changes).await.map(drop)
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.core.binding() {
+            Binding::Anonymous => "anonymous",
+            Binding::Live(bound) => match bound.record.closed(self.core.chain.now()) {
+                None => "live",
+                Some(_) => "closed",
+            },
+            Binding::Fenced(_) => "closed",
+            Binding::Refused => "refused",
+            Binding::Job => "principal's",
+        };
+        f.debug_struct("Session").field("state", &state).finish_non_exhaustive()
+    }
+}
+
+/// Which tier answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    tier: &'static str,
+}
+
+impl Origin {
+    /// `memory`, `cookie`, `default` (also where `V::default()` stands in), or the name of a tier of one's own.
+    pub const fn tier(&self) -> &'static str {
+        self.tier
+    }
+}

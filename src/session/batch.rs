@@ -1,0 +1,233 @@
+//! Writes of one or several values, together or not at all.
+
+use std::fmt;
+
+use super::{
+    Session,
+    commit::{Loss, MAX_LOSSES},
+    core::{Core, Stored},
+    turn::removal,
+};
+use crate::{
+    error::{WriteError, WriteErrorKind},
+    tier::Change,
+    value::{self, Number, Scope, SessionValue},
+    version::{Millis, Version},
+};
+
+/// Values of one scope that are written as one: all, or none.
+///
+/// ```no_run
+/// # use layered_session::{Session, SessionValue, WriteError};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[derive(Default, Serialize, Deserialize)] struct Visits(u32);
+/// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+/// # #[derive(Serialize, Deserialize)] struct Draft(String);
+/// # impl SessionValue for Draft { const NAME: &'static str = "draft"; }
+/// # async fn f(session: Session) -> Result<(), WriteError> {
+/// session.batch().set(Theme("dark".into())).update::<Visits>(|visits| visits.0 += 1).remove::<Draft>().commit().await?;
+/// # Ok(()) }
+/// ```
+#[must_use = "nothing is written before `commit`"]
+pub struct Batch<'a> {
+    session: &'a Session,
+    steps: Vec<Step<'a>>,
+    error: Option<WriteError>,
+}
+
+type Reread<'a> = Box<dyn FnMut(&Core, Millis) -> Result<Change, WriteError> + Send + 'a>;
+
+enum Step<'a> {
+    Set(Change),
+    Remove(Change),
+    Update(Number, Reread<'a>),
+}
+
+impl Step<'_> {
+    const fn number(&self) -> Number {
+        match self {
+            Self::Set(change) | Self::Remove(change) => change.number,
+            Self::Update(number, _) => *number,
+        }
+    }
+}
+
+impl<'a> Batch<'a> {
+    pub(super) const fn new(session: &'a Session) -> Self {
+        Self { session, steps: Vec::new(), error: None }
+    }
+
+    /// Writes a value.
+    pub fn set<V: SessionValue>(self, value: V) -> Self {
+        self.step::<V>(|number| {
+            let json = value::encode(&value).map_err(|flaw| Session::invalid(V::NAME, flaw))?;
+            Ok(Step::Set(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None }))
+        })
+    }
+
+    /// Changes a value from what it is when the batch commits. The closure may run again.
+    pub fn update<V: SessionValue + Default>(self, mut update: impl FnMut(&mut V) + Send + 'a) -> Self {
+        self.step::<V>(|number| {
+            let reread = move |core: &Core, now| core.updated(number, &mut update, now).map(|(change, _)| change);
+            Ok(Step::Update(number, Box::new(reread)))
+        })
+    }
+
+    /// Removes a value.
+    pub fn remove<V: SessionValue>(self) -> Self {
+        self.step::<V>(|number| Ok(Step::Remove(removal(number, V::NAME))))
+    }
+
+    /// Adds a step unless an earlier one has failed: the first error is the one to tell.
+    fn step<V: SessionValue>(mut self, step: impl FnOnce(Number) -> Result<Step<'a>, WriteError>) -> Self {
+        if self.error.is_some() {
+            return self;
+        }
+        match self.session.writable::<V>().and_then(step) {
+            Ok(step) => self.steps.push(step),
+            Err(error) => self.error = Some(error),
+        }
+        self
+    }
+
+    /// Writes it all, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Session::set`] and [`Session::update`]; `Invalid` also for values of different scopes, and for a value
+    /// that is meant twice.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, all of it is written or nothing.
+    pub async fn commit(self) -> Result<(), WriteError> {
+        let Self { session, mut steps, error } = self;
+        if let Some(error) = error {
+            return Err(error);
+        }
+        let core = session.core();
+        let Some(scope) = one_scope(core, &steps)? else { return Ok(()) };
+        let rereads = steps.iter().any(|step| matches!(step, Step::Update(..)));
+        let now = core.chain.now();
+        let turn = if rereads { core.record_of(scope, now) } else { None };
+        let _turn = match &turn {
+            Some((_, record)) => Some(record.turn().await),
+            None => None,
+        };
+        for _ in 0..MAX_LOSSES {
+            let now = core.chain.now();
+            let mut changes = Vec::with_capacity(steps.len());
+            for step in &mut steps {
+                match step {
+                    Step::Set(change) => changes.push(change.clone()),
+                    Step::Remove(change) if core.holds(change.number, now) => changes.push(change.clone()),
+                    Step::Remove(_) => {}
+                    Step::Update(_, reread) => changes.push(reread(core, now)?),
+                }
+            }
+            if changes.is_empty() {
+                core.touch();
+                return core.closed(now).map_or(Ok(()), |reason| Err(WriteError::closed(reason)));
+            }
+            match core.try_commit(scope, &changes).await {
+                Ok(_) => return Ok(()),
+                Err(Loss::Outdated) => {}
+                Err(loss) => return Err(loss.into()),
+            }
+        }
+        Err(Loss::Outdated.into())
+    }
+}
+
+fn one_scope(core: &Core, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
+    let refuse = |message, number| {
+        let error = WriteError::new(WriteErrorKind::Invalid, message);
+        Err(error.named([core.chain.schema.at(number).name]))
+    };
+    let mut scope = None;
+    for (at, step) in steps.iter().enumerate() {
+        let number = step.number();
+        if steps[..at].iter().any(|earlier| earlier.number() == number) {
+            return refuse("a batch means one value twice", number);
+        }
+        let of = core.chain.schema.at(number).scope;
+        if *scope.get_or_insert(of) != of {
+            return refuse("a batch of values of different scopes can't be written as one", number);
+        }
+    }
+    Ok(scope)
+}
+
+impl fmt::Debug for Batch<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("steps", &self.steps.len()).finish_non_exhaustive()
+    }
+}
+
+impl Core {
+    /// What an update makes of the value that there is now, as a compare-and-set.
+    fn updated<V: SessionValue + Default>(
+        &self,
+        number: Number,
+        update: &mut (impl FnMut(&mut V) + ?Sized),
+        now: Millis,
+    ) -> Result<(Change, V), WriteError> {
+        let (answer, mark) = self.resolve(number, now, |json| value::decode::<V>(json));
+        let mut value = answer.map(|(value, _)| value).unwrap_or_default();
+        update(&mut value);
+        let json = value::encode(&value).map_err(|flaw| Session::invalid(V::NAME, flaw))?;
+        let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
+        Ok((Change { number, name: V::NAME, json: Some(json), version: None, replaces }, value))
+    }
+
+    pub(super) async fn update<V: SessionValue + Default>(
+        &self,
+        number: Number,
+        update: &mut (impl FnMut(&mut V) + Send),
+    ) -> Result<V, WriteError> {
+        let scope = self.chain.schema.at(number).scope;
+        for _ in 0..MAX_LOSSES {
+            let now = self.chain.now();
+            let record = self.record_of(scope, now);
+            // Updates on this node queue: only other writes and other nodes make one lose.
+            let _turn = match &record {
+                Some((_, record)) => Some(record.turn().await),
+                None => None,
+            };
+            let (change, value) = self.updated(number, update, self.chain.now())?;
+            match self.try_commit(scope, &[change]).await {
+                Ok(_) => return Ok(value),
+                Err(Loss::Outdated) => {}
+                Err(loss) => return Err(loss.into()),
+            }
+        }
+        Err(Loss::Outdated.into())
+    }
+
+    pub(super) async fn take<V: SessionValue>(&self, number: Number) -> Result<Option<V>, WriteError> {
+        let scope = self.chain.schema.at(number).scope;
+        self.touch();
+        for _ in 0..MAX_LOSSES {
+            let now = self.chain.now();
+            let (json, version) = match self.stored(number, now).0 {
+                Stored::Copy { json, version, .. } => (json, version),
+                Stored::Tombstone(_) | Stored::Nothing => {
+                    return self.closed(now).map_or(Ok(None), |reason| Err(WriteError::closed(reason)));
+                }
+            };
+            let change = Change { replaces: Some(version), ..removal(number, V::NAME) };
+            match self.try_commit(scope, &[change]).await {
+                Ok(_) => return Ok(value::decode(&json).ok()),
+                Err(Loss::Outdated) => {}
+                Err(loss) => return Err(loss.into()),
+            }
+        }
+        Err(Loss::Outdated.into())
+    }
+
+    pub(super) fn minted(&self) -> bool {
+        self.marks.minted.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}

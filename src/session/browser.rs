@@ -1,0 +1,272 @@
+//! What the browser is to carry: the cookie of a response, relay tokens, and what a page brings back.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use http::HeaderValue;
+
+use super::{
+    core::{Binding, Bound, Core},
+    load,
+};
+use crate::{
+    chain::values::Kept,
+    live::Closed,
+    tier::{
+        cookie::{
+            Opened,
+            payload::{Head, Whose, Writer, entry_len},
+            seal::Purpose,
+        },
+        memory::record::{InStep, Kind, KnownToken, Presence},
+    },
+    version::Millis,
+};
+
+/// How long a birth token may be brought: it gives the cookie of a session to whoever brings it without one, so it
+/// should not lie about.
+const BIRTH: Duration = Duration::from_secs(60);
+
+/// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
+///
+/// It can be sent over a socket as it is: the page can neither read nor change it, and it applies to its own session
+/// only. Bringing it twice, or late, or in another order than it was made changes nothing that is newer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RelayToken(String);
+
+impl RelayToken {
+    /// The text to send: base64url and a point.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelayToken(..)")
+    }
+}
+
+/// Why a relay token changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RelayRefused {
+    /// Not a token of this chain.
+    NotGenuine,
+    Expired,
+    /// The request's session is another one, or none.
+    OtherSession,
+    Closed(Closed),
+}
+
+/// What a page's tokens begin with: which of the two purposes it was sealed for is said, not tried.
+const RELAY: &str = "r.";
+const BIRTH_PREFIX: &str = "b.";
+
+/// A sealed token and what it held.
+struct Sealed {
+    token: String,
+    ring: u64,
+    in_step: InStep,
+    deadline: Millis,
+    ends_in: Option<Duration>,
+}
+
+impl Core {
+    /// The `Set-Cookie` that the response is to carry, if it is to carry one.
+    pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
+        let cookie = &self.chain.cookie;
+        let bound = match self.live(now) {
+            Ok(bound) => bound,
+            Err(_) => {
+                let ended_here = self.marks.ended_here.load(Ordering::Acquire) && self.brought.key.is_some();
+                let gone = ended_here || self.brought.ambiguous;
+                return if gone { cookie.removal() } else { None };
+            }
+        };
+        if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
+            return None;
+        }
+        let Sealed { token, ring, in_step, deadline, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
+        if let Some(memory) = self.chain.memory.as_ref().filter(|_| self.brought.newer.is_empty()) {
+            let digest = memory.digest(token.as_bytes());
+            if let Kind::Session { browser, .. } = &mut bound.record.write().kind {
+                browser.known = Some(KnownToken { digest, ring, deadline, brought: in_step });
+            }
+        }
+        cookie.creation(token, ends_in)
+    }
+
+    /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
+    fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
+        let Some(in_step) = self.brought.in_step.filter(|_| self.brought.key == Some(bound.key())) else { return true };
+        let (session, refresh) = {
+            let state = bound.record.read();
+            let Kind::Session { life, .. } = &state.kind else { return false };
+            (state.carried, self.brought.issued.after(life.lifetime.idle / 10))
+        };
+        let principal = self.signed_of(bound, now).map(|signed| {
+            let carried = self.find_principal(&signed).map_or(0, |record| {
+                record.live(now, |state| if state.is_vacant() { 0 } else { state.carried }).unwrap_or(0)
+            });
+            (signed.key(), carried)
+        });
+        // Somebody who is not signed in here just now is no reason to write the cookie.
+        let principal_moved = principal.is_some() && principal != in_step.principal;
+        session != in_step.session || principal_moved || now >= refresh
+    }
+
+    /// Everything that the browser is to carry, sealed.
+    fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
+        let chain = &self.chain;
+        let signed = self.signed_of(bound, now);
+        let presence = if signed.is_some() { Presence::SignedIn } else { Presence::Anonymous };
+        bound.record.touch(now);
+        let mut entries: Vec<(Whose, Box<str>, Kept)> = Vec::new();
+        let mut collect = |whose: Whose, name: &str, kept: &Kept| entries.push((whose, name.into(), kept.clone()));
+        let (life, session) = {
+            let state = bound.record.read();
+            let Kind::Session { life, .. } = &state.kind else { return None };
+            for (name, kept) in state.carried_entries(&chain.schema, presence) {
+                collect(Whose::Session, name, kept);
+            }
+            (life.clone(), state.carried)
+        };
+        let principal = signed.as_deref().map(|signed| {
+            let carried = self.find_principal(signed).map_or(0, |record| {
+                let read = record.live(now, |state| {
+                    for (name, kept) in state.carried_entries(&chain.schema, presence) {
+                        collect(Whose::Principal, name, kept);
+                    }
+                    if state.is_vacant() { 0 } else { state.carried }
+                });
+                read.unwrap_or(0)
+            });
+            (signed.key(), carried)
+        });
+        self.keep_newer(&mut entries, signed.is_some());
+        self.fit(&mut entries);
+        let idle_deadline = life.deadline(now);
+        let ends_in = (!life.lifetime.ends_with_browser).then(|| idle_deadline.since(now));
+        let issued = now;
+        let head = Head { life, issued, idle_deadline, principal: signed.map(|signed| signed.owner.tag()) };
+        let mut writer = Writer::new(&head);
+        for (whose, name, kept) in &entries {
+            writer.entry(*whose, name, kept);
+        }
+        let payload = zeroize::Zeroizing::new(writer.finish());
+        let (token, ring) = chain
+            .cookie
+            .seal(&chain.audience, purpose, &bound.id, &payload)
+            .inspect_err(|error| tracing::error!(%error, "the session can't be sealed"))
+            .ok()?;
+        let in_step = InStep { issued, session, principal };
+        Some(Sealed { token, ring, in_step, deadline: idle_deadline, ends_in })
+    }
+
+    /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place.
+    fn keep_newer(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>, signed_in: bool) {
+        for (whose, name, kept) in &self.brought.newer {
+            if *whose == Whose::Principal && !signed_in {
+                continue;
+            }
+            match entries.iter_mut().find(|(other, entry, _)| other == whose && entry == name) {
+                Some((_, _, mine)) if mine.version < kept.version => *mine = kept.clone(),
+                Some(_) => {}
+                None => entries.push((*whose, name.clone(), kept.clone())),
+            }
+        }
+    }
+
+    /// What two nodes accepted apart can together be more than fits. The oldest stay behind: they are still here.
+    fn fit(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>) {
+        let budget = self.chain.budget;
+        let total = |entries: &[(Whose, Box<str>, Kept)]| -> usize {
+            entries.iter().map(|(_, name, kept)| entry_len(name, kept.json.as_ref())).sum()
+        };
+        while total(entries) > budget.session + budget.principal {
+            let oldest = entries.iter().enumerate().min_by_key(|(_, (_, _, kept))| kept.version).map(|(at, _)| at);
+            let Some(oldest) = oldest else { return };
+            let (_, name, _) = entries.swap_remove(oldest);
+            tracing::warn!(%name, "more values than the cookie holds: this one stays on the server");
+        }
+    }
+
+    /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none.
+    pub(crate) fn relay(&self) -> Option<RelayToken> {
+        self.touch();
+        let now = self.chain.now();
+        let bound = self.live(now).ok()?;
+        if !self.is_behind(&bound, now) {
+            return None;
+        }
+        let confirmed = match &bound.record.read().kind {
+            Kind::Session { browser, .. } => browser.confirmed,
+            _ => return None,
+        };
+        let (purpose, prefix) = if confirmed { (Purpose::Relay, RELAY) } else { (Purpose::Birth, BIRTH_PREFIX) };
+        let Sealed { token, .. } = self.seal(&bound, purpose, now)?;
+        Some(RelayToken(format!("{prefix}{token}")))
+    }
+
+    /// Takes in what a page brings. The caller has checked that the request is same-origin.
+    pub(crate) fn bring(&self, token: &str) -> Result<(), RelayRefused> {
+        self.touch();
+        let now = self.chain.now();
+        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth)];
+        let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
+        let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
+        let birth = matches!(purpose, Purpose::Birth);
+        let keys = self.chain.cookie.ring().keys();
+        let opened = self.chain.cookie.open(&keys, &self.chain.audience, purpose, sealed.as_bytes(), now);
+        let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
+        let payload = load::current(&self.chain, payload, now).ok_or(RelayRefused::Expired)?;
+        let bound = match self.live(now) {
+            Ok(bound) if bound.id == id => bound,
+            Ok(_) => return Err(RelayRefused::OtherSession),
+            Err(Some(reason)) => return Err(RelayRefused::Closed(reason)),
+            Err(None) if birth && matches!(self.binding(), Binding::Anonymous) => {
+                if now >= payload.head.issued.after(BIRTH) {
+                    return Err(RelayRefused::Expired);
+                }
+                let bound = load::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
+                self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
+                self.rebind(bound.clone());
+                bound
+            }
+            Err(None) => return Err(RelayRefused::OtherSession),
+        };
+        self.take_in(&bound, payload, now);
+        bound.record.touch(now);
+        self.settle(bound.key(), &bound.record, now);
+        Ok(())
+    }
+
+    /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
+    pub(crate) fn head_out(self: &Arc<Self>, upgrade: bool) -> HeadOut {
+        self.marks.head_sent.store(true, Ordering::Release);
+        if upgrade {
+            return HeadOut { varies: false, cookie: None };
+        }
+        // One holder is the loader; any other is a handle, which may still be read while the body goes out.
+        let alive = Arc::strong_count(self) > 1;
+        let touched = self.marks.touched.load(Ordering::Acquire);
+        let cookie = (touched || self.brought.ambiguous).then(|| self.set_cookie(self.chain.now())).flatten();
+        HeadOut { varies: touched || alive, cookie }
+    }
+}
+
+/// What a response's head is to be given.
+#[derive(Debug)]
+pub(crate) struct HeadOut {
+    pub(crate) varies: bool,
+    pub(crate) cookie: Option<HeaderValue>,
+}

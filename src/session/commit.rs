@@ -1,0 +1,258 @@
+//! How a write becomes true: the store first, then memory, then whoever waits.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::core::{Binding, Bound, Core};
+use crate::{
+    chain::life::Life,
+    error::{TierError, WriteError, WriteErrorKind},
+    id::{OwnerId, SessionId},
+    live::Closed,
+    tier::{
+        Change, Commit, CommitKind, Committed, Found,
+        memory::record::{Carried, Record, RecordKey, Refused},
+    },
+    value::{Number, Scope},
+    version::{Millis, Version},
+};
+
+/// Losing so often in a row means that something else writes in a loop.
+pub(super) const MAX_LOSSES: usize = 32;
+
+/// Where a commit goes.
+pub(super) struct Target {
+    pub(super) key: RecordKey,
+    pub(super) owner: OwnerId,
+    pub(super) record: Arc<Record>,
+    pub(super) scope: Scope,
+}
+
+/// Why a commit changed nothing.
+#[derive(Debug)]
+pub(super) enum Loss {
+    /// Something else was written meanwhile: look again.
+    Outdated,
+    Error(WriteError),
+}
+
+impl From<WriteError> for Loss {
+    fn from(error: WriteError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<TierError> for Loss {
+    fn from(error: TierError) -> Self {
+        Self::Error(error.into())
+    }
+}
+
+impl From<Loss> for WriteError {
+    fn from(loss: Loss) -> Self {
+        match loss {
+            Loss::Outdated => Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row"),
+            Loss::Error(error) => error,
+        }
+    }
+}
+
+impl Core {
+    /// Makes changes of values of one scope, all or none.
+    ///
+    /// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
+    /// nothing is awaited once the change begins.
+    pub(crate) async fn commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, WriteError> {
+        match self.try_commit(scope, changes).await {
+            Ok(version) => Ok(version),
+            Err(loss) => Err(loss.into()),
+        }
+    }
+
+    pub(super) async fn try_commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, Loss> {
+        self.touch();
+        self.check_head()?;
+        let now = self.chain.now();
+        if scope == Scope::Principal
+            && let Some(signed) = self.signed(now)
+        {
+            // Without a store the cookie is the only copy that outlives this process, and it needs a session.
+            if self.chain.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
+                self.mint(&[], Version::ZERO, now).await?;
+            }
+            self.writable(now)?;
+            let record = self.hold_principal(&signed, now);
+            let target = Target { key: signed.key(), owner: signed.owner, record, scope };
+            return self.write(&target, CommitKind::Upsert, changes, now).await;
+        }
+        match self.writable(now)? {
+            Some(bound) => self.write(&self.session_target(&bound), CommitKind::Update, changes, now).await,
+            None => self.mint(changes, Version::ZERO, now).await,
+        }
+    }
+
+    /// The session to write to; none if a write is to make it.
+    fn writable(&self, now: Millis) -> Result<Option<Bound>, WriteError> {
+        match self.live(now) {
+            Ok(bound) => Ok(Some(bound)),
+            Err(Some(reason)) => Err(WriteError::closed(reason)),
+            Err(None) => match self.binding() {
+                Binding::Refused => Err(WriteError::closed(Closed::CrossSite)),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    pub(super) fn session_target(&self, bound: &Bound) -> Target {
+        let (record, owner) = (Arc::clone(&bound.record), self.chain.owner(&bound.id));
+        Target { key: bound.key(), owner, record, scope: Scope::Session }
+    }
+
+    /// Makes a session that holds the changes. If a clone was faster, they go into that one.
+    async fn mint(&self, changes: &[Change], above: Version, now: Millis) -> Result<Version, Loss> {
+        let _minting = self.minting.lock().await;
+        match self.binding() {
+            Binding::Anonymous => {}
+            Binding::Job => {
+                let message = "a principal's own handle has no session to keep session-scope values in";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
+            }
+            _ => {
+                let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(Closed::Expired))?;
+                return match changes {
+                    [] => Ok(Version::ZERO),
+                    _ => self.write(&self.session_target(&bound), CommitKind::Update, changes, now).await,
+                };
+            }
+        }
+        let (bound, version) = self.found(changes, above, now).await?;
+        self.marks.minted.store(true, Ordering::Relaxed);
+        self.rebind(bound);
+        Ok(version)
+    }
+
+    /// A new session with its first values, bound to nobody yet.
+    pub(super) async fn found(
+        &self,
+        changes: &[Change],
+        above: Version,
+        now: Millis,
+    ) -> Result<(Bound, Version), Loss> {
+        let id = mint_id()?;
+        let birth = Version::fresh(now, above);
+        let record = Record::session(Life::begin(birth, now, self.chain.lifetime), now);
+        let key = RecordKey(*id.as_bytes());
+        let record = match &self.chain.memory {
+            Some(memory) => memory.find_or_insert(key, || record),
+            None => Arc::new(record),
+        };
+        let bound = Bound { id, record };
+        let target = Target { scope: Scope::Session, ..self.session_target(&bound) };
+        match self.write(&target, CommitKind::Create, changes, now).await {
+            Ok(version) => Ok((bound, version)),
+            Err(loss) => {
+                if let Some(memory) = &self.chain.memory {
+                    memory.forget(&key);
+                }
+                Err(loss)
+            }
+        }
+    }
+
+    /// Writes to one record: the store, if there is one, then memory.
+    pub(super) async fn write(
+        &self,
+        target: &Target,
+        kind: CommitKind,
+        changes: &[Change],
+        now: Millis,
+    ) -> Result<Version, Loss> {
+        let terms = self.chain.terms(target.scope, now);
+        let Some(store) = &self.chain.store else {
+            let committed = target.record.commit(changes, terms);
+            self.settle(target.key, &target.record, now);
+            return committed.map_err(|refused| refused.into_loss());
+        };
+        target.record.admit(changes, terms).map_err(Refused::into_loss)?;
+        let expires = target.record.deadline().time();
+        // Until the store's word is in memory, memory can't be relied on for this owner.
+        let doubt = target.record.doubt();
+        let commit = Commit::new(target.owner, kind, changes, expires);
+        let committed = store.write(commit).await.map_err(|error| TierError::new(store.name(), error))?;
+        match committed {
+            Committed::Applied(version) => {
+                let stamped: Vec<_> = changes
+                    .iter()
+                    .map(|change| Change {
+                        version: Some(change.version.unwrap_or(version)),
+                        replaces: None,
+                        ..change.clone()
+                    })
+                    .collect();
+                let taken = target.record.commit(&stamped, terms);
+                doubt.clear();
+                self.settle(target.key, &target.record, now);
+                taken.map_err(Refused::into_loss)?;
+                Ok(version)
+            }
+            Committed::Outdated(found) => {
+                target.record.join(self.entries(found, target.scope, now), terms);
+                doubt.clear();
+                Err(Loss::Outdated)
+            }
+            Committed::Absent | Committed::Ended => {
+                let _ = target.record.end(Closed::Destroyed, now);
+                doubt.clear();
+                Err(WriteError::closed(Closed::Destroyed).into())
+            }
+            Committed::ReadOnly => {
+                let message = "the shared store takes no writes";
+                Err(WriteError::new(WriteErrorKind::Unavailable, message).into())
+            }
+        }
+    }
+
+    /// What a store found, as changes to join.
+    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<Carried> {
+        let schema = &self.chain.schema;
+        let entries = found.entries.into_iter().map(|entry| Carried {
+            number: schema.named(&entry.name),
+            name: entry.name.into(),
+            kept: crate::chain::values::Kept::new(entry.version, entry.json, now),
+        });
+        // A session's record may hold values of either scope, a principal's only its own.
+        let fits = |number: Number| scope == Scope::Session || schema.at(number).scope == Scope::Principal;
+        entries.filter(|entry| entry.number.is_none_or(fits)).collect()
+    }
+
+    /// The stored answers of a source or of defaults don't count as something to remove.
+    pub(super) fn holds(&self, number: Number, now: Millis) -> bool {
+        let record = self.record_of(self.chain.schema.at(number).scope, now);
+        record.is_some_and(|(_, record)| {
+            let schema = &self.chain.schema;
+            let live = |state: &crate::tier::memory::record::State| {
+                let kept = state.kept(schema, number, now).is_some_and(|kept| kept.json.is_some());
+                kept || state.values.opaque().any(|(name, kept)| name == schema.at(number).name && kept.json.is_some())
+            };
+            record.live(now, live).unwrap_or(false)
+        })
+    }
+}
+
+impl Refused {
+    pub(super) fn into_loss(self) -> Loss {
+        match self {
+            Self::Outdated => Loss::Outdated,
+            Self::Closed(reason) => Loss::Error(WriteError::closed(reason)),
+            Self::TooLarge(names) => {
+                let message = format!("the browser's cookie can't hold it; the largest values: {}", names.join(", "));
+                Loss::Error(WriteError::new(WriteErrorKind::TooLarge, message).named(names))
+            }
+        }
+    }
+}
+
+pub(super) fn mint_id() -> Result<SessionId, WriteError> {
+    SessionId::mint().map_err(|error| {
+        WriteError::new(WriteErrorKind::Unavailable, "the system's generator gave no randomness").caused_by(error)
+    })
+}

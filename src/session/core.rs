@@ -1,0 +1,457 @@
+//! What a handle and its clones share: which session they are bound to, and how they read it.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError, RwLock,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    chain::{COOKIE, Chain, Computed, DEFAULT, Identity, MEMORY, Resolution, Signed, values::Kept},
+    error::{WriteError, WriteErrorKind},
+    id::SessionId,
+    live::{Closed, Owner},
+    signal::Chime,
+    tier::{
+        cookie::payload::Whose,
+        memory::record::{InStep, Kind, Record, RecordKey, State},
+    },
+    value::{Number, Scope},
+    version::{Millis, Version},
+};
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) chain: Arc<Chain>,
+    pub(super) binding: RwLock<Binding>,
+    /// Held while a session is made, so that clones that write at once make one.
+    pub(super) minting: tokio::sync::Mutex<()>,
+    who: Who,
+    /// The principal's record, once this handle holds it.
+    principal: Mutex<Option<Held>>,
+    /// The principal that a session's value names, by the value's version.
+    derived: Mutex<Option<(Version, Option<Arc<Signed>>)>>,
+    /// The count of `end_all` up to which the principal was looked at.
+    revocations: AtomicU64,
+    pub(super) computed: Vec<(&'static str, Number, Bytes)>,
+    pub(super) brought: Brought,
+    pub(super) marks: Marks,
+    pub(crate) chime: Arc<Chime>,
+}
+
+/// Which session a handle stands for.
+#[derive(Clone, Debug)]
+pub(crate) enum Binding {
+    /// None yet: a write makes one.
+    Anonymous,
+    Live(Bound),
+    /// The request brought an id that has just ended: none, and a plain write may not make one.
+    Fenced(Closed),
+    /// An upgrade that another site caused: none, and nothing makes one.
+    Refused,
+    /// A job's: a principal's record alone.
+    Job,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) id: SessionId,
+    pub(crate) record: Arc<Record>,
+}
+
+impl Bound {
+    pub(crate) const fn key(&self) -> RecordKey {
+        RecordKey(*self.id.as_bytes())
+    }
+}
+
+/// How the principal is known.
+#[derive(Debug)]
+pub(super) enum Who {
+    /// The head said it, or the job.
+    Given(Option<Arc<Signed>>),
+    /// A value of the session says it.
+    Value,
+}
+
+/// A principal's record held by this handle; one that holds nothing goes with its last holder.
+#[derive(Debug)]
+struct Held {
+    key: RecordKey,
+    record: Arc<Record>,
+}
+
+/// What the request's cookie held.
+#[derive(Debug, Default)]
+pub(super) struct Brought {
+    /// The session whose token it was.
+    pub(super) key: Option<RecordKey>,
+    /// Set if it held all that there was.
+    pub(super) in_step: Option<InStep>,
+    pub(super) issued: Millis,
+    /// Several tokens of ours opened: none counts, and all are to go.
+    pub(super) ambiguous: bool,
+    /// What the cookie answered for, with the version.
+    pub(super) filled: Vec<(Number, Version)>,
+    /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
+    pub(super) newer: Vec<(Whose, Box<str>, Kept)>,
+}
+
+/// What has happened to the request's session so far.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// It was read, written or watched.
+    pub(super) touched: AtomicBool,
+    pub(super) head_sent: AtomicBool,
+    /// This handle ended its session: the cookie is to go.
+    pub(super) ended_here: AtomicBool,
+    /// The session was made here.
+    pub(super) minted: AtomicBool,
+}
+
+/// What the stored tiers say of a value.
+#[derive(Debug)]
+pub(crate) enum Stored {
+    Copy { json: Bytes, version: Version, tier: &'static str },
+    Tombstone(Version),
+    Nothing,
+}
+
+/// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
+pub(crate) type Mark = Option<(RecordKey, Version)>;
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Core {
+    pub(super) fn new(
+        chain: Arc<Chain>,
+        binding: Binding,
+        who: Who,
+        brought: Brought,
+        computed: Vec<(&'static str, Number, Bytes)>,
+    ) -> Self {
+        Self {
+            binding: RwLock::new(binding),
+            minting: tokio::sync::Mutex::default(),
+            who,
+            principal: Mutex::default(),
+            derived: Mutex::default(),
+            revocations: AtomicU64::new(0),
+            computed,
+            brought,
+            marks: Marks::default(),
+            chime: Arc::default(),
+            chain,
+        }
+    }
+
+    pub(crate) fn binding(&self) -> Binding {
+        self.binding.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Binds the handle to another session. Its watches go along.
+    pub(super) fn rebind(&self, bound: Bound) {
+        let before = {
+            let mut binding = self.binding.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *binding, Binding::Live(bound))
+        };
+        if self.chime.is_used() {
+            if let Binding::Live(old) = before {
+                old.record.leave_hub(&self.chime);
+            }
+            self.listen();
+            self.chime.ring();
+        }
+    }
+
+    pub(crate) fn touch(&self) {
+        // A load first: most requests touch more than once, and a store would take the line from other clones.
+        if !self.marks.touched.load(Ordering::Relaxed) {
+            self.marks.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The session if it lives; else why not, if it ever did.
+    pub(crate) fn live(&self, now: Millis) -> Result<Bound, Option<Closed>> {
+        let bound = match self.binding() {
+            Binding::Live(bound) => bound,
+            Binding::Fenced(reason) => return Err(Some(reason)),
+            Binding::Anonymous | Binding::Refused | Binding::Job => return Err(None),
+        };
+        if let Some(closed) = bound.record.closed(now) {
+            return Err(Some(closed));
+        }
+        self.obey_revocations(&bound, now).map_err(Some)?;
+        Ok(bound)
+    }
+
+    /// Why the handle can't be used any more; `None` if it can.
+    pub(crate) fn closed(&self, now: Millis) -> Option<Closed> {
+        self.live(now).err().flatten()
+    }
+
+    /// Ends the session if all of its principal's were ended after its id was minted.
+    pub(super) fn obey_revocations(&self, bound: &Bound, now: Millis) -> Result<(), Closed> {
+        let revocations = self.chain.revocations.load(Ordering::Acquire);
+        if self.revocations.load(Ordering::Relaxed) == revocations {
+            return Ok(());
+        }
+        if let Some(signed) = self.signed_of(bound, now)
+            && let Some(record) = self.find_principal(&signed)
+        {
+            let Kind::Principal { not_before, .. } = record.read().kind else { return Ok(()) };
+            let birth = bound.record.read().birth();
+            if birth.is_some_and(|birth| birth <= not_before) {
+                // Another handle may have been faster; either way it is over.
+                let _ = bound.record.end(Closed::Revoked, now);
+                return Err(Closed::Revoked);
+            }
+        }
+        self.revocations.store(revocations, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The principal, if one is signed in and the session has not ended.
+    pub(crate) fn signed(&self, now: Millis) -> Option<Arc<Signed>> {
+        match (self.binding(), &self.who) {
+            (Binding::Refused, _) => None,
+            (Binding::Live(_), _) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
+            (_, Who::Given(signed)) => signed.clone(),
+            (_, Who::Value) => None,
+        }
+    }
+
+    pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
+        match &self.who {
+            Who::Given(signed) => signed.clone(),
+            Who::Value => self.derive(&bound.record, now),
+        }
+    }
+
+    fn derive(&self, record: &Record, now: Millis) -> Option<Arc<Signed>> {
+        let Identity::Value { number, derive } = &self.chain.identity else { return None };
+        let (version, json) = {
+            let state = record.read();
+            let kept = state.kept(&self.chain.schema, *number, now)?;
+            (kept.version, kept.json.clone()?)
+        };
+        if let Some((known, signed)) = &*lock(&self.derived)
+            && *known == version
+        {
+            return signed.clone();
+        }
+        // Outside of the lock: the application's own code runs here.
+        let signed = derive(&json).map(|principal| self.chain.signed(principal));
+        *lock(&self.derived) = Some((version, signed.clone()));
+        signed
+    }
+
+    /// The principal's record if there is one on this node. Reading makes none.
+    pub(super) fn find_principal(&self, signed: &Signed) -> Option<Arc<Record>> {
+        let key = signed.key();
+        if let Some(held) = &*lock(&self.principal)
+            && held.key == key
+        {
+            return Some(Arc::clone(&held.record));
+        }
+        self.chain.memory.as_ref()?.find(&key)
+    }
+
+    /// The principal's record, made if there is none, and held until the handle goes.
+    pub(super) fn hold_principal(&self, signed: &Signed, now: Millis) -> Arc<Record> {
+        let key = signed.key();
+        let mut principal = lock(&self.principal);
+        if let Some(held) = &*principal
+            && held.key == key
+        {
+            return Arc::clone(&held.record);
+        }
+        let make = || Record::principal(self.chain.principal_idle, now);
+        let record = match &self.chain.memory {
+            Some(memory) => memory.find_or_insert(key, make),
+            None => Arc::new(make()),
+        };
+        let before = principal.replace(Held { key, record: Arc::clone(&record) });
+        drop(principal);
+        self.release(before);
+        record
+    }
+
+    fn release(&self, held: Option<Held>) {
+        if let Some(Held { key, record }) = held {
+            record.leave_hub(&self.chime);
+            if let Some(memory) = &self.chain.memory {
+                memory.release(&key, record);
+            }
+        }
+    }
+
+    /// Counts a change of a record and does the memory tier's share of work.
+    pub(super) fn settle(&self, key: RecordKey, record: &Record, now: Millis) {
+        if let Some(memory) = &self.chain.memory {
+            memory.settle(key, record, now);
+        }
+    }
+
+    /// Joins whatever can change what this handle sees.
+    pub(crate) fn listen(&self) {
+        let now = self.chain.now();
+        self.chain.hub.join(&self.chime);
+        if let Binding::Live(bound) = self.binding() {
+            bound.record.join_hub(&self.chime);
+        }
+        if let Some(signed) = self.signed(now) {
+            self.hold_principal(&signed, now).join_hub(&self.chime);
+        }
+    }
+
+    /// Whose record a value of a scope is in now, if there is one.
+    pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<(RecordKey, Arc<Record>)> {
+        if scope == Scope::Principal
+            && let Some(signed) = self.signed(now)
+        {
+            return self.find_principal(&signed).map(|record| (signed.key(), record));
+        }
+        self.live(now).ok().map(|bound| (bound.key(), bound.record))
+    }
+
+    /// What the stored tiers say, and what a watch is to compare.
+    pub(crate) fn stored(&self, number: Number, now: Millis) -> (Stored, Mark) {
+        let Some((key, record)) = self.record_of(self.chain.schema.at(number).scope, now) else {
+            return (Stored::Nothing, None);
+        };
+        record.touch(now);
+        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
+        let Ok(Some(kept)) = kept else { return (Stored::Nothing, None) };
+        let mark = Some((key, kept.version));
+        let Some(json) = kept.json else { return (Stored::Tombstone(kept.version), mark) };
+        let from_cookie = self.brought.filled.contains(&(number, kept.version)) || self.chain.memory.is_none();
+        let tier = if from_cookie { COOKIE } else { MEMORY };
+        (Stored::Copy { json, version: kept.version, tier }, mark)
+    }
+
+    /// The computed tiers' answers for a value, in the chain's order.
+    pub(crate) fn computed(&self, number: Number) -> impl Iterator<Item = (&'static str, &Bytes)> {
+        let answers = move |tier: &'static str| {
+            self.computed.iter().filter(move |(name, of, _)| *name == tier && *of == number).map(|(_, _, json)| json)
+        };
+        self.chain.computed.iter().flat_map(move |tier| {
+            let constants = match tier {
+                Computed::Default(rules) => rules.as_slice(),
+                Computed::Source(_) => &[],
+            };
+            let constants =
+                constants.iter().filter(move |(of, _)| *of == number).filter_map(|(_, answer)| match answer {
+                    crate::tier::default::Answer::Constant(json) => json.as_ref().ok(),
+                    crate::tier::default::Answer::Computed(_) => None,
+                });
+            answers(tier.name()).chain(constants).map(move |json| (tier.name(), json))
+        })
+    }
+
+    /// The first answer that a reader takes, with the tier that gave it.
+    pub(crate) fn resolve<T, E: std::fmt::Display>(
+        &self,
+        number: Number,
+        now: Millis,
+        mut read: impl FnMut(&Bytes) -> Result<T, E>,
+    ) -> (Option<(T, &'static str)>, Mark) {
+        let (stored, mark) = self.stored(number, now);
+        let stored = match &stored {
+            Stored::Copy { json, tier, .. } => Some((*tier, json)),
+            Stored::Tombstone(_) | Stored::Nothing => None,
+        };
+        let answer = stored.into_iter().chain(self.computed(number)).find_map(|(tier, json)| match read(json) {
+            Ok(value) => Some((value, tier)),
+            Err(flaw) => {
+                let name = self.chain.schema.at(number).name;
+                tracing::warn!(name, tier, %flaw, "skipped a copy that is no valid value");
+                None
+            }
+        });
+        (answer, mark)
+    }
+
+    /// When the session is over if nobody uses it again.
+    pub(crate) fn ends(&self) -> Option<Millis> {
+        match self.binding() {
+            Binding::Live(bound) => Some(bound.record.deadline()),
+            _ => None,
+        }
+    }
+
+    /// When a value reaches the end of its own lifetime.
+    pub(crate) fn value_ends(&self, number: Number) -> Option<Millis> {
+        let now = self.chain.now();
+        let declared = self.chain.schema.at(number);
+        let (_, record) = declared.max_age.and_then(|_| self.record_of(declared.scope, now))?;
+        let state = record.read();
+        state.kept(&self.chain.schema, number, now)?.expires(declared.max_age)
+    }
+
+    /// Every stored value that this handle sees, with its version and whether it is one or a removal, and the records
+    /// that they come from.
+    pub(crate) fn survey(&self) -> (Vec<Owner>, Vec<(Number, Version, bool)>) {
+        let now = self.chain.now();
+        let schema = &self.chain.schema;
+        let signed = self.signed(now);
+        let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
+        let principal = signed
+            .as_ref()
+            .and_then(|signed| self.find_principal(signed).map(|record| (signed.key(), record, Scope::Principal)));
+        let mut values = Vec::new();
+        let mut owners = Vec::new();
+        for (key, record, scope) in session.into_iter().chain(principal) {
+            let state = record.read();
+            owners.push(Owner { key, changes: state.changes, cleared: state.cleared });
+            let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
+            let kept = mine.filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
+            values.extend(kept.map(|(number, kept)| (number, kept.version, kept.json.is_some())));
+        }
+        (owners, values)
+    }
+
+    /// Whether a write can still have an effect.
+    pub(super) fn check_head(&self) -> Result<(), WriteError> {
+        if self.chain.memory.is_none() && self.marks.head_sent.load(Ordering::Acquire) {
+            return Err(WriteError::new(
+                WriteErrorKind::HeadSent,
+                "the response head is gone: without a memory tier nothing is kept past it",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn first_hit(&self) -> bool {
+        self.chain.resolution == Resolution::FirstHit
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.chime.is_used() {
+            self.chain.hub.leave(&self.chime);
+            if let Binding::Live(bound) = self.binding() {
+                bound.record.leave_hub(&self.chime);
+            }
+        }
+        let held = lock(&self.principal).take();
+        self.release(held);
+    }
+}
+
+impl State {
+    /// When the session's id was minted.
+    pub(crate) fn birth(&self) -> Option<Version> {
+        match &self.kind {
+            Kind::Session { life, .. } => Some(life.birth),
+            _ => None,
+        }
+    }
+}
+
+/// The name under which `V::default()` answers.
+pub(crate) const STAND_IN: &str = DEFAULT;

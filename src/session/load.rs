@@ -1,0 +1,524 @@
+//! From a request to a session: what the layer leaves in the request's extensions, and what it does when asked.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use http::{Extensions, request::Parts};
+
+use super::{
+    Session,
+    core::{Binding, Bound, Brought, Core, Who},
+};
+use crate::{
+    chain::{Chain, Computed, Identity, Signed, life::FENCE, values::Kept},
+    error::{MissingSession, TierError},
+    id::{Principal, SessionId},
+    live::Closed,
+    tier::{
+        Found, Lookup, Standing,
+        cookie::{
+            Opened,
+            header::Scan,
+            payload::{Entry, Payload, Whose},
+            seal::{self, Purpose},
+        },
+        memory::{
+            record::{Carried, InStep, Kind, KnownToken, Presence, Record, RecordKey},
+            same_digest,
+        },
+    },
+    value::{Number, Scope},
+    version::Millis,
+};
+
+/// What waits in the extensions: enough to find the session, nothing of it looked up yet.
+pub(crate) struct Loader {
+    chain: Arc<Chain>,
+    cookie: Scan,
+    identified: Option<Principal>,
+    defaults: Vec<(Number, Bytes)>,
+    /// An upgrade that another site caused.
+    cross_site: bool,
+    /// For sources, until the first load.
+    head: Mutex<Option<Box<Parts>>>,
+    session: OnceLock<Session>,
+    /// The layer around ours.
+    outer: Option<Arc<Self>>,
+}
+
+/// The key of the extensions under which the innermost layer's loader is.
+#[derive(Clone, Debug)]
+pub(crate) struct Loading(pub(crate) Arc<Loader>);
+
+/// What the layer notes at entry.
+pub(crate) struct Arrival {
+    pub(crate) cookie: Scan,
+    pub(crate) identified: Option<Principal>,
+    pub(crate) defaults: Vec<(Number, Bytes)>,
+    pub(crate) cross_site: bool,
+    pub(crate) head: Option<Box<Parts>>,
+    pub(crate) outer: Option<Arc<Loader>>,
+}
+
+impl Loader {
+    pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
+        let Arrival { cookie, identified, defaults, cross_site, head, outer } = arrival;
+        if matches!(cookie, Scan::Capped) {
+            chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+        }
+        let (head, session) = (Mutex::new(head), OnceLock::new());
+        Arc::new(Self { chain, cookie, identified, defaults, cross_site, head, session, outer })
+    }
+
+    /// The loader of a chain, among those of nested layers.
+    pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
+        let mut loader = Some(&extensions.get::<Loading>()?.0);
+        while let Some(candidate) = loader {
+            if Arc::ptr_eq(&candidate.chain, chain) {
+                return Some(Arc::clone(candidate));
+            }
+            loader = candidate.outer.as_ref();
+        }
+        None
+    }
+
+    /// The session, if it was loaded. Its count of holders says whether a handle is alive.
+    pub(crate) fn loaded(&self) -> Option<&Session> {
+        self.session.get()
+    }
+
+    /// # Cancel safety
+    ///
+    /// Dropped, it leaves nothing behind; the next call begins anew.
+    pub(crate) async fn load(&self) -> Result<Session, MissingSession> {
+        if let Some(session) = self.session.get() {
+            return Ok(session.clone());
+        }
+        let session = Session::new(self.resolve().await?);
+        Ok(self.session.get_or_init(|| session).clone())
+    }
+
+    /// What [`load`](Self::load) gives without waiting for anything.
+    pub(crate) fn load_now(&self) -> Option<Session> {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(self.load()).poll(&mut cx) {
+            std::task::Poll::Ready(loaded) => loaded.ok(),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    async fn resolve(&self) -> Result<Core, TierError> {
+        let chain = &self.chain;
+        let now = chain.now();
+        let who = match &chain.identity {
+            Identity::Value { .. } => Who::Value,
+            _ => Who::Given(self.identified.clone().map(|principal| chain.signed(principal))),
+        };
+        let computed = self.ask_sources().await;
+        if self.cross_site {
+            return Ok(Core::new(Arc::clone(chain), Binding::Refused, who, Brought::default(), computed));
+        }
+        let (binding, brought, token) = match self.recognise(now) {
+            Genuine::Nothing => (Binding::Anonymous, Brought::default(), None),
+            Genuine::Several => {
+                tracing::warn!("several session cookies that open; none is used");
+                (Binding::Anonymous, Brought { ambiguous: true, ..Brought::default() }, None)
+            }
+            Genuine::One(token) => self.bind(token, now).await?,
+        };
+        let core = Core::new(Arc::clone(chain), binding, who, brought, computed);
+        match token {
+            Some(token) => core.arrive(*token, now).await,
+            None => Ok(core.unless_revoked(now)),
+        }
+    }
+
+    /// The one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
+    fn recognise(&self, now: Millis) -> Genuine {
+        let Scan::Found(candidates) = &self.cookie else { return Genuine::Nothing };
+        let keys = self.chain.cookie.ring().keys();
+        let mut found = Genuine::Nothing;
+        for candidate in candidates.iter() {
+            let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
+                let opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
+                Some(Token::Opened(Box::new(opened), self.digest(candidate)))
+            }) else {
+                continue;
+            };
+            found = match found {
+                Genuine::Nothing => Genuine::One(token),
+                Genuine::One(_) | Genuine::Several => Genuine::Several,
+            };
+        }
+        found
+    }
+
+    fn digest(&self, token: &[u8]) -> Option<[u8; 16]> {
+        self.chain.memory.as_ref().map(|memory| memory.digest(token))
+    }
+
+    /// Memory knows these very bytes, and still holds everything that they do: the seal needn't be opened.
+    fn recognised(&self, token: &[u8], ring: u64, now: Millis) -> Option<Token> {
+        let memory = self.chain.memory.as_ref()?;
+        let id = seal::id_of(token)?;
+        let record = memory.find(&RecordKey(*id.as_bytes()))?;
+        if record.is_doubted() {
+            return None;
+        }
+        let known = match &record.read().kind {
+            Kind::Session { browser, .. } => browser.known.clone()?,
+            Kind::Principal { .. } | Kind::Ended(_) => return None,
+        };
+        let same = known.ring == ring && same_digest(&known.digest, &memory.digest(token));
+        if !same || known.deadline <= now || record.closed(now).is_some() {
+            return None;
+        }
+        if let Some((key, carried)) = known.brought.principal {
+            // An evicted or newer record of the principal may lack what the token has.
+            let there = memory.find(&key).is_some_and(|record| record.read().carried == carried);
+            if !there && carried != 0 {
+                return None;
+            }
+        }
+        Some(Token::Known(Bound { id, record }, known.brought))
+    }
+
+    /// The session that a genuine token names, if it is to be believed.
+    async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
+        let nothing = |brought| Ok((Binding::Anonymous, brought, None));
+        let (opened, digest) = match token {
+            Token::Known(bound, in_step) => {
+                bound.record.touch(now);
+                let brought = Brought {
+                    key: Some(bound.key()),
+                    in_step: Some(in_step),
+                    issued: in_step.issued,
+                    ..Brought::default()
+                };
+                return Ok((Binding::Live(bound), brought, None));
+            }
+            Token::Opened(opened, digest) => (opened, digest),
+        };
+        let Opened { id, payload, retired } = *opened;
+        let key = RecordKey(*id.as_bytes());
+        let brought = Brought { key: Some(key), issued: payload.head.issued.min(now), ..Brought::default() };
+        let Some(payload) = self.current(payload, now) else { return nothing(Brought::default()) };
+        let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
+        if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
+            return Ok((reason, brought, None));
+        }
+        let stored = match &self.chain.store {
+            Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
+                let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
+                Some(store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?)
+            }
+            _ => None,
+        };
+        match stored.as_ref().map(|found| found.standing) {
+            Some(Standing::Absent) => return nothing(Brought::default()),
+            Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
+            Some(Standing::Present) | None => {}
+        }
+        let record = match (&self.chain.memory, known) {
+            (_, Some(record)) => record,
+            (Some(memory), None) => {
+                memory.find_or_insert(key, || Record::session(payload.head.life.clone(), payload.head.issued))
+            }
+            (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.issued)),
+        };
+        record.touch_at_least(payload.head.issued.min(now));
+        // Ended between the first look and now.
+        if let Some(reason) = fenced(&record, now) {
+            return Ok((reason, brought, None));
+        }
+        let arrived = Arrived { payload, retired, digest, stored };
+        Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
+    }
+
+    fn current(&self, payload: Payload, now: Millis) -> Option<Payload> {
+        current(&self.chain, payload, now)
+    }
+
+    /// Asks the sources once, for everything; a source that fails is passed over.
+    async fn ask_sources(&self) -> Vec<(&'static str, Number, Bytes)> {
+        let defaults = self.defaults.iter().map(|(number, json)| (crate::chain::DEFAULT, *number, json.clone()));
+        let mut answers: Vec<_> = defaults.collect();
+        if !self.chain.has_sources() {
+            return answers;
+        }
+        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        ask(&self.chain, head.as_deref(), &mut answers).await;
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        answers
+    }
+}
+
+/// The sources' answers for one request, or for a job.
+pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<(&'static str, Number, Bytes)>) {
+    for tier in &chain.computed {
+        let Computed::Source(source) = tier else { continue };
+        match source.read(Lookup::new(None, &chain.names, head)).await {
+            Ok(found) => {
+                let named = |entry: crate::tier::FoundEntry| {
+                    Some((source.name(), chain.schema.named(&entry.name)?, entry.json?))
+                };
+                answers.extend(found.entries.into_iter().filter_map(named));
+            }
+            Err(error) => tracing::warn!(tier = source.name(), error, "a source did not answer; the next tier does"),
+        }
+    }
+}
+
+/// A payload with its times put right, unless they can't be believed or are over.
+pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Option<Payload> {
+    let head = &mut payload.head;
+    if head.issued > now.after(chain.max_skew) {
+        chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("a session cookie from further ahead than the allowed skew of clocks");
+        return None;
+    }
+    if head.issued > now {
+        // Sealed by a node whose clock is ahead: nobody lives longer for it.
+        head.idle_deadline = head.idle_deadline.min(now.after(head.life.lifetime.idle));
+        head.issued = now;
+    }
+    (now < head.idle_deadline && now < head.life.absolute_deadline).then_some(payload)
+}
+
+/// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.
+fn fenced(record: &Record, now: Millis) -> Option<Binding> {
+    match record.read().kind {
+        Kind::Ended(end) if now < end.at.after(FENCE) => Some(Binding::Fenced(end.reason)),
+        Kind::Ended(_) => Some(Binding::Anonymous),
+        _ => None,
+    }
+}
+
+enum Genuine {
+    Nothing,
+    One(Token),
+    Several,
+}
+
+enum Token {
+    Known(Bound, InStep),
+    Opened(Box<Opened>, Option<[u8; 16]>),
+}
+
+/// A token that had to be opened, on its way into the records.
+pub(super) struct Arrived {
+    pub(super) payload: Payload,
+    pub(super) retired: bool,
+    pub(super) digest: Option<[u8; 16]>,
+    pub(super) stored: Option<Found>,
+}
+
+impl Core {
+    /// Takes what an opened token holds into the records of its session and of its present principal.
+    async fn arrive(mut self, arrived: Arrived, now: Millis) -> Result<Self, TierError> {
+        let Arrived { payload, retired, digest, stored } = arrived;
+        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        if let Some(stored) = stored {
+            let entries = self.entries(stored, Scope::Session, now);
+            bound.record.join(entries, self.chain.terms(Scope::Session, now));
+        }
+        let mut taken = self.take_in(&bound, payload, now);
+        let signed = self.signed_of(&bound, now);
+        if let (Some(store), Some(signed)) = (&self.chain.store, &signed) {
+            self.read_principal(store.as_ref(), signed, now).await?;
+        }
+        self = self.unless_revoked(now);
+        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        bound.record.touch(now);
+        let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
+        {
+            let mut state = bound.record.write();
+            if let Kind::Session { browser, .. } = &mut state.kind {
+                browser.confirmed = true;
+                if let (Some(digest), Some(brought), true) = (digest, in_step, taken.newer.is_empty()) {
+                    let ring = self.chain.cookie.ring().generation();
+                    browser.known = Some(KnownToken { digest, ring, deadline: taken.deadline, brought });
+                }
+            }
+        }
+        self.settle(bound.key(), &bound.record, now);
+        self.brought = Brought {
+            key: Some(bound.key()),
+            in_step,
+            issued: taken.issued,
+            ambiguous: false,
+            filled: std::mem::take(&mut taken.filled),
+            newer: taken.newer,
+        };
+        Ok(self)
+    }
+
+    /// A request that comes with a revoked session comes with none.
+    fn unless_revoked(mut self, now: Millis) -> Self {
+        if let Binding::Live(bound) = self.binding()
+            && self.obey_revocations(&bound, now).is_err()
+        {
+            self.binding = fenced(&bound.record, now).unwrap_or(Binding::Anonymous).into();
+        }
+        self
+    }
+
+    async fn read_principal(
+        &self,
+        store: &dyn crate::tier::Tier,
+        signed: &Signed,
+        now: Millis,
+    ) -> Result<(), TierError> {
+        if self.find_principal(signed).is_some_and(|record| !record.is_doubted()) {
+            return Ok(());
+        }
+        let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
+        let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+        let entries = self.entries(found, Scope::Principal, now);
+        if !entries.is_empty() {
+            let record = self.hold_principal(signed, now);
+            record.join(entries, self.chain.terms(Scope::Principal, now));
+            self.settle(signed.key(), &record, now);
+        }
+        Ok(())
+    }
+
+    /// Joins what a genuine payload of this session holds into the records that it speaks of.
+    pub(super) fn take_in(&self, bound: &Bound, payload: Payload, now: Millis) -> TakenIn {
+        let Payload { head, entries } = payload;
+        let mut taken = TakenIn {
+            issued: head.issued.min(now),
+            deadline: head.idle_deadline.min(head.life.absolute_deadline),
+            sessions: 0,
+            principals: 0,
+            equal: true,
+            ours: true,
+            filled: Vec::new(),
+            newer: Vec::new(),
+        };
+        let (mine, principals): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.whose == Whose::Session);
+        (taken.sessions, taken.principals) = (mine.len(), principals.len());
+        {
+            let mut state = bound.record.write();
+            if let Kind::Session { life, .. } = &mut state.kind
+                && life.join(&head.life)
+            {
+                state.restamp();
+            }
+        }
+        self.join_entries(&bound.record, Scope::Session, mine, &mut taken, now);
+        match (head.principal, self.signed_of(bound, now)) {
+            (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
+                if !principals.is_empty() {
+                    let record = self.hold_principal(&signed, now);
+                    self.join_entries(&record, Scope::Principal, principals, &mut taken, now);
+                    record.touch(now);
+                    self.settle(signed.key(), &record, now);
+                }
+            }
+            // What another principal left in this browser is nobody's here.
+            (_, signed) => taken.ours = signed.is_none(),
+        }
+        taken
+    }
+
+    fn join_entries(&self, record: &Record, scope: Scope, entries: Vec<Entry>, taken: &mut TakenIn, now: Millis) {
+        let schema = &self.chain.schema;
+        let mut fill = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let number = schema.named(&entry.name);
+            let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
+            match number.filter(|_| self.first_hit()).and_then(hit) {
+                // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
+                Some(version) if version < entry.kept.version => {
+                    taken.newer.push((entry.whose, entry.name, entry.kept));
+                }
+                _ => fill.push(Carried { number, name: entry.name, kept: entry.kept }),
+            }
+        }
+        let joined = record.join(fill, self.chain.terms(scope, now));
+        taken.equal &= joined.equal;
+        taken.filled.extend(joined.filled);
+    }
+
+    /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.
+    pub(super) fn in_step(
+        &self,
+        bound: &Bound,
+        signed: Option<&Signed>,
+        taken: &TakenIn,
+        now: Millis,
+    ) -> Option<InStep> {
+        let schema = &self.chain.schema;
+        let presence = if signed.is_some() { Presence::SignedIn } else { Presence::Anonymous };
+        let session = bound.record.read();
+        let mut all = session.carried_entries(schema, presence).count() == taken.sessions;
+        let carried = session.carried;
+        drop(session);
+        let principal = signed.map(|signed| {
+            let record = self.find_principal(signed);
+            record.map_or((signed.key(), 0), |record| {
+                let state = record.live(now, |state| {
+                    all &= state.carried_entries(schema, presence).count() == taken.principals;
+                    state.carried
+                });
+                (signed.key(), state.unwrap_or(0))
+            })
+        });
+        (all && taken.equal && taken.ours).then_some(InStep { issued: taken.issued, session: carried, principal })
+    }
+}
+
+/// What came of a payload.
+pub(super) struct TakenIn {
+    pub(super) issued: Millis,
+    pub(super) deadline: Millis,
+    sessions: usize,
+    principals: usize,
+    equal: bool,
+    /// The principal's entries are the present principal's, or there is none to mind.
+    ours: bool,
+    pub(super) filled: Vec<(Number, crate::version::Version)>,
+    pub(super) newer: Vec<(Whose, Box<str>, Kept)>,
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("cookie", &self.cookie)
+            .field("loaded", &self.session.get().is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A principal's own handle, outside of any request.
+    pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
+        let signed = chain.signed(principal);
+        let who = Who::Given(Some(Arc::clone(&signed)));
+        let mut computed = Vec::new();
+        ask(chain, None, &mut computed).await;
+        let core = Core::new(Arc::clone(chain), Binding::Job, who, Brought::default(), computed);
+        if let Some(store) = &chain.store {
+            core.read_principal(store.as_ref(), &signed, chain.now()).await?;
+        }
+        Ok(Self::new(core))
+    }
+}
+
+/// The session of an opened birth token, on a node that may not know it yet.
+pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
+    let key = RecordKey(*id.as_bytes());
+    let make = || Record::session(payload.head.life.clone(), payload.head.issued);
+    let record = match &chain.memory {
+        Some(memory) => memory.find_or_insert(key, make),
+        None => Arc::new(make()),
+    };
+    match record.closed(now) {
+        Some(reason) => Err(reason),
+        None => Ok(Bound { id, record }),
+    }
+}

@@ -1,0 +1,407 @@
+//! The session's turns: signed in, renewed, ended.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+
+use super::{
+    Session,
+    commit::{Loss, Target, mint_id},
+    core::{Binding, Bound, Core},
+};
+use crate::{
+    chain::{
+        Identity,
+        life::{Life, Lifetime},
+        values::Values,
+    },
+    error::{TierError, WriteError, WriteErrorKind},
+    live::Closed,
+    tier::{
+        Change, Commit, CommitKind, Committed,
+        memory::record::{Browser, Kind, Record, RecordKey, Refused, State},
+    },
+    value::{self, Number, Scope, SessionValue},
+    version::{Millis, Version},
+};
+
+/// What a successor of a session begins with.
+enum Succession<'a> {
+    /// Everything, under another id.
+    Renewal,
+    /// The session's own values, without what was chosen anonymously, and the new user; its life begins anew.
+    SignIn { user: &'a Change, above: Version },
+}
+
+impl Core {
+    pub(super) async fn renew(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let now = self.chain.now();
+        match self.live(now) {
+            Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
+            // An id that has just ended may be followed by a new one: that is what renewal is.
+            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => {
+                self.begin(&[], Version::ZERO, now).await.map_err(Into::into)
+            }
+            Err(Some(reason)) => Err(WriteError::closed(reason)),
+            // No id, nothing to renew.
+            Err(None) => Ok(()),
+        }
+    }
+
+    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), Loss> {
+        let _minting = self.minting.lock().await;
+        let (bound, _) = self.found(changes, above, now).await?;
+        self.marks.minted.store(true, Ordering::Relaxed);
+        self.rebind(bound);
+        Ok(())
+    }
+
+    async fn sign_in(&self, user: Bytes, adopt: &[Number]) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let Identity::Value { number, derive } = &self.chain.identity else {
+            let message = "nobody can sign in: declare the user's type with `identify_by`";
+            return Err(WriteError::new(WriteErrorKind::Undeclared, message));
+        };
+        let now = self.chain.now();
+        let name = self.chain.schema.at(*number).name;
+        let signed = derive(&user).map(|principal| self.chain.signed(principal));
+        let user = Change { number: *number, name, json: Some(user), version: None, replaces: None };
+        let known = signed.as_ref().and_then(|signed| self.find_principal(signed));
+        let above = known.map_or(Version::ZERO, |record| record.read().not_before());
+        let before = self.live(now);
+        // Only what nobody's principal chose: owners are never merged.
+        let adopted = match (&before, &signed) {
+            (Ok(bound), Some(_)) if self.signed_of(bound, now).is_none() => self.chosen(bound, adopt, now),
+            _ => Vec::new(),
+        };
+        if let Some(signed) = &signed {
+            let terms = self.chain.terms(Scope::Principal, now);
+            let record = self.hold_principal(signed, now);
+            record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
+        }
+        match before {
+            Ok(bound) => self.succeed(&bound, Succession::SignIn { user: &user, above }, now).await?,
+            Err(Some(reason)) if !matches!(self.binding(), Binding::Fenced(_)) => {
+                return Err(WriteError::closed(reason));
+            }
+            Err(None) if matches!(self.binding(), Binding::Refused) => {
+                return Err(WriteError::closed(Closed::CrossSite));
+            }
+            Err(None) if matches!(self.binding(), Binding::Job) => {
+                return Err(WriteError::new(WriteErrorKind::Invalid, "a principal's own handle has no session"));
+            }
+            Err(_) => self.begin(std::slice::from_ref(&user), above, now).await?,
+        }
+        if let Some(signed) = signed {
+            self.adopt(&signed, adopted, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The browser's own choices among the values to adopt.
+    fn chosen(&self, bound: &Bound, adopt: &[Number], now: Millis) -> Vec<Change> {
+        let schema = &self.chain.schema;
+        let state = bound.record.read();
+        let json = |number: Number| state.kept(schema, number, now).and_then(|kept| kept.json.clone());
+        let change = |number: &Number| {
+            let name = schema.at(*number).name;
+            Some(Change { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
+        };
+        adopt.iter().filter_map(change).collect()
+    }
+
+    /// Gives the principal what it does not have. Losing to another writer is as it should be.
+    async fn adopt(&self, signed: &crate::chain::Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
+        let record = self.hold_principal(signed, now);
+        for mut change in chosen {
+            let stands = record.read().kept(&self.chain.schema, change.number, now).cloned();
+            if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
+                continue;
+            }
+            change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
+            let target =
+                Target { key: signed.key(), owner: signed.owner, record: Arc::clone(&record), scope: Scope::Principal };
+            match self.write(&target, CommitKind::Upsert, &[change], now).await {
+                Ok(_) | Err(Loss::Outdated) => {}
+                Err(loss) => return Err(loss.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the session to a new id: the new record is there before the old one goes.
+    async fn succeed(&self, bound: &Bound, succession: Succession<'_>, now: Millis) -> Result<(), WriteError> {
+        let id = mint_id()?;
+        let key = RecordKey(*id.as_bytes());
+        let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
+        let next = match &self.chain.memory {
+            Some(memory) => memory.find_or_insert(key, || Record::session(life, now)),
+            None => Arc::new(Record::session(life, now)),
+        };
+        let next = Bound { id, record: next };
+        let moved = match &self.chain.store {
+            None => self.hand_over(bound, &next, &succession, now),
+            Some(store) => {
+                // Copied first, retired last: whatever fails between leaves the old one whole.
+                match self.store_successor(store.as_ref(), bound, &next, &succession, now).await {
+                    Ok(()) => self.hand_over(bound, &next, &succession, now),
+                    Err(error) => Err(error),
+                }
+            }
+        };
+        if let Err(error) = moved {
+            if let Some(memory) = &self.chain.memory {
+                memory.forget(&key);
+            }
+            return Err(error);
+        }
+        self.settle(bound.key(), &bound.record, now);
+        self.settle(key, &next.record, now);
+        // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
+        let old = Arc::clone(&bound.record);
+        self.rebind(next);
+        old.ring();
+        Ok(())
+    }
+
+    /// In memory: the old record's values become the new one's, and the old one ends, in one step.
+    fn hand_over(
+        &self,
+        bound: &Bound,
+        next: &Bound,
+        succession: &Succession<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let retired = bound.record.retire(Closed::Renewed, now, |state| {
+            let successor = self.successor(state, succession, now)?;
+            *next.record.write() = successor;
+            Ok(())
+        });
+        retired.map_err(|refused| refused.into_loss().into())
+    }
+
+    fn successor(&self, state: &State, succession: &Succession<'_>, now: Millis) -> Result<State, Refused> {
+        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
+        let birth = Version::fresh(now, state.values.newest());
+        let mut values: Values = state.values.clone();
+        let mut life = Life { birth, ..life.clone() };
+        let terms = self.chain.terms(Scope::Session, now);
+        if let Succession::SignIn { user, above } = succession {
+            values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
+            let lifetime = life.lifetime;
+            life = Life {
+                birth: birth.max(above.next()),
+                absolute_deadline: now.after(life.absolute_deadline.since(life.created)),
+                created: now,
+                lifetime,
+                ..life
+            };
+            let mut next = State { values, ..State::new(Kind::Session { life, browser: Browser::default() }) };
+            next.admit(std::slice::from_ref(*user), terms)?;
+            let version = birth.max(above.next());
+            next.apply(std::slice::from_ref(*user), version, terms);
+            return Ok(State { uncarried: state.uncarried, ..next });
+        }
+        let uncarried = state.uncarried;
+        Ok(State { values, uncarried, ..State::new(Kind::Session { life, browser: Browser::default() }) })
+    }
+
+    async fn store_successor(
+        &self,
+        store: &dyn crate::tier::Tier,
+        bound: &Bound,
+        next: &Bound,
+        succession: &Succession<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let failed = |error| WriteError::from(TierError::new(store.name(), error));
+        let successor = bound
+            .record
+            .live(now, |state| self.successor(state, succession, now))
+            .map_err(WriteError::closed)?
+            .map_err(|refused| WriteError::from(refused.into_loss()))?;
+        let schema = &self.chain.schema;
+        let changes: Vec<_> = successor
+            .values
+            .declared()
+            .map(|(number, kept)| Change {
+                number,
+                name: schema.at(number).name,
+                json: kept.json.clone(),
+                version: Some(kept.version),
+                replaces: None,
+            })
+            .collect();
+        let expires = next.record.deadline().time();
+        let create = Commit::new(self.chain.owner(&next.id), CommitKind::Create, &changes, expires);
+        let refused =
+            || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
+        if !matches!(store.write(create).await.map_err(failed)?, Committed::Applied(_)) {
+            return Err(refused());
+        }
+        let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
+        let end = Commit::new(self.chain.owner(&bound.id), CommitKind::End, &[], expires);
+        match store.write(end).await.map_err(failed)? {
+            Committed::Applied(_) => Ok(()),
+            Committed::Absent | Committed::Ended => {
+                let _ = bound.record.end(Closed::Destroyed, now);
+                Err(WriteError::closed(Closed::Destroyed))
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    pub(super) async fn destroy(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let now = self.chain.now();
+        // One that is over is as destroyed as can be, and one that never was stays so.
+        let Ok(bound) = self.live(now) else { return Ok(()) };
+        if let Some(store) = &self.chain.store {
+            let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
+            let end = Commit::new(self.chain.owner(&bound.id), CommitKind::End, &[], expires);
+            let doubt = bound.record.doubt();
+            store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+            doubt.clear();
+        }
+        if bound.record.end(Closed::Destroyed, now).is_ok() {
+            self.marks.ended_here.store(true, Ordering::Release);
+        }
+        self.settle(bound.key(), &bound.record, now);
+        Ok(())
+    }
+
+    pub(super) fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let now = self.chain.now();
+        let bound = self.live(now).map_err(|reason| match reason {
+            Some(reason) => WriteError::closed(reason),
+            None => WriteError::new(WriteErrorKind::Invalid, "there is no session yet: write a value first"),
+        })?;
+        {
+            let mut state = bound.record.write();
+            let version = Version::fresh(now, state.values.newest());
+            let Kind::Session { life, .. } = &mut state.kind else { return Err(WriteError::closed(Closed::Expired)) };
+            life.lifetime = lifetime.lived();
+            life.lifetime_version = version;
+            life.absolute_deadline = life.created.after(lifetime.absolute);
+            state.values.observe(version);
+            state.restamp();
+        }
+        bound.record.ring();
+        Ok(())
+    }
+
+    /// Ends all sessions of this handle's principal whose ids were minted up to now.
+    pub(crate) fn revoke(&self) {
+        let now = self.chain.now();
+        let Some(signed) = self.signed(now) else { return };
+        let record = self.hold_principal(&signed, now);
+        {
+            let mut state = record.write();
+            let version = Version::fresh(now, state.values.newest().max(state.not_before()));
+            if let Kind::Principal { not_before, idle } = &mut state.kind {
+                *not_before = version;
+                // Kept until the last cookie sealed before can no longer open.
+                *idle = (*idle).max(self.chain.lifetime.absolute);
+            }
+        }
+        record.touch(now);
+        self.settle(signed.key(), &record, now);
+        self.chain.revocations.fetch_add(1, Ordering::AcqRel);
+        record.ring();
+    }
+
+    /// Empties the session's own record, but for who is signed in; in a job, the principal's.
+    pub(super) async fn clear(&self) -> Result<(), WriteError> {
+        let now = self.chain.now();
+        let identity = match &self.chain.identity {
+            Identity::Value { number, .. } => Some(*number),
+            _ => None,
+        };
+        let (scope, record) = match self.binding() {
+            Binding::Job => (Scope::Principal, self.signed(now).and_then(|signed| self.find_principal(&signed))),
+            _ => (Scope::Session, self.live(now).ok().map(|bound| bound.record)),
+        };
+        let Some(record) = record else {
+            return self.closed(now).map_or(Ok(()), |reason| Err(WriteError::closed(reason)));
+        };
+        let changes: Vec<_> = {
+            let state = record.read();
+            let cleared = |(number, kept): (Number, &crate::chain::values::Kept)| {
+                let wanted = kept.json.is_some() && Some(number) != identity;
+                wanted.then(|| removal(number, self.chain.schema.at(number).name))
+            };
+            state.values.declared().filter_map(cleared).collect()
+        };
+        if changes.is_empty() {
+            self.touch();
+            return Ok(());
+        }
+        let version = self.commit(scope, &changes).await?;
+        record.write().cleared = version;
+        record.ring();
+        Ok(())
+    }
+}
+
+pub(super) const fn removal(number: Number, name: &'static str) -> Change {
+    Change { number, name, json: None, version: None, replaces: None }
+}
+
+/// A sign-in under way: await it. See [`Session::sign_in`].
+#[must_use = "nothing happens until it is awaited"]
+#[derive(Debug)]
+pub struct SignIn<'a> {
+    session: &'a Session,
+    user: Result<Bytes, WriteError>,
+    adopt: Vec<Number>,
+}
+
+impl<'a> SignIn<'a> {
+    pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
+        let chain = &session.core().chain;
+        let identifies = match &chain.identity {
+            Identity::Value { number, .. } => chain.schema.of::<V>() == Some(*number),
+            _ => false,
+        };
+        let user = if identifies {
+            value::encode(user).map_err(|flaw| Session::invalid(V::NAME, flaw))
+        } else {
+            let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
+            Err(WriteError::new(WriteErrorKind::Undeclared, message))
+        };
+        Self { session, user, adopt: Vec::new() }
+    }
+
+    /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
+    /// without this, an anonymous choice ends with the anonymous session.
+    pub fn adopt<V: SessionValue>(mut self) -> Self {
+        let schema = &self.session.core().chain.schema;
+        match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {
+            Some(number) => self.adopt.push(number),
+            None => {
+                let message = format!("`{}` can't be adopted: declare it, of principal scope", V::NAME);
+                self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));
+            }
+        }
+        self
+    }
+}
+
+impl<'a> IntoFuture for SignIn<'a> {
+    type Output = Result<(), WriteError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.session.core().sign_in(self.user?, &self.adopt).await })
+    }
+}

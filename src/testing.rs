@@ -1,0 +1,206 @@
+//! For tests: a clock that moves by hand, and a tier that writes down what it is asked.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    id::OwnerId,
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
+    version::{Clock, Sleep, Version},
+};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A clock that stands still until it is moved. Clones are the same clock.
+///
+/// ```
+/// # use std::time::Duration;
+/// use layered_session::{Clock, testing::ManualClock};
+///
+/// let clock = ManualClock::new();
+/// let before = clock.now();
+/// clock.advance(Duration::from_secs(60));
+/// assert_eq!(clock.now(), before + Duration::from_secs(60));
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock(Arc<Mutex<Hands>>);
+
+#[derive(Debug)]
+struct Hands {
+    now: SystemTime,
+    sleeping: Vec<Waker>,
+}
+
+impl ManualClock {
+    /// Begins at 2030-01-01T00:00:00Z.
+    pub fn new() -> Self {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
+        Self(Arc::new(Mutex::new(Hands { now, sleeping: Vec::new() })))
+    }
+
+    /// Moves on, and wakes whoever sleeps.
+    pub fn advance(&self, span: Duration) {
+        let now = self.now() + span;
+        self.set(now);
+    }
+
+    /// Jumps to a time, an earlier one too.
+    pub fn set(&self, now: SystemTime) {
+        let sleeping = {
+            let mut hands = lock(&self.0);
+            hands.now = now;
+            std::mem::take(&mut hands.sleeping)
+        };
+        sleeping.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Default for ManualClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> SystemTime {
+        lock(&self.0).now
+    }
+
+    fn sleep_until(&self, deadline: SystemTime) -> Sleep {
+        let hands = Arc::clone(&self.0);
+        Box::pin(std::future::poll_fn(move |cx| {
+            let mut hands = lock(&hands);
+            if hands.now >= deadline {
+                return Poll::Ready(());
+            }
+            hands.sleeping.push(cx.waker().clone());
+            Poll::Pending
+        }))
+    }
+}
+
+/// A shared store in this process that writes down each operation, and fails when told to. Clones are the same store.
+#[derive(Clone, Debug, Default)]
+pub struct SpyStore(Arc<Mutex<Spied>>);
+
+#[derive(Debug, Default)]
+struct Spied {
+    records: HashMap<OwnerId, StoredRecord>,
+    operations: Vec<Operation>,
+    failing: bool,
+}
+
+#[derive(Debug, Default)]
+struct StoredRecord {
+    ended: bool,
+    newest: Version,
+    values: HashMap<String, (Version, Option<Bytes>)>,
+}
+
+/// What a [`SpyStore`] was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// A read of one owner's record.
+    Read,
+    /// A commit.
+    Write(CommitKind),
+}
+
+impl SpyStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// From now on every operation fails.
+    pub fn fail(&self) {
+        lock(&self.0).failing = true;
+    }
+
+    /// From now on operations succeed again.
+    pub fn heal(&self) {
+        lock(&self.0).failing = false;
+    }
+
+    /// The operations since the last call, failed ones too.
+    pub fn take_operations(&self) -> Vec<Operation> {
+        std::mem::take(&mut lock(&self.0).operations)
+    }
+}
+
+impl Tier for SpyStore {
+    fn name(&self) -> &'static str {
+        "spy"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            let mut spied = lock(&self.0);
+            spied.operations.push(Operation::Read);
+            if spied.failing {
+                return Err("told to fail".into());
+            }
+            let Some(record) = lookup.owner().and_then(|owner| spied.records.get(&owner)) else {
+                return Ok(Found::absent());
+            };
+            if record.ended {
+                return Ok(Found::ended());
+            }
+            let values = record.values.iter();
+            Ok(values
+                .fold(Found::nothing(), |found, (name, (version, json))| found.entry(name, json.clone(), *version)))
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::boxed(async move {
+            let mut spied = lock(&self.0);
+            spied.operations.push(Operation::Write(commit.kind()));
+            if spied.failing {
+                return Err("told to fail".into());
+            }
+            Ok(spied.apply(commit))
+        })
+    }
+}
+
+impl Spied {
+    fn apply(&mut self, commit: Commit<'_>) -> Committed {
+        let known = self.records.get(&commit.owner());
+        match (commit.kind(), known) {
+            (_, Some(record)) if record.ended => return Committed::Ended,
+            (CommitKind::Update | CommitKind::End, None) => return Committed::Absent,
+            _ => {}
+        }
+        let record = self.records.entry(commit.owner()).or_default();
+        let version_of = |name: &str| record.values.get(name).map_or(Version::ZERO, |(version, _)| *version);
+        if commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name()))) {
+            let values = record.values.iter();
+            let entry = |found: Found, (name, (version, json)): (&String, &(Version, Option<Bytes>))| {
+                found.entry(name, json.clone(), *version)
+            };
+            return Committed::Outdated(values.fold(Found::nothing(), entry));
+        }
+        record.ended = commit.kind() == CommitKind::End;
+        let fresh = Version::from_u64(record.newest.as_u64().max(1_893_456_000_000 << 16) + 1);
+        for change in commit.changes() {
+            let version = change.version().unwrap_or(fresh);
+            record.newest = record.newest.max(version);
+            record.values.insert(change.name().to_owned(), (version, change.json().cloned()));
+        }
+        Committed::Applied(fresh)
+    }
+}

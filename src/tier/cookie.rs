@@ -1,0 +1,314 @@
+//! The cookie tier: what the browser carries, sealed.
+//!
+//! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use cookie::Cookie;
+use http::HeaderValue;
+
+use self::{
+    keyring::{KeyRing, Keys},
+    payload::{HEAD_MAX, Payload},
+    seal::{Context, Purpose},
+};
+use crate::{
+    chain::Budget,
+    error::{BuildError, BuildErrorKind},
+    id::SessionId,
+    version::Millis,
+};
+
+pub(crate) mod header;
+pub(crate) mod keyring;
+pub(crate) mod payload;
+pub(crate) mod seal;
+
+/// Name and value together: browsers take 4,096 bytes, the lowest known limit is Safari's 4,093, and an HTTP/2 peer may
+/// take 16 KiB of headers in all.
+const MAX_COOKIE: usize = 3_800;
+
+/// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
+const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
+
+/// The browser's copy of the session: one sealed cookie, and the carrier of the session's id.
+///
+/// `__Host-session`, with `Path=/; Secure; HttpOnly; SameSite=Lax`, unless said otherwise. What is said is checked at
+/// `build()`: browsers drop a cookie that breaks its prefix's rules without a word.
+///
+/// A chain without a shared store relies on it alone after a restart, and between nodes. It can't do two things: take
+/// back a cookie before it expires on a node that did not see the logout, and reconcile two responses that a node
+/// without memory of the session sealed at the same time.
+#[derive(Clone, Debug)]
+pub struct CookieTier {
+    ring: KeyRing,
+    name: Option<Cow<'static, str>>,
+    path: Cow<'static, str>,
+    domain: Option<Cow<'static, str>>,
+    same_site: SameSite,
+    transport: Transport,
+}
+
+/// When a browser sends the cookie with requests that other sites cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SameSite {
+    /// With top-level navigation only.
+    #[default]
+    Lax,
+    /// Never, so that a link from another site arrives signed out.
+    Strict,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Https,
+    PlainHttp,
+}
+
+impl CookieTier {
+    /// A cookie sealed under the first key of a ring, opened under any.
+    pub const fn sealed(ring: KeyRing) -> Self {
+        Self {
+            ring,
+            name: None,
+            path: Cow::Borrowed("/"),
+            domain: None,
+            same_site: SameSite::Lax,
+            transport: Transport::Https,
+        }
+    }
+
+    /// Another name than `__Host-session`. Two layers in one stack need two names.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// [`SameSite::Lax`] if not said.
+    #[must_use]
+    pub const fn same_site(mut self, same_site: SameSite) -> Self {
+        self.same_site = same_site;
+        self
+    }
+
+    /// Another path than `/`. Needs a name without the prefix `__Host-`.
+    #[must_use]
+    pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Shares the cookie with a domain's hosts. Needs a name without the prefix `__Host-`.
+    #[must_use]
+    pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Self {
+        self.domain = Some(domain.into());
+        self
+    }
+
+    /// For development over plain http: no `Secure`, and `session` for the name. Browsers send such a cookie over any
+    /// connection, where anyone on the way can read and replay it.
+    #[must_use]
+    pub const fn plain_http(mut self) -> Self {
+        self.transport = Transport::PlainHttp;
+        self
+    }
+
+    pub(crate) fn cookie_name(&self) -> &str {
+        match (&self.name, self.transport) {
+            (Some(name), _) => name,
+            (None, Transport::Https) => "__Host-session",
+            (None, Transport::PlainHttp) => "session",
+        }
+    }
+
+    pub(crate) fn ring(&self) -> &KeyRing {
+        &self.ring
+    }
+
+    /// What browsers would refuse, with its remedy.
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
+        let name = self.cookie_name();
+        let refuse = |message: String| Err(BuildError::new(BuildErrorKind::Cookie, message));
+        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
+            return refuse(format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`"));
+        }
+        let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+        let plain = self.transport == Transport::PlainHttp;
+        if plain && (prefix("__Host-") || prefix("__Secure-")) {
+            return refuse(format!(
+                "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
+            ));
+        }
+        if prefix("__Host-") && (self.domain.is_some() || self.path != "/") {
+            return refuse(format!(
+                "browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`"
+            ));
+        }
+        if !self.path.starts_with('/') || !self.path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
+            return refuse(format!("{:?} is no cookie path: start with `/`, printable ASCII, no `;`", self.path));
+        }
+        let host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+        match self.domain.as_deref() {
+            Some(domain) if domain.is_empty() || !domain.bytes().all(host_byte) => {
+                refuse(format!("{domain:?} is no domain: give a host name, such as `example.org`"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Room for entries. Both owners' budgets count with the longest head, so that whatever was accepted fits.
+    pub(crate) fn budget(&self, principals: bool) -> Budget {
+        let payload = seal::payload_budget(MAX_COOKIE - self.cookie_name().len() - 1);
+        let entries = payload.saturating_sub(HEAD_MAX);
+        match principals {
+            false => Budget { session: entries, principal: 0 },
+            true => Budget { session: entries - entries / 2, principal: entries / 2 },
+        }
+    }
+
+    /// `Set-Cookie` of a token, for a session that ends in so long. It is asked back 60 s earlier, so that a browser
+    /// whose clock runs late does not show a session that is over.
+    pub(crate) fn creation(&self, token: String, ends_in: Option<Duration>) -> Option<HeaderValue> {
+        let max_age = ends_in.map(|left| left.saturating_sub(Duration::from_secs(60).min(left / 2)).min(MAX_AGE));
+        self.header(token, max_age)
+    }
+
+    /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
+    pub(crate) fn removal(&self) -> Option<HeaderValue> {
+        self.header(String::new(), Some(Duration::ZERO))
+    }
+
+    /// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
+    fn header(&self, value: String, max_age: Option<Duration>) -> Option<HeaderValue> {
+        let mut cookie = Cookie::build((self.cookie_name(), value))
+            .path(&*self.path)
+            .http_only(true)
+            .secure(self.transport == Transport::Https)
+            .same_site(match self.same_site {
+                SameSite::Lax => cookie::SameSite::Lax,
+                SameSite::Strict => cookie::SameSite::Strict,
+            });
+        if let Some(domain) = &self.domain {
+            cookie = cookie.domain(&**domain);
+        }
+        if let Some(max_age) = max_age {
+            cookie = cookie.max_age(cookie::time::Duration::seconds(max_age.as_secs() as i64));
+        }
+        let mut header = HeaderValue::try_from(cookie.build().to_string()).ok()?;
+        header.set_sensitive(true);
+        Some(header)
+    }
+
+    fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {
+        Context { cookie: self.cookie_name(), audience, purpose }
+    }
+
+    /// # Errors
+    ///
+    /// Where the generator of nonces fails.
+    pub(crate) fn seal(
+        &self,
+        audience: &str,
+        purpose: Purpose,
+        id: &SessionId,
+        payload: &[u8],
+    ) -> Result<(String, u64), seal::SealError> {
+        let keys = self.ring.keys();
+        Ok((seal::seal(&keys, self.context(audience, purpose), id, payload)?, keys.generation))
+    }
+
+    /// What a token holds, if it is genuine and of this chain.
+    pub(crate) fn open(
+        &self,
+        keys: &Keys,
+        audience: &str,
+        purpose: Purpose,
+        token: &[u8],
+        now: Millis,
+    ) -> Option<Opened> {
+        let opened = seal::open(keys, self.context(audience, purpose), token)?;
+        let payload = payload::read(&opened.payload, now)?;
+        Some(Opened { id: opened.id, payload, retired: opened.standing == keyring::Standing::Retired })
+    }
+}
+
+pub(crate) struct Opened {
+    pub(crate) id: SessionId,
+    pub(crate) payload: Payload,
+    /// Sealed under a key that only opens.
+    pub(crate) retired: bool,
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("retired", &self.retired).finish_non_exhaustive()
+    }
+}
+
+/// RFC 9110, 5.6.2.
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tier() -> CookieTier {
+        CookieTier::sealed(KeyRing::generate().unwrap())
+    }
+
+    #[test]
+    fn what_a_prefix_forbids_is_refused() {
+        assert!(tier().check().is_ok());
+        assert!(tier().plain_http().check().is_ok());
+        for bad in [
+            tier().name("__Host-x").plain_http(),
+            tier().name("__secure-x").plain_http(),
+            tier().domain("example.org"),
+            tier().path("/app"),
+            tier().name("a b"),
+            tier().name("a=b"),
+            tier().name(""),
+            tier().name("x").path("app"),
+            tier().name("x").path("/a;b"),
+            tier().name("x").domain("a;b"),
+        ] {
+            assert_eq!(bad.check().unwrap_err().kind(), BuildErrorKind::Cookie, "{bad:?}");
+        }
+        assert!(tier().name("__Secure-x").domain("example.org").path("/app").check().is_ok());
+    }
+
+    #[test]
+    fn a_removal_repeats_the_attributes_of_the_creation() {
+        let tier = tier().name("x").domain("example.org").path("/app").same_site(SameSite::Strict);
+        let text = |header: Option<HeaderValue>| header.unwrap().to_str().unwrap().to_owned();
+        let creation = text(tier.creation("t".into(), Some(Duration::from_secs(3660))));
+        assert_eq!(creation, "x=t; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=3600");
+        let removal = text(tier.removal());
+        assert_eq!(removal, "x=; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0");
+    }
+
+    #[test]
+    fn the_cookie_asks_for_no_more_than_400_days_and_short_lives_keep_half() {
+        let text = |span| tier().creation("t".into(), Some(span)).unwrap().to_str().unwrap().to_owned();
+        assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
+        assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));
+        assert!(!tier().creation("t".into(), None).unwrap().to_str().unwrap().contains("Max-Age"));
+    }
+
+    #[test]
+    fn budgets_fill_the_cookie_and_no_more() {
+        for tier in [tier(), tier().plain_http(), tier().name("n".repeat(64))] {
+            let Budget { session, principal } = tier.budget(true);
+            let payload = vec![b'x'; session + principal + HEAD_MAX];
+            let id = SessionId::mint().unwrap();
+            let (token, _) = tier.seal("", Purpose::Cookie, &id, &payload).unwrap();
+            let len = tier.cookie_name().len() + 1 + token.len();
+            assert!((MAX_COOKIE - 4..=MAX_COOKIE).contains(&len), "{len}");
+            assert_eq!(tier.budget(false).session, session + principal);
+        }
+    }
+}

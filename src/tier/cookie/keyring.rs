@@ -1,0 +1,368 @@
+//! The keys behind the seal: a ring of which the first key seals and all open.
+//!
+//! The main thing is [`KeyRing`], the handle of the application; a seal works on one snapshot of it, [`Keys`].
+
+use std::{
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use hkdf::Hkdf;
+use rand::{TryRng, rngs::SysRng};
+use sha2::Sha256;
+use xaes_256_gcm::{Xaes256Gcm, aead::KeyInit};
+use zeroize::Zeroizing;
+
+use crate::error::{BuildError, BuildErrorKind};
+
+/// The keys that seal what browsers carry: the first one seals, all of them open.
+///
+/// It is a handle: clones share one ring, and [`replace`](Self::replace) on any of them changes it for all.
+///
+/// To rotate, put the new key first and keep the old one behind it until the cookies it sealed have expired. They are
+/// sealed again under the new key as they come by. A key that leaves the ring takes its cookies with it at once.
+/// Where several nodes serve one site, give the new key to all of them in second place before it goes first on any.
+///
+/// A key is at least 32 random bytes. What can be guessed is refused: text, short patterns, plain sequences, padding
+/// (CVE-2023-27524, a default key that thousands of servers ran with). There is no default key.
+///
+/// ```
+/// use layered_session::{BuildErrorKind, KeyRing};
+///
+/// let ring = KeyRing::generate()?;
+/// assert_eq!(format!("{ring:?}"), "KeyRing { keys: 1 }");
+///
+/// let refused = KeyRing::new(["correct horse battery staple, correct horse"]).unwrap_err();
+/// assert_eq!(refused.kind(), BuildErrorKind::Key);
+/// # Ok::<(), layered_session::BuildError>(())
+/// ```
+#[derive(Clone)]
+pub struct KeyRing(Arc<Ring>);
+
+struct Ring {
+    /// That of `keys`, apart from the lock: every request asks for it, and a reader of the lock would write to a cache
+    /// line that all cores share.
+    generation: AtomicU64,
+    keys: RwLock<Arc<Keys>>,
+}
+
+impl KeyRing {
+    /// A ring of raw keys, at least 32 bytes each.
+    ///
+    /// # Errors
+    ///
+    /// Of kind [`Key`](BuildErrorKind::Key): no key at all, one that is too short or can be guessed, or one twice.
+    pub fn new(keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
+        let keys = Keys::derive(1, keys)?;
+        Ok(Self(Arc::new(Ring { generation: AtomicU64::new(keys.generation), keys: RwLock::new(Arc::new(keys)) })))
+    }
+
+    /// A ring of hex keys, separated by commas, with blanks around them or not: `openssl rand -hex 32` makes one.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new) has them, and for what is not hex.
+    pub fn from_hex(keys: &str) -> Result<Self, BuildError> {
+        let keys: Vec<_> = (1..)
+            .zip(keys.split(','))
+            .map(|(number, key)| decode_hex(key.trim()).ok_or_else(|| refusal(format_args!("key {number} is not hex"))))
+            .collect::<Result<_, _>>()?;
+        Self::new(keys)
+    }
+
+    /// The ring that an environment variable holds in the form of [`from_hex`](Self::from_hex).
+    ///
+    /// # Errors
+    ///
+    /// As [`from_hex`](Self::from_hex) has them, and for a variable that is not set; each names the variable.
+    pub fn from_env(variable: &str) -> Result<Self, BuildError> {
+        // Not `env::var`, whose error prints what is not Unicode, and that may be a key.
+        let text = std::env::var_os(variable).ok_or_else(|| refusal(format_args!("`{variable}` is not set")))?;
+        let text = text.into_string().map_err(|_| refusal(format_args!("`{variable}` is not hex")))?;
+        Self::from_hex(&Zeroizing::new(text))
+            .map_err(|error| BuildError::new(BuildErrorKind::Key, format!("`{variable}`: {error}")))
+    }
+
+    /// A ring of one new key from the operating system's generator.
+    ///
+    /// Nobody else ever has this key. What it sealed dies with the process, and no other node opens it: for tests,
+    /// for development, and for a single node whose sessions may end with every restart.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system has no randomness to give.
+    pub fn generate() -> Result<Self, BuildError> {
+        // Twice the least: random bytes of this length are never mistaken for text.
+        let mut key = Zeroizing::new([0; 2 * Key::MIN_LEN]);
+        SysRng.try_fill_bytes(&mut *key).map_err(|error| {
+            BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key").caused_by(error)
+        })?;
+        Self::new([&*key])
+    }
+
+    /// Changes the keys for all clones of this handle; the next request seals and opens with the new ones.
+    ///
+    /// What only a removed key opens is no session any more, in memory too.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new) has them; then nothing has changed.
+    pub fn replace(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<(), BuildError> {
+        // Derived before the lock is taken: an iterator of the caller's may panic, or come back to this ring.
+        let mut new = Keys::derive(0, keys)?;
+        let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
+        new.generation = keys.generation + 1;
+        self.0.generation.store(new.generation, Ordering::Release);
+        *keys = Arc::new(new);
+        Ok(())
+    }
+
+    /// Counts the replacements, from 1. What was concluded from a seal holds as long as this stays.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
+    }
+
+    /// The keys of now, unmoved by a `replace` in between.
+    pub(crate) fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KeyRing").field("keys", &(1 + self.keys().retired.len())).finish()
+    }
+}
+
+/// The subkeys of one generation of a ring.
+pub(crate) struct Keys {
+    pub(crate) generation: u64,
+    sealing: Key,
+    retired: Vec<Key>,
+}
+
+/// Whether what a key has sealed is still sealed in that way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// The key seals.
+    Sealing,
+    /// The key only opens: seal again at the next chance.
+    Retired,
+}
+
+impl Keys {
+    fn derive(generation: u64, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
+        let mut keys = (1..).zip(keys);
+        let (number, first) = keys.next().ok_or_else(|| refusal("a key ring needs a key"))?;
+        let sealing = Key::derive(number, first.as_ref())?;
+        // All its room at once: a vector that grows leaves copies of the keys behind, which nothing wipes.
+        let retired = Vec::with_capacity(keys.size_hint().0);
+        let mut ring = Self { generation, sealing, retired };
+        for (number, key) in keys {
+            let key = Key::derive(number, key.as_ref())?;
+            if ring.find(key.id).is_some() {
+                return Err(refusal(format_args!("key {number} is in the ring already, or another key has its id")));
+            }
+            ring.retired.push(key);
+        }
+        Ok(ring)
+    }
+
+    pub(crate) const fn sealing(&self) -> &Key {
+        &self.sealing
+    }
+
+    pub(crate) fn find(&self, id: KeyId) -> Option<(&Key, Standing)> {
+        if self.sealing.id == id {
+            return Some((&self.sealing, Standing::Sealing));
+        }
+        self.retired.iter().find(|key| key.id == id).map(|key| (key, Standing::Retired))
+    }
+}
+
+/// What a token names its key by, in clear; it says nothing about the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct KeyId(pub(super) [u8; Self::LEN]);
+
+impl KeyId {
+    pub(super) const LEN: usize = 4;
+}
+
+/// One key of a ring, as what is derived from it: a cipher per purpose. The key itself is not kept.
+pub(crate) struct Key {
+    pub(super) id: KeyId,
+    pub(super) cookie: Xaes256Gcm,
+    pub(super) relay: Xaes256Gcm,
+    pub(super) birth: Xaes256Gcm,
+}
+
+impl Key {
+    const MIN_LEN: usize = 32;
+
+    fn derive(number: usize, key: &[u8]) -> Result<Self, BuildError> {
+        if key.len() < Self::MIN_LEN {
+            let (len, least) = (key.len(), Self::MIN_LEN);
+            return Err(refusal(format_args!("key {number} has {len} bytes, and {least} are the least")));
+        }
+        if let Some(weakness) = weakness(key) {
+            return Err(refusal(format_args!("key {number} {weakness}")));
+        }
+        // RFC 5869. A key has entropy of its own, and so needs no salt.
+        let hkdf = Hkdf::<Sha256>::new(None, key);
+        let expand = |info: &str, out: &mut [u8]| {
+            hkdf.expand(info.as_bytes(), out)
+                .expect("no subkey is longer than the 8160 bytes that HKDF-SHA256 can give");
+        };
+        let cipher = |info| {
+            let mut subkey = Zeroizing::new([0; 32]);
+            expand(info, &mut *subkey);
+            Xaes256Gcm::new((&*subkey).into())
+        };
+        let mut id = [0; KeyId::LEN];
+        expand("layered-session v1 key id", &mut id);
+        Ok(Self {
+            id: KeyId(id),
+            cookie: cipher("layered-session v1 seal cookie"),
+            relay: cipher("layered-session v1 seal relay"),
+            birth: cipher("layered-session v1 seal birth"),
+        })
+    }
+}
+
+/// What gives a key away that nobody drew at random. One good key of 32 bytes in 2^32 is refused along with them.
+fn weakness(key: &[u8]) -> Option<&'static str> {
+    let repeats = |period| key[period..] == key[..key.len() - period];
+    let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();
+    let step = key[1].wrapping_sub(key[0]);
+    if key.is_ascii() {
+        // Passphrases with and without padding, sample configuration, and codes of a key that nobody decoded.
+        Some("is text, not random bytes (text in hex goes to `KeyRing::from_hex`)")
+    } else if (1..=key.len() / 2).any(repeats) {
+        Some("repeats itself")
+    } else if distinct < 18 {
+        // What 16 random bytes and padding can have. Of 32 random bytes, one in 10^13 has as few.
+        Some("has too few different bytes")
+    } else if key.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(step)) {
+        Some("is a plain sequence")
+    } else {
+        None
+    }
+}
+
+fn refusal(what: impl fmt::Display) -> BuildError {
+    BuildError::new(BuildErrorKind::Key, format!("{what}: make a key with `openssl rand -hex 32`"))
+}
+
+fn decode_hex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let nibble = |digit: u8| char::from(digit).to_digit(16);
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    let mut bytes = Zeroizing::new(Vec::with_capacity(pairs.len()));
+    for &[high, low] in pairs {
+        bytes.push((nibble(high)? << 4 | nibble(low)?) as u8);
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use sha2::Digest;
+
+    use super::*;
+
+    /// A key that nobody can copy from here into a configuration.
+    fn key(number: u32) -> [u8; 32] {
+        Sha256::digest(format!("layered-session test key {number}")).into()
+    }
+
+    fn hex(key: &[u8]) -> String {
+        key.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn refused<T>(result: Result<T, BuildError>) -> String {
+        let error = result.err().expect("a ring of weak keys was made");
+        assert_eq!(error.kind(), BuildErrorKind::Key);
+        assert!(error.to_string().contains("`openssl rand -hex 32`"), "no remedy: {error}");
+        error.to_string()
+    }
+
+    #[test]
+    fn keys_that_can_be_guessed_are_refused() {
+        let half = &key(1)[..16];
+        let weak: [(&str, Vec<u8>); 13] = [
+            ("is text", b"CHANGE_ME_TO_A_COMPLEX_RANDOM_SECRET".to_vec()),
+            ("is text", b"\x02\x01thisismyscretkey\x01\x02\\e\\y\\y\\h".repeat(2)),
+            ("is text", [b"secret".as_slice(), &[0; 26]].concat()),
+            ("is text", hex(&key(1)).into_bytes()),
+            ("is text", vec![0; 32]),
+            ("is text", (0..32).collect()),
+            ("repeats", vec![0xff; 64]),
+            ("repeats", b"\xde\xad\xbe\xef\xde\xad\xbe\xee".repeat(5)),
+            ("repeats", half.repeat(2)),
+            ("too few", [b"my-secret-key".as_slice(), &[0xff; 32]].concat()),
+            ("too few", [half, &[0; 16]].concat()),
+            ("sequence", (0x90..0xb0).rev().collect()),
+            ("sequence", (0..64).map(|n: u8| n.wrapping_mul(7)).collect()),
+        ];
+        for (weakness, key) in weak {
+            assert!(refused(KeyRing::new([&key])).contains(weakness), "{weakness}: {key:?}");
+            assert!(refused(KeyRing::from_hex(&hex(&key))).contains(weakness));
+        }
+    }
+
+    #[test]
+    fn short_absent_and_repeated_keys_are_refused_by_their_place() {
+        assert!(refused(KeyRing::new([[0; 0]; 0])).contains("needs a key"));
+        assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 bytes"));
+        assert!(refused(KeyRing::new([key(1), key(2), key(1)])).contains("key 3"));
+        // Found by search: two keys of one id, of which the second could never be chosen.
+        assert!(refused(KeyRing::new([key(99_437), key(112_683)])).contains("key 2"));
+    }
+
+    #[test]
+    fn hex_is_read_with_blanks_around_commas_and_never_printed() {
+        let (one, two) = (hex(&key(1)), hex(&key(2)).to_uppercase());
+        let ring = KeyRing::from_hex(&format!("  {one} ,\t{two}\n")).unwrap();
+        assert_eq!(ring.keys().sealing().id, KeyRing::new([key(1)]).unwrap().keys().sealing().id);
+        assert_eq!(format!("{ring:?}"), "KeyRing { keys: 2 }");
+        let bad = ["".into(), one[1..].into(), format!("{one},"), format!("{one} {two}"), one.replace('a', "g")];
+        for text in bad {
+            let message = refused(KeyRing::from_hex(&text));
+            assert!(!message.contains(&one[8..16]), "the message holds a key: {message}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_named_in_its_errors() {
+        assert!(refused(KeyRing::from_env("NO_SUCH_KEYS")).starts_with("`NO_SUCH_KEYS` is not set"));
+        // Set wherever tests run, and never hex.
+        assert!(refused(KeyRing::from_env("PATH")).starts_with("`PATH`: key 1 is not hex"));
+    }
+
+    #[test]
+    fn a_replacement_reaches_all_clones_and_a_refused_one_changes_nothing() {
+        let ring = KeyRing::new([key(1)]).unwrap();
+        let (clone, before) = (ring.clone(), ring.keys());
+        ring.replace([key(2), key(1)]).unwrap();
+        refused(clone.replace([key(3), [0; 32]]));
+        let after = clone.keys();
+        assert_eq!((before.generation, after.generation, ring.generation(), clone.generation()), (1, 2, 2, 2));
+        assert_eq!(after.find(before.sealing().id).map(|(_, standing)| standing), Some(Standing::Retired));
+        assert!(before.find(after.sealing().id).is_none());
+
+        ring.replace([key(2)]).unwrap();
+        assert_eq!(clone.generation(), 3);
+        assert!(clone.keys().find(before.sealing().id).is_none());
+    }
+
+    #[test]
+    fn generated_keys_differ_and_are_wiped() {
+        fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
+        let (one, other) = (KeyRing::generate().unwrap().keys(), KeyRing::generate().unwrap().keys());
+        assert!(one.find(other.sealing().id).is_none());
+        wiped(&one.sealing().cookie);
+        wiped(&decode_hex("00").unwrap());
+    }
+}

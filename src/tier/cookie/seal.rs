@@ -1,0 +1,387 @@
+//! The one format of everything that a browser carries for us: cookies, relay tokens, birth tokens.
+//!
+//! The main things are [`seal`] and [`open`]. A token is base64url (RFC 4648 section 5) without padding of
+//!
+//! | bytes | what | |
+//! |---|---|---|
+//! | 1 | version of the format, 1 | in clear |
+//! | 4 | id of the key | in clear |
+//! | 32 | id of the session | in clear |
+//! | 24 | nonce | in clear |
+//! | n | payload | XAES-256-GCM (C2SP), under the key's subkey for the purpose |
+//! | 16 | tag | over the payload, what is in clear, and the [`Context`] |
+//!
+//! There is no other format and no fallback: what does not open is absent (CVE-2026-39324).
+
+use std::fmt;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use rand::Rng;
+use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
+use zeroize::Zeroizing;
+
+use super::keyring::{Key, KeyId, Keys, Standing};
+use crate::id::SessionId;
+
+const VERSION: u8 = 1;
+const NONCE_LEN: usize = 24;
+const TAG_LEN: usize = 16;
+
+/// Where in a token's bytes the session's id, the nonce and the payload begin.
+const ID_AT: usize = 1 + KeyId::LEN;
+const NONCE_AT: usize = ID_AT + SessionId::LEN;
+const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
+
+/// The longest token, in characters: no browser keeps a longer cookie, and nobody makes us decode one.
+const MAX_TOKEN_LEN: usize = 4096;
+
+/// What a token is for. One that was sealed for another purpose does not open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Cookie,
+    Relay,
+    Birth,
+}
+
+impl Purpose {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Cookie => "cookie",
+            Self::Relay => "relay",
+            Self::Birth => "birth",
+        }
+    }
+
+    const fn cipher(self, key: &Key) -> &Xaes256Gcm {
+        match self {
+            Self::Cookie => &key.cookie,
+            Self::Relay => &key.relay,
+            Self::Birth => &key.birth,
+        }
+    }
+}
+
+/// What a token is bound to without saying so: it opens in the very context for which it was sealed
+/// (CVE-2023-48309, GHSA-2ffv-r4r9-r8xr).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Context<'a> {
+    /// The cookie's name.
+    pub(crate) cookie: &'a str,
+    pub(crate) audience: &'a str,
+    pub(crate) purpose: Purpose,
+}
+
+impl Context<'_> {
+    /// The associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
+    fn associated_data(self, key: KeyId, id: &SessionId) -> Vec<u8> {
+        let purpose = self.purpose.name();
+        let parts = [
+            &[VERSION],
+            key.0.as_slice(),
+            id.as_bytes(),
+            self.cookie.as_bytes(),
+            self.audience.as_bytes(),
+            purpose.as_bytes(),
+        ];
+        let mut data = Vec::with_capacity(parts.iter().map(|part| size_of::<u64>() + part.len()).sum());
+        for part in parts {
+            data.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            data.extend_from_slice(part);
+        }
+        data
+    }
+}
+
+/// The payload is longer than any token can hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SealError;
+
+impl fmt::Display for SealError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the payload is longer than any token can hold")
+    }
+}
+
+impl std::error::Error for SealError {}
+
+/// Seals a payload under the key that seals, for one session and one context. No two tokens are ever the same.
+pub(crate) fn seal(keys: &Keys, context: Context<'_>, id: &SessionId, payload: &[u8]) -> Result<String, SealError> {
+    // Of 192 random bits no limit on seals per key follows, as it does from the 96 of plain AES-GCM.
+    let mut nonce = Nonce::default();
+    rand::rng().fill_bytes(&mut nonce);
+    seal_with_nonce(keys, context, id, payload, &nonce)
+}
+
+fn seal_with_nonce(
+    keys: &Keys,
+    context: Context<'_>,
+    id: &SessionId,
+    payload: &[u8],
+    nonce: &Nonce,
+) -> Result<String, SealError> {
+    if payload.len() > payload_budget(MAX_TOKEN_LEN) {
+        return Err(SealError);
+    }
+    let key = keys.sealing();
+    let mut token = Vec::with_capacity(PAYLOAD_AT + payload.len() + TAG_LEN);
+    token.push(VERSION);
+    token.extend_from_slice(&key.id.0);
+    token.extend_from_slice(id.as_bytes());
+    token.extend_from_slice(nonce);
+    token.extend_from_slice(payload);
+    let data = context.associated_data(key.id, id);
+    let tag = context
+        .purpose
+        .cipher(key)
+        .encrypt_inout_detached(nonce, &data, (&mut token[PAYLOAD_AT..]).into())
+        .map_err(|_| SealError)?;
+    token.extend_from_slice(&tag);
+    Ok(URL_SAFE_NO_PAD.encode(token))
+}
+
+/// How many characters the token of a payload has.
+pub(crate) const fn sealed_len(payload_len: usize) -> usize {
+    ((PAYLOAD_AT + payload_len + TAG_LEN) * 4).div_ceil(3)
+}
+
+/// How long a payload may be for its token to have at most so many characters; 0 also where not even that fits.
+pub(crate) const fn payload_budget(token_len: usize) -> usize {
+    (token_len * 3 / 4).saturating_sub(PAYLOAD_AT + TAG_LEN)
+}
+
+/// The session that a token claims to be of. Nothing but a look-up may follow from it: anybody can write any id.
+pub(crate) fn id_of(token: &[u8]) -> Option<SessionId> {
+    // Groups of four characters, so that what is in clear ends within the last one and is decoded alone.
+    const CLEAR_LEN: usize = NONCE_AT.div_ceil(3) * 4;
+    if !(sealed_len(0)..=MAX_TOKEN_LEN).contains(&token.len()) {
+        return None;
+    }
+    let mut clear = [0; CLEAR_LEN / 4 * 3];
+    URL_SAFE_NO_PAD.decode_slice(&token[..CLEAR_LEN], &mut clear).ok()?;
+    let (version, clear) = clear.split_first()?;
+    let (_, clear) = clear.split_first_chunk::<{ KeyId::LEN }>()?;
+    let (id, _) = clear.split_first_chunk()?;
+    (*version == VERSION).then(|| SessionId::from_bytes(*id))
+}
+
+/// What a genuine token holds.
+pub(crate) struct Opened {
+    pub(crate) id: SessionId,
+    pub(crate) payload: Zeroizing<Vec<u8>>,
+    pub(crate) standing: Standing,
+}
+
+/// Opens a token that one of these keys has sealed for this context. Whatever else it gets, it answers `None`.
+///
+/// The key is chosen by its id: trying keys would cost as many seals as there are keys, at the sender's choice.
+pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Opened> {
+    if token.len() > MAX_TOKEN_LEN {
+        return None;
+    }
+    // Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
+    let mut bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(token).ok()?);
+    let (version, rest) = bytes.split_first_mut()?;
+    let (key, rest) = rest.split_first_chunk_mut()?;
+    let (id, rest) = rest.split_first_chunk_mut()?;
+    let (nonce, rest) = rest.split_first_chunk_mut::<NONCE_LEN>()?;
+    let (payload, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
+    if *version != VERSION {
+        return None;
+    }
+    let id = SessionId::from_bytes(*id);
+    let (key, standing) = keys.find(KeyId(*key))?;
+    let data = context.associated_data(key.id, &id);
+    context
+        .purpose
+        .cipher(key)
+        .decrypt_inout_detached(&Nonce::from(*nonce), &data, payload.into(), &Tag::from(*tag))
+        .ok()?;
+    let end = PAYLOAD_AT + payload.len();
+    bytes.truncate(end);
+    bytes.drain(..PAYLOAD_AT);
+    Some(Opened { id, payload: bytes, standing })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{array, collections::HashSet};
+
+    use sha2::{Digest, Sha256};
+    use xaes_256_gcm::aead::KeyInit;
+
+    use super::*;
+    use crate::tier::cookie::keyring::KeyRing;
+
+    const CONTEXT: Context<'_> = Context { cookie: "__Host-session", audience: "example", purpose: Purpose::Cookie };
+    const PAYLOAD: &[u8] = br#"{"theme":"dark"}"#;
+
+    const PURPOSES: [Purpose; 3] = [Purpose::Cookie, Purpose::Relay, Purpose::Birth];
+
+    /// Computed by a program that shares no code with this one, from the table above, C2SP's definition and RFC 5869.
+    /// Browsers hold tokens like these for a year: whatever else later versions do, these must open.
+    #[rustfmt::skip]
+    const GOLDEN: [&str; 3] = [
+        "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6ew111-jQIx6DfYwv6WJTqZzIFB5kumyFxcBFhdqcCW8y",
+        "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e1CWSUWuuFqCSXspGNsBOMxgW3uESnuVkxfKPD20bTpO",
+        "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e6hYBOuh9JkmTLea7aUXCLreNPhIkIFp7uZDYxAniL9U",
+    ];
+
+    fn key(number: u8) -> [u8; 32] {
+        Sha256::digest(format!("layered-session test key {number}")).into()
+    }
+
+    fn ring<const N: usize>(numbers: [u8; N]) -> KeyRing {
+        KeyRing::new(numbers.map(key)).unwrap()
+    }
+
+    fn id() -> SessionId {
+        SessionId::from_bytes(array::from_fn(|n| n as u8))
+    }
+
+    fn opens(keys: &Keys, token: impl AsRef<[u8]>) -> bool {
+        open(keys, CONTEXT, token.as_ref()).is_some()
+    }
+
+    #[test]
+    fn the_cipher_gives_the_published_vectors() {
+        // https://c2sp.org/XAES-256-GCM
+        #[rustfmt::skip]
+        let vectors: [(u8, &[u8], [u8; 28]); 2] = [
+            (1, b"", *b"\xce\x54\x6e\xf6\x3c\x9c\xc6\x07\x65\x92\x36\x09\xb3\x3a\x9a\x19\x74\xe9\x6e\x52\xda\xf2\xfc\xf7\x07\x5e\x22\x71"),
+            (3, b"c2sp.org/XAES-256-GCM", *b"\x98\x6e\xc1\x83\x25\x93\xdf\x54\x43\xa1\x79\x43\x7f\xd0\x83\xbf\x3f\xdb\x41\xab\xd7\x40\xa2\x1f\x71\xeb\x76\x9d"),
+        ];
+        for (key, data, expected) in vectors {
+            let mut text = *b"XAES-256-GCM";
+            let cipher = Xaes256Gcm::new(&[key; 32].into());
+            let nonce = Nonce::from(*b"ABCDEFGHIJKLMNOPQRSTUVWX");
+            let tag = cipher.encrypt_inout_detached(&nonce, data, text.as_mut_slice().into()).unwrap();
+            assert_eq!([&text[..], &tag].concat(), expected);
+        }
+    }
+
+    #[test]
+    fn the_format_never_changes() {
+        let keys = ring([1]).keys();
+        let nonce = Nonce::from(array::from_fn(|n| 100 + n as u8));
+        for (purpose, golden) in PURPOSES.into_iter().zip(GOLDEN) {
+            let context = Context { purpose, ..CONTEXT };
+            assert_eq!(seal_with_nonce(&keys, context, &id(), PAYLOAD, &nonce).unwrap(), golden);
+            assert_eq!(id_of(golden.as_bytes()), Some(id()));
+            let opened = open(&keys, context, golden.as_bytes()).unwrap();
+            assert_eq!((opened.id, opened.payload.as_slice(), opened.standing), (id(), PAYLOAD, Standing::Sealing));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_a_cut_an_extension_and_another_spelling_are_refused() {
+        let keys = ring([1]).keys();
+        // The three ways in which base64 can end.
+        for len in [16, 17, 18] {
+            let token = seal(&keys, CONTEXT, &id(), &[7; 18][..len]).unwrap().into_bytes();
+            let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
+            assert!(opens(&keys, &token));
+            let flip = |mut bytes: Vec<u8>, bit: usize| {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                bytes
+            };
+            for bit in 0..8 * bytes.len() {
+                assert!(!opens(&keys, URL_SAFE_NO_PAD.encode(flip(bytes.clone(), bit))), "bit {bit} of the bytes");
+            }
+            for bit in 0..8 * token.len() {
+                assert!(!opens(&keys, flip(token.clone(), bit)), "bit {bit} of the text");
+            }
+            for cut in 0..token.len() {
+                assert!(!opens(&keys, &token[..cut]) && !opens(&keys, &token[cut + 1..]));
+            }
+            // The last character's unused bits, if any, among its 64 values.
+            for byte in (0..=u8::MAX).filter(|byte| Some(byte) != token.last()) {
+                assert!(!opens(&keys, [&token[..token.len() - 1], &[byte]].concat()), "{byte:#x} at the end");
+                assert!(!opens(&keys, [&token[..], &[byte]].concat()), "{byte:#x} behind the end");
+            }
+            for more in ["==", "AA", "AAA", "AAAA", "\r\n"] {
+                assert!(!opens(&keys, [&token[..], more.as_bytes()].concat()), "{more:?} behind the end");
+            }
+        }
+        assert!(opens(&keys, GOLDEN[0]) && !opens(&keys, GOLDEN[0].replace('-', "+")));
+    }
+
+    #[test]
+    fn no_swap_of_name_audience_purpose_or_key_opens() {
+        let (both, rings) = (ring([1, 2]).keys(), [ring([1]).keys(), ring([2]).keys()]);
+        let mut tokens = Vec::new();
+        for keys in &rings {
+            // Run together, "a" and "bc" are "ab" and "c".
+            for (cookie, audience) in [("a", "bc"), ("ab", "c"), ("ab", "bc"), ("a", "c"), ("", "abc")] {
+                for purpose in PURPOSES {
+                    let context = Context { cookie, audience, purpose };
+                    tokens.push((keys, context, seal(keys, context, &id(), PAYLOAD).unwrap()));
+                }
+            }
+        }
+        for (n, (_, _, token)) in tokens.iter().enumerate() {
+            for (m, (keys, context, _)) in tokens.iter().enumerate() {
+                assert_eq!(open(keys, *context, token.as_bytes()).is_some(), n == m);
+                // The same with the other key's id put into the token, so that it is that key which refuses.
+                let mut forged = URL_SAFE_NO_PAD.decode(token).unwrap();
+                forged[1..ID_AT].copy_from_slice(&keys.sealing().id.0);
+                let forged = URL_SAFE_NO_PAD.encode(forged);
+                assert_eq!(open(&both, *context, forged.as_bytes()).is_some(), n == m);
+            }
+        }
+        // Purposes have subkeys of their own; that the associated data would keep them apart too shows only here.
+        let data: HashSet<_> =
+            tokens.iter().map(|(_, context, _)| context.associated_data(KeyId([0; 4]), &id())).collect();
+        assert_eq!(data.len(), tokens.len() / rings.len());
+    }
+
+    #[test]
+    fn a_retired_key_opens_and_a_removed_one_does_not() {
+        let ring = ring([1]);
+        let token = seal(&ring.keys(), CONTEXT, &id(), PAYLOAD).unwrap();
+        ring.replace([key(2), key(1)]).unwrap();
+        assert_eq!(open(&ring.keys(), CONTEXT, token.as_bytes()).unwrap().standing, Standing::Retired);
+        ring.replace([key(2)]).unwrap();
+        assert!(!opens(&ring.keys(), token));
+    }
+
+    #[test]
+    fn a_hundred_thousand_seals_of_one_payload_are_distinct() {
+        let keys = ring([1]).keys();
+        let nonces: HashSet<_> = (0..100_000)
+            .map(|_| URL_SAFE_NO_PAD.decode(seal(&keys, CONTEXT, &id(), b"").unwrap()).unwrap())
+            .map(|token| <[u8; NONCE_LEN]>::try_from(&token[NONCE_AT..PAYLOAD_AT]).unwrap())
+            .collect();
+        assert_eq!(nonces.len(), 100_000);
+    }
+
+    #[test]
+    fn lengths_are_known_before_sealing() {
+        let keys = ring([1]).keys();
+        let most = payload_budget(MAX_TOKEN_LEN);
+        for len in (0..9).chain([most - 1, most]) {
+            let token = seal(&keys, CONTEXT, &id(), &vec![7; len]).unwrap();
+            assert_eq!((token.len(), payload_budget(token.len())), (sealed_len(len), len));
+            assert!(opens(&keys, token));
+        }
+        assert_eq!(seal(&keys, CONTEXT, &id(), &vec![7; most + 1]), Err(SealError));
+        for token_len in sealed_len(0)..5000 {
+            let budget = payload_budget(token_len);
+            assert!(sealed_len(budget) <= token_len && token_len < sealed_len(budget + 1));
+        }
+        assert_eq!(payload_budget(0), 0);
+    }
+
+    #[test]
+    fn ids_are_read_from_well_formed_tokens_alone() {
+        let token = GOLDEN[0];
+        let shortest = &token[..sealed_len(0)];
+        assert_eq!(id_of(shortest.as_bytes()), Some(id()));
+        assert_eq!(id_of(&shortest.as_bytes()[1..]), None);
+        assert_eq!(id_of("A".repeat(4097).as_bytes()), None);
+        for (from, to) in [("Ae", "Ag"), ("Q", "="), ("Q", " "), ("Ae", "\"Ae")] {
+            let wrong = token.replacen(from, to, 1);
+            assert_eq!(id_of(wrong.as_bytes()), None);
+        }
+        assert!(!opens(&ring([1]).keys(), "A".repeat(1 << 20)));
+    }
+}

@@ -1,0 +1,74 @@
+//! The default tier: what answers where nothing is stored.
+
+use std::{any::TypeId, fmt};
+
+use bytes::Bytes;
+use http::request::Parts;
+
+use crate::value::{self, Flaw, SessionValue};
+
+/// Defaults: constants, and values computed from the request's head.
+///
+/// Without one, `V::default()` stands in where a method asks for `V: Default`.
+///
+/// ```
+/// # use layered_session::{DefaultTier, SessionValue};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)] struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[derive(Serialize, Deserialize)] struct Secure(bool);
+/// # impl SessionValue for Secure { const NAME: &'static str = "secure"; }
+/// let defaults = DefaultTier::new()
+///     .value(Theme("light".into()))
+///     .with::<Secure>(|head| Secure(head.uri.scheme_str() == Some("https")));
+/// ```
+#[derive(Debug, Default)]
+pub struct DefaultTier {
+    pub(crate) rules: Vec<Rule>,
+}
+
+pub(crate) struct Rule {
+    pub(crate) type_id: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) answer: Answer,
+}
+
+type Compute = dyn Fn(&Parts) -> Result<Bytes, Flaw> + Send + Sync;
+
+pub(crate) enum Answer {
+    Constant(Result<Bytes, Flaw>),
+    Computed(Box<Compute>),
+}
+
+impl DefaultTier {
+    /// A tier without answers.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A constant. One that does not encode or validate is refused at `build()`.
+    #[must_use]
+    pub fn value<V: SessionValue>(self, value: V) -> Self {
+        self.rule::<V>(Answer::Constant(value::encode(&value)))
+    }
+
+    /// A value computed from the request's head, once per request, as the request reaches the layer. It runs whether
+    /// or not anybody asks, so it should be cheap. In a job, which has no request, it does not answer; neither where
+    /// its value is not valid.
+    #[must_use]
+    pub fn with<V: SessionValue>(self, compute: impl Fn(&Parts) -> V + Send + Sync + 'static) -> Self {
+        self.rule::<V>(Answer::Computed(Box::new(move |head| value::encode(&compute(head)))))
+    }
+
+    fn rule<V: SessionValue>(mut self, answer: Answer) -> Self {
+        self.rules.push(Rule { type_id: TypeId::of::<V>(), name: V::NAME, answer });
+        self
+    }
+}
+
+impl fmt::Debug for Rule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = if matches!(self.answer, Answer::Constant(_)) { "constant" } else { "computed" };
+        write!(f, "{} ({kind})", self.name)
+    }
+}

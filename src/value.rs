@@ -1,0 +1,258 @@
+//! What a session holds: typed values, declared once, stored as JSON bytes.
+
+use std::{any::TypeId, fmt, time::Duration};
+
+use bytes::Bytes;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::error::{BoxError, BuildError, BuildErrorKind};
+
+/// A value that sessions can hold: its wire name, whose it is, where it may live, for how long, and what is valid.
+///
+/// ```
+/// use layered_session::{BoxError, Scope, SessionValue};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct Division(i64);
+///
+/// impl SessionValue for Division {
+///     const NAME: &'static str = "current_division_id";
+///     const SCOPE: Scope = Scope::Principal;
+///
+///     fn validate(&self) -> Result<(), BoxError> {
+///         if (-1..=5).contains(&self.0) { Ok(()) } else { Err("no such division".into()) }
+///     }
+/// }
+///
+/// assert!(Division(9).validate().is_err());
+/// ```
+pub trait SessionValue: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. It outlives the type's Rust name:
+    /// cookies and stores hold it.
+    const NAME: &'static str;
+
+    /// Whose the value is.
+    const SCOPE: Scope = Scope::Session;
+
+    /// Where copies of it may live.
+    const PLACEMENT: Placement = Placement::Everywhere;
+
+    /// Ends this value earlier than its owner's record: counted from its last write.
+    const MAX_AGE: Option<Duration> = None;
+
+    /// What every path checks, on the way in (`set`, a browser's write) and on the way out (a copy that does not pass
+    /// is skipped, and the next tier answers).
+    ///
+    /// # Errors
+    ///
+    /// Whatever says why; its text reaches the writer, the browser's hook too.
+    fn validate(&self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+/// Whose a value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Scope {
+    /// The browser's: it ends with the session.
+    Session,
+    /// The signed-in user's, in all browsers; while nobody is signed in, the browser's.
+    Principal,
+}
+
+/// Where copies of a value may live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Placement {
+    /// In the browser's sealed cookie too, which is what lets it survive a restart without a shared store.
+    Everywhere,
+    /// On servers only; needs a shared store.
+    Server,
+    /// In memory only; losing it is fine.
+    Volatile,
+}
+
+/// Why bytes are no valid `V`, or a `V` no valid bytes.
+#[derive(Debug)]
+pub(crate) enum Flaw {
+    Json(serde_json::Error),
+    Invalid(BoxError),
+    /// It encodes, but what it encodes to does not decode again.
+    OneWay(serde_json::Error),
+}
+
+impl fmt::Display for Flaw {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // serde's messages can quote the input, which may be a secret: only where it stands is said.
+            Self::Json(error) => write!(f, "not of the declared type (column {})", error.column()),
+            Self::Invalid(error) => write!(f, "not valid: {error}"),
+            Self::OneWay(error) => write!(f, "would not decode again (column {})", error.column()),
+        }
+    }
+}
+
+impl std::error::Error for Flaw {}
+
+pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
+    let value: V = serde_json::from_slice(json).map_err(Flaw::Json)?;
+    value.validate().map_err(Flaw::Invalid)?;
+    Ok(value)
+}
+
+/// The bytes of a valid value that decode to a valid value again.
+pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Bytes, Flaw> {
+    value.validate().map_err(Flaw::Invalid)?;
+    let json = serde_json::to_vec(value).map_err(Flaw::Json)?;
+    match decode::<V>(&json) {
+        Ok(_) => Ok(json.into()),
+        Err(Flaw::Json(error)) => Err(Flaw::OneWay(error)),
+        Err(flaw) => Err(flaw),
+    }
+}
+
+/// A declared value's number: its place in the order of declaration.
+pub(crate) type Number = u16;
+
+/// What the chain knows of a declared type without knowing the type.
+#[derive(Clone, Copy)]
+pub(crate) struct Declared {
+    pub(crate) name: &'static str,
+    pub(crate) type_id: TypeId,
+    pub(crate) scope: Scope,
+    pub(crate) placement: Placement,
+    pub(crate) max_age: Option<Duration>,
+    /// Whether bytes are a valid value of the type.
+    pub(crate) check: fn(&[u8]) -> Result<(), Flaw>,
+    /// Decodes, validates and encodes again: the bytes that the type itself would write.
+    pub(crate) normalize: fn(&[u8]) -> Result<Bytes, Flaw>,
+}
+
+impl Declared {
+    pub(crate) fn of<V: SessionValue>() -> Self {
+        Self {
+            name: V::NAME,
+            type_id: TypeId::of::<V>(),
+            scope: V::SCOPE,
+            placement: V::PLACEMENT,
+            max_age: V::MAX_AGE,
+            check: |json| decode::<V>(json).map(drop),
+            normalize: |json| encode(&decode::<V>(json)?),
+        }
+    }
+
+    /// Whether the browser carries it.
+    pub(crate) fn carried(&self) -> bool {
+        self.placement == Placement::Everywhere
+    }
+}
+
+impl fmt::Debug for Declared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Declared")
+            .field("name", &self.name)
+            .field("scope", &self.scope)
+            .field("placement", &self.placement)
+            .field("max_age", &self.max_age)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All declared values, in the order of declaration.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Schema(Vec<Declared>);
+
+impl Schema {
+    pub(crate) fn push(&mut self, declared: Declared) {
+        self.0.push(declared);
+    }
+
+    pub(crate) fn at(&self, number: Number) -> &Declared {
+        &self.0[usize::from(number)]
+    }
+
+    /// A scan: chains declare a handful of values, and comparing two type ids costs less than hashing one.
+    pub(crate) fn of<V: SessionValue>(&self) -> Option<Number> {
+        self.find(|declared| declared.type_id == TypeId::of::<V>())
+    }
+
+    pub(crate) fn named(&self, name: &str) -> Option<Number> {
+        self.find(|declared| declared.name == name)
+    }
+
+    fn find(&self, matches: impl Fn(&Declared) -> bool) -> Option<Number> {
+        self.0.iter().position(matches).map(|at| at as Number)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Number, &Declared)> {
+        (0..).zip(&self.0)
+    }
+
+    pub(crate) const fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+/// Longest wire name, in bytes.
+pub(crate) const MAX_NAME: usize = 64;
+
+/// Checks a wire name.
+///
+/// `constructor` and `prototype` are refused beside the alphabet's rule (which refuses `__proto__`): the name becomes a
+/// property in somebody's script sooner or later.
+pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
+    let mut bytes = name.bytes();
+    let well_formed = name.len() <= MAX_NAME
+        && bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
+        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
+    if well_formed && !matches!(name, "constructor" | "prototype") {
+        return Ok(());
+    }
+    Err(BuildError::new(
+        BuildErrorKind::Value,
+        format!(
+            "the value name {name:?} can't go on the wire: use a letter and then up to 63 letters, digits, `_`, `.` or \
+             `-`, and neither `constructor` nor `prototype`"
+        ),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[test]
+    fn names_are_checked() {
+        let longest = format!("a{}", "b".repeat(63));
+        for good in ["a", "A9", "current_division_id", "a.b-c_d", &longest] {
+            assert!(check_name(good).is_ok(), "{good}");
+        }
+        let too_long = format!("a{}", "b".repeat(64));
+        for bad in
+            ["", "9a", "_a", "__proto__", "constructor", "prototype", "a b", "a=b", "ä", "a;b", "$relay", &too_long]
+        {
+            assert!(check_name(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Ratio(f64);
+    impl SessionValue for Ratio {
+        const NAME: &'static str = "ratio";
+    }
+
+    #[test]
+    fn what_would_not_decode_again_is_refused() {
+        assert!(matches!(encode(&Ratio(f64::NAN)), Err(Flaw::OneWay(_))));
+        assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
+    }
+
+    #[test]
+    fn a_flaw_does_not_quote_the_input() {
+        let flaw = decode::<Ratio>(br#""canary""#).unwrap_err();
+        assert!(!flaw.to_string().contains("canary"));
+    }
+}

@@ -1,0 +1,143 @@
+//! When a write happened: hybrid logical versions, and the clock that everything here reads.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::Pin,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+/// The order of writes: 48 bits of milliseconds since 1970, 16 bits of counter.
+///
+/// A hybrid logical clock reading (Kulkarni et al., 2014): close to the wall clock, and above every version that its
+/// writer had seen, so that a write made in knowledge of another always orders after it, whatever the clocks say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(u64);
+
+impl Version {
+    /// Below every write.
+    pub const ZERO: Self = Self(0);
+
+    /// A version as a store keeps it.
+    pub const fn from_u64(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    /// All 64 bits, in their order.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+
+    /// The first version of a millisecond.
+    pub(crate) const fn at(now: Millis) -> Self {
+        Self(now.0 << 16)
+    }
+
+    /// The version of a fresh write: of `now`, unless something newer is known of its owner.
+    pub(crate) fn fresh(now: Millis, newest_known: Self) -> Self {
+        Self::at(now).max(newest_known.next())
+    }
+
+    /// The next version. The counter carries into the milliseconds, which the order survives.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+
+    pub(crate) const fn millis(self) -> Millis {
+        Millis(self.0 >> 16)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.0 >> 16, self.0 & 0xffff)
+    }
+}
+
+/// Milliseconds since 1970, as the clock tells them. 48 bits reach the year 10889.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Millis(pub(crate) u64);
+
+impl Millis {
+    pub(crate) const MAX: Self = Self((1 << 48) - 1);
+
+    pub(crate) fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(since.as_millis().min(u128::from(Self::MAX.0)) as u64)
+    }
+
+    pub(crate) fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0)
+    }
+
+    pub(crate) fn after(self, span: Duration) -> Self {
+        let span = span.as_millis().min(u128::from(Self::MAX.0)) as u64;
+        Self(self.0.saturating_add(span).min(Self::MAX.0))
+    }
+
+    pub(crate) const fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// A future that ends at a time.
+pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
+
+/// Where the time comes from: what is expired, what a version says, when a waiting future wakes.
+///
+/// [`TokioClock`] unless another is given to the builder. Tests give one that they move by hand.
+pub trait Clock: fmt::Debug + Send + Sync + 'static {
+    /// The time now. It may jump, backwards too: versions still order, and no lifetime grows by it.
+    fn now(&self) -> SystemTime;
+
+    /// Ends once [`now`](Self::now) has reached `deadline`, at once if it has already.
+    fn sleep_until(&self, deadline: SystemTime) -> Sleep;
+}
+
+/// The system's time, and tokio's timer.
+///
+/// Its sleeps need a tokio runtime with time enabled; `now` needs none.
+#[cfg(feature = "tokio")]
+#[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
+pub struct TokioClock;
+
+#[cfg(feature = "tokio")]
+impl Clock for TokioClock {
+    fn now(&self) -> SystemTime {
+        SystemTime::now()
+    }
+
+    fn sleep_until(&self, deadline: SystemTime) -> Sleep {
+        Box::pin(async move {
+            // The wall clock may be set while we sleep, and tokio's timer doesn't follow it: look again on waking.
+            while let Ok(left) = deadline.duration_since(SystemTime::now()) {
+                if left.is_zero() {
+                    break;
+                }
+                tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fresh_write_is_above_all_that_is_known_even_when_the_clock_is_behind() {
+        let known = Version::at(Millis(5_000));
+        assert_eq!(Version::fresh(Millis(9_000), known), Version::at(Millis(9_000)));
+        assert_eq!(Version::fresh(Millis(1_000), known), known.next());
+        assert_eq!(Version::fresh(Millis(5_000), known), known.next());
+        let full = Version::from_u64((5_000 << 16) | 0xffff);
+        assert!(Version::fresh(Millis(5_000), full) > full);
+    }
+
+    #[test]
+    fn times_before_1970_and_far_ahead_are_kept_in_range() {
+        assert_eq!(Millis::of(UNIX_EPOCH - Duration::from_secs(1)), Millis(0));
+        assert_eq!(Millis(1).after(Duration::MAX), Millis::MAX);
+    }
+}

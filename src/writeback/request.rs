@@ -1,0 +1,398 @@
+//! The strict reader of what is posted: bytes to names and raw values, or a reason to refuse.
+//!
+//! [`Posted::parse`] looks at the body twice. The first pass decodes everything and keeps nothing but the names of the
+//! objects that are open; the second collects the top level, each value as a piece of the body itself. So a body that
+//! means different things to different readers is refused whole, and no value is built before its name is allowed.
+
+use std::{borrow::Cow, cell::Cell, collections::HashSet, error::Error, fmt, iter};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+const MAX_DEPTH: usize = 16;
+const MAX_NAMES: usize = 64;
+const RELAY: &str = "$relay";
+
+/// By this name `serde_json::Value` takes an object to be the JSON text in its string, so that names could stand twice
+/// in there, and nest deeper, unseen by the first pass.
+const RAW_VALUE: &str = "$serde_json::private::RawValue";
+
+/// What a page posts: values that it authored, or what the server gave it to relay.
+pub(crate) enum Posted<'a> {
+    /// Names and values in order of appearance; maybe none.
+    Values(Vec<(Cow<'a, str>, &'a RawValue)>),
+    /// A relay token, not opened yet.
+    Relay(Cow<'a, str>),
+}
+
+impl<'a> Posted<'a> {
+    /// Reads a whole body. Its length is the caller's to limit: time and memory are linear in it.
+    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
+        let text = str::from_utf8(body).map_err(|_| Malformed::Json)?;
+        // Before the first pass, which recurses.
+        if depth(text) > MAX_DEPTH {
+            return Err(Malformed::TooDeep);
+        }
+        let refused = Cell::new(None);
+        let mut json = serde_json::Deserializer::from_str(text);
+        let walked = Strict(&refused).deserialize(&mut json).and_then(|()| json.end());
+        walked.map_err(|_| refused.get().unwrap_or(Malformed::Json))?;
+
+        // What is JSON and no object is all that can fail here.
+        let mut json = serde_json::Deserializer::from_str(text);
+        let values = json.deserialize_map(TopLevel).map_err(|_| Malformed::NotAnObject)?;
+        match values.as_slice() {
+            more if more.len() > MAX_NAMES => Err(Malformed::TooManyNames),
+            &[(ref name, token)] if name == RELAY => {
+                let token = serde_json::from_str(token.get());
+                token.map(|Text(token)| Self::Relay(token)).map_err(|_| Malformed::RelayNotAString)
+            }
+            several if several.iter().any(|(name, _)| name == RELAY) => Err(Malformed::RelayNotAlone),
+            _ => Ok(Self::Values(values)),
+        }
+    }
+}
+
+/// Why a body is refused with 400. Nothing that the client sent is in the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Malformed {
+    Json,
+    NotAnObject,
+    DuplicateName,
+    ReservedName,
+    TooDeep,
+    TooManyNames,
+    RelayNotAlone,
+    RelayNotAString,
+}
+
+impl Malformed {
+    /// The `code` of the answer, which scripts match on.
+    pub(crate) const fn code(self) -> &'static str {
+        self.code_and_message().0
+    }
+
+    const fn code_and_message(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Json => ("malformed_json", "the body is not exactly one JSON text in UTF-8"),
+            Self::NotAnObject => ("not_an_object", "the body is not a JSON object"),
+            Self::DuplicateName => ("duplicate_name", "an object in the body has the same name twice"),
+            Self::ReservedName => ("reserved_name", "an object in the body has a name that is reserved"),
+            Self::TooDeep => ("too_deep", "the body nests more than 16 deep"),
+            Self::TooManyNames => ("too_many_names", "the body has more than 64 names"),
+            Self::RelayNotAlone => ("relay_not_alone", "`$relay` stands beside other names"),
+            Self::RelayNotAString => ("relay_not_a_string", "`$relay` is not a string"),
+        }
+    }
+}
+
+impl fmt::Display for Malformed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code_and_message().1)
+    }
+}
+
+impl Error for Malformed {}
+
+/// The integers of a JSON text that a reader with only doubles would change: those beyond ±(2^53−1).
+///
+/// An integer is a literal without a fraction and an exponent; who writes those means a double. `-0` is within bounds.
+pub(crate) fn unsafe_integers(raw: &str) -> impl Iterator<Item = &str> {
+    let punctuation = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | ':' | '[' | ']' | '{' | '}');
+    outside_strings(raw).flat_map(move |part| part.split(punctuation)).filter(|literal| {
+        let digits = literal.strip_prefix('-').unwrap_or(literal);
+        let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        is_integer && !digits.parse().is_ok_and(|integer: u64| integer < 1 << 53)
+    })
+}
+
+/// Whether each unsafe integer that the client wrote still stands, as often and digit for digit, in what the value
+/// decoded from it encodes to. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
+/// that skips the field would lose it.
+pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
+    let mut sent: Vec<_> = unsafe_integers(raw).collect();
+    if sent.is_empty() {
+        return true;
+    }
+    let Ok(encoded) = str::from_utf8(encoded) else { return false };
+    let mut kept: Vec<_> = unsafe_integers(encoded).collect();
+    sent.sort_unstable();
+    kept.sort_unstable();
+    let mut kept = kept.into_iter();
+    sent.into_iter().all(|sent| kept.any(|kept| kept == sent))
+}
+
+/// How many objects and arrays are open at once, at most.
+fn depth(text: &str) -> usize {
+    let open = outside_strings(text).flat_map(str::bytes).scan(0_usize, |open, byte| {
+        *open = match byte {
+            b'{' | b'[' => *open + 1,
+            b'}' | b']' => open.saturating_sub(1),
+            _ => *open,
+        };
+        Some(*open)
+    });
+    open.max().unwrap_or(0)
+}
+
+/// The parts of a JSON text between its strings. Of anything else, some parts of it.
+fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    iter::from_fn(move || {
+        let text = rest.take()?;
+        let Some((part, string)) = text.split_once('"') else { return Some(text) };
+        rest = after_string(string);
+        Some(part)
+    })
+}
+
+fn after_string(text: &str) -> Option<&str> {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })?;
+    text.get(end + 1..)
+}
+
+/// The first pass. Decoding is the point: a `RawValue` skips strings without a look at their escapes, and numbers
+/// without a look at their size.
+#[derive(Clone, Copy)]
+struct Strict<'r>(&'r Cell<Option<Malformed>>);
+
+impl Strict<'_> {
+    fn refuse<E: de::Error>(self, reason: Malformed) -> E {
+        self.0.set(Some(reason));
+        E::custom(reason)
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Strict<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element_seed(self)?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
+        let mut names = HashSet::new();
+        while let Some(Text(name)) = entries.next_key()? {
+            if name == RAW_VALUE {
+                return Err(self.refuse(Malformed::ReservedName));
+            }
+            if !names.insert(name) {
+                return Err(self.refuse(Malformed::DuplicateName));
+            }
+            entries.next_value_seed(self)?;
+        }
+        Ok(())
+    }
+}
+
+/// The second pass. It keeps one name more than is allowed, to tell, and skips the rest.
+struct TopLevel;
+
+impl<'de> Visitor<'de> for TopLevel {
+    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        let mut values = Vec::new();
+        while values.len() <= MAX_NAMES
+            && let Some((Text(name), value)) = entries.next_entry()?
+        {
+            values.push((name, value));
+        }
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(values)
+    }
+}
+
+/// A string, a part of the body unless it has escapes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+#[cfg(test)]
+mod tests {
+    use serde::Serialize;
+    use serde_json::{Value, from_str, to_vec};
+
+    use super::*;
+
+    fn code(body: impl AsRef<[u8]>) -> &'static str {
+        Posted::parse(body.as_ref()).err().map_or("accepted", Malformed::code)
+    }
+
+    /// `bodies` are separated by bars and line ends.
+    fn assert_code(expected: &str, bodies: &str) {
+        bodies.split(['|', '\n']).for_each(|body| assert_eq!(code(body.trim()), expected, "{body}"));
+    }
+
+    #[test]
+    fn values_stay_raw_and_in_order() {
+        let body = r#" { "z" : [1, {"z":-0}] , "\u0061b":"\ud83d\ude00" ,"":null} "#;
+        let Ok(Posted::Values(values)) = Posted::parse(body.as_bytes()) else { panic!("refused") };
+        assert!(matches!(values[..], [(Cow::Borrowed("z"), _), (Cow::Owned(_), _), (Cow::Borrowed(""), _)]));
+        let values: Vec<_> = values.iter().map(|(name, raw)| (&**name, raw.get())).collect();
+        assert_eq!(values, [("z", r#"[1, {"z":-0}]"#), ("ab", r#""\ud83d\ude00""#), ("", "null")]);
+        assert_code("accepted", r#"{} | {"__proto__":1,"relay":{"$relay":2}}"#);
+    }
+
+    #[test]
+    fn a_relay_token_stands_alone_and_is_a_string() {
+        for body in [r#"{"$relay":"t/ok"}"#, r#"{"\u0024relay":"t\u002fok"}"#] {
+            assert!(matches!(Posted::parse(body.as_bytes()), Ok(Posted::Relay(token)) if token == "t/ok"));
+        }
+        assert_code("relay_not_alone", r#"{"$relay":"t","a":1} | {"a":1,"\u0024relay":"t"}"#);
+        assert_code("relay_not_a_string", r#"{"$relay":1} | {"$relay":null} | {"$relay":["t"]} | {"$relay":{"t":1}}"#);
+    }
+
+    #[test]
+    fn a_name_stands_once_in_each_object() {
+        assert_code("duplicate_name", r#"{"a":1,"a":1} | {"a":1,"b":2,"\u0061":3} | {"a":{"b":1,"b":2}}"#);
+        assert_code("duplicate_name", r#"{"a":[[{"b":{"":1,"c":0,"":2}}]]} | {"$relay":"t","$relay":"t"}"#);
+        assert_code("accepted", r#"{"a":{"a":[{"a":1},{"a":1}]},"A":1}"#);
+    }
+
+    #[test]
+    fn an_object_is_never_taken_for_the_text_in_its_string() {
+        let text = r#"{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}"#;
+        assert_eq!(from_str::<Value>(text).unwrap().to_string(), r#"{"b":2}"#, "why it is refused");
+        assert_code("reserved_name", &[text, &text.replace('$', r"\u0024"), &format!(r#"{{"a":[{text}]}}"#)].join("|"));
+    }
+
+    #[test]
+    fn depth_and_names_are_bounded() {
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        assert_code("accepted", &nested(16));
+        assert_code("too_deep", &[nested(17), nested(100_000), "[".repeat(16 << 10)].join("|"));
+        assert_code("accepted", r#"{"a":"[[[[[[[[[[[[[[[[[\"[[","b":[[[[[[[[[]]]]]]]]],"c":[[[[[[[[[]]]]]]]]]}"#);
+
+        let names = |count| (0..count).map(|n| format!(r#""n{n}":{n}"#)).collect::<Vec<_>>().join(",");
+        assert_code("accepted", &format!("{{{}}}", names(64)));
+        assert_code("too_many_names", &format!("{{{}}} | {{{}}}", names(65), names(1_000)));
+        assert_code("accepted", &format!(r#"{{"a":{{{}}}}}"#, names(1_000)));
+    }
+
+    #[test]
+    fn what_is_not_exactly_one_json_text_is_refused() {
+        let refused = r#" | { | {}{} | {} x | {"a":1,} | {,} | {a:1} | {'a':1} | {1:1} | /**/{} | {"a":"b}
+            {"a":NaN} | {"a":Infinity} | {"a":-Infinity} | {"a":1e400} | {"a":[-1e999]} | {"a":-} | {"a":True}
+            {"a":01} | {"a":+1} | {"a":.5} | {"a":1.} | {"a":0x1} | {"a":"\x"} | {"a":"\u12"} | {"a":"\u12g4"}
+            {"a":"\ud800"} | {"a":"\udc00\ud800"} | {"a":[{"b":"\udfff"}]} | {"\ud800":1} | {"a":{"\udead":1}}"#;
+        assert_code("malformed_json", refused);
+        assert_code("malformed_json", "\u{feff}{}|{}\u{feff}|{}\0|{\"a\":\"\t\"}|{\"a\":\"\0\"}|{\u{a0}}");
+        let not_utf8 = b"{\"a\":\"\xff\"} {\"\xc3\":1} {\"a\":\"\xed\xa0\x80\"} {}\xff \xfe\xff\0{\0}";
+        not_utf8.split(|byte| *byte == b' ').for_each(|body| assert_eq!(code(body), "malformed_json", "{body:x?}"));
+        assert_code("not_an_object", r#"[] | [{"a":1}] | null | true | "a" | 1 | -1.5"#);
+    }
+
+    #[test]
+    fn an_integer_survives_only_in_a_type_that_takes_it() {
+        fn survives<T: Serialize + de::DeserializeOwned>(raw: &str) -> bool {
+            integers_survive(raw, &to_vec(&from_str::<T>(raw).unwrap()).unwrap())
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Known {
+            a: i64,
+        }
+        let text = r#"{"1,9007199254740993,":[9007199254740991,-9007199254740991,-0,1e300,9007199254740993.0],
+            "\"":9007199254740993E0,"":["\\",-9007199254740992 ,9007199254740992,18446744073709551616]}"#;
+        let found: Vec<_> = unsafe_integers(text).collect();
+        assert_eq!(found, ["-9007199254740992", "9007199254740992", "18446744073709551616"]);
+        assert!(survives::<i64>("9007199254740993") && survives::<i64>("-9007199254740993"));
+        assert!(survives::<u64>("18446744073709551615") && !survives::<f64>("18446744073709551616"));
+        assert!(!survives::<f64>("9007199254740993") && survives::<f64>("9007199254740991"));
+        assert!(!survives::<f64>("9007199254740992"), "a double holds it, but also what was rounded to it");
+        assert!(survives::<f64>("9007199254740993.0") && survives::<f64>("-0"));
+        assert!(survives::<Value>(r#"{"b":9007199254740995,"a":[9007199254740997,9007199254740993]}"#), "in any order");
+        assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "lost with its field");
+        assert!(!survives::<(f64, i64)>("[9007199254740993,9007199254740993]"), "once of twice");
+        assert!(!integers_survive("9007199254740993", b"[\"9007199254740993\",9007199254740995]"));
+    }
+
+    const GOOD: &str = r#"{"a":[1,-2.5e3,{"b":"\u00e9\ud83d\ude00\"","c":[null,true]}],"ü":"x","n":9007199254740993}"#;
+
+    #[test]
+    fn every_truncation_is_refused() {
+        assert_eq!(code(GOOD), "accepted");
+        (0..GOOD.len()).for_each(|end| assert_eq!(code(&GOOD.as_bytes()[..end]), "malformed_json", "cut at {end}"));
+    }
+
+    /// Whatever comes, nothing panics, and what is accepted means the same to an ordinary reader.
+    #[test]
+    fn mutated_bodies_are_refused_or_mean_one_thing() {
+        let seeds = [GOOD, r#"{"$relay":"AbC-_09"}"#, r#"{"a":{"a":[[[[[[[[[[[[[0]]]]]]]]]]]]]},"b":{"c":1,"d":2}}"#];
+        let scraps = b"\"a\":1,\"a\":{}[{[[,\\ud800\\u0061$relay:9-e9\xff\0\xef\xbb\xbf\"\"\\\\";
+        let mut state = 0x5eed_u64;
+        let mut random = |below: usize| {
+            // SplitMix64, for the same bodies on every run.
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            (mixed ^ (mixed >> 31)) as usize % below
+        };
+        let mut codes = HashSet::new();
+        for _ in 0..200_000 {
+            let mut body = seeds[random(seeds.len())].as_bytes().to_vec();
+            for _ in 0..=random(3) {
+                let (at, from) = (random(body.len() + 1), random(scraps.len()));
+                let (end, to) = ((at + random(4)).min(body.len()), (from + random(8)).min(scraps.len()));
+                body.splice(at..end, scraps[from..to].iter().copied());
+            }
+            codes.insert(code(&body));
+            let text = String::from_utf8_lossy(&body);
+            integers_survive(&text, &body);
+            let Ok(Posted::Values(values)) = Posted::parse(&body) else { continue };
+            let plain: serde_json::Map<String, Value> = from_str(&text).unwrap();
+            assert_eq!(values.len(), plain.len(), "{text}");
+            values.iter().for_each(|(name, raw)| assert_eq!(plain[&**name], from_str::<Value>(raw.get()).unwrap()));
+        }
+        assert!(codes.contains("accepted") && codes.len() >= 5, "too tame: {codes:?}");
+    }
+}

@@ -1,0 +1,125 @@
+//! Chromium, driven through a chromedriver of its own, with a profile of its own: a person at a browser.
+
+use std::{
+    env, fs,
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream},
+    path::{Path, PathBuf},
+    process::{Command, id},
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
+
+use fantoccini::{Client, ClientBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+
+use crate::{
+    Result,
+    server::{Process, Server},
+    tab::Tab,
+};
+
+/// How long the driver may take to listen, and Chromium to leave.
+const READY: Duration = Duration::from_secs(30);
+const LEAVE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(crate) struct Browser {
+    client: Client,
+    session: String,
+    driver: SocketAddr,
+    url: String,
+    // The driver goes before the profile that its browser writes to.
+    _process: Process,
+    _profile: Profile,
+}
+
+impl Browser {
+    pub(crate) async fn start(server: &Server) -> Result<Self> {
+        let (chromium, driver) = installed()?;
+        let profile = Profile::new()?;
+        let mut command = Command::new(driver);
+        command.arg("--port=0");
+        let (process, line) = Process::start(command, "started successfully on port ", READY)?;
+        let port = line.trim_end_matches('.').rsplit(' ').next().unwrap_or_default().parse()?;
+        let driver = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+
+        // Over a pipe Chromium ends with its driver, however that ends.
+        let arguments = [
+            "--headless=new",
+            "--remote-debugging-pipe",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--disable-dev-shm-usage",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            &format!("--user-data-dir={}", profile.0.display()),
+        ];
+        let options = json!({ "binary": chromium, "args": arguments });
+        let mut builder = ClientBuilder::new(HttpConnector::new());
+        builder.capabilities([("goog:chromeOptions".to_owned(), options)].into_iter().collect());
+        let client = builder.connect(&format!("http://{driver}")).await?;
+        let session = client.session_id().await?.ok_or("the driver began no session")?;
+        Ok(Self { client, session, driver, url: server.url(), _process: process, _profile: profile })
+    }
+
+    /// Has the driver wait until Chromium has left, in a form that a destructor can use.
+    fn leave(&self) -> io::Result<()> {
+        let Self { session, driver, .. } = self;
+        let mut stream = TcpStream::connect(driver)?;
+        stream.set_read_timeout(Some(LEAVE))?;
+        write!(stream, "DELETE /session/{session} HTTP/1.1\r\nHost: {driver}\r\nConnection: close\r\n\r\n")?;
+        stream.read(&mut [0; 64]).map(drop)
+    }
+
+    /// Opens the page in a new tab, and returns when its socket is open.
+    pub(crate) async fn open(&self) -> Result<Tab> {
+        let window = self.client.new_window(true).await?.handle;
+        let tab = Tab::new(self.client.clone(), window);
+        tab.watch().await?;
+        tab.visit(&self.url).await?;
+        Ok(tab)
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        self.leave().unwrap_or_else(|error| println!("Chromium is cut off: {error}"));
+    }
+}
+
+/// Where Chromium and its driver are, under the names that systems give them.
+fn installed() -> Result<(PathBuf, PathBuf)> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let find = |name: &str| env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());
+    let chromium = ["chromium", "chromium-browser", "google-chrome"].into_iter().find_map(find);
+    match (chromium, find("chromedriver")) {
+        (Some(chromium), Some(driver)) => Ok((chromium, driver)),
+        _ => Err("these tests need Chromium and chromedriver in PATH: run tests/all.sh, which installs them".into()),
+    }
+}
+
+/// An empty user data directory below the target directory, removed at the end.
+#[derive(Debug)]
+struct Profile(PathBuf);
+
+impl Profile {
+    fn new() -> Result<Self> {
+        static NEXT: AtomicU16 = AtomicU16::new(0);
+
+        let name = format!("chromium-{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let profile = Self(Path::new(env!("CARGO_TARGET_TMPDIR")).join(name));
+        fs::create_dir_all(&profile.0)?;
+        Ok(profile)
+    }
+}
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap_or_else(|error| println!("{} stays: {error}", self.0.display()));
+    }
+}

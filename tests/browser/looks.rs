@@ -1,0 +1,60 @@
+//! The page at desktop and phone width: nothing overflows, what one needs is in sight, and pictures for whoever looks.
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use crate::{Result, browser::Browser, server::Server, tab::Tab};
+
+#[tokio::test]
+async fn at_desktop_width() -> Result {
+    look("desktop", 1280, 800).await
+}
+
+#[tokio::test]
+async fn at_phone_width() -> Result {
+    look("phone", 375, 812).await
+}
+
+async fn look(name: &str, width: u32, height: u32) -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
+    tab.devtools("Emulation.setDeviceMetricsOverride", screen).await?;
+    tab.picture(&format!("{name}-first-visit")).await?;
+
+    tab.sign_in("alice").await?;
+    tab.switch(3).await?;
+    tab.stored(3).await?;
+    for view in ["home", "projects", "costs"] {
+        tab.navigate(view).await?;
+        tab.view_is_about_the_division().await?;
+        tab.picture(&format!("{name}-{view}")).await?;
+    }
+
+    tab.evaluate("document.querySelector('#division').add(new Option('Ninety-nine', '99'))").await?;
+    tab.switch(99).await?;
+    tab.refuses().await?;
+    tab.picture(&format!("{name}-refused")).await
+}
+
+impl Tab {
+    async fn picture(&self, name: &str) -> Result {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
+        let folder = target.join("screenshots");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name).with_extension("png"), self.screenshot().await?)?;
+
+        let wide = self.evaluate("document.documentElement.scrollWidth - innerWidth").await?;
+        assert!(wide.as_i64() <= Some(0), "{name}: the page is {wide} px wider than the screen");
+        for needed in ["#division", "#who", "#view", "[data-view=costs]:not(#view)"] {
+            let in_sight = format!(
+                "(({{ left, right, top, width, height }}) => width > 0 && height > 0 && left >= 0 && right <= innerWidth
+                     && top < innerHeight)(document.querySelector('{needed}').getBoundingClientRect())"
+            );
+            assert_eq!(self.evaluate(&in_sight).await?, true, "{name}: {needed} is out of sight");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,15 @@
+//! The `division` example in real Chromium: the page, the server and the browser's cookie together.
+//!
+//! Each test starts its own server and its own browser. What the page shows is awaited with a deadline and nothing sleeps
+//! to be right. `tests/all.sh` installs what these tests need.
+
+mod browser;
+mod looks;
+mod server;
+mod tab;
+mod tabs;
+mod users;
+mod visits;
+
+/// Errors are only ever shown to whoever reads the failed test.
+type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;

@@ -1,0 +1,167 @@
+//! The `division` example as a process of its own, on a port and with keys that outlive it.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio, id},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::Result;
+
+/// Two keys: the first seals, the second is what a rotation leaves behind.
+const KEYS: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210,\
+                    ffeeddccbbaa99887766554433221100fedcba98765432100123456789abcdef";
+
+/// How long the example may take to be ready, and a stop to be complete.
+const READY: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+pub(crate) struct Server {
+    process: Process,
+    port: u16,
+}
+
+impl Server {
+    pub(crate) fn start() -> Result<Self> {
+        let port = free_port();
+        Ok(Self { process: serve(port)?, port })
+    }
+
+    /// Stops it as a deploy does, sockets open or not, and starts it again: same port, same keys, empty memory.
+    pub(crate) fn restart(&mut self) -> Result {
+        self.stop()?;
+        self.process = serve(self.port)?;
+        Ok(())
+    }
+
+    /// SIGTERM, which the example answers by exiting 0 within five seconds.
+    pub(crate) fn stop(&mut self) -> Result {
+        match self.process.terminate()? {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(format!("stopped with {status}").into()),
+            None => Err(format!("still there {STOP:?} after SIGTERM").into()),
+        }
+    }
+
+    pub(crate) fn start_again(&mut self) -> Result {
+        self.process = serve(self.port)?;
+        Ok(())
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}/", self.port)
+    }
+}
+
+fn serve(port: u16) -> Result<Process> {
+    static EXAMPLE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| build().map_err(|error| error.to_string()));
+
+    let program = EXAMPLE.as_ref().map_err(Clone::clone)?;
+    let mut command = Command::new(program);
+    command.env("PORT", port.to_string()).env("SESSION_KEYS", KEYS);
+    let (process, line) = Process::start(command, "listening on ", READY)?;
+    match line.strip_suffix('/').unwrap_or(&line).ends_with(&format!("http://127.0.0.1:{port}")) {
+        true => Ok(process),
+        false => Err(format!("asked for port {port}, got {line:?}").into()),
+    }
+}
+
+/// Builds the example beside this test, into the same target directory, and asks cargo where it is.
+fn build() -> Result<PathBuf> {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--example", "division", "--all-features", "--message-format", "json-render-diagnostics"])
+        .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "--target-dir"])
+        .arg(target)
+        .stderr(Stdio::inherit())
+        .output()?;
+    if !built.status.success() {
+        return Err("the division example does not build".into());
+    }
+    let executable = built.stdout.lines().find_map(|line| {
+        let message: Value = serde_json::from_str(&line.ok()?).ok()?;
+        (message["target"]["name"] == "division").then_some(())?;
+        Some(PathBuf::from(message["executable"].as_str()?))
+    });
+    Ok(executable.ok_or("cargo named no executable for the division example")?)
+}
+
+/// A port below those that the system hands out by itself, so that nothing takes it while the server restarts.
+fn free_port() -> u16 {
+    static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((id() % 10_000) as u16));
+
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let ports = std::iter::repeat_with(|| 20_000 + NEXT.fetch_add(1, Ordering::Relaxed) % 12_000);
+    ports.take(12_000).find(free).expect("one of 12,000 ports is free")
+}
+
+/// A child process that ends with its owner, whether a test passes or panics.
+#[derive(Debug)]
+pub(crate) struct Process(Child);
+
+impl Process {
+    /// Starts the program and waits for the first line of its output that holds `ready`. Everything it says, before and
+    /// after, becomes output of the test.
+    pub(crate) fn start(mut command: Command, ready: &'static str, within: Duration) -> Result<(Self, String)> {
+        let program = command.get_program().to_string_lossy().into_owned();
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (line, found) = mpsc::channel();
+        let outputs: [Option<Box<dyn Read + Send>>; 2] =
+            [child.stdout.take().map(|out| Box::new(out) as _), child.stderr.take().map(|err| Box::new(err) as _)];
+        for output in outputs.into_iter().flatten() {
+            let (program, line) = (program.clone(), line.clone());
+            thread::spawn(move || {
+                for text in BufReader::new(output).lines().map_while(Result::ok) {
+                    println!("{program}: {text}");
+                    if text.contains(ready) {
+                        let _ = line.send(text);
+                    }
+                }
+            });
+        }
+        drop(line);
+        let process = Self(child);
+        match found.recv_timeout(within) {
+            Ok(line) => Ok((process, line)),
+            Err(error) => Err(format!("{program} never said {ready:?}: {error}").into()),
+        }
+    }
+
+    /// Asks it to end; `None` if it has not within five seconds.
+    fn terminate(&mut self) -> Result<Option<ExitStatus>> {
+        if let Some(status) = self.0.try_wait()? {
+            return Ok(Some(status));
+        }
+        kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+        let deadline = Instant::now() + STOP;
+        while Instant::now() < deadline {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if !matches!(self.terminate(), Ok(Some(_))) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Several tabs of one browser: what one does, the others are told.
+
+use serde_json::json;
+
+use crate::{Result, browser::Browser, server::Server, tab::ALL};
+
+#[tokio::test]
+async fn a_second_tab_is_told_of_a_switch_at_once() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let first = browser.open().await?;
+    first.switch(1).await?;
+    first.stored(1).await?;
+    let second = browser.open().await?;
+    second.shows(1).await?;
+
+    let document = second.evaluate("performance.timeOrigin").await?;
+    first.switch(3).await?;
+    second.shows(3).await?;
+    assert_eq!(second.posts().await?, json!([]), "the tab that switched brings the token");
+    assert_eq!(second.evaluate("performance.timeOrigin").await?, document);
+
+    second.switch(0).await?;
+    first.shows(0).await
+}
+
+#[tokio::test]
+async fn a_sign_in_or_out_in_one_tab_ends_the_others_socket_which_comes_back_by_itself() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let first = browser.open().await?;
+    first.switch(3).await?;
+    first.stored(3).await?;
+    let second = browser.open().await?;
+    second.shows(3).await?;
+
+    first.sign_in("alice").await?;
+    second.is_signed_in("alice").await?;
+    second.shows(ALL).await?;
+    assert_eq!(second.closes().await?.first(), Some(&1008));
+    first.switch(1).await?;
+    second.shows(1).await?;
+
+    second.sign_out().await?;
+    first.is_signed_out().await?;
+    first.shows(ALL).await?;
+    second.sign_in("bob").await?;
+    second.switch(2).await?;
+    second.stored(2).await?;
+    first.reload().await?;
+    first.is_signed_in("bob").await?;
+    first.shows(2).await
+}
+
+#[tokio::test]
+async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let late = browser.open().await?;
+    late.hold_posts().await?;
+    late.switch(4).await?;
+    late.until("watched.posts.length", 1).await?;
+    let login = browser.open().await?;
+    login.sign_in("alice").await?;
+    let cookie = login.cookie().await?;
+
+    // The socket's session never reached the browser, which has another one by now.
+    late.release_posts().await?;
+    late.is_signed_in("alice").await?;
+    login.shows(ALL).await?;
+    login.reload().await?;
+    login.is_signed_in("alice").await?;
+    login.shows(ALL).await?;
+    assert_eq!(
+        login.cookie().await?.map(|cookie| cookie.value().to_owned()),
+        cookie.map(|cookie| cookie.value().to_owned())
+    );
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let (first, second) = (browser.open().await?, browser.open().await?);
+    first.switch(1).await?;
+    first.stored(1).await?;
+
+    // This socket makes a session of its own, whose token is refused: the browser already has one.
+    second.switch(2).await?;
+    second.until("watched.posts[0]?.status ?? null", 409).await?;
+    second.is_connected().await?;
+    second.switch(5).await?;
+    first.shows(5).await?;
+    second.reload().await?;
+    second.shows(5).await
+}

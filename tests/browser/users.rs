@@ -1,0 +1,105 @@
+//! Who is signed in decides which division it is.
+
+use serde_json::json;
+
+use crate::{
+    Result,
+    browser::Browser,
+    server::Server,
+    tab::{ALL, Tab},
+};
+
+#[tokio::test]
+async fn two_users_of_one_browser_never_see_each_others_division() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.sign_in("alice").await?;
+    tab.switch(1).await?;
+    tab.stored(1).await?;
+    tab.sign_out().await?;
+    tab.shows(ALL).await?;
+
+    tab.sign_in("bob").await?;
+    tab.shows(ALL).await?;
+    tab.navigate("costs").await?;
+    assert_eq!(tab.seen().await?, json!([ALL]));
+    tab.switch(2).await?;
+    tab.stored(2).await?;
+    tab.reload().await?;
+    tab.shows(2).await?;
+    tab.sign_out().await?;
+
+    tab.sign_in("alice").await?;
+    tab.shows(1).await?;
+    assert_eq!(tab.seen().await?, json!([1]));
+    assert_eq!(tab.division().await?["user"], "alice");
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_users_of_two_browsers_keep_their_divisions_apart() -> Result {
+    let mut server = Server::start()?;
+    let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
+    let (alice, bob) = (first.open().await?, second.open().await?);
+    alice.sign_in("alice").await?;
+    bob.sign_in("bob").await?;
+    alice.switch(1).await?;
+    alice.stored(1).await?;
+    bob.shows(ALL).await?;
+    bob.switch(2).await?;
+    bob.stored(2).await?;
+    alice.shows(1).await?;
+
+    server.restart()?;
+    for (tab, user, division) in [(&alice, "alice", 1), (&bob, "bob", 2)] {
+        tab.reload().await?;
+        tab.is_signed_in(user).await?;
+        tab.shows(division).await?;
+        assert_eq!(tab.seen().await?, json!([division]));
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn one_user_of_two_browsers_has_one_division() -> Result {
+    let mut server = Server::start()?;
+    let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
+    let (here, there) = (first.open().await?, second.open().await?);
+    here.sign_in("alice").await?;
+    there.sign_in("alice").await?;
+    here.switch(4).await?;
+    here.stored(4).await?;
+    there.shows(4).await?;
+
+    // The other browser's cookie is behind until its next request, which heals it.
+    there.reload().await?;
+    there.shows(4).await?;
+    server.restart()?;
+    there.reload().await?;
+    there.shows(4).await?;
+    here.reload().await?;
+    here.shows(4).await
+}
+
+#[tokio::test]
+async fn an_anonymous_choice_is_not_the_users_after_sign_in() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.switch(3).await?;
+    tab.stored(3).await?;
+    tab.sign_in("alice").await?;
+    tab.shows(ALL).await?;
+    assert_eq!(tab.seen().await?, json!([ALL]));
+    Ok(())
+}
+
+impl Tab {
+    /// Every division that this document was given, by the page itself and then by its sockets.
+    async fn seen(&self) -> Result<serde_json::Value> {
+        self.is_connected().await?;
+        self.until("watched.divisions.length > 0", true).await?;
+        self.evaluate("[...new Set([watched.first, ...watched.divisions])]").await
+    }
+}

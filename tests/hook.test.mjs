@@ -1,0 +1,368 @@
+// The browser hook against a fake server: `node --test tests/hook.test.mjs`.
+
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { afterEach, beforeEach, test } from 'node:test';
+import { gzipSync } from 'node:zlib';
+
+// By way of a URL, since node takes a `.js` file without a package.json beside it for CommonJS.
+const source = readFileSync(new URL('../src/writeback/hook.js', import.meta.url));
+const { connect } = await import(`data:text/javascript;base64,${source.toString('base64')}`);
+
+const faked = ['fetch', 'setTimeout', 'clearTimeout', 'navigator', 'addEventListener'];
+const real = Object.fromEntries(faked.map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]));
+const { random } = Math;
+let posts, timers, page;
+
+beforeEach(() => {
+  posts = [];
+  timers = new Map();
+  page = new EventTarget();
+  const fakes = {
+    fetch: (url, init) =>
+      new Promise((resolve, reject) => posts.push({ url, init, body: JSON.parse(init.body), resolve, reject })),
+    setTimeout: (run, delay) => {
+      const id = Symbol(delay);
+      timers.set(id, { run, delay });
+      return id;
+    },
+    clearTimeout: (id) => timers.delete(id),
+    navigator: { onLine: true },
+    addEventListener: (...listener) => page.addEventListener(...listener),
+  };
+  for (const [name, value] of Object.entries(fakes)) set(name, { value, configurable: true, writable: true });
+  Math.random = () => 1;
+});
+
+afterEach(() => {
+  for (const name of faked) set(name, real[name]);
+  Math.random = random;
+});
+
+function set(name, descriptor) {
+  delete globalThis[name];
+  if (descriptor) Object.defineProperty(globalThis, name, descriptor);
+}
+
+/** A hook, and what it has announced. */
+function open() {
+  const session = connect({ url: '/session' });
+  const events = [];
+  for (const type of ['stored', 'conflict', 'refused']) {
+    session.addEventListener(type, ({ detail }) => events.push([type, detail]));
+  }
+  return { session, events };
+}
+
+const bodies = () => posts.map(({ body }) => body);
+const settled = () => new Promise(setImmediate);
+
+/** Answers the newest POST. */
+async function answer(status, body) {
+  const text = typeof body === 'string' ? body : JSON.stringify(body);
+  posts.at(-1).resolve({ status, json: async () => JSON.parse(text) });
+  await settled();
+}
+
+const stored = () => answer(200, { stored: Object.keys(posts.at(-1).body) });
+
+async function cut() {
+  posts.at(-1).reject(new TypeError('failed to fetch'));
+  await settled();
+}
+
+/** Runs the one timer there is, and says how long it was. */
+async function wait() {
+  assert.equal(timers.size, 1);
+  const [[id, { run, delay }]] = timers;
+  timers.delete(id);
+  run();
+  await settled();
+  return delay;
+}
+
+test('a value is posted as JSON with the cookie, and its storing is announced', async () => {
+  const { session, events } = open();
+  session.store({ theme: 'dark', filter: { open: true } });
+  assert.equal(posts[0].url, '/session');
+  const { body, ...init } = posts[0].init;
+  assert.deepEqual(init, {
+    method: 'POST',
+    credentials: 'same-origin',
+    keepalive: true,
+    headers: { 'content-type': 'application/json' },
+  });
+  assert.equal(body, '{"theme":"dark","filter":{"open":true}}');
+  await stored();
+  assert.deepEqual(events, [['stored', { stored: ['theme', 'filter'] }]]);
+  assert.equal(posts.length, 1);
+  assert.equal(timers.size, 0);
+});
+
+test('one POST is under way at a time, and the newest value of a name goes', async () => {
+  const { session } = open();
+  session.store({ a: 1 });
+  session.store({ a: 2, b: 1 });
+  session.store({ a: 3 });
+  assert.equal(posts.length, 1);
+  await stored();
+  assert.deepEqual(bodies(), [{ a: 1 }, { a: 3, b: 1 }]);
+});
+
+test('names that objects treat specially are plain names', async () => {
+  const { session } = open();
+  session.store(JSON.parse('{"__proto__":{"x":1},"constructor":2,"toString":3,"a\\"b":4}'));
+  assert.equal(posts[0].init.body, '{"__proto__":{"x":1},"constructor":2,"toString":3,"a\\"b":4}');
+  await answer(503, {});
+  await wait();
+  assert.equal(posts[1].init.body, posts[0].init.body);
+  assert.equal({}.x, undefined);
+});
+
+test('what is no JSON throws and changes nothing', () => {
+  const { session } = open();
+  for (const value of [undefined, () => {}, 1n]) assert.throws(() => session.store({ a: 1, b: value }), TypeError);
+  assert.equal(posts.length, 0);
+});
+
+test('a value is what it was when it was stored', async () => {
+  const { session } = open();
+  const cart = { lines: 1 };
+  session.store({ first: true });
+  session.store({ cart });
+  cart.lines = 2;
+  await stored();
+  assert.deepEqual(posts[1].body, { cart: { lines: 1 } });
+});
+
+test('no POST is larger than the server takes', async () => {
+  const { session } = open();
+  session.store(Object.fromEntries(Array.from({ length: 70 }, (_, n) => [`n${n}`, n])));
+  assert.equal(Object.keys(posts[0].body).length, 64);
+  await stored();
+  assert.equal(Object.keys(posts[1].body).length, 6);
+  session.store(Object.fromEntries(Array.from({ length: 10 }, (_, n) => [`s${n}`, '€'.repeat(1_200)])));
+  session.store({ huge: 'x'.repeat(20_000) });
+  for (let sent = 2; sent <= 4; sent++) {
+    await stored();
+    assert.equal(posts.length, sent + 1);
+    assert.ok(Buffer.byteLength(posts[sent].init.body) <= 16 << 10);
+  }
+  await stored();
+  assert.deepEqual(Object.keys(posts[5].body), ['huge'], 'alone, for the server to refuse');
+});
+
+test('the newest relay token goes before the values, after what is under way', async () => {
+  const { session } = open();
+  session.relay('t1');
+  session.store({ a: 1 });
+  session.relay('t2');
+  session.relay('t3');
+  assert.equal(posts.length, 1);
+  await stored();
+  await stored();
+  assert.deepEqual(bodies(), [{ $relay: 't1' }, { $relay: 't3' }, { a: 1 }]);
+});
+
+for (const [what, fail] of [
+  ['a cut connection', cut],
+  ['408', () => answer(408, { code: 'timeout' })],
+  ['429', () => answer(429, 'slow down')],
+  ['500', () => answer(500, {})],
+  ['503', () => answer(503, { code: 'unavailable' })],
+  ['a login page', () => answer(200, '<html>')],
+  ['null', () => answer(200, 'null')],
+  ['half an answer', () => answer(200, '{"stored":["a"')],
+]) {
+  test(`${what} is tried again, and nothing newer is overwritten`, async () => {
+    const { session, events } = open();
+    session.store({ a: 1, b: 1 });
+    session.store({ b: 2, c: 2 });
+    await fail();
+    session.store({ c: 3 });
+    assert.equal(posts.length, 1, 'not before the wait is over');
+    await wait();
+    assert.deepEqual(posts[1].body, { a: 1, b: 2, c: 3 });
+    session.relay('t1');
+    await stored();
+    await fail();
+    session.relay('t2');
+    await wait();
+    assert.deepEqual(bodies().slice(2), [{ $relay: 't1' }, { $relay: 't2' }]);
+    assert.deepEqual(events, [['stored', { stored: ['a', 'b', 'c'] }]]);
+  });
+}
+
+test('a relay token that failed is tried again, unless a newer one waits', async () => {
+  const { session } = open();
+  session.relay('t1');
+  await cut();
+  await wait();
+  session.relay('t2');
+  await cut();
+  await wait();
+  await stored();
+  assert.deepEqual(bodies(), [{ $relay: 't1' }, { $relay: 't1' }, { $relay: 't2' }]);
+});
+
+test('waits double from 250 ms to 30 s, with full jitter, and start over after a success', async () => {
+  const { session } = open();
+  session.store({ a: 1 });
+  const waits = [];
+  for (let n = 0; n < 10; n++) {
+    await cut();
+    waits.push(await wait());
+  }
+  assert.deepEqual(waits, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+  await stored();
+  session.store({ a: 2 });
+  await cut();
+  Math.random = () => 0.5;
+  assert.equal(await wait(), 250);
+  await cut();
+  assert.equal(await wait(), 250, 'half of 500');
+});
+
+test('after a conflict the token is dropped, and the values are stored in the end', async () => {
+  const { session, events } = open();
+  const ended = { code: 'session_ended', message: 'the session has ended', names: [] };
+  session.relay('old');
+  session.store({ a: 1 });
+  await answer(409, ended);
+  assert.deepEqual(bodies(), [{ $relay: 'old' }, { a: 1 }]);
+  await answer(409, ended);
+  assert.deepEqual(events, [['conflict', ended], ['conflict', ended]]);
+  await wait();
+  assert.deepEqual(posts[2].body, { a: 1 }, 'by itself, as another tab may have brought a cookie');
+  await answer(409, ended);
+  session.store({ b: 2 });
+  session.relay('new');
+  assert.equal(await wait(), 250, 'a new token ends the long wait');
+  await stored();
+  assert.deepEqual(bodies().slice(3), [{ $relay: 'new' }, { a: 1, b: 2 }]);
+  await stored();
+
+  session.store({ c: 3 });
+  await cut();
+  await wait();
+  await cut();
+  session.relay('next');
+  assert.equal(await wait(), 500, 'it ends no wait that has another reason');
+  assert.deepEqual(posts.at(-1).body, { $relay: 'next' });
+});
+
+test('a page that resumes at each conflict is kept from spinning', async () => {
+  const { session } = open();
+  session.addEventListener('conflict', () => session.resume());
+  session.store({ a: 1 });
+  for (let n = 1; n < 5; n++) {
+    await answer(409, {});
+    assert.equal(posts.length, n);
+    assert.equal(await wait(), 250);
+  }
+  await stored();
+  assert.equal(posts.length, 5);
+});
+
+test('only what is refused is given up', async () => {
+  const { session, events } = open();
+  session.store({ a: 1 });
+  session.store({ a: 2, bad: 1, b: 3 });
+  await stored();
+  await answer(422, { code: 'invalid', message: 'not a number', names: ['bad', 'elsewhere'] });
+  assert.deepEqual(posts[2].body, { a: 2, b: 3 });
+  await answer(413, { code: 'too_large', message: 'too large' });
+  session.store({ c: 1 });
+  await answer(404, '<html>');
+  session.store({ d: 1 });
+  await answer(422, { code: 'too_large', message: 'too large', names: ['elsewhere'] });
+  session.relay('t');
+  await answer(400, { code: 'bad_token', message: 'does not open' });
+  assert.deepEqual(events.slice(1), [
+    ['refused', { code: 'invalid', message: 'not a number', names: ['bad'] }],
+    ['refused', { code: 'too_large', message: 'too large', names: ['a', 'b'] }],
+    ['refused', { code: 'http_404', message: '', names: ['c'] }],
+    ['refused', { code: 'too_large', message: 'too large', names: ['d'] }],
+    ['refused', { code: 'bad_token', message: 'does not open', names: [] }],
+  ]);
+  assert.equal(posts.length, 6);
+  assert.equal(timers.size, 0);
+});
+
+test('offline, everything waits for the network', async () => {
+  const { session } = open();
+  navigator.onLine = false;
+  session.store({ a: 1 });
+  session.relay('t');
+  assert.equal(posts.length, 0);
+  assert.equal(timers.size, 0);
+  navigator.onLine = true;
+  page.dispatchEvent(new Event('online'));
+  await stored();
+  assert.deepEqual(bodies(), [{ $relay: 't' }, { a: 1 }]);
+});
+
+test('a page on its way out posts all that waits', async () => {
+  const { session } = open();
+  session.store({ a: 1, b: 1 });
+  session.relay('t');
+  session.store({ a: 2 });
+  page.dispatchEvent(new Event('pagehide'));
+  assert.deepEqual(bodies(), [{ a: 1, b: 1 }, { $relay: 't' }, { a: 2 }]);
+  assert.ok(posts.every(({ init }) => init.keepalive));
+  // Should it come back, what failed is tried again, unless a newer value of its name has gone.
+  await stored();
+  posts[0].reject(new TypeError('failed to fetch'));
+  await settled();
+  assert.equal(posts.length, 3);
+  posts[1].reject(new TypeError('failed to fetch'));
+  await settled();
+  await wait();
+  await stored();
+  assert.deepEqual(bodies().slice(3), [{ $relay: 't' }, { b: 1 }]);
+});
+
+test('a wait does not keep a page on its way out from posting', async () => {
+  const { session } = open();
+  session.store({ a: 1 });
+  await cut();
+  page.dispatchEvent(new Event('pagehide'));
+  assert.deepEqual(bodies(), [{ a: 1 }, { a: 1 }]);
+});
+
+test('a closed hook posts and announces nothing', async () => {
+  const { session, events } = open();
+  session.store({ a: 1 });
+  session.store({ b: 1 });
+  session.close();
+  await stored();
+  session.store({ c: 1 });
+  session.relay('t');
+  session.resume();
+  page.dispatchEvent(new Event('online'));
+  page.dispatchEvent(new Event('pagehide'));
+  await settled();
+  assert.equal(posts.length, 1);
+  assert.deepEqual(events, []);
+
+  const waiting = open().session;
+  waiting.store({ a: 1 });
+  await cut();
+  waiting.close();
+  assert.equal(timers.size, 0);
+});
+
+test('it works where there is no window', async () => {
+  set('navigator');
+  set('addEventListener');
+  const { session, events } = open();
+  session.store({ a: 1 });
+  await stored();
+  assert.ok(session instanceof EventTarget);
+  assert.deepEqual(events, [['stored', { stored: ['a'] }]]);
+});
+
+test('it is small, and a policy without eval or inline code may load it', () => {
+  assert.ok(gzipSync(source).length <= 3_000);
+  assert.doesNotMatch(source.toString(), /\beval\b|\bFunction\b|innerHTML|\bimport\b/);
+});

@@ -1,0 +1,41 @@
+//! The main job in a few lines.
+
+use layered_session::testing::ManualClock;
+
+use crate::world::{Browser, Division, Node, Theme, User, builder, ring};
+
+#[tokio::test]
+async fn a_value_survives_a_restart_in_the_cookie() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    assert_eq!(browser.visit(&node, async |session| session.get::<Division>()).await, Division(-1));
+    assert!(browser.cookie("session").is_none());
+    browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert!(browser.cookie("session").is_some());
+    let again = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(again, (Division(3), "memory"));
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let restarted = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(restarted, (Division(3), "cookie"));
+    let warm = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(warm, (Division(3), "memory"));
+}
+
+#[tokio::test]
+async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let old = browser.clone();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node, async |s| s.get::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+    let mut late = old.clone();
+    assert!(late.visit(&node, async |s| s.set(Theme("x".into())).await).await.is_err());
+    assert_eq!(late.cookie("session"), old.cookie("session"));
+    browser.visit(&node, async |s| s.sign_out().await.unwrap()).await;
+    assert!(browser.cookie("session").is_none());
+}

@@ -1,0 +1,250 @@
+//! What the tests share: values, a server that is a service, and a browser that keeps cookies.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use layered_session::{
+    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
+    SessionValue, SessionWriteback, Sessions, SessionsBuilder, testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+use tower::{Layer, ServiceExt, service_fn};
+
+pub(crate) const DAY: Duration = Duration::from_secs(86_400);
+
+/// The principal's: -1 for all, else 0 to 5.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Division(pub(crate) i64);
+
+impl Default for Division {
+    fn default() -> Self {
+        Self(-1)
+    }
+}
+
+impl SessionValue for Division {
+    const NAME: &'static str = "current_division_id";
+    const SCOPE: Scope = Scope::Principal;
+
+    fn validate(&self) -> Result<(), BoxError> {
+        if (-1..=5).contains(&self.0) { Ok(()) } else { Err("no such division".into()) }
+    }
+}
+
+/// The session's own.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Theme(pub(crate) String);
+
+impl SessionValue for Theme {
+    const NAME: &'static str = "theme";
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Visits(pub(crate) u64);
+
+impl SessionValue for Visits {
+    const NAME: &'static str = "visits";
+}
+
+/// Who is signed in.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct User(pub(crate) String);
+
+impl SessionValue for User {
+    const NAME: &'static str = "user";
+}
+
+/// Test keys are made, never written down.
+pub(crate) fn ring() -> KeyRing {
+    KeyRing::generate().expect("the system has randomness")
+}
+
+/// Memory, cookie and default over a clock that moves by hand, with every value above, identified by [`User`].
+pub(crate) fn builder(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
+    Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .tier(DefaultTier::new())
+        .value::<Division>()
+        .value::<Theme>()
+        .value::<Visits>()
+        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+        .clock(clock.clone())
+}
+
+pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+type Handler = Arc<dyn Fn(Session, Request<Full<Bytes>>) -> BoxFuture<Response<Full<Bytes>>> + Send + Sync>;
+
+/// One node: sessions, and a service that runs whatever handler a test gives, with the writeback at `/store_session`.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub(crate) sessions: Sessions,
+}
+
+impl Node {
+    pub(crate) fn new(sessions: Sessions) -> Self {
+        Self { sessions }
+    }
+
+    /// Sends one request through the layer to a handler, which has the loaded session.
+    pub(crate) async fn handle<F, Fut, T>(
+        &self,
+        request: Request<Full<Bytes>>,
+        handler: F,
+    ) -> (Response<Full<Bytes>>, T)
+    where
+        F: FnOnce(Session) -> Fut + Send + 'static,
+        Fut: Future<Output = (Response<Full<Bytes>>, T)> + Send + 'static,
+        T: Send + 'static,
+    {
+        let slot = Arc::new(Mutex::new(None));
+        let (out, handler) = (Arc::clone(&slot), Mutex::new(Some(handler)));
+        let handler: Handler = Arc::new(move |session, _| {
+            let handler = handler.lock().unwrap().take().expect("one request, one call");
+            let out = Arc::clone(&out);
+            Box::pin(async move {
+                let (response, value) = handler(session).await;
+                *out.lock().unwrap() = Some(value);
+                response
+            })
+        });
+        let service = service_fn(move |request: Request<Full<Bytes>>| {
+            let handler = Arc::clone(&handler);
+            async move {
+                let session = Session::load(request.extensions()).await?;
+                Ok::<_, BoxError>(handler(session, request).await)
+            }
+        });
+        let response = LayeredSessionLayer::new(self.sessions.clone()).layer(service).oneshot(request).await;
+        let value = slot.lock().unwrap().take().expect("the handler ran");
+        (response.expect("the handler answers"), value)
+    }
+
+    /// Sends one request to the writeback.
+    pub(crate) async fn writeback(&self, writeback: SessionWriteback, request: Request<Full<Bytes>>) -> Answer {
+        let layer = LayeredSessionLayer::new(self.sessions.clone());
+        let response = layer.layer(writeback).oneshot(request).await;
+        Answer::of(response.unwrap_or_else(|error: Infallible| match error {})).await
+    }
+}
+
+/// A response, read whole.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) async fn of(response: Response<Full<Bytes>>) -> Self {
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.expect("a full body").to_bytes();
+        Self { status: head.status, headers: head.headers, body }
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).expect("JSON")
+    }
+
+    pub(crate) fn code(&self) -> String {
+        self.json()["code"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub(crate) fn set_cookies(&self) -> Vec<String> {
+        set_cookies(&self.headers)
+    }
+}
+
+pub(crate) fn set_cookies(headers: &HeaderMap) -> Vec<String> {
+    headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+}
+
+/// A browser: one cookie jar that does what `Set-Cookie` says.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Browser {
+    jar: Vec<(String, String)>,
+}
+
+impl Browser {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The value of a cookie that it holds.
+    pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
+        self.jar.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.jar.retain(|(known, _)| known != name);
+        self.jar.push((name.to_owned(), value.to_owned()));
+    }
+
+    pub(crate) fn request(&self) -> Request<Full<Bytes>> {
+        self.request_of(Method::GET, "/", Bytes::new())
+    }
+
+    pub(crate) fn request_of(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, "app.example");
+        if !self.jar.is_empty() {
+            let pairs: Vec<_> = self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            request = request.header(header::COOKIE, pairs.join("; "));
+        }
+        request.body(Full::new(body.into())).expect("a request")
+    }
+
+    /// A POST as the hook in a page of this application sends it.
+    pub(crate) fn post_json(&self, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+        let mut request = self.request_of(Method::POST, "/", body);
+        let headers = request.headers_mut();
+        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
+        headers.insert("sec-fetch-site", "same-origin".parse().unwrap());
+        request
+    }
+
+    /// Does what a response says about cookies.
+    pub(crate) fn take(&mut self, headers: &HeaderMap) {
+        for cookie in set_cookies(headers) {
+            let (pair, attributes) = cookie.split_once(';').unwrap_or((&cookie, ""));
+            let (name, value) = pair.split_once('=').expect("a pair");
+            self.jar.retain(|(known, _)| known != name);
+            if !attributes.contains("Max-Age=0") {
+                self.jar.push((name.to_owned(), value.to_owned()));
+            }
+        }
+    }
+
+    /// One visit: a request with its cookies, a handler, and the response's cookies into the jar.
+    pub(crate) async fn visit<F, Fut, T>(&mut self, node: &Node, handler: F) -> T
+    where
+        F: FnOnce(Session) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.visit_seen(node, handler).await.1
+    }
+
+    /// The same, with the response's headers.
+    pub(crate) async fn visit_seen<F, Fut, T>(&mut self, node: &Node, handler: F) -> (HeaderMap, T)
+    where
+        F: FnOnce(Session) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+        let (response, value) =
+            node.handle(self.request(), |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+        self.take(response.headers());
+        (response.headers().clone(), value)
+    }
+}
