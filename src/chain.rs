@@ -99,13 +99,15 @@ pub(crate) const DEFAULT: &str = "default";
 pub(crate) enum Identity {
     Nobody,
     /// The request's head says so.
-    Head(Box<dyn Fn(&Parts) -> Option<Principal> + Send + Sync>),
+    Head(Box<Identify>),
     /// A session-scope value says so.
     Value {
         number: Number,
         derive: Box<Derive>,
     },
 }
+
+pub(crate) type Identify = dyn Fn(&Parts) -> Option<Principal> + Send + Sync;
 
 pub(crate) type Derive = dyn Fn(&[u8]) -> Option<Principal> + Send + Sync;
 

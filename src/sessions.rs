@@ -13,7 +13,7 @@ use std::{
 use http::{Extensions, request::Parts};
 
 use crate::{
-    chain::{Chain, Computed, Counters, DEFAULT, Derive, Identity, Resolution, life::Lifetime},
+    chain::{Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, life::Lifetime},
     error::{BuildError, BuildErrorKind, MissingSession, TierError},
     id::Principal,
     session::{Session, load::Loader},
@@ -163,7 +163,7 @@ pub struct SessionsBuilder {
     tiers: Vec<Added>,
     values: Vec<Declared>,
     resolved: Vec<Resolved>,
-    identify: Option<Box<dyn Fn(&Parts) -> Option<Principal> + Send + Sync>>,
+    identify: Option<Box<Identify>>,
     identify_by: Option<(Declared, Box<Derive>)>,
     idle: Duration,
     absolute: Duration,

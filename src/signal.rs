@@ -41,6 +41,7 @@ impl Bell {
 
     /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
     /// the two then rings again.
+    #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut ring = lock(&self.0);
         if std::mem::take(&mut ring.rung) {

@@ -459,14 +459,14 @@ impl Core {
         let carried = session.carried;
         drop(session);
         let principal = signed.map(|signed| {
-            let record = self.find_principal(signed);
-            record.map_or((signed.key(), 0), |record| {
+            let read = |record: Arc<Record>| {
                 let state = record.live(now, |state| {
                     all &= state.carried_entries(schema, presence).count() == taken.principals;
                     state.carried
                 });
-                (signed.key(), state.unwrap_or(0))
-            })
+                state.unwrap_or(0)
+            };
+            (signed.key(), self.find_principal(signed).map_or(0, read))
         });
         (all && taken.equal && taken.ours).then_some(InStep { issued: taken.issued, session: carried, principal })
     }
