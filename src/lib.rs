@@ -1,4 +1,10 @@
-//! Session values resolved through tiers, as Tower middleware.
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to begin
+//!
+//! The entry point is [`LayeredSessionLayer`], made from [`Sessions`]. Handlers work with a [`Session`]; values are types
+//! that implement [`SessionValue`]. Stores and read-only sources of one's own implement [`Tier`]. Pages write through
+//! [`SessionWriteback`].
 
 mod chain;
 mod error;
