@@ -1,8 +1,8 @@
 //! The main job in a few lines.
 
-use layered_session::testing::ManualClock;
+use layered_session::{Principal, testing::ManualClock};
 
-use crate::world::{Browser, Division, Node, Theme, User, builder, ring};
+use crate::world::{Browser, DAY, Division, Node, Theme, User, builder, ring};
 
 #[tokio::test]
 async fn a_value_survives_a_restart_in_the_cookie() {
@@ -38,4 +38,22 @@ async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
     assert_eq!(late.cookie("session"), old.cookie("session"));
     browser.visit(&node, async |s| s.sign_out().await.unwrap()).await;
     assert!(browser.cookie("session").is_none());
+}
+
+#[tokio::test]
+async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let sessions = builder(&ring, &clock).principal_idle(DAY).build().unwrap();
+    let ada = || Principal::new("ada");
+    sessions.of(ada()).await.unwrap().set(Division(3)).await.unwrap();
+    clock.advance(DAY / 2);
+    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(3), "and that is a use");
+    clock.advance(DAY / 2);
+    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(3));
+    clock.advance(DAY);
+    for _ in 0..2 {
+        assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(-1));
+    }
+    sessions.of(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
+    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(0));
 }
