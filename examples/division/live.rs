@@ -1,6 +1,6 @@
 //! The socket: one per page, through every view. It follows the division, whoever changes it, and ends with the session.
 
-use std::time::Duration;
+use std::{error::Error, time::Duration};
 
 use axum::{
     extract::{
@@ -91,7 +91,8 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                     Ok(FromPage::SwitchDivision { id }) => match session.set(id).await {
                         Ok(()) => store(socket, session, id).await?,
                         Err(error) => {
-                            refuse(socket, error.to_string()).await?;
+                            // For people: what `validate` says, without the wire name around it.
+                            refuse(socket, error.source().map_or_else(|| error.to_string(), ToString::to_string)).await?;
                             if error.kind() == WriteErrorKind::Closed {
                                 return close(socket, close_code::POLICY, &error.to_string()).await;
                             }

@@ -2,44 +2,44 @@
 // step, and hands what the socket says is worth storing to the writeback hook.
 import { connect } from '/store_session/hook.js';
 
-const WRITEBACK = '/store_session';
-const PATIENCE = 250; // ms before the first reconnection; doubles up to LONGEST
+const SHORTEST = 250; // ms before the first reconnection; it doubles up to LONGEST
 const LONGEST = 10_000;
 const STEADY = 5_000; // ms after which a connection counts as a good one
 
-const page = document.documentElement;
-const main = document.getElementById('main');
-const division = document.getElementById('division');
-const forget = document.getElementById('forget');
-const hook = connect({ url: WRITEBACK });
+const element = (id) => document.getElementById(id);
+const main = element('view');
+const select = element('division');
+const links = [...document.querySelectorAll('nav a')];
+const hook = connect({ url: '/store_session' });
 
 // ---- the socket
 
 let socket;
 let timer;
 let failures = 0;
-let asked = null; // the switch that the server has not answered yet
+let back = false; // whether the page was here before this connection
 
 function open() {
   clearTimeout(timer);
+  connection('connecting', 'Connecting');
   const opened = performance.now();
-  const live = (socket = new WebSocket(location.origin.replace('http', 'ws') + '/live'));
-  live.onopen = () => {
-    connection('live', 'Live');
-    send({ event: 'navigate', view: page.dataset.view });
-    hook.resume(); // what it has yet to bring need not wait longer
+  const mine = (socket = new WebSocket(location.origin.replace('http', 'ws') + '/live'));
+  mine.onopen = () => {
+    connection('open', 'Live');
+    send({ event: 'navigate', view: wanted });
+    hook.resume(); // what it has yet to bring need not wait any longer
   };
-  live.onmessage = ({ data }) => {
+  mine.onmessage = ({ data }) => {
     const frame = JSON.parse(data);
     on[frame.event]?.(frame);
   };
-  live.onclose = ({ reason }) => {
-    if (live !== socket) return;
+  mine.onclose = ({ reason }) => {
+    if (mine !== socket) return;
     if (asked !== null) refused(reason || 'the connection was lost');
+    connection('closed', 'Reconnecting');
+    back = true;
     failures = performance.now() - opened > STEADY ? 0 : failures + 1;
-    connection('offline', 'Reconnecting');
-    timer = setTimeout(open, Math.min(LONGEST, PATIENCE * 2 ** failures) * (0.5 + Math.random() / 2));
-    greet = true;
+    timer = setTimeout(open, Math.min(LONGEST, SHORTEST * 2 ** failures) * (0.5 + Math.random() / 2));
   };
 }
 
@@ -49,25 +49,23 @@ function send(frame) {
   return true;
 }
 
-let greet = false; // whether the next division comes from a new connection of a page that was here before
-
 const on = {
   division({ id }) {
     asked = null;
-    const changed = id !== Number(page.dataset.division);
-    page.dataset.division = id;
-    division.value = id;
-    if (changed) announce(`Showing ${division.selectedOptions[0]?.text}`);
-    if (changed || greet) status();
-    greet = false;
+    const changed = id !== Number(document.documentElement.dataset.division);
+    document.documentElement.dataset.division = id;
+    select.value = id;
+    if (changed) element('announcement').textContent = `Showing ${select.selectedOptions[0]?.text}`;
+    if (changed || back) status();
+    back = false;
   },
   view({ view, html }) {
-    if (view !== page.dataset.view) return; // overtaken by another click
+    if (view !== wanted) return; // overtaken by another click
+    const arrived = view !== main.dataset.view;
+    main.dataset.view = view;
     main.removeAttribute('aria-busy');
     if (main.innerHTML !== html) main.innerHTML = html;
-    if (!arriving) return;
-    arriving = false;
-    main.querySelector('h1')?.focus({ preventScroll: true });
+    if (arrived) main.querySelector('h1')?.focus({ preventScroll: true });
   },
   store_session({ relay }) {
     hook.relay(relay);
@@ -77,68 +75,87 @@ const on = {
   },
 };
 
-// The first write of a session is only the browser's once its token has been posted: ask again after that.
-hook.addEventListener('stored', status);
+hook.addEventListener('stored', () => {
+  unsaved = null;
+  status(); // a session's first write is the browser's only now
+});
 hook.addEventListener('refused', ({ detail }) => refused(detail.message));
-// The socket's session is not the browser's any more; the next one gets the cookie that is.
-hook.addEventListener('conflict', () => socket.close());
+// The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
+// page has yet to store.
+hook.addEventListener('conflict', async () => {
+  socket.close();
+  if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
+});
 
-// ---- views
+// A page that comes back, from another tab, from sleep or from the back button's cache, may have missed something.
+function wake() {
+  if (socket.readyState > WebSocket.OPEN) open();
+}
+addEventListener('online', wake);
+addEventListener('pageshow', ({ persisted }) => persisted && wake());
+document.addEventListener('visibilitychange', () => {
+  if (document.hidden) return;
+  wake();
+  status();
+});
 
-let arriving = false; // whether the next fragment is a view that the user has asked for
+// ---- the views
+
+let wanted = main.dataset.view;
 
 function show(view) {
-  if (view === page.dataset.view) return;
-  page.dataset.view = view;
-  for (const link of document.querySelectorAll('nav a')) {
-    if (link.dataset.view === view) link.setAttribute('aria-current', 'page');
-    else link.removeAttribute('aria-current');
+  if (view === wanted) return;
+  wanted = view;
+  for (const link of links) {
+    if (link.dataset.view !== view) link.removeAttribute('aria-current');
+    else {
+      link.setAttribute('aria-current', 'page');
+      document.title = `${link.text} · Aldermoor`;
+    }
   }
-  document.title = `${document.querySelector('nav [aria-current]').text} · Aldermoor`;
-  arriving = true;
   main.setAttribute('aria-busy', 'true');
-  send({ event: 'navigate', view }) || retry();
   scrollTo(0, 0);
+  if (!send({ event: 'navigate', view })) wake(); // a new connection asks for it first
 }
 
 document.addEventListener('click', (event) => {
   const link = event.target.closest('a[data-view]');
   if (!link || event.button || event.metaKey || event.ctrlKey || event.shiftKey || event.altKey) return;
   event.preventDefault();
-  if (link.dataset.view !== page.dataset.view) history.pushState(null, '', link.href);
+  if (link.dataset.view !== wanted) history.pushState(null, '', link.href);
   show(link.dataset.view);
 });
 
 addEventListener('popstate', () => {
-  show([...document.querySelectorAll('nav a')].find((link) => link.pathname === location.pathname)?.dataset.view ?? 'home');
+  show(links.find((link) => link.pathname === location.pathname)?.dataset.view ?? 'home');
 });
 
 // ---- the division
 
+let asked = null; // the switch that the server has not answered yet
+let unsaved = null; // the one that it has stored, and the browser's cookie may not hold yet
+
 function choose(id) {
-  asked = id;
-  // Without a socket the hook still brings the choice to the server, as soon as there is one.
-  if (send({ event: 'switch-division', id })) return;
-  asked = null;
-  hook.store({ current_division_id: id });
+  if (send({ event: 'switch-division', id })) asked = unsaved = id;
+  else hook.store({ current_division_id: id }); // it tries until there is a server again
 }
 
 function refused(message) {
-  asked = null;
-  division.value = page.dataset.division;
-  notice(`The division was not switched: ${message}.`);
+  asked = unsaved = null;
+  select.value = document.documentElement.dataset.division;
+  notice(`The division was not switched (${message}).`);
 }
 
-division.addEventListener('change', () => choose(Number(division.value)));
+select.addEventListener('change', () => choose(Number(select.value)));
 
+// The forms that switch it without a script.
 document.addEventListener('submit', (event) => {
   if (event.target.getAttribute('action') !== '/division') return;
   event.preventDefault();
   choose(Number(new FormData(event.target, event.submitter).get('id')));
 });
 
-forget.hidden = document.getElementById('tier').textContent === 'default';
-forget.addEventListener('click', async () => {
+element('forget').addEventListener('click', async () => {
   const answer = await fetch('/division', { method: 'DELETE' }).catch(() => null);
   if (answer?.ok) status();
   else notice('The division could not be reset.');
@@ -146,50 +163,36 @@ forget.addEventListener('click', async () => {
 
 // ---- what the page says about itself
 
-/** Asks which tier answers, and who is signed in: another tab may have changed that. */
+// Which tier answers, and who is signed in: another tab may have changed that. Resolves to whether it is still the same.
 async function status() {
   const answer = await fetch('/division', { cache: 'no-store' }).catch(() => null);
-  if (!answer?.ok) return;
+  if (!answer?.ok) return false;
   const { tier, user } = await answer.json();
-  document.getElementById('tier').textContent = tier;
-  forget.hidden = tier === 'default';
-  const name = document.querySelector('#signed-in b');
-  if (name.textContent === (user ?? '')) return;
+  element('tier').textContent = tier;
+  element('forget').hidden = tier === 'default';
+
+  const name = document.querySelector('#logout b');
+  if (name.textContent === (user ?? '')) return true;
   name.textContent = user ?? '';
-  document.querySelector('.avatar').textContent = [...(user ?? '')][0] ?? '';
-  document.getElementById('signed-in').hidden = user === null;
-  document.getElementById('signed-out').hidden = user !== null;
-  socket.close(); // it still speaks for whoever was here before
+  document.querySelector('#logout .avatar').textContent = [...(user ?? '')][0] ?? '';
+  element('logout').hidden = user === null;
+  element('login').hidden = user !== null;
+  if (unsaved !== null) refused('somebody signed in or out in another tab'); // it must not become their choice
+  socket.close(); // it may still speak for whoever was here before
+  return false;
 }
 
 function connection(state, text) {
-  const line = document.getElementById('connection');
-  line.dataset.state = state;
-  line.textContent = text;
-}
-
-function announce(text) {
-  document.getElementById('announcement').textContent = text;
+  document.body.dataset.connection = state;
+  element('connection').textContent = text;
 }
 
 let fading;
 function notice(text) {
-  const line = document.getElementById('notice');
-  line.textContent = text;
+  element('notice').textContent = text;
   clearTimeout(fading);
-  fading = setTimeout(() => (line.textContent = ''), 8_000);
+  fading = setTimeout(() => (element('notice').textContent = ''), 8_000);
 }
 
-// A page that comes back, from another tab, from sleep or from the back button's cache, may have missed something.
-function retry() {
-  if (socket.readyState > WebSocket.OPEN) open();
-}
-document.addEventListener('visibilitychange', () => {
-  if (document.hidden) return;
-  retry();
-  status();
-});
-addEventListener('online', retry);
-addEventListener('pageshow', (event) => event.persisted && retry());
-
+element('forget').hidden = element('tier').textContent === 'default';
 open();

@@ -295,6 +295,6 @@ fn money(thousands: u32) -> String {
     }
 }
 
-const fn percent(part: u32, whole: u32) -> u32 {
-    if whole == 0 { 0 } else { (part * 100 + whole / 2) / whole }
+fn percent(part: u32, whole: u32) -> u32 {
+    (part * 100 + whole / 2).checked_div(whole).unwrap_or_default()
 }

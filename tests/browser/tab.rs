@@ -65,7 +65,7 @@ impl Tab {
     }
 
     pub(crate) async fn navigate(&self, view: &str) -> Result {
-        let link = format!("[data-view={view}]:not(#view)");
+        let link = format!("nav [data-view={view}]");
         self.front().await?.find(Locator::Css(&link)).await?.click().await?;
         self.until("document.querySelector('#view').dataset.view", view).await
     }

@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use crate::{Result, browser::Browser, server::Server, tab::ALL};
+use crate::{
+    Result,
+    browser::Browser,
+    server::Server,
+    tab::{ALL, eventually},
+};
 
 #[tokio::test]
 async fn a_second_tab_is_told_of_a_switch_at_once() -> Result {
@@ -86,9 +91,14 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     first.switch(1).await?;
     first.stored(1).await?;
 
-    // This socket makes a session of its own, whose token is refused: the browser already has one.
+    // The second socket makes a session of its own, whose token is refused, since the browser has one by now.
     second.switch(2).await?;
     second.until("watched.posts[0]?.status ?? null", 409).await?;
+    eventually("the page has left that socket", async || match second.closes().await?.as_slice() {
+        [] => Err("no socket of it was closed".into()),
+        _ => Ok(()),
+    })
+    .await?;
     second.is_connected().await?;
     second.switch(5).await?;
     first.shows(5).await?;

@@ -2,7 +2,12 @@
 
 use serde_json::json;
 
-use crate::{Result, browser::Browser, server::Server, tab::ALL};
+use crate::{
+    Result,
+    browser::Browser,
+    server::Server,
+    tab::{ALL, eventually},
+};
 
 #[tokio::test]
 async fn a_first_visit_shows_all_and_leaves_no_cookie() -> Result {
@@ -67,6 +72,8 @@ async fn views_change_without_a_request_and_show_the_newest_division() -> Result
     let tab = browser.open().await?;
     tab.switch(2).await?;
     tab.stored(2).await?;
+    tab.reload().await?;
+    tab.shows(2).await?;
 
     // A new document would have a time origin of its own, and any request of this one is an entry.
     let begun = tab.evaluate("[performance.timeOrigin, performance.now()]").await?;
@@ -103,6 +110,28 @@ async fn of_two_quick_switches_the_last_one_wins() -> Result {
     server.restart()?;
     tab.reload().await?;
     tab.shows(5).await
+}
+
+#[tokio::test]
+async fn a_switch_while_the_server_is_away_is_stored_when_it_is_back() -> Result {
+    let mut server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    for division in [4, 2] {
+        server.stop()?;
+        tab.is_disconnected().await?;
+        tab.switch(division).await?;
+        server.start_again()?;
+        eventually("the server has it", async || match tab.division().await?["value"] {
+            ref value if *value == division => Ok(()),
+            ref value => Err(format!("the server has {value}").into()),
+        })
+        .await?;
+        tab.shows(division).await?;
+        tab.reload().await?;
+        tab.shows(division).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test]
