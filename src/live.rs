@@ -193,7 +193,7 @@ pub enum Changed {
         /// Its wire name.
         name: &'static str,
     },
-    /// The session's values were cleared; the removals are told one by one as well.
+    /// The session's values were cleared; their removals follow.
     Cleared,
     /// This handle renewed the session, or its principal changed: what was said before is void, and the values that
     /// there are now follow.

@@ -146,11 +146,6 @@ impl Values {
         self.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
     }
 
-    /// Drops everything but what is known of versions.
-    pub(crate) fn forget(&mut self) {
-        *self = Self { newest: self.newest, ..Self::default() };
-    }
-
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
         self.slots.retain(|(number, _)| keep(*number));

@@ -323,11 +323,9 @@ impl Core {
         let Some((key, record)) = self.record_of(self.chain.schema.at(number).scope, now) else {
             return (Stored::Nothing, None);
         };
-        let Ok(kept) = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned()) else {
-            return (Stored::Nothing, None);
-        };
         record.touch(now);
-        let Some(kept) = kept else { return (Stored::Nothing, None) };
+        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
+        let Ok(Some(kept)) = kept else { return (Stored::Nothing, None) };
         let mark = Some((key, kept.version));
         let Some(json) = kept.json else { return (Stored::Tombstone(kept.version), mark) };
         let from_cookie = self.brought.filled.contains(&(number, kept.version)) || self.chain.memory.is_none();
@@ -390,7 +388,7 @@ impl Core {
         let now = self.chain.now();
         let declared = self.chain.schema.at(number);
         let (_, record) = declared.max_age.and_then(|_| self.record_of(declared.scope, now))?;
-        let state = record.read_live(now).ok()?;
+        let state = record.read();
         state.kept(&self.chain.schema, number, now)?.expires(declared.max_age)
     }
 
@@ -407,7 +405,7 @@ impl Core {
         let mut values = Vec::new();
         let mut owners = Vec::new();
         for (key, record, scope) in session.into_iter().chain(principal) {
-            let Ok(state) = record.read_live(now) else { continue };
+            let state = record.read();
             owners.push(Owner { key, changes: state.changes, cleared: state.cleared });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let kept = mine.filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));

@@ -191,9 +191,11 @@ impl Record {
     pub(crate) fn commit(&self, changes: &[Change], terms: Terms<'_>) -> Result<Version, Refused> {
         let version = {
             let mut state = self.write();
-            self.begin_anew(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
-                return Err(Refused::Closed(closed));
+                if !matches!(state.kind, Kind::Principal { .. }) {
+                    return Err(Refused::Closed(closed));
+                }
+                state.values = Values::default();
             }
             state.prune(terms);
             state.admit(changes, terms)?;
@@ -210,19 +212,8 @@ impl Record {
     pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
         let state = self.read();
         match state.closed(self.used(), terms.now) {
-            None => state.admit(changes, terms),
-            Some(_) if matches!(state.kind, Kind::Principal { .. }) => {
-                State::new(Kind::Principal { idle: Duration::ZERO, not_before: Version::ZERO }).admit(changes, terms)
-            }
-            Some(closed) => Err(Refused::Closed(closed)),
-        }
-    }
-
-    /// A principal does not end: what was kept for too long goes when the next values come, and none of it with them.
-    fn begin_anew(&self, state: &mut State, now: Millis) {
-        if matches!(state.kind, Kind::Principal { .. }) && state.closed(self.used(), now).is_some() {
-            state.values.forget();
-            self.touch(now);
+            Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(Refused::Closed(closed)),
+            _ => state.admit(changes, terms),
         }
     }
 
@@ -241,7 +232,6 @@ impl Record {
     pub(crate) fn join(&self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
         let joined = {
             let mut state = self.write();
-            self.begin_anew(&mut state, terms.now);
             let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
             for Carried { number, name, kept } in entries {
                 let version = kept.version;
