@@ -144,7 +144,8 @@ impl Loader {
         for candidate in candidates.iter() {
             let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
                 let opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
-                Some(Token::Opened(Box::new(opened), self.digest(candidate)))
+                let digest = self.chain.memory.as_ref().map(|memory| memory.digest(candidate));
+                Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
             }) else {
                 continue;
             };
@@ -154,10 +155,6 @@ impl Loader {
             };
         }
         found
-    }
-
-    fn digest(&self, token: &[u8]) -> Option<[u8; 16]> {
-        self.chain.memory.as_ref().map(|memory| memory.digest(token))
     }
 
     /// Memory knows these very bytes, and still holds everything that they do: the seal needn't be opened.
@@ -189,7 +186,7 @@ impl Loader {
     /// The session that a genuine token names, if it is to be believed.
     async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let (opened, digest) = match token {
+        let (opened, seen) = match token {
             Token::Known(bound, in_step) => {
                 bound.record.touch(now);
                 let brought = Brought {
@@ -200,7 +197,7 @@ impl Loader {
                 };
                 return Ok((Binding::Live(bound), brought, None));
             }
-            Token::Opened(opened, digest) => (opened, digest),
+            Token::Opened(opened, seen) => (opened, seen),
         };
         let Opened { id, payload, retired } = *opened;
         let key = RecordKey(*id.as_bytes());
@@ -234,7 +231,7 @@ impl Loader {
         if let Some(reason) = fenced(&record, now) {
             return Ok((reason, brought, None));
         }
-        let arrived = Arrived { payload, retired, digest, stored };
+        let arrived = Arrived { payload, retired, seen, stored };
         Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
     }
 
@@ -305,21 +302,24 @@ enum Genuine {
 
 enum Token {
     Known(Bound, InStep),
-    Opened(Box<Opened>, Option<[u8; 16]>),
+    Opened(Box<Opened>, Option<Seen>),
 }
+
+/// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
+type Seen = ([u8; 16], u64);
 
 /// A token that had to be opened, on its way into the records.
 pub(super) struct Arrived {
     pub(super) payload: Payload,
     pub(super) retired: bool,
-    pub(super) digest: Option<[u8; 16]>,
+    seen: Option<Seen>,
     pub(super) stored: Option<Found>,
 }
 
 impl Core {
     /// Takes what an opened token holds into the records of its session and of its present principal.
     async fn arrive(mut self, arrived: Arrived, now: Millis) -> Result<Self, TierError> {
-        let Arrived { payload, retired, digest, stored } = arrived;
+        let Arrived { payload, retired, seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(self) };
         if let Some(stored) = stored {
             let entries = self.entries(stored, Scope::Session, now);
@@ -338,8 +338,7 @@ impl Core {
             let mut state = bound.record.write();
             if let Kind::Session { browser, .. } = &mut state.kind {
                 browser.confirmed = true;
-                if let (Some(digest), Some(brought), true) = (digest, in_step, taken.newer.is_empty()) {
-                    let ring = self.chain.cookie.ring().generation();
+                if let (Some((digest, ring)), Some(brought), true) = (seen, in_step, taken.whole) {
                     browser.known = Some(KnownToken { digest, ring, deadline: taken.deadline, brought });
                 }
             }
@@ -396,6 +395,7 @@ impl Core {
             principals: 0,
             equal: true,
             ours: true,
+            whole: true,
             filled: Vec::new(),
             newer: Vec::new(),
         };
@@ -420,7 +420,10 @@ impl Core {
                 }
             }
             // What another principal left in this browser is nobody's here.
-            (_, signed) => taken.ours = signed.is_none(),
+            (_, signed) => {
+                taken.ours = signed.is_none();
+                taken.whole &= principals.is_empty();
+            }
         }
         taken
     }
@@ -434,6 +437,7 @@ impl Core {
             match number.filter(|_| self.first_hit()).and_then(hit) {
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
                 Some(version) if version < entry.kept.version => {
+                    taken.whole = false;
                     taken.newer.push((entry.whose, entry.name, entry.kept));
                 }
                 _ => fill.push(Carried { number, name: entry.name, kept: entry.kept }),
@@ -481,6 +485,8 @@ pub(super) struct TakenIn {
     equal: bool,
     /// The principal's entries are the present principal's, or there is none to mind.
     ours: bool,
+    /// Everything went into a record: what brings the same bytes again needn't be opened.
+    whole: bool,
     pub(super) filled: Vec<(Number, crate::version::Version)>,
     pub(super) newer: Vec<(Whose, Box<str>, Kept)>,
 }

@@ -1,4 +1,5 @@
 //! What a user can see, through the public API.
 
+mod review;
 mod smoke;
 mod world;

@@ -4,10 +4,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use hkdf::Hkdf;
@@ -40,14 +37,7 @@ use crate::error::{BuildError, BuildErrorKind};
 /// # Ok::<(), layered_session::BuildError>(())
 /// ```
 #[derive(Clone)]
-pub struct KeyRing(Arc<Ring>);
-
-struct Ring {
-    /// That of `keys`, apart from the lock: every request asks for it, and a reader of the lock would write to a cache
-    /// line that all cores share.
-    generation: AtomicU64,
-    keys: RwLock<Arc<Keys>>,
-}
+pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
 
 impl KeyRing {
     /// A ring of raw keys, at least 32 bytes each.
@@ -57,7 +47,7 @@ impl KeyRing {
     /// Of kind [`Key`](BuildErrorKind::Key): no key at all, one that is too short or can be guessed, or one twice.
     pub fn new(keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
         let keys = Keys::derive(1, keys)?;
-        Ok(Self(Arc::new(Ring { generation: AtomicU64::new(keys.generation), keys: RwLock::new(Arc::new(keys)) })))
+        Ok(Self(Arc::new(RwLock::new(Arc::new(keys)))))
     }
 
     /// A ring of hex keys, separated by commas, with blanks around them or not: `openssl rand -hex 32` makes one.
@@ -113,21 +103,15 @@ impl KeyRing {
     pub fn replace(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<(), BuildError> {
         // Derived before the lock is taken: an iterator of the caller's may panic, or come back to this ring.
         let mut new = Keys::derive(0, keys)?;
-        let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
         new.generation = keys.generation + 1;
-        self.0.generation.store(new.generation, Ordering::Release);
         *keys = Arc::new(new);
         Ok(())
     }
 
-    /// Counts the replacements, from 1. What was concluded from a seal holds as long as this stays.
-    pub(crate) fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
-    }
-
     /// The keys of now, unmoved by a `replace` in between.
     pub(crate) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -139,6 +123,7 @@ impl fmt::Debug for KeyRing {
 
 /// The subkeys of one generation of a ring.
 pub(crate) struct Keys {
+    /// Counts the replacements, from 1. What was concluded from a seal holds as long as this stays.
     pub(crate) generation: u64,
     sealing: Key,
     retired: Vec<Key>,
@@ -348,12 +333,15 @@ mod tests {
         ring.replace([key(2), key(1)]).unwrap();
         refused(clone.replace([key(3), [0; 32]]));
         let after = clone.keys();
-        assert_eq!((before.generation, after.generation, ring.generation(), clone.generation()), (1, 2, 2, 2));
+        assert_eq!(
+            (before.generation, after.generation, ring.keys().generation, clone.keys().generation),
+            (1, 2, 2, 2)
+        );
         assert_eq!(after.find(before.sealing().id).map(|(_, standing)| standing), Some(Standing::Retired));
         assert!(before.find(after.sealing().id).is_none());
 
         ring.replace([key(2)]).unwrap();
-        assert_eq!(clone.generation(), 3);
+        assert_eq!(clone.keys().generation, 3);
         assert!(clone.keys().find(before.sealing().id).is_none());
     }
 

@@ -1,0 +1,153 @@
+//! What an adversarial reading of the guarantees found: each of these has been red.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use http::{HeaderMap, Response};
+use http_body_util::Full;
+use layered_session::{
+    Changed, Commit, CommitKind, Committed, CookieTier, Found, KeyRing, Lifetime, Lookup, MemoryTier, Placement,
+    Principal, Resolution, Role, Scope, Session, SessionValue, Sessions, SessionsBuilder, Tier, TierFuture,
+    WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies};
+
+/// Something about the principal that no browser carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Unread(u32);
+
+impl SessionValue for Unread {
+    const NAME: &'static str = "unread";
+    const SCOPE: Scope = Scope::Principal;
+    const PLACEMENT: Placement = Placement::Volatile;
+}
+
+/// The same chain, with the principal named by a request's header.
+fn identified_by_head(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
+    Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .value::<Division>()
+        .value::<Theme>()
+        .value::<Visits>()
+        .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
+        .clock(clock.clone())
+}
+
+/// A visit by a user whom the head names.
+async fn visit_as<F, Fut, T>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F) -> (HeaderMap, T)
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut request = browser.request();
+    if let Some(user) = user {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+    }
+    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+    let (response, value) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    browser.take(response.headers());
+    (response.headers().clone(), value)
+}
+
+fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(value) => Some(value),
+        Poll::Pending => None,
+    }
+}
+
+// Signed in by the head.
+
+#[tokio::test]
+async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let mut browser = Browser::new();
+    let node = Node::new(identified_by_head(&ring, &clock).build().unwrap());
+    visit_as(&mut browser, &node, Some("ada"), async |s| s.set(Division(3)).await.unwrap()).await;
+
+    let node = Node::new(identified_by_head(&ring, &clock).build().unwrap());
+    let (_, theme) = visit_as(&mut browser, &node, None, async |s| s.get::<Theme>()).await;
+    assert_eq!(theme, Theme::default());
+    let (_, division) = visit_as(&mut browser, &node, Some("ada"), async |s| s.get::<Division>()).await;
+    assert_eq!(division, Division(3));
+}
+
+// Shared stores.
+
+/// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.
+#[derive(Clone, Default)]
+struct Gate {
+    store: SpyStore,
+    held: Arc<Mutex<Vec<CommitKind>>>,
+    on_read: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+impl Gate {
+    fn hold(&self, kinds: &[CommitKind]) {
+        *self.held.lock().unwrap() = kinds.to_vec();
+    }
+}
+
+impl Tier for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            if let Some(run) = self.on_read.lock().unwrap().take() {
+                run();
+            }
+            self.store.read(lookup).await
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::boxed(async move {
+            let committed = self.store.write(commit).await;
+            while self.held.lock().unwrap().contains(&commit.kind()) {
+                tokio::task::yield_now().await;
+            }
+            committed
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_key_replaced_during_the_load_vouches_for_nothing() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
+    let replaced = ring.clone();
+    *gate.on_read.lock().unwrap() = Some(Box::new(move || replaced.replace([other]).unwrap()));
+    let mut late = browser.clone();
+    let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
+    second.handle(browser.request(), load).await;
+    assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+}
