@@ -21,7 +21,7 @@ use crate::{
             payload::{Head, Whose, Writer, entry_len},
             seal::Purpose,
         },
-        memory::record::{InStep, Kind, KnownToken, Presence},
+        memory::record::{InStep, Kind, KnownToken, Presence, State},
     },
     version::Millis,
 };
@@ -114,9 +114,7 @@ impl Core {
             (state.carried, self.brought.issued.after(life.lifetime.idle / 10))
         };
         let principal = self.signed_of(bound, now).map(|signed| {
-            let carried = self.find_principal(&signed).map_or(0, |record| {
-                record.live(now, |state| if state.is_vacant() { 0 } else { state.carried }).unwrap_or(0)
-            });
+            let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));
             (signed.key(), carried)
         });
         // Somebody who is not signed in here just now is no reason to write the cookie.
@@ -146,7 +144,7 @@ impl Core {
                     for (name, kept) in state.carried_entries(&chain.schema, presence) {
                         collect(Whose::Principal, name, kept);
                     }
-                    if state.is_vacant() { 0 } else { state.carried }
+                    state.stamp()
                 });
                 read.unwrap_or(0)
             });

@@ -393,6 +393,8 @@ impl Core {
             deadline: head.idle_deadline.min(head.life.absolute_deadline),
             sessions: 0,
             principals: 0,
+            session_stamp: None,
+            principal_stamp: None,
             equal: true,
             ours: true,
             whole: true,
@@ -445,6 +447,10 @@ impl Core {
         }
         let joined = record.join(fill, self.chain.terms(scope, now));
         taken.equal &= joined.equal;
+        match scope {
+            Scope::Session => taken.session_stamp = Some(joined.carried),
+            Scope::Principal => taken.principal_stamp = Some(joined.carried),
+        }
         taken.filled.extend(joined.filled);
     }
 
@@ -459,14 +465,18 @@ impl Core {
         let schema = &self.chain.schema;
         let presence = if signed.is_some() { Presence::SignedIn } else { Presence::Anonymous };
         let session = bound.record.read();
-        let mut all = session.carried_entries(schema, presence).count() == taken.sessions;
+        // Of the very state that the token was compared with: a write since then is one that the browser lacks.
+        let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
+        let mut all = same(taken.session_stamp, session.carried);
+        all &= session.carried_entries(schema, presence).count() == taken.sessions;
         let carried = session.carried;
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
                 let state = record.live(now, |state| {
+                    all &= same(taken.principal_stamp, state.carried);
                     all &= state.carried_entries(schema, presence).count() == taken.principals;
-                    state.carried
+                    state.stamp()
                 });
                 state.unwrap_or(0)
             };
@@ -482,6 +492,9 @@ pub(super) struct TakenIn {
     pub(super) deadline: Millis,
     sessions: usize,
     principals: usize,
+    /// The states of the records into which they went.
+    session_stamp: Option<u64>,
+    principal_stamp: Option<u64>,
     equal: bool,
     /// The principal's entries are the present principal's, or there is none to mind.
     ours: bool,

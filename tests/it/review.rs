@@ -85,6 +85,77 @@ async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values
     assert_eq!(division, Division(3));
 }
 
+// Versions.
+
+#[tokio::test]
+async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let (one, two) =
+        (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
+    let mut browser = Browser::new();
+    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut twin = browser.clone();
+    clock.advance(Duration::from_secs(1));
+    browser.visit(&one, async |s| s.set(Theme("a".into())).await.unwrap()).await;
+    twin.visit(&two, async |s| s.set(Theme("b".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&two, async |s| s.get::<Theme>()).await, Theme("b".into()));
+    let restarted = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(browser.visit(&restarted, async |s| s.get::<Theme>()).await, Theme("b".into()));
+}
+
+#[tokio::test]
+async fn a_write_during_the_load_leaves_the_browser_behind() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
+    let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .value::<Theme>()
+        .identify_by::<User>(move |user| {
+            if trigger.swap(false, Ordering::SeqCst)
+                && let Some(session) = &*writer.lock().unwrap()
+            {
+                now_or_never(session.set(Theme("late".into()))).unwrap().unwrap();
+            }
+            Some(Principal::new(&user.0))
+        })
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let node = Node::new(sessions);
+    let first = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Theme("early".into())).await.unwrap()).await;
+    let handle = browser.clone().visit(&node, async |s| s).await;
+    // A fresh token of the same values, which this node has to open.
+    clock.advance(DAY / 4);
+    browser.visit(&first, async |s| s.get::<Theme>()).await;
+    *other.lock().unwrap() = Some(handle);
+    armed.store(true, Ordering::SeqCst);
+    browser.visit(&node, async |s| s.get::<Theme>()).await;
+    assert!(!armed.load(Ordering::SeqCst));
+    let restarted = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(browser.visit(&restarted, async |s| s.get::<Theme>()).await, Theme("late".into()));
+}
+
+// Cookies.
+
+#[tokio::test]
+async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).build().unwrap());
+    let (one, two) = (node(), node());
+    let mut browser = Browser::new();
+    browser.visit(&one, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let _watch = browser.visit(&two, async |s| s.watch::<Division>()).await;
+    clock.advance(Duration::from_secs(86_400 / 4));
+    browser.visit(&one, async |s| s.get::<Theme>()).await;
+    let (headers, _) = browser.visit_seen(&two, async |s| s.get::<Theme>()).await;
+    assert!(set_cookies(&headers).is_empty());
+}
+
 // Shared stores.
 
 /// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.

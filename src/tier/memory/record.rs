@@ -234,14 +234,14 @@ impl Record {
             let mut state = self.write();
             let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
             for Carried { number, name, kept } in entries {
-                let version = kept.version;
+                let brought = kept.clone();
                 let stands = match number {
                     Some(number) => {
                         let declared = terms.schema.at(number);
                         let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
                         if !over && state.values.join(terms.schema, number, kept) {
                             changed = true;
-                            filled.push((number, version));
+                            filled.push((number, brought.version));
                         }
                         state.values.get(number)
                     }
@@ -251,13 +251,15 @@ impl Record {
                     }
                 };
                 let riding = || state.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
-                equal &= [stands, riding()].into_iter().flatten().map(|kept| kept.version).max() == Some(version);
+                let newest = [stands, riding()].into_iter().flatten().max_by_key(|kept| kept.version);
+                // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
+                equal &= newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json);
             }
             if changed {
                 state.carried = stamp();
                 state.changes += 1;
             }
-            Joined { changed, equal, filled }
+            Joined { changed, equal, filled, carried: state.carried }
         };
         if joined.changed {
             self.ring();
@@ -361,6 +363,8 @@ pub(crate) struct Joined {
     pub(crate) filled: Vec<(Number, Version)>,
     /// What was brought is what stands here now, name by name. There may be more here.
     pub(crate) equal: bool,
+    /// The stamp of the state of which all this is true.
+    pub(crate) carried: u64,
 }
 
 impl State {
@@ -408,6 +412,11 @@ impl State {
             Kind::Principal { not_before, .. } => not_before,
             _ => Version::ZERO,
         }
+    }
+
+    /// The stamp of what browsers carry of it; 0 for a principal's record that holds nothing, which is there or not.
+    pub(crate) fn stamp(&self) -> u64 {
+        if self.is_vacant() { 0 } else { self.carried }
     }
 
     /// A principal's record that holds nothing: it is there only for who waits on it.
