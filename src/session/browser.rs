@@ -9,11 +9,11 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    core::{Binding, Bound, Core},
+    core::{Binding, Bound, Core, Newer, Owner},
     load,
 };
 use crate::{
-    chain::values::Kept,
+    chain::{Signed, values::Kept},
     live::Closed,
     tier::{
         cookie::{
@@ -23,6 +23,7 @@ use crate::{
         },
         memory::record::{InStep, Kind, KnownToken, Presence, State},
     },
+    value::Scope,
     version::Millis,
 };
 
@@ -150,7 +151,7 @@ impl Core {
             });
             (signed.key(), carried)
         });
-        self.keep_newer(&mut entries, signed.is_some());
+        self.keep_newer(&mut entries, signed.as_deref());
         self.fit(&mut entries);
         let idle_deadline = life.deadline(now);
         let ends_in = (!life.lifetime.ends_with_browser).then(|| idle_deadline.since(now));
@@ -170,16 +171,22 @@ impl Core {
         Some(Sealed { token, ring, in_step, deadline: idle_deadline, ends_in })
     }
 
-    /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place.
-    fn keep_newer(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>, signed_in: bool) {
-        for (whose, name, kept) in &self.brought.newer {
-            if *whose == Whose::Principal && !signed_in {
-                continue;
-            }
-            match entries.iter_mut().find(|(other, entry, _)| other == whose && entry == name) {
+    /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
+    /// a user before had, or somebody chose before signing in, goes all the same.
+    fn keep_newer(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>, signed: Option<&Signed>) {
+        let schema = &self.chain.schema;
+        let anonymous =
+            |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
+        for Newer { owner, name, kept } in &self.brought.newer {
+            let whose = match owner {
+                Owner::Session if signed.is_none() || !anonymous(name) => Whose::Session,
+                Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => Whose::Principal,
+                _ => continue,
+            };
+            match entries.iter_mut().find(|(other, entry, _)| *other == whose && entry == name) {
                 Some((_, _, mine)) if mine.version < kept.version => *mine = kept.clone(),
                 Some(_) => {}
-                None => entries.push((*whose, name.clone(), kept.clone())),
+                None => entries.push((whose, name.clone(), kept.clone())),
             }
         }
     }

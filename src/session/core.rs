@@ -11,12 +11,9 @@ use crate::{
     chain::{COOKIE, Chain, Computed, DEFAULT, Identity, MEMORY, Resolution, Signed, values::Kept},
     error::{WriteError, WriteErrorKind},
     id::SessionId,
-    live::{Closed, Owner},
+    live::{self, Closed},
     signal::Chime,
-    tier::{
-        cookie::payload::Whose,
-        memory::record::{InStep, Kind, Record, RecordKey, State},
-    },
+    tier::memory::record::{InStep, Kind, Record, RecordKey, State},
     value::{Number, Scope},
     version::{Millis, Version},
 };
@@ -95,7 +92,33 @@ pub(super) struct Brought {
     /// What the cookie answered for, with the version.
     pub(super) filled: Vec<(Number, Version)>,
     /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
-    pub(super) newer: Vec<(Whose, Box<str>, Kept)>,
+    pub(super) newer: Vec<Newer>,
+}
+
+/// A copy that only the cookie has.
+#[derive(Debug)]
+pub(super) struct Newer {
+    pub(super) owner: Owner,
+    pub(super) name: Box<str>,
+    pub(super) kept: Kept,
+}
+
+/// Whose part of a cookie it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// The session's, renewed or not.
+    Session,
+    /// A principal's, by name: another may sign in before the response leaves.
+    Principal(RecordKey),
+}
+
+impl Owner {
+    pub(super) const fn scope(self) -> Scope {
+        match self {
+            Self::Session => Scope::Session,
+            Self::Principal(_) => Scope::Principal,
+        }
+    }
 }
 
 /// What has happened to the request's session so far.
@@ -394,7 +417,7 @@ impl Core {
 
     /// Every stored value that this handle sees, with its version and whether it is one or a removal, and the records
     /// that they come from.
-    pub(crate) fn survey(&self) -> (Vec<Owner>, Vec<(Number, Version, bool)>) {
+    pub(crate) fn survey(&self) -> (Vec<live::Owner>, Vec<(Number, Version, bool)>) {
         let now = self.chain.now();
         let schema = &self.chain.schema;
         let signed = self.signed(now);
@@ -406,7 +429,7 @@ impl Core {
         let mut owners = Vec::new();
         for (key, record, scope) in session.into_iter().chain(principal) {
             let state = record.read();
-            owners.push(Owner { key, changes: state.changes, cleared: state.cleared });
+            owners.push(live::Owner { key, changes: state.changes, cleared: state.cleared });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let kept = mine.filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
             values.extend(kept.map(|(number, kept)| (number, kept.version, kept.json.is_some())));

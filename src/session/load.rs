@@ -10,10 +10,10 @@ use http::{Extensions, request::Parts};
 
 use super::{
     Session,
-    core::{Binding, Bound, Brought, Core, Who},
+    core::{Binding, Bound, Brought, Core, Newer, Owner, Who},
 };
 use crate::{
-    chain::{Chain, Computed, Identity, Signed, life::FENCE, values::Kept},
+    chain::{Chain, Computed, Identity, Signed, life::FENCE},
     error::{MissingSession, TierError},
     id::{Principal, SessionId},
     live::Closed,
@@ -411,12 +411,12 @@ impl Core {
                 state.restamp();
             }
         }
-        self.join_entries(&bound.record, Scope::Session, mine, &mut taken, now);
+        self.join_entries((Owner::Session, &bound.record), mine, &mut taken, now);
         match (head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
                 if !principals.is_empty() {
                     let record = self.hold_principal(&signed, now);
-                    self.join_entries(&record, Scope::Principal, principals, &mut taken, now);
+                    self.join_entries((Owner::Principal(signed.key()), &record), principals, &mut taken, now);
                     record.touch(now);
                     self.settle(signed.key(), &record, now);
                 }
@@ -430,7 +430,7 @@ impl Core {
         taken
     }
 
-    fn join_entries(&self, record: &Record, scope: Scope, entries: Vec<Entry>, taken: &mut TakenIn, now: Millis) {
+    fn join_entries(&self, (owner, record): (Owner, &Record), entries: Vec<Entry>, taken: &mut TakenIn, now: Millis) {
         let schema = &self.chain.schema;
         let mut fill = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -440,16 +440,18 @@ impl Core {
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
                 Some(version) if version < entry.kept.version => {
                     taken.whole = false;
-                    taken.newer.push((entry.whose, entry.name, entry.kept));
+                    // Known all the same: what is written next is to be above it.
+                    record.write().values.observe(entry.kept.version);
+                    taken.newer.push(Newer { owner, name: entry.name, kept: entry.kept });
                 }
                 _ => fill.push(Carried { number, name: entry.name, kept: entry.kept }),
             }
         }
-        let joined = record.join(fill, self.chain.terms(scope, now));
+        let joined = record.join(fill, self.chain.terms(owner.scope(), now));
         taken.equal &= joined.equal;
-        match scope {
-            Scope::Session => taken.session_stamp = Some(joined.carried),
-            Scope::Principal => taken.principal_stamp = Some(joined.carried),
+        match owner {
+            Owner::Session => taken.session_stamp = Some(joined.carried),
+            Owner::Principal(_) => taken.principal_stamp = Some(joined.carried),
         }
         taken.filled.extend(joined.filled);
     }
@@ -501,7 +503,7 @@ pub(super) struct TakenIn {
     /// Everything went into a record: what brings the same bytes again needn't be opened.
     whole: bool,
     pub(super) filled: Vec<(Number, crate::version::Version)>,
-    pub(super) newer: Vec<(Whose, Box<str>, Kept)>,
+    newer: Vec<Newer>,
 }
 
 impl fmt::Debug for Loader {

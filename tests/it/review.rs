@@ -104,6 +104,34 @@ async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
 }
 
 #[tokio::test]
+async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
+    let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(300));
+    let node = |clock| Node::new(builder(&ring, clock).resolution(Resolution::FirstHit).build().unwrap());
+    let (first, second) = (node(&ahead), node(&clock));
+    let mut browser = Browser::new();
+    browser.visit(&second, async |s| s.set(Theme("old".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Theme("newer".into())).await.unwrap()).await;
+    browser.visit(&second, async |s| s.set(Theme("last".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node(&clock), async |s| s.get::<Theme>()).await, Theme("last".into()));
+}
+
+#[tokio::test]
+async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
+    let (first, second) = (node(), node());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Division(1)).await.unwrap()).await;
+    browser.visit(&second, async |s| s.get::<Division>()).await;
+    clock.advance(Duration::from_secs(1));
+    browser.visit(&first, async |s| s.set(Division(2)).await.unwrap()).await;
+    browser.visit(&second, async |s| s.sign_in(User("bob".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node(), async |s| s.get::<Division>()).await, Division(-1));
+}
+
+#[tokio::test]
 async fn a_write_during_the_load_leaves_the_browser_behind() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
