@@ -346,9 +346,10 @@ impl Core {
         let Some((key, record)) = self.record_of(self.chain.schema.at(number).scope, now) else {
             return (Stored::Nothing, None);
         };
-        record.touch(now);
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
-        let Ok(Some(kept)) = kept else { return (Stored::Nothing, None) };
+        let Ok(kept) = kept else { return (Stored::Nothing, None) };
+        record.touch(now);
+        let Some(kept) = kept else { return (Stored::Nothing, None) };
         let mark = Some((key, kept.version));
         let Some(json) = kept.json else { return (Stored::Tombstone(kept.version), mark) };
         let from_cookie = self.brought.filled.contains(&(number, kept.version)) || self.chain.memory.is_none();
@@ -431,7 +432,9 @@ impl Core {
             let state = record.read();
             owners.push(live::Owner { key, changes: state.changes, cleared: state.cleared });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
-            let kept = mine.filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
+            let over = state.closed(record.used(), now).is_some();
+            let kept =
+                mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
             values.extend(kept.map(|(number, kept)| (number, kept.version, kept.json.is_some())));
         }
         (owners, values)

@@ -174,8 +174,8 @@ impl Loader {
             return None;
         }
         if let Some((key, carried)) = known.brought.principal {
-            // An evicted or newer record of the principal may lack what the token has.
-            let there = memory.find(&key).is_some_and(|record| record.read().carried == carried);
+            // An evicted, expired or newer record of the principal may lack what the token has.
+            let there = memory.find(&key).is_some_and(|record| record.live(now, |state| state.carried) == Ok(carried));
             if !there && carried != 0 {
                 return None;
             }

@@ -121,7 +121,8 @@ impl Core {
     async fn adopt(&self, signed: &crate::chain::Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         for mut change in chosen {
-            let stands = record.read().kept(&self.chain.schema, change.number, now).cloned();
+            let stands = record.live(now, |state| state.kept(&self.chain.schema, change.number, now).cloned());
+            let stands = stands.ok().flatten();
             if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
                 continue;
             }
@@ -307,6 +308,7 @@ impl Core {
         let record = self.hold_principal(&signed, now);
         {
             let mut state = record.write();
+            record.begin_anew(&mut state, now);
             let version = Version::fresh(now, state.values.newest().max(state.not_before()));
             if let Kind::Principal { not_before, idle } = &mut state.kind {
                 *not_before = version;

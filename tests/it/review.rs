@@ -85,6 +85,31 @@ async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values
     assert_eq!(division, Division(3));
 }
 
+// Expiry.
+
+#[tokio::test]
+async fn a_principals_values_end_with_their_idle_time_whether_or_not_expiry_work_has_run() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
+    clock.advance(40 * DAY);
+    assert_eq!(node.sessions.of(Principal::new("ada")).await.unwrap().get::<Unread>(), Unread(0));
+}
+
+#[tokio::test]
+async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_record() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let lived = || builder(&ring, &clock).value::<Unread>().idle(100 * DAY).absolute(365 * DAY);
+    let node = Node::new(lived().build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Unread(7)).await.unwrap()).await;
+    clock.advance(40 * DAY);
+    let found = browser.visit(&node, async |s| (s.get::<Division>(), s.get::<Unread>())).await;
+    assert_eq!(found, (Division(3), Unread(0)));
+}
+
 // Versions.
 
 #[tokio::test]

@@ -191,11 +191,9 @@ impl Record {
     pub(crate) fn commit(&self, changes: &[Change], terms: Terms<'_>) -> Result<Version, Refused> {
         let version = {
             let mut state = self.write();
+            self.begin_anew(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
-                if !matches!(state.kind, Kind::Principal { .. }) {
-                    return Err(Refused::Closed(closed));
-                }
-                state.values = Values::default();
+                return Err(Refused::Closed(closed));
             }
             state.prune(terms);
             state.admit(changes, terms)?;
@@ -206,6 +204,18 @@ impl Record {
         };
         self.ring();
         Ok(version)
+    }
+
+    /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins
+    /// another. To be called before anything counts as use of it, which would bring the old one back.
+    pub(crate) fn begin_anew(&self, state: &mut State, now: Millis) {
+        if matches!(state.kind, Kind::Principal { .. }) && state.deadline(self.used()) <= now {
+            let newest = state.values.newest();
+            state.values = Values::default();
+            state.values.observe(newest);
+            state.restamp();
+            self.touch(now);
+        }
     }
 
     /// Whether the changes would be taken, without making them.
@@ -228,10 +238,15 @@ impl Record {
         self.doubted.load(Ordering::Acquire)
     }
 
-    /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number.
+    /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
+    /// session that is over takes none.
     pub(crate) fn join(&self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
         let joined = {
             let mut state = self.write();
+            self.begin_anew(&mut state, terms.now);
+            if state.closed(self.used(), terms.now).is_some() {
+                return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried };
+            }
             let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
             for Carried { number, name, kept } in entries {
                 let brought = kept.clone();
