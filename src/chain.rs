@@ -54,6 +54,8 @@ pub(crate) struct Chain {
     pub(crate) resolution: Resolution,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) lifetime: Lifetime,
+    /// Milliseconds of the longest absolute lifetime that a session was given beyond that.
+    pub(crate) longest: AtomicU64,
     /// How long a principal's record is kept from its last use.
     pub(crate) principal_idle: Duration,
     /// How far ahead of ours the clock of a node that sealed a token may be.
@@ -151,10 +153,22 @@ impl Chain {
         // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
         let (budget, tombstones) = match scope {
             Scope::Session => (self.budget.session, self.lifetime.idle.max(Duration::from_secs(86_400))),
-            Scope::Principal => (self.budget.principal, self.lifetime.absolute),
+            Scope::Principal => (self.budget.principal, self.longest_absolute()),
         };
-        let tombstones = tombstones.saturating_add(self.max_skew);
-        Terms { schema: &self.schema, now, budget, above: Version::ZERO, tombstones }
+        let skew = self.max_skew;
+        let tombstones = tombstones.saturating_add(skew);
+        Terms { schema: &self.schema, now, budget, above: Version::ZERO, tombstones, skew }
+    }
+
+    /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.
+    pub(crate) fn longest_absolute(&self) -> Duration {
+        Duration::from_millis(self.longest.load(Ordering::Relaxed)).max(self.lifetime.absolute)
+    }
+
+    pub(crate) fn note_absolute(&self, absolute: Duration) {
+        if absolute > self.lifetime.absolute {
+            self.longest.fetch_max(u64::try_from(absolute.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -367,6 +367,7 @@ impl SessionsBuilder {
             resolution: self.resolution,
             clock,
             lifetime,
+            longest: AtomicU64::new(0),
             principal_idle: self.principal_idle,
             max_skew: self.max_skew,
             audience: self.audience.into(),

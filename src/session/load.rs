@@ -226,10 +226,16 @@ impl Loader {
             }
             (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.issued)),
         };
+        let life = &payload.head.life;
+        self.chain.note_absolute(life.absolute_deadline.since(life.created));
         record.touch_at_least(payload.head.issued.min(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
             return Ok((reason, brought, None));
+        }
+        // Over by a lifetime that it was given after this token was sealed.
+        if record.closed(now).is_some() {
+            return nothing(brought);
         }
         let arrived = Arrived { payload, retired, seen, stored };
         Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
@@ -403,14 +409,7 @@ impl Core {
         };
         let (mine, principals): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.whose == Whose::Session);
         (taken.sessions, taken.principals) = (mine.len(), principals.len());
-        {
-            let mut state = bound.record.write();
-            if let Kind::Session { life, .. } = &mut state.kind
-                && life.join(&head.life)
-            {
-                state.restamp();
-            }
-        }
+        bound.record.write().change_lifetime(now, |life| life.join(&head.life));
         self.join_entries((Owner::Session, &bound.record), mine, &mut taken, now);
         match (head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {

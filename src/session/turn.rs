@@ -289,14 +289,17 @@ impl Core {
         })?;
         {
             let mut state = bound.record.write();
-            let version = Version::fresh(now, state.values.newest());
-            let Kind::Session { life, .. } = &mut state.kind else { return Err(WriteError::closed(Closed::Expired)) };
-            life.lifetime = lifetime.lived();
-            life.lifetime_version = version;
-            life.absolute_deadline = life.created.after(lifetime.absolute);
+            let Kind::Session { life, .. } = &state.kind else { return Err(WriteError::closed(Closed::Expired)) };
+            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version));
+            state.change_lifetime(now, |life| {
+                life.lifetime = lifetime.lived();
+                life.lifetime_version = version;
+                life.absolute_deadline = life.created.after(lifetime.absolute);
+                true
+            });
             state.values.observe(version);
-            state.restamp();
         }
+        self.chain.note_absolute(lifetime.absolute);
         bound.record.ring();
         Ok(())
     }
@@ -313,7 +316,7 @@ impl Core {
             if let Kind::Principal { not_before, idle } = &mut state.kind {
                 *not_before = version;
                 // Kept until the last cookie sealed before can no longer open.
-                *idle = (*idle).max(self.chain.lifetime.absolute);
+                *idle = (*idle).max(self.chain.longest_absolute());
             }
         }
         record.touch(now);

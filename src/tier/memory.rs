@@ -132,7 +132,7 @@ impl Memory {
     pub(crate) fn settle(&self, key: RecordKey, record: &Record, now: Millis) {
         let (bytes, deadline) = {
             let state = record.read();
-            (state.bytes(), state.deadline(record.used()))
+            (state.bytes(), state.until(record.used()))
         };
         let before = record.counted.swap(bytes, Ordering::Relaxed);
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -154,7 +154,7 @@ impl Memory {
         for _ in 0..steps {
             let Some(key) = self.expiry().take_due(now) else { return false };
             let gone =
-                self.records.remove_if(&key, |_, record| Arc::strong_count(record) == 1 && record.deadline() <= now);
+                self.records.remove_if(&key, |_, record| Arc::strong_count(record) == 1 && record.until() <= now);
             match gone {
                 Some((_, record)) => {
                     self.expired.fetch_add(1, Ordering::Relaxed);
@@ -163,7 +163,7 @@ impl Memory {
                 None => {
                     if let Some(record) = self.find(&key) {
                         // One that is over and still held is looked at again in the next minute.
-                        self.expiry().add(key, record.deadline().max(now));
+                        self.expiry().add(key, record.until().max(now));
                     }
                 }
             }
@@ -198,7 +198,7 @@ impl Memory {
         });
         for key in sample.into_iter().filter(|key| Some(*key) != evicted) {
             if let Some(record) = self.find(&key) {
-                self.expiry().add(key, record.deadline().max(now));
+                self.expiry().add(key, record.until().max(now));
             }
         }
         evicted.is_some()

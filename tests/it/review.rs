@@ -110,6 +110,94 @@ async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_r
     assert_eq!(found, (Division(3), Unread(0)));
 }
 
+#[tokio::test]
+async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cookie() {
+    let short = Lifetime::new(Duration::from_secs(900), 30 * DAY).unwrap();
+    for swept in [false, true] {
+        let (ring, clock) = (ring(), ManualClock::new());
+        let node = Node::new(builder(&ring, &clock).build().unwrap());
+        let mut browser = Browser::new();
+        browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+        let mut old = browser.clone();
+        browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
+        clock.advance(Duration::from_secs(3_600));
+        if swept {
+            Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+        }
+        assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+        assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default(), "swept: {swept}");
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
+    let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    clock.advance(DAY);
+    browser.visit(&node, async |s| s.get::<Theme>()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
+    browser.visit(&node, async |s| s.destroy().await.unwrap()).await;
+    clock.advance(DAY + DAY / 2);
+    for _ in 0..3 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    }
+    assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
+    let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |s| s.remove::<Theme>().await.unwrap()).await;
+    clock.advance(5 * DAY);
+    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+}
+
+#[tokio::test]
+async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
+    let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    clock.advance(40 * DAY);
+    for _ in 0..5 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    }
+    assert_eq!(browser.visit(&node, async |s| s.principal()).await, None);
+}
+
+#[tokio::test]
+async fn a_lifetime_given_later_wins_over_one_from_a_node_whose_clock_is_ahead() {
+    let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(300));
+    let first = Node::new(builder(&ring, &ahead).build().unwrap());
+    let second = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    ahead.advance(Duration::from_secs(1));
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    browser.visit(&first, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    let short = Lifetime::new(DAY / 24, DAY).unwrap();
+    let late = browser.clone();
+    browser.visit(&second, async move |s| s.set_lifetime(short).await.unwrap()).await;
+    late.clone().visit(&second, async |s| s.get::<Theme>()).await;
+    let ends = browser.visit(&second, async |s| s.expires_at()).await;
+    assert!(ends.unwrap() <= layered_session::Clock::now(&clock) + DAY / 24);
+}
+
 // Versions.
 
 #[tokio::test]

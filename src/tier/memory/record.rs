@@ -76,6 +76,8 @@ pub(crate) struct Browser {
     /// A request has brought this session's cookie.
     pub(crate) confirmed: bool,
     pub(crate) known: Option<KnownToken>,
+    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
+    pub(crate) earlier: Millis,
 }
 
 /// The exact token that was last sealed for or opened from the browser, by digest, and what it held.
@@ -125,8 +127,9 @@ pub(crate) struct Terms<'a> {
     pub(crate) budget: usize,
     /// A version that the write must be above, whatever this record knows.
     pub(crate) above: Version,
-    /// How long tombstones are kept.
+    /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
     pub(crate) tombstones: Duration,
+    pub(crate) skew: Duration,
 }
 
 impl Record {
@@ -180,6 +183,11 @@ impl Record {
     /// When it is over if nobody uses it again.
     pub(crate) fn deadline(&self) -> Millis {
         self.read().deadline(self.used())
+    }
+
+    /// When nothing that somebody may still hold of it can matter any more.
+    pub(crate) fn until(&self) -> Millis {
+        self.read().until(self.used())
     }
 
     /// Runs a reader on the state if it is not closed.
@@ -304,7 +312,7 @@ impl Record {
             return Err(Refused::Closed(closed));
         }
         succeed(&state)?;
-        let until = state.absolute_deadline().unwrap_or(now);
+        let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
         let changes = state.changes + 1;
         *state = State { changes, ..State::new(Kind::Ended(End { reason, at: now, until })) };
         Ok(())
@@ -414,6 +422,25 @@ impl State {
         }
     }
 
+    /// A session that was given a shorter life is remembered to be over for as long as tokens of the longer one open.
+    pub(crate) fn until(&self, used: Millis) -> Millis {
+        let earlier = match &self.kind {
+            Kind::Session { browser, .. } => browser.earlier,
+            _ => Millis::default(),
+        };
+        self.deadline(used).max(earlier)
+    }
+
+    /// Changes a session's lifetime, if `change` says that it did.
+    pub(crate) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life) -> bool) {
+        let Kind::Session { life, browser } = &mut self.kind else { return };
+        let before = life.deadline(now);
+        if change(life) {
+            browser.earlier = browser.earlier.max(before);
+            self.restamp();
+        }
+    }
+
     pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
         match &self.kind {
             Kind::Session { life, .. } => Some(life.absolute_deadline),
@@ -473,7 +500,13 @@ impl State {
     }
 
     fn prune(&mut self, terms: Terms<'_>) {
-        let horizon = Millis(terms.now.0.saturating_sub(terms.tombstones.as_millis() as u64));
+        let mut horizon = terms.now.before(terms.tombstones);
+        if let Kind::Session { life, browser } = &self.kind {
+            horizon = horizon.min(terms.now.before(life.lifetime.idle.saturating_add(terms.skew)));
+            if terms.now < browser.earlier {
+                horizon = Millis::default();
+            }
+        }
         self.values.prune(terms.schema, terms.now, horizon);
     }
 
