@@ -171,7 +171,9 @@ impl CookieTier {
     /// `Set-Cookie` of a token, for a session that ends in so long. It is asked back 60 s earlier, so that a browser
     /// whose clock runs late does not show a session that is over.
     pub(crate) fn creation(&self, token: String, ends_in: Option<Duration>) -> Option<HeaderValue> {
-        let max_age = ends_in.map(|left| left.saturating_sub(Duration::from_secs(60).min(left / 2)).min(MAX_AGE));
+        let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
+        // Never `Max-Age=0`, which would be a removal.
+        let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
         self.header(token, max_age)
     }
 
@@ -296,6 +298,7 @@ mod tests {
         let text = |span| tier().creation("t".into(), Some(span)).unwrap().to_str().unwrap().to_owned();
         assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
         assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));
+        assert!(text(Duration::from_secs(1)).ends_with("Max-Age=1"));
         assert!(!tier().creation("t".into(), None).unwrap().to_str().unwrap().contains("Max-Age"));
     }
 
