@@ -217,13 +217,13 @@ impl Session {
     ///
     /// `Closed` once the session has ended. Without a session it does nothing.
     pub async fn touch(&self) -> Result<(), WriteError> {
+        self.core.touch();
         let now = self.core.chain.now();
         match self.core.live(now) {
             Ok(bound) => bound.record.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
         }
-        self.core.touch();
         Ok(())
     }
 

@@ -174,6 +174,7 @@ impl Core {
         update: &mut (impl FnMut(&mut V) + ?Sized),
         now: Millis,
     ) -> Result<(Change, V), WriteError> {
+        self.touch();
         let (answer, mark) = self.resolve(number, now, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);

@@ -327,6 +327,7 @@ impl Core {
 
     /// Empties the session's own record, but for who is signed in; in a job, the principal's.
     pub(super) async fn clear(&self) -> Result<(), WriteError> {
+        self.touch();
         let now = self.chain.now();
         let identity = match &self.chain.identity {
             Identity::Value { number, .. } => Some(*number),
@@ -348,7 +349,6 @@ impl Core {
             state.values.declared().filter_map(cleared).collect()
         };
         if changes.is_empty() {
-            self.touch();
             return Ok(());
         }
         let version = self.commit(scope, &changes).await?;
