@@ -189,6 +189,7 @@ impl Loader {
         let (opened, seen) = match token {
             Token::Known(bound, in_step) => {
                 bound.record.touch(now);
+                bound.record.confirm();
                 let brought = Brought {
                     key: Some(bound.key()),
                     in_step: Some(in_step),

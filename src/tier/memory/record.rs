@@ -175,6 +175,20 @@ impl Record {
         self.used.fetch_max(used.0, Ordering::Relaxed);
     }
 
+    /// Notes that a request has brought the session's cookie. Once: later requests only read.
+    pub(crate) fn confirm(&self) {
+        let known = match &self.read().kind {
+            Kind::Session { browser, .. } => browser.confirmed,
+            _ => true,
+        };
+        if known {
+            return;
+        }
+        if let Kind::Session { browser, .. } = &mut self.write().kind {
+            browser.confirmed = true;
+        }
+    }
+
     /// Why it can't be used any more.
     pub(crate) fn closed(&self, now: Millis) -> Option<Closed> {
         self.read().closed(self.used(), now)
