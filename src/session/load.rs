@@ -288,6 +288,11 @@ pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Optio
         // Sealed by a node whose clock is ahead: nobody lives longer for it.
         head.idle_deadline = head.idle_deadline.min(now.after(head.life.lifetime.idle));
         head.issued = now;
+        let life = &mut head.life;
+        if life.created > now {
+            life.absolute_deadline = now.after(life.absolute_deadline.since(life.created));
+            life.created = now;
+        }
     }
     (now < head.idle_deadline && now < head.life.absolute_deadline).then_some(payload)
 }
