@@ -33,6 +33,11 @@ impl Version {
         Self(now.0 << 16)
     }
 
+    /// The last version of a millisecond.
+    pub(crate) const fn last_at(now: Millis) -> Self {
+        Self(now.0 << 16 | 0xffff)
+    }
+
     /// The version of a fresh write: of `now`, unless something newer is known of its owner.
     pub(crate) fn fresh(now: Millis, newest_known: Self) -> Self {
         Self::at(now).max(newest_known.next())

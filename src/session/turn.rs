@@ -312,7 +312,9 @@ impl Core {
         {
             let mut state = record.write();
             record.begin_anew(&mut state, now);
-            let version = Version::fresh(now, state.values.newest().max(state.not_before()));
+            let known = state.values.newest().max(state.not_before());
+            // The counters of ids minted in this very millisecond are not known here: they all go.
+            let version = Version::fresh(now, known).max(Version::last_at(now));
             if let Kind::Principal { not_before, idle } = &mut state.kind {
                 *not_before = version;
                 // Kept until the last cookie sealed before can no longer open.
