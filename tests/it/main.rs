@@ -1,5 +1,10 @@
 //! What a user can see, through the public API.
+#![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
+mod building;
+mod cookies;
+mod lifetimes;
 mod review;
 mod smoke;
 mod world;
+mod writes;

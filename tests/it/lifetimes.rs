@@ -1,0 +1,326 @@
+//! How long sessions, values and cookies live, by the site's clock and by others.
+
+use std::time::Duration;
+
+use layered_session::{Clock, Closed, Lifetime, Session, SessionValue, WriteErrorKind, testing::ManualClock};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    site::{Site, attribute, dark},
+    world::{Browser, DAY, Node, Theme, User, Visits},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A day unused, three in all.
+fn site() -> Site {
+    Site::with(|builder| builder.idle(DAY).absolute(3 * DAY).value::<Code>())
+}
+
+/// A value that ends before its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Code(u32);
+
+impl SessionValue for Code {
+    const NAME: &'static str = "code";
+    const MAX_AGE: Option<Duration> = Some(Duration::from_secs(600));
+}
+
+async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
+    for node in nodes {
+        assert_eq!(browser.theme(node).await, Theme::default());
+    }
+}
+
+// Acceptance 44, R5.
+#[tokio::test]
+async fn use_extends_the_idle_limit_and_nothing_else_does() {
+    let site = site();
+    let mut browser = site.dark().await;
+    site.clock.advance(DAY - SECOND);
+    browser.read(&site.node).await;
+    site.clock.advance(DAY - SECOND);
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(browser.theme(&site.node).await, dark());
+
+    site.clock.advance(DAY);
+    gone_from(&browser, [&site.node, &site.cold()]).await;
+}
+
+// R5: what is checked is the server's own deadline, not what the browser does with Max-Age.
+#[tokio::test]
+async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
+    let site = site();
+    let browser = site.dark().await;
+    let handle = browser.clone().open(&site.node).await;
+    site.clock.advance(DAY - SECOND);
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    site.clock.advance(SECOND);
+    gone_from(&browser, [&site.node, &site.cold()]).await;
+    let refused = handle.set(Theme("late".into())).await.unwrap_err();
+    assert_eq!((refused.kind(), handle.closed().await), (WriteErrorKind::Closed, Closed::Expired));
+}
+
+// Acceptance 44, R5.
+#[tokio::test]
+async fn the_absolute_limit_holds_however_much_the_session_is_used() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let ends = site.clock.now() + 3 * DAY;
+    while site.clock.now() + HOUR < ends {
+        site.clock.advance(HOUR);
+        let set = browser.read(&site.node).await;
+        let left = (ends - 60 * SECOND).duration_since(site.clock.now()).unwrap().as_secs();
+        let asked = set.iter().filter_map(|cookie| attribute(cookie, "Max-Age")?.parse::<u64>().ok());
+        assert!(asked.into_iter().all(|age| age <= left), "the browser keeps it no longer than the server: {set:?}");
+    }
+    site.clock.set(ends - SECOND);
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    browser.read(&site.node).await;
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(browser.theme(&site.node).await, dark());
+    site.clock.set(ends);
+    gone_from(&browser, [&site.node, &site.cold()]).await;
+}
+
+#[tokio::test]
+async fn renewal_keeps_the_beginning_of_a_session_and_sign_in_begins_anew() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let begun = site.clock.now();
+    let began = async |session: Session| session.created_at();
+    site.clock.advance(HOUR);
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(browser.visit(&site.cold(), began).await, Some(begun));
+    browser.visit(&site.node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&site.cold(), began).await, Some(begun + HOUR));
+}
+
+// R14.
+#[tokio::test]
+async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_does() {
+    let site = site();
+    let mut browser = Browser::new();
+    let set = browser.write(&site.node, "dark").await;
+    assert_eq!(attribute(&set[0], "Max-Age"), Some("86340"));
+    for _ in 0..5 {
+        site.clock.advance(DAY / 2);
+        browser.read(&site.node).await;
+    }
+    // Half a day is left of the three.
+    let set = browser.write(&site.node, "light").await;
+    assert_eq!(attribute(&set[0], "Max-Age"), Some("43140"));
+}
+
+// R14.
+#[tokio::test]
+async fn the_browser_is_asked_for_400_days_at_most() {
+    let site = Site::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
+    let set = Browser::new().write(&site.node, "dark").await;
+    assert_eq!(attribute(&set[0], "Max-Age"), Some((400 * DAY).as_secs().to_string().as_str()));
+}
+
+// R5.
+#[tokio::test]
+async fn at_most_one_refresh_is_sent_per_tenth_of_the_idle_time() {
+    let site = Site::with(|builder| builder.idle(10 * HOUR).absolute(30 * DAY));
+    let mut browser = site.dark().await;
+    site.clock.advance(HOUR - SECOND);
+    assert!(browser.read(&site.node).await.is_empty());
+    site.clock.advance(SECOND);
+    assert_eq!(browser.read(&site.node).await.len(), 1);
+    assert!(browser.read(&site.node).await.is_empty());
+
+    let mut refreshes = 0;
+    for _ in 0..600 {
+        site.clock.advance(60 * SECOND);
+        refreshes += browser.read(&site.node).await.len();
+    }
+    assert_eq!(refreshes, 10);
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+}
+
+// R14.
+#[tokio::test]
+async fn a_cookie_from_a_clock_that_is_ahead_is_read_as_sealed_now() {
+    let (site, ahead) = (site(), ManualClock::new());
+    ahead.advance(HOUR);
+    let mut browser = Browser::new();
+    browser.write(&site.cold_at(&ahead), "dark").await;
+    let ends = browser.visit(&site.node, async |session| session.expires_at().unwrap()).await;
+    assert_eq!(ends, site.clock.now() + DAY);
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+}
+
+// R14.
+#[tokio::test]
+async fn a_clock_that_is_ahead_extends_no_absolute_limit() {
+    let (site, ahead) = (site(), ManualClock::new());
+    ahead.advance(HOUR);
+    let mut browser = Browser::new();
+    browser.write(&site.cold_at(&ahead), "dark").await;
+    let ends = site.clock.now() + 3 * DAY;
+    assert_eq!(browser.visit(&site.node, async |session| session.created_at()).await, Some(site.clock.now()));
+    while site.clock.now() + HOUR < ends {
+        site.clock.advance(HOUR);
+        browser.read(&site.node).await;
+    }
+    assert_eq!(browser.theme(&site.node).await, dark());
+    site.clock.set(ends);
+    gone_from(&browser, [&site.node, &site.cold()]).await;
+}
+
+// R14.
+#[tokio::test]
+async fn a_cookie_from_further_ahead_than_the_allowed_skew_is_absent_and_counted() {
+    let (site, ahead) = (site(), ManualClock::new());
+    ahead.advance(HOUR + SECOND);
+    let mut browser = Browser::new();
+    browser.write(&site.cold_at(&ahead), "dark").await;
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(site.node.sessions.stats().skewed_tokens, 1);
+    site.clock.advance(SECOND);
+    assert_eq!(browser.theme(&site.node).await, dark());
+    assert_eq!(site.node.sessions.stats().skewed_tokens, 1);
+}
+
+#[tokio::test]
+async fn a_clock_that_steps_back_ends_nothing_and_extends_nothing() {
+    let site = site();
+    let begun = site.clock.now();
+    let mut browser = site.dark().await;
+    site.clock.advance(HOUR);
+    browser.read(&site.node).await;
+    site.clock.set(begun);
+    assert_eq!(browser.visit(&site.node, async |session| session.get::<Theme>()).await, dark());
+    browser.write(&site.node, "light").await;
+    for node in [&site.node, &site.cold()] {
+        assert_eq!(browser.theme(node).await, Theme("light".into()), "a fresh write wins all the same");
+        let ends = browser.clone().visit(node, async |session| session.expires_at().unwrap()).await;
+        assert_eq!(ends, begun + DAY);
+    }
+}
+
+// R5.
+#[tokio::test]
+async fn remember_me_is_kept_with_the_session() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let lifetime = Lifetime::new(30 * DAY, 365 * DAY).unwrap();
+    browser.visit(&site.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    let user = User("ada".into());
+    let set = browser.told(&site.node, async |session| session.sign_in(user).await.unwrap()).await;
+    assert_eq!(attribute(&set[0], "Max-Age"), Some((30 * DAY - 60 * SECOND).as_secs().to_string().as_str()));
+    site.clock.advance(29 * DAY);
+    assert_eq!(browser.theme(&site.node).await, dark());
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    site.clock.advance(DAY);
+    gone_from(&browser, [&site.cold(), &site.cold()]).await;
+}
+
+#[tokio::test]
+async fn the_absolute_part_of_a_lifetime_counts_from_the_beginning() {
+    let site = site();
+    let mut browser = site.dark().await;
+    site.clock.advance(2 * HOUR);
+    let handle = browser.open(&site.node).await;
+    handle.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
+    assert_eq!(handle.closed().await, Closed::Expired);
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limits() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let lifetime = Lifetime::new(DAY, 3 * DAY).unwrap().until_browser_closes();
+    browser.visit(&site.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
+    site.clock.advance(DAY - SECOND);
+    for node in [&site.node, &site.cold()] {
+        let set = browser.read(node).await;
+        assert_eq!(set.len(), 1);
+        assert_eq!(attribute(&set[0], "Max-Age"), None);
+        site.clock.advance(DAY / 2);
+    }
+    site.clock.advance(DAY / 2);
+    gone_from(&browser, [&site.node, &site.cold()]).await;
+}
+
+#[tokio::test]
+async fn a_lifetime_needs_a_session_to_belong_to() {
+    let site = site();
+    let lifetime = Lifetime::new(DAY, 3 * DAY).unwrap();
+    let set = async move |session: Session| session.set_lifetime(lifetime).await.unwrap_err().kind();
+    assert_eq!(Browser::new().visit(&site.node, set).await, WriteErrorKind::Invalid);
+    let mut browser = site.dark().await;
+    let handle = browser.open(&site.node).await;
+    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(set(handle).await, WriteErrorKind::Closed);
+}
+
+#[tokio::test]
+async fn a_value_with_a_max_age_ends_before_its_session() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let code = async |session: Session| session.find::<Code>();
+    browser.visit(&site.node, async |session| session.set(Code(7)).await.unwrap()).await;
+    site.clock.advance(599 * SECOND);
+    assert_eq!(browser.visit(&site.cold(), code).await, Some(Code(7)));
+    // Written again where nothing but the cookie is known: neither that nor a re-sealed cookie makes it live longer.
+    browser.write(&site.cold(), "light").await;
+    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
+    site.clock.advance(SECOND);
+    for node in [&site.node, &site.cold()] {
+        assert_eq!(browser.clone().visit(node, code).await, None);
+        assert_eq!(browser.theme(node).await, Theme("light".into()));
+    }
+}
+
+#[tokio::test]
+async fn each_write_begins_a_max_age_anew() {
+    let site = site();
+    let mut browser = Browser::new();
+    let count = async |session: Session| session.update(|code: &mut Code| code.0 += 1).await.unwrap();
+    browser.visit(&site.node, count).await;
+    site.clock.advance(599 * SECOND);
+    assert_eq!(browser.visit(&site.node, count).await, Code(2));
+    site.clock.advance(599 * SECOND);
+    assert_eq!(browser.clone().visit(&site.cold(), async |s| s.get::<Code>()).await, Code(2));
+    site.clock.advance(SECOND);
+    assert_eq!(browser.visit(&site.node, count).await, Code(1), "an update begins with what there is: nothing");
+}
+
+// R5: use that only a socket sees counts too.
+#[tokio::test]
+async fn touch_keeps_a_session_and_does_not_revive_one() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let socket = browser.open(&site.node).await;
+    site.clock.advance(DAY - SECOND);
+    socket.touch().await.unwrap();
+    site.clock.advance(DAY - SECOND);
+    assert_eq!(socket.get::<Theme>(), dark());
+    site.clock.advance(DAY);
+    assert_eq!(socket.touch().await.unwrap_err().kind(), WriteErrorKind::Closed);
+    assert_eq!(socket.get::<Theme>(), Theme::default());
+}
+
+#[tokio::test]
+async fn expired_sessions_leave_memory() {
+    let site = site();
+    for _ in 0..100 {
+        site.dark().await;
+    }
+    assert_eq!(site.node.sessions.stats().records, 100);
+    site.clock.advance(DAY + HOUR);
+    let mut browser = Browser::new();
+    for _ in 0..60 {
+        browser
+            .visit(&site.node, async |session| session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap())
+            .await;
+    }
+    let stats = site.node.sessions.stats();
+    assert_eq!((stats.records, stats.expired), (1, 100));
+}
