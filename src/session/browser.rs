@@ -13,12 +13,13 @@ use super::{
     load,
 };
 use crate::{
-    chain::{Signed, values::Kept},
+    chain::{Chain, Signed, values::Kept},
+    id::SessionId,
     live::Closed,
     tier::{
         cookie::{
             Opened,
-            payload::{Head, Whose, Writer, entry_len},
+            payload::{Head, Payload, Whose, Writer, entry_len},
             seal::Purpose,
         },
         memory::record::{InStep, Kind, KnownToken, Presence, State},
@@ -71,6 +72,28 @@ pub(crate) enum RelayRefused {
 /// What a page's tokens begin with: which of the two purposes it was sealed for is said, not tried.
 const RELAY: &str = "r.";
 const BIRTH_PREFIX: &str = "b.";
+
+/// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
+pub(crate) struct Relayed {
+    id: SessionId,
+    purpose: Purpose,
+    payload: Payload,
+}
+
+impl Relayed {
+    /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
+    pub(crate) fn open(chain: &Chain, token: &str) -> Result<Self, RelayRefused> {
+        let now = chain.now();
+        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth)];
+        let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
+        let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
+        let keys = chain.cookie.ring().keys();
+        let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes(), now);
+        let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
+        let payload = load::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
+        Ok(Self { id, purpose, payload })
+    }
+}
 
 /// A sealed token and what it held.
 struct Sealed {
@@ -223,22 +246,15 @@ impl Core {
     }
 
     /// Takes in what a page brings. The caller has checked that the request is same-origin.
-    pub(crate) fn bring(&self, token: &str) -> Result<(), RelayRefused> {
+    pub(crate) fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
         self.touch();
         let now = self.chain.now();
-        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth)];
-        let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
-        let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
-        let birth = matches!(purpose, Purpose::Birth);
-        let keys = self.chain.cookie.ring().keys();
-        let opened = self.chain.cookie.open(&keys, &self.chain.audience, purpose, sealed.as_bytes(), now);
-        let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let payload = load::current(&self.chain, payload, now).ok_or(RelayRefused::Expired)?;
+        let Relayed { id, purpose, payload } = relayed;
         let bound = match self.live(now) {
             Ok(bound) if bound.id == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
             Err(Some(reason)) => return Err(RelayRefused::Closed(reason)),
-            Err(None) if birth && matches!(self.binding(), Binding::Anonymous) => {
+            Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
                 if now >= payload.head.issued.after(BIRTH) {
                     return Err(RelayRefused::Expired);
                 }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{Extensions, HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use sha2::{Digest, Sha256};
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
-    session::Session,
+    session::browser::Relayed,
     sessions::Sessions,
     value::{Number, Scope, SessionValue},
 };
@@ -173,18 +173,14 @@ impl SessionWriteback {
         let body = self.read(headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
-                let session = self.session(extensions).await;
-                // Whether it opens is said before whether there is a session for it.
-                let session = match session {
-                    Ok(session) => session,
-                    Err(refusal) => return Err(refusal),
-                };
-                session.core().bring(&token)?;
+                // A token that does not open is the page's fault, whether or not there is a session for it.
+                let relayed = Relayed::open(&self.sessions.chain, &token)?;
+                self.sessions.load(extensions).await?.core().bring(relayed)?;
                 Ok(stored(&["$relay".to_owned()]))
             }
             Posted::Values(values) => {
                 let accepted = self.accept(&values)?;
-                let session = self.session(extensions).await?;
+                let session = self.sessions.load(extensions).await?;
                 session.core().touch();
                 for (scope, values) in accepted.by_scope {
                     session.commit_json(scope, values).await?;
@@ -231,10 +227,6 @@ impl SessionWriteback {
             }),
         })
         .await
-    }
-
-    async fn session(&self, extensions: &Extensions) -> Result<Session, Refusal> {
-        Ok(self.sessions.load(extensions).await?)
     }
 
     /// Every value as its type takes it, before any is stored.
