@@ -39,6 +39,11 @@ const DRAIN: usize = 256 << 10;
 /// How long a body may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
+/// what it sends must not come out larger, or fill a log.
+const ECHOED_NAMES: usize = 16;
+const ECHOED_CHARS: usize = 64;
+
 /// Takes JSON from the hook in a page, of allowed values only, and serves the hook.
 ///
 /// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
@@ -54,8 +59,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(10);
 /// parsed, validated, and stored as the type itself encodes them. A request is stored whole per owner, or not at all.
 /// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies.
 ///
-/// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant. Of several reasons
-/// the first of this list is the answer:
+/// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant; of names that are not
+/// allowed the first 16, each cut at 64 characters. Of several reasons the first of this list is the answer:
 ///
 /// | status | code |
 /// |---|---|
@@ -131,8 +136,8 @@ impl SessionWriteback {
         self
     }
 
-    /// Passes over names that are not allowed, and reports them as `ignored`, instead of refusing the whole request:
-    /// for pages that may be newer than the server.
+    /// Passes over names that are not allowed, and reports the first 16 as `ignored`, each cut at 64 characters, instead
+    /// of refusing the whole request: for pages that may be newer than the server.
     #[must_use]
     pub const fn ignore_unknown(mut self) -> Self {
         self.unknown = Unknown::Ignored;
@@ -237,7 +242,7 @@ impl SessionWriteback {
         let schema = &self.sessions.chain.schema;
         let number = |name: &str| schema.named(name).filter(|number| self.allowed.contains(number));
         let (known, unknown): (Vec<_>, Vec<_>) = values.iter().partition(|(name, _)| number(name).is_some());
-        let ignored: Vec<String> = unknown.into_iter().map(|(name, _)| name.clone().into_owned()).collect();
+        let ignored: Vec<String> = unknown.iter().take(ECHOED_NAMES).map(|(name, _)| echo(name)).collect();
         if self.unknown == Unknown::Refused && !ignored.is_empty() {
             let message = "these values may not be written by a page";
             return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message).named(ignored));
@@ -274,6 +279,10 @@ impl Accepted {
             None => self.by_scope.push((scope, vec![(number, json)])),
         }
     }
+}
+
+fn echo(name: &str) -> String {
+    name.chars().take(ECHOED_CHARS).collect()
 }
 
 fn reply_with_ignored(names: &[String], ignored: &[String]) -> Response<WritebackBody> {
