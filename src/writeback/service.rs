@@ -33,6 +33,9 @@ use crate::{
 /// The longest body that is read.
 const MAX_BODY: usize = 16 << 10;
 
+/// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
+const MAX_VALUE: usize = MAX_BODY;
+
 /// So much more is read and dropped, so that a client that sends first and reads later sees the answer.
 const DRAIN: usize = 256 << 10;
 
@@ -107,7 +110,9 @@ impl SessionWriteback {
         }
     }
 
-    /// Lets pages write `V`.
+    /// Lets pages write `V`: up to what the cookie has room for if the browser carries it, else
+    /// ([`Placement`](crate::Placement)) up to 16 KiB, sent and as `V` encodes it. A session holds one of each value, so
+    /// that bounds what a page can make a session take; the memory tier's own bound holds for all of them together.
     ///
     /// # Errors
     ///
@@ -258,6 +263,11 @@ impl SessionWriteback {
             if !integers_survive(raw.get(), &json) {
                 let message = format!("`{name}` has an integer beyond 2^53 - 1 that its type would change");
                 return Err(Refusal::new(StatusCode::BAD_REQUEST, "unsafe_integer", message).named([declared.name]));
+            }
+            if json.len() > MAX_VALUE {
+                let message = format!("`{name}` is longer than {MAX_VALUE} bytes, encoded");
+                let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message);
+                return Err(refusal.named([declared.name]));
             }
             accepted.add(declared.scope, number, json);
             accepted.names.push(declared.name.to_owned());
