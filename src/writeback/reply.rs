@@ -49,6 +49,10 @@ impl Refusal {
         Self { allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
+    pub(super) const fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(super) fn into_response(self) -> Response<WritebackBody> {
         let Self { status, code, message, names, allow } = self;
         let mut response = json(status, &RefusalJson { code, message: &message, names: &names });

@@ -2,6 +2,7 @@
 
 use std::{
     any::TypeId,
+    borrow::Cow,
     convert::Infallible,
     fmt,
     future::Future,
@@ -15,6 +16,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tower_service::Service;
 
@@ -27,7 +29,7 @@ use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
     session::browser::Relayed,
     sessions::Sessions,
-    value::{Number, Scope, SessionValue},
+    value::{Declared, Flaw, Number, Scope, SessionValue},
 };
 
 /// The longest body that is read.
@@ -67,6 +69,7 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// | status | code |
 /// |---|---|
+/// | 404 | `not_found` |
 /// | 405 | `method_not_allowed` |
 /// | 403 | `cross_site` |
 /// | 415 | `unsupported_media_type` |
@@ -239,41 +242,58 @@ impl SessionWriteback {
         .await
     }
 
-    /// Every value as its type takes it, before any is stored.
-    fn accept(
-        &self,
-        values: &[(std::borrow::Cow<'_, str>, &serde_json::value::RawValue)],
-    ) -> Result<Accepted, Refusal> {
+    /// Every value as its type takes it, before any is stored. What is ambiguous is said before what is not allowed, and
+    /// that before what is not valid.
+    fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<Accepted, Refusal> {
         let schema = &self.sessions.chain.schema;
-        let number = |name: &str| schema.named(name).filter(|number| self.allowed.contains(number));
-        let (known, unknown): (Vec<_>, Vec<_>) = values.iter().partition(|(name, _)| number(name).is_some());
-        let ignored: Vec<String> = unknown.iter().take(ECHOED_NAMES).map(|(name, _)| echo(name)).collect();
-        if self.unknown == Unknown::Refused && !ignored.is_empty() {
-            let message = "these values may not be written by a page";
-            return Err(Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message).named(ignored));
-        }
-        let mut accepted = Accepted { by_scope: Vec::new(), names: Vec::new(), ignored };
-        for (name, raw) in known {
-            let Some(number) = number(name) else { continue };
+        let mut accepted = Accepted { by_scope: Vec::new(), names: Vec::new(), ignored: Vec::new() };
+        let mut invalid = None;
+        for (name, raw) in values {
+            let Some(number) = schema.named(name).filter(|number| self.allowed.contains(number)) else {
+                if accepted.ignored.len() < ECHOED_NAMES {
+                    accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
+                }
+                continue;
+            };
             let declared = schema.at(number);
-            let json = (declared.normalize)(raw.get().as_bytes()).map_err(|flaw| {
-                let message = format!("`{name}` is {flaw}");
-                Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", message).named([declared.name])
-            })?;
-            if !integers_survive(raw.get(), &json) {
-                let message = format!("`{name}` has an integer beyond 2^53 - 1 that its type would change");
-                return Err(Refusal::new(StatusCode::BAD_REQUEST, "unsafe_integer", message).named([declared.name]));
+            match encode(declared, raw.get()) {
+                Ok(json) => accepted.add(declared, number, json),
+                Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
+                Err(refusal) => invalid = invalid.or(Some(refusal)),
             }
-            if json.len() > MAX_VALUE {
-                let message = format!("`{name}` is longer than {MAX_VALUE} bytes, encoded");
-                let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message);
-                return Err(refusal.named([declared.name]));
-            }
-            accepted.add(declared.scope, number, json);
-            accepted.names.push(declared.name.to_owned());
         }
-        Ok(accepted)
+        if self.unknown == Unknown::Refused && !accepted.ignored.is_empty() {
+            let message = "these values may not be written by a page";
+            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
+            return Err(refusal.named(accepted.ignored));
+        }
+        invalid.map_or(Ok(accepted), Err)
     }
+}
+
+/// What is stored of a value: the bytes that its own type writes.
+fn encode(declared: &Declared, raw: &str) -> Result<Bytes, Refusal> {
+    let name = declared.name;
+    let json = (declared.normalize)(raw.as_bytes());
+    let kept = match &json {
+        Ok(json) => integers_survive(raw, json),
+        // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
+        Err(Flaw::Json(_)) => integers_survive(raw, b""),
+        Err(_) => true,
+    };
+    let (status, code, message) = match json {
+        _ if !kept => {
+            let message = format!("`{name}` has an integer beyond 2^53 - 1 that its type does not take");
+            (StatusCode::BAD_REQUEST, "unsafe_integer", message)
+        }
+        Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
+        Ok(_) => {
+            let message = format!("`{name}` is longer than {MAX_VALUE} bytes, encoded");
+            (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
+        }
+        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` is {flaw}")),
+    };
+    Err(Refusal::new(status, code, message).named([name]))
 }
 
 struct Accepted {
@@ -283,16 +303,13 @@ struct Accepted {
 }
 
 impl Accepted {
-    fn add(&mut self, scope: Scope, number: Number, json: Bytes) {
-        match self.by_scope.iter_mut().find(|(other, _)| *other == scope) {
+    fn add(&mut self, declared: &Declared, number: Number, json: Bytes) {
+        match self.by_scope.iter_mut().find(|(scope, _)| *scope == declared.scope) {
             Some((_, values)) => values.push((number, json)),
-            None => self.by_scope.push((scope, vec![(number, json)])),
+            None => self.by_scope.push((declared.scope, vec![(number, json)])),
         }
+        self.names.push(declared.name.to_owned());
     }
-}
-
-fn echo(name: &str) -> String {
-    name.chars().take(ECHOED_CHARS).collect()
 }
 
 fn reply_with_ignored(names: &[String], ignored: &[String]) -> Response<WritebackBody> {
