@@ -9,11 +9,11 @@ pub(crate) use self::core::Mark;
 use self::core::{Binding, Core};
 use crate::{
     chain::{Identity, life::Lifetime},
-    error::{BoxError, MissingSession, WriteError, WriteErrorKind},
+    error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
     tier::memory::record::Kind,
-    value::{self, Number, Scope, SessionValue},
+    value::{self, Flaw, Number, Scope, SessionValue},
 };
 
 pub(crate) mod batch;
@@ -328,9 +328,13 @@ impl Session {
         }
     }
 
-    pub(crate) fn invalid(name: &'static str, flaw: impl Into<BoxError> + fmt::Display) -> WriteError {
-        let message = format!("`{name}` is {flaw}");
-        WriteError::new(WriteErrorKind::Invalid, message).named([name]).caused_by(flaw)
+    /// The source is what the application's own `validate` said, where that was it.
+    pub(crate) fn invalid(name: &'static str, flaw: Flaw) -> WriteError {
+        let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` is {flaw}")).named([name]);
+        match flaw {
+            Flaw::Invalid(reason) => error.caused_by(reason),
+            flaw => error.caused_by(flaw),
+        }
     }
 
     pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Bytes)>) -> Result<(), WriteError> {

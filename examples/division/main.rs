@@ -48,6 +48,7 @@ async fn main() -> Result<(), BoxError> {
     let (open, mut sockets) = mpsc::channel(1);
     let app = app(&sessions, open)?;
 
+    let terminated = termination()?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let (stop, stopped) = oneshot::channel::<()>();
@@ -56,7 +57,7 @@ async fn main() -> Result<(), BoxError> {
     });
     let server = tokio::spawn(server.into_future());
 
-    terminated().await?;
+    terminated.await;
     // Sockets would otherwise stay until their browsers left.
     sessions.shutdown();
     drop(stop);
@@ -97,20 +98,26 @@ fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError
         .nest_service("/store_session", SessionWriteback::new(sessions).allow::<Division>()?)
         .merge(page::assets())
         .layer(LayeredSessionLayer::new(sessions.clone()))
-        // Below the layer are only routes that may have a session.
+        // Added after the layer, so that it has no session to wait for.
         .route("/healthz", get(async || "ok")))
 }
 
-/// Resolves at the first SIGTERM or Ctrl-C.
-async fn terminated() -> io::Result<()> {
-    #[cfg(unix)]
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    #[cfg(unix)]
-    let terminate = terminate.recv();
-    #[cfg(not(unix))]
-    let terminate = std::future::pending::<()>();
-    tokio::select! {
-        _ = terminate => Ok(()),
-        interrupt = tokio::signal::ctrl_c() => interrupt,
-    }
+/// Resolves at the first SIGTERM or Ctrl-C. They are caught from this call on, not from the first poll.
+#[cfg(unix)]
+fn termination() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(not(unix))]
+fn termination() -> io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        tokio::signal::ctrl_c().await.ok();
+    })
 }

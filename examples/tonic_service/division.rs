@@ -109,7 +109,7 @@ pub mod divisions_client {
             req.extensions_mut().insert(GrpcMethod::new("division.Divisions", "Current"));
             self.inner.unary(req, path, codec).await
         }
-        /// Stores another division; INVALID_ARGUMENT or FAILED_PRECONDITION where it is refused.
+        /// Stores another division; INVALID_ARGUMENT where it is none, ABORTED where the session has ended.
         pub async fn switch(
             &mut self,
             request: impl tonic::IntoRequest<super::SwitchRequest>,
@@ -169,7 +169,7 @@ pub mod divisions_server {
             &self,
             request: tonic::Request<super::CurrentRequest>,
         ) -> std::result::Result<tonic::Response<super::DivisionReply>, tonic::Status>;
-        /// Stores another division; INVALID_ARGUMENT or FAILED_PRECONDITION where it is refused.
+        /// Stores another division; INVALID_ARGUMENT where it is none, ABORTED where the session has ended.
         async fn switch(
             &self,
             request: tonic::Request<super::SwitchRequest>,
