@@ -209,7 +209,7 @@ impl CookieTier {
 
     /// # Errors
     ///
-    /// Where the generator of nonces fails.
+    /// Where the payload is longer than a cipher or a cookie takes.
     pub(crate) fn seal(
         &self,
         audience: &str,

@@ -3,7 +3,7 @@
 //! The main thing is [`KeyRing`], the handle of the application; a seal works on one snapshot of it, [`Keys`].
 
 use std::{
-    fmt,
+    fmt, iter,
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -78,8 +78,8 @@ impl KeyRing {
 
     /// A ring of one new key from the operating system's generator.
     ///
-    /// Nobody else ever has this key. What it sealed dies with the process, and no other node opens it: for tests,
-    /// for development, and for a single node whose sessions may end with every restart.
+    /// What it sealed dies with the process, and no other node opens it: for tests, for development, and for a single
+    /// node whose sessions may end with every restart.
     ///
     /// # Errors
     ///
@@ -87,9 +87,8 @@ impl KeyRing {
     pub fn generate() -> Result<Self, BuildError> {
         // Twice the least: random bytes of this length are never mistaken for text.
         let mut key = Zeroizing::new([0; 2 * Key::MIN_LEN]);
-        SysRng.try_fill_bytes(&mut *key).map_err(|error| {
-            BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key").caused_by(error)
-        })?;
+        let failed = BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key");
+        SysRng.try_fill_bytes(&mut *key).map_err(|error| failed.caused_by(error))?;
         Self::new([&*key])
     }
 
@@ -161,10 +160,8 @@ impl Keys {
     }
 
     pub(crate) fn find(&self, id: KeyId) -> Option<(&Key, Standing)> {
-        if self.sealing.id == id {
-            return Some((&self.sealing, Standing::Sealing));
-        }
-        self.retired.iter().find(|key| key.id == id).map(|key| (key, Standing::Retired))
+        let retired = self.retired.iter().map(|key| (key, Standing::Retired));
+        iter::once((&self.sealing, Standing::Sealing)).chain(retired).find(|(key, _)| key.id == id)
     }
 }
 
@@ -189,27 +186,22 @@ impl Key {
 
     fn derive(number: usize, key: &[u8]) -> Result<Self, BuildError> {
         if key.len() < Self::MIN_LEN {
-            let (len, least) = (key.len(), Self::MIN_LEN);
-            return Err(refusal(format_args!("key {number} has {len} bytes, and {least} are the least")));
+            return Err(refusal(format_args!("key {number} has {} of at least {} bytes", key.len(), Self::MIN_LEN)));
         }
         if let Some(weakness) = weakness(key) {
             return Err(refusal(format_args!("key {number} {weakness}")));
         }
         // RFC 5869. A key has entropy of its own, and so needs no salt.
         let hkdf = Hkdf::<Sha256>::new(None, key);
-        let expand = |info: &str, out: &mut [u8]| {
-            hkdf.expand(info.as_bytes(), out)
-                .expect("no subkey is longer than the 8160 bytes that HKDF-SHA256 can give");
-        };
-        let cipher = |info| {
+        let subkey = |info: &str| {
             let mut subkey = Zeroizing::new([0; 32]);
-            expand(info, &mut *subkey);
-            Xaes256Gcm::new((&*subkey).into())
+            hkdf.expand(info.as_bytes(), &mut *subkey).expect("HKDF-SHA256 gives up to 8160 bytes");
+            subkey
         };
-        let mut id = [0; KeyId::LEN];
-        expand("layered-session v1 key id", &mut id);
+        let cipher = |info| Xaes256Gcm::new((&*subkey(info)).into());
+        let [a, b, c, d, ..] = *subkey("layered-session v1 key id");
         Ok(Self {
-            id: KeyId(id),
+            id: KeyId([a, b, c, d]),
             cookie: cipher("layered-session v1 seal cookie"),
             relay: cipher("layered-session v1 seal relay"),
             birth: cipher("layered-session v1 seal birth"),
@@ -217,20 +209,19 @@ impl Key {
     }
 }
 
-/// What gives a key away that nobody drew at random. One good key of 32 bytes in 2^32 is refused along with them.
+/// What gives a key away that nobody drew at random: passphrases, sample configuration, a code that nobody decoded.
+/// One good key of 32 bytes in 2^32 is refused along with them.
 fn weakness(key: &[u8]) -> Option<&'static str> {
     let repeats = |period| key[period..] == key[..key.len() - period];
     let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();
-    let step = key[1].wrapping_sub(key[0]);
     if key.is_ascii() {
-        // Passphrases with and without padding, sample configuration, and codes of a key that nobody decoded.
         Some("is text, not random bytes (text in hex goes to `KeyRing::from_hex`)")
     } else if (1..=key.len() / 2).any(repeats) {
         Some("repeats itself")
     } else if distinct < 18 {
         // What 16 random bytes and padding can have. Of 32 random bytes, one in 10^13 has as few.
         Some("has too few different bytes")
-    } else if key.windows(2).all(|pair| pair[1] == pair[0].wrapping_add(step)) {
+    } else if key.windows(3).all(|run| run[1].wrapping_sub(run[0]) == run[2].wrapping_sub(run[1])) {
         Some("is a plain sequence")
     } else {
         None
@@ -284,7 +275,7 @@ mod tests {
             ("is text", vec![0; 32]),
             ("is text", (0..32).collect()),
             ("repeats", vec![0xff; 64]),
-            ("repeats", b"\xde\xad\xbe\xef\xde\xad\xbe\xee".repeat(5)),
+            ("repeats", b"\xde\xad\xbe\xef\xca\xfe\xba\xbe".repeat(5)),
             ("repeats", half.repeat(2)),
             ("too few", [b"my-secret-key".as_slice(), &[0xff; 32]].concat()),
             ("too few", [half, &[0; 16]].concat()),
@@ -300,7 +291,7 @@ mod tests {
     #[test]
     fn short_absent_and_repeated_keys_are_refused_by_their_place() {
         assert!(refused(KeyRing::new([[0; 0]; 0])).contains("needs a key"));
-        assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 bytes"));
+        assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 of at least 32 bytes"));
         assert!(refused(KeyRing::new([key(1), key(2), key(1)])).contains("key 3"));
         // Found by search: two keys of one id, of which the second could never be chosen.
         assert!(refused(KeyRing::new([key(99_437), key(112_683)])).contains("key 2"));
@@ -312,8 +303,7 @@ mod tests {
         let ring = KeyRing::from_hex(&format!("  {one} ,\t{two}\n")).unwrap();
         assert_eq!(ring.keys().sealing().id, KeyRing::new([key(1)]).unwrap().keys().sealing().id);
         assert_eq!(format!("{ring:?}"), "KeyRing { keys: 2 }");
-        let bad = ["".into(), one[1..].into(), format!("{one},"), format!("{one} {two}"), one.replace('a', "g")];
-        for text in bad {
+        for text in ["".into(), format!("{one}a"), format!("{one},"), format!("{one} {two}"), one.replace('a', "g")] {
             let message = refused(KeyRing::from_hex(&text));
             assert!(!message.contains(&one[8..16]), "the message holds a key: {message}");
         }
@@ -333,13 +323,9 @@ mod tests {
         ring.replace([key(2), key(1)]).unwrap();
         refused(clone.replace([key(3), [0; 32]]));
         let after = clone.keys();
-        assert_eq!(
-            (before.generation, after.generation, ring.keys().generation, clone.keys().generation),
-            (1, 2, 2, 2)
-        );
+        assert_eq!((before.generation, after.generation, ring.keys().generation), (1, 2, 2));
         assert_eq!(after.find(before.sealing().id).map(|(_, standing)| standing), Some(Standing::Retired));
         assert!(before.find(after.sealing().id).is_none());
-
         ring.replace([key(2)]).unwrap();
         assert_eq!(clone.keys().generation, 3);
         assert!(clone.keys().find(before.sealing().id).is_none());
@@ -348,7 +334,7 @@ mod tests {
     #[test]
     fn generated_keys_differ_and_are_wiped() {
         fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
-        let (one, other) = (KeyRing::generate().unwrap().keys(), KeyRing::generate().unwrap().keys());
+        let [one, other] = [KeyRing::generate(), KeyRing::generate()].map(|ring| ring.unwrap().keys());
         assert!(one.find(other.sealing().id).is_none());
         wiped(&one.sealing().cookie);
         wiped(&decode_hex("00").unwrap());
