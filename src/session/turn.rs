@@ -41,6 +41,7 @@ impl Core {
     pub(super) async fn renew(&self) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
+        let _minting = self.minting.lock().await;
         let now = self.chain.now();
         match self.live(now) {
             Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
@@ -54,8 +55,8 @@ impl Core {
         }
     }
 
+    /// The caller holds `minting`, since before it looked: what a clone writes first is to be in the session.
     async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), Loss> {
-        let _minting = self.minting.lock().await;
         let (bound, _) = self.found(changes, above, now).await?;
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
@@ -69,21 +70,23 @@ impl Core {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
+        let _minting = self.minting.lock().await;
         let now = self.chain.now();
         let name = self.chain.schema.at(*number).name;
         let signed = derive(&user).map(|principal| self.chain.signed(principal));
         let user = Change { number: *number, name, json: Some(user), version: None, replaces: None };
         let known = signed.as_ref().and_then(|signed| self.find_principal(signed));
-        let above = known.map_or(Version::ZERO, |record| record.read().not_before());
+        let above = known.as_ref().map_or(Version::ZERO, |record| record.read().not_before());
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
         let adopted = match (&before, &signed) {
             (Ok(bound), Some(_)) if self.signed_of(bound, now).is_none() => self.chosen(bound, adopt, now),
             _ => Vec::new(),
         };
-        if let Some(signed) = &signed {
+        if signed.is_some() {
             let terms = self.chain.terms(Scope::Principal, now);
-            let record = self.hold_principal(signed, now);
+            // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
+            let record = known.unwrap_or_else(|| Arc::new(Record::principal(self.chain.principal_idle, now)));
             record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
         }
         match before {
@@ -190,7 +193,8 @@ impl Core {
 
     fn successor(&self, state: &State, succession: &Succession<'_>, now: Millis) -> Result<State, Refused> {
         let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
-        let birth = Version::fresh(now, state.values.newest());
+        // Above the one before too, which no `end_all` has reached.
+        let birth = Version::fresh(now, state.values.newest().max(life.birth));
         let mut values: Values = state.values.clone();
         let mut life = Life { birth, ..life.clone() };
         let terms = self.chain.terms(Scope::Session, now);

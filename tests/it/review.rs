@@ -297,6 +297,25 @@ async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
     assert!(set_cookies(&headers).is_empty());
 }
 
+// Sign-in.
+
+#[tokio::test]
+async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    let mut divisions = session.watch::<Division>();
+    assert_eq!(divisions.next().await, Some(Division(-1)));
+    session.sign_in(User("x".repeat(9_000))).await.unwrap_err();
+    let woken = tokio::spawn(async move { divisions.next().await });
+    tokio::task::yield_now().await;
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
+    let woken = tokio::time::timeout(Duration::from_secs(2), woken).await;
+    assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
+}
+
 // Shared stores.
 
 /// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.
@@ -362,4 +381,22 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
     second.handle(browser.request(), load).await;
     assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let session = Browser::new().visit(&node, async |s| s).await;
+    gate.hold(&[CommitKind::Create]);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut write = pin!(session.set(Theme("dark".into())));
+    assert!(write.as_mut().poll(&mut cx).is_pending());
+    let mut sign_in = pin!(session.sign_in(User("ada".into())).into_future());
+    assert!(sign_in.as_mut().poll(&mut cx).is_pending());
+    gate.hold(&[]);
+    write.await.unwrap();
+    sign_in.await.unwrap();
+    assert_eq!(session.get::<Theme>(), Theme("dark".into()));
+    assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
