@@ -77,6 +77,8 @@ impl Core {
         {
             // Without a store the cookie is the only copy that outlives this process, and it needs a session.
             if self.chain.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
+                let terms = self.chain.terms(scope, now);
+                self.hold_principal(&signed, now).admit(changes, terms).map_err(Refused::into_loss)?;
                 self.mint(&[], Version::ZERO, now).await?;
             }
             self.writable(now)?;
@@ -138,7 +140,9 @@ impl Core {
         now: Millis,
     ) -> Result<(Bound, Version), Loss> {
         let id = mint_id()?;
-        let birth = Version::fresh(now, above);
+        let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
+        let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
+        let birth = Version::fresh(now, above.max(ended));
         let record = Record::session(Life::begin(birth, now, self.chain.lifetime), now);
         let key = RecordKey(*id.as_bytes());
         let record = match &self.chain.memory {

@@ -85,6 +85,37 @@ async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values
     assert_eq!(division, Division(3));
 }
 
+#[tokio::test]
+async fn a_session_begun_after_end_all_is_not_ended_by_it() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(identified_by_head(&ring, &clock).build().unwrap());
+    let mut before = Browser::new();
+    visit_as(&mut before, &node, Some("ada"), async |s| s.set(Division(3)).await.unwrap()).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    let mut after = Browser::new();
+    visit_as(&mut after, &node, Some("ada"), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let (_, theme) = visit_as(&mut after, &node, Some("ada"), async |s| s.get::<Theme>()).await;
+    assert_eq!(theme, Theme("dark".into()));
+}
+
+#[tokio::test]
+async fn a_refused_write_of_the_principals_makes_no_session() {
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    struct Notes(String);
+    impl SessionValue for Notes {
+        const NAME: &'static str = "notes";
+        const SCOPE: Scope = Scope::Principal;
+    }
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(identified_by_head(&ring, &clock).value::<Notes>().build().unwrap());
+    let mut browser = Browser::new();
+    let (_, refused) =
+        visit_as(&mut browser, &node, Some("ada"), async |s| s.set(Notes("x".repeat(9_000))).await).await;
+    assert_eq!(refused.unwrap_err().kind(), WriteErrorKind::TooLarge);
+    assert_eq!(browser.cookie("session"), None);
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
 // Expiry.
 
 #[tokio::test]
