@@ -255,8 +255,9 @@ impl Seen {
         let schema = &session.core().chain.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
-        // A session that comes to be on an anonymous handle voids nothing.
-        let renewed = !same && !self.owners.is_empty();
+        // A session that comes to be on an anonymous handle voids nothing, and neither does what stays beside it.
+        let stays = |owner: &Owner| now.owners.iter().any(|other| other.key == owner.key);
+        let renewed = !self.owners.iter().all(stays);
         if renewed {
             told.push(Changed::Renewed);
         }

@@ -116,6 +116,19 @@ async fn a_refused_write_of_the_principals_makes_no_session() {
     assert_eq!(node.sessions.stats().records, 0);
 }
 
+#[tokio::test]
+async fn a_session_that_begins_under_a_principal_is_no_renewal() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(identified_by_head(&ring, &clock).build().unwrap());
+    let told = async |s: Session| {
+        let mut changes = s.changes();
+        s.set(Theme("dark".into())).await.unwrap();
+        changes.next().await.unwrap()
+    };
+    let (_, first) = visit_as(&mut Browser::new(), &node, Some("ada"), told).await;
+    assert!(matches!(first, Changed::Set { name: "theme", .. }), "{first:?}");
+}
+
 // Expiry.
 
 #[tokio::test]
