@@ -62,7 +62,8 @@ impl Sessions {
     }
 
     /// A principal's own values, outside of any request: for jobs and webhooks. Session-scope values can't be written
-    /// through it, and it never ends but by [`shutdown`](Self::shutdown).
+    /// through it, and it never ends but by [`shutdown`](Self::shutdown). Without memory and without a shared store there
+    /// is no place for what it would write, and it fails as after a response's head (`HeadSent`).
     ///
     /// # Errors
     ///

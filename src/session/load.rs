@@ -528,8 +528,10 @@ impl Session {
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
         let core = Core::new(Arc::clone(chain), Binding::Job, who, Brought::default(), computed);
-        if let Some(store) = &chain.store {
-            core.read_principal(store.as_ref(), &signed, chain.now()).await?;
+        match &chain.store {
+            Some(store) => core.read_principal(store.as_ref(), &signed, chain.now()).await?,
+            // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
+            None => core.marks.head_sent.store(true, Ordering::Release),
         }
         Ok(Self::new(core))
     }

@@ -360,6 +360,22 @@ async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
     assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
 }
 
+// Chains without memory.
+
+#[tokio::test]
+async fn without_memory_a_job_does_not_pretend_to_write() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let sessions = Sessions::builder()
+        .tier(CookieTier::sealed(ring).name("session").plain_http())
+        .value::<Division>()
+        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+        .clock(clock)
+        .build()
+        .unwrap();
+    let job = sessions.of(Principal::new("ada")).await.unwrap();
+    job.set(Division(3)).await.unwrap_err();
+}
+
 // Shared stores.
 
 /// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.
