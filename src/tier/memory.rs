@@ -201,6 +201,9 @@ impl Memory {
                 self.expiry().add(key, record.until().max(now));
             }
         }
+        if evicted.is_none() {
+            self.expiry().look_further();
+        }
         evicted.is_some()
     }
 

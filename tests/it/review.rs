@@ -360,6 +360,49 @@ async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
     assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
 }
 
+// Memory.
+
+#[tokio::test]
+async fn a_few_sockets_do_not_stop_eviction() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(20_000).build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .value::<Theme>()
+        .clock(clock.clone());
+    let node = Node::new(sessions.build().unwrap());
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(Browser::new().visit(&node, async |s| s.set(Theme("held".into())).await.map(|()| s).unwrap()).await);
+    }
+    for _ in 0..500 {
+        clock.advance(Duration::from_secs(1));
+        Browser::new().visit(&node, async |s| s.set(Theme("passing".into())).await.unwrap()).await;
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}
+
+#[tokio::test]
+async fn the_same_within_one_minute() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(20_000).build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .value::<Theme>()
+        .clock(clock.clone());
+    let node = Node::new(sessions.build().unwrap());
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let session = Browser::new().visit(&node, async |s| s.set(Theme("x".into())).await.map(|()| s).unwrap()).await;
+        if number % 10 == 0 {
+            held.push(session);
+        }
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}
+
 // Chains without memory.
 
 #[tokio::test]

@@ -3,40 +3,51 @@
 //! A record's deadline moves with each use, its entry here does not: when its minute comes, a record that was used
 //! meanwhile goes to its new minute. So use costs nothing, and each record is looked at once per idle lifetime.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use super::record::RecordKey;
 use crate::version::Millis;
 
 #[derive(Debug, Default)]
-pub(super) struct Expiry(BTreeMap<u64, Vec<RecordKey>>);
+pub(super) struct Expiry {
+    /// In the order in which they came, so that who puts one back sees the others first.
+    minutes: BTreeMap<u64, VecDeque<RecordKey>>,
+    /// Where eviction goes on.
+    hand: u64,
+}
 
 const MINUTE: u64 = 60_000;
 
 impl Expiry {
     pub(super) fn add(&mut self, key: RecordKey, deadline: Millis) {
         // A deadline within a minute belongs to the next: when it comes, all in it are over.
-        self.0.entry(deadline.0 / MINUTE + 1).or_default().push(key);
+        self.minutes.entry(deadline.0 / MINUTE + 1).or_default().push_back(key);
     }
 
     /// Takes one whose minute has come.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<RecordKey> {
-        self.take_if(|minute| minute <= now.0 / MINUTE)
+        let first = *self.minutes.first_key_value()?.0;
+        if first <= now.0 / MINUTE { self.take_from(first) } else { None }
     }
 
     /// Takes one of those whose deadline is nearest: those not used for longest, as far as this index knows.
     pub(super) fn take_nearest(&mut self) -> Option<RecordKey> {
-        self.take_if(|_| true)
+        let next = self.minutes.range(self.hand..).next().or_else(|| self.minutes.first_key_value());
+        self.hand = *next?.0;
+        self.take_from(self.hand)
     }
 
-    fn take_if(&mut self, wanted: impl Fn(u64) -> bool) -> Option<RecordKey> {
-        let mut first = self.0.first_entry()?;
-        if !wanted(*first.key()) {
-            return None;
-        }
-        let key = first.get_mut().pop();
-        if first.get().is_empty() {
-            first.remove();
+    /// Nothing of what [`take_nearest`](Self::take_nearest) gave could go: looks further on from now, and comes back in
+    /// the end. Else a few sockets whose sessions are next to expire would keep everything else in memory.
+    pub(super) fn look_further(&mut self) {
+        self.hand += 1;
+    }
+
+    fn take_from(&mut self, minute: u64) -> Option<RecordKey> {
+        let keys = self.minutes.get_mut(&minute)?;
+        let key = keys.pop_front();
+        if keys.is_empty() {
+            self.minutes.remove(&minute);
         }
         key
     }
