@@ -259,7 +259,6 @@ impl Core {
                     return Err(RelayRefused::Expired);
                 }
                 let bound = load::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
-                self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
                 self.rebind(bound.clone());
                 bound
             }
@@ -268,7 +267,8 @@ impl Core {
         self.take_in(&bound, payload, now);
         bound.record.touch(now);
         self.settle(bound.key(), &bound.record, now);
-        Ok(())
+        // Only what it holds says whose session it is.
+        self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.

@@ -10,7 +10,10 @@ use crate::{
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed, Found,
-        memory::record::{Carried, Record, RecordKey, Refused},
+        memory::{
+            Memory,
+            record::{Carried, Record, RecordKey, Refused},
+        },
     },
     value::{Number, Scope},
     version::{Millis, Version},
@@ -25,6 +28,27 @@ pub(super) struct Target {
     pub(super) owner: OwnerId,
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
+}
+
+/// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
+#[must_use]
+pub(super) struct Made<'a> {
+    memory: Option<&'a Memory>,
+    key: RecordKey,
+}
+
+impl Made<'_> {
+    pub(super) fn keep(mut self) {
+        self.memory = None;
+    }
+}
+
+impl Drop for Made<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory {
+            memory.forget(&self.key);
+        }
+    }
 }
 
 /// Why a commit changed nothing.
@@ -144,22 +168,22 @@ impl Core {
         let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
         let birth = Version::fresh(now, above.max(ended));
         let record = Record::session(Life::begin(birth, now, self.chain.lifetime), now);
+        let (bound, made) = self.make(id, record);
+        let target = Target { scope: Scope::Session, ..self.session_target(&bound) };
+        let version = self.write(&target, CommitKind::Create, changes, now).await?;
+        made.keep();
+        Ok((bound, version))
+    }
+
+    /// Puts the record of a new id into memory, to be taken out again unless it is kept.
+    pub(super) fn make(&self, id: SessionId, record: Record) -> (Bound, Made<'_>) {
         let key = RecordKey(*id.as_bytes());
-        let record = match &self.chain.memory {
+        let memory = self.chain.memory.as_ref();
+        let record = match memory {
             Some(memory) => memory.find_or_insert(key, || record),
             None => Arc::new(record),
         };
-        let bound = Bound { id, record };
-        let target = Target { scope: Scope::Session, ..self.session_target(&bound) };
-        match self.write(&target, CommitKind::Create, changes, now).await {
-            Ok(version) => Ok((bound, version)),
-            Err(loss) => {
-                if let Some(memory) = &self.chain.memory {
-                    memory.forget(&key);
-                }
-                Err(loss)
-            }
-        }
+        (Bound { id, record }, Made { memory, key })
     }
 
     /// Writes to one record: the store, if there is one, then memory.

@@ -132,7 +132,11 @@ impl Loader {
         let core = Core::new(Arc::clone(chain), binding, who, brought, computed);
         match token {
             Some(token) => core.arrive(*token, now).await,
-            None => Ok(core.unless_revoked(now)),
+            None => {
+                let core = core.unless_revoked(now);
+                core.read_principal(now).await?;
+                Ok(core)
+            }
         }
     }
 
@@ -211,11 +215,18 @@ impl Loader {
         let stored = match &self.chain.store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
                 let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
-                Some(store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?)
+                let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
+                let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+                Some((found, abandoned))
             }
             _ => None,
         };
-        match stored.as_ref().map(|found| found.standing) {
+        let standing = stored.as_ref().map(|(found, _)| found.standing);
+        if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
+            // What is open on this node learns of it too.
+            let _ = record.end(Closed::Destroyed, now);
+        }
+        match standing {
             Some(Standing::Absent) => return nothing(Brought::default()),
             Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
             Some(Standing::Present) | None => {}
@@ -223,7 +234,11 @@ impl Loader {
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
-                memory.find_or_insert(key, || Record::session(payload.head.life.clone(), payload.head.issued))
+                let make = || Record::session(payload.head.life.clone(), payload.head.issued);
+                let record = memory.find_or_insert(key, make);
+                // Counted from here on: the load may end before it comes to that.
+                memory.settle(key, &record, now);
+                record
             }
             (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.issued)),
         };
@@ -325,7 +340,8 @@ pub(super) struct Arrived {
     pub(super) payload: Payload,
     pub(super) retired: bool,
     seen: Option<Seen>,
-    pub(super) stored: Option<Found>,
+    /// What the store holds, and how many writes of ours had been abandoned when it was asked.
+    stored: Option<(Found, usize)>,
 }
 
 impl Core {
@@ -333,15 +349,14 @@ impl Core {
     async fn arrive(mut self, arrived: Arrived, now: Millis) -> Result<Self, TierError> {
         let Arrived { payload, retired, seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(self) };
-        if let Some(stored) = stored {
-            let entries = self.entries(stored, Scope::Session, now);
+        if let Some((found, abandoned)) = stored {
+            let entries = self.entries(found, Scope::Session, now);
             bound.record.join(entries, self.chain.terms(Scope::Session, now));
+            bound.record.reassure(abandoned);
         }
         let mut taken = self.take_in(&bound, payload, now);
         let signed = self.signed_of(&bound, now);
-        if let (Some(store), Some(signed)) = (&self.chain.store, &signed) {
-            self.read_principal(store.as_ref(), signed, now).await?;
-        }
+        self.read_principal(now).await?;
         self = self.unless_revoked(now);
         let Binding::Live(bound) = self.binding() else { return Ok(self) };
         bound.record.touch(now);
@@ -377,23 +392,22 @@ impl Core {
         self
     }
 
-    async fn read_principal(
-        &self,
-        store: &dyn crate::tier::Tier,
-        signed: &Signed,
-        now: Millis,
-    ) -> Result<(), TierError> {
-        if self.find_principal(signed).is_some_and(|record| !record.is_doubted()) {
+    /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
+    async fn read_principal(&self, now: Millis) -> Result<(), TierError> {
+        let (Some(store), Some(signed)) = (&self.chain.store, self.signed(now)) else { return Ok(()) };
+        let known = self.find_principal(&signed);
+        if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
             return Ok(());
         }
+        let abandoned = known.map_or(0, |record| record.abandoned());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
-        if !entries.is_empty() {
-            let record = self.hold_principal(signed, now);
-            record.join(entries, self.chain.terms(Scope::Principal, now));
-            self.settle(signed.key(), &record, now);
-        }
+        let record = self.hold_principal(&signed, now);
+        record.join(entries, self.chain.terms(Scope::Principal, now));
+        record.reassure(abandoned);
+        // That there is nothing is remembered too.
+        self.settle(signed.key(), &record, now);
         Ok(())
     }
 
@@ -524,14 +538,14 @@ impl Session {
     /// A principal's own handle, outside of any request.
     pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
         let signed = chain.signed(principal);
-        let who = Who::Given(Some(Arc::clone(&signed)));
+        let who = Who::Given(Some(signed));
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
         let core = Core::new(Arc::clone(chain), Binding::Job, who, Brought::default(), computed);
-        match &chain.store {
-            Some(store) => core.read_principal(store.as_ref(), &signed, chain.now()).await?,
+        core.read_principal(chain.now()).await?;
+        if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
-            None => core.marks.head_sent.store(true, Ordering::Release),
+            core.marks.head_sent.store(true, Ordering::Release);
         }
         Ok(Self::new(core))
     }

@@ -23,7 +23,7 @@ use crate::{
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Browser, Kind, Record, RecordKey, Refused, State},
+        memory::record::{Browser, Kind, Record, Refused, State},
     },
     value::{self, Number, Scope, SessionValue},
     version::{Millis, Version},
@@ -143,31 +143,16 @@ impl Core {
     /// Moves the session to a new id: the new record is there before the old one goes.
     async fn succeed(&self, bound: &Bound, succession: Succession<'_>, now: Millis) -> Result<(), WriteError> {
         let id = mint_id()?;
-        let key = RecordKey(*id.as_bytes());
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
-        let next = match &self.chain.memory {
-            Some(memory) => memory.find_or_insert(key, || Record::session(life, now)),
-            None => Arc::new(Record::session(life, now)),
-        };
-        let next = Bound { id, record: next };
-        let moved = match &self.chain.store {
-            None => self.hand_over(bound, &next, &succession, now),
-            Some(store) => {
-                // Copied first, retired last: whatever fails between leaves the old one whole.
-                match self.store_successor(store.as_ref(), bound, &next, &succession, now).await {
-                    Ok(()) => self.hand_over(bound, &next, &succession, now),
-                    Err(error) => Err(error),
-                }
-            }
-        };
-        if let Err(error) = moved {
-            if let Some(memory) = &self.chain.memory {
-                memory.forget(&key);
-            }
-            return Err(error);
+        let (next, made) = self.make(id, Record::session(life, now));
+        if let Some(store) = &self.chain.store {
+            // Copied first, retired last: whatever fails between leaves the old one whole.
+            self.store_successor(store.as_ref(), bound, &next, &succession, now).await?;
         }
+        self.hand_over(bound, &next, &succession, now)?;
+        made.keep();
         self.settle(bound.key(), &bound.record, now);
-        self.settle(key, &next.record, now);
+        self.settle(next.key(), &next.record, now);
         // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
         let old = Arc::clone(&bound.record);
         self.rebind(next);
@@ -253,7 +238,10 @@ impl Core {
         }
         let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
         let end = Commit::new(self.chain.owner(&bound.id), CommitKind::End, &[], expires);
-        match store.write(end).await.map_err(failed)? {
+        let doubt = bound.record.doubt();
+        let ended = store.write(end).await.map_err(failed)?;
+        doubt.clear();
+        match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended => {
                 let _ = bound.record.end(Closed::Destroyed, now);

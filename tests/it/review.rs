@@ -471,6 +471,30 @@ impl Tier for Gate {
 }
 
 #[tokio::test]
+async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let session = Browser::new().visit(&node, async |s| s).await;
+    gate.hold(&[CommitKind::Create]);
+    assert!(now_or_never(session.set(Theme("dark".into()))).is_none());
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+#[tokio::test]
+async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(&[CommitKind::End]);
+    assert!(now_or_never(session.renew()).is_none(), "the store has retired the old id");
+    assert_eq!(node.sessions.stats().records, 1);
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+    assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of it too");
+}
+
+#[tokio::test]
 async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
     let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
@@ -484,6 +508,34 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
     second.handle(browser.request(), load).await;
     assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(&[CommitKind::Update]);
+    {
+        let mut ends = pin!(session.set(Visits(2)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(ends.as_mut().poll(&mut cx).is_pending());
+        assert!(now_or_never(session.set(Theme("dark".into()))).is_none(), "taken by the store, and dropped");
+        gate.hold(&[]);
+        ends.await.unwrap();
+    }
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+}
+
+#[tokio::test]
+async fn a_principal_whom_the_head_names_is_read_from_the_store() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let node = || Node::new(identified_by_head(&ring, &clock).tier(store.clone()).build().unwrap());
+    node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    let (_, division) = visit_as(&mut Browser::new(), &node(), Some("ada"), async |s| s.get::<Division>()).await;
+    assert_eq!(division, Division(3));
 }
 
 #[tokio::test]

@@ -37,8 +37,10 @@ pub(crate) struct Record {
     pub(super) counted: AtomicUsize,
     pub(super) indexed: AtomicBool,
     waiting: OnceLock<Box<Waiting>>,
-    /// A write to the shared store began and its answer is not here yet.
-    doubted: AtomicBool,
+    /// Writes to the shared store whose answers are not here yet.
+    writing: AtomicUsize,
+    /// Those whose answers nobody waits for any more.
+    abandoned: AtomicUsize,
 }
 
 /// What only watched or contended records need.
@@ -149,7 +151,8 @@ impl Record {
             counted: AtomicUsize::new(0),
             indexed: AtomicBool::new(false),
             waiting: OnceLock::new(),
-            doubted: AtomicBool::new(false),
+            writing: AtomicUsize::new(0),
+            abandoned: AtomicUsize::new(0),
         }
     }
 
@@ -249,15 +252,26 @@ impl Record {
         }
     }
 
-    /// Marks the record as not to be relied on until the mark is cleared: by a write that ends, never by one that is
-    /// dropped.
+    /// Marks the record as not to be relied on: until the write that begins is answered, or, if it is dropped before,
+    /// until the store has been asked again. Each write has a mark of its own.
     pub(crate) fn doubt(&self) -> Doubt<'_> {
-        self.doubted.store(true, Ordering::Release);
-        Doubt(&self.doubted)
+        self.writing.fetch_add(1, Ordering::AcqRel);
+        Doubt { record: self, answered: false }
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
-        self.doubted.load(Ordering::Acquire)
+        self.writing.load(Ordering::Acquire) + self.abandoned.load(Ordering::Acquire) > 0
+    }
+
+    /// How many writes were abandoned: to be asked before the store is.
+    pub(crate) fn abandoned(&self) -> usize {
+        self.abandoned.load(Ordering::Acquire)
+    }
+
+    /// What the store holds is here now, so many abandoned writes later.
+    pub(crate) fn reassure(&self, abandoned: usize) {
+        let left = |now: usize| Some(now.saturating_sub(abandoned));
+        let _ = self.abandoned.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
@@ -369,11 +383,24 @@ impl Record {
 /// See [`Record::doubt`].
 #[must_use]
 #[derive(Debug)]
-pub(crate) struct Doubt<'a>(&'a AtomicBool);
+pub(crate) struct Doubt<'a> {
+    record: &'a Record,
+    answered: bool,
+}
 
 impl Doubt<'_> {
-    pub(crate) fn clear(self) {
-        self.0.store(false, Ordering::Release);
+    pub(crate) fn clear(mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        // In this order: there is no moment at which the record looks sound.
+        if !self.answered {
+            self.record.abandoned.fetch_add(1, Ordering::AcqRel);
+        }
+        self.record.writing.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
