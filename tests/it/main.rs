@@ -5,6 +5,7 @@ mod building;
 mod cookies;
 mod lifetimes;
 mod review;
+mod review_store;
 mod site;
 mod smoke;
 mod world;

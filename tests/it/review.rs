@@ -1,7 +1,7 @@
 //! What an adversarial reading of the guarantees found: each of these has been red.
 
 use std::{
-    future::{Future, IntoFuture},
+    future::Future,
     pin::pin,
     sync::{
         Arc, Mutex,
@@ -14,10 +14,8 @@ use std::{
 use http::{HeaderMap, Response};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Commit, CommitKind, Committed, CookieTier, Found, KeyRing, Lifetime, Lookup, MemoryTier, Placement,
-    Principal, Resolution, Role, Scope, Session, SessionValue, Sessions, SessionsBuilder, Tier, TierFuture,
-    WriteErrorKind,
-    testing::{ManualClock, SpyStore},
+    Changed, CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Resolution, Scope, Session, SessionValue,
+    Sessions, SessionsBuilder, WriteErrorKind, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +32,7 @@ impl SessionValue for Unread {
 }
 
 /// The same chain, with the principal named by a request's header.
-fn identified_by_head(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
+pub(crate) fn identified_by_head(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
     Sessions::builder()
         .tier(MemoryTier::builder().build())
         .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
@@ -46,7 +44,12 @@ fn identified_by_head(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
 }
 
 /// A visit by a user whom the head names.
-async fn visit_as<F, Fut, T>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F) -> (HeaderMap, T)
+pub(crate) async fn visit_as<F, Fut, T>(
+    browser: &mut Browser,
+    node: &Node,
+    user: Option<&str>,
+    handler: F,
+) -> (HeaderMap, T)
 where
     F: FnOnce(Session) -> Fut + Send + 'static,
     Fut: Future<Output = T> + Send + 'static,
@@ -62,7 +65,7 @@ where
     (response.headers().clone(), value)
 }
 
-fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
+pub(crate) fn now_or_never<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,
@@ -419,139 +422,59 @@ async fn without_memory_a_job_does_not_pretend_to_write() {
     job.set(Division(3)).await.unwrap_err();
 }
 
-// Shared stores.
-
-/// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.
-#[derive(Clone, Default)]
-struct Gate {
-    store: SpyStore,
-    held: Arc<Mutex<Vec<CommitKind>>>,
-    on_read: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
-}
-
-impl std::fmt::Debug for Gate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Gate")
-    }
-}
-
-impl Gate {
-    fn hold(&self, kinds: &[CommitKind]) {
-        *self.held.lock().unwrap() = kinds.to_vec();
-    }
-}
-
-impl Tier for Gate {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(async move {
-            if let Some(run) = self.on_read.lock().unwrap().take() {
-                run();
-            }
-            self.store.read(lookup).await
-        })
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::boxed(async move {
-            let committed = self.store.write(commit).await;
-            while self.held.lock().unwrap().contains(&commit.kind()) {
-                tokio::task::yield_now().await;
-            }
-            committed
-        })
-    }
-}
+// Bounds.
 
 #[tokio::test]
-async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let session = Browser::new().visit(&node, async |s| s).await;
-    gate.hold(&[CommitKind::Create]);
-    assert!(now_or_never(session.set(Theme("dark".into()))).is_none());
-    assert_eq!(node.sessions.stats().records, 0);
-}
-
-#[tokio::test]
-async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Draft(String);
+    impl SessionValue for Draft {
+        const NAME: &'static str = "draft";
+    }
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Cursor(u32);
+    impl SessionValue for Cursor {
+        const NAME: &'static str = "cursor";
+        const PLACEMENT: Placement = Placement::Volatile;
+    }
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).value::<Draft>().value::<Cursor>().build().unwrap());
+    let (one, two) = (node(), node());
     let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let session = browser.visit(&node, async |s| s).await;
-    gate.hold(&[CommitKind::End]);
-    assert!(now_or_never(session.renew()).is_none(), "the store has retired the old id");
-    assert_eq!(node.sessions.stats().records, 1);
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
-    assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of it too");
+    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut twin = browser.clone();
+    browser.visit(&one, async |s| s.set(Draft("x".repeat(900))).await.unwrap()).await;
+    twin.visit(&two, async |s| s.set(Theme("x".repeat(900))).await.unwrap()).await;
+    twin.visit(&one, async |s| s.set(Cursor(7)).await.unwrap()).await;
+    assert_eq!(twin.visit(&one, async |s| s.get::<Cursor>()).await, Cursor(7));
 }
 
 #[tokio::test]
-async fn a_key_replaced_during_the_load_vouches_for_nothing() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+async fn the_longest_lifetimes_survive_a_restart() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let ages = Duration::from_secs(1 << 61);
+    let node = || Node::new(builder(&ring, &clock).idle(ages).absolute(ages).build().unwrap());
     let mut browser = Browser::new();
-    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
-    let replaced = ring.clone();
-    *gate.on_read.lock().unwrap() = Some(Box::new(move || replaced.replace([other]).unwrap()));
-    let mut late = browser.clone();
-    let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
-    second.handle(browser.request(), load).await;
-    assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    clock.advance(DAY);
+    assert_eq!(browser.visit(&node(), async |s| s.get::<Theme>()).await, Theme("dark".into()));
 }
 
 #[tokio::test]
-async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
-    let session = browser.visit(&node, async |s| s).await;
-    gate.hold(&[CommitKind::Update]);
-    {
-        let mut ends = pin!(session.set(Visits(2)));
-        let mut cx = Context::from_waker(Waker::noop());
-        assert!(ends.as_mut().poll(&mut cx).is_pending());
-        assert!(now_or_never(session.set(Theme("dark".into()))).is_none(), "taken by the store, and dropped");
-        gate.hold(&[]);
-        ends.await.unwrap();
+async fn the_sweeper_lets_others_have_their_turn() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    for _ in 0..200 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
     }
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
-}
-
-#[tokio::test]
-async fn a_principal_whom_the_head_names_is_read_from_the_store() {
-    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = || Node::new(identified_by_head(&ring, &clock).tier(store.clone()).build().unwrap());
-    node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
-    let (_, division) = visit_as(&mut Browser::new(), &node(), Some("ada"), async |s| s.get::<Division>()).await;
-    assert_eq!(division, Division(3));
-}
-
-#[tokio::test]
-async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let session = Browser::new().visit(&node, async |s| s).await;
-    gate.hold(&[CommitKind::Create]);
+    let mut sweeper = pin!(node.sessions.sweeper());
     let mut cx = Context::from_waker(Waker::noop());
-    let mut write = pin!(session.set(Theme("dark".into())));
-    assert!(write.as_mut().poll(&mut cx).is_pending());
-    let mut sign_in = pin!(session.sign_in(User("ada".into())).into_future());
-    assert!(sign_in.as_mut().poll(&mut cx).is_pending());
-    gate.hold(&[]);
-    write.await.unwrap();
-    sign_in.await.unwrap();
-    assert_eq!(session.get::<Theme>(), Theme("dark".into()));
-    assert_eq!(session.principal(), Some(Principal::new("ada")));
+    assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    clock.advance(40 * DAY);
+    assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    assert!((100..200).contains(&node.sessions.stats().records), "a bounded step");
+    for _ in 0..4 {
+        assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    }
+    assert_eq!(node.sessions.stats().records, 0);
 }

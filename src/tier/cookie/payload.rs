@@ -67,7 +67,7 @@ impl Writer {
             writer.number(number);
         }
         writer.version(*birth);
-        writer.number(lifetime.idle.as_millis() as u64);
+        writer.number(u64::try_from(lifetime.idle.as_millis()).unwrap_or(u64::MAX));
         let browser = if lifetime.ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
         let principal = if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
         writer.0.push(browser | principal);

@@ -567,9 +567,10 @@ impl State {
             .map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
             .chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)))
             .collect();
-        // A removal always fits in the place of the value that it removes, and must never be refused.
-        let removal = changes.iter().all(|change| change.json.is_none());
-        if removal || sizes.iter().map(|(size, _)| size).sum::<usize>() <= terms.budget {
+        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
+        // what stays on the server, whatever two nodes together have made of the rest.
+        let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
+        if !changes.iter().any(set) || sizes.iter().map(|(size, _)| size).sum::<usize>() <= terms.budget {
             return Ok(());
         }
         sizes.sort_unstable_by(|a, b| b.cmp(a));
