@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -104,7 +105,7 @@ impl Sessions {
                 chain.clock.sleep_until(chain.clock.now() + Duration::from_secs(60)).await;
                 // In bounded steps, each on a turn of its own: no lock is held over more than one record.
                 while memory.sweep(chain.now(), 64) {
-                    std::future::ready(()).await;
+                    yield_now().await;
                 }
             }
         }
@@ -132,6 +133,19 @@ impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sessions").field("chain", &self.chain).finish_non_exhaustive()
     }
+}
+
+/// Waits for the next turn, on whatever runtime.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Counts since the start, and what memory holds now.
