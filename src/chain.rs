@@ -93,6 +93,16 @@ impl Computed {
     }
 }
 
+/// What a computed tier answered for one request.
+#[derive(Debug)]
+pub(crate) struct Computation {
+    pub(crate) tier: &'static str,
+    pub(crate) number: Number,
+    pub(crate) json: Bytes,
+    /// How long it holds, if not for as long as the handle lives.
+    pub(crate) until: Option<Millis>,
+}
+
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const COOKIE: &str = "cookie";
 pub(crate) const DEFAULT: &str = "default";

@@ -216,7 +216,7 @@ impl Found {
         Ok(Self::from_iter([(V::NAME, value::encode(value)?)]))
     }
 
-    /// These answers hold for so long: the handle stops using a source's, memory keeps a store's no longer.
+    /// A source's answers hold for so long: a handle that lives longer, a socket's, stops using them then.
     #[must_use]
     pub const fn expires_in(mut self, span: Duration) -> Self {
         self.expires_in = Some(span);

@@ -113,15 +113,23 @@ impl Values {
                 self.slots.insert(at, (number, kept));
                 true
             }
-            Ok(at) if !self.slots[at].1.yields_to(&kept) => false,
             Ok(at) => {
                 let declared = schema.at(number);
-                match &kept.json {
-                    Some(json) if (declared.check)(json).is_err() => self.join_opaque(declared.name, kept),
-                    _ => {
-                        self.slots[at].1 = kept;
+                let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
+                let mine = &mut self.slots[at].1;
+                // Looked at only where two copies meet, and in either order with the same end.
+                match mine.yields_to(&kept) {
+                    true if unreadable(&kept) => self.join_opaque(declared.name, kept),
+                    true => {
+                        *mine = kept;
                         true
                     }
+                    false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
+                        let newer = std::mem::replace(mine, kept);
+                        self.join_opaque(declared.name, newer);
+                        true
+                    }
+                    false => false,
                 }
             }
         }
@@ -146,6 +154,13 @@ impl Values {
         self.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
     }
 
+    /// Leaves tombstones for what this build can't read.
+    pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) {
+        for (_, kept) in &mut self.opaque {
+            *kept = Kept::new(version, None, now);
+        }
+    }
+
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
         self.slots.retain(|(number, _)| keep(*number));
@@ -157,5 +172,67 @@ impl Values {
         let slots: usize = self.slots.iter().map(|(_, kept)| json(kept)).sum();
         let opaque: usize = self.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
         slots + opaque + self.slots.capacity() * size_of::<(Number, Kept)>() + self.opaque.capacity() * 72
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::value::{Declared, SessionValue};
+    use proptest::prelude::*;
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Count(i64);
+    impl SessionValue for Count {
+        const NAME: &'static str = "count";
+    }
+
+    fn schema() -> Schema {
+        let mut schema = Schema::default();
+        schema.push(Declared::of::<Count>());
+        schema
+    }
+
+    /// Few versions and bytes, so that they meet: removals, values, and a copy that this build can't read.
+    fn copies() -> impl Strategy<Value = Vec<Kept>> {
+        let json = prop_oneof![Just(None), Just(Some("1")), Just(Some("2")), Just(Some("\"another build's\""))];
+        let kept = (1..5u64, json).prop_map(|(version, json)| {
+            Kept::new(Version::from_u64(version), json.map(|json| Bytes::from_static(json.as_bytes())), Millis(0))
+        });
+        proptest::collection::vec(kept, 1..7)
+    }
+
+    fn joined(copies: &[Kept]) -> (Option<Kept>, Version) {
+        let (schema, mut values) = (schema(), Values::default());
+        for kept in copies {
+            values.join(&schema, 0, kept.clone());
+        }
+        let readable = |kept: &&Kept| kept.json.as_ref().is_none_or(|json| (schema.at(0).check)(json).is_ok());
+        (values.get(0).filter(readable).cloned(), values.newest())
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_and_repetition_of_carried_copies_ends_in_the_same_value(
+            (copies, shuffled) in copies().prop_flat_map(|copies| (Just(copies.clone()), Just(copies).prop_shuffle())),
+        ) {
+            let once = joined(&copies);
+            prop_assert_eq!(&once, &joined(&shuffled));
+            prop_assert_eq!(&once, &joined(&[copies, shuffled].concat()));
+        }
+    }
+
+    #[test]
+    fn nothing_older_takes_the_place_of_anything_newer() {
+        let kept = |version, json: Option<&'static str>| {
+            Kept::new(Version::from_u64(version), json.map(|json| Bytes::from_static(json.as_bytes())), Millis(0))
+        };
+        let (schema, mut values) = (schema(), Values::default());
+        assert!(values.join(&schema, 0, kept(5, Some("1"))));
+        assert!(!values.join(&schema, 0, kept(4, Some("9"))));
+        assert!(!values.join(&schema, 0, kept(4, None)));
+        assert!(values.join(&schema, 0, kept(5, None)), "a removal wins over a value of the same version");
+        assert!(!values.join(&schema, 0, kept(5, Some("9"))));
+        assert_eq!(values.newest(), Version::from_u64(5));
     }
 }

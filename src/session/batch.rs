@@ -129,7 +129,7 @@ impl<'a> Batch<'a> {
             }
             if changes.is_empty() {
                 core.touch();
-                return core.closed(now).map_or(Ok(()), |reason| Err(WriteError::closed(reason)));
+                return core.writable(now).map(drop);
             }
             match core.try_commit(scope, &changes).await {
                 Ok(_) => return Ok(()),
@@ -215,7 +215,7 @@ impl Core {
             let (json, version) = match self.stored(number, now).0 {
                 Stored::Copy { json, version, .. } => (json, version),
                 Stored::Tombstone(_) | Stored::Nothing => {
-                    return self.closed(now).map_or(Ok(None), |reason| Err(WriteError::closed(reason)));
+                    return self.writable(now).map(|_| None);
                 }
             };
             let change = Change { replaces: Some(version), ..removal(number, V::NAME) };

@@ -95,6 +95,24 @@ impl Core {
     pub(super) async fn try_commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, Loss> {
         self.touch();
         self.check_head()?;
+        loop {
+            let before = self.bound_key();
+            match self.commit_here(scope, changes).await {
+                // A clone has renewed the session meanwhile, and this handle went along: so does the write.
+                Err(Loss::Error(error)) if error.kind() == WriteErrorKind::Closed && before != self.bound_key() => {}
+                committed => return committed,
+            }
+        }
+    }
+
+    fn bound_key(&self) -> Option<RecordKey> {
+        match self.binding() {
+            Binding::Live(bound) => Some(bound.key()),
+            _ => None,
+        }
+    }
+
+    async fn commit_here(&self, scope: Scope, changes: &[Change]) -> Result<Version, Loss> {
         let now = self.chain.now();
         if scope == Scope::Principal
             && let Some(signed) = self.signed(now)
@@ -117,7 +135,7 @@ impl Core {
     }
 
     /// The session to write to; none if a write is to make it.
-    fn writable(&self, now: Millis) -> Result<Option<Bound>, WriteError> {
+    pub(super) fn writable(&self, now: Millis) -> Result<Option<Bound>, WriteError> {
         match self.live(now) {
             Ok(bound) => Ok(Some(bound)),
             Err(Some(reason)) => Err(WriteError::closed(reason)),

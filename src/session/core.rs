@@ -8,7 +8,7 @@ use std::sync::{
 use bytes::Bytes;
 
 use crate::{
-    chain::{COOKIE, Chain, Computed, DEFAULT, Identity, MEMORY, Resolution, Signed, values::Kept},
+    chain::{COOKIE, Chain, Computation, Computed, DEFAULT, Identity, MEMORY, Resolution, Signed, values::Kept},
     error::{WriteError, WriteErrorKind},
     id::SessionId,
     live::{self, Closed},
@@ -31,7 +31,7 @@ pub(crate) struct Core {
     derived: Mutex<Option<(Version, Option<Arc<Signed>>)>>,
     /// The count of `end_all` up to which the principal was looked at.
     revocations: AtomicU64,
-    pub(super) computed: Vec<(&'static str, Number, Bytes)>,
+    pub(super) computed: Vec<Computation>,
     pub(super) brought: Brought,
     pub(super) marks: Marks,
     pub(crate) chime: Arc<Chime>,
@@ -154,7 +154,7 @@ impl Core {
         binding: Binding,
         who: Who,
         brought: Brought,
-        computed: Vec<(&'static str, Number, Bytes)>,
+        computed: Vec<Computation>,
     ) -> Self {
         Self {
             binding: RwLock::new(binding),
@@ -358,9 +358,12 @@ impl Core {
     }
 
     /// The computed tiers' answers for a value, in the chain's order.
-    pub(crate) fn computed(&self, number: Number) -> impl Iterator<Item = (&'static str, &Bytes)> {
+    pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Bytes)> {
         let answers = move |tier: &'static str| {
-            self.computed.iter().filter(move |(name, of, _)| *name == tier && *of == number).map(|(_, _, json)| json)
+            let holds = move |said: &&Computation| {
+                said.tier == tier && said.number == number && said.until.is_none_or(|until| now < until)
+            };
+            self.computed.iter().filter(holds).map(|said| &said.json)
         };
         self.chain.computed.iter().flat_map(move |tier| {
             let constants = match tier {
@@ -388,7 +391,7 @@ impl Core {
             Stored::Copy { json, tier, .. } => Some((*tier, json)),
             Stored::Tombstone(_) | Stored::Nothing => None,
         };
-        let answer = stored.into_iter().chain(self.computed(number)).find_map(|(tier, json)| match read(json) {
+        let answer = stored.into_iter().chain(self.computed(number, now)).find_map(|(tier, json)| match read(json) {
             Ok(value) => Some((value, tier)),
             Err(flaw) => {
                 let name = self.chain.schema.at(number).name;

@@ -2,7 +2,7 @@
 
 use super::core::{Core, Stored};
 use crate::{
-    chain::{COOKIE, Computed, MEMORY},
+    chain::{COOKIE, MEMORY},
     value::{self, SessionValue},
     version::Version,
 };
@@ -63,11 +63,8 @@ pub(super) fn explain<V: SessionValue>(core: &Core) -> Explanation {
         answers.push((stored, if stored == tier { answer } else { Answer::Nothing }));
     }
     for computed in &core.chain.computed {
-        let said = core.computed(number).find(|(name, _)| *name == computed.name());
+        let said = core.computed(number, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(Answer::Nothing, |(_, json)| judge(json, None))));
-        if let Computed::Source(source) = computed {
-            tracing::trace!(tier = source.name(), name = V::NAME, "explained");
-        }
     }
     let winner = core.resolve(number, now, |json| value::decode::<V>(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }

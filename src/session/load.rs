@@ -13,7 +13,7 @@ use super::{
     core::{Binding, Bound, Brought, Core, Newer, Owner, Who},
 };
 use crate::{
-    chain::{Chain, Computed, Identity, Signed, life::FENCE},
+    chain::{Chain, Computation, Computed, DEFAULT, Identity, Signed, life::FENCE},
     error::{MissingSession, TierError},
     id::{Principal, SessionId},
     live::Closed,
@@ -147,7 +147,9 @@ impl Loader {
         let mut found = Genuine::Nothing;
         for candidate in candidates.iter() {
             let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
-                let opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
+                let mut opened =
+                    self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
+                opened.payload = current(&self.chain, opened.payload, now)?;
                 let digest = self.chain.memory.as_ref().map(|memory| memory.digest(candidate));
                 Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
             }) else {
@@ -207,7 +209,6 @@ impl Loader {
         let Opened { id, payload, retired } = *opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), issued: payload.head.issued.min(now), ..Brought::default() };
-        let Some(payload) = self.current(payload, now) else { return nothing(Brought::default()) };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
         if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
             return Ok((reason, brought, None));
@@ -257,13 +258,14 @@ impl Loader {
         Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
     }
 
-    fn current(&self, payload: Payload, now: Millis) -> Option<Payload> {
-        current(&self.chain, payload, now)
-    }
-
     /// Asks the sources once, for everything; a source that fails is passed over.
-    async fn ask_sources(&self) -> Vec<(&'static str, Number, Bytes)> {
-        let defaults = self.defaults.iter().map(|(number, json)| (crate::chain::DEFAULT, *number, json.clone()));
+    async fn ask_sources(&self) -> Vec<Computation> {
+        let defaults = self.defaults.iter().map(|(number, json)| Computation {
+            tier: DEFAULT,
+            number: *number,
+            json: json.clone(),
+            until: None,
+        });
         let mut answers: Vec<_> = defaults.collect();
         if !self.chain.has_sources() {
             return answers;
@@ -276,13 +278,15 @@ impl Loader {
 }
 
 /// The sources' answers for one request, or for a job.
-pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<(&'static str, Number, Bytes)>) {
+pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<Computation>) {
     for tier in &chain.computed {
         let Computed::Source(source) = tier else { continue };
         match source.read(Lookup::new(None, &chain.names, head)).await {
             Ok(found) => {
+                let until = found.expires_in.map(|span| chain.now().after(span));
                 let named = |entry: crate::tier::FoundEntry| {
-                    Some((source.name(), chain.schema.named(&entry.name)?, entry.json?))
+                    let number = chain.schema.named(&entry.name)?;
+                    Some(Computation { tier: source.name(), number, json: entry.json?, until })
                 };
                 answers.extend(found.entries.into_iter().filter_map(named));
             }

@@ -91,9 +91,8 @@ impl Core {
         }
         match before {
             Ok(bound) => self.succeed(&bound, Succession::SignIn { user: &user, above }, now).await?,
-            Err(Some(reason)) if !matches!(self.binding(), Binding::Fenced(_)) => {
-                return Err(WriteError::closed(reason));
-            }
+            // One that had ended before this request, or that this handle has just ended, may be followed.
+            Err(Some(reason)) if !self.may_be_followed() => return Err(WriteError::closed(reason)),
             Err(None) if matches!(self.binding(), Binding::Refused) => {
                 return Err(WriteError::closed(Closed::CrossSite));
             }
@@ -118,6 +117,10 @@ impl Core {
             Some(Change { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
         };
         adopt.iter().filter_map(change).collect()
+    }
+
+    fn may_be_followed(&self) -> bool {
+        matches!(self.binding(), Binding::Fenced(_)) || self.marks.ended_here.load(Ordering::Acquire)
     }
 
     /// Gives the principal what it does not have. Losing to another writer is as it should be.
@@ -332,7 +335,7 @@ impl Core {
             _ => (Scope::Session, self.live(now).ok().map(|bound| bound.record)),
         };
         let Some(record) = record else {
-            return self.closed(now).map_or(Ok(()), |reason| Err(WriteError::closed(reason)));
+            return self.writable(now).map(drop);
         };
         let changes: Vec<_> = {
             let state = record.read();
@@ -342,11 +345,16 @@ impl Core {
             };
             state.values.declared().filter_map(cleared).collect()
         };
-        if changes.is_empty() {
-            return Ok(());
+        if changes.is_empty() && !record.read().values.opaque().any(|(_, kept)| kept.json.is_some()) {
+            return self.writable(now).map(drop);
         }
         let version = self.commit(scope, &changes).await?;
-        record.write().cleared = version;
+        {
+            let mut state = record.write();
+            state.cleared = version;
+            state.values.bury_opaque(version, now);
+            state.restamp();
+        }
         record.ring();
         Ok(())
     }

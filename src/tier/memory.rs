@@ -47,7 +47,7 @@ impl MemoryTier {
             expiry: Mutex::default(),
             bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            digests: [RandomState::new(), RandomState::new()],
+            digests: RandomState::new(),
             evicted_saved: AtomicU64::new(0),
             evicted_unsaved: AtomicU64::new(0),
             revocations_lost: AtomicU64::new(0),
@@ -82,8 +82,8 @@ pub(crate) struct Memory {
     expiry: Mutex<Expiry>,
     bytes: AtomicUsize,
     max_bytes: usize,
-    /// Two independently keyed SipHashes make the 128-bit digest by which a token is recognised.
-    digests: [RandomState; 2],
+    /// The key of the digest by which a token is recognised: 128 bits, of two SipHashes over different inputs.
+    digests: RandomState,
     pub(crate) evicted_saved: AtomicU64,
     pub(crate) evicted_unsaved: AtomicU64,
     pub(crate) revocations_lost: AtomicU64,
@@ -226,8 +226,8 @@ impl Memory {
     /// The digest by which this process recognises the exact bytes of a token.
     pub(crate) fn digest(&self, token: &[u8]) -> [u8; 16] {
         let mut digest = [0; 16];
-        for (half, keyed) in digest.chunks_exact_mut(8).zip(&self.digests) {
-            half.copy_from_slice(&keyed.hash_one(token).to_ne_bytes());
+        for (half, number) in digest.chunks_exact_mut(8).zip(0u8..) {
+            half.copy_from_slice(&self.digests.hash_one((number, token)).to_ne_bytes());
         }
         digest
     }

@@ -57,3 +57,19 @@ async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
     sessions.of(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
     assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(0));
 }
+
+#[tokio::test]
+async fn another_user_can_sign_in_where_one_has_just_signed_out() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser
+        .visit(&node, async |session| {
+            session.sign_out().await.unwrap();
+            assert!(session.set(Theme("dark".into())).await.is_err(), "a plain write brings nothing back");
+            session.sign_in(User("bob".into())).await.unwrap();
+        })
+        .await;
+    assert_eq!(browser.visit(&node, async |s| s.principal()).await, Some(Principal::new("bob")));
+}
