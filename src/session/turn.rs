@@ -293,6 +293,8 @@ impl Core {
                 true
             });
             state.values.observe(version);
+            // A use like any write: a shorter idle time begins now, it does not end the session at once.
+            bound.record.touch(now);
         }
         self.chain.note_absolute(lifetime.absolute);
         bound.record.ring();
