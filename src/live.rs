@@ -12,7 +12,7 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    session::Session,
+    session::{Look, Session},
     signal::Bell,
     value::{self, Number, SessionValue},
     version::{Clock, Millis, Sleep, Version},
@@ -152,7 +152,7 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
             }
             let core = session.core();
             let (answer, mark) = match number {
-                Some(number) => core.resolve(number, core.chain.now(), |json| value::decode::<V>(json)),
+                Some(number) => core.resolve(number, core.chain.now(), Look::Glance, |json| value::decode::<V>(json)),
                 None => (None, None),
             };
             if *seen == Some(mark) {

@@ -5,8 +5,8 @@ use std::{fmt, future::Future, sync::Arc, time::SystemTime};
 use bytes::Bytes;
 use http::Extensions;
 
-pub(crate) use self::core::Mark;
 use self::core::{Binding, Core};
+pub(crate) use self::core::{Look, Mark};
 use crate::{
     chain::{Identity, life::Lifetime},
     error::{MissingSession, WriteError, WriteErrorKind},
@@ -103,7 +103,7 @@ impl Session {
         if number.is_none() {
             tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
         }
-        self.core.resolve(number?, self.core.chain.now(), |json| value::decode::<V>(json)).0
+        self.core.resolve(number?, self.core.chain.now(), Look::Use, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.

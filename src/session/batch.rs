@@ -5,7 +5,7 @@ use std::fmt;
 use super::{
     Session,
     commit::{Loss, MAX_LOSSES},
-    core::{Core, Stored},
+    core::{Core, Look, Stored},
     turn::removal,
 };
 use crate::{
@@ -175,7 +175,7 @@ impl Core {
         now: Millis,
     ) -> Result<(Change, V), WriteError> {
         self.touch();
-        let (answer, mark) = self.resolve(number, now, |json| value::decode::<V>(json));
+        let (answer, mark) = self.resolve(number, now, Look::Use, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
         let json = value::encode(&value).map_err(|flaw| Session::invalid(V::NAME, flaw))?;
@@ -212,7 +212,7 @@ impl Core {
         self.touch();
         for _ in 0..MAX_LOSSES {
             let now = self.chain.now();
-            let (json, version) = match self.stored(number, now).0 {
+            let (json, version) = match self.stored(number, now, Look::Use).0 {
                 Stored::Copy { json, version, .. } => (json, version),
                 Stored::Tombstone(_) | Stored::Nothing => {
                     return self.writable(now).map(|_| None);

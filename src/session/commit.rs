@@ -123,7 +123,9 @@ impl Core {
                 self.hold_principal(&signed, now).admit(changes, terms).map_err(Refused::into_loss)?;
                 self.mint(&[], Version::ZERO, now).await?;
             }
-            self.writable(now)?;
+            if let Some(bound) = self.writable(now)? {
+                bound.record.touch(now);
+            }
             let record = self.hold_principal(&signed, now);
             let target = Target { key: signed.key(), owner: signed.owner, record, scope };
             return self.write(&target, CommitKind::Upsert, changes, now).await;

@@ -141,6 +141,14 @@ pub(crate) enum Stored {
     Nothing,
 }
 
+/// Whether a look at a value counts as use. A watch looks whenever anything wakes its task: if that counted, an open
+/// page would keep its session from ever idling out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    Use,
+    Glance,
+}
+
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
 pub(crate) type Mark = Option<(RecordKey, Version)>;
 
@@ -341,14 +349,26 @@ impl Core {
         self.live(now).ok().map(|bound| (bound.key(), bound.record))
     }
 
+    /// Using what is the principal's is use of the session too.
+    pub(super) fn use_session(&self, now: Millis) {
+        if let Ok(bound) = self.live(now) {
+            bound.record.touch(now);
+        }
+    }
+
     /// What the stored tiers say, and what a watch is to compare.
-    pub(crate) fn stored(&self, number: Number, now: Millis) -> (Stored, Mark) {
-        let Some((key, record)) = self.record_of(self.chain.schema.at(number).scope, now) else {
-            return (Stored::Nothing, None);
-        };
+    pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
+        let scope = self.chain.schema.at(number).scope;
+        if look == Look::Use && scope == Scope::Principal {
+            self.use_session(now);
+        }
+        let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
         let Ok(kept) = kept else { return (Stored::Nothing, None) };
-        record.touch(now);
+        // Only now: what is over must not come back because somebody looked.
+        if look == Look::Use {
+            record.touch(now);
+        }
         let Some(kept) = kept else { return (Stored::Nothing, None) };
         let mark = Some((key, kept.version));
         let Some(json) = kept.json else { return (Stored::Tombstone(kept.version), mark) };
@@ -384,9 +404,10 @@ impl Core {
         &self,
         number: Number,
         now: Millis,
+        look: Look,
         mut read: impl FnMut(&Bytes) -> Result<T, E>,
     ) -> (Option<(T, &'static str)>, Mark) {
-        let (stored, mark) = self.stored(number, now);
+        let (stored, mark) = self.stored(number, now, look);
         let stored = match &stored {
             Stored::Copy { json, tier, .. } => Some((*tier, json)),
             Stored::Tombstone(_) | Stored::Nothing => None,

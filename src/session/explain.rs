@@ -1,6 +1,6 @@
 //! Why a value is what it is: what each tier says.
 
-use super::core::{Core, Stored};
+use super::core::{Core, Look, Stored};
 use crate::{
     chain::{COOKIE, MEMORY},
     value::{self, SessionValue},
@@ -48,7 +48,7 @@ pub(super) fn explain<V: SessionValue>(core: &Core) -> Explanation {
         Ok(_) => Answer::Value(version),
         Err(_) => Answer::NotValid,
     };
-    let (stored, _) = core.stored(number, now);
+    let (stored, _) = core.stored(number, now, Look::Use);
     let (tier, answer) = match &stored {
         Stored::Copy { json, version, tier } => (*tier, judge(json, Some(*version))),
         Stored::Tombstone(version) => (MEMORY, Answer::Removed(*version)),
@@ -66,6 +66,6 @@ pub(super) fn explain<V: SessionValue>(core: &Core) -> Explanation {
         let said = core.computed(number, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(Answer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = core.resolve(number, now, |json| value::decode::<V>(json)).0.map(|(_, tier)| tier);
+    let winner = core.resolve(number, now, Look::Use, |json| value::decode::<V>(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
 }
