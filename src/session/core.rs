@@ -224,6 +224,13 @@ impl Core {
         self.live(now).err().flatten()
     }
 
+    /// # Errors
+    ///
+    /// `Closed` if the handle can't be used any more.
+    pub(crate) fn open(&self) -> Result<(), WriteError> {
+        self.closed(self.chain.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
+    }
+
     /// Ends the session if all of its principal's were ended after its id was minted.
     pub(super) fn obey_revocations(&self, bound: &Bound, now: Millis) -> Result<(), Closed> {
         let revocations = self.chain.revocations.load(Ordering::Acquire);

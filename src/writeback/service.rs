@@ -195,6 +195,7 @@ impl SessionWriteback {
                 let accepted = self.accept(&values)?;
                 let session = self.sessions.load(extensions).await?;
                 session.core().touch();
+                session.core().open()?;
                 for (scope, values) in accepted.by_scope {
                     session.commit_json(scope, values).await?;
                 }
