@@ -141,10 +141,7 @@ impl Core {
         match self.live(now) {
             Ok(bound) => Ok(Some(bound)),
             Err(Some(reason)) => Err(WriteError::closed(reason)),
-            Err(None) => match self.binding() {
-                Binding::Refused => Err(WriteError::closed(Closed::CrossSite)),
-                _ => Ok(None),
-            },
+            Err(None) => Ok(None),
         }
     }
 

@@ -210,7 +210,8 @@ impl Core {
         let bound = match self.binding() {
             Binding::Live(bound) => bound,
             Binding::Fenced(reason) => return Err(Some(reason)),
-            Binding::Anonymous | Binding::Refused | Binding::Job => return Err(None),
+            Binding::Refused => return Err(Some(Closed::CrossSite)),
+            Binding::Anonymous | Binding::Job => return Err(None),
         };
         if let Some(closed) = bound.record.closed(now) {
             return Err(Some(closed));

@@ -93,9 +93,6 @@ impl Core {
             Ok(bound) => self.succeed(&bound, Succession::SignIn { user: &user, above }, now).await?,
             // One that had ended before this request, or that this handle has just ended, may be followed.
             Err(Some(reason)) if !self.may_be_followed() => return Err(WriteError::closed(reason)),
-            Err(None) if matches!(self.binding(), Binding::Refused) => {
-                return Err(WriteError::closed(Closed::CrossSite));
-            }
             Err(None) if matches!(self.binding(), Binding::Job) => {
                 return Err(WriteError::new(WriteErrorKind::Invalid, "a principal's own handle has no session"));
             }
