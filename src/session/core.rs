@@ -439,13 +439,15 @@ impl Core {
         }
     }
 
-    /// When a value reaches the end of its own lifetime.
+    /// When a value ends: with its own lifetime, or with its owner's record.
     pub(crate) fn value_ends(&self, number: Number) -> Option<Millis> {
         let now = self.chain.now();
         let declared = self.chain.schema.at(number);
-        let (_, record) = declared.max_age.and_then(|_| self.record_of(declared.scope, now))?;
-        let state = record.read();
-        state.kept(&self.chain.schema, number, now)?.expires(declared.max_age)
+        let (_, record) = self.record_of(declared.scope, now)?;
+        let state = record.read_live(now).ok()?;
+        let own = state.kept(&self.chain.schema, number, now)?.expires(declared.max_age);
+        let records = state.deadline(record.used());
+        Some(own.map_or(records, |own| own.min(records)))
     }
 
     /// Every stored value that this handle sees, with its version and whether it is one or a removal, and the records
