@@ -13,4 +13,5 @@ mod review_store;
 mod site;
 mod smoke;
 mod world;
+mod writeback;
 mod writes;
