@@ -222,7 +222,8 @@ impl fmt::Debug for Chain {
             .field("values", &self.names)
             .field("memory", &self.memory.is_some())
             .field("cookie", &self.cookie)
-            .field("store", &self.store)
+            // By name: what a store's own `Debug` shows is not for us to vouch for.
+            .field("store", &self.store.as_ref().map(|store| store.name()))
             .field("computed", &self.computed.iter().map(Computed::name).collect::<Vec<_>>())
             .field("resolution", &self.resolution)
             .finish_non_exhaustive()

@@ -1,6 +1,7 @@
 //! The session's turns: signed in, renewed, ended.
 
 use std::{
+    fmt,
     future::{Future, IntoFuture},
     pin::Pin,
     sync::{Arc, atomic::Ordering},
@@ -365,7 +366,6 @@ pub(super) const fn removal(number: Number, name: &'static str) -> Change {
 
 /// A sign-in under way: await it. See [`Session::sign_in`].
 #[must_use = "nothing happens until it is awaited"]
-#[derive(Debug)]
 pub struct SignIn<'a> {
     session: &'a Session,
     user: Result<Bytes, WriteError>,
@@ -409,5 +409,12 @@ impl<'a> IntoFuture for SignIn<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move { self.session.core().sign_in(self.user?, &self.adopt).await })
+    }
+}
+
+/// Without the user, who is the application's.
+impl fmt::Debug for SignIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn").field("session", self.session).finish_non_exhaustive()
     }
 }

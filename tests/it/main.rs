@@ -5,6 +5,7 @@ mod app;
 mod building;
 mod cookies;
 mod layers;
+mod leaks;
 mod lifetimes;
 mod live;
 mod relay;
