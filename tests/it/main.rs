@@ -13,6 +13,7 @@ mod review;
 mod review_store;
 mod site;
 mod smoke;
+mod upgrades;
 mod world;
 mod writeback;
 mod writes;
