@@ -154,11 +154,12 @@ impl Values {
         self.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
     }
 
-    /// Leaves tombstones for what this build can't read.
-    pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) {
-        for (_, kept) in &mut self.opaque {
-            *kept = Kept::new(version, None, now);
-        }
+    /// Leaves tombstones for what this build can't read. Says whether there was any.
+    pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) -> bool {
+        let mut living = self.opaque.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
+        let any = living.peek().is_some();
+        living.for_each(|(_, kept)| *kept = Kept::new(version, None, now));
+        any
     }
 
     /// Keeps only the values that pass.

@@ -22,7 +22,7 @@ use crate::{
             payload::{Head, Payload, Whose, Writer, entry_len},
             seal::Purpose,
         },
-        memory::record::{InStep, Kind, KnownToken, Presence, State},
+        memory::record::{InStep, Kind, KnownToken, State},
     },
     value::Scope,
     version::Millis,
@@ -150,14 +150,13 @@ impl Core {
     fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
         let chain = &self.chain;
         let signed = self.signed_of(bound, now);
-        let presence = if signed.is_some() { Presence::SignedIn } else { Presence::Anonymous };
         bound.record.touch(now);
         let mut entries: Vec<(Whose, Box<str>, Kept)> = Vec::new();
         let mut collect = |whose: Whose, name: &str, kept: &Kept| entries.push((whose, name.into(), kept.clone()));
         let (life, session) = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
-            for (name, kept) in state.carried_entries(&chain.schema, presence) {
+            for (name, kept) in state.carried_entries(&chain.schema) {
                 collect(Whose::Session, name, kept);
             }
             (life.clone(), state.carried)
@@ -165,7 +164,7 @@ impl Core {
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
-                    for (name, kept) in state.carried_entries(&chain.schema, presence) {
+                    for (name, kept) in state.carried_entries(&chain.schema) {
                         collect(Whose::Principal, name, kept);
                     }
                     state.stamp()

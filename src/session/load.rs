@@ -26,7 +26,7 @@ use crate::{
             seal::{self, Purpose},
         },
         memory::{
-            record::{Carried, InStep, Kind, KnownToken, Presence, Record, RecordKey},
+            record::{Carried, InStep, Kind, KnownToken, Record, RecordKey},
             same_digest,
         },
     },
@@ -488,19 +488,18 @@ impl Core {
         now: Millis,
     ) -> Option<InStep> {
         let schema = &self.chain.schema;
-        let presence = if signed.is_some() { Presence::SignedIn } else { Presence::Anonymous };
         let session = bound.record.read();
         // Of the very state that the token was compared with: a write since then is one that the browser lacks.
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
         let mut all = same(taken.session_stamp, session.carried);
-        all &= session.carried_entries(schema, presence).count() == taken.sessions;
+        all &= session.carried_entries(schema).count() == taken.sessions;
         let carried = session.carried;
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
                 let state = record.live(now, |state| {
                     all &= same(taken.principal_stamp, state.carried);
-                    all &= state.carried_entries(schema, presence).count() == taken.principals;
+                    all &= state.carried_entries(schema).count() == taken.principals;
                     state.stamp()
                 });
                 state.unwrap_or(0)

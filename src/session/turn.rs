@@ -352,8 +352,9 @@ impl Core {
         {
             let mut state = record.write();
             state.cleared = version;
-            state.values.bury_opaque(version, now);
-            state.restamp();
+            if state.values.bury_opaque(version, now) {
+                state.restamp();
+            }
         }
         record.ring();
         Ok(())

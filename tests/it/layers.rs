@@ -337,7 +337,7 @@ async fn a_thousand_unknown_names_leave_nothing_behind() {
         let lenient = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap().ignore_unknown();
         let answer = node.writeback(lenient, browser.post_json(object(start..start + 50))).await;
         assert_eq!(answer.json()["stored"], serde_json::json!([]));
-        assert_eq!(answer.json()["ignored"].as_array().unwrap().len(), 50);
+        assert_eq!(answer.json()["ignored"].as_array().unwrap().len(), 16, "an echo has its bounds");
     }
     assert_eq!(node.sessions.stats(), before);
     assert_eq!(browser.cookie("session"), cookie.cookie("session"));
@@ -496,7 +496,6 @@ async fn users_who_share_one_session_cookie_share_no_values() {
 
 // Acceptance 4 and 10.
 #[tokio::test]
-#[ignore = "a cookie sealed while a user is there leaves the browser's own choice out, and nothing heals it later"]
 async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
     let app = App::new();
     let (node, mut browser) = (headed(&app), Browser::new());

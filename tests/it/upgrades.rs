@@ -1,12 +1,11 @@
 //! Sockets that another site opens: browsers send them with cookies, and let the page there read and write.
 
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionValue, Sessions, WriteError, WriteErrorKind,
-    testing::ManualClock,
+    Changed, Closed, CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionValue, Sessions, WriteError,
+    WriteErrorKind, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 
@@ -131,8 +130,9 @@ async fn assert_has_nothing(session: &Session) {
     assert_eq!(session.get::<Locale>(), Locale("/live".into()));
     assert!(session.is_new() && session.created_at().is_none() && session.expires_at().is_none());
     assert!(session.relay().is_none());
-    assert_eq!(session.watch::<Division>().next().await, Some(Division(2)));
-    assert!(session.changes().next().now_or_never().is_none());
+    assert_eq!(session.closed().await, Closed::CrossSite);
+    assert_eq!(session.watch::<Division>().next().await, None);
+    assert_eq!(session.changes().next().await, Some(Changed::Closed(Closed::CrossSite)));
 }
 
 async fn assert_gets_nothing(session: &Session) {

@@ -962,3 +962,87 @@ async fn a_chain_without_memory_is_written_through_the_cookie() {
     browser.take(&answer.headers);
     assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
 }
+
+// What came of changes, each with its reason.
+
+#[tokio::test]
+async fn a_relay_token_that_does_not_open_is_said_before_there_is_no_session_for_it() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };
+    page.browser.visit(&page.node, async |s| s.set(Theme("first".into())).await.unwrap()).await;
+    let token = page.relay("second").await;
+    let (forged, genuine) = (relaying(format!("{token}A")), relaying(&token));
+    let writeback = || SessionWriteback::new(&page.node.sessions);
+    assert_refused(&send_bare(writeback(), page.browser.post_json(forged.clone())).await, 400, "relay_invalid", "bare");
+    assert_refused(&send_bare(writeback(), page.browser.post_json(genuine.clone())).await, 500, "no_layer", "bare");
+
+    store.fail();
+    let cold = start();
+    for (body, status, code) in [(&forged, 400, "relay_invalid"), (&genuine, 503, "unavailable")] {
+        let request = page.browser.post_json(body.clone());
+        let answer = send(&cold, SessionWriteback::new(&cold.sessions), request).await;
+        assert_refused(&answer, status, code, "the store is away");
+    }
+    page.clock.advance(3 * DAY);
+    let expired = send_bare(writeback(), page.browser.post_json(genuine)).await;
+    assert_refused(&expired, 409, "relay_expired", "no layer is worse than that");
+}
+
+// R28. What a client sends is not said back whole, whatever it is.
+#[tokio::test]
+async fn sixteen_names_are_said_back_and_none_of_them_whole() {
+    let page = Page::new();
+    let names: Vec<_> = (0..60).map(|n| format!("{n}{}", "é".repeat(100))).collect();
+    let said: Vec<String> = names.iter().take(16).map(|name| name.chars().take(64).collect()).collect();
+    let members: Vec<_> = names.iter().map(|name| format!(r#""{name}":0"#)).collect();
+    let body = format!("{{{}}}", members.join(","));
+    let strict = allowing(&page.node.sessions);
+    let lenient = strict.clone().ignore_unknown();
+    let refused = send(&page.node, strict, page.browser.post_json(body.clone())).await;
+    assert_refused(&refused, 422, "not_allowed", "sixty names");
+    assert_eq!(refused.json()["names"], json!(said));
+    let ignored = send(&page.node, lenient, page.browser.post_json(body)).await;
+    assert_eq!(ignored.json(), json!({ "stored": [], "ignored": said }));
+}
+
+// R26.
+#[tokio::test]
+async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
+    let mut page = Page::new();
+    let text = |len: usize| json!({ "draft": [{ "text": "x".repeat(len) }] }).to_string();
+    assert_eq!(page.post(text(15 * KIB)).await.status, StatusCode::OK);
+    let kept = page.read::<Draft>().await.expect("it is in memory");
+    assert_eq!(kept.0[0].text.len(), 15 * KIB);
+    assert_refused(&page.post(text(16 * KIB)).await, 413, "too_large", "sent");
+    // Three bytes each as sent, twelve times as many with their defaults.
+    let grown = format!(r#"{{"theme":"dark","draft":[{}{{}}]}}"#, "{},".repeat(4 * KIB));
+    let answer = page.post(grown).await;
+    assert_refused(&answer, 422, "value_too_large", "encoded");
+    assert_eq!(answer.json()["names"], json!(["draft"]));
+    assert_eq!(page.read::<Draft>().await, Some(kept));
+    assert_eq!(page.read::<Theme>().await, None);
+}
+
+// R27.
+#[tokio::test]
+async fn an_ambiguous_integer_is_said_first_wherever_it_stands() {
+    let mut page = Page::new();
+    for body in [
+        r#"{"ratio":9007199254740993,"visits":1,"current_division_id":99}"#,
+        r#"{"visits":1,"ratio":9007199254740993}"#,
+        r#"{"current_division_id":99,"ratio":9007199254740993}"#,
+        r#"{"current_division_id":99999999999999999999}"#,
+        r#"{"theme":[9007199254740993],"visits":1}"#,
+    ] {
+        assert_refused(&page.post(body).await, 400, "unsafe_integer", body);
+    }
+    // The type takes it, and its own rule does not; and of a name that has no type nothing can be said.
+    for (body, code) in
+        [(r#"{"current_division_id":9007199254740993}"#, "invalid_value"), (r#"{"visits":1e999}"#, "malformed_json")]
+    {
+        assert_eq!(page.post(body).await.code(), code, "{body}");
+    }
+    assert_eq!(page.post(r#"{"visits":9007199254740993}"#).await.code(), "not_allowed");
+    assert_eq!(page.node.sessions.stats().records, 0);
+}

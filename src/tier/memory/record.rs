@@ -404,13 +404,6 @@ impl Drop for Doubt<'_> {
     }
 }
 
-/// Whether somebody is signed in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
-    Anonymous,
-    SignedIn,
-}
-
 /// A value on its way into a record.
 #[derive(Debug)]
 pub(crate) struct Carried {
@@ -515,22 +508,14 @@ impl State {
     }
 
     /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
-    /// a session, what somebody chose before signing in stays behind while a principal is there.
-    pub(crate) fn carried_entries<'a>(
-        &'a self,
-        schema: &'a Schema,
-        presence: Presence,
-    ) -> impl Iterator<Item = (&'a str, &'a Kept)> {
+    /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
+    pub(crate) fn carried_entries<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = (&'a str, &'a Kept)> {
         let opaque = move |name: &str| self.values.opaque().find(|(opaque, _)| *opaque == name);
-        let browsers_own = matches!(self.kind, Kind::Session { .. }) && presence == Presence::Anonymous;
-        let mine = match self.kind {
-            Kind::Session { .. } => Scope::Session,
-            _ => Scope::Principal,
-        };
+        let session = matches!(self.kind, Kind::Session { .. });
         let declared = self.values.declared().filter_map(move |(number, kept)| {
             let declared: &Declared = schema.at(number);
             let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= kept.version);
-            let ours = browsers_own || declared.scope == mine;
+            let ours = session || declared.scope == Scope::Principal;
             (declared.carried() && newest && ours).then_some((declared.name, kept))
         });
         let riding = self.values.opaque().filter(move |(name, kept)| {
@@ -561,7 +546,7 @@ impl State {
             }
         }
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
-        let stays = self.carried_entries(terms.schema, Presence::Anonymous).filter(|(name, _)| !changed(name));
+        let stays = self.carried_entries(terms.schema).filter(|(name, _)| !changed(name));
         let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
         let mut sizes: Vec<(usize, &str)> = stays
             .map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
