@@ -45,7 +45,10 @@ pub use self::{
         explain::{Answer, Explanation},
         turn::SignIn,
     },
-    sessions::{IntoTier, Sessions, SessionsBuilder, Stats},
+    sessions::{
+        Sessions, Stats,
+        builder::{IntoTier, SessionsBuilder},
+    },
     tier::{
         Change, Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture,
         cookie::{CookieTier, SameSite, keyring::KeyRing},

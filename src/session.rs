@@ -16,6 +16,7 @@ use crate::{
     value::{self, Flaw, Number, Scope, SessionValue},
 };
 
+pub(crate) mod arrive;
 pub(crate) mod batch;
 pub(crate) mod browser;
 pub(crate) mod commit;

@@ -9,6 +9,7 @@ use std::{
 use http::HeaderValue;
 
 use super::{
+    arrive,
     core::{Binding, Bound, Core, Newer, Owner},
     load,
 };
@@ -257,7 +258,7 @@ impl Core {
                 if now >= payload.head.issued.after(BIRTH) {
                     return Err(RelayRefused::Expired);
                 }
-                let bound = load::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
+                let bound = arrive::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
                 self.rebind(bound.clone());
                 bound
             }

@@ -20,6 +20,7 @@ use crate::version::Millis;
 
 pub(crate) mod expiry;
 pub(crate) mod record;
+mod state;
 
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///

@@ -19,12 +19,14 @@ use crate::{
     world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring},
 };
 
+type Hook = Box<dyn FnOnce() + Send>;
+
 /// A store whose answers to writes wait while they are held, and which runs something of a test's at a read.
 #[derive(Clone, Default)]
 struct Gate {
     store: SpyStore,
     held: Arc<Mutex<Vec<CommitKind>>>,
-    on_read: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    on_read: Arc<Mutex<Option<Hook>>>,
 }
 
 impl std::fmt::Debug for Gate {

@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use super::state::stamp;
+pub(crate) use super::state::{Browser, InStep, Kind, KnownToken, RecordKey, Refused, State, Terms};
 use crate::{
     chain::{
         life::{End, Life},
@@ -18,15 +20,10 @@ use crate::{
     },
     live::Closed,
     signal::{Chime, Hub},
-    tier::{Change, cookie::payload::entry_len},
-    value::{Declared, Number, Schema, Scope},
+    tier::Change,
+    value::Number,
     version::{Millis, Version},
 };
-
-/// What a record is found by: the session's id itself, or the hash of the principal. Random ids and SHA-256 outputs
-/// don't meet.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct RecordKey(pub(crate) [u8; 32]);
 
 #[derive(Debug)]
 pub(crate) struct Record {
@@ -48,90 +45,6 @@ pub(crate) struct Record {
 struct Waiting {
     hub: Hub,
     turn: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug)]
-pub(crate) struct State {
-    pub(crate) values: Values,
-    pub(crate) kind: Kind,
-    /// Stamps the last change of what browsers carry; drawn from one counter of the process, so that no two states of
-    /// any records share one.
-    pub(crate) carried: u64,
-    /// How many changes there were, for streams that skipped some.
-    pub(crate) changes: u64,
-    /// When the application last cleared it.
-    pub(crate) cleared: Version,
-    /// It has held values that no browser carries.
-    pub(crate) uncarried: bool,
-}
-
-#[derive(Debug)]
-pub(crate) enum Kind {
-    Session { life: Life, browser: Browser },
-    Principal { idle: Duration, not_before: Version },
-    Ended(End),
-}
-
-/// What this node knows of the browser that holds a session.
-#[derive(Debug, Default)]
-pub(crate) struct Browser {
-    /// A request has brought this session's cookie.
-    pub(crate) confirmed: bool,
-    pub(crate) known: Option<KnownToken>,
-    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
-    pub(crate) earlier: Millis,
-}
-
-/// The exact token that was last sealed for or opened from the browser, by digest, and what it held.
-#[derive(Clone, Debug)]
-pub(crate) struct KnownToken {
-    pub(crate) digest: [u8; 16],
-    pub(crate) ring: u64,
-    pub(crate) deadline: Millis,
-    pub(crate) brought: InStep,
-}
-
-/// A token that held all that there was, and when that was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct InStep {
-    pub(crate) issued: Millis,
-    pub(crate) session: u64,
-    pub(crate) principal: Option<(RecordKey, u64)>,
-}
-
-impl std::fmt::Debug for RecordKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RecordKey(..)")
-    }
-}
-
-fn stamp() -> u64 {
-    static STAMPS: AtomicU64 = AtomicU64::new(1);
-    STAMPS.fetch_add(1, Ordering::Relaxed)
-}
-
-/// Why a record took no change.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    Closed(Closed),
-    /// Another version stands where the change would replace one.
-    Outdated,
-    /// Over the browser's budget; the largest values.
-    TooLarge(Vec<&'static str>),
-}
-
-/// What a write needs to know beside the changes.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
-    pub(crate) schema: &'a Schema,
-    pub(crate) now: Millis,
-    /// Bytes that the browser has for this owner's entries.
-    pub(crate) budget: usize,
-    /// A version that the write must be above, whatever this record knows.
-    pub(crate) above: Version,
-    /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
-    pub(crate) tombstones: Duration,
-    pub(crate) skew: Duration,
 }
 
 impl Record {
@@ -422,165 +335,4 @@ pub(crate) struct Joined {
     pub(crate) equal: bool,
     /// The stamp of the state of which all this is true.
     pub(crate) carried: u64,
-}
-
-impl State {
-    pub(crate) fn new(kind: Kind) -> Self {
-        let (values, carried) = (Values::default(), stamp());
-        Self { values, kind, carried, changes: 0, cleared: Version::ZERO, uncarried: false }
-    }
-
-    pub(super) const fn all_carried(&self) -> bool {
-        !self.uncarried
-    }
-
-    /// Marks that what browsers carry of it has changed.
-    pub(crate) fn restamp(&mut self) {
-        self.carried = stamp();
-        self.changes += 1;
-    }
-
-    pub(crate) fn closed(&self, used: Millis, now: Millis) -> Option<Closed> {
-        match &self.kind {
-            Kind::Ended(end) => Some(end.reason),
-            _ if self.deadline(used) <= now => Some(Closed::Expired),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn deadline(&self, used: Millis) -> Millis {
-        match &self.kind {
-            Kind::Session { life, .. } => life.deadline(used),
-            Kind::Principal { idle, .. } => used.after(*idle),
-            Kind::Ended(end) => end.until,
-        }
-    }
-
-    /// A session that was given a shorter life is remembered to be over for as long as tokens of the longer one open.
-    pub(crate) fn until(&self, used: Millis) -> Millis {
-        let earlier = match &self.kind {
-            Kind::Session { browser, .. } => browser.earlier,
-            _ => Millis::default(),
-        };
-        self.deadline(used).max(earlier)
-    }
-
-    /// Changes a session's lifetime, if `change` says that it did.
-    pub(crate) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life) -> bool) {
-        let Kind::Session { life, browser } = &mut self.kind else { return };
-        let before = life.deadline(now);
-        if change(life) {
-            browser.earlier = browser.earlier.max(before);
-            self.restamp();
-        }
-    }
-
-    pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
-        match &self.kind {
-            Kind::Session { life, .. } => Some(life.absolute_deadline),
-            _ => None,
-        }
-    }
-
-    /// Sessions of this principal whose id was minted up to then have ended.
-    pub(crate) fn not_before(&self) -> Version {
-        match self.kind {
-            Kind::Principal { not_before, .. } => not_before,
-            _ => Version::ZERO,
-        }
-    }
-
-    /// The stamp of what browsers carry of it; 0 for a principal's record that holds nothing, which is there or not.
-    pub(crate) fn stamp(&self) -> u64 {
-        if self.is_vacant() { 0 } else { self.carried }
-    }
-
-    /// A principal's record that holds nothing: it is there only for who waits on it.
-    pub(crate) fn is_vacant(&self) -> bool {
-        matches!(self.kind, Kind::Principal { not_before: Version::ZERO, .. }) && self.values.is_empty()
-    }
-
-    /// The live copy or tombstone of a value, unless past the value's own lifetime.
-    pub(crate) fn kept(&self, schema: &Schema, number: Number, now: Millis) -> Option<&Kept> {
-        let kept = self.values.get(number)?;
-        let over = kept.expires(schema.at(number).max_age).is_some_and(|end| end <= now);
-        (!over).then_some(kept)
-    }
-
-    /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
-    /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
-    pub(crate) fn carried_entries<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = (&'a str, &'a Kept)> {
-        let opaque = move |name: &str| self.values.opaque().find(|(opaque, _)| *opaque == name);
-        let session = matches!(self.kind, Kind::Session { .. });
-        let declared = self.values.declared().filter_map(move |(number, kept)| {
-            let declared: &Declared = schema.at(number);
-            let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= kept.version);
-            let ours = session || declared.scope == Scope::Principal;
-            (declared.carried() && newest && ours).then_some((declared.name, kept))
-        });
-        let riding = self.values.opaque().filter(move |(name, kept)| {
-            let slot = schema.named(name).and_then(|number| self.values.get(number));
-            slot.is_none_or(|slot| slot.version < kept.version)
-        });
-        declared.chain(riding)
-    }
-
-    fn prune(&mut self, terms: Terms<'_>) {
-        let mut horizon = terms.now.before(terms.tombstones);
-        if let Kind::Session { life, browser } = &self.kind {
-            horizon = horizon.min(terms.now.before(life.lifetime.idle.saturating_add(terms.skew)));
-            if terms.now < browser.earlier {
-                horizon = Millis::default();
-            }
-        }
-        self.values.prune(terms.schema, terms.now, horizon);
-    }
-
-    pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
-        for change in changes {
-            if let Some(expected) = change.replaces {
-                let stands = self.kept(terms.schema, change.number, terms.now).map(|kept| kept.version);
-                if stands.unwrap_or_default() != expected {
-                    return Err(Refused::Outdated);
-                }
-            }
-        }
-        let changed = |name: &str| changes.iter().any(|change| change.name == name);
-        let stays = self.carried_entries(terms.schema).filter(|(name, _)| !changed(name));
-        let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
-        let mut sizes: Vec<(usize, &str)> = stays
-            .map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
-            .chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)))
-            .collect();
-        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
-        // what stays on the server, whatever two nodes together have made of the rest.
-        let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
-        if !changes.iter().any(set) || sizes.iter().map(|(size, _)| size).sum::<usize>() <= terms.budget {
-            return Ok(());
-        }
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let largest = sizes.iter().take(3).filter_map(|(_, name)| terms.schema.named(name));
-        Err(Refused::TooLarge(largest.map(|number| terms.schema.at(number).name).collect()))
-    }
-
-    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>) {
-        for change in changes {
-            let kept = |version| Kept::new(version, change.json.clone(), terms.now);
-            match change.version {
-                // Stamped by a store, whose order counts: another write may have come past it on the way here.
-                Some(stamped) => drop(self.values.join(terms.schema, change.number, kept(stamped))),
-                None => self.values.put(change.number, change.name, kept(version)),
-            }
-            match terms.schema.at(change.number).carried() {
-                true => self.carried = stamp(),
-                false => self.uncarried = true,
-            }
-        }
-        self.changes += 1;
-    }
-
-    /// Bytes that this record takes, near enough to bound memory by.
-    pub(super) fn bytes(&self) -> usize {
-        size_of::<Record>() + 96 + self.values.heap_bytes()
-    }
 }

@@ -1,0 +1,224 @@
+//! What an opened token holds goes into the records: the join at the door.
+
+use std::sync::Arc;
+
+use super::{
+    core::{Binding, Bound, Brought, Core, Newer, Owner},
+    load::{Seen, fenced},
+};
+use crate::{
+    chain::{Chain, Signed},
+    error::TierError,
+    id::SessionId,
+    live::Closed,
+    tier::{
+        Found, Lookup,
+        cookie::payload::{Entry, Payload, Whose},
+        memory::record::{Carried, InStep, Kind, KnownToken, Record, RecordKey},
+    },
+    value::{Number, Scope},
+    version::Millis,
+};
+
+/// A token that had to be opened, on its way into the records.
+pub(super) struct Arrived {
+    pub(super) payload: Payload,
+    pub(super) retired: bool,
+    pub(super) seen: Option<Seen>,
+    /// What the store holds, and how many writes of ours had been abandoned when it was asked.
+    pub(super) stored: Option<(Found, usize)>,
+}
+
+impl Core {
+    /// Takes what an opened token holds into the records of its session and of its present principal.
+    pub(super) async fn arrive(mut self, arrived: Arrived, now: Millis) -> Result<Self, TierError> {
+        let Arrived { payload, retired, seen, stored } = arrived;
+        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        if let Some((found, abandoned)) = stored {
+            let entries = self.entries(found, Scope::Session, now);
+            bound.record.join(entries, self.chain.terms(Scope::Session, now));
+            bound.record.reassure(abandoned);
+        }
+        let mut taken = self.take_in(&bound, payload, now);
+        let signed = self.signed_of(&bound, now);
+        self.read_principal(now).await?;
+        self = self.unless_revoked(now);
+        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        bound.record.touch(now);
+        let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
+        {
+            let mut state = bound.record.write();
+            if let Kind::Session { browser, .. } = &mut state.kind {
+                browser.confirmed = true;
+                if let (Some((digest, ring)), Some(brought), true) = (seen, in_step, taken.whole) {
+                    browser.known = Some(KnownToken { digest, ring, deadline: taken.deadline, brought });
+                }
+            }
+        }
+        self.settle(bound.key(), &bound.record, now);
+        self.brought = Brought {
+            key: Some(bound.key()),
+            in_step,
+            issued: taken.issued,
+            ambiguous: false,
+            filled: std::mem::take(&mut taken.filled),
+            newer: taken.newer,
+        };
+        Ok(self)
+    }
+
+    /// A request that comes with a revoked session comes with none.
+    pub(super) fn unless_revoked(mut self, now: Millis) -> Self {
+        if let Binding::Live(bound) = self.binding()
+            && self.obey_revocations(&bound, now).is_err()
+        {
+            self.binding = fenced(&bound.record, now).unwrap_or(Binding::Anonymous).into();
+        }
+        self
+    }
+
+    /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
+    pub(super) async fn read_principal(&self, now: Millis) -> Result<(), TierError> {
+        let (Some(store), Some(signed)) = (&self.chain.store, self.signed(now)) else { return Ok(()) };
+        let known = self.find_principal(&signed);
+        if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
+            return Ok(());
+        }
+        let abandoned = known.map_or(0, |record| record.abandoned());
+        let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
+        let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+        let entries = self.entries(found, Scope::Principal, now);
+        let record = self.hold_principal(&signed, now);
+        record.join(entries, self.chain.terms(Scope::Principal, now));
+        record.reassure(abandoned);
+        // That there is nothing is remembered too.
+        self.settle(signed.key(), &record, now);
+        Ok(())
+    }
+
+    /// Joins what a genuine payload of this session holds into the records that it speaks of.
+    pub(super) fn take_in(&self, bound: &Bound, payload: Payload, now: Millis) -> TakenIn {
+        let Payload { head, entries } = payload;
+        let mut taken = TakenIn {
+            issued: head.issued.min(now),
+            deadline: head.idle_deadline.min(head.life.absolute_deadline),
+            sessions: 0,
+            principals: 0,
+            session_stamp: None,
+            principal_stamp: None,
+            equal: true,
+            ours: true,
+            whole: true,
+            filled: Vec::new(),
+            newer: Vec::new(),
+        };
+        let (mine, principals): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.whose == Whose::Session);
+        (taken.sessions, taken.principals) = (mine.len(), principals.len());
+        bound.record.write().change_lifetime(now, |life| life.join(&head.life));
+        self.join_entries((Owner::Session, &bound.record), mine, &mut taken, now);
+        match (head.principal, self.signed_of(bound, now)) {
+            (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
+                if !principals.is_empty() {
+                    let record = self.hold_principal(&signed, now);
+                    self.join_entries((Owner::Principal(signed.key()), &record), principals, &mut taken, now);
+                    record.touch(now);
+                    self.settle(signed.key(), &record, now);
+                }
+            }
+            // What another principal left in this browser is nobody's here.
+            (_, signed) => {
+                taken.ours = signed.is_none();
+                taken.whole &= principals.is_empty();
+            }
+        }
+        taken
+    }
+
+    fn join_entries(&self, (owner, record): (Owner, &Record), entries: Vec<Entry>, taken: &mut TakenIn, now: Millis) {
+        let schema = &self.chain.schema;
+        let mut fill = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let number = schema.named(&entry.name);
+            let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
+            match number.filter(|_| self.first_hit()).and_then(hit) {
+                // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
+                Some(version) if version < entry.kept.version => {
+                    taken.whole = false;
+                    // Known all the same: what is written next is to be above it.
+                    record.write().values.observe(entry.kept.version);
+                    taken.newer.push(Newer { owner, name: entry.name, kept: entry.kept });
+                }
+                _ => fill.push(Carried { number, name: entry.name, kept: entry.kept }),
+            }
+        }
+        let joined = record.join(fill, self.chain.terms(owner.scope(), now));
+        taken.equal &= joined.equal;
+        match owner {
+            Owner::Session => taken.session_stamp = Some(joined.carried),
+            Owner::Principal(_) => taken.principal_stamp = Some(joined.carried),
+        }
+        taken.filled.extend(joined.filled);
+    }
+
+    /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.
+    pub(super) fn in_step(
+        &self,
+        bound: &Bound,
+        signed: Option<&Signed>,
+        taken: &TakenIn,
+        now: Millis,
+    ) -> Option<InStep> {
+        let schema = &self.chain.schema;
+        let session = bound.record.read();
+        // Of the very state that the token was compared with: a write since then is one that the browser lacks.
+        let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
+        let mut all = same(taken.session_stamp, session.carried);
+        all &= session.carried_entries(schema).count() == taken.sessions;
+        let carried = session.carried;
+        drop(session);
+        let principal = signed.map(|signed| {
+            let read = |record: Arc<Record>| {
+                let state = record.live(now, |state| {
+                    all &= same(taken.principal_stamp, state.carried);
+                    all &= state.carried_entries(schema).count() == taken.principals;
+                    state.stamp()
+                });
+                state.unwrap_or(0)
+            };
+            (signed.key(), self.find_principal(signed).map_or(0, read))
+        });
+        (all && taken.equal && taken.ours).then_some(InStep { issued: taken.issued, session: carried, principal })
+    }
+}
+
+/// What came of a payload.
+pub(super) struct TakenIn {
+    pub(super) issued: Millis,
+    pub(super) deadline: Millis,
+    sessions: usize,
+    principals: usize,
+    /// The states of the records into which they went.
+    session_stamp: Option<u64>,
+    principal_stamp: Option<u64>,
+    equal: bool,
+    /// The principal's entries are the present principal's, or there is none to mind.
+    ours: bool,
+    /// Everything went into a record: what brings the same bytes again needn't be opened.
+    whole: bool,
+    pub(super) filled: Vec<(Number, crate::version::Version)>,
+    newer: Vec<Newer>,
+}
+
+/// The session of an opened birth token, on a node that may not know it yet.
+pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
+    let key = RecordKey(*id.as_bytes());
+    let make = || Record::session(payload.head.life.clone(), payload.head.issued);
+    let record = match &chain.memory {
+        Some(memory) => memory.find_or_insert(key, make),
+        None => Arc::new(make()),
+    };
+    match record.closed(now) {
+        Some(reason) => Err(reason),
+        None => Ok(Bound { id, record }),
+    }
+}

@@ -1,0 +1,409 @@
+//! [`SessionsBuilder`]: every setting, and every check of them.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+    time::Duration,
+};
+
+use http::request::Parts;
+
+use super::{Resolved, Sessions};
+use crate::{
+    chain::{Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, life::Lifetime},
+    error::{BuildError, BuildErrorKind},
+    id::Principal,
+    signal::Hub,
+    tier::{
+        Role, Tier,
+        cookie::CookieTier,
+        default::{Answer, DefaultTier},
+        memory::MemoryTier,
+    },
+    value::{self, Declared, Number, Placement, Schema, Scope, SessionValue},
+    version::Clock,
+    writeback::origin::PublicOrigins,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Settings of [`Sessions`]. Every misconfiguration is found at [`build`](Self::build).
+#[must_use = "nothing is checked before `build`"]
+pub struct SessionsBuilder {
+    memory: Vec<MemoryTier>,
+    cookie: Vec<CookieTier>,
+    tiers: Vec<Added>,
+    values: Vec<Declared>,
+    resolved: Vec<Resolved>,
+    identify: Option<Box<Identify>>,
+    identify_by: Option<(Declared, Box<Derive>)>,
+    idle: Duration,
+    absolute: Duration,
+    principal_idle: Duration,
+    max_skew: Duration,
+    audience: String,
+    resolution: Resolution,
+    clock: Option<Arc<dyn Clock>>,
+    public_origins: Vec<String>,
+}
+
+impl Default for SessionsBuilder {
+    fn default() -> Self {
+        Self {
+            memory: Vec::new(),
+            cookie: Vec::new(),
+            tiers: Vec::new(),
+            values: Vec::new(),
+            resolved: Vec::new(),
+            identify: None,
+            identify_by: None,
+            idle: 2 * DAY,
+            absolute: 30 * DAY,
+            principal_idle: 31 * DAY,
+            max_skew: Duration::from_secs(3600),
+            audience: String::new(),
+            resolution: Resolution::default(),
+            clock: None,
+            public_origins: Vec::new(),
+        }
+    }
+}
+
+enum Added {
+    Memory,
+    Cookie,
+    Default(DefaultTier),
+    Own(Arc<dyn Tier>),
+}
+
+/// Anything that [`SessionsBuilder::tier`] takes: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], and every [`Tier`].
+pub trait IntoTier: sealed::Add {}
+
+impl<T: sealed::Add> IntoTier for T {}
+
+mod sealed {
+    use super::{Added, Arc, CookieTier, DefaultTier, MemoryTier, SessionsBuilder, Tier};
+
+    #[allow(unnameable_types)] // Sealed: that is the point.
+    pub trait Add {
+        fn add(self, builder: &mut SessionsBuilder);
+    }
+
+    impl Add for MemoryTier {
+        fn add(self, builder: &mut SessionsBuilder) {
+            builder.memory.push(self);
+            builder.tiers.push(Added::Memory);
+        }
+    }
+
+    impl Add for CookieTier {
+        fn add(self, builder: &mut SessionsBuilder) {
+            builder.cookie.push(self);
+            builder.tiers.push(Added::Cookie);
+        }
+    }
+
+    impl Add for DefaultTier {
+        fn add(self, builder: &mut SessionsBuilder) {
+            builder.tiers.push(Added::Default(self));
+        }
+    }
+
+    impl<T: Tier> Add for T {
+        fn add(self, builder: &mut SessionsBuilder) {
+            builder.tiers.push(Added::Own(Arc::new(self)));
+        }
+    }
+}
+
+impl SessionsBuilder {
+    /// Adds a tier below those added before: [`MemoryTier`] first, then [`CookieTier`] (needed: it carries the
+    /// session's id), then what computes its answers.
+    pub fn tier(mut self, tier: impl IntoTier) -> Self {
+        tier.add(&mut self);
+        self
+    }
+
+    /// Declares a value.
+    pub fn value<V: SessionValue>(mut self) -> Self {
+        self.values.push(Declared::of::<V>());
+        self
+    }
+
+    /// Declares a value, and puts it into the extensions of every request as itself, for code that knows only the
+    /// application's type. That is a read on every request, with its cost and its `Vary: Cookie`. Where a source or
+    /// store may have to be waited for, it takes [`LayeredSessionLayer::preload`](crate::LayeredSessionLayer::preload).
+    pub fn resolve<V: SessionValue + Default + Clone>(mut self) -> Self {
+        self.resolved.push(|session, extensions| drop(extensions.insert(session.get::<V>())));
+        self.value::<V>()
+    }
+
+    /// The principal is what the request's head says, where an outer layer has put the user. Runs at entry, on every
+    /// request.
+    pub fn identify(mut self, identify: impl Fn(&Parts) -> Option<Principal> + Send + Sync + 'static) -> Self {
+        self.identify = Some(Box::new(identify));
+        self
+    }
+
+    /// The principal is what a session-scope value says; only `sign_in` and `sign_out` change that value. Declares it
+    /// too, unless that is done already. The closure runs once per request that asks.
+    pub fn identify_by<V: SessionValue>(
+        mut self,
+        identify: impl Fn(&V) -> Option<Principal> + Send + Sync + 'static,
+    ) -> Self {
+        let derive = move |json: &[u8]| value::decode::<V>(json).ok().and_then(|user| identify(&user));
+        self.identify_by = Some((Declared::of::<V>(), Box::new(derive)));
+        self
+    }
+
+    /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1).
+    pub const fn idle(mut self, idle: Duration) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// A session ends so long after it began, however much it is used. Thirty days if not said (OWASP ASVS 7.3.2).
+    pub const fn absolute(mut self, absolute: Duration) -> Self {
+        self.absolute = absolute;
+        self
+    }
+
+    /// A principal's own values are kept in memory so long from their last use: 31 days if not said.
+    pub const fn principal_idle(mut self, idle: Duration) -> Self {
+        self.principal_idle = idle;
+        self
+    }
+
+    /// How far ahead the clocks of other nodes may be: one hour if not said. A cookie from further ahead counts as
+    /// absent.
+    pub const fn max_skew(mut self, skew: Duration) -> Self {
+        self.max_skew = skew;
+        self
+    }
+
+    /// Keeps applications apart that share keys or a store: what is sealed or stored for one audience is nothing to
+    /// another.
+    pub fn audience(mut self, audience: impl Into<String>) -> Self {
+        self.audience = audience.into();
+        self
+    }
+
+    /// Which stored tier answers when several could.
+    pub const fn resolution(mut self, resolution: Resolution) -> Self {
+        self.resolution = resolution;
+        self
+    }
+
+    /// Another clock than the system's.
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// Origins such as `https://app.example` under which browsers know the application, for proxies that rewrite
+    /// `Host`. The cross-site rule accepts them beside the request's own authority.
+    pub fn public_origins<I: IntoIterator<Item: Into<String>>>(mut self, origins: I) -> Self {
+        self.public_origins.extend(origins.into_iter().map(Into::into));
+        self
+    }
+
+    /// Checks everything.
+    ///
+    /// # Errors
+    ///
+    /// What can't work, or would silently lose a value, with its remedy.
+    pub fn build(mut self) -> Result<Sessions, BuildError> {
+        let lifetime = Lifetime::new(self.idle, self.absolute)?;
+        let clock = self.clock.take().map_or_else(default_clock, Ok)?;
+        let public_origins = PublicOrigins::parse(&self.public_origins)?;
+        self.check_order()?;
+        let cookie = self
+            .cookie
+            .pop()
+            .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
+        cookie.check()?;
+        let memory = self.memory.pop().map(|tier| tier.open());
+        let schema = self.schema()?;
+        let identity = self.identity(&schema)?;
+        let (store, computed) = self.computed(&schema)?;
+        check_placement(&schema, memory.is_some(), store.is_some())?;
+        let principals = schema.iter().any(|(_, declared)| declared.carried() && declared.scope == Scope::Principal);
+        let chain = Chain {
+            names: schema.iter().map(|(_, declared)| declared.name).collect(),
+            schema,
+            memory,
+            budget: cookie.budget(principals && !matches!(identity, Identity::Nobody)),
+            cookie,
+            store,
+            computed,
+            resolution: self.resolution,
+            clock,
+            lifetime,
+            longest: AtomicU64::new(0),
+            principal_idle: self.principal_idle,
+            max_skew: self.max_skew,
+            audience: self.audience.into(),
+            identity,
+            hub: Hub::default(),
+            stopping: AtomicBool::new(false),
+            revocations: AtomicU64::new(0),
+            counters: Counters::default(),
+        };
+        let (chain, public_origins) = (Arc::new(chain), Arc::new(public_origins));
+        Ok(Sessions { chain, resolved: self.resolved.into(), public_origins })
+    }
+
+    fn check_order(&self) -> Result<(), BuildError> {
+        if self.memory.len() > 1 || self.cookie.len() > 1 {
+            return Err(chain_error("a chain has one memory tier and one cookie: leave the second out"));
+        }
+        let place = |wanted: fn(&Added) -> bool| self.tiers.iter().position(wanted);
+        let (memory, cookie) =
+            (place(|tier| matches!(tier, Added::Memory)), place(|tier| matches!(tier, Added::Cookie)));
+        if memory.zip(cookie).is_some_and(|(memory, cookie)| memory > cookie) {
+            return Err(chain_error(
+                "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
+            ));
+        }
+        Ok(())
+    }
+
+    fn schema(&mut self) -> Result<Schema, BuildError> {
+        let mut schema = Schema::default();
+        if let Some((user, _)) = &self.identify_by
+            && !self.values.iter().any(|declared| declared.type_id == user.type_id)
+        {
+            self.values.insert(0, *user);
+        }
+        for declared in self.values.drain(..) {
+            value::check_name(declared.name)?;
+            if schema.named(declared.name).is_some() {
+                return Err(value_error(format!(
+                    "`{}` is declared twice: each value has a name of its own",
+                    declared.name
+                )));
+            }
+            schema.push(declared);
+        }
+        if schema.len() > usize::from(u8::MAX) {
+            return Err(value_error("more than 255 values: put what belongs together into one type".to_owned()));
+        }
+        Ok(schema)
+    }
+
+    fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
+        match (self.identify.take(), self.identify_by.take()) {
+            (Some(_), Some(_)) => Err(BuildError::new(
+                BuildErrorKind::Setting,
+                "both `identify` and `identify_by` say who the principal is: leave one out",
+            )),
+            (Some(head), None) => Ok(Identity::Head(head)),
+            (None, Some((user, derive))) => {
+                if user.scope != Scope::Session {
+                    let message = format!("`{}` says who is signed in: it must be of session scope", user.name);
+                    return Err(value_error(message));
+                }
+                let number = schema.named(user.name);
+                let number = number.ok_or_else(|| value_error(format!("`{}` is not declared", user.name)))?;
+                Ok(Identity::Value { number, derive })
+            }
+            (None, None) => Ok(Identity::Nobody),
+        }
+    }
+
+    #[allow(clippy::type_complexity)] // Two halves of one list, split once.
+    fn computed(&mut self, schema: &Schema) -> Result<(Option<Arc<dyn Tier>>, Vec<Computed>), BuildError> {
+        let (mut store, mut computed): (Option<Arc<dyn Tier>>, Vec<Computed>) = (None, Vec::new());
+        for tier in self.tiers.drain(..) {
+            match tier {
+                Added::Memory | Added::Cookie => {}
+                Added::Default(tier) => {
+                    if computed.iter().any(|tier| matches!(tier, Computed::Default(_))) {
+                        return Err(chain_error("two default tiers: put all defaults into one"));
+                    }
+                    computed.push(Computed::Default(rules(tier, schema)?));
+                }
+                Added::Own(tier) if tier.role() == Role::Store => {
+                    if let Some(first) = &store {
+                        let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
+                        return Err(chain_error(message + ": one decides, leave the other out"));
+                    }
+                    store = Some(tier);
+                }
+                Added::Own(tier) => {
+                    let taken = computed.iter().any(|other| other.name() == tier.name());
+                    if taken || ["memory", "cookie", DEFAULT].contains(&tier.name()) {
+                        let message =
+                            format!("two tiers are named `{}`: `origin` could not tell them apart", tier.name());
+                        return Err(chain_error(message));
+                    }
+                    computed.push(Computed::Source(tier));
+                }
+            }
+        }
+        Ok((store, computed))
+    }
+}
+
+fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(Number, Answer)>, BuildError> {
+    let numbered = |rule: crate::tier::default::Rule| {
+        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
+        let (number, _) = declared.ok_or_else(|| {
+            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
+        })?;
+        match rule.answer {
+            Answer::Constant(Err(flaw)) => Err(value_error(format!("the default for `{}` is {flaw}", rule.name))),
+            answer => Ok((number, answer)),
+        }
+    };
+    tier.rules.into_iter().map(numbered).collect()
+}
+
+/// Refuses values that could silently be lost.
+fn check_placement(schema: &Schema, memory: bool, store: bool) -> Result<(), BuildError> {
+    for (_, declared) in schema.iter() {
+        let name = declared.name;
+        match declared.placement {
+            Placement::Server if !store => {
+                return Err(value_error(format!(
+                    "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
+                     (`Placement::Everywhere`), or say that losing it is fine (`Placement::Volatile`)"
+                )));
+            }
+            Placement::Volatile if !memory && !store => {
+                return Err(value_error(format!("`{name}` would be lost at once: add `.tier(MemoryTier::..)`")));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "tokio")]
+#[allow(clippy::unnecessary_wraps)] // The other one fails.
+fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
+    Ok(Arc::new(crate::version::TokioClock))
+}
+
+#[cfg(not(feature = "tokio"))]
+fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
+    Err(BuildError::new(BuildErrorKind::Setting, "no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
+}
+
+fn chain_error(message: impl Into<std::borrow::Cow<'static, str>>) -> BuildError {
+    BuildError::new(BuildErrorKind::Chain, message)
+}
+
+fn value_error(message: String) -> BuildError {
+    BuildError::new(BuildErrorKind::Value, message)
+}
+
+impl fmt::Debug for SessionsBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.values.iter().map(|declared| declared.name).collect();
+        f.debug_struct("SessionsBuilder").field("values", &names).finish_non_exhaustive()
+    }
+}
