@@ -32,7 +32,7 @@ use crate::{
         },
     },
     value::Number,
-    version::Millis,
+    version::{Millis, Version},
 };
 
 /// What waits in the extensions: enough to find the session, nothing of it looked up yet.
@@ -314,6 +314,8 @@ pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Optio
             life.created = now;
         }
     }
+    // Seen here before anything that ends all sessions from now on, whatever the minting node's clock said.
+    head.life.birth = head.life.birth.min(Version::last_at(now));
     (now < head.idle_deadline && now < head.life.absolute_deadline).then_some(payload)
 }
 

@@ -18,7 +18,6 @@ use crate::{
     chain::{
         Identity,
         life::{Life, Lifetime},
-        values::Values,
     },
     error::{TierError, WriteError, WriteErrorKind},
     live::Closed,
@@ -179,29 +178,27 @@ impl Core {
 
     fn successor(&self, state: &State, succession: &Succession<'_>, now: Millis) -> Result<State, Refused> {
         let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
-        // Above the one before too, which no `end_all` has reached.
-        let birth = Version::fresh(now, state.values.newest().max(life.birth));
-        let mut values: Values = state.values.clone();
-        let mut life = Life { birth, ..life.clone() };
-        let terms = self.chain.terms(Scope::Session, now);
-        if let Succession::SignIn { user, above } = succession {
-            values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
-            let lifetime = life.lifetime;
-            life = Life {
-                birth: birth.max(above.next()),
-                absolute_deadline: now.after(life.absolute_deadline.since(life.created)),
-                created: now,
-                lifetime,
-                ..life
-            };
-            let mut next = State { values, ..State::new(Kind::Session { life, browser: Browser::default() }) };
-            next.admit(std::slice::from_ref(*user), terms)?;
-            let version = birth.max(above.next());
-            next.apply(std::slice::from_ref(*user), version, terms);
-            return Ok(State { uncarried: state.uncarried, ..next });
-        }
-        let uncarried = state.uncarried;
-        Ok(State { values, uncarried, ..State::new(Kind::Session { life, browser: Browser::default() }) })
+        // Above the one before, which no `end_all` has reached; the values' versions have no say in it.
+        let birth = Version::fresh(now, life.birth);
+        let begin = |life| State {
+            values: state.values.clone(),
+            uncarried: state.uncarried,
+            ..State::new(Kind::Session { life, browser: Browser::default() })
+        };
+        let Succession::SignIn { user, above } = succession else {
+            return Ok(begin(Life { birth, ..life.clone() }));
+        };
+        let mut next = begin(Life {
+            birth: birth.max(above.next()),
+            absolute_deadline: now.after(life.absolute_deadline.since(life.created)),
+            created: now,
+            ..life.clone()
+        });
+        next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
+        let (terms, user) = (self.chain.terms(Scope::Session, now), std::slice::from_ref(*user));
+        next.admit(user, terms)?;
+        next.apply(user, Version::fresh(now, state.values.newest()), terms);
+        Ok(next)
     }
 
     async fn store_successor(

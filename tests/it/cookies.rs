@@ -616,27 +616,26 @@ impl Cache {
     }
 }
 
+/// Two visitors and two users, of whom one signed in half a day before the other, so that her cookie is to be refreshed.
+async fn users(site: &Site) -> [Browser; 4] {
+    let ada = signed_in(&site.node, "ada").await;
+    site.clock.advance(DAY / 2);
+    [Browser::new(), ada, signed_in(&site.node, "grace").await, Browser::new()]
+}
+
 // R21.
 #[tokio::test]
 async fn a_shared_cache_gives_nobody_the_answer_or_the_cookie_of_another() {
-    for (name, access) in accesses() {
-        let site = Site::new();
-        let mut users = [Browser::new(), signed_in(&site.node, "ada").await, Browser::new()];
-        site.clock.advance(DAY / 2); // So that cookies are refreshed, times differ, and the next one's are newer.
-        users[2] = signed_in(&site.node, "grace").await;
-        let alone = Site::new();
-        let mut twins = [Browser::new(), signed_in(&alone.node, "ada").await, Browser::new()];
-        alone.clock.advance(DAY / 2);
-        twins[2] = signed_in(&alone.node, "grace").await;
-        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+    for (name, access) in accesses().into_iter().filter(|(name, _)| *name != "explain") {
+        // The same without a cache, to compare with.
+        let (site, direct) = (Site::new(), Site::new());
+        let (mut users, mut twins) = (users(&site).await, users(&direct).await);
+        for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 2, 0]] {
             let mut cache = Cache::default();
             for user in order {
                 let cached = cache.visit(&mut users[user], &site.node, access).await;
-                // Without any cache, the same would have been answered.
-                let direct = Cache::default().visit(&mut twins[user], &alone.node, access).await;
-                if name != "explain" {
-                    assert_eq!(cached, direct, "{name} of user {user}");
-                }
+                let answer = Cache::default().visit(&mut twins[user], &direct.node, access).await;
+                assert_eq!(cached, answer, "{name} of user {user}");
                 let holds = |browser: &Browser| browser.cookie("session").is_some();
                 assert_eq!(holds(&users[user]), holds(&twins[user]), "{name} of user {user}");
             }

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{Router, routing::get};
+use futures_util::FutureExt;
 use layered_session::{
     Closed, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier,
     MissingSessionKind, Placement, Principal, Role, Scope, Session, SessionValue, Sessions, Tier, TierFuture,
@@ -98,9 +99,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
 // Acceptance 56: two nodes over one store, each with a memory of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn increments_on_two_nodes_are_all_counted_by_the_store() {
-    let store = SpyStore::new();
-    let shared = store.clone();
-    let site = Site::with(move |builder| builder.tier(shared.clone()));
+    let (_, site) = stored();
     let nodes = [site.node.clone(), site.cold()];
     let mut browser = site.dark().await;
     let mut handles = Vec::new();
@@ -132,6 +131,17 @@ async fn of_many_that_take_a_value_one_gets_it() {
     all(handles.into_iter().map(take)).await;
     assert_eq!(got.available_permits(), 1);
     assert_eq!(browser.theme(&site.node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
+    let (_, site) = stored();
+    let mut browser = site.dark().await;
+    let take = async |session: Session| session.take::<Theme>().await.unwrap();
+    let (node, other) = (&site.node, site.cold());
+    assert_eq!(browser.theme(&other).await, dark());
+    assert_eq!(browser.clone().visit(node, take).await, Some(dark()));
+    assert_eq!(browser.visit(&other, take).await, None);
 }
 
 // Acceptance 33, 49.
@@ -183,9 +193,7 @@ async fn a_batch_is_written_whole_or_not_at_all() {
 
 #[tokio::test]
 async fn a_batch_is_one_commit_in_the_store() {
-    let store = SpyStore::new();
-    let shared = store.clone();
-    let site = Site::with(move |builder| builder.tier(shared.clone()));
+    let (store, site) = stored();
     let mut browser = site.dark().await;
     store.take_operations();
     let batch = async |session: Session| {
@@ -199,9 +207,7 @@ async fn a_batch_is_one_commit_in_the_store() {
 // Acceptance 45.
 #[tokio::test]
 async fn removing_what_is_absent_asks_the_store_for_nothing() {
-    let store = SpyStore::new();
-    let shared = store.clone();
-    let site = Site::with(move |builder| builder.tier(shared.clone()));
+    let (store, site) = stored();
     let mut browser = site.dark().await;
     store.take_operations();
     let absent = async |session: Session| {
@@ -407,10 +413,11 @@ async fn renewal_makes_the_new_before_it_ends_the_old_in_the_store() {
     }
 }
 
-/// A store whose updates wait for the test's word.
+/// A store whose commits of one kind wait for the test's word.
 #[derive(Clone, Debug)]
 struct Gated {
     store: SpyStore,
+    waits: CommitKind,
     gate: Arc<Semaphore>,
 }
 
@@ -429,7 +436,7 @@ impl Tier for Gated {
 
     fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
         TierFuture::boxed(async move {
-            if commit.kind() == CommitKind::Update {
+            if commit.kind() == self.waits {
                 self.gate.acquire().await?.forget();
             }
             self.store.write(commit).await
@@ -437,12 +444,38 @@ impl Tier for Gated {
     }
 }
 
+fn gated(waits: CommitKind) -> (Gated, Site) {
+    let gated = Gated { store: SpyStore::new(), waits, gate: Arc::new(Semaphore::new(0)) };
+    let shared = gated.clone();
+    (gated, Site::with(move |builder| builder.tier(shared.clone())))
+}
+
+#[tokio::test]
+async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
+    let (gated, site) = gated(CommitKind::Create);
+    let mut browser = Browser::new();
+    let (store, gate) = (gated.store.clone(), Arc::clone(&gated.gate));
+    let write = async move |session: Session| {
+        let (one, other) = (session.clone(), session);
+        let tasks = [
+            tokio::spawn(async move { one.set(dark()).await }),
+            tokio::spawn(async move { other.set(Visits(1)).await }),
+        ];
+        tokio::task::yield_now().await;
+        gate.add_permits(2);
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    };
+    browser.told(&site.node, write).await;
+    assert_eq!(store.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
+    assert_eq!((browser.theme(&site.cold()).await, visits(&browser, &site.cold()).await), (dark(), Visits(1)));
+}
+
 // Acceptance 56, R4.
 #[tokio::test]
 async fn logout_during_a_write_stays_logged_out() {
-    let gated = Gated { store: SpyStore::new(), gate: Arc::new(Semaphore::new(0)) };
-    let shared = gated.clone();
-    let site = Site::with(move |builder| builder.tier(shared.clone()));
+    let (gated, site) = gated(CommitKind::Update);
     let mut browser = site.dark().await;
     let socket = browser.open(&site.node).await;
     let late = browser.clone();
@@ -532,7 +565,7 @@ async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
     assert_eq!(browser.theme(&site.node).await, dark());
     assert_eq!(browser.theme(&site.cold()).await, dark());
     assert_eq!(old.theme(&site.node).await, Theme::default());
-    assert_eq!(socket.closed().await, Closed::Renewed);
+    assert_eq!(socket.closed().now_or_never(), Some(Closed::Renewed));
     assert_eq!(kind(socket.set(Visits(1)).await), WriteErrorKind::Closed);
     assert_eq!(socket.get::<Theme>(), Theme::default());
 }
@@ -565,8 +598,10 @@ async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
 // Acceptance 48, R4.
 #[tokio::test]
 async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
-    let site = Site::with(|builder| builder.idle(10 * DAY).absolute(10 * DAY));
+    let site = Site::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
     let mut browser = site.dark().await;
+    site.clock.advance(3 * DAY);
+    browser.read(&site.node).await;
     let (late, slow) = (browser.clone(), browser.open(&site.node).await);
     let relayed = slow.relay();
     slow.set(Visits(1)).await.unwrap();
@@ -585,8 +620,9 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
         kind(slow.batch().set(Visits(2)).commit().await),
     ];
     assert_eq!(closed, [WriteErrorKind::Closed; 9]);
-    assert_eq!((slow.get::<Theme>(), slow.closed().await), (Theme::default(), Closed::Destroyed));
+    assert_eq!((slow.get::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
     slow.destroy().await.unwrap();
+    drop(slow);
 
     // The old cookie may make no successor for a minute, and has nothing to give to one after it.
     let write = async |session: Session| session.set(Visits(9)).await;
@@ -601,7 +637,7 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
     assert_eq!(successor.theme(&site.node).await, Theme::default());
 
     // For as long as the cookie could open, whatever else happens on this node.
-    site.clock.advance(10 * DAY - Duration::from_secs(61));
+    site.clock.advance(6 * DAY - Duration::from_secs(61));
     for _ in 0..100 {
         site.dark().await;
     }
@@ -635,7 +671,7 @@ async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
         let user = async |session: Session| session.principal();
         assert_eq!(again.visit(node, user).await, Some(Principal::new("ada")));
     }
-    assert_eq!(sockets[0].closed().await, Closed::Revoked);
+    assert_eq!(sockets[0].closed().now_or_never(), Some(Closed::Revoked));
     assert_eq!(sockets[1].get::<Theme>(), dark());
 }
 
@@ -686,4 +722,65 @@ async fn thousands_of_users_who_write_nothing_leave_nothing() {
     }
     let stats = node.sessions.stats();
     assert_eq!((stats.records, stats.bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() {
+    let write: [fn(Session) -> BoxFuture<WriteErrorKind>; 2] = [
+        |session| Box::pin(async move { kind(session.set(Visits(1)).await) }),
+        |session| Box::pin(async move { kind(session.set(Division(1)).await) }),
+    ];
+    for write in write {
+        let (store, site) = stored();
+        let mut browser = site.dark().await;
+        let sign_in = async |session: Session| {
+            session.sign_in(User("ada".into())).await.unwrap();
+            session.set(Division(2)).await.unwrap();
+        };
+        browser.visit(&site.node, sign_in).await;
+        store.fail();
+        assert_eq!(browser.visit(&site.node, write).await, WriteErrorKind::Unavailable);
+        store.heal();
+        store.take_operations();
+        for asked in [1, 0] {
+            assert_eq!(browser.visit(&site.node, async |session| session.get::<Division>()).await, Division(2));
+            assert_eq!(store.take_operations(), vec![Operation::Read; asked]);
+        }
+    }
+}
+
+// A write dropped before the store's reply may have arrived, whatever other writes come to.
+#[tokio::test]
+async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
+    let (gated, site) = gated(CommitKind::Update);
+    let mut browser = site.dark().await;
+    let socket = browser.open(&site.node).await;
+    let dropped = tokio::spawn({
+        let socket = socket.clone();
+        async move { socket.set(Visits(1)).await }
+    });
+    tokio::task::yield_now().await;
+    let other = tokio::spawn(async move { socket.set(Theme("light".into())).await });
+    tokio::task::yield_now().await;
+    dropped.abort();
+    assert!(dropped.await.is_err());
+    gated.gate.add_permits(1);
+    other.await.unwrap().unwrap();
+    gated.store.take_operations();
+    browser.theme(&site.node).await;
+    assert_eq!(gated.store.take_operations(), [Operation::Read]);
+}
+
+// R6: a sign-in on a node whose clock is ahead came before, too.
+#[tokio::test]
+async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
+    let (site, ahead) = (Site::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(60));
+    let mut browser = Browser::new();
+    browser.visit(&site.cold_at(&ahead), async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let user = async |session: Session| session.principal();
+    assert_eq!(browser.clone().visit(&site.node, user).await, Some(Principal::new("ada")));
+    site.clock.advance(Duration::from_secs(10));
+    site.node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(browser.visit(&site.node, user).await, None);
 }
