@@ -2,8 +2,10 @@
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
 mod app;
+mod auto_traits;
 mod building;
 mod cookies;
+mod frameworks;
 mod layers;
 mod leaks;
 mod lifetimes;
@@ -13,6 +15,7 @@ mod review;
 mod review_store;
 mod site;
 mod smoke;
+mod stacking;
 mod upgrades;
 mod world;
 mod writeback;

@@ -1,0 +1,152 @@
+//! What may be sent, shared, moved and kept. A private field that is none of it would change that without a word.
+
+use std::future::Future;
+
+use layered_session::{
+    Answer, Batch, BuildError, BuildErrorKind, Change, Changed, Changes, Clock, Closed, Commit, CommitKind, Committed,
+    CookieTier, DefaultTier, Explanation, Found, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, Lookup,
+    MemoryTier, MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, OwnerId, Placement, Preload,
+    PreloadFuture, PreloadLayer, Principal, RelayToken, Resolution, ResponseFuture, Role, SameSite, Scope, Session,
+    SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture, TokioClock,
+    Version, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
+    testing::{ManualClock, Operation, SpyStore},
+};
+
+use crate::world::{Browser, Division, Node, Theme, User, Visits, builder, ring};
+
+/// What every public type is.
+fn sent_and_shared<T: Send + Sync + ?Sized>() {}
+
+/// What lives as long as one likes, and may be moved while polled.
+fn kept<T: Send + Sync + Unpin + 'static>() {}
+
+fn handle<T: Clone + Send + Sync + Unpin + 'static>() {}
+
+fn copied<T: Copy + Send + Sync + Unpin + 'static>() {}
+
+fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
+
+// Acceptance 60.
+#[test]
+fn public_types_keep_their_auto_traits() {
+    handle::<Session>();
+    handle::<Sessions>();
+    handle::<SessionWriteback>();
+    handle::<LayeredSessionLayer>();
+    handle::<PreloadLayer>();
+    handle::<LayeredSession<String>>();
+    handle::<Preload<String>>();
+    handle::<KeyRing>();
+    handle::<CookieTier>();
+    handle::<MemoryTier>();
+    handle::<MemoryTierBuilder>();
+    handle::<Principal>();
+    handle::<RelayToken>();
+    handle::<Change>();
+    handle::<Changed>();
+    handle::<ManualClock>();
+    handle::<SpyStore>();
+
+    copied::<Answer>();
+    copied::<BuildErrorKind>();
+    copied::<Closed>();
+    copied::<Commit<'static>>();
+    copied::<CommitKind>();
+    copied::<Lifetime>();
+    copied::<Lookup<'static>>();
+    copied::<MissingSessionKind>();
+    copied::<Operation>();
+    copied::<Origin>();
+    copied::<OwnerId>();
+    copied::<Placement>();
+    copied::<Resolution>();
+    copied::<Role>();
+    copied::<SameSite>();
+    copied::<Scope>();
+    copied::<Stats>();
+    copied::<TokioClock>();
+    copied::<Version>();
+    copied::<WriteErrorKind>();
+
+    kept::<Changes>();
+    kept::<Committed>();
+    kept::<DefaultTier>();
+    kept::<Explanation>();
+    kept::<Found>();
+    kept::<SessionsBuilder>();
+    kept::<Watch<Division>>();
+    kept::<WritebackBody>();
+    sent_and_shared::<Sleep>();
+    sent_and_shared::<dyn Tier>();
+    sent_and_shared::<dyn Clock>();
+
+    error::<BuildError>();
+    error::<MissingSession>();
+    error::<TierError>();
+    error::<WriteError>();
+}
+
+/// A watch holds no value, so that a type of value that is neither `Unpin` nor anything else can be watched.
+#[test]
+fn a_watch_is_as_free_whatever_it_watches() {
+    kept::<Watch<std::rc::Rc<std::marker::PhantomPinned>>>();
+}
+
+#[test]
+fn wrappers_are_what_they_wrap() {
+    fn sent<T: Send>() {}
+    type Ready = std::future::Ready<Result<http::Response<()>, std::convert::Infallible>>;
+    kept::<ResponseFuture<Ready>>();
+    type Service = tower::util::ServiceFn<fn(http::Request<()>) -> Ready>;
+    sent::<PreloadFuture<Service, ()>>();
+    // Its closures are the application's, of which `Sync` is not asked.
+    sent::<Batch<'static>>();
+}
+
+fn sent<F: Future + Send>(future: F) -> F {
+    future
+}
+
+fn sent_and_kept<F: Future + Send + 'static>(future: F) -> F {
+    future
+}
+
+// Acceptance 60.
+#[tokio::test]
+async fn every_future_can_be_spawned() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    let session = Browser::new().visit(&node, async |session| session).await;
+    let extensions = http::Extensions::new();
+
+    drop(sent_and_kept(Session::load(&extensions)));
+    drop(sent_and_kept(session.closed()));
+    drop(sent_and_kept(node.sessions.sweeper()));
+    drop(sent(node.sessions.load(&extensions)));
+    drop(sent(node.sessions.of(Principal::new("ada"))));
+    drop(sent(node.sessions.end_all(Principal::new("ada"))));
+
+    drop(sent(session.set(Theme::default())));
+    drop(sent(session.update::<Visits>(|visits| visits.0 += 1)));
+    drop(sent(session.remove::<Theme>()));
+    drop(sent(session.take::<Theme>()));
+    drop(sent(session.clear()));
+    drop(sent(session.touch()));
+    drop(sent(session.set_lifetime(Lifetime::new(crate::world::DAY, crate::world::DAY).unwrap())));
+    drop(sent(session.renew()));
+    drop(sent(session.sign_out()));
+    drop(sent(session.destroy()));
+    drop(sent(session.batch().set(Theme::default()).update::<Visits>(|_| {}).commit()));
+    drop(sent(session.watch::<Division>().next()));
+    drop(sent(session.changes().next()));
+    drop(sent(session.sign_in(User("ada".into())).adopt::<Division>().into_future()));
+
+    fn sign_in_is_sent<'a>(sign_in: SignIn<'a>) -> impl IntoFuture + Send + use<'a> {
+        sign_in
+    }
+    drop(sign_in_is_sent(session.sign_in(User("ada".into()))));
+    fn tier_future<T: Send + Unpin>(future: TierFuture<'_, T>) -> impl Future + Send + Unpin {
+        future
+    }
+    drop(tier_future(TierFuture::ready(Ok(()))));
+    let _ = sent_and_kept::<WritebackFuture>;
+}

@@ -1,0 +1,189 @@
+//! One list of scenarios on axum, on hyper alone and on tonic: real servers on free ports of loopback, real clients.
+
+mod axum;
+mod client;
+mod hyper;
+mod scenarios;
+mod tonic;
+
+use std::{future::Future, net::Ipv4Addr, time::Duration};
+
+use ::http::HeaderMap;
+use futures_util::stream::BoxStream;
+use layered_session::{Session, Sessions, WriteError, WriteErrorKind};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
+
+use self::{axum::Axum, client::Version, hyper::Hyper, tonic::Tonic};
+use crate::world::{Browser, Division, User, Visits};
+
+// Acceptance 58.
+#[tokio::test]
+async fn axum_over_http_1() {
+    scenarios::run(&Axum(Version::Http1)).await;
+}
+
+#[tokio::test]
+async fn axum_over_http_2() {
+    scenarios::run(&Axum(Version::Http2)).await;
+}
+
+#[tokio::test]
+async fn hyper_over_http_1() {
+    scenarios::run(&Hyper(Version::Http1)).await;
+}
+
+#[tokio::test]
+async fn hyper_over_http_2() {
+    scenarios::run(&Hyper(Version::Http2)).await;
+}
+
+#[tokio::test]
+async fn tonic_with_the_cookie_in_the_metadata() {
+    scenarios::run(&Tonic).await;
+}
+
+/// What a server can be asked to do.
+#[derive(Clone, Copy, Debug)]
+enum Action {
+    /// Answers without asking for the session.
+    Nothing,
+    Read,
+    Write(i64),
+    Remove,
+    /// Writes, and answers that something went wrong.
+    WriteThenFail(i64),
+    /// Counts one visit, by `update`.
+    Count,
+    SignIn(&'static str),
+    SignOut,
+    Renew,
+}
+
+impl Action {
+    /// As it stands in a path or a message.
+    fn to_line(self) -> String {
+        match self {
+            Self::Nothing => "nothing".into(),
+            Self::Read => "read".into(),
+            Self::Write(id) => format!("write/{id}"),
+            Self::Remove => "remove".into(),
+            Self::WriteThenFail(id) => format!("write-then-fail/{id}"),
+            Self::Count => "count".into(),
+            Self::SignIn(user) => format!("sign-in/{user}"),
+            Self::SignOut => "sign-out".into(),
+            Self::Renew => "renew".into(),
+        }
+    }
+}
+
+/// What an answer says of the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    division: i64,
+    tier: String,
+    visits: u64,
+}
+
+/// Why an action has no state to answer with.
+#[derive(Debug)]
+enum Trouble {
+    Refused(WriteError),
+    ToldToFail,
+    Unknown,
+}
+
+impl From<WriteError> for Trouble {
+    fn from(error: WriteError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The handler of all servers.
+async fn perform(session: &Session, line: &str) -> Result<State, Trouble> {
+    let (action, argument) = line.split_once('/').unwrap_or((line, ""));
+    let division = || argument.parse().map(Division).map_err(|_| Trouble::Unknown);
+    match action {
+        "read" => {}
+        "write" => session.set(division()?).await?,
+        "remove" => session.remove::<Division>().await?,
+        "write-then-fail" => {
+            session.set(division()?).await?;
+            return Err(Trouble::ToldToFail);
+        }
+        "count" => drop(session.update::<Visits>(|visits| visits.0 += 1).await?),
+        "sign-in" => session.sign_in(User(argument.into())).await?,
+        "sign-out" => session.sign_out().await?,
+        "renew" => session.renew().await?,
+        _ => return Err(Trouble::Unknown),
+    }
+    let (Division(division), Visits(visits)) = (session.get(), session.get());
+    Ok(State { division, tier: session.origin::<Division>().tier().into(), visits })
+}
+
+/// A cookie of the application's own, on every answer of every server.
+const OWN_COOKIE: &str = "own=1; Path=/";
+
+/// What a client got.
+#[derive(Debug)]
+struct Reply {
+    outcome: Outcome,
+    headers: HeaderMap,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Outcome {
+    State(State),
+    /// An answer of a handler that did not ask for the session.
+    Nothing,
+    Refused(WriteErrorKind),
+    Failed,
+}
+
+/// What a streaming response brings, one item per change, and why it ended if that is told.
+type Watching = BoxStream<'static, Result<i64, String>>;
+
+trait Client: Clone {
+    async fn act(&self, browser: &Browser, action: Action) -> Reply;
+
+    /// Watches the division, until the stream is dropped or the session over.
+    async fn watch(&self, browser: &Browser) -> (HeaderMap, Watching);
+
+    /// Posts JSON to the writeback as another site's or our own page would; `None` where there is no writeback.
+    async fn post(&self, browser: &Browser, site: &'static str, json: &'static str) -> Option<Reply>;
+}
+
+trait Framework {
+    type Client: Client;
+
+    async fn start(&self, sessions: Sessions) -> (Self::Client, Server);
+}
+
+/// A server that runs until it is stopped.
+struct Server {
+    sessions: Sessions,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl Server {
+    fn run<F>(sessions: Sessions, serve: impl FnOnce(oneshot::Receiver<()>) -> F) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (stop, stopped) = oneshot::channel();
+        Self { sessions, stop, task: tokio::spawn(serve(stopped)) }
+    }
+
+    /// Streams end, connections close, the port is free.
+    async fn stop(self) {
+        self.sessions.shutdown();
+        self.stop.send(()).expect("a server that runs");
+        timeout(Duration::from_secs(5), self.task).await.expect("a prompt end").expect("no panic");
+    }
+}
+
+async fn listen() -> (TcpListener, String) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
+    let address = listener.local_addr().expect("an address");
+    (listener, format!("http://{address}"))
+}
