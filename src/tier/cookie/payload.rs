@@ -248,6 +248,19 @@ mod tests {
     }
 
     #[test]
+    fn the_format_never_changes() {
+        const VECTOR: &str = concat!(
+            "0380f0cc86a63780dce1a9a23780e0ffd8a6378098a3c0ad3701ba25386e00000080f0b2520301ba60d3380000",
+            "0007070707070707070707070707070707011363757272656e745f6469766973696f6e5f696401ba60d3380000",
+            "0001370204676f6e6501ba60d33800000100046c6f6e6701ba60d338000000ac02",
+        );
+        let mut hex = String::new();
+        bytes().iter().for_each(|byte| hex.push_str(&format!("{byte:02x}")));
+        // The last entry's 300 ones are left out.
+        assert_eq!(&hex[..hex.len() - 600], VECTOR);
+    }
+
+    #[test]
     fn a_cut_or_changed_payload_never_panics() {
         let whole = bytes();
         for len in 0..whole.len() {
