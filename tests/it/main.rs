@@ -1,4 +1,6 @@
 //! What a user can see, through the public API.
+//!
+//! `Acceptance n` and `Rn` in comments are the numbers of the project's acceptance cases and security requirements.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
 mod app;
