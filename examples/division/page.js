@@ -167,12 +167,17 @@ element('forget').addEventListener('click', async () => {
 async function status() {
   const answer = await fetch('/division', { cache: 'no-store' }).catch(() => null);
   if (!answer?.ok) return false;
-  const { tier, user } = await answer.json();
+  const { value, tier, user } = await answer.json();
   element('tier').textContent = tier;
   element('forget').hidden = tier === 'default';
 
   const name = document.querySelector('#logout b');
-  if (name.textContent === (user ?? '')) return true;
+  if (name.textContent === (user ?? '')) {
+    // A socket that was opened before there was a session does not hear of the one that a POST has begun since.
+    const behind = value !== Number(document.documentElement.dataset.division);
+    if (behind && asked === null && unsaved === null) socket.close();
+    return true;
+  }
   name.textContent = user ?? '';
   document.querySelector('#logout .avatar').textContent = [...(user ?? '')][0] ?? '';
   element('logout').hidden = user === null;

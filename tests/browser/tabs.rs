@@ -88,11 +88,15 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
+    first.hold_posts().await?;
+    second.hold_posts().await?;
     first.switch(1).await?;
+    second.switch(2).await?;
+    first.release_posts().await?;
     first.stored(1).await?;
 
-    // The second socket makes a session of its own, whose token is refused, since the browser has one by now.
-    second.switch(2).await?;
+    // The second socket has made a session of its own, whose token is refused, since the browser has one by now.
+    second.release_posts().await?;
     second.until("watched.posts[0]?.status ?? null", 409).await?;
     eventually("the page has left that socket", async || match second.closes().await?.as_slice() {
         [] => Err("no socket of it was closed".into()),
@@ -100,6 +104,8 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     })
     .await?;
     second.is_connected().await?;
+    // What its page still wanted is stored in the end, in the session that the two now share.
+    first.shows(2).await?;
     second.switch(5).await?;
     first.shows(5).await?;
     second.reload().await?;
