@@ -110,9 +110,9 @@ impl Tab {
         self.is_connected().await
     }
 
-    /// The view names the division that is in the switch.
+    /// The view is headed by the division in the switch. Below that, a view of all divisions names each of them.
     pub(crate) async fn view_is_about_the_division(&self) -> Result {
-        let names = "document.querySelector('#view').innerText.toLowerCase().includes(
+        let names = "document.querySelector('#view header').innerText.toLowerCase().includes(
                          document.querySelector('#division').selectedOptions[0].text.trim().toLowerCase())";
         self.until(names, true).await
     }

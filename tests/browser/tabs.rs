@@ -72,6 +72,7 @@ async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() ->
     // The socket's session never reached the browser, which has another one by now.
     late.release_posts().await?;
     late.is_signed_in("alice").await?;
+    assert_eq!(late.posts().await?, json!([["/store_session", 409]]), "what nobody chose as alice is not hers");
     login.shows(ALL).await?;
     login.reload().await?;
     login.is_signed_in("alice").await?;
