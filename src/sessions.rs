@@ -36,7 +36,7 @@ pub struct Sessions {
 pub(crate) type Resolved = fn(&Session, &mut Extensions);
 
 impl Sessions {
-    /// Begins with an empty chain, [`Resolution::Newest`], two days unused and thirty in all.
+    /// Begins with an empty chain, [`Resolution::Newest`](crate::Resolution::Newest), two days unused and thirty in all.
     pub fn builder() -> SessionsBuilder {
         SessionsBuilder::default()
     }
