@@ -5,6 +5,7 @@
 use std::{fmt, iter, ops::Range};
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
+use memchr::{memchr, memchr_iter};
 
 /// Beyond these a request counts as one without a session (RUSTSEC-2023-0065 is what a header without caps can cost).
 /// Chromium and Firefox keep at most 180 cookies of a site, and servers commonly take 16 KiB of headers in all.
@@ -97,18 +98,18 @@ pub(crate) fn scan(headers: &HeaderMap, name: &str) -> Scan {
 /// The pairs of one field, good or garbage, as ranges of its bytes.
 fn split(field: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
-    field
-        .split(|&byte| byte == b';')
-        .map(move |pair| {
-            let pair = start..start + pair.len();
-            start = pair.end + 1;
+    memchr_iter(b';', field)
+        .chain(iter::once(field.len()))
+        .map(move |end| {
+            let pair = start..end;
+            start = end + 1;
             trim(field, pair)
         })
         .filter(|pair| !pair.is_empty())
 }
 
 fn value_of(field: &[u8], pair: Range<usize>, name: &str) -> Option<Range<usize>> {
-    let equals = pair.start + field[pair.clone()].iter().position(|&byte| byte == b'=')?;
+    let equals = pair.start + memchr(b'=', &field[pair.clone()])?;
     let found = &field[trim(field, pair.start..equals)];
     (found == name.as_bytes()).then(|| trim(field, equals + 1..pair.end))
 }
