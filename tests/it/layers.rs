@@ -50,6 +50,9 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
         set(&mut browser, &elsewhere, Division(2)).await;
         assert_eq!(seen(&mut browser, &node).await, expected);
         assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "the older one overwrote the newer");
+        set(&mut browser, &node, Visits(1)).await;
+        assert_eq!(carried::<Visits>(&browser, &app).await, Visits(1));
+        assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "a write of another value lost it");
     }
 }
 
@@ -365,11 +368,12 @@ impl SessionValue for NumberedTheme {
 async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().value::<Visits>().build().unwrap());
-    let (node, mut browser) = (app.node(), Browser::new());
+    let chain = app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().value::<Visits>();
+    let (node, mut browser) = (Node::new(chain.value::<Division>().build().unwrap()), Browser::new());
     set(&mut browser, &earlier, NumberedTheme(7)).await;
     set(&mut browser, &earlier, Visits(2)).await;
     for _ in 0..3 {
-        assert_eq!(seen(&mut browser, &node).await, (Theme::default(), "default"));
+        assert_eq!(seen(&mut browser, &node).await, (theme("light"), "default"));
         assert_eq!(get::<Visits>(&mut browser, &node).await, Visits(2), "it took another value along");
     }
     for body in [r#"{"theme": 7}"#, r#"{"theme": null}"#, r#"{"visits": -1}"#, r#"{"visits": "2"}"#] {

@@ -5,10 +5,11 @@ use std::{pin::pin, time::Duration};
 use futures_util::FutureExt;
 use http::{StatusCode, header};
 use layered_session::{
-    Changed, Changes, Clock, Closed, DefaultTier, Lifetime, Principal, Session, SessionValue, WriteError,
+    Changed, Changes, Clock, Closed, DefaultTier, Lifetime, Principal, Session, SessionValue, Watch, WriteError,
     WriteErrorKind,
 };
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use crate::{
     app::{App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, soon, upgrade, visitor},
@@ -36,6 +37,23 @@ fn told(changes: &mut Changes) -> Vec<String> {
         });
     }
     told
+}
+
+/// A page that waits for a value, and has had its look: from here on only a change wakes it.
+async fn waiting_for<V>(mut watch: Watch<V>, value: V) -> JoinHandle<()>
+where
+    V: SessionValue + Default + PartialEq,
+{
+    let waiting = tokio::spawn(async move { while watch.next().await.expect("the session lives") != value {} });
+    settled().await;
+    waiting
+}
+
+/// Lets every task go on until it waits.
+async fn settled() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
 }
 
 fn kind(written: Result<(), WriteError>) -> Option<WriteErrorKind> {
@@ -124,7 +142,9 @@ async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
     let mut later = visitor(&node).await;
     assert_eq!(sweep(HOUR), 2, "nothing was over");
     assert_eq!(sweep(DAY), 1);
-    assert_eq!(get::<Theme>(&mut later, &node).await, theme("light"));
+    assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
+    assert_eq!(sweep(DAY), 1, "it has been used");
+    assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
     assert_eq!((sweep(2 * DAY + HOUR), node.sessions.stats().expired), (0, 2));
 }
 
@@ -362,6 +382,9 @@ async fn who_watches_before_there_is_a_session_sees_it_come() {
     live.clone().set(theme("dark")).await.unwrap();
     assert_eq!(soon(watch.next()).await, Some(theme("dark")));
     assert_eq!(told(&mut changes), ["set theme"]);
+    let page = waiting_for(watch, theme("light")).await;
+    live.set(theme("light")).await.unwrap();
+    soon(page).await.unwrap();
     assert!(closed.as_mut().now_or_never().is_none());
     live.destroy().await.unwrap();
     assert_eq!(soon(closed).await, Closed::Destroyed);
@@ -472,14 +495,23 @@ async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
     assert_eq!((soon(closed).await.unwrap(), soon(ending).await.unwrap()), (Closed::Renewed, None));
     assert_eq!(kind(other.set(theme("late")).await), Some(WriteErrorKind::Closed));
     assert!(open.as_mut().now_or_never().is_none());
+    let waiting = [waiting_for(mine, theme("dark")).await, waiting_for(clones, theme("dark")).await];
     live.set(theme("dark")).await.unwrap();
-    for watch in [&mut mine, &mut clones] {
-        let mut last = None;
-        while let Some(Some(value)) = at_once(watch.next()) {
-            last = Some(value);
-        }
-        assert_eq!(last, Some(theme("dark")));
+    for page in waiting {
+        soon(page).await.unwrap();
     }
+}
+
+// Acceptance 30.
+#[tokio::test]
+async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
+    let node = App::new().node();
+    let live = socket(&visitor(&node).await, &node).await;
+    let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
+    live.renew().await.unwrap();
+    settled().await;
+    live.set(theme("dark")).await.unwrap();
+    soon(page).await.unwrap();
 }
 
 // Acceptance 57b.
@@ -502,6 +534,23 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
         browser.visit(&node, sign_in).await.unwrap();
         assert_eq!(get::<Division>(&mut browser, &node).await, Division(expected));
         assert_eq!(carried::<Division>(&browser, &app).await, Division(expected));
+    }
+}
+
+// Acceptance 57b.
+#[tokio::test]
+async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principal() {
+    let app = App::new();
+    let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
+    let node = || app.node_with(|sessions| sessions.identify_by::<User>(principal));
+    let (node, restarted) = (node(), node());
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(3)).await;
+    set(&mut browser, &node, theme("dark")).await;
+    sign_in(&mut browser, &node, "guest").await;
+    for node in [node, restarted] {
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1));
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     }
 }
 
@@ -544,8 +593,12 @@ async fn a_watch_that_signs_in_follows_the_users_own_value() {
     assert_eq!(soon(watch.next()).await, Some(Division(3)));
     live.sign_in(User("ada".into())).await.unwrap();
     assert_eq!(soon(watch.next()).await, Some(Division(2)));
+    let (page, other) = (waiting_for(watch, Division(4)).await, live.watch::<Visits>());
+    let other = waiting_for(other, Visits(1)).await;
     job.set(Division(4)).await.unwrap();
-    assert_eq!(soon(watch.next()).await, Some(Division(4)));
+    live.set(Visits(1)).await.unwrap();
+    soon(page).await.unwrap();
+    soon(other).await.unwrap();
 }
 
 // Ends.

@@ -1,6 +1,9 @@
 //! Writes: what `Ok` promises, what an error leaves as it was, and what many writers at once come to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Barrier},
+    time::Duration,
+};
 
 use axum::{Router, routing::get};
 use futures_util::FutureExt;
@@ -11,7 +14,7 @@ use layered_session::{
     testing::{ManualClock, Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
@@ -94,6 +97,28 @@ async fn clones_that_write_first_at_once_make_one_session() {
     assert_eq!(browser.told(&site.node, write).await.len(), 1);
     assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
     assert_eq!(site.node.sessions.stats().records, 1);
+}
+
+// Acceptance 56: the moment between the look and the making is short, so it takes many rounds to hit it.
+#[tokio::test]
+async fn threads_that_write_first_in_the_same_moment_make_one_session() {
+    const ROUNDS: usize = 500;
+    let site = Site::new();
+    for _ in 0..ROUNDS {
+        let (session, start) = (Browser::new().open(&site.node).await, Arc::new(Barrier::new(2)));
+        let writers = [(); 2].map(|()| {
+            let (session, start, runtime) = (session.clone(), Arc::clone(&start), Handle::current());
+            tokio::task::spawn_blocking(move || {
+                start.wait();
+                runtime.block_on(count(session));
+            })
+        });
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(session.get::<Visits>(), Visits(2));
+    }
+    assert_eq!(site.node.sessions.stats().records, ROUNDS);
 }
 
 // Acceptance 56: two nodes over one store, each with a memory of its own.
