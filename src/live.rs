@@ -73,14 +73,14 @@ impl Alarm {
 }
 
 /// What all waiting on a session is made of: its bell, its alarm, and the question whether it is over.
-struct Wait {
+pub(crate) struct Wait {
     session: Session,
     bell: Arc<Bell>,
     alarm: Alarm,
 }
 
 impl Wait {
-    fn new(session: Session) -> Self {
+    pub(crate) fn new(session: Session) -> Self {
         let core = session.core();
         // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
         let bell = core.chime.hang();
@@ -93,8 +93,12 @@ impl Wait {
         core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
     }
 
+    pub(crate) const fn session(&self) -> &Session {
+        &self.session
+    }
+
     /// Looks until there is something to say, or nothing can be said before the next ring or deadline.
-    fn poll<T>(
+    pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         value_ends: impl Fn(&Session) -> Option<Millis>,

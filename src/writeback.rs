@@ -1,5 +1,8 @@
-//! [`SessionWriteback`](service::SessionWriteback): what pages may write, and the hook that they write with.
+//! [`SessionWriteback`](service::SessionWriteback): what pages may write and read, and the hook that they do it with.
 
+mod asset;
+mod body;
+mod events;
 pub(crate) mod origin;
 mod request;
 pub(crate) mod service;

@@ -23,7 +23,7 @@ use crate::{
             payload::{Head, Payload, Whose, Writer, entry_len},
             seal::Purpose,
         },
-        memory::record::{InStep, Kind, KnownToken, State},
+        memory::record::{InStep, Kind, KnownToken, RecordKey, State},
     },
     value::Scope,
     version::Millis,
@@ -96,6 +96,21 @@ impl Relayed {
     }
 }
 
+/// What there is for a browser to carry, by the stamps of its records' states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stand {
+    session: u64,
+    principal: Option<(RecordKey, u64)>,
+}
+
+impl Stand {
+    fn is_carried_by(&self, token: &InStep) -> bool {
+        // Somebody who is not signed in here just now is no reason to write the cookie.
+        let principal = self.principal.is_none() || self.principal == token.principal;
+        self.session == token.session && principal
+    }
+}
+
 /// A sealed token and what it held.
 struct Sealed {
     token: String,
@@ -133,18 +148,41 @@ impl Core {
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
         let Some(in_step) = self.brought.in_step.filter(|_| self.brought.key == Some(bound.key())) else { return true };
-        let (session, refresh) = {
-            let state = bound.record.read();
-            let Kind::Session { life, .. } = &state.kind else { return false };
-            (state.carried, self.brought.issued.after(life.lifetime.idle / 10))
+        let refresh = match &bound.record.read().kind {
+            Kind::Session { life, .. } => self.brought.issued.after(life.lifetime.idle / 10),
+            _ => return false,
         };
+        !self.stand_of(bound, now).is_carried_by(&in_step) || now >= refresh
+    }
+
+    fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
+        let session = bound.record.read().carried;
         let principal = self.signed_of(bound, now).map(|signed| {
             let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));
             (signed.key(), carried)
         });
-        // Somebody who is not signed in here just now is no reason to write the cookie.
-        let principal_moved = principal.is_some() && principal != in_step.principal;
-        session != in_step.session || principal_moved || now >= refresh
+        Stand { session, principal }
+    }
+
+    /// What the browser is to carry now; none without a session.
+    pub(crate) fn stand(&self) -> Option<Stand> {
+        let now = self.chain.now();
+        self.live(now).ok().map(|bound| self.stand_of(&bound, now))
+    }
+
+    /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
+    /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
+    pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
+        let now = self.chain.now();
+        let bound = self.live(now).ok()?;
+        let stand = self.stand_of(&bound, now);
+        let sealed = match &bound.record.read().kind {
+            Kind::Session { browser, .. } => {
+                browser.known.as_ref().is_some_and(|known| stand.is_carried_by(&known.brought))
+            }
+            _ => true,
+        };
+        if sealed { None } else { self.relay() }
     }
 
     /// Everything that the browser is to carry, sealed.

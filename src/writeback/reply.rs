@@ -1,18 +1,65 @@
-//! What the writeback answers: JSON, one shape for every refusal.
+//! What the writeback answers: JSON, one shape for every refusal, or a stream of events.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::request::Malformed;
+use super::{events::Events, request::Malformed};
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
-    session::browser::RelayRefused,
+    session::{Session, browser::RelayRefused},
+    value::Number,
 };
 
-/// The body of every answer: `Body<Data = Bytes, Error = Infallible> + Send`.
-pub type WritebackBody = Full<Bytes>;
+/// The body of an answer of the writeback: whole, or a stream of events that goes on until the session is over.
+#[derive(Debug)]
+pub struct WritebackBody(Content);
+
+#[derive(Debug)]
+enum Content {
+    Whole(Full<Bytes>),
+    Events(Box<Events>),
+}
+
+impl From<Bytes> for WritebackBody {
+    fn from(whole: Bytes) -> Self {
+        Self(Content::Whole(Full::new(whole)))
+    }
+}
+
+impl Body for WritebackBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match &mut self.get_mut().0 {
+            Content::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Content::Events(events) => Pin::new(&mut **events).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Content::Whole(whole) => whole.is_end_stream(),
+            Content::Events(events) => events.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Content::Whole(whole) => whole.size_hint(),
+            Content::Events(events) => events.size_hint(),
+        }
+    }
+}
 
 /// A request that changed nothing, as the page is told.
 #[derive(Debug)]
@@ -67,10 +114,29 @@ pub(super) fn stored(names: &[String]) -> Response<WritebackBody> {
     json(StatusCode::OK, &serde_json::json!({ "stored": names }))
 }
 
+/// The session has ended: a stream of it would have nothing to say.
+pub(super) fn gone() -> Response<WritebackBody> {
+    let mut response = Response::new(WritebackBody::from(Bytes::new()));
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+pub(super) fn events(session: Session, shown: &[Number]) -> Response<WritebackBody> {
+    let mut response = Response::new(WritebackBody(Content::Events(Box::new(Events::new(session, shown)))));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // What a proxy compresses, or keeps until its buffer is full, comes late or never.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
 fn json(status: StatusCode, body: &impl Serialize) -> Response<WritebackBody> {
     // Strings in structs always encode.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = Response::new(WritebackBody::from(Bytes::from(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

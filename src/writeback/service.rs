@@ -7,22 +7,20 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::OnceLock,
     task::{Context, Poll},
-    time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts};
 use http_body::Body;
-use http_body_util::{BodyExt, Full};
 use serde_json::value::RawValue;
-use sha2::{Digest, Sha256};
 use tower_service::Service;
 
 use super::{
+    asset::Asset,
+    body::{self, MAX_BODY, is_json},
     origin::same_origin,
-    reply::{Refusal, WritebackBody, stored},
+    reply::{Refusal, WritebackBody, events, gone, stored},
     request::{Posted, integers_survive},
 };
 use crate::{
@@ -32,24 +30,18 @@ use crate::{
     value::{Declared, Flaw, Number, Scope, SessionValue},
 };
 
-/// The longest body that is read.
-const MAX_BODY: usize = 16 << 10;
+static HOOK: Asset = Asset::new(include_str!("hook.js"), "text/javascript; charset=utf-8");
+static HOOK_TYPES: Asset = Asset::new(include_str!("hook.d.ts"), "text/plain; charset=utf-8");
 
 /// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
 const MAX_VALUE: usize = MAX_BODY;
-
-/// So much more is read and dropped, so that a client that sends first and reads later sees the answer.
-const DRAIN: usize = 256 << 10;
-
-/// How long a body may take.
-const READ_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
 /// what it sends must not come out larger, or fill a log.
 const ECHOED_NAMES: usize = 16;
 const ECHOED_CHARS: usize = 64;
 
-/// Takes JSON from the hook in a page, of allowed values only, and serves the hook.
+/// Takes JSON from the hook in a page, of allowed values only, tells pages what changes, and serves the hook.
 ///
 /// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
 /// `nest_service("/session", ..)` under axum, which strips the path, or with [`at`](Self::at) where nothing does.
@@ -58,11 +50,30 @@ const ECHOED_CHARS: usize = 64;
 /// |---|---|
 /// | `POST /` `{"name": value, …}` | 200 `{"stored": ["name", …]}`, or a refusal |
 /// | `POST /` `{"$relay": "…"}` | the same, for a [`RelayToken`](crate::RelayToken) |
-/// | `GET /hook.js` | the browser hook, an ES module |
+/// | `GET /events` | server-sent events, of [`expose`](Self::expose)d and allowed values; 204 if the session has ended |
+/// | `GET /hook.js` | the browser hook, an ES module; `hook.d.ts` are its types |
 ///
 /// Nothing is allowed that is not [`allow`](Self::allow)ed by type, and values come in as their type takes them:
 /// parsed, validated, and stored as the type itself encodes them. A request is stored whole per owner, or not at all.
 /// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies.
+///
+/// # Events
+///
+/// An `EventSource`, or the hook, is told without asking again. Each connection begins with the whole state; a page that
+/// is slow is told the newest alone. A comment every 15 seconds keeps proxies from closing it. Only HTTP/2 has room for
+/// many tabs: over HTTP/1.1 a browser opens six connections to a host in all.
+///
+/// | event | data |
+/// |---|---|
+/// | `state` | `{"session": true, "values": {"name": value, …}}`, first: what there is; `session` is false for a visitor who has none yet, and whose stream will not see the one to come |
+/// | `set` | `{"name": value, …}`: these have changed |
+/// | `removed` | `["name", …]`: of these there is nothing any more, not even a default |
+/// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, where something changed that no response has taken to the browser |
+/// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
+///
+/// The stream itself is no use of the session, and does not keep it from idling out.
+///
+/// # Refusals
 ///
 /// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant; of names that are not
 /// allowed the first 16, each cut at 64 characters. Of several reasons the first of this list is the answer:
@@ -83,9 +94,12 @@ const ECHOED_CHARS: usize = 64;
 pub struct SessionWriteback {
     sessions: Sessions,
     allowed: Vec<Number>,
+    /// What pages may read: what they may write, and more.
+    exposed: Vec<Number>,
     prefix: String,
     unknown: Unknown,
-    hook: Hook,
+    events: Served,
+    hook: Served,
 }
 
 /// What becomes of names that are not allowed.
@@ -96,9 +110,9 @@ enum Unknown {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
-    Served,
-    Off,
+enum Served {
+    Yes,
+    No,
 }
 
 impl SessionWriteback {
@@ -107,9 +121,11 @@ impl SessionWriteback {
         Self {
             sessions: sessions.clone(),
             allowed: Vec::new(),
+            exposed: Vec::new(),
             prefix: String::new(),
             unknown: Unknown::Refused,
-            hook: Hook::Served,
+            events: Served::Yes,
+            hook: Served::Yes,
         }
     }
 
@@ -134,6 +150,22 @@ impl SessionWriteback {
         }
         debug_assert_eq!(chain.schema.at(number).type_id, TypeId::of::<V>());
         self.allowed.push(number);
+        self.expose::<V>()
+    }
+
+    /// Lets pages read `V`, through `GET /events`, and not write it. What is allowed is exposed too.
+    ///
+    /// # Errors
+    ///
+    /// For a value that is not declared.
+    pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
+        let Some(number) = self.sessions.chain.schema.of::<V>() else {
+            let message = format!("pages can't be let read `{}`: declare it with `.value::<..>()`", V::NAME);
+            return Err(BuildError::new(BuildErrorKind::Value, message));
+        };
+        if !self.exposed.contains(&number) {
+            self.exposed.push(number);
+        }
         Ok(self)
     }
 
@@ -152,10 +184,17 @@ impl SessionWriteback {
         self
     }
 
+    /// Serves no events, for an application that has a stream or socket of its own.
+    #[must_use]
+    pub const fn without_events(mut self) -> Self {
+        self.events = Served::No;
+        self
+    }
+
     /// Does not serve the hook, for an application that bundles its own.
     #[must_use]
     pub const fn without_hook(mut self) -> Self {
-        self.hook = Hook::Off;
+        self.hook = Served::No;
         self
     }
 
@@ -166,7 +205,9 @@ impl SessionWriteback {
     {
         let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
             Some("" | "/") => self.post(&head, body).await,
-            Some("/hook.js") if self.hook == Hook::Served => hook(&head.method, &head.headers),
+            Some("/events") if self.serves_events() => self.events(&head).await,
+            Some("/hook.js") if self.hook == Served::Yes => HOOK.answer(&head.method, &head.headers),
+            Some("/hook.d.ts") if self.hook == Served::Yes => HOOK_TYPES.answer(&head.method, &head.headers),
             _ => Err(Refusal::new(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -183,7 +224,7 @@ impl SessionWriteback {
     {
         let Parts { method, uri, headers, extensions, .. } = head;
         self.admit(method, uri, headers)?;
-        let body = self.read(headers, body).await?;
+        let body = body::read(&*self.sessions.chain.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.
@@ -207,40 +248,42 @@ impl SessionWriteback {
         }
     }
 
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        if method != Method::POST {
-            return Err(Refusal::method(&[Method::POST]));
+    /// Without memory a session is its request's own, and nothing that happens elsewhere is seen.
+    fn serves_events(&self) -> bool {
+        self.events == Served::Yes && self.sessions.chain.memory.is_some()
+    }
+
+    async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
+        self.only(&Method::GET, &head.method, &head.uri, &head.headers)?;
+        let session = self.sessions.load(&head.extensions).await?;
+        let core = session.core();
+        core.touch();
+        // EventSource takes it as the word to stay away.
+        if core.closed(core.chain.now()).is_some() {
+            return Ok(gone());
+        }
+        Ok(events(session, &self.exposed))
+    }
+
+    /// The method, and the cross-site rule.
+    fn only(&self, method: &Method, asked: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        if asked != method {
+            return Err(Refusal::method(std::slice::from_ref(method)));
         }
         if !same_origin(uri, headers, &self.sessions.public_origins) {
-            let message =
-                "only pages of the same origin may write; for a proxy that rewrites Host see `public_origins`";
+            let message = "only pages of the same origin may; for a proxy that rewrites Host see `public_origins`";
             return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
         }
+        Ok(())
+    }
+
+    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
+        self.only(&Method::POST, method, uri, headers)?;
         if !is_json(headers) {
             let message = "the content type must be application/json";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
         }
         Ok(())
-    }
-
-    /// The whole body, if it is short enough and comes in time.
-    async fn read<B>(&self, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
-    where
-        B: Body + Send,
-        B::Error: Into<BoxError>,
-    {
-        let clock = &self.sessions.chain.clock;
-        let mut deadline = clock.sleep_until(clock.now() + READ_DEADLINE);
-        let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
-        let mut read = std::pin::pin!(collect(body, announced.unwrap_or(0)));
-        std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
-            Poll::Ready(read) => Poll::Ready(read),
-            Poll::Pending => deadline.as_mut().poll(cx).map(|()| {
-                let message = format!("the body took longer than {} s", READ_DEADLINE.as_secs());
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
-            }),
-        })
-        .await
     }
 
     /// Every value as its type takes it, before any is stored. What is ambiguous is said before what is not allowed, and
@@ -316,84 +359,8 @@ impl Accepted {
 fn reply_with_ignored(names: &[String], ignored: &[String]) -> Response<WritebackBody> {
     let mut response = stored(names);
     let body = serde_json::json!({ "stored": names, "ignored": ignored }).to_string();
-    *response.body_mut() = Full::new(Bytes::from(body));
+    *response.body_mut() = Bytes::from(body).into();
     response
-}
-
-/// Collects a body up to the limit. Over it, it reads on for a while, and keeps nothing.
-async fn collect<B>(body: B, announced: usize) -> Result<Bytes, Refusal>
-where
-    B: Body + Send,
-    B::Error: Into<BoxError>,
-{
-    let mut body = std::pin::pin!(body);
-    let (mut kept, mut seen) = (BytesMut::new(), 0);
-    let mut over = announced > MAX_BODY;
-    while let Some(frame) = body.as_mut().frame().await {
-        let frame = frame.map_err(|error| {
-            tracing::debug!(error = error.into(), "a writeback's body broke off");
-            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body broke off")
-        })?;
-        let Ok(mut data) = frame.into_data() else { continue };
-        let len = bytes::Buf::remaining(&data);
-        seen += len;
-        over |= seen > MAX_BODY;
-        if seen > MAX_BODY + DRAIN {
-            break;
-        }
-        if over {
-            kept = BytesMut::new();
-        } else {
-            kept.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, len));
-        }
-    }
-    if over {
-        let message = format!("the body is longer than {MAX_BODY} bytes");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
-    }
-    Ok(kept.freeze())
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return false };
-    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
-}
-
-/// The hook, which is the same for everybody: no cross-site rule, cached until it changes.
-fn hook(method: &Method, headers: &HeaderMap) -> Result<Response<WritebackBody>, Refusal> {
-    const HOOK: &str = include_str!("hook.js");
-    static ETAG: OnceLock<String> = OnceLock::new();
-    if method != Method::GET && method != Method::HEAD {
-        return Err(Refusal::method(&[Method::GET, Method::HEAD]));
-    }
-    let etag = ETAG.get_or_init(|| {
-        let hash = Sha256::digest(HOOK);
-        let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-        format!("\"{hex}\"")
-    });
-    let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
-        let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        // A weak comparison is what If-None-Match asks for (RFC 9110, 13.1.2).
-        tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes())
-    });
-    let body = if known || method == Method::HEAD { Bytes::new() } else { Bytes::from_static(HOOK.as_bytes()) };
-    let mut response = Response::new(Full::new(body));
-    let headers = response.headers_mut();
-    if known {
-        *response.status_mut() = StatusCode::NOT_MODIFIED;
-    } else {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/javascript; charset=utf-8"));
-        headers.insert(header::CONTENT_LENGTH, HOOK.len().into());
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    }
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    if let Ok(etag) = HeaderValue::try_from(etag.as_str()) {
-        headers.insert(header::ETAG, etag);
-    }
-    Ok(response)
 }
 
 impl<B> Service<Request<B>> for SessionWriteback

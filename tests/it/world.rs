@@ -10,10 +10,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
     BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
-    SessionValue, SessionWriteback, Sessions, SessionsBuilder, testing::ManualClock,
+    SessionValue, SessionWriteback, Sessions, SessionsBuilder, WritebackBody, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
@@ -131,9 +132,18 @@ impl Node {
 
     /// Sends one request to the writeback.
     pub(crate) async fn writeback(&self, writeback: SessionWriteback, request: Request<Full<Bytes>>) -> Answer {
+        Answer::of(self.stream(writeback, request).await).await
+    }
+
+    /// The same, where the body may go on.
+    pub(crate) async fn stream(
+        &self,
+        writeback: SessionWriteback,
+        request: Request<Full<Bytes>>,
+    ) -> Response<WritebackBody> {
         let layer = LayeredSessionLayer::new(self.sessions.clone());
         let response = layer.layer(writeback).oneshot(request).await;
-        Answer::of(response.unwrap_or_else(|error: Infallible| match error {})).await
+        response.unwrap_or_else(|error: Infallible| match error {})
     }
 }
 
@@ -146,7 +156,7 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) async fn of(response: Response<Full<Bytes>>) -> Self {
+    pub(crate) async fn of<B: Body<Data = Bytes, Error = Infallible>>(response: Response<B>) -> Self {
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a full body").to_bytes();
         Self { status: head.status, headers: head.headers, body }

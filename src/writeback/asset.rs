@@ -1,0 +1,62 @@
+//! Files that are compiled in: the same for everybody, cached until they change.
+
+use std::{fmt::Write, sync::OnceLock};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use sha2::{Digest, Sha256};
+
+use super::reply::{Refusal, WritebackBody};
+
+pub(super) struct Asset {
+    text: &'static str,
+    content_type: &'static str,
+    etag: OnceLock<String>,
+}
+
+impl Asset {
+    pub(super) const fn new(text: &'static str, content_type: &'static str) -> Self {
+        Self { text, content_type, etag: OnceLock::new() }
+    }
+
+    /// Answers a `GET` or `HEAD`. Such a file needs no cross-site rule.
+    pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> Result<Response<WritebackBody>, Refusal> {
+        if method != Method::GET && method != Method::HEAD {
+            return Err(Refusal::method(&[Method::GET, Method::HEAD]));
+        }
+        let etag = self.etag();
+        let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
+            let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+            // A weak comparison is what If-None-Match asks for (RFC 9110, 13.1.2).
+            tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes())
+        });
+        let unsaid = known || method == Method::HEAD;
+        let body = if unsaid { Bytes::new() } else { Bytes::from_static(self.text.as_bytes()) };
+        let mut response = Response::new(WritebackBody::from(body));
+        let headers = response.headers_mut();
+        if !known {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+            headers.insert(header::CONTENT_LENGTH, self.text.len().into());
+            headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        }
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if let Ok(etag) = HeaderValue::try_from(etag) {
+            headers.insert(header::ETAG, etag);
+        }
+        if known {
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        }
+        Ok(response)
+    }
+
+    fn etag(&self) -> &str {
+        self.etag.get_or_init(|| {
+            let hash = Sha256::digest(self.text);
+            let hex = hash.iter().take(16).fold(String::new(), |mut hex, byte| {
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            });
+            format!("\"{hex}\"")
+        })
+    }
+}

@@ -1,0 +1,80 @@
+//! Reading a request's body: so long, so large, and of which type.
+
+use std::{future::Future, task::Poll, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, StatusCode, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+
+use super::reply::Refusal;
+use crate::{error::BoxError, version::Clock};
+
+/// The longest body that is read.
+pub(super) const MAX_BODY: usize = 16 << 10;
+
+/// So much more is read and dropped, so that a client that sends first and reads later sees the answer.
+const DRAIN: usize = 256 << 10;
+
+/// How long a body may take.
+const READ_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The whole body, if it is short enough and comes in time.
+pub(super) async fn read<B>(clock: &dyn Clock, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
+where
+    B: Body + Send,
+    B::Error: Into<BoxError>,
+{
+    let mut deadline = clock.sleep_until(clock.now() + READ_DEADLINE);
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
+    let mut read = std::pin::pin!(collect(body, announced.unwrap_or(0)));
+    std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
+        Poll::Ready(read) => Poll::Ready(read),
+        Poll::Pending => deadline.as_mut().poll(cx).map(|()| {
+            let message = format!("the body took longer than {} s", READ_DEADLINE.as_secs());
+            Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
+        }),
+    })
+    .await
+}
+
+/// Collects a body up to the limit. Over it, it reads on for a while, and keeps nothing.
+async fn collect<B>(body: B, announced: usize) -> Result<Bytes, Refusal>
+where
+    B: Body + Send,
+    B::Error: Into<BoxError>,
+{
+    let mut body = std::pin::pin!(body);
+    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    let mut over = announced > MAX_BODY;
+    while let Some(frame) = body.as_mut().frame().await {
+        let frame = frame.map_err(|error| {
+            tracing::debug!(error = error.into(), "a writeback's body broke off");
+            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body broke off")
+        })?;
+        let Ok(mut data) = frame.into_data() else { continue };
+        let len = bytes::Buf::remaining(&data);
+        seen += len;
+        over |= seen > MAX_BODY;
+        if seen > MAX_BODY + DRAIN {
+            break;
+        }
+        if over {
+            kept = BytesMut::new();
+        } else {
+            kept.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, len));
+        }
+    }
+    if over {
+        let message = format!("the body is longer than {MAX_BODY} bytes");
+        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
+    }
+    Ok(kept.freeze())
+}
+
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (types.next(), types.next()) else { return false };
+    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
