@@ -22,7 +22,7 @@ use crate::{
         default::Answer,
         memory::{
             Memory,
-            record::{RecordKey, Terms},
+            record::{Extent, RecordKey, Terms},
         },
     },
     value::{Number, Schema, Scope},
@@ -167,7 +167,7 @@ impl Chain {
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);
-        Terms { schema: &self.schema, now, budget, above: Version::ZERO, tombstones, skew }
+        Terms { schema: &self.schema, now, extent: Extent::Named, budget, above: Version::ZERO, tombstones, skew }
     }
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.

@@ -26,7 +26,7 @@ mod writeback;
 #[cfg(feature = "tokio")]
 pub use self::version::TokioClock;
 pub use self::{
-    chain::{Resolution, life::Lifetime},
+    chain::{Resolution, life::Lifetime, values::ChangeOrigin},
     error::{
         BoxError, BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind,
     },

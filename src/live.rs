@@ -12,6 +12,7 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
+    chain::values::ChangeOrigin,
     session::{Look, Session},
     signal::Bell,
     value::{self, Number, SessionValue},
@@ -34,6 +35,17 @@ pub enum Closed {
     CrossSite,
     /// The server is shutting down; the session itself lives on.
     Shutdown,
+}
+
+impl Closed {
+    /// The code with which to close a WebSocket for it (RFC 6455, 7.4.1), beside `to_string()` as the reason: 1001,
+    /// going away, at a shutdown, after which a page comes back by itself, and else 1008, policy violation.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::Shutdown => 1001,
+            _ => 1008,
+        }
+    }
 }
 
 impl fmt::Display for Closed {
@@ -179,26 +191,37 @@ impl<V> fmt::Debug for Watch<V> {
 #[non_exhaustive]
 pub enum Changed {
     /// A value was written.
+    #[non_exhaustive]
     Set {
         /// Its wire name.
         name: &'static str,
         /// The write's version.
         version: Version,
+        /// Whether it was written on this node. What must be done once for a write, on whichever node, goes by this.
+        origin: ChangeOrigin,
     },
     /// A value was removed; computed tiers answer from now on.
+    #[non_exhaustive]
     Removed {
         /// Its wire name.
         name: &'static str,
         /// The removal's version.
         version: Version,
+        /// Whether it was removed on this node.
+        origin: ChangeOrigin,
     },
     /// A value reached the end of its own lifetime.
+    #[non_exhaustive]
     Expired {
         /// Its wire name.
         name: &'static str,
     },
     /// The session's values were cleared; their removals follow.
-    Cleared,
+    #[non_exhaustive]
+    Cleared {
+        /// The removals' version.
+        version: Version,
+    },
     /// This handle renewed the session, or its principal changed: what was said before is void, and the values that
     /// there are now follow.
     Renewed,
@@ -214,15 +237,25 @@ pub enum Changed {
 /// several writes of one value between two looks are told as one, and then [`Changed::CaughtUp`] is said.
 pub struct Changes {
     wait: Wait,
-    seen: Seen,
+    seen: Survey,
     queue: std::collections::VecDeque<Changed>,
     over: bool,
 }
 
+/// All that a stream of changes last saw.
 #[derive(Clone, Default, PartialEq)]
-struct Seen {
+struct Survey {
     owners: Vec<Owner>,
-    values: Vec<(Number, Version, bool)>,
+    values: Vec<Seen>,
+}
+
+/// A value or a removal as a stream of changes last saw it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct Seen {
+    pub(crate) number: Number,
+    pub(crate) version: Version,
+    pub(crate) is_value: bool,
+    pub(crate) origin: ChangeOrigin,
 }
 
 /// A record as a stream of changes last saw it.
@@ -237,7 +270,7 @@ impl Changes {
     pub(crate) fn new(session: Session) -> Self {
         session.core().touch();
         let wait = Wait::new(session);
-        let seen = Seen::of(&wait.session);
+        let seen = Survey::of(&wait.session);
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
@@ -247,10 +280,10 @@ impl Changes {
     }
 }
 
-impl Seen {
+impl Survey {
     fn of(session: &Session) -> Self {
         let (owners, mut values) = session.core().survey();
-        values.sort_unstable_by_key(|(number, ..)| *number);
+        values.sort_unstable_by_key(|seen| seen.number);
         Self { owners, values }
     }
 
@@ -265,23 +298,23 @@ impl Seen {
         if renewed {
             told.push(Changed::Renewed);
         }
-        if same && self.owners.iter().zip(&now.owners).any(|(before, after)| before.cleared != after.cleared) {
-            told.push(Changed::Cleared);
+        let mut pairs = self.owners.iter().zip(&now.owners).filter(|_| same);
+        if let Some((_, after)) = pairs.find(|(before, after)| before.cleared != after.cleared) {
+            told.push(Changed::Cleared { version: after.cleared });
         }
-        let before: &[_] = if renewed { &[] } else { &self.values };
-        for &(number, version, live) in &now.values {
+        let before: &[Seen] = if renewed { &[] } else { &self.values };
+        let find = |values: &[Seen], number| values.iter().find(|seen| seen.number == number).copied();
+        for &Seen { number, version, is_value, origin } in &now.values {
             let name = schema.at(number).name;
-            match before.iter().find(|(other, ..)| *other == number) {
-                Some((_, seen, _)) if *seen == version => {}
-                None if !live => {}
-                _ if live => told.push(Changed::Set { name, version }),
-                _ => told.push(Changed::Removed { name, version }),
+            match find(before, number) {
+                Some(seen) if seen.version == version => {}
+                None if !is_value => {}
+                _ if is_value => told.push(Changed::Set { name, version, origin }),
+                _ => told.push(Changed::Removed { name, version, origin }),
             }
         }
-        for &(number, _, live) in before {
-            if live && !now.values.iter().any(|(other, ..)| *other == number) {
-                told.push(Changed::Expired { name: schema.at(number).name });
-            }
+        for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.number).is_none()) {
+            told.push(Changed::Expired { name: schema.at(seen.number).name });
         }
         let steps = |seen: &Self| seen.owners.iter().map(|owner| owner.changes).sum::<u64>();
         if same && steps(now) > steps(self) + 1 && !told.is_empty() {
@@ -310,7 +343,7 @@ impl Stream for Changes {
                 return Poll::Ready(Some(Changed::Closed(reason)));
             }
             if queue.is_empty() {
-                let now = Seen::of(session);
+                let now = Survey::of(session);
                 queue.extend(seen.tell(&now, session));
                 *seen = now;
             }

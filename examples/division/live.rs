@@ -9,7 +9,7 @@ use axum::{
     },
     response::Response,
 };
-use layered_session::{BoxError, Closed, Session, SessionValue, WriteErrorKind};
+use layered_session::{BoxError, Session, SessionValue, WriteErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
@@ -101,10 +101,7 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                     Err(error) => refuse(socket, error.to_string()).await?,
                 }
             }
-            reason = session.closed() => {
-                let code = if reason == Closed::Shutdown { close_code::AWAY } else { close_code::POLICY };
-                return close(socket, code, &reason.to_string()).await;
-            }
+            reason = session.closed() => return close(socket, reason.close_code(), &reason.to_string()).await,
         }
     }
 }

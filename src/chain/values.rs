@@ -52,28 +52,57 @@ impl std::fmt::Debug for Kept {
     }
 }
 
+/// How a change came to this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ChangeOrigin {
+    /// Written here, by the application or an allowed POST: exactly one node says so of a write.
+    Fresh,
+    /// Written elsewhere, or here before a restart, and brought by a cookie, a relay token or the shared store.
+    Carried,
+}
+
 /// All values of one owner.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
-    /// Declared ones, by number, in its order.
-    slots: Vec<(Number, Kept)>,
+    /// Declared ones, in the order of their numbers.
+    slots: Vec<Slot>,
     /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
     /// deploy loses nothing.
     opaque: Vec<(Box<str>, Kept)>,
     newest: Version,
 }
 
+#[derive(Clone, Debug)]
+struct Slot {
+    number: Number,
+    origin: ChangeOrigin,
+    kept: Kept,
+}
+
 impl Values {
     pub(crate) fn get(&self, number: Number) -> Option<&Kept> {
-        self.position(number).ok().map(|at| &self.slots[at].1)
+        self.position(number).ok().map(|at| &self.slots[at].kept)
+    }
+
+    /// How a declared value came here, whatever it is now.
+    pub(crate) fn origin(&self, number: Number) -> ChangeOrigin {
+        self.position(number).map_or(ChangeOrigin::Carried, |at| self.slots[at].origin)
+    }
+
+    /// Notes that this node wrote what stands there, though its version came from a store.
+    pub(crate) fn own(&mut self, number: Number) {
+        if let Ok(at) = self.position(number) {
+            self.slots[at].origin = ChangeOrigin::Fresh;
+        }
     }
 
     fn position(&self, number: Number) -> Result<usize, usize> {
-        self.slots.binary_search_by_key(&number, |(number, _)| *number)
+        self.slots.binary_search_by_key(&number, |slot| slot.number)
     }
 
     pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> {
-        self.slots.iter().map(|(number, kept)| (*number, kept))
+        self.slots.iter().map(|slot| (slot.number, &slot.kept))
     }
 
     pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> {
@@ -97,9 +126,10 @@ impl Values {
     pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept) {
         self.observe(kept.version);
         self.opaque.retain(|(opaque, _)| **opaque != *name);
+        let slot = Slot { number, origin: ChangeOrigin::Fresh, kept };
         match self.position(number) {
-            Ok(at) => self.slots[at].1 = kept,
-            Err(at) => self.slots.insert(at, (number, kept)),
+            Ok(at) => self.slots[at] = slot,
+            Err(at) => self.slots.insert(at, slot),
         }
     }
 
@@ -110,21 +140,22 @@ impl Values {
         self.observe(kept.version);
         match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, (number, kept));
+                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
                 true
             }
             Ok(at) => {
                 let declared = schema.at(number);
                 let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
-                let mine = &mut self.slots[at].1;
+                let Slot { origin, kept: mine, .. } = &mut self.slots[at];
                 // Looked at only where two copies meet, and in either order with the same end.
                 match mine.yields_to(&kept) {
                     true if unreadable(&kept) => self.join_opaque(declared.name, kept),
                     true => {
-                        *mine = kept;
+                        (*origin, *mine) = (ChangeOrigin::Carried, kept);
                         true
                     }
                     false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
+                        *origin = ChangeOrigin::Carried;
                         let newer = std::mem::replace(mine, kept);
                         self.join_opaque(declared.name, newer);
                         true
@@ -147,7 +178,7 @@ impl Values {
 
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
-        self.slots.retain(|(number, kept)| {
+        self.slots.retain(|Slot { number, kept, .. }| {
             let dead = kept.expires(schema.at(*number).max_age).is_some_and(|end| end <= now);
             !dead && (kept.json.is_some() || kept.written >= tombstones)
         });
@@ -164,15 +195,15 @@ impl Values {
 
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
-        self.slots.retain(|(number, _)| keep(*number));
+        self.slots.retain(|slot| keep(slot.number));
     }
 
     /// Bytes on the heap, near enough to bound memory by.
     pub(crate) fn heap_bytes(&self) -> usize {
         let json = |kept: &Kept| kept.json.as_ref().map_or(0, |json| json.len() + 32);
-        let slots: usize = self.slots.iter().map(|(_, kept)| json(kept)).sum();
+        let slots: usize = self.slots.iter().map(|slot| json(&slot.kept)).sum();
         let opaque: usize = self.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
-        slots + opaque + self.slots.capacity() * size_of::<(Number, Kept)>() + self.opaque.capacity() * 72
+        slots + opaque + self.slots.capacity() * size_of::<Slot>() + self.opaque.capacity() * 72
     }
 }
 

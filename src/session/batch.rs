@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{WriteError, WriteErrorKind},
-    tier::Change,
+    tier::{Change, memory::record::Extent},
     value::{self, Number, Scope, SessionValue},
     version::{Millis, Version},
 };
@@ -131,7 +131,7 @@ impl<'a> Batch<'a> {
                 core.touch();
                 return core.writable(now).map(drop);
             }
-            match core.try_commit(scope, &changes).await {
+            match core.try_commit(scope, Extent::Named, &changes).await {
                 Ok(_) => return Ok(()),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -198,7 +198,7 @@ impl Core {
                 None => None,
             };
             let (change, value) = self.updated(number, update, self.chain.now())?;
-            match self.try_commit(scope, &[change]).await {
+            match self.try_commit(scope, Extent::Named, &[change]).await {
                 Ok(_) => return Ok(value),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -219,7 +219,7 @@ impl Core {
                 }
             };
             let change = Change { replaces: Some(version), ..removal(number, V::NAME) };
-            match self.try_commit(scope, &[change]).await {
+            match self.try_commit(scope, Extent::Named, &[change]).await {
                 Ok(_) => return Ok(value::decode(&json).ok()),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),

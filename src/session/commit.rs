@@ -12,7 +12,7 @@ use crate::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
             Memory,
-            record::{Carried, Record, RecordKey, Refused},
+            record::{Carried, Extent, Record, RecordKey, Refused, Terms},
         },
     },
     value::{Number, Scope},
@@ -28,6 +28,7 @@ pub(super) struct Target {
     pub(super) owner: OwnerId,
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
+    pub(super) extent: Extent,
 }
 
 /// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
@@ -86,18 +87,18 @@ impl Core {
     /// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
     /// nothing is awaited once the change begins.
     pub(crate) async fn commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, WriteError> {
-        match self.try_commit(scope, changes).await {
+        match self.try_commit(scope, Extent::Named, changes).await {
             Ok(version) => Ok(version),
             Err(loss) => Err(loss.into()),
         }
     }
 
-    pub(super) async fn try_commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, Loss> {
+    pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
         self.touch();
         self.check_head()?;
         loop {
             let before = self.bound_key();
-            match self.commit_here(scope, changes).await {
+            match self.commit_here(scope, extent, changes).await {
                 // A clone has renewed the session meanwhile, and this handle went along: so does the write.
                 Err(Loss::Error(error)) if error.kind() == WriteErrorKind::Closed && before != self.bound_key() => {}
                 committed => return committed,
@@ -112,7 +113,7 @@ impl Core {
         }
     }
 
-    async fn commit_here(&self, scope: Scope, changes: &[Change]) -> Result<Version, Loss> {
+    async fn commit_here(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
         let now = self.chain.now();
         if scope == Scope::Principal
             && let Some(signed) = self.signed(now)
@@ -127,11 +128,14 @@ impl Core {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);
-            let target = Target { key: signed.key(), owner: signed.owner, record, scope };
+            let target = Target { key: signed.key(), owner: signed.owner, record, scope, extent };
             return self.write(&target, CommitKind::Upsert, changes, now).await;
         }
         match self.writable(now)? {
-            Some(bound) => self.write(&self.session_target(&bound), CommitKind::Update, changes, now).await,
+            Some(bound) => {
+                let target = Target { extent, ..self.session_target(&bound) };
+                self.write(&target, CommitKind::Update, changes, now).await
+            }
             None => self.mint(changes, Version::ZERO, now).await,
         }
     }
@@ -147,7 +151,7 @@ impl Core {
 
     pub(super) fn session_target(&self, bound: &Bound) -> Target {
         let (record, owner) = (Arc::clone(&bound.record), self.chain.owner(&bound.id));
-        Target { key: bound.key(), owner, record, scope: Scope::Session }
+        Target { key: bound.key(), owner, record, scope: Scope::Session, extent: Extent::Named }
     }
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
@@ -186,7 +190,7 @@ impl Core {
         let birth = Version::fresh(now, above.max(ended));
         let record = Record::session(Life::begin(birth, now, self.chain.lifetime), now);
         let (bound, made) = self.make(id, record);
-        let target = Target { scope: Scope::Session, ..self.session_target(&bound) };
+        let target = self.session_target(&bound);
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
@@ -211,7 +215,7 @@ impl Core {
         changes: &[Change],
         now: Millis,
     ) -> Result<Version, Loss> {
-        let terms = self.chain.terms(target.scope, now);
+        let terms = Terms { extent: target.extent, ..self.chain.terms(target.scope, now) };
         let Some(store) = &self.chain.store else {
             let committed = target.record.commit(changes, terms);
             self.settle(target.key, &target.record, now);

@@ -450,9 +450,8 @@ impl Core {
         Some(own.map_or(records, |own| own.min(records)))
     }
 
-    /// Every stored value that this handle sees, with its version and whether it is one or a removal, and the records
-    /// that they come from.
-    pub(crate) fn survey(&self) -> (Vec<live::Owner>, Vec<(Number, Version, bool)>) {
+    /// Every stored value and removal that this handle sees, and the records that they come from.
+    pub(crate) fn survey(&self) -> (Vec<live::Owner>, Vec<live::Seen>) {
         let now = self.chain.now();
         let schema = &self.chain.schema;
         let signed = self.signed(now);
@@ -469,7 +468,10 @@ impl Core {
             let over = state.closed(record.used(), now).is_some();
             let kept =
                 mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
-            values.extend(kept.map(|(number, kept)| (number, kept.version, kept.json.is_some())));
+            values.extend(kept.map(|(number, kept)| {
+                let origin = state.values.origin(number);
+                live::Seen { number, version: kept.version, is_value: kept.json.is_some(), origin }
+            }));
         }
         (owners, values)
     }

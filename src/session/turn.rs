@@ -23,7 +23,7 @@ use crate::{
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Browser, Kind, Record, Refused, State},
+        memory::record::{Browser, Extent, Kind, Record, Refused, State},
     },
     value::{self, Number, Scope, SessionValue},
     version::{Millis, Version},
@@ -130,8 +130,13 @@ impl Core {
                 continue;
             }
             change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
-            let target =
-                Target { key: signed.key(), owner: signed.owner, record: Arc::clone(&record), scope: Scope::Principal };
+            let target = Target {
+                key: signed.key(),
+                owner: signed.owner,
+                record: Arc::clone(&record),
+                scope: Scope::Principal,
+                extent: Extent::Named,
+            };
             match self.write(&target, CommitKind::Upsert, &[change], now).await {
                 Ok(_) | Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -345,16 +350,7 @@ impl Core {
         if changes.is_empty() && !record.read().values.opaque().any(|(_, kept)| kept.json.is_some()) {
             return self.writable(now).map(drop);
         }
-        let version = self.commit(scope, &changes).await?;
-        {
-            let mut state = record.write();
-            state.cleared = version;
-            if state.values.bury_opaque(version, now) {
-                state.restamp();
-            }
-        }
-        record.ring();
-        Ok(())
+        self.try_commit(scope, Extent::All, &changes).await.map(drop).map_err(Into::into)
     }
 }
 

@@ -1,12 +1,17 @@
 //! What goes on after the response: lifetimes, watches, changes, turns and ends of a session.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use http::{StatusCode, header};
 use layered_session::{
-    Changed, Changes, Clock, Closed, DefaultTier, Lifetime, Principal, Session, SessionValue, Watch, WriteError,
-    WriteErrorKind,
+    ChangeOrigin, Changed, Changes, Clock, Closed, DefaultTier, Lifetime, Principal, Session, SessionValue, Watch,
+    WriteError, WriteErrorKind,
 };
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
@@ -31,7 +36,8 @@ fn told(changes: &mut Changes) -> Vec<String> {
         told.push(match changed {
             Changed::Set { name, .. } => format!("set {name}"),
             Changed::Removed { name, .. } => format!("removed {name}"),
-            Changed::Expired { name } => format!("expired {name}"),
+            Changed::Expired { name, .. } => format!("expired {name}"),
+            Changed::Cleared { .. } => "cleared".to_owned(),
             Changed::Closed(reason) => format!("closed: {reason}"),
             other => format!("{other:?}").to_lowercase(),
         });
@@ -221,7 +227,7 @@ async fn the_end_of_a_value_wakes_its_watch() {
     tokio::task::yield_now().await;
     app.pass(HOUR);
     assert_eq!(soon(watching).await.unwrap(), Some(Notice::default()));
-    assert_eq!(soon(changing).await.unwrap(), Some(Changed::Expired { name: "notice" }));
+    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: "notice", .. })));
     assert_eq!(live.find::<Notice>(), None);
 }
 
@@ -238,7 +244,7 @@ async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
     tokio::task::yield_now().await;
     app.pass(31 * DAY);
     assert_eq!(soon(watching).await.unwrap(), Some(Division(-1)));
-    assert_eq!(soon(changing).await.unwrap(), Some(Changed::Expired { name: Division::NAME }));
+    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: Division::NAME, .. })));
     assert_eq!(live.find::<Division>(), None);
 }
 
@@ -291,6 +297,52 @@ async fn set_removed_cleared_renewed_and_closed_are_told_apart() {
     live.destroy().await.unwrap();
     assert_eq!(told(&mut changes), ["closed: destroyed"]);
     assert_eq!(soon(changes.next()).await, None);
+}
+
+/// A task that looks at a stream of changes in the very moment in which it is woken.
+struct Prompt(Mutex<(Changes, Vec<String>)>);
+
+impl Wake for Prompt {
+    fn wake(self: Arc<Self>) {
+        let (changes, seen) = &mut *self.0.lock().unwrap();
+        seen.extend(told(changes));
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_half_of_a_clear() {
+    let app = App::new();
+    let newer = app.chain(DefaultTier::new()).value::<Theme>().value::<Notice>().build().unwrap();
+    let mut browser = visitor(&app.node()).await;
+    set(&mut browser, &Node::new(newer), Notice("rides along".into())).await;
+    let live = socket(&browser, &app.node()).await;
+    live.set(Visits(1)).await.unwrap();
+    let prompt = Arc::new(Prompt(Mutex::new((live.changes(), Vec::new()))));
+    let mut woken = live.changes();
+    assert!(pin!(woken.next()).as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&prompt)))).is_pending());
+    live.clear().await.unwrap();
+    assert_eq!(prompt.0.lock().unwrap().1, ["cleared", "removed theme", "removed visits"]);
+}
+
+#[tokio::test]
+async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
+    let app = App::new();
+    let (here, elsewhere) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let mut streams = [socket(&browser, &here).await, socket(&browser, &elsewhere).await].map(|live| live.changes());
+    browser
+        .visit(&here, async |session| session.batch().set(Visits(1)).remove::<Theme>().commit().await.unwrap())
+        .await;
+    get::<Visits>(&mut browser, &elsewhere).await;
+    let origins = streams.each_mut().map(|changes| {
+        let all = std::iter::from_fn(|| at_once(changes.next()).flatten());
+        let origin = |changed| match changed {
+            Changed::Set { name: "visits", origin, .. } | Changed::Removed { name: "theme", origin, .. } => origin,
+            other => panic!("{other:?}"),
+        };
+        all.map(origin).collect::<Vec<_>>()
+    });
+    assert_eq!(origins, [[ChangeOrigin::Fresh; 2], [ChangeOrigin::Carried; 2]]);
 }
 
 // Acceptance 31.

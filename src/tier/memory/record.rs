@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::state::stamp;
-pub(crate) use super::state::{Browser, InStep, Kind, KnownToken, RecordKey, Refused, State, Terms};
+pub(crate) use super::state::{Browser, Extent, InStep, Kind, KnownToken, RecordKey, Refused, State, Terms};
 use crate::{
     chain::{
         life::{End, Life},

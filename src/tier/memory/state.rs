@@ -97,6 +97,7 @@ pub(crate) enum Refused {
 pub(crate) struct Terms<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) now: Millis,
+    pub(crate) extent: Extent,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
     /// A version that the write must be above, whatever this record knows.
@@ -104,6 +105,15 @@ pub(crate) struct Terms<'a> {
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
     pub(crate) tombstones: Duration,
     pub(crate) skew: Duration,
+}
+
+/// How much of a record a write speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The values that it names.
+    Named,
+    /// Everything: its changes are the removals that `clear` comes to.
+    All,
 }
 
 impl State {
@@ -250,12 +260,22 @@ impl State {
             let kept = |version| Kept::new(version, change.json.clone(), terms.now);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
-                Some(stamped) => drop(self.values.join(terms.schema, change.number, kept(stamped))),
+                Some(stamped) => {
+                    if self.values.join(terms.schema, change.number, kept(stamped)) {
+                        self.values.own(change.number);
+                    }
+                }
                 None => self.values.put(change.number, change.name, kept(version)),
             }
             match terms.schema.at(change.number).carried() {
                 true => self.carried = stamp(),
                 false => self.uncarried = true,
+            }
+        }
+        if terms.extent == Extent::All {
+            self.cleared = version;
+            if self.values.bury_opaque(version, terms.now) {
+                self.carried = stamp();
             }
         }
         self.changes += 1;
