@@ -1,0 +1,245 @@
+//! What it costs to be watched: the time from a write to the last of its watchers, and memory per watcher, beside
+//! `tokio::sync::watch`, which does the same for a value that nobody owns. `benches/README.md` says more.
+
+use std::{
+    hint::black_box,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use allocation_counter::measure;
+use futures_util::FutureExt;
+use http::{HeaderMap, Request, Response, header};
+use layered_session::{
+    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Watch,
+};
+use serde::{Deserialize, Serialize};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{Notify, watch},
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Count(i64);
+
+impl SessionValue for Count {
+    const NAME: &'static str = "count";
+}
+
+/// Owners in the measurement of memory, each with one watcher.
+const OWNERS: usize = 100_000;
+
+fn main() -> Result<(), BoxError> {
+    // `cargo test --benches` only wants to know that it runs.
+    let measures = std::env::args().any(|argument| argument == "--bench");
+    let (writes, owners) = if measures { (200_000, OWNERS) } else { (20, 100) };
+
+    println!("{:<44} {:>10} {:>10} {:>7}", "", "session", "watch", "ratio");
+    for watchers in [1, 1_000, 10_000] {
+        // Taken in turns, so that what else the machine does falls on both.
+        let rounds = (writes / watchers).clamp(20, 20_000);
+        let (mut ours, mut bare) = (Delivery::ours(watchers)?, Delivery::bare(watchers)?);
+        let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
+        for round in 1..=rounds as i64 {
+            our_times.push(ours.deliver(round));
+            bare_times.push(bare.deliver(round));
+        }
+        let what = format!("write to last delivery, {watchers} watchers, us");
+        row(&what, median(our_times), median(bare_times));
+    }
+
+    let (ours, bare) = (ours_in_memory(owners)?, bare_in_memory(owners)?);
+    row("memory per watcher that waits, bytes", ours, bare);
+    let (alone, stalled) = stalled(if measures { 10_000 } else { 10 })?;
+    println!("{:<44} {:>10} {:>10} {:>7}", "", "stalled", "none", "ratio");
+    row("write with a stalled watcher, us", stalled.0, alone.0);
+    row("memory after 10,000 such writes, bytes", stalled.1, alone.1);
+    Ok(())
+}
+
+fn row(what: &str, ours: f64, bare: f64) {
+    println!("{what:<44} {ours:>10.1} {bare:>10.1} {:>7.2}", ours / bare);
+}
+
+/// One owner, and tasks that wait for its value.
+struct Delivery {
+    runtime: Runtime,
+    write: Box<dyn FnMut(&Runtime, i64)>,
+    watchers: usize,
+    done: Arc<Done>,
+}
+
+/// Counts those who have seen the newest value.
+#[derive(Default)]
+struct Done {
+    seen: AtomicUsize,
+    all: Notify,
+}
+
+impl Done {
+    fn see(&self, of: usize) {
+        if self.seen.fetch_add(1, Ordering::AcqRel) + 1 == of {
+            self.all.notify_one();
+        }
+    }
+}
+
+impl Delivery {
+    fn ours(watchers: usize) -> Result<Self, BoxError> {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+        let done = Arc::<Done>::default();
+        let layer = LayeredSessionLayer::new(sessions()?);
+        let cookie = runtime.block_on(begin(&layer))?;
+        for _ in 0..watchers {
+            // A handle each, as each page's socket has.
+            let mut values = runtime.block_on(open(&layer, &cookie))?.watch::<Count>();
+            let done = Arc::clone(&done);
+            runtime.spawn(async move {
+                while let Some(value) = values.next().await {
+                    black_box(value);
+                    done.see(watchers);
+                }
+            });
+        }
+        let writer = runtime.block_on(open(&layer, &cookie))?;
+        let write = Box::new(move |runtime: &Runtime, value| {
+            runtime.block_on(writer.set(Count(value))).expect("a write");
+        });
+        Ok(Self { runtime, write, watchers, done }.settled())
+    }
+
+    fn bare(watchers: usize) -> Result<Self, BoxError> {
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+        let done = Arc::<Done>::default();
+        let (sender, receiver) = watch::channel(0);
+        for _ in 0..watchers {
+            let (mut values, done) = (receiver.clone(), Arc::clone(&done));
+            values.mark_changed();
+            runtime.spawn(async move {
+                while values.changed().await.is_ok() {
+                    black_box(*values.borrow_and_update());
+                    done.see(watchers);
+                }
+            });
+        }
+        let write = Box::new(move |_: &Runtime, value| sender.send(value).expect("receivers"));
+        Ok(Self { runtime, write, watchers, done }.settled())
+    }
+
+    /// Once all have seen the first value and wait for the next.
+    fn settled(self) -> Self {
+        self.runtime.block_on(self.done.all.notified());
+        self
+    }
+
+    /// Microseconds from a write until the last watcher has seen it.
+    fn deliver(&mut self, value: i64) -> f64 {
+        self.done.seen.store(0, Ordering::Release);
+        let start = Instant::now();
+        (self.write)(&self.runtime, value);
+        self.runtime.block_on(self.done.all.notified());
+        let time = start.elapsed();
+        // The last has seen it, and may not be asleep again: coalescing would spare it the next one.
+        std::thread::sleep(Duration::from_micros(20 + self.watchers as u64 / 100));
+        time.as_nanos() as f64 / 1e3
+    }
+}
+
+/// Bytes for a watcher, and all that there is because of it, on each of so many sessions.
+fn ours_in_memory(owners: usize) -> Result<f64, BoxError> {
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let _guard = runtime.enter();
+    let layer = LayeredSessionLayer::new(sessions()?);
+    let mut handles = Vec::with_capacity(owners);
+    for _ in 0..owners {
+        let cookie = runtime.block_on(begin(&layer))?;
+        handles.push(runtime.block_on(open(&layer, &cookie))?);
+    }
+    let mut watches: Vec<Watch<Count>> = Vec::with_capacity(owners);
+    let used = measure(|| {
+        watches.extend(handles.iter().map(|handle| {
+            let mut values = handle.watch::<Count>();
+            assert!(values.next().now_or_never().is_some());
+            assert!(values.next().now_or_never().is_none());
+            values
+        }));
+    });
+    Ok(used.bytes_current as f64 / owners as f64 + size_of::<Watch<Count>>() as f64)
+}
+
+fn bare_in_memory(owners: usize) -> Result<f64, BoxError> {
+    let mut channels = Vec::with_capacity(owners);
+    let used = measure(|| {
+        channels.extend((0..owners).map(|_| {
+            let (sender, mut receiver) = watch::channel(0i64);
+            let mut waiting = Box::pin(async move { while receiver.changed().await.is_ok() {} });
+            assert!(waiting.as_mut().now_or_never().is_none());
+            (sender, waiting)
+        }));
+    });
+    Ok(used.bytes_current as f64 / owners as f64 + size_of::<watch::Sender<i64>>() as f64)
+}
+
+/// Microseconds of a write and the bytes that so many leave, without and with a watcher that never looks.
+fn stalled(writes: usize) -> Result<((f64, f64), (f64, f64)), BoxError> {
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let layer = LayeredSessionLayer::new(sessions()?);
+    let of = |watched: bool| -> Result<(f64, f64), BoxError> {
+        let cookie = runtime.block_on(begin(&layer))?;
+        let writer = runtime.block_on(open(&layer, &cookie))?;
+        let mut watch = runtime.block_on(open(&layer, &cookie))?.watch::<Count>();
+        let _guard = runtime.enter();
+        if watched {
+            while watch.next().now_or_never().is_some() {}
+        } else {
+            drop(watch);
+        }
+        let mut times = Vec::with_capacity(writes);
+        let used = measure(|| {
+            for value in 0..writes as i64 {
+                let start = Instant::now();
+                runtime.block_on(writer.set(Count(value))).expect("a write");
+                times.push(start.elapsed().as_nanos() as f64 / 1e3);
+            }
+        });
+        Ok((median(times), used.bytes_current as f64))
+    };
+    Ok((of(false)?, of(true)?))
+}
+
+fn sessions() -> Result<Sessions, BoxError> {
+    let chain = Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(4 << 30).build())
+        .tier(CookieTier::sealed(KeyRing::generate()?))
+        .tier(DefaultTier::new());
+    Ok(chain.value::<Count>().build()?)
+}
+
+/// Makes a session; what a browser then sends.
+async fn begin(layer: &LayeredSessionLayer) -> Result<HeaderMap, BoxError> {
+    let service = service_fn(async |request: Request<()>| {
+        Session::load(request.extensions()).await?.set(Count(0)).await?;
+        Ok::<_, BoxError>(Response::new(()))
+    });
+    let response = layer.layer(service).oneshot(Request::new(())).await?;
+    let set = response.headers()[header::SET_COOKIE].to_str()?;
+    let pair = set.split_once(';').map_or(set, |(pair, _)| pair);
+    Ok(HeaderMap::from_iter([(header::COOKIE, pair.parse()?)]))
+}
+
+/// A handle of that session.
+async fn open(layer: &LayeredSessionLayer, cookie: &HeaderMap) -> Result<Session, BoxError> {
+    let mut request = Request::new(());
+    request.headers_mut().clone_from(cookie);
+    let service = service_fn(async |request: Request<()>| Session::load(request.extensions()).await.map(Response::new));
+    Ok(layer.layer(service).oneshot(request).await?.into_body())
+}
+
+fn median(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
