@@ -13,7 +13,7 @@ use futures_core::Stream;
 
 use crate::{
     chain::values::ChangeOrigin,
-    session::{Look, Session},
+    session::Session,
     signal::Bell,
     value::{self, Number, SessionValue},
     version::{Clock, Millis, Sleep, Version},
@@ -66,29 +66,44 @@ impl fmt::Display for Closed {
 struct Alarm(Option<(Millis, Sleep)>);
 
 impl Alarm {
+    /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
+    /// out, and a look too many per lifetime costs less than a timer per use.
+    fn set(&mut self, clock: &dyn Clock, deadline: Option<Millis>) {
+        match (&self.0, deadline) {
+            (_, None) => self.0 = None,
+            (Some((armed, _)), Some(deadline)) if *armed <= deadline => {}
+            (_, Some(deadline)) => self.0 = Some((deadline, clock.sleep_until(deadline.time()))),
+        }
+    }
+
     /// Whether the time has come.
-    fn poll(&mut self, clock: &dyn Clock, deadline: Option<Millis>, cx: &mut Context<'_>) -> bool {
-        let Some(deadline) = deadline else {
+    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some((_, sleep)) = &mut self.0 else { return false };
+        let rings = sleep.as_mut().poll(cx).is_ready();
+        if rings {
             self.0 = None;
-            return false;
-        };
-        let (armed, sleep) = self.0.get_or_insert_with(|| (deadline, clock.sleep_until(deadline.time())));
-        if *armed != deadline {
-            (*armed, *sleep) = (deadline, clock.sleep_until(deadline.time()));
         }
-        if sleep.as_mut().poll(cx).is_pending() {
-            return false;
-        }
-        self.0 = None;
-        true
+        rings
     }
 }
 
-/// What all waiting on a session is made of: its bell, its alarm, and the question whether it is over.
+/// What came of a look.
+pub(crate) enum Said<T> {
+    /// This, and perhaps more.
+    Some(T),
+    /// This, and no more before the next ring or that time.
+    All(T, Option<Millis>),
+    /// Nothing before the next ring or that time.
+    Nothing(Option<Millis>),
+}
+
+/// What all waiting on a session is made of: its bell and its alarm.
 pub(crate) struct Wait {
     session: Session,
     bell: Arc<Bell>,
     alarm: Alarm,
+    /// All was said: until something rings there is no use in looking.
+    quiet: bool,
 }
 
 impl Wait {
@@ -97,12 +112,7 @@ impl Wait {
         // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
         let bell = core.chime.hang();
         core.listen();
-        Self { session, bell, alarm: Alarm::default() }
-    }
-
-    fn closed(&self) -> Option<Closed> {
-        let core = self.session.core();
-        core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
+        Self { session, bell, alarm: Alarm::default(), quiet: false }
     }
 
     pub(crate) const fn session(&self) -> &Session {
@@ -110,24 +120,40 @@ impl Wait {
     }
 
     /// Looks until there is something to say, or nothing can be said before the next ring or deadline.
-    pub(crate) fn poll<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        value_ends: impl Fn(&Session) -> Option<Millis>,
-        mut look: impl FnMut(&Session, Option<Closed>) -> Poll<T>,
-    ) -> Poll<T> {
+    pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, mut look: impl FnMut(&Session) -> Said<T>) -> Poll<T> {
         loop {
             let rung = self.bell.poll(cx).is_ready();
-            if let Poll::Ready(said) = look(&self.session, self.closed()) {
-                return Poll::Ready(said);
-            }
-            let core = self.session.core();
-            let deadline = [core.ends(), value_ends(&self.session)].into_iter().flatten().min();
-            if !rung && !self.alarm.poll(&*core.chain.clock, deadline, cx) {
+            if self.quiet && !rung && !self.alarm.poll(cx) {
                 return Poll::Pending;
+            }
+            let said = look(&self.session);
+            let (said, until) = match said {
+                Said::Some(said) => {
+                    self.quiet = false;
+                    return Poll::Ready(said);
+                }
+                Said::All(said, until) => (Some(said), until),
+                Said::Nothing(until) => (None, until),
+            };
+            self.quiet = true;
+            self.alarm.set(&*self.session.core().chain.clock, until);
+            if let Some(said) = said {
+                return Poll::Ready(said);
             }
         }
     }
+}
+
+/// Why it is over for who waits on a session.
+pub(crate) fn closed(session: &Session) -> Option<Closed> {
+    let core = session.core();
+    core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
+}
+
+/// When a session or one of these values ends.
+pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>) -> Option<Millis> {
+    let core = session.core();
+    core.ends().into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number))).min()
 }
 
 /// A stream of a value: the current one first, then each newer one, whoever wrote it.
@@ -160,22 +186,18 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
         let Self { wait, number, seen, .. } = self.get_mut();
-        let number = *number;
-        let value_ends = |session: &Session| number.and_then(|number| session.core().value_ends(number));
-        wait.poll(cx, value_ends, |session, closed| {
-            if closed.is_some() {
-                return Poll::Ready(None);
-            }
+        wait.poll(cx, |session| {
             let core = session.core();
-            let (answer, mark) = match number {
-                Some(number) => core.resolve(number, core.chain.now(), Look::Glance, |json| value::decode::<V>(json)),
-                None => (None, None),
-            };
+            if core.chain.is_stopping() {
+                return Said::Some(None);
+            }
+            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Said::Some(None) };
             if *seen == Some(mark) {
-                return Poll::Pending;
+                return Said::Nothing(until);
             }
             *seen = Some(mark);
-            Poll::Ready(Some(answer.map_or_else(V::default, |(value, _)| value)))
+            let value = number.and_then(|number| core.answer(number, kept, |json| value::decode::<V>(json)));
+            Said::All(Some(value.unwrap_or_default()), until)
         })
     }
 }
@@ -332,22 +354,21 @@ impl Stream for Changes {
         if *over {
             return Poll::Ready(None);
         }
-        let ends = |session: &Session| {
-            let core = session.core();
-            core.chain.schema.iter().filter_map(|(number, _)| core.value_ends(number)).min()
-        };
-        wait.poll(cx, ends, |session, closed| {
-            if let Some(reason) = closed {
+        wait.poll(cx, |session| {
+            if let Some(reason) = closed(session) {
                 queue.clear();
                 *over = true;
-                return Poll::Ready(Some(Changed::Closed(reason)));
+                return Said::Some(Some(Changed::Closed(reason)));
             }
             if queue.is_empty() {
                 let now = Survey::of(session);
                 queue.extend(seen.tell(&now, session));
                 *seen = now;
             }
-            queue.pop_front().map_or(Poll::Pending, |changed| Poll::Ready(Some(changed)))
+            match queue.pop_front() {
+                Some(changed) => Said::Some(Some(changed)),
+                None => Said::Nothing(ends(session, session.core().chain.schema.iter().map(|(number, _)| number))),
+            }
         })
     }
 }
@@ -372,6 +393,8 @@ impl Future for Closing {
     type Output = Closed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
-        self.get_mut().0.poll(cx, |_| None, |_, closed| closed.map_or(Poll::Pending, Poll::Ready))
+        self.get_mut()
+            .0
+            .poll(cx, |session| closed(session).map_or_else(|| Said::Nothing(ends(session, [])), Said::Some))
     }
 }

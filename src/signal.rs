@@ -2,7 +2,7 @@
 //!
 //! Three steps: a record's [`Hub`] rings the [`Chime`] of each handle that waits, and that rings the [`Bell`] of each
 //! of its watches. A ring carries nothing. Whoever is woken reads the record itself, so that a slow reader skips what
-//! it missed, nothing queues, and no writer ever waits.
+//! it missed, nothing queues, and no writer ever waits. Locks are taken in that order.
 
 use std::{
     collections::HashMap,
@@ -27,16 +27,13 @@ struct Ring {
 }
 
 impl Bell {
-    fn ring(&self) {
-        let waker = {
-            let mut ring = lock(&self.0);
-            ring.rung = true;
-            ring.waker.take()
-        };
-        // Outside of the lock: a waker may run anything, our own `poll` included.
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+    /// Marks it as rung. Whom that wakes is to be woken outside of all locks: a waker may run anything, our own `poll`
+    /// included.
+    #[must_use]
+    fn ring(&self) -> Option<Waker> {
+        let mut ring = lock(&self.0);
+        ring.rung = true;
+        ring.waker.take()
     }
 
     /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
@@ -76,10 +73,13 @@ impl Chime {
     }
 
     pub(crate) fn ring(&self) {
-        let bells: Vec<_> = lock(&self.0).iter().filter_map(Weak::upgrade).collect();
-        for bell in bells {
-            bell.ring();
-        }
+        let mut woken = Vec::new();
+        self.ring_into(&mut woken);
+        woken.into_iter().for_each(Waker::wake);
+    }
+
+    fn ring_into(&self, woken: &mut Vec<Waker>) {
+        woken.extend(lock(&self.0).iter().filter_map(|bell| bell.upgrade()?.ring()));
     }
 }
 
@@ -101,10 +101,11 @@ impl Hub {
     }
 
     pub(crate) fn ring(&self) {
-        let chimes: Vec<_> = lock(&self.0).values().filter_map(Weak::upgrade).collect();
-        for chime in chimes {
-            chime.ring();
+        let mut woken = Vec::new();
+        for chime in lock(&self.0).values().filter_map(Weak::upgrade) {
+            chime.ring_into(&mut woken);
         }
+        woken.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -149,6 +149,9 @@ pub(crate) enum Look {
     Glance,
 }
 
+/// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
+pub(crate) type Glance = (Option<Bytes>, Mark, Option<Millis>);
+
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
 pub(crate) type Mark = Option<(RecordKey, Version)>;
 
@@ -385,6 +388,73 @@ impl Core {
         (Stored::Copy { json, version: kept.version, tier }, mark)
     }
 
+    /// What a watch looks at: the stored copy, what tells it from others, and when that or the session ends. Thousands
+    /// may do it for one write: under one lock, where one record says it all.
+    ///
+    /// # Errors
+    ///
+    /// Why the session is over.
+    pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, Closed> {
+        let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
+        let scope = number.map_or(Scope::Session, |number| self.chain.schema.at(number).scope);
+        if settled
+            && scope == Scope::Session
+            && let Binding::Live(bound) = &*self.binding.read().unwrap_or_else(PoisonError::into_inner)
+        {
+            return self.glance_at(&bound.record, bound.key(), number, now);
+        }
+        if let Some(reason) = self.closed(now) {
+            return Err(reason);
+        }
+        let session = self.ends();
+        let record = self.record_of(scope, now);
+        // A principal's record that idled out holds nothing, and ends nothing.
+        let glance = record.and_then(|(key, record)| self.glance_at(&record, key, number, now).ok());
+        let (kept, mark, until) = glance.unwrap_or_default();
+        Ok((kept, mark, [session, until].into_iter().flatten().min()))
+    }
+
+    fn glance_at(
+        &self,
+        record: &Record,
+        key: RecordKey,
+        number: Option<Number>,
+        now: Millis,
+    ) -> Result<Glance, Closed> {
+        let state = record.read_live(now)?;
+        let ends = state.deadline(record.used());
+        let schema = &self.chain.schema;
+        let Some((number, kept)) = number.and_then(|number| Some((number, state.kept(schema, number, now)?))) else {
+            return Ok((None, None, Some(ends)));
+        };
+        let until = kept.expires(schema.at(number).max_age).map_or(ends, |end| end.min(ends));
+        Ok((kept.json.clone(), Some((key, kept.version)), Some(until)))
+    }
+
+    /// The first answer that a reader takes: the stored copy, else a computed one.
+    pub(crate) fn answer<T, E: std::fmt::Display>(
+        &self,
+        number: Number,
+        stored: Option<Bytes>,
+        mut read: impl FnMut(&Bytes) -> Result<T, E>,
+    ) -> Option<T> {
+        if let Some(json) = &stored
+            && let Some(value) = self.readable(number, MEMORY, read(json))
+        {
+            return Some(value);
+        }
+        let mut computed = self.computed(number, self.chain.now());
+        computed.find_map(|(tier, json)| self.readable(number, tier, read(json)))
+    }
+
+    fn readable<T, E: std::fmt::Display>(&self, number: Number, tier: &str, read: Result<T, E>) -> Option<T> {
+        read.inspect_err(|flaw| {
+            let name = self.chain.schema.at(number).name;
+            tracing::warn!(name, tier, %flaw, "skipped a copy that is no valid value");
+        })
+        .ok()
+    }
+
     /// The computed tiers' answers for a value, in the chain's order.
     pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Bytes)> {
         let answers = move |tier: &'static str| {
@@ -420,14 +490,8 @@ impl Core {
             Stored::Copy { json, tier, .. } => Some((*tier, json)),
             Stored::Tombstone(_) | Stored::Nothing => None,
         };
-        let answer = stored.into_iter().chain(self.computed(number, now)).find_map(|(tier, json)| match read(json) {
-            Ok(value) => Some((value, tier)),
-            Err(flaw) => {
-                let name = self.chain.schema.at(number).name;
-                tracing::warn!(name, tier, %flaw, "skipped a copy that is no valid value");
-                None
-            }
-        });
+        let mut answers = stored.into_iter().chain(self.computed(number, now));
+        let answer = answers.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));
         (answer, mark)
     }
 

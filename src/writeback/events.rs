@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 
 use crate::{
-    live::Wait,
+    live::{Said, Wait, closed, ends},
     session::{Look, Mark, Session, browser::Stand},
     value::Number,
     version::Sleep,
@@ -58,11 +58,10 @@ impl Events {
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let Self { wait, shown, seen, stage, given, relay, .. } = self;
-        let ends = |session: &Session| shown.iter().filter_map(|number| session.core().value_ends(*number)).min();
-        wait.poll(cx, ends, |session, closed| {
-            if let Some(reason) = closed {
+        wait.poll(cx, |session| {
+            if let Some(reason) = closed(session) {
                 *stage = Stage::Over;
-                return Poll::Ready(event("closed", &format_args!("\"{reason}\"")));
+                return Said::Some(event("closed", &format_args!("\"{reason}\"")));
             }
             let core = session.core();
             if relay.is_none() && core.stand() != *given {
@@ -89,7 +88,7 @@ impl Events {
             if opening {
                 let has_session = core.stand().is_some();
                 text += &event("state", &format_args!("{{\"session\":{has_session},\"values\":{}}}", Object(&set)));
-                return Poll::Ready(text);
+                return Said::Some(text);
             }
             if !set.is_empty() {
                 text += &event("set", &Object(&set));
@@ -97,7 +96,8 @@ impl Events {
             if !removed.is_empty() {
                 text += &event("removed", &serde_json::json!(removed));
             }
-            if text.is_empty() { Poll::Pending } else { Poll::Ready(text) }
+            let until = ends(session, shown.iter().copied());
+            if text.is_empty() { Said::Nothing(until) } else { Said::All(text, until) }
         })
     }
 
