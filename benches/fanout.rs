@@ -54,10 +54,11 @@ fn main() -> Result<(), BoxError> {
 
     let (ours, bare) = (ours_in_memory(owners)?, bare_in_memory(owners)?);
     row("memory per watcher that waits, bytes", ours, bare);
-    let (alone, stalled) = stalled(if measures { 10_000 } else { 10 })?;
+    let writes = if measures { 10_000 } else { 10 };
+    let (alone, stalled) = (Writes::beside(Reader::Gone, writes)?, Writes::beside(Reader::Stalled, writes)?);
     println!("{:<44} {:>10} {:>10} {:>7}", "", "stalled", "none", "ratio");
-    row("write with a stalled watcher, us", stalled.0, alone.0);
-    row("memory after 10,000 such writes, bytes", stalled.1, alone.1);
+    row("write with a stalled watcher, us", stalled.time, alone.time);
+    row("memory after 10,000 such writes, bytes", stalled.left, alone.left);
     Ok(())
 }
 
@@ -68,10 +69,12 @@ fn row(what: &str, ours: f64, bare: f64) {
 /// One owner, and tasks that wait for its value.
 struct Delivery {
     runtime: Runtime,
-    write: Box<dyn FnMut(&Runtime, i64)>,
+    write: Box<Write>,
     watchers: usize,
     done: Arc<Done>,
 }
+
+type Write = dyn FnMut(&Runtime, i64);
 
 /// Counts those who have seen the newest value.
 #[derive(Default)]
@@ -184,19 +187,32 @@ fn bare_in_memory(owners: usize) -> Result<f64, BoxError> {
     Ok(used.bytes_current as f64 / owners as f64 + size_of::<watch::Sender<i64>>() as f64)
 }
 
-/// Microseconds of a write and the bytes that so many leave, without and with a watcher that never looks.
-fn stalled(writes: usize) -> Result<((f64, f64), (f64, f64)), BoxError> {
-    let runtime = Builder::new_current_thread().enable_time().build()?;
-    let layer = LayeredSessionLayer::new(sessions()?);
-    let of = |watched: bool| -> Result<(f64, f64), BoxError> {
+#[derive(Clone, Copy, PartialEq)]
+enum Reader {
+    Gone,
+    /// It has seen the first value and never looks again.
+    Stalled,
+}
+
+/// Many writes, one after the other.
+struct Writes {
+    /// Microseconds of one.
+    time: f64,
+    /// Bytes that are allocated after all of them and were not before.
+    left: f64,
+}
+
+impl Writes {
+    fn beside(reader: Reader, writes: usize) -> Result<Self, BoxError> {
+        let runtime = Builder::new_current_thread().enable_time().build()?;
+        let layer = LayeredSessionLayer::new(sessions()?);
         let cookie = runtime.block_on(begin(&layer))?;
         let writer = runtime.block_on(open(&layer, &cookie))?;
         let mut watch = runtime.block_on(open(&layer, &cookie))?.watch::<Count>();
         let _guard = runtime.enter();
-        if watched {
-            while watch.next().now_or_never().is_some() {}
-        } else {
-            drop(watch);
+        match reader {
+            Reader::Gone => drop(watch),
+            Reader::Stalled => while watch.next().now_or_never().is_some() {},
         }
         let mut times = Vec::with_capacity(writes);
         let used = measure(|| {
@@ -206,9 +222,8 @@ fn stalled(writes: usize) -> Result<((f64, f64), (f64, f64)), BoxError> {
                 times.push(start.elapsed().as_nanos() as f64 / 1e3);
             }
         });
-        Ok((median(times), used.bytes_current as f64))
-    };
-    Ok((of(false)?, of(true)?))
+        Ok(Self { time: median(times), left: used.bytes_current as f64 })
+    }
 }
 
 fn sessions() -> Result<Sessions, BoxError> {

@@ -114,7 +114,7 @@ impl Core {
         };
         let (mine, principals): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.whose == Whose::Session);
         (taken.sessions, taken.principals) = (mine.len(), principals.len());
-        bound.record.write().change_lifetime(now, |life| life.join(&head.life));
+        bound.record.join_life(&head.life, now);
         self.join_entries((Owner::Session, &bound.record), mine, &mut taken, now);
         match (head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {

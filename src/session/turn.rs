@@ -282,22 +282,8 @@ impl Core {
             Some(reason) => WriteError::closed(reason),
             None => WriteError::new(WriteErrorKind::Invalid, "there is no session yet: write a value first"),
         })?;
-        {
-            let mut state = bound.record.write();
-            let Kind::Session { life, .. } = &state.kind else { return Err(WriteError::closed(Closed::Expired)) };
-            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version));
-            state.change_lifetime(now, |life| {
-                life.lifetime = lifetime.lived();
-                life.lifetime_version = version;
-                life.absolute_deadline = life.created.after(lifetime.absolute);
-                true
-            });
-            state.values.observe(version);
-            // A use like any write: a shorter idle time begins now, it does not end the session at once.
-            bound.record.touch(now);
-        }
+        bound.record.set_lifetime(lifetime, now).map_err(WriteError::closed)?;
         self.chain.note_absolute(lifetime.absolute);
-        bound.record.ring();
         Ok(())
     }
 

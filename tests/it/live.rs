@@ -206,6 +206,21 @@ async fn a_sleeper_follows_a_deadline_that_moves() {
     assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
 }
 
+#[tokio::test]
+async fn a_sleeper_hears_of_a_shorter_life_that_a_cookie_brings() {
+    let app = App::new();
+    let (here, elsewhere) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let closed = tokio::spawn(socket(&browser, &here).await.closed());
+    settled().await;
+    let shorter = Lifetime::new(HOUR, DAY * 30).unwrap();
+    browser.visit(&elsewhere, async move |session| session.set_lifetime(shorter).await.unwrap()).await;
+    get::<Theme>(&mut browser, &here).await;
+    settled().await;
+    app.pass(HOUR);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+}
+
 /// It ends an hour after its last write.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Notice(String);

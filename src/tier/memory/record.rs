@@ -15,7 +15,7 @@ use super::state::stamp;
 pub(crate) use super::state::{Browser, Extent, InStep, Kind, KnownToken, RecordKey, Refused, State, Terms};
 use crate::{
     chain::{
-        life::{End, Life},
+        life::{End, Life, Lifetime},
         values::{Kept, Values},
     },
     live::Closed,
@@ -142,6 +142,37 @@ impl Record {
         };
         self.ring();
         Ok(version)
+    }
+
+    /// Takes over another node's word on how long the session lives, if it is newer.
+    pub(crate) fn join_life(&self, other: &Life, now: Millis) {
+        let changed = self.write().change_lifetime(now, |life| life.join(other));
+        if changed {
+            self.ring();
+        }
+    }
+
+    /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
+    /// session at once.
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, now: Millis) -> Result<(), Closed> {
+        {
+            let mut state = self.write();
+            if let Some(closed) = state.closed(self.used(), now) {
+                return Err(closed);
+            }
+            let Kind::Session { life, .. } = &state.kind else { return Err(Closed::Expired) };
+            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version));
+            let _ = state.change_lifetime(now, |life| {
+                life.lifetime = lifetime.lived();
+                life.lifetime_version = version;
+                life.absolute_deadline = life.created.after(lifetime.absolute);
+                true
+            });
+            state.values.observe(version);
+            self.touch(now);
+        }
+        self.ring();
+        Ok(())
     }
 
     /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins

@@ -157,14 +157,18 @@ impl State {
         self.deadline(used).max(earlier)
     }
 
-    /// Changes a session's lifetime, if `change` says that it did.
-    pub(crate) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life) -> bool) {
-        let Kind::Session { life, browser } = &mut self.kind else { return };
+    /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
+    /// for an end that now comes earlier.
+    #[must_use]
+    pub(super) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life) -> bool) -> bool {
+        let Kind::Session { life, browser } = &mut self.kind else { return false };
         let before = life.deadline(now);
-        if change(life) {
+        let changed = change(life);
+        if changed {
             browser.earlier = browser.earlier.max(before);
             self.restamp();
         }
+        changed
     }
 
     pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
