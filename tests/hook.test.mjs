@@ -9,13 +9,59 @@ import { gzipSync } from 'node:zlib';
 const source = readFileSync(new URL('../src/writeback/hook.js', import.meta.url));
 const { connect } = await import(`data:text/javascript;base64,${source.toString('base64')}`);
 
-const faked = ['fetch', 'setTimeout', 'clearTimeout', 'navigator', 'addEventListener'];
+const faked = ['fetch', 'setTimeout', 'clearTimeout', 'navigator', 'addEventListener', 'EventSource', 'BroadcastChannel'];
 const real = Object.fromEntries(faked.map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]));
 const { random } = Math;
-let posts, timers, page;
+let posts, sources, channels, timers, page;
+
+/** A stream of events, by hand. */
+class Source extends EventTarget {
+  closed = false;
+
+  constructor(url) {
+    super();
+    this.url = url;
+    sources.push(this);
+  }
+
+  tell(type, data) {
+    this.dispatchEvent(new MessageEvent(type, { data: JSON.stringify(data) }));
+  }
+
+  state(session, values = {}) {
+    this.tell('state', { session, values });
+  }
+
+  /** What a browser says of a lost connection, and of an answer that is no stream. */
+  fail() {
+    this.onerror(new Event('error'));
+  }
+
+  close() {
+    this.closed = true;
+  }
+}
+
+/** The tabs of one browser. */
+class Channel {
+  constructor(name) {
+    this.name = name;
+    channels.add(this);
+  }
+
+  postMessage(data) {
+    for (const other of channels) if (other !== this && other.name === this.name) other.onmessage({ data });
+  }
+
+  close() {
+    channels.delete(this);
+  }
+}
 
 beforeEach(() => {
   posts = [];
+  sources = [];
+  channels = new Set();
   timers = new Map();
   page = new EventTarget();
   const fakes = {
@@ -29,6 +75,8 @@ beforeEach(() => {
     clearTimeout: (id) => timers.delete(id),
     navigator: { onLine: true },
     addEventListener: (...listener) => page.addEventListener(...listener),
+    EventSource: Source,
+    BroadcastChannel: Channel,
   };
   for (const [name, value] of Object.entries(fakes)) set(name, { value, configurable: true, writable: true });
   Math.random = () => 1;
@@ -44,15 +92,26 @@ function set(name, descriptor) {
   if (descriptor) Object.defineProperty(globalThis, name, descriptor);
 }
 
-/** A hook, and what it has announced. */
-function open() {
-  const session = connect({ url: '/session' });
+/** A hook that only posts, and what it has announced. */
+function open(options = { events: false }) {
+  const session = connect({ url: '/session', ...options });
   const events = [];
-  for (const type of ['stored', 'conflict', 'refused']) {
+  for (const type of ['stored', 'conflict', 'refused', 'change', 'closed']) {
     session.addEventListener(type, ({ detail }) => events.push([type, detail]));
   }
   return { session, events };
 }
+
+/** A hook whose stream is a session's, and has told of these values. */
+function follow(values = {}) {
+  const { session, events } = open({});
+  const source = sources.at(-1);
+  source.state(true, values);
+  events.length = 0;
+  return { session, events, source };
+}
+
+const values = ({ values }) => Object.fromEntries(values);
 
 const bodies = () => posts.map(({ body }) => body);
 const settled = () => new Promise(setImmediate);
@@ -88,7 +147,6 @@ test('a value is posted as JSON with the cookie, and its storing is announced', 
   const { body, ...init } = posts[0].init;
   assert.deepEqual(init, {
     method: 'POST',
-    credentials: 'same-origin',
     keepalive: true,
     headers: { 'content-type': 'application/json' },
   });
@@ -349,17 +407,187 @@ test('a closed hook posts and announces nothing', async () => {
   waiting.store({ a: 1 });
   await cut();
   waiting.close();
+  await wait();
+  assert.equal(posts.length, 2);
   assert.equal(timers.size, 0);
+
+  const following = follow({ a: 1 });
+  following.session.close();
+  assert.ok(following.source.closed);
+  assert.equal(channels.size, 0);
+  following.session.resume();
+  page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true }));
+  assert.equal(sources.length, 1);
+  assert.deepEqual(following.events, []);
 });
 
-test('it works where there is no window', async () => {
-  set('navigator');
-  set('addEventListener');
-  const { session, events } = open();
+test('the values are what the server says of them', () => {
+  const { session, events } = open({});
+  const [source] = sources;
+  assert.equal(source.url, '/session/events');
+  source.state(true, { theme: 'dark', off: false, none: null });
+  assert.deepEqual(values(session), { theme: 'dark', off: false, none: null });
+  source.tell('set', { theme: 'light', size: 3 });
+  source.tell('removed', ['off', 'unheard-of']);
+  assert.deepEqual(values(session), { theme: 'light', none: null, size: 3 });
+  source.state(true, JSON.parse('{"size":4,"__proto__":1}'));
+  assert.deepEqual([...session.values], [['size', 4], ['__proto__', 1]]);
+  assert.deepEqual(
+    events.map(([type, { names }]) => [type, names]),
+    [
+      ['change', ['theme', 'off', 'none']],
+      ['change', ['theme', 'size']],
+      ['change', ['off', 'unheard-of']],
+      ['change', ['theme', 'none', 'size', '__proto__']],
+    ],
+  );
+});
+
+test('what a page stores is in the values once the server says so', async () => {
+  const { session, source } = follow({ theme: 'dark' });
+  session.store({ theme: 'light' });
+  assert.deepEqual(values(session), { theme: 'dark' });
+  source.tell('set', { theme: 'light' });
+  await stored();
+  assert.deepEqual(values(session), { theme: 'light' });
+  assert.equal(sources.length, 1, 'the stream of a session goes on');
+});
+
+test('a relay token that the stream brings is posted', async () => {
+  const { source } = follow();
+  source.tell('relay', 'b.t1');
+  assert.deepEqual(bodies(), [{ $relay: 'b.t1' }]);
+});
+
+for (const [end, kept] of [['renewed', {}], ['destroyed', {}], ['shutdown', { theme: 'dark' }]]) {
+  test(`at its end (${end}) the page is told, and the next stream brings what there is then`, async () => {
+    const { session, events, source } = follow({ theme: 'dark' });
+    source.tell('closed', end);
+    assert.deepEqual(values(session), kept);
+    assert.deepEqual(events.at(-1), ['closed', { reason: end }]);
+    source.fail();
+    assert.ok(source.closed);
+    await wait();
+    sources[1].state(false, { theme: 'default' });
+    assert.deepEqual(values(session), { theme: 'default' });
+  });
+}
+
+test('a stream that fails is opened again, later each time, and keeps the values', async () => {
+  const { session } = follow({ theme: 'dark' });
+  const waits = [];
+  for (let n = 0; n < 9; n++) {
+    sources.at(-1).fail();
+    waits.push(await wait());
+  }
+  assert.deepEqual(waits, [250, 500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]);
+  assert.deepEqual(values(session), { theme: 'dark' });
+  sources.at(-1).state(true);
+  sources.at(-1).fail();
+  assert.equal(await wait(), 250);
+  assert.equal(sources.filter(({ closed }) => !closed).length, 1);
+});
+
+test('a stream that waits holds no POST up, and no POST that waits holds the stream up', async () => {
+  const { session, source } = follow();
+  source.fail();
+  session.store({ a: 1 });
+  assert.deepEqual(bodies(), [{ a: 1 }]);
+  await answer(503, {});
+  assert.equal(timers.size, 2);
+});
+
+test('a visitor’s stream is opened again once a POST has begun a session, in every tab', async () => {
+  const [mine, other] = [open({}), open({})];
+  const elsewhere = connect({ url: '/elsewhere' });
+  const [first, second, third] = sources;
+  for (const source of [first, second, third]) source.state(false);
+  mine.session.store({ a: 1 });
+  assert.ok(!first.closed);
+  await stored();
+  assert.deepEqual([first, second, third].map(({ closed }) => closed), [true, true, false]);
+  assert.deepEqual(sources.slice(3).map(({ url }) => url).sort(), ['/session/events', '/session/events']);
+  for (const source of sources.slice(3)) source.state(true, { a: 1 });
+  assert.deepEqual([values(mine.session), values(other.session)], [{ a: 1 }, { a: 1 }]);
+  mine.session.store({ a: 2 });
+  await stored();
+  mine.session.resume();
+  assert.equal(sources.length, 5, 'a session’s stream sees what comes');
+  elsewhere.close();
+});
+
+test('a page whose own request began a session says so', async () => {
+  const { session } = open({});
+  sources[0].state(false);
+  session.resume();
+  assert.ok(sources[0].closed);
+  assert.equal(sources.length, 2);
+  sources[1].fail();
+  session.resume();
+  assert.equal(sources.length, 2, 'after a wait');
+  assert.equal(await wait(), 250);
+});
+
+test('after a conflict the values are stored as soon as the stream has a session again', async () => {
+  const { session, source } = follow();
+  session.store({ a: 1 });
+  source.tell('closed', 'renewed');
+  source.fail();
+  await answer(409, {});
+  assert.equal(timers.size, 2);
+  const [[stream, { run }]] = timers;
+  timers.delete(stream);
+  run();
+  Math.random = () => 0.5;
+  sources[1].state(true);
+  assert.equal(await wait(), 125, 'a short wait in the place of the long one');
+  assert.deepEqual(bodies(), [{ a: 1 }, { a: 1 }]);
+});
+
+test('offline the stream is not opened, and online at once', async () => {
+  navigator.onLine = false;
+  open({});
+  assert.equal(sources.length, 0);
+  navigator.onLine = true;
+  page.dispatchEvent(new Event('online'));
+  assert.equal(sources.length, 1);
+  sources[0].state(true);
+  navigator.onLine = false;
+  sources[0].fail();
+  await wait();
+  assert.equal(sources.length, 1);
+  navigator.onLine = true;
+  page.dispatchEvent(new Event('online'));
+  assert.equal(sources.length, 2);
+});
+
+test('a page that leaves closes its stream, and opens it when it comes back', () => {
+  const { source } = follow();
+  page.dispatchEvent(new Event('pagehide'));
+  assert.ok(source.closed);
+  page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: false }));
+  assert.equal(sources.length, 1);
+  page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true }));
+  assert.equal(sources.length, 2);
+});
+
+test('a page that wants no events opens no stream', async () => {
+  const { session } = open();
   session.store({ a: 1 });
   await stored();
-  assert.ok(session instanceof EventTarget);
-  assert.deepEqual(events, [['stored', { stored: ['a'] }]]);
+  session.resume();
+  page.dispatchEvent(new Event('online'));
+  assert.equal(sources.length + channels.size, 0);
+});
+
+test('the types name what there is', () => {
+  const types = readFileSync(new URL('../src/writeback/hook.d.ts', import.meta.url), 'utf8');
+  const { session } = open();
+  const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(session)).filter((name) => name !== 'constructor');
+  for (const name of [...methods, ...Object.keys(session)]) assert.match(types, new RegExp(`^  (readonly )?${name}[(:]`, 'm'));
+  const emitted = [...source.toString().matchAll(/#emit\('(\w+)'/g)].map(([, type]) => type);
+  assert.equal(emitted.length, 5);
+  for (const type of emitted) assert.match(types, new RegExp(`^  ${type}: CustomEvent`, 'm'));
 });
 
 test('it is small, and a policy without eval or inline code may load it', () => {

@@ -10,7 +10,7 @@ const element = (id) => document.getElementById(id);
 const main = element('view');
 const select = element('division');
 const links = [...document.querySelectorAll('nav a')];
-const hook = connect({ url: '/store_session' });
+const hook = connect({ url: '/store_session', events: false }); // the socket tells
 
 // ---- the socket
 

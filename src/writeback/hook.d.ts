@@ -1,1 +1,70 @@
-export {};
+/** Types of `hook.js`, the browser's side of a `SessionWriteback`. */
+
+/** Opens a page's connection to its session. One is enough for a page. */
+export function connect(options: Options): LayeredSession;
+
+export interface Options {
+  /** Where the writeback is mounted: `/session`. Of the page's own origin. */
+  url: string;
+  /** `false` for a page that is told of changes in another way, such as a socket of its own. */
+  events?: boolean;
+}
+
+export interface LayeredSession extends EventTarget {
+  /**
+   * What the page may read, by name, as the server last said. Empty before the first `change` and after the end of a
+   * session. A value that the page stores is here once the server has taken it.
+   */
+  readonly values: ReadonlyMap<string, unknown>;
+
+  /**
+   * Posts values: one request at a time, the newest of each name, again and later each time until the server has taken
+   * or refused them. They survive being offline, but not a reload.
+   *
+   * @throws {TypeError} where a value is no JSON; then none is stored.
+   */
+  store(values: Record<string, unknown>): void;
+
+  /** Posts a relay token that came over a connection of the page's own. Tokens on the event stream are posted unasked. */
+  relay(token: string): void;
+
+  /**
+   * Tries again now what waits, and opens the event stream anew if it is not a session's, here and in other tabs: for
+   * a page whose own request (a form, a sign-in) may have begun a session.
+   */
+  resume(): void;
+
+  /** Gives up what waits, closes the stream and announces nothing more. */
+  close(): void;
+
+  addEventListener<Type extends keyof LayeredSessionEvents>(
+    type: Type,
+    listener: (event: LayeredSessionEvents[Type]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
+export interface LayeredSessionEvents {
+  /** These may have changed: `values` has them as they are now, or not at all. */
+  change: CustomEvent<{ names: string[] }>;
+  /** The session is over, and `values` is empty unless it was a shutdown. The hook connects again by itself. */
+  closed: CustomEvent<{ reason: 'renewed' | 'destroyed' | 'expired' | 'revoked' | 'shutdown' }>;
+  /** The server has taken these; `$relay` stands for a relay token. */
+  stored: CustomEvent<{ stored: string[] }>;
+  /** The session had ended or was renewed meanwhile. The values are kept and tried again. */
+  conflict: CustomEvent<Refusal>;
+  /** The values of these names are given up. */
+  refused: CustomEvent<Refusal>;
+}
+
+/** The server's words; `code` is stable, and `http_…` where the answer was not the writeback's. */
+export interface Refusal {
+  code: string;
+  message: string;
+  names: string[];
+}

@@ -1,59 +1,160 @@
-// Carries a page's changes (`store`), and what the server gave it to carry (`relay`), into the session and its cookie.
-// Events: `stored` {stored}; `conflict` {code, message, names}, the session has ended or was renewed, values are kept
-// and tried again; `refused` {code, message, names}, the values of these names are given up.
+// Keeps a page and its session together: `values` follow the server, `store` posts what the page changes, `relay` takes
+// to the cookie what the server changed on an open socket. hook.d.ts says more.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
 const NAMES = 64, UNITS = 5_000; // in one POST: 64 names and 16 KiB are taken, a UTF-16 unit has at most 3 bytes
 
-export const connect = ({ url }) => new LayeredSession(url);
+export const connect = (options) => new LayeredSession(options);
 
-class LayeredSession extends EventTarget {
-  #url;
-  #token; // only the newest: it holds all that the cookie lacks
-  #values = new Map(); // name to JSON text; not an object, for the sake of `__proto__`
-  #inFlight = new Set(); // of batches; more than one only on the way out
-  #timer;
-  #failures = 0;
-  #conflict = false;
-  #end = new AbortController();
+class Backoff {
+  failures = 0;
+  timer;
 
-  constructor(url) {
-    super();
-    this.#url = url;
-    const on = (type, listener) => globalThis.addEventListener?.(type, listener, { signal: this.#end.signal });
-    on('online', () => this.resume());
-    on('pagehide', () => this.#flush());
+  constructor(run) {
+    this.run = run;
   }
 
-  // Encodes at once: what is no JSON throws here and changes nothing, and the page may go on with its objects.
+  // Full jitter: the pages of a server that was away are not to come back in step.
+  wait() {
+    clearTimeout(this.timer);
+    const most = Math.min(LONGEST, SHORTEST * 2 ** this.failures++);
+    this.timer = setTimeout(() => {
+      this.timer = undefined;
+      this.run();
+    }, Math.random() * most);
+  }
+
+  // Shortens the wait, but leaves one: a page that resumes at each conflict must not spin.
+  resume() {
+    this.failures = 0;
+    this.timer ? this.wait() : this.run();
+  }
+}
+
+class LayeredSession extends EventTarget {
+  values = new Map();
+  #url;
+  #token; // only the newest: it holds all that the cookie lacks
+  #waiting = new Map(); // name to JSON text; not an object, for the sake of `__proto__`
+  #inFlight = new Set(); // of batches; more than one only on the way out
+  #posting = new Backoff(() => this.#pump());
+  #conflict = false;
+  #listening = new Backoff(() => this.#listen());
+  #source; // of events
+  #live = false; // it is a session's
+  #channel; // to other tabs, if the page wants events
+  #end = new AbortController();
+
+  constructor({ url, events = true }) {
+    super();
+    this.#url = url.replace(/\/$/, '');
+    const on = (type, listener) => addEventListener(type, listener, { signal: this.#end.signal });
+    on('online', () => this.resume());
+    on('pagehide', () => {
+      this.#flush();
+      this.#hangUp(); // so that the page can be kept for the back button
+    });
+    on('pageshow', ({ persisted }) => persisted && this.resume());
+    if (!events) return;
+    this.#channel = new BroadcastChannel(`layered-session ${this.#url}`);
+    this.#channel.onmessage = () => this.#renew();
+    this.#listen();
+  }
+
+  // Encodes at once: what is no JSON throws here and changes nothing.
   store(values) {
     const encoded = Object.entries(values).map(([name, value]) => [name, JSON.stringify(value)]);
     for (const [name, json] of encoded) if (json === undefined) throw new TypeError(`not JSON: ${name}`);
-    for (const [name, json] of encoded) this.#values.set(name, json);
+    for (const [name, json] of encoded) this.#waiting.set(name, json);
     this.#pump();
   }
 
   relay(token) {
     this.#token = token;
     // After a conflict it is the new session's, and brings the cookie that the values wait for.
-    this.#conflict ? this.resume() : this.#pump();
+    this.#conflict ? this.#posting.resume() : this.#pump();
   }
 
-  // Shortens the wait, but leaves one: a page that resumes at each conflict must not spin.
   resume() {
-    this.#failures = 0;
-    this.#timer ? this.#wait() : this.#pump();
+    this.#posting.resume();
+    this.#begun();
   }
 
-  // Gives up what waits, and announces nothing any more.
   close() {
     this.#end.abort();
-    clearTimeout(this.#timer);
+    this.#hangUp();
+    this.#channel?.close();
   }
+
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  get #idle() {
+    return this.#end.signal.aborted || navigator.onLine === false;
+  }
+
+  // ---- what the server says
+
+  #listen() {
+    if (!this.#channel || this.#source || this.#listening.timer || this.#idle) return;
+    const source = (this.#source = new EventSource(`${this.#url}/events`));
+    const on = (type, listener) => source.addEventListener(type, ({ data }) => listener(JSON.parse(data)));
+    on('state', ({ session, values }) => {
+      this.#listening.failures = 0;
+      this.#live = session;
+      this.#replace(values);
+      if (session && this.#conflict) this.#posting.resume();
+    });
+    on('set', (values) => this.#change(Object.entries(values)));
+    on('removed', (names) => this.#change(names.map((name) => [name])));
+    on('relay', (token) => this.relay(token));
+    on('closed', (reason) => {
+      // Nobody else is to be shown them.
+      if (reason !== 'shutdown') this.#replace({});
+      this.#emit('closed', { reason });
+    });
+    // By itself it retries without backoff, and not at all after an answer that is no stream.
+    source.onerror = () => {
+      this.#hangUp();
+      this.#listening.wait();
+    };
+  }
+
+  #hangUp() {
+    this.#source?.close();
+    this.#source = undefined;
+    this.#live = false;
+  }
+
+  #replace(values) {
+    const gone = [...this.values.keys()].filter((name) => !Object.hasOwn(values, name));
+    this.#change([...gone.map((name) => [name]), ...Object.entries(values)]);
+  }
+
+  #change(entries) {
+    for (const [name, value] of entries) value === undefined ? this.values.delete(name) : this.values.set(name, value);
+    this.#emit('change', { names: entries.map(([name]) => name) });
+  }
+
+  // A visitor's stream does not see the session that has come to be: the next one does, in every tab.
+  #begun() {
+    if (this.#live) return;
+    this.#channel?.postMessage(null);
+    this.#renew();
+  }
+
+  #renew() {
+    if (this.#live) return;
+    this.#hangUp();
+    this.#listening.resume();
+  }
+
+  // ---- what the page says
 
   // One POST at a time: the server is to see the changes in their order.
   #pump() {
-    if (this.#inFlight.size || this.#timer || globalThis.navigator?.onLine === false) return;
+    if (this.#inFlight.size || this.#posting.timer || this.#idle) return;
     const next = this.#next();
     if (next) this.#post(next);
   }
@@ -71,13 +172,13 @@ class LayeredSession extends EventTarget {
     if (token !== undefined) return { token, batch, body: JSON.stringify({ $relay: token }) };
 
     let room = UNITS;
-    for (const [name, json] of this.#values) {
+    for (const [name, json] of this.#waiting) {
       const member = `${JSON.stringify(name)}:${json}`;
       room -= member.length;
       if (batch.size === NAMES || (batch.size && room < 0)) break;
       members.push(member);
       batch.set(name, json);
-      this.#values.delete(name);
+      this.#waiting.delete(name);
       for (const older of this.#inFlight) older.delete(name); // not to be tried again after this one
     }
     if (batch.size) return { batch, body: `{${members}}` };
@@ -88,8 +189,7 @@ class LayeredSession extends EventTarget {
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
-      const init = { method: 'POST', credentials: 'same-origin', keepalive: true, headers, body };
-      const response = await fetch(this.#url, init);
+      const response = await fetch(this.#url, { method: 'POST', keepalive: true, headers, body });
       status = response.status;
       answer = await response.json();
     } catch {
@@ -102,47 +202,37 @@ class LayeredSession extends EventTarget {
   }
 
   #settle(token, batch, status, { stored, code = `http_${status}`, message = '', names }) {
-    const emit = (type, detail) => this.dispatchEvent(new CustomEvent(type, { detail }));
     names = Array.isArray(names) ? names : [];
     if (status === 200 && Array.isArray(stored)) {
-      this.#failures = 0;
+      this.#posting.failures = 0;
       this.#conflict = false;
-      emit('stored', { stored });
+      this.#begun();
+      this.#emit('stored', { stored });
     } else if (status === 409) {
       // The token is another session's for good; the values are the page's, and a new cookie may come.
       this.#keep(batch);
       if (batch.size) {
         this.#conflict = true;
-        this.#wait();
+        this.#posting.wait();
       }
-      emit('conflict', { code, message, names });
+      this.#emit('conflict', { code, message, names });
     } else if (status < 400 || status === 408 || status === 429 || status > 499) {
       // A 200 too that is not the server's own, such as the login page behind a redirect.
       this.#keep(batch, token);
-      this.#wait();
+      this.#posting.wait();
     } else {
       // Values of several calls may have gone together: those at fault are given up, or all where none is named.
       names = names.filter((name) => batch.has(name));
       if (!names.length) names = [...batch.keys()];
       for (const name of names) batch.delete(name);
       this.#keep(batch);
-      emit('refused', { code, message, names });
+      this.#emit('refused', { code, message, names });
     }
   }
 
   // Newer ones win over what comes back.
   #keep(batch, token) {
     this.#token ??= token;
-    this.#values = new Map([...batch, ...this.#values]);
-  }
-
-  // Full jitter: the pages of a server that was away must not come back in step.
-  #wait() {
-    clearTimeout(this.#timer);
-    const most = Math.min(LONGEST, SHORTEST * 2 ** this.#failures++);
-    this.#timer = setTimeout(() => {
-      this.#timer = undefined;
-      this.#pump();
-    }, Math.random() * most);
+    this.#waiting = new Map([...batch, ...this.#waiting]);
   }
 }
