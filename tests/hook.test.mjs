@@ -430,6 +430,7 @@ test('the values are what the server says of them', () => {
   source.tell('set', { theme: 'light', size: 3 });
   source.tell('removed', ['off', 'unheard-of']);
   assert.deepEqual(values(session), { theme: 'light', none: null, size: 3 });
+  source.tell('set', { toString: 1 });
   source.state(true, JSON.parse('{"size":4,"__proto__":1}'));
   assert.deepEqual([...session.values], [['size', 4], ['__proto__', 1]]);
   assert.deepEqual(
@@ -438,7 +439,8 @@ test('the values are what the server says of them', () => {
       ['change', ['theme', 'off', 'none']],
       ['change', ['theme', 'size']],
       ['change', ['off', 'unheard-of']],
-      ['change', ['theme', 'none', 'size', '__proto__']],
+      ['change', ['toString']],
+      ['change', ['theme', 'none', 'toString', 'size', '__proto__']],
     ],
   );
 });
@@ -451,6 +453,12 @@ test('what a page stores is in the values once the server says so', async () => 
   await stored();
   assert.deepEqual(values(session), { theme: 'light' });
   assert.equal(sources.length, 1, 'the stream of a session goes on');
+});
+
+test('the address of the mount may end with a slash', async () => {
+  connect({ url: '/' }).store({ a: 1 });
+  connect({ url: '/app/session/' }).store({ a: 1 });
+  assert.deepEqual([...posts, ...sources].map(({ url }) => url), ['/', '/app/session', '/events', '/app/session/events']);
 });
 
 test('a relay token that the stream brings is posted', async () => {

@@ -9,10 +9,11 @@ mod keys;
 mod live;
 mod page;
 mod sample;
+mod serve;
 mod values;
 mod views;
 
-use std::{env, io, net::Ipv4Addr, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Router,
@@ -22,49 +23,19 @@ use axum::{
 use layered_session::{
     BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, SessionWriteback, Sessions,
 };
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
-use tracing_subscriber::EnvFilter;
+use tokio::sync::mpsc;
 
 use crate::values::{CurrentUser, Division};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// How long open requests and sockets may take to end.
-const GRACE: Duration = Duration::from_secs(3);
 const FORM_BYTES: usize = 4 << 10;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_writer(io::stderr).init();
-    let port = match env::var("PORT") {
-        Ok(port) => port.parse::<u16>().map_err(|error| format!("PORT={port}: {error}"))?,
-        Err(_) => 3000,
-    };
     let sessions = sessions(keys::key_ring()?)?;
     // Each socket holds a clone of the sender, so the receiver hears of the last one's end.
     let (open, mut sockets) = mpsc::channel(1);
-    let app = app(&sessions, open)?;
-
-    let terminated = termination()?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    let (stop, stopped) = oneshot::channel::<()>();
-    let server = axum::serve(listener, app).with_graceful_shutdown(async {
-        stopped.await.ok();
-    });
-    let server = tokio::spawn(server.into_future());
-
-    terminated.await;
-    // Sockets would otherwise stay until their browsers left.
-    sessions.shutdown();
-    drop(stop);
-    if timeout(GRACE, async { (server.await, sockets.recv().await) }).await.is_err() {
-        tracing::warn!("some connections had to be cut");
-    }
-    Ok(())
+    serve::serve(app(&sessions, open)?, sessions, async move { sockets.recv().await }).await
 }
 
 /// Every misconfiguration is found here, with its remedy in the message.
@@ -100,24 +71,4 @@ fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError
         .layer(LayeredSessionLayer::new(sessions.clone()))
         // Added after the layer, so that it has no session to wait for.
         .route("/healthz", get(async || "ok")))
-}
-
-/// Resolves at the first SIGTERM or Ctrl-C. They are caught from this call on, not from the first poll.
-#[cfg(unix)]
-fn termination() -> io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-    })
-}
-
-#[cfg(not(unix))]
-fn termination() -> io::Result<impl Future<Output = ()>> {
-    Ok(async {
-        tokio::signal::ctrl_c().await.ok();
-    })
 }

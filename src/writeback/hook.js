@@ -97,14 +97,14 @@ class LayeredSession extends EventTarget {
   // ---- what the server says
 
   #listen() {
-    if (!this.#channel || this.#source || this.#listening.timer || this.#idle) return;
+    if (!this.#channel || this.#idle) return;
     const source = (this.#source = new EventSource(`${this.#url}/events`));
     const on = (type, listener) => source.addEventListener(type, ({ data }) => listener(JSON.parse(data)));
     on('state', ({ session, values }) => {
       this.#listening.failures = 0;
       this.#live = session;
       this.#replace(values);
-      if (session && this.#conflict) this.#posting.resume();
+      if (this.#conflict) this.#posting.resume();
     });
     on('set', (values) => this.#change(Object.entries(values)));
     on('removed', (names) => this.#change(names.map((name) => [name])));
@@ -139,7 +139,6 @@ class LayeredSession extends EventTarget {
 
   // A visitor's stream does not see the session that has come to be: the next one does, in every tab.
   #begun() {
-    if (this.#live) return;
     this.#channel?.postMessage(null);
     this.#renew();
   }
@@ -189,7 +188,7 @@ class LayeredSession extends EventTarget {
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
-      const response = await fetch(this.#url, { method: 'POST', keepalive: true, headers, body });
+      const response = await fetch(this.#url || '/', { method: 'POST', keepalive: true, headers, body });
       status = response.status;
       answer = await response.json();
     } catch {

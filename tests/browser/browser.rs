@@ -37,6 +37,10 @@ pub(crate) struct Browser {
 
 impl Browser {
     pub(crate) async fn start(server: &Server) -> Result<Self> {
+        Self::at(server.url()).await
+    }
+
+    pub(crate) async fn at(url: String) -> Result<Self> {
         let (chromium, driver) = installed()?;
         let profile = Profile::new()?;
         let mut command = Command::new(driver);
@@ -64,7 +68,7 @@ impl Browser {
         builder.capabilities([("goog:chromeOptions".to_owned(), options)].into_iter().collect());
         let client = builder.connect(&format!("http://{driver}")).await?;
         let session = client.session_id().await?.ok_or("the driver began no session")?;
-        Ok(Self { client, session, driver, url: server.url(), _process: process, _profile: profile })
+        Ok(Self { client, session, driver, url, _process: process, _profile: profile })
     }
 
     /// Has the driver wait until Chromium has left, in a form that a destructor can use.
@@ -76,13 +80,24 @@ impl Browser {
         stream.read(&mut [0; 64]).map(drop)
     }
 
-    /// Opens the page in a new tab, and returns when its socket is open.
+    /// Opens the page in a new tab whose traffic is written down, and returns when its connection is open.
     pub(crate) async fn open(&self) -> Result<Tab> {
-        let window = self.client.new_window(true).await?.handle;
-        let tab = Tab::new(self.client.clone(), window);
+        let tab = self.blank().await?;
         tab.watch().await?;
         tab.visit(&self.url).await?;
         Ok(tab)
+    }
+
+    /// The same with the browser's own `fetch`, which alone can still send from a page that is being left.
+    pub(crate) async fn open_unwatched(&self) -> Result<Tab> {
+        let tab = self.blank().await?;
+        tab.visit(&self.url).await?;
+        Ok(tab)
+    }
+
+    async fn blank(&self) -> Result<Tab> {
+        let window = self.client.new_window(true).await?.handle;
+        Ok(Tab::new(self.client.clone(), window))
     }
 }
 

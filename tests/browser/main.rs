@@ -1,9 +1,12 @@
-//! The `division` example in real Chromium: the page, the server and the browser's cookie together.
+//! Pages in real Chromium: the page, the server and the browser's cookie together.
 //!
 //! Each test starts its own server and its own browser. What the page shows is awaited with a deadline and nothing sleeps
 //! to be right. `tests/all.sh` installs what these tests need.
 
 mod browser;
+mod cart;
+mod faulty;
+mod hook;
 mod looks;
 mod server;
 mod tab;

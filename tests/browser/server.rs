@@ -1,13 +1,14 @@
-//! The `division` example as a process of its own, on a port and with keys that outlive it.
+//! An example as a process of its own, on a port and with keys that outlive it.
 
 use std::{
+    collections::HashMap,
     env,
     io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio, id},
     sync::{
-        LazyLock,
+        LazyLock, Mutex, PoisonError,
         atomic::{AtomicU16, Ordering},
         mpsc,
     },
@@ -30,20 +31,26 @@ const STOP: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub(crate) struct Server {
+    example: &'static str,
     process: Process,
     port: u16,
 }
 
 impl Server {
+    /// Starts the `division` example.
     pub(crate) fn start() -> Result<Self> {
+        Self::of("division")
+    }
+
+    pub(crate) fn of(example: &'static str) -> Result<Self> {
         let port = free_port();
-        Ok(Self { process: serve(port)?, port })
+        Ok(Self { example, process: serve(example, port)?, port })
     }
 
     /// Stops it as a deploy does, sockets open or not, and starts it again: same port, same keys, empty memory.
     pub(crate) fn restart(&mut self) -> Result {
         self.stop()?;
-        self.process = serve(self.port)?;
+        self.process = serve(self.example, self.port)?;
         Ok(())
     }
 
@@ -57,7 +64,7 @@ impl Server {
     }
 
     pub(crate) fn start_again(&mut self) -> Result {
-        self.process = serve(self.port)?;
+        self.process = serve(self.example, self.port)?;
         Ok(())
     }
 
@@ -66,11 +73,8 @@ impl Server {
     }
 }
 
-fn serve(port: u16) -> Result<Process> {
-    static EXAMPLE: LazyLock<Result<PathBuf, String>> = LazyLock::new(|| build().map_err(|error| error.to_string()));
-
-    let program = EXAMPLE.as_ref().map_err(Clone::clone)?;
-    let mut command = Command::new(program);
+fn serve(example: &'static str, port: u16) -> Result<Process> {
+    let mut command = Command::new(built(example)?);
     command.env("PORT", port.to_string()).env("SESSION_KEYS", KEYS);
     let (process, line) = Process::start(command, "listening on ", READY)?;
     match line.strip_suffix('/').unwrap_or(&line).ends_with(&format!("http://127.0.0.1:{port}")) {
@@ -79,24 +83,37 @@ fn serve(port: u16) -> Result<Process> {
     }
 }
 
+/// Where an example's executable is, built once.
+fn built(example: &'static str) -> Result<PathBuf> {
+    static EXAMPLES: LazyLock<Mutex<HashMap<&'static str, PathBuf>>> = LazyLock::new(Mutex::default);
+
+    let mut examples = EXAMPLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(executable) = examples.get(example) {
+        return Ok(executable.clone());
+    }
+    let executable = build(example)?;
+    examples.insert(example, executable.clone());
+    Ok(executable)
+}
+
 /// Builds the example beside this test, into the same target directory, and asks cargo where it is.
-fn build() -> Result<PathBuf> {
+fn build(example: &str) -> Result<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--example", "division", "--all-features", "--message-format", "json-render-diagnostics"])
+        .args(["build", "--example", example, "--all-features", "--message-format", "json-render-diagnostics"])
         .args(["--manifest-path", concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"), "--target-dir"])
         .arg(target)
         .stderr(Stdio::inherit())
         .output()?;
     if !built.status.success() {
-        return Err("the division example does not build".into());
+        return Err(format!("the {example} example does not build").into());
     }
     let executable = built.stdout.lines().find_map(|line| {
         let message: Value = serde_json::from_str(&line.ok()?).ok()?;
-        (message["target"]["name"] == "division").then_some(())?;
+        (message["target"]["name"] == example).then_some(())?;
         Some(PathBuf::from(message["executable"].as_str()?))
     });
-    Ok(executable.ok_or("cargo named no executable for the division example")?)
+    Ok(executable.ok_or_else(|| format!("cargo named no executable for the {example} example"))?)
 }
 
 /// A port below those that the system hands out by itself, so that nothing takes it while the server restarts.

@@ -58,6 +58,10 @@ impl Tab {
         self.is_connected().await
     }
 
+    pub(crate) async fn close(&self) -> Result {
+        Ok(self.front().await?.close_window().await?)
+    }
+
     pub(crate) async fn switch(&self, division: i64) -> Result {
         let client = self.front().await?;
         client.find(Locator::Css("#division")).await?.select_by_value(&division.to_string()).await?;

@@ -1,0 +1,83 @@
+//! A cart that every open page of a browser shows as it is: plain HTTP writes it, server-sent events tell the pages, and
+//! the sealed cookie keeps it over a restart.
+//!
+//! `cargo run --example cart --features axum`, then open the address that it prints, twice. `PORT` and `SESSION_KEYS`
+//! are read as in the `division` example, with which this one shares the browser's cookie: ports are nothing to cookies.
+
+#[path = "../division/keys.rs"]
+mod keys;
+mod page;
+#[path = "../division/serve.rs"]
+mod serve;
+mod shop;
+
+use std::time::Duration;
+
+use axum::{
+    Json, Router,
+    http::header,
+    response::{IntoResponse, Redirect},
+    routing::{get, post},
+};
+use layered_session::{
+    BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionWriteback, Sessions,
+    WriteError,
+};
+use serde::Deserialize;
+
+use crate::shop::Cart;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let sessions = sessions(keys::key_ring()?)?;
+    serve::serve(app(&sessions)?, sessions, std::future::ready(())).await
+}
+
+fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
+    Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(64 << 20).build())
+        // For http on loopback only: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
+        .tier(CookieTier::sealed(keys).name("session").plain_http())
+        .value::<Cart>()
+        .idle(14 * DAY)
+        .absolute(90 * DAY)
+        .build()
+}
+
+fn app(sessions: &Sessions) -> Result<Router, BuildError> {
+    Ok(Router::new()
+        .route("/", get(page::page))
+        .route("/cart", get(show).post(add).delete(empty))
+        .route("/logout", post(logout))
+        // Pages read the cart, and change it through the routes above alone.
+        .nest_service("/session", SessionWriteback::new(sessions).expose::<Cart>()?)
+        .merge(page::assets())
+        .layer(LayeredSessionLayer::new(sessions.clone()))
+        .route("/healthz", get(async || "ok")))
+}
+
+async fn show(session: Session) -> impl IntoResponse {
+    ([(header::CACHE_CONTROL, "no-store")], Json(session.get::<Cart>()))
+}
+
+#[derive(Deserialize)]
+struct Addition {
+    product_id: u32,
+}
+
+/// Of tabs that add at once none undoes another: an update is a compare-and-set.
+async fn add(session: Session, Json(Addition { product_id }): Json<Addition>) -> Result<Json<Cart>, WriteError> {
+    session.update::<Cart>(|cart| cart.add(product_id)).await.map(Json)
+}
+
+async fn empty(session: Session) -> Result<Json<Cart>, WriteError> {
+    session.remove::<Cart>().await?;
+    Ok(Json(Cart::default()))
+}
+
+async fn logout(session: Session) -> Result<Redirect, WriteError> {
+    session.destroy().await?;
+    Ok(Redirect::to("/"))
+}

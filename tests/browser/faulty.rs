@@ -1,0 +1,179 @@
+//! A server that fails on purpose, with a page that has the hook and nothing else.
+
+use std::{
+    collections::VecDeque,
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use axum::{
+    Router,
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{Method, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{Html, IntoResponse, Response},
+    routing::{get, post},
+};
+use http_body_util::BodyExt;
+use layered_session::{
+    CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, SessionWriteback, Sessions, WriteError,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::{net::TcpListener, sync::Notify, task::AbortHandle};
+
+use crate::Result;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Note(String);
+
+impl SessionValue for Note {
+    const NAME: &'static str = "note";
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Size(u8);
+
+impl SessionValue for Size {
+    const NAME: &'static str = "size";
+}
+
+/// What becomes of one POST to the writeback.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Fault {
+    /// It is not looked at, and this is the answer.
+    Status(u16),
+    /// The connection breaks before it is looked at.
+    Cut,
+    /// It is taken, and the connection breaks before the answer is whole.
+    Lost,
+    /// It waits for [`Faulty::release`].
+    Held,
+}
+
+/// The server; it ends with its owner.
+#[derive(Debug)]
+pub(crate) struct Faulty {
+    url: String,
+    faults: Arc<Faults>,
+    server: AbortHandle,
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    coming: Mutex<VecDeque<Fault>>,
+    bodies: Mutex<Vec<Value>>,
+    release: Notify,
+    /// Each open stream holds one of these.
+    streams: Arc<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Faulty {
+    pub(crate) async fn start() -> Result<Self> {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().build())
+            .tier(CookieTier::sealed(KeyRing::generate()?).name("session").plain_http())
+            .value::<Note>()
+            .value::<Size>()
+            .build()?;
+        let faults = Arc::<Faults>::default();
+        let writeback = SessionWriteback::new(&sessions).allow::<Note>()?.allow::<Size>()?;
+        let asset = |kind: &'static str, text: &'static str| get(async move || ([(header::CONTENT_TYPE, kind)], text));
+        let app = Router::new()
+            .nest_service("/session", writeback)
+            .layer(from_fn_with_state(Arc::clone(&faults), fail))
+            .route("/", get(page))
+            .route("/page.js", asset("text/javascript", include_str!("faulty.js")))
+            .route("/renew", post(renew))
+            .route("/destroy", post(destroy))
+            .layer(LayeredSessionLayer::new(sessions));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let url = format!("http://{}/", listener.local_addr()?);
+        let server = tokio::spawn(axum::serve(listener, app).into_future()).abort_handle();
+        Ok(Self { url, faults, server })
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    /// The next POSTs meet these.
+    pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
+        lock(&self.faults.coming).extend(faults);
+    }
+
+    /// Lets the POST that is held go on.
+    pub(crate) fn release(&self) {
+        self.faults.release.notify_one();
+    }
+
+    /// How many event streams are open.
+    pub(crate) fn streams(&self) -> usize {
+        Arc::strong_count(&self.faults.streams) - 1
+    }
+
+    /// The bodies of all POSTs so far, in the order in which they came.
+    pub(crate) fn posts(&self) -> Vec<Value> {
+        lock(&self.faults.bodies).clone()
+    }
+}
+
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        self.server.abort();
+    }
+}
+
+async fn page() -> impl IntoResponse {
+    let policy = "default-src 'none'; script-src 'self'; connect-src 'self'";
+    let html = r#"<!doctype html><title>hook</title><script type="module" src="/page.js"></script><body>"#;
+    ([(header::CONTENT_SECURITY_POLICY, policy)], Html(html))
+}
+
+async fn renew(session: Session) -> Result<(), WriteError> {
+    session.renew().await
+}
+
+async fn destroy(session: Session) -> Result<(), WriteError> {
+    session.destroy().await
+}
+
+async fn fail(State(faults): State<Arc<Faults>>, request: Request, next: Next) -> Response {
+    if request.method() != Method::POST {
+        let stream = Arc::clone(&faults.streams);
+        let held = move |frame| {
+            let _ = &stream;
+            frame
+        };
+        return next.run(request).await.map(|body| Body::new(body.map_frame(held)));
+    }
+    let (head, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, 64 << 10).await else { return cut() };
+    lock(&faults.bodies).push(serde_json::from_slice(&body).unwrap_or_default());
+    let request = Request::from_parts(head, Body::from(body));
+    let fault = lock(&faults.coming).pop_front();
+    match fault {
+        None => next.run(request).await,
+        Some(Fault::Status(status)) => StatusCode::from_u16(status).unwrap_or_default().into_response(),
+        Some(Fault::Cut) => cut(),
+        Some(Fault::Lost) => {
+            next.run(request).await;
+            cut()
+        }
+        Some(Fault::Held) => {
+            faults.release.notified().await;
+            next.run(request).await
+        }
+    }
+}
+
+/// A response whose body ends before its time: the browser sees a network error.
+fn cut() -> Response {
+    let broken = futures_util::stream::iter([Ok("{"), Err("cut")]);
+    ([(header::CONTENT_LENGTH, "1000")], Body::from_stream(broken)).into_response()
+}
