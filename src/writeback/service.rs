@@ -73,6 +73,20 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// The stream itself is no use of the session, and does not keep it from idling out.
 ///
+/// # The hook
+///
+/// ```js
+/// import { connect } from '/session/hook.js'; // types: /session/hook.d.ts
+///
+/// const session = connect({ url: '/session' }); // `events: false` for a page with a socket of its own
+/// session.addEventListener('change', () => show(session.values.get('theme')));
+/// session.store({ theme: 'dark' }); // tried again until it is taken or refused
+/// ```
+///
+/// It needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. One POST is under way at a
+/// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is
+/// left sends what waits. A socket of the page's own hands [`RelayToken`](crate::RelayToken)s to `session.relay(token)`.
+///
 /// # Refusals
 ///
 /// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant; of names that are not
