@@ -50,9 +50,11 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
         set(&mut browser, &elsewhere, Division(2)).await;
         assert_eq!(seen(&mut browser, &node).await, expected);
         assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "the older one overwrote the newer");
-        set(&mut browser, &node, Visits(1)).await;
-        assert_eq!(carried::<Visits>(&browser, &app).await, Visits(1));
-        assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "a write of another value lost it");
+        for visits in [1, 2] {
+            set(&mut browser, &node, Visits(visits)).await;
+            assert_eq!(carried::<Visits>(&browser, &app).await, Visits(visits));
+            assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "a write of another value lost it");
+        }
     }
 }
 
@@ -386,6 +388,20 @@ async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
     for node in [node, app.node()] {
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     }
+}
+
+// Acceptance 17.
+#[tokio::test]
+async fn a_watch_skips_a_wrong_typed_value_as_a_read_does() {
+    let app = App::new();
+    let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
+    let node = Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
+    let mut browser = Browser::new();
+    set(&mut browser, &earlier, NumberedTheme(7)).await;
+    let mut page = socket(&browser, &node).await.watch::<Theme>();
+    assert_eq!(at_once(page.next()), Some(Some(theme("light"))));
+    set(&mut browser, &node, theme("dark")).await;
+    assert_eq!(at_once(page.next()), Some(Some(theme("dark"))));
 }
 
 /// As [`Division`] before its bounds were drawn.
