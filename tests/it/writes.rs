@@ -6,7 +6,7 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use layered_session::{
     Closed, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier,
     MissingSessionKind, Placement, Principal, Role, Scope, Session, SessionValue, Sessions, Tier, TierFuture,
@@ -473,6 +473,29 @@ fn gated(waits: CommitKind) -> (Gated, Site) {
     let gated = Gated { store: SpyStore::new(), waits, gate: Arc::new(Semaphore::new(0)) };
     let shared = gated.clone();
     (gated, Site::with(move |builder| builder.tier(shared.clone())))
+}
+
+// Acceptance 56: asked by all at once, the store would turn away all but one each time, and some would give up.
+#[tokio::test]
+async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
+    const UPDATES: usize = 40;
+    let (gated, site) = gated(CommitKind::Update);
+    let mut browser = site.dark().await;
+    let session = browser.open(&site.node).await;
+    gated.store.take_operations();
+    let updates = (0..UPDATES).map(|n| {
+        let session = session.clone();
+        async move {
+            match n % 2 {
+                0 => count(session).await,
+                _ => session.batch().update::<Visits>(|visits| visits.0 += 1).commit().await.unwrap(),
+            }
+        }
+    });
+    let open = async { gated.gate.add_permits(Semaphore::MAX_PERMITS) };
+    tokio::join!(join_all(updates), open);
+    assert_eq!(gated.store.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
+    assert_eq!(visits(&browser, &site.cold()).await, Visits(UPDATES as u64));
 }
 
 #[tokio::test]
