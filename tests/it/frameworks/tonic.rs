@@ -7,9 +7,15 @@ use std::{
     task::{Context, Poll},
 };
 
+use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, header, uri::PathAndQuery};
-use layered_session::{LayeredSessionLayer, Session, Sessions, WriteErrorKind};
+use http_body_util::Full;
+use layered_session::{
+    LayeredSessionLayer, Session, SessionValue, Sessions, WriteError, WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
 use tonic::{
     Code, Request, Response, Status,
     body::Body,
@@ -19,10 +25,10 @@ use tonic::{
     transport::{Channel, server::TcpIncoming},
 };
 use tonic_prost::ProstCodec;
-use tower::Service;
+use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{Action, Client, Framework, OWN_COOKIE, Outcome, Reply, Server, State, Trouble, Watching, listen, perform};
-use crate::world::{Browser, Division};
+use crate::world::{Browser, Division, Node, Theme, builder, ring};
 
 pub(super) struct Tonic;
 
@@ -205,4 +211,52 @@ impl Client for GrpcClient {
     async fn post(&self, _: &Browser, _: &'static str, _: &'static str) -> Option<Reply> {
         None
     }
+}
+
+/// Declared on no chain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Undeclared;
+
+impl SessionValue for Undeclared {
+    const NAME: &'static str = "undeclared";
+}
+
+fn code(written: Result<(), WriteError>) -> Code {
+    Status::from(written.unwrap_err()).code()
+}
+
+#[tokio::test]
+async fn what_refuses_a_write_is_told_by_the_code() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let codes = async |session: Session| {
+        let large = code(session.set(Theme("x".repeat(10_000))).await);
+        let (invalid, undeclared) = (code(session.set(Division(9)).await), code(session.set(Undeclared).await));
+        session.set(Division(3)).await.unwrap();
+        session.destroy().await.unwrap();
+        (large, invalid, undeclared, code(session.set(Division(4)).await))
+    };
+    let expected = (Code::ResourceExhausted, Code::InvalidArgument, Code::Internal, Code::Aborted);
+    assert_eq!(Browser::new().visit(&node, codes).await, expected);
+}
+
+async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<Status>, Infallible> {
+    Ok(http::Response::new(Session::load(request.extensions()).await.unwrap_err().into()))
+}
+
+// Acceptance 50.
+#[tokio::test]
+async fn a_store_that_is_away_is_told_apart_from_a_layer_that_is_missing() {
+    let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let (mut browser, warm, cold) = (Browser::new(), node(), node());
+    browser.visit(&warm, async |session| session.set(Division(3)).await.unwrap()).await;
+    store.fail();
+    assert_eq!(browser.visit(&warm, async |s| code(s.set(Division(4)).await)).await, Code::Unavailable);
+    let away =
+        LayeredSessionLayer::new(cold.sessions).layer(service_fn(missing)).oneshot(browser.request()).await.unwrap();
+    assert_eq!(away.into_body().code(), Code::Unavailable);
+    let missing = Status::from(Session::load(&http::Extensions::new()).await.unwrap_err());
+    assert_eq!(missing.code(), Code::Internal);
+    assert!(missing.message().contains("LayeredSessionLayer"), "{missing}");
 }
