@@ -25,7 +25,7 @@ use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use hyper::body::{Body as _, Frame};
 use layered_session::{
     CookieTier, DefaultTier, Found, LayeredSession, LayeredSessionLayer, Lookup, MemoryTier, MissingSessionKind,
-    Preload, Session, Sessions, Tier, TierFuture, testing::ManualClock,
+    Preload, Principal, Session, Sessions, Tier, TierFuture, testing::ManualClock,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -371,6 +371,34 @@ impl Tier for Slow {
             Found::value(&Theme("slow".into()))
         })
     }
+}
+
+/// A source that goes by what the request asks for.
+#[derive(Debug)]
+struct Asked;
+
+impl Tier for Asked {
+    fn name(&self) -> &'static str {
+        "asked"
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
+        TierFuture::ready(theme.map_or_else(|| Ok(Found::nothing()), |theme| Found::value(&Theme(theme.into()))))
+    }
+}
+
+#[tokio::test]
+async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
+    let sessions = builder(&ring(), &ManualClock::new()).tier(Asked).build().unwrap();
+    let layer = LayeredSessionLayer::new(sessions.clone());
+    for app in [pages().layer(layer.clone()), pages().layer(layer.preload())] {
+        let request = Request::get("/").header("x-theme", "dark").body(Body::empty()).unwrap();
+        let body = app.oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "dark");
+    }
+    let job = sessions.of(Principal::new("ada")).await.unwrap();
+    assert_eq!(job.origin::<Theme>().tier(), "default");
 }
 
 fn resolving(slow: bool) -> Sessions {
