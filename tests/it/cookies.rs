@@ -381,6 +381,17 @@ async fn of_several_tokens_one_distinct_that_opens_counts_and_more_are_none_and_
 
 // R17.
 #[tokio::test]
+async fn several_tokens_are_removed_though_nobody_reads_what_was_loaded() {
+    let site = Site::new();
+    let tokens = [site.dark().await, site.dark().await].map(|browser| format!("session={}", browser.token()));
+    let idle = |_: Session| async { (Response::new(Full::default()), ()) };
+    let (response, ()) = site.node.handle(bringing(&tokens), idle).await;
+    let set = set_cookies(response.headers());
+    assert_eq!(set.iter().map(|set| attribute(set, "Max-Age")).collect::<Vec<_>>(), [Some("0")]);
+}
+
+// R17.
+#[tokio::test]
 async fn a_write_among_several_tokens_makes_a_session_of_its_own() {
     let site = Site::new();
     let tokens = [site.dark().await, site.dark().await].map(|browser| format!("session={}", browser.token()));
