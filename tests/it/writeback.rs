@@ -23,7 +23,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tower::{Layer, ServiceExt};
 
-use crate::world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring};
+use crate::{
+    site::dark,
+    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring},
+};
 
 const KIB: usize = 1 << 10;
 
@@ -757,6 +760,9 @@ async fn without_its_own_layer_it_says_so() {
     let both = LayeredSessionLayer::new(Page::new().node.sessions).layer(allowing(&page.node.sessions));
     let nested = LayeredSessionLayer::new(page.node.sessions.clone()).layer(both).oneshot(request()).await.unwrap();
     assert_eq!(nested.status(), StatusCode::OK, "its own lies further out");
+    let mut browser = page.browser.clone();
+    browser.take(nested.headers());
+    assert_eq!(browser.theme(&page.node).await, dark(), "the one further in has taken it");
 }
 
 // R35.
