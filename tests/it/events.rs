@@ -11,7 +11,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::{App, bring, carried, post, set, sign_in, signed_in, socket, visitor},
+    app::{App, bring, carried, post, set, sign_in, signed_in, socket, soon, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
 
@@ -209,7 +209,7 @@ async fn only_a_get_of_a_page_of_the_same_origin_opens_it() {
         if site.is_empty() {
             request.headers_mut().remove("sec-fetch-site");
         }
-        let answer = node.writeback(writeback(&node), request).await;
+        let answer = soon(node.writeback(writeback(&node), request)).await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
     }
     for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
