@@ -3,12 +3,12 @@
 use std::future::Future;
 
 use layered_session::{
-    Answer, Batch, BuildError, BuildErrorKind, Change, Changed, Changes, Clock, Closed, Commit, CommitKind, Committed,
-    CookieTier, DefaultTier, Explanation, Found, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, Lookup,
-    MemoryTier, MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, OwnerId, Placement, Preload,
-    PreloadFuture, PreloadLayer, Principal, RelayToken, Resolution, ResponseFuture, Role, SameSite, Scope, Session,
-    SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture, TokioClock,
-    Version, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
+    Answer, Batch, BoxError, BuildError, BuildErrorKind, Change, ChangeOrigin, Changed, Changes, Clock, Closed, Commit,
+    CommitKind, Committed, CookieTier, DefaultTier, Explanation, Found, KeyRing, LayeredSession, LayeredSessionLayer,
+    Lifetime, Lookup, MemoryTier, MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, OwnerId, Placement,
+    Preload, PreloadFuture, PreloadLayer, Principal, RelayToken, Resolution, ResponseFuture, Role, SameSite, Scope,
+    Session, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture,
+    TokioClock, Version, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
     testing::{ManualClock, Operation, SpyStore},
 };
 
@@ -49,6 +49,7 @@ fn public_types_keep_their_auto_traits() {
 
     copied::<Answer>();
     copied::<BuildErrorKind>();
+    copied::<ChangeOrigin>();
     copied::<Closed>();
     copied::<Commit<'static>>();
     copied::<CommitKind>();
@@ -76,6 +77,7 @@ fn public_types_keep_their_auto_traits() {
     kept::<SessionsBuilder>();
     kept::<Watch<Division>>();
     kept::<WritebackBody>();
+    sent_and_shared::<BoxError>();
     sent_and_shared::<Sleep>();
     sent_and_shared::<dyn Tier>();
     sent_and_shared::<dyn Clock>();
