@@ -39,17 +39,19 @@ fn main() -> Result<(), BoxError> {
     let (writes, owners) = if measures { (200_000, OWNERS) } else { (20, 100) };
 
     println!("{:<44} {:>10} {:>10} {:>7}", "", "session", "watch", "ratio");
-    for watchers in [1, 1_000, 10_000] {
-        // Taken in turns, so that what else the machine does falls on both.
-        let rounds = (writes / watchers).clamp(20, 20_000);
-        let (mut ours, mut bare) = (Delivery::ours(watchers)?, Delivery::bare(watchers)?);
-        let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
-        for round in 1..=rounds as i64 {
-            our_times.push(ours.deliver(round));
-            bare_times.push(bare.deliver(round));
+    for threads in [Threads::Others, Threads::Same] {
+        println!("write to last delivery, watchers on {threads}");
+        for watchers in [1, 1_000, 10_000] {
+            // Taken in turns, so that what else the machine does falls on both.
+            let rounds = (writes / watchers).clamp(20, 20_000);
+            let (ours, bare) = (Delivery::ours(watchers, threads)?, Delivery::bare(watchers, threads)?);
+            let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
+            for round in 1..=rounds as i64 {
+                our_times.push(ours.deliver(round));
+                bare_times.push(bare.deliver(round));
+            }
+            row(&format!("{watchers} watchers, us"), median(our_times), median(bare_times));
         }
-        let what = format!("write to last delivery, {watchers} watchers, us");
-        row(&what, median(our_times), median(bare_times));
     }
 
     let (ours, bare) = (ours_in_memory(owners)?, bare_in_memory(owners)?);
@@ -69,12 +71,25 @@ fn row(what: &str, ours: f64, bare: f64) {
 /// One owner, and tasks that wait for its value.
 struct Delivery {
     runtime: Runtime,
-    write: Box<Write>,
+    writer: Writer,
     watchers: usize,
     done: Arc<Done>,
 }
 
-type Write = dyn FnMut(&Runtime, i64);
+#[derive(Clone)]
+enum Writer {
+    Ours(Session),
+    Bare(watch::Sender<i64>),
+}
+
+impl Writer {
+    async fn write(&self, value: i64) {
+        match self {
+            Self::Ours(session) => session.set(Count(value)).await.expect("a write"),
+            Self::Bare(sender) => sender.send(value).expect("receivers"),
+        }
+    }
+}
 
 /// Counts those who have seen the newest value.
 #[derive(Default)]
@@ -92,8 +107,8 @@ impl Done {
 }
 
 impl Delivery {
-    fn ours(watchers: usize) -> Result<Self, BoxError> {
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    fn ours(watchers: usize, threads: Threads) -> Result<Self, BoxError> {
+        let runtime = threads.runtime()?;
         let done = Arc::<Done>::default();
         let layer = LayeredSessionLayer::new(sessions()?);
         let cookie = runtime.block_on(begin(&layer))?;
@@ -108,15 +123,12 @@ impl Delivery {
                 }
             });
         }
-        let writer = runtime.block_on(open(&layer, &cookie))?;
-        let write = Box::new(move |runtime: &Runtime, value| {
-            runtime.block_on(writer.set(Count(value))).expect("a write");
-        });
-        Ok(Self { runtime, write, watchers, done }.settled())
+        let writer = Writer::Ours(runtime.block_on(open(&layer, &cookie))?);
+        Ok(Self { runtime, writer, watchers, done }.settled())
     }
 
-    fn bare(watchers: usize) -> Result<Self, BoxError> {
-        let runtime = Builder::new_multi_thread().worker_threads(2).enable_time().build()?;
+    fn bare(watchers: usize, threads: Threads) -> Result<Self, BoxError> {
+        let runtime = threads.runtime()?;
         let done = Arc::<Done>::default();
         let (sender, receiver) = watch::channel(0);
         for _ in 0..watchers {
@@ -129,8 +141,7 @@ impl Delivery {
                 }
             });
         }
-        let write = Box::new(move |_: &Runtime, value| sender.send(value).expect("receivers"));
-        Ok(Self { runtime, write, watchers, done }.settled())
+        Ok(Self { runtime, writer: Writer::Bare(sender), watchers, done }.settled())
     }
 
     /// Once all have seen the first value and wait for the next.
@@ -140,15 +151,44 @@ impl Delivery {
     }
 
     /// Microseconds from a write until the last watcher has seen it.
-    fn deliver(&mut self, value: i64) -> f64 {
+    fn deliver(&self, value: i64) -> f64 {
         self.done.seen.store(0, Ordering::Release);
-        let start = Instant::now();
-        (self.write)(&self.runtime, value);
-        self.runtime.block_on(self.done.all.notified());
-        let time = start.elapsed();
+        let time = self.runtime.block_on(async {
+            let start = Instant::now();
+            self.writer.write(value).await;
+            self.done.all.notified().await;
+            start.elapsed()
+        });
         // The last has seen it, and may not be asleep again: coalescing would spare it the next one.
         std::thread::sleep(Duration::from_micros(20 + self.watchers as u64 / 100));
         time.as_nanos() as f64 / 1e3
+    }
+}
+
+/// Where the watchers run.
+#[derive(Clone, Copy)]
+enum Threads {
+    /// On the writer's own: the work that there is, and nothing of how threads wake each other.
+    Same,
+    /// On two others.
+    Others,
+}
+
+impl std::fmt::Display for Threads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Same => "the writer's thread",
+            Self::Others => "two other threads",
+        })
+    }
+}
+
+impl Threads {
+    fn runtime(self) -> std::io::Result<Runtime> {
+        match self {
+            Self::Same => Builder::new_current_thread().enable_time().build(),
+            Self::Others => Builder::new_multi_thread().worker_threads(2).enable_time().build(),
+        }
     }
 }
 

@@ -5,7 +5,6 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -100,7 +99,7 @@ pub(crate) enum Said<T> {
 /// What all waiting on a session is made of: its bell and its alarm.
 pub(crate) struct Wait {
     session: Session,
-    bell: Arc<Bell>,
+    bell: Bell,
     alarm: Alarm,
     /// All was said: until something rings there is no use in looking.
     quiet: bool,

@@ -5,8 +5,9 @@
 //! it missed, nothing queues, and no writer ever waits. Locks are taken in that order.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     fmt,
+    ops::Bound::{Excluded, Unbounded},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     task::{Context, Poll, Waker},
 };
@@ -16,10 +17,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one waiting future hangs on.
-#[derive(Debug, Default)]
-pub(crate) struct Bell(Mutex<Ring>);
+/// What one waiting future hangs on: a place in its handle's chime.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    chime: Arc<Chime>,
+    place: usize,
+}
 
+/// One bell as its chime keeps it.
 #[derive(Debug, Default)]
 struct Ring {
     rung: bool,
@@ -27,49 +32,82 @@ struct Ring {
 }
 
 impl Bell {
-    /// Marks it as rung. Whom that wakes is to be woken outside of all locks: a waker may run anything, our own `poll`
-    /// included.
-    #[must_use]
-    fn ring(&self) -> Option<Waker> {
-        let mut ring = lock(&self.0);
-        ring.rung = true;
-        ring.waker.take()
-    }
-
     /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
     /// the two then rings again.
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut ring = lock(&self.0);
+        let mut bells = lock(&self.chime.0);
+        let Some(ring) = bells.at(self.place) else { return Poll::Pending };
         if std::mem::take(&mut ring.rung) {
             return Poll::Ready(());
         }
-        match &mut ring.waker {
-            Some(waker) => waker.clone_from(cx.waker()),
-            None => ring.waker = Some(cx.waker().clone()),
-        }
+        let known = ring.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let before = if known { None } else { ring.waker.replace(cx.waker().clone()) };
+        // A waker may be the last to hold its task, and that may hold other bells: it is dropped outside of the lock.
+        drop(bells);
+        drop(before);
         Poll::Pending
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        let taken = lock(&self.chime.0).take_down(self.place);
+        drop(taken); // outside of the lock, as above
     }
 }
 
 /// The bells of one handle and its clones.
 #[derive(Debug, Default)]
-pub(crate) struct Chime(Mutex<Vec<Weak<Bell>>>);
+pub(crate) struct Chime(Mutex<Bells>);
+
+/// Most handles have one watch, which needs no list: a write that thousands wait for follows a pointer less for each.
+#[derive(Debug, Default)]
+struct Bells {
+    first: Option<Ring>,
+    others: Vec<Option<Ring>>,
+    /// It has ever held a bell.
+    used: bool,
+}
+
+impl Bells {
+    fn hang(&mut self) -> usize {
+        self.used = true;
+        if self.first.is_none() {
+            self.first = Some(Ring::default());
+            return 0;
+        }
+        let free = self.others.iter().position(Option::is_none).unwrap_or(self.others.len());
+        match self.others.get_mut(free) {
+            Some(place) => *place = Some(Ring::default()),
+            None => self.others.push(Some(Ring::default())),
+        }
+        1 + free
+    }
+
+    fn at(&mut self, place: usize) -> Option<&mut Ring> {
+        match place {
+            0 => self.first.as_mut(),
+            place => self.others.get_mut(place - 1)?.as_mut(),
+        }
+    }
+
+    fn take_down(&mut self, place: usize) -> Option<Ring> {
+        match place {
+            0 => self.first.take(),
+            place => self.others.get_mut(place - 1)?.take(),
+        }
+    }
+}
 
 impl Chime {
-    pub(crate) fn hang(&self) -> Arc<Bell> {
-        let bell = Arc::new(Bell::default());
-        let mut bells = lock(&self.0);
-        // Those that are gone leave when the room runs out, so that a handle that opens a watch per request stays small.
-        if bells.len() == bells.capacity() {
-            bells.retain(|bell| bell.strong_count() > 0);
-        }
-        bells.push(Arc::downgrade(&bell));
-        bell
+    pub(crate) fn hang(self: &Arc<Self>) -> Bell {
+        let place = lock(&self.0).hang();
+        Bell { chime: Arc::clone(self), place }
     }
 
     pub(crate) fn is_used(&self) -> bool {
-        !lock(&self.0).is_empty()
+        lock(&self.0).used
     }
 
     pub(crate) fn ring(&self) {
@@ -78,14 +116,24 @@ impl Chime {
         woken.into_iter().for_each(Waker::wake);
     }
 
+    /// Marks all as rung. Whom that wakes is to be woken outside of all locks: a waker may run anything, our own `poll`
+    /// included.
     fn ring_into(&self, woken: &mut Vec<Waker>) {
-        woken.extend(lock(&self.0).iter().filter_map(|bell| bell.upgrade()?.ring()));
+        let Bells { first, others, .. } = &mut *lock(&self.0);
+        for ring in first.iter_mut().chain(others.iter_mut().flatten()) {
+            ring.rung = true;
+            woken.extend(ring.waker.take());
+        }
     }
 }
 
-/// Who waits on one record.
+/// Who waits on one record, by the chime's address: in an order, so that a ring can go on where it gave way.
 #[derive(Default)]
-pub(crate) struct Hub(Mutex<HashMap<usize, Weak<Chime>>>);
+pub(crate) struct Hub(Mutex<BTreeMap<usize, Weak<Chime>>>);
+
+/// How many are woken at a time: the first run while the rest is still being looked for, which halves the time until
+/// the last of a thousand has been told. (tokio's `Notify` has the same number.)
+const BATCH: usize = 32;
 
 impl Hub {
     pub(crate) fn join(&self, chime: &Arc<Chime>) {
@@ -93,19 +141,30 @@ impl Hub {
     }
 
     pub(crate) fn leave(&self, chime: &Arc<Chime>) {
-        let mut chimes = lock(&self.0);
-        chimes.remove(&Arc::as_ptr(chime).addr());
-        if chimes.is_empty() {
-            chimes.shrink_to_fit();
-        }
+        lock(&self.0).remove(&Arc::as_ptr(chime).addr());
     }
 
+    /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
     pub(crate) fn ring(&self) {
-        let mut woken = Vec::new();
-        for chime in lock(&self.0).values().filter_map(Weak::upgrade) {
-            chime.ring_into(&mut woken);
+        let (mut woken, mut after) = (Vec::new(), 0);
+        loop {
+            {
+                let chimes = lock(&self.0);
+                for (address, chime) in chimes.range((Excluded(after), Unbounded)) {
+                    after = *address;
+                    if let Some(chime) = chime.upgrade() {
+                        chime.ring_into(&mut woken);
+                    }
+                    if woken.len() >= BATCH {
+                        break;
+                    }
+                }
+            }
+            if woken.is_empty() {
+                return;
+            }
+            woken.drain(..).for_each(Waker::wake);
         }
-        woken.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -122,6 +181,10 @@ impl fmt::Debug for Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        task::Wake,
+    };
 
     #[test]
     fn rings_coalesce_and_reach_every_bell_of_every_chime() {
@@ -137,6 +200,37 @@ mod tests {
         assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_pending()));
     }
 
+    /// Leaves the hub when it is woken, as a watch does that its task drops.
+    struct Leaver {
+        hub: Arc<Hub>,
+        chime: Arc<Chime>,
+        woken: AtomicUsize,
+    }
+
+    impl Wake for Leaver {
+        fn wake(self: Arc<Self>) {
+            self.woken.fetch_add(1, Ordering::Relaxed);
+            self.hub.leave(&self.chime);
+        }
+    }
+
+    #[test]
+    fn more_than_one_batch_is_woken_once_each_whatever_they_do_then() {
+        let hub = Arc::new(Hub::default());
+        let leaver = |_| {
+            let chime = Arc::new(Chime::default());
+            hub.join(&chime);
+            let bell = chime.hang();
+            let leaver = Arc::new(Leaver { hub: Arc::clone(&hub), chime, woken: AtomicUsize::new(0) });
+            assert!(bell.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&leaver)))).is_pending());
+            (leaver, bell)
+        };
+        let leavers: Vec<_> = (0..3 * BATCH + 1).map(leaver).collect();
+        hub.ring();
+        assert!(leavers.iter().all(|(leaver, _)| leaver.woken.load(Ordering::Relaxed) == 1));
+        assert_eq!(hub.len(), 0);
+    }
+
     #[test]
     fn nothing_is_kept_of_who_left() {
         let (hub, chime) = (Hub::default(), Arc::new(Chime::default()));
@@ -144,7 +238,12 @@ mod tests {
         for _ in 0..1000 {
             drop(chime.hang());
         }
-        assert!(lock(&chime.0).len() <= 8);
+        let many: Vec<_> = (0..9).map(|_| chime.hang()).collect();
+        drop(many);
+        for _ in 0..1000 {
+            drop((chime.hang(), chime.hang()));
+        }
+        assert_eq!(lock(&chime.0).others.len(), 8);
         hub.leave(&chime);
         assert_eq!(hub.len(), 0);
     }
