@@ -1,0 +1,67 @@
+//! What somebody may make of genuine tokens: other bits, pieces, joints, spellings. The fuzz targets use it too.
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+const PREFIXES: [&str; 10] = ["R.", "B.", "c.", ".", "", "r", "r..", "r.b.", "b.r.", " r."];
+
+/// One change to a token, of which four bytes say what and where. What comes out may be a genuine token all the same:
+/// a joint of two can give one of them whole.
+pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8; 4]) -> String {
+    let mut chars: Vec<char> = token.chars().collect();
+    let place = usize::from(u16::from_be_bytes([high, low]));
+    let at = place % chars.len().max(1);
+    let other_case = |char: &mut char| match char.is_ascii_lowercase() {
+        true => char.make_ascii_uppercase(),
+        false => char.make_ascii_lowercase(),
+    };
+    match how % 15 {
+        0 => chars.get_mut(at).into_iter().for_each(|char| *char = char::from(*char as u8 ^ 1 << (with % 7))),
+        1 => return flip_sealed(token, place, with),
+        2 => chars.truncate(at),
+        3 => drop(chars.drain(..at)),
+        4 if at < chars.len() => drop(chars.remove(at)),
+        4 => {}
+        5 => chars.insert(at, char::from(with)),
+        6 => chars.push(char::from(with)),
+        7 => chars.extend_from_within(at..),
+        8 => {
+            let sealed = token.split_once('.').map_or(token, |(_, sealed)| sealed);
+            return format!("{}{sealed}", PREFIXES[usize::from(with) % PREFIXES.len()]);
+        }
+        9 => chars.get_mut(at).into_iter().for_each(other_case),
+        10 => chars[at..].iter_mut().for_each(other_case),
+        11 => {
+            let other = &genuine[usize::from(with) % genuine.len()];
+            chars.truncate(at);
+            chars.extend(other.chars().skip(at));
+        }
+        // The same bytes for a lenient reader, wherever the last character has bits to spare.
+        12 => chars.last_mut().into_iter().for_each(|last| {
+            let number = ALPHABET.iter().position(|char| char::from(*char) == *last).unwrap_or(0);
+            *last = char::from(ALPHABET[number ^ usize::from(1 + with % 15)]);
+        }),
+        13 => match with % 4 {
+            0 => chars.push('='),
+            1 => chars.extend("==".chars()),
+            2 => chars.extend("\r\n".chars()),
+            _ => return token.replace('-', "+").replace('_', "/"),
+        },
+        // The other purpose.
+        _ => match token.split_at_checked(2) {
+            Some(("r.", sealed)) => return format!("b.{sealed}"),
+            Some(("b.", sealed)) => return format!("r.{sealed}"),
+            _ => {}
+        },
+    }
+    chars.into_iter().collect()
+}
+
+/// Flips a bit below the spelling, so that what comes out is spelt as it should be.
+fn flip_sealed(token: &str, place: usize, bit: u8) -> String {
+    let Some((prefix, sealed)) = token.split_once('.') else { return token.to_owned() };
+    let Ok(mut bytes) = URL_SAFE_NO_PAD.decode(sealed) else { return token.to_owned() };
+    let Some(at) = place.checked_rem(bytes.len()) else { return token.to_owned() };
+    bytes[at] ^= 1 << (bit % 8);
+    format!("{prefix}.{}", URL_SAFE_NO_PAD.encode(bytes))
+}

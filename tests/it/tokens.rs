@@ -1,0 +1,254 @@
+//! Relay and birth tokens in general: whatever is made of them, and in whatever order and wherever they come.
+
+use http::StatusCode;
+use layered_session::Session;
+use proptest::{collection::vec, prelude::*, sample::Index};
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    app::{App, at_once, bring, sign_in, signed_in, socket, visitor},
+    forge::forge,
+    world::{Browser, Division, Node, Theme, User, Visits},
+};
+
+fn config(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+fn theme(length: u8) -> Theme {
+    Theme("x".repeat(length.into()))
+}
+
+/// How a page came to its socket.
+#[derive(Clone, Copy, Debug)]
+enum Beginning {
+    Visitor,
+    User,
+    /// Without a cookie: the socket's own write begins the session.
+    Newcomer,
+    NewUser,
+}
+
+/// A browser, and the socket of a page in it.
+async fn page(beginning: Beginning, node: &Node) -> (Browser, Session) {
+    let browser = match beginning {
+        Beginning::Visitor => visitor(node).await,
+        Beginning::User => signed_in(node, "ada").await,
+        Beginning::Newcomer | Beginning::NewUser => Browser::new(),
+    };
+    let live = socket(&browser, node).await;
+    match beginning {
+        Beginning::Newcomer => live.set(theme(1)).await.unwrap(),
+        Beginning::NewUser => live.sign_in(User("ada".into())).await.unwrap(),
+        _ => {}
+    }
+    (browser, live)
+}
+
+/// All that is declared.
+#[derive(Clone, Debug, PartialEq)]
+struct Held {
+    theme: Option<Theme>,
+    visits: Option<Visits>,
+    division: Option<Division>,
+    user: Option<User>,
+}
+
+fn held(session: &Session) -> Held {
+    Held { theme: session.find(), visits: session.find(), division: session.find(), user: session.find() }
+}
+
+/// What this browser's next request would meet, and the browser itself.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    held: Held,
+    lives: Option<(SystemTime, SystemTime)>,
+    cookie: Option<String>,
+    records: usize,
+}
+
+async fn seen(browser: &Browser, node: &Node) -> Seen {
+    let lives = async |session: Session| (held(&session), session.created_at().zip(session.expires_at()));
+    let (held, lives) = browser.clone().visit(node, lives).await;
+    let cookie = browser.cookie("session").map(str::to_owned);
+    Seen { held, lives, cookie, records: node.sessions.stats().records }
+}
+
+#[test]
+fn what_is_made_of_genuine_tokens_is_refused_and_changes_nothing() {
+    let app = App::new();
+    let home = app.node();
+    let mut tokens = Vec::new();
+    let mut browsers = Vec::new();
+    for beginning in [Beginning::User, Beginning::Newcomer] {
+        let authored = async {
+            let (browser, live) = page(beginning, &home).await;
+            live.set(Division(3)).await.unwrap();
+            // Three lengths: the three ways in which base64 can end.
+            for length in [2, 3, 4] {
+                live.set(theme(length)).await.unwrap();
+                tokens.push(live.relay().unwrap().to_string());
+            }
+            browser
+        };
+        browsers.push(at_once(authored).unwrap());
+    }
+    let ends: Vec<_> = tokens.iter().map(|token| token.len() % 4).collect();
+    assert!(ends.contains(&0) && ends.contains(&1), "no two bits and no four bits to spare: {ends:?}");
+
+    // A node that knows what the tokens hold would look the same if it took them: the other one would not.
+    let cold = app.node();
+    let mut places = Vec::new();
+    for (browser, node) in browsers.iter().flat_map(|browser| [(browser, &home), (browser, &cold)]) {
+        let before = at_once(seen(browser, node)).unwrap();
+        places.push((browser.clone(), node, before));
+    }
+    let changes = vec(any::<[u8; 4]>(), 1..3);
+    proptest!(config(1024), |(which in any::<Index>(), changes in changes)| {
+        let forged = changes.iter().fold(which.get(&tokens).clone(), |token, change| forge(&token, &tokens, *change));
+        if tokens.contains(&forged) {
+            return Ok(());
+        }
+        for (browser, node, before) in &places {
+            let mut browser = browser.clone();
+            let answer = at_once(bring(&mut browser, node, &forged)).unwrap();
+            let code = answer.code();
+            prop_assert_eq!((answer.status, code.as_str()), (StatusCode::BAD_REQUEST, "relay_invalid"), "{:?}", forged);
+            prop_assert!(answer.set_cookies().is_empty());
+            prop_assert_eq!(&at_once(seen(&browser, node)).unwrap(), before, "{:?}", forged);
+        }
+    });
+
+    for (mut browser, token) in browsers.into_iter().zip([&tokens[2], &tokens[5]]) {
+        assert_eq!(at_once(bring(&mut browser, &cold, token)).unwrap().status, StatusCode::OK);
+        assert_eq!(at_once(seen(&browser, &cold)).unwrap().held.theme, Some(theme(4)), "the genuine one is taken");
+    }
+}
+
+/// What happens to a session while its page has brought nothing yet.
+#[derive(Clone, Debug)]
+enum Step {
+    Theme(u8),
+    Visits(u64),
+    Division(i64),
+    Both(u8, u64),
+    RemoveTheme,
+    RemoveVisits,
+    RemoveDivision,
+    Clear,
+    /// In another browser of Ada's.
+    Elsewhere(i64),
+    Pass(u64),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        (1..9u8).prop_map(Step::Theme),
+        (0..9u64).prop_map(Step::Visits),
+        (-1..6i64).prop_map(Step::Division),
+        (1..9u8, 0..9u64).prop_map(|(length, visits)| Step::Both(length, visits)),
+        Just(Step::RemoveTheme),
+        Just(Step::RemoveVisits),
+        Just(Step::RemoveDivision),
+        Just(Step::Clear),
+        (-1..6i64).prop_map(Step::Elsewhere),
+        (1..2_000u64).prop_map(Step::Pass),
+    ];
+    vec(step, 1..9)
+}
+
+impl Step {
+    async fn take(self, app: &App, live: &Session, elsewhere: &Session) {
+        match self {
+            Self::Theme(length) => live.set(theme(length)).await,
+            Self::Visits(visits) => live.set(Visits(visits)).await,
+            Self::Division(id) => live.set(Division(id)).await,
+            Self::Both(length, visits) => live.batch().set(theme(length)).set(Visits(visits)).commit().await,
+            Self::RemoveTheme => live.remove::<Theme>().await,
+            Self::RemoveVisits => live.remove::<Visits>().await,
+            Self::RemoveDivision => live.remove::<Division>().await,
+            Self::Clear => live.clear().await,
+            Self::Elsewhere(id) => elsewhere.set(Division(id)).await,
+            Self::Pass(millis) => {
+                app.pass(Duration::from_millis(millis));
+                Ok(())
+            }
+        }
+        .unwrap();
+    }
+}
+
+/// A token on its way: which one, to which node, and whether that was started anew before.
+type Delivery = (Index, usize, bool);
+
+const NODES: usize = 3;
+
+fn deliveries() -> impl Strategy<Value = Vec<Delivery>> {
+    vec((any::<Index>(), 0..NODES, prop::bool::weighted(0.2)), 0..7)
+}
+
+fn newest() -> impl Strategy<Value = (Index, usize, bool)> {
+    (any::<Index>(), 0..NODES, any::<bool>())
+}
+
+fn beginning() -> impl Strategy<Value = Beginning> {
+    prop_oneof![Just(Beginning::Visitor), Just(Beginning::User), Just(Beginning::Newcomer), Just(Beginning::NewUser),]
+}
+
+async fn deliver(
+    beginning: Beginning,
+    steps: Vec<Step>,
+    deliveries: Vec<Delivery>,
+    (last, at, anew): Delivery,
+) -> Result<(), TestCaseError> {
+    let app = App::new();
+    let mut nodes: [Node; NODES] = std::array::from_fn(|_| app.node());
+    let (mut browser, live) = page(beginning, &nodes[0]).await;
+    let mut other = Browser::new();
+    sign_in(&mut other, &nodes[0], "ada").await;
+    let elsewhere = socket(&other, &nodes[0]).await;
+
+    let mut tokens = Vec::new();
+    for step in steps {
+        step.take(&app, &live, &elsewhere).await;
+        tokens.extend(live.relay().map(|token| (token.to_string(), held(&live))));
+    }
+    // A first step that changes nothing leaves nothing to bring.
+    let Some(newest) = tokens.len().checked_sub(1) else { return Ok(()) };
+    let mut order: Vec<_> = deliveries.iter().map(|(which, at, anew)| (which.index(newest + 1), *at, *anew)).collect();
+    order.insert(last.index(order.len() + 1), (newest, at, anew));
+
+    // Where the socket is, all is known already. Elsewhere it is what the newest token so far has brought.
+    let (mut home, mut known) = (true, 0);
+    for (which, at, anew) in order {
+        if anew {
+            nodes[at] = app.node();
+            home &= at != 0;
+        }
+        known = known.max(if at == 0 && home { newest } else { which });
+        let answer = bring(&mut browser, &nodes[at], &tokens[which].0).await;
+        prop_assert_eq!(answer.status, StatusCode::OK, "{:?}", answer);
+        for node in [&nodes[at], &app.node()] {
+            prop_assert_eq!(&seen(&browser, node).await.held, &tokens[known].1);
+        }
+    }
+    prop_assert_eq!(&held(&live), &tokens[newest].1, "what comes back to the socket's node is not new there");
+    for node in &nodes {
+        prop_assert_eq!(seen(&browser, node).await.held, held(&live));
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(config(512))]
+
+    #[test]
+    fn any_order_and_repetition_with_the_newest_among_them_ends_in_what_the_socket_says(
+        beginning in beginning(),
+        steps in steps(),
+        deliveries in deliveries(),
+        newest in newest(),
+    ) {
+        at_once(deliver(beginning, steps, deliveries, newest)).expect("nothing waits")?;
+    }
+}
