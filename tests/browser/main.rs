@@ -8,6 +8,7 @@ mod cart;
 mod faulty;
 mod hook;
 mod looks;
+mod nodes;
 mod server;
 mod tab;
 mod tabs;

@@ -68,6 +68,14 @@ impl Tab {
         Ok(())
     }
 
+    /// Back to the default. The page hides the button when an answer has come, and with it the cookie.
+    pub(crate) async fn forget(&self) -> Result {
+        self.until("document.querySelector('#forget').checkVisibility()", true).await?;
+        self.front().await?.find(Locator::Css("#forget")).await?.click().await?;
+        self.until("document.querySelector('#forget').hidden", true).await?;
+        self.shows(ALL).await
+    }
+
     pub(crate) async fn navigate(&self, view: &str) -> Result {
         let link = format!("nav [data-view={view}]");
         self.front().await?.find(Locator::Css(&link)).await?.click().await?;

@@ -1,0 +1,94 @@
+//! One browser at two nodes that share keys and nothing else. Cookies know no ports, so both nodes get the same one.
+
+use crate::{
+    Result,
+    browser::Browser,
+    server::Server,
+    tab::{ALL, Tab},
+};
+
+#[tokio::test]
+async fn a_browser_between_two_nodes_has_its_newest_division_at_both() -> Result {
+    moves(None).await
+}
+
+#[tokio::test]
+async fn a_user_between_two_nodes_has_their_newest_division_at_both() -> Result {
+    moves(Some("alice")).await
+}
+
+async fn moves(user: Option<&str>) -> Result {
+    let (mut first, mut second) = (Server::start()?, Server::start()?);
+    let browser = Browser::start(&first).await?;
+    let tab = browser.open().await?;
+    if let Some(user) = user {
+        tab.sign_in(user).await?;
+    }
+    tab.switch(1).await?;
+    tab.stored(1).await?;
+
+    tab.finds(&second, 1, user).await?;
+    tab.switch(2).await?;
+    tab.stored(2).await?;
+    tab.finds(&first, 2, user).await?;
+
+    // The first node alone knows of a switch that nothing has brought to the cookie: here it is the memory that is newer.
+    tab.cut_off().await?;
+    tab.switch(3).await?;
+    tab.until("watched.relays.at(-1)?.values.current_division_id ?? null", 3).await?;
+    tab.finds(&second, 2, user).await?;
+    tab.finds(&first, 3, user).await?;
+    tab.finds(&second, 3, user).await?;
+
+    // The second node's memory still holds what is removed at the first.
+    tab.finds(&first, 3, user).await?;
+    tab.forget().await?;
+    tab.finds(&second, ALL, user).await?;
+    assert_eq!(tab.division().await?["tier"], "default");
+    tab.finds(&first, ALL, user).await?;
+
+    first.restart()?;
+    second.restart()?;
+    for server in [&first, &second] {
+        tab.finds(server, ALL, user).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_open_page_follows_what_its_browser_brings_from_another_node() -> Result {
+    let (first, second) = (Server::start()?, Server::start()?);
+    let browser = Browser::start(&first).await?;
+    let (here, there) = (browser.open().await?, browser.open().await?);
+    here.switch(1).await?;
+    here.stored(1).await?;
+    there.finds(&second, 1, None).await?;
+
+    here.switch(4).await?;
+    here.stored(4).await?;
+    assert_eq!(there.division().await?["value"], 4, "any request brings the cookie");
+    there.shows(4).await?;
+
+    there.forget().await?;
+    assert_eq!(here.division().await?["tier"], "default");
+    here.shows(ALL).await
+}
+
+impl Tab {
+    /// Goes to this node, whose page has the division before its socket is open, and still has it then.
+    async fn finds(&self, server: &Server, division: i64, user: Option<&str>) -> Result {
+        self.visit(&server.url()).await?;
+        assert_eq!(self.evaluate("watched.first").await?, division);
+        match user {
+            Some(user) => self.is_signed_in(user).await?,
+            None => self.is_signed_out().await?,
+        }
+        self.until("watched.divisions.at(-1)", division).await?;
+        self.shows(division).await
+    }
+
+    /// From now on nothing leaves this document but what goes over its socket.
+    async fn cut_off(&self) -> Result {
+        self.evaluate("(window.fetch = () => new Promise(() => {}), null)").await.map(drop)
+    }
+}
