@@ -1,0 +1,145 @@
+//! Genuine tokens, whole or forged, brought to nodes that don't know what is in them. The input is a program: its first
+//! byte says which browser brings them, and each [`STEP`] bytes are one token on its way.
+//!
+//! The tokens are sealed anew in every process: an input changes the same places again, of other bytes.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../it/app.rs"]
+mod app;
+#[path = "../../it/forge.rs"]
+mod forge;
+#[allow(dead_code)]
+#[path = "../../it/world.rs"]
+mod world;
+
+use std::sync::LazyLock;
+
+use http::StatusCode;
+use layered_session::{KeyRing, Session, testing::ManualClock};
+use libfuzzer_sys::fuzz_target;
+
+use crate::{
+    app::{App, at_once, bring, signed_in, socket},
+    forge::forge,
+    world::{Answer, Browser, Division, Node, Theme, User, Visits},
+};
+
+const STEP: usize = 6;
+const MOST_STEPS: usize = 24;
+/// Doubled on and on, and with every character escaped, a token would be more than a body may hold: another refusal.
+const LONGEST: usize = 1024;
+
+/// Of the flags in a step's second byte.
+const OTHER_NODE: u8 = 1;
+const FORGED: u8 = 2;
+/// What was brought last is changed once more.
+const AGAIN: u8 = 4;
+const RESTARTED: u8 = 8;
+
+type Held = (Option<Theme>, Option<Visits>, Option<Division>, Option<User>);
+
+fn held(session: &Session) -> Held {
+    (session.find(), session.find(), session.find(), session.find())
+}
+
+/// A browser as it is before it brings anything, and the tokens of its page with what the session held then.
+struct Page {
+    browser: Browser,
+    before: Held,
+    tokens: Vec<(String, Held)>,
+}
+
+impl Page {
+    async fn new(app: &App, browser: Browser) -> Self {
+        let node = app.node();
+        let live = socket(&browser, &node).await;
+        let before = held(&live);
+        let mut tokens = Vec::new();
+        for step in 0..8 {
+            match step {
+                0 => live.set(Theme("dark".into())).await,
+                1 => live.set(Division(3)).await,
+                2 => live.batch().set(Visits(1)).set(Theme("darker".into())).commit().await,
+                3 => live.remove::<Theme>().await,
+                4 => live.remove::<Division>().await,
+                5 => live.set(Theme("light".into())).await,
+                6 => live.clear().await,
+                _ => live.set(Visits(2)).await,
+            }
+            .expect("it is written");
+            tokens.push((live.relay().expect("the cookie lacks it").to_string(), held(&live)));
+        }
+        Self { browser, before, tokens }
+    }
+}
+
+struct Made {
+    ring: KeyRing,
+    /// One with a cookie and relay tokens, one without and with birth tokens.
+    pages: [Page; 2],
+    all: Vec<String>,
+}
+
+static MADE: LazyLock<Made> = LazyLock::new(|| {
+    let key: [u8; 32] = std::array::from_fn(|n| (n as u8).wrapping_mul(151) ^ 0xa5);
+    let app = App { ring: KeyRing::new([key]).expect("a key"), clock: ManualClock::new() };
+    let made = async {
+        let user = signed_in(&app.node(), "ada").await;
+        [Page::new(&app, user).await, Page::new(&app, Browser::new()).await]
+    };
+    let pages = at_once(made).expect("nothing waits");
+    let all = pages.iter().flat_map(|page| &page.tokens).map(|(token, _)| token.clone()).collect();
+    Made { ring: app.ring, pages, all }
+});
+
+fn assert_refused(answer: &Answer, status: StatusCode, code: &str) {
+    assert_eq!((answer.status, answer.code().as_str()), (status, code));
+    assert!(answer.set_cookies().is_empty());
+}
+
+async fn run(program: &[u8]) {
+    let Some((which, program)) = program.split_first() else { return };
+    let Made { ring, pages, all } = &*MADE;
+    let page = &pages[usize::from(which % 2)];
+    let app = App { ring: ring.clone(), clock: ManualClock::new() };
+    let mut nodes: [Node; 2] = std::array::from_fn(|_| app.node());
+    let mut browser = page.browser.clone();
+    let mut known: Option<usize> = None;
+    let mut text = String::new();
+    for step in program.chunks_exact(STEP).take(MOST_STEPS) {
+        let &[which, flags, ref change @ ..] = step else { unreachable!("chunks are of one length") };
+        let node = &mut nodes[usize::from(flags & OTHER_NODE)];
+        if flags & RESTARTED != 0 {
+            *node = app.node();
+        }
+        if flags & AGAIN == 0 || text.is_empty() || text.len() > LONGEST {
+            text.clone_from(&all[usize::from(which) % all.len()]);
+        }
+        if flags & FORGED != 0 {
+            text = forge(&text, all, change.try_into().expect("four bytes"));
+        }
+        let cookie = browser.cookie("session").map(str::to_owned);
+        let answer = bring(&mut browser, node, &text).await;
+        match page.tokens.iter().position(|(token, _)| *token == text) {
+            Some(brought) => {
+                assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+                known = known.max(Some(brought));
+            }
+            None => {
+                match all.contains(&text) {
+                    true => assert_refused(&answer, StatusCode::CONFLICT, "relay_other_session"),
+                    false => assert_refused(&answer, StatusCode::BAD_REQUEST, "relay_invalid"),
+                }
+                assert_eq!(browser.cookie("session").map(str::to_owned), cookie);
+            }
+        }
+        let expected = known.map_or(&page.before, |known| &page.tokens[known].1);
+        for node in [node, &app.node()] {
+            let found = browser.clone().visit(node, async |session| held(&session)).await;
+            assert_eq!(&found, expected, "{text:?}");
+        }
+    }
+}
+
+fuzz_target!(|program: &[u8]| at_once(run(program)).expect("nothing waits"));
