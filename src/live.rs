@@ -107,10 +107,7 @@ pub(crate) struct Wait {
 
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
-        let core = session.core();
-        // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
-        let bell = core.chime.hang();
-        core.listen();
+        let bell = session.core().listen();
         Self { session, bell, alarm: Alarm::default(), quiet: false }
     }
 

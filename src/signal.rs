@@ -66,13 +66,10 @@ pub(crate) struct Chime(Mutex<Bells>);
 struct Bells {
     first: Option<Ring>,
     others: Vec<Option<Ring>>,
-    /// It has ever held a bell.
-    used: bool,
 }
 
 impl Bells {
     fn hang(&mut self) -> usize {
-        self.used = true;
         if self.first.is_none() {
             self.first = Some(Ring::default());
             return 0;
@@ -106,10 +103,6 @@ impl Chime {
         Bell { chime: Arc::clone(self), place }
     }
 
-    pub(crate) fn is_used(&self) -> bool {
-        lock(&self.0).used
-    }
-
     pub(crate) fn ring(&self) {
         let mut woken = Vec::new();
         self.ring_into(&mut woken);
@@ -119,7 +112,7 @@ impl Chime {
     /// Marks all as rung. Whom that wakes is to be woken outside of all locks: a waker may run anything, our own `poll`
     /// included.
     fn ring_into(&self, woken: &mut Vec<Waker>) {
-        let Bells { first, others, .. } = &mut *lock(&self.0);
+        let Bells { first, others } = &mut *lock(&self.0);
         for ring in first.iter_mut().chain(others.iter_mut().flatten()) {
             ring.rung = true;
             woken.extend(ring.waker.take());

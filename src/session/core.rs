@@ -1,7 +1,7 @@
 //! What a handle and its clones share: which session they are bound to, and how they read it.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, PoisonError, RwLock,
+    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
@@ -12,7 +12,7 @@ use crate::{
     error::{WriteError, WriteErrorKind},
     id::SessionId,
     live::{self, Closed},
-    signal::Chime,
+    signal::{Bell, Chime},
     tier::memory::record::{InStep, Kind, Record, RecordKey, State},
     value::{Number, Scope},
     version::{Millis, Version},
@@ -34,7 +34,8 @@ pub(crate) struct Core {
     pub(super) computed: Vec<Computation>,
     pub(super) brought: Brought,
     pub(super) marks: Marks,
-    pub(crate) chime: Arc<Chime>,
+    /// Made for the first watch: most handles have none.
+    chime: OnceLock<Arc<Chime>>,
 }
 
 /// Which session a handle stands for.
@@ -177,7 +178,7 @@ impl Core {
             computed,
             brought,
             marks: Marks::default(),
-            chime: Arc::default(),
+            chime: OnceLock::new(),
             chain,
         }
     }
@@ -192,12 +193,12 @@ impl Core {
             let mut binding = self.binding.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
-        if self.chime.is_used() {
+        if let Some(chime) = self.chime.get() {
             if let Binding::Live(old) = before {
-                old.record.leave_hub(&self.chime);
+                old.record.leave_hub(chime);
             }
-            self.listen();
-            self.chime.ring();
+            self.join_hubs(chime);
+            chime.ring();
         }
     }
 
@@ -324,7 +325,9 @@ impl Core {
 
     fn release(&self, held: Option<Held>) {
         if let Some(Held { key, record }) = held {
-            record.leave_hub(&self.chime);
+            if let Some(chime) = self.chime.get() {
+                record.leave_hub(chime);
+            }
             if let Some(memory) = &self.chain.memory {
                 memory.release(&key, record);
             }
@@ -338,15 +341,23 @@ impl Core {
         }
     }
 
-    /// Joins whatever can change what this handle sees.
-    pub(crate) fn listen(&self) {
+    /// A bell that rings at whatever can change what this handle sees.
+    pub(crate) fn listen(&self) -> Bell {
+        let chime = self.chime.get_or_init(Arc::default);
+        // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
+        let bell = chime.hang();
+        self.join_hubs(chime);
+        bell
+    }
+
+    fn join_hubs(&self, chime: &Arc<Chime>) {
         let now = self.chain.now();
-        self.chain.hub.join(&self.chime);
+        self.chain.hub.join(chime);
         if let Binding::Live(bound) = self.binding() {
-            bound.record.join_hub(&self.chime);
+            bound.record.join_hub(chime);
         }
         if let Some(signed) = self.signed(now) {
-            self.hold_principal(&signed, now).join_hub(&self.chime);
+            self.hold_principal(&signed, now).join_hub(chime);
         }
     }
 
@@ -558,10 +569,10 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if self.chime.is_used() {
-            self.chain.hub.leave(&self.chime);
+        if let Some(chime) = self.chime.get() {
+            self.chain.hub.leave(chime);
             if let Binding::Live(bound) = self.binding() {
-                bound.record.leave_hub(&self.chime);
+                bound.record.leave_hub(chime);
             }
         }
         let held = lock(&self.principal).take();
