@@ -18,7 +18,7 @@ use crate::{
     signal::Hub,
     tier::{
         Tier,
-        cookie::CookieTier,
+        cookie::{CookieTier, digest::DigestKey, header::Name},
         default::Answer,
         memory::{
             Memory,
@@ -47,6 +47,8 @@ pub(crate) struct Chain {
     pub(crate) schema: Schema,
     pub(crate) memory: Option<Memory>,
     pub(crate) cookie: CookieTier,
+    pub(crate) cookie_name: Name,
+    pub(crate) digests: DigestKey,
     pub(crate) store: Option<Arc<dyn Tier>>,
     pub(crate) computed: Vec<Computed>,
     /// The names that sources are asked for: all.

@@ -60,8 +60,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (request, loader) = self.sessions.enter(request);
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let loader = self.sessions.enter(&mut request);
         // The one that was polled ready is the one to call; the clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);

@@ -1,11 +1,12 @@
 //! [`LayeredSession`]: what happens to a request on its way in.
 
 use std::{
+    mem,
     sync::Arc,
     task::{Context, Poll},
 };
 
-use http::{Extensions, Method, Request, Response, header};
+use http::{Extensions, HeaderMap, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
@@ -13,7 +14,7 @@ use crate::{
     chain::Identity,
     session::load::{Arrival, Loader, Loading},
     sessions::Sessions,
-    tier::cookie::header::{Scan, scan},
+    tier::cookie::header::Scan,
     writeback::origin::same_origin,
 };
 
@@ -43,8 +44,8 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        let (mut request, loader) = self.sessions.enter(request);
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        let loader = self.sessions.enter(&mut request);
         if !self.sessions.resolved.is_empty() {
             self.sessions.insert_resolved(&loader, request.extensions_mut());
         }
@@ -54,32 +55,31 @@ where
 
 impl Sessions {
     /// Puts a loader into the extensions, and gives it to whoever sees the response off.
-    pub(super) fn enter<B>(&self, mut request: Request<B>) -> (Request<B>, Arc<Loader>) {
+    pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Arc<Loader> {
         let chain = &self.chain;
         let mut arrival = Arrival {
-            cookie: scan(request.headers(), chain.cookie.cookie_name()),
+            cookie: chain.cookie_name.scan(request.headers()),
             identified: None,
             defaults: Vec::new(),
-            cross_site: is_upgrade(&request) && !same_origin(request.uri(), request.headers(), &self.public_origins),
+            cross_site: is_upgrade(request) && !same_origin(request.uri(), request.headers(), &self.public_origins),
             head: None,
             outer: request.extensions_mut().remove::<Loading>().map(|loading| loading.0),
         };
-        if !matches!(arrival.cookie, Scan::Absent)
-            && let header::Entry::Occupied(mut cookies) = request.headers_mut().entry(header::COOKIE)
-        {
-            cookies.iter_mut().for_each(|cookie| cookie.set_sensitive(true));
+        if !matches!(arrival.cookie, Scan::Absent) {
+            mark_sensitive(request.headers_mut());
         }
-        let head = matches!(chain.identity, Identity::Head(_)) || chain.has_computed_defaults() || chain.has_sources();
-        let request = if head { self.ask_head(request, &mut arrival) } else { request };
+        if matches!(chain.identity, Identity::Head(_)) || chain.has_computed_defaults() || chain.has_sources() {
+            self.ask_head(request, &mut arrival);
+        }
         let loader = Loader::new(Arc::clone(chain), arrival);
-        let mut request = request;
         request.extensions_mut().insert(Loading(Arc::clone(&loader)));
-        (request, loader)
+        loader
     }
 
-    /// What is to be learnt from the head, now that it is here.
-    fn ask_head<B>(&self, request: Request<B>, arrival: &mut Arrival) -> Request<B> {
-        let (head, body) = request.into_parts();
+    /// What is to be learnt from the head, now that it is here. It is lent out for that as the closures see it.
+    fn ask_head<B>(&self, request: &mut Request<B>, arrival: &mut Arrival) {
+        let (mut head, ()) = Request::new(()).into_parts();
+        swap_head(request, &mut head);
         if let Identity::Head(identify) = &self.chain.identity {
             arrival.identified = identify(&head);
         }
@@ -89,7 +89,7 @@ impl Sessions {
         if self.chain.has_sources() {
             arrival.head = Some(Box::new(head.clone()));
         }
-        Request::from_parts(head, body)
+        swap_head(request, &mut head);
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
@@ -98,6 +98,22 @@ impl Sessions {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
             None => tracing::warn!("values to resolve have to be waited for: use `LayeredSessionLayer::preload`"),
         }
+    }
+}
+
+/// Exchanges everything of a request but its body.
+fn swap_head<B>(request: &mut Request<B>, head: &mut Parts) {
+    mem::swap(request.method_mut(), &mut head.method);
+    mem::swap(request.uri_mut(), &mut head.uri);
+    mem::swap(request.version_mut(), &mut head.version);
+    mem::swap(request.headers_mut(), &mut head.headers);
+    mem::swap(request.extensions_mut(), &mut head.extensions);
+}
+
+/// Keeps the cookies out of whatever prints headers, and HTTP/2's header tables (RFC 7541, 7.1.3).
+fn mark_sensitive(headers: &mut HeaderMap) {
+    if let header::Entry::Occupied(mut cookies) = headers.entry(header::COOKIE) {
+        cookies.iter_mut().for_each(|cookie| cookie.set_sensitive(true));
     }
 }
 

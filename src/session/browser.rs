@@ -136,8 +136,8 @@ impl Core {
             return None;
         }
         let Sealed { token, ring, in_step, deadline, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
-        if let Some(memory) = self.chain.memory.as_ref().filter(|_| self.brought.newer.is_empty()) {
-            let digest = memory.digest(token.as_bytes());
+        if self.chain.memory.is_some() && self.brought.newer.is_empty() {
+            let digest = self.chain.digests.digest(token.as_bytes());
             if let Kind::Session { browser, .. } = &mut bound.record.write().kind {
                 browser.known = Some(KnownToken { digest, ring, deadline, brought: in_step });
             }

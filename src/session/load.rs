@@ -22,14 +22,12 @@ use crate::{
         Lookup, Standing,
         cookie::{
             Opened,
+            digest::Digest,
             header::Scan,
             payload::Payload,
             seal::{self, Purpose},
         },
-        memory::{
-            record::{InStep, Kind, Record, RecordKey},
-            same_digest,
-        },
+        memory::record::{InStep, Kind, Record, RecordKey},
     },
     value::Number,
     version::{Millis, Version},
@@ -151,7 +149,7 @@ impl Loader {
                 let mut opened =
                     self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
                 opened.payload = current(&self.chain, opened.payload, now)?;
-                let digest = self.chain.memory.as_ref().map(|memory| memory.digest(candidate));
+                let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
                 Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
             }) else {
                 continue;
@@ -176,7 +174,7 @@ impl Loader {
             Kind::Session { browser, .. } => browser.known.clone()?,
             Kind::Principal { .. } | Kind::Ended(_) => return None,
         };
-        let same = known.ring == ring && same_digest(&known.digest, &memory.digest(token));
+        let same = known.ring == ring && known.digest == self.chain.digests.digest(token);
         if !same || known.deadline <= now || record.closed(now).is_some() {
             return None;
         }
@@ -340,7 +338,7 @@ enum Token {
 }
 
 /// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
-pub(super) type Seen = ([u8; 16], u64);
+pub(super) type Seen = (Digest, u64);
 
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

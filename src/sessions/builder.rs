@@ -19,7 +19,7 @@ use crate::{
     signal::Hub,
     tier::{
         Role, Tier,
-        cookie::CookieTier,
+        cookie::{CookieTier, digest::DigestKey},
         default::{Answer, DefaultTier},
         memory::MemoryTier,
     },
@@ -236,6 +236,11 @@ impl SessionsBuilder {
             schema,
             memory,
             budget: cookie.budget(principals && !matches!(identity, Identity::Nobody)),
+            cookie_name: cookie.header_name(),
+            digests: DigestKey::generate().map_err(|error| {
+                BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")
+                    .caused_by(error)
+            })?,
             cookie,
             store,
             computed,

@@ -19,6 +19,7 @@ use crate::{
     version::Millis,
 };
 
+pub(crate) mod digest;
 pub(crate) mod header;
 pub(crate) mod keyring;
 pub(crate) mod payload;
@@ -121,6 +122,11 @@ impl CookieTier {
             (None, Transport::Https) => "__Host-session",
             (None, Transport::PlainHttp) => "session",
         }
+    }
+
+    /// Its name, to look for in requests.
+    pub(crate) fn header_name(&self) -> header::Name {
+        header::Name::new(self.cookie_name())
     }
 
     pub(crate) fn ring(&self) -> &KeyRing {

@@ -1,16 +1,12 @@
 //! The memory tier: what this process knows, and the place where handles, sockets and tabs meet.
 
-use std::{
-    collections::hash_map::RandomState,
-    hash::BuildHasher,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
 };
 
 use dashmap::{DashMap, Entry};
-use subtle::ConstantTimeEq;
+use foldhash::fast::RandomState;
 
 use self::{
     expiry::Expiry,
@@ -48,7 +44,6 @@ impl MemoryTier {
             expiry: Mutex::default(),
             bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            digests: RandomState::new(),
             evicted_saved: AtomicU64::new(0),
             evicted_unsaved: AtomicU64::new(0),
             revocations_lost: AtomicU64::new(0),
@@ -79,12 +74,11 @@ impl MemoryTierBuilder {
 
 #[derive(Debug)]
 pub(crate) struct Memory {
-    records: DashMap<RecordKey, Arc<Record>>,
+    /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, at a third of SipHash.
+    records: DashMap<RecordKey, Arc<Record>, RandomState>,
     expiry: Mutex<Expiry>,
     bytes: AtomicUsize,
     max_bytes: usize,
-    /// The key of the digest by which a token is recognised: 128 bits, of two SipHashes over different inputs.
-    digests: RandomState,
     pub(crate) evicted_saved: AtomicU64,
     pub(crate) evicted_unsaved: AtomicU64,
     pub(crate) revocations_lost: AtomicU64,
@@ -223,20 +217,6 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
     }
-
-    /// The digest by which this process recognises the exact bytes of a token.
-    pub(crate) fn digest(&self, token: &[u8]) -> [u8; 16] {
-        let mut digest = [0; 16];
-        for (half, number) in digest.chunks_exact_mut(8).zip(0u8..) {
-            half.copy_from_slice(&self.digests.hash_one((number, token)).to_ne_bytes());
-        }
-        digest
-    }
-}
-
-/// Whether two digests are the same, in a time that does not say how much of them is.
-pub(crate) fn same_digest(one: &[u8; 16], other: &[u8; 16]) -> bool {
-    one.ct_eq(other).into()
 }
 
 /// What is lost with a record, the least first.

@@ -12,7 +12,10 @@ use crate::{
         values::{Kept, Values},
     },
     live::Closed,
-    tier::{Change, cookie::payload::entry_len},
+    tier::{
+        Change,
+        cookie::{digest::Digest, payload::entry_len},
+    },
     value::{Declared, Number, Schema, Scope},
     version::{Millis, Version},
 };
@@ -57,7 +60,7 @@ pub(crate) struct Browser {
 /// The exact token that was last sealed for or opened from the browser, by digest, and what it held.
 #[derive(Clone, Debug)]
 pub(crate) struct KnownToken {
-    pub(crate) digest: [u8; 16],
+    pub(crate) digest: Digest,
     pub(crate) ring: u64,
     pub(crate) deadline: Millis,
     pub(crate) brought: InStep,
