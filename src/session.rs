@@ -95,7 +95,8 @@ impl Session {
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.core.touch();
-        explain::explain::<V>(&self.core)
+        let number = self.core.chain.schema.of::<V>();
+        number.map_or_else(Explanation::of_nothing, |number| explain::explain(&self.core, number, Look::Use))
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {

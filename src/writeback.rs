@@ -1,10 +1,10 @@
 //! [`SessionWriteback`](service::SessionWriteback): what pages may write and read, and the hook that they do it with.
 
-mod asset;
+pub(crate) mod asset;
 mod body;
 mod events;
 pub(crate) mod origin;
+pub(crate) mod reply;
 mod request;
 pub(crate) mod service;
-
-pub(crate) mod reply;
+pub(crate) mod stream;

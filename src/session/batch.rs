@@ -214,7 +214,7 @@ impl Core {
             let now = self.chain.now();
             let (json, version) = match self.stored(number, now, Look::Use).0 {
                 Stored::Copy { json, version, .. } => (json, version),
-                Stored::Tombstone(_) | Stored::Nothing => {
+                Stored::Tombstone { .. } | Stored::Nothing => {
                     return self.writable(now).map(|_| None);
                 }
             };

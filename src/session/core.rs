@@ -138,7 +138,7 @@ pub(super) struct Marks {
 #[derive(Debug)]
 pub(crate) enum Stored {
     Copy { json: Bytes, version: Version, tier: &'static str },
-    Tombstone(Version),
+    Tombstone { version: Version, tier: &'static str },
     Nothing,
 }
 
@@ -393,10 +393,14 @@ impl Core {
         }
         let Some(kept) = kept else { return (Stored::Nothing, None) };
         let mark = Some((key, kept.version));
-        let Some(json) = kept.json else { return (Stored::Tombstone(kept.version), mark) };
-        let from_cookie = self.brought.filled.contains(&(number, kept.version)) || self.chain.memory.is_none();
+        let Kept { version, json, .. } = kept;
+        let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
-        (Stored::Copy { json, version: kept.version, tier }, mark)
+        let stored = match json {
+            Some(json) => Stored::Copy { json, version, tier },
+            None => Stored::Tombstone { version, tier },
+        };
+        (stored, mark)
     }
 
     /// What a watch looks at: the stored copy, what tells it from others, and when that or the session ends. Thousands
@@ -499,7 +503,7 @@ impl Core {
         let (stored, mark) = self.stored(number, now, look);
         let stored = match &stored {
             Stored::Copy { json, tier, .. } => Some((*tier, json)),
-            Stored::Tombstone(_) | Stored::Nothing => None,
+            Stored::Tombstone { .. } | Stored::Nothing => None,
         };
         let mut answers = stored.into_iter().chain(self.computed(number, now));
         let answer = answers.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));

@@ -1,9 +1,9 @@
 //! Why a value is what it is: what each tier says.
 
-use super::core::{Core, Look, Stored};
+use super::core::{Core, Look, Mark, Owner, Stored};
 use crate::{
-    chain::{COOKIE, MEMORY},
-    value::{self, SessionValue},
+    chain::{COOKIE, MEMORY, values::Kept},
+    value::Number,
     version::Version,
 };
 
@@ -29,6 +29,11 @@ pub enum Answer {
 }
 
 impl Explanation {
+    /// Of a value that the chain does not know.
+    pub(super) const fn of_nothing() -> Self {
+        Self { answers: Vec::new(), winner: None }
+    }
+
     /// Each tier by name, in the chain's order, with what it says.
     pub fn answers(&self) -> impl Iterator<Item = (&'static str, Answer)> + '_ {
         self.answers.iter().copied()
@@ -40,32 +45,55 @@ impl Explanation {
     }
 }
 
-pub(super) fn explain<V: SessionValue>(core: &Core) -> Explanation {
-    let mut answers = Vec::new();
-    let Some(number) = core.chain.schema.of::<V>() else { return Explanation { answers, winner: None } };
+pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
     let now = core.chain.now();
-    let judge = |json: &[u8], version| match value::decode::<V>(json) {
-        Ok(_) => Answer::Value(version),
+    let declared = core.chain.schema.at(number);
+    let judge = |json: &[u8], version| match (declared.check)(json) {
+        Ok(()) => Answer::Value(version),
         Err(_) => Answer::NotValid,
     };
-    let (stored, _) = core.stored(number, now, Look::Use);
-    let (tier, answer) = match &stored {
-        Stored::Copy { json, version, tier } => (*tier, judge(json, Some(*version))),
-        Stored::Tombstone(version) => (MEMORY, Answer::Removed(*version)),
+    let (stored, mark) = core.stored(number, now, look);
+    let (tier, answer) = match stored {
+        Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
+        Stored::Tombstone { version, tier } => (tier, Answer::Removed(version)),
         Stored::Nothing => (MEMORY, Answer::Nothing),
     };
+    let mut answers = Vec::new();
     // The record holds what memory and the cookie have together; the one whose copy it is says so, the other has none
     // that is newer.
     for stored in [MEMORY, COOKIE] {
         if stored == MEMORY && core.chain.memory.is_none() {
             continue;
         }
-        answers.push((stored, if stored == tier { answer } else { Answer::Nothing }));
+        let newer = || match passed_over(core, declared.name, mark) {
+            Some(Kept { version, json: Some(json), .. }) => judge(json, Some(*version)),
+            Some(Kept { version, json: None, .. }) => Answer::Removed(*version),
+            None => Answer::Nothing,
+        };
+        let said = match stored {
+            stored if stored == tier => answer,
+            COOKIE => newer(),
+            _ => Answer::Nothing,
+        };
+        answers.push((stored, said));
     }
     for computed in &core.chain.computed {
         let said = core.computed(number, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(Answer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = core.resolve(number, now, Look::Use, |json| value::decode::<V>(json)).0.map(|(_, tier)| tier);
+    let winner = core.resolve(number, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
+}
+
+/// The cookie's newer copy where, under `FirstHit`, memory answers before it.
+fn passed_over<'a>(core: &'a Core, name: &str, mark: Mark) -> Option<&'a Kept> {
+    let (key, version) = mark?;
+    let newer = core.brought.newer.iter().find(|newer| {
+        let owner = match newer.owner {
+            Owner::Session => core.brought.key,
+            Owner::Principal(principal) => Some(principal),
+        };
+        *newer.name == *name && owner == Some(key) && newer.kept.version > version
+    });
+    newer.map(|newer| &newer.kept)
 }

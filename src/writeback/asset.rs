@@ -6,21 +6,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
 
-use super::reply::{Refusal, WritebackBody};
+use super::reply::Refusal;
 
-pub(super) struct Asset {
+pub(crate) struct Asset {
     text: &'static str,
     content_type: &'static str,
     etag: OnceLock<String>,
 }
 
 impl Asset {
-    pub(super) const fn new(text: &'static str, content_type: &'static str) -> Self {
+    pub(crate) const fn new(text: &'static str, content_type: &'static str) -> Self {
         Self { text, content_type, etag: OnceLock::new() }
     }
 
     /// Answers a `GET` or `HEAD`. Such a file needs no cross-site rule.
-    pub(super) fn answer(&self, method: &Method, headers: &HeaderMap) -> Result<Response<WritebackBody>, Refusal> {
+    pub(crate) fn answer<B: From<Bytes>>(&self, method: &Method, headers: &HeaderMap) -> Result<Response<B>, Refusal> {
         if method != Method::GET && method != Method::HEAD {
             return Err(Refusal::method(&[Method::GET, Method::HEAD]));
         }
@@ -32,7 +32,7 @@ impl Asset {
         });
         let unsaid = known || method == Method::HEAD;
         let body = if unsaid { Bytes::new() } else { Bytes::from_static(self.text.as_bytes()) };
-        let mut response = Response::new(WritebackBody::from(body));
+        let mut response = Response::new(B::from(body));
         let headers = response.headers_mut();
         if !known {
             headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));

@@ -4,70 +4,56 @@
 //! more. A slow page skips what it missed, and costs a writer nothing.
 
 use std::{
-    convert::Infallible,
     fmt::{self, Write},
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame};
 
+use super::stream::{Teller, Told, event};
 use crate::{
     live::{Said, Wait, closed, ends},
     session::{Look, Mark, Session, browser::Stand},
     value::Number,
-    version::Sleep,
+    version::{Clock, Sleep},
 };
-
-/// A silent connection is taken for dead by proxies, most often after 30 or 60 seconds.
-const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A change that a request made travels in its response. Only one that no cookie has been sealed for by then is relayed.
 const RELAY_DELAY: Duration = Duration::from_millis(200);
 
-/// The event stream of one page.
+/// What one page is told.
 pub(super) struct Events {
     wait: Wait,
     /// What the page may read.
     shown: Box<[Number]>,
     /// What of each it was last sent.
     seen: Vec<Mark>,
-    stage: Stage,
+    opening: bool,
     /// The state that the browser was last given.
     given: Option<Stand>,
     relay: Option<Sleep>,
-    heartbeat: Option<Sleep>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Opening,
-    Open,
-    Over,
 }
 
 impl Events {
     pub(super) fn new(session: Session, shown: &[Number]) -> Self {
         let given = session.core().stand();
         let (shown, seen) = (shown.into(), vec![None; shown.len()]);
-        Self { wait: Wait::new(session), shown, seen, stage: Stage::Opening, given, relay: None, heartbeat: None }
+        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None }
     }
 
     /// What changed since the last look, as events.
-    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        let Self { wait, shown, seen, stage, given, relay, .. } = self;
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+        let Self { wait, shown, seen, opening, given, relay } = self;
         wait.poll(cx, |session| {
             if let Some(reason) = closed(session) {
-                *stage = Stage::Over;
-                return Said::Some(event("closed", &format_args!("\"{reason}\"")));
+                return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
             if relay.is_none() && core.stand() != *given {
                 *relay = Some(core.chain.clock.sleep_until(core.chain.clock.now() + RELAY_DELAY));
             }
-            let opening = *stage == Stage::Opening;
+            let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.chain.schema.at(*number);
@@ -83,12 +69,11 @@ impl Events {
                     None => removed.push(declared.name),
                 }
             }
-            *stage = Stage::Open;
             let mut text = String::new();
             if opening {
                 let has_session = core.stand().is_some();
                 text += &event("state", &format_args!("{{\"session\":{has_session},\"values\":{}}}", Object(&set)));
-                return Said::Some(text);
+                return Said::Some(Told::Some(text));
             }
             if !set.is_empty() {
                 text += &event("set", &Object(&set));
@@ -97,47 +82,33 @@ impl Events {
                 text += &event("removed", &serde_json::json!(removed));
             }
             let until = ends(session, shown.iter().copied());
-            if text.is_empty() { Said::Nothing(until) } else { Said::All(text, until) }
+            if text.is_empty() { Said::Nothing(until) } else { Said::All(Told::Some(text), until) }
         })
     }
 
-    /// What is to be said after some time.
-    fn poll_timers(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+    /// What no response has taken to the browser by the time that one could have.
+    fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let core = self.wait.session().core();
-        if self.relay.as_mut().is_some_and(|sleep| sleep.as_mut().poll(cx).is_ready()) {
-            self.relay = None;
-            self.given = core.stand();
-            if let Some(token) = core.relay_unless_sealed() {
-                return Poll::Ready(event("relay", &format_args!("\"{token}\"")));
-            }
-        }
-        let clock = &core.chain.clock;
-        let heartbeat = self.heartbeat.get_or_insert_with(|| clock.sleep_until(clock.now() + HEARTBEAT));
-        heartbeat.as_mut().poll(cx).map(|()| ":\n\n".to_owned())
+        let Some(sleep) = &mut self.relay else { return Poll::Pending };
+        ready!(sleep.as_mut().poll(cx));
+        self.relay = None;
+        self.given = core.stand();
+        let token = core.relay_unless_sealed();
+        token.map_or(Poll::Pending, |token| Poll::Ready(event("relay", &format_args!("\"{token}\""))))
     }
 }
 
-impl Body for Events {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let this = self.get_mut();
-        if this.stage == Stage::Over {
-            return Poll::Ready(None);
-        }
-        let text = match this.poll_changes(cx) {
-            Poll::Ready(text) => text,
-            Poll::Pending => ready!(this.poll_timers(cx)),
-        };
-        this.heartbeat = None;
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))))
+impl Teller for Events {
+    fn clock(&self) -> &dyn Clock {
+        &*self.wait.session().core().chain.clock
     }
-}
 
-/// One event; the data is JSON without line breaks.
-fn event(name: &str, data: &dyn fmt::Display) -> String {
-    format!("event: {name}\ndata: {data}\n\n")
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+        match self.poll_changes(cx) {
+            Poll::Pending => self.poll_relay(cx).map(Told::Some),
+            told => told,
+        }
+    }
 }
 
 /// Names and their JSON as one object. Names need no escape: their alphabet has none that would.
@@ -156,6 +127,6 @@ impl fmt::Display for Object<'_> {
 
 impl fmt::Debug for Events {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("stage", &self.stage).finish_non_exhaustive()
+        f.debug_struct("Events").field("opening", &self.opening).finish_non_exhaustive()
     }
 }

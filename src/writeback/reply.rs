@@ -12,26 +12,23 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
-use super::{events::Events, request::Malformed};
+use super::{
+    events::Events,
+    request::Malformed,
+    stream::{EventStream, Teller},
+};
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
-    session::{Session, browser::RelayRefused},
-    value::Number,
+    session::browser::RelayRefused,
 };
 
 /// The body of an answer of the writeback: whole, or a stream of events that goes on until the session is over.
 #[derive(Debug)]
-pub struct WritebackBody(Content);
-
-#[derive(Debug)]
-enum Content {
-    Whole(Full<Bytes>),
-    Events(Box<Events>),
-}
+pub struct WritebackBody(pub(super) Content<Events>);
 
 impl From<Bytes> for WritebackBody {
     fn from(whole: Bytes) -> Self {
-        Self(Content::Whole(Full::new(whole)))
+        Self(Content::from(whole))
     }
 }
 
@@ -40,30 +37,66 @@ impl Body for WritebackBody {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match &mut self.get_mut().0 {
-            Content::Whole(whole) => Pin::new(whole).poll_frame(cx),
-            Content::Events(events) => Pin::new(&mut **events).poll_frame(cx),
+        Pin::new(&mut self.get_mut().0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+/// What an endpoint of ours answers with, whoever tells its events.
+#[derive(Debug)]
+pub(crate) enum Content<T> {
+    Whole(Full<Bytes>),
+    Events(Box<EventStream<T>>),
+}
+
+impl<T> From<Bytes> for Content<T> {
+    fn from(whole: Bytes) -> Self {
+        Self::Whole(Full::new(whole))
+    }
+}
+
+impl<T> Content<T> {
+    pub(crate) fn told_by(teller: T) -> Self {
+        Self::Events(Box::new(EventStream::new(teller)))
+    }
+}
+
+impl<T: Teller + Unpin> Body for Content<T> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(cx),
+            Self::Events(events) => Pin::new(&mut **events).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
-            Content::Whole(whole) => whole.is_end_stream(),
-            Content::Events(events) => events.is_end_stream(),
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Events(events) => events.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
-            Content::Whole(whole) => whole.size_hint(),
-            Content::Events(events) => events.size_hint(),
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Events(events) => events.size_hint(),
         }
     }
 }
 
 /// A request that changed nothing, as the page is told.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     status: StatusCode,
     code: &'static str,
     message: String,
@@ -80,7 +113,7 @@ struct RefusalJson<'a> {
 }
 
 impl Refusal {
-    pub(super) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
         Self { status, code, message: message.into(), names: Vec::new(), allow: None }
     }
 
@@ -89,7 +122,7 @@ impl Refusal {
         self
     }
 
-    pub(super) fn method(allowed: &[Method]) -> Self {
+    pub(crate) fn method(allowed: &[Method]) -> Self {
         let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
         let message = format!("only {allowed} here");
         let allow = HeaderValue::try_from(allowed).ok();
@@ -100,7 +133,7 @@ impl Refusal {
         self.status
     }
 
-    pub(super) fn into_response(self) -> Response<WritebackBody> {
+    pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
         let Self { status, code, message, names, allow } = self;
         let mut response = json(status, &RefusalJson { code, message: &message, names: &names });
         if let Some(allow) = allow {
@@ -115,15 +148,16 @@ pub(super) fn stored(names: &[String]) -> Response<WritebackBody> {
 }
 
 /// The session has ended: a stream of it would have nothing to say.
-pub(super) fn gone() -> Response<WritebackBody> {
-    let mut response = Response::new(WritebackBody::from(Bytes::new()));
+pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
+    let mut response = Response::new(B::from(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
-pub(super) fn events(session: Session, shown: &[Number]) -> Response<WritebackBody> {
-    let mut response = Response::new(WritebackBody(Content::Events(Box::new(Events::new(session, shown)))));
+/// Events, as they come.
+pub(crate) fn streaming<B>(body: B) -> Response<B> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // What a proxy compresses, or keeps until its buffer is full, comes late or never.
@@ -133,10 +167,10 @@ pub(super) fn events(session: Session, shown: &[Number]) -> Response<WritebackBo
     response
 }
 
-fn json(status: StatusCode, body: &impl Serialize) -> Response<WritebackBody> {
+fn json<B: From<Bytes>>(status: StatusCode, body: &impl Serialize) -> Response<B> {
     // Strings in structs always encode.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = Response::new(WritebackBody::from(Bytes::from(body)));
+    let mut response = Response::new(B::from(Bytes::from(body)));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

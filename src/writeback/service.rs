@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, request::Parts};
+use http::{Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use serde_json::value::RawValue;
 use tower_service::Service;
@@ -19,8 +19,9 @@ use tower_service::Service;
 use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
+    events::Events,
     origin::same_origin,
-    reply::{Refusal, WritebackBody, events, gone, stored},
+    reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::{Posted, integers_survive},
 };
 use crate::{
@@ -236,8 +237,8 @@ impl SessionWriteback {
         B: Body + Send,
         B::Error: Into<BoxError>,
     {
-        let Parts { method, uri, headers, extensions, .. } = head;
-        self.admit(method, uri, headers)?;
+        let Parts { headers, extensions, .. } = head;
+        self.admit(head)?;
         let body = body::read(&*self.sessions.chain.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
@@ -268,7 +269,7 @@ impl SessionWriteback {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
-        self.only(&Method::GET, &head.method, &head.uri, &head.headers)?;
+        only_own_pages(&self.sessions, &Method::GET, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
         core.touch();
@@ -276,24 +277,12 @@ impl SessionWriteback {
         if core.closed(core.chain.now()).is_some() {
             return Ok(gone());
         }
-        Ok(events(session, &self.exposed))
+        Ok(streaming(WritebackBody(Content::told_by(Events::new(session, &self.exposed)))))
     }
 
-    /// The method, and the cross-site rule.
-    fn only(&self, method: &Method, asked: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        if asked != method {
-            return Err(Refusal::method(std::slice::from_ref(method)));
-        }
-        if !same_origin(uri, headers, &self.sessions.public_origins) {
-            let message = "only pages of the same origin may; for a proxy that rewrites Host see `public_origins`";
-            return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
-        }
-        Ok(())
-    }
-
-    fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), Refusal> {
-        self.only(&Method::POST, method, uri, headers)?;
-        if !is_json(headers) {
+    fn admit(&self, head: &Parts) -> Result<(), Refusal> {
+        only_own_pages(&self.sessions, &Method::POST, head)?;
+        if !is_json(&head.headers) {
             let message = "the content type must be application/json";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
         }
@@ -327,6 +316,18 @@ impl SessionWriteback {
         }
         invalid.map_or(Ok(accepted), Err)
     }
+}
+
+/// The method, and the cross-site rule.
+pub(crate) fn only_own_pages(sessions: &Sessions, method: &Method, head: &Parts) -> Result<(), Refusal> {
+    if head.method != *method {
+        return Err(Refusal::method(std::slice::from_ref(method)));
+    }
+    if !same_origin(&head.uri, &head.headers, &sessions.public_origins) {
+        let message = "only pages of the same origin may; for a proxy that rewrites Host see `public_origins`";
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
+    }
+    Ok(())
 }
 
 /// What is stored of a value: the bytes that its own type writes.

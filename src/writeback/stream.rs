@@ -1,0 +1,91 @@
+//! Server-sent events: what a stream of them is made of, whoever tells.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body, Frame};
+
+use crate::version::{Clock, Sleep};
+
+/// A silent connection is taken for dead by proxies, most often after 30 or 60 seconds.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+/// Whoever has something to say.
+pub(crate) trait Teller {
+    fn clock(&self) -> &dyn Clock;
+
+    /// Ready when there is something. It is asked only when the connection has room for it.
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told>;
+
+    /// What is said after a long silence.
+    fn break_silence(&mut self) -> String {
+        // A comment.
+        ":\n\n".to_owned()
+    }
+}
+
+/// What is said: events as text.
+pub(crate) enum Told {
+    Some(String),
+    /// This, and nothing after it.
+    Last(String),
+}
+
+/// A teller's stream: what it says, heartbeats where it is silent, and the end.
+pub(crate) struct EventStream<T> {
+    teller: T,
+    heartbeat: Option<Sleep>,
+    over: bool,
+}
+
+impl<T> EventStream<T> {
+    pub(crate) const fn new(teller: T) -> Self {
+        Self { teller, heartbeat: None, over: false }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for EventStream<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventStream").field("teller", &self.teller).field("over", &self.over).finish_non_exhaustive()
+    }
+}
+
+impl<T: Teller + Unpin> Body for EventStream<T> {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let Self { teller, heartbeat, over } = self.get_mut();
+        if *over {
+            return Poll::Ready(None);
+        }
+        let text = match teller.poll_told(cx) {
+            Poll::Ready(Told::Some(text)) => text,
+            Poll::Ready(Told::Last(text)) => {
+                *over = true;
+                text
+            }
+            Poll::Pending => {
+                let clock = teller.clock();
+                let silence = heartbeat.get_or_insert_with(|| clock.sleep_until(clock.now() + HEARTBEAT));
+                ready!(silence.as_mut().poll(cx));
+                teller.break_silence()
+            }
+        };
+        *heartbeat = None;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from(text)))))
+    }
+}
+
+/// One event, of JSON. A type that keeps text as it came may have line breaks between its tokens, which would end the
+/// event; within its strings there are none.
+pub(crate) fn event(name: &str, data: &dyn fmt::Display) -> String {
+    let data = data.to_string().replace(['\n', '\r'], " ");
+    format!("event: {name}\ndata: {data}\n\n")
+}
