@@ -11,6 +11,8 @@ mod error;
 #[cfg(any(feature = "axum", feature = "tonic"))]
 mod extract;
 mod id;
+#[cfg(feature = "inspector")]
+mod inspector;
 mod live;
 mod resolve;
 mod session;
@@ -23,6 +25,8 @@ mod value;
 mod version;
 mod writeback;
 
+#[cfg(feature = "inspector")]
+pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspector};
 #[cfg(feature = "tokio")]
 pub use self::version::TokioClock;
 pub use self::{

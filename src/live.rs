@@ -262,7 +262,7 @@ pub struct Changes {
 
 /// All that a stream of changes last saw.
 #[derive(Clone, Default, PartialEq)]
-struct Survey {
+pub(crate) struct Survey {
     owners: Vec<Owner>,
     values: Vec<Seen>,
 }
@@ -299,14 +299,14 @@ impl Changes {
 }
 
 impl Survey {
-    fn of(session: &Session) -> Self {
+    pub(crate) fn of(session: &Session) -> Self {
         let (owners, mut values) = session.core().survey();
         values.sort_unstable_by_key(|seen| seen.number);
         Self { owners, values }
     }
 
     /// What to tell somebody who saw `self`, if this is how it is now.
-    fn tell(&self, now: &Self, session: &Session) -> Vec<Changed> {
+    pub(crate) fn tell(&self, now: &Self, session: &Session) -> Vec<Changed> {
         let schema = &session.core().chain.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));

@@ -13,6 +13,8 @@ use super::{
     core::{Binding, Bound, Core, Newer, Owner},
     load,
 };
+#[cfg(feature = "inspector")]
+use crate::tier::cookie::seal::sealed_len;
 use crate::{
     chain::{Chain, Signed, values::Kept},
     id::SessionId,
@@ -111,6 +113,28 @@ impl Stand {
     }
 }
 
+/// All that a browser is to carry at one moment, unsealed.
+struct Parcel {
+    head: Head,
+    entries: Vec<(Whose, Box<str>, Kept)>,
+    in_step: InStep,
+}
+
+/// What a browser is to carry, by its size.
+#[cfg(feature = "inspector")]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Measured {
+    /// Characters of the token.
+    pub(crate) token: usize,
+    /// Bytes of each owner's entries.
+    pub(crate) session: usize,
+    pub(crate) principal: usize,
+    /// Values among them that this build does not declare.
+    pub(crate) undeclared: usize,
+    /// The browser has all of it, or has it on the way.
+    pub(crate) in_step: bool,
+}
+
 /// A sealed token and what it held.
 struct Sealed {
     token: String,
@@ -175,21 +199,48 @@ impl Core {
     pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
         let now = self.chain.now();
         let bound = self.live(now).ok()?;
-        let stand = self.stand_of(&bound, now);
-        let sealed = match &bound.record.read().kind {
+        if self.is_sealed(&bound, now) { None } else { self.relay() }
+    }
+
+    fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
+        let stand = self.stand_of(bound, now);
+        match &bound.record.read().kind {
             Kind::Session { browser, .. } => {
                 browser.known.as_ref().is_some_and(|known| stand.is_carried_by(&known.brought))
             }
             _ => true,
-        };
-        if sealed { None } else { self.relay() }
+        }
     }
 
-    /// Everything that the browser is to carry, sealed.
-    fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
+    /// What the token would be that a response had to carry now. Nothing is sealed, and nothing used; all is 0 without
+    /// a session.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn measure(&self, now: Millis) -> Measured {
+        let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
+            let parcel = self.pack(&bound, now)?;
+            Some((bound, parcel))
+        }) else {
+            return Measured::default();
+        };
+        let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
+        let head = Writer::new(&parcel.head).finish().len();
+        let mut measured = Measured { in_step, ..Measured::default() };
+        for (whose, name, kept) in &parcel.entries {
+            let len = entry_len(name, kept.json.as_ref());
+            match whose {
+                Whose::Session => measured.session += len,
+                Whose::Principal => measured.principal += len,
+            }
+            measured.undeclared += usize::from(kept.json.is_some() && self.chain.schema.named(name).is_none());
+        }
+        measured.token = sealed_len(head + measured.session + measured.principal);
+        measured
+    }
+
+    /// Everything that the browser is to carry.
+    fn pack(&self, bound: &Bound, now: Millis) -> Option<Parcel> {
         let chain = &self.chain;
         let signed = self.signed_of(bound, now);
-        bound.record.touch(now);
         let mut entries: Vec<(Whose, Box<str>, Kept)> = Vec::new();
         let mut collect = |whose: Whose, name: &str, kept: &Kept| entries.push((whose, name.into(), kept.clone()));
         let (life, session) = {
@@ -214,10 +265,17 @@ impl Core {
         });
         self.keep_newer(&mut entries, signed.as_deref());
         self.fit(&mut entries);
-        let idle_deadline = life.deadline(now);
-        let ends_in = (!life.lifetime.ends_with_browser).then(|| idle_deadline.since(now));
-        let issued = now;
-        let head = Head { life, issued, idle_deadline, principal: signed.map(|signed| signed.owner.tag()) };
+        let in_step = InStep { issued: now, session, principal };
+        let principal = signed.map(|signed| signed.owner.tag());
+        let head = Head { issued: now, idle_deadline: life.deadline(now), life, principal };
+        Some(Parcel { head, entries, in_step })
+    }
+
+    /// The same, sealed, which is a use of the session.
+    fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
+        let chain = &self.chain;
+        bound.record.touch(now);
+        let Parcel { head, entries, in_step } = self.pack(bound, now)?;
         let mut writer = Writer::new(&head);
         for (whose, name, kept) in &entries {
             writer.entry(*whose, name, kept);
@@ -228,8 +286,9 @@ impl Core {
             .seal(&chain.audience, purpose, &bound.id, &payload)
             .inspect_err(|error| tracing::error!(%error, "the session can't be sealed"))
             .ok()?;
-        let in_step = InStep { issued, session, principal };
-        Some(Sealed { token, ring, in_step, deadline: idle_deadline, ends_in })
+        let deadline = head.idle_deadline;
+        let ends_in = (!head.life.lifetime.ends_with_browser).then(|| deadline.since(now));
+        Some(Sealed { token, ring, in_step, deadline, ends_in })
     }
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What

@@ -174,6 +174,12 @@ impl CookieTier {
         }
     }
 
+    /// The longest that a token may be.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn token_budget(&self) -> usize {
+        MAX_COOKIE - self.cookie_name().len() - 1
+    }
+
     /// `Set-Cookie` of a token, for a session that ends in so long. It is asked back 60 s earlier, so that a browser
     /// whose clock runs late does not show a session that is over.
     pub(crate) fn creation(&self, token: String, ends_in: Option<Duration>) -> Option<HeaderValue> {

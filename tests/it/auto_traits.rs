@@ -4,11 +4,12 @@ use std::future::Future;
 
 use layered_session::{
     Answer, Batch, BoxError, BuildError, BuildErrorKind, Change, ChangeOrigin, Changed, Changes, Clock, Closed, Commit,
-    CommitKind, Committed, CookieTier, DefaultTier, Explanation, Found, KeyRing, LayeredSession, LayeredSessionLayer,
-    Lifetime, Lookup, MemoryTier, MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, OwnerId, Placement,
-    Preload, PreloadFuture, PreloadLayer, Principal, RelayToken, Resolution, ResponseFuture, Role, SameSite, Scope,
-    Session, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture,
-    TokioClock, Version, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
+    CommitKind, Committed, CookieTier, DefaultTier, Explanation, Found, InspectorBody, InspectorFuture, KeyRing,
+    LayeredSession, LayeredSessionLayer, Lifetime, Lookup, MemoryTier, MemoryTierBuilder, MissingSession,
+    MissingSessionKind, Origin, OwnerId, Placement, Preload, PreloadFuture, PreloadLayer, Principal, RelayToken,
+    Resolution, ResponseFuture, Role, SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions,
+    SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture, TokioClock, Version, Watch, WriteError,
+    WriteErrorKind, WritebackBody, WritebackFuture,
     testing::{ManualClock, Operation, SpyStore},
 };
 
@@ -31,6 +32,7 @@ fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
 fn public_types_keep_their_auto_traits() {
     handle::<Session>();
     handle::<Sessions>();
+    handle::<SessionInspector>();
     handle::<SessionWriteback>();
     handle::<LayeredSessionLayer>();
     handle::<PreloadLayer>();
@@ -74,6 +76,7 @@ fn public_types_keep_their_auto_traits() {
     kept::<DefaultTier>();
     kept::<Explanation>();
     kept::<Found>();
+    kept::<InspectorBody>();
     kept::<SessionsBuilder>();
     kept::<Watch<Division>>();
     kept::<WritebackBody>();
@@ -150,5 +153,6 @@ async fn every_future_can_be_spawned() {
         future
     }
     drop(tier_future(TierFuture::ready(Ok(()))));
+    let _ = sent_and_kept::<InspectorFuture>;
     let _ = sent_and_kept::<WritebackFuture>;
 }

@@ -10,6 +10,7 @@ mod cookies;
 mod events;
 mod forge;
 mod frameworks;
+mod inspector;
 mod layers;
 mod leaks;
 mod lifetimes;

@@ -1,0 +1,124 @@
+//! `GET /events`: the report, again whenever it has changed, and the changes that made the difference.
+
+use std::{
+    fmt,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use serde_json::json;
+
+use super::report::Report;
+use crate::{
+    chain::values::ChangeOrigin,
+    live::{Changed, Said, Survey, Wait, closed, ends},
+    session::Session,
+    version::{Clock, Sleep, Version},
+    writeback::stream::{Teller, Told, event},
+};
+
+/// Nothing wakes a stream when a response has taken a change to the browser, or when a request elsewhere was a use of
+/// the session. The first comes soon after a change; the second can wait for the next heartbeat.
+const SETTLED: Duration = Duration::from_millis(250);
+
+/// What one inspector's page is told.
+pub(super) struct Reports {
+    wait: Wait,
+    seen: Survey,
+    /// The report that was last told.
+    told: Option<Report>,
+    settling: Option<Sleep>,
+}
+
+impl Reports {
+    pub(super) fn new(session: Session) -> Self {
+        let wait = Wait::new(session);
+        let seen = Survey::of(wait.session());
+        Self { wait, seen, told: None, settling: None }
+    }
+
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+        let Self { wait, seen, told, settling } = self;
+        wait.poll(cx, |session| {
+            if let Some(reason) = closed(session) {
+                return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
+            }
+            let core = session.core();
+            let now = Survey::of(session);
+            let changes = seen.tell(&now, session);
+            *seen = now;
+            // The report first: who reads of a change can look up what it came to.
+            let mut text = news(session, told).unwrap_or_default();
+            if !changes.is_empty() {
+                let changes: Vec<_> = changes.iter().map(change).collect();
+                text += &event("changes", &json!({ "now": core.chain.now().0, "changes": changes }));
+            }
+            let until = ends(session, core.chain.schema.iter().map(|(number, _)| number));
+            if text.is_empty() {
+                return Said::Nothing(until);
+            }
+            *settling = Some(core.chain.clock.sleep_until(core.chain.clock.now() + SETTLED));
+            Said::All(Told::Some(text), until)
+        })
+    }
+
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<String> {
+        let Some(sleep) = &mut self.settling else { return Poll::Pending };
+        ready!(sleep.as_mut().poll(cx));
+        self.settling = None;
+        news(self.wait.session(), &mut self.told).map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+/// The report as an event, if it is another than the one that was told.
+fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
+    let report = Report::of(session);
+    if told.as_ref() == Some(&report) {
+        return None;
+    }
+    let text = event("report", &report.told_at(session.core().chain.now()));
+    *told = Some(report);
+    Some(text)
+}
+
+impl Teller for Reports {
+    fn clock(&self) -> &dyn Clock {
+        &*self.wait.session().core().chain.clock
+    }
+
+    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+        match self.poll_changes(cx) {
+            Poll::Pending => self.poll_settled(cx).map(Told::Some),
+            told => told,
+        }
+    }
+
+    fn break_silence(&mut self) -> String {
+        news(self.wait.session(), &mut self.told).unwrap_or_else(|| ":\n\n".to_owned())
+    }
+}
+
+fn change(changed: &Changed) -> serde_json::Value {
+    let of = |kind: &str, name: &str, version: &Version, origin: &ChangeOrigin| {
+        let origin = match origin {
+            ChangeOrigin::Fresh => "fresh",
+            ChangeOrigin::Carried => "carried",
+        };
+        json!({ "kind": kind, "name": name, "version": version.to_string(), "origin": origin })
+    };
+    match changed {
+        Changed::Set { name, version, origin } => of("set", name, version, origin),
+        Changed::Removed { name, version, origin } => of("removed", name, version, origin),
+        Changed::Expired { name } => json!({ "kind": "expired", "name": name }),
+        Changed::Cleared { version } => json!({ "kind": "cleared", "version": version.to_string() }),
+        Changed::Renewed => json!({ "kind": "renewed" }),
+        Changed::CaughtUp => json!({ "kind": "caught_up" }),
+        Changed::Closed(reason) => json!({ "kind": "closed", "reason": reason.to_string() }),
+    }
+}
+
+impl fmt::Debug for Reports {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reports").finish_non_exhaustive()
+    }
+}

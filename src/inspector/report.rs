@@ -1,0 +1,395 @@
+//! What the page is told of a session: states, sizes and reasons. Nothing by which a session or a user could be found.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer, ser::Error};
+use serde_json::value::RawValue;
+
+use crate::{
+    chain::{COOKIE, Chain, Computed, DEFAULT, MEMORY, Resolution},
+    session::{
+        Look, Session,
+        browser::Measured,
+        core::Core,
+        explain::{Answer, explain},
+    },
+    tier::memory::record::Kind,
+    value::{Declared, Number, Placement, Scope},
+    version::{Millis, Version},
+};
+
+/// All of it. Times are milliseconds since 1970, as the server's clock tells them.
+#[derive(PartialEq, Serialize)]
+pub(super) struct Report {
+    session: Life,
+    token: Token,
+    values: Vec<Value>,
+    /// How many values ride along that this build does not declare.
+    undeclared: usize,
+    chain: Vec<&'static str>,
+    resolution: &'static str,
+}
+
+#[derive(PartialEq, Serialize)]
+struct Life {
+    state: &'static str,
+    signed_in: bool,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    lived: Option<Lived>,
+}
+
+#[derive(PartialEq, Serialize)]
+struct Lived {
+    created: u64,
+    /// If nobody uses it again.
+    expires: u64,
+    /// At the latest.
+    ends: u64,
+    ends_with_browser: bool,
+    /// Whether the browser's cookie has all of it, or has it on the way.
+    in_step: bool,
+}
+
+#[derive(PartialEq, Serialize)]
+struct Token {
+    bytes: usize,
+    budget: usize,
+    session: Share,
+    principal: Share,
+}
+
+#[derive(PartialEq, Serialize)]
+struct Share {
+    bytes: usize,
+    budget: usize,
+}
+
+#[derive(PartialEq, Serialize)]
+struct Value {
+    name: &'static str,
+    scope: &'static str,
+    placement: &'static str,
+    max_age_ms: Option<u64>,
+    /// Where it has a lifetime of its own.
+    expires: Option<u64>,
+    value: Option<Json>,
+    winner: &'static str,
+    tiers: Vec<Row>,
+}
+
+/// What one tier says, and why that is not the answer, or is.
+#[derive(Debug, PartialEq, Serialize)]
+struct Row {
+    tier: &'static str,
+    answer: &'static str,
+    #[serde(serialize_with = "as_text")]
+    version: Option<Version>,
+    why: String,
+}
+
+fn as_text<S: Serializer>(version: &Option<Version>, serializer: S) -> Result<S::Ok, S::Error> {
+    version.map(|version| version.to_string()).serialize(serializer)
+}
+
+/// A value's own JSON.
+#[derive(PartialEq)]
+struct Json(Bytes);
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_slice::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl Report {
+    pub(super) fn of(session: &Session) -> Self {
+        let core = session.core();
+        let chain = &core.chain;
+        let now = chain.now();
+        let measured = core.measure(now);
+        let share = |bytes, budget| Share { bytes, budget };
+        let session = Life::of(core, &measured, now);
+        let store = chain.store.as_ref().map(|store| store.name());
+        let facts = Facts { store, has_session: session.lived.is_some(), in_step: measured.in_step };
+        Self {
+            session,
+            token: Token {
+                bytes: measured.token,
+                budget: chain.cookie.token_budget(),
+                session: share(measured.session, chain.budget.session),
+                principal: share(measured.principal, chain.budget.principal),
+            },
+            values: chain.schema.iter().map(|(number, declared)| Value::of(core, number, declared, facts)).collect(),
+            undeclared: measured.undeclared,
+            chain: tiers(chain),
+            resolution: match chain.resolution {
+                Resolution::Newest => "newest",
+                Resolution::FirstHit => "first_hit",
+            },
+        }
+    }
+
+    /// As JSON, with the server's time beside it.
+    pub(super) fn told_at(&self, now: Millis) -> impl fmt::Display {
+        #[derive(Serialize)]
+        struct Told<'a> {
+            now: u64,
+            #[serde(flatten)]
+            report: &'a Report,
+        }
+        // Values are JSON already and the rest always encodes.
+        serde_json::to_string(&Told { now: now.0, report: self }).unwrap_or_else(|_| "null".to_owned())
+    }
+}
+
+/// All tiers' names, in the chain's order.
+fn tiers(chain: &Chain) -> Vec<&'static str> {
+    let memory = chain.memory.iter().map(|_| MEMORY);
+    let store = chain.store.iter().map(|store| store.name());
+    memory.chain([COOKIE]).chain(store).chain(chain.computed.iter().map(Computed::name)).collect()
+}
+
+impl Life {
+    fn of(core: &Core, measured: &Measured, now: Millis) -> Self {
+        let bound = core.live(now).ok();
+        let lived = bound.as_ref().and_then(|bound| {
+            let expires = bound.record.deadline().0;
+            let Kind::Session { life, .. } = &bound.record.read().kind else { return None };
+            Some(Lived {
+                created: life.created.0,
+                expires,
+                ends: life.absolute_deadline.0,
+                ends_with_browser: life.lifetime.ends_with_browser,
+                in_step: measured.in_step,
+            })
+        });
+        let state = if lived.is_some() { "live" } else { "none" };
+        Self { state, signed_in: core.signed(now).is_some(), lived }
+    }
+}
+
+impl Value {
+    fn of(core: &Core, number: Number, declared: &Declared, facts: Facts) -> Self {
+        let now = core.chain.now();
+        let explanation = explain(core, number, Look::Glance);
+        let (answer, _) = core.resolve(number, now, Look::Glance, |json| (declared.normalize)(json));
+        Self {
+            name: declared.name,
+            scope: match declared.scope {
+                Scope::Session => "session",
+                Scope::Principal => "principal",
+            },
+            placement: match declared.placement {
+                Placement::Everywhere => "everywhere",
+                Placement::Server => "server",
+                Placement::Volatile => "volatile",
+            },
+            max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            expires: declared.max_age.and_then(|_| core.value_ends(number)).map(|end| end.0),
+            value: answer.map(|(json, _)| Json(json)),
+            winner: explanation.winner().unwrap_or(DEFAULT),
+            tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),
+        }
+    }
+}
+
+/// What holds for all values of a session.
+#[derive(Clone, Copy)]
+struct Facts {
+    store: Option<&'static str>,
+    has_session: bool,
+    in_step: bool,
+}
+
+/// Each tier's answer with its reason, in the chain's order. This is the one place that words them.
+fn rows(
+    answers: &[(&'static str, Answer)],
+    winner: Option<&'static str>,
+    placement: Placement,
+    facts: Facts,
+) -> Vec<Row> {
+    let is_stored = |tier: &str| matches!(tier, MEMORY | COOKIE);
+    // Memory and cookie are joined when a request comes: of what they have together one is the source.
+    let source = answers.iter().copied().find(|(tier, answer)| is_stored(tier) && *answer != Answer::Nothing);
+    let mut rows = Vec::new();
+    for &(tier, answer) in answers {
+        let is_source = source.is_some_and(|(source, _)| source == tier);
+        let (answer, why) = match (tier, answer) {
+            (MEMORY | COOKIE, _) if is_source => (answer, held(answer)),
+            (MEMORY | COOKIE, _) => beside(tier, answer, source.map(|(_, answer)| answer), placement, facts),
+            (_, _) if winner == Some(tier) => (answer, "answers, since no stored tier does".to_owned()),
+            (_, Answer::NotValid) => (answer, "passed over: its answer is not valid".to_owned()),
+            (DEFAULT, Answer::Nothing) if winner.is_none() => {
+                (answer, "has no rule for it: the type's own default stands in, if it has one".to_owned())
+            }
+            (DEFAULT, Answer::Nothing) => (answer, "has no rule for it".to_owned()),
+            (_, Answer::Nothing) => (answer, "has no answer for it".to_owned()),
+            (_, _) => match winner {
+                Some(winner) if !is_stored(winner) => (answer, format!("not asked: {winner} comes first")),
+                _ => (answer, "not asked: a stored tier answers".to_owned()),
+            },
+        };
+        rows.push(Row::new(tier, answer, why));
+        if tier == COOKIE
+            && let Some(store) = facts.store
+        {
+            let why = "asked when the session was loaded: what it had is in memory".to_owned();
+            rows.push(Row { tier: store, answer: "not_asked", version: None, why });
+        }
+    }
+    if winner.is_none() && rows.iter().all(|row| row.tier != DEFAULT) {
+        let why = "no tier answers: the type's own default stands in, if it has one".to_owned();
+        rows.push(Row::new(DEFAULT, Answer::Nothing, why));
+    }
+    rows
+}
+
+/// Of the tier whose copy it is.
+fn held(answer: Answer) -> String {
+    match answer {
+        Answer::Removed(_) => "removed here: no stored tier answers",
+        Answer::NotValid => "passed over: its copy is not valid",
+        Answer::Value(_) | Answer::Nothing => "answers",
+    }
+    .to_owned()
+}
+
+/// Of the other of the two.
+fn beside(tier: &str, answer: Answer, source: Option<Answer>, placement: Placement, facts: Facts) -> (Answer, String) {
+    let (answer, why) = match (tier, placement, source) {
+        (COOKIE, Placement::Server, _) => (answer, "never has it: it is placed on servers only"),
+        (COOKIE, Placement::Volatile, _) => (answer, "never has it: it is placed in memory only"),
+        (_, _, None) if !facts.has_session => (answer, "has no copy: there is no session yet"),
+        (_, _, None) => (answer, "has no copy"),
+        (COOKIE, _, Some(_)) if answer != Answer::Nothing => (answer, "newer, but memory comes first"),
+        (COOKIE, _, Some(source @ Answer::Removed(_))) if facts.in_step => (source, "knows of the removal too"),
+        (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),
+        (COOKIE, _, Some(_)) => (answer, "has nothing newer: the next response brings it up to date"),
+        (_, _, Some(_)) => (answer, "had nothing newer: it has taken over the cookie's copy"),
+    };
+    (answer, why.to_owned())
+}
+
+impl Row {
+    fn new(tier: &'static str, answer: Answer, why: String) -> Self {
+        let (answer, version) = match answer {
+            Answer::Value(version) => ("value", version),
+            Answer::NotValid => ("not_valid", None),
+            Answer::Removed(version) => ("removed", Some(version)),
+            Answer::Nothing => ("nothing", None),
+        };
+        Self { tier, answer, version, why }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FACTS: Facts = Facts { store: None, has_session: true, in_step: true };
+    const OLD: Version = Version::from_u64(1 << 16);
+    const NEW: Version = Version::from_u64(2 << 16);
+
+    /// Each tier's answer, version and reason, as text.
+    fn said(answers: &[(&'static str, Answer)], winner: Option<&'static str>, facts: Facts) -> Vec<String> {
+        let rows = rows(answers, winner, Placement::Everywhere, facts);
+        let text = |Row { tier, answer, version, why }| match version {
+            Some(version) => format!("{tier}: {answer} {version}: {why}"),
+            None => format!("{tier}: {answer}: {why}"),
+        };
+        rows.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn of_memory_and_cookie_one_is_the_source() {
+        let (value, nothing) = (Answer::Value(Some(NEW)), Answer::Nothing);
+        assert_eq!(
+            said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), FACTS),
+            ["memory: value 2.0: answers", "cookie: value 2.0: has the same copy"]
+        );
+        let behind = Facts { in_step: false, ..FACTS };
+        assert_eq!(
+            said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), behind),
+            [
+                "memory: value 2.0: answers",
+                "cookie: nothing: has nothing newer: the next response brings it up to date"
+            ]
+        );
+        assert_eq!(
+            said(&[(MEMORY, nothing), (COOKIE, value)], Some(COOKIE), FACTS),
+            ["memory: nothing: had nothing newer: it has taken over the cookie's copy", "cookie: value 2.0: answers"]
+        );
+        let older = Answer::Value(Some(OLD));
+        assert_eq!(
+            said(&[(MEMORY, older), (COOKIE, value)], Some(MEMORY), behind),
+            ["memory: value 1.0: answers", "cookie: value 2.0: newer, but memory comes first"]
+        );
+    }
+
+    #[test]
+    fn what_no_stored_tier_answers_a_computed_one_does() {
+        let (value, nothing) = (Answer::Value(None), Answer::Nothing);
+        let removed = [(MEMORY, Answer::Removed(NEW)), (COOKIE, nothing), ("tenant", value), (DEFAULT, value)];
+        assert_eq!(
+            said(&removed, Some("tenant"), FACTS),
+            [
+                "memory: removed 2.0: removed here: no stored tier answers",
+                "cookie: removed 2.0: knows of the removal too",
+                "tenant: value: answers, since no stored tier does",
+                "default: value: not asked: tenant comes first"
+            ]
+        );
+        let invalid = [(MEMORY, Answer::NotValid), (COOKIE, nothing), ("tenant", Answer::NotValid), (DEFAULT, value)];
+        assert_eq!(
+            said(&invalid, Some(DEFAULT), FACTS),
+            [
+                "memory: not_valid: passed over: its copy is not valid",
+                "cookie: not_valid: has the same copy",
+                "tenant: not_valid: passed over: its answer is not valid",
+                "default: value: answers, since no stored tier does"
+            ]
+        );
+        let stored = [(MEMORY, Answer::Value(Some(NEW))), (COOKIE, nothing), ("tenant", nothing), (DEFAULT, value)];
+        assert_eq!(
+            said(&stored, Some(MEMORY), FACTS)[2..],
+            ["tenant: nothing: has no answer for it", "default: value: not asked: a stored tier answers"]
+        );
+    }
+
+    #[test]
+    fn where_nothing_answers_the_type_itself_does() {
+        let nothing = [(MEMORY, Answer::Nothing), (COOKIE, Answer::Nothing)];
+        let visitor = Facts { has_session: false, in_step: false, ..FACTS };
+        let own = "the type's own default stands in, if it has one";
+        assert_eq!(
+            said(&nothing, None, visitor),
+            [
+                "memory: nothing: has no copy: there is no session yet".to_owned(),
+                "cookie: nothing: has no copy: there is no session yet".to_owned(),
+                format!("default: nothing: no tier answers: {own}")
+            ]
+        );
+        let without = [nothing[0], nothing[1], (DEFAULT, Answer::Nothing)];
+        assert_eq!(
+            said(&without, None, FACTS)[1..],
+            ["cookie: nothing: has no copy".to_owned(), format!("default: nothing: has no rule for it: {own}")]
+        );
+    }
+
+    #[test]
+    fn what_a_browser_never_carries_is_not_looked_for_there() {
+        let facts = Facts { store: Some("redis"), ..FACTS };
+        let answers = [(MEMORY, Answer::Value(Some(NEW))), (COOKIE, Answer::Nothing)];
+        let rows = rows(&answers, Some(MEMORY), Placement::Server, facts);
+        let said: Vec<_> = rows.iter().map(|row| (row.tier, row.answer, row.why.as_str())).collect();
+        assert_eq!(
+            said,
+            [
+                (MEMORY, "value", "answers"),
+                (COOKIE, "nothing", "never has it: it is placed on servers only"),
+                ("redis", "not_asked", "asked when the session was loaded: what it had is in memory")
+            ]
+        );
+    }
+}

@@ -1,0 +1,215 @@
+//! [`SessionInspector`]: the endpoint behind the page.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body::{Body, Frame, SizeHint};
+use tower_service::Service;
+
+use super::events::Reports;
+use crate::{
+    sessions::Sessions,
+    writeback::{
+        asset::Asset,
+        reply::{Content, Refusal, gone, streaming},
+        service::only_own_pages,
+    },
+};
+
+static PAGE: Asset = Asset::new(include_str!("page.html"), "text/html; charset=utf-8");
+static SCRIPT: Asset = Asset::new(include_str!("page.js"), "text/javascript; charset=utf-8");
+static STYLE: Asset = Asset::new(include_str!("page.css"), "text/css; charset=utf-8");
+static ICON: Asset = Asset::new(include_str!("icon.svg"), "image/svg+xml");
+
+/// All that the page may load is its own.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
+
+/// Shows, live and in a page of its own, the session of whoever opens it: each declared value, which tier answers and
+/// why the others do not, the versions, how full the cookie is, and changes as they happen.
+///
+/// **It shows whoever opens it their own session's values**, those too that the application shows to nobody, such as
+/// who is signed in. Mount it in development, or behind a gate of your own. It shows no other session's values and none
+/// of another user, and never an id, a token or a key; nothing can be changed through it.
+///
+/// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
+/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`at`](Self::at) where nothing does. The
+/// page is the same with and without a slash at the end.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Sessions, SessionInspector};
+/// use axum::Router;
+///
+/// # let sessions = Sessions::builder()
+/// #     .tier(MemoryTier::builder().build())
+/// #     .tier(CookieTier::sealed(KeyRing::generate()?))
+/// #     .build()?;
+/// let mut app = Router::new();
+/// if cfg!(debug_assertions) {
+///     app = app.nest_service("/inspector", SessionInspector::new(&sessions));
+/// }
+/// let app: Router = app.layer(LayeredSessionLayer::new(sessions));
+///
+/// # use {http::Request, tower::ServiceExt};
+/// # futures_util::FutureExt::now_or_never(async {
+/// let page = app.oneshot(Request::get("/inspector").body(axum::body::Body::empty())?).await?;
+/// assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+/// # Ok::<_, layered_session::BoxError>(())
+/// # }).ok_or("it waits for nothing")??;
+/// # Ok::<_, layered_session::BoxError>(())
+/// ```
+///
+/// | request | answer |
+/// |---|---|
+/// | `GET /` | the page; `page.js`, `page.css` and `icon.svg` are its parts |
+/// | `GET /events` | server-sent events; 204 if the session has ended |
+///
+/// Each part is served under its name as the query too (`?events`): that is what the page asks for, since it does not
+/// know under which path it is mounted.
+///
+/// # Events
+///
+/// To pages of the same origin only, as those of a [`SessionWriteback`](crate::SessionWriteback). A comment every 15
+/// seconds keeps proxies from closing the connection. To open it is a request like any other; that it stays open is no
+/// use of the session, and it never brings a cookie.
+///
+/// | event | data |
+/// |---|---|
+/// | `report` | first, and whenever it has changed: `now`, `session`, `token`, `values`, `undeclared`, `chain` and `resolution`, as the page shows them |
+/// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`Changed`](crate::Changed) tells, after the report that it led to |
+/// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
+///
+/// A visitor who has no session yet does not see the one to come: the page asks again. Without a memory tier the report
+/// is the request's own, and no changes are seen.
+#[derive(Clone)]
+pub struct SessionInspector {
+    sessions: Sessions,
+    prefix: String,
+}
+
+impl SessionInspector {
+    /// Shows sessions of this chain.
+    pub fn new(sessions: &Sessions) -> Self {
+        Self { sessions: sessions.clone(), prefix: String::new() }
+    }
+
+    /// The path under which it is mounted, where no router strips it: `/inspector`.
+    #[must_use]
+    pub fn at(mut self, path: &str) -> Self {
+        path.trim_end_matches('/').clone_into(&mut self.prefix);
+        self
+    }
+
+    async fn answer(self, head: Parts) -> Response<InspectorBody> {
+        let Parts { method, uri, headers, .. } = &head;
+        let answered = match uri.path().strip_prefix(self.prefix.as_str()) {
+            // A router that strips the path does not say whether there was a slash at the end, so no relative path is
+            // right for both; a query alone is.
+            Some("" | "/") => match uri.query() {
+                Some("page.js") => SCRIPT.answer(method, headers),
+                Some("page.css") => STYLE.answer(method, headers),
+                Some("icon.svg") => ICON.answer(method, headers),
+                Some("events") => self.events(&head).await,
+                _ => PAGE.answer(method, headers).map(with_policy),
+            },
+            Some("/page.js") => SCRIPT.answer(method, headers),
+            Some("/page.css") => STYLE.answer(method, headers),
+            Some("/icon.svg") => ICON.answer(method, headers),
+            Some("/events") => self.events(&head).await,
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "nothing here: mount the inspector with `nest_service`, or name its path with `at`",
+            )),
+        };
+        answered.unwrap_or_else(Refusal::into_response)
+    }
+
+    async fn events(&self, head: &Parts) -> Result<Response<InspectorBody>, Refusal> {
+        only_own_pages(&self.sessions, &Method::GET, head)?;
+        let session = self.sessions.load(&head.extensions).await?;
+        let core = session.core();
+        if core.closed(core.chain.now()).is_some() {
+            return Ok(gone());
+        }
+        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session)))))
+    }
+}
+
+fn with_policy(mut page: Response<InspectorBody>) -> Response<InspectorBody> {
+    page.headers_mut().insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
+    page
+}
+
+impl<B> Service<Request<B>> for SessionInspector {
+    type Response = Response<InspectorBody>;
+    type Error = Infallible;
+    type Future = InspectorFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> InspectorFuture {
+        let (head, _) = request.into_parts();
+        InspectorFuture(Box::pin(self.clone().answer(head)))
+    }
+}
+
+/// The answer of a [`SessionInspector`].
+#[must_use = "futures do nothing unless polled"]
+pub struct InspectorFuture(Pin<Box<dyn Future<Output = Response<InspectorBody>> + Send>>);
+
+impl Future for InspectorFuture {
+    type Output = Result<Response<InspectorBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+/// The body of an answer of the inspector: whole, or a stream of events that goes on until the session is over.
+#[derive(Debug)]
+pub struct InspectorBody(Content<Reports>);
+
+impl From<Bytes> for InspectorBody {
+    fn from(whole: Bytes) -> Self {
+        Self(Content::from(whole))
+    }
+}
+
+impl Body for InspectorBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Pin::new(&mut self.get_mut().0).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}
+
+impl fmt::Debug for InspectorFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InspectorFuture").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SessionInspector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SessionInspector").field("at", &self.prefix).finish_non_exhaustive()
+    }
+}
