@@ -98,16 +98,6 @@ async fn sign_in(session: Session, Form(user): Form<User>) -> Result<Redirect, W
     Ok(Redirect::to("/"))
 }
 
-async fn empty(session: Session) -> Result<Redirect, WriteError> {
-    session.remove::<Cart>().await?;
-    Ok(Redirect::to("/"))
-}
-
-async fn sign_out(session: Session) -> Result<Redirect, WriteError> {
-    session.sign_out().await?;
-    Ok(Redirect::to("/"))
-}
-
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let sessions = sessions()?;
@@ -115,9 +105,9 @@ async fn main() -> Result<(), BoxError> {
         .route("/", get(Html(PAGE)))
         .route("/theme/{theme}", post(theme))
         .route("/cart", post(add))
-        .route("/cart/empty", post(empty))
+        .route("/cart/empty", post(async |session: Session| session.remove::<Cart>().await.map(|()| Redirect::to("/"))))
         .route("/sign-in", post(sign_in))
-        .route("/sign-out", post(sign_out))
+        .route("/sign-out", post(async |session: Session| session.sign_out().await.map(|()| Redirect::to("/"))))
         .nest_service("/inspector", SessionInspector::new(&sessions))
         .layer(LayeredSessionLayer::new(sessions));
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;

@@ -133,13 +133,13 @@ impl Report {
     /// As JSON, with the server's time beside it.
     pub(super) fn told_at(&self, now: Millis) -> impl fmt::Display {
         #[derive(Serialize)]
-        struct Told<'a> {
+        struct Timed<'a> {
             now: u64,
             #[serde(flatten)]
             report: &'a Report,
         }
         // Values are JSON already and the rest always encodes.
-        serde_json::to_string(&Told { now: now.0, report: self }).unwrap_or_else(|_| "null".to_owned())
+        serde_json::to_string(&Timed { now: now.0, report: self }).unwrap_or_else(|_| "null".to_owned())
     }
 }
 

@@ -82,7 +82,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 ///
 /// | event | data |
 /// |---|---|
-/// | `report` | first, and whenever it has changed: `now`, `session`, `token`, `values`, `undeclared`, `chain` and `resolution`, as the page shows them |
+/// | `report` | first, and whenever it has changed: `now`, `session`, `token`, `values`, `undeclared`, `chain` and `resolution`: the page's own, in a form that may change |
 /// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`Changed`](crate::Changed) tells, after the report that it led to |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///

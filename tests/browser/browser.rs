@@ -95,6 +95,13 @@ impl Browser {
         Ok(tab)
     }
 
+    /// Opens another page of the server's in a new tab.
+    pub(crate) async fn open_at(&self, path: &str) -> Result<Tab> {
+        let tab = self.blank().await?;
+        tab.load(&format!("{}{path}", self.url)).await?;
+        Ok(tab)
+    }
+
     async fn blank(&self) -> Result<Tab> {
         let window = self.client.new_window(true).await?.handle;
         Ok(Tab::new(self.client.clone(), window))

@@ -7,6 +7,7 @@ mod browser;
 mod cart;
 mod faulty;
 mod hook;
+mod inspector;
 mod looks;
 mod nodes;
 mod server;

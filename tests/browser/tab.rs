@@ -49,8 +49,16 @@ impl Tab {
     }
 
     pub(crate) async fn visit(&self, url: &str) -> Result {
-        self.front().await?.goto(url).await?;
+        self.load(url).await?;
         self.is_connected().await
+    }
+
+    pub(crate) async fn load(&self, url: &str) -> Result {
+        Ok(self.front().await?.goto(url).await?)
+    }
+
+    pub(crate) async fn click(&self, css: &str) -> Result {
+        Ok(self.front().await?.find(Locator::Css(css)).await?.click().await?)
     }
 
     pub(crate) async fn reload(&self) -> Result {

@@ -62,6 +62,13 @@ async fn ask(node: &Node, request: Request<Full<Bytes>>) -> Response<InspectorBo
     LayeredSessionLayer::new(node.sessions.clone()).layer(inspector).oneshot(request).await.unwrap()
 }
 
+/// An answer that is whole, and no stream, which would not end.
+async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
+    let response = ask(node, request).await;
+    assert_ne!(response.status(), StatusCode::OK);
+    Answer::of(response).await
+}
+
 /// The inspector's page with its stream open.
 struct Page {
     head: HeaderMap,
@@ -531,11 +538,11 @@ async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
             if site.is_empty() {
                 request.headers_mut().remove("sec-fetch-site");
             }
-            let answer = Answer::of(ask(&node, request).await).await;
+            let answer = refused(&node, request).await;
             assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
         }
         for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
-            let answer = Answer::of(ask(&node, request(&browser, method, path)).await).await;
+            let answer = refused(&node, request(&browser, method, path)).await;
             let allow = &answer.headers[header::ALLOW];
             assert_eq!((answer.status, allow.to_str().unwrap()), (StatusCode::METHOD_NOT_ALLOWED, "GET"));
         }
@@ -558,7 +565,7 @@ async fn a_session_that_has_ended_gets_no_stream() {
     let node = app.node();
     let browser = visitor(&node).await;
     socket(&browser, &node).await.destroy().await.unwrap();
-    let answer = Answer::of(ask(&node, request(&browser, Method::GET, "/events")).await).await;
+    let answer = refused(&node, request(&browser, Method::GET, "/events")).await;
     assert_eq!((answer.status, answer.body.len(), answer.set_cookies()), (StatusCode::NO_CONTENT, 0, vec![]));
     assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
     app.pass(Duration::from_secs(60));
