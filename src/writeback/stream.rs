@@ -16,6 +16,9 @@ use crate::version::{Clock, Sleep};
 /// A silent connection is taken for dead by proxies, most often after 30 or 60 seconds.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
+/// Says nothing to a page, and shows a proxy that somebody is there.
+pub(crate) const COMMENT: &str = ":\n\n";
+
 /// Whoever has something to say.
 pub(crate) trait Teller {
     fn clock(&self) -> &dyn Clock;
@@ -25,8 +28,7 @@ pub(crate) trait Teller {
 
     /// What is said after a long silence.
     fn break_silence(&mut self) -> String {
-        // A comment.
-        ":\n\n".to_owned()
+        COMMENT.to_owned()
     }
 }
 
