@@ -213,6 +213,11 @@ impl Chain {
         self.computed.iter().any(|tier| matches!(tier, Computed::Source(_)))
     }
 
+    /// Whether a session may have to be waited for.
+    pub(crate) fn waits(&self) -> bool {
+        self.store.is_some() || self.has_sources()
+    }
+
     pub(crate) fn has_computed_defaults(&self) -> bool {
         self.default_rules().any(|(_, answer)| matches!(answer, Answer::Computed(_)))
     }

@@ -68,7 +68,8 @@ impl Millis {
 
     pub(crate) fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(since.as_millis().min(u128::from(Self::MAX.0)) as u64)
+        let millis = since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()));
+        Self(millis.min(Self::MAX.0))
     }
 
     pub(crate) fn time(self) -> SystemTime {

@@ -15,8 +15,7 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use crate::{
-    error::MissingSession,
-    session::{Session, load::Loader},
+    session::load::{Load, Loader},
     sessions::Sessions,
 };
 
@@ -65,13 +64,10 @@ where
         // The one that was polled ready is the one to call; the clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
-        let loading = Arc::clone(&loader);
-        let load: Load = Box::pin(async move { loading.load().await });
+        let load = loader.load();
         PreloadFuture { state: State::Loading { load, next: Some((inner, request, loader, self.sessions.clone())) } }
     }
 }
-
-type Load = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
 
 pin_project! {
     /// The response of a [`Preload`].
@@ -108,7 +104,7 @@ where
             let (mut inner, mut request, loader, sessions) = match state.as_mut().project() {
                 StateProjection::Calling { response } => return response.poll(cx),
                 StateProjection::Loading { load, next } => {
-                    match ready!(load.as_mut().poll(cx)) {
+                    match ready!(Pin::new(load).poll(cx)) {
                         Ok(session) => {
                             if let Some((_, request, _, sessions)) = next {
                                 sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));

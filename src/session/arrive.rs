@@ -31,9 +31,9 @@ pub(super) struct Arrived {
 
 impl Core {
     /// Takes what an opened token holds into the records of its session and of its present principal.
-    pub(super) async fn arrive(mut self, arrived: Arrived, now: Millis) -> Result<Self, TierError> {
+    pub(super) async fn arrive(&mut self, arrived: Arrived, now: Millis) -> Result<(), TierError> {
         let Arrived { payload, retired, seen, stored } = arrived;
-        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        let Binding::Live(bound) = self.binding() else { return Ok(()) };
         if let Some((found, abandoned)) = stored {
             let entries = self.entries(found, Scope::Session, now);
             bound.record.join(entries, self.chain.terms(Scope::Session, now));
@@ -42,8 +42,8 @@ impl Core {
         let mut taken = self.take_in(&bound, payload, now);
         let signed = self.signed_of(&bound, now);
         self.read_principal(now).await?;
-        self = self.unless_revoked(now);
-        let Binding::Live(bound) = self.binding() else { return Ok(self) };
+        self.unless_revoked(now);
+        let Binding::Live(bound) = self.binding() else { return Ok(()) };
         bound.record.touch(now);
         let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
         {
@@ -64,17 +64,16 @@ impl Core {
             filled: std::mem::take(&mut taken.filled),
             newer: taken.newer,
         };
-        Ok(self)
+        Ok(())
     }
 
     /// A request that comes with a revoked session comes with none.
-    pub(super) fn unless_revoked(mut self, now: Millis) -> Self {
+    pub(super) fn unless_revoked(&mut self, now: Millis) {
         if let Binding::Live(bound) = self.binding()
             && self.obey_revocations(&bound, now).is_err()
         {
             self.binding = fenced(&bound.record, now).unwrap_or(Binding::Anonymous).into();
         }
-        self
     }
 
     /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.

@@ -172,20 +172,33 @@ impl Core {
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
         let Some(in_step) = self.brought.in_step.filter(|_| self.brought.key == Some(bound.key())) else { return true };
-        let refresh = match &bound.record.read().kind {
-            Kind::Session { life, .. } => self.brought.issued.after(life.lifetime.idle / 10),
-            _ => return false,
+        let session = {
+            let state = bound.record.read();
+            let Kind::Session { life, .. } = &state.kind else { return false };
+            if now >= self.brought.issued.after(life.lifetime.idle / 10) {
+                return true;
+            }
+            state.carried
         };
-        !self.stand_of(bound, now).is_carried_by(&in_step) || now >= refresh
+        !Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(&in_step)
+    }
+
+    /// Most responses have nothing to bring, and find that out without taking the session in hand.
+    fn is_up_to_date(&self, now: Millis) -> bool {
+        let up_to_date = |bound: &Bound| bound.record.closed(now).is_none() && !self.is_behind(bound, now);
+        self.of_session(Scope::Session, up_to_date).unwrap_or(false)
     }
 
     fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
         let session = bound.record.read().carried;
-        let principal = self.signed_of(bound, now).map(|signed| {
+        Stand { session, principal: self.principal_stand(bound, now) }
+    }
+
+    fn principal_stand(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
+        self.signed_of(bound, now).map(|signed| {
             let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));
             (signed.key(), carried)
-        });
-        Stand { session, principal }
+        })
     }
 
     /// What the browser is to carry now; none without a session.
@@ -377,7 +390,9 @@ impl Core {
         // One holder is the loader; any other is a handle, which may still be read while the body goes out.
         let alive = Arc::strong_count(self) > 1;
         let touched = self.marks.touched.load(Ordering::Acquire);
-        let cookie = (touched || self.brought.ambiguous).then(|| self.set_cookie(self.chain.now())).flatten();
+        let now = self.chain.now();
+        let due = self.brought.ambiguous || touched && !self.is_up_to_date(now);
+        let cookie = if due { self.set_cookie(now) } else { None };
         HeadOut { varies: touched || alive, cookie }
     }
 }

@@ -381,26 +381,48 @@ impl Core {
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;
+        if let Some(stored) =
+            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, look))
+        {
+            return stored;
+        }
         if look == Look::Use && scope == Scope::Principal {
             self.use_session(now);
         }
-        let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
+        match self.record_of(scope, now) {
+            Some((key, record)) => self.stored_in(key, &record, number, now, look),
+            None => (Stored::Nothing, None),
+        }
+    }
+
+    fn stored_in(&self, key: RecordKey, record: &Record, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
         let Ok(kept) = kept else { return (Stored::Nothing, None) };
         // Only now: what is over must not come back because somebody looked.
         if look == Look::Use {
             record.touch(now);
         }
-        let Some(kept) = kept else { return (Stored::Nothing, None) };
-        let mark = Some((key, kept.version));
-        let Kept { version, json, .. } = kept;
+        let Some(Kept { version, json, .. }) = kept else { return (Stored::Nothing, None) };
         let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
             None => Stored::Tombstone { version, tier },
         };
-        (stored, mark)
+        (stored, Some((key, version)))
+    }
+
+    /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
+    /// not a fenced or refused one, and no principal's sessions were ended since the last look.
+    pub(super) fn of_session<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
+        let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
+        if !settled || scope != Scope::Session {
+            return None;
+        }
+        match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
+            Binding::Live(bound) => Some(look(bound)),
+            _ => None,
+        }
     }
 
     /// What a watch looks at: the stored copy, what tells it from others, and when that or the session ends. Thousands
@@ -410,13 +432,9 @@ impl Core {
     ///
     /// Why the session is over.
     pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, Closed> {
-        let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
         let scope = number.map_or(Scope::Session, |number| self.chain.schema.at(number).scope);
-        if settled
-            && scope == Scope::Session
-            && let Binding::Live(bound) = &*self.binding.read().unwrap_or_else(PoisonError::into_inner)
-        {
-            return self.glance_at(&bound.record, bound.key(), number, now);
+        if let Some(glance) = self.of_session(scope, |bound| self.glance_at(&bound.record, bound.key(), number, now)) {
+            return glance;
         }
         if let Some(reason) = self.closed(now) {
             return Err(reason);

@@ -2,7 +2,10 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::{Pin, pin},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
+    task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
@@ -48,6 +51,35 @@ pub(crate) struct Loader {
     outer: Option<Arc<Self>>,
 }
 
+/// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
+/// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
+///
+/// # Cancel safety
+///
+/// Dropped, it leaves nothing behind; the next one begins anew.
+pub(crate) struct Load {
+    loader: Arc<Loader>,
+    waiting: Option<Waiting>,
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
+
+impl Future for Load {
+    type Output = Result<Session, MissingSession>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { loader, waiting } = self.get_mut();
+        if !loader.chain.waits() {
+            return pin!(loader.finish()).poll(cx);
+        }
+        let loading = waiting.get_or_insert_with(|| -> Waiting {
+            let loader = Arc::clone(loader);
+            Box::pin(async move { loader.finish().await })
+        });
+        loading.as_mut().poll(cx)
+    }
+}
+
 /// The key of the extensions under which the innermost layer's loader is.
 #[derive(Clone, Debug)]
 pub(crate) struct Loading(pub(crate) Arc<Loader>);
@@ -89,10 +121,12 @@ impl Loader {
         self.session.get()
     }
 
-    /// # Cancel safety
-    ///
-    /// Dropped, it leaves nothing behind; the next call begins anew.
-    pub(crate) async fn load(&self) -> Result<Session, MissingSession> {
+    /// Loads the session, once.
+    pub(crate) fn load(self: &Arc<Self>) -> Load {
+        Load { loader: Arc::clone(self), waiting: None }
+    }
+
+    async fn finish(&self) -> Result<Session, MissingSession> {
         if let Some(session) = self.session.get() {
             return Ok(session.clone());
         }
@@ -102,10 +136,10 @@ impl Loader {
 
     /// What [`load`](Self::load) gives without waiting for anything.
     pub(crate) fn load_now(&self) -> Option<Session> {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        match std::pin::pin!(self.load()).poll(&mut cx) {
-            std::task::Poll::Ready(loaded) => loaded.ok(),
-            std::task::Poll::Pending => None,
+        let mut cx = Context::from_waker(Waker::noop());
+        match pin!(self.finish()).poll(&mut cx) {
+            Poll::Ready(loaded) => loaded.ok(),
+            Poll::Pending => None,
         }
     }
 
@@ -128,15 +162,15 @@ impl Loader {
             }
             Genuine::One(token) => self.bind(token, now).await?,
         };
-        let core = Core::new(Arc::clone(chain), binding, who, brought, computed);
+        let mut core = Core::new(Arc::clone(chain), binding, who, brought, computed);
         match token {
-            Some(token) => core.arrive(*token, now).await,
+            Some(token) => core.arrive(*token, now).await?,
             None => {
-                let core = core.unless_revoked(now);
+                core.unless_revoked(now);
                 core.read_principal(now).await?;
-                Ok(core)
             }
         }
+        Ok(core)
     }
 
     /// The one genuine token among the candidates. Each is tried: two that open make the request ambiguous.

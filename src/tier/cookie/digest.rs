@@ -28,13 +28,13 @@ impl DigestKey {
         hash.update_padded(token);
         // Zeros of the padding and zeros of the token are told apart by the length.
         hash.update(&[u128::to_le_bytes(token.len() as u128).into()]);
-        Digest(hash.finalize().into())
+        Digest(u128::from_le_bytes(hash.finalize().into()))
     }
 }
 
 /// By which memory knows one token.
 #[derive(Clone, Copy)]
-pub(crate) struct Digest([u8; 16]);
+pub(crate) struct Digest(u128);
 
 /// In a time that does not say how much of them is the same.
 impl PartialEq for Digest {
