@@ -17,6 +17,7 @@ mod lifetimes;
 mod live;
 mod relay;
 mod review;
+mod review_live;
 mod review_store;
 mod site;
 mod smoke;
