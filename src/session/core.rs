@@ -27,8 +27,8 @@ pub(crate) struct Core {
     who: Who,
     /// The principal's record, once this handle holds it.
     principal: Mutex<Option<Held>>,
-    /// The principal that a session's value names, by the value's version.
-    derived: Mutex<Option<(Version, Option<Arc<Signed>>)>>,
+    /// The principal that a session's value names, by the session and the value's version.
+    derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
     /// The count of `end_all` up to which the principal was looked at.
     revocations: AtomicU64,
     pub(super) computed: Vec<Computation>,
@@ -270,25 +270,25 @@ impl Core {
     pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
         match &self.who {
             Who::Given(signed) => signed.clone(),
-            Who::Value => self.derive(&bound.record, now),
+            Who::Value => self.derive(bound, now),
         }
     }
 
-    fn derive(&self, record: &Record, now: Millis) -> Option<Arc<Signed>> {
+    fn derive(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
         let Identity::Value { number, derive } = &self.chain.identity else { return None };
-        let (version, json) = {
-            let state = record.read();
+        let (mark, json) = {
+            let state = bound.record.read();
             let kept = state.kept(&self.chain.schema, *number, now)?;
-            (kept.version, kept.json.clone()?)
+            (Some((bound.key(), kept.version)), kept.json.clone()?)
         };
         if let Some((known, signed)) = &*lock(&self.derived)
-            && *known == version
+            && *known == mark
         {
             return signed.clone();
         }
         // Outside of the lock: the application's own code runs here.
         let signed = derive(&json).map(|principal| self.chain.signed(principal));
-        *lock(&self.derived) = Some((version, signed.clone()));
+        *lock(&self.derived) = Some((mark, signed.clone()));
         signed
     }
 
