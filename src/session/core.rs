@@ -319,7 +319,13 @@ impl Core {
         };
         let before = principal.replace(Held { key, record: Arc::clone(&record) });
         drop(principal);
-        self.release(before);
+        if before.is_some() {
+            self.release(before);
+            // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
+            if self.chime.is_used() {
+                self.listen();
+            }
+        }
         record
     }
 
@@ -357,7 +363,11 @@ impl Core {
             bound.record.join_hub(chime);
         }
         if let Some(signed) = self.signed(now) {
-            self.hold_principal(&signed, now).join_hub(chime);
+            self.hold_principal(&signed, now);
+            // What is held now, by whomever: what is let go of is left under the same lock or after it.
+            if let Some(held) = &*lock(&self.principal) {
+                held.record.join_hub(chime);
+            }
         }
     }
 
