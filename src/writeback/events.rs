@@ -57,7 +57,7 @@ impl Events {
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.chain.schema.at(*number);
-                // As the type itself writes it: a source's own bytes may hold line breaks, which would end the event.
+                // As the type itself writes it, and not as a source laid it out.
                 let (answer, mark) =
                     core.resolve(*number, core.chain.now(), Look::Glance, |json| (declared.normalize)(json));
                 if !opening && mark == *seen {
@@ -111,7 +111,9 @@ impl Teller for Events {
     }
 }
 
-/// Names and their JSON as one object. Names need no escape: their alphabet has none that would.
+/// Names and their JSON as one object, on one line: a line break would end the event, and a type that keeps its JSON as it
+/// came (`RawValue`) has them between tokens, where a space is as good. Names need no escape: their alphabet has none
+/// that would.
 struct Object<'a>(&'a [(&'static str, Bytes)]);
 
 impl fmt::Display for Object<'_> {
@@ -119,7 +121,8 @@ impl fmt::Display for Object<'_> {
         f.write_char('{')?;
         for (at, (name, json)) in self.0.iter().enumerate() {
             let comma = if at == 0 { "" } else { "," };
-            write!(f, "{comma}\"{name}\":{}", String::from_utf8_lossy(json))?;
+            let json = String::from_utf8_lossy(json).replace(['\n', '\r'], " ");
+            write!(f, "{comma}\"{name}\":{json}")?;
         }
         f.write_char('}')
     }
