@@ -360,6 +360,7 @@ impl Core {
         self.touch();
         let now = self.chain.now();
         let Relayed { id, purpose, payload } = relayed;
+        let mut born = None;
         let bound = match self.live(now) {
             Ok(bound) if bound.id == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
@@ -369,16 +370,19 @@ impl Core {
                     return Err(RelayRefused::Expired);
                 }
                 let bound = arrive::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
-                self.rebind(bound.clone());
-                bound
+                born.insert(bound).clone()
             }
             Err(None) => return Err(RelayRefused::OtherSession),
         };
         self.take_in(&bound, payload, now);
         bound.record.touch(now);
         self.settle(bound.key(), &bound.record, now);
-        // Only what it holds says whose session it is.
-        self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)
+        // Only what it holds says whose session it is: it is this handle's once that is known to live.
+        self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
+        if let Some(bound) = born {
+            self.rebind(bound);
+        }
+        Ok(())
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
