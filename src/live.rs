@@ -146,10 +146,10 @@ pub(crate) fn closed(session: &Session) -> Option<Closed> {
     core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
 }
 
-/// When a session or one of these values ends.
-pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>) -> Option<Millis> {
+/// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
+pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>, now: Millis) -> Option<Millis> {
     let core = session.core();
-    core.ends().into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number))).min()
+    core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number, now))).min()
 }
 
 /// A stream of a value: the current one first, then each newer one, whoever wrote it.
@@ -288,7 +288,7 @@ impl Changes {
     pub(crate) fn new(session: Session) -> Self {
         session.core().touch();
         let wait = Wait::new(session);
-        let seen = Survey::of(&wait.session);
+        let seen = Survey::of(&wait.session, wait.session.core().chain.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
@@ -299,8 +299,8 @@ impl Changes {
 }
 
 impl Survey {
-    pub(crate) fn of(session: &Session) -> Self {
-        let (owners, mut values) = session.core().survey();
+    pub(crate) fn of(session: &Session, now: Millis) -> Self {
+        let (owners, mut values) = session.core().survey(now);
         values.sort_unstable_by_key(|seen| seen.number);
         Self { owners, values }
     }
@@ -356,14 +356,16 @@ impl Stream for Changes {
                 *over = true;
                 return Said::Some(Some(Changed::Closed(reason)));
             }
+            let chain = &session.core().chain;
+            let now = chain.now();
             if queue.is_empty() {
-                let now = Survey::of(session);
-                queue.extend(seen.tell(&now, session));
-                *seen = now;
+                let survey = Survey::of(session, now);
+                queue.extend(seen.tell(&survey, session));
+                *seen = survey;
             }
             match queue.pop_front() {
                 Some(changed) => Said::Some(Some(changed)),
-                None => Said::Nothing(ends(session, session.core().chain.schema.iter().map(|(number, _)| number))),
+                None => Said::Nothing(ends(session, chain.schema.iter().map(|(number, _)| number), now)),
             }
         })
     }
@@ -389,8 +391,9 @@ impl Future for Closing {
     type Output = Closed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
-        self.get_mut()
-            .0
-            .poll(cx, |session| closed(session).map_or_else(|| Said::Nothing(ends(session, [])), Said::Some))
+        self.get_mut().0.poll(cx, |session| {
+            let now = session.core().chain.now();
+            closed(session).map_or_else(|| Said::Nothing(ends(session, [], now)), Said::Some)
+        })
     }
 }

@@ -33,7 +33,7 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn new(session: Session) -> Self {
         let wait = Wait::new(session);
-        let seen = Survey::of(wait.session());
+        let seen = Survey::of(wait.session(), wait.session().core().chain.now());
         Self { wait, seen, told: None, settling: None }
     }
 
@@ -44,16 +44,17 @@ impl Reports {
                 return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
-            let now = Survey::of(session);
-            let changes = seen.tell(&now, session);
-            *seen = now;
+            let now = core.chain.now();
+            let survey = Survey::of(session, now);
+            let changes = seen.tell(&survey, session);
+            *seen = survey;
             // The report first: who reads of a change can look up what it came to.
             let mut text = news(session, told).unwrap_or_default();
             if !changes.is_empty() {
                 let changes: Vec<_> = changes.iter().map(change).collect();
-                text += &event("changes", &json!({ "now": core.chain.now().0, "changes": changes }));
+                text += &event("changes", &json!({ "now": now.0, "changes": changes }));
             }
-            let until = ends(session, core.chain.schema.iter().map(|(number, _)| number));
+            let until = ends(session, core.chain.schema.iter().map(|(number, _)| number), now);
             if text.is_empty() {
                 return Said::Nothing(until);
             }

@@ -186,7 +186,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            expires: declared.max_age.and_then(|_| core.value_ends(number)).map(|end| end.0),
+            expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| end.0),
             value: answer.map(|(json, _)| Json(json)),
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

@@ -322,8 +322,8 @@ impl Core {
         if before.is_some() {
             self.release(before);
             // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
-            if self.chime.is_used() {
-                self.listen();
+            if let Some(chime) = self.chime.get() {
+                self.join_hubs(chime);
             }
         }
         record
@@ -449,7 +449,7 @@ impl Core {
         if let Some(reason) = self.closed(now) {
             return Err(reason);
         }
-        let session = self.ends();
+        let session = self.ends(now);
         let record = self.record_of(scope, now);
         // A principal's record that idled out holds nothing, and ends nothing.
         let glance = record.and_then(|(key, record)| self.glance_at(&record, key, number, now).ok());
@@ -538,17 +538,16 @@ impl Core {
         (answer, mark)
     }
 
-    /// When the session is over if nobody uses it again.
-    pub(crate) fn ends(&self) -> Option<Millis> {
-        match self.binding() {
-            Binding::Live(bound) => Some(bound.record.deadline()),
-            _ => None,
-        }
+    /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
+    pub(crate) fn ends(&self, now: Millis) -> Option<Millis> {
+        let Binding::Live(bound) = self.binding() else { return None };
+        let session = bound.record.deadline();
+        let Identity::Value { number, .. } = &self.chain.identity else { return Some(session) };
+        Some(self.value_ends(*number, now).map_or(session, |user| user.min(session)))
     }
 
     /// When a value ends: with its own lifetime, or with its owner's record.
-    pub(crate) fn value_ends(&self, number: Number) -> Option<Millis> {
-        let now = self.chain.now();
+    pub(crate) fn value_ends(&self, number: Number, now: Millis) -> Option<Millis> {
         let declared = self.chain.schema.at(number);
         let (_, record) = self.record_of(declared.scope, now)?;
         let state = record.read_live(now).ok()?;
@@ -558,8 +557,7 @@ impl Core {
     }
 
     /// Every stored value and removal that this handle sees, and the records that they come from.
-    pub(crate) fn survey(&self) -> (Vec<live::Owner>, Vec<live::Seen>) {
-        let now = self.chain.now();
+    pub(crate) fn survey(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
         let schema = &self.chain.schema;
         let signed = self.signed(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));

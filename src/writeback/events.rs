@@ -50,6 +50,7 @@ impl Events {
                 return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
+            let now = core.chain.now();
             if relay.is_none() && core.stand() != *given {
                 *relay = Some(core.chain.clock.sleep_until(core.chain.clock.now() + RELAY_DELAY));
             }
@@ -58,8 +59,7 @@ impl Events {
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.chain.schema.at(*number);
                 // As the type itself writes it, and not as a source laid it out.
-                let (answer, mark) =
-                    core.resolve(*number, core.chain.now(), Look::Glance, |json| (declared.normalize)(json));
+                let (answer, mark) = core.resolve(*number, now, Look::Glance, |json| (declared.normalize)(json));
                 if !opening && mark == *seen {
                     continue;
                 }
@@ -81,7 +81,7 @@ impl Events {
             if !removed.is_empty() {
                 text += &event("removed", &serde_json::json!(removed));
             }
-            let until = ends(session, shown.iter().copied());
+            let until = ends(session, shown.iter().copied(), now);
             if text.is_empty() { Said::Nothing(until) } else { Said::All(Told::Some(text), until) }
         })
     }

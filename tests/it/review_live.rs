@@ -9,9 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::FutureExt;
 use http::{Method, Response, StatusCode};
 use http_body_util::BodyExt;
-use futures_util::FutureExt;
 use layered_session::{
     Clock, DefaultTier, Found, LayeredSessionLayer, Lookup, Principal, Session, SessionValue, SessionWriteback, Sleep,
     Tier, TierFuture, WritebackBody, testing::ManualClock,
@@ -61,7 +61,7 @@ async fn review_a_clone_never_sees_its_own_renewal_as_an_end() {
         while !stop.load(Ordering::Relaxed) {
             n += 1;
             lost += usize::from(clone.get::<Theme>() != theme("light"));
-            refused += usize::from(at_once(clone.set(Visits(n))) .is_some_and(|set| set.is_err()));
+            refused += usize::from(at_once(clone.set(Visits(n))).is_some_and(|set| set.is_err()));
             ended += usize::from(at_once(watch.next()) == Some(None));
         }
         (lost, refused, ended)
@@ -133,10 +133,8 @@ impl SessionValue for Guest {
 #[tokio::test]
 async fn review_a_watch_is_told_when_the_sign_in_itself_expires() {
     let app = App::new();
-    let sessions = app
-        .chain(DefaultTier::new())
-        .value::<Division>()
-        .identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
+    let sessions =
+        app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
     let node = Node::new(sessions.build().unwrap());
     let live = socket(&Browser::new(), &node).await;
     live.sign_in(Guest("ada".into())).await.unwrap();
@@ -152,10 +150,8 @@ async fn review_a_watch_is_told_when_the_sign_in_itself_expires() {
 #[tokio::test]
 async fn review_a_page_is_told_when_the_sign_in_itself_expires() {
     let app = App::new();
-    let sessions = app
-        .chain(DefaultTier::new())
-        .value::<Division>()
-        .identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
+    let sessions =
+        app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
     let node = Node::new(sessions.build().unwrap());
     let mut browser = Browser::new();
     browser
@@ -168,7 +164,10 @@ async fn review_a_page_is_told_when_the_sign_in_itself_expires() {
     let mut page = open(&mut browser, &node, writeback).await;
     assert!(told(&mut page).contains("\"current_division_id\":4"));
     app.pass(HOUR);
-    assert!(told(&mut page).contains("event: removed\ndata: [\"current_division_id\"]"), "the user's value is still shown");
+    assert!(
+        told(&mut page).contains("event: removed\ndata: [\"current_division_id\"]"),
+        "the user's value is still shown"
+    );
 }
 
 /// A clock that passes one millisecond in the course of a look, at its n-th glance.
@@ -295,7 +294,11 @@ async fn review_a_relay_token_by_itself_does_not_keep_a_session_from_idling_out(
         app.pass(Duration::from_millis(200));
         all += &told(&mut page);
     }
-    assert!(all.contains("\"expired\""), "five days in which only a job wrote: {} relays", all.matches("relay").count());
+    assert!(
+        all.contains("\"expired\""),
+        "five days in which only a job wrote: {} relays",
+        all.matches("relay").count()
+    );
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
