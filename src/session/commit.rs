@@ -106,7 +106,7 @@ impl Core {
         }
     }
 
-    fn bound_key(&self) -> Option<RecordKey> {
+    pub(super) fn bound_key(&self) -> Option<RecordKey> {
         match self.binding() {
             Binding::Live(bound) => Some(bound.key()),
             _ => None,

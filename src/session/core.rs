@@ -189,8 +189,15 @@ impl Core {
 
     /// Binds the handle to another session. Its watches go along.
     pub(super) fn rebind(&self, bound: Bound) {
+        let Ok(()) = self.rebind_if(bound, || Ok::<_, std::convert::Infallible>(()));
+    }
+
+    /// Binds the handle to another session if `turn` has ended the one before, in one step: clones look at the binding
+    /// first and then at its record, and are not to take the turn that they go along with for an end.
+    pub(super) fn rebind_if<E>(&self, bound: Bound, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let before = {
             let mut binding = self.binding.write().unwrap_or_else(PoisonError::into_inner);
+            turn()?;
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
         if let Some(chime) = self.chime.get() {
@@ -200,6 +207,7 @@ impl Core {
             self.join_hubs(chime);
             chime.ring();
         }
+        Ok(())
     }
 
     pub(crate) fn touch(&self) {
@@ -211,15 +219,20 @@ impl Core {
 
     /// The session if it lives; else why not, if it ever did.
     pub(crate) fn live(&self, now: Millis) -> Result<Bound, Option<Closed>> {
-        let bound = match self.binding() {
-            Binding::Live(bound) => bound,
-            Binding::Fenced(reason) => return Err(Some(reason)),
-            Binding::Refused => return Err(Some(Closed::CrossSite)),
-            Binding::Anonymous | Binding::Job => return Err(None),
+        let bound = loop {
+            let bound = match self.binding() {
+                Binding::Live(bound) => bound,
+                Binding::Fenced(reason) => return Err(Some(reason)),
+                Binding::Refused => return Err(Some(Closed::CrossSite)),
+                Binding::Anonymous | Binding::Job => return Err(None),
+            };
+            match bound.record.closed(now) {
+                None => break bound,
+                // A clone has renewed it between the two looks, and this handle went along.
+                Some(Closed::Renewed) if self.bound_key() != Some(bound.key()) => {}
+                Some(closed) => return Err(Some(closed)),
+            }
         };
-        if let Some(closed) = bound.record.closed(now) {
-            return Err(Some(closed));
-        }
         self.obey_revocations(&bound, now).map_err(Some)?;
         Ok(bound)
     }
@@ -394,32 +407,43 @@ impl Core {
         if let Some(stored) =
             self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, look))
         {
-            return stored;
+            return stored.unwrap_or((Stored::Nothing, None));
         }
         if look == Look::Use && scope == Scope::Principal {
             self.use_session(now);
         }
-        match self.record_of(scope, now) {
-            Some((key, record)) => self.stored_in(key, &record, number, now, look),
-            None => (Stored::Nothing, None),
+        loop {
+            let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
+            match self.stored_in(key, &record, number, now, look) {
+                Ok(stored) => return stored,
+                // Since it was found, and by a clone or for good: looked for again, there is another or none.
+                Err(Closed::Renewed) => {}
+                Err(_) => return (Stored::Nothing, None),
+            }
         }
     }
 
-    fn stored_in(&self, key: RecordKey, record: &Record, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
-        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
-        let Ok(kept) = kept else { return (Stored::Nothing, None) };
+    fn stored_in(
+        &self,
+        key: RecordKey,
+        record: &Record,
+        number: Number,
+        now: Millis,
+        look: Look,
+    ) -> Result<(Stored, Mark), Closed> {
+        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         if look == Look::Use {
             record.touch(now);
         }
-        let Some(Kept { version, json, .. }) = kept else { return (Stored::Nothing, None) };
+        let Some(Kept { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
         let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
             None => Stored::Tombstone { version, tier },
         };
-        (stored, Some((key, version)))
+        Ok((stored, Some((key, version))))
     }
 
     /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
@@ -558,6 +582,17 @@ impl Core {
 
     /// Every stored value and removal that this handle sees, and the records that they come from.
     pub(crate) fn survey(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
+        loop {
+            let bound = self.bound_key();
+            let seen = self.look_over(now);
+            // A clone's renewal in the middle of it would look like the end of every value.
+            if self.bound_key() == bound {
+                return seen;
+            }
+        }
+    }
+
+    fn look_over(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
         let schema = &self.chain.schema;
         let signed = self.signed(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));

@@ -154,14 +154,12 @@ impl Core {
             // Copied first, retired last: whatever fails between leaves the old one whole.
             self.store_successor(store.as_ref(), bound, &next, &succession, now).await?;
         }
-        self.hand_over(bound, &next, &succession, now)?;
+        self.rebind_if(next.clone(), || self.hand_over(bound, &next, &succession, now))?;
         made.keep();
         self.settle(bound.key(), &bound.record, now);
         self.settle(next.key(), &next.record, now);
         // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
-        let old = Arc::clone(&bound.record);
-        self.rebind(next);
-        old.ring();
+        bound.record.ring();
         Ok(())
     }
 
