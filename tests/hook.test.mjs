@@ -602,3 +602,71 @@ test('it is small, and a policy without eval or inline code may load it', () => 
   assert.ok(gzipSync(source).length <= 3_000);
   assert.doesNotMatch(source.toString(), /\beval\b|\bFunction\b|innerHTML|\bimport\b/);
 });
+
+// ---- review
+
+test('review: a value that keepalive has no room for does not stop all others', async () => {
+  const { session, events } = open();
+  const { fetch } = globalThis;
+  // As browsers do: https://fetch.spec.whatwg.org/#http-network-or-cache-fetch, 64 KiB in flight with keepalive.
+  globalThis.fetch = (url, init) =>
+    init.keepalive && init.body.length > 65_536 ? Promise.reject(new TypeError('Failed to fetch')) : fetch(url, init);
+  session.store({ big: 'x'.repeat(70_000) });
+  await settled();
+  session.store({ theme: 'dark' });
+  for (let n = 0; n < 5 && timers.size; n++) await wait();
+  if (posts.length && 'big' in posts[0].body) await answer(413, { code: 'too_large', message: '' });
+  assert.ok(posts.some(({ body }) => 'theme' in body), 'the theme is never posted');
+  assert.deepEqual(events.filter(([type]) => type === 'refused').map(([, { names }]) => names), [['big']]);
+});
+
+test('review: what a signed-out page still had to say is not said in the name of who comes next', async () => {
+  const { session, source } = follow({ draft: '' });
+  session.store({ draft: 'dear diary' });
+  await cut(); // the network is away for a moment
+  source.tell('closed', 'destroyed'); // in another tab she signs out
+  source.fail();
+  const [[stream, { run }]] = [...timers].slice(-1);
+  timers.delete(stream);
+  run();
+  sources.at(-1).state(true, { user: 'bob', draft: '' }); // and he signs in
+  while (timers.size) await wait();
+  assert.equal(posts.length, 1, `posted to bob's session: ${posts.at(-1).init.body}`);
+});
+
+test('review: a stream that ends as soon as it has begun is opened again later each time', async () => {
+  follow();
+  const waits = [];
+  for (let n = 0; n < 6; n++) {
+    sources.at(-1).state(true);
+    sources.at(-1).fail();
+    waits.push(await wait());
+  }
+  assert.ok(waits.at(-1) > 1_000, `waits: ${waits}`);
+});
+
+test('review: tabs that come online open one stream each', async () => {
+  navigator.onLine = false;
+  for (let n = 0; n < 10; n++) open({});
+  navigator.onLine = true;
+  page.dispatchEvent(new Event('online'));
+  assert.equal(sources.length, 10);
+});
+
+test('review: a stream that was open when the network went is opened anew when it is back', async () => {
+  follow();
+  navigator.onLine = false;
+  page.dispatchEvent(new Event('offline'));
+  navigator.onLine = true;
+  page.dispatchEvent(new Event('online'));
+  assert.equal(sources.length, 2);
+});
+
+test('review: a page that stores all the time still gets its stream', async () => {
+  const { session } = open({});
+  for (let n = 0; n < 5; n++) {
+    session.store({ n });
+    await stored();
+  }
+  assert.ok(sources.length <= 2, `${sources.length} streams were begun and none let come to a state`);
+});
