@@ -1,5 +1,4 @@
-// Keeps a page and its session together: `values` follow the server, `store` posts what the page changes, `relay` takes
-// to the cookie what the server changed on an open socket. hook.d.ts says more.
+// Keeps a page and its session together, as hook.d.ts says.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
 const NAMES = 64, UNITS = 5_000; // in one POST: 64 names and 16 KiB are taken, a UTF-16 unit has at most 3 bytes
@@ -49,12 +48,18 @@ class LayeredSession extends EventTarget {
     super();
     this.#url = url.replace(/\/$/, '');
     const on = (type, listener) => addEventListener(type, listener, { signal: this.#end.signal });
-    on('online', () => this.resume());
+    // Each tab hears of these by itself.
+    const back = () => {
+      this.#posting.resume();
+      this.#renew();
+    };
+    on('online', back);
+    on('offline', () => this.#hangUp());
     on('pagehide', () => {
       this.#flush();
       this.#hangUp(); // so that the page can be kept for the back button
     });
-    on('pageshow', ({ persisted }) => persisted && this.resume());
+    on('pageshow', ({ persisted }) => persisted && back());
     if (!events) return;
     this.#channel = new BroadcastChannel(`layered-session ${this.#url}`);
     this.#channel.onmessage = () => this.#renew();
@@ -188,7 +193,8 @@ class LayeredSession extends EventTarget {
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
-      const response = await fetch(this.#url || '/', { method: 'POST', keepalive: true, headers, body });
+      // It has room for 64 KiB.
+      const response = await fetch(this.#url || '/', { method: 'POST', keepalive: body.length < 2e4, headers, body });
       status = response.status;
       answer = await response.json();
     } catch {
