@@ -474,10 +474,14 @@ impl Core {
             return Err(reason);
         }
         let session = self.ends(now);
-        let record = self.record_of(scope, now);
-        // A principal's record that idled out holds nothing, and ends nothing.
-        let glance = record.and_then(|(key, record)| self.glance_at(&record, key, number, now).ok());
-        let (kept, mark, until) = glance.unwrap_or_default();
+        let glance = self.record_of(scope, now).map(|(key, record)| self.glance_at(&record, key, number, now));
+        let (kept, mark, until) = match glance {
+            Some(Ok(glance)) => glance,
+            // Since the look above: renewed by a clone, or ended, and then no value goes out.
+            Some(Err(reason)) if reason != Closed::Expired => return self.glance(number, now),
+            // A principal's record that idled out holds nothing, and ends nothing.
+            Some(Err(_)) | None => Glance::default(),
+        };
         Ok((kept, mark, [session, until].into_iter().flatten().min()))
     }
 

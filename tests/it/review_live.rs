@@ -53,16 +53,19 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
 async fn review_a_clone_never_sees_its_own_renewal_as_an_end() {
     let node = App::new().node();
     let live = socket(&visitor(&node).await, &node).await;
+    live.set(Division(4)).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let (clone, stop) = (live.clone(), Arc::clone(&done));
     let reader = std::thread::spawn(move || {
         let (mut watch, mut changes) = (clone.watch::<Visits>(), clone.changes());
+        let mut divisions = clone.watch::<Division>();
         let (mut lost, mut refused, mut ended, mut n) = (0, 0, 0, 0);
         while !stop.load(Ordering::Relaxed) {
             n += 1;
             lost += usize::from(clone.get::<Theme>() != theme("light"));
             refused += usize::from(at_once(clone.set(Visits(n))).is_some_and(|set| set.is_err()));
             ended += usize::from(at_once(watch.next()) == Some(None));
+            lost += usize::from(at_once(divisions.next()).is_some_and(|next| next != Some(Division(4))));
             while let Some(changed) = at_once(changes.next()) {
                 let changed = format!("{changed:?}");
                 let wrong =
@@ -387,4 +390,47 @@ async fn review_a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handl
         assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::CONFLICT, 0), "watched: {watched}");
     }
     let _ = DAY;
+}
+
+// A heartbeat comes after 15 seconds, not when the clock on the wall says so.
+#[tokio::test]
+async fn review_a_clock_set_back_does_not_silence_a_stream() {
+    let app = App::new();
+    let node = app.node();
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let mut page = open(&mut visitor(&node).await, &node, writeback).await;
+    told(&mut page);
+    app.clock.set(app.clock.now() - HOUR);
+    for _ in 0..4 {
+        app.pass(Duration::from_secs(15));
+        assert_eq!(told(&mut page), ":\n\n");
+    }
+}
+
+// R30, where an outer layer says who it is: what is open for one user does not go on once another one is there.
+#[tokio::test]
+async fn review_a_page_of_one_user_is_told_nothing_once_the_outer_layer_says_another() {
+    let app = App::new();
+    let sessions = app
+        .chain(DefaultTier::new())
+        .value::<Division>()
+        .value::<Theme>()
+        .identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
+    let node = Node::new(sessions.build().unwrap());
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
+    let request = |browser: &Browser, user: &str| {
+        let mut request = browser.request_of(Method::GET, "/events", "");
+        request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+        request
+    };
+    let browser = visitor(&node).await;
+    let mut adas = node.stream(writeback(), request(&browser, "ada")).await.into_body();
+    told(&mut adas);
+    // The same browser, its same session: the application's own login now says bob.
+    let mut bobs = node.stream(writeback(), request(&browser, "bob")).await.into_body();
+    told(&mut bobs);
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
+    assert_eq!(told(&mut bobs), "");
+    assert!(!told(&mut adas).contains("current_division_id"), "ada's division goes to a browser that is bob's");
 }
