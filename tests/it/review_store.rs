@@ -155,3 +155,34 @@ async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
     assert_eq!(session.get::<Theme>(), Theme("dark".into()));
     assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+struct Stock(u32);
+
+impl layered_session::SessionValue for Stock {
+    const NAME: &'static str = "stock";
+    const PLACEMENT: layered_session::Placement = layered_session::Placement::Server;
+}
+
+// G9: what was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
+#[tokio::test]
+async fn review_a_renewal_keeps_what_a_clone_writes_meanwhile() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = || Node::new(builder(&ring, &clock).value::<Stock>().tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    let here = node();
+    browser.visit(&here, async |s| s.set(Stock(1)).await.unwrap()).await;
+    let held = gate.clone();
+    browser
+        .visit(&here, async move |s| {
+            held.hold(&[CommitKind::Create]);
+            let mut renewal = pin!(s.renew());
+            assert!(renewal.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+            s.set(Stock(2)).await.unwrap();
+            held.hold(&[]);
+            renewal.await.unwrap();
+            assert_eq!(s.get::<Stock>(), Stock(2));
+        })
+        .await;
+    assert_eq!(browser.visit(&node(), async |s| s.get::<Stock>()).await, Stock(2), "on another node");
+}
