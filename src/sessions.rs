@@ -94,7 +94,7 @@ impl Sessions {
         async move {
             let Some(memory) = &chain.memory else { return };
             while !chain.is_stopping() {
-                chain.clock.sleep_until(chain.clock.now() + Duration::from_secs(60)).await;
+                chain.clock.sleep(Duration::from_secs(60)).await;
                 // In bounded steps, each on a turn of its own: no lock is held over more than one record.
                 while memory.sweep(chain.now(), 64) {
                     yield_now().await;

@@ -37,6 +37,8 @@ pub struct ManualClock(Arc<Mutex<Hands>>);
 #[derive(Debug)]
 struct Hands {
     now: SystemTime,
+    /// How far it was moved on in all, jumps apart.
+    passed: Duration,
     sleeping: Vec<Waker>,
 }
 
@@ -44,23 +46,41 @@ impl ManualClock {
     /// Begins at 2030-01-01T00:00:00Z.
     pub fn new() -> Self {
         let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000);
-        Self(Arc::new(Mutex::new(Hands { now, sleeping: Vec::new() })))
+        Self(Arc::new(Mutex::new(Hands { now, passed: Duration::ZERO, sleeping: Vec::new() })))
     }
 
     /// Moves on, and wakes whoever sleeps.
     pub fn advance(&self, span: Duration) {
-        let now = self.now() + span;
-        self.set(now);
+        self.turn(|hands| {
+            hands.now += span;
+            hands.passed += span;
+        });
     }
 
-    /// Jumps to a time, an earlier one too.
+    /// Jumps to a time, an earlier one too, as when somebody sets the clock.
     pub fn set(&self, now: SystemTime) {
+        self.turn(|hands| hands.now = now);
+    }
+
+    fn turn(&self, turn: impl FnOnce(&mut Hands)) {
         let sleeping = {
             let mut hands = lock(&self.0);
-            hands.now = now;
+            turn(&mut hands);
             std::mem::take(&mut hands.sleeping)
         };
         sleeping.into_iter().for_each(Waker::wake);
+    }
+
+    fn sleep_while(&self, early: impl Fn(&Hands) -> bool + Send + Sync + 'static) -> Sleep {
+        let hands = Arc::clone(&self.0);
+        Box::pin(std::future::poll_fn(move |cx| {
+            let mut hands = lock(&hands);
+            if !early(&hands) {
+                return Poll::Ready(());
+            }
+            hands.sleeping.push(cx.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 
@@ -76,15 +96,12 @@ impl Clock for ManualClock {
     }
 
     fn sleep_until(&self, deadline: SystemTime) -> Sleep {
-        let hands = Arc::clone(&self.0);
-        Box::pin(std::future::poll_fn(move |cx| {
-            let mut hands = lock(&hands);
-            if hands.now >= deadline {
-                return Poll::Ready(());
-            }
-            hands.sleeping.push(cx.waker().clone());
-            Poll::Pending
-        }))
+        self.sleep_while(move |hands| hands.now < deadline)
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        let end = lock(&self.0).passed + span;
+        self.sleep_while(move |hands| hands.passed < end)
     }
 }
 

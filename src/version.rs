@@ -102,6 +102,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
     /// Ends once [`now`](Self::now) has reached `deadline`, at once if it has already.
     fn sleep_until(&self, deadline: SystemTime) -> Sleep;
+
+    /// Ends after so long, whatever becomes of the time of day: a heartbeat, a patience with a slow peer. Unless it is
+    /// implemented, setting the clock back makes it longer by as much.
+    fn sleep(&self, span: Duration) -> Sleep {
+        self.sleep_until(self.now() + span)
+    }
 }
 
 /// The system's time, and tokio's timer.
@@ -120,7 +126,8 @@ impl Clock for TokioClock {
 
     fn sleep_until(&self, deadline: SystemTime) -> Sleep {
         Box::pin(async move {
-            // The wall clock may be set while we sleep, and tokio's timer doesn't follow it: look again on waking.
+            // The wall clock may be set while we sleep, and tokio's timer doesn't follow it: look again on waking, and once
+            // an hour, so that one that was set forward is noticed.
             while let Ok(left) = deadline.duration_since(SystemTime::now()) {
                 if left.is_zero() {
                     break;
@@ -128,6 +135,11 @@ impl Clock for TokioClock {
                 tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
             }
         })
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        // Inside, since making one needs the runtime that polling it has.
+        Box::pin(async move { tokio::time::sleep(span).await })
     }
 }
 

@@ -58,7 +58,7 @@ impl Reports {
             if text.is_empty() {
                 return Said::Nothing(until);
             }
-            *settling = Some(core.chain.clock.sleep_until(core.chain.clock.now() + SETTLED));
+            *settling = Some(core.chain.clock.sleep(SETTLED));
             Said::All(Told::Some(text), until)
         })
     }

@@ -25,7 +25,7 @@ where
     B: Body + Send,
     B::Error: Into<BoxError>,
 {
-    let mut deadline = clock.sleep_until(clock.now() + READ_DEADLINE);
+    let mut deadline = clock.sleep(READ_DEADLINE);
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
     let mut read = std::pin::pin!(collect(body, announced.unwrap_or(0)));
     std::future::poll_fn(|cx| match read.as_mut().poll(cx) {

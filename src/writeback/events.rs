@@ -52,7 +52,7 @@ impl Events {
             let core = session.core();
             let now = core.chain.now();
             if relay.is_none() && core.stand() != *given {
-                *relay = Some(core.chain.clock.sleep_until(core.chain.clock.now() + RELAY_DELAY));
+                *relay = Some(core.chain.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());

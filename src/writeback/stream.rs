@@ -75,7 +75,7 @@ impl<T: Teller + Unpin> Body for EventStream<T> {
             }
             Poll::Pending => {
                 let clock = teller.clock();
-                let silence = heartbeat.get_or_insert_with(|| clock.sleep_until(clock.now() + HEARTBEAT));
+                let silence = heartbeat.get_or_insert_with(|| clock.sleep(HEARTBEAT));
                 ready!(silence.as_mut().poll(cx));
                 teller.break_silence()
             }
