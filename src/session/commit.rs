@@ -221,6 +221,7 @@ impl Core {
             self.settle(target.key, &target.record, now);
             return committed.map_err(|refused| refused.into_loss());
         };
+        let _passing = target.record.pass_gate().await;
         target.record.admit(changes, terms).map_err(Refused::into_loss)?;
         let expires = target.record.deadline().time();
         // Until the store's word is in memory, memory can't be relied on for this owner.

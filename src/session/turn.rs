@@ -150,10 +150,15 @@ impl Core {
         let id = mint_id()?;
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.make(id, Record::session(life, now));
-        if let Some(store) = &self.chain.store {
-            // Copied first, retired last: whatever fails between leaves the old one whole.
-            self.store_successor(store.as_ref(), bound, &next, &succession, now).await?;
-        }
+        let _shut = match &self.chain.store {
+            Some(store) => {
+                let shut = bound.record.shut_gate().await;
+                // Copied first, retired last: whatever fails between leaves the old one whole.
+                self.store_successor(store.as_ref(), bound, &next, &succession, now).await?;
+                Some(shut)
+            }
+            None => None,
+        };
         self.rebind_if(next.clone(), || self.hand_over(bound, &next, &succession, now))?;
         made.keep();
         self.settle(bound.key(), &bound.record, now);

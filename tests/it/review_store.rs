@@ -164,25 +164,50 @@ impl layered_session::SessionValue for Stock {
     const PLACEMENT: layered_session::Placement = layered_session::Placement::Server;
 }
 
-// G9: what was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
+// What was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
 #[tokio::test]
-async fn review_a_renewal_keeps_what_a_clone_writes_meanwhile() {
+async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
+    for held in [CommitKind::Create, CommitKind::End, CommitKind::Update] {
+        let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+        let node = || Node::new(builder(&ring, &clock).value::<Stock>().tier(gate.clone()).build().unwrap());
+        let mut browser = Browser::new();
+        let here = node();
+        browser.visit(&here, async |s| s.set(Stock(1)).await.unwrap()).await;
+        let store = gate.clone();
+        browser
+            .visit(&here, async move |s| {
+                store.hold(&[held]);
+                let (mut renewal, mut write) = (pin!(s.renew()), pin!(s.set(Stock(2))));
+                {
+                    let mut cx = Context::from_waker(Waker::noop());
+                    // The one that is at the store goes first, and the other waits for it.
+                    if held == CommitKind::Update {
+                        assert!(write.as_mut().poll(&mut cx).is_pending());
+                    }
+                    assert!(renewal.as_mut().poll(&mut cx).is_pending());
+                    assert!(write.as_mut().poll(&mut cx).is_pending());
+                }
+                store.hold(&[]);
+                let (renewed, written) = tokio::join!(renewal, write);
+                renewed.unwrap();
+                written.unwrap();
+                assert_eq!(s.get::<Stock>(), Stock(2));
+            })
+            .await;
+        assert_eq!(browser.visit(&node(), async |s| s.get::<Stock>()).await, Stock(2), "on another node, {held:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
-    let node = || Node::new(builder(&ring, &clock).value::<Stock>().tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).value::<Stock>().tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
-    let here = node();
-    browser.visit(&here, async |s| s.set(Stock(1)).await.unwrap()).await;
-    let held = gate.clone();
-    browser
-        .visit(&here, async move |s| {
-            held.hold(&[CommitKind::Create]);
-            let mut renewal = pin!(s.renew());
-            assert!(renewal.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            s.set(Stock(2)).await.unwrap();
-            held.hold(&[]);
-            renewal.await.unwrap();
-            assert_eq!(s.get::<Stock>(), Stock(2));
-        })
-        .await;
-    assert_eq!(browser.visit(&node(), async |s| s.get::<Stock>()).await, Stock(2), "on another node");
+    browser.visit(&node, async |s| s.set(Stock(1)).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(&[CommitKind::Create]);
+    assert!(now_or_never(session.renew()).is_none());
+    gate.hold(&[]);
+    session.set(Stock(2)).await.unwrap();
+    assert_eq!(session.get::<Stock>(), Stock(2));
 }

@@ -45,6 +45,7 @@ pub(crate) struct Record {
 struct Waiting {
     hub: Hub,
     turn: tokio::sync::Mutex<()>,
+    gate: tokio::sync::RwLock<()>,
 }
 
 impl Record {
@@ -301,6 +302,17 @@ impl Record {
     /// One caller at a time: what makes concurrent updates queue instead of losing to each other.
     pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.waiting().turn.lock().await
+    }
+
+    /// Held while a write is on its way to a shared store: a renewal, which copies what the store is to have under the new
+    /// id, waits for it.
+    pub(crate) async fn pass_gate(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.waiting().gate.read().await
+    }
+
+    /// Held by a renewal over a shared store: writes that begin meanwhile wait, and go to the new id then.
+    pub(crate) async fn shut_gate(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.waiting().gate.write().await
     }
 
     pub(crate) fn join_hub(&self, chime: &Arc<Chime>) {
