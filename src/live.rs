@@ -166,7 +166,7 @@ pub struct Watch<V> {
 
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().touch();
+        session.core().follow();
         let number = session.core().chain.schema.of::<V>();
         Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
     }
@@ -286,7 +286,7 @@ pub(crate) struct Owner {
 
 impl Changes {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().touch();
+        session.core().follow();
         let wait = Wait::new(session);
         let seen = Survey::of(&wait.session, wait.session.core().chain.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
@@ -382,7 +382,7 @@ pub(crate) struct Closing(Wait);
 
 impl Closing {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().touch();
+        session.core().follow();
         Self(Wait::new(session))
     }
 }

@@ -216,7 +216,8 @@ impl Found {
         Ok(Self::from_iter([(V::NAME, value::encode(value)?)]))
     }
 
-    /// A source's answers hold for so long: a handle that lives longer, a socket's, stops using them then.
+    /// A source's answers hold for so long: a handle that lives longer, a socket's, stops using them then. A watch is not
+    /// woken by that, and says so at its next change.
     #[must_use]
     pub const fn expires_in(mut self, span: Duration) -> Self {
         self.expires_in = Some(span);

@@ -44,14 +44,13 @@ impl Core {
         self.read_principal(now).await?;
         self.unless_revoked(now);
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
-        bound.record.touch(now);
         let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
         {
             let mut state = bound.record.write();
             if let Kind::Session { browser, .. } = &mut state.kind {
                 browser.confirmed = true;
                 if let (Some((digest, ring)), Some(brought), true) = (seen, in_step, taken.whole) {
-                    browser.known = Some(KnownToken { digest, ring, deadline: taken.deadline, brought });
+                    browser.known = Some(KnownToken { digest, ring, brought });
                 }
             }
         }
@@ -59,7 +58,6 @@ impl Core {
         self.brought = Brought {
             key: Some(bound.key()),
             in_step,
-            issued: taken.issued,
             ambiguous: false,
             filled: std::mem::take(&mut taken.filled),
             newer: taken.newer,
@@ -99,7 +97,6 @@ impl Core {
     pub(super) fn take_in(&self, bound: &Bound, payload: Payload, now: Millis) -> TakenIn {
         let Payload { head, entries } = payload;
         let mut taken = TakenIn {
-            issued: head.issued.min(now),
             deadline: head.idle_deadline.min(head.life.absolute_deadline),
             sessions: 0,
             principals: 0,
@@ -186,13 +183,12 @@ impl Core {
             };
             (signed.key(), self.find_principal(signed).map_or(0, read))
         });
-        (all && taken.equal && taken.ours).then_some(InStep { issued: taken.issued, session: carried, principal })
+        (all && taken.equal && taken.ours).then_some(InStep { deadline: taken.deadline, session: carried, principal })
     }
 }
 
 /// What came of a payload.
 pub(super) struct TakenIn {
-    pub(super) issued: Millis,
     pub(super) deadline: Millis,
     sessions: usize,
     principals: usize,
@@ -211,7 +207,7 @@ pub(super) struct TakenIn {
 /// The session of an opened birth token, on a node that may not know it yet.
 pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
     let key = RecordKey(*id.as_bytes());
-    let make = || Record::session(payload.head.life.clone(), payload.head.issued);
+    let make = || Record::session(payload.head.life.clone(), payload.head.used(now));
     let record = match &chain.memory {
         Some(memory) => memory.find_or_insert(key, make),
         None => Arc::new(make()),

@@ -140,7 +140,6 @@ struct Sealed {
     token: String,
     ring: u64,
     in_step: InStep,
-    deadline: Millis,
     ends_in: Option<Duration>,
 }
 
@@ -159,11 +158,11 @@ impl Core {
         if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
             return None;
         }
-        let Sealed { token, ring, in_step, deadline, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
+        let Sealed { token, ring, in_step, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
             let digest = self.chain.digests.digest(token.as_bytes());
             if let Kind::Session { browser, .. } = &mut bound.record.write().kind {
-                browser.known = Some(KnownToken { digest, ring, deadline, brought: in_step });
+                browser.known = Some(KnownToken { digest, ring, brought: in_step });
             }
         }
         cookie.creation(token, ends_in)
@@ -175,7 +174,8 @@ impl Core {
         let session = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return false };
-            if now >= self.brought.issued.after(life.lifetime.idle / 10) {
+            // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
+            if life.deadline(bound.record.used()) >= in_step.deadline.after(life.lifetime.idle / 10) {
                 return true;
             }
             state.carried
@@ -278,16 +278,17 @@ impl Core {
         });
         self.keep_newer(&mut entries, signed.as_deref());
         self.fit(&mut entries);
-        let in_step = InStep { issued: now, session, principal };
+        let idle_deadline = life.deadline(bound.record.used());
+        let in_step = InStep { deadline: idle_deadline, session, principal };
         let principal = signed.map(|signed| signed.owner.tag());
-        let head = Head { issued: now, idle_deadline: life.deadline(now), life, principal };
+        let head = Head { issued: now, idle_deadline, life, principal };
         Some(Parcel { head, entries, in_step })
     }
 
-    /// The same, sealed, which is a use of the session.
+    /// The same, sealed. That is no use of the session: a page that is open, and hears of what a job writes, must not keep
+    /// it alive when nobody is there (OWASP ASVS 7.3.1).
     fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
         let chain = &self.chain;
-        bound.record.touch(now);
         let Parcel { head, entries, in_step } = self.pack(bound, now)?;
         let mut writer = Writer::new(&head);
         for (whose, name, kept) in &entries {
@@ -299,9 +300,8 @@ impl Core {
             .seal(&chain.audience, purpose, &bound.id, &payload)
             .inspect_err(|error| tracing::error!(%error, "the session can't be sealed"))
             .ok()?;
-        let deadline = head.idle_deadline;
-        let ends_in = (!head.life.lifetime.ends_with_browser).then(|| deadline.since(now));
-        Some(Sealed { token, ring, in_step, deadline, ends_in })
+        let ends_in = (!head.life.lifetime.ends_with_browser).then(|| head.idle_deadline.since(now));
+        Some(Sealed { token, ring, in_step, ends_in })
     }
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
@@ -374,8 +374,8 @@ impl Core {
             }
             Err(None) => return Err(RelayRefused::OtherSession),
         };
+        bound.record.touch_at_least(payload.head.used(now));
         self.take_in(&bound, payload, now);
-        bound.record.touch(now);
         self.settle(bound.key(), &bound.record, now);
         // Only what it holds says whose session it is: it is this handle's once that is known to live.
         self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;

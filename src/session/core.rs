@@ -87,7 +87,6 @@ pub(super) struct Brought {
     pub(super) key: Option<RecordKey>,
     /// Set if it held all that there was.
     pub(super) in_step: Option<InStep>,
-    pub(super) issued: Millis,
     /// Several tokens of ours opened: none counts, and all are to go.
     pub(super) ambiguous: bool,
     /// What the cookie answered for, with the version.
@@ -392,6 +391,12 @@ impl Core {
             return self.find_principal(&signed).map(|record| (signed.key(), record));
         }
         self.live(now).ok().map(|bound| (bound.key(), bound.record))
+    }
+
+    /// Somebody begins to watch. That counts as use, as reading does; that the watch goes on does not.
+    pub(crate) fn follow(&self) {
+        self.touch();
+        self.use_session(self.chain.now());
     }
 
     /// Using what is the principal's is use of the session too.

@@ -209,7 +209,7 @@ impl Loader {
             Kind::Principal { .. } | Kind::Ended(_) => return None,
         };
         let same = known.ring == ring && known.digest == self.chain.digests.digest(token);
-        if !same || known.deadline <= now || record.closed(now).is_some() {
+        if !same || known.brought.deadline <= now || record.closed(now).is_some() {
             return None;
         }
         if let Some((key, carried)) = known.brought.principal {
@@ -227,21 +227,15 @@ impl Loader {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let (opened, seen) = match token {
             Token::Known(bound, in_step) => {
-                bound.record.touch(now);
                 bound.record.confirm();
-                let brought = Brought {
-                    key: Some(bound.key()),
-                    in_step: Some(in_step),
-                    issued: in_step.issued,
-                    ..Brought::default()
-                };
+                let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
                 return Ok((Binding::Live(bound), brought, None));
             }
             Token::Opened(opened, seen) => (opened, seen),
         };
         let Opened { id, payload, retired } = *opened;
         let key = RecordKey(*id.as_bytes());
-        let brought = Brought { key: Some(key), issued: payload.head.issued.min(now), ..Brought::default() };
+        let brought = Brought { key: Some(key), ..Brought::default() };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
         if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
             return Ok((reason, brought, None));
@@ -268,17 +262,17 @@ impl Loader {
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
-                let make = || Record::session(payload.head.life.clone(), payload.head.issued);
+                let make = || Record::session(payload.head.life.clone(), payload.head.used(now));
                 let record = memory.find_or_insert(key, make);
                 // Counted from here on: the load may end before it comes to that.
                 memory.settle(key, &record, now);
                 record
             }
-            (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.issued)),
+            (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.used(now))),
         };
         let life = &payload.head.life;
         self.chain.note_absolute(life.absolute_deadline.since(life.created));
-        record.touch_at_least(payload.head.issued.min(now));
+        record.touch_at_least(payload.head.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
             return Ok((reason, brought, None));

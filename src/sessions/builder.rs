@@ -143,6 +143,11 @@ impl SessionsBuilder {
 
     /// The principal is what the request's head says, where an outer layer has put the user. Runs at entry, on every
     /// request.
+    ///
+    /// **Whoever signs somebody in or out calls [`Session::renew`](crate::Session::renew) or
+    /// [`destroy`](crate::Session::destroy) then.** A socket or stream follows the user of the request that opened it:
+    /// only the end of its session tells it that the browser is somebody else's by now. (`identify_by` does this by
+    /// itself.)
     pub fn identify(mut self, identify: impl Fn(&Parts) -> Option<Principal> + Send + Sync + 'static) -> Self {
         self.identify = Some(Box::new(identify));
         self

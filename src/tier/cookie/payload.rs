@@ -37,6 +37,13 @@ pub(crate) struct Head {
     pub(crate) principal: Option<[u8; 16]>,
 }
 
+impl Head {
+    /// The last use that it tells of. When it was sealed says nothing of that.
+    pub(crate) fn used(&self, now: Millis) -> Millis {
+        self.idle_deadline.before(self.life.lifetime.idle).min(now)
+    }
+}
+
 /// Which of the two owners that a cookie can speak for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {

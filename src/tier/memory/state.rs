@@ -62,14 +62,14 @@ pub(crate) struct Browser {
 pub(crate) struct KnownToken {
     pub(crate) digest: Digest,
     pub(crate) ring: u64,
-    pub(crate) deadline: Millis,
     pub(crate) brought: InStep,
 }
 
-/// A token that held all that there was, and when that was.
+/// A token that held all that there was, and what that was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct InStep {
-    pub(crate) issued: Millis,
+    /// When the session ends if it is not used again, as far as this token tells.
+    pub(crate) deadline: Millis,
     pub(crate) session: u64,
     pub(crate) principal: Option<(RecordKey, u64)>,
 }
