@@ -25,7 +25,6 @@ pub(super) const MAX_LOSSES: usize = 32;
 /// Where a commit goes.
 pub(super) struct Target {
     pub(super) key: RecordKey,
-    pub(super) owner: OwnerId,
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
     pub(super) extent: Extent,
@@ -128,7 +127,7 @@ impl Core {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);
-            let target = Target { key: signed.key(), owner: signed.owner, record, scope, extent };
+            let target = Target { key: signed.key(), record, scope, extent };
             return self.write(&target, CommitKind::Upsert, changes, now).await;
         }
         match self.writable(now)? {
@@ -150,8 +149,8 @@ impl Core {
     }
 
     pub(super) fn session_target(&self, bound: &Bound) -> Target {
-        let (record, owner) = (Arc::clone(&bound.record), self.chain.owner(&bound.id));
-        Target { key: bound.key(), owner, record, scope: Scope::Session, extent: Extent::Named }
+        let record = Arc::clone(&bound.record);
+        Target { key: bound.key(), record, scope: Scope::Session, extent: Extent::Named }
     }
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
@@ -226,7 +225,11 @@ impl Core {
         let expires = target.record.deadline().time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.doubt();
-        let commit = Commit::new(target.owner, kind, changes, expires);
+        let owner = match target.scope {
+            Scope::Session => self.chain.owner(&SessionId::from_bytes(target.key.0)),
+            Scope::Principal => OwnerId::from_hash(target.key.0),
+        };
+        let commit = Commit::new(owner, kind, changes, expires);
         let committed = store.write(commit).await.map_err(|error| TierError::new(store.name(), error))?;
         match committed {
             Committed::Applied(version) => {

@@ -132,7 +132,6 @@ impl Core {
             change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
             let target = Target {
                 key: signed.key(),
-                owner: signed.owner,
                 record: Arc::clone(&record),
                 scope: Scope::Principal,
                 extent: Extent::Named,

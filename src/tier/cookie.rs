@@ -2,7 +2,7 @@
 //!
 //! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
 
-use std::{borrow::Cow, fmt, time::Duration};
+use std::{borrow::Cow, fmt, fmt::Write, sync::OnceLock, time::Duration};
 
 use cookie::Cookie;
 use http::HeaderValue;
@@ -48,6 +48,8 @@ pub struct CookieTier {
     domain: Option<Cow<'static, str>>,
     same_site: SameSite,
     transport: Transport,
+    /// Made for the first cookie, of what is said above.
+    attributes: OnceLock<Box<str>>,
 }
 
 /// When a browser sends the cookie with requests that other sites cause.
@@ -77,6 +79,7 @@ impl CookieTier {
             domain: None,
             same_site: SameSite::Lax,
             transport: Transport::Https,
+            attributes: OnceLock::new(),
         }
     }
 
@@ -186,33 +189,47 @@ impl CookieTier {
         let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
         // Never `Max-Age=0`, which would be a removal.
         let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
-        self.header(token, max_age)
+        self.header(&token, max_age)
     }
 
     /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
     pub(crate) fn removal(&self) -> Option<HeaderValue> {
-        self.header(String::new(), Some(Duration::ZERO))
+        self.header("", Some(Duration::ZERO))
     }
 
     /// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
-    fn header(&self, value: String, max_age: Option<Duration>) -> Option<HeaderValue> {
-        let mut cookie = Cookie::build((self.cookie_name(), value))
-            .path(&*self.path)
-            .http_only(true)
-            .secure(self.transport == Transport::Https)
-            .same_site(match self.same_site {
-                SameSite::Lax => cookie::SameSite::Lax,
-                SameSite::Strict => cookie::SameSite::Strict,
-            });
-        if let Some(domain) = &self.domain {
-            cookie = cookie.domain(&**domain);
+    fn header(&self, value: &str, max_age: Option<Duration>) -> Option<HeaderValue> {
+        let (name, attributes) = (self.cookie_name(), self.attributes());
+        // `; Max-Age=` and as many digits as 400 days have.
+        let mut header = String::with_capacity(name.len() + value.len() + attributes.len() + 24);
+        for part in [name, "=", value, attributes] {
+            header.push_str(part);
         }
         if let Some(max_age) = max_age {
-            cookie = cookie.max_age(cookie::time::Duration::seconds(max_age.as_secs() as i64));
+            write!(header, "; Max-Age={}", max_age.as_secs()).ok()?;
         }
-        let mut header = HeaderValue::try_from(cookie.build().to_string()).ok()?;
+        let mut header = HeaderValue::try_from(header).ok()?;
         header.set_sensitive(true);
         Some(header)
+    }
+
+    /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
+    fn attributes(&self) -> &str {
+        self.attributes.get_or_init(|| {
+            let mut cookie = Cookie::build((self.cookie_name(), ""))
+                .path(&*self.path)
+                .http_only(true)
+                .secure(self.transport == Transport::Https)
+                .same_site(match self.same_site {
+                    SameSite::Lax => cookie::SameSite::Lax,
+                    SameSite::Strict => cookie::SameSite::Strict,
+                });
+            if let Some(domain) = &self.domain {
+                cookie = cookie.domain(&**domain);
+            }
+            let cookie = cookie.build().to_string();
+            cookie[self.cookie_name().len() + 1..].into()
+        })
     }
 
     fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {
