@@ -97,9 +97,19 @@ impl OwnerId {
         Self(hash.finalize().into())
     }
 
+    pub(crate) const fn from_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
     /// All 32 bytes, for a store's own key.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+
+    /// What a page is told to tell users apart by. It is another hash, so that it leads to no record.
+    pub(crate) fn mark(&self) -> String {
+        let hash = Sha256::new().chain_update(b"layered-session user mark v1").chain_update(self.0).finalize();
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// What a sealed token names a principal by: enough that two don't meet, half the room.

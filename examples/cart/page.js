@@ -19,8 +19,8 @@ session.addEventListener('change', ({ detail }) => {
   connection('open', 'Live');
   if (detail.names.includes('cart') || !session.values.has('cart')) show(session.values.get('cart')?.items ?? []);
 });
+session.addEventListener('lost', () => connection('closed', 'Reconnecting'));
 session.addEventListener('closed', ({ detail: { reason } }) => {
-  connection('closed', 'Reconnecting');
   if (reason === 'expired') notice('This cart was not touched for too long, and is gone.');
 });
 

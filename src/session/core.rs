@@ -279,6 +279,11 @@ impl Core {
         }
     }
 
+    /// What tells this user from others, the same on every node; empty while nobody is signed in.
+    pub(crate) fn user_mark(&self) -> String {
+        self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark())
+    }
+
     pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
         match &self.who {
             Who::Given(signed) => signed.clone(),

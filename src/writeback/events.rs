@@ -72,7 +72,9 @@ impl Events {
             let mut text = String::new();
             if opening {
                 let has_session = core.stand().is_some();
-                text += &event("state", &format_args!("{{\"session\":{has_session},\"values\":{}}}", Object(&set)));
+                let (user, values) = (core.user_mark(), Object(&set));
+                let state = format_args!(r#"{{"session":{has_session},"user":"{user}","values":{values}}}"#);
+                text += &event("state", &state);
                 return Said::Some(Told::Some(text));
             }
             if !set.is_empty() {

@@ -6,20 +6,24 @@ export function connect(options: Options): LayeredSession;
 export interface Options {
   /** Where the writeback is mounted: `/session`. Of the page's own origin. */
   url: string;
-  /** `false` for a page that is told of changes in another way, such as a socket of its own. */
+  /**
+   * `false` for a page that is told of changes in another way, such as a socket of its own. `values` stay empty then, and
+   * the hook does not know who is signed in: when that changes, close it and connect anew.
+   */
   events?: boolean;
 }
 
 export interface LayeredSession extends EventTarget {
   /**
-   * What the page may read, by name, as the server last said. Empty before the first `change` and after the end of a
-   * session. A value that the page stores is here once the server has taken it.
+   * What the page may read, by name, as the server last said. Empty before the first `change`, and once the page has
+   * heard of the end of its session. A value that the page stores is here once the server has taken it.
    */
   readonly values: ReadonlyMap<string, unknown>;
 
   /**
    * Posts values: one request at a time, the newest of each name, again and later each time until the server has taken
-   * or refused them. They survive being offline, but not a reload.
+   * or refused them. They survive being offline and the end of a session, but not a reload, and not another user: what
+   * one has said is never stored for the next.
    *
    * @throws {TypeError} where a value is no JSON; then none is stored.
    */
@@ -54,11 +58,13 @@ export interface LayeredSessionEvents {
   change: CustomEvent<{ names: string[] }>;
   /** The session is over, and `values` is empty unless it was a shutdown. The hook connects again by itself. */
   closed: CustomEvent<{ reason: 'renewed' | 'destroyed' | 'expired' | 'revoked' | 'shutdown' }>;
-  /** The server has taken these; `$relay` stands for a relay token. */
-  stored: CustomEvent<{ stored: string[] }>;
-  /** The session had ended or was renewed meanwhile. The values are kept and tried again. */
+  /** The stream of events broke off, and is opened again. Until the next `change` the values may be old. */
+  lost: CustomEvent<null>;
+  /** The server has taken these; `$relay` stands for a relay token. It has no use for those that are `ignored`. */
+  stored: CustomEvent<{ stored: string[]; ignored: string[] }>;
+  /** The session had ended or was renewed meanwhile. Values are kept and tried again; a relay token is not. */
   conflict: CustomEvent<Refusal>;
-  /** The values of these names are given up. */
+  /** The values of these names are given up: the server's word, or `user_changed`. */
   refused: CustomEvent<Refusal>;
 }
 

@@ -1,4 +1,5 @@
-// Keeps a page and its session together, as hook.d.ts says.
+// Keeps a page and its session together: `values` follow the server, `store` posts what the page changes, `relay` takes
+// to the cookie what the server changed on an open socket. hook.d.ts says more. Lines of comment are not served.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
 const NAMES = 64, UNITS = 5_000; // in one POST: 64 names and 16 KiB are taken, a UTF-16 unit has at most 3 bytes
@@ -38,9 +39,11 @@ class LayeredSession extends EventTarget {
   #inFlight = new Set(); // of batches; more than one only on the way out
   #posting = new Backoff(() => this.#pump());
   #conflict = false;
+  #user; // whose values wait: an opaque word of the server's
   #listening = new Backoff(() => this.#listen());
   #source; // of events
-  #live = false; // it is a session's
+  #live; // whether it is a session's, once it has said so
+  #again = false; // a session may have begun while it was being opened
   #channel; // to other tabs, if the page wants events
   #end = new AbortController();
 
@@ -103,12 +106,17 @@ class LayeredSession extends EventTarget {
 
   #listen() {
     if (!this.#channel || this.#idle) return;
-    const source = (this.#source = new EventSource(`${this.#url}/events`));
+    const source = (this.#source = new EventSource(`${this.#url}/events`)), begun = Date.now();
     const on = (type, listener) => source.addEventListener(type, ({ data }) => listener(JSON.parse(data)));
-    on('state', ({ session, values }) => {
-      this.#listening.failures = 0;
+    on('state', ({ session, user, values }) => {
       this.#live = session;
+      this.#user ??= user;
+      if (user !== this.#user) {
+        this.#user = user;
+        if (this.#waiting.size) this.#giveUp(this.#waiting);
+      }
       this.#replace(values);
+      if (this.#again) this.#renew();
       if (this.#conflict) this.#posting.resume();
     });
     on('set', (values) => this.#change(Object.entries(values)));
@@ -121,15 +129,17 @@ class LayeredSession extends EventTarget {
     });
     // By itself it retries without backoff, and not at all after an answer that is no stream.
     source.onerror = () => {
+      if (Date.now() - begun > LONGEST) this.#listening.failures = 0;
       this.#hangUp();
       this.#listening.wait();
+      this.#emit('lost');
     };
   }
 
   #hangUp() {
     this.#source?.close();
-    this.#source = undefined;
-    this.#live = false;
+    this.#source = this.#live = undefined;
+    this.#again = false;
   }
 
   #replace(values) {
@@ -150,6 +160,7 @@ class LayeredSession extends EventTarget {
 
   #renew() {
     if (this.#live) return;
+    if ((this.#again = this.#source && this.#live === undefined)) return;
     this.#hangUp();
     this.#listening.resume();
   }
@@ -189,7 +200,8 @@ class LayeredSession extends EventTarget {
   }
 
   async #post({ token, batch, body }) {
-    const headers = { 'content-type': 'application/json' };
+    const headers = { 'content-type': 'application/json' }, user = this.#user;
+    if (user !== undefined) headers['session-user'] = user;
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
@@ -202,18 +214,25 @@ class LayeredSession extends EventTarget {
     }
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
-    this.#settle(token, batch, status, Object(answer));
+    if (user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
+    else if (batch.size) this.#giveUp(batch);
     this.#pump();
   }
 
-  #settle(token, batch, status, { stored, code = `http_${status}`, message = '', names }) {
+  // What was said by one user is not to be said by the next.
+  #giveUp(batch, code = 'user_changed', message = '', names = [...batch.keys()]) {
+    for (const name of names) batch.delete(name);
+    this.#emit('refused', { code, message, names });
+  }
+
+  #settle(token, batch, status, { stored, ignored = [], code = `http_${status}`, message = '', names }) {
     names = Array.isArray(names) ? names : [];
     if (status === 200 && Array.isArray(stored)) {
       this.#posting.failures = 0;
       this.#conflict = false;
       this.#begun();
-      this.#emit('stored', { stored });
-    } else if (status === 409) {
+      this.#emit('stored', { stored, ignored });
+    } else if (status === 409 && code !== 'user_changed') {
       // The token is another session's for good; the values are the page's, and a new cookie may come.
       this.#keep(batch);
       if (batch.size) {
@@ -228,10 +247,8 @@ class LayeredSession extends EventTarget {
     } else {
       // Values of several calls may have gone together: those at fault are given up, or all where none is named.
       names = names.filter((name) => batch.has(name));
-      if (!names.length) names = [...batch.keys()];
-      for (const name of names) batch.delete(name);
+      this.#giveUp(batch, code, message, names.length ? names : undefined);
       this.#keep(batch);
-      this.#emit('refused', { code, message, names });
     }
   }
 

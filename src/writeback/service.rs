@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, request::Parts};
+use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use serde_json::value::RawValue;
 use tower_service::Service;
@@ -26,12 +26,12 @@ use super::{
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
-    session::browser::Relayed,
+    session::{Session, browser::Relayed},
     sessions::Sessions,
     value::{Declared, Flaw, Number, Scope, SessionValue},
 };
 
-static HOOK: Asset = Asset::new(include_str!("hook.js"), "text/javascript; charset=utf-8");
+static HOOK: Asset = Asset::script(include_str!("hook.js"));
 static HOOK_TYPES: Asset = Asset::new(include_str!("hook.d.ts"), "text/plain; charset=utf-8");
 
 /// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
@@ -51,6 +51,7 @@ const ECHOED_CHARS: usize = 64;
 /// |---|---|
 /// | `POST /` `{"name": value, …}` | 200 `{"stored": ["name", …]}`, or a refusal |
 /// | `POST /` `{"$relay": "…"}` | the same, for a [`RelayToken`](crate::RelayToken) |
+/// | `POST /` with `Session-User: …` | values only if the user is still the one whom the events' `state` named so, else 409 |
 /// | `GET /events` | server-sent events, of [`expose`](Self::expose)d and allowed values; 204 if the session has ended |
 /// | `GET /hook.js` | the browser hook, an ES module; `hook.d.ts` are its types |
 ///
@@ -66,7 +67,7 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// | event | data |
 /// |---|---|
-/// | `state` | `{"session": true, "values": {"name": value, …}}`, first: what there is; `session` is false for a visitor who has none yet, and whose stream will not see the one to come |
+/// | `state` | `{"session": true, "user": "…", "values": {"name": value, …}}`, first: what there is; `session` is false for a visitor who has none yet, and whose stream will not see the one to come; `user` tells users apart and says nothing of them, empty while nobody is signed in |
 /// | `set` | `{"name": value, …}`: these have changed |
 /// | `removed` | `["name", …]`: of these there is nothing any more, not even a default |
 /// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, where something changed that no response has taken to the browser |
@@ -102,7 +103,7 @@ const ECHOED_CHARS: usize = 64;
 /// | 413, 408, 400 | `too_large`, `timeout`, `incomplete` |
 /// | 400 | `malformed_json`, `not_an_object`, `duplicate_name`, `reserved_name`, `too_deep`, `too_many_names`, `relay_not_alone`, `relay_not_a_string`, `relay_invalid`, `unsafe_integer` |
 /// | 422 | `not_allowed`, `invalid_value`, `value_too_large` |
-/// | 409 | `session_closed`, `relay_expired`, `relay_other_session`, `contended` |
+/// | 409 | `session_closed`, `user_changed`, `relay_expired`, `relay_other_session`, `contended` |
 /// | 500 | `no_layer`, `misconfigured` |
 /// | 503 | `unavailable` |
 #[derive(Clone)]
@@ -252,6 +253,7 @@ impl SessionWriteback {
                 let session = self.sessions.load(extensions).await?;
                 session.core().touch();
                 session.core().open()?;
+                for_this_user(headers, &session)?;
                 for (scope, values) in accepted.by_scope {
                     session.commit_json(scope, values).await?;
                 }
@@ -328,6 +330,21 @@ pub(crate) fn only_own_pages(sessions: &Sessions, method: &Method, head: &Parts)
         return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
     }
     Ok(())
+}
+
+/// The page's word for whose values it posts: what `state` told it then.
+const SESSION_USER: &str = "session-user";
+
+/// A page that could not post for a while may find that somebody else has signed in since. What it says of one user is
+/// not to become another's.
+fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
+    match headers.get(SESSION_USER) {
+        Some(meant) if meant.as_bytes() != session.core().user_mark().as_bytes() => {
+            let message = "somebody else has signed in or out since";
+            Err(Refusal::new(StatusCode::CONFLICT, "user_changed", message))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What is stored of a value: the bytes that its own type writes.

@@ -11,7 +11,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::{App, bring, carried, post, set, sign_in, signed_in, socket, soon, visitor},
+    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
 
@@ -77,6 +77,13 @@ impl Page {
     }
 }
 
+/// What a state calls the user, and the state without that.
+fn user(state: &str) -> (String, String) {
+    let (before, rest) = state.split_once("\"user\":\"").expect("a state");
+    let (user, after) = rest.split_once("\",").unwrap();
+    (user.to_owned(), format!("{before}{after}"))
+}
+
 #[tokio::test]
 async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
     let node = App::new().node();
@@ -84,8 +91,10 @@ async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
     set(&mut browser, &node, Division(2)).await;
     set(&mut browser, &node, Visits(7)).await;
     let mut page = Page::open(&browser, &node).await;
+    let (user, told) = user(&page.told());
+    assert_eq!(user.len(), 16);
     let state = r#"{"session":true,"values":{"current_division_id":2,"user":"ada"}}"#;
-    assert_eq!(page.told(), format!("event: state\ndata: {state}\n\n"));
+    assert_eq!(told, format!("event: state\ndata: {state}\n\n"));
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-store, no-transform"),
@@ -153,7 +162,7 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
     let app = App::new();
     let node = app.node();
     let mut page = Page::open(&Browser::new(), &node).await;
-    assert_eq!(page.told(), "event: state\ndata: {\"session\":false,\"values\":{}}\n\n");
+    assert_eq!(page.told(), "event: state\ndata: {\"session\":false,\"user\":\"\",\"values\":{}}\n\n");
     for _ in 0..3 {
         app.pass(HEARTBEAT - Duration::from_millis(1));
         assert_eq!(page.told(), "");
@@ -319,7 +328,10 @@ async fn no_value_can_break_out_of_its_event() {
         Page { head: HeaderMap::new(), stream: node.stream(writeback, request(browser)).await.into_body() }
     };
     let state = open(&Browser::new()).await.told();
-    assert_eq!(state, "event: state\ndata: {\"session\":false,\"values\":{\"theme\":\"event: closed\"}}\n\n");
+    assert_eq!(
+        state,
+        "event: state\ndata: {\"session\":false,\"user\":\"\",\"values\":{\"theme\":\"event: closed\"}}\n\n"
+    );
     let mut browser = visitor(&node).await;
     let mut page = open(&browser).await;
     page.told();
@@ -336,4 +348,36 @@ async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() 
     sign_in(&mut browser, &node, "ada").await;
     assert_eq!(page.told(), "event: closed\ndata: \"renewed\"\n\n");
     assert!(Page::open(&browser, &node).await.told().contains("\"user\":\"ada\""));
+}
+
+#[tokio::test]
+async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
+    let app = App::new();
+    let node = app.node();
+    let mark = async |browser: &Browser, node: &Node| user(&Page::open(browser, node).await.told()).0;
+    let (visitor, mut ada, mut bob) =
+        (visitor(&node).await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let (nobody, adas, bobs) = (mark(&visitor, &node).await, mark(&ada, &node).await, mark(&bob, &node).await);
+    assert_eq!(nobody, "");
+    assert_ne!(adas, bobs);
+    let again = signed_in(&app.node(), "ada").await;
+    assert_eq!(mark(&again, &app.node()).await, adas, "on every node, in every session of hers");
+
+    let post = async |browser: &mut Browser, mark: &str, level: i64| {
+        let mut request = browser.post_json(format!(r#"{{"current_division_id":{level}}}"#));
+        request.headers_mut().insert("session-user", mark.parse().unwrap());
+        let answer = node.writeback(writeback(&node), request).await;
+        browser.take(&answer.headers);
+        answer
+    };
+    assert_eq!(post(&mut ada, &adas, 1).await.status, StatusCode::OK);
+    for mark in ["", &bobs, "x", "\u{e4}"] {
+        let refused = post(&mut ada, mark, 2).await;
+        assert_eq!((refused.status, refused.code()), (StatusCode::CONFLICT, "user_changed".into()), "{mark:?}");
+    }
+    ada.visit(&node, async |session| session.sign_in(User("bob".into())).await.unwrap()).await;
+    assert_eq!(post(&mut ada, &adas, 3).await.code(), "user_changed");
+    assert_eq!(get::<Division>(&mut bob, &node).await, Division::default(), "of ada's page nothing is bob's");
+    assert_eq!(post(&mut ada, &bobs, 4).await.status, StatusCode::OK);
+    assert_eq!(get::<Division>(&mut bob, &node).await, Division(4));
 }
