@@ -1,0 +1,11 @@
+//! What session layers cost, on the same work in the same process. `benches/README.md` says how to read it.
+
+pub mod instructions;
+pub mod memory;
+pub mod peer;
+pub mod report;
+pub mod subject;
+pub mod sweep;
+pub mod threads;
+pub mod times;
+pub mod workload;

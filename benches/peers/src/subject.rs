@@ -1,0 +1,127 @@
+//! A service, and the browsers that use it.
+
+use bytes::BytesMut;
+use http::{HeaderValue, Request, Response, header};
+
+use crate::{
+    peer::{Call, Peer},
+    workload::{COOKIE, Number, OTHERS, PART, Workload, part},
+};
+
+/// So many browsers take turns.
+pub const BROWSERS: usize = 1024;
+
+pub struct Subject {
+    peer: Peer,
+    workload: Workload,
+    call: Call,
+    browsers: Vec<Browser>,
+    /// Whose turn it is, and who is next.
+    order: Vec<u32>,
+    turn: usize,
+}
+
+struct Browser {
+    cookies: Option<HeaderValue>,
+    /// What its session holds.
+    count: i64,
+}
+
+impl Subject {
+    /// Each browser's session has begun, and each browser has been here once, so that what is measured is warm.
+    ///
+    /// # Panics
+    ///
+    /// Where the peer does not do the work.
+    pub fn new(peer: Peer, workload: Workload, browsers: usize) -> Self {
+        let open = peer.open();
+        let mut begin = open(workload.beginning());
+        let browser = |_| {
+            let cookies = match workload {
+                Workload::NoCookie => None,
+                Workload::CookiesButNotOurs => Some(HeaderValue::from_static(OTHERS)),
+                _ => Some(cookies(peer, &begin(Request::new(()))).expect("a write sends the cookie")),
+            };
+            Browser { cookies, count: 1 }
+        };
+        let browsers = (0..browsers).map(browser).collect::<Vec<_>>();
+        let order = (0..browsers.len() as u32).collect();
+        let call = open(workload.task());
+        let mut subject = Self { peer, workload, call, browsers, order, turn: 0 };
+        for _ in 0..subject.browsers.len() {
+            let (browser, request) = subject.request();
+            // Not as `measured`: a profiler that looks for that is to see nothing of this.
+            let response = (subject.call)(request);
+            subject.keep(browser, &response);
+        }
+        subject
+    }
+
+    /// From now on they come in an order that no cache foresees.
+    pub fn shuffled(mut self) -> Self {
+        // The same for every peer.
+        fastrand::Rng::with_seed(1).shuffle(&mut self.order);
+        self
+    }
+
+    /// The next browser's request.
+    pub fn request(&mut self) -> (usize, Request<()>) {
+        let browser = self.order[self.turn % self.order.len()] as usize;
+        self.turn += 1;
+        let mut request = Request::new(());
+        if let Some(cookies) = &self.browsers[browser].cookies {
+            request.headers_mut().insert(header::COOKIE, as_received(cookies));
+        }
+        (browser, request)
+    }
+
+    pub fn send(&mut self, request: Request<()>) -> Response<Number> {
+        measured(&mut self.call, request)
+    }
+
+    /// Checks an answer, and does what it says about the cookie.
+    pub fn keep(&mut self, browser: usize, response: &Response<Number>) {
+        let (peer, workload) = (self.peer, self.workload);
+        let browser = &mut self.browsers[browser];
+        let expected = match workload {
+            _ if peer == Peer::Bare => 0,
+            Workload::NoCookie | Workload::CookiesButNotOurs | Workload::Untouched => 0,
+            Workload::Read | Workload::Bump => browser.count,
+            Workload::ReadPart => part(PART).len() as i64,
+        };
+        assert_eq!(response.body().0, expected, "{} in {}", peer.name(), workload.name());
+        if workload == Workload::Bump {
+            browser.count += 1;
+        }
+        if workload.has_session() && peer != Peer::Bare {
+            browser.cookies = cookies(peer, response).or_else(|| browser.cookies.take());
+        }
+    }
+}
+
+/// What is measured. Not inlined, so that profilers can tell it from the rest.
+#[inline(never)]
+pub fn measured(call: &mut Call, request: Request<()>) -> Response<Number> {
+    call(request)
+}
+
+/// A field as a server has it: fresh bytes, part of the buffer that they were read into.
+pub fn as_received(field: &HeaderValue) -> HeaderValue {
+    let mut buffer = BytesMut::from(field.as_bytes());
+    let bytes = buffer.split_to(field.len()).freeze();
+    HeaderValue::from_maybe_shared(bytes).expect("bytes of a header")
+}
+
+/// What a browser sends after a response, if that sets the session's cookie.
+pub fn cookies(peer: Peer, response: &Response<Number>) -> Option<HeaderValue> {
+    let pair = match peer {
+        // Nobody reads it.
+        Peer::Bare => format!("{COOKIE}=AAAAAAAAAAAAAAAAAAAAAA"),
+        _ => response.headers().get_all(header::SET_COOKIE).iter().find_map(|set| {
+            let set = set.to_str().ok()?;
+            let pair = set.split_once(';').map_or(set, |(pair, _)| pair);
+            pair.starts_with(COOKIE).then(|| pair.to_owned())
+        })?,
+    };
+    format!("{OTHERS}; {pair}").parse().ok()
+}

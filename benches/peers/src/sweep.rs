@@ -1,0 +1,124 @@
+//! What it costs to drop the expired, beside a map and buckets by minute, which do nothing else.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    hint::black_box,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Wake, Waker},
+    time::{Duration, Instant},
+};
+
+use dashmap::DashMap;
+use http::Request;
+use layered_session::{LayeredSessionLayer, testing::ManualClock};
+use tower::{Layer, Service, service_fn};
+
+use crate::{
+    peer::{
+        finish,
+        ours::{Handle, Ours, chained, memory},
+    },
+    workload::{DAYS, bump},
+};
+
+const SESSIONS: [usize; 3] = [100_000, 1_000_000, 5_000_000];
+
+const LIFE: Duration = Duration::from_secs(DAYS as u64 * 86_400);
+
+/// Between the sessions that expire, one in a hundred, and the others.
+const GAP: Duration = Duration::from_secs(600);
+
+/// Past the end of the minute in which the first expire, and before the others do.
+const LATE: Duration = Duration::from_secs(120);
+
+pub fn print() {
+    println!("\n| sessions, 1 % of them expired | layered-session, ms | its longest step, µs | floor, ms | ratio |");
+    println!("|---:|---:|---:|---:|---:|");
+    for sessions in SESSIONS {
+        let (ours, longest) = ours(sessions);
+        let floor = floor(sessions);
+        let ratio = ours.as_secs_f64() / floor.as_secs_f64();
+        let (ours, floor) = (ours.as_secs_f64() * 1e3, floor.as_secs_f64() * 1e3);
+        println!("| {sessions} | {ours:.2} | {} | {floor:.2} | {ratio:.1} |", longest.as_micros());
+    }
+}
+
+/// The time of all of a sweep, and of the longest of its steps.
+fn ours(sessions: usize) -> (Duration, Duration) {
+    let clock = ManualClock::new();
+    let sessions_of = Ours::<true>::builder().tier(memory()).clock(clock.clone());
+    let configured = chained(sessions_of);
+    let mut service = LayeredSessionLayer::new(configured.clone()).layer(service_fn(bump::<Handle<true>>));
+    let mut begin = || finish(service.call(Request::new(()))).expect("an answer");
+    let expiring = sessions / 100;
+    (0..expiring).for_each(|_| drop(begin()));
+    clock.advance(GAP);
+    (expiring..sessions).for_each(|_| drop(begin()));
+
+    let mut sweeper = pin!(configured.sweeper());
+    let woken = Arc::new(Woken::default());
+    let waker = Waker::from(Arc::clone(&woken));
+    let mut poll = || sweeper.as_mut().poll(&mut Context::from_waker(&waker));
+    // It sleeps first.
+    assert!(poll().is_pending());
+    clock.advance(LIFE - GAP + LATE);
+    let (mut all, mut longest) = (Duration::ZERO, Duration::ZERO);
+    while woken.0.swap(false, Ordering::AcqRel) {
+        let start = Instant::now();
+        assert!(poll().is_pending());
+        let step = start.elapsed();
+        (all, longest) = (all + step, longest.max(step));
+    }
+    assert_eq!(configured.stats().expired, expiring as u64);
+    assert_eq!(configured.stats().records, sessions - expiring);
+    (all, longest)
+}
+
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Seconds since some beginning.
+type Seconds = u64;
+
+struct Floor {
+    records: DashMap<u128, (i64, Seconds), foldhash::fast::RandomState>,
+    /// By the minute of the deadline.
+    due: BTreeMap<Seconds, Vec<u128>>,
+}
+
+fn floor(sessions: usize) -> Duration {
+    let mut floor = Floor { records: DashMap::default(), due: BTreeMap::new() };
+    let expiring = sessions / 100;
+    (0..sessions).for_each(|at| floor.insert(if at < expiring { LIFE } else { LIFE + GAP }));
+    let start = Instant::now();
+    floor.sweep(LIFE + LATE);
+    let time = start.elapsed();
+    assert_eq!(black_box(&floor).records.len(), sessions - expiring);
+    time
+}
+
+impl Floor {
+    fn insert(&mut self, deadline: Duration) {
+        let (id, deadline) = (fastrand::u128(..), deadline.as_secs());
+        self.records.insert(id, (1, deadline));
+        self.due.entry(deadline / 60).or_default().push(id);
+    }
+
+    fn sweep(&mut self, now: Duration) {
+        let later = self.due.split_off(&(now.as_secs() / 60));
+        for id in std::mem::replace(&mut self.due, later).into_values().flatten() {
+            self.records.remove_if(&id, |_, (_, deadline)| *deadline <= now.as_secs());
+        }
+    }
+}

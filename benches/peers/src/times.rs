@@ -1,0 +1,68 @@
+//! Time of a request: medians over many turns, all peers in each of them, so that what else the machine does falls on
+//! all alike.
+
+use std::{hint::black_box, time::Instant};
+
+use crate::{
+    peer::Peer,
+    report::{Table, median},
+    subject::{BROWSERS, Subject},
+    workload::Workload,
+};
+
+/// Requests in one turn: few enough that they are still in cache when they are sent, as one that has just been read.
+const BATCH: usize = 32;
+
+/// Turns of each peer in each workload.
+const TURNS: usize = 3_000;
+
+/// Sessions of the cold variant.
+const COLD: usize = 20_000;
+
+const COLUMNS: [&str; 7] = ["w0", "w1", "w2", "w3", "w4", "w5", "w3 cold"];
+
+pub fn print() {
+    let mut rows = Peer::ALL.map(|peer| (peer, Vec::new()));
+    let cold = std::iter::once((Workload::Read, COLD));
+    for (workload, browsers) in Workload::ALL.into_iter().map(|workload| (workload, BROWSERS)).chain(cold) {
+        for ((_, numbers), time) in rows.iter_mut().zip(medians(workload, browsers)) {
+            numbers.push(time);
+        }
+    }
+    let times = Table { title: "time, ns", columns: &COLUMNS, rows: rows.into() };
+    times.print(0);
+    let costs = times.above_bare("cost above bare, ns", &COLUMNS);
+    costs.print(0);
+    costs.shares("cost, share of MemoryStore's", &COLUMNS).print(2);
+}
+
+/// Nanoseconds of a request, for each peer.
+fn medians(workload: Workload, browsers: usize) -> [f64; Peer::ALL.len()] {
+    let subject = |peer| Subject::new(peer, workload, browsers);
+    let mut subjects = Peer::ALL.map(|peer| (subject(peer), Vec::with_capacity(TURNS)));
+    if browsers == COLD {
+        subjects = subjects.map(|(subject, times)| (subject.shuffled(), times));
+    }
+    for _ in 0..TURNS {
+        for (subject, times) in &mut subjects {
+            times.push(turn(subject));
+        }
+    }
+    subjects.map(|(_, times)| median(times))
+}
+
+/// Requests are made and responses are dropped outside of what is timed.
+fn turn(subject: &mut Subject) -> f64 {
+    const { assert!(BATCH <= BROWSERS, "a turn's requests are of different browsers") };
+    let (browsers, requests): (Vec<_>, Vec<_>) = (0..BATCH).map(|_| subject.request()).unzip();
+    let mut responses = Vec::with_capacity(BATCH);
+    let start = Instant::now();
+    for request in requests {
+        responses.push(black_box(subject.send(request)));
+    }
+    let time = start.elapsed();
+    for (browser, response) in browsers.into_iter().zip(responses) {
+        subject.keep(browser, &response);
+    }
+    time.as_nanos() as f64 / BATCH as f64
+}
