@@ -141,7 +141,8 @@ where
     Box::new(move |request| finish(service.call(request)).expect("an answer"))
 }
 
-/// No runtime is measured: one thread alone never waits. Two that want the same lock may.
+/// No runtime is measured: one thread alone never waits. Two that want the same lock may. One that does looks once more
+/// before it sleeps, which is kinder to a lock that waits than most runtimes are.
 pub fn finish<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     match future.as_mut().now_or_never() {

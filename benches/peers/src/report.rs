@@ -50,7 +50,12 @@ impl Table<'_> {
     }
 }
 
-pub fn median(mut numbers: Vec<f64>) -> f64 {
+pub fn median(numbers: Vec<f64>) -> f64 {
+    quantile(numbers, 0.5)
+}
+
+/// What so large a part of the numbers is below.
+pub fn quantile(mut numbers: Vec<f64>, part: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
+    numbers.get((numbers.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)
 }

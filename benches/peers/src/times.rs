@@ -14,7 +14,7 @@ use crate::{
 const BATCH: usize = 32;
 
 /// Turns of each peer in each workload.
-const TURNS: usize = 3_000;
+const TURNS: usize = 5_000;
 
 /// Sessions of the cold variant.
 const COLD: usize = 20_000;

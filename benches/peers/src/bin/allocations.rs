@@ -16,7 +16,9 @@ const REQUESTS: usize = 64;
 fn main() {
     let rows = Peer::ALL.map(|peer| (peer, Workload::ALL.map(|workload| allocations(peer, workload)).into()));
     let columns = Workload::ALL.map(Workload::name);
-    Table { title: "allocations", columns: &columns, rows: rows.into() }.print(0);
+    let allocations = Table { title: "allocations", columns: &columns, rows: rows.into() };
+    allocations.print(0);
+    allocations.above_bare("allocations above bare", &columns).print(0);
 }
 
 fn allocations(peer: Peer, workload: Workload) -> f64 {
