@@ -26,7 +26,8 @@ use crate::{
     workload::{DAYS, bump},
 };
 
-const SESSIONS: [usize; 3] = [100_000, 1_000_000, 5_000_000];
+/// Sessions, and how often the sweep of so many is measured: the least time counts, as the least disturbed.
+const SIZES: [(usize, usize); 3] = [(100_000, 9), (1_000_000, 3), (5_000_000, 2)];
 
 const LIFE: Duration = Duration::from_secs(DAYS as u64 * 86_400);
 
@@ -39,9 +40,13 @@ const LATE: Duration = Duration::from_secs(120);
 pub fn print() {
     println!("\n| sessions, 1 % of them expired | layered-session, ms | its longest step, µs | floor, ms | ratio |");
     println!("|---:|---:|---:|---:|---:|");
-    for sessions in SESSIONS {
-        let (ours, longest) = ours(sessions);
-        let floor = floor(sessions);
+    for (sessions, times) in SIZES {
+        let least = |all: Duration, time: Duration| all.min(time);
+        let ours = (0..times)
+            .map(|_| ours(sessions))
+            .reduce(|(all, step), (other_all, other_step)| (least(all, other_all), least(step, other_step)));
+        let floor = (0..times).map(|_| floor(sessions)).reduce(least);
+        let (Some((ours, longest)), Some(floor)) = (ours, floor) else { continue };
         let ratio = ours.as_secs_f64() / floor.as_secs_f64();
         let (ours, floor) = (ours.as_secs_f64() * 1e3, floor.as_secs_f64() * 1e3);
         println!("| {sessions} | {ours:.2} | {} | {floor:.2} | {ratio:.1} |", longest.as_micros());
