@@ -298,8 +298,7 @@ impl Session {
     }
 
     /// Resolves when the session is over, with the reason; at once if it is already, and on an upgrade that another site
-    /// caused, which has none. It keeps a handle of its own, so
-    /// it can go into a stream or a task, and it is cancel safe.
+    /// caused, which has none. It keeps a handle of its own, so it can go into a stream or a task, and it is cancel safe.
     ///
     /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
     /// of somebody who logged out, so sends want a timeout.

@@ -10,7 +10,7 @@ const element = (id) => document.getElementById(id);
 const main = element('view');
 const select = element('division');
 const links = [...document.querySelectorAll('nav a')];
-const hook = connect({ url: '/store_session', events: false }); // the socket tells
+let hook = carrier();
 
 // ---- the socket
 
@@ -75,17 +75,22 @@ const on = {
   },
 };
 
-hook.addEventListener('stored', () => {
-  unsaved = null;
-  status(); // a session's first write is the browser's only now
-});
-hook.addEventListener('refused', ({ detail }) => refused(detail.message));
-// The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
-// page has yet to store.
-hook.addEventListener('conflict', async () => {
-  socket.close();
-  if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
-});
+// Takes to the writeback what the socket hands out, and what is chosen while there is none. The socket tells the rest.
+function carrier() {
+  const hook = connect({ url: '/store_session', events: false });
+  hook.addEventListener('stored', () => {
+    unsaved = null;
+    status(); // a session's first write is the browser's only now
+  });
+  hook.addEventListener('refused', ({ detail }) => refused(detail.message));
+  // The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
+  // page has yet to store.
+  hook.addEventListener('conflict', async () => {
+    socket.close();
+    if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
+  });
+  return hook;
+}
 
 // A page that comes back, from another tab, from sleep or from the back button's cache, may have missed something.
 function wake() {
@@ -182,7 +187,10 @@ async function status() {
   document.querySelector('#logout .avatar').textContent = [...(user ?? '')][0] ?? '';
   element('logout').hidden = user === null;
   element('login').hidden = user !== null;
-  if (unsaved !== null) refused('somebody signed in or out in another tab'); // it must not become their choice
+  // What was chosen here must not become their choice.
+  hook.close();
+  hook = carrier();
+  if (unsaved !== null) refused('somebody signed in or out in another tab');
   socket.close(); // it may still speak for whoever was here before
   return false;
 }

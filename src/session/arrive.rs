@@ -67,7 +67,8 @@ impl Core {
 
     /// A request that comes with a revoked session comes with none.
     pub(super) fn unless_revoked(&mut self, now: Millis) {
-        if let Binding::Live(bound) = self.binding()
+        if self.of_session(Scope::Session, |_| ()).is_none()
+            && let Binding::Live(bound) = self.binding()
             && self.obey_revocations(&bound, now).is_err()
         {
             self.binding = fenced(&bound.record, now).unwrap_or(Binding::Anonymous).into();
@@ -76,7 +77,8 @@ impl Core {
 
     /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
     pub(super) async fn read_principal(&self, now: Millis) -> Result<(), TierError> {
-        let (Some(store), Some(signed)) = (&self.chain.store, self.signed(now)) else { return Ok(()) };
+        let Some(store) = &self.chain.store else { return Ok(()) };
+        let Some(signed) = self.signed(now) else { return Ok(()) };
         let known = self.find_principal(&signed);
         if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
             return Ok(());

@@ -183,9 +183,13 @@ impl Core {
         !Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(&in_step)
     }
 
-    /// Most responses have nothing to bring, and find that out without taking the session in hand.
-    fn is_up_to_date(&self, now: Millis) -> bool {
-        let up_to_date = |bound: &Bound| bound.record.closed(now).is_none() && !self.is_behind(bound, now);
+    /// Most responses have nothing to bring, and find that out without taking the session in hand. What has expired since
+    /// the last use brings nothing either, so that it takes no clock.
+    fn is_up_to_date(&self) -> bool {
+        let up_to_date = |bound: &Bound| {
+            let used = bound.record.used();
+            bound.record.closed(used).is_none() && !self.is_behind(bound, used)
+        };
         self.of_session(Scope::Session, up_to_date).unwrap_or(false)
     }
 
@@ -394,9 +398,8 @@ impl Core {
         // One holder is the loader; any other is a handle, which may still be read while the body goes out.
         let alive = Arc::strong_count(self) > 1;
         let touched = self.marks.touched.load(Ordering::Acquire);
-        let now = self.chain.now();
-        let due = self.brought.ambiguous || touched && !self.is_up_to_date(now);
-        let cookie = if due { self.set_cookie(now) } else { None };
+        let due = self.brought.ambiguous || touched && !self.is_up_to_date();
+        let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
         HeadOut { varies: touched || alive, cookie }
     }
 }
