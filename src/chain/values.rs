@@ -129,8 +129,14 @@ impl Values {
         let slot = Slot { number, origin: ChangeOrigin::Fresh, kept };
         match self.position(number) {
             Ok(at) => self.slots[at] = slot,
-            Err(at) => self.slots.insert(at, slot),
+            Err(at) => self.insert(at, slot),
         }
+    }
+
+    /// Most sessions hold a value or two, and would have room for four at the first.
+    fn insert(&mut self, at: usize, slot: Slot) {
+        self.slots.reserve_exact(1);
+        self.slots.insert(at, slot);
     }
 
     /// A carried change: applies only if newer. Says whether anything changed.
@@ -140,7 +146,7 @@ impl Values {
         self.observe(kept.version);
         match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
+                self.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
                 true
             }
             Ok(at) => {
