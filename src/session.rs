@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::Extensions;
 
 use self::core::{Binding, Core};
-pub(crate) use self::core::{Look, Mark};
+pub(crate) use self::read::{Look, Mark};
 use crate::{
     chain::{Identity, life::Lifetime},
     error::{MissingSession, WriteError, WriteErrorKind},
@@ -23,6 +23,7 @@ pub(crate) mod commit;
 pub(crate) mod core;
 pub(crate) mod explain;
 pub(crate) mod load;
+pub(crate) mod read;
 pub(crate) mod turn;
 
 use self::{batch::Batch, browser::RelayToken, explain::Explanation, load::Loading, turn::SignIn};
@@ -89,7 +90,7 @@ impl Session {
 
     /// Which tier answers for `V`.
     pub fn origin<V: SessionValue>(&self) -> Origin {
-        Origin { tier: self.resolve::<V>().map_or(core::STAND_IN, |(_, tier)| tier) }
+        Origin { tier: self.resolve::<V>().map_or(read::STAND_IN, |(_, tier)| tier) }
     }
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.

@@ -659,6 +659,17 @@ test('a POST that the server refuses because somebody else signed in is given up
   assert.equal(timers.size, 0);
 });
 
+test('what is stored before the page knows its user is kept', async () => {
+  const { session } = open({});
+  session.store({ a: 1 });
+  assert.equal('session-user' in posts[0].init.headers, false);
+  sources[0].state(true, {}, 'ada');
+  await cut();
+  await wait();
+  assert.deepEqual(posts[1].body, { a: 1 });
+  assert.equal(posts[1].init.headers['session-user'], 'ada');
+});
+
 test('whoever signs in again as the same user finds it stored', async () => {
   const { session, source } = follow({}, 'ada');
   session.store({ draft: 'dear diary' });

@@ -5,7 +5,8 @@ use std::fmt;
 use super::{
     Session,
     commit::{Loss, MAX_LOSSES},
-    core::{Core, Look, Stored},
+    core::Core,
+    read::{Look, Stored},
     turn::removal,
 };
 use crate::{

@@ -1,17 +1,16 @@
-//! What a handle and its clones share: which session they are bound to, and how they read it.
+//! What a handle and its clones share: which session they are bound to, and who is signed in.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
-
+use super::read::Mark;
 use crate::{
-    chain::{COOKIE, Chain, Computation, Computed, DEFAULT, Identity, MEMORY, Resolution, Signed, values::Kept},
+    chain::{Chain, Computation, Identity, Resolution, Signed, values::Kept},
     error::{WriteError, WriteErrorKind},
     id::SessionId,
-    live::{self, Closed},
+    live::Closed,
     signal::{Bell, Chime},
     tier::memory::record::{InStep, Kind, Record, RecordKey, State},
     value::{Number, Scope},
@@ -30,7 +29,7 @@ pub(crate) struct Core {
     /// The principal that a session's value names, by the session and the value's version.
     derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
     /// The count of `end_all` up to which the principal was looked at.
-    revocations: AtomicU64,
+    pub(super) revocations: AtomicU64,
     pub(super) computed: Vec<Computation>,
     pub(super) brought: Brought,
     pub(super) marks: Marks,
@@ -132,28 +131,6 @@ pub(super) struct Marks {
     /// The session was made here.
     pub(super) minted: AtomicBool,
 }
-
-/// What the stored tiers say of a value.
-#[derive(Debug)]
-pub(crate) enum Stored {
-    Copy { json: Bytes, version: Version, tier: &'static str },
-    Tombstone { version: Version, tier: &'static str },
-    Nothing,
-}
-
-/// Whether a look at a value counts as use. A watch looks whenever anything wakes its task: if that counted, an open
-/// page would keep its session from ever idling out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    Use,
-    Glance,
-}
-
-/// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
-pub(crate) type Glance = (Option<Bytes>, Mark, Option<Millis>);
-
-/// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
-pub(crate) type Mark = Option<(RecordKey, Version)>;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -411,225 +388,6 @@ impl Core {
         }
     }
 
-    /// What the stored tiers say, and what a watch is to compare.
-    pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
-        let scope = self.chain.schema.at(number).scope;
-        if let Some(stored) =
-            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, look))
-        {
-            return stored.unwrap_or((Stored::Nothing, None));
-        }
-        if look == Look::Use && scope == Scope::Principal {
-            self.use_session(now);
-        }
-        loop {
-            let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
-            match self.stored_in(key, &record, number, now, look) {
-                Ok(stored) => return stored,
-                // Since it was found, and by a clone or for good: looked for again, there is another or none.
-                Err(Closed::Renewed) => {}
-                Err(_) => return (Stored::Nothing, None),
-            }
-        }
-    }
-
-    fn stored_in(
-        &self,
-        key: RecordKey,
-        record: &Record,
-        number: Number,
-        now: Millis,
-        look: Look,
-    ) -> Result<(Stored, Mark), Closed> {
-        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
-        // Only now: what is over must not come back because somebody looked.
-        if look == Look::Use {
-            record.touch(now);
-        }
-        let Some(Kept { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
-        let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
-        let tier = if from_cookie { COOKIE } else { MEMORY };
-        let stored = match json {
-            Some(json) => Stored::Copy { json, version, tier },
-            None => Stored::Tombstone { version, tier },
-        };
-        Ok((stored, Some((key, version))))
-    }
-
-    /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
-    /// not a fenced or refused one, and no principal's sessions were ended since the last look.
-    pub(super) fn of_session<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
-        let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
-        if !settled || scope != Scope::Session {
-            return None;
-        }
-        match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
-            Binding::Live(bound) => Some(look(bound)),
-            _ => None,
-        }
-    }
-
-    /// What a watch looks at: the stored copy, what tells it from others, and when that or the session ends. Thousands
-    /// may do it for one write: under one lock, where one record says it all.
-    ///
-    /// # Errors
-    ///
-    /// Why the session is over.
-    pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, Closed> {
-        let scope = number.map_or(Scope::Session, |number| self.chain.schema.at(number).scope);
-        if let Some(glance) = self.of_session(scope, |bound| self.glance_at(&bound.record, bound.key(), number, now)) {
-            return glance;
-        }
-        if let Some(reason) = self.closed(now) {
-            return Err(reason);
-        }
-        let session = self.ends(now);
-        let glance = self.record_of(scope, now).map(|(key, record)| self.glance_at(&record, key, number, now));
-        let (kept, mark, until) = match glance {
-            Some(Ok(glance)) => glance,
-            // Since the look above: renewed by a clone, or ended, and then no value goes out.
-            Some(Err(reason)) if reason != Closed::Expired => return self.glance(number, now),
-            // A principal's record that idled out holds nothing, and ends nothing.
-            Some(Err(_)) | None => Glance::default(),
-        };
-        Ok((kept, mark, [session, until].into_iter().flatten().min()))
-    }
-
-    fn glance_at(
-        &self,
-        record: &Record,
-        key: RecordKey,
-        number: Option<Number>,
-        now: Millis,
-    ) -> Result<Glance, Closed> {
-        let state = record.read_live(now)?;
-        let ends = state.deadline(record.used());
-        let schema = &self.chain.schema;
-        let Some((number, kept)) = number.and_then(|number| Some((number, state.kept(schema, number, now)?))) else {
-            return Ok((None, None, Some(ends)));
-        };
-        let until = kept.expires(schema.at(number).max_age).map_or(ends, |end| end.min(ends));
-        Ok((kept.json.clone(), Some((key, kept.version)), Some(until)))
-    }
-
-    /// The first answer that a reader takes: the stored copy, else a computed one.
-    pub(crate) fn answer<T, E: std::fmt::Display>(
-        &self,
-        number: Number,
-        stored: Option<Bytes>,
-        mut read: impl FnMut(&Bytes) -> Result<T, E>,
-    ) -> Option<T> {
-        if let Some(json) = &stored
-            && let Some(value) = self.readable(number, MEMORY, read(json))
-        {
-            return Some(value);
-        }
-        let mut computed = self.computed(number, self.chain.now());
-        computed.find_map(|(tier, json)| self.readable(number, tier, read(json)))
-    }
-
-    fn readable<T, E: std::fmt::Display>(&self, number: Number, tier: &str, read: Result<T, E>) -> Option<T> {
-        read.inspect_err(|flaw| {
-            let name = self.chain.schema.at(number).name;
-            tracing::warn!(name, tier, %flaw, "skipped a copy that is no valid value");
-        })
-        .ok()
-    }
-
-    /// The computed tiers' answers for a value, in the chain's order.
-    pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Bytes)> {
-        let answers = move |tier: &'static str| {
-            let holds = move |said: &&Computation| {
-                said.tier == tier && said.number == number && said.until.is_none_or(|until| now < until)
-            };
-            self.computed.iter().filter(holds).map(|said| &said.json)
-        };
-        self.chain.computed.iter().flat_map(move |tier| {
-            let constants = match tier {
-                Computed::Default(rules) => rules.as_slice(),
-                Computed::Source(_) => &[],
-            };
-            let constants =
-                constants.iter().filter(move |(of, _)| *of == number).filter_map(|(_, answer)| match answer {
-                    crate::tier::default::Answer::Constant(json) => json.as_ref().ok(),
-                    crate::tier::default::Answer::Computed(_) => None,
-                });
-            answers(tier.name()).chain(constants).map(move |json| (tier.name(), json))
-        })
-    }
-
-    /// The first answer that a reader takes, with the tier that gave it.
-    pub(crate) fn resolve<T, E: std::fmt::Display>(
-        &self,
-        number: Number,
-        now: Millis,
-        look: Look,
-        mut read: impl FnMut(&Bytes) -> Result<T, E>,
-    ) -> (Option<(T, &'static str)>, Mark) {
-        let (stored, mark) = self.stored(number, now, look);
-        let stored = match &stored {
-            Stored::Copy { json, tier, .. } => Some((*tier, json)),
-            Stored::Tombstone { .. } | Stored::Nothing => None,
-        };
-        let mut answers = stored.into_iter().chain(self.computed(number, now));
-        let answer = answers.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));
-        (answer, mark)
-    }
-
-    /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
-    pub(crate) fn ends(&self, now: Millis) -> Option<Millis> {
-        let Binding::Live(bound) = self.binding() else { return None };
-        let session = bound.record.deadline();
-        let Identity::Value { number, .. } = &self.chain.identity else { return Some(session) };
-        Some(self.value_ends(*number, now).map_or(session, |user| user.min(session)))
-    }
-
-    /// When a value ends: with its own lifetime, or with its owner's record.
-    pub(crate) fn value_ends(&self, number: Number, now: Millis) -> Option<Millis> {
-        let declared = self.chain.schema.at(number);
-        let (_, record) = self.record_of(declared.scope, now)?;
-        let state = record.read_live(now).ok()?;
-        let own = state.kept(&self.chain.schema, number, now)?.expires(declared.max_age);
-        let records = state.deadline(record.used());
-        Some(own.map_or(records, |own| own.min(records)))
-    }
-
-    /// Every stored value and removal that this handle sees, and the records that they come from.
-    pub(crate) fn survey(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
-        loop {
-            let bound = self.bound_key();
-            let seen = self.look_over(now);
-            // A clone's renewal in the middle of it would look like the end of every value.
-            if self.bound_key() == bound {
-                return seen;
-            }
-        }
-    }
-
-    fn look_over(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
-        let schema = &self.chain.schema;
-        let signed = self.signed(now);
-        let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
-        let principal = signed
-            .as_ref()
-            .and_then(|signed| self.find_principal(signed).map(|record| (signed.key(), record, Scope::Principal)));
-        let mut values = Vec::new();
-        let mut owners = Vec::new();
-        for (key, record, scope) in session.into_iter().chain(principal) {
-            let state = record.read();
-            owners.push(live::Owner { key, changes: state.changes, cleared: state.cleared });
-            let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
-            let over = state.closed(record.used(), now).is_some();
-            let kept =
-                mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
-            values.extend(kept.map(|(number, kept)| {
-                let origin = state.values.origin(number);
-                live::Seen { number, version: kept.version, is_value: kept.json.is_some(), origin }
-            }));
-        }
-        (owners, values)
-    }
-
     /// Whether a write can still have an effect.
     pub(super) fn check_head(&self) -> Result<(), WriteError> {
         if self.chain.memory.is_none() && self.marks.head_sent.load(Ordering::Acquire) {
@@ -668,6 +426,3 @@ impl State {
         }
     }
 }
-
-/// The name under which `V::default()` answers.
-pub(crate) const STAND_IN: &str = DEFAULT;

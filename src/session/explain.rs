@@ -1,6 +1,9 @@
 //! Why a value is what it is: what each tier says.
 
-use super::core::{Core, Look, Mark, Owner, Stored};
+use super::{
+    core::{Core, Owner},
+    read::{Look, Mark, Stored},
+};
 use crate::{
     chain::{COOKIE, MEMORY, values::Kept},
     value::Number,

@@ -214,7 +214,7 @@ class LayeredSession extends EventTarget {
     }
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
-    if (user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
+    if (user === undefined || user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
     else if (batch.size) this.#giveUp(batch);
     this.#pump();
   }
