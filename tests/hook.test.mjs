@@ -659,14 +659,41 @@ test('a POST that the server refuses because somebody else signed in is given up
   assert.equal(timers.size, 0);
 });
 
+test('another user gives up nothing where nothing waits, and takes nothing back that is stored', async () => {
+  const { session, events } = follow({}, 'ada');
+  session.store({ a: 1 });
+  sources[0].state(true, {}, 'bob');
+  await stored();
+  session.relay('t');
+  sources[0].state(true, {}, 'ada');
+  await answer(409, { code: 'relay_other_session' });
+  const told = events.filter(([type]) => type !== 'change');
+  assert.deepEqual(told, [['stored', { stored: ['a'], ignored: [] }]]);
+});
+
+test('a session that begins while a stream is being opened is seen by the next', async () => {
+  const { session } = open({});
+  session.resume();
+  assert.equal(sources.length, 1);
+  sources[0].state(false);
+  assert.equal(sources.length, 2);
+  session.resume();
+  sources[1].fail();
+  await wait();
+  sources[2].state(false);
+  assert.equal(sources.length, 3, 'this one was opened after it');
+});
+
 test('what is stored before the page knows its user is kept', async () => {
   const { session } = open({});
+  session.store({ a: 0 });
   session.store({ a: 1 });
   assert.equal('session-user' in posts[0].init.headers, false);
   sources[0].state(true, {}, 'ada');
+  session.store({ b: 1 });
   await cut();
   await wait();
-  assert.deepEqual(posts[1].body, { a: 1 });
+  assert.deepEqual(posts[1].body, { a: 1, b: 1 });
   assert.equal(posts[1].init.headers['session-user'], 'ada');
 });
 
