@@ -5,7 +5,8 @@ use std::{
     future::Future,
     marker::PhantomData,
     pin::Pin,
-    task::{Context, Poll},
+    sync::Arc,
+    task::{Context, Poll, Waker},
 };
 
 use futures_core::Stream;
@@ -13,7 +14,7 @@ use futures_core::Stream;
 use crate::{
     chain::values::ChangeOrigin,
     session::Session,
-    signal::Bell,
+    signal::{Bell, Ringer},
     value::{self, Number, SessionValue},
     version::{Clock, Millis, Sleep, Version},
 };
@@ -61,26 +62,41 @@ impl fmt::Display for Closed {
 }
 
 /// A waiting future's own timer: nothing else wakes for an expiry.
+///
+/// It rings the bell rather than the task: a task that is woken for every write would poll it each time for nothing.
 #[derive(Default)]
-struct Alarm(Option<(Millis, Sleep)>);
+struct Alarm {
+    armed: Option<(Millis, Sleep)>,
+    /// Set anew, and not polled since.
+    fresh: bool,
+    ringer: Option<Arc<Ringer>>,
+}
 
 impl Alarm {
     /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
     /// out, and a look too many per lifetime costs less than a timer per use.
     fn set(&mut self, clock: &dyn Clock, deadline: Option<Millis>) {
-        match (&self.0, deadline) {
-            (_, None) => self.0 = None,
+        match (&self.armed, deadline) {
+            (_, None) => self.armed = None,
             (Some((armed, _)), Some(deadline)) if *armed <= deadline => {}
-            (_, Some(deadline)) => self.0 = Some((deadline, clock.sleep_until(deadline.time()))),
+            (_, Some(deadline)) => {
+                self.armed = Some((deadline, clock.sleep_until(deadline.time())));
+                self.fresh = true;
+            }
         }
     }
 
     /// Whether the time has come.
-    fn poll(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some((_, sleep)) = &mut self.0 else { return false };
-        let rings = sleep.as_mut().poll(cx).is_ready();
+    fn poll(&mut self, bell: &Bell) -> bool {
+        let Some((_, sleep)) = &mut self.armed else { return false };
+        let ringer = self.ringer.get_or_insert_with(|| bell.ringer());
+        if !ringer.take() && !std::mem::take(&mut self.fresh) {
+            return false;
+        }
+        let waker = Waker::from(Arc::clone(ringer));
+        let rings = sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
         if rings {
-            self.0 = None;
+            self.armed = None;
         }
         rings
     }
@@ -119,7 +135,7 @@ impl Wait {
     pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, mut look: impl FnMut(&Session) -> Said<T>) -> Poll<T> {
         loop {
             let rung = self.bell.poll(cx).is_ready();
-            if self.quiet && !rung && !self.alarm.poll(cx) {
+            if self.quiet && !rung && !self.alarm.poll(&self.bell) {
                 return Poll::Pending;
             }
             let said = look(&self.session);

@@ -8,8 +8,11 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Bound::{Excluded, Unbounded},
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker},
 };
 
 /// Takes a lock whether or not somebody panicked in it: what it guards here is whole at every step.
@@ -24,6 +27,35 @@ pub(crate) struct Bell {
     place: usize,
 }
 
+/// Rings one bell from outside, as a timer's waker: so that the timer is polled when it has something to say, and not
+/// whenever the task is.
+#[derive(Debug)]
+pub(crate) struct Ringer {
+    chime: Arc<Chime>,
+    place: usize,
+    rang: AtomicBool,
+}
+
+impl Ringer {
+    /// Whether it has rung since the last time.
+    pub(crate) fn take(&self) -> bool {
+        self.rang.load(Ordering::Acquire) && self.rang.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for Ringer {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.rang.store(true, Ordering::Release);
+        // Should the bell be gone, another in its place looks once for nothing.
+        let waker = lock(&self.chime.0).at(self.place).and_then(Ring::ring);
+        waker.into_iter().for_each(Waker::wake);
+    }
+}
+
 /// One bell as its chime keeps it.
 #[derive(Debug, Default)]
 struct Ring {
@@ -31,7 +63,20 @@ struct Ring {
     waker: Option<Waker>,
 }
 
+impl Ring {
+    /// Whom it wakes is to be woken outside of all locks: a waker may run anything, our own `poll` included.
+    fn ring(&mut self) -> Option<Waker> {
+        self.rung = true;
+        self.waker.take()
+    }
+}
+
 impl Bell {
+    pub(crate) fn ringer(&self) -> Arc<Ringer> {
+        let (chime, place) = (Arc::clone(&self.chime), self.place);
+        Arc::new(Ringer { chime, place, rang: AtomicBool::new(false) })
+    }
+
     /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
     /// the two then rings again.
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
@@ -109,20 +154,23 @@ impl Chime {
         woken.into_iter().for_each(Waker::wake);
     }
 
-    /// Marks all as rung. Whom that wakes is to be woken outside of all locks: a waker may run anything, our own `poll`
-    /// included.
     fn ring_into(&self, woken: &mut Vec<Waker>) {
         let Bells { first, others } = &mut *lock(&self.0);
-        for ring in first.iter_mut().chain(others.iter_mut().flatten()) {
-            ring.rung = true;
-            woken.extend(ring.waker.take());
-        }
+        woken.extend(first.iter_mut().chain(others.iter_mut().flatten()).filter_map(Ring::ring));
     }
 }
 
-/// Who waits on one record, by the chime's address: in an order, so that a ring can go on where it gave way.
+/// Who waits on one record.
 #[derive(Default)]
-pub(crate) struct Hub(Mutex<BTreeMap<usize, Weak<Chime>>>);
+pub(crate) struct Hub(Mutex<Chimes>);
+
+/// By the chime's address: in an order, so that a ring can go on where it gave way. Most records have one page that
+/// waits, or two, and a tree's first node is made for eleven.
+#[derive(Default)]
+struct Chimes {
+    first: Option<(usize, Weak<Chime>)>,
+    others: BTreeMap<usize, Weak<Chime>>,
+}
 
 /// How many are woken at a time: the first run while the rest is still being looked for, which halves the time until
 /// the last of a thousand has been told. (tokio's `Notify` has the same number.)
@@ -130,20 +178,34 @@ const BATCH: usize = 32;
 
 impl Hub {
     pub(crate) fn join(&self, chime: &Arc<Chime>) {
-        lock(&self.0).insert(Arc::as_ptr(chime).addr(), Arc::downgrade(chime));
+        let address = Arc::as_ptr(chime).addr();
+        let Chimes { first, others } = &mut *lock(&self.0);
+        match first {
+            Some((known, _)) if *known == address => {}
+            None if !others.contains_key(&address) => *first = Some((address, Arc::downgrade(chime))),
+            _ => drop(others.insert(address, Arc::downgrade(chime))),
+        }
     }
 
     pub(crate) fn leave(&self, chime: &Arc<Chime>) {
-        lock(&self.0).remove(&Arc::as_ptr(chime).addr());
+        let address = Arc::as_ptr(chime).addr();
+        let Chimes { first, others } = &mut *lock(&self.0);
+        match first {
+            Some((known, _)) if *known == address => *first = None,
+            _ => drop(others.remove(&address)),
+        }
     }
 
     /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
     pub(crate) fn ring(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
+        if let Some(chime) = lock(&self.0).first.as_ref().and_then(|(_, chime)| chime.upgrade()) {
+            chime.ring_into(&mut woken);
+        }
         loop {
             {
                 let chimes = lock(&self.0);
-                for (address, chime) in chimes.range((Excluded(after), Unbounded)) {
+                for (address, chime) in chimes.others.range((Excluded(after), Unbounded)) {
                     after = *address;
                     if let Some(chime) = chime.upgrade() {
                         chime.ring_into(&mut woken);
@@ -161,7 +223,8 @@ impl Hub {
     }
 
     pub(crate) fn len(&self) -> usize {
-        lock(&self.0).len()
+        let chimes = lock(&self.0);
+        usize::from(chimes.first.is_some()) + chimes.others.len()
     }
 }
 
@@ -174,10 +237,7 @@ impl fmt::Debug for Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        sync::atomic::{AtomicUsize, Ordering},
-        task::Wake,
-    };
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn rings_coalesce_and_reach_every_bell_of_every_chime() {
