@@ -133,6 +133,13 @@ impl Values {
         }
     }
 
+    /// So many are about to come.
+    pub(crate) fn expect(&mut self, copies: usize) {
+        if self.slots.is_empty() {
+            self.slots.reserve_exact(copies);
+        }
+    }
+
     /// Most sessions hold a value or two, and would have room for four at the first.
     fn insert(&mut self, at: usize, slot: Slot) {
         self.slots.reserve_exact(1);

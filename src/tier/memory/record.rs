@@ -228,6 +228,7 @@ impl Record {
             if state.closed(self.used(), terms.now).is_some() {
                 return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried };
             }
+            state.values.expect(entries.iter().filter(|entry| entry.number.is_some()).count());
             let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
             for Carried { number, name, kept } in entries {
                 let brought = kept.clone();
