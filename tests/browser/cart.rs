@@ -54,7 +54,7 @@ async fn a_browser_that_is_forgotten_shows_an_empty_cart_in_every_tab() -> Resul
     let (first, second) = (browser.open().await?, browser.open().await?);
     first.add(3).await?;
     second.has_in_cart(json!([[3, 1]])).await?;
-    first.evaluate("document.querySelector('#forget').click()").await?;
+    first.submit("#forget").await?;
     second.has_in_cart(json!([])).await?;
     first.has_in_cart(json!([])).await?;
     first.add(4).await?;

@@ -57,8 +57,12 @@ impl Tab {
         Ok(self.front().await?.goto(url).await?)
     }
 
-    pub(crate) async fn click(&self, css: &str) -> Result {
-        Ok(self.front().await?.find(Locator::Css(css)).await?.click().await?)
+    /// Clicks what submits a form, and returns when the page that answers it has taken the place of this one: until then
+    /// there is an old page to click on.
+    pub(crate) async fn submit(&self, selector: &str) -> Result {
+        let before = self.evaluate("performance.timeOrigin").await?;
+        self.front().await?.find(Locator::Css(selector)).await?.click().await?;
+        self.until(&format!("performance.timeOrigin !== {before} && document.readyState === 'complete'"), true).await
     }
 
     pub(crate) async fn reload(&self) -> Result {
