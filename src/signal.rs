@@ -172,8 +172,8 @@ struct Chimes {
     others: BTreeMap<usize, Weak<Chime>>,
 }
 
-/// How many are woken at a time: the first run while the rest is still being looked for, which halves the time until
-/// the last of a thousand has been told. (tokio's `Notify` has the same number.)
+/// How many are woken at a time: other threads run the first while the rest is still being looked for. (tokio's `Notify`
+/// has the same number.)
 const BATCH: usize = 32;
 
 impl Hub {

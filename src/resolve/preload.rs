@@ -101,25 +101,22 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut state = self.as_mut().project().state;
-            let (mut inner, mut request, loader, sessions) = match state.as_mut().project() {
+            let (mut inner, request, loader) = match state.as_mut().project() {
                 StateProjection::Calling { response } => return response.poll(cx),
                 StateProjection::Loading { load, next } => {
-                    match ready!(Pin::new(load).poll(cx)) {
+                    let loaded = ready!(Pin::new(load).poll(cx));
+                    // It is there until the inner service is called, and then the state is another.
+                    let Some((inner, mut request, loader, sessions)) = next.take() else { return Poll::Pending };
+                    match loaded {
                         Ok(session) => {
-                            if let Some((_, request, _, sessions)) = next {
-                                sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
-                            }
+                            sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
                         }
                         // The handler that asks will hear of it, and one that doesn't ask has no need to.
                         Err(error) => tracing::warn!(%error, "no session to preload"),
                     }
-                    match next.take() {
-                        Some(next) => next,
-                        None => return Poll::Pending,
-                    }
+                    (inner, request, loader)
                 }
             };
-            let _ = (&mut request, &sessions);
             let response = ResponseFuture::new(inner.call(request), loader);
             state.set(State::Calling { response });
         }

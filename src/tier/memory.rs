@@ -74,7 +74,7 @@ impl MemoryTierBuilder {
 
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, at a third of SipHash.
+    /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
     records: DashMap<RecordKey, Arc<Record>, RandomState>,
     expiry: Mutex<Expiry>,
     bytes: AtomicUsize,

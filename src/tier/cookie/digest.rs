@@ -8,7 +8,7 @@ use subtle::ConstantTimeEq;
 ///
 /// POLYVAL (RFC 8452, 3) is a polynomial over the token at a secret point: two different tokens of n blocks agree at n + 1
 /// of the 2^128 points at most, and nobody is ever shown a digest from which to learn the point. So it is as good here
-/// as a MAC, at a sixth of the cost of two SipHashes: 4 KiB, the longest token, are 2^8 blocks.
+/// as a MAC, at less than half of the cost of two SipHashes: 4 KiB, the longest token, are 2^8 blocks.
 #[derive(Clone)]
 pub(crate) struct DigestKey(Polyval);
 
