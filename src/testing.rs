@@ -223,7 +223,7 @@ impl Spied {
         for change in commit.changes() {
             let version = change.version().unwrap_or(fresh);
             record.newest = record.newest.max(version);
-            record.values.insert(change.name().to_owned(), (version, change.json().cloned()));
+            record.values.insert(change.name().to_owned(), (version, change.json().map(Bytes::copy_from_slice)));
         }
         Committed::Applied(fresh)
     }

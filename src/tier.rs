@@ -17,7 +17,7 @@ use http::request::Parts;
 use crate::{
     error::BoxError,
     id::OwnerId,
-    value::{self, SessionValue},
+    value::{self, Json, SessionValue},
     version::Version,
 };
 
@@ -188,7 +188,7 @@ pub struct Found {
 
 pub(crate) struct FoundEntry {
     pub(crate) name: String,
-    pub(crate) json: Option<Bytes>,
+    pub(crate) json: Option<Json>,
     pub(crate) version: Version,
 }
 
@@ -213,7 +213,8 @@ impl Found {
     ///
     /// Where it does not encode, or would not decode to a valid value again.
     pub fn value<V: SessionValue>(value: &V) -> Result<Self, BoxError> {
-        Ok(Self::from_iter([(V::NAME, value::encode(value)?)]))
+        let entry = FoundEntry { name: V::NAME.into(), json: Some(value::encode(value)?), version: Version::ZERO };
+        Ok(Self { entries: vec![entry], ..Self::default() })
     }
 
     /// A source's answers hold for so long: a handle that lives longer, a socket's, stops using them then. A watch is not
@@ -227,7 +228,7 @@ impl Found {
     /// Adds a stored value as JSON bytes, or a tombstone (`None`), with its version. For stores.
     #[must_use]
     pub fn entry(mut self, name: impl Into<String>, json: Option<Bytes>, version: Version) -> Self {
-        self.entries.push(FoundEntry { name: name.into(), json, version });
+        self.entries.push(FoundEntry { name: name.into(), json: json.as_deref().map(Json::from), version });
         self
     }
 
@@ -245,8 +246,11 @@ impl Found {
 /// Names and JSON bytes, as a source's rows have them.
 impl<N: Into<String>, J: Into<Bytes>> FromIterator<(N, J)> for Found {
     fn from_iter<I: IntoIterator<Item = (N, J)>>(rows: I) -> Self {
-        let entry =
-            |(name, json): (N, J)| FoundEntry { name: name.into(), json: Some(json.into()), version: Version::ZERO };
+        let entry = |(name, json): (N, J)| FoundEntry {
+            name: name.into(),
+            json: Some(Json::from(&*json.into())),
+            version: Version::ZERO,
+        };
         Self { entries: rows.into_iter().map(entry).collect(), ..Self::default() }
     }
 }
@@ -316,7 +320,7 @@ impl<'a> Commit<'a> {
 pub struct Change {
     pub(crate) number: value::Number,
     pub(crate) name: &'static str,
-    pub(crate) json: Option<Bytes>,
+    pub(crate) json: Option<Json>,
     pub(crate) version: Option<Version>,
     pub(crate) replaces: Option<Version>,
 }
@@ -328,8 +332,8 @@ impl Change {
     }
 
     /// Its JSON bytes; `None` leaves a tombstone.
-    pub const fn json(&self) -> Option<&Bytes> {
-        self.json.as_ref()
+    pub fn json(&self) -> Option<&[u8]> {
+        self.json.as_deref()
     }
 
     /// The version that it carries, applied only if newer. `None` for a fresh write, which the store stamps above
@@ -349,7 +353,7 @@ impl fmt::Debug for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Change")
             .field("name", &self.name)
-            .field("bytes", &self.json.as_ref().map(Bytes::len))
+            .field("bytes", &self.json.as_ref().map(|json| json.len()))
             .field("version", &self.version)
             .field("replaces", &self.replaces)
             .finish()

@@ -2,10 +2,12 @@
 
 use std::{any::TypeId, fmt, time::Duration};
 
-use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
 
+pub(crate) use self::json::Json;
 use crate::error::{BoxError, BuildError, BuildErrorKind};
+
+mod json;
 
 /// A value that sessions can hold: its wire name, whose it is, where it may live, for how long, and what is valid.
 ///
@@ -103,12 +105,11 @@ pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
 }
 
 /// The bytes of a valid value that decode to a valid value again.
-pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Bytes, Flaw> {
+pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, Flaw> {
     value.validate().map_err(Flaw::Invalid)?;
-    let json = serde_json::to_vec(value).map_err(Flaw::Json)?;
+    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(Flaw::Json)?;
     match decode::<V>(&json) {
-        // As long as it is: serde_json begins with 128 bytes, and most values have ten.
-        Ok(_) => Ok(json.into_boxed_slice().into()),
+        Ok(_) => Ok(json),
         Err(Flaw::Json(error)) => Err(Flaw::OneWay(error)),
         Err(flaw) => Err(flaw),
     }
@@ -128,7 +129,7 @@ pub(crate) struct Declared {
     /// Whether bytes are a valid value of the type.
     pub(crate) check: fn(&[u8]) -> Result<(), Flaw>,
     /// Decodes, validates and encodes again: the bytes that the type itself would write.
-    pub(crate) normalize: fn(&[u8]) -> Result<Bytes, Flaw>,
+    pub(crate) normalize: fn(&[u8]) -> Result<Json, Flaw>,
 }
 
 impl Declared {

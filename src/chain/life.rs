@@ -51,57 +51,173 @@ impl Lifetime {
         self.ends_with_browser = true;
         self
     }
-
-    pub(crate) const fn lived(&self) -> Lived {
-        Lived { idle: self.idle, ends_with_browser: self.ends_with_browser }
-    }
 }
 
-/// The part of a [`Lifetime`] that goes on applying once a session has its absolute deadline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Lived {
-    pub(crate) idle: Duration,
-    pub(crate) ends_with_browser: bool,
-}
-
-/// A living session, apart from its values.
+/// A living session, apart from its values: 32 bytes for nearly all, of which memory holds millions.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
     /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
+    created: Millis,
+    absolute_deadline: Millis,
+    /// Milliseconds.
+    idle: u64,
+    special: Option<Box<Special>>,
+}
+
+/// What most lives don't have.
+#[derive(Clone, Debug)]
+struct Special {
+    birth: Version,
+    ends_with_browser: bool,
+    lifetime_version: Version,
+    generation: u64,
+    earlier: Millis,
+}
+
+/// Everything that tells a life, as a token carries it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Told {
     pub(crate) created: Millis,
     /// When this id was minted: what `end_all` compares with.
     pub(crate) birth: Version,
     pub(crate) absolute_deadline: Millis,
-    pub(crate) lifetime: Lived,
+    pub(crate) idle: Duration,
+    pub(crate) ends_with_browser: bool,
     pub(crate) lifetime_version: Version,
     pub(crate) generation: u64,
 }
 
 impl Life {
     pub(crate) fn begin(birth: Version, now: Millis, lifetime: Lifetime) -> Self {
-        Self {
+        Self::from(Told {
             created: now,
             birth,
             absolute_deadline: now.after(lifetime.absolute),
-            lifetime: lifetime.lived(),
+            idle: lifetime.idle,
+            ends_with_browser: lifetime.ends_with_browser,
             lifetime_version: Version::ZERO,
             generation: 0,
+        })
+    }
+
+    pub(crate) fn told(&self) -> Told {
+        let special = self.special.as_deref();
+        Told {
+            created: self.created,
+            birth: self.birth(),
+            absolute_deadline: self.absolute_deadline,
+            idle: self.idle(),
+            ends_with_browser: self.ends_with_browser(),
+            lifetime_version: self.lifetime_version(),
+            generation: special.map_or(0, |special| special.generation),
         }
+    }
+
+    /// Puts times right that a node sealed whose clock is ahead. Its birth is before anything that ends all sessions from
+    /// now on, whatever that clock said.
+    pub(crate) fn correct(&mut self, now: Millis) {
+        let last = Version::last_at(now);
+        if self.created <= now && self.birth() <= last {
+            return;
+        }
+        let told = self.told();
+        let spans = told.absolute_deadline.since(told.created);
+        let (created, absolute_deadline) = match told.created > now {
+            true => (now, now.after(spans)),
+            false => (told.created, told.absolute_deadline),
+        };
+        let earlier = self.earlier();
+        *self = Self::from(Told { created, absolute_deadline, birth: told.birth.min(last), ..told });
+        if let Some(special) = &mut self.special {
+            special.earlier = earlier;
+        }
+    }
+
+    pub(crate) const fn created(&self) -> Millis {
+        self.created
+    }
+
+    /// When this id was minted: most are minted when their session begins.
+    pub(crate) fn birth(&self) -> Version {
+        self.special.as_ref().map_or(Version::at(self.created), |special| special.birth)
+    }
+
+    pub(crate) const fn absolute_deadline(&self) -> Millis {
+        self.absolute_deadline
+    }
+
+    pub(crate) const fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle)
+    }
+
+    pub(crate) fn ends_with_browser(&self) -> bool {
+        self.special.as_ref().is_some_and(|special| special.ends_with_browser)
+    }
+
+    pub(crate) fn lifetime_version(&self) -> Version {
+        self.special.as_ref().map_or(Version::ZERO, |special| special.lifetime_version)
+    }
+
+    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
+    pub(crate) fn earlier(&self) -> Millis {
+        self.special.as_ref().map_or(Millis::default(), |special| special.earlier)
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.special.as_ref().map_or(0, |_| size_of::<Special>())
     }
 
     pub(crate) fn deadline(&self, used: Millis) -> Millis {
-        used.after(self.lifetime.idle).min(self.absolute_deadline)
+        Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
+    }
+
+    /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
+        let told = Told {
+            absolute_deadline: self.created.after(lifetime.absolute),
+            idle: lifetime.idle,
+            ends_with_browser: lifetime.ends_with_browser,
+            lifetime_version: version,
+            ..self.told()
+        };
+        self.retell(told, before);
     }
 
     /// Takes over another node's word on the lifetime, if it is newer. The absolute deadline only moves with it.
-    pub(crate) fn join(&mut self, other: &Self) -> bool {
-        if other.lifetime_version <= self.lifetime_version {
+    pub(crate) fn join(&mut self, other: &Self, before: Millis) -> bool {
+        if other.lifetime_version() <= self.lifetime_version() {
             return false;
         }
-        self.lifetime = other.lifetime;
-        self.lifetime_version = other.lifetime_version;
-        self.absolute_deadline = other.absolute_deadline;
+        let mine = self.told();
+        self.retell(
+            Told { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.told() },
+            before,
+        );
         true
+    }
+
+    fn retell(&mut self, told: Told, before: Millis) {
+        let earlier = self.earlier().max(before);
+        *self = Self::from(told);
+        // A lifetime of its own has a version, and with it a place for this.
+        if let Some(special) = &mut self.special {
+            special.earlier = earlier;
+        }
+    }
+}
+
+impl From<Told> for Life {
+    fn from(told: Told) -> Self {
+        let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = told;
+        let ordinary =
+            birth == Version::at(created) && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
+        let special = Special { birth, ends_with_browser, lifetime_version, generation, earlier: Millis::default() };
+        Self {
+            created,
+            absolute_deadline,
+            idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            special: (!ordinary).then(|| Box::new(special)),
+        }
     }
 }
 

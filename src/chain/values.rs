@@ -5,10 +5,8 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use crate::{
-    value::{Number, Schema},
+    value::{Json, Number, Schema},
     version::{Millis, Version},
 };
 
@@ -16,14 +14,14 @@ use crate::{
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Kept {
     pub(crate) version: Version,
-    pub(crate) json: Option<Bytes>,
+    pub(crate) json: Option<Json>,
     /// When it was written, as far as can be said: the version's time, never later than when we first saw it, so that
     /// a writer whose clock ran ahead makes nothing live longer.
     pub(crate) written: Millis,
 }
 
 impl Kept {
-    pub(crate) fn new(version: Version, json: Option<Bytes>, now: Millis) -> Self {
+    pub(crate) fn new(version: Version, json: Option<Json>, now: Millis) -> Self {
         Self { version, json, written: version.millis().min(now) }
     }
 
@@ -47,7 +45,7 @@ impl std::fmt::Debug for Kept {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept")
             .field("version", &self.version)
-            .field("bytes", &self.json.as_ref().map(Bytes::len))
+            .field("bytes", &self.json.as_ref().map(|json| json.len()))
             .finish_non_exhaustive()
     }
 }
@@ -63,14 +61,19 @@ pub enum ChangeOrigin {
 }
 
 /// All values of one owner.
+///
+/// Most sessions hold one value, which stands in place; what few owners have is a pointer away.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
-    /// Declared ones, in the order of their numbers.
-    slots: Vec<Slot>,
-    /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
-    /// deploy loses nothing.
-    opaque: Vec<(Box<str>, Kept)>,
-    newest: Version,
+    slots: Slots,
+    rest: Option<Box<Rest>>,
+}
+
+/// Declared values, in the order of their numbers.
+#[derive(Clone, Debug)]
+enum Slots {
+    One(Slot),
+    Some(Vec<Slot>),
 }
 
 #[derive(Clone, Debug)]
@@ -80,109 +83,195 @@ struct Slot {
     kept: Kept,
 }
 
+#[derive(Clone, Debug, Default)]
+struct Rest {
+    /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
+    /// deploy loses nothing.
+    opaque: Vec<(Box<str>, Kept)>,
+    /// The newest version known of this owner of which there is no copy here.
+    observed: Version,
+    cleared: Version,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        Self::Some(Vec::new())
+    }
+}
+
+impl Slots {
+    fn as_slice(&self) -> &[Slot] {
+        match self {
+            Self::One(slot) => std::slice::from_ref(slot),
+            Self::Some(slots) => slots,
+        }
+    }
+
+    fn at(&mut self, at: usize) -> Option<&mut Slot> {
+        match self {
+            Self::One(slot) => Some(slot).filter(|_| at == 0),
+            Self::Some(slots) => slots.get_mut(at),
+        }
+    }
+
+    fn insert(&mut self, at: usize, slot: Slot) {
+        match std::mem::take(self) {
+            Self::One(first) => {
+                let mut slots = Vec::with_capacity(2);
+                slots.push(first);
+                slots.insert(at, slot);
+                *self = Self::Some(slots);
+            }
+            Self::Some(slots) if slots.capacity() == 0 => *self = Self::One(slot),
+            Self::Some(mut slots) => {
+                slots.insert(at, slot);
+                *self = Self::Some(slots);
+            }
+        }
+    }
+
+    fn retain(&mut self, mut keep: impl FnMut(&Slot) -> bool) {
+        match self {
+            Self::One(slot) if !keep(slot) => *self = Self::default(),
+            Self::One(_) => {}
+            Self::Some(slots) => slots.retain(keep),
+        }
+    }
+}
+
 impl Values {
     pub(crate) fn get(&self, number: Number) -> Option<&Kept> {
-        self.position(number).ok().map(|at| &self.slots[at].kept)
+        self.slot(number).map(|slot| &slot.kept)
+    }
+
+    fn slot(&self, number: Number) -> Option<&Slot> {
+        self.position(number).ok().and_then(|at| self.slots.as_slice().get(at))
     }
 
     /// How a declared value came here, whatever it is now.
     pub(crate) fn origin(&self, number: Number) -> ChangeOrigin {
-        self.position(number).map_or(ChangeOrigin::Carried, |at| self.slots[at].origin)
+        self.slot(number).map_or(ChangeOrigin::Carried, |slot| slot.origin)
     }
 
     /// Notes that this node wrote what stands there, though its version came from a store.
     pub(crate) fn own(&mut self, number: Number) {
-        if let Ok(at) = self.position(number) {
-            self.slots[at].origin = ChangeOrigin::Fresh;
+        if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
+            slot.origin = ChangeOrigin::Fresh;
         }
     }
 
     fn position(&self, number: Number) -> Result<usize, usize> {
-        self.slots.binary_search_by_key(&number, |slot| slot.number)
+        self.slots.as_slice().binary_search_by_key(&number, |slot| slot.number)
     }
 
     pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> {
-        self.slots.iter().map(|slot| (slot.number, &slot.kept))
+        self.slots.as_slice().iter().map(|slot| (slot.number, &slot.kept))
     }
 
     pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> {
-        self.opaque.iter().map(|(name, kept)| (&**name, kept))
+        let opaque = self.rest.as_ref().map_or(&[][..], |rest| &rest.opaque);
+        opaque.iter().map(|(name, kept)| (&**name, kept))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.is_empty() && self.opaque.is_empty()
+        self.slots.as_slice().is_empty() && self.opaque().next().is_none()
     }
 
     /// The newest version ever known of this owner: fresh writes go above it.
-    pub(crate) const fn newest(&self) -> Version {
-        self.newest
+    pub(crate) fn newest(&self) -> Version {
+        let observed = self.rest.as_ref().map_or(Version::ZERO, |rest| rest.observed);
+        self.newest_copy().max(observed)
     }
 
+    fn newest_copy(&self) -> Version {
+        let declared = self.declared().map(|(_, kept)| kept.version);
+        declared.chain(self.opaque().map(|(_, kept)| kept.version)).max().unwrap_or_default()
+    }
+
+    /// Notes a version of which nothing may be kept here.
     pub(crate) fn observe(&mut self, version: Version) {
-        self.newest = self.newest.max(version);
+        if version > self.newest() {
+            self.rest().observed = version;
+        }
+    }
+
+    /// When the application last cleared it.
+    pub(crate) fn cleared(&self) -> Version {
+        self.rest.as_ref().map_or(Version::ZERO, |rest| rest.cleared)
+    }
+
+    pub(crate) fn note_cleared(&mut self, version: Version) {
+        self.rest().cleared = version;
+    }
+
+    fn rest(&mut self) -> &mut Rest {
+        self.rest.get_or_insert_default()
     }
 
     /// A fresh write: takes the place of whatever there is, an unreadable copy of the same name too.
     pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept) {
-        self.observe(kept.version);
-        self.opaque.retain(|(opaque, _)| **opaque != *name);
+        let newest = self.newest();
+        if let Some(rest) = &mut self.rest {
+            rest.opaque.retain(|(opaque, _)| **opaque != *name);
+        }
         let slot = Slot { number, origin: ChangeOrigin::Fresh, kept };
         match self.position(number) {
-            Ok(at) => self.slots[at] = slot,
-            Err(at) => self.insert(at, slot),
+            Ok(at) => {
+                if let Some(place) = self.slots.at(at) {
+                    *place = slot;
+                }
+            }
+            Err(at) => self.slots.insert(at, slot),
         }
+        // What was known stays known, should a copy have gone that was newer than the one that came.
+        self.observe(newest);
     }
 
     /// So many are about to come.
     pub(crate) fn expect(&mut self, copies: usize) {
-        if self.slots.is_empty() {
-            self.slots.reserve_exact(copies);
+        if let Slots::Some(slots) = &mut self.slots
+            && copies > 1
+            && slots.is_empty()
+        {
+            slots.reserve_exact(copies);
         }
-    }
-
-    /// Most sessions hold a value or two, and would have room for four at the first.
-    fn insert(&mut self, at: usize, slot: Slot) {
-        self.slots.reserve_exact(1);
-        self.slots.insert(at, slot);
     }
 
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
     pub(crate) fn join(&mut self, schema: &Schema, number: Number, kept: Kept) -> bool {
-        self.observe(kept.version);
-        match self.position(number) {
+        let at = match self.position(number) {
             Err(at) => {
-                self.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
+                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
+                return true;
+            }
+            Ok(at) => at,
+        };
+        let declared = schema.at(number);
+        let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
+        let Some(Slot { origin, kept: mine, .. }) = self.slots.at(at) else { return false };
+        // Looked at only where two copies meet, and in either order with the same end.
+        match mine.yields_to(&kept) {
+            true if unreadable(&kept) => self.join_opaque(declared.name, kept),
+            true => {
+                (*origin, *mine) = (ChangeOrigin::Carried, kept);
                 true
             }
-            Ok(at) => {
-                let declared = schema.at(number);
-                let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
-                let Slot { origin, kept: mine, .. } = &mut self.slots[at];
-                // Looked at only where two copies meet, and in either order with the same end.
-                match mine.yields_to(&kept) {
-                    true if unreadable(&kept) => self.join_opaque(declared.name, kept),
-                    true => {
-                        (*origin, *mine) = (ChangeOrigin::Carried, kept);
-                        true
-                    }
-                    false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
-                        *origin = ChangeOrigin::Carried;
-                        let newer = std::mem::replace(mine, kept);
-                        self.join_opaque(declared.name, newer);
-                        true
-                    }
-                    false => false,
-                }
+            false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
+                *origin = ChangeOrigin::Carried;
+                let newer = std::mem::replace(mine, kept);
+                self.join_opaque(declared.name, newer);
+                true
             }
+            false => false,
         }
     }
 
     pub(crate) fn join_opaque(&mut self, name: &str, kept: Kept) -> bool {
-        self.observe(kept.version);
-        match self.opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
-            None => self.opaque.push((name.into(), kept)),
+        let opaque = &mut self.rest().opaque;
+        match opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
+            None => opaque.push((name.into(), kept)),
             Some((_, mine)) if mine.yields_to(&kept) => *mine = kept,
             Some(_) => return false,
         }
@@ -191,16 +280,21 @@ impl Values {
 
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
+        let newest = self.newest();
         self.slots.retain(|Slot { number, kept, .. }| {
             let dead = kept.expires(schema.at(*number).max_age).is_some_and(|end| end <= now);
             !dead && (kept.json.is_some() || kept.written >= tombstones)
         });
-        self.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
+        if let Some(rest) = &mut self.rest {
+            rest.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
+        }
+        self.observe(newest);
     }
 
     /// Leaves tombstones for what this build can't read. Says whether there was any.
     pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) -> bool {
-        let mut living = self.opaque.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
+        let Some(rest) = &mut self.rest else { return false };
+        let mut living = rest.opaque.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
         let any = living.peek().is_some();
         living.for_each(|(_, kept)| *kept = Kept::new(version, None, now));
         any
@@ -208,15 +302,24 @@ impl Values {
 
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
+        let newest = self.newest();
         self.slots.retain(|slot| keep(slot.number));
+        self.observe(newest);
     }
 
-    /// Bytes on the heap, near enough to bound memory by.
+    /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let json = |kept: &Kept| kept.json.as_ref().map_or(0, |json| json.len() + 32);
-        let slots: usize = self.slots.iter().map(|slot| json(&slot.kept)).sum();
-        let opaque: usize = self.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
-        slots + opaque + self.slots.capacity() * size_of::<Slot>() + self.opaque.capacity() * 72
+        let json = |kept: &Kept| kept.json.as_ref().map_or(0, Json::heap_bytes);
+        let slots: usize = self.slots.as_slice().iter().map(|slot| json(&slot.kept)).sum();
+        let room = match &self.slots {
+            Slots::One(_) => 0,
+            Slots::Some(slots) => slots.capacity() * size_of::<Slot>(),
+        };
+        let rest = self.rest.as_ref().map_or(0, |rest| {
+            let opaque: usize = rest.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
+            size_of::<Rest>() + opaque + rest.opaque.capacity() * size_of::<(Box<str>, Kept)>()
+        });
+        slots + room + rest
     }
 }
 
@@ -242,7 +345,7 @@ mod tests {
     fn copies() -> impl Strategy<Value = Vec<Kept>> {
         let json = prop_oneof![Just(None), Just(Some("1")), Just(Some("2")), Just(Some("\"another build's\""))];
         let kept = (1..5u64, json).prop_map(|(version, json)| {
-            Kept::new(Version::from_u64(version), json.map(|json| Bytes::from_static(json.as_bytes())), Millis(0))
+            Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         });
         proptest::collection::vec(kept, 1..7)
     }
@@ -270,7 +373,7 @@ mod tests {
     #[test]
     fn nothing_older_takes_the_place_of_anything_newer() {
         let kept = |version, json: Option<&'static str>| {
-            Kept::new(Version::from_u64(version), json.map(|json| Bytes::from_static(json.as_bytes())), Millis(0))
+            Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let (schema, mut values) = (schema(), Values::default());
         assert!(values.join(&schema, 0, kept(5, Some("1"))));

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use bytes::Bytes;
 use serde::{Serialize, Serializer, ser::Error};
 use serde_json::value::RawValue;
 
@@ -15,7 +14,7 @@ use crate::{
         explain::{Answer, explain},
     },
     tier::memory::record::Kind,
-    value::{Declared, Number, Placement, Scope},
+    value::{Declared, Json, Number, Placement, Scope},
     version::{Millis, Version},
 };
 
@@ -73,7 +72,7 @@ struct Value {
     max_age_ms: Option<u64>,
     /// Where it has a lifetime of its own.
     expires: Option<u64>,
-    value: Option<Json>,
+    value: Option<Text>,
     winner: &'static str,
     tiers: Vec<Row>,
 }
@@ -94,9 +93,9 @@ fn as_text<S: Serializer>(version: &Option<Version>, serializer: S) -> Result<S:
 
 /// A value's own JSON.
 #[derive(PartialEq)]
-struct Json(Bytes);
+struct Text(Json);
 
-impl Serialize for Json {
+impl Serialize for Text {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serde_json::from_slice::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
     }
@@ -157,10 +156,10 @@ impl Life {
             let expires = bound.record.deadline().0;
             let Kind::Session { life, .. } = &bound.record.read().kind else { return None };
             Some(Lived {
-                created: life.created.0,
+                created: life.created().0,
                 expires,
-                ends: life.absolute_deadline.0,
-                ends_with_browser: life.lifetime.ends_with_browser,
+                ends: life.absolute_deadline().0,
+                ends_with_browser: life.ends_with_browser(),
                 in_step: measured.in_step,
             })
         });
@@ -187,7 +186,7 @@ impl Value {
             },
             max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| end.0),
-            value: answer.map(|(json, _)| Json(json)),
+            value: answer.map(|(json, _)| Text(json)),
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),
         }

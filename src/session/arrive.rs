@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     core::{Binding, Bound, Brought, Core, Newer, Owner},
-    load::{Seen, fenced},
+    load::fenced,
 };
 use crate::{
     chain::{Chain, Signed},
@@ -13,8 +13,11 @@ use crate::{
     live::Closed,
     tier::{
         Found, Lookup,
-        cookie::payload::{Entry, Payload, Whose},
-        memory::record::{Carried, InStep, Kind, KnownToken, Record, RecordKey},
+        cookie::{
+            digest::Digest,
+            payload::{Entry, Payload, Whose},
+        },
+        memory::record::{Carried, InStep, Kind, Record, RecordKey},
     },
     value::{Number, Scope},
     version::Millis,
@@ -24,7 +27,7 @@ use crate::{
 pub(super) struct Arrived {
     pub(super) payload: Payload,
     pub(super) retired: bool,
-    pub(super) seen: Option<Seen>,
+    pub(super) seen: Option<Digest>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
     pub(super) stored: Option<(Found, usize)>,
 }
@@ -49,12 +52,12 @@ impl Core {
             let mut state = bound.record.write();
             if let Kind::Session { browser, .. } = &mut state.kind {
                 browser.confirmed = true;
-                if let (Some((digest, ring)), Some(brought), true) = (seen, in_step, taken.whole) {
-                    browser.known = Some(KnownToken { digest, ring, brought });
-                }
+            }
+            if let (Some(digest), Some(brought), true) = (seen, in_step, taken.whole) {
+                state.know(digest, brought);
             }
         }
-        self.settle(bound.key(), &bound.record, now);
+        self.settle(&bound.record, now);
         self.brought = Brought {
             key: Some(bound.key()),
             in_step,
@@ -91,7 +94,7 @@ impl Core {
         record.join(entries, self.chain.terms(Scope::Principal, now));
         record.reassure(abandoned);
         // That there is nothing is remembered too.
-        self.settle(signed.key(), &record, now);
+        self.settle(&record, now);
         Ok(())
     }
 
@@ -99,7 +102,7 @@ impl Core {
     pub(super) fn take_in(&self, bound: &Bound, payload: Payload, now: Millis) -> TakenIn {
         let Payload { head, entries } = payload;
         let mut taken = TakenIn {
-            deadline: head.idle_deadline.min(head.life.absolute_deadline),
+            deadline: head.idle_deadline.min(head.life.absolute_deadline()),
             sessions: 0,
             principals: 0,
             session_stamp: None,
@@ -120,7 +123,7 @@ impl Core {
                     let record = self.hold_principal(&signed, now);
                     self.join_entries((Owner::Principal(signed.key()), &record), principals, &mut taken, now);
                     record.touch(now);
-                    self.settle(signed.key(), &record, now);
+                    self.settle(&record, now);
                 }
             }
             // What another principal left in this browser is nobody's here.
@@ -170,14 +173,14 @@ impl Core {
         let session = bound.record.read();
         // Of the very state that the token was compared with: a write since then is one that the browser lacks.
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
-        let mut all = same(taken.session_stamp, session.carried);
+        let mut all = same(taken.session_stamp, session.carried());
         all &= session.carried_entries(schema).count() == taken.sessions;
-        let carried = session.carried;
+        let carried = session.carried();
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
                 let state = record.live(now, |state| {
-                    all &= same(taken.principal_stamp, state.carried);
+                    all &= same(taken.principal_stamp, state.carried());
                     all &= state.carried_entries(schema).count() == taken.principals;
                     state.stamp()
                 });
@@ -209,9 +212,9 @@ pub(super) struct TakenIn {
 /// The session of an opened birth token, on a node that may not know it yet.
 pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
     let key = RecordKey(*id.as_bytes());
-    let make = || Record::session(payload.head.life.clone(), payload.head.used(now));
+    let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
     let record = match &chain.memory {
-        Some(memory) => memory.find_or_insert(key, make),
+        Some(memory) => memory.find_or_insert(&key, make),
         None => Arc::new(make()),
     };
     match record.closed(now) {

@@ -25,7 +25,7 @@ use crate::{
             payload::{Head, Payload, Whose, Writer, entry_len},
             seal::Purpose,
         },
-        memory::record::{InStep, Kind, KnownToken, RecordKey, State},
+        memory::record::{InStep, Kind, RecordKey, State},
     },
     value::Scope,
     version::Millis,
@@ -160,10 +160,8 @@ impl Core {
         }
         let Sealed { token, ring, in_step, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
-            let digest = self.chain.digests.digest(token.as_bytes());
-            if let Kind::Session { browser, .. } = &mut bound.record.write().kind {
-                browser.known = Some(KnownToken { digest, ring, brought: in_step });
-            }
+            let digest = self.chain.digests.digest(token.as_bytes(), ring);
+            bound.record.write().know(digest, in_step);
         }
         cookie.creation(token, ends_in)
     }
@@ -175,10 +173,10 @@ impl Core {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return false };
             // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
-            if life.deadline(bound.record.used()) >= in_step.deadline.after(life.lifetime.idle / 10) {
+            if life.deadline(bound.record.used()) >= in_step.deadline.after(life.idle() / 10) {
                 return true;
             }
-            state.carried
+            state.carried()
         };
         !Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(&in_step)
     }
@@ -194,7 +192,7 @@ impl Core {
     }
 
     fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
-        let session = bound.record.read().carried;
+        let session = bound.record.read().carried();
         Stand { session, principal: self.principal_stand(bound, now) }
     }
 
@@ -221,10 +219,9 @@ impl Core {
 
     fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
         let stand = self.stand_of(bound, now);
-        match &bound.record.read().kind {
-            Kind::Session { browser, .. } => {
-                browser.known.as_ref().is_some_and(|known| stand.is_carried_by(&known.brought))
-            }
+        let state = bound.record.read();
+        match &state.kind {
+            Kind::Session { .. } => state.known().is_some_and(|(_, held)| stand.is_carried_by(&held)),
             _ => true,
         }
     }
@@ -266,7 +263,7 @@ impl Core {
             for (name, kept) in state.carried_entries(&chain.schema) {
                 collect(Whose::Session, name, kept);
             }
-            (life.clone(), state.carried)
+            (life.clone(), state.carried())
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
@@ -304,7 +301,7 @@ impl Core {
             .seal(&chain.audience, purpose, &bound.id, &payload)
             .inspect_err(|error| tracing::error!(%error, "the session can't be sealed"))
             .ok()?;
-        let ends_in = (!head.life.lifetime.ends_with_browser).then(|| head.idle_deadline.since(now));
+        let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
         Some(Sealed { token, ring, in_step, ends_in })
     }
 
@@ -380,7 +377,7 @@ impl Core {
         };
         bound.record.touch_at_least(payload.head.used(now));
         self.take_in(&bound, payload, now);
-        self.settle(bound.key(), &bound.record, now);
+        self.settle(&bound.record, now);
         // Only what it holds says whose session it is: it is this handle's once that is known to live.
         self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
         if let Some(bound) = born {

@@ -187,8 +187,7 @@ impl Core {
         let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
         let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
         let birth = Version::fresh(now, above.max(ended));
-        let record = Record::session(Life::begin(birth, now, self.chain.lifetime), now);
-        let (bound, made) = self.make(id, record);
+        let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now);
         let target = self.session_target(&bound);
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
@@ -196,12 +195,13 @@ impl Core {
     }
 
     /// Puts the record of a new id into memory, to be taken out again unless it is kept.
-    pub(super) fn make(&self, id: SessionId, record: Record) -> (Bound, Made<'_>) {
+    pub(super) fn make(&self, id: SessionId, life: Life, now: Millis) -> (Bound, Made<'_>) {
         let key = RecordKey(*id.as_bytes());
         let memory = self.chain.memory.as_ref();
+        let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.find_or_insert(key, || record),
-            None => Arc::new(record),
+            Some(memory) => memory.find_or_insert(&key, make),
+            None => Arc::new(make()),
         };
         (Bound { id, record }, Made { memory, key })
     }
@@ -217,7 +217,7 @@ impl Core {
         let terms = Terms { extent: target.extent, ..self.chain.terms(target.scope, now) };
         let Some(store) = &self.chain.store else {
             let committed = target.record.commit(changes, terms);
-            self.settle(target.key, &target.record, now);
+            self.settle(&target.record, now);
             return committed.map_err(|refused| refused.into_loss());
         };
         let _passing = target.record.pass_gate().await;
@@ -243,7 +243,7 @@ impl Core {
                     .collect();
                 let taken = target.record.commit(&stamped, terms);
                 doubt.clear();
-                self.settle(target.key, &target.record, now);
+                self.settle(&target.record, now);
                 taken.map_err(Refused::into_loss)?;
                 Ok(version)
             }

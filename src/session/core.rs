@@ -306,9 +306,9 @@ impl Core {
         {
             return Arc::clone(&held.record);
         }
-        let make = || Record::principal(self.chain.principal_idle, now);
+        let make = || Record::principal(key, self.chain.principal_idle, now);
         let record = match &self.chain.memory {
-            Some(memory) => memory.find_or_insert(key, make),
+            Some(memory) => memory.find_or_insert(&key, make),
             None => Arc::new(make()),
         };
         let before = principal.replace(Held { key, record: Arc::clone(&record) });
@@ -324,20 +324,20 @@ impl Core {
     }
 
     fn release(&self, held: Option<Held>) {
-        if let Some(Held { key, record }) = held {
+        if let Some(Held { record, .. }) = held {
             if let Some(chime) = self.chime.get() {
                 record.leave_hub(chime);
             }
             if let Some(memory) = &self.chain.memory {
-                memory.release(&key, record);
+                memory.release(record);
             }
         }
     }
 
     /// Counts a change of a record and does the memory tier's share of work.
-    pub(super) fn settle(&self, key: RecordKey, record: &Record, now: Millis) {
+    pub(super) fn settle(&self, record: &Arc<Record>, now: Millis) {
         if let Some(memory) = &self.chain.memory {
-            memory.settle(key, record, now);
+            memory.settle(record, now);
         }
     }
 
@@ -421,7 +421,7 @@ impl State {
     /// When the session's id was minted.
     pub(crate) fn birth(&self) -> Option<Version> {
         match &self.kind {
-            Kind::Session { life, .. } => Some(life.birth),
+            Kind::Session { life, .. } => Some(life.birth()),
             _ => None,
         }
     }

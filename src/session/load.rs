@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use bytes::Bytes;
 use http::{Extensions, request::Parts};
 
 use super::{
@@ -30,10 +29,10 @@ use crate::{
             payload::Payload,
             seal::{self, Purpose},
         },
-        memory::record::{InStep, Kind, Record, RecordKey},
+        memory::record::{InStep, Kind, Record, RecordKey, State},
     },
-    value::Number,
-    version::{Millis, Version},
+    value::{Json, Number},
+    version::Millis,
 };
 
 /// What waits in the extensions: enough to find the session, nothing of it looked up yet.
@@ -41,7 +40,7 @@ pub(crate) struct Loader {
     chain: Arc<Chain>,
     cookie: Scan,
     identified: Option<Principal>,
-    defaults: Vec<(Number, Bytes)>,
+    defaults: Vec<(Number, Json)>,
     /// An upgrade that another site caused.
     cross_site: bool,
     /// For sources, until the first load.
@@ -88,7 +87,7 @@ pub(crate) struct Loading(pub(crate) Arc<Loader>);
 pub(crate) struct Arrival {
     pub(crate) cookie: Scan,
     pub(crate) identified: Option<Principal>,
-    pub(crate) defaults: Vec<(Number, Bytes)>,
+    pub(crate) defaults: Vec<(Number, Json)>,
     pub(crate) cross_site: bool,
     pub(crate) head: Option<Box<Parts>>,
     pub(crate) outer: Option<Arc<Loader>>,
@@ -183,8 +182,8 @@ impl Loader {
                 let mut opened =
                     self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
                 opened.payload = current(&self.chain, opened.payload, now)?;
-                let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
-                Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
+                let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate, keys.generation));
+                Some(Token::Opened(Box::new(opened), digest))
             }) else {
                 continue;
             };
@@ -200,26 +199,22 @@ impl Loader {
     fn recognised(&self, token: &[u8], ring: u64, now: Millis) -> Option<Token> {
         let memory = self.chain.memory.as_ref()?;
         let id = seal::id_of(token)?;
-        let record = memory.find(&RecordKey(*id.as_bytes()))?;
+        let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
         if record.is_doubted() {
             return None;
         }
-        let known = match &record.read().kind {
-            Kind::Session { browser, .. } => browser.known.clone()?,
-            Kind::Principal { .. } | Kind::Ended(_) => return None,
-        };
-        let same = known.ring == ring && known.digest == self.chain.digests.digest(token);
-        if !same || known.brought.deadline <= now || record.closed(now).is_some() {
+        let (known, held) = record.read_live(now).ok()?.known()?;
+        if held.deadline <= now || known != self.chain.digests.digest(token, ring) {
             return None;
         }
-        if let Some((key, carried)) = known.brought.principal {
+        if let Some((key, carried)) = held.principal {
             // An evicted, expired or newer record of the principal may lack what the token has.
-            let there = memory.find(&key).is_some_and(|record| record.live(now, |state| state.carried) == Ok(carried));
+            let there = memory.find(&key).is_some_and(|record| record.live(now, State::carried) == Ok(carried));
             if !there && carried != 0 {
                 return None;
             }
         }
-        Some(Token::Known(Bound { id, record }, known.brought))
+        Some(Token::Known(Bound { id, record }, held))
     }
 
     /// The session that a genuine token names, if it is to be believed.
@@ -262,16 +257,16 @@ impl Loader {
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
-                let make = || Record::session(payload.head.life.clone(), payload.head.used(now));
-                let record = memory.find_or_insert(key, make);
+                let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
+                let record = memory.find_or_insert(&key, make);
                 // Counted from here on: the load may end before it comes to that.
-                memory.settle(key, &record, now);
+                memory.settle(&record, now);
                 record
             }
-            (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.used(now))),
+            (None, None) => Arc::new(Record::session(key, payload.head.life.clone(), payload.head.used(now))),
         };
         let life = &payload.head.life;
-        self.chain.note_absolute(life.absolute_deadline.since(life.created));
+        self.chain.note_absolute(life.absolute_deadline().since(life.created()));
         record.touch_at_least(payload.head.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
@@ -332,17 +327,11 @@ pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Optio
     }
     if head.issued > now {
         // Sealed by a node whose clock is ahead: nobody lives longer for it.
-        head.idle_deadline = head.idle_deadline.min(now.after(head.life.lifetime.idle));
+        head.idle_deadline = head.idle_deadline.min(now.after(head.life.idle()));
         head.issued = now;
-        let life = &mut head.life;
-        if life.created > now {
-            life.absolute_deadline = now.after(life.absolute_deadline.since(life.created));
-            life.created = now;
-        }
     }
-    // Seen here before anything that ends all sessions from now on, whatever the minting node's clock said.
-    head.life.birth = head.life.birth.min(Version::last_at(now));
-    (now < head.idle_deadline && now < head.life.absolute_deadline).then_some(payload)
+    head.life.correct(now);
+    (now < head.idle_deadline && now < head.life.absolute_deadline()).then_some(payload)
 }
 
 /// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.
@@ -362,11 +351,8 @@ enum Genuine {
 
 enum Token {
     Known(Bound, InStep),
-    Opened(Box<Opened>, Option<Seen>),
+    Opened(Box<Opened>, Option<Digest>),
 }
-
-/// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
-pub(super) type Seen = (Digest, u64);
 
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

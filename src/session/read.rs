@@ -2,20 +2,18 @@
 
 use std::sync::{PoisonError, atomic::Ordering};
 
-use bytes::Bytes;
-
 use super::core::{Binding, Bound, Core};
 use crate::{
     chain::{COOKIE, Computation, Computed, DEFAULT, Identity, MEMORY, values::Kept},
     live::{self, Closed},
     tier::memory::record::{Record, RecordKey},
-    value::{Number, Scope},
+    value::{Json, Number, Scope},
     version::{Millis, Version},
 };
 /// What the stored tiers say of a value.
 #[derive(Debug)]
 pub(crate) enum Stored {
-    Copy { json: Bytes, version: Version, tier: &'static str },
+    Copy { json: Json, version: Version, tier: &'static str },
     Tombstone { version: Version, tier: &'static str },
     Nothing,
 }
@@ -29,7 +27,7 @@ pub(crate) enum Look {
 }
 
 /// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
-pub(crate) type Glance = (Option<Bytes>, Mark, Option<Millis>);
+pub(crate) type Glance = (Option<Json>, Mark, Option<Millis>);
 
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
 pub(crate) type Mark = Option<(RecordKey, Version)>;
@@ -140,8 +138,8 @@ impl Core {
     pub(crate) fn answer<T, E: std::fmt::Display>(
         &self,
         number: Number,
-        stored: Option<Bytes>,
-        mut read: impl FnMut(&Bytes) -> Result<T, E>,
+        stored: Option<Json>,
+        mut read: impl FnMut(&[u8]) -> Result<T, E>,
     ) -> Option<T> {
         if let Some(json) = &stored
             && let Some(value) = self.readable(number, MEMORY, read(json))
@@ -161,7 +159,7 @@ impl Core {
     }
 
     /// The computed tiers' answers for a value, in the chain's order.
-    pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Bytes)> {
+    pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Json)> {
         let answers = move |tier: &'static str| {
             let holds = move |said: &&Computation| {
                 said.tier == tier && said.number == number && said.until.is_none_or(|until| now < until)
@@ -188,7 +186,7 @@ impl Core {
         number: Number,
         now: Millis,
         look: Look,
-        mut read: impl FnMut(&Bytes) -> Result<T, E>,
+        mut read: impl FnMut(&[u8]) -> Result<T, E>,
     ) -> (Option<(T, &'static str)>, Mark) {
         let (stored, mark) = self.stored(number, now, look);
         let stored = match &stored {
@@ -241,7 +239,7 @@ impl Core {
         let mut owners = Vec::new();
         for (key, record, scope) in session.into_iter().chain(principal) {
             let state = record.read();
-            owners.push(live::Owner { key, changes: state.changes, cleared: state.cleared });
+            owners.push(live::Owner { key, changes: state.changes, cleared: state.values.cleared() });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
             let kept =

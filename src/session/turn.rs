@@ -7,8 +7,6 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use bytes::Bytes;
-
 use super::{
     Session,
     commit::{Loss, Target, mint_id},
@@ -17,15 +15,15 @@ use super::{
 use crate::{
     chain::{
         Identity,
-        life::{Life, Lifetime},
+        life::{Life, Lifetime, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Browser, Extent, Kind, Record, Refused, State},
+        memory::record::{Extent, Kind, Record, Refused, State},
     },
-    value::{self, Number, Scope, SessionValue},
+    value::{self, Json, Number, Scope, SessionValue},
     version::{Millis, Version},
 };
 
@@ -63,7 +61,7 @@ impl Core {
         Ok(())
     }
 
-    async fn sign_in(&self, user: Bytes, adopt: &[Number]) -> Result<(), WriteError> {
+    async fn sign_in(&self, user: Json, adopt: &[Number]) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
         let Identity::Value { number, derive } = &self.chain.identity else {
@@ -83,10 +81,11 @@ impl Core {
             (Ok(bound), Some(_)) if self.signed_of(bound, now).is_none() => self.chosen(bound, adopt, now),
             _ => Vec::new(),
         };
-        if signed.is_some() {
+        if let Some(signed) = &signed {
             let terms = self.chain.terms(Scope::Principal, now);
             // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
-            let record = known.unwrap_or_else(|| Arc::new(Record::principal(self.chain.principal_idle, now)));
+            let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
+            let record = known.unwrap_or_else(new);
             record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
         }
         match before {
@@ -148,7 +147,7 @@ impl Core {
     async fn succeed(&self, bound: &Bound, succession: Succession<'_>, now: Millis) -> Result<(), WriteError> {
         let id = mint_id()?;
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
-        let (next, made) = self.make(id, Record::session(life, now));
+        let (next, made) = self.make(id, life, now);
         let _shut = match &self.chain.store {
             Some(store) => {
                 let shut = bound.record.shut_gate().await;
@@ -160,8 +159,8 @@ impl Core {
         };
         self.rebind_if(next.clone(), || self.hand_over(bound, &next, &succession, now))?;
         made.keep();
-        self.settle(bound.key(), &bound.record, now);
-        self.settle(next.key(), &next.record, now);
+        self.settle(&bound.record, now);
+        self.settle(&next.record, now);
         // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
         bound.record.ring();
         Ok(())
@@ -186,20 +185,16 @@ impl Core {
     fn successor(&self, state: &State, succession: &Succession<'_>, now: Millis) -> Result<State, Refused> {
         let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
         // Above the one before, which no `end_all` has reached; the values' versions have no say in it.
-        let birth = Version::fresh(now, life.birth);
-        let begin = |life| State {
-            values: state.values.clone(),
-            uncarried: state.uncarried,
-            ..State::new(Kind::Session { life, browser: Browser::default() })
-        };
+        let birth = Version::fresh(now, life.birth());
+        let begin = |told: Told| state.successor(Life::from(told));
         let Succession::SignIn { user, above } = succession else {
-            return Ok(begin(Life { birth, ..life.clone() }));
+            return Ok(begin(Told { birth, ..life.told() }));
         };
-        let mut next = begin(Life {
+        let mut next = begin(Told {
             birth: birth.max(above.next()),
-            absolute_deadline: now.after(life.absolute_deadline.since(life.created)),
+            absolute_deadline: now.after(life.absolute_deadline().since(life.created())),
             created: now,
-            ..life.clone()
+            ..life.told()
         });
         next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
         let (terms, user) = (self.chain.terms(Scope::Session, now), std::slice::from_ref(*user));
@@ -272,7 +267,7 @@ impl Core {
         if bound.record.end(Closed::Destroyed, now).is_ok() {
             self.marks.ended_here.store(true, Ordering::Release);
         }
-        self.settle(bound.key(), &bound.record, now);
+        self.settle(&bound.record, now);
         Ok(())
     }
 
@@ -307,7 +302,7 @@ impl Core {
             }
         }
         record.touch(now);
-        self.settle(signed.key(), &record, now);
+        self.settle(&record, now);
         self.chain.revocations.fetch_add(1, Ordering::AcqRel);
         record.ring();
     }
@@ -350,7 +345,7 @@ pub(super) const fn removal(number: Number, name: &'static str) -> Change {
 #[must_use = "nothing happens until it is awaited"]
 pub struct SignIn<'a> {
     session: &'a Session,
-    user: Result<Bytes, WriteError>,
+    user: Result<Json, WriteError>,
     adopt: Vec<Number>,
 }
 

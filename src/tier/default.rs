@@ -2,10 +2,9 @@
 
 use std::{any::TypeId, fmt};
 
-use bytes::Bytes;
 use http::request::Parts;
 
-use crate::value::{self, Flaw, SessionValue};
+use crate::value::{self, Flaw, Json, SessionValue};
 
 /// Defaults: constants, and values computed from the request's head.
 ///
@@ -33,10 +32,10 @@ pub(crate) struct Rule {
     pub(crate) answer: Answer,
 }
 
-type Compute = dyn Fn(&Parts) -> Result<Bytes, Flaw> + Send + Sync;
+type Compute = dyn Fn(&Parts) -> Result<Json, Flaw> + Send + Sync;
 
 pub(crate) enum Answer {
-    Constant(Result<Bytes, Flaw>),
+    Constant(Result<Json, Flaw>),
     Computed(Box<Compute>),
 }
 

@@ -1,32 +1,39 @@
 //! The memory tier: what this process knows, and the place where handles, sockets and tabs meet.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use std::{
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
-use dashmap::{DashMap, Entry};
-use foldhash::fast::RandomState;
+use parking_lot::Mutex;
 
 use self::{
-    expiry::Expiry,
+    expiry::{Due, Expiry},
     record::{Kind, Record, RecordKey},
+    shards::Shards,
 };
 use crate::version::Millis;
 
-pub(crate) mod expiry;
+mod expiry;
 pub(crate) mod record;
+mod shards;
 mod state;
+#[cfg(test)]
+mod tests;
 
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
-/// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first, those
-/// not used for longest before others; a record with anything that nobody else has is evicted last, and counted.
+/// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first: of a
+/// random sample the one that was not used for longest. A record with anything that nobody else has is evicted only where
+/// a few hundred others in a row were no better, and counted.
 ///
-/// An ended session leaves a tombstone of about 200 bytes until nothing sealed for it can still open, which is its
-/// absolute lifetime at most. Plan for `logouts per second × absolute lifetime in seconds × 200` bytes: at one logout a
-/// second and 30 days that is 520 MB. Above the bound the one nearest its end goes first, and is counted as
-/// `revocations_lost`: its cookie, if somebody kept a copy, opens again on this node.
+/// A session with one short value takes 260 bytes in all, a tombstone as much: an ended session leaves one until nothing
+/// sealed for it can still open, which is its absolute lifetime at most. Plan for `logouts per second × absolute lifetime
+/// in seconds × 260` bytes: at one logout a second and 30 days that is 675 MB. Above the bound tombstones go last, and are
+/// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {
     max_bytes: usize,
@@ -40,8 +47,9 @@ impl MemoryTier {
 
     pub(crate) fn open(&self) -> Memory {
         Memory {
-            records: DashMap::default(),
+            records: Shards::new(self.max_bytes / size_of::<Record>()),
             expiry: Mutex::default(),
+            due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
             evicted_saved: AtomicU64::new(0),
@@ -72,11 +80,13 @@ impl MemoryTierBuilder {
     }
 }
 
+/// Lock order: the index of expiry, then a shard, then a record.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
-    records: DashMap<RecordKey, Arc<Record>, RandomState>,
+    records: Shards,
     expiry: Mutex<Expiry>,
+    /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
+    due: AtomicU64,
     bytes: AtomicUsize,
     max_bytes: usize,
     pub(crate) evicted_saved: AtomicU64,
@@ -88,126 +98,153 @@ pub(crate) struct Memory {
 /// How many due records a passing call looks at: above one, so that expiry keeps up with creation.
 const STEPS: usize = 2;
 
-/// How many candidates an eviction looks at.
+/// Of so many records that can go the least recently used one goes.
 const SAMPLE: usize = 8;
+
+/// So many are looked at where none of the sample is saved: some 20 µs.
+const SEARCH: usize = 256;
+
+/// Holders of a record that nobody is using: the map and the index.
+const IDLE: usize = 2;
 
 impl Memory {
     pub(crate) fn find(&self, key: &RecordKey) -> Option<Arc<Record>> {
-        self.records.get(key).map(|record| Arc::clone(&record))
+        self.records.get(key)
+    }
+
+    /// The record that a request's cookie names, which counts as a hit or a miss.
+    pub(crate) fn look_up(&self, key: &RecordKey) -> Option<Arc<Record>> {
+        self.records.look_up(key)
     }
 
     /// The record, made if there is none. As long as the caller holds it, it stays the one of its key.
-    pub(crate) fn find_or_insert(&self, key: RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
-        match self.records.entry(key) {
-            Entry::Occupied(entry) => Arc::clone(entry.get()),
-            Entry::Vacant(entry) => Arc::clone(&entry.insert(Arc::new(make()))),
-        }
+    pub(crate) fn find_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
+        self.records.get(key).unwrap_or_else(|| self.records.get_or_insert_with(key, make))
     }
 
     /// Drops a record that its maker did not come to use.
     pub(crate) fn forget(&self, key: &RecordKey) {
-        if let Some((_, record)) = self.records.remove(key) {
+        if let Some(record) = self.records.remove_if(key, |_| true) {
+            self.expiry.lock().remove(&record);
             self.uncount(&record);
         }
     }
 
     /// Lets go of a principal's record: one that holds nothing goes with its last holder.
-    pub(crate) fn release(&self, key: &RecordKey, record: Arc<Record>) {
-        let vacant = record.read().is_vacant();
-        drop(record);
-        if vacant {
-            self.records.remove_if(key, |_, record| {
+    pub(crate) fn release(&self, record: Arc<Record>) {
+        if record.read().is_vacant() {
+            let key = *record.key();
+            drop(record);
+            self.records.remove_if(&key, |record| {
                 // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
-                Arc::strong_count(record) == 1 && record.read().is_vacant() && !record.indexed.load(Ordering::Relaxed)
+                Arc::strong_count(record) == 1 && record.read().is_vacant() && record.place.is_none()
             });
         }
     }
 
     /// Counts a record that changed, and does a bounded step of the work that is due.
-    pub(crate) fn settle(&self, key: RecordKey, record: &Record, now: Millis) {
-        let (bytes, deadline) = {
-            let state = record.read();
-            (state.bytes(), state.until(record.used()))
-        };
-        let before = record.counted.swap(bytes, Ordering::Relaxed);
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.bytes.fetch_sub(before, Ordering::Relaxed);
-        if !record.indexed.swap(true, Ordering::Relaxed) {
-            self.expiry().add(key, deadline);
+    pub(crate) fn settle(&self, record: &Arc<Record>, now: Millis) {
+        let grown = self.count(record);
+        if record.place.is_none() {
+            let mut expiry = self.expiry.lock();
+            expiry.add(Arc::clone(record), record.until());
+            self.note_due(&expiry);
         }
         self.sweep(now, STEPS);
-        for _ in 0..STEPS {
-            if self.bytes() <= self.max_bytes || !self.evict(&key, now) {
+        // One that grew by much makes room for all of it: no record takes less than it counts as empty.
+        let most = STEPS + grown / size_of::<Record>();
+        for _ in 0..most {
+            if self.bytes() <= self.max_bytes || !self.evict(record) {
                 break;
             }
         }
     }
 
-    /// Looks at up to so many records whose minute has come, and drops those that are over. Returns whether it saw
-    /// that many, so that there may be more.
-    pub(crate) fn sweep(&self, now: Millis, steps: usize) -> bool {
-        for _ in 0..steps {
-            let Some(key) = self.expiry().take_due(now) else { return false };
-            let gone =
-                self.records.remove_if(&key, |_, record| Arc::strong_count(record) == 1 && record.until() <= now);
-            match gone {
-                Some((_, record)) => {
-                    self.expired.fetch_add(1, Ordering::Relaxed);
-                    self.uncount(&record);
-                }
-                None => {
-                    if let Some(record) = self.find(&key) {
-                        // One that is over and still held is looked at again in the next minute.
-                        self.expiry().add(key, record.until().max(now));
-                    }
-                }
-            }
-        }
-        true
-    }
-
-    /// Drops one record other than `keep`. Returns false where there is none to drop.
-    fn evict(&self, keep: &RecordKey, now: Millis) -> bool {
-        let mut sample = Vec::with_capacity(SAMPLE);
-        {
-            let mut expiry = self.expiry();
-            sample.extend(std::iter::from_fn(|| expiry.take_nearest()).take(SAMPLE));
-        }
-        let rank = |key: &RecordKey| {
-            let record = self.find(key)?;
-            // The map's and ours: anything more is a handle.
-            let held = Arc::strong_count(&record) > 2 || key == keep;
-            (!held).then(|| (Worth::of(&record), record.used()))
+    /// Counts what a record takes now. Returns by how much that is more than before.
+    fn count(&self, record: &Record) -> usize {
+        let (before, after) = {
+            let mut state = record.write();
+            let after = u32::try_from(state.bytes()).unwrap_or(u32::MAX);
+            (std::mem::replace(&mut state.counted, after) as usize, after as usize)
         };
-        let worst = sample.iter().filter_map(|key| Some((rank(key)?, *key))).min_by_key(|(rank, _)| *rank);
-        let evicted = worst.and_then(|((worth, _), key)| {
-            let (_, record) = self.records.remove_if(&key, |_, record| Arc::strong_count(record) == 1)?;
-            self.uncount(&record);
-            let counter = match worth {
-                Worth::Saved => &self.evicted_saved,
-                Worth::Unsaved => &self.evicted_unsaved,
-                Worth::Revocation => &self.revocations_lost,
-            };
-            counter.fetch_add(1, Ordering::Relaxed);
-            Some(key)
-        });
-        for key in sample.into_iter().filter(|key| Some(*key) != evicted) {
-            if let Some(record) = self.find(&key) {
-                self.expiry().add(key, record.until().max(now));
-            }
+        match after.checked_sub(before) {
+            Some(0) => {}
+            Some(grown) => drop(self.bytes.fetch_add(grown, Ordering::Relaxed)),
+            None => drop(self.bytes.fetch_sub(before - after, Ordering::Relaxed)),
         }
-        if evicted.is_none() {
-            self.expiry().look_further();
-        }
-        evicted.is_some()
+        after.saturating_sub(before)
     }
 
     fn uncount(&self, record: &Record) {
-        self.bytes.fetch_sub(record.counted.swap(0, Ordering::Relaxed), Ordering::Relaxed);
+        let counted = std::mem::take(&mut record.write().counted);
+        self.bytes.fetch_sub(counted as usize, Ordering::Relaxed);
     }
 
-    fn expiry(&self) -> std::sync::MutexGuard<'_, Expiry> {
-        self.expiry.lock().unwrap_or_else(PoisonError::into_inner)
+    fn note_due(&self, expiry: &Expiry) {
+        self.due.store(expiry.first().map_or(u64::MAX, |first| first.0), Ordering::Relaxed);
+    }
+
+    /// Looks at up to so many records whose minute has come, and drops those that are over. Returns whether it saw
+    /// that many, so that there may be more.
+    pub(crate) fn sweep(&self, now: Millis, steps: usize) -> bool {
+        if now.0 < self.due.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut expiry = self.expiry.lock();
+        let looked = (0..steps).take_while(|_| expiry.look(now, |record| self.judge(record, now))).count();
+        self.note_due(&expiry);
+        looked == steps
+    }
+
+    /// Drops a record that is over, and that nobody is using.
+    fn judge(&self, record: &Arc<Record>, now: Millis) -> Due {
+        let until = record.until();
+        // One that is over and still held is looked at again in the next minute.
+        let over = |record: &Arc<Record>| Arc::strong_count(record) == IDLE && record.until() <= now;
+        if until > now || self.records.remove_if(record.key(), over).is_none() {
+            return Due::Later(until);
+        }
+        self.expired.fetch_add(1, Ordering::Relaxed);
+        self.uncount(record);
+        Due::Gone
+    }
+
+    /// Drops one record other than `keep`. Returns false where there is none to drop.
+    fn evict(&self, keep: &Arc<Record>) -> bool {
+        let (mut worst, mut fit, mut seen) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
+        self.records.visit(|record| {
+            seen += 1;
+            if Arc::strong_count(record) <= IDLE && !Arc::ptr_eq(record, keep) {
+                let rank = (Worth::of(record), record.used());
+                fit += usize::from(rank.0 == Worth::Saved);
+                if worst.as_ref().is_none_or(|(worst, _)| rank < *worst) {
+                    worst = Some((rank, Arc::clone(record)));
+                }
+            }
+            match fit == SAMPLE || seen == SEARCH {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            }
+        });
+        let Some(((worth, _), record)) = worst else { return false };
+        let mut expiry = self.expiry.lock();
+        // Ours as well, and the index's unless it is not in there yet.
+        let idle = |record: &Arc<Record>| Arc::strong_count(record) <= IDLE + 1 && !record.place.is_none();
+        if self.records.remove_if(record.key(), idle).is_none() {
+            // Somebody came to use it, which is as good a reason as any to look for another at the next call.
+            return true;
+        }
+        expiry.remove(&record);
+        self.note_due(&expiry);
+        drop(expiry);
+        self.uncount(&record);
+        let counter = match worth {
+            Worth::Saved => &self.evicted_saved,
+            Worth::Unsaved => &self.evicted_unsaved,
+            Worth::Revocation => &self.revocations_lost,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -216,6 +253,14 @@ impl Memory {
 
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn hits(&self) -> u64 {
+        self.records.hits()
+    }
+
+    pub(crate) fn misses(&self) -> u64 {
+        self.records.misses()
     }
 }
 
@@ -233,13 +278,7 @@ impl Worth {
         match &state.kind {
             Kind::Ended(_) => Self::Revocation,
             Kind::Principal { not_before, .. } if *not_before > Default::default() => Self::Revocation,
-            // A token that is known holds all that the browser is to carry, unless something changed after it.
-            Kind::Session { browser, .. }
-                if browser.known.as_ref().is_some_and(|known| known.brought.session == state.carried)
-                    && state.all_carried() =>
-            {
-                Self::Saved
-            }
+            _ if state.is_saved() => Self::Saved,
             _ => Self::Unsaved,
         }
     }

@@ -9,13 +9,11 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-
 use super::stream::{Teller, Told, event};
 use crate::{
     live::{Said, Wait, closed, ends},
     session::{Look, Mark, Session, browser::Stand},
-    value::Number,
+    value::{Json, Number},
     version::{Clock, Sleep},
 };
 
@@ -116,7 +114,7 @@ impl Teller for Events {
 /// Names and their JSON as one object, on one line: a line break would end the event, and a type that keeps its JSON as it
 /// came (`RawValue`) has them between tokens, where a space is as good. Names need no escape: their alphabet has none
 /// that would.
-struct Object<'a>(&'a [(&'static str, Bytes)]);
+struct Object<'a>(&'a [(&'static str, Json)]);
 
 impl fmt::Display for Object<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

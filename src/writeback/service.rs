@@ -28,7 +28,7 @@ use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
     session::{Session, browser::Relayed},
     sessions::Sessions,
-    value::{Declared, Flaw, Number, Scope, SessionValue},
+    value::{Declared, Flaw, Json, Number, Scope, SessionValue},
 };
 
 static HOOK: Asset = Asset::script(include_str!("hook.js"));
@@ -348,7 +348,7 @@ fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> 
 }
 
 /// What is stored of a value: the bytes that its own type writes.
-fn encode(declared: &Declared, raw: &str) -> Result<Bytes, Refusal> {
+fn encode(declared: &Declared, raw: &str) -> Result<Json, Refusal> {
     let name = declared.name;
     let json = (declared.normalize)(raw.as_bytes());
     let kept = match &json {
@@ -373,13 +373,13 @@ fn encode(declared: &Declared, raw: &str) -> Result<Bytes, Refusal> {
 }
 
 struct Accepted {
-    by_scope: Vec<(Scope, Vec<(Number, Bytes)>)>,
+    by_scope: Vec<(Scope, Vec<(Number, Json)>)>,
     names: Vec<String>,
     ignored: Vec<String>,
 }
 
 impl Accepted {
-    fn add(&mut self, declared: &Declared, number: Number, json: Bytes) {
+    fn add(&mut self, declared: &Declared, number: Number, json: Json) {
         match self.by_scope.iter_mut().find(|(scope, _)| *scope == declared.scope) {
             Some((_, values)) => values.push((number, json)),
             None => self.by_scope.push((declared.scope, vec![(number, json)])),

@@ -22,19 +22,21 @@ impl DigestKey {
         Ok(Self(Polyval::new((&*key).into())))
     }
 
-    /// The digest of exactly these bytes.
-    pub(crate) fn digest(&self, token: &[u8]) -> Digest {
+    /// The digest of exactly these bytes, under one generation of the key ring: what a replaced ring would not open is
+    /// not recognised either.
+    pub(crate) fn digest(&self, token: &[u8], ring: u64) -> Digest {
         let mut hash = self.0.clone();
         hash.update_padded(token);
         // Zeros of the padding and zeros of the token are told apart by the length.
-        hash.update(&[u128::to_le_bytes(token.len() as u128).into()]);
-        Digest(u128::from_le_bytes(hash.finalize().into()))
+        let last = u128::from(ring) << 64 | token.len() as u128;
+        hash.update(&[last.to_le_bytes().into()]);
+        Digest(hash.finalize().into())
     }
 }
 
 /// By which memory knows one token.
-#[derive(Clone, Copy)]
-pub(crate) struct Digest(u128);
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Digest([u8; 16]);
 
 /// In a time that does not say how much of them is the same.
 impl PartialEq for Digest {
@@ -65,13 +67,14 @@ mod tests {
         let token: Vec<u8> = (0..=255).collect();
         for len in 0..token.len() {
             let token = &token[..len];
-            assert_eq!(key.digest(token), key.digest(token));
-            assert_ne!(key.digest(token), key.digest(&[token, &[0]].concat()), "longer by a zero");
-            assert!(len == 0 || key.digest(token) != other.digest(token));
+            assert_eq!(key.digest(token, 1), key.digest(token, 1));
+            assert_ne!(key.digest(token, 1), key.digest(&[token, &[0]].concat(), 1), "longer by a zero");
+            assert_ne!(key.digest(token, 1), key.digest(token, 2), "another ring");
+            assert!(len == 0 || key.digest(token, 1) != other.digest(token, 1));
             for bit in 0..8 * len {
                 let mut flipped = token.to_vec();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                assert_ne!(key.digest(token), key.digest(&flipped));
+                assert_ne!(key.digest(token, 1), key.digest(&flipped, 1));
             }
         }
     }

@@ -12,11 +12,12 @@
 //! | principal's tag | 16 bytes, if flagged |
 //! | entries, to the end | flags (1 principal's, 2 tombstone), length of name, name, version, and unless a tombstone: length, JSON |
 
-use bytes::Bytes;
-
 use crate::{
-    chain::{life::Life, values::Kept},
-    value::MAX_NAME,
+    chain::{
+        life::{Life, Told},
+        values::Kept,
+    },
+    value::{Json, MAX_NAME},
     version::{Millis, Version},
 };
 
@@ -40,7 +41,7 @@ pub(crate) struct Head {
 impl Head {
     /// The last use that it tells of. When it was sealed says nothing of that.
     pub(crate) fn used(&self, now: Millis) -> Millis {
-        self.idle_deadline.before(self.life.lifetime.idle).min(now)
+        self.idle_deadline.before(self.life.idle()).min(now)
     }
 }
 
@@ -69,16 +70,17 @@ pub(crate) struct Writer(Vec<u8>);
 impl Writer {
     pub(crate) fn new(head: &Head) -> Self {
         let mut writer = Self(Vec::with_capacity(256));
-        let Life { created, birth, absolute_deadline, lifetime, lifetime_version, generation } = &head.life;
-        for number in [*generation, head.issued.0, created.0, head.idle_deadline.0, absolute_deadline.0] {
+        let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
+            head.life.told();
+        for number in [generation, head.issued.0, created.0, head.idle_deadline.0, absolute_deadline.0] {
             writer.number(number);
         }
-        writer.version(*birth);
-        writer.number(u64::try_from(lifetime.idle.as_millis()).unwrap_or(u64::MAX));
-        let browser = if lifetime.ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
+        writer.version(birth);
+        writer.number(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
+        let browser = if ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
         let principal = if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
         writer.0.push(browser | principal);
-        writer.version(*lifetime_version);
+        writer.version(lifetime_version);
         writer.0.extend_from_slice(head.principal.as_ref().map_or(&[], |tag| tag.as_slice()));
         writer
     }
@@ -113,7 +115,7 @@ impl Writer {
 }
 
 /// How many bytes an entry takes.
-pub(crate) fn entry_len(name: &str, json: Option<&Bytes>) -> usize {
+pub(crate) fn entry_len(name: &str, json: Option<&Json>) -> usize {
     let number_len = |number: usize| (number.max(1).ilog2() / 7 + 1) as usize;
     2 + name.len() + 8 + json.map_or(0, |json| number_len(json.len()) + json.len())
 }
@@ -136,8 +138,9 @@ pub(crate) fn read(bytes: &[u8], now: Millis) -> Option<Payload> {
         0 => None,
         _ => Some(*reader.take(16)?.first_chunk()?),
     };
-    let lifetime = crate::chain::life::Lived { idle, ends_with_browser: flags & ENDS_WITH_BROWSER != 0 };
-    let life = Life { created, birth, absolute_deadline, lifetime, lifetime_version, generation };
+    let ends_with_browser = flags & ENDS_WITH_BROWSER != 0;
+    let told = Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
+    let life = Life::from(told);
     let mut entries = Vec::new();
     while !reader.0.is_empty() {
         entries.push(reader.entry(now)?);
@@ -193,7 +196,7 @@ impl<'a> Reader<'a> {
         let json = match flags & TOMBSTONE {
             0 => {
                 let len = usize::try_from(self.number()?).ok()?;
-                Some(Bytes::copy_from_slice(self.take(len)?))
+                Some(Json::from(self.take(len)?))
             }
             _ => None,
         };
@@ -205,23 +208,23 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::chain::life::Lived;
     use std::time::Duration;
 
     fn sample() -> (Head, Vec<(Whose, &'static str, Kept)>) {
         let now = Millis(1_900_000_000_000);
-        let life = Life {
+        let life = Life::from(Told {
             created: Millis(1_899_000_000_000),
             birth: Version::at(Millis(1_899_000_000_000)),
             absolute_deadline: Millis(1_902_000_000_000),
-            lifetime: Lived { idle: Duration::from_secs(172_800), ends_with_browser: true },
+            idle: Duration::from_secs(172_800),
+            ends_with_browser: true,
             lifetime_version: Version::at(now),
             generation: 3,
-        };
+        });
         let head = Head { life, issued: now, idle_deadline: Millis(now.0 + 172_800_000), principal: Some([7; 16]) };
-        let value = Kept::new(Version::at(now), Some(Bytes::from_static(b"7")), now);
+        let value = Kept::new(Version::at(now), Some(Json::from(&b"7"[..])), now);
         let tombstone = Kept::new(Version::at(now).next(), None, now);
-        let long = Kept::new(Version::at(now), Some(Bytes::from(vec![b'1'; 300])), now);
+        let long = Kept::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), now);
         let entries = vec![
             (Whose::Principal, "current_division_id", value),
             (Whose::Session, "gone", tombstone),

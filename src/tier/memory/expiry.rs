@@ -1,72 +1,205 @@
 //! When to look at which record: an index by the minute, so that the cost of expiry follows what expires.
 //!
-//! A record's deadline moves with each use, its entry here does not: when its minute comes, a record that was used
-//! meanwhile goes to its new minute. So use costs nothing, and each record is looked at once per idle lifetime.
+//! A record's deadline moves with each use, its place here does not: when its minute comes, a record that was used
+//! meanwhile goes to its new minute. So use costs nothing, and each record is looked at once per idle lifetime. A record
+//! knows its place, so that one that goes early leaves nothing behind.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
-use super::record::RecordKey;
+use super::record::Record;
 use crate::version::Millis;
 
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    /// In the order in which they came, so that who puts one back sees the others first.
-    minutes: BTreeMap<u64, VecDeque<RecordKey>>,
-    /// Where eviction goes on.
-    hand: u64,
+    minutes: BTreeMap<u32, Minute>,
 }
+
+/// The records of one minute, in pieces: a list that grows is copied as a whole, and while it is, everybody waits.
+#[derive(Debug, Default)]
+struct Minute(Vec<Vec<Arc<Record>>>);
+
+/// 4 KiB of pointers.
+const PIECE: usize = 512;
 
 const MINUTE: u64 = 60_000;
 
+/// Where a record is in the index. Changed under the index's lock alone.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    /// 0 for a record that is not in the index: no deadline is in the first minute of 1970.
+    minute: AtomicU32,
+    at: AtomicU32,
+}
+
+impl Place {
+    pub(super) fn is_none(&self) -> bool {
+        self.minute.load(Ordering::Relaxed) == 0
+    }
+
+    fn set(&self, minute: u32, at: usize) {
+        self.at.store(at as u32, Ordering::Relaxed);
+        self.minute.store(minute, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> (u32, usize) {
+        (self.minute.load(Ordering::Relaxed), self.at.load(Ordering::Relaxed) as usize)
+    }
+}
+
+/// What became of a record whose minute has come.
+pub(super) enum Due {
+    /// It is over and was dropped.
+    Gone,
+    /// Its minute comes later.
+    Later(Millis),
+}
+
 impl Expiry {
-    pub(super) fn add(&mut self, key: RecordKey, deadline: Millis) {
+    /// The minute that comes first.
+    pub(super) fn first(&self) -> Option<Millis> {
+        self.minutes.keys().next().map(|minute| Millis(u64::from(*minute) * MINUTE))
+    }
+
+    /// Adds a record, unless it is in already.
+    pub(super) fn add(&mut self, record: Arc<Record>, deadline: Millis) {
+        if record.place.is_none() {
+            self.put(record, deadline);
+        }
+    }
+
+    fn put(&mut self, record: Arc<Record>, deadline: Millis) {
         // A deadline within a minute belongs to the next: when it comes, all in it are over.
-        self.minutes.entry(deadline.0 / MINUTE + 1).or_default().push_back(key);
+        let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
+        let Minute(pieces) = self.minutes.entry(minute).or_default();
+        if pieces.last().is_none_or(|piece| piece.len() == PIECE) {
+            pieces.push(Vec::new());
+        }
+        let before = (pieces.len() - 1) * PIECE;
+        if let Some(piece) = pieces.last_mut() {
+            record.place.set(minute, before + piece.len());
+            piece.push(record);
+        }
     }
 
-    /// Takes one whose minute has come.
-    pub(super) fn take_due(&mut self, now: Millis) -> Option<RecordKey> {
-        let first = *self.minutes.first_key_value()?.0;
-        if first <= now.0 / MINUTE { self.take_from(first) } else { None }
+    /// Takes a record out, if it is in. The last of its minute takes its place.
+    pub(super) fn remove(&mut self, record: &Record) -> Option<Arc<Record>> {
+        let (minute, at) = record.place.get();
+        let last = self.pop(minute)?;
+        record.place.set(0, 0);
+        if std::ptr::eq(&*last, record) {
+            return Some(last);
+        }
+        let Minute(pieces) = self.minutes.get_mut(&minute)?;
+        let place = pieces.get_mut(at / PIECE)?.get_mut(at % PIECE)?;
+        last.place.set(minute, at);
+        Some(std::mem::replace(place, last))
     }
 
-    /// Takes one of those whose deadline is nearest: those not used for longest, as far as this index knows.
-    pub(super) fn take_nearest(&mut self) -> Option<RecordKey> {
-        let next = self.minutes.range(self.hand..).next().or_else(|| self.minutes.first_key_value());
-        self.hand = *next?.0;
-        self.take_from(self.hand)
-    }
-
-    /// Nothing of what [`take_nearest`](Self::take_nearest) gave could go: looks further on from now, and comes back in
-    /// the end. Else a few sockets whose sessions are next to expire would keep everything else in memory.
-    pub(super) fn look_further(&mut self) {
-        self.hand += 1;
-    }
-
-    fn take_from(&mut self, minute: u64) -> Option<RecordKey> {
-        let keys = self.minutes.get_mut(&minute)?;
-        let key = keys.pop_front();
-        if keys.is_empty() {
+    fn pop(&mut self, minute: u32) -> Option<Arc<Record>> {
+        let Minute(pieces) = self.minutes.get_mut(&minute)?;
+        let last = pieces.last_mut()?.pop()?;
+        if pieces.last().is_some_and(Vec::is_empty) {
+            pieces.pop();
+        }
+        if pieces.is_empty() {
             self.minutes.remove(&minute);
         }
-        key
+        Some(last)
+    }
+
+    /// Looks at the last of the records whose minute has come. Returns whether there was one.
+    pub(super) fn look(&mut self, now: Millis, judge: impl FnOnce(&Arc<Record>) -> Due) -> bool {
+        let Some((&minute, _)) = self.minutes.first_key_value() else { return false };
+        if u64::from(minute) > now.0 / MINUTE {
+            return false;
+        }
+        let Some(record) = self.pop(minute) else { return false };
+        record.place.set(0, 0);
+        if let Due::Later(deadline) = judge(&record) {
+            self.put(record, deadline.max(now));
+        }
+        true
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::record::RecordKey, *};
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn record(number: u32) -> Arc<Record> {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        Arc::new(Record::principal(RecordKey(key), Duration::ZERO, Millis(0)))
+    }
+
+    /// All that is due by `now`, in the order in which it comes.
+    fn due(expiry: &mut Expiry, now: Millis) -> Vec<RecordKey> {
+        let mut due = Vec::new();
+        while expiry.look(now, |record| {
+            due.push(*record.key());
+            Due::Gone
+        }) {}
+        due
+    }
 
     #[test]
     fn what_is_due_comes_once_and_never_early() {
         let mut expiry = Expiry::default();
-        let key = |n| RecordKey([n; 32]);
-        expiry.add(key(1), Millis(5 * MINUTE + 1));
-        expiry.add(key(2), Millis(9 * MINUTE));
-        assert_eq!(expiry.take_due(Millis(5 * MINUTE + 59_999)), None);
-        assert_eq!(expiry.take_due(Millis(6 * MINUTE)), Some(key(1)));
-        assert_eq!(expiry.take_due(Millis(6 * MINUTE)), None);
-        assert_eq!(expiry.take_nearest(), Some(key(2)));
-        assert_eq!(expiry.take_nearest(), None);
+        let [early, late] = [record(1), record(2)];
+        expiry.add(Arc::clone(&early), Millis(5 * MINUTE + 1));
+        expiry.add(Arc::clone(&early), Millis(5 * MINUTE + 1));
+        expiry.add(Arc::clone(&late), Millis(9 * MINUTE));
+        assert_eq!(expiry.first(), Some(Millis(6 * MINUTE)));
+        assert!(due(&mut expiry, Millis(5 * MINUTE + 59_999)).is_empty());
+        assert_eq!(due(&mut expiry, Millis(6 * MINUTE)), [*early.key()]);
+        assert!(due(&mut expiry, Millis(6 * MINUTE)).is_empty());
+        assert_eq!(expiry.first(), Some(Millis(10 * MINUTE)));
+    }
+
+    #[test]
+    fn who_lives_longer_is_looked_at_again_then() {
+        let mut expiry = Expiry::default();
+        expiry.add(record(1), Millis(0));
+        let later = Millis(7 * MINUTE);
+        assert!(expiry.look(Millis(3 * MINUTE), |_| Due::Later(later)));
+        assert!(!expiry.look(later, |_| Due::Gone));
+        assert_eq!(due(&mut expiry, Millis(8 * MINUTE)).len(), 1);
+    }
+
+    proptest! {
+        /// Against a plain list: pieces of a minute that fill and empty, and places that are taken by others.
+        #[test]
+        fn any_order_of_additions_and_removals_leaves_exactly_the_rest(
+            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..3 * PIECE),
+        ) {
+            let (mut expiry, mut plain) = (Expiry::default(), Vec::new());
+            for (number, (add, minute, which)) in (0..).zip(steps) {
+                // Three of four are additions, so that there is more than a piece.
+                if add || number % 2 == 0 || plain.is_empty() {
+                    let record = record(number);
+                    expiry.add(Arc::clone(&record), Millis(minute * MINUTE));
+                    plain.push(record);
+                } else {
+                    let record = plain.swap_remove(which.index(plain.len()));
+                    let removed = expiry.remove(&record);
+                    prop_assert!(removed.is_some_and(|removed| Arc::ptr_eq(&removed, &record)));
+                    prop_assert!(expiry.remove(&record).is_none(), "it is gone");
+                }
+            }
+            let mut left = due(&mut expiry, Millis::MAX);
+            let mut expected: Vec<_> = plain.iter().map(|record| *record.key()).collect();
+            left.sort_unstable_by_key(|key| key.0);
+            expected.sort_unstable_by_key(|key| key.0);
+            prop_assert_eq!(left, expected);
+            prop_assert!(plain.iter().all(|record| Arc::strong_count(record) == 1));
+        }
     }
 }

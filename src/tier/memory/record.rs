@@ -5,18 +5,20 @@
 
 use std::{
     sync::{
-        Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
-use super::state::stamp;
-pub(crate) use super::state::{Browser, Extent, InStep, Kind, KnownToken, RecordKey, Refused, State, Terms};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::expiry::Place;
+pub(crate) use super::state::{Browser, Extent, InStep, Kind, RecordKey, Refused, State, Terms};
 use crate::{
     chain::{
         life::{End, Life, Lifetime},
-        values::{Kept, Values},
+        values::Kept,
     },
     live::Closed,
     signal::{Chime, Hub},
@@ -25,58 +27,60 @@ use crate::{
     version::{Millis, Version},
 };
 
+/// One record, of 216 bytes for a session with one short value (measured in [`tests`](super::tests)).
 #[derive(Debug)]
 pub(crate) struct Record {
+    /// Here and not in the map: a map has room for twice as many entries as it holds, at the worst.
+    key: RecordKey,
     state: RwLock<State>,
     /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
     used: AtomicU64,
-    /// Bytes as last counted towards the tier's bound.
-    pub(super) counted: AtomicUsize,
-    pub(super) indexed: AtomicBool,
+    /// Where the index of expiry has it.
+    pub(super) place: Place,
     waiting: OnceLock<Box<Waiting>>,
+}
+
+/// What only watched, contended or stored records need.
+#[derive(Debug, Default)]
+struct Waiting {
+    hub: Hub,
+    turn: tokio::sync::Mutex<()>,
+    gate: tokio::sync::RwLock<()>,
     /// Writes to the shared store whose answers are not here yet.
     writing: AtomicUsize,
     /// Those whose answers nobody waits for any more.
     abandoned: AtomicUsize,
 }
 
-/// What only watched or contended records need.
-#[derive(Debug, Default)]
-struct Waiting {
-    hub: Hub,
-    turn: tokio::sync::Mutex<()>,
-    gate: tokio::sync::RwLock<()>,
-}
-
 impl Record {
-    pub(crate) fn session(life: Life, used: Millis) -> Self {
-        Self::new(Kind::Session { life, browser: Browser::default() }, used)
+    pub(crate) fn session(key: RecordKey, life: Life, used: Millis) -> Self {
+        Self::new(key, Kind::Session { life, browser: Browser::default() }, used)
     }
 
-    pub(crate) fn principal(idle: Duration, now: Millis) -> Self {
-        Self::new(Kind::Principal { idle, not_before: Version::ZERO }, now)
+    pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
+        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO }, now)
     }
 
-    fn new(kind: Kind, used: Millis) -> Self {
-        let state = State::new(kind);
+    fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
         Self {
-            state: RwLock::new(state),
+            key,
+            state: RwLock::new(State::new(kind)),
             used: AtomicU64::new(used.0),
-            counted: AtomicUsize::new(0),
-            indexed: AtomicBool::new(false),
+            place: Place::default(),
             waiting: OnceLock::new(),
-            writing: AtomicUsize::new(0),
-            abandoned: AtomicUsize::new(0),
         }
     }
 
+    pub(crate) const fn key(&self) -> &RecordKey {
+        &self.key
+    }
+
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
-        // A panic can't leave it half changed: nothing that can panic runs between two steps of a change.
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
+        self.state.read()
     }
 
     pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        self.state.write()
     }
 
     pub(crate) fn used(&self) -> Millis {
@@ -84,8 +88,11 @@ impl Record {
     }
 
     pub(crate) fn touch(&self, now: Millis) {
-        // Stored, not raised: a clock that ran ahead and came back must not leave the session alive for longer.
-        self.used.store(now.0, Ordering::Relaxed);
+        // Stored, not raised: a clock that ran ahead and came back must not leave the session alive for longer. Only
+        // where it is another millisecond: threads that read one session would take the line from each other.
+        if self.used.load(Ordering::Relaxed) != now.0 {
+            self.used.store(now.0, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn touch_at_least(&self, used: Millis) {
@@ -147,7 +154,10 @@ impl Record {
 
     /// Takes over another node's word on how long the session lives, if it is newer.
     pub(crate) fn join_life(&self, other: &Life, now: Millis) {
-        let changed = self.write().change_lifetime(now, |life| life.join(other));
+        if other.lifetime_version() == Version::ZERO {
+            return;
+        }
+        let changed = self.write().change_lifetime(now, |life, before| life.join(other, before));
         if changed {
             self.ring();
         }
@@ -162,11 +172,9 @@ impl Record {
                 return Err(closed);
             }
             let Kind::Session { life, .. } = &state.kind else { return Err(Closed::Expired) };
-            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version));
-            let _ = state.change_lifetime(now, |life| {
-                life.lifetime = lifetime.lived();
-                life.lifetime_version = version;
-                life.absolute_deadline = life.created.after(lifetime.absolute);
+            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version()));
+            let _ = state.change_lifetime(now, |life, before| {
+                life.set_lifetime(lifetime, version, before);
                 true
             });
             state.values.observe(version);
@@ -180,10 +188,7 @@ impl Record {
     /// another. To be called before anything counts as use of it, which would bring the old one back.
     pub(crate) fn begin_anew(&self, state: &mut State, now: Millis) {
         if matches!(state.kind, Kind::Principal { .. }) && state.deadline(self.used()) <= now {
-            let newest = state.values.newest();
-            state.values = Values::default();
-            state.values.observe(newest);
-            state.restamp();
+            state.empty();
             self.touch(now);
         }
     }
@@ -200,23 +205,28 @@ impl Record {
     /// Marks the record as not to be relied on: until the write that begins is answered, or, if it is dropped before,
     /// until the store has been asked again. Each write has a mark of its own.
     pub(crate) fn doubt(&self) -> Doubt<'_> {
-        self.writing.fetch_add(1, Ordering::AcqRel);
-        Doubt { record: self, answered: false }
+        let waiting = self.waiting();
+        waiting.writing.fetch_add(1, Ordering::AcqRel);
+        Doubt { waiting, answered: false }
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
-        self.writing.load(Ordering::Acquire) + self.abandoned.load(Ordering::Acquire) > 0
+        self.waiting.get().is_some_and(|waiting| {
+            waiting.writing.load(Ordering::Acquire) + waiting.abandoned.load(Ordering::Acquire) > 0
+        })
     }
 
     /// How many writes were abandoned: to be asked before the store is.
     pub(crate) fn abandoned(&self) -> usize {
-        self.abandoned.load(Ordering::Acquire)
+        self.waiting.get().map_or(0, |waiting| waiting.abandoned.load(Ordering::Acquire))
     }
 
     /// What the store holds is here now, so many abandoned writes later.
     pub(crate) fn reassure(&self, abandoned: usize) {
         let left = |now: usize| Some(now.saturating_sub(abandoned));
-        let _ = self.abandoned.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
+        if let Some(waiting) = self.waiting.get() {
+            let _ = waiting.abandoned.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
+        }
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
@@ -226,37 +236,9 @@ impl Record {
             let mut state = self.write();
             self.begin_anew(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
-                return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried };
+                return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried() };
             }
-            state.values.expect(entries.iter().filter(|entry| entry.number.is_some()).count());
-            let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
-            for Carried { number, name, kept } in entries {
-                let brought = kept.clone();
-                let stands = match number {
-                    Some(number) => {
-                        let declared = terms.schema.at(number);
-                        let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                        if !over && state.values.join(terms.schema, number, kept) {
-                            changed = true;
-                            filled.push((number, brought.version));
-                        }
-                        state.values.get(number)
-                    }
-                    None => {
-                        changed |= state.values.join_opaque(&name, kept);
-                        None
-                    }
-                };
-                let riding = || state.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
-                let newest = [stands, riding()].into_iter().flatten().max_by_key(|kept| kept.version);
-                // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
-                equal &= newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json);
-            }
-            if changed {
-                state.carried = stamp();
-                state.changes += 1;
-            }
-            Joined { changed, equal, filled, carried: state.carried }
+            state.join(entries, terms)
         };
         if joined.changed {
             self.ring();
@@ -287,8 +269,7 @@ impl Record {
         }
         succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
-        let changes = state.changes + 1;
-        *state = State { changes, ..State::new(Kind::Ended(End { reason, at: now, until })) };
+        state.end(End { reason, at: now, until });
         Ok(())
     }
 
@@ -341,7 +322,7 @@ impl Record {
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct Doubt<'a> {
-    record: &'a Record,
+    waiting: &'a Waiting,
     answered: bool,
 }
 
@@ -355,9 +336,9 @@ impl Drop for Doubt<'_> {
     fn drop(&mut self) {
         // In this order: there is no moment at which the record looks sound.
         if !self.answered {
-            self.record.abandoned.fetch_add(1, Ordering::AcqRel);
+            self.waiting.abandoned.fetch_add(1, Ordering::AcqRel);
         }
-        self.record.writing.fetch_sub(1, Ordering::AcqRel);
+        self.waiting.writing.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

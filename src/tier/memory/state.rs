@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use super::record::Record;
+use super::record::{Carried, Joined, Record};
 use crate::{
     chain::{
         life::{End, Life},
@@ -31,13 +31,11 @@ pub(crate) struct State {
     pub(crate) kind: Kind,
     /// Stamps the last change of what browsers carry; drawn from one counter of the process, so that no two states of
     /// any records share one.
-    pub(crate) carried: u64,
-    /// How many changes there were, for streams that skipped some.
-    pub(crate) changes: u64,
-    /// When the application last cleared it.
-    pub(crate) cleared: Version,
-    /// It has held values that no browser carries.
-    pub(crate) uncarried: bool,
+    carried: u64,
+    /// How many changes there were, for streams that skipped some. It wraps.
+    pub(crate) changes: u32,
+    /// Bytes as last counted towards the tier's bound.
+    pub(super) counted: u32,
 }
 
 #[derive(Debug)]
@@ -50,19 +48,17 @@ pub(crate) enum Kind {
 /// What this node knows of the browser that holds a session.
 #[derive(Debug, Default)]
 pub(crate) struct Browser {
+    /// The exact token that was last sealed for or opened from it. Nothing has the digest of nothing.
+    known: Digest,
+    /// That token's part in [`InStep`]; long past without a token.
+    deadline: Millis,
+    principal: Option<Box<(RecordKey, u64)>>,
+    /// That token holds all that there is of the session.
+    current: bool,
     /// A request has brought this session's cookie.
     pub(crate) confirmed: bool,
-    pub(crate) known: Option<KnownToken>,
-    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
-    pub(crate) earlier: Millis,
-}
-
-/// The exact token that was last sealed for or opened from the browser, by digest, and what it held.
-#[derive(Clone, Debug)]
-pub(crate) struct KnownToken {
-    pub(crate) digest: Digest,
-    pub(crate) ring: u64,
-    pub(crate) brought: InStep,
+    /// The session has held values that no browser carries.
+    pub(crate) uncarried: bool,
 }
 
 /// A token that held all that there was, and what that was.
@@ -80,7 +76,11 @@ impl std::fmt::Debug for RecordKey {
     }
 }
 
-pub(super) fn stamp() -> u64 {
+/// Beside a record itself: the two counters of its `Arc`, its place in the index, and nine bytes of its shard's table,
+/// which is between seven sixteenths and seven eighths full.
+const PLACES: usize = 2 * size_of::<usize>() + size_of::<usize>() + 14;
+
+fn stamp() -> u64 {
     static STAMPS: AtomicU64 = AtomicU64::new(1);
     STAMPS.fetch_add(1, Ordering::Relaxed)
 }
@@ -121,18 +121,67 @@ pub(crate) enum Extent {
 
 impl State {
     pub(crate) fn new(kind: Kind) -> Self {
-        let (values, carried) = (Values::default(), stamp());
-        Self { values, kind, carried, changes: 0, cleared: Version::ZERO, uncarried: false }
+        Self { values: Values::default(), kind, carried: stamp(), changes: 0, counted: 0 }
     }
 
-    pub(super) const fn all_carried(&self) -> bool {
-        !self.uncarried
+    /// A session's next one begins with all its values, under an id of which no browser knows.
+    pub(crate) fn successor(&self, life: Life) -> Self {
+        let uncarried = matches!(&self.kind, Kind::Session { browser, .. } if browser.uncarried);
+        let browser = Browser { uncarried, ..Browser::default() };
+        Self { values: self.values.clone(), ..Self::new(Kind::Session { life, browser }) }
+    }
+
+    /// Nothing is left but that it ended.
+    pub(super) fn end(&mut self, end: End) {
+        let (changes, counted) = (self.changes, self.counted);
+        *self = Self { changes, counted, ..Self::new(Kind::Ended(end)) };
+        self.count_change();
+    }
+
+    /// The stamp of what browsers carry of it.
+    pub(crate) const fn carried(&self) -> u64 {
+        self.carried
     }
 
     /// Marks that what browsers carry of it has changed.
-    pub(crate) fn restamp(&mut self) {
+    fn restamp(&mut self) {
         self.carried = stamp();
-        self.changes += 1;
+        if let Kind::Session { browser, .. } = &mut self.kind {
+            browser.current = false;
+        }
+    }
+
+    pub(super) const fn count_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// The token that the browser was last seen with or given, by its digest, and what it held.
+    pub(crate) fn known(&self) -> Option<(Digest, InStep)> {
+        let Kind::Session { browser, .. } = &self.kind else { return None };
+        let Browser { known, deadline, current, .. } = *browser;
+        // No state has the stamp 0: a token that lacks something is in step with none.
+        let session = if current { self.carried } else { 0 };
+        let principal = browser.principal.as_deref().copied();
+        (deadline > Millis::default()).then_some((known, InStep { deadline, session, principal }))
+    }
+
+    /// From now on the browser has this token.
+    pub(crate) fn know(&mut self, known: Digest, held: InStep) {
+        let Kind::Session { browser, .. } = &mut self.kind else { return };
+        let InStep { deadline, session, principal } = held;
+        let current = session == self.carried;
+        if browser.principal.as_deref().copied() != principal {
+            browser.principal = principal.map(Box::new);
+        }
+        (browser.known, browser.deadline, browser.current) = (known, deadline, current);
+    }
+
+    /// A browser holds all of it: nothing is lost where memory loses it.
+    pub(super) fn is_saved(&self) -> bool {
+        match &self.kind {
+            Kind::Session { browser, .. } => browser.current && !browser.uncarried,
+            Kind::Principal { .. } | Kind::Ended(_) => false,
+        }
     }
 
     pub(crate) fn closed(&self, used: Millis, now: Millis) -> Option<Closed> {
@@ -154,7 +203,7 @@ impl State {
     /// A session that was given a shorter life is remembered to be over for as long as tokens of the longer one open.
     pub(crate) fn until(&self, used: Millis) -> Millis {
         let earlier = match &self.kind {
-            Kind::Session { browser, .. } => browser.earlier,
+            Kind::Session { life, .. } => life.earlier(),
             _ => Millis::default(),
         };
         self.deadline(used).max(earlier)
@@ -163,20 +212,20 @@ impl State {
     /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
     /// for an end that now comes earlier.
     #[must_use]
-    pub(super) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life) -> bool) -> bool {
-        let Kind::Session { life, browser } = &mut self.kind else { return false };
+    pub(super) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life, Millis) -> bool) -> bool {
+        let Kind::Session { life, .. } = &mut self.kind else { return false };
         let before = life.deadline(now);
-        let changed = change(life);
+        let changed = change(life, before);
         if changed {
-            browser.earlier = browser.earlier.max(before);
             self.restamp();
+            self.count_change();
         }
         changed
     }
 
     pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
         match &self.kind {
-            Kind::Session { life, .. } => Some(life.absolute_deadline),
+            Kind::Session { life, .. } => Some(life.absolute_deadline()),
             _ => None,
         }
     }
@@ -226,9 +275,9 @@ impl State {
 
     pub(super) fn prune(&mut self, terms: Terms<'_>) {
         let mut horizon = terms.now.before(terms.tombstones);
-        if let Kind::Session { life, browser } = &self.kind {
-            horizon = horizon.min(terms.now.before(life.lifetime.idle.saturating_add(terms.skew)));
-            if terms.now < browser.earlier {
+        if let Kind::Session { life, .. } = &self.kind {
+            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.skew)));
+            if terms.now < life.earlier() {
                 horizon = Millis::default();
             }
         }
@@ -274,22 +323,72 @@ impl State {
                 }
                 None => self.values.put(change.number, change.name, kept(version)),
             }
-            match terms.schema.at(change.number).carried() {
-                true => self.carried = stamp(),
-                false => self.uncarried = true,
+            match (terms.schema.at(change.number).carried(), &mut self.kind) {
+                (true, _) => self.restamp(),
+                (false, Kind::Session { browser, .. }) => browser.uncarried = true,
+                (false, _) => {}
             }
         }
         if terms.extent == Extent::All {
-            self.cleared = version;
+            self.values.note_cleared(version);
             if self.values.bury_opaque(version, terms.now) {
-                self.carried = stamp();
+                self.restamp();
             }
         }
-        self.changes += 1;
+        self.count_change();
     }
 
-    /// Bytes that this record takes, near enough to bound memory by.
+    /// Takes over changes that carry their versions, and says what came of it.
+    pub(super) fn join(&mut self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
+        self.values.expect(entries.iter().filter(|entry| entry.number.is_some()).count());
+        let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
+        for Carried { number, name, kept } in entries {
+            let brought = kept.clone();
+            let stands = match number {
+                Some(number) => {
+                    let declared = terms.schema.at(number);
+                    let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
+                    if !over && self.values.join(terms.schema, number, kept) {
+                        changed = true;
+                        filled.push((number, brought.version));
+                    }
+                    self.values.get(number)
+                }
+                None => {
+                    changed |= self.values.join_opaque(&name, kept);
+                    None
+                }
+            };
+            let riding = || self.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
+            let newest = [stands, riding()].into_iter().flatten().max_by_key(|kept| kept.version);
+            // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
+            equal &= newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json);
+        }
+        if changed {
+            self.restamp();
+            self.count_change();
+        }
+        Joined { changed, equal, filled, carried: self.carried }
+    }
+
+    /// Empties a principal's record that nobody has used for its idle time, but for the versions that it knows.
+    pub(super) fn empty(&mut self) {
+        let newest = self.values.newest();
+        self.values = Values::default();
+        self.values.observe(newest);
+        self.restamp();
+        self.count_change();
+    }
+
+    /// Bytes that this record takes with all that there is because of it: [`tests`](super::tests) compare it with what an
+    /// allocator is asked for.
     pub(super) fn bytes(&self) -> usize {
-        size_of::<Record>() + 96 + self.values.heap_bytes()
+        let boxed = match &self.kind {
+            Kind::Session { life, browser } => {
+                life.heap_bytes() + browser.principal.as_ref().map_or(0, |_| size_of::<(RecordKey, u64)>())
+            }
+            _ => 0,
+        };
+        PLACES + size_of::<Record>() + self.values.heap_bytes() + boxed
     }
 }
