@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 
 use self::{
-    expiry::{Due, Expiry},
+    expiry::Expiry,
     record::{Kind, Record, RecordKey},
     shards::Shards,
 };
@@ -190,23 +190,37 @@ impl Memory {
         if now.0 < self.due.load(Ordering::Relaxed) {
             return false;
         }
+        let (mut looked, mut expired, mut bytes) = (0, 0, 0);
         let mut expiry = self.expiry.lock();
-        let looked = (0..steps).take_while(|_| expiry.look(now, |record| self.judge(record, now))).count();
+        while looked < steps
+            && let Some(record) = expiry.take_due(now)
+        {
+            looked += 1;
+            match self.drop_if_over(record, now) {
+                Ok(counted) => (expired, bytes) = (expired + 1, bytes + counted as usize),
+                // One that is over and still held is looked at again in the next minute.
+                Err((record, until)) => expiry.add(record, until.max(now)),
+            }
+        }
         self.note_due(&expiry);
+        drop(expiry);
+        // Once for all: a step that changed them for each record took a tenth longer.
+        self.expired.fetch_add(expired, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         looked == steps
     }
 
-    /// Drops a record that is over, and that nobody is using.
-    fn judge(&self, record: &Arc<Record>, now: Millis) -> Due {
-        let until = record.until();
-        // One that is over and still held is looked at again in the next minute.
-        let over = |record: &Arc<Record>| Arc::strong_count(record) == IDLE && record.until() <= now;
-        if until > now || self.records.remove_if(record.key(), over).is_none() {
-            return Due::Later(until);
+    /// Drops a record that the index has given up, if it is over and nobody is using it. Returns the bytes that were
+    /// counted for it, or else it and when it is over.
+    fn drop_if_over(&self, mut record: Arc<Record>, now: Millis) -> Result<u32, (Arc<Record>, Millis)> {
+        let (used, until) = (record.used(), record.until());
+        // What is over is brought back by nothing but another use: where there was none, it still is.
+        let idle = |record: &Arc<Record>| Arc::strong_count(record) == IDLE && record.used() == used;
+        if until > now || self.records.remove_if(record.key(), idle).is_none() {
+            return Err((record, until));
         }
-        self.expired.fetch_add(1, Ordering::Relaxed);
-        self.uncount(record);
-        Due::Gone
+        // The map has given up the other: it is ours alone, and no lock is needed.
+        Ok(Arc::get_mut(&mut record).map_or(0, Record::take_counted))
     }
 
     /// Drops one record other than `keep`. Returns false where there is none to drop.

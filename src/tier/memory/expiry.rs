@@ -5,7 +5,10 @@
 //! knows its place, so that one that goes early leaves nothing behind.
 
 use std::{
-    collections::BTreeMap,
+    collections::{
+        BTreeMap,
+        btree_map::{Entry, OccupiedEntry},
+    },
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -52,14 +55,6 @@ impl Place {
     }
 }
 
-/// What became of a record whose minute has come.
-pub(super) enum Due {
-    /// It is over and was dropped.
-    Gone,
-    /// Its minute comes later.
-    Later(Millis),
-}
-
 impl Expiry {
     /// The minute that comes first.
     pub(super) fn first(&self) -> Option<Millis> {
@@ -90,7 +85,8 @@ impl Expiry {
     /// Takes a record out, if it is in. The last of its minute takes its place.
     pub(super) fn remove(&mut self, record: &Record) -> Option<Arc<Record>> {
         let (minute, at) = record.place.get();
-        let last = self.pop(minute)?;
+        let Entry::Occupied(entry) = self.minutes.entry(minute) else { return None };
+        let last = take_last(entry)?;
         record.place.set(0, 0);
         if std::ptr::eq(&*last, record) {
             return Some(last);
@@ -101,31 +97,28 @@ impl Expiry {
         Some(std::mem::replace(place, last))
     }
 
-    fn pop(&mut self, minute: u32) -> Option<Arc<Record>> {
-        let Minute(pieces) = self.minutes.get_mut(&minute)?;
-        let last = pieces.last_mut()?.pop()?;
-        if pieces.last().is_some_and(Vec::is_empty) {
-            pieces.pop();
+    /// Takes the last of the records whose minute has come.
+    pub(super) fn take_due(&mut self, now: Millis) -> Option<Arc<Record>> {
+        let first = self.minutes.first_entry()?;
+        if u64::from(*first.key()) > now.0 / MINUTE {
+            return None;
         }
-        if pieces.is_empty() {
-            self.minutes.remove(&minute);
-        }
-        Some(last)
-    }
-
-    /// Looks at the last of the records whose minute has come. Returns whether there was one.
-    pub(super) fn look(&mut self, now: Millis, judge: impl FnOnce(&Arc<Record>) -> Due) -> bool {
-        let Some((&minute, _)) = self.minutes.first_key_value() else { return false };
-        if u64::from(minute) > now.0 / MINUTE {
-            return false;
-        }
-        let Some(record) = self.pop(minute) else { return false };
+        let record = take_last(first)?;
         record.place.set(0, 0);
-        if let Due::Later(deadline) = judge(&record) {
-            self.put(record, deadline.max(now));
-        }
-        true
+        Some(record)
     }
+}
+
+fn take_last(mut minute: OccupiedEntry<'_, u32, Minute>) -> Option<Arc<Record>> {
+    let Minute(pieces) = minute.get_mut();
+    let last = pieces.last_mut()?.pop();
+    if pieces.last().is_some_and(Vec::is_empty) {
+        pieces.pop();
+    }
+    if pieces.is_empty() {
+        minute.remove();
+    }
+    last
 }
 
 #[cfg(test)]
@@ -142,12 +135,7 @@ mod tests {
 
     /// All that is due by `now`, in the order in which it comes.
     fn due(expiry: &mut Expiry, now: Millis) -> Vec<RecordKey> {
-        let mut due = Vec::new();
-        while expiry.look(now, |record| {
-            due.push(*record.key());
-            Due::Gone
-        }) {}
-        due
+        std::iter::from_fn(|| expiry.take_due(now)).map(|record| *record.key()).collect()
     }
 
     #[test]
@@ -165,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn who_lives_longer_is_looked_at_again_then() {
+    fn what_was_taken_can_be_added_again() {
         let mut expiry = Expiry::default();
         expiry.add(record(1), Millis(0));
-        let later = Millis(7 * MINUTE);
-        assert!(expiry.look(Millis(3 * MINUTE), |_| Due::Later(later)));
-        assert!(!expiry.look(later, |_| Due::Gone));
+        let taken = expiry.take_due(Millis(3 * MINUTE)).unwrap();
+        expiry.add(taken, Millis(7 * MINUTE));
+        assert!(expiry.take_due(Millis(7 * MINUTE)).is_none());
         assert_eq!(due(&mut expiry, Millis(8 * MINUTE)).len(), 1);
     }
 

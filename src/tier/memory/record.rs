@@ -83,6 +83,11 @@ impl Record {
         self.state.write()
     }
 
+    /// The bytes counted for it, of which there are none from now on.
+    pub(super) fn take_counted(&mut self) -> u32 {
+        std::mem::take(&mut self.state.get_mut().counted)
+    }
+
     pub(crate) fn used(&self) -> Millis {
         Millis(self.used.load(Ordering::Relaxed))
     }
