@@ -32,8 +32,12 @@ pub(crate) async fn costs(session: Session) -> impl IntoResponse {
 }
 
 fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
-    let division = session.get::<Division>();
     let user = session.find::<CurrentUser>().map(|user| user.name);
+    render(view, session.get(), user.as_deref(), session.origin::<Division>().tier())
+}
+
+/// The page of whoever is signed in, and of the division that they look at, which a tier answered for.
+pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &str) -> impl IntoResponse + use<> {
     let here = |link| if link == view { r#"aria-current="page""# } else { "" };
     let hidden = |hidden| if hidden { "hidden" } else { "" };
     let html = format!(
@@ -48,8 +52,8 @@ fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
         signed_in = hidden(user.is_none()),
         signed_out = hidden(user.is_some()),
         initial = escape(&user.iter().flat_map(|user| user.chars()).take(1).collect::<String>()),
-        user = escape(user.as_deref().unwrap_or_default()),
-        tier = session.origin::<Division>().tier(),
+        user = escape(user.unwrap_or_default()),
+        tier = tier,
         main = views::render(view, division),
     );
     ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))

@@ -200,7 +200,7 @@ impl Core {
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.find_or_insert(&key, make),
+            Some(memory) => memory.insert(&key, make),
             None => Arc::new(make()),
         };
         (Bound { id, record }, Made { memory, key })

@@ -119,7 +119,12 @@ impl Memory {
 
     /// The record, made if there is none. As long as the caller holds it, it stays the one of its key.
     pub(crate) fn find_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
-        self.records.get(key).unwrap_or_else(|| self.records.get_or_insert_with(key, make))
+        self.records.get(key).unwrap_or_else(|| self.insert(key, make))
+    }
+
+    /// The same for a key that is new most likely: it takes the write lock at once.
+    pub(crate) fn insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
+        self.records.get_or_insert_with(key, make)
     }
 
     /// Drops a record that its maker did not come to use.

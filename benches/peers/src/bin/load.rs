@@ -1,0 +1,169 @@
+//! The example `division` under load from another process, with the layer and without: what the layer costs where there
+//! are sockets, a runtime and a page to render as well. Needs `wrk`.
+
+// The example is a whole application, of which only the pages are served.
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../../examples/division/page.rs"]
+mod page;
+#[path = "../../../../examples/division/sample.rs"]
+mod sample;
+#[path = "../../../../examples/division/values.rs"]
+mod values;
+#[path = "../../../../examples/division/views.rs"]
+mod views;
+
+use std::{
+    env,
+    error::Error,
+    io::{BufRead, BufReader},
+    net::Ipv4Addr,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::Body,
+    http::{HeaderMap, Request},
+    response::IntoResponse,
+    routing::get,
+};
+use layered_session::{BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+
+use crate::{
+    values::{CurrentUser, Division},
+    views::View,
+};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// What is compared: for each kind of visitor the page without the layer, and with it.
+const VISITORS: [&str; 2] = ["new", "returning"];
+const APPS: [&str; 2] = ["bare", "layered"];
+
+/// Runs of a few seconds in turns, so that what else the machine does falls on both alike.
+const TURNS: usize = 9;
+const SECONDS: u32 = 3;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    match env::args().skip(1).collect::<Vec<_>>().as_slice() {
+        [app] => tokio::runtime::Runtime::new()?.block_on(serve(app)),
+        _ => compare(),
+    }
+}
+
+fn compare() -> Result<(), Box<dyn Error>> {
+    let servers = APPS.map(Server::start).into_iter().collect::<Result<Vec<_>, _>>()?;
+    println!("| visitors | without the layer, requests/s | with it | ratio | least to most |");
+    println!("|---|--:|--:|--:|--:|");
+    for visitor in VISITORS {
+        let mut rates = [Vec::new(), Vec::new()];
+        for _ in 0..TURNS {
+            for (rates, server) in rates.iter_mut().zip(&servers) {
+                rates.push(server.load(visitor)?);
+            }
+        }
+        let [bare, layered] = rates;
+        // Of neighbours in time: a machine that slows down does so to both.
+        let mut ratios: Vec<_> = bare.iter().zip(&layered).map(|(bare, layered)| layered / bare).collect();
+        let (bare, layered, ratio) = (median(bare), median(layered), median(ratios.clone()));
+        ratios.sort_unstable_by(f64::total_cmp);
+        println!(
+            "| {visitor} | {bare:.0} | {layered:.0} | {ratio:.3} | {:.3} to {:.3} |",
+            ratios[0],
+            ratios[TURNS - 1]
+        );
+    }
+    Ok(())
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_unstable_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}
+
+struct Server {
+    process: Child,
+    address: String,
+    /// What a returning visitor sends.
+    cookie: String,
+}
+
+impl Server {
+    fn start(app: &str) -> Result<Self, Box<dyn Error>> {
+        let mut process = Command::new(env::current_exe()?).arg(app).stdout(Stdio::piped()).spawn()?;
+        let output = process.stdout.take().ok_or("no output")?;
+        let mut lines = BufReader::new(output).lines();
+        let mut line = || lines.next().ok_or("the server ended")?.map_err(Box::<dyn Error>::from);
+        let (address, cookie) = (line()?, line()?);
+        Ok(Self { process, address, cookie })
+    }
+
+    /// Requests a second, as `wrk` counts them.
+    fn load(&self, visitor: &str) -> Result<f64, Box<dyn Error>> {
+        let mut wrk = Command::new("wrk");
+        wrk.args(["--threads", "1", "--connections", "16", "--duration", &format!("{SECONDS}s")]);
+        if visitor == "returning" {
+            wrk.args(["--header", &format!("Cookie: theme=dark; {}", self.cookie)]);
+        }
+        let output =
+            wrk.arg(&self.address).output().map_err(|error| format!("wrk, which is to be installed: {error}"))?;
+        let text = String::from_utf8(output.stdout)?;
+        if text.contains("Non-2xx") || text.contains("Socket errors") {
+            return Err(format!("not all went well:\n{text}").into());
+        }
+        let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).ok_or("no rate")?;
+        Ok(rate.trim().parse()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        self.process.kill().ok();
+        self.process.wait().ok();
+    }
+}
+
+/// Serves until killed. Prints the address, and the cookie of somebody who has chosen a division.
+async fn serve(app: &str) -> Result<(), Box<dyn Error>> {
+    let routes = match app {
+        "layered" => Router::new()
+            .route("/", get(page::home))
+            .route("/choose", get(choose))
+            .layer(LayeredSessionLayer::new(sessions()?)),
+        _ => Router::new().route("/", get(constant)).route("/choose", get(constant)),
+    };
+    let chosen = routes.clone().oneshot(Request::get("/choose").body(Body::empty())?).await?;
+    let cookie = chosen.headers().get("set-cookie").map_or(Ok("none=0"), |cookie| cookie.to_str())?;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    println!("http://{}/", listener.local_addr()?);
+    println!("{}", cookie.split(';').next().unwrap_or_default());
+    Ok(axum::serve(listener, routes).await?)
+}
+
+/// As the example has them.
+fn sessions() -> Result<Sessions, BuildError> {
+    Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(64 << 20).build())
+        .tier(CookieTier::sealed(KeyRing::generate()?).name("session").plain_http())
+        .value::<CurrentUser>()
+        .value::<Division>()
+        .identify_by::<CurrentUser>(|user| Some(Principal::new(&user.name)))
+        .idle(31 * DAY)
+        .absolute(365 * DAY)
+        .build()
+}
+
+async fn choose(session: Session) -> impl IntoResponse {
+    session.set(Division(3)).await.map_err(|error| error.to_string())
+}
+
+/// The same pages, of what the visitor would have chosen.
+async fn constant(headers: HeaderMap) -> impl IntoResponse {
+    let (division, tier) =
+        if !headers.contains_key("cookie") { (Division::ALL, "default") } else { (Division(3), "memory") };
+    page::render(View::Home, division, None, tier)
+}
