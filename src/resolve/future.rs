@@ -48,11 +48,12 @@ where
 
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
 fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
-    let Some(session) = loader.loaded() else { return };
+    let Some(core) = loader.loaded() else { return };
     // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
-    let out = session.core().head_out(response.status().is_informational());
+    let upgrade = response.status().is_informational();
+    let out = core.head_out(upgrade);
     let headers = response.headers_mut();
-    if out.varies {
+    if out.touched || loader.has_handles() && !upgrade {
         vary_by_cookie(headers);
     }
     if let Some(cookie) = out.cookie {

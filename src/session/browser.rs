@@ -1,10 +1,6 @@
 //! What the browser is to carry: the cookie of a response, relay tokens, and what a page brings back.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use http::HeaderValue;
 
@@ -390,23 +386,21 @@ impl Core {
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
-    pub(crate) fn head_out(self: &Arc<Self>, upgrade: bool) -> HeadOut {
+    pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut {
         self.marks.head_sent.store(true, Ordering::Release);
         if upgrade {
-            return HeadOut { varies: false, cookie: None };
+            return HeadOut { touched: false, cookie: None };
         }
-        // One holder is the loader; any other is a handle, which may still be read while the body goes out.
-        let alive = Arc::strong_count(self) > 1;
         let touched = self.marks.touched.load(Ordering::Acquire);
         let due = self.brought.ambiguous || touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
-        HeadOut { varies: touched || alive, cookie }
+        HeadOut { touched, cookie }
     }
 }
 
 /// What a response's head is to be given.
 #[derive(Debug)]
 pub(crate) struct HeadOut {
-    pub(crate) varies: bool,
+    pub(crate) touched: bool,
     pub(crate) cookie: Option<HeaderValue>,
 }

@@ -4,8 +4,11 @@ use std::{
     fmt,
     future::Future,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc, Mutex, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::Bytes;
@@ -14,7 +17,7 @@ use http::{Extensions, request::Parts};
 use super::{
     Session,
     arrive::Arrived,
-    core::{Binding, Bound, Brought, Core, Who},
+    core::{Binding, Bound, Brought, Core, Who, lock},
 };
 use crate::{
     chain::{Chain, Computation, Computed, DEFAULT, Identity, life::FENCE},
@@ -26,7 +29,7 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::Scan,
+            header::{Fields, Scan},
             payload::Payload,
             seal::{self, Purpose},
         },
@@ -36,20 +39,21 @@ use crate::{
     version::{Millis, Version},
 };
 
-/// What waits in the extensions: enough to find the session, nothing of it looked up yet.
+/// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
+///
+/// It is one allocation for all who are concerned: the request's extensions, its response's future, and the handles, which
+/// may outlive both by days. So it keeps nothing that only the first load needs.
 pub(crate) struct Loader {
     chain: Arc<Chain>,
-    cookie: Scan,
-    identified: Option<Principal>,
-    defaults: Vec<(Number, Bytes)>,
-    /// An upgrade that another site caused.
-    cross_site: bool,
-    /// For sources, until the first load.
-    head: Mutex<Option<Box<Parts>>>,
-    session: OnceLock<Session>,
-    /// The layer around ours.
-    outer: Option<Arc<Self>>,
+    /// Until the first load.
+    arrival: Mutex<Option<Arrival>>,
+    core: OnceLock<Core>,
+    /// How many handles there are. Others hold the allocation too: whoever has the extensions, which anybody may clone.
+    handles: AtomicUsize,
 }
+
+/// What a handle holds of its session.
+pub(crate) struct Hold(Arc<Loader>);
 
 /// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
 /// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
@@ -62,63 +66,109 @@ pub(crate) struct Load {
     waiting: Option<Waiting>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>;
 
 impl Future for Load {
     type Output = Result<Session, MissingSession>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { loader, waiting } = self.get_mut();
-        if !loader.chain.waits() {
-            return pin!(loader.finish()).poll(cx);
+        if loader.loaded().is_none() {
+            if loader.chain.waits() {
+                let loading = waiting.get_or_insert_with(|| -> Waiting {
+                    let loader = Arc::clone(loader);
+                    Box::pin(async move { loader.finish().await })
+                });
+                ready!(loading.as_mut().poll(cx))?;
+            } else {
+                ready!(loader.poll_at_once(cx))?;
+            }
         }
-        let loading = waiting.get_or_insert_with(|| -> Waiting {
-            let loader = Arc::clone(loader);
-            Box::pin(async move { loader.finish().await })
-        });
-        loading.as_mut().poll(cx)
+        Poll::Ready(Ok(Session::new(loader)))
     }
 }
 
 /// The key of the extensions under which the innermost layer's loader is.
 #[derive(Clone, Debug)]
-pub(crate) struct Loading(pub(crate) Arc<Loader>);
+pub(crate) struct Loading {
+    pub(crate) loader: Arc<Loader>,
+    /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
+    pub(crate) outer: Option<Box<Self>>,
+}
 
 /// What the layer notes at entry.
 pub(crate) struct Arrival {
-    pub(crate) cookie: Scan,
+    pub(crate) cookies: Option<Fields>,
+    /// An upgrade that another site caused.
+    pub(crate) cross_site: bool,
+    pub(crate) asked: Option<Box<Asked>>,
+}
+
+/// What was learnt from the head, if the chain has anything to ask it.
+#[derive(Default)]
+pub(crate) struct Asked {
     pub(crate) identified: Option<Principal>,
     pub(crate) defaults: Vec<(Number, Bytes)>,
-    pub(crate) cross_site: bool,
-    pub(crate) head: Option<Box<Parts>>,
-    pub(crate) outer: Option<Arc<Loader>>,
+    /// For sources.
+    pub(crate) head: Option<Parts>,
+}
+
+impl Hold {
+    pub(super) fn new(loader: Arc<Loader>) -> Self {
+        // Counts say nothing of what else was written: whoever reads this one only wants to know whether it is 0.
+        loader.handles.fetch_add(1, Ordering::Relaxed);
+        Self(loader)
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        self.0.loaded().expect("there are handles of loaded sessions only")
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Loader {
     pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
-        let Arrival { cookie, identified, defaults, cross_site, head, outer } = arrival;
-        if matches!(cookie, Scan::Capped) {
-            chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-        }
-        let (head, session) = (Mutex::new(head), OnceLock::new());
-        Arc::new(Self { chain, cookie, identified, defaults, cross_site, head, session, outer })
+        let arrival = Mutex::new(Some(arrival));
+        Arc::new(Self { chain, arrival, core: OnceLock::new(), handles: AtomicUsize::new(0) })
+    }
+
+    /// One that was loaded from elsewhere.
+    fn from_core(core: Core) -> Arc<Self> {
+        let chain = Arc::clone(&core.chain);
+        Arc::new(Self { chain, arrival: Mutex::default(), core: core.into(), handles: AtomicUsize::new(0) })
     }
 
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
-        let mut loader = Some(&extensions.get::<Loading>()?.0);
-        while let Some(candidate) = loader {
-            if Arc::ptr_eq(&candidate.chain, chain) {
-                return Some(Arc::clone(candidate));
+        let mut loading = extensions.get::<Loading>();
+        while let Some(Loading { loader, outer }) = loading {
+            if Arc::ptr_eq(&loader.chain, chain) {
+                return Some(Arc::clone(loader));
             }
-            loader = candidate.outer.as_ref();
+            loading = outer.as_deref();
         }
         None
     }
 
-    /// The session, if it was loaded. Its count of holders says whether a handle is alive.
-    pub(crate) fn loaded(&self) -> Option<&Session> {
-        self.session.get()
+    /// The session's state, if it was loaded.
+    pub(crate) fn loaded(&self) -> Option<&Core> {
+        self.core.get()
+    }
+
+    /// Whether a handle is alive: it may still be read while the body goes out.
+    pub(crate) fn has_handles(&self) -> bool {
+        self.handles.load(Ordering::Relaxed) > 0
     }
 
     /// Loads the session, once.
@@ -126,56 +176,110 @@ impl Loader {
         Load { loader: Arc::clone(self), waiting: None }
     }
 
-    async fn finish(&self) -> Result<Session, MissingSession> {
-        if let Some(session) = self.session.get() {
-            return Ok(session.clone());
-        }
-        let session = Session::new(self.resolve().await?);
-        Ok(self.session.get_or_init(|| session).clone())
-    }
-
     /// What [`load`](Self::load) gives without waiting for anything.
-    pub(crate) fn load_now(&self) -> Option<Session> {
+    pub(crate) fn load_now(self: &Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
-        match pin!(self.finish()).poll(&mut cx) {
+        match pin!(self.load()).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
             Poll::Pending => None,
         }
     }
 
-    async fn resolve(&self) -> Result<Core, TierError> {
+    /// The load of a chain that never waits.
+    fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
+        let now = self.chain.now();
+        match self.begin(self.defaults(), now) {
+            None => Poll::Ready(Ok(())),
+            Some((core, None)) => {
+                self.keep(core);
+                Poll::Ready(Ok(()))
+            }
+            Some((core, opened)) => {
+                let core = ready!(pin!(self.complete(core, opened, now)).poll(cx))?;
+                self.keep(core);
+                Poll::Ready(Ok(()))
+            }
+        }
+    }
+
+    async fn finish(&self) -> Result<(), MissingSession> {
+        let now = self.chain.now();
+        let computed = self.ask_sources().await;
+        if let Some((core, opened)) = self.begin(computed, now) {
+            self.keep(self.complete(core, opened, now).await?);
+        }
+        Ok(())
+    }
+
+    /// It is loaded, unless another load was faster. What only that needed goes: the header fields are parts of the buffer
+    /// that the server read, and the head may hold anything.
+    fn keep(&self, core: Core) {
+        let _ = self.core.set(core);
+        let arrival = lock(&self.arrival).take();
+        drop(arrival); // outside of the lock
+    }
+
+    /// Does what needs no waiting; `None` if another load was faster. What is still to be done is to wait for the store,
+    /// if there is one, and to take in a token that had to be opened.
+    fn begin(&self, computed: Vec<Computation>, now: Millis) -> Option<(Core, Option<Unfamiliar>)> {
         let chain = &self.chain;
-        let now = chain.now();
+        let (cookies, cross_site, identified) = {
+            let arrival = lock(&self.arrival);
+            let Arrival { cookies, cross_site, asked } = arrival.as_ref()?;
+            // Cloned, so that what follows runs outside of the lock: it may trace.
+            let identified = asked.as_ref().and_then(|asked| asked.identified.clone());
+            (cookies.clone(), *cross_site, identified)
+        };
         let who = match &chain.identity {
             Identity::Value { .. } => Who::Value,
-            _ => Who::Given(self.identified.clone().map(|principal| chain.signed(principal))),
+            _ => Who::Given(identified.map(|principal| chain.signed(principal))),
         };
-        let computed = self.ask_sources().await;
-        if self.cross_site {
-            return Ok(Core::new(Arc::clone(chain), Binding::Refused, who, Brought::default(), computed));
+        let core = |binding, brought| Core::new(Arc::clone(chain), binding, who, brought, computed);
+        if cross_site {
+            return Some((core(Binding::Refused, Brought::default()), None));
         }
-        let (binding, brought, token) = match self.recognise(now) {
+        let (binding, brought, opened) = match self.recognise(cookies.as_ref(), now) {
             Genuine::Nothing => (Binding::Anonymous, Brought::default(), None),
             Genuine::Several => {
                 tracing::warn!("several session cookies that open; none is used");
                 (Binding::Anonymous, Brought { ambiguous: true, ..Brought::default() }, None)
             }
-            Genuine::One(token) => self.bind(token, now).await?,
-        };
-        let mut core = Core::new(Arc::clone(chain), binding, who, brought, computed);
-        match token {
-            Some(token) => core.arrive(*token, now).await?,
-            None => {
-                core.unless_revoked(now);
-                core.read_principal(now).await?;
+            Genuine::One(Token::Known(bound, in_step)) => {
+                let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
+                (Binding::Live(bound), brought, None)
             }
+            Genuine::One(Token::Opened(opened)) => (Binding::Anonymous, Brought::default(), Some(opened)),
+        };
+        let mut core = core(binding, brought);
+        core.unless_revoked(now);
+        Some((core, opened))
+    }
+
+    async fn complete(&self, mut core: Core, opened: Option<Unfamiliar>, now: Millis) -> Result<Core, TierError> {
+        if let Some(opened) = opened {
+            let (binding, brought, arrived) = self.bind(opened, now).await?;
+            (core.binding, core.brought) = (binding.into(), brought);
+            if let Some(arrived) = arrived {
+                core.arrive(*arrived, now).await?;
+                return Ok(core);
+            }
+            core.unless_revoked(now);
         }
+        core.read_principal(now).await?;
         Ok(core)
     }
 
     /// The one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    fn recognise(&self, now: Millis) -> Genuine {
-        let Scan::Found(candidates) = &self.cookie else { return Genuine::Nothing };
+    fn recognise(&self, cookies: Option<&Fields>, now: Millis) -> Genuine {
+        let Some(cookies) = cookies else { return Genuine::Nothing };
+        let candidates = match self.chain.cookie_name.scan(cookies) {
+            Scan::Found(candidates) => candidates,
+            Scan::Absent => return Genuine::Nothing,
+            Scan::Capped => {
+                self.chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                return Genuine::Nothing;
+            }
+        };
         let keys = self.chain.cookie.ring().keys();
         let mut found = Genuine::Nothing;
         for candidate in candidates.iter() {
@@ -184,7 +288,7 @@ impl Loader {
                     self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
                 opened.payload = current(&self.chain, opened.payload, now)?;
                 let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
-                Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
+                Some(Token::Opened((Box::new(opened), digest.map(|digest| (digest, keys.generation)))))
             }) else {
                 continue;
             };
@@ -204,35 +308,36 @@ impl Loader {
         if record.is_doubted() {
             return None;
         }
-        let known = match &record.read().kind {
-            Kind::Session { browser, .. } => browser.known.clone()?,
-            Kind::Principal { .. } | Kind::Ended(_) => return None,
+        let digest = self.chain.digests.digest(token);
+        let (in_step, confirmed) = {
+            let state = record.read_live(now).ok()?;
+            let Kind::Session { browser, .. } = &state.kind else { return None };
+            let known = browser.known.as_ref().filter(|known| known.ring == ring && known.digest == digest)?;
+            (known.brought, browser.confirmed)
         };
-        let same = known.ring == ring && known.digest == self.chain.digests.digest(token);
-        if !same || known.brought.deadline <= now || record.closed(now).is_some() {
+        if in_step.deadline <= now {
             return None;
         }
-        if let Some((key, carried)) = known.brought.principal {
+        if let Some((key, carried)) = in_step.principal {
             // An evicted, expired or newer record of the principal may lack what the token has.
             let there = memory.find(&key).is_some_and(|record| record.live(now, |state| state.carried) == Ok(carried));
             if !there && carried != 0 {
                 return None;
             }
         }
-        Some(Token::Known(Bound { id, record }, known.brought))
+        if !confirmed {
+            record.confirm();
+        }
+        Some(Token::Known(Bound { id, record }, in_step))
     }
 
     /// The session that a genuine token names, if it is to be believed.
-    async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
+    async fn bind(
+        &self,
+        (opened, seen): Unfamiliar,
+        now: Millis,
+    ) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let (opened, seen) = match token {
-            Token::Known(bound, in_step) => {
-                bound.record.confirm();
-                let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
-                return Ok((Binding::Live(bound), brought, None));
-            }
-            Token::Opened(opened, seen) => (opened, seen),
-        };
         let Opened { id, payload, retired } = *opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
@@ -285,21 +390,30 @@ impl Loader {
         Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
     }
 
-    /// Asks the sources once, for everything; a source that fails is passed over.
-    async fn ask_sources(&self) -> Vec<Computation> {
-        let defaults = self.defaults.iter().map(|(number, json)| Computation {
+    /// What default rules answered at entry.
+    fn defaults(&self) -> Vec<Computation> {
+        let arrival = lock(&self.arrival);
+        let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
+        let computed = |(number, json): &(Number, Bytes)| Computation {
             tier: DEFAULT,
             number: *number,
             json: json.clone(),
             until: None,
-        });
-        let mut answers: Vec<_> = defaults.collect();
-        if !self.chain.has_sources() {
-            return answers;
+        };
+        asked.map_or(Vec::new(), |asked| asked.defaults.iter().map(computed).collect())
+    }
+
+    /// Asks the sources once, for everything; a source that fails is passed over.
+    async fn ask_sources(&self) -> Vec<Computation> {
+        let mut answers = self.defaults();
+        if self.chain.has_sources {
+            let head = {
+                let arrival = lock(&self.arrival);
+                let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
+                asked.and_then(|asked| asked.head.clone())
+            };
+            ask(&self.chain, head.as_ref(), &mut answers).await;
         }
-        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ask(&self.chain, head.as_deref(), &mut answers).await;
-        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = None;
         answers
     }
 }
@@ -362,8 +476,11 @@ enum Genuine {
 
 enum Token {
     Known(Bound, InStep),
-    Opened(Box<Opened>, Option<Seen>),
+    Opened(Unfamiliar),
 }
+
+/// A token that had to be opened.
+type Unfamiliar = (Box<Opened>, Option<Seen>);
 
 /// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
 pub(super) type Seen = (Digest, u64);
@@ -371,8 +488,8 @@ pub(super) type Seen = (Digest, u64);
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
-            .field("cookie", &self.cookie)
-            .field("loaded", &self.session.get().is_some())
+            .field("loaded", &self.loaded().is_some())
+            .field("handles", &self.handles)
             .finish_non_exhaustive()
     }
 }
@@ -390,6 +507,6 @@ impl Session {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
             core.marks.head_sent.store(true, Ordering::Release);
         }
-        Ok(Self::new(core))
+        Ok(Self::new(&Loader::from_core(core)))
     }
 }
