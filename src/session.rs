@@ -26,7 +26,13 @@ pub(crate) mod load;
 pub(crate) mod read;
 pub(crate) mod turn;
 
-use self::{batch::Batch, browser::RelayToken, explain::Explanation, load::{Hold, Loader, Loading}, turn::SignIn};
+use self::{
+    batch::Batch,
+    browser::RelayToken,
+    explain::Explanation,
+    load::{Hold, Loader, Loading},
+    turn::SignIn,
+};
 
 /// A session, loaded: a live view of one browser's values and of its user's.
 ///

@@ -64,12 +64,15 @@ fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
 }
 
 fn vary_by_cookie(headers: &mut HeaderMap) {
-    let says_so = headers.get_all(header::VARY).iter().any(|value| {
+    let says_so = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
-    });
-    if !says_so {
-        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    };
+    let cookie = HeaderValue::from_static("cookie");
+    match headers.entry(header::VARY) {
+        header::Entry::Vacant(entry) => drop(entry.insert(cookie)),
+        header::Entry::Occupied(entry) if entry.iter().any(says_so) => {}
+        header::Entry::Occupied(mut entry) => entry.append(cookie),
     }
 }
 

@@ -166,26 +166,35 @@ impl Core {
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
-        let Some(in_step) = self.brought.in_step.filter(|_| self.brought.key == Some(bound.key())) else { return true };
+        self.lacks(bound, now).unwrap_or(false)
+    }
+
+    /// The same, under one lock of the session's record; `None` if the session is over.
+    fn lacks(&self, bound: &Bound, now: Millis) -> Option<bool> {
+        let in_step = match &self.brought.in_step {
+            Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
+            _ => return Some(true),
+        };
         let session = {
             let state = bound.record.read();
-            let Kind::Session { life, .. } = &state.kind else { return false };
+            let Kind::Session { life, .. } = &state.kind else { return None };
+            let deadline = life.deadline(bound.record.used());
+            if deadline <= now {
+                return None;
+            }
             // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
-            if life.deadline(bound.record.used()) >= in_step.deadline.after(life.lifetime.idle / 10) {
-                return true;
+            if deadline >= in_step.deadline.after(life.lifetime.idle / 10) {
+                return Some(true);
             }
             state.carried
         };
-        !Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(&in_step)
+        Some(!Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(in_step))
     }
 
     /// Most responses have nothing to bring, and find that out without taking the session in hand. What has expired since
     /// the last use brings nothing either, so that it takes no clock.
     fn is_up_to_date(&self) -> bool {
-        let up_to_date = |bound: &Bound| {
-            let used = bound.record.used();
-            bound.record.closed(used).is_none() && !self.is_behind(bound, used)
-        };
+        let up_to_date = |bound: &Bound| self.lacks(bound, bound.record.used()) == Some(false);
         self.of_session(Scope::Session, up_to_date).unwrap_or(false)
     }
 

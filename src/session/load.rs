@@ -17,10 +17,10 @@ use http::{Extensions, request::Parts};
 use super::{
     Session,
     arrive::Arrived,
-    core::{Binding, Bound, Brought, Core, Who, lock},
+    core::{Binding, Bound, Brought, Core, lock},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT, Identity, life::FENCE},
+    chain::{Chain, Computation, Computed, DEFAULT, Signed, life::FENCE},
     error::{MissingSession, TierError},
     id::Principal,
     live::Closed,
@@ -29,7 +29,7 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::{Fields, Scan},
+            header::{Candidates, Fields, Scan},
             payload::Payload,
             seal::{self, Purpose},
         },
@@ -188,157 +188,172 @@ impl Loader {
     /// The load of a chain that never waits.
     fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
         let now = self.chain.now();
-        match self.begin(self.defaults(), now) {
-            None => Poll::Ready(Ok(())),
-            Some((core, None)) => {
-                self.keep(core);
-                Poll::Ready(Ok(()))
-            }
-            Some((core, opened)) => {
-                let core = ready!(pin!(self.complete(core, opened, now)).poll(cx))?;
-                self.keep(core);
-                Poll::Ready(Ok(()))
+        match self.begin(Vec::new(), now) {
+            None => {}
+            Some(ground) if ground.is_firm(&self.chain) => self.keep(ground, |ground| ground.core(&self.chain)),
+            Some(ground) => {
+                let core = ready!(pin!(self.complete(ground, now)).poll(cx))?;
+                self.keep(core, |core| core);
             }
         }
+        Poll::Ready(Ok(()))
     }
 
     async fn finish(&self) -> Result<(), MissingSession> {
         let now = self.chain.now();
-        let computed = self.ask_sources().await;
-        if let Some((core, opened)) = self.begin(computed, now) {
-            self.keep(self.complete(core, opened, now).await?);
+        let sources = self.ask_sources().await;
+        if let Some(ground) = self.begin(sources, now) {
+            let core = self.complete(ground, now).await?;
+            self.keep(core, |core| core);
         }
         Ok(())
     }
 
     /// It is loaded, unless another load was faster. What only that needed goes: the header fields are parts of the buffer
     /// that the server read, and the head may hold anything.
-    fn keep(&self, core: Core) {
-        let _ = self.core.set(core);
+    fn keep<T>(&self, from: T, make: impl FnOnce(T) -> Core) {
+        // By reference into the cell, which moves what it is given to and fro.
+        let mut from = Some(from);
+        let mut make = Some(make);
+        self.core.get_or_init(|| {
+            let (from, make) = from.take().zip(make.take()).expect("a cell is filled once");
+            make(from)
+        });
         let arrival = lock(&self.arrival).take();
         drop(arrival); // outside of the lock
     }
 
-    /// Does what needs no waiting; `None` if another load was faster. What is still to be done is to wait for the store,
-    /// if there is one, and to take in a token that had to be opened.
-    fn begin(&self, computed: Vec<Computation>, now: Millis) -> Option<(Core, Option<Unfamiliar>)> {
-        let chain = &self.chain;
-        let (cookies, cross_site, identified) = {
+    /// Does what needs no waiting; `None` if another load was faster.
+    fn begin(&self, computed: Vec<Computation>, now: Millis) -> Option<Ground> {
+        let mut ground = Ground { computed, ..Ground::default() };
+        let mut identified = None;
+        let cookies = {
             let arrival = lock(&self.arrival);
             let Arrival { cookies, cross_site, asked } = arrival.as_ref()?;
-            // Cloned, so that what follows runs outside of the lock: it may trace.
-            let identified = asked.as_ref().and_then(|asked| asked.identified.clone());
-            (cookies.clone(), *cross_site, identified)
+            if let Some(asked) = asked {
+                identified = asked.identified.clone();
+                ground.computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
+                    tier: DEFAULT,
+                    number: *number,
+                    json: json.clone(),
+                    until: None,
+                }));
+            }
+            if *cross_site {
+                ground.binding = Binding::Refused;
+            }
+            cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| {
+                match self.chain.cookie_name.scan(cookies) {
+                    Scan::Found(candidates) => {
+                        let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, &mut ground));
+                        // What is opened is opened outside of the lock: it may trace.
+                        (!familiar).then(|| cookies.clone())
+                    }
+                    Scan::Absent => None,
+                    Scan::Capped => {
+                        self.chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                        None
+                    }
+                }
+            })
         };
-        let who = match &chain.identity {
-            Identity::Value { .. } => Who::Value,
-            _ => Who::Given(identified.map(|principal| chain.signed(principal))),
-        };
-        let core = |binding, brought| Core::new(Arc::clone(chain), binding, who, brought, computed);
-        if cross_site {
-            return Some((core(Binding::Refused, Brought::default()), None));
+        ground.given = identified.map(|principal| self.chain.signed(principal));
+        if let Some(cookies) = cookies
+            && let Scan::Found(candidates) = self.chain.cookie_name.scan(&cookies)
+        {
+            self.try_each(&candidates, now, &mut ground);
         }
-        let (binding, brought, opened) = match self.recognise(cookies.as_ref(), now) {
-            Genuine::Nothing => (Binding::Anonymous, Brought::default(), None),
-            Genuine::Several => {
-                tracing::warn!("several session cookies that open; none is used");
-                (Binding::Anonymous, Brought { ambiguous: true, ..Brought::default() }, None)
-            }
-            Genuine::One(Token::Known(bound, in_step)) => {
-                let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
-                (Binding::Live(bound), brought, None)
-            }
-            Genuine::One(Token::Opened(opened)) => (Binding::Anonymous, Brought::default(), Some(opened)),
-        };
-        let mut core = core(binding, brought);
-        core.unless_revoked(now);
-        Some((core, opened))
+        Some(ground)
     }
 
-    async fn complete(&self, mut core: Core, opened: Option<Unfamiliar>, now: Millis) -> Result<Core, TierError> {
+    /// Waits for the store, if there is one, and takes in a token that had to be opened.
+    async fn complete(&self, mut ground: Ground, now: Millis) -> Result<Core, TierError> {
+        let opened = ground.opened.take();
+        let mut core = ground.core(&self.chain);
         if let Some(opened) = opened {
-            let (binding, brought, arrived) = self.bind(opened, now).await?;
+            let (binding, brought, arrived) = self.bind(*opened, now).await?;
             (core.binding, core.brought) = (binding.into(), brought);
             if let Some(arrived) = arrived {
                 core.arrive(*arrived, now).await?;
                 return Ok(core);
             }
-            core.unless_revoked(now);
         }
+        core.unless_revoked(now);
         core.read_principal(now).await?;
         Ok(core)
     }
 
-    /// The one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    fn recognise(&self, cookies: Option<&Fields>, now: Millis) -> Genuine {
-        let Some(cookies) = cookies else { return Genuine::Nothing };
-        let candidates = match self.chain.cookie_name.scan(cookies) {
-            Scan::Found(candidates) => candidates,
-            Scan::Absent => return Genuine::Nothing,
-            Scan::Capped => {
-                self.chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                return Genuine::Nothing;
-            }
-        };
+    /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
+    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, ground: &mut Ground) {
         let keys = self.chain.cookie.ring().keys();
-        let mut found = Genuine::Nothing;
+        let mut genuine = 0;
         for candidate in candidates.iter() {
-            let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
-                let mut opened =
-                    self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
-                opened.payload = current(&self.chain, opened.payload, now)?;
-                let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
-                Some(Token::Opened((Box::new(opened), digest.map(|digest| (digest, keys.generation)))))
-            }) else {
+            // Memory was asked for the only one before it came to this.
+            if candidates.only().is_none() && self.recognise(candidate, now, ground) {
+                genuine += 1;
                 continue;
-            };
-            found = match found {
-                Genuine::Nothing => Genuine::One(token),
-                Genuine::One(_) | Genuine::Several => Genuine::Several,
-            };
+            }
+            let opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now);
+            let Some(Opened { id, payload, retired }) = opened else { continue };
+            let Some(payload) = current(&self.chain, payload, now) else { continue };
+            genuine += 1;
+            let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
+            let seen = digest.map(|digest| (digest, keys.generation));
+            ground.opened = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
         }
-        found
+        if genuine > 1 {
+            tracing::warn!("several session cookies that open; none is used");
+            (ground.binding, ground.in_step, ground.opened) = (Binding::Anonymous, None, None);
+            ground.ambiguous = true;
+        }
     }
 
-    /// Memory knows these very bytes, and still holds everything that they do: the seal needn't be opened.
-    fn recognised(&self, token: &[u8], ring: u64, now: Millis) -> Option<Token> {
-        let memory = self.chain.memory.as_ref()?;
-        let id = seal::id_of(token)?;
-        let record = memory.find(&RecordKey(*id.as_bytes()))?;
-        if record.is_doubted() {
-            return None;
-        }
-        let digest = self.chain.digests.digest(token);
-        let (in_step, confirmed) = {
-            let state = record.read_live(now).ok()?;
-            let Kind::Session { browser, .. } = &state.kind else { return None };
-            let known = browser.known.as_ref().filter(|known| known.ring == ring && known.digest == digest)?;
-            (known.brought, browser.confirmed)
-        };
-        if in_step.deadline <= now {
-            return None;
-        }
-        if let Some((key, carried)) = in_step.principal {
-            // An evicted, expired or newer record of the principal may lack what the token has.
-            let there = memory.find(&key).is_some_and(|record| record.live(now, |state| state.carried) == Ok(carried));
-            if !there && carried != 0 {
+    /// Stands on what memory knows of these very bytes, if it does and still holds everything that they do: then the seal
+    /// needn't be opened.
+    fn recognise(&self, token: &[u8], now: Millis, ground: &mut Ground) -> bool {
+        let mut familiar = || {
+            let memory = self.chain.memory.as_ref()?;
+            let id = seal::id_of(token)?;
+            let record = memory.find(&RecordKey(*id.as_bytes()))?;
+            if record.is_doubted() {
                 return None;
             }
-        }
-        if !confirmed {
-            record.confirm();
-        }
-        Some(Token::Known(Bound { id, record }, in_step))
+            let ring = self.chain.cookie.ring().keys().generation;
+            let digest = self.chain.digests.digest(token);
+            let (in_step, confirmed) = {
+                let state = record.read_live(now).ok()?;
+                let Kind::Session { browser, .. } = &state.kind else { return None };
+                let known = browser.known.as_ref().filter(|known| known.ring == ring && known.digest == digest)?;
+                (known.brought, browser.confirmed)
+            };
+            if in_step.deadline <= now {
+                return None;
+            }
+            if let Some((key, carried)) = in_step.principal {
+                // An evicted, expired or newer record of the principal may lack what the token has.
+                let there = |record: Arc<Record>| record.live(now, |state| state.carried) == Ok(carried);
+                if carried != 0 && !memory.find(&key).is_some_and(there) {
+                    return None;
+                }
+            }
+            if !confirmed {
+                record.confirm();
+            }
+            ground.binding = Binding::Live(Bound { id, record });
+            ground.in_step = Some(in_step);
+            Some(())
+        };
+        familiar().is_some()
     }
 
     /// The session that a genuine token names, if it is to be believed.
     async fn bind(
         &self,
-        (opened, seen): Unfamiliar,
+        Unfamiliar { opened, seen }: Unfamiliar,
         now: Millis,
     ) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let Opened { id, payload, retired } = *opened;
+        let Opened { id, payload, retired } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
@@ -390,22 +405,9 @@ impl Loader {
         Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
     }
 
-    /// What default rules answered at entry.
-    fn defaults(&self) -> Vec<Computation> {
-        let arrival = lock(&self.arrival);
-        let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
-        let computed = |(number, json): &(Number, Bytes)| Computation {
-            tier: DEFAULT,
-            number: *number,
-            json: json.clone(),
-            until: None,
-        };
-        asked.map_or(Vec::new(), |asked| asked.defaults.iter().map(computed).collect())
-    }
-
     /// Asks the sources once, for everything; a source that fails is passed over.
     async fn ask_sources(&self) -> Vec<Computation> {
-        let mut answers = self.defaults();
+        let mut answers = Vec::new();
         if self.chain.has_sources {
             let head = {
                 let arrival = lock(&self.arrival);
@@ -468,19 +470,41 @@ pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
     }
 }
 
-enum Genuine {
-    Nothing,
-    One(Token),
-    Several,
-}
-
-enum Token {
-    Known(Bound, InStep),
-    Opened(Unfamiliar),
+/// What a session's state begins with.
+#[derive(Default)]
+struct Ground {
+    binding: Binding,
+    /// Of a token that memory knows.
+    in_step: Option<InStep>,
+    ambiguous: bool,
+    given: Option<Arc<Signed>>,
+    computed: Vec<Computation>,
+    opened: Option<Box<Unfamiliar>>,
 }
 
 /// A token that had to be opened.
-type Unfamiliar = (Box<Opened>, Option<Seen>);
+struct Unfamiliar {
+    opened: Opened,
+    seen: Option<Seen>,
+}
+
+impl Ground {
+    /// Whether there is nothing left to take in, and nobody's sessions were ended that this may be one of.
+    fn is_firm(&self, chain: &Chain) -> bool {
+        let live = matches!(self.binding, Binding::Live(_));
+        self.opened.is_none() && !(live && chain.revocations.load(Ordering::Acquire) > 0)
+    }
+
+    fn core(self, chain: &Arc<Chain>) -> Core {
+        let Self { binding, in_step, ambiguous, given, computed, .. } = self;
+        let key = match &binding {
+            Binding::Live(bound) => Some(bound.key()),
+            _ => None,
+        };
+        let brought = Brought { key, in_step, ambiguous, ..Brought::default() };
+        Core::new(Arc::clone(chain), binding, given, brought, computed)
+    }
+}
 
 /// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
 pub(super) type Seen = (Digest, u64);
@@ -498,10 +522,9 @@ impl Session {
     /// A principal's own handle, outside of any request.
     pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
         let signed = chain.signed(principal);
-        let who = Who::Given(Some(signed));
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
-        let core = Core::new(Arc::clone(chain), Binding::Job, who, Brought::default(), computed);
+        let core = Core::new(Arc::clone(chain), Binding::Job, Some(signed), Brought::default(), computed);
         core.read_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.

@@ -75,6 +75,11 @@ impl<'a> Candidates<'a> {
         iter::once(self.first).chain(self.others.iter().copied())
     }
 
+    /// The only one, if there is no other.
+    pub(crate) fn only(&self) -> Option<&'a [u8]> {
+        self.others.is_empty().then_some(self.first)
+    }
+
     fn add(&mut self, value: &'a [u8]) {
         let known = self.iter().any(|known| known == value);
         if !known && 1 + self.others.len() < MAX_CANDIDATES {
@@ -330,9 +335,8 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [("accept", "a"), ("cookie", "a=b"), ("accept", "b"), ("cookie", ""), ("cookie", "c=d")] {
             headers.append(name, HeaderValue::from_static(value));
-            let fields = Fields::note(&mut headers).map_or(Vec::new(), |Fields { first, others }| {
-                iter::once(first).chain(others).collect()
-            });
+            let fields = Fields::note(&mut headers)
+                .map_or(Vec::new(), |Fields { first, others }| iter::once(first).chain(others).collect());
             assert_eq!(fields, headers.get_all(COOKIE).iter().cloned().collect::<Vec<_>>());
             assert!(fields.iter().chain(headers.get_all(COOKIE)).all(HeaderValue::is_sensitive));
             assert!(headers.get_all("accept").iter().all(|accept| !accept.is_sensitive()));
