@@ -3,6 +3,7 @@
 use std::{
     fmt,
     future::Future,
+    mem,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, OnceLock,
@@ -190,10 +191,14 @@ impl Loader {
         let now = self.chain.now();
         match self.begin(Vec::new(), now) {
             None => {}
-            Some(ground) if ground.is_firm(&self.chain) => self.keep(ground, |ground| ground.core(&self.chain)),
+            Some(mut ground) if ground.is_firm(&self.chain) => {
+                // Made where it stays: it is too long to be handed around for nothing.
+                self.core.get_or_init(|| mem::take(&mut ground).core(&self.chain));
+                self.forget_arrival();
+            }
             Some(ground) => {
                 let core = ready!(pin!(self.complete(ground, now)).poll(cx))?;
-                self.keep(core, |core| core);
+                self.keep(core);
             }
         }
         Poll::Ready(Ok(()))
@@ -204,21 +209,20 @@ impl Loader {
         let sources = self.ask_sources().await;
         if let Some(ground) = self.begin(sources, now) {
             let core = self.complete(ground, now).await?;
-            self.keep(core, |core| core);
+            self.keep(core);
         }
         Ok(())
     }
 
-    /// It is loaded, unless another load was faster. What only that needed goes: the header fields are parts of the buffer
-    /// that the server read, and the head may hold anything.
-    fn keep<T>(&self, from: T, make: impl FnOnce(T) -> Core) {
-        // By reference into the cell, which moves what it is given to and fro.
-        let mut from = Some(from);
-        let mut make = Some(make);
-        self.core.get_or_init(|| {
-            let (from, make) = from.take().zip(make.take()).expect("a cell is filled once");
-            make(from)
-        });
+    fn keep(&self, core: Core) {
+        // Unless another load was faster.
+        let _ = self.core.set(core);
+        self.forget_arrival();
+    }
+
+    /// What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
+    /// hold anything.
+    fn forget_arrival(&self) {
         let arrival = lock(&self.arrival).take();
         drop(arrival); // outside of the lock
     }
@@ -495,6 +499,7 @@ impl Ground {
         self.opened.is_none() && !(live && chain.revocations.load(Ordering::Acquire) > 0)
     }
 
+    #[inline]
     fn core(self, chain: &Arc<Chain>) -> Core {
         let Self { binding, in_step, ambiguous, given, computed, .. } = self;
         let key = match &binding {
