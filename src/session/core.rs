@@ -136,7 +136,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(
         chain: Arc<Chain>,
         binding: Binding,

@@ -6,7 +6,7 @@ use std::{
     mem,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -44,8 +44,9 @@ use crate::{
 ///
 /// It is one allocation for all who are concerned: the request's extensions, its response's future, and the handles, which
 /// may outlive both by days. So it keeps nothing that only the first load needs.
+#[derive(Default)]
 pub(crate) struct Loader {
-    chain: Arc<Chain>,
+    chain: Option<Arc<Chain>>,
     /// Until the first load.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
@@ -75,7 +76,7 @@ impl Future for Load {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { loader, waiting } = self.get_mut();
         if loader.loaded().is_none() {
-            if loader.chain.waits() {
+            if loader.chain().waits() {
                 let loading = waiting.get_or_insert_with(|| -> Waiting {
                     let loader = Arc::clone(loader);
                     Box::pin(async move { loader.finish().await })
@@ -140,21 +141,29 @@ impl Drop for Hold {
 
 impl Loader {
     pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
-        let arrival = Mutex::new(Some(arrival));
-        Arc::new(Self { chain, arrival, core: OnceLock::new(), handles: AtomicUsize::new(0) })
+        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: an
+        // eighth of what the layer costs a request that never asks. A default is made where it stays.
+        let mut loader = Arc::<Self>::default();
+        let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
+        place.chain = Some(chain);
+        *place.arrival.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(arrival);
+        loader
     }
 
     /// One that was loaded from elsewhere.
     fn from_core(core: Core) -> Arc<Self> {
-        let chain = Arc::clone(&core.chain);
-        Arc::new(Self { chain, arrival: Mutex::default(), core: core.into(), handles: AtomicUsize::new(0) })
+        Arc::new(Self { chain: Some(Arc::clone(&core.chain)), core: core.into(), ..Self::default() })
+    }
+
+    fn chain(&self) -> &Arc<Chain> {
+        self.chain.as_ref().expect("a loader has its chain from the first")
     }
 
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
         let mut loading = extensions.get::<Loading>();
         while let Some(Loading { loader, outer }) = loading {
-            if Arc::ptr_eq(&loader.chain, chain) {
+            if Arc::ptr_eq(loader.chain(), chain) {
                 return Some(Arc::clone(loader));
             }
             loading = outer.as_deref();
@@ -188,12 +197,12 @@ impl Loader {
 
     /// The load of a chain that never waits.
     fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
-        let now = self.chain.now();
+        let now = self.chain().now();
         match self.begin(Vec::new(), now) {
             None => {}
-            Some(mut ground) if ground.is_firm(&self.chain) => {
+            Some(mut ground) if ground.is_firm(self.chain()) => {
                 // Made where it stays: it is too long to be handed around for nothing.
-                self.core.get_or_init(|| mem::take(&mut ground).core(&self.chain));
+                self.core.get_or_init(|| mem::take(&mut ground).core(self.chain()));
                 self.forget_arrival();
             }
             Some(ground) => {
@@ -205,7 +214,7 @@ impl Loader {
     }
 
     async fn finish(&self) -> Result<(), MissingSession> {
-        let now = self.chain.now();
+        let now = self.chain().now();
         let sources = self.ask_sources().await;
         if let Some(ground) = self.begin(sources, now) {
             let core = self.complete(ground, now).await?;
@@ -247,7 +256,7 @@ impl Loader {
                 ground.binding = Binding::Refused;
             }
             cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| {
-                match self.chain.cookie_name.scan(cookies) {
+                match self.chain().cookie_name.scan(cookies) {
                     Scan::Found(candidates) => {
                         let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, &mut ground));
                         // What is opened is opened outside of the lock: it may trace.
@@ -255,15 +264,15 @@ impl Loader {
                     }
                     Scan::Absent => None,
                     Scan::Capped => {
-                        self.chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                        self.chain().counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
                         None
                     }
                 }
             })
         };
-        ground.given = identified.map(|principal| self.chain.signed(principal));
+        ground.given = identified.map(|principal| self.chain().signed(principal));
         if let Some(cookies) = cookies
-            && let Scan::Found(candidates) = self.chain.cookie_name.scan(&cookies)
+            && let Scan::Found(candidates) = self.chain().cookie_name.scan(&cookies)
         {
             self.try_each(&candidates, now, &mut ground);
         }
@@ -273,7 +282,7 @@ impl Loader {
     /// Waits for the store, if there is one, and takes in a token that had to be opened.
     async fn complete(&self, mut ground: Ground, now: Millis) -> Result<Core, TierError> {
         let opened = ground.opened.take();
-        let mut core = ground.core(&self.chain);
+        let mut core = ground.core(self.chain());
         if let Some(opened) = opened {
             let (binding, brought, arrived) = self.bind(*opened, now).await?;
             (core.binding, core.brought) = (binding.into(), brought);
@@ -289,7 +298,7 @@ impl Loader {
 
     /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
     fn try_each(&self, candidates: &Candidates<'_>, now: Millis, ground: &mut Ground) {
-        let keys = self.chain.cookie.ring().keys();
+        let keys = self.chain().cookie.ring().keys();
         let mut genuine = 0;
         for candidate in candidates.iter() {
             // Memory was asked for the only one before it came to this.
@@ -297,11 +306,11 @@ impl Loader {
                 genuine += 1;
                 continue;
             }
-            let opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now);
+            let opened = self.chain().cookie.open(&keys, &self.chain().audience, Purpose::Cookie, candidate, now);
             let Some(Opened { id, payload, retired }) = opened else { continue };
-            let Some(payload) = current(&self.chain, payload, now) else { continue };
+            let Some(payload) = current(self.chain(), payload, now) else { continue };
             genuine += 1;
-            let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
+            let digest = self.chain().memory.is_some().then(|| self.chain().digests.digest(candidate));
             let seen = digest.map(|digest| (digest, keys.generation));
             ground.opened = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
         }
@@ -316,14 +325,14 @@ impl Loader {
     /// needn't be opened.
     fn recognise(&self, token: &[u8], now: Millis, ground: &mut Ground) -> bool {
         let mut familiar = || {
-            let memory = self.chain.memory.as_ref()?;
+            let memory = self.chain().memory.as_ref()?;
             let id = seal::id_of(token)?;
             let record = memory.find(&RecordKey(*id.as_bytes()))?;
             if record.is_doubted() {
                 return None;
             }
-            let ring = self.chain.cookie.ring().keys().generation;
-            let digest = self.chain.digests.digest(token);
+            let ring = self.chain().cookie.ring().keys().generation;
+            let digest = self.chain().digests.digest(token);
             let (in_step, confirmed) = {
                 let state = record.read_live(now).ok()?;
                 let Kind::Session { browser, .. } = &state.kind else { return None };
@@ -360,13 +369,13 @@ impl Loader {
         let Opened { id, payload, retired } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
-        let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
+        let known = self.chain().memory.as_ref().and_then(|memory| memory.find(&key));
         if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
             return Ok((reason, brought, None));
         }
-        let stored = match &self.chain.store {
+        let stored = match &self.chain().store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
-                let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
+                let lookup = Lookup::new(Some(self.chain().owner(&id)), &self.chain().names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
                 let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
                 Some((found, abandoned))
@@ -383,7 +392,7 @@ impl Loader {
             Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
             Some(Standing::Present) | None => {}
         }
-        let record = match (&self.chain.memory, known) {
+        let record = match (&self.chain().memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
                 let make = || Record::session(payload.head.life.clone(), payload.head.used(now));
@@ -395,7 +404,7 @@ impl Loader {
             (None, None) => Arc::new(Record::session(payload.head.life.clone(), payload.head.used(now))),
         };
         let life = &payload.head.life;
-        self.chain.note_absolute(life.absolute_deadline.since(life.created));
+        self.chain().note_absolute(life.absolute_deadline.since(life.created));
         record.touch_at_least(payload.head.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
@@ -412,13 +421,13 @@ impl Loader {
     /// Asks the sources once, for everything; a source that fails is passed over.
     async fn ask_sources(&self) -> Vec<Computation> {
         let mut answers = Vec::new();
-        if self.chain.has_sources {
+        if self.chain().has_sources {
             let head = {
                 let arrival = lock(&self.arrival);
                 let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
                 asked.and_then(|asked| asked.head.clone())
             };
-            ask(&self.chain, head.as_ref(), &mut answers).await;
+            ask(self.chain(), head.as_ref(), &mut answers).await;
         }
         answers
     }
@@ -499,7 +508,7 @@ impl Ground {
         self.opened.is_none() && !(live && chain.revocations.load(Ordering::Acquire) > 0)
     }
 
-    #[inline]
+    #[inline(always)]
     fn core(self, chain: &Arc<Chain>) -> Core {
         let Self { binding, in_step, ambiguous, given, computed, .. } = self;
         let key = match &binding {
