@@ -22,7 +22,7 @@ pub(crate) struct Core {
     pub(crate) chain: Arc<Chain>,
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
-    given: Option<Arc<Signed>>,
+    pub(super) given: Option<Arc<Signed>>,
     /// The count of `end_all` up to which the principal was looked at.
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[Computation]>,
@@ -45,10 +45,9 @@ struct Seldom {
 }
 
 /// Which session a handle stands for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) enum Binding {
     /// None yet: a write makes one.
-    #[default]
     Anonymous,
     Live(Bound),
     /// The request brought an id that has just ended: none, and a plain write may not make one.
@@ -136,20 +135,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    #[inline(always)]
-    pub(super) fn new(
-        chain: Arc<Chain>,
-        binding: Binding,
-        given: Option<Arc<Signed>>,
-        brought: Brought,
-        computed: Vec<Computation>,
-    ) -> Self {
+    /// The state of a handle of nobody's, to be made somebody's before it is shared.
+    pub(super) fn new(chain: Arc<Chain>) -> Self {
         Self {
-            binding: RwLock::new(binding),
-            given,
+            binding: RwLock::new(Binding::Anonymous),
+            given: None,
             revocations: AtomicU64::new(0),
-            computed: computed.into(),
-            brought,
+            computed: Box::default(),
+            brought: Brought::default(),
             marks: Marks::default(),
             seldom: OnceLock::new(),
             chain,

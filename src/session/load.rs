@@ -3,7 +3,6 @@
 use std::{
     fmt,
     future::Future,
-    mem,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
@@ -21,7 +20,7 @@ use super::{
     core::{Binding, Bound, Brought, Core, lock},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT, Signed, life::FENCE},
+    chain::{Chain, Computation, Computed, DEFAULT, life::FENCE},
     error::{MissingSession, TierError},
     id::Principal,
     live::Closed,
@@ -34,7 +33,7 @@ use crate::{
             payload::Payload,
             seal::{self, Purpose},
         },
-        memory::record::{InStep, Kind, Record, RecordKey},
+        memory::record::{Kind, Record, RecordKey},
     },
     value::Number,
     version::{Millis, Version},
@@ -198,28 +197,29 @@ impl Loader {
     /// The load of a chain that never waits.
     fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
         let now = self.chain().now();
-        match self.begin(Vec::new(), now) {
-            None => {}
-            Some(mut ground) if ground.is_firm(self.chain()) => {
-                // Made where it stays: it is too long to be handed around for nothing.
-                self.core.get_or_init(|| mem::take(&mut ground).core(self.chain()));
-                self.forget_arrival();
-            }
-            Some(ground) => {
-                let core = ready!(pin!(self.complete(ground, now)).poll(cx))?;
-                self.keep(core);
-            }
+        let mut core = Core::new(Arc::clone(self.chain()));
+        match self.begin(&mut core, Vec::new(), now) {
+            Begun::Elsewhere => return Poll::Ready(Ok(())),
+            Begun::Here => core.unless_revoked(now),
+            Begun::Opened(opened) => ready!(pin!(self.take_in(&mut core, *opened, now)).poll(cx))?,
         }
+        self.keep(core);
         Poll::Ready(Ok(()))
     }
 
     async fn finish(&self) -> Result<(), MissingSession> {
         let now = self.chain().now();
         let sources = self.ask_sources().await;
-        if let Some(ground) = self.begin(sources, now) {
-            let core = self.complete(ground, now).await?;
-            self.keep(core);
+        let mut core = Core::new(Arc::clone(self.chain()));
+        match self.begin(&mut core, sources, now) {
+            Begun::Elsewhere => return Ok(()),
+            Begun::Here => {
+                core.unless_revoked(now);
+                core.read_principal(now).await?;
+            }
+            Begun::Opened(opened) => self.take_in(&mut core, *opened, now).await?,
         }
+        self.keep(core);
         Ok(())
     }
 
@@ -236,16 +236,16 @@ impl Loader {
         drop(arrival); // outside of the lock
     }
 
-    /// Does what needs no waiting; `None` if another load was faster.
-    fn begin(&self, computed: Vec<Computation>, now: Millis) -> Option<Ground> {
-        let mut ground = Ground { computed, ..Ground::default() };
+    /// Does what needs no waiting.
+    fn begin(&self, core: &mut Core, mut computed: Vec<Computation>, now: Millis) -> Begun {
+        let chain = self.chain();
         let mut identified = None;
         let cookies = {
             let arrival = lock(&self.arrival);
-            let Arrival { cookies, cross_site, asked } = arrival.as_ref()?;
+            let Some(Arrival { cookies, cross_site, asked }) = arrival.as_ref() else { return Begun::Elsewhere };
             if let Some(asked) = asked {
                 identified = asked.identified.clone();
-                ground.computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
+                computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
                     tier: DEFAULT,
                     number: *number,
                     json: json.clone(),
@@ -253,77 +253,73 @@ impl Loader {
                 }));
             }
             if *cross_site {
-                ground.binding = Binding::Refused;
+                core.binding = Binding::Refused.into();
             }
-            cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| {
-                match self.chain().cookie_name.scan(cookies) {
-                    Scan::Found(candidates) => {
-                        let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, &mut ground));
-                        // What is opened is opened outside of the lock: it may trace.
-                        (!familiar).then(|| cookies.clone())
-                    }
-                    Scan::Absent => None,
-                    Scan::Capped => {
-                        self.chain().counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                        None
-                    }
+            cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| match chain.cookie_name.scan(cookies) {
+                Scan::Found(candidates) => {
+                    let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, core));
+                    // What is opened is opened outside of the lock: it may trace.
+                    (!familiar).then(|| cookies.clone())
+                }
+                Scan::Absent => None,
+                Scan::Capped => {
+                    chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                    None
                 }
             })
         };
-        ground.given = identified.map(|principal| self.chain().signed(principal));
-        if let Some(cookies) = cookies
-            && let Scan::Found(candidates) = self.chain().cookie_name.scan(&cookies)
-        {
-            self.try_each(&candidates, now, &mut ground);
+        if !computed.is_empty() {
+            core.computed = computed.into();
         }
-        Some(ground)
+        core.given = identified.map(|principal| chain.signed(principal));
+        let opened = cookies.and_then(|cookies| match chain.cookie_name.scan(&cookies) {
+            Scan::Found(candidates) => self.try_each(&candidates, now, core),
+            Scan::Absent | Scan::Capped => None,
+        });
+        opened.map_or(Begun::Here, Begun::Opened)
     }
 
-    /// Waits for the store, if there is one, and takes in a token that had to be opened.
-    async fn complete(&self, mut ground: Ground, now: Millis) -> Result<Core, TierError> {
-        let opened = ground.opened.take();
-        let mut core = ground.core(self.chain());
-        if let Some(opened) = opened {
-            let (binding, brought, arrived) = self.bind(*opened, now).await?;
-            (core.binding, core.brought) = (binding.into(), brought);
-            if let Some(arrived) = arrived {
-                core.arrive(*arrived, now).await?;
-                return Ok(core);
-            }
+    /// Takes in a token that had to be opened.
+    async fn take_in(&self, core: &mut Core, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
+        let (binding, brought, arrived) = self.bind(opened, now).await?;
+        (core.binding, core.brought) = (binding.into(), brought);
+        if let Some(arrived) = arrived {
+            return core.arrive(*arrived, now).await;
         }
         core.unless_revoked(now);
-        core.read_principal(now).await?;
-        Ok(core)
+        core.read_principal(now).await
     }
 
     /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, ground: &mut Ground) {
-        let keys = self.chain().cookie.ring().keys();
-        let mut genuine = 0;
+    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, core: &mut Core) -> Option<Box<Unfamiliar>> {
+        let chain = self.chain();
+        let keys = chain.cookie.ring().keys();
+        let (mut genuine, mut unfamiliar) = (0, None);
         for candidate in candidates.iter() {
             // Memory was asked for the only one before it came to this.
-            if candidates.only().is_none() && self.recognise(candidate, now, ground) {
+            if candidates.only().is_none() && self.recognise(candidate, now, core) {
                 genuine += 1;
                 continue;
             }
-            let opened = self.chain().cookie.open(&keys, &self.chain().audience, Purpose::Cookie, candidate, now);
+            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate, now);
             let Some(Opened { id, payload, retired }) = opened else { continue };
-            let Some(payload) = current(self.chain(), payload, now) else { continue };
+            let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
-            let digest = self.chain().memory.is_some().then(|| self.chain().digests.digest(candidate));
-            let seen = digest.map(|digest| (digest, keys.generation));
-            ground.opened = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
+            let seen = chain.memory.is_some().then(|| (chain.digests.digest(candidate), keys.generation));
+            unfamiliar = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
         }
         if genuine > 1 {
             tracing::warn!("several session cookies that open; none is used");
-            (ground.binding, ground.in_step, ground.opened) = (Binding::Anonymous, None, None);
-            ground.ambiguous = true;
+            core.binding = Binding::Anonymous.into();
+            core.brought = Brought { ambiguous: true, ..Brought::default() };
+            return None;
         }
+        unfamiliar
     }
 
-    /// Stands on what memory knows of these very bytes, if it does and still holds everything that they do: then the seal
-    /// needn't be opened.
-    fn recognise(&self, token: &[u8], now: Millis, ground: &mut Ground) -> bool {
+    /// Binds a handle to the session whose token memory knows by these very bytes, if it still holds everything that they
+    /// do: then the seal needn't be opened.
+    fn recognise(&self, token: &[u8], now: Millis, core: &mut Core) -> bool {
         let mut familiar = || {
             let memory = self.chain().memory.as_ref()?;
             let id = seal::id_of(token)?;
@@ -352,8 +348,10 @@ impl Loader {
             if !confirmed {
                 record.confirm();
             }
-            ground.binding = Binding::Live(Bound { id, record });
-            ground.in_step = Some(in_step);
+            let bound = Bound { id, record };
+            core.brought.key = Some(bound.key());
+            core.brought.in_step = Some(in_step);
+            core.binding = Binding::Live(bound).into();
             Some(())
         };
         familiar().is_some()
@@ -483,41 +481,19 @@ pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
     }
 }
 
-/// What a session's state begins with.
-#[derive(Default)]
-struct Ground {
-    binding: Binding,
-    /// Of a token that memory knows.
-    in_step: Option<InStep>,
-    ambiguous: bool,
-    given: Option<Arc<Signed>>,
-    computed: Vec<Computation>,
-    opened: Option<Box<Unfamiliar>>,
+/// How far a load has come without waiting.
+enum Begun {
+    /// To its end: another one was faster.
+    Elsewhere,
+    /// To the store, if there is one.
+    Here,
+    Opened(Box<Unfamiliar>),
 }
 
 /// A token that had to be opened.
 struct Unfamiliar {
     opened: Opened,
     seen: Option<Seen>,
-}
-
-impl Ground {
-    /// Whether there is nothing left to take in, and nobody's sessions were ended that this may be one of.
-    fn is_firm(&self, chain: &Chain) -> bool {
-        let live = matches!(self.binding, Binding::Live(_));
-        self.opened.is_none() && !(live && chain.revocations.load(Ordering::Acquire) > 0)
-    }
-
-    #[inline(always)]
-    fn core(self, chain: &Arc<Chain>) -> Core {
-        let Self { binding, in_step, ambiguous, given, computed, .. } = self;
-        let key = match &binding {
-            Binding::Live(bound) => Some(bound.key()),
-            _ => None,
-        };
-        let brought = Brought { key, in_step, ambiguous, ..Brought::default() };
-        Core::new(Arc::clone(chain), binding, given, brought, computed)
-    }
 }
 
 /// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.
@@ -538,7 +514,8 @@ impl Session {
         let signed = chain.signed(principal);
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
-        let core = Core::new(Arc::clone(chain), Binding::Job, Some(signed), Brought::default(), computed);
+        let mut core = Core::new(Arc::clone(chain));
+        (core.binding, core.given, core.computed) = (Binding::Job.into(), Some(signed), computed.into());
         core.read_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
