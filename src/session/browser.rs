@@ -183,7 +183,7 @@ impl Core {
                 return None;
             }
             // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
-            if deadline >= in_step.deadline.after(life.lifetime.idle / 10) {
+            if deadline.since(in_step.deadline) * 10 >= life.lifetime.idle {
                 return Some(true);
             }
             state.carried

@@ -140,8 +140,8 @@ impl Drop for Hold {
 
 impl Loader {
     pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
-        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: an
-        // eighth of what the layer costs a request that never asks. A default is made where it stays.
+        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
+        // bytes for each request that never asks. A default is made where it stays.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
         place.chain = Some(chain);
