@@ -203,6 +203,7 @@ impl Core {
         Stand { session, principal: self.principal_stand(bound, now) }
     }
 
+    #[inline]
     fn principal_stand(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
         self.signed_of(bound, now).map(|signed| {
             let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));

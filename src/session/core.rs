@@ -264,8 +264,14 @@ impl Core {
         self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark())
     }
 
+    #[inline]
     pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
-        self.given.clone().or_else(|| self.derive(bound, now))
+        // Most chains and handles know nobody, and find that out here.
+        match &self.given {
+            None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
+            None => self.derive(bound, now),
+            given => given.clone(),
+        }
     }
 
     fn derive(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
