@@ -50,6 +50,9 @@ pub(crate) struct Chain {
     pub(crate) digests: DigestKey,
     pub(crate) store: Option<Arc<dyn Tier>>,
     pub(crate) computed: Vec<Computed>,
+    pub(crate) has_sources: bool,
+    /// A request's head has to be asked for something: known from the start, since every request wants to know.
+    pub(crate) asks_head: bool,
     /// The names that sources are asked for: all.
     pub(crate) names: Vec<&'static str>,
     pub(crate) resolution: Resolution,
@@ -91,6 +94,21 @@ impl Computed {
             Self::Default(_) => DEFAULT,
             Self::Source(tier) => tier.name(),
         }
+    }
+
+    pub(crate) fn rules(&self) -> &[(Number, Answer)] {
+        match self {
+            Self::Default(rules) => rules,
+            Self::Source(_) => &[],
+        }
+    }
+
+    pub(crate) fn asks_head(&self) -> bool {
+        self.is_source() || self.rules().iter().any(|(_, answer)| matches!(answer, Answer::Computed(_)))
+    }
+
+    pub(crate) const fn is_source(&self) -> bool {
+        matches!(self, Self::Source(_))
     }
 }
 
@@ -202,23 +220,12 @@ impl Chain {
     }
 
     pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(Number, Answer)> {
-        self.computed.iter().flat_map(|tier| match tier {
-            Computed::Default(rules) => rules.as_slice(),
-            Computed::Source(_) => &[],
-        })
-    }
-
-    pub(crate) fn has_sources(&self) -> bool {
-        self.computed.iter().any(|tier| matches!(tier, Computed::Source(_)))
+        self.computed.iter().flat_map(Computed::rules)
     }
 
     /// Whether a session may have to be waited for.
     pub(crate) fn waits(&self) -> bool {
-        self.store.is_some() || self.has_sources()
-    }
-
-    pub(crate) fn has_computed_defaults(&self) -> bool {
-        self.default_rules().any(|(_, answer)| matches!(answer, Answer::Computed(_)))
+        self.store.is_some() || self.has_sources
     }
 }
 

@@ -25,7 +25,13 @@ pub(crate) mod load;
 pub(crate) mod read;
 pub(crate) mod turn;
 
-use self::{batch::Batch, browser::RelayToken, explain::Explanation, load::Loading, turn::SignIn};
+use self::{
+    batch::Batch,
+    browser::RelayToken,
+    explain::Explanation,
+    load::{Hold, Loader, Loading},
+    turn::SignIn,
+};
 
 /// A session, loaded: a live view of one browser's values and of its user's.
 ///
@@ -40,16 +46,17 @@ use self::{batch::Batch, browser::RelayToken, explain::Explanation, load::Loadin
 /// [`principal`]: Self::principal
 #[derive(Clone)]
 pub struct Session {
-    core: Arc<Core>,
+    hold: Hold,
 }
 
 impl Session {
-    pub(crate) fn new(core: Core) -> Self {
-        Self { core: Arc::new(core) }
+    /// A handle of what the loader has loaded.
+    fn new(loader: &Arc<Loader>) -> Self {
+        Self { hold: Hold::new(Arc::clone(loader)) }
     }
 
-    pub(crate) const fn core(&self) -> &Arc<Core> {
-        &self.core
+    pub(crate) fn core(&self) -> &Core {
+        self.hold.core()
     }
 
     /// The session of a request, from its extensions, of the innermost layer.
@@ -61,7 +68,7 @@ impl Session {
     /// [`NoLayer`](crate::MissingSessionKind::NoLayer) without a layer,
     /// [`Unavailable`](crate::MissingSessionKind::Unavailable) where the shared store does not answer.
     pub fn load(extensions: &Extensions) -> impl Future<Output = Result<Self, MissingSession>> + Send + use<> {
-        let loader = extensions.get::<Loading>().map(|loading| Arc::clone(&loading.0));
+        let loader = extensions.get::<Loading>().map(|loading| Arc::clone(&loading.loader));
         async move {
             match loader {
                 Some(loader) => loader.load().await,
@@ -72,7 +79,7 @@ impl Session {
 
     /// The same without waiting: `None` without a layer, and where waiting would be needed.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        extensions.get::<Loading>()?.0.load_now()
+        extensions.get::<Loading>()?.loader.load_now()
     }
 
     // Reading.
@@ -94,33 +101,33 @@ impl Session {
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
-        self.core.touch();
-        let number = self.core.chain.schema.of::<V>();
-        number.map_or_else(Explanation::of_nothing, |number| explain::explain(&self.core, number, Look::Use))
+        self.core().touch();
+        let number = self.core().chain.schema.of::<V>();
+        number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Look::Use))
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
-        self.core.touch();
-        let number = self.core.chain.schema.of::<V>();
+        self.core().touch();
+        let number = self.core().chain.schema.of::<V>();
         if number.is_none() {
             tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
         }
-        self.core.resolve(number?, self.core.chain.now(), Look::Use, |json| value::decode::<V>(json)).0
+        self.core().resolve(number?, self.core().chain.now(), Look::Use, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
     pub fn is_new(&self) -> bool {
-        self.core.touch();
-        match self.core.live(self.core.chain.now()) {
-            Ok(_) => self.core.minted(),
+        self.core().touch();
+        match self.core().live(self.core().chain.now()) {
+            Ok(_) => self.core().minted(),
             Err(_) => true,
         }
     }
 
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.core.touch();
-        let bound = self.core.live(self.core.chain.now()).ok()?;
+        self.core().touch();
+        let bound = self.core().live(self.core().chain.now()).ok()?;
         match &bound.record.read().kind {
             Kind::Session { life, .. } => Some(life.created().time()),
             _ => None,
@@ -129,15 +136,15 @@ impl Session {
 
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.core.touch();
-        let bound = self.core.live(self.core.chain.now()).ok()?;
+        self.core().touch();
+        let bound = self.core().live(self.core().chain.now()).ok()?;
         Some(bound.record.deadline().time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
-        self.core.touch();
-        self.core.signed(self.core.chain.now()).map(|signed| signed.principal.clone())
+        self.core().touch();
+        self.core().signed(self.core().chain.now()).map(|signed| signed.principal.clone())
     }
 
     // Writing.
@@ -174,7 +181,7 @@ impl Session {
         mut update: impl FnMut(&mut V) + Send,
     ) -> Result<V, WriteError> {
         let number = self.writable::<V>()?;
-        self.core.update(number, &mut update).await
+        self.core().update(number, &mut update).await
     }
 
     /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
@@ -193,7 +200,7 @@ impl Session {
     /// As [`remove`](Self::remove).
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
         let number = self.writable::<V>()?;
-        self.core.take(number).await
+        self.core().take(number).await
     }
 
     /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
@@ -203,7 +210,7 @@ impl Session {
     ///
     /// As [`remove`](Self::remove).
     pub async fn clear(&self) -> Result<(), WriteError> {
-        self.core.clear().await
+        self.core().clear().await
     }
 
     /// Begins a batch: values of one scope that are written together or not at all.
@@ -219,9 +226,9 @@ impl Session {
     ///
     /// `Closed` once the session has ended. Without a session it does nothing.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        self.core.touch();
-        let now = self.core.chain.now();
-        match self.core.live(now) {
+        self.core().touch();
+        let now = self.core().chain.now();
+        match self.core().live(now) {
             Ok(bound) => bound.record.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
@@ -236,7 +243,7 @@ impl Session {
     ///
     /// `Closed` once the session has ended, `Invalid` where there is none yet.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
-        self.core.set_lifetime(lifetime)
+        self.core().set_lifetime(lifetime)
     }
 
     /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). Its values stay, and
@@ -250,7 +257,7 @@ impl Session {
     ///
     /// `Closed` once the session has ended. (One that ended before this request came gets a successor instead.)
     pub async fn renew(&self) -> Result<(), WriteError> {
-        self.core.renew().await
+        self.core().renew().await
     }
 
     /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The absolute
@@ -281,7 +288,7 @@ impl Session {
     ///
     /// `Unavailable` where a shared store did not answer: the session may live on.
     pub async fn destroy(&self) -> Result<(), WriteError> {
-        self.core.destroy().await
+        self.core().destroy().await
     }
 
     // Following it.
@@ -309,14 +316,14 @@ impl Session {
     /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where it lacks
     /// nothing or there is no session. To be sent after a write on a socket or stream, which can't set a cookie.
     pub fn relay(&self) -> Option<RelayToken> {
-        self.core.relay()
+        self.core().relay()
     }
 
     // Shared by the above.
 
     /// The number of a declared value that may be written one by one.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<Number, WriteError> {
-        let chain = &self.core.chain;
+        let chain = &self.core().chain;
         let number = chain.schema.of::<V>().ok_or_else(|| {
             let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
@@ -341,19 +348,19 @@ impl Session {
 
     pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
-            let name = self.core.chain.schema.at(number).name;
+            let name = self.core().chain.schema.at(number).name;
             crate::tier::Change { number, name, json: Some(json), version: None, replaces: None }
         };
         let changes: Vec<_> = values.into_iter().map(change).collect();
-        self.core.commit(scope, &changes).await.map(drop)
+        self.core().commit(scope, &changes).await.map(drop)
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.core.binding() {
+        let state = match self.core().binding() {
             Binding::Anonymous => "anonymous",
-            Binding::Live(bound) => match bound.record.closed(self.core.chain.now()) {
+            Binding::Live(bound) => match bound.record.closed(self.core().chain.now()) {
                 None => "live",
                 Some(_) => "closed",
             },

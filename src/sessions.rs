@@ -162,7 +162,8 @@ pub struct Stats {
     pub evicted_unsaved: u64,
     /// Evicted tombstones of sessions whose cookies could still open.
     pub revocations_lost: u64,
-    /// Requests whose Cookie fields were too long to look through.
+    /// Loads that found their request's Cookie fields too long to look through: a request that doesn't ask for its
+    /// session isn't counted.
     pub capped_cookies: u64,
     /// Genuine cookies from further ahead than the allowed skew of clocks.
     pub skewed_tokens: u64,

@@ -68,8 +68,7 @@ impl Millis {
 
     pub(crate) fn of(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        let millis = since.as_secs().saturating_mul(1000).saturating_add(u64::from(since.subsec_millis()));
-        Self(millis.min(Self::MAX.0))
+        Self(whole_millis(since).min(Self::MAX.0))
     }
 
     pub(crate) fn time(self) -> SystemTime {
@@ -77,17 +76,21 @@ impl Millis {
     }
 
     pub(crate) fn after(self, span: Duration) -> Self {
-        let span = span.as_millis().min(u128::from(Self::MAX.0)) as u64;
-        Self(self.0.saturating_add(span).min(Self::MAX.0))
+        Self(self.0.saturating_add(whole_millis(span)).min(Self::MAX.0))
     }
 
     pub(crate) fn before(self, span: Duration) -> Self {
-        Self(self.0.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        Self(self.0.saturating_sub(whole_millis(span)))
     }
 
     pub(crate) const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// In 64 bits, unlike `Duration::as_millis`: every look at a deadline comes here.
+fn whole_millis(span: Duration) -> u64 {
+    span.as_secs().saturating_mul(1000).saturating_add(u64::from(span.subsec_millis()))
 }
 
 /// A future that ends at a time.

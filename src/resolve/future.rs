@@ -48,11 +48,12 @@ where
 
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
 fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
-    let Some(session) = loader.loaded() else { return };
+    let Some(core) = loader.loaded() else { return };
     // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
-    let out = session.core().head_out(response.status().is_informational());
+    let upgrade = response.status().is_informational();
+    let out = core.head_out(upgrade);
     let headers = response.headers_mut();
-    if out.varies {
+    if out.touched || loader.has_handles() && !upgrade {
         vary_by_cookie(headers);
     }
     if let Some(cookie) = out.cookie {
@@ -63,12 +64,15 @@ fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
 }
 
 fn vary_by_cookie(headers: &mut HeaderMap) {
-    let says_so = headers.get_all(header::VARY).iter().any(|value| {
+    let says_so = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
-    });
-    if !says_so {
-        headers.append(header::VARY, HeaderValue::from_static("cookie"));
+    };
+    static COOKIE: HeaderValue = HeaderValue::from_static("cookie");
+    match headers.entry(header::VARY) {
+        header::Entry::Vacant(entry) => drop(entry.insert(COOKIE.clone())),
+        header::Entry::Occupied(entry) if entry.iter().any(says_so) => {}
+        header::Entry::Occupied(mut entry) => entry.append(COOKIE.clone()),
     }
 }
 

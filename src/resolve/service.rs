@@ -6,15 +6,15 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, HeaderMap, Method, Request, Response, header, request::Parts};
+use http::{Extensions, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
 use crate::{
     chain::Identity,
-    session::load::{Arrival, Loader, Loading},
+    session::load::{Arrival, Asked, Loader, Loading},
     sessions::Sessions,
-    tier::cookie::header::Scan,
+    tier::cookie::header::Fields,
     writeback::origin::same_origin,
 };
 
@@ -57,43 +57,35 @@ impl Sessions {
     /// Puts a loader into the extensions, and gives it to whoever sees the response off.
     pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Arc<Loader> {
         let chain = &self.chain;
-        let mut arrival = Arrival {
-            cookie: chain.cookie_name.scan(request.headers()),
-            identified: None,
-            defaults: Vec::new(),
+        let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
+        let arrival = Arrival {
+            cookies: Fields::note(request.headers_mut()),
             cross_site: is_upgrade(request) && !same_origin(request.uri(), request.headers(), &self.public_origins),
-            head: None,
-            outer: request.extensions_mut().remove::<Loading>().map(|loading| loading.0),
+            asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
         };
-        if !matches!(arrival.cookie, Scan::Absent) {
-            mark_sensitive(request.headers_mut());
-        }
-        if matches!(chain.identity, Identity::Head(_)) || chain.has_computed_defaults() || chain.has_sources() {
-            self.ask_head(request, &mut arrival);
-        }
         let loader = Loader::new(Arc::clone(chain), arrival);
-        request.extensions_mut().insert(Loading(Arc::clone(&loader)));
+        request.extensions_mut().insert(Loading { loader: Arc::clone(&loader), outer });
         loader
     }
 
     /// What is to be learnt from the head, now that it is here. It is lent out for that as the closures see it.
-    fn ask_head<B>(&self, request: &mut Request<B>, arrival: &mut Arrival) {
+    fn ask_head<B>(&self, request: &mut Request<B>) -> Asked {
+        let mut asked = Asked::default();
         let (mut head, ()) = Request::new(()).into_parts();
         swap_head(request, &mut head);
         if let Identity::Head(identify) = &self.chain.identity {
-            arrival.identified = identify(&head);
+            asked.identified = identify(&head);
         }
-        if self.chain.has_computed_defaults() {
-            arrival.defaults = self.chain.compute_defaults(&head);
-        }
-        if self.chain.has_sources() {
-            arrival.head = Some(Box::new(head.clone()));
+        asked.defaults = self.chain.compute_defaults(&head);
+        if self.chain.has_sources {
+            asked.head = Some(head.clone());
         }
         swap_head(request, &mut head);
+        asked
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
-    pub(super) fn insert_resolved(&self, loader: &Loader, extensions: &mut Extensions) {
+    pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
         match loader.load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
             None => tracing::warn!("values to resolve have to be waited for: use `LayeredSessionLayer::preload`"),
@@ -108,13 +100,6 @@ fn swap_head<B>(request: &mut Request<B>, head: &mut Parts) {
     mem::swap(request.version_mut(), &mut head.version);
     mem::swap(request.headers_mut(), &mut head.headers);
     mem::swap(request.extensions_mut(), &mut head.extensions);
-}
-
-/// Keeps the cookies out of whatever prints headers, and HTTP/2's header tables (RFC 7541, 7.1.3).
-fn mark_sensitive(headers: &mut HeaderMap) {
-    if let header::Entry::Occupied(mut cookies) = headers.entry(header::COOKIE) {
-        cookies.iter_mut().for_each(|cookie| cookie.set_sensitive(true));
-    }
 }
 
 /// A WebSocket, or anything else that makes a connection of a request: the browser sends it across sites, with cookies,

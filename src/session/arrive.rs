@@ -62,8 +62,8 @@ impl Core {
             key: Some(bound.key()),
             in_step,
             ambiguous: false,
-            filled: std::mem::take(&mut taken.filled),
-            newer: taken.newer,
+            filled: std::mem::take(&mut taken.filled).into(),
+            newer: taken.newer.into(),
         };
         Ok(())
     }

@@ -1,10 +1,6 @@
 //! What the browser is to carry: the cookie of a response, relay tokens, and what a page brings back.
 
-use std::{
-    fmt,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use http::HeaderValue;
 
@@ -168,26 +164,35 @@ impl Core {
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
-        let Some(in_step) = self.brought.in_step.filter(|_| self.brought.key == Some(bound.key())) else { return true };
+        self.lacks(bound, now).unwrap_or(false)
+    }
+
+    /// The same, under one lock of the session's record; `None` if the session is over.
+    fn lacks(&self, bound: &Bound, now: Millis) -> Option<bool> {
+        let in_step = match &self.brought.in_step {
+            Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
+            _ => return Some(true),
+        };
         let session = {
             let state = bound.record.read();
-            let Kind::Session { life, .. } = &state.kind else { return false };
+            let Kind::Session { life, .. } = &state.kind else { return None };
+            let deadline = life.deadline(bound.record.used());
+            if deadline <= now {
+                return None;
+            }
             // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
-            if life.deadline(bound.record.used()) >= in_step.deadline.after(life.idle() / 10) {
-                return true;
+            if deadline.since(in_step.deadline) * 10 >= life.idle() {
+                return Some(true);
             }
             state.carried()
         };
-        !Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(&in_step)
+        Some(!Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(in_step))
     }
 
     /// Most responses have nothing to bring, and find that out without taking the session in hand. What has expired since
     /// the last use brings nothing either, so that it takes no clock.
     fn is_up_to_date(&self) -> bool {
-        let up_to_date = |bound: &Bound| {
-            let used = bound.record.used();
-            bound.record.closed(used).is_none() && !self.is_behind(bound, used)
-        };
+        let up_to_date = |bound: &Bound| self.lacks(bound, bound.record.used()) == Some(false);
         self.of_session(Scope::Session, up_to_date).unwrap_or(false)
     }
 
@@ -196,6 +201,7 @@ impl Core {
         Stand { session, principal: self.principal_stand(bound, now) }
     }
 
+    #[inline]
     fn principal_stand(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
         self.signed_of(bound, now).map(|signed| {
             let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));
@@ -387,23 +393,21 @@ impl Core {
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
-    pub(crate) fn head_out(self: &Arc<Self>, upgrade: bool) -> HeadOut {
+    pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut {
         self.marks.head_sent.store(true, Ordering::Release);
         if upgrade {
-            return HeadOut { varies: false, cookie: None };
+            return HeadOut { touched: false, cookie: None };
         }
-        // One holder is the loader; any other is a handle, which may still be read while the body goes out.
-        let alive = Arc::strong_count(self) > 1;
         let touched = self.marks.touched.load(Ordering::Acquire);
         let due = self.brought.ambiguous || touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
-        HeadOut { varies: touched || alive, cookie }
+        HeadOut { touched, cookie }
     }
 }
 
 /// What a response's head is to be given.
 #[derive(Debug)]
 pub(crate) struct HeadOut {
-    pub(crate) varies: bool,
+    pub(crate) touched: bool,
     pub(crate) cookie: Option<HeaderValue>,
 }

@@ -155,7 +155,7 @@ impl Core {
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
     async fn mint(&self, changes: &[Change], above: Version, now: Millis) -> Result<Version, Loss> {
-        let _minting = self.minting.lock().await;
+        let _minting = self.minting().await;
         match self.binding() {
             Binding::Anonymous => {}
             Binding::Job => {

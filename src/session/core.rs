@@ -21,19 +21,26 @@ use crate::{
 pub(crate) struct Core {
     pub(crate) chain: Arc<Chain>,
     pub(super) binding: RwLock<Binding>,
-    /// Held while a session is made, so that clones that write at once make one.
-    pub(super) minting: tokio::sync::Mutex<()>,
-    who: Who,
+    /// The principal, if the head said who it is, or the job; else a value of the session may say it.
+    pub(super) given: Option<Arc<Signed>>,
+    /// The count of `end_all` up to which the principal was looked at.
+    pub(super) revocations: AtomicU64,
+    pub(super) computed: Box<[Computation]>,
+    pub(super) brought: Brought,
+    pub(super) marks: Marks,
+    seldom: OnceLock<Box<Seldom>>,
+}
+
+/// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
+/// session pays for the state of a handle by its size, which is moved into place.
+#[derive(Debug, Default)]
+struct Seldom {
+    minting: tokio::sync::Mutex<()>,
     /// The principal's record, once this handle holds it.
     principal: Mutex<Option<Held>>,
     /// The principal that a session's value names, by the session and the value's version.
     derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
-    /// The count of `end_all` up to which the principal was looked at.
-    pub(super) revocations: AtomicU64,
-    pub(super) computed: Vec<Computation>,
-    pub(super) brought: Brought,
-    pub(super) marks: Marks,
-    /// Made for the first watch: most handles have none.
+    /// Made for the first watch.
     chime: OnceLock<Arc<Chime>>,
 }
 
@@ -63,15 +70,6 @@ impl Bound {
     }
 }
 
-/// How the principal is known.
-#[derive(Debug)]
-pub(super) enum Who {
-    /// The head said it, or the job.
-    Given(Option<Arc<Signed>>),
-    /// A value of the session says it.
-    Value,
-}
-
 /// A principal's record held by this handle; one that holds nothing goes with its last holder.
 #[derive(Debug)]
 struct Held {
@@ -89,9 +87,9 @@ pub(super) struct Brought {
     /// Several tokens of ours opened: none counts, and all are to go.
     pub(super) ambiguous: bool,
     /// What the cookie answered for, with the version.
-    pub(super) filled: Vec<(Number, Version)>,
+    pub(super) filled: Box<[(Number, Version)]>,
     /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
-    pub(super) newer: Vec<Newer>,
+    pub(super) newer: Box<[Newer]>,
 }
 
 /// A copy that only the cookie has.
@@ -132,31 +130,37 @@ pub(super) struct Marks {
     pub(super) minted: AtomicBool,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Core {
-    pub(super) fn new(
-        chain: Arc<Chain>,
-        binding: Binding,
-        who: Who,
-        brought: Brought,
-        computed: Vec<Computation>,
-    ) -> Self {
+    /// The state of a handle of nobody's, to be made somebody's before it is shared.
+    pub(super) fn new(chain: Arc<Chain>) -> Self {
         Self {
-            binding: RwLock::new(binding),
-            minting: tokio::sync::Mutex::default(),
-            who,
-            principal: Mutex::default(),
-            derived: Mutex::default(),
+            binding: RwLock::new(Binding::Anonymous),
+            given: None,
             revocations: AtomicU64::new(0),
-            computed,
-            brought,
+            computed: Box::default(),
+            brought: Brought::default(),
             marks: Marks::default(),
-            chime: OnceLock::new(),
+            seldom: OnceLock::new(),
             chain,
         }
+    }
+
+    fn seldom(&self) -> &Seldom {
+        self.seldom.get_or_init(Box::default)
+    }
+
+    /// The chime, if anybody watches.
+    fn chime(&self) -> Option<&Arc<Chime>> {
+        self.seldom.get()?.chime.get()
+    }
+
+    /// Held while a session is made, so that clones that write at once make one.
+    pub(super) async fn minting(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.seldom().minting.lock().await
     }
 
     pub(crate) fn binding(&self) -> Binding {
@@ -176,7 +180,7 @@ impl Core {
             turn()?;
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
-        if let Some(chime) = self.chime.get() {
+        if let Some(chime) = self.chime() {
             if let Binding::Live(old) = before {
                 old.record.leave_hub(chime);
             }
@@ -248,11 +252,10 @@ impl Core {
 
     /// The principal, if one is signed in and the session has not ended.
     pub(crate) fn signed(&self, now: Millis) -> Option<Arc<Signed>> {
-        match (self.binding(), &self.who) {
-            (Binding::Refused, _) => None,
-            (Binding::Live(_), _) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
-            (_, Who::Given(signed)) => signed.clone(),
-            (_, Who::Value) => None,
+        match self.binding() {
+            Binding::Refused => None,
+            Binding::Live(_) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
+            Binding::Anonymous | Binding::Fenced(_) | Binding::Job => self.given.clone(),
         }
     }
 
@@ -261,10 +264,13 @@ impl Core {
         self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark())
     }
 
+    #[inline]
     pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
-        match &self.who {
-            Who::Given(signed) => signed.clone(),
-            Who::Value => self.derive(bound, now),
+        // Most chains and handles know nobody, and find that out here.
+        match &self.given {
+            None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
+            None => self.derive(bound, now),
+            given => given.clone(),
         }
     }
 
@@ -275,21 +281,23 @@ impl Core {
             let kept = state.kept(&self.chain.schema, *number, now)?;
             (Some((bound.key(), kept.version)), kept.json.clone()?)
         };
-        if let Some((known, signed)) = &*lock(&self.derived)
+        let derived = &self.seldom().derived;
+        if let Some((known, signed)) = &*lock(derived)
             && *known == mark
         {
             return signed.clone();
         }
         // Outside of the lock: the application's own code runs here.
         let signed = derive(&json).map(|principal| self.chain.signed(principal));
-        *lock(&self.derived) = Some((mark, signed.clone()));
+        *lock(derived) = Some((mark, signed.clone()));
         signed
     }
 
     /// The principal's record if there is one on this node. Reading makes none.
     pub(super) fn find_principal(&self, signed: &Signed) -> Option<Arc<Record>> {
         let key = signed.key();
-        if let Some(held) = &*lock(&self.principal)
+        if let Some(seldom) = self.seldom.get()
+            && let Some(held) = &*lock(&seldom.principal)
             && held.key == key
         {
             return Some(Arc::clone(&held.record));
@@ -300,7 +308,7 @@ impl Core {
     /// The principal's record, made if there is none, and held until the handle goes.
     pub(super) fn hold_principal(&self, signed: &Signed, now: Millis) -> Arc<Record> {
         let key = signed.key();
-        let mut principal = lock(&self.principal);
+        let mut principal = lock(&self.seldom().principal);
         if let Some(held) = &*principal
             && held.key == key
         {
@@ -316,7 +324,7 @@ impl Core {
         if before.is_some() {
             self.release(before);
             // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
-            if let Some(chime) = self.chime.get() {
+            if let Some(chime) = self.chime() {
                 self.join_hubs(chime);
             }
         }
@@ -325,7 +333,7 @@ impl Core {
 
     fn release(&self, held: Option<Held>) {
         if let Some(Held { record, .. }) = held {
-            if let Some(chime) = self.chime.get() {
+            if let Some(chime) = self.chime() {
                 record.leave_hub(chime);
             }
             if let Some(memory) = &self.chain.memory {
@@ -343,7 +351,7 @@ impl Core {
 
     /// A bell that rings at whatever can change what this handle sees.
     pub(crate) fn listen(&self) -> Bell {
-        let chime = self.chime.get_or_init(Arc::default);
+        let chime = self.seldom().chime.get_or_init(Arc::default);
         // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
         let bell = chime.hang();
         self.join_hubs(chime);
@@ -359,7 +367,7 @@ impl Core {
         if let Some(signed) = self.signed(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
-            if let Some(held) = &*lock(&self.principal) {
+            if let Some(held) = &*lock(&self.seldom().principal) {
                 held.record.join_hub(chime);
             }
         }
@@ -406,13 +414,14 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if let Some(chime) = self.chime.get() {
+        let Some(seldom) = self.seldom.get() else { return };
+        if let Some(chime) = seldom.chime.get() {
             self.chain.hub.leave(chime);
             if let Binding::Live(bound) = self.binding() {
                 bound.record.leave_hub(chime);
             }
         }
-        let held = lock(&self.principal).take();
+        let held = lock(&seldom.principal).take();
         self.release(held);
     }
 }

@@ -4,8 +4,11 @@ use std::{
     fmt,
     future::Future,
     pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock, PoisonError, atomic::Ordering},
-    task::{Context, Poll, Waker},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
 };
 
 use http::{Extensions, request::Parts};
@@ -13,10 +16,10 @@ use http::{Extensions, request::Parts};
 use super::{
     Session,
     arrive::Arrived,
-    core::{Binding, Bound, Brought, Core, Who},
+    core::{Binding, Bound, Brought, Core, lock},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT, Identity, life::FENCE},
+    chain::{Chain, Computation, Computed, DEFAULT, life::FENCE},
     error::{MissingSession, TierError},
     id::Principal,
     live::Closed,
@@ -25,30 +28,32 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::Scan,
+            header::{Candidates, Fields, Scan},
             payload::Payload,
             seal::{self, Purpose},
         },
-        memory::record::{InStep, Kind, Record, RecordKey, State},
+        memory::record::{Kind, Record, RecordKey, State},
     },
     value::{Json, Number},
     version::Millis,
 };
 
-/// What waits in the extensions: enough to find the session, nothing of it looked up yet.
+/// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
+///
+/// It is one allocation for all who are concerned: the request's extensions, its response's future, and the handles, which
+/// may outlive both by days. So it keeps nothing that only the first load needs.
+#[derive(Default)]
 pub(crate) struct Loader {
-    chain: Arc<Chain>,
-    cookie: Scan,
-    identified: Option<Principal>,
-    defaults: Vec<(Number, Json)>,
-    /// An upgrade that another site caused.
-    cross_site: bool,
-    /// For sources, until the first load.
-    head: Mutex<Option<Box<Parts>>>,
-    session: OnceLock<Session>,
-    /// The layer around ours.
-    outer: Option<Arc<Self>>,
+    chain: Option<Arc<Chain>>,
+    /// Until the first load.
+    arrival: Mutex<Option<Arrival>>,
+    core: OnceLock<Core>,
+    /// How many handles there are. Others hold the allocation too: whoever has the extensions, which anybody may clone.
+    handles: AtomicUsize,
 }
+
+/// What a handle holds of its session.
+pub(crate) struct Hold(Arc<Loader>);
 
 /// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
 /// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
@@ -61,63 +66,117 @@ pub(crate) struct Load {
     waiting: Option<Waiting>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
+type Waiting = Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>;
 
 impl Future for Load {
     type Output = Result<Session, MissingSession>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { loader, waiting } = self.get_mut();
-        if !loader.chain.waits() {
-            return pin!(loader.finish()).poll(cx);
+        if loader.loaded().is_none() {
+            if loader.chain().waits() {
+                let loading = waiting.get_or_insert_with(|| -> Waiting {
+                    let loader = Arc::clone(loader);
+                    Box::pin(async move { loader.finish().await })
+                });
+                ready!(loading.as_mut().poll(cx))?;
+            } else {
+                ready!(loader.poll_at_once(cx))?;
+            }
         }
-        let loading = waiting.get_or_insert_with(|| -> Waiting {
-            let loader = Arc::clone(loader);
-            Box::pin(async move { loader.finish().await })
-        });
-        loading.as_mut().poll(cx)
+        Poll::Ready(Ok(Session::new(loader)))
     }
 }
 
 /// The key of the extensions under which the innermost layer's loader is.
 #[derive(Clone, Debug)]
-pub(crate) struct Loading(pub(crate) Arc<Loader>);
+pub(crate) struct Loading {
+    pub(crate) loader: Arc<Loader>,
+    /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
+    pub(crate) outer: Option<Box<Self>>,
+}
 
 /// What the layer notes at entry.
 pub(crate) struct Arrival {
-    pub(crate) cookie: Scan,
+    pub(crate) cookies: Option<Fields>,
+    /// An upgrade that another site caused.
+    pub(crate) cross_site: bool,
+    pub(crate) asked: Option<Box<Asked>>,
+}
+
+/// What was learnt from the head, if the chain has anything to ask it.
+#[derive(Default)]
+pub(crate) struct Asked {
     pub(crate) identified: Option<Principal>,
     pub(crate) defaults: Vec<(Number, Json)>,
-    pub(crate) cross_site: bool,
-    pub(crate) head: Option<Box<Parts>>,
-    pub(crate) outer: Option<Arc<Loader>>,
+    /// For sources.
+    pub(crate) head: Option<Parts>,
+}
+
+impl Hold {
+    pub(super) fn new(loader: Arc<Loader>) -> Self {
+        // Counts say nothing of what else was written: whoever reads this one only wants to know whether it is 0.
+        loader.handles.fetch_add(1, Ordering::Relaxed);
+        Self(loader)
+    }
+
+    pub(super) fn core(&self) -> &Core {
+        self.0.loaded().expect("there are handles of loaded sessions only")
+    }
+}
+
+impl Clone for Hold {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Loader {
     pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
-        let Arrival { cookie, identified, defaults, cross_site, head, outer } = arrival;
-        if matches!(cookie, Scan::Capped) {
-            chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-        }
-        let (head, session) = (Mutex::new(head), OnceLock::new());
-        Arc::new(Self { chain, cookie, identified, defaults, cross_site, head, session, outer })
+        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
+        // bytes for each request that never asks. A default is made where it stays.
+        let mut loader = Arc::<Self>::default();
+        let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
+        place.chain = Some(chain);
+        *place.arrival.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(arrival);
+        loader
+    }
+
+    /// One that was loaded from elsewhere.
+    fn from_core(core: Core) -> Arc<Self> {
+        Arc::new(Self { chain: Some(Arc::clone(&core.chain)), core: core.into(), ..Self::default() })
+    }
+
+    fn chain(&self) -> &Arc<Chain> {
+        self.chain.as_ref().expect("a loader has its chain from the first")
     }
 
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
-        let mut loader = Some(&extensions.get::<Loading>()?.0);
-        while let Some(candidate) = loader {
-            if Arc::ptr_eq(&candidate.chain, chain) {
-                return Some(Arc::clone(candidate));
+        let mut loading = extensions.get::<Loading>();
+        while let Some(Loading { loader, outer }) = loading {
+            if Arc::ptr_eq(loader.chain(), chain) {
+                return Some(Arc::clone(loader));
             }
-            loader = candidate.outer.as_ref();
+            loading = outer.as_deref();
         }
         None
     }
 
-    /// The session, if it was loaded. Its count of holders says whether a handle is alive.
-    pub(crate) fn loaded(&self) -> Option<&Session> {
-        self.session.get()
+    /// The session's state, if it was loaded.
+    pub(crate) fn loaded(&self) -> Option<&Core> {
+        self.core.get()
+    }
+
+    /// Whether a handle is alive: it may still be read while the body goes out.
+    pub(crate) fn has_handles(&self) -> bool {
+        self.handles.load(Ordering::Relaxed) > 0
     }
 
     /// Loads the session, once.
@@ -125,119 +184,195 @@ impl Loader {
         Load { loader: Arc::clone(self), waiting: None }
     }
 
-    async fn finish(&self) -> Result<Session, MissingSession> {
-        if let Some(session) = self.session.get() {
-            return Ok(session.clone());
-        }
-        let session = Session::new(self.resolve().await?);
-        Ok(self.session.get_or_init(|| session).clone())
-    }
-
     /// What [`load`](Self::load) gives without waiting for anything.
-    pub(crate) fn load_now(&self) -> Option<Session> {
+    pub(crate) fn load_now(self: &Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
-        match pin!(self.finish()).poll(&mut cx) {
+        match pin!(self.load()).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
             Poll::Pending => None,
         }
     }
 
-    async fn resolve(&self) -> Result<Core, TierError> {
-        let chain = &self.chain;
-        let now = chain.now();
-        let who = match &chain.identity {
-            Identity::Value { .. } => Who::Value,
-            _ => Who::Given(self.identified.clone().map(|principal| chain.signed(principal))),
-        };
-        let computed = self.ask_sources().await;
-        if self.cross_site {
-            return Ok(Core::new(Arc::clone(chain), Binding::Refused, who, Brought::default(), computed));
+    /// The load of a chain that never waits.
+    fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
+        let now = self.chain().now();
+        let mut core = Core::new(Arc::clone(self.chain()));
+        match self.begin(&mut core, Vec::new(), now) {
+            Begun::Elsewhere => return Poll::Ready(Ok(())),
+            Begun::Here => core.unless_revoked(now),
+            Begun::Opened(opened) => ready!(pin!(self.take_in(&mut core, *opened, now)).poll(cx))?,
         }
-        let (binding, brought, token) = match self.recognise(now) {
-            Genuine::Nothing => (Binding::Anonymous, Brought::default(), None),
-            Genuine::Several => {
-                tracing::warn!("several session cookies that open; none is used");
-                (Binding::Anonymous, Brought { ambiguous: true, ..Brought::default() }, None)
-            }
-            Genuine::One(token) => self.bind(token, now).await?,
-        };
-        let mut core = Core::new(Arc::clone(chain), binding, who, brought, computed);
-        match token {
-            Some(token) => core.arrive(*token, now).await?,
-            None => {
+        self.keep(core);
+        Poll::Ready(Ok(()))
+    }
+
+    async fn finish(&self) -> Result<(), MissingSession> {
+        let now = self.chain().now();
+        let sources = self.ask_sources().await;
+        let mut core = Core::new(Arc::clone(self.chain()));
+        match self.begin(&mut core, sources, now) {
+            Begun::Elsewhere => return Ok(()),
+            Begun::Here => {
                 core.unless_revoked(now);
                 core.read_principal(now).await?;
             }
+            Begun::Opened(opened) => self.take_in(&mut core, *opened, now).await?,
         }
-        Ok(core)
+        self.keep(core);
+        Ok(())
     }
 
-    /// The one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    fn recognise(&self, now: Millis) -> Genuine {
-        let Scan::Found(candidates) = &self.cookie else { return Genuine::Nothing };
-        let keys = self.chain.cookie.ring().keys();
-        let mut found = Genuine::Nothing;
+    fn keep(&self, core: Core) {
+        // Unless another load was faster.
+        let _ = self.core.set(core);
+        self.forget_arrival();
+    }
+
+    /// What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
+    /// hold anything.
+    fn forget_arrival(&self) {
+        let arrival = lock(&self.arrival).take();
+        drop(arrival); // outside of the lock
+    }
+
+    /// Does what needs no waiting.
+    fn begin(&self, core: &mut Core, mut computed: Vec<Computation>, now: Millis) -> Begun {
+        let chain = self.chain();
+        let mut identified = None;
+        let cookies = {
+            let arrival = lock(&self.arrival);
+            let Some(Arrival { cookies, cross_site, asked }) = arrival.as_ref() else { return Begun::Elsewhere };
+            if let Some(asked) = asked {
+                identified = asked.identified.clone();
+                computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
+                    tier: DEFAULT,
+                    number: *number,
+                    json: json.clone(),
+                    until: None,
+                }));
+            }
+            if *cross_site {
+                core.binding = Binding::Refused.into();
+            }
+            cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| match chain.cookie_name.scan(cookies) {
+                Scan::Found(candidates) => {
+                    let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, core));
+                    // What is opened is opened outside of the lock: it may trace.
+                    (!familiar).then(|| cookies.clone())
+                }
+                Scan::Absent => None,
+                Scan::Capped => {
+                    chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                    None
+                }
+            })
+        };
+        if !computed.is_empty() {
+            core.computed = computed.into();
+        }
+        core.given = identified.map(|principal| chain.signed(principal));
+        let opened = cookies.and_then(|cookies| match chain.cookie_name.scan(&cookies) {
+            Scan::Found(candidates) => self.try_each(&candidates, now, core),
+            Scan::Absent | Scan::Capped => None,
+        });
+        opened.map_or(Begun::Here, Begun::Opened)
+    }
+
+    /// Takes in a token that had to be opened.
+    async fn take_in(&self, core: &mut Core, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
+        let (binding, brought, arrived) = self.bind(opened, now).await?;
+        (core.binding, core.brought) = (binding.into(), brought);
+        if let Some(arrived) = arrived {
+            return core.arrive(*arrived, now).await;
+        }
+        core.unless_revoked(now);
+        core.read_principal(now).await
+    }
+
+    /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
+    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, core: &mut Core) -> Option<Box<Unfamiliar>> {
+        let chain = self.chain();
+        let keys = chain.cookie.ring().keys();
+        let (mut genuine, mut unfamiliar) = (0, None);
         for candidate in candidates.iter() {
-            let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
-                let mut opened =
-                    self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
-                opened.payload = current(&self.chain, opened.payload, now)?;
-                let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate, keys.generation));
-                Some(Token::Opened(Box::new(opened), digest))
-            }) else {
+            // Memory was asked for the only one before it came to this.
+            if candidates.only().is_none() && self.recognise(candidate, now, core) {
+                genuine += 1;
                 continue;
-            };
-            found = match found {
-                Genuine::Nothing => Genuine::One(token),
-                Genuine::One(_) | Genuine::Several => Genuine::Several,
-            };
+            }
+            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate, now);
+            let Some(Opened { id, payload, retired }) = opened else { continue };
+            let Some(payload) = current(chain, payload, now) else { continue };
+            genuine += 1;
+            let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
+            unfamiliar = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
         }
-        found
+        if genuine > 1 {
+            tracing::warn!("several session cookies that open; none is used");
+            core.binding = Binding::Anonymous.into();
+            core.brought = Brought { ambiguous: true, ..Brought::default() };
+            return None;
+        }
+        unfamiliar
     }
 
-    /// Memory knows these very bytes, and still holds everything that they do: the seal needn't be opened.
-    fn recognised(&self, token: &[u8], ring: u64, now: Millis) -> Option<Token> {
-        let memory = self.chain.memory.as_ref()?;
-        let id = seal::id_of(token)?;
-        let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
-        if record.is_doubted() {
-            return None;
-        }
-        let (known, held) = record.read_live(now).ok()?.known()?;
-        if held.deadline <= now || known != self.chain.digests.digest(token, ring) {
-            return None;
-        }
-        if let Some((key, carried)) = held.principal {
-            // An evicted, expired or newer record of the principal may lack what the token has.
-            let there = memory.find(&key).is_some_and(|record| record.live(now, State::carried) == Ok(carried));
-            if !there && carried != 0 {
+    /// Binds a handle to the session whose token memory knows by these very bytes, if it still holds everything that they
+    /// do: then the seal needn't be opened.
+    fn recognise(&self, token: &[u8], now: Millis, core: &mut Core) -> bool {
+        let mut familiar = || {
+            let memory = self.chain().memory.as_ref()?;
+            let id = seal::id_of(token)?;
+            let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
+            if record.is_doubted() {
                 return None;
             }
-        }
-        Some(Token::Known(Bound { id, record }, held))
+            let ring = self.chain().cookie.ring().keys().generation;
+            let digest = self.chain().digests.digest(token, ring);
+            let (in_step, confirmed) = {
+                let state = record.read_live(now).ok()?;
+                let Kind::Session { browser, .. } = &state.kind else { return None };
+                let (known, in_step) = state.known()?;
+                (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
+            };
+            if in_step.deadline <= now {
+                return None;
+            }
+            if let Some((key, carried)) = in_step.principal {
+                // An evicted, expired or newer record of the principal may lack what the token has.
+                let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(carried);
+                if carried != 0 && !memory.find(&key).is_some_and(there) {
+                    return None;
+                }
+            }
+            if !confirmed {
+                record.confirm();
+            }
+            let bound = Bound { id, record };
+            core.brought.key = Some(bound.key());
+            core.brought.in_step = Some(in_step);
+            core.binding = Binding::Live(bound).into();
+            Some(())
+        };
+        familiar().is_some()
     }
 
     /// The session that a genuine token names, if it is to be believed.
-    async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
+    async fn bind(
+        &self,
+        Unfamiliar { opened, seen }: Unfamiliar,
+        now: Millis,
+    ) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let (opened, seen) = match token {
-            Token::Known(bound, in_step) => {
-                bound.record.confirm();
-                let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
-                return Ok((Binding::Live(bound), brought, None));
-            }
-            Token::Opened(opened, seen) => (opened, seen),
-        };
-        let Opened { id, payload, retired } = *opened;
+        let Opened { id, payload, retired } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
-        let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
+        let known = self.chain().memory.as_ref().and_then(|memory| memory.find(&key));
         if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
             return Ok((reason, brought, None));
         }
-        let stored = match &self.chain.store {
+        let stored = match &self.chain().store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
-                let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
+                let lookup = Lookup::new(Some(self.chain().owner(&id)), &self.chain().names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
                 let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
                 Some((found, abandoned))
@@ -254,7 +389,7 @@ impl Loader {
             Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
             Some(Standing::Present) | None => {}
         }
-        let record = match (&self.chain.memory, known) {
+        let record = match (&self.chain().memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
                 let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
@@ -266,7 +401,7 @@ impl Loader {
             (None, None) => Arc::new(Record::session(key, payload.head.life.clone(), payload.head.used(now))),
         };
         let life = &payload.head.life;
-        self.chain.note_absolute(life.absolute_deadline().since(life.created()));
+        self.chain().note_absolute(life.absolute_deadline().since(life.created()));
         record.touch_at_least(payload.head.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
@@ -282,19 +417,15 @@ impl Loader {
 
     /// Asks the sources once, for everything; a source that fails is passed over.
     async fn ask_sources(&self) -> Vec<Computation> {
-        let defaults = self.defaults.iter().map(|(number, json)| Computation {
-            tier: DEFAULT,
-            number: *number,
-            json: json.clone(),
-            until: None,
-        });
-        let mut answers: Vec<_> = defaults.collect();
-        if !self.chain.has_sources() {
-            return answers;
+        let mut answers = Vec::new();
+        if self.chain().has_sources {
+            let head = {
+                let arrival = lock(&self.arrival);
+                let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
+                asked.and_then(|asked| asked.head.clone())
+            };
+            ask(self.chain(), head.as_ref(), &mut answers).await;
         }
-        let head = self.head.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        ask(&self.chain, head.as_deref(), &mut answers).await;
-        *self.head.lock().unwrap_or_else(PoisonError::into_inner) = None;
         answers
     }
 }
@@ -343,22 +474,26 @@ pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
     }
 }
 
-enum Genuine {
-    Nothing,
-    One(Token),
-    Several,
+/// How far a load has come without waiting.
+enum Begun {
+    /// To its end: another one was faster.
+    Elsewhere,
+    /// To the store, if there is one.
+    Here,
+    Opened(Box<Unfamiliar>),
 }
 
-enum Token {
-    Known(Bound, InStep),
-    Opened(Box<Opened>, Option<Digest>),
+/// A token that had to be opened.
+struct Unfamiliar {
+    opened: Opened,
+    seen: Option<Digest>,
 }
 
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
-            .field("cookie", &self.cookie)
-            .field("loaded", &self.session.get().is_some())
+            .field("loaded", &self.loaded().is_some())
+            .field("handles", &self.handles)
             .finish_non_exhaustive()
     }
 }
@@ -367,15 +502,15 @@ impl Session {
     /// A principal's own handle, outside of any request.
     pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
         let signed = chain.signed(principal);
-        let who = Who::Given(Some(signed));
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
-        let core = Core::new(Arc::clone(chain), Binding::Job, who, Brought::default(), computed);
+        let mut core = Core::new(Arc::clone(chain));
+        (core.binding, core.given, core.computed) = (Binding::Job.into(), Some(signed), computed.into());
         core.read_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
             core.marks.head_sent.store(true, Ordering::Release);
         }
-        Ok(Self::new(core))
+        Ok(Self::new(&Loader::from_core(core)))
     }
 }

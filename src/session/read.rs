@@ -189,12 +189,13 @@ impl Core {
         mut read: impl FnMut(&[u8]) -> Result<T, E>,
     ) -> (Option<(T, &'static str)>, Mark) {
         let (stored, mark) = self.stored(number, now, look);
-        let stored = match &stored {
-            Stored::Copy { json, tier, .. } => Some((*tier, json)),
-            Stored::Tombstone { .. } | Stored::Nothing => None,
-        };
-        let mut answers = stored.into_iter().chain(self.computed(number, now));
-        let answer = answers.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));
+        if let Stored::Copy { json, tier, .. } = stored
+            && let Some(value) = self.readable(number, tier, read(&json))
+        {
+            return (Some((value, tier)), mark);
+        }
+        let mut computed = self.computed(number, now);
+        let answer = computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));
         (answer, mark)
     }
 

@@ -39,7 +39,7 @@ impl Core {
     pub(super) async fn renew(&self) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
-        let _minting = self.minting.lock().await;
+        let _minting = self.minting().await;
         let now = self.chain.now();
         match self.live(now) {
             Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
@@ -68,7 +68,7 @@ impl Core {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let _minting = self.minting.lock().await;
+        let _minting = self.minting().await;
         let now = self.chain.now();
         let name = self.chain.schema.at(*number).name;
         let signed = derive(&user).map(|principal| self.chain.signed(principal));

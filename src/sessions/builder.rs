@@ -248,6 +248,8 @@ impl SessionsBuilder {
             })?,
             cookie,
             store,
+            has_sources: computed.iter().any(Computed::is_source),
+            asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(Computed::asks_head),
             computed,
             resolution: self.resolution,
             clock,

@@ -10,6 +10,7 @@ mod cookies;
 mod events;
 mod forge;
 mod frameworks;
+mod handles;
 mod inspector;
 mod layers;
 mod leaks;

@@ -3,9 +3,12 @@
 //! The main thing is [`Name::scan`]. What it finds is only what somebody sent under our name; the seal says what is
 //! genuine.
 
-use std::{fmt, iter, ops::Range};
+use std::{fmt, iter};
 
-use http::{HeaderMap, HeaderValue, header::COOKIE};
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, Entry},
+};
 use memchr::{memchr, memchr_iter, memmem::Finder};
 
 /// Beyond these a request counts as one without a session (RUSTSEC-2023-0065 is what a header without caps can cost).
@@ -16,49 +19,76 @@ const MAX_PAIRS: usize = 180;
 /// So many different values of our name are tried to open, each at the price of a seal.
 const MAX_CANDIDATES: usize = 4;
 
+/// A request's `Cookie` fields, of which HTTP/2 sends many (RFC 9113, 8.2.3): nobody has looked into them yet.
+///
+/// They keep alive the buffer that the server read the request into, so that they are to go with the first load.
+#[derive(Clone, Debug)]
+pub(crate) struct Fields {
+    pub(crate) first: HeaderValue,
+    pub(crate) others: Vec<HeaderValue>,
+}
+
+impl Fields {
+    /// Notes the fields, and keeps them out of whatever prints headers, and HTTP/2's header tables (RFC 7541, 7.1.3).
+    ///
+    /// Every request comes here. With one field it is one look-up, each of which is a twelfth of what the layer costs a
+    /// request that never asks for its session.
+    pub(crate) fn note(headers: &mut HeaderMap) -> Option<Self> {
+        let several = headers.len() != headers.keys_len();
+        let first = headers.get_mut(COOKIE)?;
+        first.set_sensitive(true);
+        let first = first.clone();
+        let mut others = Vec::new();
+        if several && let Entry::Occupied(mut fields) = headers.entry(COOKIE) {
+            fields.iter_mut().skip(1).for_each(|field| {
+                field.set_sensitive(true);
+                others.push(field.clone());
+            });
+        }
+        Some(Self { first, others })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        iter::once(&self.first).chain(&self.others).map(HeaderValue::as_bytes)
+    }
+}
+
 /// What a request brings under our cookie's name.
 #[derive(Clone, Debug)]
-pub(crate) enum Scan {
+pub(crate) enum Scan<'a> {
     Absent,
-    Found(Candidates),
+    Found(Candidates<'a>),
     /// More bytes or pairs than are read. Nothing is known of it, and no part of it is used.
     Capped,
 }
 
-/// One to four different values, in the order in which they came. Each keeps its header field alive.
+/// One to four different values, in the order in which they came.
 #[derive(Clone)]
-pub(crate) struct Candidates {
-    first: Candidate,
+pub(crate) struct Candidates<'a> {
+    first: &'a [u8],
     /// Empty, and then without an allocation, unless somebody set our cookie twice.
-    others: Vec<Candidate>,
+    others: Vec<&'a [u8]>,
 }
 
-#[derive(Clone)]
-struct Candidate {
-    field: HeaderValue,
-    value: Range<usize>,
-}
-
-impl Candidate {
-    fn as_bytes(&self) -> &[u8] {
-        &self.field.as_bytes()[self.value.clone()]
-    }
-}
-
-impl Candidates {
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        iter::once(&self.first).chain(&self.others).map(Candidate::as_bytes)
+impl<'a> Candidates<'a> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
+        iter::once(self.first).chain(self.others.iter().copied())
     }
 
-    fn add(&mut self, field: &HeaderValue, value: Range<usize>) {
-        let known = self.iter().any(|known| known == &field.as_bytes()[value.clone()]);
+    /// The only one, if there is no other.
+    pub(crate) fn only(&self) -> Option<&'a [u8]> {
+        self.others.is_empty().then_some(self.first)
+    }
+
+    fn add(&mut self, value: &'a [u8]) {
+        let known = self.iter().any(|known| known == value);
         if !known && 1 + self.others.len() < MAX_CANDIDATES {
-            self.others.push(Candidate { field: field.clone(), value });
+            self.others.push(value);
         }
     }
 }
 
-impl fmt::Debug for Candidates {
+impl fmt::Debug for Candidates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Candidates({})", 1 + self.others.len())
     }
@@ -74,85 +104,96 @@ impl Name {
         Self(Finder::new(name).into_owned())
     }
 
-    /// Looks through every `Cookie` field, of which HTTP/2 sends many (RFC 9113 section 8.2.3), for pairs of this name.
+    /// Looks through every `Cookie` field for pairs of this name.
     ///
     /// The name is compared as bytes: `%5F%5FHost-` is not `__Host-`, and neither is `__host-` (CVE-2020-7070). Anything
     /// that is no pair, or has no name, is passed over alone. A value in double quotes keeps them (RFC 6265bis, section
     /// 4.1.1: "they are part of the cookie-value"), and so is a candidate that never opens.
-    pub(crate) fn scan(&self, headers: &HeaderMap) -> Scan {
-        let (mut bytes, mut pairs) = (0, 0);
-        for field in headers.get_all(COOKIE) {
-            bytes += field.len();
-            pairs += 1 + memchr_iter(b';', field.as_bytes()).count();
-        }
-        // There are no more pairs than what semicolons part; that some are empty matters to nobody below the cap.
-        if bytes > MAX_BYTES || pairs > MAX_PAIRS && count_pairs(headers) > MAX_PAIRS {
+    pub(crate) fn scan<'a>(&self, fields: &'a Fields) -> Scan<'a> {
+        if fields.iter().map(<[u8]>::len).sum::<usize>() > MAX_BYTES {
             return Scan::Capped;
         }
-        let mut found: Option<Candidates> = None;
-        for field in headers.get_all(COOKIE) {
-            for at in self.0.find_iter(field.as_bytes()) {
-                let Some(value) = self.value_at(field.as_bytes(), at) else { continue };
+        let mut found: Option<Candidates<'a>> = None;
+        // A pair takes a character and a semicolon at least, but for the last of a field. Ours takes hundreds, and so most
+        // requests need no count, which was a fifth of all the work.
+        let mut most_pairs = 0;
+        for field in fields.iter() {
+            let (mut others, mut from) = (field.len(), 0);
+            while let Some((value, end)) = self.next_value(field, from) {
+                from = end;
+                others -= value.len();
                 match &mut found {
-                    Some(candidates) => candidates.add(field, value),
-                    None => {
-                        let first = Candidate { field: field.clone(), value };
-                        found = Some(Candidates { first, others: Vec::new() });
-                    }
+                    Some(candidates) => candidates.add(value),
+                    None => found = Some(Candidates { first: value, others: Vec::new() }),
                 }
             }
+            most_pairs += others.div_ceil(2);
+        }
+        if most_pairs > MAX_PAIRS && count_pairs(fields) > MAX_PAIRS {
+            return Scan::Capped;
         }
         found.map_or(Scan::Absent, Scan::Found)
     }
 
-    /// The value of the pair whose name stands there, unless what stands there is part of something else.
-    ///
-    /// The name is looked for and then what is around it, since that costs a third of splitting a field into its pairs.
-    /// Only blanks may stand between it and the semicolon before, or the equals sign after it: any other `=` of its pair
-    /// comes later.
-    fn value_at(&self, field: &[u8], at: usize) -> Option<Range<usize>> {
-        let is_blank = |byte: &&u8| matches!(byte, b' ' | b'\t');
-        let before = field[..at].iter().rev().find(|byte| !is_blank(byte));
-        let after = &field[at + self.0.needle().len()..];
-        let blanks = after.iter().take_while(is_blank).count();
-        if !matches!(before, None | Some(b';')) || after.get(blanks) != Some(&b'=') {
-            return None;
+    /// The next value of this name in a field, and where what follows it begins. What is inside of a value is not looked
+    /// at: no pair begins before its semicolon.
+    fn next_value<'a>(&self, field: &'a [u8], mut from: usize) -> Option<(&'a [u8], usize)> {
+        loop {
+            let at = from + self.0.find(&field[from..])?;
+            let (before, named) = field.split_at(at);
+            let after = &named[self.0.needle().len()..];
+            if let Some((value, rest)) = value_between(before, after) {
+                return Some((value, field.len() - rest.len()));
+            }
+            from = field.len() - after.len();
         }
-        let start = field.len() - after.len() + blanks + 1;
-        let end = memchr(b';', &field[start..]).map_or(field.len(), |len| start + len);
-        Some(trim(field, start..end))
     }
+}
+
+/// The value of the pair whose name stands between, and what follows it; none if what stands there is part of something
+/// else.
+///
+/// The name is looked for and then what is around it, since that costs a third of splitting a field into its pairs. Only
+/// blanks may stand between it and the semicolon before, or the equals sign after it: any other `=` of its pair comes
+/// later.
+fn value_between<'a>(before: &[u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+    if !matches!(trim_end(before), [] | [.., b';']) {
+        return None;
+    }
+    let after = trim_start(after).strip_prefix(b"=")?;
+    let (value, rest) = after.split_at(memchr(b';', after).unwrap_or(after.len()));
+    Some((trim_start(trim_end(value)), rest))
 }
 
 /// The pairs of all fields, good or garbage.
-fn count_pairs(headers: &HeaderMap) -> usize {
-    let fields = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    fields.flat_map(split).count()
+fn count_pairs(fields: &Fields) -> usize {
+    let semicolons = |field| 1 + memchr_iter(b';', field).count();
+    // There are no more than what semicolons part; that some are empty matters to nobody below the cap.
+    match fields.iter().map(semicolons).sum() {
+        pairs if pairs > MAX_PAIRS => fields.iter().flat_map(split).count(),
+        pairs => pairs,
+    }
 }
 
-fn split(field: &[u8]) -> impl Iterator<Item = Range<usize>> {
-    let mut start = 0;
-    memchr_iter(b';', field)
-        .chain(iter::once(field.len()))
-        .map(move |end| {
-            let pair = start..end;
-            start = end + 1;
-            trim(field, pair)
-        })
-        .filter(|pair| !pair.is_empty())
+fn split(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    field.split(|byte| *byte == b';').map(|pair| trim_start(trim_end(pair))).filter(|pair| !pair.is_empty())
 }
 
-/// Takes SP and HTAB from both ends and nothing else: RFC 6265bis trims only WSP, and a parser that takes Unicode's
-/// spaces too lets a page plant ` __Host-session` past the browser's rule for the prefix.
-fn trim(field: &[u8], mut range: Range<usize>) -> Range<usize> {
-    let blank = |at: usize| matches!(field[at], b' ' | b'\t');
-    while !range.is_empty() && blank(range.start) {
-        range.start += 1;
+// SP and HTAB and nothing else: RFC 6265bis trims only WSP, and a parser that takes Unicode's spaces too lets a page plant
+// ` __Host-session` past the browser's rule for the prefix.
+
+fn trim_start(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
     }
-    while !range.is_empty() && blank(range.end - 1) {
-        range.end -= 1;
+    bytes
+}
+
+fn trim_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
     }
-    range
+    bytes
 }
 
 #[cfg(test)]
@@ -163,24 +204,23 @@ mod tests {
 
     const NAME: &str = "__Host-session";
 
-    fn scan_fields(fields: &[impl AsRef<[u8]>]) -> Scan {
+    fn note_fields(fields: &[impl AsRef<[u8]>]) -> Fields {
         let mut headers = HeaderMap::new();
         for field in fields {
             headers.append(COOKIE, HeaderValue::from_bytes(field.as_ref()).unwrap());
         }
-        Name::new(NAME).scan(&headers)
+        Fields::note(&mut headers).unwrap()
     }
 
     /// The same by the letter of RFC 6265bis: split at semicolons, then at the first equals sign.
-    fn value_of(field: &[u8], pair: Range<usize>, name: &str) -> Option<Range<usize>> {
-        let equals = pair.start + memchr(b'=', &field[pair.clone()])?;
-        let found = &field[trim(field, pair.start..equals)];
-        (found == name.as_bytes()).then(|| trim(field, equals + 1..pair.end))
+    fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+        let (found, value) = pair.split_at(memchr(b'=', pair)?);
+        (trim_end(found) == name.as_bytes()).then(|| trim_start(&value[1..]))
     }
 
     /// What was found, as text, `None` for a request that was not read.
     fn found(fields: &[impl AsRef<[u8]>]) -> Option<Vec<String>> {
-        match scan_fields(fields) {
+        match Name::new(NAME).scan(&note_fields(fields)) {
             Scan::Absent => Some(Vec::new()),
             Scan::Found(found) => Some(found.iter().map(|value| String::from_utf8_lossy(value).into()).collect()),
             Scan::Capped => None,
@@ -242,8 +282,8 @@ mod tests {
         // Control characters don't get this far, for `HeaderValue` refuses them; the reader would refuse them too.
         for control in ["\x0b", "\x0c", "\0", "\r", "\n", "\x1f"] {
             let field = format!("{control}__Host-session=x");
-            assert_eq!(value_of(field.as_bytes(), 0..field.len(), NAME), None, "{control:?}");
-            assert_eq!(split(field.as_bytes()).next(), Some(0..field.len()));
+            assert_eq!(value_of(field.as_bytes(), NAME), None, "{control:?}");
+            assert_eq!(split(field.as_bytes()).next(), Some(field.as_bytes()));
         }
     }
 
@@ -255,11 +295,15 @@ mod tests {
             field in proptest::collection::vec(prop_oneof!["a|aa|aba|s-s|b|x", "[ =;\t\"\u{a0}]{1,2}"], 0..24),
         ) {
             let field = field.concat();
-            let text = |value: Range<usize>| field[value].to_owned();
-            let split = split(field.as_bytes()).filter_map(|pair| value_of(field.as_bytes(), pair, &name)).map(text);
+            let split: Vec<_> = split(field.as_bytes()).filter_map(|pair| value_of(pair, &name)).collect();
             let name = Name::new(&name);
-            let found = name.0.find_iter(field.as_bytes()).filter_map(|at| name.value_at(field.as_bytes(), at)).map(text);
-            prop_assert_eq!(found.collect::<Vec<_>>(), split.collect::<Vec<_>>());
+            let mut from = 0;
+            let found = iter::from_fn(|| {
+                let (value, end) = name.next_value(field.as_bytes(), from)?;
+                from = end;
+                Some(value)
+            });
+            prop_assert_eq!(found.collect::<Vec<_>>(), split);
         }
     }
 
@@ -268,15 +312,29 @@ mod tests {
         for value in ["\"x\"", "a=b=", "%41", "x y", "é", ""] {
             assert_eq!(found(&[format!("a=b; __Host-session= {value} ; c=d")]).unwrap(), [value]);
         }
-        let Scan::Found(found) = scan_fields(&[b"\xff=\xfe; __Host-session=\xff\xfe; \x80"]) else { panic!() };
+        let fields = note_fields(&[b"\xff=\xfe; __Host-session=\xff\xfe; \x80"]);
+        let Scan::Found(found) = Name::new(NAME).scan(&fields) else { panic!() };
         assert_eq!(found.iter().collect::<Vec<_>>(), [b"\xff\xfe"]);
-        assert!(matches!(Name::new(NAME).scan(&HeaderMap::new()), Scan::Absent));
+        assert!(Fields::note(&mut HeaderMap::new()).is_none());
     }
 
     #[test]
     fn every_field_is_walked_and_equal_values_are_one() {
         let fields = ["a=b", "__Host-session=1; x", "__Host-session=2; __Host-session=1", "", "__Host-session=2"];
         assert_eq!(found(&fields).unwrap(), ["1", "2"]);
+    }
+
+    #[test]
+    fn every_field_is_noted_and_marked_whatever_other_headers_repeat() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("accept", "a"), ("cookie", "a=b"), ("accept", "b"), ("cookie", ""), ("cookie", "c=d")] {
+            headers.append(name, HeaderValue::from_static(value));
+            let fields = Fields::note(&mut headers)
+                .map_or(Vec::new(), |Fields { first, others }| iter::once(first).chain(others).collect());
+            assert_eq!(fields, headers.get_all(COOKIE).iter().cloned().collect::<Vec<_>>());
+            assert!(fields.iter().chain(headers.get_all(COOKIE)).all(HeaderValue::is_sensitive));
+            assert!(headers.get_all("accept").iter().all(|accept| !accept.is_sensitive()));
+        }
     }
 
     #[test]
@@ -307,7 +365,9 @@ mod tests {
 
     #[test]
     fn debug_shows_no_value() {
-        let scan = scan_fields(&["__Host-session=canary; __Host-session=canary2"]);
+        let fields = note_fields(&["__Host-session=canary; __Host-session=canary2", "__Host-session=canary"]);
+        assert_eq!(format!("{fields:?}"), "Fields { first: Sensitive, others: [Sensitive] }");
+        let scan = Name::new(NAME).scan(&fields);
         assert_eq!(format!("{scan:?}"), "Found(Candidates(2))");
     }
 }
