@@ -25,9 +25,17 @@ impl DigestKey {
     /// The digest of exactly these bytes.
     pub(crate) fn digest(&self, token: &[u8]) -> Digest {
         let mut hash = self.0.clone();
-        hash.update_padded(token);
+        // Four blocks are hashed at once, at the cost of one and a half: the end is filled up to as many.
+        const GROUP: usize = 4 * polyval::BLOCK_SIZE;
+        let (whole, rest) = token.split_at(token.len() / GROUP * GROUP);
+        hash.update_padded(whole);
+        let mut end = [0; 2 * GROUP];
+        end[..rest.len()].copy_from_slice(rest);
+        let end = &mut end[..(rest.len() + polyval::BLOCK_SIZE).next_multiple_of(GROUP)];
         // Zeros of the padding and zeros of the token are told apart by the length.
-        hash.update(&[u128::to_le_bytes(token.len() as u128).into()]);
+        let length = end.len() - polyval::BLOCK_SIZE;
+        end[length..].copy_from_slice(&u128::to_le_bytes(token.len() as u128));
+        hash.update_padded(end);
         Digest(u128::from_le_bytes(hash.finalize().into()))
     }
 }
