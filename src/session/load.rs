@@ -180,8 +180,7 @@ impl Loader {
         let mut found = Genuine::Nothing;
         for candidate in candidates.iter() {
             let Some(token) = self.recognised(candidate, keys.generation, now).or_else(|| {
-                let mut opened =
-                    self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate, now)?;
+                let mut opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate)?;
                 opened.payload = current(&self.chain, opened.payload, now)?;
                 let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
                 Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))

@@ -15,10 +15,10 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine;
 use rand::Rng;
 use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::keyring::{Key, KeyId, Keys, Standing};
 use crate::id::SessionId;
@@ -33,6 +33,16 @@ const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
 
 /// The longest token, in characters: no browser keeps a longer cookie, and nobody makes us decode one.
 const MAX_TOKEN_LEN: usize = 4096;
+
+/// Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
+///
+/// By the vectors that the processor has: without, the text was 1,600 of the 6,300 instructions of opening a small token,
+/// and 1,150 of the 8,300 of making a cookie. A client knows its token, so that the time need not be constant.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64URL: std::sync::LazyLock<base64::engine::Simd> =
+    std::sync::LazyLock::new(|| base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD));
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
 /// What a token is for. One that was sealed for another purpose does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,16 +74,75 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
-    fn associated_data(self, key: &Key, id: &SessionId) -> Vec<u8> {
+    /// The associated data, in its parts.
+    fn parts<'a>(&'a self, key: &'a Key, id: &'a SessionId) -> [&'a [u8]; 6] {
         let [cookie, audience, purpose] = [self.cookie, self.audience, self.purpose.of(key).0].map(str::as_bytes);
-        let parts = [&[VERSION], &key.id.0[..], id.as_bytes(), cookie, audience, purpose];
-        let mut data = Vec::with_capacity(parts.iter().map(|part| size_of::<u64>() + part.len()).sum());
-        for part in parts {
-            data.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            data.extend_from_slice(part);
+        [&[VERSION], &key.id.0, id.as_bytes(), cookie, audience, purpose]
+    }
+}
+
+/// How long the associated data of these parts is.
+fn associated_len(parts: &[&[u8]; 6]) -> usize {
+    parts.iter().map(|part| size_of::<u64>() + part.len()).sum()
+}
+
+/// Adds the associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
+fn associate(parts: &[&[u8]; 6], bytes: &mut Vec<u8>) {
+    for part in parts {
+        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+}
+
+/// A payload that is not sealed: it is written where it is sealed, and read where it was opened. Wiped when it goes.
+pub(crate) struct Unsealed(Vec<u8>);
+
+impl Unsealed {
+    /// An empty one, with room for so much.
+    pub(crate) fn with_room(payload: usize) -> Self {
+        let mut bytes = Vec::with_capacity(PAYLOAD_AT + payload + BEHIND);
+        bytes.resize(PAYLOAD_AT, 0);
+        Self(bytes)
+    }
+
+    pub(crate) fn as_slice(&self) -> &[u8] {
+        &self.0[PAYLOAD_AT..]
+    }
+
+    pub(crate) fn extend(&mut self, part: &[u8]) {
+        self.with_more(part.len()).extend_from_slice(part);
+    }
+
+    /// To add so much to. A vector that grows by itself leaves a copy of what it held behind, which nothing wipes.
+    pub(crate) fn with_more(&mut self, more: usize) -> &mut Vec<u8> {
+        if more > self.0.capacity() - self.0.len() {
+            self.grow(more);
         }
-        data
+        &mut self.0
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        // At once as much as most tokens can hold.
+        let mut larger = Vec::with_capacity((self.0.len() + more).max(MAX_TOKEN_LEN));
+        larger.extend_from_slice(&self.0);
+        drop(std::mem::replace(self, Self(larger)));
+    }
+}
+
+/// Room behind a payload for what sealing adds: the tag, and the associated data while the cipher works.
+const BEHIND: usize = TAG_LEN + 160;
+
+impl Drop for Unsealed {
+    fn drop(&mut self) {
+        // As a slice: byte by byte, as a vector's are, it would be the larger part of opening.
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
+impl fmt::Debug for Unsealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Unsealed(..)")
     }
 }
 
@@ -89,15 +158,22 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
-/// Seals a payload under the key that seals, for one session and one context. No two tokens are ever the same.
-pub(crate) fn seal(keys: &Keys, context: Context<'_>, id: &SessionId, payload: &[u8]) -> Result<String, SealError> {
-    if payload.len() > payload_budget(MAX_TOKEN_LEN) {
+/// Seals a payload under the key that seals, for one session and one context, and adds the token to a text. No two
+/// tokens are ever the same.
+pub(crate) fn seal(
+    keys: &Keys,
+    context: Context<'_>,
+    id: &SessionId,
+    payload: Unsealed,
+    text: &mut Vec<u8>,
+) -> Result<(), SealError> {
+    if payload.as_slice().len() > payload_budget(MAX_TOKEN_LEN) {
         return Err(SealError);
     }
     // 192 random bits set no limit on seals per key, as the 96 of plain AES-GCM would (2^32).
     let mut nonce = Nonce::default();
     rand::rng().fill_bytes(&mut nonce);
-    seal_with_nonce(keys, context, id, &nonce, payload)
+    seal_with_nonce(keys, context, id, &nonce, payload, text)
 }
 
 fn seal_with_nonce(
@@ -105,20 +181,28 @@ fn seal_with_nonce(
     context: Context<'_>,
     id: &SessionId,
     nonce: &Nonce,
-    payload: &[u8],
-) -> Result<String, SealError> {
+    mut payload: Unsealed,
+    text: &mut Vec<u8>,
+) -> Result<(), SealError> {
     let key = keys.sealing();
-    let mut token = Vec::with_capacity(PAYLOAD_AT + payload.len() + TAG_LEN);
-    token.push(VERSION);
-    token.extend_from_slice(&key.id.0);
-    token.extend_from_slice(id.as_bytes());
-    token.extend_from_slice(nonce);
-    token.extend_from_slice(payload);
-    let data = context.associated_data(key, id);
+    let parts = context.parts(key, id);
+    let token = payload.with_more(TAG_LEN + associated_len(&parts));
+    token[0] = VERSION;
+    token[1..ID_AT].copy_from_slice(&key.id.0);
+    token[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
+    token[NONCE_AT..PAYLOAD_AT].copy_from_slice(nonce);
+    // The associated data stands where the tag will: in this way neither takes memory of its own.
+    let end = token.len();
+    associate(&parts, token);
+    let (token, data) = token.split_at_mut(end);
     let cipher = context.purpose.of(key).1;
-    let tag = cipher.encrypt_inout_detached(nonce, &data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
-    token.extend_from_slice(&tag);
-    Ok(URL_SAFE_NO_PAD.encode(token))
+    let tag = cipher.encrypt_inout_detached(nonce, data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
+    payload.0.truncate(end);
+    payload.0.extend_from_slice(&tag);
+    let at = text.len();
+    text.resize(at + sealed_len(end - PAYLOAD_AT), 0);
+    BASE64URL.encode_slice(&payload.0, &mut text[at..]).or(Err(SealError))?;
+    Ok(())
 }
 
 /// How many characters the token of a payload has.
@@ -171,7 +255,7 @@ const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 /// What a genuine token holds.
 pub(crate) struct Opened {
     pub(crate) id: SessionId,
-    pub(crate) payload: Zeroizing<Vec<u8>>,
+    pub(crate) payload: Unsealed,
     pub(crate) standing: Standing,
 }
 
@@ -182,28 +266,32 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     if token.len() > MAX_TOKEN_LEN {
         return None;
     }
-    // Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
-    let mut bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(token).ok()?);
-    let (&mut VERSION, rest) = bytes.split_first_mut()? else { return None };
-    let (key, rest) = rest.split_first_chunk_mut()?;
-    let (id, rest) = rest.split_first_chunk_mut()?;
-    let (nonce, rest) = rest.split_first_chunk_mut::<NONCE_LEN>()?;
-    let (payload, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
+    let len = token.len() * 3 / 4;
+    let end = len.checked_sub(TAG_LEN).filter(|end| *end >= PAYLOAD_AT)?;
+    let mut opened = Unsealed(Vec::with_capacity(len + BEHIND));
+    let bytes = &mut opened.0;
+    bytes.resize(len, 0);
+    BASE64URL.decode_slice(token, bytes).ok().filter(|decoded| *decoded == len)?;
+    let (&VERSION, clear) = bytes.split_first()? else { return None };
+    let (key, clear) = clear.split_first_chunk()?;
+    let (id, clear) = clear.split_first_chunk()?;
+    let nonce = Nonce::from(*clear.first_chunk::<NONCE_LEN>()?);
     let id = SessionId::from_bytes(*id);
     let (key, standing) = keys.find(KeyId(*key))?;
-    let data = context.associated_data(key, &id);
-    let end = PAYLOAD_AT + payload.len();
+    associate(&context.parts(key, &id), bytes);
+    let (token, data) = bytes.split_at_mut(len);
+    let (payload, tag) = token[PAYLOAD_AT..].split_last_chunk_mut::<TAG_LEN>()?;
     let cipher = context.purpose.of(key).1;
-    cipher.decrypt_inout_detached(&Nonce::from(*nonce), &data, payload.into(), &Tag::from(*tag)).ok()?;
+    cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    bytes.drain(..PAYLOAD_AT);
-    Some(Opened { id, payload: bytes, standing })
+    Some(Opened { id, payload: opened, standing })
 }
 
 #[cfg(test)]
 mod tests {
     use std::{array, collections::HashSet, sync::Arc};
 
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use sha2::{Digest, Sha256};
     use xaes_256_gcm::aead::KeyInit;
 
@@ -231,6 +319,38 @@ mod tests {
 
     fn id() -> SessionId {
         SessionId::from_bytes(array::from_fn(|n| n as u8))
+    }
+
+    fn unsealed(payload: &[u8]) -> Unsealed {
+        let mut unsealed = Unsealed::with_room(0);
+        unsealed.extend(payload);
+        unsealed
+    }
+
+    fn seal(keys: &Keys, context: Context<'_>, id: &SessionId, payload: &[u8]) -> Result<String, SealError> {
+        let mut text = Vec::new();
+        super::seal(keys, context, id, unsealed(payload), &mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    fn seal_with_nonce(
+        keys: &Keys,
+        context: Context<'_>,
+        id: &SessionId,
+        nonce: &Nonce,
+        payload: &[u8],
+    ) -> Result<String, SealError> {
+        let mut text = Vec::new();
+        super::seal_with_nonce(keys, context, id, nonce, unsealed(payload), &mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    impl Context<'_> {
+        fn associated_data(self, key: &Key, id: &SessionId) -> Vec<u8> {
+            let mut data = Vec::new();
+            associate(&self.parts(key, id), &mut data);
+            data
+        }
     }
 
     fn opens(keys: &Keys, token: impl AsRef<[u8]>) -> bool {
@@ -341,6 +461,21 @@ mod tests {
         let token = || URL_SAFE_NO_PAD.decode(seal(&keys, CONTEXT, &id(), b"").unwrap()).unwrap();
         let nonces: HashSet<_> = (0..1_000_000).map(|_| token()[NONCE_AT..PAYLOAD_AT].to_vec()).collect();
         assert_eq!(nonces.len(), 1_000_000);
+    }
+
+    #[test]
+    fn a_payload_that_outgrows_its_room_is_whole_and_so_is_its_token() {
+        let keys = ring(&[1]);
+        let audience = "a".repeat(5000);
+        let context = Context { audience: &audience, ..CONTEXT };
+        let parts: Vec<_> = (0..=u8::MAX).map(|n| vec![n; usize::from(n) % 17]).collect();
+        let mut payload = Unsealed::with_room(0);
+        parts.iter().for_each(|part| payload.extend(part));
+        assert_eq!(payload.as_slice(), parts.concat());
+        let mut text = b"r.".to_vec();
+        super::seal(&keys, context, &id(), payload, &mut text).unwrap();
+        assert_eq!(text.len(), 2 + sealed_len(parts.concat().len()));
+        assert_eq!(open(&keys, context, &text[2..]).unwrap().payload.as_slice(), parts.concat());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! new record's that nobody else can reach yet. Nothing of the application's runs under it, and nothing is awaited.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -221,24 +222,38 @@ impl Record {
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
     /// session that is over takes none.
-    pub(crate) fn join(&self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
+    ///
+    /// `filled` is told of the declared values that changed, if anybody minds.
+    pub(crate) fn join<'a>(
+        &self,
+        entries: impl IntoIterator<Item = Carried<'a>>,
+        terms: Terms<'_>,
+        mut filled: Option<&mut Vec<(Number, Version)>>,
+    ) -> Joined {
         let joined = {
             let mut state = self.write();
             self.begin_anew(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
-                return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried };
+                return Joined { changed: false, equal: false, carried: state.carried };
             }
-            state.values.expect(entries.iter().filter(|entry| entry.number.is_some()).count());
-            let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
+            let entries = entries.into_iter();
+            state.values.expect(entries.size_hint().1.unwrap_or(0));
+            let (mut changed, mut equal) = (false, true);
             for Carried { number, name, kept } in entries {
-                let brought = kept.clone();
+                let version = kept.version;
+                let riding = |state: &State| state.values.opaque().any(|(opaque, _)| *opaque == *name);
+                let meets = number.is_some_and(|number| state.values.get(number).is_some()) || riding(&state);
+                // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
+                let brought = meets.then(|| kept.clone());
                 let stands = match number {
                     Some(number) => {
                         let declared = terms.schema.at(number);
                         let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
                         if !over && state.values.join(terms.schema, number, kept) {
                             changed = true;
-                            filled.push((number, brought.version));
+                            if let Some(filled) = filled.as_deref_mut() {
+                                filled.push((number, version));
+                            }
                         }
                         state.values.get(number)
                     }
@@ -247,16 +262,22 @@ impl Record {
                         None
                     }
                 };
-                let riding = || state.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
-                let newest = [stands, riding()].into_iter().flatten().max_by_key(|kept| kept.version);
-                // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
-                equal &= newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json);
+                equal &= match brought {
+                    None => stands.is_some() || number.is_none(),
+                    Some(brought) => {
+                        let riding = state.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
+                        let newest = [stands, riding].into_iter().flatten().max_by_key(|kept| kept.version);
+                        // By the bytes too: two nodes can have written at the same version, and the one that lost is to
+                        // be healed.
+                        newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json)
+                    }
+                };
             }
             if changed {
                 state.carried = stamp();
                 state.changes += 1;
             }
-            Joined { changed, equal, filled, carried: state.carried }
+            Joined { changed, equal, carried: state.carried }
         };
         if joined.changed {
             self.ring();
@@ -363,9 +384,9 @@ impl Drop for Doubt<'_> {
 
 /// A value on its way into a record.
 #[derive(Debug)]
-pub(crate) struct Carried {
+pub(crate) struct Carried<'a> {
     pub(crate) number: Option<Number>,
-    pub(crate) name: Box<str>,
+    pub(crate) name: Cow<'a, str>,
     pub(crate) kept: Kept,
 }
 
@@ -373,8 +394,6 @@ pub(crate) struct Carried {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) changed: bool,
-    /// The declared values that changed.
-    pub(crate) filled: Vec<(Number, Version)>,
     /// What was brought is what stands here now, name by name. There may be more here.
     pub(crate) equal: bool,
     /// The stamp of the state of which all this is true.
