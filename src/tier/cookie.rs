@@ -10,7 +10,8 @@ use http::HeaderValue;
 use self::{
     keyring::{KeyRing, Keys},
     payload::{HEAD_MAX, Payload},
-    seal::{Context, Purpose, Unsealed, sealed_len},
+    seal::{Context, Purpose, sealed_len},
+    unsealed::Unsealed,
 };
 use crate::{
     chain::Budget,
@@ -23,6 +24,7 @@ pub(crate) mod header;
 pub(crate) mod keyring;
 pub(crate) mod payload;
 pub(crate) mod seal;
+pub(crate) mod unsealed;
 
 /// Name and value together: browsers take 4,096 bytes, the lowest known limit is Safari's 4,093, and an HTTP/2 peer may
 /// take 16 KiB of headers in all.

@@ -14,7 +14,7 @@
 
 use bytes::Bytes;
 
-use super::seal::Unsealed;
+use super::unsealed::Unsealed;
 use crate::{
     chain::{life::Life, values::Kept},
     value::MAX_NAME,
@@ -137,21 +137,19 @@ impl Writer {
     pub(crate) fn new(head: &Head) -> Self {
         // Field by field in one place, and then at once: each addition to a payload asks for room.
         let (mut bytes, mut len) = ([0; HEAD_MAX], 0);
-        let mut add = |part: &[u8]| {
-            bytes[len..len + part.len()].copy_from_slice(part);
-            len += part.len();
-        };
         let Life { created, birth, absolute_deadline, lifetime, lifetime_version, generation } = &head.life;
         for number in [*generation, head.issued.0, created.0, head.idle_deadline.0, absolute_deadline.0] {
-            add(Number::of(number).as_slice());
+            len += put(number, &mut bytes[len..]);
         }
-        add(&birth.as_u64().to_be_bytes());
-        add(Number::of(u64::try_from(lifetime.idle.as_millis()).unwrap_or(u64::MAX)).as_slice());
+        len += put_all(&birth.as_u64().to_be_bytes(), &mut bytes[len..]);
+        len += put(u64::try_from(lifetime.idle.as_millis()).unwrap_or(u64::MAX), &mut bytes[len..]);
         let browser = if lifetime.ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
         let principal = if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
-        add(&[browser | principal]);
-        add(&lifetime_version.as_u64().to_be_bytes());
-        add(head.principal.as_ref().map_or(&[], |tag| tag.as_slice()));
+        len += put_all(&[browser | principal], &mut bytes[len..]);
+        len += put_all(&lifetime_version.as_u64().to_be_bytes(), &mut bytes[len..]);
+        if let Some(tag) = &head.principal {
+            len += put_all(tag, &mut bytes[len..]);
+        }
         // Enough for a few values.
         let mut written = Unsealed::with_room(256);
         written.extend(&bytes[..len]);
@@ -167,7 +165,9 @@ impl Writer {
         bytes.extend_from_slice(name.as_bytes());
         bytes.extend_from_slice(&version.as_u64().to_be_bytes());
         if let Some(json) = json {
-            bytes.extend_from_slice(Number::of(json.len() as u64).as_slice());
+            let mut len = [0; 10];
+            let places = put(json.len() as u64, &mut len);
+            bytes.extend_from_slice(&len[..places]);
             bytes.extend_from_slice(json);
         }
     }
@@ -188,30 +188,33 @@ impl Writer {
     }
 }
 
-/// A number as it is written.
-struct Number {
-    bytes: [u8; 10],
-    len: usize,
+/// Writes a field of fixed length, and gives that.
+fn put_all<const LEN: usize>(field: &[u8; LEN], bytes: &mut [u8]) -> usize {
+    bytes[..LEN].copy_from_slice(field);
+    LEN
 }
 
-impl Number {
-    fn of(mut number: u64) -> Self {
-        let (mut bytes, mut len) = ([0; 10], 1);
-        for byte in &mut bytes {
-            *byte = number as u8 & 0x7f;
-            number >>= 7;
-            if number == 0 {
-                break;
-            }
-            *byte |= 0x80;
-            len += 1;
+/// Writes a number, and gives how many bytes it took.
+fn put(mut number: u64, bytes: &mut [u8]) -> usize {
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = number as u8 & 0x7f;
+        number >>= 7;
+        if number == 0 {
+            return at + 1;
         }
-        Self { bytes, len }
+        *byte |= 0x80;
     }
+    bytes.len()
+}
 
-    fn as_slice(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+/// A one in each byte.
+const ONES: u64 = u64::MAX / 0xff;
+
+/// The sevens of eight bytes, together.
+const fn gather(bytes: u64) -> u64 {
+    let quarters = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
+    let halves = quarters & 0x0000_3fff_0000_3fff | (quarters & 0x3fff_0000_3fff_0000) >> 2;
+    halves & 0x0fff_ffff | (halves & 0x0fff_ffff_0000_0000) >> 4
 }
 
 /// How many bytes an entry takes.
@@ -276,6 +279,16 @@ impl<'a> Reader<'a> {
     }
 
     fn number(&mut self) -> Option<u64> {
+        // Eight bytes at once where there are as many: a head has six numbers, which took 370 instructions byte by byte.
+        if let Some((eight, _)) = self.0.split_first_chunk() {
+            let bytes = u64::from_le_bytes(*eight);
+            let ends = !bytes & ONES << 7;
+            if ends != 0 {
+                let bits = ends.trailing_zeros() + 1;
+                self.0 = &self.0[bits as usize / 8..];
+                return Some(gather(bytes & u64::MAX >> (64 - bits)));
+            }
+        }
         let mut number = 0;
         for (at, byte) in self.0.iter().enumerate().take(10) {
             let part = u64::from(byte & 0x7f);
@@ -382,10 +395,18 @@ mod tests {
     #[test]
     fn numbers_are_read_as_they_are_written_and_none_that_is_too_large() {
         for number in (0..64).flat_map(|bit| [1 << bit, (1 << bit) - 1, u64::MAX >> bit]) {
-            let written = Number::of(number);
-            let mut reader = Reader(written.as_slice());
-            assert_eq!((reader.number(), reader.0), (Some(number), [].as_slice()));
-            assert_eq!(Reader(&written.as_slice()[..written.len - 1]).number(), None);
+            let mut bytes = [0; 10];
+            let len = put(number, &mut bytes);
+            let written = &bytes[..len];
+            // The last of all, and with others behind it.
+            for behind in [[].as_slice(), &[0xff; 8]] {
+                let followed = [written, behind].concat();
+                let mut reader = Reader(&followed);
+                assert_eq!((reader.number(), reader.0), (Some(number), behind));
+            }
+            assert_eq!(Reader(&written[..len - 1]).number(), None);
+            let half = number / 2;
+            assert_eq!(len_of("", Some(half as usize)) - 10 - half as usize, put(half, &mut bytes));
         }
         let more = |last| [[0xff; 9].as_slice(), last].concat();
         assert_eq!(Reader(&more(&[1])).number(), Some(u64::MAX));

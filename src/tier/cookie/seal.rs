@@ -18,21 +18,23 @@ use std::fmt;
 use base64::Engine;
 use rand::Rng;
 use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
-use zeroize::Zeroize;
 
-use super::keyring::{Key, KeyId, Keys, Standing};
+use super::{
+    keyring::{Key, KeyId, Keys, Standing},
+    unsealed::Unsealed,
+};
 use crate::id::SessionId;
 
 const VERSION: u8 = 1;
 const NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
+pub(super) const TAG_LEN: usize = 16;
 /// Where in a token's bytes the session's id, the nonce and the payload begin.
 const ID_AT: usize = 1 + KeyId::LEN;
 const NONCE_AT: usize = ID_AT + SessionId::LEN;
-const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
+pub(super) const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
 
 /// The longest token, in characters: no browser keeps a longer cookie, and nobody makes us decode one.
-const MAX_TOKEN_LEN: usize = 4096;
+pub(super) const MAX_TOKEN_LEN: usize = 4096;
 
 /// Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
 ///
@@ -94,58 +96,6 @@ fn associate(parts: &[&[u8]; 6], bytes: &mut Vec<u8>) {
     }
 }
 
-/// A payload that is not sealed: it is written where it is sealed, and read where it was opened. Wiped when it goes.
-pub(crate) struct Unsealed(Vec<u8>);
-
-impl Unsealed {
-    /// An empty one, with room for so much.
-    pub(crate) fn with_room(payload: usize) -> Self {
-        let mut bytes = Vec::with_capacity(PAYLOAD_AT + payload + BEHIND);
-        bytes.resize(PAYLOAD_AT, 0);
-        Self(bytes)
-    }
-
-    pub(crate) fn as_slice(&self) -> &[u8] {
-        &self.0[PAYLOAD_AT..]
-    }
-
-    pub(crate) fn extend(&mut self, part: &[u8]) {
-        self.with_more(part.len()).extend_from_slice(part);
-    }
-
-    /// To add so much to. A vector that grows by itself leaves a copy of what it held behind, which nothing wipes.
-    pub(crate) fn with_more(&mut self, more: usize) -> &mut Vec<u8> {
-        if more > self.0.capacity() - self.0.len() {
-            self.grow(more);
-        }
-        &mut self.0
-    }
-
-    #[cold]
-    fn grow(&mut self, more: usize) {
-        // At once as much as most tokens can hold.
-        let mut larger = Vec::with_capacity((self.0.len() + more).max(MAX_TOKEN_LEN));
-        larger.extend_from_slice(&self.0);
-        drop(std::mem::replace(self, Self(larger)));
-    }
-}
-
-/// Room behind a payload for what sealing adds: the tag, and the associated data while the cipher works.
-const BEHIND: usize = TAG_LEN + 160;
-
-impl Drop for Unsealed {
-    fn drop(&mut self) {
-        // As a slice: byte by byte, as a vector's are, it would be the larger part of opening.
-        self.0.as_mut_slice().zeroize();
-    }
-}
-
-impl fmt::Debug for Unsealed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Unsealed(..)")
-    }
-}
-
 /// The payload is longer than any token can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SealError;
@@ -197,11 +147,12 @@ fn seal_with_nonce(
     let (token, data) = token.split_at_mut(end);
     let cipher = context.purpose.of(key).1;
     let tag = cipher.encrypt_inout_detached(nonce, data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
-    payload.0.truncate(end);
-    payload.0.extend_from_slice(&tag);
+    let token = payload.token();
+    token.truncate(end);
+    token.extend_from_slice(&tag);
     let at = text.len();
     text.resize(at + sealed_len(end - PAYLOAD_AT), 0);
-    BASE64URL.encode_slice(&payload.0, &mut text[at..]).or(Err(SealError))?;
+    BASE64URL.encode_slice(&*token, &mut text[at..]).or(Err(SealError))?;
     Ok(())
 }
 
@@ -226,29 +177,32 @@ pub(crate) fn id_of(token: &[u8]) -> Option<SessionId> {
     let mut clear = [0; CLEAR_LEN / 4 * 3];
     let (groups, _) = token.as_chunks::<4>();
     let (threes, _) = clear.as_chunks_mut::<3>();
-    let mut other = 0;
+    let mut all = 0;
     for (group, three) in groups.iter().zip(threes) {
         let [a, b, c, d] = group.map(|byte| SEXTETS[usize::from(byte)]);
-        other |= a | b | c | d;
-        *three = [a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d];
+        let bits = a << 18 | b << 12 | c << 6 | d;
+        all |= bits;
+        [_, _, _, _, _, three[0], three[1], three[2]] = bits.to_be_bytes();
     }
-    if other >= 64 {
+    if all >= OTHER {
         return None;
     }
     let id = *clear[ID_AT..].first_chunk()?;
     (clear[0] == VERSION).then(|| SessionId::from_bytes(id))
 }
 
-/// The six bits of a character of base64url; 64 for any other.
-const SEXTETS: [u8; 256] = {
-    let mut sextets = [64; 256];
+/// The six bits of a character of base64url, or a bit that none of four shifted into their places has.
+const SEXTETS: [u64; 256] = {
+    let mut sextets = [OTHER; 256];
     let mut at = 0;
     while at < 64 {
-        sextets[ALPHABET[at] as usize] = at as u8;
+        sextets[ALPHABET[at] as usize] = at as u64;
         at += 1;
     }
     sextets
 };
+
+const OTHER: u64 = 1 << 24;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -268,8 +222,8 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     }
     let len = token.len() * 3 / 4;
     let end = len.checked_sub(TAG_LEN).filter(|end| *end >= PAYLOAD_AT)?;
-    let mut opened = Unsealed(Vec::with_capacity(len + BEHIND));
-    let bytes = &mut opened.0;
+    let mut opened = Unsealed::with_room(len - PAYLOAD_AT);
+    let bytes = opened.token();
     bytes.resize(len, 0);
     BASE64URL.decode_slice(token, bytes).ok().filter(|decoded| *decoded == len)?;
     let (&VERSION, clear) = bytes.split_first()? else { return None };
