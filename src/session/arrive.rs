@@ -22,11 +22,11 @@ use crate::{
 
 /// A token that had to be opened, on its way into the records.
 pub(super) struct Arrived {
-    pub(super) payload: Payload,
+    pub(super) payload: Box<Payload>,
     pub(super) retired: bool,
     pub(super) seen: Option<Seen>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
-    pub(super) stored: Option<(Found, usize)>,
+    pub(super) stored: Option<Box<(Found, usize)>>,
 }
 
 impl Core {
@@ -34,7 +34,8 @@ impl Core {
     pub(super) async fn arrive(&mut self, arrived: Arrived, now: Millis) -> Result<(), TierError> {
         let Arrived { payload, retired, seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
-        if let Some((found, abandoned)) = stored {
+        if let Some(stored) = stored {
+            let (found, abandoned) = *stored;
             let entries = self.entries(found, Scope::Session, now);
             bound.record.join(entries, self.chain.terms(Scope::Session, now), None);
             bound.record.reassure(abandoned);

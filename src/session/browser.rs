@@ -78,7 +78,7 @@ const BIRTH_PREFIX: &str = "b.";
 pub(crate) struct Relayed {
     id: SessionId,
     purpose: Purpose,
-    payload: Payload,
+    payload: Box<Payload>,
 }
 
 impl Relayed {

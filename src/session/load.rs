@@ -164,7 +164,7 @@ impl Loader {
         };
         let mut core = Core::new(Arc::clone(chain), binding, who, brought, computed);
         match token {
-            Some(token) => core.arrive(*token, now).await?,
+            Some(token) => core.arrive(token, now).await?,
             None => {
                 core.unless_revoked(now);
                 core.read_principal(now).await?;
@@ -183,7 +183,7 @@ impl Loader {
                 let mut opened = self.chain.cookie.open(&keys, &self.chain.audience, Purpose::Cookie, candidate)?;
                 opened.payload = current(&self.chain, opened.payload, now)?;
                 let digest = self.chain.memory.is_some().then(|| self.chain.digests.digest(candidate));
-                Some(Token::Opened(Box::new(opened), digest.map(|digest| (digest, keys.generation))))
+                Some(Token::Opened(opened, digest.map(|digest| (digest, keys.generation))))
             }) else {
                 continue;
             };
@@ -222,7 +222,7 @@ impl Loader {
     }
 
     /// The session that a genuine token names, if it is to be believed.
-    async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
+    async fn bind(&self, token: Token, now: Millis) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let (opened, seen) = match token {
             Token::Known(bound, in_step) => {
@@ -232,7 +232,7 @@ impl Loader {
             }
             Token::Opened(opened, seen) => (opened, seen),
         };
-        let Opened { id, payload, retired } = *opened;
+        let Opened { id, payload, retired } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
@@ -244,11 +244,11 @@ impl Loader {
                 let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
                 let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
-                Some((found, abandoned))
+                Some(Box::new((found, abandoned)))
             }
             _ => None,
         };
-        let standing = stored.as_ref().map(|(found, _)| found.standing);
+        let standing = stored.as_ref().map(|stored| stored.0.standing);
         if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
             // What is open on this node learns of it too.
             let _ = record.end(Closed::Destroyed, now);
@@ -281,7 +281,7 @@ impl Loader {
             return nothing(brought);
         }
         let arrived = Arrived { payload, retired, seen, stored };
-        Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
+        Ok((Binding::Live(Bound { id, record }), brought, Some(arrived)))
     }
 
     /// Asks the sources once, for everything; a source that fails is passed over.
@@ -322,7 +322,7 @@ pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<C
 }
 
 /// A payload with its times put right, unless they can't be believed or are over.
-pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Option<Payload> {
+pub(super) fn current(chain: &Chain, mut payload: Box<Payload>, now: Millis) -> Option<Box<Payload>> {
     let head = &mut payload.head;
     if head.issued > now.after(chain.max_skew) {
         chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
@@ -361,7 +361,7 @@ enum Genuine {
 
 enum Token {
     Known(Bound, InStep),
-    Opened(Box<Opened>, Option<Seen>),
+    Opened(Opened, Option<Seen>),
 }
 
 /// A token's digest, and the generation of the ring that opened it: which may be another by the time the token is in.

@@ -287,7 +287,7 @@ impl CookieTier {
     /// What a token holds, if it is genuine and of this chain.
     pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<Opened> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
-        let payload = payload::read(opened.payload)?;
+        let payload = Box::new(payload::read(opened.payload)?);
         Some(Opened { id: opened.id, payload, retired: opened.standing == keyring::Standing::Retired })
     }
 }
@@ -318,7 +318,8 @@ pub(crate) struct Creation {
 
 pub(crate) struct Opened {
     pub(crate) id: SessionId,
-    pub(crate) payload: Payload,
+    /// Apart, so that it stays where it is while the session that it is of is looked for.
+    pub(crate) payload: Box<Payload>,
     /// Sealed under a key that only opens.
     pub(crate) retired: bool,
 }
