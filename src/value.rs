@@ -1,6 +1,6 @@
 //! What a session holds: typed values, declared once, stored as JSON bytes.
 
-use std::{any::TypeId, fmt, time::Duration};
+use std::{any::TypeId, fmt, io, time::Duration};
 
 use bytes::Bytes;
 use serde::{Serialize, de::DeserializeOwned};
@@ -105,12 +105,56 @@ pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
 /// The bytes of a valid value that decode to a valid value again.
 pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Bytes, Flaw> {
     value.validate().map_err(Flaw::Invalid)?;
-    let json = serde_json::to_vec(value).map_err(Flaw::Json)?;
-    match decode::<V>(&json) {
-        // As long as it is: serde_json begins with 128 bytes, and most values have ten.
-        Ok(_) => Ok(json.into_boxed_slice().into()),
+    let mut json = Json { short: [0; 64], len: 0, long: Vec::new() };
+    serde_json::to_writer(&mut json, value).map_err(Flaw::Json)?;
+    match decode::<V>(json.as_slice()) {
+        Ok(_) => Ok(json.into_bytes()),
         Err(Flaw::Json(error)) => Err(Flaw::OneWay(error)),
         Err(flaw) => Err(flaw),
+    }
+}
+
+/// Where JSON is written. Most values have ten bytes, for which a vector would take 128 and give most of them back.
+struct Json {
+    short: [u8; 64],
+    len: usize,
+    /// All of it, once it is longer.
+    long: Vec<u8>,
+}
+
+impl Json {
+    fn as_slice(&self) -> &[u8] {
+        if self.long.is_empty() { &self.short[..self.len] } else { &self.long }
+    }
+
+    fn into_bytes(self) -> Bytes {
+        if self.long.is_empty() {
+            return Bytes::copy_from_slice(self.as_slice());
+        }
+        self.long.into_boxed_slice().into()
+    }
+}
+
+impl io::Write for Json {
+    fn write(&mut self, part: &[u8]) -> io::Result<usize> {
+        let end = self.len + part.len();
+        match self.short.get_mut(self.len..end) {
+            Some(room) if self.long.is_empty() => {
+                room.copy_from_slice(part);
+                self.len = end;
+            }
+            _ => {
+                if self.long.is_empty() {
+                    self.long.extend_from_slice(&self.short[..self.len]);
+                }
+                self.long.extend_from_slice(part);
+            }
+        }
+        Ok(part.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -249,6 +293,24 @@ mod tests {
     fn what_would_not_decode_again_is_refused() {
         assert!(matches!(encode(&Ratio(f64::NAN)), Err(Flaw::OneWay(_))));
         assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct Lines(Vec<String>);
+    impl SessionValue for Lines {
+        const NAME: &'static str = "lines";
+    }
+
+    #[test]
+    fn values_of_every_length_are_encoded_as_they_are() {
+        for len in 0..200 {
+            for lines in
+                [vec!["x".repeat(len)], vec!["x".into(); len], vec!["x".repeat(100), "y".repeat(len), "z".into()]]
+            {
+                let value = Lines(lines);
+                assert_eq!(encode(&value).unwrap(), serde_json::to_vec(&value).unwrap());
+            }
+        }
     }
 
     #[test]
