@@ -76,23 +76,27 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The associated data, in its parts.
-    fn parts<'a>(&'a self, key: &'a Key, id: &'a SessionId) -> [&'a [u8]; 6] {
-        let [cookie, audience, purpose] = [self.cookie, self.audience, self.purpose.of(key).0].map(str::as_bytes);
-        [&[VERSION], &key.id.0, id.as_bytes(), cookie, audience, purpose]
+    /// Adds the associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
+    fn associate(self, key: &Key, id: &SessionId, bytes: &mut Vec<u8>) {
+        // The parts of fixed length at once: version, key and session.
+        const LEN: usize = size_of::<u64>();
+        let mut clear = [0; 3 * LEN + NONCE_AT];
+        [clear[LEN - 1], clear[LEN]] = [1, VERSION];
+        let (key_at, id_at) = (2 * LEN + 1, 3 * LEN + ID_AT);
+        clear[key_at - 1] = KeyId::LEN as u8;
+        clear[key_at..key_at + KeyId::LEN].copy_from_slice(&key.id.0);
+        clear[id_at - 1] = SessionId::LEN as u8;
+        clear[id_at..].copy_from_slice(id.as_bytes());
+        bytes.extend_from_slice(&clear);
+        for part in [self.cookie, self.audience, self.purpose.of(key).0] {
+            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(part.as_bytes());
+        }
     }
-}
 
-/// How long the associated data of these parts is.
-fn associated_len(parts: &[&[u8]; 6]) -> usize {
-    parts.iter().map(|part| size_of::<u64>() + part.len()).sum()
-}
-
-/// Adds the associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
-fn associate(parts: &[&[u8]; 6], bytes: &mut Vec<u8>) {
-    for part in parts {
-        bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        bytes.extend_from_slice(part);
+    /// How long the associated data is at most.
+    const fn associated_len(self) -> usize {
+        6 * size_of::<u64>() + NONCE_AT + self.cookie.len() + self.audience.len() + "cookie".len()
     }
 }
 
@@ -135,15 +139,14 @@ fn seal_with_nonce(
     text: &mut Vec<u8>,
 ) -> Result<(), SealError> {
     let key = keys.sealing();
-    let parts = context.parts(key, id);
-    let token = payload.with_more(TAG_LEN + associated_len(&parts));
+    let token = payload.with_more(TAG_LEN + context.associated_len());
     token[0] = VERSION;
     token[1..ID_AT].copy_from_slice(&key.id.0);
     token[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
     token[NONCE_AT..PAYLOAD_AT].copy_from_slice(nonce);
     // The associated data stands where the tag will: in this way neither takes memory of its own.
     let end = token.len();
-    associate(&parts, token);
+    context.associate(key, id, token);
     let (token, data) = token.split_at_mut(end);
     let cipher = context.purpose.of(key).1;
     let tag = cipher.encrypt_inout_detached(nonce, data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
@@ -232,7 +235,7 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     let nonce = Nonce::from(*clear.first_chunk::<NONCE_LEN>()?);
     let id = SessionId::from_bytes(*id);
     let (key, standing) = keys.find(KeyId(*key))?;
-    associate(&context.parts(key, &id), bytes);
+    context.associate(key, &id, bytes);
     let (token, data) = bytes.split_at_mut(len);
     let (payload, tag) = token[PAYLOAD_AT..].split_last_chunk_mut::<TAG_LEN>()?;
     let cipher = context.purpose.of(key).1;
@@ -302,7 +305,8 @@ mod tests {
     impl Context<'_> {
         fn associated_data(self, key: &Key, id: &SessionId) -> Vec<u8> {
             let mut data = Vec::new();
-            associate(&self.parts(key, id), &mut data);
+            self.associate(key, id, &mut data);
+            assert!(data.len() <= self.associated_len());
             data
         }
     }
