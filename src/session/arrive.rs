@@ -142,20 +142,20 @@ impl Core {
             for entry in entries.clone() {
                 let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
-                if schema.named(entry.name).and_then(hit).is_some_and(|version| version < entry.version) {
+                if schema.spelt(entry.name).and_then(hit).is_some_and(|version| version < entry.version) {
                     // Known all the same: what is written next is to be above it.
                     record.write().values.observe(entry.version);
-                    taken.newer.push(Newer { owner, name: entry.name.into(), kept: entry.kept(now) });
+                    taken.newer.push(Newer { owner, name: entry.text().into(), kept: entry.kept(now) });
                 }
             }
         }
         let newer = &taken.newer[before..];
         taken.whole &= newer.is_empty();
-        let fill = entries.filter(|entry| !newer.iter().any(|newer| *newer.name == *entry.name));
-        let carried = fill.map(|entry| Carried {
-            number: schema.named(entry.name),
-            name: entry.name.into(),
-            kept: entry.kept(now),
+        let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
+        let carried = fill.map(|entry| {
+            let number = schema.spelt(entry.name);
+            let name = number.map_or_else(|| entry.text(), |number| schema.at(number).name);
+            Carried { number, name: name.into(), kept: entry.kept(now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);

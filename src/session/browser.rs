@@ -239,7 +239,7 @@ impl Core {
                 Whose::Session => measured.session += entry.len(),
                 Whose::Principal => measured.principal += entry.len(),
             }
-            let undeclared = entry.json.is_some() && self.chain.schema.named(entry.name).is_none();
+            let undeclared = entry.json.is_some() && self.chain.schema.spelt(entry.name).is_none();
             measured.undeclared += usize::from(undeclared);
         }
         measured.token = sealed_len(parcel.written.finish().as_slice().len());
@@ -315,7 +315,7 @@ impl Core {
                 _ => continue,
             };
             let newer = Entry::of(whose, name, kept);
-            match entries.iter_mut().find(|entry| entry.whose == whose && *entry.name == **name) {
+            match entries.iter_mut().find(|entry| entry.whose == whose && entry.name == name.as_bytes()) {
                 Some(mine) if mine.version < newer.version => *mine = newer,
                 Some(_) => {}
                 None => entries.push(newer),
@@ -328,7 +328,7 @@ impl Core {
         while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { return };
-            let Entry { name, .. } = entries.swap_remove(oldest);
+            let name = entries.swap_remove(oldest).text();
             tracing::warn!(%name, "more values than the cookie holds: this one stays on the server");
         }
     }

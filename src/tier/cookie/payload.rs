@@ -56,14 +56,20 @@ pub(crate) enum Whose {
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) whose: Whose,
-    pub(crate) name: &'a str,
+    /// UTF-8.
+    pub(crate) name: &'a [u8],
     pub(crate) version: Version,
     pub(crate) json: Option<&'a [u8]>,
 }
 
 impl<'a> Entry<'a> {
     pub(crate) fn of(whose: Whose, name: &'a str, kept: &'a Kept) -> Self {
-        Self { whose, name, version: kept.version, json: kept.json.as_deref() }
+        Self { whose, name: name.as_bytes(), version: kept.version, json: kept.json.as_deref() }
+    }
+
+    /// The name, of a value that no declaration names.
+    pub(crate) fn text(&self) -> &'a str {
+        std::str::from_utf8(self.name).unwrap_or_default()
     }
 
     /// A copy of it.
@@ -73,7 +79,7 @@ impl<'a> Entry<'a> {
 
     /// How many bytes it takes.
     pub(crate) fn len(&self) -> usize {
-        len_of(self.name, self.json.map(<[u8]>::len))
+        len_of(self.name.len(), self.json.map(<[u8]>::len))
     }
 }
 
@@ -162,7 +168,7 @@ impl Writer {
         let tombstone = if json.is_none() { TOMBSTONE } else { 0 };
         let bytes = self.bytes.with_more(entry.len());
         bytes.extend_from_slice(&[principals | tombstone, name.len() as u8]);
-        bytes.extend_from_slice(name.as_bytes());
+        bytes.extend_from_slice(name);
         bytes.extend_from_slice(&version.as_u64().to_be_bytes());
         if let Some(json) = json {
             let mut len = [0; 10];
@@ -219,12 +225,12 @@ const fn gather(bytes: u64) -> u64 {
 
 /// How many bytes an entry takes.
 pub(crate) fn entry_len(name: &str, json: Option<&Bytes>) -> usize {
-    len_of(name, json.map(|json| json.len()))
+    len_of(name.len(), json.map(|json| json.len()))
 }
 
-fn len_of(name: &str, json: Option<usize>) -> usize {
+fn len_of(name: usize, json: Option<usize>) -> usize {
     let number_len = |number: usize| (number.max(1).ilog2() / 7 + 1) as usize;
-    2 + name.len() + 8 + json.map_or(0, |len| number_len(len) + len)
+    2 + name + 8 + json.map_or(0, |len| number_len(len) + len)
 }
 
 /// Reads a payload that a seal of ours vouched for. `None` is a format that this build does not know: as good as no
@@ -252,7 +258,11 @@ pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
     let entries_at = bytes.as_slice().len() - reader.0.len();
     let (mut sessions, mut principals) = (0, 0);
     while !reader.0.is_empty() {
-        match reader.entry()?.whose {
+        let entry = reader.entry()?;
+        if !entry.name.is_ascii() && std::str::from_utf8(entry.name).is_err() {
+            return None;
+        }
+        match entry.whose {
             Whose::Session => sessions += 1,
             Whose::Principal => principals += 1,
         }
@@ -318,7 +328,7 @@ impl<'a> Reader<'a> {
         if len > MAX_NAME {
             return None;
         }
-        let name = std::str::from_utf8(self.take(len)?).ok()?;
+        let name = self.take(len)?;
         let version = self.version()?;
         let json = match flags & TOMBSTONE {
             0 => {
@@ -386,7 +396,7 @@ mod tests {
         assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
         for whose in [Whose::Session, Whose::Principal] {
             let read =
-                payload.entries(whose).map(|entry| (entry.whose, entry.name, entry.kept(Millis(u64::MAX >> 20))));
+                payload.entries(whose).map(|entry| (entry.whose, entry.text(), entry.kept(Millis(u64::MAX >> 20))));
             let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == whose).cloned().collect();
             assert_eq!((payload.count(whose), read.collect::<Vec<_>>()), (expected.len(), expected));
         }
@@ -406,7 +416,7 @@ mod tests {
             }
             assert_eq!(Reader(&written[..len - 1]).number(), None);
             let half = number / 2;
-            assert_eq!(len_of("", Some(half as usize)) - 10 - half as usize, put(half, &mut bytes));
+            assert_eq!(len_of(0, Some(half as usize)) - 10 - half as usize, put(half, &mut bytes));
         }
         let more = |last| [[0xff; 9].as_slice(), last].concat();
         assert_eq!(Reader(&more(&[1])).number(), Some(u64::MAX));
