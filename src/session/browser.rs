@@ -13,6 +13,8 @@ use super::{
     core::{Binding, Bound, Core, Newer, Owner},
     load,
 };
+#[cfg(feature = "inspector")]
+use crate::tier::cookie::seal::sealed_len;
 use crate::{
     chain::{Chain, Signed},
     id::SessionId,
@@ -21,7 +23,7 @@ use crate::{
         cookie::{
             Creation, Opened,
             payload::{Entry, Head, Payload, Whose, Writer},
-            seal::{Purpose, SealError, sealed_len},
+            seal::{Purpose, SealError},
         },
         memory::record::{InStep, Kind, KnownToken, RecordKey, State},
     },
