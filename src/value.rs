@@ -181,7 +181,12 @@ impl Schema {
     }
 
     pub(crate) fn named(&self, name: &str) -> Option<Number> {
-        self.find(|declared| declared.name == name)
+        self.spelt(name.as_bytes())
+    }
+
+    /// By a name as it came in a token: what equals a declared one needn't be checked again to be text.
+    pub(crate) fn spelt(&self, name: &[u8]) -> Option<Number> {
+        self.find(|declared| declared.name.as_bytes() == name)
     }
 
     fn find(&self, matches: impl Fn(&Declared) -> bool) -> Option<Number> {

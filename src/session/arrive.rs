@@ -15,7 +15,7 @@ use crate::{
         Found, Lookup,
         cookie::{
             digest::Digest,
-            payload::{Entry, Payload, Whose},
+            payload::{Payload, Whose},
         },
         memory::record::{Carried, InStep, Kind, Record, RecordKey},
     },
@@ -25,11 +25,11 @@ use crate::{
 
 /// A token that had to be opened, on its way into the records.
 pub(super) struct Arrived {
-    pub(super) payload: Payload,
+    pub(super) payload: Box<Payload>,
     pub(super) retired: bool,
     pub(super) seen: Option<Digest>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
-    pub(super) stored: Option<(Found, usize)>,
+    pub(super) stored: Option<Box<(Found, usize)>>,
 }
 
 impl Core {
@@ -37,12 +37,13 @@ impl Core {
     pub(super) async fn arrive(&mut self, arrived: Arrived, now: Millis) -> Result<(), TierError> {
         let Arrived { payload, retired, seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
-        if let Some((found, abandoned)) = stored {
+        if let Some(stored) = stored {
+            let (found, abandoned) = *stored;
             let entries = self.entries(found, Scope::Session, now);
-            bound.record.join(entries, self.chain.terms(Scope::Session, now));
+            bound.record.join(entries, self.chain.terms(Scope::Session, now), None);
             bound.record.reassure(abandoned);
         }
-        let mut taken = self.take_in(&bound, payload, now);
+        let mut taken = self.take_in(&bound, &payload, now);
         let signed = self.signed_of(&bound, now);
         self.read_principal(now).await?;
         self.unless_revoked(now);
@@ -91,7 +92,7 @@ impl Core {
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.hold_principal(&signed, now);
-        record.join(entries, self.chain.terms(Scope::Principal, now));
+        record.join(entries, self.chain.terms(Scope::Principal, now), None);
         record.reassure(abandoned);
         // That there is nothing is remembered too.
         self.settle(&record, now);
@@ -99,12 +100,12 @@ impl Core {
     }
 
     /// Joins what a genuine payload of this session holds into the records that it speaks of.
-    pub(super) fn take_in(&self, bound: &Bound, payload: Payload, now: Millis) -> TakenIn {
-        let Payload { head, entries } = payload;
+    pub(super) fn take_in(&self, bound: &Bound, payload: &Payload, now: Millis) -> TakenIn {
+        let head = &payload.head;
         let mut taken = TakenIn {
             deadline: head.idle_deadline.min(head.life.absolute_deadline()),
-            sessions: 0,
-            principals: 0,
+            sessions: payload.count(Whose::Session),
+            principals: payload.count(Whose::Principal),
             session_stamp: None,
             principal_stamp: None,
             equal: true,
@@ -113,15 +114,13 @@ impl Core {
             filled: Vec::new(),
             newer: Vec::new(),
         };
-        let (mine, principals): (Vec<_>, Vec<_>) = entries.into_iter().partition(|entry| entry.whose == Whose::Session);
-        (taken.sessions, taken.principals) = (mine.len(), principals.len());
         bound.record.join_life(&head.life, now);
-        self.join_entries((Owner::Session, &bound.record), mine, &mut taken, now);
+        self.join_entries((Owner::Session, &bound.record), payload, &mut taken, now);
         match (head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
-                if !principals.is_empty() {
+                if taken.principals > 0 {
                     let record = self.hold_principal(&signed, now);
-                    self.join_entries((Owner::Principal(signed.key()), &record), principals, &mut taken, now);
+                    self.join_entries((Owner::Principal(signed.key()), &record), payload, &mut taken, now);
                     record.touch(now);
                     self.settle(&record, now);
                 }
@@ -129,36 +128,46 @@ impl Core {
             // What another principal left in this browser is nobody's here.
             (_, signed) => {
                 taken.ours = signed.is_none();
-                taken.whole &= principals.is_empty();
+                taken.whole &= taken.principals == 0;
             }
         }
         taken
     }
 
-    fn join_entries(&self, (owner, record): (Owner, &Record), entries: Vec<Entry>, taken: &mut TakenIn, now: Millis) {
+    fn join_entries(&self, (owner, record): (Owner, &Record), payload: &Payload, taken: &mut TakenIn, now: Millis) {
         let schema = &self.chain.schema;
-        let mut fill = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let number = schema.named(&entry.name);
-            let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
-            match number.filter(|_| self.first_hit()).and_then(hit) {
+        let entries = payload.entries(match owner {
+            Owner::Session => Whose::Session,
+            Owner::Principal(_) => Whose::Principal,
+        });
+        let before = taken.newer.len();
+        if self.first_hit() {
+            for entry in entries.clone() {
+                let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
-                Some(version) if version < entry.kept.version => {
-                    taken.whole = false;
+                if schema.spelt(entry.name).and_then(hit).is_some_and(|version| version < entry.version) {
                     // Known all the same: what is written next is to be above it.
-                    record.write().values.observe(entry.kept.version);
-                    taken.newer.push(Newer { owner, name: entry.name, kept: entry.kept });
+                    record.write().values.observe(entry.version);
+                    taken.newer.push(Newer { owner, name: entry.text().into(), kept: entry.kept(now) });
                 }
-                _ => fill.push(Carried { number, name: entry.name, kept: entry.kept }),
             }
         }
-        let joined = record.join(fill, self.chain.terms(owner.scope(), now));
+        let newer = &taken.newer[before..];
+        taken.whole &= newer.is_empty();
+        let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
+        let carried = fill.map(|entry| {
+            let number = schema.spelt(entry.name);
+            let name = number.map_or_else(|| entry.text(), |number| schema.at(number).name);
+            Carried { number, name: name.into(), kept: entry.kept(now) }
+        });
+        // Without memory there is no other tier than the cookie that could have answered.
+        let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
+        let joined = record.join(carried, self.chain.terms(owner.scope(), now), filled);
         taken.equal &= joined.equal;
         match owner {
             Owner::Session => taken.session_stamp = Some(joined.carried),
             Owner::Principal(_) => taken.principal_stamp = Some(joined.carried),
         }
-        taken.filled.extend(joined.filled);
     }
 
     /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.

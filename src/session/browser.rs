@@ -12,14 +12,14 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
-    chain::{Chain, Signed, values::Kept},
+    chain::{Chain, Signed},
     id::SessionId,
     live::Closed,
     tier::{
         cookie::{
-            Opened,
-            payload::{Head, Payload, Whose, Writer, entry_len},
-            seal::Purpose,
+            Creation, Opened,
+            payload::{Entry, Head, Payload, Whose, Writer},
+            seal::{Purpose, SealError},
         },
         memory::record::{InStep, Kind, RecordKey, State},
     },
@@ -76,7 +76,7 @@ const BIRTH_PREFIX: &str = "b.";
 pub(crate) struct Relayed {
     id: SessionId,
     purpose: Purpose,
-    payload: Payload,
+    payload: Box<Payload>,
 }
 
 impl Relayed {
@@ -87,7 +87,7 @@ impl Relayed {
         let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
         let keys = chain.cookie.ring().keys();
-        let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes(), now);
+        let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
         let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
         let payload = load::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
         Ok(Self { id, purpose, payload })
@@ -112,7 +112,7 @@ impl Stand {
 /// All that a browser is to carry at one moment, unsealed.
 struct Parcel {
     head: Head,
-    entries: Vec<(Whose, Box<str>, Kept)>,
+    written: Writer,
     in_step: InStep,
 }
 
@@ -131,14 +131,6 @@ pub(crate) struct Measured {
     pub(crate) in_step: bool,
 }
 
-/// A sealed token and what it held.
-struct Sealed {
-    token: String,
-    ring: u64,
-    in_step: InStep,
-    ends_in: Option<Duration>,
-}
-
 impl Core {
     /// The `Set-Cookie` that the response is to carry, if it is to carry one.
     pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
@@ -154,12 +146,15 @@ impl Core {
         if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
             return None;
         }
-        let Sealed { token, ring, in_step, ends_in } = self.seal(&bound, Purpose::Cookie, now)?;
+        let Parcel { head, written, in_step } = self.pack(&bound, now)?;
+        let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
+        let made = cookie.creation(&self.chain.audience, &bound.id, written.finish(), ends_in);
+        let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
-            let digest = self.chain.digests.digest(token.as_bytes(), ring);
+            let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
             bound.record.write().know(digest, in_step);
         }
-        cookie.creation(token, ends_in)
+        Some(header)
     }
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
@@ -243,39 +238,46 @@ impl Core {
             return Measured::default();
         };
         let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
-        let head = Writer::new(&parcel.head).finish().len();
         let mut measured = Measured { in_step, ..Measured::default() };
-        for (whose, name, kept) in &parcel.entries {
-            let len = entry_len(name, kept.json.as_ref());
-            match whose {
-                Whose::Session => measured.session += len,
-                Whose::Principal => measured.principal += len,
+        for entry in parcel.written.entries() {
+            match entry.whose {
+                Whose::Session => measured.session += entry.len(),
+                Whose::Principal => measured.principal += entry.len(),
             }
-            measured.undeclared += usize::from(kept.json.is_some() && self.chain.schema.named(name).is_none());
+            let undeclared = entry.json.is_some() && self.chain.schema.spelt(entry.name).is_none();
+            measured.undeclared += usize::from(undeclared);
         }
-        measured.token = sealed_len(head + measured.session + measured.principal);
+        measured.token = sealed_len(parcel.written.finish().as_slice().len());
         measured
     }
 
-    /// Everything that the browser is to carry.
+    /// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
+    /// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
+    ///
+    /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
     fn pack(&self, bound: &Bound, now: Millis) -> Option<Parcel> {
-        let chain = &self.chain;
+        let schema = &self.chain.schema;
         let signed = self.signed_of(bound, now);
-        let mut entries: Vec<(Whose, Box<str>, Kept)> = Vec::new();
-        let mut collect = |whose: Whose, name: &str, kept: &Kept| entries.push((whose, name.into(), kept.clone()));
-        let (life, session) = {
+        let (head, mut written, session) = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
-            for (name, kept) in state.carried_entries(&chain.schema) {
-                collect(Whose::Session, name, kept);
+            let head = Head {
+                issued: now,
+                idle_deadline: life.deadline(bound.record.used()),
+                life: life.clone(),
+                principal: signed.as_deref().map(|signed| signed.owner.tag()),
+            };
+            let mut written = Writer::new(&head);
+            for (name, kept) in state.carried_entries(schema) {
+                written.entry(Entry::of(Whose::Session, name, kept));
             }
-            (life.clone(), state.carried())
+            (head, written, state.carried())
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
-                    for (name, kept) in state.carried_entries(&chain.schema) {
-                        collect(Whose::Principal, name, kept);
+                    for (name, kept) in state.carried_entries(schema) {
+                        written.entry(Entry::of(Whose::Principal, name, kept));
                     }
                     state.stamp()
                 });
@@ -283,37 +285,31 @@ impl Core {
             });
             (signed.key(), carried)
         });
-        self.keep_newer(&mut entries, signed.as_deref());
-        self.fit(&mut entries);
-        let idle_deadline = life.deadline(bound.record.used());
-        let in_step = InStep { deadline: idle_deadline, session, principal };
-        let principal = signed.map(|signed| signed.owner.tag());
-        let head = Head { issued: now, idle_deadline, life, principal };
-        Some(Parcel { head, entries, in_step })
+        if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
+            written = self.written_anew(&head, &written, signed.as_deref());
+        }
+        let in_step = InStep { deadline: head.idle_deadline, session, principal };
+        Some(Parcel { head, written, in_step })
     }
 
-    /// The same, sealed. That is no use of the session: a page that is open, and hears of what a job writes, must not keep
-    /// it alive when nobody is there (OWASP ASVS 7.3.1).
-    fn seal(&self, bound: &Bound, purpose: Purpose, now: Millis) -> Option<Sealed> {
-        let chain = &self.chain;
-        let Parcel { head, entries, in_step } = self.pack(bound, now)?;
-        let mut writer = Writer::new(&head);
-        for (whose, name, kept) in &entries {
-            writer.entry(*whose, name, kept);
-        }
-        let payload = zeroize::Zeroizing::new(writer.finish());
-        let (token, ring) = chain
-            .cookie
-            .seal(&chain.audience, purpose, &bound.id, &payload)
-            .inspect_err(|error| tracing::error!(%error, "the session can't be sealed"))
-            .ok()?;
-        let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
-        Some(Sealed { token, ring, in_step, ends_in })
+    /// The bytes that there are for entries.
+    fn room(&self) -> usize {
+        self.chain.budget.session + self.chain.budget.principal
+    }
+
+    /// What the records hold and the cookie should not, or the other way round, put right.
+    fn written_anew(&self, head: &Head, written: &Writer, signed: Option<&Signed>) -> Writer {
+        let mut entries: Vec<_> = written.entries().collect();
+        self.keep_newer(&mut entries, signed);
+        self.fit(&mut entries);
+        let mut anew = Writer::new(head);
+        entries.into_iter().for_each(|entry| anew.entry(entry));
+        anew
     }
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
     /// a user before had, or somebody chose before signing in, goes all the same.
-    fn keep_newer(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>, signed: Option<&Signed>) {
+    fn keep_newer<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&Signed>) {
         let schema = &self.chain.schema;
         let anonymous =
             |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
@@ -323,24 +319,21 @@ impl Core {
                 Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => Whose::Principal,
                 _ => continue,
             };
-            match entries.iter_mut().find(|(other, entry, _)| *other == whose && entry == name) {
-                Some((_, _, mine)) if mine.version < kept.version => *mine = kept.clone(),
+            let newer = Entry::of(whose, name, kept);
+            match entries.iter_mut().find(|entry| entry.whose == whose && entry.name == name.as_bytes()) {
+                Some(mine) if mine.version < newer.version => *mine = newer,
                 Some(_) => {}
-                None => entries.push((whose, name.clone(), kept.clone())),
+                None => entries.push(newer),
             }
         }
     }
 
     /// What two nodes accepted apart can together be more than fits. The oldest stay behind: they are still here.
-    fn fit(&self, entries: &mut Vec<(Whose, Box<str>, Kept)>) {
-        let budget = self.chain.budget;
-        let total = |entries: &[(Whose, Box<str>, Kept)]| -> usize {
-            entries.iter().map(|(_, name, kept)| entry_len(name, kept.json.as_ref())).sum()
-        };
-        while total(entries) > budget.session + budget.principal {
-            let oldest = entries.iter().enumerate().min_by_key(|(_, (_, _, kept))| kept.version).map(|(at, _)| at);
+    fn fit(&self, entries: &mut Vec<Entry<'_>>) {
+        while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
+            let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { return };
-            let (_, name, _) = entries.swap_remove(oldest);
+            let name = entries.swap_remove(oldest).text();
             tracing::warn!(%name, "more values than the cookie holds: this one stays on the server");
         }
     }
@@ -358,8 +351,11 @@ impl Core {
             _ => return None,
         };
         let (purpose, prefix) = if confirmed { (Purpose::Relay, RELAY) } else { (Purpose::Birth, BIRTH_PREFIX) };
-        let Sealed { token, .. } = self.seal(&bound, purpose, now)?;
-        Some(RelayToken(format!("{prefix}{token}")))
+        let mut text = Vec::from(prefix);
+        let payload = self.pack(&bound, now)?.written.finish();
+        let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id, payload, &mut text);
+        sealed.inspect_err(unsealable).ok()?;
+        String::from_utf8(text).ok().map(RelayToken)
     }
 
     /// Takes in what a page brings. The caller has checked that the request is same-origin.
@@ -382,7 +378,7 @@ impl Core {
             Err(None) => return Err(RelayRefused::OtherSession),
         };
         bound.record.touch_at_least(payload.head.used(now));
-        self.take_in(&bound, payload, now);
+        self.take_in(&bound, &payload, now);
         self.settle(&bound.record, now);
         // Only what it holds says whose session it is: it is this handle's once that is known to live.
         self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
@@ -403,6 +399,10 @@ impl Core {
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
         HeadOut { touched, cookie }
     }
+}
+
+fn unsealable(error: &SealError) {
+    tracing::error!(%error, "the session can't be sealed");
 }
 
 /// What a response's head is to be given.

@@ -248,7 +248,7 @@ impl Core {
                 Ok(version)
             }
             Committed::Outdated(found) => {
-                target.record.join(self.entries(found, target.scope, now), terms);
+                target.record.join(self.entries(found, target.scope, now), terms, None);
                 doubt.clear();
                 Err(Loss::Outdated)
             }
@@ -265,7 +265,7 @@ impl Core {
     }
 
     /// What a store found, as changes to join.
-    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<Carried> {
+    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<Carried<'static>> {
         let schema = &self.chain.schema;
         let entries = found.entries.into_iter().map(|entry| Carried {
             number: schema.named(&entry.name),

@@ -283,7 +283,7 @@ impl Loader {
         let (binding, brought, arrived) = self.bind(opened, now).await?;
         (core.binding, core.brought) = (binding.into(), brought);
         if let Some(arrived) = arrived {
-            return core.arrive(*arrived, now).await;
+            return core.arrive(arrived, now).await;
         }
         core.unless_revoked(now);
         core.read_principal(now).await
@@ -300,7 +300,7 @@ impl Loader {
                 genuine += 1;
                 continue;
             }
-            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate, now);
+            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
             let Some(Opened { id, payload, retired }) = opened else { continue };
             let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
@@ -361,7 +361,7 @@ impl Loader {
         &self,
         Unfamiliar { opened, seen }: Unfamiliar,
         now: Millis,
-    ) -> Result<(Binding, Brought, Option<Box<Arrived>>), TierError> {
+    ) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let Opened { id, payload, retired } = opened;
         let key = RecordKey(*id.as_bytes());
@@ -375,11 +375,11 @@ impl Loader {
                 let lookup = Lookup::new(Some(self.chain().owner(&id)), &self.chain().names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
                 let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
-                Some((found, abandoned))
+                Some(Box::new((found, abandoned)))
             }
             _ => None,
         };
-        let standing = stored.as_ref().map(|(found, _)| found.standing);
+        let standing = stored.as_ref().map(|stored| stored.0.standing);
         if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
             // What is open on this node learns of it too.
             let _ = record.end(Closed::Destroyed, now);
@@ -412,7 +412,7 @@ impl Loader {
             return nothing(brought);
         }
         let arrived = Arrived { payload, retired, seen, stored };
-        Ok((Binding::Live(Bound { id, record }), brought, Some(Box::new(arrived))))
+        Ok((Binding::Live(Bound { id, record }), brought, Some(arrived)))
     }
 
     /// Asks the sources once, for everything; a source that fails is passed over.
@@ -449,7 +449,7 @@ pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<C
 }
 
 /// A payload with its times put right, unless they can't be believed or are over.
-pub(super) fn current(chain: &Chain, mut payload: Payload, now: Millis) -> Option<Payload> {
+pub(super) fn current(chain: &Chain, mut payload: Box<Payload>, now: Millis) -> Option<Box<Payload>> {
     let head = &mut payload.head;
     if head.issued > now.after(chain.max_skew) {
         chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);

@@ -2,7 +2,7 @@
 //!
 //! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
 
-use std::{borrow::Cow, fmt, fmt::Write, sync::OnceLock, time::Duration};
+use std::{borrow::Cow, fmt, ops::Range, sync::OnceLock, time::Duration};
 
 use cookie::Cookie;
 use http::HeaderValue;
@@ -10,13 +10,13 @@ use http::HeaderValue;
 use self::{
     keyring::{KeyRing, Keys},
     payload::{HEAD_MAX, Payload},
-    seal::{Context, Purpose},
+    seal::{Context, Purpose, sealed_len},
+    unsealed::Unsealed,
 };
 use crate::{
     chain::Budget,
     error::{BuildError, BuildErrorKind},
     id::SessionId,
-    version::Millis,
 };
 
 pub(crate) mod digest;
@@ -24,6 +24,7 @@ pub(crate) mod header;
 pub(crate) mod keyring;
 pub(crate) mod payload;
 pub(crate) mod seal;
+pub(crate) mod unsealed;
 
 /// Name and value together: browsers take 4,096 bytes, the lowest known limit is Safari's 4,093, and an HTTP/2 peer may
 /// take 16 KiB of headers in all.
@@ -183,34 +184,63 @@ impl CookieTier {
         MAX_COOKIE - self.cookie_name().len() - 1
     }
 
-    /// `Set-Cookie` of a token, for a session that ends in so long. It is asked back 60 s earlier, so that a browser
-    /// whose clock runs late does not show a session that is over.
-    pub(crate) fn creation(&self, token: String, ends_in: Option<Duration>) -> Option<HeaderValue> {
+    /// `Set-Cookie` of what a session's browser is to carry, for a session that ends in so long. It is asked back 60 s
+    /// earlier, so that a browser whose clock runs late does not show a session that is over.
+    ///
+    /// # Errors
+    ///
+    /// Where the payload is longer than a cookie takes.
+    pub(crate) fn creation(
+        &self,
+        audience: &str,
+        id: &SessionId,
+        payload: Unsealed,
+        ends_in: Option<Duration>,
+    ) -> Result<Option<Creation>, seal::SealError> {
         let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
         // Never `Max-Age=0`, which would be a removal.
         let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
-        self.header(&token, max_age)
+        let len = sealed_len(payload.as_slice().len());
+        let mut ring = 0;
+        // Into the header at once: a token is hundreds of bytes, and would be copied and measured twice.
+        let header = self.header(len, max_age, |header| {
+            ring = self.seal(audience, Purpose::Cookie, id, payload, header)?;
+            Ok(())
+        })?;
+        let at = self.cookie_name().len() + 1;
+        Ok(header.map(|header| Creation { header, token: at..at + len, ring }))
     }
 
     /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
     pub(crate) fn removal(&self) -> Option<HeaderValue> {
-        self.header("", Some(Duration::ZERO))
+        let Ok(header) = self.header(0, Some(Duration::ZERO), |_| Ok::<_, std::convert::Infallible>(()));
+        header
     }
 
     /// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
-    fn header(&self, value: &str, max_age: Option<Duration>) -> Option<HeaderValue> {
+    fn header<E>(
+        &self,
+        value_len: usize,
+        max_age: Option<Duration>,
+        value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Option<HeaderValue>, E> {
         let (name, attributes) = (self.cookie_name(), self.attributes());
-        // `; Max-Age=` and as many digits as 400 days have.
-        let mut header = String::with_capacity(name.len() + value.len() + attributes.len() + 24);
-        for part in [name, "=", value, attributes] {
-            header.push_str(part);
+        let mut digits = [0; 20];
+        let max_age = max_age.map(|max_age| decimal(max_age.as_secs(), &mut digits));
+        let asked = max_age.map_or(0, |seconds| MAX_AGE_IS.len() + seconds.len());
+        // All of its length: what is left over would have to be counted apart, in memory of its own.
+        let mut header = Vec::with_capacity(name.len() + 1 + value_len + attributes.len() + asked);
+        header.extend_from_slice(name.as_bytes());
+        header.push(b'=');
+        value(&mut header)?;
+        header.extend_from_slice(attributes.as_bytes());
+        if let Some(seconds) = max_age {
+            header.extend_from_slice(MAX_AGE_IS);
+            header.extend_from_slice(seconds);
         }
-        if let Some(max_age) = max_age {
-            write!(header, "; Max-Age={}", max_age.as_secs()).ok()?;
-        }
-        let mut header = HeaderValue::try_from(header).ok()?;
+        let Ok(mut header) = HeaderValue::try_from(header) else { return Ok(None) };
         header.set_sensitive(true);
-        Some(header)
+        Ok(Some(header))
     }
 
     /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
@@ -236,6 +266,8 @@ impl CookieTier {
         Context { cookie: self.cookie_name(), audience, purpose }
     }
 
+    /// Adds the token of a payload to a text. Gives the generation of the ring that sealed it.
+    ///
     /// # Errors
     ///
     /// Where the payload is longer than a cipher or a cookie takes.
@@ -244,30 +276,50 @@ impl CookieTier {
         audience: &str,
         purpose: Purpose,
         id: &SessionId,
-        payload: &[u8],
-    ) -> Result<(String, u64), seal::SealError> {
+        payload: Unsealed,
+        text: &mut Vec<u8>,
+    ) -> Result<u64, seal::SealError> {
         let keys = self.ring.keys();
-        Ok((seal::seal(&keys, self.context(audience, purpose), id, payload)?, keys.generation))
+        seal::seal(&keys, self.context(audience, purpose), id, payload, text)?;
+        Ok(keys.generation)
     }
 
     /// What a token holds, if it is genuine and of this chain.
-    pub(crate) fn open(
-        &self,
-        keys: &Keys,
-        audience: &str,
-        purpose: Purpose,
-        token: &[u8],
-        now: Millis,
-    ) -> Option<Opened> {
+    pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<Opened> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
-        let payload = payload::read(&opened.payload, now)?;
+        let payload = Box::new(payload::read(opened.payload)?);
         Some(Opened { id: opened.id, payload, retired: opened.standing == keyring::Standing::Retired })
     }
 }
 
+const MAX_AGE_IS: &[u8] = b"; Max-Age=";
+
+/// A number's digits, at the end of as many as one can have. `write!` took 300 instructions for them.
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[at..];
+        }
+    }
+}
+
+/// The header that gives the browser its cookie.
+pub(crate) struct Creation {
+    pub(crate) header: HeaderValue,
+    /// Where in the header the token stands.
+    pub(crate) token: Range<usize>,
+    /// The generation of the ring that sealed it.
+    pub(crate) ring: u64,
+}
+
 pub(crate) struct Opened {
     pub(crate) id: SessionId,
-    pub(crate) payload: Payload,
+    /// Apart, so that it stays where it is while the session that it is of is looked for.
+    pub(crate) payload: Box<Payload>,
     /// Sealed under a key that only opens.
     pub(crate) retired: bool,
 }
@@ -289,6 +341,24 @@ mod tests {
 
     fn tier() -> CookieTier {
         CookieTier::sealed(KeyRing::generate().unwrap())
+    }
+
+    fn unsealed(payload: &[u8]) -> Unsealed {
+        let mut unsealed = Unsealed::with_room(payload.len());
+        unsealed.extend(payload);
+        unsealed
+    }
+
+    /// The header that a creation of some token would be, the token left out but for a letter.
+    fn creation(tier: &CookieTier, ends_in: Option<Duration>) -> String {
+        let id = SessionId::mint().unwrap();
+        let Creation { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();
+        assert!(header.is_sensitive());
+        let text = header.to_str().unwrap();
+        assert!(
+            seal::open(&tier.ring.keys(), tier.context("", Purpose::Cookie), text[token.clone()].as_bytes()).is_some()
+        );
+        format!("{}t{}", &text[..token.start], &text[token.end..])
     }
 
     #[test]
@@ -316,7 +386,7 @@ mod tests {
     fn a_removal_repeats_the_attributes_of_the_creation() {
         let tier = tier().name("x").domain("example.org").path("/app").same_site(SameSite::Strict);
         let text = |header: Option<HeaderValue>| header.unwrap().to_str().unwrap().to_owned();
-        let creation = text(tier.creation("t".into(), Some(Duration::from_secs(3660))));
+        let creation = creation(&tier, Some(Duration::from_secs(3660)));
         assert_eq!(creation, "x=t; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=3600");
         let removal = text(tier.removal());
         assert_eq!(removal, "x=; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0");
@@ -324,11 +394,15 @@ mod tests {
 
     #[test]
     fn the_cookie_asks_for_no_more_than_400_days_and_short_lives_keep_half() {
-        let text = |span| tier().creation("t".into(), Some(span)).unwrap().to_str().unwrap().to_owned();
+        let text = |span| creation(&tier(), Some(span));
         assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
         assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));
         assert!(text(Duration::from_secs(1)).ends_with("Max-Age=1"));
-        assert!(!tier().creation("t".into(), None).unwrap().to_str().unwrap().contains("Max-Age"));
+        for seconds in [2, 18, 20, 199, 1_000, 10_059, 10_060, 34_560_060] {
+            let asked = seconds - 60.min(seconds / 2);
+            assert!(text(Duration::from_secs(seconds)).ends_with(&format!("; Max-Age={asked}")), "{seconds}");
+        }
+        assert!(!creation(&tier(), None).contains("Max-Age"));
     }
 
     #[test]
@@ -337,8 +411,8 @@ mod tests {
             let Budget { session, principal } = tier.budget(true);
             let payload = vec![b'x'; session + principal + HEAD_MAX];
             let id = SessionId::mint().unwrap();
-            let (token, _) = tier.seal("", Purpose::Cookie, &id, &payload).unwrap();
-            let len = tier.cookie_name().len() + 1 + token.len();
+            let Creation { token, .. } = tier.creation("", &id, unsealed(&payload), None).unwrap().unwrap();
+            let len = token.end;
             assert!((MAX_COOKIE - 4..=MAX_COOKIE).contains(&len), "{len}");
             assert_eq!(tier.budget(false).session, session + principal);
         }

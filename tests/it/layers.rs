@@ -73,6 +73,36 @@ async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("mine"));
 }
 
+#[tokio::test]
+async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest_from_the_cookie() {
+    const NAME: &str = "__Host-session";
+    let app = App::new();
+    let node = || {
+        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
+        let chain = chain.tier(MemoryTier::builder().build()).tier(CookieTier::sealed(app.ring.clone()));
+        Node::new(chain.tier(DefaultTier::new()).build().unwrap())
+    };
+    let (one, other) = (node(), node());
+    let mut browser = Browser::new();
+    set(&mut browser, &one, Visits(7)).await;
+    let before = browser.cookie(NAME).unwrap().to_owned();
+    set(&mut browser, &one, Draft("d".repeat(2000))).await;
+    let drafted = browser.cookie(NAME).unwrap().to_owned();
+    app.pass(Duration::from_secs(1));
+    browser.set(NAME, &before);
+    set(&mut browser, &other, theme(&"t".repeat(2000))).await;
+    app.pass(Duration::from_secs(1));
+    set(&mut browser, &other, Visits(8)).await;
+    browser.set(NAME, &drafted);
+    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000);
+    assert_ne!(browser.cookie(NAME), Some(&*drafted), "a response brings what the browser lacks");
+    let cold = node();
+    assert_eq!(get::<Visits>(&mut browser, &cold).await, Visits(8));
+    assert_eq!(get::<Theme>(&mut browser, &cold).await, theme(&"t".repeat(2000)));
+    assert_eq!(get::<Draft>(&mut browser, &cold).await, Draft::default());
+    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "it stays where it is");
+}
+
 // Acceptance 2 and 3.
 #[tokio::test]
 async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {

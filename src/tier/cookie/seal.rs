@@ -15,24 +15,36 @@
 
 use std::fmt;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::Engine;
 use rand::Rng;
 use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
-use zeroize::Zeroizing;
 
-use super::keyring::{Key, KeyId, Keys, Standing};
+use super::{
+    keyring::{Key, KeyId, Keys, Standing},
+    unsealed::Unsealed,
+};
 use crate::id::SessionId;
 
 const VERSION: u8 = 1;
 const NONCE_LEN: usize = 24;
-const TAG_LEN: usize = 16;
+pub(super) const TAG_LEN: usize = 16;
 /// Where in a token's bytes the session's id, the nonce and the payload begin.
 const ID_AT: usize = 1 + KeyId::LEN;
 const NONCE_AT: usize = ID_AT + SessionId::LEN;
-const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
+pub(super) const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
 
 /// The longest token, in characters: no browser keeps a longer cookie, and nobody makes us decode one.
-const MAX_TOKEN_LEN: usize = 4096;
+pub(super) const MAX_TOKEN_LEN: usize = 4096;
+
+/// Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
+///
+/// By the vectors that the processor has: without, the text was 1,600 of the 6,300 instructions of opening a small token,
+/// and 1,150 of the 8,300 of making a cookie. A client knows its token, so that the time need not be constant.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+static BASE64URL: std::sync::LazyLock<base64::engine::Simd> =
+    std::sync::LazyLock::new(|| base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD));
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
 /// What a token is for. One that was sealed for another purpose does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,16 +76,27 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// The associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
-    fn associated_data(self, key: &Key, id: &SessionId) -> Vec<u8> {
-        let [cookie, audience, purpose] = [self.cookie, self.audience, self.purpose.of(key).0].map(str::as_bytes);
-        let parts = [&[VERSION], &key.id.0[..], id.as_bytes(), cookie, audience, purpose];
-        let mut data = Vec::with_capacity(parts.iter().map(|part| size_of::<u64>() + part.len()).sum());
-        for part in parts {
-            data.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            data.extend_from_slice(part);
+    /// Adds the associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
+    fn associate(self, key: &Key, id: &SessionId, bytes: &mut Vec<u8>) {
+        // The parts of fixed length at once: version, key and session.
+        const LEN: usize = size_of::<u64>();
+        let mut clear = [0; 3 * LEN + NONCE_AT];
+        [clear[LEN - 1], clear[LEN]] = [1, VERSION];
+        let (key_at, id_at) = (2 * LEN + 1, 3 * LEN + ID_AT);
+        clear[key_at - 1] = KeyId::LEN as u8;
+        clear[key_at..key_at + KeyId::LEN].copy_from_slice(&key.id.0);
+        clear[id_at - 1] = SessionId::LEN as u8;
+        clear[id_at..].copy_from_slice(id.as_bytes());
+        bytes.extend_from_slice(&clear);
+        for part in [self.cookie, self.audience, self.purpose.of(key).0] {
+            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bytes.extend_from_slice(part.as_bytes());
         }
-        data
+    }
+
+    /// How long the associated data is at most.
+    const fn associated_len(self) -> usize {
+        6 * size_of::<u64>() + NONCE_AT + self.cookie.len() + self.audience.len() + "cookie".len()
     }
 }
 
@@ -89,15 +112,22 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
-/// Seals a payload under the key that seals, for one session and one context. No two tokens are ever the same.
-pub(crate) fn seal(keys: &Keys, context: Context<'_>, id: &SessionId, payload: &[u8]) -> Result<String, SealError> {
-    if payload.len() > payload_budget(MAX_TOKEN_LEN) {
+/// Seals a payload under the key that seals, for one session and one context, and adds the token to a text. No two
+/// tokens are ever the same.
+pub(crate) fn seal(
+    keys: &Keys,
+    context: Context<'_>,
+    id: &SessionId,
+    payload: Unsealed,
+    text: &mut Vec<u8>,
+) -> Result<(), SealError> {
+    if payload.as_slice().len() > payload_budget(MAX_TOKEN_LEN) {
         return Err(SealError);
     }
     // 192 random bits set no limit on seals per key, as the 96 of plain AES-GCM would (2^32).
     let mut nonce = Nonce::default();
     rand::rng().fill_bytes(&mut nonce);
-    seal_with_nonce(keys, context, id, &nonce, payload)
+    seal_with_nonce(keys, context, id, &nonce, payload, text)
 }
 
 fn seal_with_nonce(
@@ -105,20 +135,28 @@ fn seal_with_nonce(
     context: Context<'_>,
     id: &SessionId,
     nonce: &Nonce,
-    payload: &[u8],
-) -> Result<String, SealError> {
+    mut payload: Unsealed,
+    text: &mut Vec<u8>,
+) -> Result<(), SealError> {
     let key = keys.sealing();
-    let mut token = Vec::with_capacity(PAYLOAD_AT + payload.len() + TAG_LEN);
-    token.push(VERSION);
-    token.extend_from_slice(&key.id.0);
-    token.extend_from_slice(id.as_bytes());
-    token.extend_from_slice(nonce);
-    token.extend_from_slice(payload);
-    let data = context.associated_data(key, id);
+    let token = payload.with_more(TAG_LEN + context.associated_len());
+    token[0] = VERSION;
+    token[1..ID_AT].copy_from_slice(&key.id.0);
+    token[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
+    token[NONCE_AT..PAYLOAD_AT].copy_from_slice(nonce);
+    // The associated data stands where the tag will: in this way neither takes memory of its own.
+    let end = token.len();
+    context.associate(key, id, token);
+    let (token, data) = token.split_at_mut(end);
     let cipher = context.purpose.of(key).1;
-    let tag = cipher.encrypt_inout_detached(nonce, &data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
+    let tag = cipher.encrypt_inout_detached(nonce, data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
+    let token = payload.token();
+    token.truncate(end);
     token.extend_from_slice(&tag);
-    Ok(URL_SAFE_NO_PAD.encode(token))
+    let at = text.len();
+    text.resize(at + sealed_len(end - PAYLOAD_AT), 0);
+    BASE64URL.encode_slice(&*token, &mut text[at..]).or(Err(SealError))?;
+    Ok(())
 }
 
 /// How many characters the token of a payload has.
@@ -142,36 +180,39 @@ pub(crate) fn id_of(token: &[u8]) -> Option<SessionId> {
     let mut clear = [0; CLEAR_LEN / 4 * 3];
     let (groups, _) = token.as_chunks::<4>();
     let (threes, _) = clear.as_chunks_mut::<3>();
-    let mut other = 0;
+    let mut all = 0;
     for (group, three) in groups.iter().zip(threes) {
         let [a, b, c, d] = group.map(|byte| SEXTETS[usize::from(byte)]);
-        other |= a | b | c | d;
-        *three = [a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d];
+        let bits = a << 18 | b << 12 | c << 6 | d;
+        all |= bits;
+        [_, _, _, _, _, three[0], three[1], three[2]] = bits.to_be_bytes();
     }
-    if other >= 64 {
+    if all >= OTHER {
         return None;
     }
     let id = *clear[ID_AT..].first_chunk()?;
     (clear[0] == VERSION).then(|| SessionId::from_bytes(id))
 }
 
-/// The six bits of a character of base64url; 64 for any other.
-const SEXTETS: [u8; 256] = {
-    let mut sextets = [64; 256];
+/// The six bits of a character of base64url, or a bit that none of four shifted into their places has.
+const SEXTETS: [u64; 256] = {
+    let mut sextets = [OTHER; 256];
     let mut at = 0;
     while at < 64 {
-        sextets[ALPHABET[at] as usize] = at as u8;
+        sextets[ALPHABET[at] as usize] = at as u64;
         at += 1;
     }
     sextets
 };
+
+const OTHER: u64 = 1 << 24;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// What a genuine token holds.
 pub(crate) struct Opened {
     pub(crate) id: SessionId,
-    pub(crate) payload: Zeroizing<Vec<u8>>,
+    pub(crate) payload: Unsealed,
     pub(crate) standing: Standing,
 }
 
@@ -182,28 +223,32 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     if token.len() > MAX_TOKEN_LEN {
         return None;
     }
-    // Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
-    let mut bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(token).ok()?);
-    let (&mut VERSION, rest) = bytes.split_first_mut()? else { return None };
-    let (key, rest) = rest.split_first_chunk_mut()?;
-    let (id, rest) = rest.split_first_chunk_mut()?;
-    let (nonce, rest) = rest.split_first_chunk_mut::<NONCE_LEN>()?;
-    let (payload, tag) = rest.split_last_chunk_mut::<TAG_LEN>()?;
+    let len = token.len() * 3 / 4;
+    let end = len.checked_sub(TAG_LEN).filter(|end| *end >= PAYLOAD_AT)?;
+    let mut opened = Unsealed::with_room(len - PAYLOAD_AT);
+    let bytes = opened.token();
+    bytes.resize(len, 0);
+    BASE64URL.decode_slice(token, bytes).ok().filter(|decoded| *decoded == len)?;
+    let (&VERSION, clear) = bytes.split_first()? else { return None };
+    let (key, clear) = clear.split_first_chunk()?;
+    let (id, clear) = clear.split_first_chunk()?;
+    let nonce = Nonce::from(*clear.first_chunk::<NONCE_LEN>()?);
     let id = SessionId::from_bytes(*id);
     let (key, standing) = keys.find(KeyId(*key))?;
-    let data = context.associated_data(key, &id);
-    let end = PAYLOAD_AT + payload.len();
+    context.associate(key, &id, bytes);
+    let (token, data) = bytes.split_at_mut(len);
+    let (payload, tag) = token[PAYLOAD_AT..].split_last_chunk_mut::<TAG_LEN>()?;
     let cipher = context.purpose.of(key).1;
-    cipher.decrypt_inout_detached(&Nonce::from(*nonce), &data, payload.into(), &Tag::from(*tag)).ok()?;
+    cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    bytes.drain(..PAYLOAD_AT);
-    Some(Opened { id, payload: bytes, standing })
+    Some(Opened { id, payload: opened, standing })
 }
 
 #[cfg(test)]
 mod tests {
     use std::{array, collections::HashSet, sync::Arc};
 
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     use sha2::{Digest, Sha256};
     use xaes_256_gcm::aead::KeyInit;
 
@@ -231,6 +276,39 @@ mod tests {
 
     fn id() -> SessionId {
         SessionId::from_bytes(array::from_fn(|n| n as u8))
+    }
+
+    fn unsealed(payload: &[u8]) -> Unsealed {
+        let mut unsealed = Unsealed::with_room(0);
+        unsealed.extend(payload);
+        unsealed
+    }
+
+    fn seal(keys: &Keys, context: Context<'_>, id: &SessionId, payload: &[u8]) -> Result<String, SealError> {
+        let mut text = Vec::new();
+        super::seal(keys, context, id, unsealed(payload), &mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    fn seal_with_nonce(
+        keys: &Keys,
+        context: Context<'_>,
+        id: &SessionId,
+        nonce: &Nonce,
+        payload: &[u8],
+    ) -> Result<String, SealError> {
+        let mut text = Vec::new();
+        super::seal_with_nonce(keys, context, id, nonce, unsealed(payload), &mut text)?;
+        Ok(String::from_utf8(text).unwrap())
+    }
+
+    impl Context<'_> {
+        fn associated_data(self, key: &Key, id: &SessionId) -> Vec<u8> {
+            let mut data = Vec::new();
+            self.associate(key, id, &mut data);
+            assert!(data.len() <= self.associated_len());
+            data
+        }
     }
 
     fn opens(keys: &Keys, token: impl AsRef<[u8]>) -> bool {
@@ -341,6 +419,21 @@ mod tests {
         let token = || URL_SAFE_NO_PAD.decode(seal(&keys, CONTEXT, &id(), b"").unwrap()).unwrap();
         let nonces: HashSet<_> = (0..1_000_000).map(|_| token()[NONCE_AT..PAYLOAD_AT].to_vec()).collect();
         assert_eq!(nonces.len(), 1_000_000);
+    }
+
+    #[test]
+    fn a_payload_that_outgrows_its_room_is_whole_and_so_is_its_token() {
+        let keys = ring(&[1]);
+        let audience = "a".repeat(5000);
+        let context = Context { audience: &audience, ..CONTEXT };
+        let parts: Vec<_> = (0..=u8::MAX).map(|n| vec![n; usize::from(n) % 17]).collect();
+        let mut payload = Unsealed::with_room(0);
+        parts.iter().for_each(|part| payload.extend(part));
+        assert_eq!(payload.as_slice(), parts.concat());
+        let mut text = b"r.".to_vec();
+        super::seal(&keys, context, &id(), payload, &mut text).unwrap();
+        assert_eq!(text.len(), 2 + sealed_len(parts.concat().len()));
+        assert_eq!(open(&keys, context, &text[2..]).unwrap().payload.as_slice(), parts.concat());
     }
 
     #[test]

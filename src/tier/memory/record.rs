@@ -4,6 +4,7 @@
 //! new record's that nobody else can reach yet. Nothing of the application's runs under it, and nothing is awaited.
 
 use std::{
+    borrow::Cow,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -236,14 +237,21 @@ impl Record {
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
     /// session that is over takes none.
-    pub(crate) fn join(&self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
+    ///
+    /// `filled` is told of the declared values that changed, if anybody minds.
+    pub(crate) fn join<'a>(
+        &self,
+        entries: impl IntoIterator<Item = Carried<'a>>,
+        terms: Terms<'_>,
+        filled: Option<&mut Vec<(Number, Version)>>,
+    ) -> Joined {
         let joined = {
             let mut state = self.write();
             self.begin_anew(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
-                return Joined { changed: false, equal: false, filled: Vec::new(), carried: state.carried() };
+                return Joined { changed: false, equal: false, carried: state.carried() };
             }
-            state.join(entries, terms)
+            state.join(entries, terms, filled)
         };
         if joined.changed {
             self.ring();
@@ -349,9 +357,9 @@ impl Drop for Doubt<'_> {
 
 /// A value on its way into a record.
 #[derive(Debug)]
-pub(crate) struct Carried {
+pub(crate) struct Carried<'a> {
     pub(crate) number: Option<Number>,
-    pub(crate) name: Box<str>,
+    pub(crate) name: Cow<'a, str>,
     pub(crate) kept: Kept,
 }
 
@@ -359,8 +367,6 @@ pub(crate) struct Carried {
 #[derive(Debug)]
 pub(crate) struct Joined {
     pub(crate) changed: bool,
-    /// The declared values that changed.
-    pub(crate) filled: Vec<(Number, Version)>,
     /// What was brought is what stands here now, name by name. There may be more here.
     pub(crate) equal: bool,
     /// The stamp of the state of which all this is true.

@@ -339,18 +339,30 @@ impl State {
     }
 
     /// Takes over changes that carry their versions, and says what came of it.
-    pub(super) fn join(&mut self, entries: Vec<Carried>, terms: Terms<'_>) -> Joined {
-        self.values.expect(entries.iter().filter(|entry| entry.number.is_some()).count());
-        let (mut changed, mut equal, mut filled) = (false, true, Vec::new());
+    pub(super) fn join<'a>(
+        &mut self,
+        entries: impl IntoIterator<Item = Carried<'a>>,
+        terms: Terms<'_>,
+        mut filled: Option<&mut Vec<(Number, Version)>>,
+    ) -> Joined {
+        let entries = entries.into_iter();
+        self.values.expect(entries.size_hint().1.unwrap_or(0));
+        let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
-            let brought = kept.clone();
+            let version = kept.version;
+            let rides = self.values.opaque().any(|(opaque, _)| *opaque == *name);
+            let meets = rides || number.is_some_and(|number| self.values.get(number).is_some());
+            // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
+            let brought = meets.then(|| kept.clone());
             let stands = match number {
                 Some(number) => {
                     let declared = terms.schema.at(number);
                     let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
                     if !over && self.values.join(terms.schema, number, kept) {
                         changed = true;
-                        filled.push((number, brought.version));
+                        if let Some(filled) = filled.as_deref_mut() {
+                            filled.push((number, version));
+                        }
                     }
                     self.values.get(number)
                 }
@@ -359,16 +371,22 @@ impl State {
                     None
                 }
             };
-            let riding = || self.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
-            let newest = [stands, riding()].into_iter().flatten().max_by_key(|kept| kept.version);
-            // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
-            equal &= newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json);
+            equal &= match brought {
+                None => stands.is_some() || number.is_none(),
+                Some(brought) => {
+                    let riding = self.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
+                    let newest = [stands, riding].into_iter().flatten().max_by_key(|kept| kept.version);
+                    // By the bytes too: two nodes can have written at the same version, and the one that lost is to be
+                    // healed.
+                    newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json)
+                }
+            };
         }
         if changed {
             self.restamp();
             self.count_change();
         }
-        Joined { changed, equal, filled, carried: self.carried }
+        Joined { changed, equal, carried: self.carried }
     }
 
     /// Empties a principal's record that nobody has used for its idle time, but for the versions that it knows.
