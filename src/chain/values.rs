@@ -164,11 +164,11 @@ impl Values {
         self.slots.as_slice().binary_search_by_key(&number, |slot| slot.number)
     }
 
-    pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> {
+    pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> + Clone {
         self.slots.as_slice().iter().map(|slot| (slot.number, &slot.kept))
     }
 
-    pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> {
+    pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> + Clone {
         let opaque = self.rest.as_ref().map_or(&[][..], |rest| &rest.opaque);
         opaque.iter().map(|(name, kept)| (&**name, kept))
     }

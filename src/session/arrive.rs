@@ -54,7 +54,7 @@ impl Core {
             if let Kind::Session { browser, .. } = &mut state.kind {
                 browser.confirmed = true;
             }
-            if let (Some(digest), Some(brought), true) = (seen, in_step, taken.whole) {
+            if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
                 state.know(digest, brought);
             }
         }
@@ -195,7 +195,7 @@ impl Core {
                 });
                 state.unwrap_or(0)
             };
-            (signed.key(), self.find_principal(signed).map_or(0, read))
+            Arc::new((signed.key(), self.find_principal(signed).map_or(0, read)))
         });
         (all && taken.equal && taken.ours).then_some(InStep { deadline: taken.deadline, session: carried, principal })
     }
@@ -228,6 +228,6 @@ pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: 
     };
     match record.closed(now) {
         Some(reason) => Err(reason),
-        None => Ok(Bound { id, record }),
+        None => Ok(Bound { record }),
     }
 }

@@ -1,6 +1,10 @@
 //! What the browser is to carry: the cookie of a response, relay tokens, and what a page brings back.
 
-use std::{fmt, sync::atomic::Ordering, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::HeaderValue;
 
@@ -104,7 +108,7 @@ pub(crate) struct Stand {
 impl Stand {
     fn is_carried_by(&self, token: &InStep) -> bool {
         // Somebody who is not signed in here just now is no reason to write the cookie.
-        let principal = self.principal.is_none() || self.principal == token.principal;
+        let principal = self.principal.is_none() || self.principal.as_ref() == token.principal.as_deref();
         self.session == token.session && principal
     }
 }
@@ -148,7 +152,7 @@ impl Core {
         }
         let Parcel { head, written, in_step } = self.pack(&bound, now)?;
         let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
-        let made = cookie.creation(&self.chain.audience, &bound.id, written.finish(), ends_in);
+        let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
             let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
@@ -288,7 +292,7 @@ impl Core {
         if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
             written = self.written_anew(&head, &written, signed.as_deref());
         }
-        let in_step = InStep { deadline: head.idle_deadline, session, principal };
+        let in_step = InStep { deadline: head.idle_deadline, session, principal: principal.map(Arc::new) };
         Some(Parcel { head, written, in_step })
     }
 
@@ -353,7 +357,7 @@ impl Core {
         let (purpose, prefix) = if confirmed { (Purpose::Relay, RELAY) } else { (Purpose::Birth, BIRTH_PREFIX) };
         let mut text = Vec::from(prefix);
         let payload = self.pack(&bound, now)?.written.finish();
-        let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id, payload, &mut text);
+        let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id(), payload, &mut text);
         sealed.inspect_err(unsealable).ok()?;
         String::from_utf8(text).ok().map(RelayToken)
     }
@@ -365,7 +369,7 @@ impl Core {
         let Relayed { id, purpose, payload } = relayed;
         let mut born = None;
         let bound = match self.live(now) {
-            Ok(bound) if bound.id == id => bound,
+            Ok(bound) if bound.id() == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
             Err(Some(reason)) => return Err(RelayRefused::Closed(reason)),
             Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {

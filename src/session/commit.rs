@@ -203,7 +203,7 @@ impl Core {
             Some(memory) => memory.insert(&key, make),
             None => Arc::new(make()),
         };
-        (Bound { id, record }, Made { memory, key })
+        (Bound { record }, Made { memory, key })
     }
 
     /// Writes to one record: the store, if there is one, then memory.

@@ -60,13 +60,17 @@ pub(crate) enum Binding {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Bound {
-    pub(crate) id: SessionId,
     pub(crate) record: Arc<Record>,
 }
 
 impl Bound {
-    pub(crate) const fn key(&self) -> RecordKey {
-        RecordKey(*self.id.as_bytes())
+    pub(crate) fn key(&self) -> RecordKey {
+        *self.record.key()
+    }
+
+    /// A session's record is found by its id itself.
+    pub(crate) fn id(&self) -> SessionId {
+        SessionId::from_bytes(self.record.key().0)
     }
 }
 

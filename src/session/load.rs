@@ -337,17 +337,17 @@ impl Loader {
             if in_step.deadline <= now {
                 return None;
             }
-            if let Some((key, carried)) = in_step.principal {
+            if let Some((key, carried)) = in_step.principal.as_deref() {
                 // An evicted, expired or newer record of the principal may lack what the token has.
-                let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(carried);
-                if carried != 0 && !memory.find(&key).is_some_and(there) {
+                let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(*carried);
+                if *carried != 0 && !memory.find(key).is_some_and(there) {
                     return None;
                 }
             }
             if !confirmed {
                 record.confirm();
             }
-            let bound = Bound { id, record };
+            let bound = Bound { record };
             core.brought.key = Some(bound.key());
             core.brought.in_step = Some(in_step);
             core.binding = Binding::Live(bound).into();
@@ -412,7 +412,7 @@ impl Loader {
             return nothing(brought);
         }
         let arrived = Arrived { payload, retired, seen, stored };
-        Ok((Binding::Live(Bound { id, record }), brought, Some(arrived)))
+        Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
     }
 
     /// Asks the sources once, for everything; a source that fails is passed over.

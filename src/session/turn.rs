@@ -230,14 +230,14 @@ impl Core {
             })
             .collect();
         let expires = next.record.deadline().time();
-        let create = Commit::new(self.chain.owner(&next.id), CommitKind::Create, &changes, expires);
+        let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
         if !matches!(store.write(create).await.map_err(failed)?, Committed::Applied(_)) {
             return Err(refused());
         }
         let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
-        let end = Commit::new(self.chain.owner(&bound.id), CommitKind::End, &[], expires);
+        let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
         let doubt = bound.record.doubt();
         let ended = store.write(end).await.map_err(failed)?;
         doubt.clear();
@@ -259,7 +259,7 @@ impl Core {
         let Ok(bound) = self.live(now) else { return Ok(()) };
         if let Some(store) = &self.chain.store {
             let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
-            let end = Commit::new(self.chain.owner(&bound.id), CommitKind::End, &[], expires);
+            let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
             let doubt = bound.record.doubt();
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
             doubt.clear();

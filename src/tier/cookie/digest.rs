@@ -54,7 +54,8 @@ pub(crate) struct Digest([u8; 16]);
 /// In a time that does not say how much of them is the same.
 impl PartialEq for Digest {
     fn eq(&self, other: &Self) -> bool {
-        self.0.ct_eq(&other.0).into()
+        // As one number: byte by byte it would be a tenth of what recognising a token takes.
+        u128::from_le_bytes(self.0).ct_eq(&u128::from_le_bytes(other.0)).into()
     }
 }
 

@@ -1,7 +1,10 @@
 //! What stands in a record at one moment, and the rules of its changes. Pure: no lock, no waiting, no clock.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -52,7 +55,7 @@ pub(crate) struct Browser {
     known: Digest,
     /// That token's part in [`InStep`]; long past without a token.
     deadline: Millis,
-    principal: Option<Box<(RecordKey, u64)>>,
+    principal: Option<Arc<(RecordKey, u64)>>,
     /// That token holds all that there is of the session.
     current: bool,
     /// A request has brought this session's cookie.
@@ -62,12 +65,13 @@ pub(crate) struct Browser {
 }
 
 /// A token that held all that there was, and what that was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InStep {
     /// When the session ends if it is not used again, as far as this token tells.
     pub(crate) deadline: Millis,
     pub(crate) session: u64,
-    pub(crate) principal: Option<(RecordKey, u64)>,
+    /// Shared between the record and the handles: most sessions are nobody's, and whose changes rarely.
+    pub(crate) principal: Option<Arc<(RecordKey, u64)>>,
 }
 
 impl std::fmt::Debug for RecordKey {
@@ -159,21 +163,20 @@ impl State {
     pub(crate) fn known(&self) -> Option<(Digest, InStep)> {
         let Kind::Session { browser, .. } = &self.kind else { return None };
         let Browser { known, deadline, current, .. } = *browser;
+        if deadline == Millis::default() {
+            return None;
+        }
         // No state has the stamp 0: a token that lacks something is in step with none.
         let session = if current { self.carried } else { 0 };
-        let principal = browser.principal.as_deref().copied();
-        (deadline > Millis::default()).then_some((known, InStep { deadline, session, principal }))
+        Some((known, InStep { deadline, session, principal: browser.principal.clone() }))
     }
 
     /// From now on the browser has this token.
     pub(crate) fn know(&mut self, known: Digest, held: InStep) {
         let Kind::Session { browser, .. } = &mut self.kind else { return };
         let InStep { deadline, session, principal } = held;
-        let current = session == self.carried;
-        if browser.principal.as_deref().copied() != principal {
-            browser.principal = principal.map(Box::new);
-        }
-        (browser.known, browser.deadline, browser.current) = (known, deadline, current);
+        browser.current = session == self.carried;
+        (browser.known, browser.deadline, browser.principal) = (known, deadline, principal);
     }
 
     /// A browser holds all of it: nothing is lost where memory loses it.
@@ -257,7 +260,10 @@ impl State {
 
     /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
     /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
-    pub(crate) fn carried_entries<'a>(&'a self, schema: &'a Schema) -> impl Iterator<Item = (&'a str, &'a Kept)> {
+    pub(crate) fn carried_entries<'a>(
+        &'a self,
+        schema: &'a Schema,
+    ) -> impl Iterator<Item = (&'a str, &'a Kept)> + Clone {
         let opaque = move |name: &str| self.values.opaque().find(|(opaque, _)| *opaque == name);
         let session = matches!(self.kind, Kind::Session { .. });
         let declared = self.values.declared().filter_map(move |(number, kept)| {
@@ -296,16 +302,16 @@ impl State {
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
         let stays = self.carried_entries(terms.schema).filter(|(name, _)| !changed(name));
         let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
-        let mut sizes: Vec<(usize, &str)> = stays
+        let sizes = stays
             .map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
-            .chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)))
-            .collect();
+            .chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
         // A removal always fits in the place of the value that it removes, and must never be refused; neither must
         // what stays on the server, whatever two nodes together have made of the rest.
         let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
-        if !changes.iter().any(set) || sizes.iter().map(|(size, _)| size).sum::<usize>() <= terms.budget {
+        if !changes.iter().any(set) || sizes.clone().map(|(size, _)| size).sum::<usize>() <= terms.budget {
             return Ok(());
         }
+        let mut sizes: Vec<_> = sizes.collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let largest = sizes.iter().take(3).filter_map(|(_, name)| terms.schema.named(name));
         Err(Refused::TooLarge(largest.map(|number| terms.schema.at(number).name).collect()))
@@ -403,7 +409,7 @@ impl State {
     pub(super) fn bytes(&self) -> usize {
         let boxed = match &self.kind {
             Kind::Session { life, browser } => {
-                life.heap_bytes() + browser.principal.as_ref().map_or(0, |_| size_of::<(RecordKey, u64)>())
+                life.heap_bytes() + browser.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
             }
             _ => 0,
         };
