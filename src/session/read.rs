@@ -79,15 +79,24 @@ impl Core {
     }
 
     /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
-    /// not a fenced or refused one, and no principal's sessions were ended since the last look.
+    /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
+    /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
     pub(super) fn of_session<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
         let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
-        if !settled || scope != Scope::Session {
+        if !settled {
             return None;
         }
         match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
-            Binding::Live(bound) => Some(look(bound)),
+            Binding::Live(bound) if scope == Scope::Session || self.is_nobodys(bound) => Some(look(bound)),
             _ => None,
+        }
+    }
+
+    /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
+    fn is_nobodys(&self, bound: &Bound) -> bool {
+        match &self.chain.identity {
+            Identity::Value { number, .. } => bound.record.read().values.get(*number).is_none(),
+            Identity::Nobody | Identity::Head(_) => self.given.is_none(),
         }
     }
 

@@ -312,6 +312,8 @@ async fn what_was_evicted_comes_from_the_cookie() {
     let chain = Sessions::builder().tier(tight).tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
     let node = Node::new(chain.value::<Theme>().clock(app.clock.clone()).build().unwrap());
     let mut browser = visitor(&node).await;
+    // Used longest ago, so that it goes as soon as it is looked at; and after so many evictions it has been.
+    app.pass(Duration::from_secs(1));
     for _ in 0..64 {
         get::<Theme>(&mut visitor(&node).await, &node).await;
     }
