@@ -200,7 +200,7 @@ impl Loader {
         match self.begin(&mut core, Vec::new(), now) {
             Begun::Elsewhere => return Poll::Ready(Ok(())),
             Begun::Here => core.unless_revoked(now),
-            Begun::Opened(opened) => ready!(pin!(self.take_in(&mut core, *opened, now)).poll(cx))?,
+            Begun::Opened(opened) => ready!(pin!(self.take_in(&mut core, opened, now)).poll(cx))?,
         }
         self.keep(core);
         Poll::Ready(Ok(()))
@@ -216,7 +216,7 @@ impl Loader {
                 core.unless_revoked(now);
                 core.read_principal(now).await?;
             }
-            Begun::Opened(opened) => self.take_in(&mut core, *opened, now).await?,
+            Begun::Opened(opened) => self.take_in(&mut core, opened, now).await?,
         }
         self.keep(core);
         Ok(())
@@ -254,18 +254,8 @@ impl Loader {
             if *cross_site {
                 core.binding = Binding::Refused.into();
             }
-            cookies.as_ref().filter(|_| !cross_site).and_then(|cookies| match chain.cookie_name.scan(cookies) {
-                Scan::Found(candidates) => {
-                    let familiar = candidates.only().is_some_and(|token| self.recognise(token, now, core));
-                    // What is opened is opened outside of the lock: it may trace.
-                    (!familiar).then(|| cookies.clone())
-                }
-                Scan::Absent => None,
-                Scan::Capped => {
-                    chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                    None
-                }
-            })
+            // What has to be opened is opened outside of the lock: it may trace.
+            cookies.as_ref().filter(|cookies| !cross_site && !self.is_familiar(cookies, now, core)).cloned()
         };
         if !computed.is_empty() {
             core.computed = computed.into();
@@ -273,9 +263,22 @@ impl Loader {
         core.given = identified.map(|principal| chain.signed(principal));
         let opened = cookies.and_then(|cookies| match chain.cookie_name.scan(&cookies) {
             Scan::Found(candidates) => self.try_each(&candidates, now, core),
-            Scan::Absent | Scan::Capped => None,
+            Scan::Absent => None,
+            Scan::Capped => {
+                chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                None
+            }
         });
         opened.map_or(Begun::Here, Begun::Opened)
+    }
+
+    /// Whether memory knows the one token that there is. Without memory nobody looks for one.
+    fn is_familiar(&self, cookies: &Fields, now: Millis, core: &mut Core) -> bool {
+        self.chain().memory.is_some()
+            && match self.chain().cookie_name.scan(cookies) {
+                Scan::Found(candidates) => candidates.only().is_some_and(|token| self.recognise(token, now, core)),
+                Scan::Absent | Scan::Capped => false,
+            }
     }
 
     /// Takes in a token that had to be opened.
@@ -290,7 +293,7 @@ impl Loader {
     }
 
     /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, core: &mut Core) -> Option<Box<Unfamiliar>> {
+    fn try_each(&self, candidates: &Candidates<'_>, now: Millis, core: &mut Core) -> Option<Unfamiliar> {
         let chain = self.chain();
         let keys = chain.cookie.ring().keys();
         let (mut genuine, mut unfamiliar) = (0, None);
@@ -305,7 +308,7 @@ impl Loader {
             let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
             let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-            unfamiliar = Some(Box::new(Unfamiliar { opened: Opened { id, payload, retired }, seen }));
+            unfamiliar = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
         }
         if genuine > 1 {
             tracing::warn!("several session cookies that open; none is used");
@@ -480,7 +483,7 @@ enum Begun {
     Elsewhere,
     /// To the store, if there is one.
     Here,
-    Opened(Box<Unfamiliar>),
+    Opened(Unfamiliar),
 }
 
 /// A token that had to be opened.

@@ -409,7 +409,8 @@ impl State {
     pub(super) fn bytes(&self) -> usize {
         let boxed = match &self.kind {
             Kind::Session { life, browser } => {
-                life.heap_bytes() + browser.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
+                life.heap_bytes()
+                    + browser.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
             }
             _ => 0,
         };
