@@ -23,6 +23,7 @@ pub(crate) mod core;
 pub(crate) mod explain;
 pub(crate) mod load;
 pub(crate) mod read;
+pub(crate) mod recognise;
 pub(crate) mod turn;
 
 use self::{

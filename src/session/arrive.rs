@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{
     core::{Binding, Bound, Brought, Core, Newer, Owner},
-    load::fenced,
+    recognise::fenced,
 };
 use crate::{
     chain::{Chain, Signed},

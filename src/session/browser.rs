@@ -11,7 +11,7 @@ use http::HeaderValue;
 use super::{
     arrive,
     core::{Binding, Bound, Core, Newer, Owner},
-    load,
+    recognise,
 };
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
@@ -93,7 +93,7 @@ impl Relayed {
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
         let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let payload = load::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
+        let payload = recognise::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
         Ok(Self { id, purpose, payload })
     }
 }

@@ -4,7 +4,10 @@
 
 use std::{
     fmt, iter,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hkdf::Hkdf;
@@ -37,7 +40,14 @@ use crate::error::{BuildError, BuildErrorKind};
 /// # Ok::<(), layered_session::BuildError>(())
 /// ```
 #[derive(Clone)]
-pub struct KeyRing(Arc<RwLock<Arc<Keys>>>);
+pub struct KeyRing(Arc<Ring>);
+
+struct Ring {
+    keys: RwLock<Arc<Keys>>,
+    /// That of the keys. Recognising a token asks for nothing else, and threads that count the holders of one pointer hold
+    /// each other up.
+    generation: AtomicU64,
+}
 
 impl KeyRing {
     /// A ring of raw keys, at least 32 bytes each.
@@ -47,7 +57,8 @@ impl KeyRing {
     /// Of kind [`Key`](BuildErrorKind::Key): no key at all, one that is too short or can be guessed, or one twice.
     pub fn new(keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
         let keys = Keys::derive(1, keys)?;
-        Ok(Self(Arc::new(RwLock::new(Arc::new(keys)))))
+        let generation = AtomicU64::new(keys.generation);
+        Ok(Self(Arc::new(Ring { keys: RwLock::new(Arc::new(keys)), generation })))
     }
 
     /// A ring of hex keys, separated by commas, with blanks around them or not: `openssl rand -hex 32` makes one.
@@ -102,15 +113,21 @@ impl KeyRing {
     pub fn replace(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<(), BuildError> {
         // Derived before the lock is taken: an iterator of the caller's may panic, or come back to this ring.
         let mut new = Keys::derive(0, keys)?;
-        let mut keys = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
         new.generation = keys.generation + 1;
+        self.0.generation.store(new.generation, Ordering::Release);
         *keys = Arc::new(new);
         Ok(())
     }
 
     /// The keys of now, unmoved by a `replace` in between.
     pub(crate) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Counts the replacements, as [`Keys::generation`] does.
+    pub(crate) fn generation(&self) -> u64 {
+        self.0.generation.load(Ordering::Acquire)
     }
 }
 

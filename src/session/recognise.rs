@@ -1,0 +1,205 @@
+//! Whose cookie a request brings: memory knows its very bytes, or it is opened, and then it is believed or not.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    arrive::Arrived,
+    core::{Binding, Bound, Brought, Core},
+};
+use crate::{
+    chain::{Chain, life::FENCE},
+    error::TierError,
+    live::Closed,
+    tier::{
+        Lookup, Standing,
+        cookie::{
+            Opened,
+            digest::Digest,
+            header::{Candidates, Fields, Scan},
+            payload::Payload,
+            seal::{self, Purpose},
+        },
+        memory::record::{Kind, Record, RecordKey, State},
+    },
+    version::Millis,
+};
+
+/// A token that had to be opened.
+pub(super) struct Unfamiliar {
+    opened: Opened,
+    seen: Option<Digest>,
+}
+
+impl Core {
+    /// Whether memory knows the one token that there is. Without memory nobody looks for one.
+    pub(super) fn is_familiar(&mut self, cookies: &Fields, now: Millis) -> bool {
+        self.chain.memory.is_some()
+            && match self.chain.cookie_name.scan(cookies) {
+                Scan::Found(candidates) => candidates.only().is_some_and(|token| self.recognise(token, now)),
+                Scan::Absent | Scan::Capped => false,
+            }
+    }
+
+    /// Takes in a token that had to be opened.
+    pub(super) async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
+        let (binding, brought, arrived) = self.bind(opened, now).await?;
+        (self.binding, self.brought) = (binding.into(), brought);
+        if let Some(arrived) = arrived {
+            return self.arrive(arrived, now).await;
+        }
+        self.unless_revoked(now);
+        self.read_principal(now).await
+    }
+
+    /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
+    pub(super) fn try_each(&mut self, candidates: &Candidates<'_>, now: Millis) -> Option<Unfamiliar> {
+        let keys = self.chain.cookie.ring().keys();
+        let (mut genuine, mut unfamiliar) = (0, None);
+        for candidate in candidates.iter() {
+            // Memory was asked for the only one before it came to this.
+            if candidates.only().is_none() && self.recognise(candidate, now) {
+                genuine += 1;
+                continue;
+            }
+            let chain = &self.chain;
+            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
+            let Some(Opened { id, payload, retired }) = opened else { continue };
+            let Some(payload) = current(chain, payload, now) else { continue };
+            genuine += 1;
+            let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
+            unfamiliar = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
+        }
+        if genuine > 1 {
+            tracing::warn!("several session cookies that open; none is used");
+            self.binding = Binding::Anonymous.into();
+            self.brought = Brought { ambiguous: true, ..Brought::default() };
+            return None;
+        }
+        unfamiliar
+    }
+
+    /// Binds a handle to the session whose token memory knows by these very bytes, if it still holds everything that they
+    /// do: then the seal needn't be opened.
+    fn recognise(&mut self, token: &[u8], now: Millis) -> bool {
+        let mut familiar = || {
+            let memory = self.chain.memory.as_ref()?;
+            let id = seal::id_of(token)?;
+            let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
+            if record.is_doubted() {
+                return None;
+            }
+            let ring = self.chain.cookie.ring().generation();
+            let digest = self.chain.digests.digest(token, ring);
+            let (in_step, confirmed) = {
+                let state = record.read_live(now).ok()?;
+                let Kind::Session { browser, .. } = &state.kind else { return None };
+                let (known, in_step) = state.known()?;
+                (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
+            };
+            if in_step.deadline <= now {
+                return None;
+            }
+            if let Some((key, carried)) = in_step.principal.as_deref() {
+                // An evicted, expired or newer record of the principal may lack what the token has.
+                let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(*carried);
+                if *carried != 0 && !memory.find(key).is_some_and(there) {
+                    return None;
+                }
+            }
+            if !confirmed {
+                record.confirm();
+            }
+            let bound = Bound { record };
+            self.brought.key = Some(bound.key());
+            self.brought.in_step = Some(in_step);
+            self.binding = Binding::Live(bound).into();
+            Some(())
+        };
+        familiar().is_some()
+    }
+
+    /// The session that a genuine token names, if it is to be believed.
+    async fn bind(
+        &self,
+        Unfamiliar { opened, seen }: Unfamiliar,
+        now: Millis,
+    ) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
+        let nothing = |brought| Ok((Binding::Anonymous, brought, None));
+        let Opened { id, payload, retired } = opened;
+        let key = RecordKey(*id.as_bytes());
+        let brought = Brought { key: Some(key), ..Brought::default() };
+        let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
+        if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
+            return Ok((reason, brought, None));
+        }
+        let stored = match &self.chain.store {
+            Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
+                let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
+                let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
+                let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+                Some(Box::new((found, abandoned)))
+            }
+            _ => None,
+        };
+        let standing = stored.as_ref().map(|stored| stored.0.standing);
+        if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
+            // What is open on this node learns of it too.
+            let _ = record.end(Closed::Destroyed, now);
+        }
+        match standing {
+            Some(Standing::Absent) => return nothing(Brought::default()),
+            Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
+            Some(Standing::Present) | None => {}
+        }
+        let record = match (&self.chain.memory, known) {
+            (_, Some(record)) => record,
+            (Some(memory), None) => {
+                let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
+                let record = memory.find_or_insert(&key, make);
+                // Counted from here on: the load may end before it comes to that.
+                memory.settle(&record, now);
+                record
+            }
+            (None, None) => Arc::new(Record::session(key, payload.head.life.clone(), payload.head.used(now))),
+        };
+        let life = &payload.head.life;
+        self.chain.note_absolute(life.absolute_deadline().since(life.created()));
+        record.touch_at_least(payload.head.used(now));
+        // Ended between the first look and now.
+        if let Some(reason) = fenced(&record, now) {
+            return Ok((reason, brought, None));
+        }
+        // Over by a lifetime that it was given after this token was sealed.
+        if record.closed(now).is_some() {
+            return nothing(brought);
+        }
+        let arrived = Arrived { payload, retired, seen, stored };
+        Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
+    }
+}
+
+/// A payload with its times put right, unless they can't be believed or are over.
+pub(super) fn current(chain: &Chain, mut payload: Box<Payload>, now: Millis) -> Option<Box<Payload>> {
+    let head = &mut payload.head;
+    if head.issued > now.after(chain.max_skew) {
+        chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("a session cookie from further ahead than the allowed skew of clocks");
+        return None;
+    }
+    if head.issued > now {
+        // Sealed by a node whose clock is ahead: nobody lives longer for it.
+        head.idle_deadline = head.idle_deadline.min(now.after(head.life.idle()));
+        head.issued = now;
+    }
+    head.life.correct(now);
+    (now < head.idle_deadline && now < head.life.absolute_deadline()).then_some(payload)
+}
+
+/// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.
+pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
+    match record.read().kind {
+        Kind::Ended(end) if now < end.at.after(FENCE) => Some(Binding::Fenced(end.reason)),
+        Kind::Ended(_) => Some(Binding::Anonymous),
+        _ => None,
+    }
+}
