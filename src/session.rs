@@ -11,7 +11,7 @@ use crate::{
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
-    tier::memory::record::Kind,
+    tier::{Change, memory::record::Kind},
     value::{self, Flaw, Json, Number, Scope, SessionValue},
 };
 
@@ -162,7 +162,9 @@ impl Session {
     ///
     /// Dropped, it has written or it has not, and leaves nothing behind.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
-        self.batch().set(value).commit().await
+        let change = self.written(&value)?;
+        let scope = self.core().chain.schema.at(change.number).scope;
+        self.core().commit(scope, &[change]).await.map(drop)
     }
 
     /// Changes a value from what it is now, and returns what it became.
@@ -338,6 +340,13 @@ impl Session {
         }
     }
 
+    /// What writing a value comes to.
+    fn written<V: SessionValue>(&self, value: &V) -> Result<Change, WriteError> {
+        let number = self.writable::<V>()?;
+        let json = value::encode(value).map_err(|flaw| Self::invalid(V::NAME, flaw))?;
+        Ok(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None })
+    }
+
     /// The source is what the application's own `validate` said, where that was it.
     pub(crate) fn invalid(name: &'static str, flaw: Flaw) -> WriteError {
         let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` is {flaw}")).named([name]);
@@ -350,7 +359,7 @@ impl Session {
     pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
             let name = self.core().chain.schema.at(number).name;
-            crate::tier::Change { number, name, json: Some(json), version: None, replaces: None }
+            Change { number, name, json: Some(json), version: None, replaces: None }
         };
         let changes: Vec<_> = values.into_iter().map(change).collect();
         self.core().commit(scope, &changes).await.map(drop)

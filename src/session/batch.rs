@@ -62,15 +62,13 @@ impl<'a> Batch<'a> {
 
     /// Writes a value.
     pub fn set<V: SessionValue>(self, value: V) -> Self {
-        self.step::<V>(|number| {
-            let json = value::encode(&value).map_err(|flaw| Session::invalid(V::NAME, flaw))?;
-            Ok(Step::Set(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None }))
-        })
+        self.step(|session| session.written(&value).map(Step::Set))
     }
 
     /// Changes a value from what it is when the batch commits. The closure may run again.
     pub fn update<V: SessionValue + Default>(self, mut update: impl FnMut(&mut V) + Send + 'a) -> Self {
-        self.step::<V>(|number| {
+        self.step(|session| {
+            let number = session.writable::<V>()?;
             let reread = move |core: &Core, now| core.updated(number, &mut update, now).map(|(change, _)| change);
             Ok(Step::Update(number, Box::new(reread)))
         })
@@ -78,15 +76,15 @@ impl<'a> Batch<'a> {
 
     /// Removes a value.
     pub fn remove<V: SessionValue>(self) -> Self {
-        self.step::<V>(|number| Ok(Step::Remove(removal(number, V::NAME))))
+        self.step(|session| Ok(Step::Remove(removal(session.writable::<V>()?, V::NAME))))
     }
 
     /// Adds a step unless an earlier one has failed: the first error is the one to tell.
-    fn step<V: SessionValue>(mut self, step: impl FnOnce(Number) -> Result<Step<'a>, WriteError>) -> Self {
+    fn step(mut self, step: impl FnOnce(&Session) -> Result<Step<'a>, WriteError>) -> Self {
         if self.error.is_some() {
             return self;
         }
-        match self.session.writable::<V>().and_then(step) {
+        match step(self.session) {
             Ok(step) => self.steps.push(step),
             Err(error) => self.error = Some(error),
         }
