@@ -17,6 +17,10 @@ use crate::{
 #[test]
 fn a_record_takes_what_its_doc_says() {
     assert_eq!(size_of::<Record>(), 216);
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    record.doubt().clear();
+    assert_eq!(record.waiting_bytes(), 999);
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
