@@ -30,10 +30,12 @@ mod tests;
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
 /// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first: of a
-/// random sample the one that was not used for longest. A record with anything that nobody else has is evicted only where
+/// random sample the one that was not used for longest. (A principal's is in any number of browsers, and none vouches for
+/// it: it counts as what nobody else has.) A record with anything that nobody else has is evicted only where
 /// a few hundred others in a row were no better, and counted.
 ///
-/// A session with one short value takes 260 bytes in all, a tombstone as much: an ended session leaves one until nothing
+/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes
+/// 260 too: an ended session leaves one until nothing
 /// sealed for it can still open, which is its absolute lifetime at most. Plan for `logouts per second × absolute lifetime
 /// in seconds × 260` bytes: at one logout a second and 30 days that is 675 MB. Above the bound tombstones go last, and are
 /// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.

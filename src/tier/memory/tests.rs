@@ -20,7 +20,7 @@ fn a_record_takes_what_its_doc_says() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     record.doubt().clear();
-    assert_eq!(record.waiting_bytes(), 999);
+    assert_eq!(record.waiting_bytes(), 160, "more for one that was ever updated or watched");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -173,6 +173,21 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
     (0..12).for_each(|number| tier.write(&tier.hold(number, now), 1, now));
     assert!(tier.memory.bytes() <= 1500 + 400, "{}", tier.memory.bytes());
     tier.assert_is_whole();
+}
+
+#[test]
+fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    drop(record.doubt());
+    let [first, second] = [record.abandoned(), record.abandoned()];
+    record.reassure(first);
+    assert!(!record.is_doubted());
+    drop(record.doubt());
+    record.reassure(second);
+    assert!(record.is_doubted());
+    record.reassure(record.abandoned());
+    assert!(!record.is_doubted());
 }
 
 #[test]
