@@ -249,26 +249,28 @@ impl Memory {
 
     /// Drops one record other than `keep`. Returns false where there is none to drop.
     fn evict(&self, keep: &Arc<Record>) -> bool {
-        let (mut worst, mut fit, mut seen) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
+        let rank = |record: &Record| (Worth::of(record), record.used());
+        let (mut worst, mut fit, mut looked) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
         self.records.visit(|record| {
-            seen += 1;
+            looked += 1;
             // What is not in the index is not to be had, and whoever makes or settles it comes to evict as well.
             if Arc::strong_count(record) <= IDLE && !Arc::ptr_eq(record, keep) && !record.place.is_none() {
-                let rank = (Worth::of(record), record.used());
-                fit += usize::from(rank.0 == Worth::Saved);
-                if worst.as_ref().is_none_or(|(worst, _)| rank < *worst) {
-                    worst = Some((rank, Arc::clone(record)));
+                let ranked = rank(record);
+                fit += usize::from(ranked.0 == Worth::Saved);
+                if worst.as_ref().is_none_or(|(worst, _)| ranked < *worst) {
+                    worst = Some((ranked, Arc::clone(record)));
                 }
             }
-            match fit == SAMPLE || seen == SEARCH {
+            match fit == SAMPLE || looked == SEARCH {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         });
-        let Some(((worth, _), record)) = worst else { return false };
+        let Some((seen, record)) = worst else { return false };
         let mut expiry = self.expiry.lock();
-        // Ours as well, and the index's unless somebody has taken it out of there.
-        let idle = |record: &Arc<Record>| is_held_by(record, IDLE + 1) && !record.place.is_none();
+        // Held by us as well, so that it is the one of its key still, and in the index. A session that has ended since it
+        // was looked at is no longer what it was chosen for.
+        let idle = |record: &Arc<Record>| is_held_by(record, IDLE + 1) && rank(record) == seen;
         if self.records.remove_if(record.key(), idle).is_none() {
             // Somebody came to use it, which is as good a reason as any to look for another at the next call.
             return true;
@@ -279,7 +281,7 @@ impl Memory {
         if self.uncount(&record) == 0 {
             return true;
         }
-        let counter = match worth {
+        let counter = match seen.0 {
             Worth::Saved => &self.evicted_saved,
             Worth::Unsaved => &self.evicted_unsaved,
             Worth::Revocation => &self.revocations_lost,

@@ -93,6 +93,21 @@ fn of_two_that_count_a_record_neither_takes_away_what_is_not_there_yet() {
 }
 
 #[test]
+fn what_has_ended_since_it_was_chosen_does_not_go_for_what_it_was() {
+    check(|| {
+        let tier = Tier::new(400);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier =
+            run(tier, [|tier| tier.end(&tier.hold(0, NOW), NOW), |tier| tier.write(&tier.hold(1, NOW), 300, NOW)]);
+        // It went before it was ended, and what was ended is another that came after; or it counts as a revocation.
+        if tier.memory.revocations_lost.load(Ordering::Relaxed) == 0 {
+            assert!(tier.find(0).is_some());
+        }
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
 fn a_session_that_was_not_to_be_leaves_nothing() {
     check(|| {
         let tier = Tier::new(1 << 20);
