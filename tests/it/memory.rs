@@ -142,7 +142,7 @@ fn bytes_are_what_the_allocator_was_asked_for() {
     });
     assert_counts("a value that is counted up", |tier, _| {
         let count = async |session: Session| session.update(|visits: &mut Visits| visits.0 += 1).await.map(drop);
-        tier.visit(&mut Browser::new(), count).unwrap();
+        tier.visit(&mut tier.saved(), count).unwrap();
     });
     assert_counts("a lifetime of its own", |tier, _| {
         let lifetime = Lifetime::new(30 * DAY, 90 * DAY).unwrap();
