@@ -59,7 +59,7 @@ impl Events {
                 // As the type itself writes it, and not as a source laid it out.
                 let (answer, mark) = core.resolve(*number, now, Look::Glance, |json| (declared.normalize)(json));
                 let json = answer.map(|(json, _)| json);
-                let now_seen = (mark, mark.and(json.clone()));
+                let now_seen = (mark, mark.and_then(|_| json.clone()));
                 if !opening && now_seen == *seen {
                     continue;
                 }
