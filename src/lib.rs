@@ -18,6 +18,7 @@ mod resolve;
 mod session;
 mod sessions;
 mod signal;
+mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod tier;

@@ -15,7 +15,7 @@ use crate::{
     chain::values::ChangeOrigin,
     session::Session,
     signal::{Bell, Ringer},
-    value::{self, Number, SessionValue},
+    value::{self, Json, Number, SessionValue},
     version::{Clock, Millis, Sleep, Version},
 };
 
@@ -176,7 +176,8 @@ pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>,
 pub struct Watch<V> {
     wait: Wait,
     number: Option<Number>,
-    seen: Option<crate::session::Mark>,
+    /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
+    seen: Option<(crate::session::Mark, Option<Json>)>,
     value: PhantomData<fn() -> V>,
 }
 
@@ -204,10 +205,10 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
                 return Said::Some(None);
             }
             let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Said::Some(None) };
-            if *seen == Some(mark) {
+            if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == kept) {
                 return Said::Nothing(until);
             }
-            *seen = Some(mark);
+            *seen = Some((mark, kept.clone()));
             let value = number.and_then(|number| core.answer(number, kept, |json| value::decode::<V>(json)));
             Said::All(Some(value.unwrap_or_default()), until)
         })
@@ -341,7 +342,7 @@ impl Survey {
         for &Seen { number, version, is_value, origin } in &now.values {
             let name = schema.at(number).name;
             match find(before, number) {
-                Some(seen) if seen.version == version => {}
+                Some(seen) if seen == (Seen { number, version, is_value, origin }) => {}
                 None if !is_value => {}
                 _ if is_value => told.push(Changed::Set { name, version, origin }),
                 _ => told.push(Changed::Removed { name, version, origin }),

@@ -156,7 +156,7 @@ pub struct Stats {
     pub misses: u64,
     /// Records dropped because they were over.
     pub expired: u64,
-    /// Evicted records that a browser or store holds whole.
+    /// Evicted records that a browser holds whole.
     pub evicted_saved: u64,
     /// Evicted records with something that nobody else had.
     pub evicted_unsaved: u64,

@@ -8,12 +8,17 @@ use std::{
     collections::BTreeMap,
     fmt,
     ops::Bound::{Excluded, Unbounded},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, Weak},
     task::{Context, Poll, Wake, Waker},
 };
+
+use crate::sync::{
+    StdMutex as Mutex, StdMutexGuard as MutexGuard,
+    atomic::{AtomicBool, Ordering},
+};
+
+#[cfg(all(test, shuttle))]
+mod schedules;
 
 /// Takes a lock whether or not somebody panicked in it: what it guards here is whole at every step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -237,7 +242,7 @@ impl fmt::Debug for Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::AtomicUsize;
+    use crate::sync::atomic::AtomicUsize;
 
     #[test]
     fn rings_coalesce_and_reach_every_bell_of_every_chime() {

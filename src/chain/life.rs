@@ -139,7 +139,7 @@ impl Life {
 
     /// When this id was minted: most are minted when their session begins.
     pub(crate) fn birth(&self) -> Version {
-        self.special.as_ref().map_or(Version::at(self.created), |special| special.birth)
+        self.special.as_ref().map_or_else(|| Version::at(self.created), |special| special.birth)
     }
 
     pub(crate) const fn absolute_deadline(&self) -> Millis {
@@ -160,7 +160,7 @@ impl Life {
 
     /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
     pub(crate) fn earlier(&self) -> Millis {
-        self.special.as_ref().map_or(Millis::default(), |special| special.earlier)
+        self.special.as_ref().map_or_else(Millis::default, |special| special.earlier)
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {

@@ -20,7 +20,7 @@ use crate::{
         memory::record::{Carried, InStep, Kind, Record, RecordKey},
     },
     value::{Number, Scope},
-    version::Millis,
+    version::{Millis, Version},
 };
 
 /// A token that had to be opened, on its way into the records.
@@ -87,13 +87,16 @@ impl Core {
         if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
             return Ok(());
         }
-        let abandoned = known.map_or(0, |record| record.abandoned());
+        let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.hold_principal(&signed, now);
         record.join(entries, self.chain.terms(Scope::Principal, now), None);
-        record.reassure(abandoned);
+        // The very record that was asked, and held since: another of this owner counts its own writes.
+        if let Some(known) = known {
+            known.reassure(abandoned);
+        }
         // That there is nothing is remembered too.
         self.settle(&record, now);
         Ok(())
@@ -108,6 +111,7 @@ impl Core {
             principals: payload.count(Whose::Principal),
             session_stamp: None,
             principal_stamp: None,
+            lifetime: head.life.lifetime_version(),
             equal: true,
             ours: true,
             whole: true,
@@ -184,6 +188,8 @@ impl Core {
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
         let mut all = same(taken.session_stamp, session.carried());
         all &= session.carried_entries(schema).count() == taken.sessions;
+        // Of the same values, and of a lifetime that is no longer the session's: the answer that told of it was lost.
+        all &= matches!(&session.kind, Kind::Session { life, .. } if life.lifetime_version() == taken.lifetime);
         let carried = session.carried();
         drop(session);
         let principal = signed.map(|signed| {
@@ -210,11 +216,13 @@ pub(super) struct TakenIn {
     session_stamp: Option<u64>,
     principal_stamp: Option<u64>,
     equal: bool,
+    /// The word on the session's lifetime that it brought.
+    lifetime: Version,
     /// The principal's entries are the present principal's, or there is none to mind.
     ours: bool,
     /// Everything went into a record: what brings the same bytes again needn't be opened.
     whole: bool,
-    pub(super) filled: Vec<(Number, crate::version::Version)>,
+    pub(super) filled: Vec<(Number, Version)>,
     newer: Vec<Newer>,
 }
 

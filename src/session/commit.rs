@@ -250,11 +250,14 @@ impl Core {
             Committed::Outdated(found) => {
                 target.record.join(self.entries(found, target.scope, now), terms, None);
                 doubt.clear();
+                // Counted from here on, whether or not another attempt follows.
+                self.settle(&target.record, now);
                 Err(Loss::Outdated)
             }
             Committed::Absent | Committed::Ended => {
                 let _ = target.record.end(Closed::Destroyed, now);
                 doubt.clear();
+                self.settle(&target.record, now);
                 Err(WriteError::closed(Closed::Destroyed).into())
             }
             Committed::ReadOnly => {

@@ -280,6 +280,7 @@ impl Core {
             None => WriteError::new(WriteErrorKind::Invalid, "there is no session yet: write a value first"),
         })?;
         bound.record.set_lifetime(lifetime, now).map_err(WriteError::closed)?;
+        self.settle(&bound.record, now);
         self.chain.note_absolute(lifetime.absolute);
         Ok(())
     }

@@ -2,23 +2,26 @@
 
 use std::{
     ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64 as Counter},
 };
-
-use parking_lot::Mutex;
 
 use self::{
     expiry::Expiry,
     record::{Kind, Record, RecordKey},
     shards::Shards,
 };
-use crate::version::Millis;
+use crate::{
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering, fence},
+    },
+    version::Millis,
+};
 
 mod expiry;
 pub(crate) mod record;
+#[cfg(all(test, shuttle))]
+mod schedules;
 mod shards;
 mod state;
 #[cfg(test)]
@@ -27,10 +30,12 @@ mod tests;
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
 /// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first: of a
-/// random sample the one that was not used for longest. A record with anything that nobody else has is evicted only where
+/// random sample the one that was not used for longest. (A principal's is in any number of browsers, and none vouches for
+/// it: it counts as what nobody else has.) A record with anything that nobody else has is evicted only where
 /// a few hundred others in a row were no better, and counted.
 ///
-/// A session with one short value takes 260 bytes in all, a tombstone as much: an ended session leaves one until nothing
+/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes
+/// 260 too: an ended session leaves one until nothing
 /// sealed for it can still open, which is its absolute lifetime at most. Plan for `logouts per second × absolute lifetime
 /// in seconds × 260` bytes: at one logout a second and 30 days that is 675 MB. Above the bound tombstones go last, and are
 /// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.
@@ -52,10 +57,10 @@ impl MemoryTier {
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            evicted_saved: AtomicU64::new(0),
-            evicted_unsaved: AtomicU64::new(0),
-            revocations_lost: AtomicU64::new(0),
-            expired: AtomicU64::new(0),
+            evicted_saved: Counter::new(0),
+            evicted_unsaved: Counter::new(0),
+            revocations_lost: Counter::new(0),
+            expired: Counter::new(0),
         }
     }
 }
@@ -89,10 +94,10 @@ pub(crate) struct Memory {
     due: AtomicU64,
     bytes: AtomicUsize,
     max_bytes: usize,
-    pub(crate) evicted_saved: AtomicU64,
-    pub(crate) evicted_unsaved: AtomicU64,
-    pub(crate) revocations_lost: AtomicU64,
-    pub(crate) expired: AtomicU64,
+    pub(crate) evicted_saved: Counter,
+    pub(crate) evicted_unsaved: Counter,
+    pub(crate) revocations_lost: Counter,
+    pub(crate) expired: Counter,
 }
 
 /// How many due records a passing call looks at: above one, so that expiry keeps up with creation.
@@ -129,22 +134,39 @@ impl Memory {
 
     /// Drops a record that its maker did not come to use.
     pub(crate) fn forget(&self, key: &RecordKey) {
+        // Under the index's lock, as whatever drops a record: what is in the index is in the map.
+        let mut expiry = self.expiry.lock();
         if let Some(record) = self.records.remove_if(key, |_| true) {
-            self.expiry.lock().remove(&record);
+            expiry.remove(&record);
+            drop(expiry);
             self.uncount(&record);
         }
     }
 
-    /// Lets go of a principal's record: one that holds nothing goes with its last holder.
+    /// Lets go of a principal's record: one that holds nothing, and never did, goes with its last holder.
     pub(crate) fn release(&self, record: Arc<Record>) {
-        if record.read().is_vacant() {
-            let key = *record.key();
-            drop(record);
-            self.records.remove_if(&key, |record| {
-                // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
-                Arc::strong_count(record) == 1 && record.read().is_vacant() && record.place.is_none()
-            });
+        if !record.read().is_passing() {
+            return;
         }
+        let key = *record.key();
+        drop(record);
+        let mut expiry = self.expiry.lock();
+        let removed = self.records.remove_if(&key, |record| {
+            let passing = record.read().is_passing();
+            // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
+            if passing && Arc::strong_count(record) == 1 + usize::from(!record.place.is_none()) {
+                return true;
+            }
+            // Who only looks at it just now does not come here afterwards: let it expire at least.
+            if passing {
+                expiry.add(Arc::clone(record), record.until());
+            }
+            false
+        });
+        if let Some(record) = removed {
+            expiry.remove(&record);
+        }
+        self.note_due(&expiry);
     }
 
     /// Counts a record that changed, and does a bounded step of the work that is due.
@@ -167,22 +189,23 @@ impl Memory {
 
     /// Counts what a record takes now. Returns by how much that is more than before.
     fn count(&self, record: &Record) -> usize {
-        let (before, after) = {
-            let mut state = record.write();
-            let after = u32::try_from(state.bytes()).unwrap_or(u32::MAX);
-            (std::mem::replace(&mut state.counted, after) as usize, after as usize)
-        };
+        let mut state = record.write();
+        let after = u32::try_from(state.bytes() + record.waiting_bytes()).unwrap_or(u32::MAX);
+        let before = std::mem::replace(&mut state.counted, after);
+        // Under the record's lock: of two that count it, the one that takes away must not come first. A sum below
+        // nothing is above every bound.
         match after.checked_sub(before) {
             Some(0) => {}
-            Some(grown) => drop(self.bytes.fetch_add(grown, Ordering::Relaxed)),
-            None => drop(self.bytes.fetch_sub(before - after, Ordering::Relaxed)),
+            Some(grown) => drop(self.bytes.fetch_add(grown as usize, Ordering::Relaxed)),
+            None => drop(self.bytes.fetch_sub((before - after) as usize, Ordering::Relaxed)),
         }
-        after.saturating_sub(before)
+        after.saturating_sub(before) as usize
     }
 
-    fn uncount(&self, record: &Record) {
+    fn uncount(&self, record: &Record) -> u32 {
         let counted = std::mem::take(&mut record.write().counted);
         self.bytes.fetch_sub(counted as usize, Ordering::Relaxed);
+        counted
     }
 
     fn note_due(&self, expiry: &Expiry) {
@@ -202,7 +225,8 @@ impl Memory {
         {
             looked += 1;
             match self.drop_if_over(record, now) {
-                Ok(counted) => (expired, bytes) = (expired + 1, bytes + counted as usize),
+                // A principal's that was never settled was nobody's any more.
+                Ok(counted) => (expired, bytes) = (expired + u64::from(counted > 0), bytes + counted as usize),
                 // One that is over and still held is looked at again in the next minute.
                 Err((record, until)) => expiry.add(record, until.max(now)),
             }
@@ -220,7 +244,7 @@ impl Memory {
     fn drop_if_over(&self, mut record: Arc<Record>, now: Millis) -> Result<u32, (Arc<Record>, Millis)> {
         let (used, until) = (record.used(), record.until());
         // What is over is brought back by nothing but another use: where there was none, it still is.
-        let idle = |record: &Arc<Record>| Arc::strong_count(record) == IDLE && record.used() == used;
+        let idle = |record: &Arc<Record>| is_held_by(record, IDLE) && record.used() == used;
         if until > now || self.records.remove_if(record.key(), idle).is_none() {
             return Err((record, until));
         }
@@ -230,25 +254,28 @@ impl Memory {
 
     /// Drops one record other than `keep`. Returns false where there is none to drop.
     fn evict(&self, keep: &Arc<Record>) -> bool {
-        let (mut worst, mut fit, mut seen) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
+        let rank = |record: &Record| (Worth::of(record), record.used());
+        let (mut worst, mut fit, mut looked) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
         self.records.visit(|record| {
-            seen += 1;
-            if Arc::strong_count(record) <= IDLE && !Arc::ptr_eq(record, keep) {
-                let rank = (Worth::of(record), record.used());
-                fit += usize::from(rank.0 == Worth::Saved);
-                if worst.as_ref().is_none_or(|(worst, _)| rank < *worst) {
-                    worst = Some((rank, Arc::clone(record)));
+            looked += 1;
+            // What is not in the index is not to be had, and whoever makes or settles it comes to evict as well.
+            if Arc::strong_count(record) <= IDLE && !Arc::ptr_eq(record, keep) && !record.place.is_none() {
+                let ranked = rank(record);
+                fit += usize::from(ranked.0 == Worth::Saved);
+                if worst.as_ref().is_none_or(|(worst, _)| ranked < *worst) {
+                    worst = Some((ranked, Arc::clone(record)));
                 }
             }
-            match fit == SAMPLE || seen == SEARCH {
+            match fit == SAMPLE || looked == SEARCH {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             }
         });
-        let Some(((worth, _), record)) = worst else { return false };
+        let Some((seen, record)) = worst else { return false };
         let mut expiry = self.expiry.lock();
-        // Ours as well, and the index's unless it is not in there yet.
-        let idle = |record: &Arc<Record>| Arc::strong_count(record) <= IDLE + 1 && !record.place.is_none();
+        // Held by us as well, so that it is the one of its key still, and in the index. A session that has ended since it
+        // was looked at is no longer what it was chosen for.
+        let idle = |record: &Arc<Record>| is_held_by(record, IDLE + 1) && rank(record) == seen;
         if self.records.remove_if(record.key(), idle).is_none() {
             // Somebody came to use it, which is as good a reason as any to look for another at the next call.
             return true;
@@ -256,8 +283,10 @@ impl Memory {
         expiry.remove(&record);
         self.note_due(&expiry);
         drop(expiry);
-        self.uncount(&record);
-        let counter = match worth {
+        if self.uncount(&record) == 0 {
+            return true;
+        }
+        let counter = match seen.0 {
             Worth::Saved => &self.evicted_saved,
             Worth::Unsaved => &self.evicted_unsaved,
             Worth::Revocation => &self.revocations_lost,
@@ -281,6 +310,16 @@ impl Memory {
     pub(crate) fn misses(&self) -> u64 {
         self.records.misses()
     }
+}
+
+/// Whether a record has just so many holders. What those did who let go of it, a use or a count, is seen then: they
+/// release what the fence acquires.
+fn is_held_by(record: &Arc<Record>, holders: usize) -> bool {
+    let held = Arc::strong_count(record) == holders;
+    if held {
+        fence(Ordering::Acquire);
+    }
+    held
 }
 
 /// What is lost with a record, the least first.

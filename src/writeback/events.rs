@@ -1,6 +1,6 @@
 //! `GET /events`: what a page may read, now and as it changes, as server-sent events.
 //!
-//! Nothing is queued: each look compares the values' versions with those last sent, when the connection has room for
+//! Nothing is queued: each look compares the values with those last sent, when the connection has room for
 //! more. A slow page skips what it missed, and costs a writer nothing.
 
 use std::{
@@ -25,8 +25,8 @@ pub(super) struct Events {
     wait: Wait,
     /// What the page may read.
     shown: Box<[Number]>,
-    /// What of each it was last sent.
-    seen: Vec<Mark>,
+    /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
+    seen: Vec<(Mark, Option<Json>)>,
     opening: bool,
     /// The state that the browser was last given.
     given: Option<Stand>,
@@ -36,7 +36,7 @@ pub(super) struct Events {
 impl Events {
     pub(super) fn new(session: Session, shown: &[Number]) -> Self {
         let given = session.core().stand();
-        let (shown, seen) = (shown.into(), vec![None; shown.len()]);
+        let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None }
     }
 
@@ -58,12 +58,14 @@ impl Events {
                 let declared = core.chain.schema.at(*number);
                 // As the type itself writes it, and not as a source laid it out.
                 let (answer, mark) = core.resolve(*number, now, Look::Glance, |json| (declared.normalize)(json));
-                if !opening && mark == *seen {
+                let json = answer.map(|(json, _)| json);
+                let now_seen = (mark, mark.and_then(|_| json.clone()));
+                if !opening && now_seen == *seen {
                     continue;
                 }
-                *seen = mark;
-                match answer {
-                    Some((json, _)) => set.push((declared.name, json)),
+                *seen = now_seen;
+                match json {
+                    Some(json) => set.push((declared.name, json)),
                     None => removed.push(declared.name),
                 }
             }

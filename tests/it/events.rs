@@ -381,3 +381,15 @@ async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
     assert_eq!(post(&mut ada, &bobs, 4).await.status, StatusCode::OK);
     assert_eq!(get::<Division>(&mut bob, &node).await, Division(4));
 }
+
+#[tokio::test]
+async fn of_two_writes_at_one_version_a_page_is_told_which_stayed() {
+    let app = App::new();
+    let nodes = [app.node(), app.node()];
+    let mut browser = visitor(&nodes[0]).await;
+    set(&mut browser.clone(), &nodes[0], theme("dark")).await;
+    let mut page = Page::opened(&browser, &nodes[0]).await;
+    set(&mut browser, &nodes[1], theme("dawn")).await;
+    get::<Theme>(&mut browser, &nodes[0]).await;
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"dawn\"}\n\n");
+}

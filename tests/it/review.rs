@@ -19,7 +19,10 @@ use layered_session::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies};
+use crate::{
+    app::{get, set, visitor},
+    world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
+};
 
 /// Something about the principal that no browser carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -477,4 +480,36 @@ async fn the_sweeper_lets_others_have_their_turn() {
         assert!(sweeper.as_mut().poll(&mut cx).is_pending());
     }
     assert_eq!(node.sessions.stats().records, 0);
+}
+
+// G16.
+#[tokio::test]
+async fn a_browser_that_never_heard_of_its_new_lifetime_is_healed() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = visitor(&node).await;
+    let long = Lifetime::new(30 * DAY, 90 * DAY).unwrap();
+    // The response is lost, and with it the cookie that tells of it.
+    browser.clone().visit(&node, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    get::<Theme>(&mut browser, &node).await;
+    clock.advance(20 * DAY);
+    let elsewhere = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(get::<Theme>(&mut browser, &elsewhere).await, Theme("light".into()));
+}
+
+// G18.
+#[tokio::test]
+async fn whoever_watches_is_told_of_the_greater_bytes_of_an_equal_version() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
+    let mut browser = visitor(&nodes[0]).await;
+    let socket = browser.clone().visit(&nodes[0], async |session| session).await;
+    // Both nodes have yet to write, at the same moment.
+    set(&mut browser.clone(), &nodes[0], Visits(1)).await;
+    set(&mut browser, &nodes[1], Visits(2)).await;
+    let (mut watch, mut changes) = (socket.watch::<Visits>(), socket.changes());
+    assert_eq!(now_or_never(watch.next()), Some(Some(Visits(1))));
+    get::<Visits>(&mut browser, &nodes[0]).await;
+    assert_eq!(now_or_never(watch.next()), Some(Some(Visits(2))));
+    assert!(matches!(now_or_never(changes.next()), Some(Some(Changed::Set { .. }))));
 }

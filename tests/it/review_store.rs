@@ -10,7 +10,7 @@ use std::{
 use http::Response;
 use http_body_util::Full;
 use layered_session::{
-    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture,
+    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, Version,
     testing::{ManualClock, SpyStore},
 };
 
@@ -210,4 +210,37 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     gate.hold(&[]);
     session.set(Stock(2)).await.unwrap();
     assert_eq!(session.get::<Stock>(), Stock(2));
+}
+
+/// A store in which somebody else was always faster.
+#[derive(Clone, Copy, Debug)]
+struct Faster;
+
+impl Tier for Faster {
+    fn name(&self) -> &'static str {
+        "faster"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+
+    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        let theirs = bytes::Bytes::from(vec![b'7'; 10_000]);
+        let found = Found::nothing().entry("of_another_build", Some(theirs), Version::from_u64(1 << 40));
+        TierFuture::ready(Ok(Committed::Outdated(found)))
+    }
+}
+
+#[tokio::test]
+async fn what_came_with_a_refusal_is_counted() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).tier(Faster).build().unwrap());
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
+    assert!(node.sessions.stats().bytes > 10_000);
 }

@@ -9,14 +9,14 @@ use std::{
         BTreeMap,
         btree_map::{Entry, OccupiedEntry},
     },
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::Arc,
 };
 
 use super::record::Record;
-use crate::version::Millis;
+use crate::{
+    sync::atomic::{AtomicU32, Ordering},
+    version::Millis,
+};
 
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
@@ -100,7 +100,8 @@ impl Expiry {
     /// Takes the last of the records whose minute has come.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<Arc<Record>> {
         let first = self.minutes.first_entry()?;
-        if u64::from(*first.key()) > now.0 / MINUTE {
+        // What is in the last minute that there is has no other to go to.
+        if u64::from(*first.key()) > now.0 / MINUTE || *first.key() == u32::MAX {
             return None;
         }
         let record = take_last(first)?;

@@ -5,14 +5,9 @@
 
 use std::{
     borrow::Cow,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
-
-use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::expiry::Place;
 pub(crate) use super::state::{Browser, Extent, InStep, Kind, RecordKey, Refused, State, Terms};
@@ -23,6 +18,10 @@ use crate::{
     },
     live::Closed,
     signal::{Chime, Hub},
+    sync::{
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     tier::Change,
     value::Number,
     version::{Millis, Version},
@@ -49,8 +48,10 @@ struct Waiting {
     gate: tokio::sync::RwLock<()>,
     /// Writes to the shared store whose answers are not here yet.
     writing: AtomicUsize,
-    /// Those whose answers nobody waits for any more.
+    /// Those whose answers nobody waits for any more, since the beginning.
     abandoned: AtomicUsize,
+    /// So many of them came before the store was asked.
+    reassured: AtomicUsize,
 }
 
 impl Record {
@@ -218,21 +219,30 @@ impl Record {
 
     pub(crate) fn is_doubted(&self) -> bool {
         self.waiting.get().is_some_and(|waiting| {
-            waiting.writing.load(Ordering::Acquire) + waiting.abandoned.load(Ordering::Acquire) > 0
+            // In this order, which is that of a write's life backwards: what has moved on since it was looked at makes
+            // the record look doubted, and never sound.
+            let reassured = waiting.reassured.load(Ordering::Acquire);
+            let writing = waiting.writing.load(Ordering::Acquire);
+            writing > 0 || waiting.abandoned.load(Ordering::Acquire) > reassured
         })
     }
 
-    /// How many writes were abandoned: to be asked before the store is.
+    /// How many writes were abandoned so far: to be asked before the store is.
     pub(crate) fn abandoned(&self) -> usize {
         self.waiting.get().map_or(0, |waiting| waiting.abandoned.load(Ordering::Acquire))
     }
 
-    /// What the store holds is here now, so many abandoned writes later.
+    /// What the store held after so many abandoned writes is here now. Several may have asked it, and the one that asked
+    /// last needn't come last.
     pub(crate) fn reassure(&self, abandoned: usize) {
-        let left = |now: usize| Some(now.saturating_sub(abandoned));
         if let Some(waiting) = self.waiting.get() {
-            let _ = waiting.abandoned.fetch_update(Ordering::AcqRel, Ordering::Acquire, left);
+            waiting.reassured.fetch_max(abandoned, Ordering::AcqRel);
         }
+    }
+
+    /// Bytes beside the record for whoever waits on it.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.waiting.get().map_or(0, |_| size_of::<Waiting>())
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A

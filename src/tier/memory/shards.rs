@@ -1,15 +1,15 @@
 //! The map of records by key, in shards: who reads one record waits for nobody who adds another.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
-};
+use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
-use parking_lot::RwLock;
 
 use super::record::{Record, RecordKey};
+use crate::sync::{
+    RwLock,
+    atomic::{AtomicU64, AtomicUsize, Ordering},
+};
 
 /// A map that holds nothing but pointers, at 10 to 21 bytes a record; the keys are in the records.
 ///

@@ -251,6 +251,11 @@ impl State {
         matches!(self.kind, Kind::Principal { not_before: Version::ZERO, .. }) && self.values.is_empty()
     }
 
+    /// The same, and it never was settled: nothing is lost, and nothing counted, if it goes.
+    pub(super) fn is_passing(&self) -> bool {
+        self.counted == 0 && self.is_vacant()
+    }
+
     /// The live copy or tombstone of a value, unless past the value's own lifetime.
     pub(crate) fn kept(&self, schema: &Schema, number: Number, now: Millis) -> Option<&Kept> {
         let kept = self.values.get(number)?;

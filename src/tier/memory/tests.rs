@@ -1,8 +1,219 @@
-//! What the memory tier promises of sizes, bounds and eviction, seen from inside.
+//! What the memory tier promises of sizes, and of threads that meet in it, seen from inside.
 
-use super::*;
+use std::{thread, time::Duration};
+
+use super::{
+    record::{Extent, Terms},
+    *,
+};
+use crate::{
+    chain::life::{Life, Lifetime},
+    live::Closed,
+    tier::Change,
+    value::{Declared, Json, Schema, SessionValue},
+    version::Version,
+};
 
 #[test]
 fn a_record_takes_what_its_doc_says() {
     assert_eq!(size_of::<Record>(), 216);
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    record.doubt().clear();
+    assert_eq!(record.waiting_bytes(), 160, "more for one that was ever updated or watched");
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Text(String);
+
+impl SessionValue for Text {
+    const NAME: &'static str = "text";
+}
+
+/// A memory tier of sessions that idle out in ten minutes, and of principals, all by small numbers.
+pub(super) struct Tier {
+    pub(super) memory: Memory,
+    pub(super) made: AtomicU64,
+    schema: Schema,
+}
+
+pub(super) const MINUTE: u64 = 60_000;
+pub(super) const NOW: Millis = Millis(1_000_000 * MINUTE);
+
+const fn key(kind: u8, number: u8) -> RecordKey {
+    let mut key = [0; 32];
+    (key[0], key[1]) = (kind, number);
+    RecordKey(key)
+}
+
+impl Tier {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let mut schema = Schema::default();
+        schema.push(Declared::of::<Text>());
+        Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema }
+    }
+
+    fn terms(&self, now: Millis) -> Terms<'_> {
+        let hour = Duration::from_secs(3600);
+        let (extent, above) = (Extent::Named, Version::ZERO);
+        Terms { schema: &self.schema, now, extent, budget: 1 << 20, above, tombstones: hour, skew: hour }
+    }
+
+    pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
+        let key = key(1, number);
+        self.memory.find_or_insert(&key, || {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)).unwrap();
+            Record::session(key, Life::begin(Version::at(now), now, lifetime), now)
+        })
+    }
+
+    pub(super) fn find(&self, number: u8) -> Option<Arc<Record>> {
+        self.memory.look_up(&key(1, number))
+    }
+
+    pub(super) fn write(&self, record: &Arc<Record>, length: usize, now: Millis) {
+        let json = Some(Json::from(&vec![b'"'; length][..]));
+        let change = Change { number: 0, name: Text::NAME, json, version: None, replaces: None };
+        let _ = record.commit(&[change], self.terms(now));
+        self.memory.settle(record, now);
+    }
+
+    pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
+        let _ = record.end(Closed::Destroyed, now);
+        self.memory.settle(record, now);
+    }
+
+    pub(super) fn hold_principal(&self, number: u8, now: Millis) -> Arc<Record> {
+        let key = key(2, number);
+        self.memory.find_or_insert(&key, || Record::principal(key, Duration::from_secs(86_400), now))
+    }
+
+    pub(super) fn find_principal(&self, number: u8) -> Option<Arc<Record>> {
+        self.memory.find(&key(2, number))
+    }
+
+    /// Whether whoever holds a record holds the one of its key.
+    pub(super) fn is_the_one(&self, record: &Arc<Record>) -> bool {
+        self.memory.find(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
+    }
+
+    /// What holds whenever no thread is at work: each record is in the index once, and counted for what it takes, and
+    /// all sessions that were ever made are there or were counted as gone. It takes the index apart.
+    pub(super) fn assert_is_whole(&self) {
+        let memory = &self.memory;
+        let (mut records, mut sessions) = (Vec::new(), 0);
+        memory.records.visit(|record| {
+            // The first shard comes in two halves: all of it at once, as nobody has visited since.
+            records.push(Arc::clone(record));
+            ControlFlow::Continue(())
+        });
+        records.sort_unstable_by_key(Arc::as_ptr);
+        records.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        assert_eq!(records.len(), memory.len());
+        let counted: usize = records.iter().map(|record| record.read().counted as usize).sum();
+        assert_eq!(counted, memory.bytes());
+        let mut indexed: Vec<_> = std::iter::from_fn(|| memory.expiry.lock().take_due(Millis::MAX)).collect();
+        indexed.sort_unstable_by_key(Arc::as_ptr);
+        assert!(indexed.iter().map(Arc::as_ptr).eq(records.iter().map(Arc::as_ptr)), "the index and the map differ");
+        for record in &records {
+            assert_eq!(Arc::strong_count(record), 3, "the map, and the two lists here");
+            sessions += u64::from(record.key().0[0] == 1);
+        }
+        let gone = [&memory.expired, &memory.evicted_saved, &memory.evicted_unsaved, &memory.revocations_lost];
+        let gone: u64 = gone.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        assert_eq!(sessions + gone, self.made.load(Ordering::Relaxed));
+    }
+}
+
+/// Eight threads, as many at a time as there are processors, over twelve sessions of which five fit.
+#[test]
+fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
+    const STEPS: u64 = if cfg!(miri) { 40 } else { 4000 };
+    let tier = Tier::new(1500);
+    let clock = AtomicU64::new(NOW.0);
+    thread::scope(|scope| {
+        for seed in 1..9u64 {
+            let (tier, clock) = (&tier, &clock);
+            scope.spawn(move || {
+                let mut random = seed;
+                for _ in 0..STEPS {
+                    // Knuth's, of which the upper half is good enough here.
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let (number, length) = ((random >> 40) as u8 % 12, (random >> 48) as usize % 300);
+                    let now = Millis(clock.load(Ordering::Relaxed));
+                    match (random >> 33) % 16 {
+                        0..6 => {
+                            let record = tier.hold(number, now);
+                            tier.write(&record, length, now);
+                            assert!(tier.is_the_one(&record));
+                        }
+                        6..9 => drop(tier.find(number).inspect(|record| record.touch(now))),
+                        9 => tier.end(&tier.hold(number, now), now),
+                        10 => _ = tier.memory.sweep(now, 8),
+                        11 => _ = clock.fetch_add(MINUTE, Ordering::Relaxed),
+                        12 | 13 => {
+                            let record = tier.hold_principal(number % 3, now);
+                            assert!(tier.is_the_one(&record));
+                            tier.memory.release(record);
+                        }
+                        14 => drop(tier.find_principal(number % 3)),
+                        _ => {
+                            let record = tier.hold(number, now);
+                            tier.memory.settle(&record, now);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    // What only passes is there for as long as somebody looks at it, or for its idle time.
+    while tier.memory.sweep(Millis(clock.load(Ordering::Relaxed) + 2 * 86_400_000), 64) {}
+    let now = Millis(clock.load(Ordering::Relaxed));
+    (0..12).for_each(|number| tier.write(&tier.hold(number, now), 1, now));
+    assert!(tier.memory.bytes() <= 1500 + 400, "{}", tier.memory.bytes());
+    tier.assert_is_whole();
+}
+
+#[test]
+fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    drop(record.doubt());
+    let [first, second] = [record.abandoned(), record.abandoned()];
+    record.reassure(first);
+    assert!(!record.is_doubted());
+    drop(record.doubt());
+    record.reassure(second);
+    assert!(record.is_doubted());
+    record.reassure(record.abandoned());
+    assert!(!record.is_doubted());
+}
+
+#[test]
+fn what_never_is_over_is_not_looked_at_for_ever() {
+    let tier = Tier::new(1 << 20);
+    let forever = Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
+    let record = tier.memory.find_or_insert(&key(2, 0), || forever);
+    tier.memory.settle(&record, NOW);
+    assert!(!tier.memory.sweep(Millis::MAX, 64), "there is no minute in which to look again");
+    assert!(tier.is_the_one(&record));
+}
+
+#[test]
+fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
+    let tier = Tier::new(1 << 20);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    assert_eq!(tier.memory.len(), 1);
+    // The next one takes it along, and without one it expires.
+    tier.memory.release(tier.hold_principal(0, NOW));
+    assert_eq!(tier.memory.len(), 0);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    tier.memory.sweep(Millis(NOW.0 + 2 * 86_400_000), 1);
+    tier.assert_is_whole();
+    assert_eq!(tier.memory.len(), 0);
 }

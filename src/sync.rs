@@ -1,0 +1,57 @@
+//! The locks and counters by which threads meet in a record, in the memory tier and at its bells.
+//!
+//! Under `--cfg shuttle` a test's scheduler runs them, which tries the orders in which threads can come to them: see
+//! `tests/README.md`.
+
+#[cfg(not(all(test, shuttle)))]
+mod real {
+    pub(crate) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+    /// Of parking_lot too, and of the standard library where a panic must not be the end of it.
+    pub(crate) type Mutex<T> = parking_lot::Mutex<T>;
+    pub(crate) use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard, atomic};
+}
+
+#[cfg(all(test, shuttle))]
+mod scheduled {
+    pub(crate) use shuttle::sync::{
+        Mutex as StdMutex, MutexGuard as StdMutexGuard, RwLockReadGuard, RwLockWriteGuard, atomic,
+    };
+
+    /// As parking_lot has it.
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(StdMutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn lock(&self) -> StdMutexGuard<'_, T> {
+            self.0.lock().expect("no test panics under a lock")
+        }
+    }
+
+    /// As parking_lot has it.
+    #[derive(Debug, Default)]
+    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub(crate) const fn new(value: T) -> Self {
+            Self(shuttle::sync::RwLock::new(value))
+        }
+
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            self.0.read().expect("no test panics under a lock")
+        }
+
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.0.write().expect("no test panics under a lock")
+        }
+
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().expect("no test panics under a lock")
+        }
+    }
+}
+
+#[cfg(not(all(test, shuttle)))]
+pub(crate) use real::*;
+#[cfg(all(test, shuttle))]
+pub(crate) use scheduled::*;

@@ -1,0 +1,195 @@
+//! The orders in which threads can come to a record, tried by a scheduler: see `tests/README.md`.
+
+use std::sync::Arc;
+
+use shuttle::{check_pct, check_random, thread};
+
+use super::{
+    record::Record,
+    tests::{MINUTE, NOW, Tier},
+    *,
+};
+
+/// At random, and with few but well-chosen changes of thread, which finds what takes a long order.
+fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
+    let orders = std::env::var("SCHEDULES").map_or(2000, |orders| orders.parse().expect("a number"));
+    check_random(test.clone(), orders);
+    check_pct(test, orders, 3);
+}
+
+fn run<const N: usize>(tier: Tier, threads: [fn(&Tier); N]) -> Arc<Tier> {
+    let tier = Arc::new(tier);
+    let spawn = |work: fn(&Tier)| {
+        let tier = Arc::clone(&tier);
+        thread::spawn(move || work(&tier))
+    };
+    threads.map(spawn).into_iter().for_each(|thread| thread.join().expect("a thread's test"));
+    tier
+}
+
+const LATER: Millis = Millis(NOW.0 + 12 * MINUTE);
+
+#[test]
+fn what_a_handle_holds_stays_the_one_of_its_key_and_nothing_goes_twice() {
+    check(|| {
+        let tier = Tier::new(400);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier = run(
+            tier,
+            [
+                // A record that is over comes into use again while the sweep is at it.
+                |tier| {
+                    let record = tier.hold(0, LATER);
+                    record.touch(LATER);
+                    assert!(tier.is_the_one(&record));
+                    tier.write(&record, 40, LATER);
+                    assert!(tier.is_the_one(&record));
+                },
+                |tier| _ = tier.memory.sweep(LATER, 2),
+                // Another needs its room.
+                |tier| tier.write(&tier.hold(1, LATER), 300, LATER),
+                |tier| tier.end(&tier.hold(1, LATER), LATER),
+            ],
+        );
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn who_touches_a_record_in_time_keeps_it() {
+    check(|| {
+        let tier = Tier::new(1 << 20);
+        let soon = Millis(NOW.0 + 9 * MINUTE);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier = Arc::new(tier);
+        let reader = {
+            let tier = Arc::clone(&tier);
+            thread::spawn(move || tier.find(0).map(|record| record.touch(soon)))
+        };
+        let sweep = {
+            let tier = Arc::clone(&tier);
+            thread::spawn(move || tier.memory.sweep(LATER, 2))
+        };
+        let touched = reader.join().expect("a reader").is_some();
+        sweep.join().expect("a sweep");
+        assert_eq!(tier.find(0).is_some(), touched);
+    });
+}
+
+#[test]
+fn of_two_that_count_a_record_neither_takes_away_what_is_not_there_yet() {
+    check(|| {
+        let tier = Tier::new(400);
+        let tier = run(
+            tier,
+            [
+                |tier| tier.write(&tier.hold(0, NOW), 3000, NOW),
+                |tier| tier.write(&tier.hold(0, NOW), 1, NOW),
+                |tier| assert!(tier.memory.bytes() < 1 << 20),
+            ],
+        );
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn what_has_ended_since_it_was_chosen_does_not_go_for_what_it_was() {
+    check(|| {
+        let tier = Tier::new(400);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier =
+            run(tier, [|tier| tier.end(&tier.hold(0, NOW), NOW), |tier| tier.write(&tier.hold(1, NOW), 300, NOW)]);
+        // It went before it was ended, and what was ended is another that came after; or it counts as a revocation.
+        if tier.memory.revocations_lost.load(Ordering::Relaxed) == 0 {
+            assert!(tier.find(0).is_some());
+        }
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn a_session_that_was_not_to_be_leaves_nothing() {
+    check(|| {
+        let tier = Tier::new(1 << 20);
+        let tier = run(
+            tier,
+            [
+                |tier| {
+                    let record = tier.hold(0, NOW);
+                    tier.write(&record, 1, NOW);
+                    tier.memory.forget(record.key());
+                },
+                |tier| _ = tier.memory.sweep(LATER, 2),
+                |tier| tier.write(&tier.hold(1, LATER), 1, LATER),
+            ],
+        );
+        assert_eq!(tier.memory.len(), 1);
+        tier.made.fetch_sub(1, Ordering::Relaxed);
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn a_principal_without_values_goes_with_its_last_holder_or_is_in_the_index() {
+    check(|| {
+        let tier = Tier::new(300);
+        let tier = run(
+            tier,
+            [
+                |tier| tier.memory.release(tier.hold_principal(0, NOW)),
+                |tier| {
+                    let record = tier.hold_principal(0, NOW);
+                    assert!(tier.is_the_one(&record));
+                    tier.memory.release(record);
+                },
+                |tier| _ = tier.find_principal(0).map(|record| record.read().is_vacant()),
+                |tier| tier.write(&tier.hold(1, NOW), 300, NOW),
+            ],
+        );
+        tier.assert_is_whole();
+    });
+}
+
+/// The store's state is a number that each write raises; memory knows the one that it last read.
+#[test]
+fn while_a_write_is_unanswered_or_abandoned_its_record_is_doubted() {
+    struct Shared {
+        record: Record,
+        store: AtomicUsize,
+        known: AtomicUsize,
+    }
+    check(|| {
+        let tier = Tier::new(1 << 20);
+        let record = Record::principal(*tier.hold(0, NOW).key(), std::time::Duration::from_secs(60), NOW);
+        let shared = Arc::new(Shared { record, store: AtomicUsize::new(0), known: AtomicUsize::new(0) });
+        let spawn = |work: fn(&Shared)| {
+            let shared = Arc::clone(&shared);
+            thread::spawn(move || work(&shared))
+        };
+        let write: fn(&Shared) = |shared| {
+            for _ in 0..2 {
+                let doubt = shared.record.doubt();
+                shared.store.fetch_add(1, Ordering::SeqCst);
+                drop(doubt);
+            }
+        };
+        let load: fn(&Shared) = |shared| {
+            if shared.record.is_doubted() {
+                let abandoned = shared.record.abandoned();
+                let found = shared.store.load(Ordering::SeqCst);
+                shared.known.fetch_max(found, Ordering::SeqCst);
+                shared.record.reassure(abandoned);
+            }
+        };
+        let look: fn(&Shared) = |shared| {
+            for _ in 0..3 {
+                let written = shared.store.load(Ordering::SeqCst);
+                if !shared.record.is_doubted() {
+                    assert!(shared.known.load(Ordering::SeqCst) >= written, "it looked sound");
+                }
+            }
+        };
+        let threads = [write, load, load, look].map(spawn);
+        threads.into_iter().for_each(|thread| thread.join().expect("a thread's test"));
+    });
+}

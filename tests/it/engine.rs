@@ -1,0 +1,377 @@
+//! The memory engine against a plain model of it: whatever browsers, sockets and time do in whatever order, what is
+//! read is what the [`model`] says, nothing that is over is served, and nothing is lost that was not counted as lost.
+//!
+//! `ENGINE_CASES=20000 cargo test --release --all-features --test it engine::` runs more of them.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use futures_util::FutureExt;
+use layered_session::{
+    Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Watch, WriteError, WriteErrorKind,
+    testing::ManualClock,
+};
+use proptest::{prelude::*, test_runner::TestCaseError};
+
+use self::model::{Bind, Op, Refusal, Token};
+use crate::world::{BoxFuture, Browser, Node, Theme, Visits, ring, set_cookies};
+
+mod model;
+
+const JARS: usize = 4;
+const SOCKETS: usize = 3;
+/// More than any record here takes.
+const RECORD: usize = 700;
+
+const IDLE: Duration = Duration::from_secs(3600);
+const ABSOLUTE: Duration = Duration::from_secs(6 * 3600);
+
+/// Shorter and longer than the default.
+const LIFETIMES: [(u64, u64); 3] = [(600, 2 * 3600), (2 * 3600, 12 * 3600), (3600, 3600)];
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request, with these cookies, in which a handler does this. Its handle may be kept, as by a socket.
+    Visit {
+        node: usize,
+        jar: usize,
+        ops: Vec<Op>,
+        keep: bool,
+    },
+    Socket {
+        which: usize,
+        op: Op,
+    },
+    Close {
+        which: usize,
+    },
+    /// An older cookie comes back later, or in another browser.
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Advance(Duration),
+    /// The sweeper gets its turn, if there is one.
+    Sweep,
+    Restart {
+        node: usize,
+    },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let value = 0..2usize;
+    prop_oneof![
+        4 => (value.clone(), 0..1000u64).prop_map(|(value, to)| Op::Set(value, to)),
+        4 => value.clone().prop_map(Op::Read),
+        3 => Just(Op::Update),
+        3 => value.prop_map(Op::Remove),
+        1 => Just(Op::Clear),
+        1 => Just(Op::Touch),
+        2 => Just(Op::Renew),
+        1 => Just(Op::Destroy),
+        1 => (0..LIFETIMES.len()).prop_map(|which| Op::SetLifetime(LIFETIMES[which].0, LIFETIMES[which].1)),
+    ]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let second = Duration::from_secs(1);
+    let spans = vec![second / 1000, second, 61 * second, IDLE / 3, IDLE - second / 1000, IDLE, 2 * IDLE, ABSOLUTE];
+    prop_oneof![
+        12 => (0..2usize, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.2))
+            .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
+        1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
+        2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
+        5 => proptest::sample::select(spans).prop_map(Step::Advance),
+        1 => Just(Step::Sweep),
+        1 => (0..2usize).prop_map(|node| Step::Restart { node }),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Plan {
+    nodes: usize,
+    max_bytes: usize,
+    sweeps: bool,
+    steps: Vec<Step>,
+}
+
+fn plan() -> impl Strategy<Value = Plan> {
+    let bound = prop_oneof![Just(600), Just(1500), Just(3000), Just(256 << 20)];
+    (1..3usize, bound, any::<bool>(), proptest::collection::vec(step(), 1..60))
+        .prop_map(|(nodes, max_bytes, sweeps, steps)| Plan { nodes, max_bytes, sweeps, steps })
+}
+
+/// An open socket: what it holds, and what it was told.
+struct Socket {
+    node: usize,
+    bind: Bind,
+    session: Session,
+    watch: Watch<Visits>,
+    told: Option<u64>,
+    closed: Pin<Box<dyn Future<Output = Closed>>>,
+    reason: Option<Closed>,
+}
+
+impl Socket {
+    fn open(node: usize, session: Session, bind: Bind, model: &mut model::Node, now: u64) -> Self {
+        // Both begin as uses of the session.
+        let (watch, closed) = (session.watch(), Box::pin(session.closed()));
+        model.touch(&bind, now);
+        Self { node, bind, session, watch, told: None, closed, reason: None }
+    }
+}
+
+struct World {
+    clock: ManualClock,
+    build: Box<dyn Fn() -> Sessions>,
+    nodes: Vec<(Node, model::Node)>,
+    sweepers: Vec<Option<BoxFuture<()>>>,
+    jars: Vec<(Browser, Option<Token>)>,
+    sockets: [Option<Socket>; SOCKETS],
+    ids: model::Ids,
+    plan: Plan,
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        let (ring, clock) = (ring(), ManualClock::new());
+        let (max_bytes, of) = (plan.max_bytes, clock.clone());
+        let build = move || {
+            let sessions = Sessions::builder()
+                .tier(MemoryTier::builder().max_bytes(max_bytes).build())
+                .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+                .value::<Theme>()
+                .value::<Visits>()
+                .idle(IDLE)
+                .absolute(ABSOLUTE)
+                .clock(of.clone());
+            sessions.build().unwrap()
+        };
+        let mut world = Self {
+            clock,
+            build: Box::new(build),
+            nodes: Vec::new(),
+            sweepers: Vec::new(),
+            jars: vec![(Browser::new(), None); JARS],
+            sockets: [const { None }; SOCKETS],
+            ids: model::Ids::default(),
+            plan,
+        };
+        for _ in 0..world.plan.nodes {
+            let (node, sweeper) = world.node();
+            world.nodes.push((node, model::Node::default()));
+            world.sweepers.push(sweeper);
+        }
+        world
+    }
+
+    fn node(&self) -> (Node, Option<BoxFuture<()>>) {
+        let sessions = (self.build)();
+        let sweeper = self.plan.sweeps.then(|| Box::pin(sessions.sweeper()) as BoxFuture<()>);
+        (Node::new(sessions), sweeper)
+    }
+
+    fn now(&self) -> u64 {
+        use layered_session::Clock;
+        let since = self.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        u64::try_from(since.as_millis()).unwrap()
+    }
+
+    fn sweep(&mut self) {
+        for sweeper in self.sweepers.iter_mut().flatten() {
+            // Each batch of its work takes a turn.
+            for _ in 0..4 {
+                assert!(sweeper.as_mut().now_or_never().is_none(), "it goes on");
+            }
+        }
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        match step {
+            Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
+            Step::Socket { which, op } => {
+                let now = self.now();
+                if let Some(socket) = &mut self.sockets[which] {
+                    let expected = self.nodes[socket.node].1.apply(&op, &mut socket.bind, &mut self.ids, now);
+                    let came = perform(&socket.session, &op).now_or_never().expect("nothing to wait for");
+                    prop_assert_eq!(came, expected, "{:?} on a socket", op);
+                }
+            }
+            Step::Close { which } => self.sockets[which] = None,
+            Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
+            Step::Advance(span) => self.clock.advance(span),
+            Step::Sweep => self.sweep(),
+            Step::Restart { node } => {
+                let node = node % self.nodes.len();
+                self.sockets
+                    .iter_mut()
+                    .filter(|socket| socket.as_ref().is_some_and(|it| it.node == node))
+                    .for_each(|socket| *socket = None);
+                let (fresh, sweeper) = self.node();
+                self.nodes[node] = (fresh, model::Node::default());
+                self.sweepers[node] = sweeper;
+            }
+        }
+        self.check_sockets()?;
+        self.check_stats()
+    }
+
+    /// One request: whether its record was there, what its handler saw, and what its browser was given.
+    fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
+        let now = self.now();
+        let (node, model) = &mut self.nodes[at];
+        let (browser, token) = &mut self.jars[jar];
+        let before = node.sessions.stats();
+        let doing = ops.clone();
+        let handler = async move |session: Session| {
+            let mut came = Vec::new();
+            for op in &doing {
+                came.push(perform(&session, op).await);
+            }
+            (came, session)
+        };
+        let visit = browser.visit_seen(node, handler).now_or_never();
+        let (headers, (came, session)) = visit.expect("nothing to wait for");
+        let after = node.sessions.stats();
+        let looked = (after.hits - before.hits, after.misses - before.misses);
+
+        prop_assert_eq!(looked.0 + looked.1, u64::from(token.is_some()), "one look per cookie");
+        let mut bind = Bind::Anonymous;
+        if let Some(token) = &token {
+            let held = |id| holds(&self.sockets, at, id);
+            bind = model.arrive(token, looked.0 == 1, held, &self.ids, now).map_err(TestCaseError::fail)?;
+        }
+        let brought = token.clone().filter(|token| bind != Bind::Anonymous || token.opens(now));
+        let mut destroyed = false;
+        for (op, came) in ops.iter().zip(&came) {
+            let lived = model.lives(&bind, now);
+            let expected = model.apply(op, &mut bind, &mut self.ids, now);
+            prop_assert_eq!(came, &expected, "{:?} in a request", op);
+            destroyed |= matches!(op, Op::Destroy) && lived;
+        }
+        let set = set_cookies(&headers);
+        prop_assert!(set.len() <= 1);
+        let carried = model.seal(&bind, now);
+        match (set.first().map(|cookie| cookie.contains("Max-Age=0")), carried) {
+            (Some(true), _) => {
+                prop_assert!(destroyed && brought.is_some(), "a cookie removed: {:?}", set);
+                *token = None;
+            }
+            (Some(false), Some(carried)) => {
+                self.ids.note(&carried);
+                *token = Some(carried);
+            }
+            (Some(false), None) => prop_assert!(false, "a cookie of no session: {:?}", set),
+            (None, Some(carried)) if !ops.is_empty() => {
+                let brought = brought.expect("a live session whose browser has no cookie");
+                prop_assert!(carried.is_known_by(&brought), "{:?} lacks something of {:?}", brought, carried);
+            }
+            (None, _) => prop_assert!(!(destroyed && brought.is_some()), "a cookie of a session that ended here"),
+        }
+        if keep && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+            *place = Some(Socket::open(at, session, bind, model, now));
+        }
+        Ok(())
+    }
+
+    /// What each socket was told is what there is, and nothing of this counts as use.
+    fn check_sockets(&mut self) -> Result<(), TestCaseError> {
+        let now = self.now();
+        for socket in self.sockets.iter_mut().flatten() {
+            let model = &mut self.nodes[socket.node].1;
+            // Told that it was over, rightly then: it has a successor since, or a cookie tells of use on another node.
+            if socket.reason.is_some() && model.closed(&socket.bind, now).is_none() {
+                let (session, bind) = (socket.session.clone(), socket.bind.clone());
+                *socket = Socket::open(socket.node, session, bind, model, now);
+            }
+            while let Some(Some(Visits(told))) = socket.watch.next().now_or_never() {
+                socket.told = Some(told);
+            }
+            let closed = model.closed(&socket.bind, now);
+            // Told once: what ended for it may go on elsewhere, and end otherwise.
+            if socket.reason.is_none() {
+                socket.reason = socket.closed.as_mut().now_or_never();
+                prop_assert_eq!(socket.reason.map(Refusal::from), closed);
+            }
+            if closed.is_none() {
+                prop_assert_eq!(socket.told, Some(model.value(&socket.bind, 1, now).unwrap_or_default()));
+            }
+            let ends = socket.session.expires_at();
+            let ends = ends.map(|ends| ends.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis());
+            prop_assert_eq!(ends, model.ends(&socket.bind, now).map(u128::from));
+        }
+        Ok(())
+    }
+
+    fn check_stats(&self) -> Result<(), TestCaseError> {
+        for (node, model) in &self.nodes {
+            let stats = node.sessions.stats();
+            let evicted = stats.evicted_saved + stats.evicted_unsaved + stats.revocations_lost;
+            let made = stats.records as u64 + stats.expired + evicted;
+            prop_assert_eq!(made, model.made, "what was made is here or was counted: {:?}", stats);
+            prop_assert_eq!(stats.bytes > 0, stats.records > 0, "{:?}", stats);
+            let bound = self.plan.max_bytes + (2 * SOCKETS + 1) * RECORD;
+            prop_assert!(stats.bytes <= bound, "{:?}", stats);
+            let missed = &model.missed;
+            prop_assert!(
+                missed.all <= evicted && missed.revocations <= stats.revocations_lost,
+                "{:?} {:?}",
+                missed,
+                stats
+            );
+            prop_assert!(missed.unsaved <= stats.evicted_unsaved, "{:?} {:?}", missed, stats);
+        }
+        Ok(())
+    }
+}
+
+fn holds(sockets: &[Option<Socket>], node: usize, id: usize) -> bool {
+    sockets.iter().flatten().any(|socket| socket.node == node && socket.bind == Bind::Live(id))
+}
+
+/// Does to a session what the model is told too, and says what came of it in the same words.
+async fn perform(session: &Session, op: &Op) -> Result<Option<u64>, Refusal> {
+    let done = |done: Result<(), WriteError>| done.map(|()| None).map_err(|error| refusal(session, &error));
+    match *op {
+        Op::Read(0) => Ok(session.find::<Theme>().map(|Theme(value)| value.parse().unwrap())),
+        Op::Read(_) => Ok(session.find::<Visits>().map(|Visits(value)| value)),
+        Op::Set(0, value) => done(session.set(Theme(value.to_string())).await),
+        Op::Set(_, value) => done(session.set(Visits(value)).await),
+        Op::Update => {
+            let updated = session.update(|visits: &mut Visits| visits.0 += 1).await;
+            updated.map(|Visits(value)| Some(value)).map_err(|error| refusal(session, &error))
+        }
+        Op::Remove(0) => done(session.remove::<Theme>().await),
+        Op::Remove(_) => done(session.remove::<Visits>().await),
+        Op::Clear => done(session.clear().await),
+        Op::Touch => done(session.touch().await),
+        Op::Renew => done(session.renew().await),
+        Op::Destroy => done(session.destroy().await),
+        Op::SetLifetime(idle, absolute) => {
+            let lifetime = Lifetime::new(Duration::from_secs(idle), Duration::from_secs(absolute)).unwrap();
+            done(session.set_lifetime(lifetime).await)
+        }
+    }
+}
+
+fn refusal(session: &Session, error: &WriteError) -> Refusal {
+    match error.kind() {
+        WriteErrorKind::Invalid => Refusal::Invalid,
+        // No use of a session that is over, so this can ask.
+        WriteErrorKind::Closed => session.closed().now_or_never().map_or(Refusal::Invalid, Refusal::from),
+        kind => panic!("{kind:?}: {error}"),
+    }
+}
+
+#[test]
+fn whatever_happens_in_whatever_order_memory_says_what_a_plain_map_would() {
+    let cases = std::env::var("ENGINE_CASES").map_or(1200, |cases| cases.parse().expect("a number"));
+    let config =
+        ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() };
+    proptest!(config, |(plan in plan())| {
+        let mut world = World::new(plan.clone());
+        for step in plan.steps {
+            world.step(step)?;
+        }
+    });
+}
