@@ -3,7 +3,10 @@
 use std::{
     convert::Infallible,
     future::ready,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -185,4 +188,29 @@ async fn every_cookie_field_is_looked_into_when_the_session_is_asked_for() {
         let response = visit(LayeredSessionLayer::new(sessions.clone()).layer(service), request).await;
         assert!(set_cookies(response.headers()).is_empty(), "{fields:?}");
     }
+}
+
+/// Counts how often it is copied: each copy runs code of the application's.
+#[derive(Default)]
+struct Copied(Arc<AtomicUsize>);
+
+impl Clone for Copied {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
+#[tokio::test]
+async fn a_head_is_copied_at_entry_and_never_again() {
+    let sessions = builder(&ring(), &ManualClock::new()).tier(Empty).build().unwrap();
+    let (mut request, copies) = (Browser::new().request(), Arc::default());
+    request.extensions_mut().insert(Copied(Arc::clone(&copies)));
+    let service = service_fn(async |request: Request<Full<Bytes>>| {
+        Session::load(request.extensions()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    visit(LayeredSessionLayer::new(sessions).layer(service), request).await;
+    assert_eq!(copies.load(Ordering::Relaxed), 1);
 }
