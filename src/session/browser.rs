@@ -16,7 +16,7 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
-    chain::{Chain, Signed},
+    chain::{Chain, Identity, Signed},
     id::SessionId,
     live::Closed,
     tier::{
@@ -192,7 +192,12 @@ impl Core {
     /// the last use brings nothing either, so that it takes no clock.
     fn is_up_to_date(&self) -> bool {
         let up_to_date = |bound: &Bound| self.lacks(bound, bound.record.used()) == Some(false);
-        self.of_session(Scope::Session, up_to_date).unwrap_or(false)
+        let own = match self.chain.identity {
+            // It may be for the application's code to say who that is, which is not to run while the binding is locked.
+            Identity::Value { .. } => self.of_session(Scope::Session, Bound::clone).map(|bound| up_to_date(&bound)),
+            Identity::Nobody | Identity::Head(_) => self.of_session(Scope::Session, up_to_date),
+        };
+        own.unwrap_or(false)
     }
 
     fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
