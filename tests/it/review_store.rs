@@ -10,7 +10,7 @@ use std::{
 use http::Response;
 use http_body_util::Full;
 use layered_session::{
-    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture,
+    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, Version,
     testing::{ManualClock, SpyStore},
 };
 
@@ -210,4 +210,42 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     gate.hold(&[]);
     session.set(Stock(2)).await.unwrap();
     assert_eq!(session.get::<Stock>(), Stock(2));
+}
+
+/// A store in whose records another program writes as well, under names that no declaration can have.
+#[derive(Clone, Debug, Default)]
+struct Shared(SpyStore);
+
+impl Tier for Shared {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            let found = self.0.read(lookup).await?;
+            let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
+            Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        self.0.write(commit)
+    }
+}
+
+#[tokio::test]
+async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), Shared::default());
+    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let another = node();
+    browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let seen = async |s: Session| (s.get::<Theme>(), s.get::<Visits>());
+    assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
 }
