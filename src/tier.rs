@@ -226,6 +226,9 @@ impl Found {
     }
 
     /// Adds a stored value as JSON bytes, or a tombstone (`None`), with its version. For stores.
+    ///
+    /// What this build does not declare rides along in the browser's cookie, unless its name is longer than the 64 bytes
+    /// that a declared one can have.
     #[must_use]
     pub fn entry(mut self, name: impl Into<String>, json: Option<Bytes>, version: Version) -> Self {
         self.entries.push(FoundEntry { name: name.into(), json: json.as_deref().map(Json::from), version });

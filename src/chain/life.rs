@@ -232,3 +232,67 @@ pub(crate) struct End {
 
 /// For so long an ended id may not mint a session, so that a late request with the old cookie can't overwrite a login.
 pub(crate) const FENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every mixture of what most lives have and what few do.
+    fn all() -> impl Iterator<Item = Told> {
+        (0..16).map(|which: u64| Told {
+            created: Millis(1000),
+            birth: if which & 1 == 0 { Version::at(Millis(1000)) } else { Version::at(Millis(1000)).next() },
+            absolute_deadline: Millis(9000),
+            idle: Duration::from_millis(4000),
+            ends_with_browser: which & 2 != 0,
+            lifetime_version: if which & 4 == 0 { Version::ZERO } else { Version::at(Millis(2000)) },
+            generation: which >> 3,
+        })
+    }
+
+    fn shown(told: Told) -> String {
+        format!("{told:?}")
+    }
+
+    #[test]
+    fn a_life_tells_all_that_it_was_made_of() {
+        for told in all() {
+            assert_eq!(shown(Life::from(told).told()), shown(told));
+            assert_eq!(Life::from(told).earlier(), Millis::default());
+        }
+    }
+
+    #[test]
+    fn what_is_put_right_is_when_it_began_and_nothing_that_has_come_to_pass() {
+        for told in all() {
+            let mut life = Life::from(told);
+            life.correct(Millis(1000));
+            assert_eq!(shown(life.told()), shown(told), "of this very millisecond");
+            life.correct(Millis(400));
+            let (created, birth) = (Millis(400), Version::last_at(Millis(400)));
+            let expected = Told { created, birth, absolute_deadline: Millis(8400), ..told };
+            assert_eq!(shown(life.told()), shown(expected));
+        }
+    }
+
+    #[test]
+    fn another_lifetime_changes_that_and_remembers_the_latest_end_of_those_before() {
+        let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
+        let version = Version::at(Millis(3000));
+        for told in all() {
+            let mut life = Life::from(told);
+            life.set_lifetime(other, version, Millis(5000));
+            let (absolute_deadline, idle, ends_with_browser) = (Millis(3000), other.idle, true);
+            let expected = Told { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..told };
+            assert_eq!((shown(life.told()), life.earlier()), (shown(expected), Millis(5000)));
+
+            let mut elsewhere = Life::from(told);
+            assert!(elsewhere.join(&life, Millis(6000)) && !elsewhere.join(&life, Millis(7000)));
+            assert_eq!((shown(elsewhere.told()), elsewhere.earlier()), (shown(expected), Millis(6000)));
+
+            life.set_lifetime(other, version.next(), Millis(4000));
+            life.correct(Millis(400));
+            assert_eq!(life.earlier(), Millis(5000), "it ends no earlier for what came later");
+        }
+    }
+}

@@ -78,7 +78,7 @@ impl Sessions {
         }
         asked.defaults = self.chain.compute_defaults(&head);
         if self.chain.has_sources {
-            asked.head = Some(head.clone());
+            asked.head = Some(Arc::new(head.clone()));
         }
         swap_head(request, &mut head);
         asked

@@ -16,7 +16,7 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
-    chain::{Chain, Signed},
+    chain::{Chain, Identity, Signed},
     id::SessionId,
     live::Closed,
     tier::{
@@ -118,6 +118,8 @@ struct Parcel {
     head: Head,
     written: Writer,
     in_step: InStep,
+    /// Not all of it fitted.
+    cut: bool,
 }
 
 /// What a browser is to carry, by its size.
@@ -150,13 +152,16 @@ impl Core {
         if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
             return None;
         }
-        let Parcel { head, written, in_step } = self.pack(&bound, now)?;
+        let Parcel { head, written, in_step, cut } = self.pack(&bound, now)?;
         let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
             let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
             bound.record.write().know(digest, in_step);
+        }
+        if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
+            browser.uncarried = true;
         }
         Some(header)
     }
@@ -192,7 +197,12 @@ impl Core {
     /// the last use brings nothing either, so that it takes no clock.
     fn is_up_to_date(&self) -> bool {
         let up_to_date = |bound: &Bound| self.lacks(bound, bound.record.used()) == Some(false);
-        self.of_session(Scope::Session, up_to_date).unwrap_or(false)
+        let own = match self.chain.identity {
+            // It may be for the application's code to say who that is, which is not to run while the binding is locked.
+            Identity::Value { .. } => self.of_session(Scope::Session, Bound::clone).map(|bound| up_to_date(&bound)),
+            Identity::Nobody | Identity::Head(_) => self.of_session(Scope::Session, up_to_date),
+        };
+        own.unwrap_or(false)
     }
 
     fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
@@ -289,11 +299,12 @@ impl Core {
             });
             (signed.key(), carried)
         });
+        let mut cut = false;
         if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
-            written = self.written_anew(&head, &written, signed.as_deref());
+            (written, cut) = self.written_anew(&head, &written, signed.as_deref());
         }
         let in_step = InStep { deadline: head.idle_deadline, session, principal: principal.map(Arc::new) };
-        Some(Parcel { head, written, in_step })
+        Some(Parcel { head, written, in_step, cut })
     }
 
     /// The bytes that there are for entries.
@@ -301,14 +312,16 @@ impl Core {
         self.chain.budget.session + self.chain.budget.principal
     }
 
-    /// What the records hold and the cookie should not, or the other way round, put right.
-    fn written_anew(&self, head: &Head, written: &Writer, signed: Option<&Signed>) -> Writer {
+    /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.
+    fn written_anew(&self, head: &Head, written: &Writer, signed: Option<&Signed>) -> (Writer, bool) {
         let mut entries: Vec<_> = written.entries().collect();
         self.keep_newer(&mut entries, signed);
+        let whole = entries.len();
         self.fit(&mut entries);
+        let cut = entries.len() < whole;
         let mut anew = Writer::new(head);
         entries.into_iter().for_each(|entry| anew.entry(entry));
-        anew
+        (anew, cut)
     }
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What

@@ -15,7 +15,7 @@ use crate::{
             record::{Carried, Extent, Record, RecordKey, Refused, Terms},
         },
     },
-    value::{Number, Scope},
+    value::{MAX_NAME, Number, Scope},
     version::{Millis, Version},
 };
 
@@ -270,7 +270,9 @@ impl Core {
     /// What a store found, as changes to join.
     pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<Carried<'static>> {
         let schema = &self.chain.schema;
-        let entries = found.entries.into_iter().map(|entry| Carried {
+        // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
+        let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
+        let entries = ours.map(|entry| Carried {
             number: schema.named(&entry.name),
             name: entry.name.into(),
             kept: crate::chain::values::Kept::new(entry.version, entry.json, now),

@@ -101,8 +101,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Asked {
     pub(crate) identified: Option<Principal>,
     pub(crate) defaults: Vec<(Number, Json)>,
-    /// For sources.
-    pub(crate) head: Option<Parts>,
+    /// For sources. Each load has it for as long as it asks; a copy would be made by the application's code.
+    pub(crate) head: Option<Arc<Parts>>,
 }
 
 impl Hold {
@@ -273,7 +273,7 @@ impl Loader {
                 let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
                 asked.and_then(|asked| asked.head.clone())
             };
-            ask(self.chain(), head.as_ref(), &mut answers).await;
+            ask(self.chain(), head.as_deref(), &mut answers).await;
         }
         answers
     }

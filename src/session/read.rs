@@ -4,12 +4,16 @@ use std::sync::{PoisonError, atomic::Ordering};
 
 use super::core::{Binding, Bound, Core};
 use crate::{
-    chain::{COOKIE, Computation, Computed, DEFAULT, Identity, MEMORY, values::Kept},
+    chain::{COOKIE, Computation, DEFAULT, Identity, MEMORY, values::Kept},
     live::{self, Closed},
-    tier::memory::record::{Record, RecordKey},
+    tier::{
+        default::Answer,
+        memory::record::{Record, RecordKey},
+    },
     value::{Json, Number, Scope},
     version::{Millis, Version},
 };
+
 /// What the stored tiers say of a value.
 #[derive(Debug)]
 pub(crate) enum Stored {
@@ -176,15 +180,11 @@ impl Core {
             self.computed.iter().filter(holds).map(|said| &said.json)
         };
         self.chain.computed.iter().flat_map(move |tier| {
-            let constants = match tier {
-                Computed::Default(rules) => rules.as_slice(),
-                Computed::Source(_) => &[],
-            };
-            let constants =
-                constants.iter().filter(move |(of, _)| *of == number).filter_map(|(_, answer)| match answer {
-                    crate::tier::default::Answer::Constant(json) => json.as_ref().ok(),
-                    crate::tier::default::Answer::Computed(_) => None,
-                });
+            let mine = tier.rules().iter().filter(move |(of, _)| *of == number);
+            let constants = mine.filter_map(|(_, answer)| match answer {
+                Answer::Constant(json) => json.as_ref().ok(),
+                Answer::Computed(_) => None,
+            });
             answers(tier.name()).chain(constants).map(move |json| (tier.name(), json))
         })
     }

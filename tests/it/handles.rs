@@ -3,16 +3,25 @@
 use std::{
     convert::Infallible,
     future::ready,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
 };
 
 use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use layered_session::{Found, LayeredSessionLayer, Lookup, Session, Sessions, Tier, TierFuture, testing::ManualClock};
+use layered_session::{
+    CookieTier, Found, LayeredSessionLayer, Lookup, MemoryTier, Principal, Session, Sessions, Tier, TierFuture,
+    testing::ManualClock,
+};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::world::{Browser, Theme, builder, ring, set_cookies};
+use crate::world::{Browser, Node, Theme, User, builder, ring, set_cookies};
 
 /// The buffer that a server read a request into, and who still holds a part of it.
 struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);
@@ -185,4 +194,63 @@ async fn every_cookie_field_is_looked_into_when_the_session_is_asked_for() {
         let response = visit(LayeredSessionLayer::new(sessions.clone()).layer(service), request).await;
         assert!(set_cookies(response.headers()).is_empty(), "{fields:?}");
     }
+}
+
+/// Counts how often it is copied: each copy runs code of the application's.
+#[derive(Default)]
+struct Copied(Arc<AtomicUsize>);
+
+impl Clone for Copied {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
+#[tokio::test]
+async fn a_head_is_copied_at_entry_and_never_again() {
+    let sessions = builder(&ring(), &ManualClock::new()).tier(Empty).build().unwrap();
+    let (mut request, copies) = (Browser::new().request(), Arc::default());
+    request.extensions_mut().insert(Copied(Arc::clone(&copies)));
+    let service = service_fn(async |request: Request<Full<Bytes>>| {
+        Session::load(request.extensions()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    visit(LayeredSessionLayer::new(sessions).layer(service), request).await;
+    assert_eq!(copies.load(Ordering::Relaxed), 1);
+}
+
+/// The application says who a user is: however long it takes for that, or whom it waits for, no clone of the handle is
+/// held up. Here the response is the first to ask.
+#[tokio::test]
+async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
+    type Meanwhile = Arc<Mutex<Option<(Session, mpsc::Sender<bool>)>>>;
+    let meanwhile = Meanwhile::default();
+    let at_derivation = Arc::clone(&meanwhile);
+    let derive = move |user: &User| {
+        let taken = at_derivation.lock().unwrap().take();
+        if let Some((session, told)) = taken {
+            let (done, renewed) = mpsc::channel();
+            thread::spawn(move || {
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(session.renew()).unwrap();
+                done.send(()).ok();
+            });
+            told.send(renewed.recv_timeout(Duration::from_secs(2)).is_ok()).unwrap();
+        }
+        Some(Principal::new(&user.0))
+    };
+    let chain = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring()).name("session").plain_http());
+    let node = Node::new(chain.value::<Theme>().identify_by::<User>(derive).clock(ManualClock::new()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let (told, went_on) = mpsc::channel();
+    let reading = move |session: Session| async move {
+        session.get::<Theme>();
+        *meanwhile.lock().unwrap() = Some((session, told));
+    };
+    browser.visit(&node, reading).await;
+    assert!(went_on.recv().unwrap(), "a clone waits for the application's code");
 }

@@ -103,6 +103,37 @@ async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest
     assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "it stays where it is");
 }
 
+/// As above on a node that has room for a few sessions: one that has what no browser has goes after all others.
+#[tokio::test]
+async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
+    const NAME: &str = "session";
+    let app = App::new();
+    let node = |bytes| {
+        let memory = MemoryTier::builder().max_bytes(bytes).build();
+        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
+        let cookie = CookieTier::sealed(app.ring.clone()).name(NAME).plain_http();
+        Node::new(chain.tier(memory).tier(cookie).build().unwrap())
+    };
+    let (elsewhere, tight) = (node(1 << 20), node(16 << 10));
+    let mut browser = Browser::new();
+    set(&mut browser, &elsewhere, Visits(7)).await;
+    let before = browser.cookie(NAME).unwrap().to_owned();
+    set(&mut browser, &tight, Draft("d".repeat(2000))).await;
+    let drafted = browser.cookie(NAME).unwrap().to_owned();
+    app.pass(Duration::from_secs(1));
+    browser.set(NAME, &before);
+    set(&mut browser, &elsewhere, theme(&"t".repeat(2000))).await;
+    assert_ne!(browser.cookie(NAME), Some(&*drafted));
+    assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000);
+    app.pass(Duration::from_secs(1));
+    for _ in 0..256 {
+        set(&mut Browser::new(), &tight, Visits(1)).await;
+    }
+    let stats = tight.sessions.stats();
+    assert!(stats.evicted_saved > 0, "{stats:?}");
+    assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000, "{stats:?}");
+}
+
 // Acceptance 2 and 3.
 #[tokio::test]
 async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {

@@ -244,3 +244,41 @@ async fn what_came_with_a_refusal_is_counted() {
     assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
     assert!(node.sessions.stats().bytes > 10_000);
 }
+
+/// A store in whose records another program writes as well, under names that no declaration can have.
+#[derive(Clone, Debug, Default)]
+struct Shared(SpyStore);
+
+impl Tier for Shared {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            let found = self.0.read(lookup).await?;
+            let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
+            Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        self.0.write(commit)
+    }
+}
+
+#[tokio::test]
+async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), Shared::default());
+    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let another = node();
+    browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let seen = async |s: Session| (s.get::<Theme>(), s.get::<Visits>());
+    assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
+}
