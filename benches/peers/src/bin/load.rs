@@ -1,5 +1,6 @@
 //! The example `division` under load from another process, with the layer and without: what the layer costs where there
-//! are sockets, a runtime and a page to render as well. Needs `wrk`.
+//! are sockets, a runtime and a page to render as well. Needs `wrk`, two free cores, and `taskset`, which gives the server
+//! one of them and `wrk` the other: sharing both, they disturb each other by more than a layer costs.
 
 // The example is a whole application, of which only the pages are served.
 #[allow(dead_code, unreachable_pub)]
@@ -44,8 +45,8 @@ const VISITORS: [&str; 2] = ["new", "returning"];
 const APPS: [&str; 2] = ["bare", "layered"];
 
 /// Runs of a few seconds in turns, so that what else the machine does falls on both alike.
-const TURNS: usize = 9;
-const SECONDS: u32 = 3;
+const TURNS: usize = 11;
+const SECONDS: u32 = 2;
 
 fn main() -> Result<(), Box<dyn Error>> {
     match env::args().skip(1).collect::<Vec<_>>().as_slice() {
@@ -56,8 +57,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compare() -> Result<(), Box<dyn Error>> {
     let servers = APPS.map(Server::start).into_iter().collect::<Result<Vec<_>, _>>()?;
-    println!("| visitors | without the layer, requests/s | with it | ratio | least to most |");
-    println!("|---|--:|--:|--:|--:|");
+    println!("| visitors | without the layer, requests/s | with it | ratio | least to most | of the best |");
+    println!("|---|--:|--:|--:|--:|--:|");
     for visitor in VISITORS {
         let mut rates = [Vec::new(), Vec::new()];
         for _ in 0..TURNS {
@@ -79,6 +80,13 @@ fn compare() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
+/// A program that runs on one core.
+fn pinned(core: &str, program: &str) -> Command {
+    let mut command = Command::new("taskset");
+    command.args(["--cpu-list", core, program]);
+    command
+}
+
 fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_unstable_by(f64::total_cmp);
     figures[figures.len() / 2]
@@ -93,7 +101,8 @@ struct Server {
 
 impl Server {
     fn start(app: &str) -> Result<Self, Box<dyn Error>> {
-        let mut process = Command::new(env::current_exe()?).arg(app).stdout(Stdio::piped()).spawn()?;
+        let mut process =
+            pinned("0", &env::current_exe()?.to_string_lossy()).arg(app).stdout(Stdio::piped()).spawn()?;
         let output = process.stdout.take().ok_or("no output")?;
         let mut lines = BufReader::new(output).lines();
         let mut line = || lines.next().ok_or("the server ended")?.map_err(Box::<dyn Error>::from);
@@ -103,13 +112,12 @@ impl Server {
 
     /// Requests a second, as `wrk` counts them.
     fn load(&self, visitor: &str) -> Result<f64, Box<dyn Error>> {
-        let mut wrk = Command::new("wrk");
+        let mut wrk = pinned("1", "wrk");
         wrk.args(["--threads", "1", "--connections", "16", "--duration", &format!("{SECONDS}s")]);
         if visitor == "returning" {
             wrk.args(["--header", &format!("Cookie: theme=dark; {}", self.cookie)]);
         }
-        let output =
-            wrk.arg(&self.address).output().map_err(|error| format!("wrk, which is to be installed: {error}"))?;
+        let output = wrk.arg(&self.address).output()?;
         let text = String::from_utf8(output.stdout)?;
         if text.contains("Non-2xx") || text.contains("Socket errors") {
             return Err(format!("not all went well:\n{text}").into());
