@@ -69,13 +69,13 @@ fn compare() -> Result<(), Box<dyn Error>> {
         let [bare, layered] = rates;
         // Of neighbours in time: a machine that slows down does so to both.
         let mut ratios: Vec<_> = bare.iter().zip(&layered).map(|(bare, layered)| layered / bare).collect();
-        let (bare, layered, ratio) = (median(bare), median(layered), median(ratios.clone()));
         ratios.sort_unstable_by(f64::total_cmp);
-        println!(
-            "| {visitor} | {bare:.0} | {layered:.0} | {ratio:.3} | {:.3} to {:.3} |",
-            ratios[0],
-            ratios[TURNS - 1]
-        );
+        let (least, ratio, most) = (ratios[0], ratios[TURNS / 2], ratios[TURNS - 1]);
+        // The least disturbed turn of each.
+        let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
+        let of_best = best(&layered) / best(&bare);
+        let (bare, layered) = (median(bare), median(layered));
+        println!("| {visitor} | {bare:.0} | {layered:.0} | {ratio:.3} | {least:.3} to {most:.3} | {of_best:.3} |");
     }
     Ok(())
 }
