@@ -150,9 +150,10 @@ pub struct Stats {
     pub records: usize,
     /// Bytes that they take, as the memory tier counts them.
     pub bytes: usize,
-    /// Requests that asked for their session and found its record in memory.
+    /// Cookies of ours that requests brought and asked for whose session's record was in memory. A request with several
+    /// counts for each.
     pub hits: u64,
-    /// Requests that asked for their session and did not: it is new to this node, was evicted, or the cookie is none.
+    /// Those whose session's was not: it is new to this node, has expired or was evicted, or somebody made the cookie up.
     pub misses: u64,
     /// Records dropped because they were over.
     pub expired: u64,

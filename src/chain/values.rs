@@ -228,7 +228,7 @@ impl Values {
     }
 
     /// So many are about to come.
-    pub(crate) fn expect(&mut self, copies: usize) {
+    pub(crate) fn make_room(&mut self, copies: usize) {
         if let Slots::Some(slots) = &mut self.slots
             && copies > 1
             && slots.is_empty()

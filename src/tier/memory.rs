@@ -31,12 +31,12 @@ mod tests;
 ///
 /// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first: of a
 /// random sample the one that was not used for longest. (A principal's is in any number of browsers, and none vouches for
-/// it: it counts as what nobody else has.) A record with anything that nobody else has is evicted only where
-/// a few hundred others in a row were no better, and counted.
+/// it: it counts as what nobody else has. So does, for now, what only a shared store holds.) A record with anything that
+/// nobody else has is evicted only where a few hundred others in a row were no better, and counted.
 ///
 /// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes
-/// 260 too: an ended session leaves one until nothing
-/// sealed for it can still open, which is its absolute lifetime at most. Plan for `logouts per second × absolute lifetime
+/// 260 too: an ended session leaves one until nothing sealed for it can still open, which is its absolute lifetime at most.
+/// Plan for `logouts per second × absolute lifetime
 /// in seconds × 260` bytes: at one logout a second and 30 days that is 675 MB. Above the bound tombstones go last, and are
 /// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.
 #[derive(Clone, Debug)]

@@ -357,7 +357,7 @@ impl State {
         mut filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
         let entries = entries.into_iter();
-        self.values.expect(entries.size_hint().1.unwrap_or(0));
+        self.values.make_room(entries.size_hint().1.unwrap_or(0));
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
