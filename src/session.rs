@@ -52,8 +52,8 @@ pub struct Session {
 
 impl Session {
     /// A handle of what the loader has loaded.
-    fn new(loader: &Arc<Loader>) -> Self {
-        Self { hold: Hold::new(Arc::clone(loader)) }
+    fn new(loader: Arc<Loader>) -> Self {
+        Self { hold: Hold::new(loader) }
     }
 
     pub(crate) fn core(&self) -> &Core {
@@ -80,7 +80,7 @@ impl Session {
 
     /// The same without waiting: `None` without a layer, and where waiting would be needed.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        extensions.get::<Loading>()?.loader.load_now()
+        Arc::clone(&extensions.get::<Loading>()?.loader).load_now()
     }
 
     // Reading.

@@ -64,7 +64,7 @@ where
         // The one that was polled ready is the one to call; the clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
-        let load = loader.load();
+        let load = Arc::clone(&loader).load();
         PreloadFuture { state: State::Loading { load, next: Some((inner, request, loader, self.sessions.clone())) } }
     }
 }

@@ -58,12 +58,12 @@ impl Sessions {
     pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Arc<Loader> {
         let chain = &self.chain;
         let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
-        let arrival = Arrival {
+        let loader = Loader::new(Arrival {
+            chain: Arc::clone(chain),
             cookies: Fields::note(request.headers_mut()),
             cross_site: is_upgrade(request) && !same_origin(request.uri(), request.headers(), &self.public_origins),
             asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
-        };
-        let loader = Loader::new(Arc::clone(chain), arrival);
+        });
         request.extensions_mut().insert(Loading { loader: Arc::clone(&loader), outer });
         loader
     }
@@ -86,7 +86,7 @@ impl Sessions {
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
     pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
-        match loader.load_now() {
+        match Arc::clone(loader).load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
             None => tracing::warn!("values to resolve have to be waited for: use `LayeredSessionLayer::preload`"),
         }

@@ -139,14 +139,14 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Core {
-    /// The state of a handle of nobody's, to be made somebody's before it is shared.
-    pub(super) fn new(chain: Arc<Chain>) -> Self {
+    /// The state of a handle, to be completed before it is shared.
+    pub(super) fn new(chain: Arc<Chain>, binding: Binding, brought: Brought) -> Self {
         Self {
-            binding: RwLock::new(Binding::Anonymous),
+            binding: RwLock::new(binding),
             given: None,
             revocations: AtomicU64::new(0),
             computed: Box::default(),
-            brought: Brought::default(),
+            brought,
             marks: Marks::default(),
             seldom: OnceLock::new(),
             chain,

@@ -15,17 +15,14 @@ use http::{Extensions, request::Parts};
 
 use super::{
     Session,
-    core::{Binding, Core, lock},
-    recognise::Unfamiliar,
+    core::{Binding, Brought, Core, lock},
+    recognise::{self, Familiar},
 };
 use crate::{
     chain::{Chain, Computation, Computed, DEFAULT},
     error::{MissingSession, TierError},
     id::Principal,
-    tier::{
-        Lookup,
-        cookie::header::{Fields, Scan},
-    },
+    tier::{Lookup, cookie::header::Fields},
     value::{Json, Number},
     version::Millis,
 };
@@ -36,8 +33,7 @@ use crate::{
 /// may outlive both by days. So it keeps nothing that only the first load needs.
 #[derive(Default)]
 pub(crate) struct Loader {
-    chain: Option<Arc<Chain>>,
-    /// Until the first load.
+    /// Goes once the session is there.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
     /// How many handles there are. Others hold the allocation too: whoever has the extensions, which anybody may clone.
@@ -54,7 +50,8 @@ pub(crate) struct Hold(Arc<Loader>);
 ///
 /// Dropped, it leaves nothing behind; the next one begins anew.
 pub(crate) struct Load {
-    loader: Arc<Loader>,
+    /// Handed on to the session in the end: it is counted often enough without.
+    loader: Option<Arc<Loader>>,
     waiting: Option<Waiting>,
 }
 
@@ -63,20 +60,15 @@ type Waiting = Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>;
 impl Future for Load {
     type Output = Result<Session, MissingSession>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { loader, waiting } = self.get_mut();
-        if loader.loaded().is_none() {
-            if loader.chain().waits() {
-                let loading = waiting.get_or_insert_with(|| -> Waiting {
-                    let loader = Arc::clone(loader);
-                    Box::pin(async move { loader.finish().await })
-                });
-                ready!(loading.as_mut().poll(cx))?;
-            } else {
-                ready!(loader.poll_at_once(cx))?;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(loader) = self.loader.take() else { return Poll::Pending };
+        match loader.poll_loaded(&mut self.waiting, cx) {
+            Poll::Ready(loaded) => Poll::Ready(loaded.map(|()| Session::new(loader))),
+            Poll::Pending => {
+                self.loader = Some(loader);
+                Poll::Pending
             }
         }
-        Poll::Ready(Ok(Session::new(loader)))
     }
 }
 
@@ -90,6 +82,8 @@ pub(crate) struct Loading {
 
 /// What the layer notes at entry.
 pub(crate) struct Arrival {
+    /// The session's from its load on. All requests of all threads count on the chain, so that none does it twice.
+    pub(crate) chain: Arc<Chain>,
     pub(crate) cookies: Option<Fields>,
     /// An upgrade that another site caused.
     pub(crate) cross_site: bool,
@@ -130,35 +124,37 @@ impl Drop for Hold {
 }
 
 impl Loader {
-    pub(crate) fn new(chain: Arc<Chain>, arrival: Arrival) -> Arc<Self> {
+    pub(crate) fn new(arrival: Arrival) -> Arc<Self> {
         // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
         // bytes for each request that never asks. A default is made where it stays.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
-        place.chain = Some(chain);
         *place.arrival.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(arrival);
         loader
     }
 
     /// One that was loaded from elsewhere.
     fn from_core(core: Core) -> Arc<Self> {
-        Arc::new(Self { chain: Some(Arc::clone(&core.chain)), core: core.into(), ..Self::default() })
-    }
-
-    fn chain(&self) -> &Arc<Chain> {
-        self.chain.as_ref().expect("a loader has its chain from the first")
+        Arc::new(Self { core: core.into(), ..Self::default() })
     }
 
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
         let mut loading = extensions.get::<Loading>();
         while let Some(Loading { loader, outer }) = loading {
-            if Arc::ptr_eq(loader.chain(), chain) {
+            if loader.is_of(chain) {
                 return Some(Arc::clone(loader));
             }
             loading = outer.as_deref();
         }
         None
+    }
+
+    fn is_of(&self, chain: &Arc<Chain>) -> bool {
+        let arrival = lock(&self.arrival);
+        // What has no arrival any more has been loaded.
+        let own = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
+        own.is_some_and(|own| Arc::ptr_eq(own, chain))
     }
 
     /// The session's state, if it was loaded.
@@ -172,12 +168,12 @@ impl Loader {
     }
 
     /// Loads the session, once.
-    pub(crate) fn load(self: &Arc<Self>) -> Load {
-        Load { loader: Arc::clone(self), waiting: None }
+    pub(crate) const fn load(self: Arc<Self>) -> Load {
+        Load { loader: Some(self), waiting: None }
     }
 
     /// What [`load`](Self::load) gives without waiting for anything.
-    pub(crate) fn load_now(self: &Arc<Self>) -> Option<Session> {
+    pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
         match pin!(self.load()).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
@@ -185,97 +181,110 @@ impl Loader {
         }
     }
 
-    /// The load of a chain that never waits.
-    fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<(), MissingSession>> {
-        let now = self.chain().now();
-        let mut core = Core::new(Arc::clone(self.chain()));
-        match self.begin(&mut core, Vec::new(), now) {
-            Begun::Elsewhere => return Poll::Ready(Ok(())),
-            Begun::Here => core.unless_revoked(now),
-            Begun::Opened(opened) => ready!(pin!(core.admit(opened, now)).poll(cx))?,
+    fn poll_loaded(
+        self: &Arc<Self>,
+        waiting: &mut Option<Waiting>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), MissingSession>> {
+        if waiting.is_none()
+            && self.loaded().is_none()
+            && let Some(chain) = ready!(self.poll_at_once(cx))?
+        {
+            let loader = Arc::clone(self);
+            *waiting = Some(Box::pin(async move { loader.finish(&chain).await }));
         }
-        self.keep(core);
-        Poll::Ready(Ok(()))
+        waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.as_mut().poll(cx))
     }
 
-    async fn finish(&self) -> Result<(), MissingSession> {
-        let now = self.chain().now();
-        let sources = self.ask_sources().await;
-        let mut core = Core::new(Arc::clone(self.chain()));
-        match self.begin(&mut core, sources, now) {
-            Begun::Elsewhere => return Ok(()),
-            Begun::Here => {
-                core.unless_revoked(now);
-                core.read_principal(now).await?;
-            }
-            Begun::Opened(opened) => core.admit(opened, now).await?,
+    /// The load of a chain that never waits. Of one that may it only gives the chain.
+    fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Chain>>, MissingSession>> {
+        let mut arrival = lock(&self.arrival);
+        // Unless another load was faster.
+        let Some(known) = &*arrival else { return Poll::Ready(Ok(None)) };
+        if known.chain.waits() {
+            return Poll::Ready(Ok(Some(Arc::clone(&known.chain))));
         }
+        let now = known.chain.now();
+        let familiar = match known.familiar(now) {
+            Some(familiar) if known.is_plain() => {
+                if let Some(Arrival { chain, cookies, .. }) = arrival.take() {
+                    // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
+                    self.core.get_or_init(|| Core::familiar(chain, familiar));
+                    drop(arrival);
+                    drop(cookies);
+                }
+                return Poll::Ready(Ok(None));
+            }
+            familiar => familiar,
+        };
+        let (mut core, cookies) = known.begin(familiar, Vec::new());
+        drop(arrival);
+        ready!(pin!(core.meet(cookies, now)).poll(cx))?;
         self.keep(core);
+        Poll::Ready(Ok(None))
+    }
+
+    async fn finish(&self, chain: &Chain) -> Result<(), MissingSession> {
+        let mut answers = Vec::new();
+        if chain.has_sources {
+            let Some(head) = lock(&self.arrival).as_ref().map(Arrival::head) else { return Ok(()) };
+            ask(chain, head.as_deref(), &mut answers).await;
+        }
+        let now = chain.now();
+        let begun = lock(&self.arrival).as_ref().map(|known| known.begin(known.familiar(now), answers));
+        if let Some((mut core, cookies)) = begun {
+            core.meet(cookies, now).await?;
+            self.keep(core);
+        }
         Ok(())
     }
 
     fn keep(&self, core: Core) {
         // Unless another load was faster.
         let _ = self.core.set(core);
-        self.forget_arrival();
-    }
-
-    /// What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
-    /// hold anything.
-    fn forget_arrival(&self) {
+        // What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
+        // hold anything.
         let arrival = lock(&self.arrival).take();
         drop(arrival); // outside of the lock
     }
+}
 
-    /// Does what needs no waiting.
-    fn begin(&self, core: &mut Core, mut computed: Vec<Computation>, now: Millis) -> Begun {
-        let chain = self.chain();
-        let mut identified = None;
-        let cookies = {
-            let arrival = lock(&self.arrival);
-            let Some(Arrival { cookies, cross_site, asked }) = arrival.as_ref() else { return Begun::Elsewhere };
-            if let Some(asked) = asked {
-                identified = asked.identified.clone();
-                computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
-                    tier: DEFAULT,
-                    number: *number,
-                    json: json.clone(),
-                    until: None,
-                }));
-            }
-            if *cross_site {
-                core.binding = Binding::Refused.into();
-            }
-            // What has to be opened is opened outside of the lock: it may trace.
-            cookies.as_ref().filter(|cookies| !cross_site && !core.is_familiar(cookies, now)).cloned()
-        };
-        if !computed.is_empty() {
-            core.computed = computed.into();
-        }
-        core.given = identified.map(|principal| chain.signed(principal));
-        let opened = cookies.and_then(|cookies| match chain.cookie_name.scan(&cookies) {
-            Scan::Found(candidates) => core.try_each(&candidates, now),
-            Scan::Absent => None,
-            Scan::Capped => {
-                chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                None
-            }
-        });
-        opened.map_or(Begun::Here, Begun::Opened)
+impl Arrival {
+    /// The session whose token memory knows, if that is the only one that was brought.
+    fn familiar(&self, now: Millis) -> Option<Familiar> {
+        let cookies = self.cookies.as_ref().filter(|_| !self.cross_site)?;
+        recognise::familiar(&self.chain, cookies, now)
     }
 
-    /// Asks the sources once, for everything; a source that fails is passed over.
-    async fn ask_sources(&self) -> Vec<Computation> {
-        let mut answers = Vec::new();
-        if self.chain().has_sources {
-            let head = {
-                let arrival = lock(&self.arrival);
-                let asked = arrival.as_ref().and_then(|arrival| arrival.asked.as_ref());
-                asked.and_then(|asked| asked.head.clone())
-            };
-            ask(self.chain(), head.as_deref(), &mut answers).await;
+    /// Whether nothing but the token has a say.
+    fn is_plain(&self) -> bool {
+        self.asked.is_none() && !self.cross_site && self.chain.revocations.load(Ordering::Acquire) == 0
+    }
+
+    fn head(&self) -> Option<Arc<Parts>> {
+        self.asked.as_ref()?.head.clone()
+    }
+
+    /// Does what needs no waiting and runs nothing of the application's. Gives the cookies if they must be opened.
+    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<Computation>) -> (Core, Option<Fields>) {
+        let unopened = self.cookies.as_ref().filter(|_| familiar.is_none() && !self.cross_site).cloned();
+        let chain = Arc::clone(&self.chain);
+        let mut core = match familiar {
+            Some(familiar) => Core::familiar(chain, familiar),
+            None if self.cross_site => Core::new(chain, Binding::Refused, Brought::default()),
+            None => Core::new(chain, Binding::Anonymous, Brought::default()),
+        };
+        if let Some(asked) = &self.asked {
+            core.given = asked.identified.clone().map(|principal| self.chain.signed(principal));
+            computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
+                tier: DEFAULT,
+                number: *number,
+                json: json.clone(),
+                until: None,
+            }));
         }
-        answers
+        core.computed = computed.into();
+        (core, unopened)
     }
 }
 
@@ -297,15 +306,6 @@ pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<C
     }
 }
 
-/// How far a load has come without waiting.
-enum Begun {
-    /// To its end: another one was faster.
-    Elsewhere,
-    /// To the store, if there is one.
-    Here,
-    Opened(Unfamiliar),
-}
-
 impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
@@ -321,13 +321,13 @@ impl Session {
         let signed = chain.signed(principal);
         let mut computed = Vec::new();
         ask(chain, None, &mut computed).await;
-        let mut core = Core::new(Arc::clone(chain));
-        (core.binding, core.given, core.computed) = (Binding::Job.into(), Some(signed), computed.into());
+        let mut core = Core::new(Arc::clone(chain), Binding::Job, Brought::default());
+        (core.given, core.computed) = (Some(signed), computed.into());
         core.read_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
             core.marks.head_sent.store(true, Ordering::Release);
         }
-        Ok(Self::new(&Loader::from_core(core)))
+        Ok(Self::new(Loader::from_core(core)))
     }
 }

@@ -15,14 +15,23 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::{Candidates, Fields, Scan},
+            header::{Fields, Scan},
             payload::Payload,
             seal::{self, Purpose},
         },
-        memory::record::{Kind, Record, RecordKey, State},
+        memory::{
+            Memory,
+            record::{InStep, Kind, Record, RecordKey, State},
+        },
     },
     version::Millis,
 };
+
+/// A session whose token memory knows by its very bytes.
+pub(super) struct Familiar {
+    pub(super) bound: Bound,
+    pub(super) in_step: InStep,
+}
 
 /// A token that had to be opened.
 pub(super) struct Unfamiliar {
@@ -30,18 +39,64 @@ pub(super) struct Unfamiliar {
     seen: Option<Digest>,
 }
 
+/// The session whose token memory knows, if that is the only one. Without memory nobody looks for one.
+pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<Familiar> {
+    let memory = chain.memory.as_ref()?;
+    match chain.cookie_name.scan(cookies) {
+        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, now),
+        Scan::Absent | Scan::Capped => None,
+    }
+}
+
+/// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
+/// seal needn't be opened.
+fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<Familiar> {
+    let id = seal::id_of(token)?;
+    let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
+    if record.is_doubted() {
+        return None;
+    }
+    let digest = chain.digests.digest(token, chain.cookie.ring().generation());
+    let (in_step, confirmed) = {
+        let state = record.read_live(now).ok()?;
+        let Kind::Session { browser, .. } = &state.kind else { return None };
+        let (known, in_step) = state.known()?;
+        (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
+    };
+    if in_step.deadline <= now {
+        return None;
+    }
+    if let Some((key, carried)) = in_step.principal.as_deref() {
+        // An evicted, expired or newer record of the principal may lack what the token has.
+        let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(*carried);
+        if *carried != 0 && !memory.find(key).is_some_and(there) {
+            return None;
+        }
+    }
+    if !confirmed {
+        record.confirm();
+    }
+    Some(Familiar { bound: Bound { record }, in_step })
+}
+
 impl Core {
-    /// Whether memory knows the one token that there is. Without memory nobody looks for one.
-    pub(super) fn is_familiar(&mut self, cookies: &Fields, now: Millis) -> bool {
-        self.chain.memory.is_some()
-            && match self.chain.cookie_name.scan(cookies) {
-                Scan::Found(candidates) => candidates.only().is_some_and(|token| self.recognise(token, now)),
-                Scan::Absent | Scan::Capped => false,
-            }
+    /// The state of a handle of a session that memory knows.
+    pub(super) fn familiar(chain: Arc<Chain>, Familiar { bound, in_step }: Familiar) -> Self {
+        let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
+        Self::new(chain, Binding::Live(bound), brought)
+    }
+
+    /// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
+    pub(super) async fn meet(&mut self, unopened: Option<Fields>, now: Millis) -> Result<(), TierError> {
+        if let Some(opened) = unopened.and_then(|cookies| self.open_one(&cookies, now)) {
+            return self.admit(opened, now).await;
+        }
+        self.unless_revoked(now);
+        self.read_principal(now).await
     }
 
     /// Takes in a token that had to be opened.
-    pub(super) async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
+    async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
         let (binding, brought, arrived) = self.bind(opened, now).await?;
         (self.binding, self.brought) = (binding.into(), brought);
         if let Some(arrived) = arrived {
@@ -51,71 +106,45 @@ impl Core {
         self.read_principal(now).await
     }
 
-    /// Looks for the one genuine token among the candidates. Each is tried: two that open make the request ambiguous.
-    pub(super) fn try_each(&mut self, candidates: &Candidates<'_>, now: Millis) -> Option<Unfamiliar> {
-        let keys = self.chain.cookie.ring().keys();
-        let (mut genuine, mut unfamiliar) = (0, None);
+    /// Looks for the one genuine token. Each that came is tried: two that open make the request ambiguous.
+    fn open_one(&mut self, cookies: &Fields, now: Millis) -> Option<Unfamiliar> {
+        let chain = &self.chain;
+        let candidates = match chain.cookie_name.scan(cookies) {
+            Scan::Found(candidates) => candidates,
+            Scan::Absent => return None,
+            Scan::Capped => {
+                chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                return None;
+            }
+        };
+        let keys = chain.cookie.ring().keys();
+        let (mut genuine, mut found) = (0, (None, None));
         for candidate in candidates.iter() {
             // Memory was asked for the only one before it came to this.
-            if candidates.only().is_none() && self.recognise(candidate, now) {
+            if let Some(memory) = chain.memory.as_ref().filter(|_| candidates.only().is_none())
+                && let Some(familiar) = recognise(chain, memory, candidate, now)
+            {
                 genuine += 1;
+                found.0 = Some(familiar);
                 continue;
             }
-            let chain = &self.chain;
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
             let Some(Opened { id, payload, retired }) = opened else { continue };
             let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
             let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-            unfamiliar = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
+            found.1 = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
         }
         if genuine > 1 {
             tracing::warn!("several session cookies that open; none is used");
-            self.binding = Binding::Anonymous.into();
-            self.brought = Brought { ambiguous: true, ..Brought::default() };
+            self.brought.ambiguous = true;
             return None;
         }
-        unfamiliar
-    }
-
-    /// Binds a handle to the session whose token memory knows by these very bytes, if it still holds everything that they
-    /// do: then the seal needn't be opened.
-    fn recognise(&mut self, token: &[u8], now: Millis) -> bool {
-        let mut familiar = || {
-            let memory = self.chain.memory.as_ref()?;
-            let id = seal::id_of(token)?;
-            let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
-            if record.is_doubted() {
-                return None;
-            }
-            let ring = self.chain.cookie.ring().generation();
-            let digest = self.chain.digests.digest(token, ring);
-            let (in_step, confirmed) = {
-                let state = record.read_live(now).ok()?;
-                let Kind::Session { browser, .. } = &state.kind else { return None };
-                let (known, in_step) = state.known()?;
-                (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
-            };
-            if in_step.deadline <= now {
-                return None;
-            }
-            if let Some((key, carried)) = in_step.principal.as_deref() {
-                // An evicted, expired or newer record of the principal may lack what the token has.
-                let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(*carried);
-                if *carried != 0 && !memory.find(key).is_some_and(there) {
-                    return None;
-                }
-            }
-            if !confirmed {
-                record.confirm();
-            }
-            let bound = Bound { record };
-            self.brought.key = Some(bound.key());
-            self.brought.in_step = Some(in_step);
+        if let Some(Familiar { bound, in_step }) = found.0 {
+            (self.brought.key, self.brought.in_step) = (Some(bound.key()), Some(in_step));
             self.binding = Binding::Live(bound).into();
-            Some(())
-        };
-        familiar().is_some()
+        }
+        found.1
     }
 
     /// The session that a genuine token names, if it is to be believed.

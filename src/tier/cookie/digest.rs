@@ -33,12 +33,18 @@ impl DigestKey {
     /// not recognised either.
     pub(crate) fn digest(&self, token: &[u8], ring: u64) -> Digest {
         let mut hash = self.0.clone();
-        let (fours, rest) = token.split_at(token.len() - token.len() % FOUR_BLOCKS);
-        hash.update_padded(fours);
-        if !rest.is_empty() {
-            let mut last = [0; FOUR_BLOCKS];
-            last[..rest.len()].copy_from_slice(rest);
-            hash.update_padded(&last);
+        let (fours, rest) = token.as_chunks::<FOUR_BLOCKS>();
+        hash.update_padded(fours.as_flattened());
+        match token.last_chunk::<FOUR_BLOCKS>() {
+            _ if rest.is_empty() => {}
+            // Some of its bytes a second time: in tokens of one length each byte has its places. To copy the rest and fill it
+            // up was a fortieth of a read.
+            Some(last) => hash.update_padded(last),
+            None => {
+                let mut last = [0; FOUR_BLOCKS];
+                last[..rest.len()].copy_from_slice(rest);
+                hash.update_padded(&last);
+            }
         }
         // Two tokens that differ by zeros at the end can have one polynomial. It has no constant term: the length takes that
         // place, and tells them apart.
