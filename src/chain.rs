@@ -122,6 +122,9 @@ pub(crate) struct Computation {
     pub(crate) until: Option<Millis>,
 }
 
+/// What is called recent is no longer ago than half of this.
+const SOON: Duration = Duration::from_secs(2);
+
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const COOKIE: &str = "cookie";
 pub(crate) const DEFAULT: &str = "default";
@@ -166,6 +169,12 @@ impl Signed {
 impl Chain {
     pub(crate) fn now(&self) -> Millis {
         Millis::of(self.clock.now())
+    }
+
+    /// A time that has come, and one that has not, for less than the exact one: what lives then lives now.
+    pub(crate) fn recent_and_soon(&self) -> (Millis, Millis) {
+        let recent = Millis::of(self.clock.recent());
+        (recent, recent.after(SOON))
     }
 
     pub(crate) fn signed(&self, principal: Principal) -> Arc<Signed> {

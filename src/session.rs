@@ -113,7 +113,7 @@ impl Session {
         if number.is_none() {
             tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
         }
-        self.core().resolve(number?, self.core().chain.now(), Look::Use, |json| value::decode::<V>(json)).0
+        self.core().resolve_now(number?, |json| value::decode::<V>(json))
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.

@@ -103,6 +103,12 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time now. It may jump, backwards too: versions still order, and no lifetime grows by it.
     fn now(&self) -> SystemTime;
 
+    /// The time now, or up to a second ago, where that is cheaper to know: reads go by it that see nothing which ends
+    /// within two seconds of it. [`now`](Self::now) unless it is implemented.
+    fn recent(&self) -> SystemTime {
+        self.now()
+    }
+
     /// Ends once [`now`](Self::now) has reached `deadline`, at once if it has already.
     fn sleep_until(&self, deadline: SystemTime) -> Sleep;
 
@@ -125,6 +131,17 @@ pub struct TokioClock;
 impl Clock for TokioClock {
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+
+    /// That of the kernel's last tick, which is up to 10 ms ago, for a quarter of the price. (A machine that stands still
+    /// for a moment ticks later.)
+    #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
+    fn recent(&self) -> SystemTime {
+        let tick = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+        match (tick.tv_sec.try_into(), tick.tv_nsec.try_into()) {
+            (Ok(seconds), Ok(nanos)) => UNIX_EPOCH + Duration::new(seconds, nanos),
+            _ => self.now(),
+        }
     }
 
     fn sleep_until(&self, deadline: SystemTime) -> Sleep {
@@ -158,6 +175,14 @@ mod tests {
         assert_eq!(Version::fresh(Millis(5_000), known), known.next());
         let full = Version::from_u64((5_000 << 16) | 0xffff);
         assert!(Version::fresh(Millis(5_000), full) > full);
+    }
+
+    #[cfg(feature = "tokio")]
+    #[test]
+    fn what_is_recent_has_been() {
+        let recent = TokioClock.recent();
+        let ago = SystemTime::now().duration_since(recent).unwrap();
+        assert!(ago < Duration::from_secs(60), "not that of the machine's start: {ago:?}");
     }
 
     #[test]

@@ -24,7 +24,6 @@ use crate::{
     id::Principal,
     tier::{Lookup, cookie::header::Fields},
     value::{Json, Number},
-    version::Millis,
 };
 
 /// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
@@ -204,8 +203,7 @@ impl Loader {
         if known.chain.waits() {
             return Poll::Ready(Ok(Some(Arc::clone(&known.chain))));
         }
-        let now = known.chain.now();
-        let familiar = match known.familiar(now) {
+        let familiar = match known.familiar() {
             Some(familiar) if known.is_plain() => {
                 if let Some(Arrival { chain, cookies, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
@@ -219,6 +217,7 @@ impl Loader {
         };
         let (mut core, cookies) = known.begin(familiar, Vec::new());
         drop(arrival);
+        let now = core.chain.now();
         ready!(pin!(core.meet(cookies, now)).poll(cx))?;
         self.keep(core);
         Poll::Ready(Ok(None))
@@ -230,10 +229,9 @@ impl Loader {
             let Some(head) = lock(&self.arrival).as_ref().map(Arrival::head) else { return Ok(()) };
             ask(chain, head.as_deref(), &mut answers).await;
         }
-        let now = chain.now();
-        let begun = lock(&self.arrival).as_ref().map(|known| known.begin(known.familiar(now), answers));
+        let begun = lock(&self.arrival).as_ref().map(|known| known.begin(known.familiar(), answers));
         if let Some((mut core, cookies)) = begun {
-            core.meet(cookies, now).await?;
+            core.meet(cookies, chain.now()).await?;
             self.keep(core);
         }
         Ok(())
@@ -251,9 +249,11 @@ impl Loader {
 
 impl Arrival {
     /// The session whose token memory knows, if that is the only one that was brought.
-    fn familiar(&self, now: Millis) -> Option<Familiar> {
+    fn familiar(&self) -> Option<Familiar> {
         let cookies = self.cookies.as_ref().filter(|_| !self.cross_site)?;
-        recognise::familiar(&self.chain, cookies, now)
+        // One that ends soon is opened: then the exact time says whether it is over.
+        let (_, soon) = self.chain.recent_and_soon();
+        recognise::familiar(&self.chain, cookies, soon)
     }
 
     /// Whether nothing but the token has a say.

@@ -10,7 +10,7 @@ use crate::{
         default::Answer,
         memory::record::{Record, RecordKey},
     },
-    value::{Json, Number, Scope},
+    value::{Declared, Json, Number, Scope},
     version::{Millis, Version},
 };
 
@@ -37,11 +37,27 @@ pub(crate) type Glance = (Option<Json>, Mark, Option<Millis>);
 pub(crate) type Mark = Option<(RecordKey, Version)>;
 
 impl Core {
+    /// What the stored tiers say now, to somebody who uses the session. Where nothing ends soon it takes no exact time,
+    /// which is a tenth of a read.
+    fn stored_now(&self, number: Number) -> Stored {
+        let Declared { scope, max_age, .. } = *self.chain.schema.at(number);
+        let (recent, soon) = self.chain.recent_and_soon();
+        let lives =
+            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, soon, Some(recent)));
+        match lives {
+            Some(Ok((Stored::Nothing, _))) if max_age.is_some() => {}
+            Some(Ok((stored, _))) => return stored,
+            Some(Err(_)) | None => {}
+        }
+        self.stored(number, self.chain.now(), Look::Use).0
+    }
+
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;
+        let used = Some(now).filter(|_| look == Look::Use);
         if let Some(stored) =
-            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, look))
+            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, used))
         {
             return stored.unwrap_or((Stored::Nothing, None));
         }
@@ -50,7 +66,7 @@ impl Core {
         }
         loop {
             let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
-            match self.stored_in(key, &record, number, now, look) {
+            match self.stored_in(key, &record, number, now, used) {
                 Ok(stored) => return stored,
                 // Since it was found, and by a clone or for good: looked for again, there is another or none.
                 Err(Closed::Renewed) => {}
@@ -65,12 +81,12 @@ impl Core {
         record: &Record,
         number: Number,
         now: Millis,
-        look: Look,
+        used: Option<Millis>,
     ) -> Result<(Stored, Mark), Closed> {
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
-        if look == Look::Use {
-            record.touch(now);
+        if let Some(used) = used {
+            record.touch(used);
         }
         let Some(Kept { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
         let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
@@ -159,8 +175,7 @@ impl Core {
         {
             return Some(value);
         }
-        let mut computed = self.computed(number, self.chain.now());
-        computed.find_map(|(tier, json)| self.readable(number, tier, read(json)))
+        self.computed_answer(number, self.chain.now(), read).map(|(value, _)| value)
     }
 
     fn readable<T, E: std::fmt::Display>(&self, number: Number, tier: &str, read: Result<T, E>) -> Option<T> {
@@ -203,9 +218,31 @@ impl Core {
         {
             return (Some((value, tier)), mark);
         }
+        (self.computed_answer(number, now, read), mark)
+    }
+
+    /// The same of now, for somebody who uses the session.
+    pub(super) fn resolve_now<T, E: std::fmt::Display>(
+        &self,
+        number: Number,
+        mut read: impl FnMut(&[u8]) -> Result<T, E>,
+    ) -> Option<(T, &'static str)> {
+        if let Stored::Copy { json, tier, .. } = self.stored_now(number)
+            && let Some(value) = self.readable(number, tier, read(&json))
+        {
+            return Some((value, tier));
+        }
+        self.computed_answer(number, self.chain.now(), read)
+    }
+
+    fn computed_answer<T, E: std::fmt::Display>(
+        &self,
+        number: Number,
+        now: Millis,
+        mut read: impl FnMut(&[u8]) -> Result<T, E>,
+    ) -> Option<(T, &'static str)> {
         let mut computed = self.computed(number, now);
-        let answer = computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)));
-        (answer, mark)
+        computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)))
     }
 
     /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
