@@ -4,8 +4,9 @@ use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, MemoryTier, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder,
     testing::ManualClock,
@@ -47,6 +48,10 @@ impl App {
     }
 }
 
+pub(crate) fn theme(name: &str) -> Theme {
+    Theme(name.into())
+}
+
 pub(crate) async fn get<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> V {
     browser.visit(node, async |session| session.get::<V>()).await
 }
@@ -84,9 +89,8 @@ pub(crate) async fn signed_in(node: &Node, user: &'static str) -> Browser {
 
 /// The handshake of a socket of a page of ours.
 pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
-    let mut request = browser.request();
+    let mut request = browser.request_of_page(Method::GET, "/", "");
     request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
-    request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
     request
 }
 
@@ -117,6 +121,18 @@ pub(crate) async fn bring(browser: &mut Browser, node: &Node, token: &str) -> An
 /// What is there without waiting.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     future.now_or_never()
+}
+
+/// All that a stream has to tell now.
+pub(crate) fn told<B>(stream: &mut B) -> String
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut told = String::new();
+    while let Some(Some(Ok(frame))) = at_once(stream.frame()) {
+        told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
+    }
+    told
 }
 
 /// Waits, but not for ever: a test that would hang fails.

@@ -6,7 +6,6 @@ use std::{
 };
 
 use axum::Router;
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
@@ -21,17 +20,14 @@ use serde_json::{Value, json, value::RawValue};
 use tower::{Layer, ServiceExt};
 
 use crate::{
-    app::{App, set, sign_in, signed_in, socket, visitor},
-    world::{Answer, Browser, DAY, Division, Node, Theme, Visits},
+    app::{App, set, sign_in, signed_in, socket, theme, told, visitor},
+    trace::spellings,
+    world::{Answer, Browser, DAY, Division, Node, NumberedTheme, Theme, Visits, id_of},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// After a change it looks again for whether the browser has it by now.
 const SETTLED: Duration = Duration::from_millis(250);
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// It is nowhere but in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -43,18 +39,8 @@ impl SessionValue for Draft {
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(60));
 }
 
-/// Another build's theme.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct NumberedTheme(u32);
-
-impl SessionValue for NumberedTheme {
-    const NAME: &'static str = Theme::NAME;
-}
-
 fn request(browser: &Browser, method: Method, path: &str) -> Request<Full<Bytes>> {
-    let mut request = browser.request_of(method, path, "");
-    request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
-    request
+    browser.request_of_page(method, path, "")
 }
 
 async fn ask(node: &Node, request: Request<Full<Bytes>>) -> Response<InspectorBody> {
@@ -92,11 +78,7 @@ impl Page {
 
     /// All that there is to read now.
     fn told(&mut self) -> String {
-        let mut told = String::new();
-        while let Some(Some(Ok(frame))) = self.stream.frame().now_or_never() {
-            told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
-        }
-        told
+        told(&mut self.stream)
     }
 
     /// The same, by the events' names.
@@ -446,15 +428,6 @@ impl Tier for Noting {
     }
 }
 
-/// How bytes could stand in a text: in part too, from any of their places on.
-fn spellings(bytes: &[u8]) -> Vec<String> {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let list = format!("{:?}", &bytes[..8]);
-    let list = list[1..list.len() - 1].replace(' ', "");
-    let base64 = (0..3).map(|from| URL_SAFE_NO_PAD.encode(&bytes[from..from + 12]));
-    base64.chain([hex[..16].to_owned(), hex[..16].to_uppercase(), list]).collect()
-}
-
 // R29, R32, R36.
 #[tokio::test]
 async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
@@ -498,8 +471,7 @@ async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
     assert!(owners.len() > 8 && tokens.len() == 5);
     for token in &tokens {
         assert!(!told.contains(&token[..24]) && !told.contains(&token[60..84]), "a token");
-        let id = URL_SAFE_NO_PAD.decode(token).unwrap()[5..37].to_vec();
-        assert!(spellings(&id).iter().all(|id| !told.contains(id)), "a session's id");
+        assert!(spellings(&id_of(token)).iter().all(|id| !told.contains(id)), "a session's id");
     }
     for owner in owners {
         assert!(spellings(owner.as_bytes()).iter().all(|id| !told.contains(id)), "an owner");

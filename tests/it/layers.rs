@@ -13,13 +13,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    app::{App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, visitor},
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, set_cookies},
+    app::{App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, theme, visitor},
+    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, User, Visits, set_cookies},
 };
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// It ends 31 days after its last write.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -420,13 +416,6 @@ async fn a_name_of_10_kb_is_refused() {
     let answer = post(&mut Browser::new(), &node, format!(r#"{{"{name}": 1}}"#)).await;
     assert!(answer.status.is_client_error());
     assert_eq!((answer.set_cookies(), node.sessions.stats().records), (vec![], 0));
-}
-
-/// What an earlier version of the application kept under the name of [`Theme`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct NumberedTheme(u32);
-impl SessionValue for NumberedTheme {
-    const NAME: &'static str = Theme::NAME;
 }
 
 // Acceptance 17.

@@ -2,7 +2,6 @@
 
 use std::{
     convert::Infallible,
-    io,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -15,64 +14,22 @@ use http_body_util::Full;
 use layered_session::{
     BuildErrorKind, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSession,
     LayeredSessionLayer, Lifetime, Lookup, MemoryTier, MissingSessionKind, OwnerId, Principal, Role, Session,
-    SessionValue, SessionWriteback, Sessions, Tier, TierFuture,
+    SessionWriteback, Sessions, Tier, TierFuture,
     testing::{ManualClock, SpyStore},
 };
 use proptest::{prelude::*, sample::Index};
-use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring};
+use crate::{
+    trace::{Trace, spellings},
+    world::{BoxFuture, Browser, DAY, Division, Node, NumberedTheme, Theme, User, Visits, builder, id_of, ring},
+};
 
 /// Every value, id and error that is an application's own has it in it.
 const CANARY: &str = "canary";
 
 fn canary(of: &str) -> String {
     format!("{CANARY}-{of}")
-}
-
-/// All that is traced on this thread, as long as the guard lives.
-#[derive(Clone, Default)]
-struct Traced(Arc<Mutex<Vec<u8>>>);
-
-impl Traced {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let to = self.clone();
-        let everything = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-        tracing::subscriber::set_default(everything.with_writer(move || to.clone()).finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// What is shown on purpose goes where traces go.
-    fn show(&self, shown: &impl std::fmt::Debug) {
-        self.0.lock().unwrap().extend(format!("{shown:?}\n{shown:#?}\n").bytes());
-    }
-}
-
-impl io::Write for Traced {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The session's id, which a token has in clear after its version and the key's id.
-fn id_of(token: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
-}
-
-/// How bytes could stand in a text.
-fn spellings(bytes: &[u8]) -> [String; 4] {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let list = format!("{:?}", &bytes[..8]);
-    [URL_SAFE_NO_PAD.encode(bytes), hex[..24].to_owned(), hex[..24].to_uppercase(), list[1..list.len() - 1].to_owned()]
 }
 
 fn assert_hides(text: &str, secret: &str) {
@@ -82,19 +39,10 @@ fn assert_hides(text: &str, secret: &str) {
     }
 }
 
-/// Another build, in which the same name holds another type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct NumberedTheme(u32);
-
-impl SessionValue for NumberedTheme {
-    const NAME: &'static str = Theme::NAME;
-}
-
 // R32.
 #[tokio::test]
 async fn traces_and_debug_hold_no_value_id_token_or_key() {
-    let traced = Traced::default();
-    let _guard = traced.listen();
+    let (traced, _guard) = Trace::begin();
     let key: [u8; 32] = rand::random();
     let (ring, clock) = (KeyRing::new([key]).unwrap(), ManualClock::new());
     let with_store = |store: &SpyStore| builder(&ring, &clock).tier(store.clone());
@@ -180,7 +128,7 @@ async fn traces_and_debug_hold_no_value_id_token_or_key() {
 }
 
 /// `Debug` of everything that an application can have in its hands.
-async fn show_all(traced: &Traced, node: &Node, session: &Session) {
+async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     let principal = session.principal().expect("somebody is signed in");
     traced.show(&(&node.sessions, session, &principal, session.origin::<Theme>(), session.explain::<Theme>()));
     traced.show(&(session.watch::<Theme>(), session.changes(), session.relay()));
@@ -205,7 +153,7 @@ async fn show_all(traced: &Traced, node: &Node, session: &Session) {
 struct Unseen;
 
 /// One request through the layer, shown inside and after it.
-async fn pass(traced: &Traced, node: &Node, request: Request<Full<Bytes>>) {
+async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
     let to = traced.clone();
     let show = service_fn(move |request: Request<Full<Bytes>>| {
         let to = to.clone();
@@ -352,8 +300,7 @@ async fn an_outage_is_not_an_anonymous_user() {
 // R37.
 #[tokio::test]
 async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_write() {
-    let traced = Traced::default();
-    let _guard = traced.listen();
+    let (traced, _guard) = Trace::begin();
     let (ring, clock) = (ring(), ManualClock::new());
     let tiers = || {
         let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();

@@ -17,17 +17,15 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::{
-    app::{App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, soon, upgrade, visitor},
+    app::{
+        App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, soon, theme, upgrade, visitor,
+    },
     world::{Browser, DAY, Division, Node, Theme, User, Visits, set_cookies},
 };
 
 const TICK: Duration = Duration::from_millis(1);
 
 const HOUR: Duration = Duration::from_secs(3600);
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// What a stream of changes has to say now.
 fn told(changes: &mut Changes) -> Vec<String> {

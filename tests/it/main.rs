@@ -27,6 +27,7 @@ mod smoke;
 mod stacking;
 mod threads;
 mod tokens;
+mod trace;
 mod upgrades;
 mod world;
 mod writeback;

@@ -6,13 +6,9 @@ use http::StatusCode;
 use layered_session::{Session, SessionWriteback};
 
 use crate::{
-    app::{App, bring, carried, get, set, sign_in, signed_in, socket, visitor},
+    app::{App, bring, carried, get, set, sign_in, signed_in, socket, theme, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// Writes on a socket, and takes what the page is to bring.
 async fn switch(live: &Session, name: &str) -> String {

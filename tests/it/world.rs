@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
@@ -46,6 +47,14 @@ pub(crate) struct Theme(pub(crate) String);
 
 impl SessionValue for Theme {
     const NAME: &'static str = "theme";
+}
+
+/// What another build of the application keeps under the name of [`Theme`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NumberedTheme(pub(crate) u32);
+
+impl SessionValue for NumberedTheme {
+    const NAME: &'static str = Theme::NAME;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -131,16 +140,18 @@ impl Node {
     }
 
     /// Sends one request to the writeback.
-    pub(crate) async fn writeback(&self, writeback: SessionWriteback, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn writeback<B>(&self, writeback: SessionWriteback, request: Request<B>) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
         Answer::of(self.stream(writeback, request).await).await
     }
 
     /// The same, where the body may go on.
-    pub(crate) async fn stream(
-        &self,
-        writeback: SessionWriteback,
-        request: Request<Full<Bytes>>,
-    ) -> Response<WritebackBody> {
+    pub(crate) async fn stream<B>(&self, writeback: SessionWriteback, request: Request<B>) -> Response<WritebackBody>
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
         let layer = LayeredSessionLayer::new(self.sessions.clone());
         let response = layer.layer(writeback).oneshot(request).await;
         response.unwrap_or_else(|error: Infallible| match error {})
@@ -179,6 +190,11 @@ pub(crate) fn set_cookies(headers: &HeaderMap) -> Vec<String> {
     headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
+/// The session's id, which a token has in clear after its version and the key's id.
+pub(crate) fn id_of(token: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
+}
+
 /// A browser: one cookie jar that does what `Set-Cookie` says.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Browser {
@@ -213,12 +229,17 @@ impl Browser {
         request.body(Full::new(body.into())).expect("a request")
     }
 
-    /// A POST as the hook in a page of this application sends it.
+    /// A request of a page of this application.
+    pub(crate) fn request_of_page(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+        let mut request = self.request_of(method, path, body);
+        request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
+        request
+    }
+
+    /// A POST as the hook in such a page sends it.
     pub(crate) fn post_json(&self, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-        let mut request = self.request_of(Method::POST, "/", body);
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        headers.insert("sec-fetch-site", "same-origin".parse().unwrap());
+        let mut request = self.request_of_page(Method::POST, "/", body);
+        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         request
     }
 

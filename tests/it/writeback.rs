@@ -95,8 +95,16 @@ impl Page {
         page
     }
 
+    /// Sends a request; what the answer does to cookies is left aside.
+    async fn send<B>(&self, request: Request<B>) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
+        self.node.writeback(allowing(&self.node.sessions), request).await
+    }
+
     async fn post(&mut self, body: impl Into<Bytes>) -> Answer {
-        let answer = send(&self.node, allowing(&self.node.sessions), self.browser.post_json(body)).await;
+        let answer = self.send(self.browser.post_json(body)).await;
         self.browser.take(&answer.headers);
         answer
     }
@@ -124,16 +132,7 @@ fn allowing(sessions: &Sessions) -> SessionWriteback {
     writeback.allow::<Note>().unwrap().allow::<Draft>().unwrap()
 }
 
-async fn send<B>(node: &Node, writeback: SessionWriteback, request: Request<B>) -> Answer
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    Answer::of(LayeredSessionLayer::new(node.sessions.clone()).layer(writeback).oneshot(request).await.unwrap()).await
-}
-
-/// The same without a layer around.
+/// Sends a request to the writeback alone, with no layer around.
 async fn send_bare(writeback: SessionWriteback, request: Request<Full<Bytes>>) -> Answer {
     Answer::of(writeback.oneshot(request).await.unwrap()).await
 }
@@ -189,7 +188,7 @@ async fn a_value_is_stored_as_its_type_encodes_it() {
     let node = Node::new(builder(&ring, &clock).value::<Carried>().build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Carried>().unwrap();
     let mut browser = Browser::new();
-    let answer = send(&node, writeback, browser.post_json(r#"{"draft":[{"text":"a","planted":"b"}]}"#)).await;
+    let answer = node.writeback(writeback, browser.post_json(r#"{"draft":[{"text":"a","planted":"b"}]}"#)).await;
     browser.take(&answer.headers);
     let other = Node::new(builder(&ring, &clock).value::<Raw>().build().unwrap());
     let stored = browser.visit(&other, async |s| s.find::<Raw>()).await.expect("it was stored").0;
@@ -261,10 +260,10 @@ async fn names_that_are_not_allowed_can_be_passed_over_and_are_reported() {
     let mut page = Page::new();
     let writeback = || allowing(&page.node.sessions).ignore_unknown();
     let request = page.browser.post_json(r#"{"newer":[1],"theme":"dark","visits":7,"user":"eve"}"#);
-    let answer = send(&page.node, writeback(), request).await;
+    let answer = page.node.writeback(writeback(), request).await;
     let told = json!({ "stored": ["theme"], "ignored": ["newer", "visits", "user"] });
     assert_eq!((answer.status.as_u16(), answer.json()), (200, told));
-    let invalid = send(&page.node, writeback(), page.browser.post_json(r#"{"newer":1,"level":"x"}"#)).await;
+    let invalid = page.node.writeback(writeback(), page.browser.post_json(r#"{"newer":1,"level":"x"}"#)).await;
     assert_refused(&invalid, 422, "invalid_value", "leniency ends with the names");
     page.browser.take(&answer.headers);
     let read = (page.read::<Theme>().await, page.read::<Visits>().await, page.read::<User>().await);
@@ -310,7 +309,7 @@ async fn only_post_writes() {
     for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"] {
         let mut request = page.browser.post_json(r#"{"theme":"dark"}"#);
         *request.method_mut() = method.parse().unwrap();
-        let answer = send(&page.node, allowing(&page.node.sessions), request).await;
+        let answer = page.send(request).await;
         assert_refused(&answer, 405, "method_not_allowed", method);
         assert_eq!(answer.headers[header::ALLOW], "POST");
     }
@@ -360,7 +359,7 @@ async fn only_pages_of_the_same_origin_write() {
                     request = values.iter().fold(request, |request, value| request.header(name, *value));
                 }
                 let request = request.body(Full::<Bytes>::from(r#"{"theme":"dark"}"#)).unwrap();
-                let answer = send(&page.node, allowing(&page.node.sessions), request).await;
+                let answer = page.send(request).await;
                 let addressed = matches!(place, "host" | "http/2 without a host");
                 let passes = decided.unwrap_or(if addressed { ours } else { behind_proxy });
                 let why = (site, origin, place);
@@ -402,7 +401,7 @@ async fn only_json_is_read() {
         for value in types {
             request.headers_mut().append(header::CONTENT_TYPE, value.parse().unwrap());
         }
-        let answer = send(&page.node, allowing(&page.node.sessions), request).await;
+        let answer = page.send(request).await;
         match taken {
             true => assert_eq!(answer.status, StatusCode::OK, "{types:?}"),
             false => assert_refused(&answer, 415, "unsupported_media_type", types),
@@ -462,7 +461,7 @@ async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
         if let Some(len) = announced {
             request.headers_mut().insert(header::CONTENT_LENGTH, len.into());
         }
-        let answer = send(&page.node, allowing(&page.node.sessions), request).await;
+        let answer = page.send(request).await;
         assert_refused(&answer, 413, "too_large", (sent, announced));
         assert_eq!(count.load(Ordering::Relaxed), taken * KIB, "{sent} {announced:?}");
     }
@@ -490,7 +489,7 @@ async fn a_body_that_stalls_or_trickles_times_out() {
     ];
     for (how, body) in stalled {
         let (body, _) = pieces(body);
-        let mut answer = Box::pin(send(&page.node, allowing(&page.node.sessions), posting(&page, Box::pin(body))));
+        let mut answer = Box::pin(page.send(posting(&page, Box::pin(body))));
         for _ in 0..9 {
             assert!((&mut answer).now_or_never().is_none(), "{how}");
             page.clock.advance(second);
@@ -509,7 +508,7 @@ async fn a_body_that_breaks_off_changes_nothing() {
     let page = Page::new();
     let whole = Ok(Frame::data(Bytes::from(r#"{"theme":"dark"}"#)));
     let (body, _) = pieces(stream::iter([whole, Err("reset".into())]));
-    let answer = send(&page.node, allowing(&page.node.sessions), posting(&page, Box::pin(body))).await;
+    let answer = page.send(posting(&page, Box::pin(body))).await;
     assert_refused(&answer, 400, "incomplete", "reset");
     assert_eq!(page.node.sessions.stats().records, 0);
 }
@@ -520,7 +519,7 @@ async fn a_body_in_pieces_is_one_body() {
     let mut page = Page::new();
     let text = r#"{"theme":"dark"}"#.bytes().map(|byte| Ok(Frame::data(Bytes::from(vec![byte]))));
     let (body, _) = pieces(stream::iter(text).chain(stream::iter([Ok(Frame::trailers(HeaderMap::new()))])));
-    let answer = send(&page.node, allowing(&page.node.sessions), posting(&page, Box::pin(body))).await;
+    let answer = page.send(posting(&page, Box::pin(body))).await;
     page.browser.take(&answer.headers);
     assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
 }
@@ -671,7 +670,7 @@ async fn a_session_that_is_over_is_not_written_to() {
     page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
     for browser in [late, renewed] {
         for body in [r#"{"theme":"late"}"#, r#"{"current_division_id":2}"#] {
-            let answer = send(&page.node, allowing(&page.node.sessions), browser.post_json(body)).await;
+            let answer = page.send(browser.post_json(body)).await;
             assert_refused(&answer, 409, "session_closed", body);
         }
     }
@@ -703,7 +702,7 @@ async fn a_relay_token_is_for_its_own_session_and_time() {
     assert_refused(&other.post(relaying(&birth)).await, 409, "relay_other_session", "another's cookie");
     let mut cross_site = page.browser.post_json(relaying(&birth));
     cross_site.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
-    let answer = send(&page.node, allowing(&page.node.sessions), cross_site).await;
+    let answer = page.send(cross_site).await;
     assert_refused(&answer, 403, "cross_site", "a birth");
     page.clock.advance(Duration::from_secs(60));
     assert_refused(&page.post(relaying(&birth)).await, 409, "relay_expired", "a birth token of a minute ago");
@@ -714,7 +713,7 @@ async fn a_relay_token_is_for_its_own_session_and_time() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("mine".into())));
     let relay = page.relay("newer").await;
     assert_refused(&other.post(relaying(&relay)).await, 409, "relay_other_session", "another's cookie");
-    let bare = send(&page.node, allowing(&page.node.sessions), Browser::new().post_json(relaying(&relay))).await;
+    let bare = page.send(Browser::new().post_json(relaying(&relay))).await;
     assert_refused(&bare, 409, "relay_other_session", "no cookie");
     assert_eq!(other.read::<Theme>().await, Some(Theme("other".into())));
 
@@ -729,7 +728,7 @@ async fn a_relay_token_does_not_bring_back_a_session_that_has_ended() {
     let late = page.browser.clone();
     page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
     for (browser, code) in [(late, "session_closed"), (page.browser.clone(), "relay_other_session")] {
-        let answer = send(&page.node, allowing(&page.node.sessions), browser.post_json(relaying(&token))).await;
+        let answer = page.send(browser.post_json(relaying(&token))).await;
         assert_refused(&answer, 409, code, &browser);
     }
 }
@@ -755,7 +754,7 @@ async fn without_its_own_layer_it_says_so() {
     let request = || page.browser.post_json(r#"{"theme":"dark"}"#);
     let bare = send_bare(allowing(&page.node.sessions), request()).await;
     assert_refused(&bare, 500, "no_layer", "no layer");
-    let other = send(&Page::new().node, allowing(&page.node.sessions), request()).await;
+    let other = Page::new().node.writeback(allowing(&page.node.sessions), request()).await;
     assert_refused(&other, 500, "no_layer", "the layer of other sessions");
     let both = LayeredSessionLayer::new(Page::new().node.sessions).layer(allowing(&page.node.sessions));
     let nested = LayeredSessionLayer::new(page.node.sessions.clone()).layer(both).oneshot(request()).await.unwrap();
@@ -772,13 +771,13 @@ async fn a_store_that_is_away_is_told_and_nothing_is_written() {
     let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
     let allow = |node: &Node| SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
-    let before = send(&node, allow(&node), browser.post_json(r#"{"theme":"before"}"#)).await;
+    let before = node.writeback(allow(&node), browser.post_json(r#"{"theme":"before"}"#)).await;
     browser.take(&before.headers);
 
     store.fail();
     let cold = start();
     for (node, browser) in [(&node, &browser), (&cold, &browser), (&node, &Browser::new())] {
-        let answer = send(node, allow(node), browser.post_json(r#"{"theme":"after"}"#)).await;
+        let answer = node.writeback(allow(node), browser.post_json(r#"{"theme":"after"}"#)).await;
         assert_refused(&answer, 503, "unavailable", browser);
     }
     store.heal();
@@ -814,7 +813,7 @@ impl Tier for Crowded {
 async fn a_write_that_loses_to_others_is_told() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Crowded).build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
-    let answer = send(&node, writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
+    let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
     assert_refused(&answer, 409, "contended", "Crowded");
 }
 
@@ -850,13 +849,13 @@ async fn of_several_faults_the_first_of_the_list_answers() {
     ] {
         *request.body_mut() = Full::from(body);
         for answer in
-            [send_bare(writeback(), request.clone()).await, send(&page.node, writeback(), request.clone()).await]
+            [send_bare(writeback(), request.clone()).await, page.node.writeback(writeback(), request.clone()).await]
         {
             assert_refused(&answer, status, code, body);
         }
     }
     *request.body_mut() = Full::from(r#"{"level":1}"#);
-    assert_refused(&send(&page.node, writeback(), request.clone()).await, 409, "session_closed", "all is right");
+    assert_refused(&page.node.writeback(writeback(), request.clone()).await, 409, "session_closed", "all is right");
     assert_refused(&send_bare(writeback(), request).await, 500, "no_layer", "but the session is unknown");
 }
 
@@ -872,7 +871,7 @@ async fn the_hook_is_a_module_that_caches_ask_about() {
         if let Some(tag) = tag {
             request.headers_mut().insert(header::IF_NONE_MATCH, tag.parse().unwrap());
         }
-        send(&page.node, SessionWriteback::new(&page.node.sessions), request).await
+        page.node.writeback(SessionWriteback::new(&page.node.sessions), request).await
     };
     let got = hook(Method::GET, None).await;
     assert_eq!(got.status, StatusCode::OK);
@@ -902,7 +901,10 @@ async fn the_hook_is_a_module_that_caches_ask_about() {
     assert_refused(&posted, 405, "method_not_allowed", "POST");
     assert_eq!(posted.headers[header::ALLOW], "GET, HEAD");
     let off = SessionWriteback::new(&page.node.sessions).without_hook();
-    assert_eq!(send(&page.node, off, page.browser.request_of(Method::GET, "/hook.js", "")).await.code(), "not_found");
+    assert_eq!(
+        page.node.writeback(off, page.browser.request_of(Method::GET, "/hook.js", "")).await.code(),
+        "not_found"
+    );
 }
 
 // Where it is mounted.
@@ -928,7 +930,7 @@ async fn it_is_found_where_it_is_mounted_and_nowhere_else() {
             ("/session//", 404),
             ("/Session", 404),
         ] {
-            let answer = send(&page.node, allowing(&page.node.sessions).at(at), post(path)).await;
+            let answer = page.node.writeback(allowing(&page.node.sessions).at(at), post(path)).await;
             assert_eq!(answer.status.as_u16(), status, "{path} at {at}");
         }
     }
@@ -964,7 +966,7 @@ async fn a_chain_without_memory_is_written_through_the_cookie() {
     let node = Node::new(Sessions::builder().tier(cookie).value::<Theme>().clock(clock).build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let mut browser = Browser::new();
-    let answer = send(&node, writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;
+    let answer = node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;
     browser.take(&answer.headers);
     assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
 }
@@ -987,7 +989,7 @@ async fn a_relay_token_that_does_not_open_is_said_before_there_is_no_session_for
     let cold = start();
     for (body, status, code) in [(&forged, 400, "relay_invalid"), (&genuine, 503, "unavailable")] {
         let request = page.browser.post_json(body.clone());
-        let answer = send(&cold, SessionWriteback::new(&cold.sessions), request).await;
+        let answer = cold.writeback(SessionWriteback::new(&cold.sessions), request).await;
         assert_refused(&answer, status, code, "the store is away");
     }
     page.clock.advance(3 * DAY);
@@ -1005,10 +1007,10 @@ async fn sixteen_names_are_said_back_and_none_of_them_whole() {
     let body = format!("{{{}}}", members.join(","));
     let strict = allowing(&page.node.sessions);
     let lenient = strict.clone().ignore_unknown();
-    let refused = send(&page.node, strict, page.browser.post_json(body.clone())).await;
+    let refused = page.node.writeback(strict, page.browser.post_json(body.clone())).await;
     assert_refused(&refused, 422, "not_allowed", "sixty names");
     assert_eq!(refused.json()["names"], json!(said));
-    let ignored = send(&page.node, lenient, page.browser.post_json(body)).await;
+    let ignored = page.node.writeback(lenient, page.browser.post_json(body)).await;
     assert_eq!(ignored.json(), json!({ "stored": [], "ignored": said }));
 }
 

@@ -18,7 +18,8 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
-    site::{Site, Trace, dark},
+    site::{Site, dark},
+    trace::Trace,
     world::{Answer, BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
 };
 
