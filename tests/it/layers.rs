@@ -6,11 +6,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
 use layered_session::{
-    BuildErrorKind, CookieTier, DefaultTier, KeyRing, MemoryTier, Principal, Resolution, Scope, Session, SessionValue,
+    BuildErrorKind, CookieTier, DefaultTier, MemoryTier, Principal, Resolution, Scope, Session, SessionValue,
     SessionWriteback, Sessions, WriteError, WriteErrorKind,
 };
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::{
     app::{App, at_once, bring, carried, get, post, seen, set, sign_in, signed_in, socket, theme, visitor},
@@ -618,22 +617,4 @@ async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
     browser.take(response.headers());
     assert_eq!(seen(&mut browser, &node).await, (theme("dark"), "memory"));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
-}
-
-// Acceptance 57c.
-#[tokio::test]
-async fn a_key_that_leaves_the_ring_ends_its_cookies_though_memory_is_warm() {
-    let key = |number: u8| Sha256::digest([number; 8]);
-    let app = App { ring: KeyRing::new([key(1)]).unwrap(), ..App::new() };
-    let node = app.node();
-    let mut browser = visitor(&node).await;
-    assert_eq!(seen(&mut browser, &node).await, (theme("light"), "memory"));
-    let old = browser.clone();
-    app.ring.replace([key(2), key(1)]).unwrap();
-    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-    assert_ne!(browser.cookie("session"), old.cookie("session"), "not sealed again");
-    app.ring.replace([key(2)]).unwrap();
-    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-    let gone = old.clone().visit(&node, async |session| (session.is_new(), session.find::<Theme>())).await;
-    assert_eq!(gone, (true, None));
 }

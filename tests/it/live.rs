@@ -465,20 +465,6 @@ async fn clones_that_write_first_at_once_make_one_session() {
     assert_eq!(node.sessions.stats().records, 1);
 }
 
-// Acceptance 32.
-#[tokio::test]
-async fn ids_that_look_reserved_are_plain_misses() {
-    let node = App::new().node();
-    for id in ["last_clean", "", ".", "null", "0", &"A".repeat(43), &"a".repeat(10_000)] {
-        let mut browser = Browser::new();
-        browser.set("session", id);
-        let read = async |session: Session| (session.is_new(), session.find::<Theme>());
-        let (headers, found) = browser.visit_seen(&node, read).await;
-        assert_eq!((found, set_cookies(&headers)), ((true, None), vec![]), "{id}");
-    }
-    assert_eq!(node.sessions.stats().records, 0);
-}
-
 // Acceptance 33.
 #[tokio::test]
 async fn two_sockets_that_write_different_names_keep_both() {

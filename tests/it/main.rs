@@ -28,6 +28,7 @@ mod stacking;
 mod threads;
 mod tokens;
 mod trace;
+mod untrusted;
 mod upgrades;
 mod world;
 mod writeback;
