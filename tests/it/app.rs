@@ -9,8 +9,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, MemoryTier, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder,
-    testing::ManualClock,
+    Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
+use tokio::task::JoinHandle;
 
 use crate::world::{Answer, Browser, Division, Node, Theme, User, Visits, builder, ring};
 
@@ -118,6 +119,11 @@ pub(crate) async fn bring(browser: &mut Browser, node: &Node, token: &str) -> An
     post(browser, node, serde_json::json!({ "$relay": token }).to_string()).await
 }
 
+/// Why nothing was written, where nothing was.
+pub(crate) fn kind<T>(written: Result<T, WriteError>) -> Option<WriteErrorKind> {
+    written.err().map(|error| error.kind())
+}
+
 /// What is there without waiting.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     future.now_or_never()
@@ -133,6 +139,23 @@ where
         told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
     }
     told
+}
+
+/// A page that waits for a value, and has had its look: from here on only a change wakes it.
+pub(crate) async fn waiting_for<V>(mut watch: Watch<V>, value: V) -> JoinHandle<()>
+where
+    V: SessionValue + Default + PartialEq,
+{
+    let waiting = tokio::spawn(async move { while watch.next().await.expect("the session lives") != value {} });
+    settled().await;
+    waiting
+}
+
+/// Lets every task go on until it waits.
+pub(crate) async fn settled() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits, but not for ever: a test that would hang fails.

@@ -12,8 +12,8 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
     BuildErrorKind, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSession,
-    LayeredSessionLayer, Lifetime, Lookup, MemoryTier, MissingSessionKind, OwnerId, Principal, Role, Session,
-    SessionWriteback, Sessions, Tier, TierFuture,
+    LayeredSessionLayer, Lifetime, Lookup, MemoryTier, OwnerId, Principal, Role, Session, SessionWriteback, Sessions,
+    Tier, TierFuture,
     testing::{ManualClock, SpyStore},
 };
 use tower::{Layer, ServiceExt, service_fn};
@@ -251,41 +251,4 @@ async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), all, "the same principal is another owner in another application");
-}
-
-// R35.
-#[tokio::test]
-async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
-    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
-    let mut browser = Browser::new();
-    for theme in ["first", "second"] {
-        let (user, principal) = browser
-            .visit(&node, async move |s| {
-                s.set(Theme(theme.into())).await.unwrap();
-                (s.find::<User>(), s.principal())
-            })
-            .await;
-        assert_eq!((user, principal), (None, None), "{theme}");
-    }
-}
-
-// R35.
-#[tokio::test]
-async fn an_outage_is_not_an_anonymous_user() {
-    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&start(), async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    store.fail();
-    let ask = service_fn(|request: Request<Full<Bytes>>| async move {
-        let kind = Session::load(request.extensions()).await.map(drop).unwrap_err().kind();
-        assert!(Session::from_extensions(request.extensions()).is_none());
-        Ok::<_, Infallible>(Response::new(kind))
-    });
-    let cold = start();
-    let asked = LayeredSessionLayer::new(cold.sessions.clone()).layer(ask).oneshot(browser.request()).await.unwrap();
-    assert_eq!(*asked.body(), MissingSessionKind::Unavailable);
-    assert!(asked.headers().get(header::SET_COOKIE).is_none(), "the cookie is kept for when it is back");
-    store.heal();
-    assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
 }

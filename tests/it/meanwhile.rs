@@ -20,10 +20,8 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     app::{App, at_once, set, signed_in, socket, theme, told, visitor},
-    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
+    world::{Answer, Browser, DAY, Division, HOUR, Node, Theme, User, Visits},
 };
-
-const HOUR: Duration = Duration::from_secs(3600);
 
 async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {
     let response = node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await;

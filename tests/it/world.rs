@@ -14,12 +14,16 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
-    SessionValue, SessionWriteback, Sessions, SessionsBuilder, WritebackBody, testing::ManualClock,
+    BoxError, Commit, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSessionLayer, Lookup, MemoryTier,
+    Principal, Role, Scope, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder, Tier, TierFuture,
+    WritebackBody, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 
+/// The least by which a deadline can be missed.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// The principal's: -1 for all, else 0 to 5.
@@ -155,6 +159,28 @@ impl Node {
         let layer = LayeredSessionLayer::new(self.sessions.clone());
         let response = layer.layer(writeback).oneshot(request).await;
         response.unwrap_or_else(|error: Infallible| match error {})
+    }
+}
+
+/// A store in which somebody else was always faster, and what they wrote.
+#[derive(Debug)]
+pub(crate) struct Faster(pub(crate) fn() -> Found);
+
+impl Tier for Faster {
+    fn name(&self) -> &'static str {
+        "faster"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+
+    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok(Committed::Outdated((self.0)())))
     }
 }
 

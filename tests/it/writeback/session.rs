@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
-    Commit, Committed, CookieTier, Found, LayeredSessionLayer, Lookup, Role, SessionWriteback, Sessions, Tier,
-    TierFuture,
+    CookieTier, Found, LayeredSessionLayer, SessionWriteback, Sessions,
     testing::{ManualClock, SpyStore},
 };
 use serde_json::json;
@@ -14,7 +13,7 @@ use tower::{Layer, ServiceExt};
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::{
     site::dark,
-    world::{Browser, DAY, Node, Theme, builder, ring},
+    world::{Browser, DAY, Faster, Node, Theme, builder, ring},
 };
 
 // R28.
@@ -180,32 +179,10 @@ async fn a_store_that_is_away_is_told_and_nothing_is_written() {
     }
 }
 
-/// A store where somebody else is always faster.
-#[derive(Debug)]
-struct Crowded;
-
-impl Tier for Crowded {
-    fn name(&self) -> &'static str {
-        "crowded"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::ready(Ok(Found::nothing()))
-    }
-
-    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::Outdated(Found::nothing())))
-    }
-}
-
 #[tokio::test]
 async fn a_write_that_loses_to_others_is_told() {
-    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Crowded).build().unwrap());
+    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Faster(Found::nothing)).build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
-    assert_refused(&answer, 409, "contended", "Crowded");
+    assert_refused(&answer, 409, "contended", "somebody was faster");
 }

@@ -1,12 +1,15 @@
 //! Which values a page may write, and that they are stored together or not at all.
 
 use http::StatusCode;
-use layered_session::{SessionValue, SessionWriteback, testing::ManualClock};
+use layered_session::{BuildErrorKind, Session, SessionValue, SessionWriteback, testing::ManualClock};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Draft, KIB, Level, Note, Page, Paragraph, Ratio, allowing, assert_refused};
-use crate::world::{Browser, Division, Node, Theme, User, Visits, builder, ring};
+use crate::{
+    app::{App, post, theme, visitor},
+    world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
+};
 
 // R28.
 #[tokio::test]
@@ -189,4 +192,58 @@ async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
     assert_eq!(answer.json()["names"], json!(["draft"]));
     assert_eq!(page.read::<Draft>().await, Some(kept));
     assert_eq!(page.read::<Theme>().await, None);
+}
+
+// Acceptance 7.
+#[tokio::test]
+async fn a_post_stores_every_allowed_name_and_never_another() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = Browser::new();
+    let answer = post(&mut browser, &node, r#"{"theme": "dark", "visits": 3}"#).await;
+    assert_eq!(answer.json(), serde_json::json!({ "stored": ["theme", "visits"] }));
+    let answer = post(&mut browser, &node, r#"{"theme": "light", "user": "eve"}"#).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "not_allowed"));
+    assert_eq!(answer.json()["names"], serde_json::json!(["user"]));
+    for node in [node, app.node()] {
+        let all = async |session: Session| (session.get::<Theme>(), session.get::<Visits>(), session.find::<User>());
+        assert_eq!(browser.visit(&node, all).await, (theme("dark"), Visits(3), None));
+        let error = SessionWriteback::new(&node.sessions).allow::<User>().unwrap_err();
+        assert_eq!(error.kind(), BuildErrorKind::Value);
+    }
+}
+
+// Acceptance 15.
+#[tokio::test]
+async fn a_thousand_unknown_names_leave_nothing_behind() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let (before, cookie) = (node.sessions.stats(), browser.clone());
+    let object = |names: std::ops::Range<u32>| {
+        let names: Vec<_> = names.map(|n| format!(r#""n{n}":1"#)).collect();
+        format!("{{{}}}", names.join(","))
+    };
+    assert_eq!(post(&mut browser, &node, object(0..1000)).await.status, StatusCode::BAD_REQUEST);
+    for start in (0..1000).step_by(50) {
+        let answer = post(&mut browser, &node, object(start..start + 50)).await;
+        assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+        let lenient = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap().ignore_unknown();
+        let answer = node.writeback(lenient, browser.post_json(object(start..start + 50))).await;
+        assert_eq!(answer.json()["stored"], serde_json::json!([]));
+        assert_eq!(answer.json()["ignored"].as_array().unwrap().len(), 16, "an echo has its bounds");
+    }
+    let after = node.sessions.stats();
+    assert_eq!((after.records, after.bytes), (before.records, before.bytes));
+    assert_eq!(browser.cookie("session"), cookie.cookie("session"));
+}
+
+// Acceptance 16.
+#[tokio::test]
+async fn a_name_of_10_kb_is_refused() {
+    let node = App::new().node();
+    let name = "n".repeat(10_000);
+    let answer = post(&mut Browser::new(), &node, format!(r#"{{"{name}": 1}}"#)).await;
+    assert!(answer.status.is_client_error());
+    assert_eq!((answer.set_cookies(), node.sessions.stats().records), (vec![], 0));
 }
