@@ -1,4 +1,4 @@
-//! What ends by itself: from which use its time counts, that nothing of it is served or revived, and when it is dropped.
+//! What ends by itself: from which use its time counts, that nothing of it is served or revived, and when it goes.
 
 use std::{
     pin::pin,

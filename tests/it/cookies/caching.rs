@@ -1,4 +1,4 @@
-//! What caches are told: that every answer that a session had a part in varies by cookie, and that cookies are not stored.
+//! What caches are told: answers that a session had a part in vary by cookie, and those with a cookie are not stored.
 
 use std::collections::HashSet;
 

@@ -15,8 +15,8 @@ const CLEAR_CHARS: usize = 52;
 const PAYLOAD: &[u8] = br#"{"theme":"dark"}"#;
 const PURPOSES: [Purpose; 3] = [Purpose::Cookie, Purpose::Relay, Purpose::Birth];
 
-/// Computed by a program that shares no code with this one, from the table of `seal`'s docs, C2SP's definition and RFC 5869.
-/// Browsers hold tokens like these for a year: whatever else later versions do, these must open.
+/// Computed by a program that shares no code with this one, from the table of `seal`'s docs, C2SP's definition and RFC
+/// 5869. Browsers hold tokens like these for a year: whatever else later versions do, these must open.
 const GOLDEN: [&str; 3] = [
     "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6ew111-jQIx6DfYwv6WJTqZzIFB5kumyFxcBFhdqcCW8y",
     "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e1CWSUWuuFqCSXspGNsBOMxgW3uESnuVkxfKPD20bTpO",
