@@ -4,12 +4,14 @@ use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Request, Response, StatusCode, header};
-use http_body_util::Full;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Full};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, MemoryTier, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder,
-    testing::ManualClock,
+    Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
+use tokio::task::JoinHandle;
 
 use crate::world::{Answer, Browser, Division, Node, Theme, User, Visits, builder, ring};
 
@@ -45,6 +47,10 @@ impl App {
     pub(crate) fn pass(&self, span: Duration) {
         self.clock.advance(span);
     }
+}
+
+pub(crate) fn theme(name: &str) -> Theme {
+    Theme(name.into())
 }
 
 pub(crate) async fn get<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> V {
@@ -84,9 +90,8 @@ pub(crate) async fn signed_in(node: &Node, user: &'static str) -> Browser {
 
 /// The handshake of a socket of a page of ours.
 pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
-    let mut request = browser.request();
+    let mut request = browser.request_of_page(Method::GET, "/", "");
     request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
-    request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
     request
 }
 
@@ -114,9 +119,43 @@ pub(crate) async fn bring(browser: &mut Browser, node: &Node, token: &str) -> An
     post(browser, node, serde_json::json!({ "$relay": token }).to_string()).await
 }
 
+/// Why nothing was written, where nothing was.
+pub(crate) fn kind<T>(written: Result<T, WriteError>) -> Option<WriteErrorKind> {
+    written.err().map(|error| error.kind())
+}
+
 /// What is there without waiting.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     future.now_or_never()
+}
+
+/// All that a stream has to tell now.
+pub(crate) fn told<B>(stream: &mut B) -> String
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut told = String::new();
+    while let Some(Some(Ok(frame))) = at_once(stream.frame()) {
+        told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
+    }
+    told
+}
+
+/// A page that waits for a value, and has had its look: from here on only a change wakes it.
+pub(crate) async fn waiting_for<V>(mut watch: Watch<V>, value: V) -> JoinHandle<()>
+where
+    V: SessionValue + Default + PartialEq,
+{
+    let waiting = tokio::spawn(async move { while watch.next().await.expect("the session lives") != value {} });
+    settled().await;
+    waiting
+}
+
+/// Lets every task go on until it waits.
+pub(crate) async fn settled() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Waits, but not for ever: a test that would hang fails.

@@ -11,16 +11,12 @@ use layered_session::{
 };
 
 use crate::{
-    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, visitor},
+    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const RELAY_DELAY: Duration = Duration::from_millis(200);
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// A writeback that lets pages write the theme and the division, and read the user; of visits they hear nothing.
 fn writeback(node: &Node) -> SessionWriteback {
@@ -29,9 +25,7 @@ fn writeback(node: &Node) -> SessionWriteback {
 }
 
 fn request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes>> {
-    let mut request = browser.request_of(Method::GET, "/events", "");
-    request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
-    request
+    browser.request_of_page(Method::GET, "/events", "")
 }
 
 /// A page with its stream open.
@@ -57,11 +51,7 @@ impl Page {
 
     /// All that there is to read now.
     fn told(&mut self) -> String {
-        let mut told = String::new();
-        while let Some(Some(Ok(frame))) = self.stream.frame().now_or_never() {
-            told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
-        }
-        told
+        told(&mut self.stream)
     }
 
     /// The relay token that it is told to bring, after the time in which a response could have brought it.

@@ -1,78 +1,33 @@
-//! What must not be seen: in traces, in `Debug`, by stores, by others. And what must not be believed.
+//! What must not be seen: in traces, in `Debug`, in refusals, by stores.
 
 use std::{
     convert::Infallible,
-    io,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
     BuildErrorKind, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSession,
-    LayeredSessionLayer, Lifetime, Lookup, MemoryTier, MissingSessionKind, OwnerId, Principal, Role, Session,
-    SessionValue, SessionWriteback, Sessions, Tier, TierFuture,
+    LayeredSessionLayer, Lifetime, Lookup, MemoryTier, OwnerId, Principal, Role, Session, SessionWriteback, Sessions,
+    Tier, TierFuture,
     testing::{ManualClock, SpyStore},
 };
-use proptest::{prelude::*, sample::Index};
-use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, builder, ring};
+use crate::{
+    trace::{Trace, spellings},
+    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, User, Visits, builder, id_of, ring},
+};
 
 /// Every value, id and error that is an application's own has it in it.
 const CANARY: &str = "canary";
 
 fn canary(of: &str) -> String {
     format!("{CANARY}-{of}")
-}
-
-/// All that is traced on this thread, as long as the guard lives.
-#[derive(Clone, Default)]
-struct Traced(Arc<Mutex<Vec<u8>>>);
-
-impl Traced {
-    fn listen(&self) -> tracing::subscriber::DefaultGuard {
-        let to = self.clone();
-        let everything = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_ansi(false);
-        tracing::subscriber::set_default(everything.with_writer(move || to.clone()).finish())
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-
-    /// What is shown on purpose goes where traces go.
-    fn show(&self, shown: &impl std::fmt::Debug) {
-        self.0.lock().unwrap().extend(format!("{shown:?}\n{shown:#?}\n").bytes());
-    }
-}
-
-impl io::Write for Traced {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The session's id, which a token has in clear after its version and the key's id.
-fn id_of(token: &str) -> Vec<u8> {
-    URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
-}
-
-/// How bytes could stand in a text.
-fn spellings(bytes: &[u8]) -> [String; 4] {
-    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    let list = format!("{:?}", &bytes[..8]);
-    [URL_SAFE_NO_PAD.encode(bytes), hex[..24].to_owned(), hex[..24].to_uppercase(), list[1..list.len() - 1].to_owned()]
 }
 
 fn assert_hides(text: &str, secret: &str) {
@@ -82,19 +37,10 @@ fn assert_hides(text: &str, secret: &str) {
     }
 }
 
-/// Another build, in which the same name holds another type.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct NumberedTheme(u32);
-
-impl SessionValue for NumberedTheme {
-    const NAME: &'static str = Theme::NAME;
-}
-
 // R32.
 #[tokio::test]
 async fn traces_and_debug_hold_no_value_id_token_or_key() {
-    let traced = Traced::default();
-    let _guard = traced.listen();
+    let (traced, _guard) = Trace::begin();
     let key: [u8; 32] = rand::random();
     let (ring, clock) = (KeyRing::new([key]).unwrap(), ManualClock::new());
     let with_store = |store: &SpyStore| builder(&ring, &clock).tier(store.clone());
@@ -180,7 +126,7 @@ async fn traces_and_debug_hold_no_value_id_token_or_key() {
 }
 
 /// `Debug` of everything that an application can have in its hands.
-async fn show_all(traced: &Traced, node: &Node, session: &Session) {
+async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     let principal = session.principal().expect("somebody is signed in");
     traced.show(&(&node.sessions, session, &principal, session.origin::<Theme>(), session.explain::<Theme>()));
     traced.show(&(session.watch::<Theme>(), session.changes(), session.relay()));
@@ -205,7 +151,7 @@ async fn show_all(traced: &Traced, node: &Node, session: &Session) {
 struct Unseen;
 
 /// One request through the layer, shown inside and after it.
-async fn pass(traced: &Traced, node: &Node, request: Request<Full<Bytes>>) {
+async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
     let to = traced.clone();
     let show = service_fn(move |request: Request<Full<Bytes>>| {
         let to = to.clone();
@@ -220,6 +166,16 @@ async fn pass(traced: &Traced, node: &Node, request: Request<Full<Bytes>>) {
     traced.show(&response);
     let future = response.oneshot(request);
     traced.show(&future.await.unwrap().headers());
+}
+
+// R32.
+#[test]
+fn a_refused_key_is_not_in_the_refusal() {
+    for key in [canary("short"), canary("text").repeat(8)] {
+        let refused = KeyRing::new([key.as_bytes()]).unwrap_err();
+        assert_eq!(refused.kind(), BuildErrorKind::Key);
+        assert_hides(&format!("{refused:?} {refused} {:?}", KeyRing::from_hex(&key).unwrap_err()), CANARY);
+    }
 }
 
 // R32. What marks them is what keeps them out of HTTP/2's compression tables, too.
@@ -295,213 +251,4 @@ async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
     seen.sort_unstable();
     seen.dedup();
     assert_eq!(seen.len(), all, "the same principal is another owner in another application");
-}
-
-// R33.
-#[tokio::test]
-async fn a_cookie_of_another_audience_is_none() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let start = |audience: &str| Node::new(builder(&ring, &clock).audience(audience).build().unwrap());
-    let (shop, mut browser) = (start("shop"), Browser::new());
-    browser.visit(&shop, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    for audience in ["forum", "", "shop2"] {
-        let read = browser.clone().visit(&start(audience), async |s| (s.principal(), s.is_new())).await;
-        assert_eq!(read, (None, true), "{audience}");
-    }
-    let again = browser.visit(&start("shop"), async |s| s.principal()).await;
-    assert_eq!(again, Some(Principal::new("ada")));
-}
-
-// R35.
-#[tokio::test]
-async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
-    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
-    let mut browser = Browser::new();
-    for theme in ["first", "second"] {
-        let (user, principal) = browser
-            .visit(&node, async move |s| {
-                s.set(Theme(theme.into())).await.unwrap();
-                (s.find::<User>(), s.principal())
-            })
-            .await;
-        assert_eq!((user, principal), (None, None), "{theme}");
-    }
-}
-
-// R35.
-#[tokio::test]
-async fn an_outage_is_not_an_anonymous_user() {
-    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&start(), async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    store.fail();
-    let ask = service_fn(|request: Request<Full<Bytes>>| async move {
-        let kind = Session::load(request.extensions()).await.map(drop).unwrap_err().kind();
-        assert!(Session::from_extensions(request.extensions()).is_none());
-        Ok::<_, Infallible>(Response::new(kind))
-    });
-    let cold = start();
-    let asked = LayeredSessionLayer::new(cold.sessions.clone()).layer(ask).oneshot(browser.request()).await.unwrap();
-    assert_eq!(*asked.body(), MissingSessionKind::Unavailable);
-    assert!(asked.headers().get(header::SET_COOKIE).is_none(), "the cookie is kept for when it is back");
-    store.heal();
-    assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
-}
-
-// R37.
-#[tokio::test]
-async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_write() {
-    let traced = Traced::default();
-    let _guard = traced.listen();
-    let (ring, clock) = (ring(), ManualClock::new());
-    let tiers = || {
-        let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
-        Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(clock.clone()).value::<Visits>()
-    };
-    let old = Node::new(tiers().value::<NumberedTheme>().build().unwrap());
-    let new = || Node::new(tiers().value::<Theme>().build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&old, async |s| s.batch().set(NumberedTheme(7)).set(Visits(1)).commit().await.unwrap()).await;
-    let node = new();
-    for _ in 0..2 {
-        let read = browser.visit(&node, async |s| (s.find::<Theme>(), s.get::<Visits>())).await;
-        assert_eq!(read, (None, Visits(1)));
-    }
-    assert!(traced.text().contains("skipped a copy"));
-    let kept = browser.clone().visit(&old, async |s| s.find::<NumberedTheme>()).await;
-    assert_eq!(kept, Some(NumberedTheme(7)), "reading took nothing away");
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let read = browser.visit(&new(), async |s| (s.get::<Theme>(), s.get::<Visits>())).await;
-    assert_eq!(read, (Theme("dark".into()), Visits(1)));
-}
-
-// R37.
-#[tokio::test]
-async fn a_cookie_that_does_not_open_is_none_and_is_replaced_by_the_next_write() {
-    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
-    for odd in ["", "x", "AQIDBAUG", &"A".repeat(3_000), "\"quoted\""] {
-        let mut browser = Browser::new();
-        browser.set("session", odd);
-        let (headers, theme) = browser.visit_seen(&node, async |s| s.find::<Theme>()).await;
-        assert!(theme.is_none() && !headers.contains_key(header::SET_COOKIE), "{odd}");
-        browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-        assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()), "{odd}");
-    }
-}
-
-/// What somebody may do to bytes that he has: change, drop, put in, cut off, do twice.
-fn mutate(bytes: &[u8], steps: &[(u8, Index, u8)]) -> Vec<u8> {
-    let mut bytes = bytes.to_vec();
-    for (step, at, byte) in steps {
-        let at = at.index(bytes.len() + 1);
-        match step % 6 {
-            0 if at < bytes.len() => bytes[at] ^= 1 << (byte % 8),
-            1 if at < bytes.len() => drop(bytes.remove(at)),
-            2 => bytes.insert(at, *byte),
-            3 => bytes.truncate(at),
-            4 => bytes.extend_from_within(at..),
-            _ if at < bytes.len() => bytes[at] = b"=; \",-_A9"[usize::from(byte % 9)],
-            _ => {}
-        }
-    }
-    bytes
-}
-
-fn steps() -> impl Strategy<Value = Vec<(u8, Index, u8)>> {
-    prop::collection::vec((any::<u8>(), any::<Index>(), any::<u8>()), 1..4)
-}
-
-/// Ada's browser, on a node that knows it and on one that doesn't.
-fn ada() -> (Node, Node, Browser) {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let [warm, cold] = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
-    let mut browser = Browser::new();
-    browser.visit(&warm, async |s| s.sign_in(User("ada".into())).await.unwrap()).now_or_never().unwrap();
-    (warm, cold, browser)
-}
-
-fn config() -> ProptestConfig {
-    ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() }
-}
-
-// R37.
-#[test]
-fn no_cookie_but_a_genuine_one_is_ever_a_session() {
-    let (warm, cold, browser) = ada();
-    let token = browser.cookie("session").unwrap();
-    let genuine = format!("session={token}").into_bytes();
-    let never_a_session = |bytes: &[u8]| {
-        let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-        // A genuine pair with something odd beside it is still one.
-        if bytes.split(|byte| *byte == b';').any(|pair| pair.trim_ascii() == genuine) {
-            return;
-        }
-        for node in [&warm, &cold] {
-            let mut request = Browser::new().request();
-            request.headers_mut().insert(header::COOKIE, value.clone());
-            let look = async |s: Session| (Response::new(Full::default()), (s.is_new(), s.principal(), s.created_at()));
-            let look = node.handle(request, move |session| Box::pin(look(session)) as BoxFuture<_>);
-            let (response, seen) = look.now_or_never().expect("it waits for nothing");
-            assert_eq!(seen, (true, None, None), "{value:?}");
-            assert!(response.headers().get(header::SET_COOKIE).is_none());
-        }
-    };
-    for (at, byte) in (0..).zip(token.bytes()) {
-        let changed = |to: &str| format!("session={}{to}{}", &token[..at], &token[at + 1..]).into_bytes();
-        // The neighbour differs in the lowest bit, which at the end of base64 may mean nothing.
-        let neighbour = char::from(if byte % 2 == 0 { byte + 1 } else { byte - 1 }).to_string();
-        [&neighbour, "", "A", "=", "%41"].iter().filter(|to| to.as_bytes() != [byte]).for_each(|to| {
-            never_a_session(&changed(to));
-        });
-        never_a_session(&genuine[..genuine.len() - 1 - at]);
-    }
-    for more in ["A", "=", "==", ".", "\"", "%", token] {
-        never_a_session(&[&genuine, more.as_bytes()].concat());
-    }
-    let any_bytes = prop::collection::vec(any::<u8>(), 0..200);
-    proptest!(config(), |(steps in steps(), garbage in any_bytes)| {
-        never_a_session(&mutate(&genuine, &steps));
-        never_a_session(&garbage);
-        never_a_session(&[b"session=", garbage.as_slice()].concat());
-    });
-    let read = browser.clone().visit(&cold, async |s| s.principal()).now_or_never().unwrap();
-    assert_eq!(read, Some(Principal::new("ada")), "the genuine one still is");
-}
-
-// R37.
-#[test]
-fn no_body_and_no_token_makes_the_writeback_fail_or_take_what_is_not_allowed() {
-    let (node, _, browser) = ada();
-    let socket = browser.clone().visit(&node, async |s| s).now_or_never().unwrap();
-    socket.set(Theme("dark".into())).now_or_never().unwrap().unwrap();
-    let relay = socket.relay().unwrap();
-    let seeds = [r#"{"theme":"dark","visits":1,"x":[{"y":null}]}"#.to_owned(), format!(r#"{{"$relay":"{relay}"}}"#)];
-    let any_bytes = prop::collection::vec(any::<u8>(), 0..200);
-    let writeback = || SessionWriteback::new(&node.sessions).allow::<Visits>().unwrap();
-    let post = |body: Vec<u8>| node.writeback(writeback(), browser.post_json(body)).now_or_never().unwrap();
-    proptest!(config(), |(steps in steps(), garbage in any_bytes)| {
-        for body in seeds.iter().map(|seed| mutate(seed.as_bytes(), &steps)).chain([garbage]) {
-            let status = post(body).status.as_u16();
-            prop_assert!([200, 400, 413, 422].contains(&status), "{}", status);
-        }
-        let mutated = String::from_utf8_lossy(&mutate(relay.as_str().as_bytes(), &steps)).into_owned();
-        if mutated != relay.as_str() {
-            let answer = post(serde_json::json!({ "$relay": mutated }).to_string().into());
-            prop_assert_eq!((answer.status.as_u16(), answer.code()), (400, "relay_invalid".to_owned()));
-        }
-    });
-    assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the genuine one is taken");
-    let user = browser.clone().visit(&node, async |s| s.find::<User>()).now_or_never().unwrap();
-    assert_eq!(user, Some(User("ada".into())));
-}
-
-// R32.
-#[test]
-fn a_refused_key_is_not_in_the_refusal() {
-    for key in [canary("short"), canary("text").repeat(8)] {
-        let refused = KeyRing::new([key.as_bytes()]).unwrap_err();
-        assert_eq!(refused.kind(), BuildErrorKind::Key);
-        assert_hides(&format!("{refused:?} {refused} {:?}", KeyRing::from_hex(&key).unwrap_err()), CANARY);
-    }
 }

@@ -8,11 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     site::{Site, attribute, dark},
-    world::{Browser, DAY, Node, Theme, User, Visits, builder, ring},
+    world::{Browser, DAY, HOUR, Node, Theme, User, Visits, builder, ring},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3600);
 
 /// A day unused, three in all.
 fn site() -> Site {
@@ -388,4 +387,34 @@ async fn a_request_in_the_last_second_is_in_time_and_one_after_it_is_not() {
         let seen = browser.visit(&node, async |session| (session.is_new(), session.get::<Theme>())).await;
         assert_eq!(seen, expected);
     }
+}
+
+#[tokio::test]
+async fn a_lifetime_given_later_wins_over_one_from_a_node_whose_clock_is_ahead() {
+    let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(300));
+    let first = Node::new(builder(&ring, &ahead).build().unwrap());
+    let second = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    ahead.advance(Duration::from_secs(1));
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    browser.visit(&first, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    let short = Lifetime::new(DAY / 24, DAY).unwrap();
+    let late = browser.clone();
+    browser.visit(&second, async move |s| s.set_lifetime(short).await.unwrap()).await;
+    late.clone().visit(&second, async |s| s.get::<Theme>()).await;
+    let ends = browser.visit(&second, async |s| s.expires_at()).await;
+    assert!(ends.unwrap() <= layered_session::Clock::now(&clock) + DAY / 24);
+}
+
+#[tokio::test]
+async fn the_longest_lifetimes_survive_a_restart() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let ages = Duration::from_secs(1 << 61);
+    let node = || Node::new(builder(&ring, &clock).idle(ages).absolute(ages).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    clock.advance(DAY);
+    assert_eq!(browser.visit(&node(), async |s| s.get::<Theme>()).await, Theme("dark".into()));
 }

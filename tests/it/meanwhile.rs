@@ -9,9 +9,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::FutureExt;
 use http::{Method, Response, StatusCode};
-use http_body_util::BodyExt;
 use layered_session::{
     Clock, DefaultTier, LayeredSessionLayer, Principal, Session, SessionValue, SessionWriteback, Sleep, WritebackBody,
     testing::ManualClock,
@@ -21,28 +19,12 @@ use serde_json::value::RawValue;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
-    app::{App, at_once, set, signed_in, socket, visitor},
-    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
+    app::{App, at_once, set, signed_in, socket, theme, told, visitor},
+    world::{Answer, Browser, DAY, Division, HOUR, Node, Theme, User, Visits},
 };
 
-const HOUR: Duration = Duration::from_secs(3600);
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
-
-fn told(stream: &mut WritebackBody) -> String {
-    let mut told = String::new();
-    while let Some(Some(Ok(frame))) = stream.frame().now_or_never() {
-        told.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
-    }
-    told
-}
-
 async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {
-    let mut request = browser.request_of(Method::GET, "/events", "");
-    request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
-    let response = node.stream(writeback, request).await;
+    let response = node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await;
     assert_eq!(response.status(), StatusCode::OK);
     browser.take(response.headers());
     response.into_body()
@@ -392,8 +374,7 @@ async fn a_page_of_one_user_ends_where_the_outer_layers_login_renews_the_session
     let node = Node::new(sessions.build().unwrap());
     let writeback = || SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
     let request = |browser: &Browser, user: &str| {
-        let mut request = browser.request_of(Method::GET, "/events", "");
-        request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
+        let mut request = browser.request_of_page(Method::GET, "/events", "");
         request.headers_mut().insert("x-user", user.parse().unwrap());
         request
     };

@@ -266,3 +266,32 @@ fn hits_and_misses_are_requests_that_ask_for_their_session() {
     tier.visit(&mut tier.ended(), async |session| session.get::<Theme>());
     assert_eq!(looks(), (3, 1), "to be destroyed, and as a tombstone");
 }
+
+#[tokio::test]
+async fn a_few_sockets_do_not_stop_eviction() {
+    let Tier { clock, node } = Tier::new(20_000);
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(Browser::new().visit(&node, async |s| s.set(Theme("held".into())).await.map(|()| s).unwrap()).await);
+    }
+    for _ in 0..500 {
+        clock.advance(Duration::from_secs(1));
+        Browser::new().visit(&node, async |s| s.set(Theme("passing".into())).await.unwrap()).await;
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}
+
+#[tokio::test]
+async fn the_same_within_one_minute() {
+    let Tier { node, .. } = Tier::new(20_000);
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let session = Browser::new().visit(&node, async |s| s.set(Theme("x".into())).await.map(|()| s).unwrap()).await;
+        if number % 10 == 0 {
+            held.push(session);
+        }
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}

@@ -6,13 +6,9 @@ use http::StatusCode;
 use layered_session::{Session, SessionWriteback};
 
 use crate::{
-    app::{App, bring, carried, get, set, sign_in, signed_in, socket, visitor},
+    app::{App, bring, carried, get, set, sign_in, signed_in, socket, theme, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
-
-fn theme(name: &str) -> Theme {
-    Theme(name.into())
-}
 
 /// Writes on a socket, and takes what the page is to bring.
 async fn switch(live: &Session, name: &str) -> String {
@@ -290,4 +286,19 @@ async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
         let refused = bring(&mut Browser::new(), &node, &token).await;
         assert_refused(&refused, StatusCode::CONFLICT, "session_closed");
     }
+}
+
+// Acceptance 6.
+#[tokio::test]
+async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_through_the_page() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let live = socket(&browser, &node).await;
+    live.set(Division(4)).await.unwrap();
+    assert_eq!(socket(&browser, &node).await.get::<Division>(), Division(4));
+    assert_eq!(carried::<Division>(&browser, &app).await, Division(-1));
+    let answer = bring(&mut browser, &node, live.relay().unwrap().as_str()).await;
+    assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::OK, 1));
+    assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }

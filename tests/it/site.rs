@@ -1,9 +1,6 @@
 //! One site for the tests of cookies, lifetimes and writes: its keys, its clock, a node, and others with the same keys.
 
-use std::sync::{Arc, Mutex};
-
 use layered_session::{KeyRing, Session, SessionsBuilder, testing::ManualClock};
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::world::{Browser, Node, Theme, builder, ring, set_cookies};
 
@@ -94,41 +91,4 @@ impl Browser {
 /// The value of an attribute of a `Set-Cookie`.
 pub(crate) fn attribute<'a>(cookie: &'a str, name: &str) -> Option<&'a str> {
     cookie.split("; ").skip(1).find_map(|attribute| attribute.strip_prefix(name)?.strip_prefix('='))
-}
-
-/// What is traced in this thread, as text.
-#[derive(Clone, Default)]
-pub(crate) struct Trace(Arc<Mutex<Vec<u8>>>);
-
-impl Trace {
-    /// Begins; the guard ends it.
-    pub(crate) fn begin() -> (Self, tracing::subscriber::DefaultGuard) {
-        let trace = Self::default();
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(trace.clone()).finish();
-        (trace, tracing::subscriber::set_default(subscriber))
-    }
-
-    pub(crate) fn lines_with(&self, text: &str) -> usize {
-        let traced = self.0.lock().unwrap();
-        String::from_utf8_lossy(&traced).lines().filter(|line| line.contains(text)).count()
-    }
-}
-
-impl std::io::Write for Trace {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'a> MakeWriter<'a> for Trace {
-    type Writer = Self;
-
-    fn make_writer(&'a self) -> Self {
-        self.clone()
-    }
 }

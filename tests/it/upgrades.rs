@@ -9,7 +9,10 @@ use layered_session::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring};
+use crate::{
+    app::{at_once, kind, theme},
+    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring},
+};
 
 /// Computed from the head, for those too who have no session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -166,4 +169,15 @@ async fn a_link_from_another_site_arrives_signed_in() {
     request.headers_mut().remove(header::UPGRADE);
     let (_, session) = open(&node, request).await;
     assert_eq!(session.principal(), Some(Principal::new("ada")));
+}
+
+#[tokio::test]
+async fn a_socket_that_another_site_opened_is_closed_from_the_start() {
+    let (node, browser) = signed_in().await;
+    let headers = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
+    let (_, live) = open(&node, upgrade(&browser, &headers)).await;
+    assert_eq!((live.find::<Theme>(), live.relay()), (None, None));
+    assert_eq!(kind(live.set(theme("evil")).await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(live.remove::<Theme>().await), Some(WriteErrorKind::Closed));
+    assert_eq!(at_once(live.closed()), Some(Closed::CrossSite));
 }

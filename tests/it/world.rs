@@ -8,17 +8,22 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
-    SessionValue, SessionWriteback, Sessions, SessionsBuilder, WritebackBody, testing::ManualClock,
+    BoxError, Commit, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSessionLayer, Lookup, MemoryTier,
+    Principal, Role, Scope, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder, Tier, TierFuture,
+    WritebackBody, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};
 
+/// The least by which a deadline can be missed.
+pub(crate) const TICK: Duration = Duration::from_millis(1);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
 /// The principal's: -1 for all, else 0 to 5.
@@ -46,6 +51,14 @@ pub(crate) struct Theme(pub(crate) String);
 
 impl SessionValue for Theme {
     const NAME: &'static str = "theme";
+}
+
+/// What another build of the application keeps under the name of [`Theme`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct NumberedTheme(pub(crate) u32);
+
+impl SessionValue for NumberedTheme {
+    const NAME: &'static str = Theme::NAME;
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -131,19 +144,43 @@ impl Node {
     }
 
     /// Sends one request to the writeback.
-    pub(crate) async fn writeback(&self, writeback: SessionWriteback, request: Request<Full<Bytes>>) -> Answer {
+    pub(crate) async fn writeback<B>(&self, writeback: SessionWriteback, request: Request<B>) -> Answer
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
         Answer::of(self.stream(writeback, request).await).await
     }
 
     /// The same, where the body may go on.
-    pub(crate) async fn stream(
-        &self,
-        writeback: SessionWriteback,
-        request: Request<Full<Bytes>>,
-    ) -> Response<WritebackBody> {
+    pub(crate) async fn stream<B>(&self, writeback: SessionWriteback, request: Request<B>) -> Response<WritebackBody>
+    where
+        B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
+    {
         let layer = LayeredSessionLayer::new(self.sessions.clone());
         let response = layer.layer(writeback).oneshot(request).await;
         response.unwrap_or_else(|error: Infallible| match error {})
+    }
+}
+
+/// A store in which somebody else was always faster, and what they wrote.
+#[derive(Debug)]
+pub(crate) struct Faster(pub(crate) fn() -> Found);
+
+impl Tier for Faster {
+    fn name(&self) -> &'static str {
+        "faster"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+
+    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok(Committed::Outdated((self.0)())))
     }
 }
 
@@ -177,6 +214,11 @@ impl Answer {
 
 pub(crate) fn set_cookies(headers: &HeaderMap) -> Vec<String> {
     headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+}
+
+/// The session's id, which a token has in clear after its version and the key's id.
+pub(crate) fn id_of(token: &str) -> Vec<u8> {
+    URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
 }
 
 /// A browser: one cookie jar that does what `Set-Cookie` says.
@@ -213,12 +255,17 @@ impl Browser {
         request.body(Full::new(body.into())).expect("a request")
     }
 
-    /// A POST as the hook in a page of this application sends it.
+    /// A request of a page of this application.
+    pub(crate) fn request_of_page(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+        let mut request = self.request_of(method, path, body);
+        request.headers_mut().insert("sec-fetch-site", "same-origin".parse().unwrap());
+        request
+    }
+
+    /// A POST as the hook in such a page sends it.
     pub(crate) fn post_json(&self, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
-        let mut request = self.request_of(Method::POST, "/", body);
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
-        headers.insert("sec-fetch-site", "same-origin".parse().unwrap());
+        let mut request = self.request_of_page(Method::POST, "/", body);
+        request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         request
     }
 

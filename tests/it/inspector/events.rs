@@ -1,0 +1,200 @@
+//! The stream of the page: what it tells as it changes, and to whom it is opened.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use layered_session::{DefaultTier, SessionInspector, SessionValue, SessionWriteback};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json, value::RawValue};
+use tower::ServiceExt;
+
+use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
+use crate::{
+    app::{App, set, socket, theme, visitor},
+    world::{Answer, Browser, DAY, Node, Theme},
+};
+
+#[tokio::test]
+async fn each_change_is_shown_whoever_made_it() {
+    let app = App::new();
+    let node = node(&app);
+    let mut browser = visitor(&node).await;
+    let mut page = Page::opened(&browser, &node).await;
+    set(&mut browser, &node, theme("dark")).await;
+    let (report, changes) = page.changes();
+    let row = |report: &Value, name: &str| value(report, name)["tiers"][0]["version"].clone();
+    let set_to = json!({ "kind": "set", "name": "theme", "version": row(&report, "theme"), "origin": "fresh" });
+    assert_eq!((&value(&report, "theme")["value"], changes), (&json!("dark"), json!([set_to])));
+    app.pass(SETTLED);
+    page.told();
+
+    let live = socket(&browser, &node).await;
+    live.remove::<Theme>().await.unwrap();
+    let (report, changes) = page.changes();
+    let removed = json!({ "kind": "removed", "name": "theme", "version": row(&report, "theme"), "origin": "fresh" });
+    assert_eq!((&value(&report, "theme")["value"], changes), (&json!("light"), json!([removed])));
+    live.set(Draft(1)).await.unwrap();
+    page.told();
+    app.pass(Duration::from_secs(60));
+    let (report, changes) = page.changes();
+    assert_eq!(
+        (&value(&report, "draft")["value"], changes),
+        (&Value::Null, json!([{ "kind": "expired", "name": "draft" }]))
+    );
+
+    live.set(Draft(2)).await.unwrap();
+    page.told();
+    live.clear().await.unwrap();
+    let (_, changes) = page.changes();
+    let kinds: Vec<_> = changes.as_array().unwrap().iter().map(|change| change["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["cleared", "removed"]);
+    live.renew().await.unwrap();
+    assert_eq!(page.told(), "event: closed\ndata: \"renewed\"\n\n");
+    assert!(matches!(page.stream.frame().now_or_never(), Some(None)));
+}
+
+#[tokio::test]
+async fn what_another_node_wrote_is_shown_as_carried() {
+    let app = App::new();
+    let (here, there) = (node(&app), node(&app));
+    let mut browser = visitor(&here).await;
+    let mut page = Page::opened(&browser, &here).await;
+    app.pass(Duration::from_secs(1));
+    set(&mut browser, &there, theme("theirs")).await;
+    browser.visit(&here, async |session| session.get::<Theme>()).await;
+    let (report, changes) = page.changes();
+    assert_eq!((&value(&report, "theme")["value"], &changes[0]["origin"]), (&json!("theirs"), &json!("carried")));
+}
+
+#[tokio::test]
+async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let mut page = Page::opened(&browser, &node).await;
+    // By a request, whose response is sealed after the change was told.
+    let mut page = browser
+        .visit(&node, async move |session| {
+            session.set(theme("dark")).await.unwrap();
+            assert_eq!(page.changes().0["session"]["in_step"], false);
+            page
+        })
+        .await;
+    assert_eq!(page.told(), "");
+    app.pass(SETTLED);
+    assert_eq!(page.report()["session"]["in_step"], true);
+    // On a socket, which has none.
+    socket(&browser, &node).await.set(theme("blue")).await.unwrap();
+    assert_eq!(page.changes().0["session"]["in_step"], false);
+    app.pass(SETTLED);
+    assert_eq!(page.told(), "");
+    let mut other = Page::open(&browser, &node).await;
+    assert_eq!((&other.report()["session"]["in_step"], other.head.get(header::SET_COOKIE)), (&json!(false), None));
+    // Nothing rings for that: it is seen at the next heartbeat.
+    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    app.pass(HEARTBEAT);
+    assert_eq!(page.report()["session"]["in_step"], true);
+}
+
+#[tokio::test]
+async fn an_open_inspector_does_not_keep_a_session_from_idling_out_and_sees_its_use_elsewhere() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let mut page = Page::open(&browser, &node).await;
+    let first = page.report();
+    let ms = |report: &Value, field: &str| report["session"][field].as_u64().unwrap();
+    let now = first["now"].as_u64().unwrap();
+    let (idle, absolute) = (2 * DAY.as_millis() as u64, 30 * DAY.as_millis() as u64);
+    assert_eq!([ms(&first, "created"), ms(&first, "expires"), ms(&first, "ends")], [now, now + idle, now + absolute]);
+    for _ in 0..24 {
+        app.pass(Duration::from_secs(3599));
+        assert_eq!(page.told(), ":\n\n");
+    }
+    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    app.pass(HEARTBEAT);
+    assert_eq!(ms(&page.report(), "expires"), now + 24 * 3_599_000 + idle);
+    app.pass(DAY);
+    page.told();
+    app.pass(DAY);
+    assert_eq!(page.told(), "event: closed\ndata: \"expired\"\n\n");
+}
+
+/// An answer that is whole, and no stream, which would not end.
+async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
+    let response = ask(node, request).await;
+    assert_ne!(response.status(), StatusCode::OK);
+    Answer::of(response).await
+}
+
+// R24, R29.
+#[tokio::test]
+async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    for path in ["/events", "/?events"] {
+        for site in ["cross-site", "same-site", "none", ""] {
+            let mut request = request(&browser, Method::GET, path);
+            request.headers_mut().insert("sec-fetch-site", site.parse().unwrap());
+            if site.is_empty() {
+                request.headers_mut().remove("sec-fetch-site");
+            }
+            let answer = refused(&node, request).await;
+            assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
+        }
+        for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
+            let answer = refused(&node, request(&browser, method, path)).await;
+            let allow = &answer.headers[header::ALLOW];
+            assert_eq!((answer.status, allow.to_str().unwrap()), (StatusCode::METHOD_NOT_ALLOWED, "GET"));
+        }
+    }
+    let bare = SessionInspector::new(&node.sessions).oneshot(request(&browser, Method::GET, "/events")).await.unwrap();
+    assert_eq!(
+        (bare.status(), Answer::of(bare).await.code().as_str()),
+        (StatusCode::INTERNAL_SERVER_ERROR, "no_layer")
+    );
+    let page = Page::open(&browser, &node).await;
+    assert_eq!(page.head[header::CONTENT_TYPE], "text/event-stream");
+    assert!(page.head[header::CACHE_CONTROL].to_str().unwrap().contains("no-store"));
+    assert_eq!(page.head[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+}
+
+// R29.
+#[tokio::test]
+async fn a_session_that_has_ended_gets_no_stream() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    socket(&browser, &node).await.destroy().await.unwrap();
+    let answer = refused(&node, request(&browser, Method::GET, "/events")).await;
+    assert_eq!((answer.status, answer.body.len(), answer.set_cookies()), (StatusCode::NO_CONTENT, 0, vec![]));
+    assert_eq!(answer.headers[header::CACHE_CONTROL], "no-store");
+    app.pass(Duration::from_secs(60));
+    assert_eq!(report(&browser, &node).await["session"]["state"], "none");
+}
+
+/// JSON as somebody laid it out.
+#[derive(Debug, Serialize, Deserialize)]
+struct Layout(Box<RawValue>);
+
+impl SessionValue for Layout {
+    const NAME: &'static str = "layout";
+}
+
+#[tokio::test]
+async fn no_value_can_break_out_of_its_event() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Layout>().build().unwrap());
+    let mut browser = Browser::new();
+    let laid = || Layout(serde_json::from_str("[1,\n\n\r\"event: closed\\n\"]").unwrap());
+    set(&mut browser, &node, laid()).await;
+    assert_eq!(value(&report(&browser, &node).await, "layout")["value"], json!([1, "event: closed\n"]));
+    let writeback = SessionWriteback::new(&node.sessions).expose::<Layout>().unwrap();
+    let mut stream = node.stream(writeback, request(&browser, Method::GET, "/events")).await.into_body();
+    let frame = stream.frame().now_or_never().unwrap().unwrap().unwrap();
+    let told = std::str::from_utf8(frame.data_ref().unwrap()).unwrap();
+    assert_eq!((told.matches('\n').count(), told.matches('\r').count()), (3, 0), "{told}");
+}

@@ -1,0 +1,199 @@
+//! What is shown of each value: what each tier says of it, and which one answers.
+
+use std::time::Duration;
+
+use http::header;
+use layered_session::{CookieTier, DefaultTier, Resolution, SessionValue, Sessions};
+use serde_json::{Value, json};
+
+use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
+use crate::{
+    app::{App, set, sign_in, theme, visitor},
+    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, Visits},
+};
+
+#[tokio::test]
+async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() {
+    let app = App::new();
+    let node = node(&app);
+    let mut page = Page::open(&Browser::new(), &node).await;
+    let report = page.report();
+    assert_eq!(report["session"], json!({ "state": "none", "signed_in": false }));
+    assert_eq!(report["token"]["bytes"], 0);
+    assert_eq!((&report["chain"], &report["resolution"]), (&json!(["memory", "cookie", "default"]), &json!("newest")));
+    let no_copy = "has no copy: there is no session yet";
+    assert_eq!(
+        value(&report, "theme"),
+        &json!({
+            "name": "theme",
+            "scope": "session",
+            "placement": "everywhere",
+            "max_age_ms": null,
+            "expires": null,
+            "value": "light",
+            "winner": "default",
+            "tiers": [
+                { "tier": "memory", "answer": "nothing", "version": null, "why": no_copy },
+                { "tier": "cookie", "answer": "nothing", "version": null, "why": no_copy },
+                { "tier": "default", "answer": "value", "version": null, "why": "answers, since no stored tier does" },
+            ],
+        })
+    );
+    let division = value(&report, "current_division_id");
+    assert_eq!((&division["value"], &division["winner"]), (&Value::Null, &json!("default")));
+    let own = "has no rule for it: the type's own default stands in, if it has one";
+    assert_eq!(tiers(&report, "current_division_id")[2], ["default", "nothing", own]);
+    for _ in 0..3 {
+        app.pass(HEARTBEAT);
+        assert_eq!(page.told(), ":\n\n");
+    }
+    assert_eq!((page.head.get(header::SET_COOKIE), node.sessions.stats().records), (None, 0));
+}
+
+#[tokio::test]
+async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
+    let app = App::new();
+    let first = node(&app);
+    let mut browser = Browser::new();
+    set(&mut browser, &first, theme("dark")).await;
+    set(&mut browser, &first, Draft(4)).await;
+    let shown = report(&browser, &first).await;
+    let stored = ["default", "value", "not asked: a stored tier answers"];
+    assert_eq!(
+        tiers(&shown, "theme"),
+        [["memory", "value", "answers"], ["cookie", "value", "has the same copy"], stored]
+    );
+    let version = &value(&shown, "theme")["tiers"][0]["version"];
+    assert_eq!(version, "1893456000000.0", "as a version prints");
+    let draft = value(&shown, "draft");
+    assert_eq!(
+        (&draft["value"], &draft["placement"], &draft["max_age_ms"]),
+        (&json!(4), &json!("volatile"), &json!(60_000))
+    );
+    assert_eq!(draft["expires"], shown["now"].as_u64().unwrap() + 60_000);
+    assert_eq!(tiers(&shown, "draft")[1], ["cookie", "nothing", "never has it: it is placed in memory only"]);
+
+    // After a restart only the cookie has it.
+    let second = node(&app);
+    let shown = report(&browser, &second).await;
+    assert_eq!(
+        (&value(&shown, "theme")["winner"], &value(&shown, "theme")["value"]),
+        (&json!("cookie"), &json!("dark"))
+    );
+    assert_eq!(
+        tiers(&shown, "theme"),
+        [
+            ["memory", "nothing", "had nothing newer: it has taken over the cookie's copy"],
+            ["cookie", "value", "answers"],
+            stored
+        ]
+    );
+    assert_eq!(value(&shown, "theme")["tiers"][1]["version"], *version);
+
+    browser.visit(&second, async |session| session.remove::<Theme>().await.unwrap()).await;
+    let shown = report(&browser, &second).await;
+    assert_eq!(
+        (&value(&shown, "theme")["winner"], &value(&shown, "theme")["value"]),
+        (&json!("default"), &json!("light"))
+    );
+    assert_eq!(
+        tiers(&shown, "theme"),
+        [
+            ["memory", "removed", "removed here: no stored tier answers"],
+            ["cookie", "removed", "knows of the removal too"],
+            ["default", "value", "answers, since no stored tier does"]
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_copy_that_is_not_valid_is_said_to_be_and_undeclared_ones_are_counted_and_not_named() {
+    let app = App::new();
+    let browser = visitor(&app.node()).await;
+    let other = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
+    let shown = report(&browser, &other).await;
+    assert_eq!(
+        tiers(&shown, "theme"),
+        [
+            ["memory", "nothing", "had nothing newer: it has taken over the cookie's copy"],
+            ["cookie", "not_valid", "passed over: its copy is not valid"],
+            ["default", "nothing", "has no rule for it: the type's own default stands in, if it has one"]
+        ]
+    );
+    assert_eq!((&value(&shown, "theme")["value"], &shown["undeclared"]), (&Value::Null, &json!(0)));
+
+    let other = Node::new(app.chain(DefaultTier::new()).value::<Visits>().build().unwrap());
+    let mut page = Page::open(&browser, &other).await;
+    let told = page.told();
+    assert!(told.contains("\"undeclared\":1") && !told.contains("theme") && !told.contains("light"), "{told}");
+}
+
+#[tokio::test]
+async fn under_first_hit_the_cookies_newer_copy_is_shown_beside_the_one_that_answers() {
+    let app = App::new();
+    let start =
+        || Node::new(app.chain(DefaultTier::new()).value::<Theme>().resolution(Resolution::FirstHit).build().unwrap());
+    let (first, second) = (start(), start());
+    let mut browser = visitor(&first).await;
+    app.pass(Duration::from_secs(1));
+    set(&mut browser, &second, theme("newer")).await;
+    let shown = report(&browser, &first).await;
+    assert_eq!((&value(&shown, "theme")["value"], &shown["resolution"]), (&json!("light"), &json!("first_hit")));
+    let row = &value(&shown, "theme")["tiers"][1];
+    assert_eq!((&row["answer"], &row["why"]), (&json!("value"), &json!("newer, but memory comes first")));
+    assert_ne!(row["version"], value(&shown, "theme")["tiers"][0]["version"]);
+}
+
+#[tokio::test]
+async fn the_token_is_as_long_as_the_one_that_is_sealed() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = Browser::new();
+    let name = "session".len() + 1;
+    for step in 0..6 {
+        match step {
+            0 => set(&mut browser, &node, theme("x")).await,
+            1 => set(&mut browser, &node, theme(&"long".repeat(200))).await,
+            2 => sign_in(&mut browser, &node, "ada").await,
+            3 => set(&mut browser, &node, Division(3)).await,
+            4 => browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await,
+            _ => {
+                let lifetime = layered_session::Lifetime::new(DAY, 9 * DAY).unwrap().until_browser_closes();
+                browser.visit(&node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
+            }
+        }
+        let shown = report(&browser, &node).await;
+        let sealed = browser.cookie("session").unwrap().len();
+        assert_eq!(shown["token"]["bytes"], sealed, "step {step}");
+        assert_eq!(shown["token"]["budget"], 3_800 - name);
+        assert_eq!(shown["session"]["ends_with_browser"], step == 5);
+        // Flags, length, name, version, length, JSON.
+        let division = 2 + Division::NAME.len() + 8 + 1 + 1;
+        assert_eq!(shown["token"]["principal"]["bytes"], if step < 3 { 0 } else { division });
+    }
+    let token = &report(&browser, &node).await["token"];
+    assert_eq!(
+        token["session"]["budget"].as_u64().map(|bytes| bytes / 2),
+        token["principal"]["budget"].as_u64().map(|bytes| bytes / 2)
+    );
+}
+
+#[tokio::test]
+async fn without_memory_the_report_is_the_requests_own() {
+    let app = App::new();
+    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
+    let sessions = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone()).build().unwrap();
+    let node = Node::new(sessions);
+    let mut browser = visitor(&node).await;
+    let shown = report(&browser, &node).await;
+    assert_eq!((&shown["chain"], &shown["session"]["in_step"]), (&json!(["cookie"]), &json!(true)));
+    assert_eq!(tiers(&shown, "theme"), [["cookie", "value", "answers"]]);
+    browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
+    assert_eq!(
+        tiers(&report(&browser, &node).await, "theme"),
+        [
+            ["cookie", "removed", "removed here: no stored tier answers"],
+            ["default", "nothing", "no tier answers: the type's own default stands in, if it has one"]
+        ]
+    );
+}

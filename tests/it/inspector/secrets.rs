@@ -1,0 +1,111 @@
+//! What is never shown: ids, tokens, keys, who is signed in, and anything of anybody else.
+
+use std::sync::{Arc, Mutex};
+
+use http::Method;
+use layered_session::{
+    Commit, Committed, DefaultTier, Found, KeyRing, Lookup, OwnerId, Principal, Role, Tier, TierFuture,
+    testing::SpyStore,
+};
+use serde_json::json;
+
+use super::{HEARTBEAT, Page, ask, report, request, tiers};
+use crate::{
+    app::{App, set, sign_in, signed_in, theme},
+    trace::spellings,
+    world::{Answer, Browser, Division, Node, id_of},
+};
+
+/// A store that notes whose records it is asked for.
+#[derive(Clone, Debug, Default)]
+struct Noting(SpyStore, Arc<Mutex<Vec<OwnerId>>>);
+
+impl Tier for Noting {
+    fn name(&self) -> &'static str {
+        "noting"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        self.1.lock().unwrap().extend(lookup.owner());
+        self.0.read(lookup)
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        self.1.lock().unwrap().push(commit.owner());
+        self.0.write(commit)
+    }
+}
+
+// R29, R32, R36.
+#[tokio::test]
+async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
+    let key: [u8; 32] = rand::random();
+    let app = App { ring: KeyRing::new([key]).unwrap(), ..App::new() };
+    let store = Noting::default();
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let (mut ada, mut bob) = (Browser::new(), Browser::new());
+    let (mut told, mut tokens, mut pages) = (String::new(), Vec::new(), Vec::new());
+    for (browser, user, division, name) in
+        [(&mut ada, "canary-ada", 1, "canary-a"), (&mut bob, "canary-bob", 5, "canary-b")]
+    {
+        sign_in(browser, &node, user).await;
+        tokens.extend(browser.cookie("session").map(str::to_owned));
+        pages.push(Page::open(browser, &node).await);
+        set(browser, &node, Division(division)).await;
+        set(browser, &node, theme(name)).await;
+        tokens.extend(browser.cookie("session").map(str::to_owned));
+    }
+    let mut others = pages.pop().unwrap();
+    let mut page = pages.pop().unwrap();
+    for end in [0, 1] {
+        told += &page.told();
+        app.pass(HEARTBEAT);
+        told += &page.told();
+        node.sessions.of(Principal::new("canary-ada")).await.unwrap().set(Division(2 + end)).await.unwrap();
+        node.sessions.of(Principal::new("canary-bob")).await.unwrap().set(Division(4)).await.unwrap();
+        told += &page.told();
+    }
+    sign_in(&mut ada, &node, "canary-ada").await;
+    tokens.extend(ada.cookie("session").map(str::to_owned));
+    told += &page.told();
+    told += &Page::open(&ada, &node).await.told();
+    told +=
+        &String::from_utf8(Answer::of(ask(&node, request(&ada, Method::GET, "/")).await).await.body.into()).unwrap();
+
+    assert!(told.contains("canary-ada") && told.contains("canary-a\"") && told.contains("\"current_division_id\""));
+    assert!(others.told().contains("canary-b\""));
+    assert!(!told.contains("canary-b"), "another user's");
+    let owners = store.1.lock().unwrap().clone();
+    assert!(owners.len() > 8 && tokens.len() == 5);
+    for token in &tokens {
+        assert!(!told.contains(&token[..24]) && !told.contains(&token[60..84]), "a token");
+        assert!(spellings(&id_of(token)).iter().all(|id| !told.contains(id)), "a session's id");
+    }
+    for owner in owners {
+        assert!(spellings(owner.as_bytes()).iter().all(|id| !told.contains(id)), "an owner");
+    }
+    assert!(spellings(&key).iter().all(|key| !told.contains(key)), "a key");
+    let shown = report(&ada, &node).await;
+    assert_eq!(shown["chain"], json!(["memory", "cookie", "noting", "default"]));
+    let asked = "asked when the session was loaded: what it had is in memory";
+    assert_eq!(tiers(&shown, "theme")[2], ["noting", "not_asked", asked]);
+}
+
+#[tokio::test]
+async fn only_who_is_signed_in_is_shown_and_not_as_whom() {
+    let app = App::new();
+    // Nobody's value names the user here.
+    let node = Node::new(
+        app.chain(DefaultTier::new()).value::<Division>().identify(|_| Some(Principal::new("canary"))).build().unwrap(),
+    );
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(2)).await;
+    let told = Page::open(&browser, &node).await.told();
+    assert!(told.contains("\"signed_in\":true") && !told.contains("canary"), "{told}");
+    let ada = signed_in(&app.node(), "ada").await;
+    assert_eq!(report(&ada, &app.node()).await["session"]["signed_in"], true);
+}

@@ -1,0 +1,207 @@
+//! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
+
+use std::future::Future;
+
+use http::Response;
+use http_body_util::Full;
+use layered_session::{
+    Changed, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    app::{App, at_once, carried, get, post, seen, set, signed_in, socket},
+    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring},
+};
+
+// Acceptance 4.
+#[tokio::test]
+async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_is_touched() {
+    let app = App::new();
+    let node = app.node();
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada().await.set(Division(2)).await.unwrap();
+    let mut browser = Browser::new();
+    assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"));
+    set(&mut browser, &node, Division(3)).await;
+    assert_eq!(seen(&mut browser, &node).await, (Division(3), "memory"));
+    assert_eq!(seen(&mut browser, &app.node()).await, (Division(3), "cookie"));
+    assert_eq!(ada().await.get::<Division>(), Division(2));
+    assert_eq!(node.sessions.stats().records, 2, "one session and one user");
+}
+
+// Acceptance 5.
+#[tokio::test]
+async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie() {
+    let app = App::new();
+    let node = app.node();
+    let (mut first, mut second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
+    set(&mut first, &node, Division(1)).await;
+    assert_eq!(get::<Division>(&mut second, &node).await, Division(1));
+    set(&mut first, &node, Division(2)).await;
+    assert_eq!(carried::<Division>(&second, &app).await, Division(1));
+    assert_eq!(seen(&mut second, &node).await, (Division(2), "memory"));
+    assert_eq!(carried::<Division>(&second, &app).await, Division(2));
+}
+
+// Acceptance 11.
+#[tokio::test]
+async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
+    let app = App::new();
+    let node = app.node();
+    let (mut first, second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
+    let mut page = socket(&second, &node).await.watch::<Division>();
+    assert_eq!(at_once(page.next()), Some(Some(Division(-1))));
+    set(&mut first, &node, Division(1)).await;
+    assert_eq!(at_once(page.next()), Some(Some(Division(1))));
+    post(&mut first, &node, r#"{"current_division_id": 2}"#).await;
+    assert_eq!(at_once(page.next()), Some(Some(Division(2))));
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    assert_eq!(at_once(page.next()), Some(Some(Division(3))));
+}
+
+// R35.
+#[tokio::test]
+async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    let mut browser = Browser::new();
+    for theme in ["first", "second"] {
+        let (user, principal) = browser
+            .visit(&node, async move |s| {
+                s.set(Theme(theme.into())).await.unwrap();
+                (s.find::<User>(), s.principal())
+            })
+            .await;
+        assert_eq!((user, principal), (None, None), "{theme}");
+    }
+}
+
+// Named by the head.
+
+/// A chain whose outer layer says in a header who is signed in.
+fn identified_by_head(app: &App) -> SessionsBuilder {
+    app.chain(DefaultTier::new())
+        .value::<Division>()
+        .value::<Theme>()
+        .value::<Visits>()
+        .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
+}
+
+/// A visit of a user whom the head names, or of nobody.
+async fn visit_as<F, Fut, T>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F) -> T
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut request = browser.request();
+    if let Some(user) = user {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+    }
+    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+    let (response, value) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    browser.take(response.headers());
+    value
+}
+
+async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division: Division) {
+    visit_as(browser, node, user, async move |session| session.set(division).await.unwrap()).await;
+}
+
+async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Division {
+    visit_as(browser, node, user, async |session| session.get::<Division>()).await
+}
+
+// Acceptance 22.
+#[tokio::test]
+async fn users_who_share_one_session_cookie_share_no_values() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, mut browser) = (start(), Browser::new());
+    choose(&mut browser, &node, Some("ada"), Division(2)).await;
+    for user in [Some("bob"), None] {
+        assert_eq!(chosen(&mut browser.clone(), &start(), user).await, Division(-1), "{user:?} by cookie");
+        assert_eq!(chosen(&mut browser, &node, user).await, Division(-1), "{user:?}");
+    }
+    choose(&mut browser, &node, Some("bob"), Division(4)).await;
+    assert_eq!(chosen(&mut browser.clone(), &start(), Some("ada")).await, Division(-1));
+    assert_eq!(chosen(&mut browser, &node, Some("ada")).await, Division(2));
+    assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
+}
+
+// Acceptance 4 and 10.
+#[tokio::test]
+async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, mut browser) = (start(), Browser::new());
+    choose(&mut browser, &node, None, Division(3)).await;
+    choose(&mut browser, &node, Some("ada"), Division(2)).await;
+    assert_eq!(chosen(&mut browser, &node, None).await, Division(3));
+    assert_eq!(chosen(&mut browser, &start(), None).await, Division(3));
+}
+
+#[tokio::test]
+async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values() {
+    let app = App::new();
+    let mut browser = Browser::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    choose(&mut browser, &node, Some("ada"), Division(3)).await;
+
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let theme = visit_as(&mut browser, &node, None, async |s| s.get::<Theme>()).await;
+    assert_eq!(theme, Theme::default());
+    assert_eq!(chosen(&mut browser, &node, Some("ada")).await, Division(3));
+}
+
+#[tokio::test]
+async fn a_session_begun_after_end_all_is_not_ended_by_it() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let mut before = Browser::new();
+    choose(&mut before, &node, Some("ada"), Division(3)).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    let mut after = Browser::new();
+    visit_as(&mut after, &node, Some("ada"), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let theme = visit_as(&mut after, &node, Some("ada"), async |s| s.get::<Theme>()).await;
+    assert_eq!(theme, Theme("dark".into()));
+}
+
+#[tokio::test]
+async fn a_refused_write_of_the_principals_makes_no_session() {
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    struct Notes(String);
+    impl SessionValue for Notes {
+        const NAME: &'static str = "notes";
+        const SCOPE: Scope = Scope::Principal;
+    }
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).value::<Notes>().build().unwrap());
+    let mut browser = Browser::new();
+    let refused = visit_as(&mut browser, &node, Some("ada"), async |s| s.set(Notes("x".repeat(9_000))).await).await;
+    assert_eq!(refused.unwrap_err().kind(), WriteErrorKind::TooLarge);
+    assert_eq!(browser.cookie("session"), None);
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+#[tokio::test]
+async fn a_session_that_begins_under_a_principal_is_no_renewal() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let told = async |s: Session| {
+        let mut changes = s.changes();
+        s.set(Theme("dark".into())).await.unwrap();
+        changes.next().await.unwrap()
+    };
+    let first = visit_as(&mut Browser::new(), &node, Some("ada"), told).await;
+    assert!(matches!(first, Changed::Set { name: "theme", .. }), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_principal_whom_the_head_names_is_read_from_the_store() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
+    node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
+}

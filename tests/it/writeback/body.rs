@@ -1,0 +1,290 @@
+//! How a body is read: its length, its time, and the one meaning that its JSON must have.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body::{Body, Frame};
+use http_body_util::StreamBody;
+use layered_session::{BoxError, Clock, LayeredSessionLayer};
+use tower::{Layer, ServiceExt};
+
+use super::{KIB, Level, Page, Ratio, allowing, assert_refused};
+use crate::world::Theme;
+
+type Chunk = Result<Frame<Bytes>, BoxError>;
+
+/// A body in pieces, and the count of bytes taken from it.
+fn pieces(pieces: impl Stream<Item = Chunk>) -> (impl Body<Data = Bytes, Error = BoxError>, Arc<AtomicUsize>) {
+    let taken = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&taken);
+    let counted = pieces.inspect(move |chunk| {
+        let len = chunk.as_ref().ok().and_then(Frame::data_ref).map_or(0, Bytes::len);
+        count.fetch_add(len, Ordering::Relaxed);
+    });
+    (StreamBody::new(counted), taken)
+}
+
+fn chunk(len: usize) -> Chunk {
+    Ok(Frame::data(Bytes::from(vec![b' '; len])))
+}
+
+/// The page's POST with another body.
+fn posting<B>(page: &Page, body: B) -> Request<B> {
+    page.browser.post_json("").map(|_| body)
+}
+
+// R26.
+#[tokio::test]
+async fn a_body_of_16_kib_is_read_and_one_byte_more_is_not() {
+    let mut page = Page::new();
+    let padded = |len: usize| format!(r#"{{"theme":"dark"}}{}"#, " ".repeat(len - r#"{"theme":"dark"}"#.len()));
+    assert_eq!(page.post(padded(16 * KIB)).await.status, StatusCode::OK);
+    assert_refused(&page.post(padded(16 * KIB + 1)).await, 413, "too_large", "one byte more");
+}
+
+// R26. A client that sends first and reads later is to see the answer, but isn't listened to for ever.
+#[tokio::test]
+async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
+    let page = Page::new();
+    // How many KiB come, whether the client says how long the body is, and how many are taken.
+    for (sent, announced, taken) in [
+        (17, None, 17),
+        (272, None, 272),
+        (273, None, 273),
+        (100_000, None, 273),
+        (100_000, Some(100_000 * KIB), 273),
+        (1, Some(16 * KIB + 1), 1),
+        (20, Some(10), 20),
+    ] {
+        let (body, count) = pieces(stream::iter(0..sent).map(|_| chunk(KIB)));
+        let mut request = posting(&page, Box::pin(body));
+        if let Some(len) = announced {
+            request.headers_mut().insert(header::CONTENT_LENGTH, len.into());
+        }
+        let answer = page.send(request).await;
+        assert_refused(&answer, 413, "too_large", (sent, announced));
+        assert_eq!(count.load(Ordering::Relaxed), taken * KIB, "{sent} {announced:?}");
+    }
+}
+
+// R26.
+#[tokio::test]
+async fn a_body_that_stalls_or_trickles_times_out() {
+    let page = Page::new();
+    let second = Duration::from_secs(1);
+    let clock = page.clock.clone();
+    let trickle = stream::unfold((), move |()| {
+        let next = clock.sleep_until(clock.now() + second);
+        async move {
+            next.await;
+            Some((chunk(1), ()))
+        }
+    });
+    let over_and_stalled = stream::iter([chunk(17 * KIB)]).chain(stream::pending());
+    let stalled: [(&str, stream::BoxStream<'static, Chunk>); 4] = [
+        ("from the start", stream::pending().boxed()),
+        ("in the middle", stream::iter([chunk(100)]).chain(stream::pending()).boxed()),
+        ("while drained", over_and_stalled.boxed()),
+        ("a byte a second", trickle.boxed()),
+    ];
+    for (how, body) in stalled {
+        let (body, _) = pieces(body);
+        let mut answer = Box::pin(page.send(posting(&page, Box::pin(body))));
+        for _ in 0..9 {
+            assert!((&mut answer).now_or_never().is_none(), "{how}");
+            page.clock.advance(second);
+        }
+        assert!((&mut answer).now_or_never().is_none(), "{how}");
+        page.clock.advance(second);
+        let answer = (&mut answer).now_or_never().expect("ten seconds are over");
+        assert_refused(&answer, 408, "timeout", how);
+    }
+    assert_eq!(page.node.sessions.stats().records, 0);
+}
+
+// R26.
+#[tokio::test]
+async fn a_body_that_breaks_off_changes_nothing() {
+    let page = Page::new();
+    let whole = Ok(Frame::data(Bytes::from(r#"{"theme":"dark"}"#)));
+    let (body, _) = pieces(stream::iter([whole, Err("reset".into())]));
+    let answer = page.send(posting(&page, Box::pin(body))).await;
+    assert_refused(&answer, 400, "incomplete", "reset");
+    assert_eq!(page.node.sessions.stats().records, 0);
+}
+
+// R26. Trailers are no part of the body.
+#[tokio::test]
+async fn a_body_in_pieces_is_one_body() {
+    let mut page = Page::new();
+    let text = r#"{"theme":"dark"}"#.bytes().map(|byte| Ok(Frame::data(Bytes::from(vec![byte]))));
+    let (body, _) = pieces(stream::iter(text).chain(stream::iter([Ok(Frame::trailers(HeaderMap::new()))])));
+    let answer = page.send(posting(&page, Box::pin(body))).await;
+    page.browser.take(&answer.headers);
+    assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
+}
+
+// R26. As a tree of values such bodies take up to 87 times their length.
+#[test]
+fn a_hostile_body_takes_a_small_multiple_of_its_length() {
+    let page = Page::new();
+    let fill = |unit: &dyn Fn(usize) -> String, open: &str, close: &str| {
+        let mut body = open.to_owned();
+        let mut n = 0;
+        loop {
+            let unit = unit(n);
+            if body.len() + unit.len() + close.len() >= 16 * KIB {
+                break body + close;
+            }
+            body.push_str(&unit);
+            n += 1;
+        }
+    };
+    let bodies = [
+        fill(&|_| "0,".into(), r#"{"x":["#, "0]}"),
+        fill(&|_| "[],".into(), r#"{"x":["#, "0]}"),
+        fill(&|_| "{\"\":0},".into(), r#"{"x":["#, "0]}"),
+        fill(&|n| format!("\"{n:x}\":0,"), r#"{"x":{"#, "\"\":0}}"),
+        fill(&|n| format!("\"\\u00{:02x}{n:x}\":0,", n % 32), r#"{"x":{"#, "\"\":0}}"),
+        fill(&|n| format!("\"{n:x}\":0,"), "{", "\"\":0}"),
+        fill(&|_| "\\u0000".into(), r#"{"x":""#, r#""}"#),
+        fill(&|_| "[".into(), r#"{"x":"#, ""),
+    ];
+    let (writeback, layer) = (allowing(&page.node.sessions), LayeredSessionLayer::new(page.node.sessions.clone()));
+    for body in bodies {
+        assert!(body.len() > 16 * KIB - 32, "{}", body.len());
+        let request = page.browser.post_json(body.clone());
+        let service = layer.layer(writeback.clone());
+        let used = allocation_counter::measure(|| {
+            let answer = service.oneshot(request).now_or_never().expect("it waits for nothing").unwrap();
+            assert!(answer.status().is_client_error());
+        });
+        let most = 16 * 16 * KIB as u64;
+        assert!(used.bytes_max < most, "{} bytes for {}", used.bytes_max, &body[..40]);
+    }
+    let used = allocation_counter::measure(|| {
+        let (body, _) = pieces(stream::iter(0..100_000).map(|_| chunk(KIB)));
+        let answer = layer.layer(writeback).oneshot(posting(&page, Box::pin(body))).now_or_never();
+        assert_eq!(answer.unwrap().unwrap().status(), StatusCode::PAYLOAD_TOO_LARGE);
+    });
+    assert!(used.bytes_max < 64 * KIB as u64, "{} bytes while draining", used.bytes_max);
+}
+
+// R26, R27.
+#[tokio::test]
+async fn a_body_that_could_mean_two_things_changes_nothing() {
+    let deep = format!(r#"{{"theme":{}1{}}}"#, "[".repeat(16), "]".repeat(16));
+    let names: Vec<_> = (0..65).map(|n| format!(r#""n{n}":0"#)).collect();
+    let many = format!("{{{}}}", names.join(","));
+    let vectors: &[(&str, &[&[u8]])] = &[
+        (
+            "malformed_json",
+            &[
+                b"",
+                b" ",
+                b"{",
+                br#"{"theme":"dark""#,
+                br#"{"theme":"dark"} x"#,
+                br#"{"theme":"dark"}{}"#,
+                br#"{"theme":"dark",}"#,
+                br#"{"theme":'dark'}"#,
+                br#"{theme:"dark"}"#,
+                br#"{"ratio":NaN}"#,
+                br#"{"ratio":Infinity}"#,
+                br#"{"ratio":-Infinity}"#,
+                br#"{"ratio":1e999}"#,
+                br#"{"level":01}"#,
+                br#"{"level":+1}"#,
+                br#"{"theme":"\ud800"}"#,
+                br#"{"theme":"\udc00\ud800"}"#,
+                br#"{"\ud800":1}"#,
+                b"{\"theme\":\"\xff\"}",
+                b"{\"theme\":\"\xed\xa0\x80\"}",
+                b"\xef\xbb\xbf{\"theme\":\"dark\"}",
+                b"{\"theme\":\"dark\"}\0",
+                b"\xff\xfe{\0}\0",
+                b"// {\n{\"theme\":\"dark\"}",
+            ],
+        ),
+        ("not_an_object", &[b"[]", b"null", b"7", br#""theme""#, br#"[{"theme":"dark"}]"#]),
+        (
+            "duplicate_name",
+            &[
+                br#"{"theme":"dark","theme":"dark"}"#,
+                br#"{"theme":"dark","level":1,"\u0074heme":"light"}"#,
+                br#"{"theme":"dark","draft":[{"text":"a","text":"b"}]}"#,
+                br#"{"nobody":{"x":1,"x":1},"theme":"dark"}"#,
+            ],
+        ),
+        ("reserved_name", &[br#"{"theme":{"$serde_json::private::RawValue":"\"dark\""}}"#]),
+        ("too_deep", &[deep.as_bytes()]),
+        ("too_many_names", &[many.as_bytes()]),
+        (
+            "unsafe_integer",
+            &[
+                br#"{"ratio":9007199254740993}"#,
+                br#"{"ratio":-9007199254740992}"#,
+                br#"{"theme":"dark","ratio":18446744073709551616}"#,
+                br#"{"draft":[{"text":"a","unknown":9007199254740993}]}"#,
+            ],
+        ),
+        ("relay_not_alone", &[br#"{"$relay":"r.","theme":"dark"}"#, br#"{"theme":"dark","\u0024relay":"r."}"#]),
+        ("relay_not_a_string", &[br#"{"$relay":null}"#, br#"{"$relay":{"theme":"dark"}}"#, br#"{"$relay":["r."]}"#]),
+        (
+            "relay_invalid",
+            &[br#"{"$relay":""}"#, br#"{"$relay":"r."}"#, br#"{"$relay":"b."}"#, br#"{"$relay":"r.AQID"}"#],
+        ),
+    ];
+    let mut page = Page::new();
+    for (code, bodies) in vectors {
+        for body in *bodies {
+            let why = String::from_utf8_lossy(body);
+            assert_refused(&page.post(Bytes::copy_from_slice(body)).await, 400, code, why);
+        }
+    }
+    assert_eq!(page.node.sessions.stats().records, 0);
+}
+
+// R27.
+#[tokio::test]
+async fn a_large_integer_is_taken_by_a_type_that_keeps_it() {
+    let mut page = Page::new();
+    for integer in [9_007_199_254_740_993, i64::MAX, i64::MIN] {
+        let answer = page.post(format!(r#"{{"level":{integer}}}"#)).await;
+        assert_eq!(answer.status, StatusCode::OK, "{integer}");
+        assert_eq!(page.read::<Level>().await, Some(Level(integer)));
+    }
+    assert_eq!(page.post(r#"{"ratio":9007199254740991,"level":1}"#).await.status, StatusCode::OK);
+    assert_eq!(page.read::<Ratio>().await, Some(Ratio(9_007_199_254_740_991.0)));
+}
+
+// R27.
+#[tokio::test]
+async fn an_ambiguous_integer_is_said_first_wherever_it_stands() {
+    let mut page = Page::new();
+    for body in [
+        r#"{"ratio":9007199254740993,"visits":1,"current_division_id":99}"#,
+        r#"{"visits":1,"ratio":9007199254740993}"#,
+        r#"{"current_division_id":99,"ratio":9007199254740993}"#,
+        r#"{"current_division_id":99999999999999999999}"#,
+        r#"{"theme":[9007199254740993],"visits":1}"#,
+    ] {
+        assert_refused(&page.post(body).await, 400, "unsafe_integer", body);
+    }
+    // The type takes it, and its own rule does not; and of a name that has no type nothing can be said.
+    for (body, code) in
+        [(r#"{"current_division_id":9007199254740993}"#, "invalid_value"), (r#"{"visits":1e999}"#, "malformed_json")]
+    {
+        assert_eq!(page.post(body).await.code(), code, "{body}");
+    }
+    assert_eq!(page.post(r#"{"visits":9007199254740993}"#).await.code(), "not_allowed");
+    assert_eq!(page.node.sessions.stats().records, 0);
+}

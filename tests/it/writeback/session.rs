@@ -1,0 +1,188 @@
+//! The session that a POST is for: over, behind, unknown to the layer, or in a store that is away.
+
+use std::time::Duration;
+
+use http::StatusCode;
+use layered_session::{
+    CookieTier, Found, LayeredSessionLayer, SessionWriteback, Sessions,
+    testing::{ManualClock, SpyStore},
+};
+use serde_json::json;
+use tower::{Layer, ServiceExt};
+
+use super::{Page, allowing, assert_refused, relaying, send_bare};
+use crate::{
+    site::dark,
+    world::{Browser, DAY, Faster, Node, Theme, builder, ring},
+};
+
+// R28.
+#[tokio::test]
+async fn a_session_that_is_over_is_not_written_to() {
+    let mut page = Page::signed_in().await;
+    let late = page.browser.clone();
+    page.browser.visit(&page.node, async |s| s.renew().await.unwrap()).await;
+    let renewed = page.browser.clone();
+    page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
+    for browser in [late, renewed] {
+        for body in [r#"{"theme":"late"}"#, r#"{"current_division_id":2}"#] {
+            let answer = page.send(browser.post_json(body)).await;
+            assert_refused(&answer, 409, "session_closed", body);
+        }
+    }
+    assert_eq!(page.read::<Theme>().await, None);
+}
+
+#[tokio::test]
+async fn a_relay_token_brings_the_cookie_what_a_socket_wrote() {
+    let mut page = Page::signed_in().await;
+    let older = page.relay("older").await;
+    let token = page.relay("newest").await;
+    let answer = page.post(relaying(&token)).await;
+    assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "stored": ["$relay"] })));
+    // Late and again, it changes nothing.
+    for token in [&older, &token] {
+        assert_eq!(page.post(relaying(token)).await.status, StatusCode::OK);
+    }
+    page.node = Page::start(&page.ring, &page.clock);
+    assert_eq!(page.read::<Theme>().await, Some(Theme("newest".into())));
+}
+
+// R29. A birth token gives a cookie, so it asks for more than one that only brings changes.
+#[tokio::test]
+async fn a_relay_token_is_for_its_own_session_and_time() {
+    let mut page = Page::new();
+    let birth = page.relay("mine").await;
+    let mut other = Page { browser: Browser::new(), node: page.node.clone(), ..Page::new() };
+    other.post(r#"{"theme":"other"}"#).await;
+    assert_refused(&other.post(relaying(&birth)).await, 409, "relay_other_session", "another's cookie");
+    let mut cross_site = page.browser.post_json(relaying(&birth));
+    cross_site.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+    let answer = page.send(cross_site).await;
+    assert_refused(&answer, 403, "cross_site", "a birth");
+    page.clock.advance(Duration::from_secs(60));
+    assert_refused(&page.post(relaying(&birth)).await, 409, "relay_expired", "a birth token of a minute ago");
+    assert!(page.browser.cookie("session").is_none());
+
+    let birth = page.relay("mine").await;
+    assert_eq!(page.post(relaying(&birth)).await.status, StatusCode::OK);
+    assert_eq!(page.read::<Theme>().await, Some(Theme("mine".into())));
+    let relay = page.relay("newer").await;
+    assert_refused(&other.post(relaying(&relay)).await, 409, "relay_other_session", "another's cookie");
+    let bare = page.send(Browser::new().post_json(relaying(&relay))).await;
+    assert_refused(&bare, 409, "relay_other_session", "no cookie");
+    assert_eq!(other.read::<Theme>().await, Some(Theme("other".into())));
+
+    page.clock.advance(3 * DAY);
+    assert_refused(&page.post(relaying(&relay)).await, 409, "relay_expired", "as old as a cookie can get");
+}
+
+#[tokio::test]
+async fn a_relay_token_does_not_bring_back_a_session_that_has_ended() {
+    let mut page = Page::signed_in().await;
+    let token = page.relay("late").await;
+    let late = page.browser.clone();
+    page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
+    for (browser, code) in [(late, "session_closed"), (page.browser.clone(), "relay_other_session")] {
+        let answer = page.send(browser.post_json(relaying(&token))).await;
+        assert_refused(&answer, 409, code, &browser);
+    }
+}
+
+#[tokio::test]
+async fn a_relay_token_that_does_not_open_is_said_before_there_is_no_session_for_it() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };
+    page.browser.visit(&page.node, async |s| s.set(Theme("first".into())).await.unwrap()).await;
+    let token = page.relay("second").await;
+    let (forged, genuine) = (relaying(format!("{token}A")), relaying(&token));
+    let writeback = || SessionWriteback::new(&page.node.sessions);
+    assert_refused(&send_bare(writeback(), page.browser.post_json(forged.clone())).await, 400, "relay_invalid", "bare");
+    assert_refused(&send_bare(writeback(), page.browser.post_json(genuine.clone())).await, 500, "no_layer", "bare");
+
+    store.fail();
+    let cold = start();
+    for (body, status, code) in [(&forged, 400, "relay_invalid"), (&genuine, 503, "unavailable")] {
+        let request = page.browser.post_json(body.clone());
+        let answer = cold.writeback(SessionWriteback::new(&cold.sessions), request).await;
+        assert_refused(&answer, status, code, "the store is away");
+    }
+    page.clock.advance(3 * DAY);
+    let expired = send_bare(writeback(), page.browser.post_json(genuine)).await;
+    assert_refused(&expired, 409, "relay_expired", "no layer is worse than that");
+}
+
+#[tokio::test]
+async fn an_empty_object_heals_the_cookie() {
+    let mut page = Page::signed_in().await;
+    let socket = page.socket().await;
+    let current = page.post("{}").await;
+    assert_eq!((current.status.as_u16(), current.json()), (200, json!({ "stored": [] })));
+    assert!(current.set_cookies().is_empty(), "nothing was behind");
+    socket.set(Theme("dark".into())).await.unwrap();
+    assert_eq!(page.post("{}").await.set_cookies().len(), 1);
+    page.node = Page::start(&page.ring, &page.clock);
+    assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
+    let nobody = Page::new().post("{}").await;
+    assert!(nobody.set_cookies().is_empty(), "no session comes of nothing");
+}
+
+#[tokio::test]
+async fn without_its_own_layer_it_says_so() {
+    let page = Page::new();
+    let request = || page.browser.post_json(r#"{"theme":"dark"}"#);
+    let bare = send_bare(allowing(&page.node.sessions), request()).await;
+    assert_refused(&bare, 500, "no_layer", "no layer");
+    let other = Page::new().node.writeback(allowing(&page.node.sessions), request()).await;
+    assert_refused(&other, 500, "no_layer", "the layer of other sessions");
+    let both = LayeredSessionLayer::new(Page::new().node.sessions).layer(allowing(&page.node.sessions));
+    let nested = LayeredSessionLayer::new(page.node.sessions.clone()).layer(both).oneshot(request()).await.unwrap();
+    assert_eq!(nested.status(), StatusCode::OK, "its own lies further out");
+    let mut browser = page.browser.clone();
+    browser.take(nested.headers());
+    assert_eq!(browser.theme(&page.node).await, dark(), "the one further in has taken it");
+}
+
+#[tokio::test]
+async fn a_chain_without_memory_is_written_through_the_cookie() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let cookie = CookieTier::sealed(ring).name("session").plain_http();
+    let node = Node::new(Sessions::builder().tier(cookie).value::<Theme>().clock(clock).build().unwrap());
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let mut browser = Browser::new();
+    let answer = node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;
+    browser.take(&answer.headers);
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+}
+
+// R35.
+#[tokio::test]
+async fn a_store_that_is_away_is_told_and_nothing_is_written() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let (node, mut browser) = (start(), Browser::new());
+    let allow = |node: &Node| SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let before = node.writeback(allow(&node), browser.post_json(r#"{"theme":"before"}"#)).await;
+    browser.take(&before.headers);
+
+    store.fail();
+    let cold = start();
+    for (node, browser) in [(&node, &browser), (&cold, &browser), (&node, &Browser::new())] {
+        let answer = node.writeback(allow(node), browser.post_json(r#"{"theme":"after"}"#)).await;
+        assert_refused(&answer, 503, "unavailable", browser);
+    }
+    store.heal();
+    for node in [node, cold, start()] {
+        let theme = browser.visit(&node, async |s| s.get::<Theme>()).await;
+        assert_eq!(theme, Theme("before".into()));
+    }
+}
+
+#[tokio::test]
+async fn a_write_that_loses_to_others_is_told() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Faster(Found::nothing)).build().unwrap());
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
+    assert_refused(&answer, 409, "contended", "somebody was faster");
+}

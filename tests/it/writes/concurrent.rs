@@ -1,0 +1,133 @@
+//! Many writers at once: what each adds is counted once, and none undoes another's.
+
+use std::sync::{Arc, Barrier};
+
+use layered_session::Session;
+use tokio::{runtime::Handle, sync::Semaphore};
+
+use super::{count, stored, visits};
+use crate::{
+    site::{Site, dark},
+    world::{BoxFuture, Browser, Theme, Visits},
+};
+
+/// Runs all at once, on as many threads as there are.
+async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
+    let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+// Acceptance 56.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn as_many_increments_as_there_are_writers() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let mut handles = Vec::new();
+    for _ in 0..64 {
+        handles.push(browser.open(&site.node).await);
+    }
+    all(handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>)).await;
+    assert_eq!(visits(&browser, &site.node).await, Visits(64));
+    browser.read(&site.node).await;
+    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
+}
+
+// Acceptance 56: among them is the one that makes the session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn clones_that_write_first_at_once_make_one_session() {
+    let site = Site::new();
+    let mut browser = Browser::new();
+    let write = async |session: Session| {
+        all((0..64).map(|_| Box::pin(count(session.clone())) as BoxFuture<()>)).await;
+    };
+    assert_eq!(browser.told(&site.node, write).await.len(), 1);
+    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
+    assert_eq!(site.node.sessions.stats().records, 1);
+}
+
+// Acceptance 56: the moment between the look and the making is short, so it takes many rounds to hit it.
+#[tokio::test]
+async fn threads_that_write_first_in_the_same_moment_make_one_session() {
+    const ROUNDS: usize = 500;
+    let site = Site::new();
+    for _ in 0..ROUNDS {
+        let (session, start) = (Browser::new().open(&site.node).await, Arc::new(Barrier::new(2)));
+        let writers = [(); 2].map(|()| {
+            let (session, start, runtime) = (session.clone(), Arc::clone(&start), Handle::current());
+            tokio::task::spawn_blocking(move || {
+                start.wait();
+                runtime.block_on(count(session));
+            })
+        });
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        assert_eq!(session.get::<Visits>(), Visits(2));
+    }
+    assert_eq!(site.node.sessions.stats().records, ROUNDS);
+}
+
+// Acceptance 56: two nodes over one store, each with a memory of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn increments_on_two_nodes_are_all_counted_by_the_store() {
+    let (_, site) = stored();
+    let nodes = [site.node.clone(), site.cold()];
+    let mut browser = site.dark().await;
+    let mut handles = Vec::new();
+    for n in 0..64 {
+        handles.push(browser.open(&nodes[n % 2]).await);
+    }
+    all(handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>)).await;
+    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_many_that_take_a_value_one_gets_it() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let got = Arc::new(Semaphore::new(0));
+    let mut handles = Vec::new();
+    for _ in 0..32 {
+        handles.push(browser.open(&site.node).await);
+    }
+    let take = |session: Session| {
+        let got = Arc::clone(&got);
+        Box::pin(async move {
+            if let Some(theme) = session.take::<Theme>().await.unwrap() {
+                assert_eq!(theme, dark());
+                got.add_permits(1);
+            }
+        }) as BoxFuture<()>
+    };
+    all(handles.into_iter().map(take)).await;
+    assert_eq!(got.available_permits(), 1);
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
+    let (_, site) = stored();
+    let mut browser = site.dark().await;
+    let take = async |session: Session| session.take::<Theme>().await.unwrap();
+    let (node, other) = (&site.node, site.cold());
+    assert_eq!(browser.theme(&other).await, dark());
+    assert_eq!(browser.clone().visit(node, take).await, Some(dark()));
+    assert_eq!(browser.visit(&other, take).await, None);
+}
+
+// Acceptance 33, 49.
+#[tokio::test]
+async fn writers_of_different_values_keep_each_others() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let (one, other) = (browser.open(&site.node).await, browser.open(&site.node).await);
+    one.set(Visits(7)).await.unwrap();
+    other.set(Theme("light".into())).await.unwrap();
+    browser.read(&site.node).await;
+    for node in [&site.node, &site.cold()] {
+        let both = browser.clone().visit(node, async |session| (session.get::<Theme>(), session.get::<Visits>())).await;
+        assert_eq!(both, (Theme("light".into()), Visits(7)));
+    }
+}

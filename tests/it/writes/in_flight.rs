@@ -1,0 +1,313 @@
+//! Writes under way at a store: what others do meanwhile, and what is left when nobody waits for the answer.
+
+use std::{
+    future::IntoFuture,
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Waker},
+};
+
+use futures_util::future::join_all;
+use http::Response;
+use http_body_util::Full;
+use layered_session::{
+    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, WriteErrorKind,
+    testing::{ManualClock, Operation, SpyStore},
+};
+
+use super::{Note, count, visits};
+use crate::{
+    app::{at_once, kind},
+    site::{Site, dark},
+    world::{BoxFuture, Browser, Node, Theme, User, Visits, builder, ring},
+};
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A store whose commits of a kind wait for a test's word, before it takes them or before it answers, and which runs
+/// something of a test's at a read.
+#[derive(Clone, Default)]
+struct Gate {
+    store: SpyStore,
+    kept_out: Arc<Mutex<Option<CommitKind>>>,
+    held: Arc<Mutex<Option<CommitKind>>>,
+    on_read: Arc<Mutex<Option<Hook>>>,
+}
+
+impl std::fmt::Debug for Gate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+impl Gate {
+    /// From now on the store does not hear of these.
+    fn keep_out(&self, kind: CommitKind) {
+        *self.kept_out.lock().unwrap() = Some(kind);
+    }
+
+    /// From now on the store takes these, and does not say so.
+    fn hold(&self, kind: CommitKind) {
+        *self.held.lock().unwrap() = Some(kind);
+    }
+
+    fn open(&self) {
+        *self.kept_out.lock().unwrap() = None;
+        *self.held.lock().unwrap() = None;
+    }
+}
+
+impl Tier for Gate {
+    fn name(&self) -> &'static str {
+        "gate"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            if let Some(run) = self.on_read.lock().unwrap().take() {
+                run();
+            }
+            self.store.read(lookup).await
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::boxed(async move {
+            wait_while(&self.kept_out, commit.kind()).await;
+            let committed = self.store.write(commit).await;
+            wait_while(&self.held, commit.kind()).await;
+            committed
+        })
+    }
+}
+
+async fn wait_while(shut: &Mutex<Option<CommitKind>>, kind: CommitKind) {
+    while *shut.lock().unwrap() == Some(kind) {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn gated(kind: CommitKind) -> (Gate, Site) {
+    let gate = Gate::default();
+    gate.keep_out(kind);
+    let shared = gate.clone();
+    (gate, Site::with(move |builder| builder.tier(shared.clone())))
+}
+
+// Acceptance 56: asked by all at once, the store would turn away all but one each time, and some would give up.
+#[tokio::test]
+async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
+    const UPDATES: usize = 40;
+    let (gate, site) = gated(CommitKind::Update);
+    let mut browser = site.dark().await;
+    let session = browser.open(&site.node).await;
+    gate.store.take_operations();
+    let updates = (0..UPDATES).map(|n| {
+        let session = session.clone();
+        async move {
+            match n % 2 {
+                0 => count(session).await,
+                _ => session.batch().update::<Visits>(|visits| visits.0 += 1).commit().await.unwrap(),
+            }
+        }
+    });
+    let open = async { gate.open() };
+    tokio::join!(join_all(updates), open);
+    assert_eq!(gate.store.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
+    assert_eq!(visits(&browser, &site.cold()).await, Visits(UPDATES as u64));
+}
+
+#[tokio::test]
+async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
+    let (gate, site) = gated(CommitKind::Create);
+    let mut browser = Browser::new();
+    let opened = gate.clone();
+    let write = async move |session: Session| {
+        let (one, other) = (session.clone(), session);
+        let tasks = [
+            tokio::spawn(async move { one.set(dark()).await }),
+            tokio::spawn(async move { other.set(Visits(1)).await }),
+        ];
+        tokio::task::yield_now().await;
+        opened.open();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+    };
+    browser.told(&site.node, write).await;
+    assert_eq!(gate.store.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
+    assert_eq!((browser.theme(&site.cold()).await, visits(&browser, &site.cold()).await), (dark(), Visits(1)));
+}
+
+#[tokio::test]
+async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let session = Browser::new().visit(&node, async |s| s).await;
+    gate.hold(CommitKind::Create);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut write = pin!(session.set(Theme("dark".into())));
+    assert!(write.as_mut().poll(&mut cx).is_pending());
+    let mut sign_in = pin!(session.sign_in(User("ada".into())).into_future());
+    assert!(sign_in.as_mut().poll(&mut cx).is_pending());
+    gate.open();
+    write.await.unwrap();
+    sign_in.await.unwrap();
+    assert_eq!(session.get::<Theme>(), Theme("dark".into()));
+    assert_eq!(session.principal(), Some(Principal::new("ada")));
+}
+
+// What was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
+#[tokio::test]
+async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
+    for held in [CommitKind::Create, CommitKind::End, CommitKind::Update] {
+        let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+        let node = || Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
+        let mut browser = Browser::new();
+        let here = node();
+        browser.visit(&here, async |s| s.set(Note("one".into())).await.unwrap()).await;
+        let store = gate.clone();
+        browser
+            .visit(&here, async move |s| {
+                store.hold(held);
+                let (mut renewal, mut write) = (pin!(s.renew()), pin!(s.set(Note("two".into()))));
+                {
+                    let mut cx = Context::from_waker(Waker::noop());
+                    // The one that is at the store goes first, and the other waits for it.
+                    if held == CommitKind::Update {
+                        assert!(write.as_mut().poll(&mut cx).is_pending());
+                    }
+                    assert!(renewal.as_mut().poll(&mut cx).is_pending());
+                    assert!(write.as_mut().poll(&mut cx).is_pending());
+                }
+                store.open();
+                let (renewed, written) = tokio::join!(renewal, write);
+                renewed.unwrap();
+                written.unwrap();
+                assert_eq!(s.get::<Note>(), Note("two".into()));
+            })
+            .await;
+        assert_eq!(
+            browser.visit(&node(), async |s| s.get::<Note>()).await,
+            Note("two".into()),
+            "on another node, {held:?}"
+        );
+    }
+}
+
+// Acceptance 56, R4.
+#[tokio::test]
+async fn logout_during_a_write_stays_logged_out() {
+    let (gate, site) = gated(CommitKind::Update);
+    let mut browser = site.dark().await;
+    let socket = browser.open(&site.node).await;
+    let late = browser.clone();
+    let writing = tokio::spawn(async move { kind(socket.set(Visits(1)).await) });
+    tokio::task::yield_now().await;
+    browser.visit(&site.node, async |session| session.sign_out().await.unwrap()).await;
+    gate.open();
+    assert_eq!(writing.await.unwrap(), Some(WriteErrorKind::Closed));
+    for node in [&site.node, &site.cold()] {
+        assert_eq!(late.theme(node).await, Theme::default());
+        assert_eq!(visits(&late, node).await, Visits(0));
+    }
+}
+
+#[tokio::test]
+async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let session = Browser::new().visit(&node, async |s| s).await;
+    gate.hold(CommitKind::Create);
+    assert!(at_once(session.set(Theme("dark".into()))).is_none());
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+#[tokio::test]
+async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(CommitKind::End);
+    assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
+    assert_eq!(node.sessions.stats().records, 1);
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+    assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of it too");
+}
+
+#[tokio::test]
+async fn a_renewal_that_is_dropped_lets_writes_go_on() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Note("one".into())).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(CommitKind::Create);
+    assert!(at_once(session.renew()).is_none());
+    gate.open();
+    session.set(Note("two".into())).await.unwrap();
+    assert_eq!(session.get::<Note>(), Note("two".into()));
+}
+
+// A write dropped before the store's reply may have arrived, whatever other writes come to.
+#[tokio::test]
+async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
+    let (gate, site) = gated(CommitKind::Update);
+    let mut browser = site.dark().await;
+    let socket = browser.open(&site.node).await;
+    let dropped = tokio::spawn({
+        let socket = socket.clone();
+        async move { socket.set(Visits(1)).await }
+    });
+    tokio::task::yield_now().await;
+    let other = tokio::spawn(async move { socket.set(Theme("light".into())).await });
+    tokio::task::yield_now().await;
+    dropped.abort();
+    assert!(dropped.await.is_err());
+    gate.open();
+    other.await.unwrap().unwrap();
+    gate.store.take_operations();
+    browser.theme(&site.node).await;
+    assert_eq!(gate.store.take_operations(), [Operation::Read]);
+}
+
+#[tokio::test]
+async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let session = browser.visit(&node, async |s| s).await;
+    gate.hold(CommitKind::Update);
+    {
+        let mut ends = pin!(session.set(Visits(2)));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(ends.as_mut().poll(&mut cx).is_pending());
+        assert!(at_once(session.set(Theme("dark".into()))).is_none(), "taken by the store, and dropped");
+        gate.open();
+        ends.await.unwrap();
+    }
+    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+}
+
+#[tokio::test]
+async fn a_key_replaced_during_the_load_vouches_for_nothing() {
+    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
+    let replaced = ring.clone();
+    *gate.on_read.lock().unwrap() = Some(Box::new(move || replaced.replace([other]).unwrap()));
+    let mut late = browser.clone();
+    let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
+    second.handle(browser.request(), load).await;
+    assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+}
