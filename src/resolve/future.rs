@@ -68,11 +68,11 @@ fn vary_by_cookie(headers: &mut HeaderMap) {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
     };
-    static COOKIE: HeaderValue = HeaderValue::from_static("cookie");
+    let cookie = HeaderValue::from_static("cookie");
     match headers.entry(header::VARY) {
-        header::Entry::Vacant(entry) => drop(entry.insert(COOKIE.clone())),
+        header::Entry::Vacant(entry) => drop(entry.insert(cookie)),
         header::Entry::Occupied(entry) if entry.iter().any(says_so) => {}
-        header::Entry::Occupied(mut entry) => entry.append(COOKIE.clone()),
+        header::Entry::Occupied(mut entry) => entry.append(cookie),
     }
 }
 
