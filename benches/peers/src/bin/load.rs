@@ -101,13 +101,14 @@ struct Server {
 
 impl Server {
     fn start(app: &str) -> Result<Self, Box<dyn Error>> {
-        let mut process =
-            pinned("0", &env::current_exe()?.to_string_lossy()).arg(app).stdout(Stdio::piped()).spawn()?;
-        let output = process.stdout.take().ok_or("no output")?;
+        let process = pinned("0", &env::current_exe()?.to_string_lossy()).arg(app).stdout(Stdio::piped()).spawn()?;
+        // From here on it is ended with this, whatever it says.
+        let mut server = Self { process, address: String::new(), cookie: String::new() };
+        let output = server.process.stdout.take().ok_or("no output")?;
         let mut lines = BufReader::new(output).lines();
         let mut line = || lines.next().ok_or("the server ended")?.map_err(Box::<dyn Error>::from);
-        let (address, cookie) = (line()?, line()?);
-        Ok(Self { process, address, cookie })
+        (server.address, server.cookie) = (line()?, line()?);
+        Ok(server)
     }
 
     /// Requests a second, as `wrk` counts them.
