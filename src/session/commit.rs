@@ -255,9 +255,8 @@ impl Core {
                 Err(Loss::Outdated)
             }
             Committed::Absent | Committed::Ended => {
-                let _ = target.record.end(Closed::Destroyed, now);
+                let _ = self.end(&target.record, Closed::Destroyed, now);
                 doubt.clear();
-                self.settle(&target.record, now);
                 Err(WriteError::closed(Closed::Destroyed).into())
             }
             Committed::ReadOnly => {

@@ -246,7 +246,7 @@ impl Core {
             let birth = bound.record.read().birth();
             if birth.is_some_and(|birth| birth <= not_before) {
                 // Another handle may have been faster; either way it is over.
-                let _ = bound.record.end(Closed::Revoked, now);
+                let _ = self.end(&bound.record, Closed::Revoked, now);
                 return Err(Closed::Revoked);
             }
         }
@@ -351,6 +351,13 @@ impl Core {
         if let Some(memory) = &self.chain.memory {
             memory.settle(record, now);
         }
+    }
+
+    /// Ends a record, unless it is over already, and counts what it no longer takes.
+    pub(super) fn end(&self, record: &Arc<Record>, reason: Closed, now: Millis) -> Result<(), Closed> {
+        let ended = record.end(reason, now);
+        self.settle(record, now);
+        ended
     }
 
     /// A bell that rings at whatever can change what this handle sees.

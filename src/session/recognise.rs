@@ -173,7 +173,7 @@ impl Core {
         let standing = stored.as_ref().map(|stored| stored.0.standing);
         if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
             // What is open on this node learns of it too.
-            let _ = record.end(Closed::Destroyed, now);
+            let _ = self.end(record, Closed::Destroyed, now);
         }
         match standing {
             Some(Standing::Absent) => return nothing(Brought::default()),

@@ -244,7 +244,7 @@ impl Core {
         match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended => {
-                let _ = bound.record.end(Closed::Destroyed, now);
+                let _ = self.end(&bound.record, Closed::Destroyed, now);
                 Err(WriteError::closed(Closed::Destroyed))
             }
             _ => Err(refused()),
@@ -264,10 +264,9 @@ impl Core {
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
             doubt.clear();
         }
-        if bound.record.end(Closed::Destroyed, now).is_ok() {
+        if self.end(&bound.record, Closed::Destroyed, now).is_ok() {
             self.marks.ended_here.store(true, Ordering::Release);
         }
-        self.settle(&bound.record, now);
         Ok(())
     }
 

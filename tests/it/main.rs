@@ -7,6 +7,7 @@ mod app;
 mod auto_traits;
 mod building;
 mod cookies;
+mod endings;
 mod ends;
 mod engine;
 mod events;
