@@ -3,6 +3,7 @@
 //! `Acceptance n` and `Rn` in comments are the numbers of the project's acceptance cases and security requirements.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
+mod ambiguous;
 mod app;
 mod auto_traits;
 mod building;
