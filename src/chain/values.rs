@@ -3,8 +3,9 @@
 //! Joining by version is commutative, associative and idempotent: any order and repetition of the same carried changes
 //! ends in the same values, which is what relays, replays and fills rely on.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
+use super::judge::{Judge, Meeting};
 use crate::{
     value::{Json, Number, Schema},
     version::{Millis, Version},
@@ -27,7 +28,7 @@ impl Kept {
 
     /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
     /// every node decides alike.
-    fn yields_to(&self, other: &Self) -> bool {
+    pub(super) fn yields_to(&self, other: &Self) -> bool {
         let rank = |kept: &Self| (kept.version, kept.json.is_none());
         match rank(other).cmp(&rank(self)) {
             std::cmp::Ordering::Equal => other.json > self.json,
@@ -237,10 +238,20 @@ impl Values {
         }
     }
 
+    /// What has to be judged before these copies can be joined.
+    pub(crate) fn unjudged<'a>(
+        &self,
+        brought: impl Iterator<Item = (Number, &'a Kept)>,
+        judge: &Judge<'_>,
+    ) -> Vec<(Number, Json)> {
+        let meets = |(number, kept)| self.get(number)?.meet(kept, |kept| judge.can_read(number, kept)).err();
+        brought.filter_map(meets).collect()
+    }
+
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn join(&mut self, schema: &Schema, number: Number, kept: Kept) -> bool {
+    pub(crate) fn join(&mut self, number: Number, kept: Kept, judge: &Judge<'_>) -> bool {
         let at = match self.position(number) {
             Err(at) => {
                 self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
@@ -248,23 +259,23 @@ impl Values {
             }
             Ok(at) => at,
         };
-        let declared = schema.at(number);
-        let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
+        let name = judge.schema.at(number).name;
         let Some(Slot { origin, kept: mine, .. }) = self.slots.at(at) else { return false };
-        // Looked at only where two copies meet, and in either order with the same end.
-        match mine.yields_to(&kept) {
-            true if unreadable(&kept) => self.join_opaque(declared.name, kept),
-            true => {
+        // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
+        let Ok(meeting) = mine.meet(&kept, |kept| Ok::<_, Infallible>(judge.can_read(number, kept).unwrap_or(true)));
+        match meeting {
+            Meeting::Stays => false,
+            Meeting::Yields => {
                 (*origin, *mine) = (ChangeOrigin::Carried, kept);
                 true
             }
-            false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
+            Meeting::Accompanied => self.join_opaque(name, kept),
+            Meeting::Accompanies => {
                 *origin = ChangeOrigin::Carried;
                 let newer = std::mem::replace(mine, kept);
-                self.join_opaque(declared.name, newer);
+                self.join_opaque(name, newer);
                 true
             }
-            false => false,
         }
     }
 
@@ -352,8 +363,16 @@ mod tests {
 
     fn joined(copies: &[Kept]) -> (Option<Kept>, Version) {
         let (schema, mut values) = (schema(), Values::default());
+        let mut judge = Judge::new(&schema);
         for kept in copies {
-            values.join(&schema, 0, kept.clone());
+            loop {
+                let unjudged = values.unjudged([(0, kept)].into_iter(), &judge);
+                if unjudged.is_empty() {
+                    break;
+                }
+                judge.learn(unjudged);
+            }
+            values.join(0, kept.clone(), &judge);
         }
         let readable = |kept: &&Kept| kept.json.as_ref().is_none_or(|json| (schema.at(0).check)(json).is_ok());
         (values.get(0).filter(readable).cloned(), values.newest())
@@ -376,11 +395,13 @@ mod tests {
             Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let (schema, mut values) = (schema(), Values::default());
-        assert!(values.join(&schema, 0, kept(5, Some("1"))));
-        assert!(!values.join(&schema, 0, kept(4, Some("9"))));
-        assert!(!values.join(&schema, 0, kept(4, None)));
-        assert!(values.join(&schema, 0, kept(5, None)), "a removal wins over a value of the same version");
-        assert!(!values.join(&schema, 0, kept(5, Some("9"))));
+        let mut judge = Judge::new(&schema);
+        judge.trust(0, &kept(5, Some("1")));
+        assert!(values.join(0, kept(5, Some("1")), &judge));
+        assert!(!values.join(0, kept(4, Some("9")), &judge));
+        assert!(!values.join(0, kept(4, None), &judge));
+        assert!(values.join(0, kept(5, None), &judge), "a removal wins over a value of the same version");
+        assert!(!values.join(0, kept(5, Some("9")), &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 }

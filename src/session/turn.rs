@@ -15,6 +15,7 @@ use super::{
 use crate::{
     chain::{
         Identity,
+        judge::Judge,
         life::{Life, Lifetime, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
@@ -199,7 +200,7 @@ impl Core {
         next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
         let (terms, user) = (self.chain.terms(Scope::Session, now), std::slice::from_ref(*user));
         next.admit(user, terms)?;
-        next.apply(user, Version::fresh(now, state.values.newest()), terms);
+        next.apply(user, Version::fresh(now, state.values.newest()), terms, &Judge::new(terms.schema));
         Ok(next)
     }
 

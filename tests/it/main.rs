@@ -18,6 +18,7 @@ mod frameworks;
 mod handles;
 mod healing;
 mod inspector;
+mod judged;
 mod leaks;
 mod lifetimes;
 mod live;

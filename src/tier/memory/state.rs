@@ -11,6 +11,7 @@ use std::{
 use super::record::{Carried, Joined, Record};
 use crate::{
     chain::{
+        judge::Judge,
         life::{End, Life},
         values::{Kept, Values},
     },
@@ -322,13 +323,13 @@ impl State {
         Err(Refused::TooLarge(largest.map(|number| terms.schema.at(number).name).collect()))
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>) {
+    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
         for change in changes {
             let kept = |version| Kept::new(version, change.json.clone(), terms.now);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.join(terms.schema, change.number, kept(stamped)) {
+                    if self.values.join(change.number, kept(stamped), judge) {
                         self.values.own(change.number);
                     }
                 }
@@ -352,12 +353,12 @@ impl State {
     /// Takes over changes that carry their versions, and says what came of it.
     pub(super) fn join<'a>(
         &mut self,
-        entries: impl IntoIterator<Item = Carried<'a>>,
+        entries: Vec<Carried<'a>>,
         terms: Terms<'_>,
+        judge: &Judge<'_>,
         mut filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
-        let entries = entries.into_iter();
-        self.values.make_room(entries.size_hint().1.unwrap_or(0));
+        self.values.make_room(entries.len());
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
@@ -369,7 +370,7 @@ impl State {
                 Some(number) => {
                     let declared = terms.schema.at(number);
                     let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.join(terms.schema, number, kept) {
+                    if !over && self.values.join(number, kept, judge) {
                         changed = true;
                         if let Some(filled) = filled.as_deref_mut() {
                             filled.push((number, version));
