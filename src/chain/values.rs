@@ -81,6 +81,8 @@ enum Slots {
 struct Slot {
     number: Number,
     origin: ChangeOrigin,
+    /// The count of the record's changes when it came, which tells it from another copy of the same version.
+    change: u32,
     kept: Kept,
 }
 
@@ -154,6 +156,11 @@ impl Values {
         self.slot(number).map_or(ChangeOrigin::Carried, |slot| slot.origin)
     }
 
+    /// Which of its record's changes brought what stands there.
+    pub(crate) fn change(&self, number: Number) -> u32 {
+        self.slot(number).map_or(0, |slot| slot.change)
+    }
+
     /// Notes that this node wrote what stands there, though its version came from a store.
     pub(crate) fn own(&mut self, number: Number) {
         if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
@@ -210,12 +217,12 @@ impl Values {
     }
 
     /// A fresh write: takes the place of whatever there is, an unreadable copy of the same name too.
-    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept) {
+    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept, change: u32) {
         let newest = self.newest();
         if let Some(rest) = &mut self.rest {
             rest.opaque.retain(|(opaque, _)| **opaque != *name);
         }
-        let slot = Slot { number, origin: ChangeOrigin::Fresh, kept };
+        let slot = Slot { number, origin: ChangeOrigin::Fresh, change, kept };
         match self.position(number) {
             Ok(at) => {
                 if let Some(place) = self.slots.at(at) {
@@ -251,29 +258,29 @@ impl Values {
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn join(&mut self, number: Number, kept: Kept, judge: &Judge<'_>) -> bool {
+    pub(crate) fn join(&mut self, number: Number, kept: Kept, change: u32, judge: &Judge<'_>) -> bool {
         let at = match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
+                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, change, kept });
                 return true;
             }
             Ok(at) => at,
         };
         let name = judge.schema.at(number).name;
-        let Some(Slot { origin, kept: mine, .. }) = self.slots.at(at) else { return false };
+        let Some(slot) = self.slots.at(at) else { return false };
         // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
-        let Ok(meeting) = mine.meet(&kept, |kept| Ok::<_, Infallible>(judge.can_read(number, kept).unwrap_or(true)));
+        let readable = |kept: &Kept| Ok::<_, Infallible>(judge.can_read(number, kept).unwrap_or(true));
+        let Ok(meeting) = slot.kept.meet(&kept, readable);
         match meeting {
             Meeting::Stays => false,
             Meeting::Yields => {
-                (*origin, *mine) = (ChangeOrigin::Carried, kept);
+                *slot = Slot { number, origin: ChangeOrigin::Carried, change, kept };
                 true
             }
             Meeting::Accompanied => self.join_opaque(name, kept),
             Meeting::Accompanies => {
-                *origin = ChangeOrigin::Carried;
-                let newer = std::mem::replace(mine, kept);
-                self.join_opaque(name, newer);
+                let newer = std::mem::replace(slot, Slot { number, origin: ChangeOrigin::Carried, change, kept });
+                self.join_opaque(name, newer.kept);
                 true
             }
         }
@@ -372,7 +379,7 @@ mod tests {
                 }
                 judge.learn(unjudged);
             }
-            values.join(0, kept.clone(), &judge);
+            values.join(0, kept.clone(), 0, &judge);
         }
         let readable = |kept: &&Kept| kept.json.as_ref().is_none_or(|json| (schema.at(0).check)(json).is_ok());
         (values.get(0).filter(readable).cloned(), values.newest())
@@ -397,11 +404,11 @@ mod tests {
         let (schema, mut values) = (schema(), Values::default());
         let mut judge = Judge::new(&schema);
         judge.trust(0, &kept(5, Some("1")));
-        assert!(values.join(0, kept(5, Some("1")), &judge));
-        assert!(!values.join(0, kept(4, Some("9")), &judge));
-        assert!(!values.join(0, kept(4, None), &judge));
-        assert!(values.join(0, kept(5, None), &judge), "a removal wins over a value of the same version");
-        assert!(!values.join(0, kept(5, Some("9")), &judge));
+        assert!(values.join(0, kept(5, Some("1")), 0, &judge));
+        assert!(!values.join(0, kept(4, Some("9")), 0, &judge));
+        assert!(!values.join(0, kept(4, None), 0, &judge));
+        assert!(values.join(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
+        assert!(!values.join(0, kept(5, Some("9")), 0, &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 }

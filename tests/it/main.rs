@@ -28,6 +28,7 @@ mod principals;
 mod relay;
 mod renewal;
 mod resolution;
+mod same_version;
 mod site;
 mod smoke;
 mod stacking;

@@ -133,7 +133,8 @@ impl State {
     pub(crate) fn successor(&self, life: Life) -> Self {
         let uncarried = matches!(&self.kind, Kind::Session { browser, .. } if browser.uncarried);
         let browser = Browser { uncarried, ..Browser::default() };
-        Self { values: self.values.clone(), ..Self::new(Kind::Session { life, browser }) }
+        // Counted on, as the values tell by the count which change brought them.
+        Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
     }
 
     /// Nothing is left but that it ended.
@@ -329,11 +330,11 @@ impl State {
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.join(change.number, kept(stamped), judge) {
+                    if self.values.join(change.number, kept(stamped), self.changes, judge) {
                         self.values.own(change.number);
                     }
                 }
-                None => self.values.put(change.number, change.name, kept(version)),
+                None => self.values.put(change.number, change.name, kept(version), self.changes),
             }
             match (terms.schema.at(change.number).carried(), &mut self.kind) {
                 (true, _) => self.restamp(),
@@ -370,7 +371,7 @@ impl State {
                 Some(number) => {
                     let declared = terms.schema.at(number);
                     let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.join(number, kept, judge) {
+                    if !over && self.values.join(number, kept, self.changes, judge) {
                         changed = true;
                         if let Some(filled) = filled.as_deref_mut() {
                             filled.push((number, version));
