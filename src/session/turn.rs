@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Session,
-    commit::{Loss, Target, mint_id},
+    commit::{Loss, Target, insist, mint_id},
     core::{Binding, Bound, Core},
 };
 use crate::{
@@ -45,9 +45,7 @@ impl Core {
         match self.live(now) {
             Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
             // An id that has just ended may be followed by a new one: that is what renewal is.
-            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => {
-                self.begin(&[], Version::ZERO, now).await.map_err(Into::into)
-            }
+            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => self.begin(&[], Version::ZERO, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             // No id, nothing to renew.
             Err(None) => Ok(()),
@@ -55,8 +53,8 @@ impl Core {
     }
 
     /// The caller holds `minting`, since before it looked: what a clone writes first is to be in the session.
-    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), Loss> {
-        let (bound, _) = self.found(changes, above, now).await?;
+    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), WriteError> {
+        let (bound, _) = insist(|| self.found(changes, above, now)).await?;
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
         Ok(())
@@ -334,7 +332,7 @@ impl Core {
         if changes.is_empty() && !record.read().values.opaque().any(|(_, kept)| kept.json.is_some()) {
             return self.writable(now).map(drop);
         }
-        self.try_commit(scope, Extent::All, &changes).await.map(drop).map_err(Into::into)
+        self.commit(scope, Extent::All, &changes).await.map(drop)
     }
 }
 

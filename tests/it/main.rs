@@ -24,6 +24,7 @@ mod lifetimes;
 mod live;
 mod meanwhile;
 mod memory;
+mod outdated;
 mod principals;
 mod relay;
 mod renewal;
