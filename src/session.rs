@@ -27,6 +27,8 @@ pub(crate) mod explain;
 pub(crate) mod load;
 pub(crate) mod read;
 pub(crate) mod recognise;
+#[cfg(test)]
+mod tests;
 pub(crate) mod turn;
 
 use self::{

@@ -372,7 +372,8 @@ impl Core {
     fn join_hubs(&self, chime: &Arc<Chime>) {
         let now = self.chain.now();
         self.chain.hub.join(chime);
-        if let Binding::Live(bound) = self.binding() {
+        // Under its lock: whoever binds the handle to another record leaves this one's hub after it was joined.
+        if let Binding::Live(bound) = &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
             bound.record.join_hub(chime);
         }
         if let Some(signed) = self.signed(now) {

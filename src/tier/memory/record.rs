@@ -367,6 +367,11 @@ impl Record {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiters(&self) -> usize {
+        self.waiting.get().map_or(0, |waiting| waiting.hub.len())
+    }
+
     fn waiting(&self) -> &Waiting {
         self.waiting.get_or_init(Box::default)
     }
