@@ -157,7 +157,7 @@ pub struct Stats {
     pub misses: u64,
     /// Records dropped because they were over.
     pub expired: u64,
-    /// Evicted records that a browser holds whole.
+    /// Evicted records that a browser or the shared store holds whole, or both together.
     pub evicted_saved: u64,
     /// Evicted records with something that nobody else had.
     pub evicted_unsaved: u64,

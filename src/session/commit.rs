@@ -12,7 +12,7 @@ use crate::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
             Memory,
-            record::{Carried, Extent, Record, RecordKey, Refused, Terms},
+            record::{Carried, Extent, Record, RecordKey, Refused, Terms, Via},
         },
     },
     value::{MAX_NAME, Number, Scope},
@@ -260,7 +260,7 @@ impl Core {
                 Ok(version)
             }
             Committed::Outdated(found) => {
-                target.record.join(self.entries(found, target.scope, now), terms, None);
+                target.record.join(Via::Store, self.entries(found, target.scope, now), terms, None);
                 doubt.clear();
                 // Counted from here on, whether or not another attempt follows.
                 self.settle(&target.record, now);

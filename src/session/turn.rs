@@ -196,9 +196,12 @@ impl Core {
             ..life.told()
         });
         next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
-        let (terms, user) = (self.chain.terms(Scope::Session, now), std::slice::from_ref(*user));
-        next.admit(user, terms)?;
-        next.apply(user, Version::fresh(now, state.values.newest()), terms, &Judge::new(terms.schema));
+        let (terms, version) = (self.chain.terms(Scope::Session, now), Version::fresh(now, state.values.newest()));
+        // As if the store had stamped it: it takes what it is told of a successor as it is.
+        let stamp = self.chain.store.as_ref().map(|_| version);
+        let user = [Change { version: stamp, ..(*user).clone() }];
+        next.admit(&user, terms)?;
+        next.apply(&user, version, terms, &Judge::new(terms.schema));
         Ok(next)
     }
 
@@ -294,7 +297,7 @@ impl Core {
             let known = state.values.newest().max(state.not_before());
             // The counters of ids minted in this very millisecond are not known here: they all go.
             let version = Version::fresh(now, known).max(Version::last_at(now));
-            if let Kind::Principal { not_before, idle } = &mut state.kind {
+            if let Kind::Principal { not_before, idle, .. } = &mut state.kind {
                 *not_before = version;
                 // Kept until the last cookie sealed before can no longer open.
                 *idle = (*idle).max(self.chain.longest_absolute());

@@ -33,6 +33,7 @@ mod same_version;
 mod site;
 mod smoke;
 mod stacking;
+mod stored;
 mod threads;
 mod tokens;
 mod trace;

@@ -10,7 +10,10 @@ use std::{
 };
 
 use super::expiry::Place;
-pub(crate) use super::state::{Browser, Extent, InStep, Kind, RecordKey, Refused, State, Terms};
+pub(crate) use super::{
+    state::{Browser, InStep, Kind, RecordKey, State},
+    terms::{Extent, Refused, Terms, Via},
+};
 use crate::{
     chain::{
         judge::Judge,
@@ -61,7 +64,7 @@ impl Record {
     }
 
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
-        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO }, now)
+        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO, unstored: false }, now)
     }
 
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
@@ -278,6 +281,7 @@ impl Record {
     /// `filled` is told of the declared values that changed, if anybody minds.
     pub(crate) fn join<'a>(
         &self,
+        via: Via,
         entries: impl IntoIterator<Item = Carried<'a>>,
         terms: Terms<'_>,
         filled: Option<&mut Vec<(Number, Version)>>,
@@ -292,7 +296,7 @@ impl Record {
             if state.closed(self.used(), terms.now).is_some() {
                 return Joined { changed: false, equal: false, carried: state.carried() };
             }
-            state.join(entries, terms, &judge, filled)
+            state.join(via, entries, terms, &judge, filled)
         };
         if joined.changed {
             self.ring();
