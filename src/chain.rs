@@ -28,6 +28,7 @@ use crate::{
     version::{Clock, Millis, Version},
 };
 
+pub(crate) mod judge;
 pub(crate) mod life;
 pub(crate) mod values;
 

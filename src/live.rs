@@ -289,6 +289,8 @@ pub(crate) struct Survey {
 pub(crate) struct Seen {
     pub(crate) number: Number,
     pub(crate) version: Version,
+    /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
+    pub(crate) change: u32,
     pub(crate) is_value: bool,
     pub(crate) origin: ChangeOrigin,
 }
@@ -339,10 +341,11 @@ impl Survey {
         }
         let before: &[Seen] = if renewed { &[] } else { &self.values };
         let find = |values: &[Seen], number| values.iter().find(|seen| seen.number == number).copied();
-        for &Seen { number, version, is_value, origin } in &now.values {
+        for &after in &now.values {
+            let Seen { number, version, is_value, origin, .. } = after;
             let name = schema.at(number).name;
             match find(before, number) {
-                Some(seen) if seen == (Seen { number, version, is_value, origin }) => {}
+                Some(seen) if seen == after => {}
                 None if !is_value => {}
                 _ if is_value => told.push(Changed::Set { name, version, origin }),
                 _ => told.push(Changed::Removed { name, version, origin }),

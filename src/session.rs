@@ -11,7 +11,10 @@ use crate::{
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
-    tier::{Change, memory::record::Kind},
+    tier::{
+        Change,
+        memory::record::{Extent, Kind},
+    },
     value::{self, Flaw, Json, Number, Scope, SessionValue},
 };
 
@@ -24,6 +27,8 @@ pub(crate) mod explain;
 pub(crate) mod load;
 pub(crate) mod read;
 pub(crate) mod recognise;
+#[cfg(test)]
+mod tests;
 pub(crate) mod turn;
 
 use self::{
@@ -164,7 +169,7 @@ impl Session {
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.core().chain.schema.at(change.number).scope;
-        self.core().commit(scope, &[change]).await.map(drop)
+        self.core().commit(scope, Extent::Named, &[change]).await.map(drop)
     }
 
     /// Changes a value from what it is now, and returns what it became.
@@ -362,7 +367,7 @@ impl Session {
             Change { number, name, json: Some(json), version: None, replaces: None }
         };
         let changes: Vec<_> = values.into_iter().map(change).collect();
-        self.core().commit(scope, &changes).await.map(drop)
+        self.core().commit(scope, Extent::Named, &changes).await.map(drop)
     }
 }
 

@@ -150,14 +150,14 @@ pub struct Stats {
     pub records: usize,
     /// Bytes that they take, as the memory tier counts them.
     pub bytes: usize,
-    /// Cookies of ours that requests brought and asked for whose session's record was in memory. A request with several
-    /// counts for each.
+    /// Requests that brought a cookie of ours and asked for their session whose record was in memory. One with several such
+    /// cookies counts once.
     pub hits: u64,
-    /// Those whose session's was not: it is new to this node, has expired or was evicted, or somebody made the cookie up.
+    /// Those whose record was not: it is new to this node, has expired or was evicted, or somebody made the cookie up.
     pub misses: u64,
     /// Records dropped because they were over.
     pub expired: u64,
-    /// Evicted records that a browser holds whole.
+    /// Evicted records that a browser or the shared store holds whole, or both together.
     pub evicted_saved: u64,
     /// Evicted records with something that nobody else had.
     pub evicted_unsaved: u64,

@@ -3,8 +3,9 @@
 //! Joining by version is commutative, associative and idempotent: any order and repetition of the same carried changes
 //! ends in the same values, which is what relays, replays and fills rely on.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
+use super::judge::{Judge, Meeting};
 use crate::{
     value::{Json, Number, Schema},
     version::{Millis, Version},
@@ -27,7 +28,7 @@ impl Kept {
 
     /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
     /// every node decides alike.
-    fn yields_to(&self, other: &Self) -> bool {
+    pub(super) fn yields_to(&self, other: &Self) -> bool {
         let rank = |kept: &Self| (kept.version, kept.json.is_none());
         match rank(other).cmp(&rank(self)) {
             std::cmp::Ordering::Equal => other.json > self.json,
@@ -80,6 +81,8 @@ enum Slots {
 struct Slot {
     number: Number,
     origin: ChangeOrigin,
+    /// The count of the record's changes when it came, which tells it from another copy of the same version.
+    change: u32,
     kept: Kept,
 }
 
@@ -153,6 +156,11 @@ impl Values {
         self.slot(number).map_or(ChangeOrigin::Carried, |slot| slot.origin)
     }
 
+    /// Which of its record's changes brought what stands there.
+    pub(crate) fn change(&self, number: Number) -> u32 {
+        self.slot(number).map_or(0, |slot| slot.change)
+    }
+
     /// Notes that this node wrote what stands there, though its version came from a store.
     pub(crate) fn own(&mut self, number: Number) {
         if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
@@ -209,12 +217,12 @@ impl Values {
     }
 
     /// A fresh write: takes the place of whatever there is, an unreadable copy of the same name too.
-    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept) {
+    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept, change: u32) {
         let newest = self.newest();
         if let Some(rest) = &mut self.rest {
             rest.opaque.retain(|(opaque, _)| **opaque != *name);
         }
-        let slot = Slot { number, origin: ChangeOrigin::Fresh, kept };
+        let slot = Slot { number, origin: ChangeOrigin::Fresh, change, kept };
         match self.position(number) {
             Ok(at) => {
                 if let Some(place) = self.slots.at(at) {
@@ -237,34 +245,44 @@ impl Values {
         }
     }
 
+    /// What has to be judged before these copies can be joined.
+    pub(crate) fn unjudged<'a>(
+        &self,
+        brought: impl Iterator<Item = (Number, &'a Kept)>,
+        judge: &Judge<'_>,
+    ) -> Vec<(Number, Json)> {
+        let meets = |(number, kept)| self.get(number)?.meet(kept, |kept| judge.can_read(number, kept)).err();
+        brought.filter_map(meets).collect()
+    }
+
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn join(&mut self, schema: &Schema, number: Number, kept: Kept) -> bool {
+    pub(crate) fn join(&mut self, number: Number, kept: Kept, change: u32, judge: &Judge<'_>) -> bool {
         let at = match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, kept });
+                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, change, kept });
                 return true;
             }
             Ok(at) => at,
         };
-        let declared = schema.at(number);
-        let unreadable = |kept: &Kept| kept.json.as_ref().is_some_and(|json| (declared.check)(json).is_err());
-        let Some(Slot { origin, kept: mine, .. }) = self.slots.at(at) else { return false };
-        // Looked at only where two copies meet, and in either order with the same end.
-        match mine.yields_to(&kept) {
-            true if unreadable(&kept) => self.join_opaque(declared.name, kept),
-            true => {
-                (*origin, *mine) = (ChangeOrigin::Carried, kept);
+        let name = judge.schema.at(number).name;
+        let Some(slot) = self.slots.at(at) else { return false };
+        // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
+        let readable = |kept: &Kept| Ok::<_, Infallible>(judge.can_read(number, kept).unwrap_or(true));
+        let Ok(meeting) = slot.kept.meet(&kept, readable);
+        match meeting {
+            Meeting::Stays => false,
+            Meeting::Yields => {
+                *slot = Slot { number, origin: ChangeOrigin::Carried, change, kept };
                 true
             }
-            false if *mine != kept && unreadable(mine) && !unreadable(&kept) => {
-                *origin = ChangeOrigin::Carried;
-                let newer = std::mem::replace(mine, kept);
-                self.join_opaque(declared.name, newer);
+            Meeting::Accompanied => self.join_opaque(name, kept),
+            Meeting::Accompanies => {
+                let newer = std::mem::replace(slot, Slot { number, origin: ChangeOrigin::Carried, change, kept });
+                self.join_opaque(name, newer.kept);
                 true
             }
-            false => false,
         }
     }
 
@@ -352,8 +370,16 @@ mod tests {
 
     fn joined(copies: &[Kept]) -> (Option<Kept>, Version) {
         let (schema, mut values) = (schema(), Values::default());
+        let mut judge = Judge::new(&schema);
         for kept in copies {
-            values.join(&schema, 0, kept.clone());
+            loop {
+                let unjudged = values.unjudged([(0, kept)].into_iter(), &judge);
+                if unjudged.is_empty() {
+                    break;
+                }
+                judge.learn(unjudged);
+            }
+            values.join(0, kept.clone(), 0, &judge);
         }
         let readable = |kept: &&Kept| kept.json.as_ref().is_none_or(|json| (schema.at(0).check)(json).is_ok());
         (values.get(0).filter(readable).cloned(), values.newest())
@@ -376,11 +402,13 @@ mod tests {
             Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let (schema, mut values) = (schema(), Values::default());
-        assert!(values.join(&schema, 0, kept(5, Some("1"))));
-        assert!(!values.join(&schema, 0, kept(4, Some("9"))));
-        assert!(!values.join(&schema, 0, kept(4, None)));
-        assert!(values.join(&schema, 0, kept(5, None)), "a removal wins over a value of the same version");
-        assert!(!values.join(&schema, 0, kept(5, Some("9"))));
+        let mut judge = Judge::new(&schema);
+        judge.trust(0, &kept(5, Some("1")));
+        assert!(values.join(0, kept(5, Some("1")), 0, &judge));
+        assert!(!values.join(0, kept(4, Some("9")), 0, &judge));
+        assert!(!values.join(0, kept(4, None), 0, &judge));
+        assert!(values.join(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
+        assert!(!values.join(0, kept(5, Some("9")), 0, &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 }

@@ -12,7 +12,7 @@ use crate::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
             Memory,
-            record::{Carried, Extent, Record, RecordKey, Refused, Terms},
+            record::{Carried, Extent, Record, RecordKey, Refused, Terms, Via},
         },
     },
     value::{MAX_NAME, Number, Scope},
@@ -80,16 +80,28 @@ impl From<Loss> for WriteError {
     }
 }
 
+/// Tries what replaces nothing again where a store finds it outdated all the same, as one may that only ever compares.
+pub(super) async fn insist<T, F>(attempt: impl Fn() -> F) -> Result<T, WriteError>
+where
+    F: Future<Output = Result<T, Loss>>,
+{
+    for _ in 0..MAX_LOSSES {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(Loss::Outdated) => {}
+            Err(loss) => return Err(loss.into()),
+        }
+    }
+    Err(Loss::Outdated.into())
+}
+
 impl Core {
     /// Makes changes of values of one scope, all or none.
     ///
     /// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
     /// nothing is awaited once the change begins.
-    pub(crate) async fn commit(&self, scope: Scope, changes: &[Change]) -> Result<Version, WriteError> {
-        match self.try_commit(scope, Extent::Named, changes).await {
-            Ok(version) => Ok(version),
-            Err(loss) => Err(loss.into()),
-        }
+    pub(crate) async fn commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, WriteError> {
+        insist(|| self.try_commit(scope, extent, changes)).await
     }
 
     pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
@@ -248,16 +260,15 @@ impl Core {
                 Ok(version)
             }
             Committed::Outdated(found) => {
-                target.record.join(self.entries(found, target.scope, now), terms, None);
+                target.record.join(Via::Store, self.entries(found, target.scope, now), terms, None);
                 doubt.clear();
                 // Counted from here on, whether or not another attempt follows.
                 self.settle(&target.record, now);
                 Err(Loss::Outdated)
             }
             Committed::Absent | Committed::Ended => {
-                let _ = target.record.end(Closed::Destroyed, now);
+                let _ = self.end(&target.record, Closed::Destroyed, now);
                 doubt.clear();
-                self.settle(&target.record, now);
                 Err(WriteError::closed(Closed::Destroyed).into())
             }
             Committed::ReadOnly => {

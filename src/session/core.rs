@@ -246,7 +246,7 @@ impl Core {
             let birth = bound.record.read().birth();
             if birth.is_some_and(|birth| birth <= not_before) {
                 // Another handle may have been faster; either way it is over.
-                let _ = bound.record.end(Closed::Revoked, now);
+                let _ = self.end(&bound.record, Closed::Revoked, now);
                 return Err(Closed::Revoked);
             }
         }
@@ -353,6 +353,13 @@ impl Core {
         }
     }
 
+    /// Ends a record, unless it is over already, and counts what it no longer takes.
+    pub(super) fn end(&self, record: &Arc<Record>, reason: Closed, now: Millis) -> Result<(), Closed> {
+        let ended = record.end(reason, now);
+        self.settle(record, now);
+        ended
+    }
+
     /// A bell that rings at whatever can change what this handle sees.
     pub(crate) fn listen(&self) -> Bell {
         let chime = self.seldom().chime.get_or_init(Arc::default);
@@ -365,7 +372,8 @@ impl Core {
     fn join_hubs(&self, chime: &Arc<Chime>) {
         let now = self.chain.now();
         self.chain.hub.join(chime);
-        if let Binding::Live(bound) = self.binding() {
+        // Under its lock: whoever binds the handle to another record leaves this one's hub after it was joined.
+        if let Binding::Live(bound) = &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
             bound.record.join_hub(chime);
         }
         if let Some(signed) = self.signed(now) {

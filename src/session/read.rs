@@ -292,8 +292,8 @@ impl Core {
             let kept =
                 mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
             values.extend(kept.map(|(number, kept)| {
-                let origin = state.values.origin(number);
-                live::Seen { number, version: kept.version, is_value: kept.json.is_some(), origin }
+                let (origin, change) = (state.values.origin(number), state.values.change(number));
+                live::Seen { number, version: kept.version, change, is_value: kept.json.is_some(), origin }
             }));
         }
         (owners, values)

@@ -15,7 +15,7 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::{Fields, Scan},
+            header::{Candidates, Fields, Scan},
             payload::Payload,
             seal::{self, Purpose},
         },
@@ -43,16 +43,18 @@ pub(super) struct Unfamiliar {
 pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<Familiar> {
     let memory = chain.memory.as_ref()?;
     match chain.cookie_name.scan(cookies) {
-        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, now),
+        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, &candidates, now),
         Scan::Absent | Scan::Capped => None,
     }
 }
 
 /// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
-/// seal needn't be opened.
-fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<Familiar> {
-    let id = seal::id_of(token)?;
-    let record = memory.look_up(&RecordKey(*id.as_bytes()))?;
+/// seal needn't be opened. Of several tokens none is counted or confirms its session: the request may turn out to be
+/// nobody's.
+fn recognise(chain: &Chain, memory: &Memory, token: &[u8], among: &Candidates<'_>, now: Millis) -> Option<Familiar> {
+    let only = among.only().is_some();
+    let key = RecordKey(*seal::id_of(token)?.as_bytes());
+    let record = if only { memory.look_up(&key) } else { memory.find(&key) }?;
     if record.is_doubted() {
         return None;
     }
@@ -73,7 +75,7 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Optio
             return None;
         }
     }
-    if !confirmed {
+    if only && !confirmed {
         record.confirm();
     }
     Some(Familiar { bound: Bound { record }, in_step })
@@ -118,13 +120,15 @@ impl Core {
             }
         };
         let keys = chain.cookie.ring().keys();
-        let (mut genuine, mut found) = (0, (None, None));
+        // Memory was asked for the only one before it came to this.
+        let asked = chain.memory.as_ref().filter(|_| candidates.only().is_none());
+        let (mut genuine, mut found, mut named) = (0, (None, None), candidates.iter().find_map(seal::id_of));
         for candidate in candidates.iter() {
-            // Memory was asked for the only one before it came to this.
-            if let Some(memory) = chain.memory.as_ref().filter(|_| candidates.only().is_none())
-                && let Some(familiar) = recognise(chain, memory, candidate, now)
+            if let Some(memory) = asked
+                && let Some(familiar) = recognise(chain, memory, candidate, &candidates, now)
             {
                 genuine += 1;
+                named = Some(familiar.bound.id());
                 found.0 = Some(familiar);
                 continue;
             }
@@ -132,8 +136,13 @@ impl Core {
             let Some(Opened { id, payload, retired }) = opened else { continue };
             let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
+            named = Some(id);
             let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
             found.1 = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
+        }
+        if let (Some(memory), Some(id)) = (asked, named) {
+            // Counted once for the request, as the session's that it is of if it is of any.
+            memory.look_up(&RecordKey(*id.as_bytes()));
         }
         if genuine > 1 {
             tracing::warn!("several session cookies that open; none is used");
@@ -141,6 +150,7 @@ impl Core {
             return None;
         }
         if let Some(Familiar { bound, in_step }) = found.0 {
+            bound.record.confirm();
             (self.brought.key, self.brought.in_step) = (Some(bound.key()), Some(in_step));
             self.binding = Binding::Live(bound).into();
         }
@@ -173,7 +183,7 @@ impl Core {
         let standing = stored.as_ref().map(|stored| stored.0.standing);
         if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
             // What is open on this node learns of it too.
-            let _ = record.end(Closed::Destroyed, now);
+            let _ = self.end(record, Closed::Destroyed, now);
         }
         match standing {
             Some(Standing::Absent) => return nothing(Brought::default()),

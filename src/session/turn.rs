@@ -9,12 +9,13 @@ use std::{
 
 use super::{
     Session,
-    commit::{Loss, Target, mint_id},
+    commit::{Loss, Target, insist, mint_id},
     core::{Binding, Bound, Core},
 };
 use crate::{
     chain::{
         Identity,
+        judge::Judge,
         life::{Life, Lifetime, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
@@ -44,9 +45,7 @@ impl Core {
         match self.live(now) {
             Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
             // An id that has just ended may be followed by a new one: that is what renewal is.
-            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => {
-                self.begin(&[], Version::ZERO, now).await.map_err(Into::into)
-            }
+            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => self.begin(&[], Version::ZERO, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             // No id, nothing to renew.
             Err(None) => Ok(()),
@@ -54,8 +53,8 @@ impl Core {
     }
 
     /// The caller holds `minting`, since before it looked: what a clone writes first is to be in the session.
-    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), Loss> {
-        let (bound, _) = self.found(changes, above, now).await?;
+    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), WriteError> {
+        let (bound, _) = insist(|| self.found(changes, above, now)).await?;
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
         Ok(())
@@ -197,9 +196,12 @@ impl Core {
             ..life.told()
         });
         next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
-        let (terms, user) = (self.chain.terms(Scope::Session, now), std::slice::from_ref(*user));
-        next.admit(user, terms)?;
-        next.apply(user, Version::fresh(now, state.values.newest()), terms);
+        let (terms, version) = (self.chain.terms(Scope::Session, now), Version::fresh(now, state.values.newest()));
+        // As if the store had stamped it: it takes what it is told of a successor as it is.
+        let stamp = self.chain.store.as_ref().map(|_| version);
+        let user = [Change { version: stamp, ..(*user).clone() }];
+        next.admit(&user, terms)?;
+        next.apply(&user, version, terms, &Judge::new(terms.schema));
         Ok(next)
     }
 
@@ -244,7 +246,7 @@ impl Core {
         match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended => {
-                let _ = bound.record.end(Closed::Destroyed, now);
+                let _ = self.end(&bound.record, Closed::Destroyed, now);
                 Err(WriteError::closed(Closed::Destroyed))
             }
             _ => Err(refused()),
@@ -264,10 +266,9 @@ impl Core {
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
             doubt.clear();
         }
-        if bound.record.end(Closed::Destroyed, now).is_ok() {
+        if self.end(&bound.record, Closed::Destroyed, now).is_ok() {
             self.marks.ended_here.store(true, Ordering::Release);
         }
-        self.settle(&bound.record, now);
         Ok(())
     }
 
@@ -296,7 +297,7 @@ impl Core {
             let known = state.values.newest().max(state.not_before());
             // The counters of ids minted in this very millisecond are not known here: they all go.
             let version = Version::fresh(now, known).max(Version::last_at(now));
-            if let Kind::Principal { not_before, idle } = &mut state.kind {
+            if let Kind::Principal { not_before, idle, .. } = &mut state.kind {
                 *not_before = version;
                 // Kept until the last cookie sealed before can no longer open.
                 *idle = (*idle).max(self.chain.longest_absolute());
@@ -334,7 +335,7 @@ impl Core {
         if changes.is_empty() && !record.read().values.opaque().any(|(_, kept)| kept.json.is_some()) {
             return self.writable(now).map(drop);
         }
-        self.try_commit(scope, Extent::All, &changes).await.map(drop).map_err(Into::into)
+        self.commit(scope, Extent::All, &changes).await.map(drop)
     }
 }
 

@@ -24,15 +24,17 @@ pub(crate) mod record;
 mod schedules;
 mod shards;
 mod state;
+mod terms;
 #[cfg(test)]
 mod tests;
 
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
-/// It is bounded by bytes. Records that a browser holds whole, and that no handle is using, are evicted first: of a
-/// random sample the one that was not used for longest. (A principal's is in any number of browsers, and none vouches for
-/// it: it counts as what nobody else has. So does, for now, what only a shared store holds.) A record with anything that
-/// nobody else has is evicted only where a few hundred others in a row were no better, and counted.
+/// It is bounded by bytes. Records that a browser or the shared store holds whole, or both together, and that no handle is
+/// using, are evicted first: of a random sample the one that was not used for longest. (A principal's is in any number of
+/// browsers, and none vouches for it. The store vouches for what it was told through this node, and neither for what only a
+/// cookie brought nor for a lifetime of a session's own.) A record with anything that nobody else has is evicted only where
+/// a few hundred others in a row were no better, and counted.
 ///
 /// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes
 /// 260 too: an ended session leaves one until nothing sealed for it can still open, which is its absolute lifetime at most.
@@ -336,7 +338,8 @@ impl Worth {
         match &state.kind {
             Kind::Ended(_) => Self::Revocation,
             Kind::Principal { not_before, .. } if *not_before > Default::default() => Self::Revocation,
-            _ if state.is_saved() => Self::Saved,
+            // What became of a write that nobody waited for isn't known, and so not what the store holds.
+            _ if state.is_saved() && !record.is_doubted() => Self::Saved,
             _ => Self::Unsaved,
         }
     }

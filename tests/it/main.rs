@@ -3,10 +3,12 @@
 //! `Acceptance n` and `Rn` in comments are the numbers of the project's acceptance cases and security requirements.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
+mod ambiguous;
 mod app;
 mod auto_traits;
 mod building;
 mod cookies;
+mod endings;
 mod ends;
 mod engine;
 mod events;
@@ -16,18 +18,22 @@ mod frameworks;
 mod handles;
 mod healing;
 mod inspector;
+mod judged;
 mod leaks;
 mod lifetimes;
 mod live;
 mod meanwhile;
 mod memory;
+mod outdated;
 mod principals;
 mod relay;
 mod renewal;
 mod resolution;
+mod same_version;
 mod site;
 mod smoke;
 mod stacking;
+mod stored;
 mod threads;
 mod tokens;
 mod trace;

@@ -10,9 +10,13 @@ use std::{
 };
 
 use super::expiry::Place;
-pub(crate) use super::state::{Browser, Extent, InStep, Kind, RecordKey, Refused, State, Terms};
+pub(crate) use super::{
+    state::{Browser, InStep, Kind, RecordKey, State},
+    terms::{Extent, Refused, Terms, Via},
+};
 use crate::{
     chain::{
+        judge::Judge,
         life::{End, Life, Lifetime},
         values::Kept,
     },
@@ -60,7 +64,7 @@ impl Record {
     }
 
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
-        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO }, now)
+        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO, unstored: false }, now)
     }
 
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
@@ -135,6 +139,24 @@ impl Record {
         self.read().until(self.used())
     }
 
+    /// The state, once it is known of all that meets there whether this build can read it. The application's code is asked
+    /// for that, under no lock, and again for what others have brought meanwhile.
+    fn write_judged<'a>(
+        &self,
+        brought: impl Iterator<Item = (Number, &'a Kept)> + Clone,
+        judge: &mut Judge<'_>,
+    ) -> RwLockWriteGuard<'_, State> {
+        loop {
+            let state = self.write();
+            let unjudged = state.values.unjudged(brought.clone(), judge);
+            if unjudged.is_empty() {
+                return state;
+            }
+            drop(state);
+            judge.learn(unjudged);
+        }
+    }
+
     /// Runs a reader on the state if it is not closed.
     pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, Closed> {
         self.read_live(now).map(|state| read(&state))
@@ -142,8 +164,16 @@ impl Record {
 
     /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
     pub(crate) fn commit(&self, changes: &[Change], terms: Terms<'_>) -> Result<Version, Refused> {
+        let stamped = |change: &Change| {
+            let kept = Kept::new(change.version?, change.json.clone(), terms.now);
+            Some((change.number, kept))
+        };
+        // What a store has stamped may meet what came past it on the way here.
+        let stamped: Vec<_> = changes.iter().filter_map(stamped).collect();
+        let mut judge = Judge::new(terms.schema);
+        stamped.iter().for_each(|(number, kept)| judge.trust(*number, kept));
         let version = {
-            let mut state = self.write();
+            let mut state = self.write_judged(stamped.iter().map(|(number, kept)| (*number, kept)), &mut judge);
             self.begin_anew(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
                 return Err(Refused::Closed(closed));
@@ -151,7 +181,7 @@ impl Record {
             state.prune(terms);
             state.admit(changes, terms)?;
             let version = Version::fresh(terms.now, state.values.newest().max(terms.above));
-            state.apply(changes, version, terms);
+            state.apply(changes, version, terms, &judge);
             self.touch(terms.now);
             version
         };
@@ -251,17 +281,22 @@ impl Record {
     /// `filled` is told of the declared values that changed, if anybody minds.
     pub(crate) fn join<'a>(
         &self,
+        via: Via,
         entries: impl IntoIterator<Item = Carried<'a>>,
         terms: Terms<'_>,
         filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
+        // Copied before the lock is taken.
+        let entries: Vec<_> = entries.into_iter().collect();
+        let mut judge = Judge::new(terms.schema);
         let joined = {
-            let mut state = self.write();
+            let brought = entries.iter().filter_map(|carried| Some((carried.number?, &carried.kept)));
+            let mut state = self.write_judged(brought, &mut judge);
             self.begin_anew(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
                 return Joined { changed: false, equal: false, carried: state.carried() };
             }
-            state.join(entries, terms, filled)
+            state.join(via, entries, terms, &judge, filled)
         };
         if joined.changed {
             self.ring();
@@ -334,6 +369,11 @@ impl Record {
         if let Some(waiting) = self.waiting.get() {
             waiting.hub.ring();
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn waiters(&self) -> usize {
+        self.waiting.get().map_or(0, |waiting| waiting.hub.len())
     }
 
     fn waiting(&self) -> &Waiting {

@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use super::record::{Carried, Joined, Record};
+use super::{
+    record::{Carried, Joined, Record},
+    terms::{Extent, Refused, Terms, Via},
+};
 use crate::{
     chain::{
+        judge::Judge,
         life::{End, Life},
         values::{Kept, Values},
     },
@@ -44,7 +48,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Session { life: Life, browser: Browser },
-    Principal { idle: Duration, not_before: Version },
+    Principal { idle: Duration, not_before: Version, unstored: bool },
     Ended(End),
 }
 
@@ -60,8 +64,10 @@ pub(crate) struct Browser {
     current: bool,
     /// A request has brought this session's cookie.
     pub(crate) confirmed: bool,
-    /// The session has held values that no browser carries.
+    /// The session has held values that no browser carries and no store has stamped.
     pub(crate) uncarried: bool,
+    /// See [`State::note_unstored`].
+    unstored: bool,
 }
 
 /// A token that held all that there was, and what that was.
@@ -89,40 +95,6 @@ fn stamp() -> u64 {
     STAMPS.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Why a record took no change.
-#[derive(Debug)]
-pub(crate) enum Refused {
-    Closed(Closed),
-    /// Another version stands where the change would replace one.
-    Outdated,
-    /// Over the browser's budget; the largest values.
-    TooLarge(Vec<&'static str>),
-}
-
-/// What a write needs to know beside the changes.
-#[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
-    pub(crate) schema: &'a Schema,
-    pub(crate) now: Millis,
-    pub(crate) extent: Extent,
-    /// Bytes that the browser has for this owner's entries.
-    pub(crate) budget: usize,
-    /// A version that the write must be above, whatever this record knows.
-    pub(crate) above: Version,
-    /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
-    pub(crate) tombstones: Duration,
-    pub(crate) skew: Duration,
-}
-
-/// How much of a record a write speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
-    /// The values that it names.
-    Named,
-    /// Everything: its changes are the removals that `clear` comes to.
-    All,
-}
-
 impl State {
     pub(crate) fn new(kind: Kind) -> Self {
         Self { values: Values::default(), kind, carried: stamp(), changes: 0, counted: 0 }
@@ -130,9 +102,16 @@ impl State {
 
     /// A session's next one begins with all its values, under an id of which no browser knows.
     pub(crate) fn successor(&self, life: Life) -> Self {
-        let uncarried = matches!(&self.kind, Kind::Session { browser, .. } if browser.uncarried);
-        let browser = Browser { uncarried, ..Browser::default() };
-        Self { values: self.values.clone(), ..Self::new(Kind::Session { life, browser }) }
+        let (uncarried, unstored) = match &self.kind {
+            // A store is told of the declared values only.
+            Kind::Session { browser, .. } => {
+                (browser.uncarried, browser.unstored || self.values.opaque().next().is_some())
+            }
+            Kind::Principal { .. } | Kind::Ended(_) => (false, true),
+        };
+        let browser = Browser { uncarried, unstored, ..Browser::default() };
+        // Counted on, as the values tell by the count which change brought them.
+        Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
     }
 
     /// Nothing is left but that it ended.
@@ -179,11 +158,27 @@ impl State {
         (browser.known, browser.deadline, browser.principal) = (known, deadline, principal);
     }
 
-    /// A browser holds all of it: nothing is lost where memory loses it.
+    /// Nothing is lost where memory loses it: a browser holds all of it but for what the store holds, or the store does.
     pub(super) fn is_saved(&self) -> bool {
         match &self.kind {
-            Kind::Session { browser, .. } => browser.current && !browser.uncarried,
-            Kind::Principal { .. } | Kind::Ended(_) => false,
+            Kind::Session { life, browser } => {
+                // Of a lifetime of its own only tokens tell.
+                let stored = !browser.unstored && life.lifetime_version() == Version::ZERO;
+                stored || browser.current && !browser.uncarried
+            }
+            Kind::Principal { unstored, .. } => !unstored,
+            Kind::Ended(_) => false,
+        }
+    }
+
+    /// Notes that it holds something of which no store has said that it has it. One that never did is empty, or its store
+    /// holds all of it.
+    const fn note_unstored(&mut self) {
+        match &mut self.kind {
+            Kind::Session { browser: Browser { unstored, .. }, .. } | Kind::Principal { unstored, .. } => {
+                *unstored = true
+            }
+            Kind::Ended(_) => {}
         }
     }
 
@@ -322,27 +317,31 @@ impl State {
         Err(Refused::TooLarge(largest.map(|number| terms.schema.at(number).name).collect()))
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>) {
+    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
         for change in changes {
             let kept = |version| Kept::new(version, change.json.clone(), terms.now);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.join(terms.schema, change.number, kept(stamped)) {
+                    if self.values.join(change.number, kept(stamped), self.changes, judge) {
                         self.values.own(change.number);
                     }
                 }
-                None => self.values.put(change.number, change.name, kept(version)),
+                None => {
+                    self.values.put(change.number, change.name, kept(version), self.changes);
+                    self.note_unstored();
+                }
             }
             match (terms.schema.at(change.number).carried(), &mut self.kind) {
                 (true, _) => self.restamp(),
-                (false, Kind::Session { browser, .. }) => browser.uncarried = true,
+                (false, Kind::Session { browser, .. }) => browser.uncarried |= change.version.is_none(),
                 (false, _) => {}
             }
         }
         if terms.extent == Extent::All {
             self.values.note_cleared(version);
             if self.values.bury_opaque(version, terms.now) {
+                self.note_unstored();
                 self.restamp();
             }
         }
@@ -352,12 +351,13 @@ impl State {
     /// Takes over changes that carry their versions, and says what came of it.
     pub(super) fn join<'a>(
         &mut self,
-        entries: impl IntoIterator<Item = Carried<'a>>,
+        via: Via,
+        entries: Vec<Carried<'a>>,
         terms: Terms<'_>,
+        judge: &Judge<'_>,
         mut filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
-        let entries = entries.into_iter();
-        self.values.make_room(entries.size_hint().1.unwrap_or(0));
+        self.values.make_room(entries.len());
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
@@ -369,7 +369,7 @@ impl State {
                 Some(number) => {
                     let declared = terms.schema.at(number);
                     let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.join(terms.schema, number, kept) {
+                    if !over && self.values.join(number, kept, self.changes, judge) {
                         changed = true;
                         if let Some(filled) = filled.as_deref_mut() {
                             filled.push((number, version));
@@ -394,6 +394,9 @@ impl State {
             };
         }
         if changed {
+            if via == Via::Browser {
+                self.note_unstored();
+            }
             self.restamp();
             self.count_change();
         }

@@ -1,0 +1,84 @@
+//! What threads that meet in a handle must not leave behind, seen from inside.
+
+use std::{
+    future::Future,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker},
+    thread,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{load::Arrival, *};
+use crate::{
+    sessions::Sessions,
+    tier::{cookie::CookieTier, cookie::keyring::KeyRing, memory::MemoryTier},
+};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Visits(u64);
+
+impl SessionValue for Visits {
+    const NAME: &'static str = "visits";
+}
+
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => done,
+        Poll::Pending => unreachable!("nothing to wait for"),
+    }
+}
+
+/// Two threads that begin each round together.
+struct Rounds([AtomicUsize; 2]);
+
+impl Rounds {
+    fn begin(&self, mine: usize, round: usize) {
+        self.0[mine].store(round, Ordering::Release);
+        while self.0[1 - mine].load(Ordering::Acquire) < round {
+            thread::yield_now();
+        }
+    }
+}
+
+#[test]
+fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_over() {
+    const ROUNDS: usize = if cfg!(miri) { 20 } else { 3000 };
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(KeyRing::generate().unwrap()).name("session").plain_http())
+        .value::<Visits>()
+        .build()
+        .unwrap();
+    let handle = || {
+        let chain = Arc::clone(&sessions.chain);
+        let session = Loader::new(Arrival { chain, cookies: None, cross_site: false, asked: None }).load_now().unwrap();
+        at_once(session.set(Visits(1))).unwrap();
+        session
+    };
+    let handles: Vec<_> = (0..ROUNDS).map(|_| handle()).collect();
+    let rounds = Rounds(Default::default());
+    let mut before = Vec::with_capacity(ROUNDS);
+    let watches: Vec<_> = thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let watch = |(round, session): (usize, &Session)| {
+                rounds.begin(0, round + 1);
+                session.watch::<Visits>()
+            };
+            handles.iter().enumerate().map(watch).collect()
+        });
+        for (round, session) in handles.iter().enumerate() {
+            let Binding::Live(bound) = session.core().binding() else { unreachable!("it was written to") };
+            before.push(bound.record);
+            rounds.begin(1, round + 1);
+            at_once(session.renew()).unwrap();
+        }
+        watching.join().unwrap()
+    });
+    let left = before.iter().filter(|record| record.waiters() > 0).count();
+    assert_eq!((watches.len(), left), (ROUNDS, 0));
+}

@@ -1,0 +1,50 @@
+//! What a record is told with a change, and what it answers where it takes none.
+
+use std::time::Duration;
+
+use crate::{
+    live::Closed,
+    value::Schema,
+    version::{Millis, Version},
+};
+
+/// Why a record took no change.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    Closed(Closed),
+    /// Another version stands where the change would replace one.
+    Outdated,
+    /// Over the browser's budget; the largest values.
+    TooLarge(Vec<&'static str>),
+}
+
+/// What a write needs to know beside the changes.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) now: Millis,
+    pub(crate) extent: Extent,
+    /// Bytes that the browser has for this owner's entries.
+    pub(crate) budget: usize,
+    /// A version that the write must be above, whatever this record knows.
+    pub(crate) above: Version,
+    /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
+    pub(crate) tombstones: Duration,
+    pub(crate) skew: Duration,
+}
+
+/// Who brings what carries its version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    Browser,
+    Store,
+}
+
+/// How much of a record a write speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The values that it names.
+    Named,
+    /// Everything: its changes are the removals that `clear` comes to.
+    All,
+}
