@@ -46,8 +46,8 @@ impl<'a> Judge<'a> {
     }
 
     /// Takes a copy for readable: the application wrote it.
-    pub(crate) fn trust(&mut self, number: Number, kept: &Kept) {
-        self.known.extend(kept.json.clone().map(|json| (number, json, true)));
+    pub(crate) fn trust(&mut self, number: Number, kept: Kept) {
+        self.known.extend(kept.json.map(|json| (number, json, true)));
     }
 
     /// Runs the application's code.

@@ -40,7 +40,7 @@ impl Core {
         if let Some(stored) = stored {
             let (found, abandoned) = *stored;
             let entries = self.entries(found, Scope::Session, now);
-            bound.record.join(Via::Store, entries, self.chain.terms(Scope::Session, now), None);
+            bound.record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
             bound.record.reassure(abandoned);
         }
         let mut taken = self.take_in(&bound, &payload, now);
@@ -92,7 +92,7 @@ impl Core {
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.hold_principal(&signed, now);
-        record.join(Via::Store, entries, self.chain.terms(Scope::Principal, now), None);
+        record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
         if let Some(known) = known {
             known.reassure(abandoned);

@@ -260,7 +260,7 @@ impl Core {
                 Ok(version)
             }
             Committed::Outdated(found) => {
-                target.record.join(Via::Store, self.entries(found, target.scope, now), terms, None);
+                target.record.join(Via::Store, self.entries(found, target.scope, now).into_iter(), terms, None);
                 doubt.clear();
                 // Counted from here on, whether or not another attempt follows.
                 self.settle(&target.record, now);

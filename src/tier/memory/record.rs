@@ -141,9 +141,9 @@ impl Record {
 
     /// The state, once it is known of all that meets there whether this build can read it. The application's code is asked
     /// for that, under no lock, and again for what others have brought meanwhile.
-    fn write_judged<'a>(
+    fn write_judged(
         &self,
-        brought: impl Iterator<Item = (Number, &'a Kept)> + Clone,
+        brought: impl Iterator<Item = (Number, Kept)> + Clone,
         judge: &mut Judge<'_>,
     ) -> RwLockWriteGuard<'_, State> {
         loop {
@@ -169,11 +169,11 @@ impl Record {
             Some((change.number, kept))
         };
         // What a store has stamped may meet what came past it on the way here.
-        let stamped: Vec<_> = changes.iter().filter_map(stamped).collect();
+        let stamped = changes.iter().filter_map(stamped);
         let mut judge = Judge::new(terms.schema);
-        stamped.iter().for_each(|(number, kept)| judge.trust(*number, kept));
+        stamped.clone().for_each(|(number, kept)| judge.trust(number, kept));
         let version = {
-            let mut state = self.write_judged(stamped.iter().map(|(number, kept)| (*number, kept)), &mut judge);
+            let mut state = self.write_judged(stamped, &mut judge);
             self.begin_anew(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
                 return Err(Refused::Closed(closed));
@@ -282,15 +282,13 @@ impl Record {
     pub(crate) fn join<'a>(
         &self,
         via: Via,
-        entries: impl IntoIterator<Item = Carried<'a>>,
+        entries: impl Iterator<Item = Carried<'a>> + Clone,
         terms: Terms<'_>,
         filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
-        // Copied before the lock is taken.
-        let entries: Vec<_> = entries.into_iter().collect();
         let mut judge = Judge::new(terms.schema);
         let joined = {
-            let brought = entries.iter().filter_map(|carried| Some((carried.number?, &carried.kept)));
+            let brought = entries.clone().filter_map(|carried| Some((carried.number?, carried.kept)));
             let mut state = self.write_judged(brought, &mut judge);
             self.begin_anew(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
@@ -406,7 +404,7 @@ impl Drop for Doubt<'_> {
 }
 
 /// A value on its way into a record.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Carried<'a> {
     pub(crate) number: Option<Number>,
     pub(crate) name: Cow<'a, str>,

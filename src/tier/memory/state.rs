@@ -352,12 +352,12 @@ impl State {
     pub(super) fn join<'a>(
         &mut self,
         via: Via,
-        entries: Vec<Carried<'a>>,
+        entries: impl Iterator<Item = Carried<'a>>,
         terms: Terms<'_>,
         judge: &Judge<'_>,
         mut filled: Option<&mut Vec<(Number, Version)>>,
     ) -> Joined {
-        self.values.make_room(entries.len());
+        self.values.make_room(entries.size_hint().1.unwrap_or(0));
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
