@@ -213,7 +213,8 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
     // Those first that mostly are: what is not here comes back, and takes another's place.
     let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
-    assert!(used > 135 && unused < 80, "{used} of those that were used, {unused} of the others");
+    // By chance both would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
+    assert!(used > 120 && unused < 60, "{used} of those that were used, {unused} of the others");
 }
 
 #[test]
