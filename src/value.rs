@@ -72,7 +72,7 @@ pub enum Placement {
     Everywhere,
     /// On servers only; needs a shared store.
     Server,
-    /// In memory only; losing it is fine.
+    /// On servers only, and losing it is fine: in memory, and in a shared store if there is one.
     Volatile,
 }
 

@@ -257,8 +257,7 @@ fn held(answer: Answer) -> String {
 /// Of the other of the two.
 fn beside(tier: &str, answer: Answer, source: Option<Answer>, placement: Placement, facts: Facts) -> (Answer, String) {
     let (answer, why) = match (tier, placement, source) {
-        (COOKIE, Placement::Server, _) => (answer, "never has it: it is placed on servers only"),
-        (COOKIE, Placement::Volatile, _) => (answer, "never has it: it is placed in memory only"),
+        (COOKIE, Placement::Server | Placement::Volatile, _) => (answer, "never has it: it is placed on servers only"),
         (_, _, None) if !facts.has_session => (answer, "has no copy: there is no session yet"),
         (_, _, None) => (answer, "has no copy"),
         (COOKIE, _, Some(_)) if answer != Answer::Nothing => (answer, "newer, but memory comes first"),

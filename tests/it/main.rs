@@ -1,6 +1,7 @@
 //! What a user can see, through the public API.
 //!
-//! `Acceptance n` and `Rn` in comments are the numbers of the project's acceptance cases and security requirements.
+//! `Acceptance n`, `Gn` and `Rn` in comments are the numbers of the project's acceptance cases, guarantees and security
+//! requirements.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
 mod ambiguous;
@@ -8,7 +9,6 @@ mod app;
 mod auto_traits;
 mod building;
 mod cookies;
-mod endings;
 mod ends;
 mod engine;
 mod events;
@@ -36,6 +36,7 @@ mod stacking;
 mod stored;
 mod threads;
 mod tokens;
+mod tombstones;
 mod trace;
 mod untrusted;
 mod upgrades;

@@ -20,7 +20,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     app::{App, at_once, set, signed_in, socket, theme, told, visitor},
-    world::{Answer, Browser, DAY, Division, HOUR, Node, Theme, User, Visits},
+    world::{Answer, Browser, Division, HOUR, Node, Theme, User, Visits},
 };
 
 async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {
@@ -344,7 +344,6 @@ async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
         let answer = Answer::of(response).await;
         assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::CONFLICT, 0), "watched: {watched}");
     }
-    let _ = DAY;
 }
 
 // A heartbeat comes after 15 seconds, not when the clock on the wall says so.

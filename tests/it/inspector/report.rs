@@ -71,7 +71,7 @@ async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
         (&json!(4), &json!("volatile"), &json!(60_000))
     );
     assert_eq!(draft["expires"], shown["now"].as_u64().unwrap() + 60_000);
-    assert_eq!(tiers(&shown, "draft")[1], ["cookie", "nothing", "never has it: it is placed in memory only"]);
+    assert_eq!(tiers(&shown, "draft")[1], ["cookie", "nothing", "never has it: it is placed on servers only"]);
 
     // After a restart only the cookie has it.
     let second = node(&app);
