@@ -1,6 +1,6 @@
 //! How a write becomes true: the store first, then memory, then whoever waits.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::{Arc, PoisonError, atomic::Ordering};
 
 use super::core::{Binding, Bound, Core};
 use crate::{
@@ -24,10 +24,15 @@ pub(super) const MAX_LOSSES: usize = 32;
 
 /// Where a commit goes.
 pub(super) struct Target {
-    pub(super) key: RecordKey,
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
     pub(super) extent: Extent,
+}
+
+impl Target {
+    pub(super) const fn session(record: Arc<Record>) -> Self {
+        Self { record, scope: Scope::Session, extent: Extent::Named }
+    }
 }
 
 /// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
@@ -118,7 +123,7 @@ impl Core {
     }
 
     pub(super) fn bound_key(&self) -> Option<RecordKey> {
-        match self.binding() {
+        match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
             Binding::Live(bound) => Some(bound.key()),
             _ => None,
         }
@@ -139,12 +144,11 @@ impl Core {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);
-            let target = Target { key: signed.key(), record, scope, extent };
-            return self.write(&target, CommitKind::Upsert, changes, now).await;
+            return self.write(&Target { record, scope, extent }, CommitKind::Upsert, changes, now).await;
         }
         match self.writable(now)? {
             Some(bound) => {
-                let target = Target { extent, ..self.session_target(&bound) };
+                let target = Target { extent, ..Target::session(bound.record) };
                 self.write(&target, CommitKind::Update, changes, now).await
             }
             None => self.mint(changes, Version::ZERO, now).await,
@@ -160,11 +164,6 @@ impl Core {
         }
     }
 
-    pub(super) fn session_target(&self, bound: &Bound) -> Target {
-        let record = Arc::clone(&bound.record);
-        Target { key: bound.key(), record, scope: Scope::Session, extent: Extent::Named }
-    }
-
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
     async fn mint(&self, changes: &[Change], above: Version, now: Millis) -> Result<Version, Loss> {
         let _minting = self.minting().await;
@@ -178,7 +177,7 @@ impl Core {
                 let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(Closed::Expired))?;
                 return match changes {
                     [] => Ok(Version::ZERO),
-                    _ => self.write(&self.session_target(&bound), CommitKind::Update, changes, now).await,
+                    _ => self.write(&Target::session(bound.record), CommitKind::Update, changes, now).await,
                 };
             }
         }
@@ -200,7 +199,7 @@ impl Core {
         let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
         let birth = Version::fresh(now, above.max(ended));
         let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now);
-        let target = self.session_target(&bound);
+        let target = Target::session(Arc::clone(&bound.record));
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
@@ -238,8 +237,8 @@ impl Core {
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.doubt();
         let owner = match target.scope {
-            Scope::Session => self.chain.owner(&SessionId::from_bytes(target.key.0)),
-            Scope::Principal => OwnerId::from_hash(target.key.0),
+            Scope::Session => self.chain.owner(&SessionId::from_bytes(target.record.key().0)),
+            Scope::Principal => OwnerId::from_hash(target.record.key().0),
         };
         let commit = Commit::new(owner, kind, changes, expires);
         let committed = store.write(commit).await.map_err(|error| TierError::new(store.name(), error))?;

@@ -128,12 +128,7 @@ impl Core {
                 continue;
             }
             change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
-            let target = Target {
-                key: signed.key(),
-                record: Arc::clone(&record),
-                scope: Scope::Principal,
-                extent: Extent::Named,
-            };
+            let target = Target { record: Arc::clone(&record), scope: Scope::Principal, extent: Extent::Named };
             match self.write(&target, CommitKind::Upsert, &[change], now).await {
                 Ok(_) | Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
