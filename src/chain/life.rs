@@ -171,6 +171,16 @@ impl Life {
         Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
     }
 
+    /// The last use from which on a browser that was told of a deadline is to be told of a later one: that is put off for a
+    /// tenth of the idle lifetime, so that few reads make a cookie.
+    pub(crate) fn due(&self, told: Millis) -> Millis {
+        let later = told.0.saturating_add(self.idle.div_ceil(10));
+        match later <= self.absolute_deadline.0 {
+            true => Millis(later.saturating_sub(self.idle)),
+            false => Millis(u64::MAX),
+        }
+    }
+
     /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
     pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
         let told = Told {

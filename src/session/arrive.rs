@@ -189,8 +189,9 @@ impl Core {
         let mut all = same(taken.session_stamp, session.carried());
         all &= session.carried_entries(schema).count() == taken.sessions;
         // Of the same values, and of a lifetime that is no longer the session's: the answer that told of it was lost.
-        all &= matches!(&session.kind, Kind::Session { life, .. } if life.lifetime_version() == taken.lifetime);
-        let carried = session.carried();
+        let Kind::Session { life, .. } = &session.kind else { return None };
+        all &= life.lifetime_version() == taken.lifetime;
+        let (carried, due) = (session.carried(), life.due(taken.deadline));
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
@@ -203,7 +204,8 @@ impl Core {
             };
             Arc::new((signed.key(), self.find_principal(signed).map_or(0, read)))
         });
-        (all && taken.equal && taken.ours).then_some(InStep { deadline: taken.deadline, session: carried, principal })
+        let in_step = InStep { deadline: taken.deadline, due, session: carried, principal };
+        (all && taken.equal && taken.ours).then_some(in_step)
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
-    chain::{Chain, Identity, Signed},
+    chain::{Chain, Signed},
     id::SessionId,
     live::Closed,
     tier::{
@@ -168,46 +168,39 @@ impl Core {
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
-        self.lacks(bound, now).unwrap_or(false)
+        let behind = self.is_behind_itself(bound);
+        behind.unwrap_or_else(|in_step| !self.stand_of(bound, now).is_carried_by(in_step))
     }
 
-    /// The same, under one lock of the session's record; `None` if the session is over.
-    fn lacks(&self, bound: &Bound, now: Millis) -> Option<bool> {
+    /// The same, as far as the session's record says it by itself, which is asked without a lock.
+    ///
+    /// # Errors
+    ///
+    /// What the browser has, where it depends on who is signed in.
+    fn is_behind_itself(&self, bound: &Bound) -> Result<bool, &InStep> {
         let in_step = match &self.brought.in_step {
             Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
-            _ => return Some(true),
+            _ => return Ok(true),
         };
-        let session = {
-            let state = bound.record.read();
-            let Kind::Session { life, .. } = &state.kind else { return None };
-            let deadline = life.deadline(bound.record.used());
-            if deadline <= now {
-                return None;
-            }
-            // Use moves the end out, which the browser is told in tenths of the idle lifetime: few reads make a cookie.
-            if deadline.since(in_step.deadline) * 10 >= life.idle() {
-                return Some(true);
-            }
-            state.carried()
-        };
-        Some(!Stand { session, principal: self.principal_stand(bound, now) }.is_carried_by(in_step))
+        if bound.record.stamp() != in_step.session || bound.record.used() >= in_step.due {
+            return Ok(true);
+        }
+        // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
+        match (&in_step.principal, &self.given) {
+            (None, None) => Ok(false),
+            _ => Err(in_step),
+        }
     }
 
-    /// Most responses have nothing to bring, and find that out without taking the session in hand. What has expired since
-    /// the last use brings nothing either, so that it takes no clock.
+    /// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
     fn is_up_to_date(&self) -> bool {
-        let up_to_date = |bound: &Bound| self.lacks(bound, bound.record.used()) == Some(false);
-        let own = match self.chain.identity {
-            // It may be for the application's code to say who that is, which is not to run while the binding is locked.
-            Identity::Value { .. } => self.of_session(Scope::Session, Bound::clone).map(|bound| up_to_date(&bound)),
-            Identity::Nobody | Identity::Head(_) => self.of_session(Scope::Session, up_to_date),
-        };
-        own.unwrap_or(false)
+        // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
+        let own = self.of_session(Scope::Session, |bound| self.is_behind_itself(bound).map_err(|_| bound.clone()));
+        own.is_some_and(|behind| !behind.unwrap_or_else(|bound| self.is_behind(&bound, bound.record.used())))
     }
 
     fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
-        let session = bound.record.read().carried();
-        Stand { session, principal: self.principal_stand(bound, now) }
+        Stand { session: bound.record.stamp(), principal: self.principal_stand(bound, now) }
     }
 
     #[inline]
@@ -303,7 +296,8 @@ impl Core {
         if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
             (written, cut) = self.written_anew(&head, &written, signed.as_deref());
         }
-        let in_step = InStep { deadline: head.idle_deadline, session, principal: principal.map(Arc::new) };
+        let (deadline, due) = (head.idle_deadline, head.life.due(head.idle_deadline));
+        let in_step = InStep { deadline, due, session, principal: principal.map(Arc::new) };
         Some(Parcel { head, written, in_step, cut })
     }
 

@@ -5,9 +5,12 @@
 
 use std::{
     borrow::Cow,
-    sync::{Arc, OnceLock},
+    ops::{Deref, DerefMut},
+    sync::Arc,
     time::Duration,
 };
+
+use once_cell::race::OnceBox;
 
 use super::expiry::Place;
 pub(crate) use super::{
@@ -39,9 +42,12 @@ pub(crate) struct Record {
     state: RwLock<State>,
     /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
     used: AtomicU64,
+    /// [`State::carried`], for those who only want to know whether anything has changed: each of threads that read one
+    /// session takes the lock from the others.
+    stamp: AtomicU64,
     /// Where the index of expiry has it.
     pub(super) place: Place,
-    waiting: OnceLock<Box<Waiting>>,
+    waiting: OnceBox<Waiting>,
 }
 
 /// What only watched, contended or stored records need.
@@ -68,12 +74,14 @@ impl Record {
     }
 
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
+        let state = State::new(kind);
         Self {
             key,
-            state: RwLock::new(State::new(kind)),
             used: AtomicU64::new(used.0),
+            stamp: AtomicU64::new(state.carried()),
             place: Place::default(),
-            waiting: OnceLock::new(),
+            waiting: OnceBox::new(),
+            state: RwLock::new(state),
         }
     }
 
@@ -85,8 +93,13 @@ impl Record {
         self.state.read()
     }
 
-    pub(crate) fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write()
+    pub(crate) fn write(&self) -> Writing<'_> {
+        Writing { state: self.state.write(), stamp: &self.stamp }
+    }
+
+    /// The stamp of what browsers carry of it, without a lock.
+    pub(crate) fn stamp(&self) -> u64 {
+        self.stamp.load(Ordering::Acquire)
     }
 
     /// The bytes counted for it, of which there are none from now on.
@@ -145,7 +158,7 @@ impl Record {
         &self,
         brought: impl Iterator<Item = (Number, Kept)> + Clone,
         judge: &mut Judge<'_>,
-    ) -> RwLockWriteGuard<'_, State> {
+    ) -> Writing<'_> {
         loop {
             let state = self.write();
             let unjudged = state.values.unjudged(brought.clone(), judge);
@@ -376,6 +389,32 @@ impl Record {
 
     fn waiting(&self) -> &Waiting {
         self.waiting.get_or_init(Box::default)
+    }
+}
+
+/// The state, locked to be changed.
+pub(crate) struct Writing<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    stamp: &'a AtomicU64,
+}
+
+impl Deref for Writing<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Writing<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.stamp.store(self.state.carried(), Ordering::Release);
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Browser {
 pub(crate) struct InStep {
     /// When the session ends if it is not used again, as far as this token tells.
     pub(crate) deadline: Millis,
+    /// See [`Life::due`].
+    pub(crate) due: Millis,
     pub(crate) session: u64,
     /// Shared between the record and the handles: most sessions are nobody's, and whose changes rarely.
     pub(crate) principal: Option<Arc<(RecordKey, u64)>>,
@@ -140,20 +142,20 @@ impl State {
 
     /// The token that the browser was last seen with or given, by its digest, and what it held.
     pub(crate) fn known(&self) -> Option<(Digest, InStep)> {
-        let Kind::Session { browser, .. } = &self.kind else { return None };
+        let Kind::Session { life, browser } = &self.kind else { return None };
         let Browser { known, deadline, current, .. } = *browser;
         if deadline == Millis::default() {
             return None;
         }
         // No state has the stamp 0: a token that lacks something is in step with none.
         let session = if current { self.carried } else { 0 };
-        Some((known, InStep { deadline, session, principal: browser.principal.clone() }))
+        Some((known, InStep { deadline, due: life.due(deadline), session, principal: browser.principal.clone() }))
     }
 
     /// From now on the browser has this token.
     pub(crate) fn know(&mut self, known: Digest, held: InStep) {
         let Kind::Session { browser, .. } = &mut self.kind else { return };
-        let InStep { deadline, session, principal } = held;
+        let InStep { deadline, session, principal, .. } = held;
         browser.current = session == self.carried;
         (browser.known, browser.deadline, browser.principal) = (known, deadline, principal);
     }
