@@ -28,6 +28,7 @@ mod stacking;
 mod threads;
 mod tokens;
 mod upgrades;
+mod users;
 mod world;
 mod writeback;
 mod writes;
