@@ -16,6 +16,7 @@ use self::model::{Handle, Of, Op, Token, USERS};
 use crate::world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies};
 
 mod model;
+mod twins;
 
 const JARS: usize = 3;
 const SOCKETS: usize = 3;
