@@ -201,6 +201,20 @@ fn what_never_is_over_is_not_looked_at_for_ever() {
 }
 
 #[test]
+fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
+    let tier = Tier::new(1 << 20);
+    let due = || Millis(tier.memory.due.load(Ordering::Relaxed));
+    let (record, later) = (tier.hold(0, NOW), Millis(NOW.0 + 12 * MINUTE));
+    tier.write(&record, 1, NOW);
+    assert_eq!(due(), Millis(NOW.0 + 11 * MINUTE), "no call that passes before then locks the index");
+    assert!(!tier.memory.sweep(later, 64), "else a sweeper that has its turn would never end it");
+    assert_eq!(due(), Millis(later.0 + MINUTE));
+    drop(record);
+    assert!(!tier.memory.sweep(due(), 64));
+    assert_eq!((tier.memory.len(), due()), (0, Millis(u64::MAX)));
+}
+
+#[test]
 fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
     let tier = Tier::new(1 << 20);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
