@@ -215,6 +215,45 @@ fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
 }
 
 #[test]
+fn a_session_that_was_not_to_be_leaves_neither_bytes_nor_a_place() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    tier.write(&record, 40, NOW);
+    tier.memory.forget(record.key());
+    assert_eq!((tier.memory.len(), tier.memory.bytes()), (0, 0));
+    assert!(tier.memory.expiry.lock().take_due(Millis::MAX).is_none());
+}
+
+#[test]
+fn wherever_a_round_begins_it_comes_to_each_record() {
+    let tier = Tier::new(1 << 20);
+    // More than there are shards.
+    let held: Vec<_> = (0..40).map(|number| tier.hold(number, NOW)).collect();
+    for _ in &held {
+        tier.memory.records.visit(|_| ControlFlow::Break(()));
+        let mut seen = Vec::new();
+        tier.memory.records.visit(|record| {
+            seen.push(Arc::as_ptr(record));
+            ControlFlow::Continue(())
+        });
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), held.len());
+    }
+}
+
+#[test]
+fn a_principal_without_values_that_goes_for_its_room_is_no_loss() {
+    let tier = Tier::new(1);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    tier.write(&tier.hold(0, NOW), 1, NOW);
+    assert_eq!(tier.memory.len(), 1);
+    tier.assert_is_whole();
+}
+
+#[test]
 fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
     let tier = Tier::new(1 << 20);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
