@@ -213,7 +213,8 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
     // Those first that mostly are: what is not here comes back, and takes another's place.
     let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
-    assert!(used > 135 && unused < 80, "{used} of those that were used, {unused} of the others");
+    // At random it would be some 100 of each.
+    assert!(used > 120 && unused < 80, "{used} of those that were used, {unused} of the others");
 }
 
 #[test]
@@ -265,4 +266,14 @@ fn hits_and_misses_are_requests_that_ask_for_their_session() {
     assert_eq!(looks(), (1, 1), "the cookie of another application");
     tier.visit(&mut tier.ended(), async |session| session.get::<Theme>());
     assert_eq!(looks(), (3, 1), "to be destroyed, and as a tombstone");
+}
+
+#[test]
+fn what_only_this_node_has_is_that_after_a_renewal_too() {
+    let tier = Tier::new(1);
+    let mut browser = tier.unsaved();
+    tier.visit(&mut browser, async |session| session.renew().await.unwrap());
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_saved, stats.evicted_unsaved), (0, 1), "{stats:?}");
 }
