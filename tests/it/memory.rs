@@ -277,3 +277,12 @@ fn what_only_this_node_has_is_that_after_a_renewal_too() {
     let stats = tier.stats();
     assert_eq!((stats.evicted_saved, stats.evicted_unsaved), (0, 1), "{stats:?}");
 }
+
+#[test]
+fn that_all_of_a_users_sessions_were_ended_is_a_revocation_to_lose() {
+    let tier = Tier::new(1);
+    at_once(tier.node.sessions.end_all(Principal::new("ada"))).expect("nothing to wait for").unwrap();
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_unsaved, stats.revocations_lost), (0, 1), "{stats:?}");
+}
