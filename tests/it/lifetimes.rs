@@ -418,3 +418,39 @@ async fn the_longest_lifetimes_survive_a_restart() {
     clock.advance(DAY);
     assert_eq!(browser.visit(&node(), async |s| s.get::<Theme>()).await, Theme("dark".into()));
 }
+
+// G12: a shorter life is remembered for as long as a cookie of the longer one opens, whatever is swept meanwhile.
+#[tokio::test]
+async fn a_cookie_of_a_longer_lifetime_revives_nothing_once_the_shorter_one_is_over() {
+    let site = site();
+    let mut browser = site.dark().await;
+    site.clock.advance(DAY / 2);
+    browser.read(&site.node).await;
+    let older = browser.clone();
+    let short = Lifetime::new(HOUR, 2 * DAY).unwrap();
+    browser.visit(&site.node, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    // The minute in which the session would first have been over: what passes looks at it.
+    site.clock.advance(DAY / 2 + HOUR);
+    site.dark().await;
+    assert_eq!(older.theme(&site.node).await, Theme::default());
+    site.clock.advance(DAY / 2);
+    site.dark().await;
+    assert_eq!(site.node.sessions.stats().expired, 1, "no longer than that");
+}
+
+// G16: that its end is as far off as before does not mean that the browser knows of another lifetime.
+#[tokio::test]
+async fn a_browser_is_told_of_a_lifetime_that_ends_no_later_for_now() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let longer = Lifetime::new(DAY, 9 * DAY).unwrap();
+    // The response is lost, and with it the cookie that tells of it.
+    browser.clone().visit(&site.node, async move |session| session.set_lifetime(longer).await.unwrap()).await;
+    assert_eq!(browser.read(&site.node).await.len(), 1);
+    assert!(browser.read(&site.node).await.is_empty());
+    for _ in 0..8 {
+        site.clock.advance(DAY - HOUR);
+        browser.read(&site.cold()).await;
+    }
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+}

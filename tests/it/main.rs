@@ -40,6 +40,7 @@ mod tombstones;
 mod trace;
 mod untrusted;
 mod upgrades;
+mod users;
 mod validity;
 mod world;
 mod writeback;

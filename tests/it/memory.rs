@@ -296,3 +296,22 @@ async fn the_same_within_one_minute() {
     let bytes = node.sessions.stats().bytes;
     assert!(bytes < 40_000, "{bytes}");
 }
+
+#[test]
+fn what_only_this_node_has_is_that_after_a_renewal_too() {
+    let tier = Tier::new(1);
+    let mut browser = tier.unsaved();
+    tier.visit(&mut browser, async |session| session.renew().await.unwrap());
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_saved, stats.evicted_unsaved), (0, 1), "{stats:?}");
+}
+
+#[test]
+fn that_all_of_a_users_sessions_were_ended_is_a_revocation_to_lose() {
+    let tier = Tier::new(1);
+    at_once(tier.node.sessions.end_all(Principal::new("ada"))).expect("nothing to wait for").unwrap();
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_unsaved, stats.revocations_lost), (0, 1), "{stats:?}");
+}

@@ -107,6 +107,30 @@ fn what_has_ended_since_it_was_chosen_does_not_go_for_what_it_was() {
     });
 }
 
+/// An old token, or a clock that is behind, makes a record that was used as long ago as the one that goes just then.
+#[test]
+fn who_makes_a_record_where_an_equal_one_goes_keeps_it() {
+    check(|| {
+        let tier = Tier::new(400);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier = run(
+            tier,
+            [
+                |tier| {
+                    let record = tier.hold(0, NOW);
+                    thread::yield_now();
+                    assert!(tier.is_the_one(&record));
+                },
+                |tier| tier.write(&tier.hold(1, NOW), 300, NOW),
+                |tier| _ = tier.memory.sweep(LATER, 2),
+            ],
+        );
+        // Who only looks at a session comes back to settle it.
+        tier.memory.settle(&tier.hold(0, LATER), LATER);
+        tier.assert_is_whole();
+    });
+}
+
 #[test]
 fn a_session_that_was_not_to_be_leaves_nothing() {
     check(|| {

@@ -201,6 +201,59 @@ fn what_never_is_over_is_not_looked_at_for_ever() {
 }
 
 #[test]
+fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
+    let tier = Tier::new(1 << 20);
+    let due = || Millis(tier.memory.due.load(Ordering::Relaxed));
+    let (record, later) = (tier.hold(0, NOW), Millis(NOW.0 + 12 * MINUTE));
+    tier.write(&record, 1, NOW);
+    assert_eq!(due(), Millis(NOW.0 + 11 * MINUTE), "no call that passes before then locks the index");
+    assert!(!tier.memory.sweep(later, 64), "else a sweeper that has its turn would never end it");
+    assert_eq!(due(), Millis(later.0 + MINUTE));
+    drop(record);
+    assert!(!tier.memory.sweep(due(), 64));
+    assert_eq!((tier.memory.len(), due()), (0, Millis(u64::MAX)));
+}
+
+#[test]
+fn a_session_that_was_not_to_be_leaves_neither_bytes_nor_a_place() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    tier.write(&record, 40, NOW);
+    tier.memory.forget(record.key());
+    assert_eq!((tier.memory.len(), tier.memory.bytes()), (0, 0));
+    assert!(tier.memory.expiry.lock().take_due(Millis::MAX).is_none());
+}
+
+#[test]
+fn wherever_a_round_begins_it_comes_to_each_record() {
+    let tier = Tier::new(1 << 20);
+    // More than there are shards.
+    let held: Vec<_> = (0..40).map(|number| tier.hold(number, NOW)).collect();
+    for _ in &held {
+        tier.memory.records.visit(|_| ControlFlow::Break(()));
+        let mut seen = Vec::new();
+        tier.memory.records.visit(|record| {
+            seen.push(Arc::as_ptr(record));
+            ControlFlow::Continue(())
+        });
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), held.len());
+    }
+}
+
+#[test]
+fn a_principal_without_values_that_goes_for_its_room_is_no_loss() {
+    let tier = Tier::new(1);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    tier.write(&tier.hold(0, NOW), 1, NOW);
+    assert_eq!(tier.memory.len(), 1);
+    tier.assert_is_whole();
+}
+
+#[test]
 fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
     let tier = Tier::new(1 << 20);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));

@@ -1,0 +1,325 @@
+//! Users against a plain model of them: whoever signs in, out and in again, in however many browsers, on sockets and in
+//! jobs, on several nodes and under either resolution, what is read is what the [`model`] says.
+//!
+//! `USERS_CASES=20000 cargo test --release --all-features --test it users::` runs more of them.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use futures_util::FutureExt;
+use layered_session::{
+    Closed, CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, Watch, WriteError,
+    WriteErrorKind, testing::ManualClock,
+};
+use proptest::{prelude::*, test_runner::TestCaseError};
+
+use self::model::{Handle, Of, Op, Token, USERS};
+use crate::world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies};
+
+mod model;
+mod twins;
+
+const JARS: usize = 3;
+const SOCKETS: usize = 3;
+const NODES: usize = 2;
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A request in which a handler does this. Its handle may be kept, as by a socket.
+    Visit {
+        node: usize,
+        jar: usize,
+        ops: Vec<Op>,
+        keep: bool,
+    },
+    Socket {
+        which: usize,
+        op: Op,
+    },
+    Close {
+        which: usize,
+    },
+    /// An older cookie comes back later, or in another browser.
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    /// Somebody writes the user's value outside of any session.
+    Job {
+        node: usize,
+        user: usize,
+        op: Op,
+    },
+    EndAll {
+        node: usize,
+        user: usize,
+    },
+    Restart {
+        node: usize,
+    },
+    /// Until an id that has ended counts as none.
+    Wait,
+}
+
+fn of() -> impl Strategy<Value = Of> {
+    prop_oneof![1 => Just(Of::Session), 2 => Just(Of::User)]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => of().prop_map(Op::Read),
+        4 => (of(), 0..6i64).prop_map(|(of, value)| Op::Set(of, value)),
+        2 => of().prop_map(Op::Update),
+        2 => of().prop_map(Op::Remove),
+        1 => Just(Op::Clear),
+        4 => (0..USERS, any::<bool>()).prop_map(|(user, adopt)| Op::SignIn { user, adopt }),
+        1 => Just(Op::SignOut),
+        1 => Just(Op::Renew),
+    ]
+}
+
+fn job() -> impl Strategy<Value = Op> {
+    prop_oneof![(0..6i64).prop_map(|to| Op::Set(Of::User, to)), Just(Op::Update(Of::User)), Just(Op::Remove(Of::User))]
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25))
+            .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
+        1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
+        2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
+        2 => (0..NODES, 0..USERS, job()).prop_map(|(node, user, op)| Step::Job { node, user, op }),
+        1 => (0..NODES, 0..USERS).prop_map(|(node, user)| Step::EndAll { node, user }),
+        1 => (0..NODES).prop_map(|node| Step::Restart { node }),
+        1 => Just(Step::Wait),
+    ]
+}
+
+/// An open socket: its handle, what it was told, and whether it was told that it is over.
+struct Socket {
+    node: usize,
+    handle: Handle,
+    session: Session,
+    visits: Watch<Visits>,
+    division: Watch<Division>,
+    told: [Option<i64>; 2],
+    closing: Pin<Box<dyn Future<Output = Closed>>>,
+    closed: Option<Closed>,
+}
+
+impl Socket {
+    fn open(node: usize, session: Session, handle: Handle) -> Self {
+        let (visits, division, closing) = (session.watch(), session.watch(), Box::pin(session.closed()));
+        Self { node, handle, session, visits, division, told: [None; 2], closing, closed: None }
+    }
+
+    fn listen(&mut self) {
+        while let Some(Some(Visits(told))) = self.visits.next().now_or_never() {
+            self.told[0] = Some(told as i64);
+        }
+        while let Some(Some(Division(told))) = self.division.next().now_or_never() {
+            self.told[1] = Some(told);
+        }
+        if self.closed.is_none() {
+            self.closed = self.closing.as_mut().now_or_never();
+        }
+    }
+}
+
+struct World {
+    ring: KeyRing,
+    clock: ManualClock,
+    first_hit: bool,
+    nodes: Vec<(Node, model::Node)>,
+    jars: Vec<(Browser, Option<Token>)>,
+    sockets: [Option<Socket>; SOCKETS],
+    time: model::Time,
+}
+
+impl World {
+    fn new(first_hit: bool) -> Self {
+        let (jars, sockets) = (vec![(Browser::new(), None); JARS], [const { None }; SOCKETS]);
+        let (clock, time) = (ManualClock::new(), model::Time::default());
+        let mut world = Self { ring: ring(), clock, first_hit, nodes: Vec::new(), jars, sockets, time };
+        world.nodes = (0..NODES).map(|_| world.node()).collect();
+        world
+    }
+
+    fn node(&self) -> (Node, model::Node) {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().build())
+            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+            .value::<Division>()
+            .value::<Visits>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .resolution(if self.first_hit { Resolution::FirstHit } else { Resolution::Newest })
+            .idle(31 * DAY)
+            .absolute(365 * DAY)
+            .clock(self.clock.clone());
+        (Node::new(sessions.build().unwrap()), model::Node::new(self.first_hit))
+    }
+
+    fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
+        // No two steps are of one moment, so that versions have the order of the steps, whatever the node.
+        self.pass(1);
+        match step {
+            Step::Visit { node, jar, ops, keep } => self.visit(node, jar, ops, keep)?,
+            Step::Socket { which, op } => {
+                if let Some(socket) = &mut self.sockets[which] {
+                    let expected = self.nodes[socket.node].1.apply(&op, &mut socket.handle, &mut self.time);
+                    let came = perform(&socket.session, &op).now_or_never().expect("nothing to wait for");
+                    prop_assert_eq!(came, expected, "{:?} on a socket", op);
+                }
+            }
+            Step::Close { which } => self.sockets[which] = None,
+            Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
+            Step::Job { node, user, op } => {
+                let (node, model) = &mut self.nodes[node];
+                model.job(user, &op, &mut self.time);
+                let session = node.sessions.of(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
+                let came = perform(&session, &op).now_or_never().expect("nothing to wait for");
+                prop_assert!(came.is_ok(), "{:?} in a job", op);
+            }
+            Step::EndAll { node, user } => {
+                let (node, model) = &mut self.nodes[node];
+                model.end_all(user, &mut self.time);
+                node.sessions.end_all(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
+            }
+            Step::Restart { node } => {
+                let of_it = |socket: &&mut Option<Socket>| socket.as_ref().is_some_and(|it| it.node == node);
+                self.sockets.iter_mut().filter(of_it).for_each(|socket| *socket = None);
+                self.nodes[node] = self.node();
+            }
+            Step::Wait => self.pass(60_000),
+        }
+        self.check_sockets()
+    }
+
+    fn pass(&mut self, millis: u64) {
+        self.clock.advance(Duration::from_millis(millis));
+        self.time.now += millis;
+    }
+
+    /// One request: what its handler saw, and what its browser was given.
+    fn visit(&mut self, at: usize, jar: usize, mut ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
+        if self.first_hit
+            && let Some(out) = ops.iter().position(|op| matches!(op, Op::SignOut))
+        {
+            // What a browser keeps of a session that one request signs out of and follows is told under `Newest` alone.
+            ops.truncate(out + 1);
+        }
+        let (node, model) = &mut self.nodes[at];
+        let (browser, token) = &mut self.jars[jar];
+        let doing = ops.clone();
+        let handler = async move |session: Session| {
+            let mut came = Vec::new();
+            for op in &doing {
+                came.push(perform(&session, op).await);
+            }
+            (came, session)
+        };
+        let visit = browser.visit_seen(node, handler).now_or_never();
+        let (headers, (came, session)) = visit.expect("nothing to wait for");
+        let mut handle = model.arrive(token.as_ref(), &self.time);
+        for (op, came) in ops.iter().zip(&came) {
+            let expected = model.apply(op, &mut handle, &mut self.time);
+            prop_assert_eq!(came, &expected, "{:?} in a request", op);
+        }
+        let set = set_cookies(&headers);
+        prop_assert!(set.len() <= 1);
+        let removed = set.first().map(|cookie| cookie.contains("Max-Age=0"));
+        let carried = model.seal(&handle, &self.time);
+        // Of a session that lives the browser has all, and is given what it lacks if somebody asked for the session; of
+        // one that this handle has ended it keeps nothing.
+        let due = match &carried {
+            Some(carried) => (!ops.is_empty() && token.as_ref() != Some(carried)).then_some(false),
+            None => (handle.ended && token.is_some()).then_some(true),
+        };
+        prop_assert_eq!(removed, due, "{:?} for {:?}, of whom is known {:?}", set, token, carried);
+        match removed {
+            Some(true) => *token = None,
+            Some(false) => *token = carried,
+            None => {}
+        }
+        if keep && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+            *place = Some(Socket::open(at, session, handle));
+        }
+        Ok(())
+    }
+
+    /// What each socket was told is what there is.
+    fn check_sockets(&mut self) -> Result<(), TestCaseError> {
+        for socket in self.sockets.iter_mut().flatten() {
+            let model = &mut self.nodes[socket.node].1;
+            let closed = model.closed(&socket.handle.bind, &self.time);
+            // Told that it was over, rightly then: it has a successor since.
+            if socket.closed.is_some() && closed.is_none() {
+                *socket = Socket::open(socket.node, socket.session.clone(), socket.handle.clone());
+            }
+            socket.listen();
+            prop_assert_eq!(socket.closed, closed);
+            let user = model.user(&socket.handle.bind, &self.time);
+            prop_assert_eq!(socket.session.principal(), user.map(principal));
+            if closed.is_none() {
+                let mut value = |of| model.value(&socket.handle.bind, of, &self.time);
+                let there = [value(Of::Session).or(Some(0)), value(Of::User).or(Some(-1))];
+                prop_assert_eq!(socket.told, there);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name(user: usize) -> String {
+    ["ada", "bob"][user].to_owned()
+}
+
+fn principal(user: usize) -> Principal {
+    Principal::new(name(user))
+}
+
+/// Does to a session what the model is told too, and says what came of it in the same words.
+async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Closed> {
+    let done = match *op {
+        Op::Read(Of::Session) => return Ok(session.find::<Visits>().map(|Visits(value)| value as i64)),
+        Op::Read(Of::User) => return Ok(session.find::<Division>().map(|Division(value)| value)),
+        Op::Update(Of::Session) => {
+            let update = |visits: &mut Visits| visits.0 = model::updated(Of::Session, Some(visits.0 as i64)) as u64;
+            let updated = session.update(update).await;
+            return updated.map(|Visits(value)| Some(value as i64)).map_err(|error| reason(session, &error));
+        }
+        Op::Update(Of::User) => {
+            let update = |division: &mut Division| division.0 = model::updated(Of::User, Some(division.0));
+            let updated = session.update(update).await;
+            return updated.map(|Division(value)| Some(value)).map_err(|error| reason(session, &error));
+        }
+        Op::Set(Of::Session, value) => session.set(Visits(value as u64)).await,
+        Op::Set(Of::User, value) => session.set(Division(value)).await,
+        Op::Remove(Of::Session) => session.remove::<Visits>().await,
+        Op::Remove(Of::User) => session.remove::<Division>().await,
+        Op::Clear => session.clear().await,
+        Op::SignIn { user, adopt: false } => session.sign_in(User(name(user))).await,
+        Op::SignIn { user, adopt: true } => session.sign_in(User(name(user))).adopt::<Division>().await,
+        Op::SignOut => session.sign_out().await,
+        Op::Renew => session.renew().await,
+    };
+    done.map(|()| None).map_err(|error| reason(session, &error))
+}
+
+fn reason(session: &Session, error: &WriteError) -> Closed {
+    assert_eq!(error.kind(), WriteErrorKind::Closed, "{error}");
+    session.closed().now_or_never().expect("it is over")
+}
+
+#[test]
+fn whoever_signs_in_and_out_wherever_everybody_sees_what_is_theirs() {
+    let cases = std::env::var("USERS_CASES").map_or(300, |cases| cases.parse().expect("a number"));
+    let config =
+        ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() };
+    proptest!(config, |(first_hit in any::<bool>(), steps in proptest::collection::vec(step(), 1..50))| {
+        let mut world = World::new(first_hit);
+        for step in steps {
+            world.step(step)?;
+        }
+    });
+}

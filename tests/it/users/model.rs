@@ -1,0 +1,302 @@
+//! Who is to see what, as plainly as it can be said: a node is a map of sessions and of users, and of two copies of a
+//! value the one that was written later stands. Nothing expires here, and nothing is evicted.
+
+use std::collections::HashMap;
+
+use layered_session::Closed;
+
+pub(super) const USERS: usize = 2;
+
+/// For so many milliseconds an id that has ended may not be followed by a plain write.
+const FENCE: u64 = 60_000;
+
+/// Which value: the session's own, or the user's, which is the session's while nobody is signed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Of {
+    Session,
+    User,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Op {
+    Read(Of),
+    Set(Of, i64),
+    Update(Of),
+    Remove(Of),
+    Clear,
+    SignIn { user: usize, adopt: bool },
+    SignOut,
+    Renew,
+}
+
+/// A value or its removal, and when it was written: everything that is written anywhere is numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Copy {
+    written: u64,
+    value: Option<i64>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Session {
+    user: Option<usize>,
+    minted: u64,
+    own: Option<Copy>,
+    /// Somebody's choice who is not signed in.
+    anonymous: Option<Copy>,
+    /// Why, and when.
+    ended: Option<(Closed, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct User {
+    own: Option<Copy>,
+    /// Whatever session was minted before has ended.
+    ended: u64,
+}
+
+/// What a cookie holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Token {
+    id: usize,
+    minted: u64,
+    user: Option<usize>,
+    own: Option<Copy>,
+    users: Option<Copy>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Bind {
+    Nobody,
+    Live(usize),
+    Fenced(Closed),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Handle {
+    pub(super) bind: Bind,
+    /// What the cookie held of the session that it stands for.
+    brought: Option<Token>,
+    /// It has ended its session itself, which may be followed by a sign-in.
+    pub(super) ended: bool,
+}
+
+/// What all nodes have in common: numbers of sessions and of what is written, in the order of time, and the time.
+#[derive(Debug, Default)]
+pub(super) struct Time {
+    made: usize,
+    written: u64,
+    pub(super) now: u64,
+}
+
+impl Time {
+    fn next(&mut self) -> u64 {
+        self.written += 1;
+        self.written
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    first_hit: bool,
+    sessions: HashMap<usize, Session>,
+    users: [User; USERS],
+}
+
+impl Node {
+    pub(super) fn new(first_hit: bool) -> Self {
+        Self { first_hit, sessions: HashMap::new(), users: Default::default() }
+    }
+
+    pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
+        let nobody = Handle { bind: Bind::Nobody, brought: None, ended: false };
+        let Some(token) = token else { return nobody };
+        let Token { id, minted, user, own, users } = *token;
+        let begun = Session { user, minted, own: None, anonymous: None, ended: None };
+        let session = self.sessions.entry(id).or_insert(begun);
+        if session.ended.is_none() {
+            let theirs = match user {
+                Some(user) => &mut self.users[user].own,
+                None => &mut session.anonymous,
+            };
+            for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
+                // The first that has one answers, and stays as it is.
+                if mine.is_none() || !self.first_hit {
+                    *mine = brought.max(*mine);
+                }
+            }
+        }
+        match self.ended(id, time) {
+            None => Handle { bind: Bind::Live(id), brought: Some(token.clone()), ..nobody },
+            Some((reason, at)) if time.now < at + FENCE => Handle { bind: Bind::Fenced(reason), ..nobody },
+            Some(_) => nobody,
+        }
+    }
+
+    /// A session that was ended with all of its user's is seen to be over when somebody looks.
+    fn ended(&mut self, id: usize, time: &Time) -> Option<(Closed, u64)> {
+        let session = self.sessions.get_mut(&id).expect("whoever asks has it");
+        if session.user.is_some_and(|user| session.minted <= self.users[user].ended) {
+            session.ended.get_or_insert((Closed::Revoked, time.now));
+        }
+        session.ended
+    }
+
+    pub(super) fn closed(&mut self, bind: &Bind, time: &Time) -> Option<Closed> {
+        match *bind {
+            Bind::Nobody => None,
+            Bind::Fenced(reason) => Some(reason),
+            Bind::Live(id) => self.ended(id, time).map(|(reason, _)| reason),
+        }
+    }
+
+    fn live(&mut self, bind: &Bind, time: &Time) -> Option<(usize, Session)> {
+        let Bind::Live(id) = *bind else { return None };
+        self.ended(id, time).is_none().then(|| (id, self.sessions[&id].clone()))
+    }
+
+    pub(super) fn user(&mut self, bind: &Bind, time: &Time) -> Option<usize> {
+        self.live(bind, time)?.1.user
+    }
+
+    fn place(&mut self, id: usize, of: Of) -> &mut Option<Copy> {
+        let session = self.sessions.get_mut(&id).expect("it lives");
+        match (of, session.user) {
+            (Of::Session, _) => &mut session.own,
+            (Of::User, None) => &mut session.anonymous,
+            (Of::User, Some(user)) => &mut self.users[user].own,
+        }
+    }
+
+    pub(super) fn value(&mut self, bind: &Bind, of: Of, time: &Time) -> Option<i64> {
+        let (id, _) = self.live(bind, time)?;
+        self.place(id, of).and_then(|copy| copy.value)
+    }
+
+    /// What a cookie of this moment holds: nothing older takes the place of what the browser had.
+    pub(super) fn seal(&mut self, handle: &Handle, time: &Time) -> Option<Token> {
+        let (id, Session { user, minted, own, .. }) = self.live(&handle.bind, time)?;
+        let users = *self.place(id, Of::User);
+        let brought = handle.brought.as_ref();
+        let same_user = brought.filter(|brought| brought.user == user);
+        let own = own.max(brought.and_then(|brought| brought.own));
+        Some(Token { id, minted, user, own, users: users.max(same_user.and_then(|brought| brought.users)) })
+    }
+
+    fn make(&mut self, user: Option<usize>, own: Option<Copy>, anonymous: Option<Copy>, time: &mut Time) -> Bind {
+        time.made += 1;
+        let minted = time.next();
+        self.sessions.insert(time.made, Session { user, minted, own, anonymous, ended: None });
+        Bind::Live(time.made)
+    }
+
+    pub(super) fn apply(&mut self, op: &Op, handle: &mut Handle, time: &mut Time) -> Result<Option<i64>, Closed> {
+        if let Op::Read(of) = *op {
+            return Ok(self.value(&handle.bind, of, time));
+        }
+        let closed = self.closed(&handle.bind, time);
+        let fenced = matches!(handle.bind, Bind::Fenced(_));
+        let followed = match op {
+            Op::SignOut => return self.sign_out(handle, time),
+            Op::SignIn { .. } => fenced || handle.ended,
+            Op::Renew => fenced,
+            _ => false,
+        };
+        if let Some(reason) = closed.filter(|_| !followed) {
+            return Err(reason);
+        }
+        let session = self.live(&handle.bind, time);
+        match *op {
+            Op::SignIn { user, adopt } => {
+                let before = session.as_ref().map(|(_, session)| session);
+                let own = before.and_then(|session| session.own);
+                let chosen = before.and_then(|session| session.anonymous).and_then(|copy| copy.value);
+                self.retire(&handle.bind, Closed::Renewed, time);
+                handle.bind = self.make(Some(user), own, None, time);
+                let theirs = &mut self.users[user].own;
+                if adopt && chosen.is_some() && theirs.is_none_or(|copy| copy.value.is_none()) {
+                    *theirs = Some(Copy { written: time.next(), value: chosen });
+                }
+            }
+            Op::Renew => match session {
+                Some((_, Session { user, own, anonymous, .. })) => {
+                    self.retire(&handle.bind, Closed::Renewed, time);
+                    handle.bind = self.make(user, own, anonymous, time);
+                }
+                None if fenced => handle.bind = self.make(None, None, None, time),
+                None => {}
+            },
+            Op::Clear => {
+                if let Some((id, session)) = session {
+                    self.remove(id, Of::Session, time);
+                    if session.user.is_none() {
+                        self.remove(id, Of::User, time);
+                    }
+                }
+            }
+            Op::Remove(of) => {
+                if let Some((id, _)) = session {
+                    self.remove(id, of, time);
+                }
+            }
+            Op::Set(of, _) | Op::Update(of) => {
+                if session.is_none() {
+                    handle.bind = self.make(None, None, None, time);
+                }
+                let Bind::Live(id) = handle.bind else { unreachable!("it is live or was just made") };
+                let place = self.place(id, of);
+                write(place, op, time);
+                return Ok(place.filter(|_| matches!(op, Op::Update(_))).and_then(|copy| copy.value));
+            }
+            Op::Read(_) | Op::SignOut => unreachable!("done above"),
+        }
+        Ok(None)
+    }
+
+    fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Closed> {
+        if self.live(&handle.bind, time).is_some() {
+            self.retire(&handle.bind, Closed::Destroyed, time);
+            // Gone, with what the browser had of it.
+            (handle.ended, handle.brought) = (true, None);
+        }
+        Ok(None)
+    }
+
+    fn retire(&mut self, bind: &Bind, reason: Closed, time: &Time) {
+        if let Bind::Live(id) = bind {
+            let session = self.sessions.get_mut(id).expect("it lives");
+            session.ended.get_or_insert((reason, time.now));
+        }
+    }
+
+    fn remove(&mut self, id: usize, of: Of, time: &mut Time) {
+        write(self.place(id, of), &Op::Remove(of), time);
+    }
+
+    /// What a job does to a user's own value.
+    pub(super) fn job(&mut self, user: usize, op: &Op, time: &mut Time) {
+        write(&mut self.users[user].own, op, time);
+    }
+
+    pub(super) fn end_all(&mut self, user: usize, time: &mut Time) {
+        self.users[user].ended = time.next();
+    }
+}
+
+fn write(place: &mut Option<Copy>, op: &Op, time: &mut Time) {
+    let before = place.and_then(|copy| copy.value);
+    let value = match *op {
+        Op::Set(_, value) => Some(value),
+        Op::Update(of) => Some(updated(of, before)),
+        // Removing what is not there changes nothing.
+        _ if before.is_none() => return,
+        _ => None,
+    };
+    *place = Some(Copy { written: time.next(), value });
+}
+
+pub(super) fn updated(of: Of, value: Option<i64>) -> i64 {
+    match of {
+        Of::Session => value.unwrap_or_default() + 1,
+        Of::User => (value.unwrap_or(-1) + 1) % 6,
+    }
+}
