@@ -324,8 +324,11 @@ impl Core {
         let schema = &self.chain.schema;
         let anonymous =
             |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
+        // A session that this handle has ended is not what its next one goes on with.
+        let goes_on = !self.marks.ended_here.load(Ordering::Acquire);
         for Newer { owner, name, kept } in &self.brought.newer {
             let whose = match owner {
+                Owner::Session if !goes_on => continue,
                 Owner::Session if signed.is_none() || !anonymous(name) => Whose::Session,
                 Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => Whose::Principal,
                 _ => continue,
