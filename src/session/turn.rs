@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     Session,
-    commit::{Loss, Target, insist, mint_id},
+    commit::{Loss, MAX_LOSSES, Target, insist, mint_id},
     core::{Binding, Bound, Core},
 };
 use crate::{
@@ -118,20 +118,27 @@ impl Core {
         matches!(self.binding(), Binding::Fenced(_)) || self.marks.ended_here.load(Ordering::Acquire)
     }
 
-    /// Gives the principal what it does not have. Losing to another writer is as it should be.
+    /// Gives the principal what it does not have. Losing to another value is as it should be.
     async fn adopt(&self, signed: &crate::chain::Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
+        let stands = |number| {
+            let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
+            kept.ok().flatten()
+        };
         for mut change in chosen {
-            let stands = record.live(now, |state| state.kept(&self.chain.schema, change.number, now).cloned());
-            let stands = stands.ok().flatten();
-            if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
-                continue;
-            }
-            change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
             let target = Target { record: Arc::clone(&record), scope: Scope::Principal, extent: Extent::Named };
-            match self.write(&target, CommitKind::Upsert, &[change], now).await {
-                Ok(_) | Err(Loss::Outdated) => {}
-                Err(loss) => return Err(loss.into()),
+            // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
+            for _ in 0..MAX_LOSSES {
+                let stands = stands(change.number);
+                if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
+                    break;
+                }
+                change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
+                match self.write(&target, CommitKind::Upsert, std::slice::from_ref(&change), now).await {
+                    Ok(_) => break,
+                    Err(Loss::Outdated) => {}
+                    Err(loss) => return Err(loss.into()),
+                }
             }
         }
         Ok(())

@@ -339,3 +339,24 @@ async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before(
     browser.visit(&nodes[0], again).await;
     assert_eq!(browser.visit(&app.node(), async |session| session.find::<Visits>()).await, None);
 }
+
+// G7: that the user removed it long ago is no reason against it.
+#[tokio::test]
+async fn a_choice_is_adopted_over_a_removal_of_any_age() {
+    const HOUR: Duration = Duration::from_secs(3600);
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));
+    for age in [HOUR, 7 * HOUR, 8 * HOUR] {
+        let job = node.sessions.of(principal(0)).await.unwrap();
+        job.set(Division(1)).await.unwrap();
+        job.remove::<Division>().await.unwrap();
+        drop(job);
+        app.pass(age);
+        let adopt = async |session: Session| {
+            session.set(Division(3)).await.unwrap();
+            session.sign_in(User(name(0))).adopt::<Division>().await.unwrap();
+            session.find::<Division>()
+        };
+        assert_eq!(Browser::new().visit(&node, adopt).await, Some(Division(3)));
+    }
+}
