@@ -62,6 +62,8 @@ impl Core {
         self.brought = Brought {
             key: Some(bound.key()),
             in_step,
+            // What came of it into the user's record is held already.
+            principal: None,
             ambiguous: false,
             filled: std::mem::take(&mut taken.filled).into(),
             newer: taken.newer.into(),
@@ -81,17 +83,29 @@ impl Core {
 
     /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
     pub(super) async fn read_principal(&self, now: Millis) -> Result<(), TierError> {
-        let Some(store) = &self.chain.store else { return Ok(()) };
-        let Some(signed) = self.signed(now) else { return Ok(()) };
-        let known = self.find_principal(&signed);
+        if self.chain.store.is_some()
+            && let Some(signed) = self.signed(now)
+            && let Some(record) = self.ask_for(&signed, now).await?
+        {
+            // As long as the handle lives: one that is made after an eviction would lack what the store has.
+            self.hold(record);
+        }
+        Ok(())
+    }
+
+    /// The record of a principal with what the shared store has of it, of which it is asked unless memory holds the answer.
+    /// `None` without a store.
+    pub(super) async fn ask_for(&self, signed: &Signed, now: Millis) -> Result<Option<Arc<Record>>, TierError> {
+        let Some(store) = &self.chain.store else { return Ok(None) };
+        let known = self.find_principal(signed);
         if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
-            return Ok(());
+            return Ok(known);
         }
         let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
-        let record = self.hold_principal(&signed, now);
+        let record = self.principal_record(signed, now);
         record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
         if let Some(known) = known {
@@ -99,7 +113,7 @@ impl Core {
         }
         // That there is nothing is remembered too.
         self.settle(&record, now);
-        Ok(())
+        Ok(Some(record))
     }
 
     /// Joins what a genuine payload of this session holds into the records that it speaks of.

@@ -36,8 +36,8 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 struct Seldom {
     minting: tokio::sync::Mutex<()>,
-    /// The principal's record, once this handle holds it.
-    principal: Mutex<Option<Held>>,
+    /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
+    principal: Mutex<Option<Arc<Record>>>,
     /// The principal that a session's value names, by the session and the value's version.
     derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
     /// Made for the first watch.
@@ -74,13 +74,6 @@ impl Bound {
     }
 }
 
-/// A principal's record held by this handle; one that holds nothing goes with its last holder.
-#[derive(Debug)]
-struct Held {
-    key: RecordKey,
-    record: Arc<Record>,
-}
-
 /// What the request's cookie held.
 #[derive(Debug, Default)]
 pub(super) struct Brought {
@@ -88,6 +81,9 @@ pub(super) struct Brought {
     pub(super) key: Option<RecordKey>,
     /// Set if it held all that there was.
     pub(super) in_step: Option<InStep>,
+    /// The record of its user, if values of that were in it and it was not opened: what isn't here any more when the head
+    /// leaves, the next cookie would lack.
+    pub(super) principal: Option<Arc<Record>>,
     /// Several tokens of ours opened: none counts, and all are to go.
     pub(super) ambiguous: bool,
     /// What the cookie answered for, with the version.
@@ -302,28 +298,39 @@ impl Core {
         let key = signed.key();
         if let Some(seldom) = self.seldom.get()
             && let Some(held) = &*lock(&seldom.principal)
-            && held.key == key
+            && *held.key() == key
         {
-            return Some(Arc::clone(&held.record));
+            return Some(Arc::clone(held));
+        }
+        if let Some(record) = self.brought.principal.as_ref().filter(|record| *record.key() == key) {
+            return Some(Arc::clone(record));
         }
         self.chain.memory.as_ref()?.find(&key)
     }
 
+    /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
+    pub(super) fn principal_record(&self, signed: &Signed, now: Millis) -> Arc<Record> {
+        let make = || Record::principal(signed.key(), self.chain.principal_idle, now);
+        let found = self.find_principal(signed);
+        found.unwrap_or_else(|| match &self.chain.memory {
+            Some(memory) => memory.find_or_insert(&signed.key(), make),
+            None => Arc::new(make()),
+        })
+    }
+
     /// The principal's record, made if there is none, and held until the handle goes.
     pub(super) fn hold_principal(&self, signed: &Signed, now: Millis) -> Arc<Record> {
-        let key = signed.key();
+        self.hold(self.principal_record(signed, now))
+    }
+
+    pub(super) fn hold(&self, record: Arc<Record>) -> Arc<Record> {
         let mut principal = lock(&self.seldom().principal);
         if let Some(held) = &*principal
-            && held.key == key
+            && held.key() == record.key()
         {
-            return Arc::clone(&held.record);
+            return Arc::clone(held);
         }
-        let make = || Record::principal(key, self.chain.principal_idle, now);
-        let record = match &self.chain.memory {
-            Some(memory) => memory.find_or_insert(&key, make),
-            None => Arc::new(make()),
-        };
-        let before = principal.replace(Held { key, record: Arc::clone(&record) });
+        let before = principal.replace(Arc::clone(&record));
         drop(principal);
         if before.is_some() {
             self.release(before);
@@ -335,8 +342,8 @@ impl Core {
         record
     }
 
-    fn release(&self, held: Option<Held>) {
-        if let Some(Held { record, .. }) = held {
+    fn release(&self, held: Option<Arc<Record>>) {
+        if let Some(record) = held {
             if let Some(chime) = self.chime() {
                 record.leave_hub(chime);
             }
@@ -380,7 +387,7 @@ impl Core {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
             if let Some(held) = &*lock(&self.seldom().principal) {
-                held.record.join_hub(chime);
+                held.join_hub(chime);
             }
         }
     }

@@ -29,8 +29,9 @@ use crate::{
 
 /// A session whose token memory knows by its very bytes.
 pub(super) struct Familiar {
-    pub(super) bound: Bound,
-    pub(super) in_step: InStep,
+    bound: Bound,
+    in_step: InStep,
+    principal: Option<Arc<Record>>,
 }
 
 /// A token that had to be opened.
@@ -68,23 +69,31 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], among: &Candidates<'_
     if in_step.deadline <= now {
         return None;
     }
-    if let Some((key, carried)) = in_step.principal.as_deref() {
+    let principal = match in_step.principal.as_deref() {
         // An evicted, expired or newer record of the principal may lack what the token has.
-        let there = |record: Arc<Record>| record.live(now, State::carried) == Ok(*carried);
-        if *carried != 0 && !memory.find(key).is_some_and(there) {
-            return None;
+        Some((key, carried)) if *carried != 0 => {
+            Some(memory.find(key).filter(|record| record.live(now, State::carried) == Ok(*carried))?)
         }
-    }
+        _ => None,
+    };
     if only && !confirmed {
         record.confirm();
     }
-    Some(Familiar { bound: Bound { record }, in_step })
+    Some(Familiar { bound: Bound { record }, in_step, principal })
+}
+
+impl Familiar {
+    fn brings(self) -> (Bound, Brought) {
+        let Self { bound, in_step, principal } = self;
+        let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), principal, ..Brought::default() };
+        (bound, brought)
+    }
 }
 
 impl Core {
     /// The state of a handle of a session that memory knows.
-    pub(super) fn familiar(chain: Arc<Chain>, Familiar { bound, in_step }: Familiar) -> Self {
-        let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), ..Brought::default() };
+    pub(super) fn familiar(chain: Arc<Chain>, familiar: Familiar) -> Self {
+        let (bound, brought) = familiar.brings();
         Self::new(chain, Binding::Live(bound), brought)
     }
 
@@ -149,10 +158,10 @@ impl Core {
             self.brought.ambiguous = true;
             return None;
         }
-        if let Some(Familiar { bound, in_step }) = found.0 {
+        if let Some(familiar) = found.0 {
+            let (bound, brought) = familiar.brings();
             bound.record.confirm();
-            (self.brought.key, self.brought.in_step) = (Some(bound.key()), Some(in_step));
-            self.binding = Binding::Live(bound).into();
+            (self.binding, self.brought) = (Binding::Live(bound).into(), brought);
         }
         found.1
     }

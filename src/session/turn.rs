@@ -68,11 +68,16 @@ impl Core {
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
         let _minting = self.minting().await;
-        let now = self.chain.now();
         let name = self.chain.schema.at(*number).name;
         let signed = derive(&user).map(|principal| self.chain.signed(principal));
         let user = Change { number: *number, name, json: Some(user), version: None, replaces: None };
-        let known = signed.as_ref().and_then(|signed| self.find_principal(signed));
+        // First, so that a store that doesn't answer leaves everything as it is.
+        let asked = match &signed {
+            Some(signed) => self.ask_for(signed, self.chain.now()).await?,
+            None => None,
+        };
+        let now = self.chain.now();
+        let known = asked.clone().or_else(|| self.find_principal(signed.as_deref()?));
         let above = known.as_ref().map_or(Version::ZERO, |record| record.read().not_before());
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
@@ -95,6 +100,9 @@ impl Core {
                 return Err(WriteError::new(WriteErrorKind::Invalid, "a principal's own handle has no session"));
             }
             Err(_) => self.begin(std::slice::from_ref(&user), above, now).await?,
+        }
+        if let Some(record) = asked {
+            self.hold(record);
         }
         if let Some(signed) = signed {
             self.adopt(&signed, adopted, now).await?;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     app::at_once,
-    world::{Browser, DAY, Division, Node, Theme, Visits, ring},
+    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
 };
 
 /// One of eight.
@@ -215,6 +215,37 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
     // By chance both would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
     assert!(used > 120 && unused < 60, "{used} of those that were used, {unused} of the others");
+}
+
+// G7, G9: what a recognised token holds of its user is there until the head has left, though it is of another record.
+#[test]
+fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
+    let clock = ManualClock::new();
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(1).build())
+        .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        .value::<Theme>()
+        .value::<Division>()
+        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+        .clock(clock.clone());
+    let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
+    let mut ada = Browser::new();
+    tier.visit(&mut ada, async |session| {
+        session.sign_in(User("ada".into())).await.unwrap();
+        session.set(Division(3)).await.unwrap();
+    });
+    let other = tier.node.clone();
+    let meanwhile = async move |session: Session| {
+        session.find::<Theme>();
+        for _ in 0..3 {
+            let write = async |session: Session| session.set(Theme("dark".into())).await.unwrap();
+            Browser::new().visit(&other, write).await;
+        }
+        session.set(Theme("light".into())).await.unwrap();
+        session.get::<Division>()
+    };
+    assert_eq!(tier.visit(&mut ada, meanwhile), Division(3));
+    assert_eq!(tier.visit(&mut ada, async |session| session.get::<Division>()), Division(3));
 }
 
 #[test]

@@ -87,5 +87,6 @@ async fn and_is_said_to_have_lost_so_often_only_where_it_has() {
         assert_eq!(error.kind(), WriteErrorKind::Contended, "{error}");
         assert_eq!(store.left.load(Ordering::Relaxed), 1000 - 32 * tried);
     }
-    assert_eq!(node.sessions.stats().records, 0);
+    // No session's: that the user has nothing in the store is remembered.
+    assert_eq!(node.sessions.stats().records, 1);
 }

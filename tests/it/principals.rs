@@ -12,8 +12,69 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     app::{App, at_once, carried, get, post, seen, set, signed_in, socket},
+    site::dark,
     world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring},
 };
+
+/// Another one of the user's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Language(String);
+
+impl SessionValue for Language {
+    const NAME: &'static str = "language";
+    const SCOPE: Scope = Scope::Principal;
+}
+
+// G2, G7, G9.
+#[tokio::test]
+async fn who_signs_in_finds_what_the_store_has_of_the_user() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = || app.node_with(|sessions| sessions.tier(store.clone()).value::<Language>());
+    let ada = async |node: &Node| node.sessions.of(Principal::new("ada")).await.unwrap();
+    let elsewhere = node();
+    ada(&elsewhere).await.set(Division(3)).await.unwrap();
+    let sign_in = async |session: &Session| session.sign_in(User("ada".into())).await.unwrap();
+
+    let at_once = async move |session: Session| {
+        sign_in(&session).await;
+        (session.get::<Division>(), session)
+    };
+    let (here, mut browser) = (node(), Browser::new());
+    let (found, socket) = browser.visit(&here, at_once).await;
+    assert_eq!((found, socket.get()), (Division(3), Division(3)));
+    assert_eq!(browser.visit(&here, async |session| session.get::<Division>()).await, Division(3));
+
+    // What is written first does not hide the rest.
+    let writes = async move |session: Session| {
+        sign_in(&session).await;
+        session.set(Language("de".into())).await.unwrap();
+    };
+    let (here, mut browser) = (node(), Browser::new());
+    browser.visit(&here, writes).await;
+    assert_eq!(browser.visit(&here, async |session| session.get::<Division>()).await, Division(3));
+
+    let removes = async move |session: Session| {
+        sign_in(&session).await;
+        session.remove::<Division>().await.unwrap();
+    };
+    Browser::new().visit(&node(), removes).await;
+    assert_eq!(ada(&node()).await.find::<Division>(), None);
+}
+
+// G9: a store that doesn't answer leaves everything as it was.
+#[tokio::test]
+async fn nobody_signs_in_while_the_store_is_away() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let session = Browser::new().visit(&node, async |session| session).await;
+    session.set(Theme("dark".into())).await.unwrap();
+    store.fail();
+    let refused = session.sign_in(User("ada".into())).await.unwrap_err();
+    store.heal();
+    assert_eq!((refused.kind(), session.principal(), session.get()), (WriteErrorKind::Unavailable, None, dark()));
+}
 
 // Acceptance 4.
 #[tokio::test]

@@ -255,8 +255,10 @@ impl Node {
     fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Closed> {
         if self.live(&handle.bind, time).is_some() {
             self.retire(&handle.bind, Closed::Destroyed, time);
-            // Gone, with what the browser had of it.
-            (handle.ended, handle.brought) = (true, None);
+            handle.ended = true;
+            // Gone, with what the browser had of it. What it had of the user stays the user's.
+            handle.brought = handle.brought.take().filter(|brought| brought.user.is_some());
+            handle.brought.iter_mut().for_each(|brought| brought.own = None);
         }
         Ok(None)
     }
