@@ -190,14 +190,12 @@ impl Core {
             _ => None,
         };
         let standing = stored.as_ref().map(|stored| stored.0.standing);
-        if let (Some(Standing::Absent | Standing::Ended), Some(record)) = (standing, &known) {
+        if standing == Some(Standing::Absent) {
             // What is open on this node learns of it too.
-            let _ = self.end(record, Closed::Destroyed, now);
-        }
-        match standing {
-            Some(Standing::Absent) => return nothing(Brought::default()),
-            Some(Standing::Ended) => return Ok((Binding::Fenced(Closed::Destroyed), brought, None)),
-            Some(Standing::Present) | None => {}
+            if let Some(record) = &known {
+                let _ = self.end(record, Closed::Destroyed, now);
+            }
+            return nothing(Brought::default());
         }
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
@@ -210,6 +208,10 @@ impl Core {
             }
             (None, None) => Arc::new(Record::session(key, payload.head.life.clone(), payload.head.used(now))),
         };
+        if standing == Some(Standing::Ended) {
+            // As of now: nobody says since when, and after a minute it is to count as no cookie.
+            let _ = self.end(&record, Closed::Destroyed, now);
+        }
         let life = &payload.head.life;
         self.chain.note_absolute(life.absolute_deadline().since(life.created()));
         record.touch_at_least(payload.head.used(now));

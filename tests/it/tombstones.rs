@@ -1,10 +1,15 @@
-//! A session that has ended takes what a tombstone takes, at once, whoever found out that it has.
+//! A session that has ended takes what a tombstone takes, at once, and is remembered as one, whoever found out that it has.
 
-use layered_session::{Placement, Principal, Scope, Session, SessionValue, Sessions, testing::SpyStore};
+use std::time::Duration;
+
+use layered_session::{
+    Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
+    testing::{Operation, SpyStore},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{App, at_once, signed_in},
+    app::{App, at_once, set, signed_in},
     world::{Browser, Node, Theme},
 };
 
@@ -69,4 +74,23 @@ async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ende
     browser.visit(&elsewhere, async |session| session.destroy().await.unwrap()).await;
     at_once(session.renew()).expect("a store that answers at once").unwrap_err();
     assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
+}
+
+// G4, G13: nobody says when, and so the minute begins with the first request that brings it.
+#[tokio::test]
+async fn of_a_session_that_ended_elsewhere_the_store_is_asked_once_and_its_id_is_fenced_for_a_minute() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let [here, there] = [(); 2].map(|()| app.node_with(|sessions| sessions.tier(store.clone())));
+    let mut browser = Browser::new();
+    set(&mut browser, &there, Theme("dark".into())).await;
+    let late = browser.clone();
+    browser.visit(&there, async |session| session.destroy().await.unwrap()).await;
+    store.take_operations();
+    let write = async |session: Session| session.set(Theme("light".into())).await.map_err(|error| error.kind());
+    for _ in 0..2 {
+        assert_eq!(late.clone().visit(&here, write).await, Err(WriteErrorKind::Closed));
+    }
+    assert_eq!(store.take_operations(), [Operation::Read]);
+    app.pass(Duration::from_secs(60));
+    assert_eq!(late.clone().visit(&here, write).await, Ok(()));
 }
