@@ -12,7 +12,7 @@ use crate::{
     id::SessionId,
     live::Closed,
     signal::{Bell, Chime},
-    tier::memory::record::{InStep, Kind, Record, RecordKey, State},
+    tier::memory::record::{InStep, Kind, Record, RecordKey},
     value::{Number, Scope},
     version::{Millis, Version},
 };
@@ -442,15 +442,5 @@ impl Drop for Core {
         }
         let held = lock(&seldom.principal).take();
         self.release(held);
-    }
-}
-
-impl State {
-    /// When the session's id was minted.
-    pub(crate) fn birth(&self) -> Option<Version> {
-        match &self.kind {
-            Kind::Session { life, .. } => Some(life.birth()),
-            _ => None,
-        }
     }
 }

@@ -18,6 +18,7 @@ use crate::{
     version::Millis,
 };
 
+mod doubt;
 mod expiry;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]

@@ -8,6 +8,7 @@ mod ambiguous;
 mod app;
 mod auto_traits;
 mod building;
+mod clocks;
 mod cookies;
 mod ends;
 mod engine;

@@ -12,7 +12,10 @@ use std::{
 
 use once_cell::race::OnceBox;
 
-use super::expiry::Place;
+use super::{
+    doubt::{Doubt, Doubts},
+    expiry::Place,
+};
 pub(crate) use super::{
     state::{Browser, InStep, Kind, RecordKey, State},
     terms::{Extent, Refused, Terms, Via},
@@ -27,7 +30,7 @@ use crate::{
     signal::{Chime, Hub},
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     tier::Change,
     value::Number,
@@ -56,12 +59,7 @@ struct Waiting {
     hub: Hub,
     turn: tokio::sync::Mutex<()>,
     gate: tokio::sync::RwLock<()>,
-    /// Writes to the shared store whose answers are not here yet.
-    writing: AtomicUsize,
-    /// Those whose answers nobody waits for any more, since the beginning.
-    abandoned: AtomicUsize,
-    /// So many of them came before the store was asked.
-    reassured: AtomicUsize,
+    doubts: Doubts,
 }
 
 impl Record {
@@ -252,34 +250,24 @@ impl Record {
         }
     }
 
-    /// Marks the record as not to be relied on: until the write that begins is answered, or, if it is dropped before,
-    /// until the store has been asked again. Each write has a mark of its own.
+    /// See [`Doubts::begin`].
     pub(crate) fn doubt(&self) -> Doubt<'_> {
-        let waiting = self.waiting();
-        waiting.writing.fetch_add(1, Ordering::AcqRel);
-        Doubt { waiting, answered: false }
+        self.waiting().doubts.begin()
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
-        self.waiting.get().is_some_and(|waiting| {
-            // In this order, which is that of a write's life backwards: what has moved on since it was looked at makes
-            // the record look doubted, and never sound.
-            let reassured = waiting.reassured.load(Ordering::Acquire);
-            let writing = waiting.writing.load(Ordering::Acquire);
-            writing > 0 || waiting.abandoned.load(Ordering::Acquire) > reassured
-        })
+        self.waiting.get().is_some_and(|waiting| waiting.doubts.any())
     }
 
-    /// How many writes were abandoned so far: to be asked before the store is.
+    /// See [`Doubts::abandoned`].
     pub(crate) fn abandoned(&self) -> usize {
-        self.waiting.get().map_or(0, |waiting| waiting.abandoned.load(Ordering::Acquire))
+        self.waiting.get().map_or(0, |waiting| waiting.doubts.abandoned())
     }
 
-    /// What the store held after so many abandoned writes is here now. Several may have asked it, and the one that asked
-    /// last needn't come last.
+    /// See [`Doubts::reassure`].
     pub(crate) fn reassure(&self, abandoned: usize) {
         if let Some(waiting) = self.waiting.get() {
-            waiting.reassured.fetch_max(abandoned, Ordering::AcqRel);
+            waiting.doubts.reassure(abandoned);
         }
     }
 
@@ -415,30 +403,6 @@ impl DerefMut for Writing<'_> {
 impl Drop for Writing<'_> {
     fn drop(&mut self) {
         self.stamp.store(self.state.carried(), Ordering::Release);
-    }
-}
-
-/// See [`Record::doubt`].
-#[must_use]
-#[derive(Debug)]
-pub(crate) struct Doubt<'a> {
-    waiting: &'a Waiting,
-    answered: bool,
-}
-
-impl Doubt<'_> {
-    pub(crate) fn clear(mut self) {
-        self.answered = true;
-    }
-}
-
-impl Drop for Doubt<'_> {
-    fn drop(&mut self) {
-        // In this order: there is no moment at which the record looks sound.
-        if !self.answered {
-            self.waiting.abandoned.fetch_add(1, Ordering::AcqRel);
-        }
-        self.waiting.writing.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -230,6 +230,14 @@ impl State {
         }
     }
 
+    /// When the session's id was minted.
+    pub(crate) fn birth(&self) -> Option<Version> {
+        match &self.kind {
+            Kind::Session { life, .. } => Some(life.birth()),
+            _ => None,
+        }
+    }
+
     /// Sessions of this principal whose id was minted up to then have ended.
     pub(crate) fn not_before(&self) -> Version {
         match self.kind {
