@@ -312,7 +312,8 @@ impl<'a> Commit<'a> {
         self.changes
     }
 
-    /// When the record expires if nothing more is heard of it.
+    /// When the record expires if nothing more is heard of it. For a session that is its absolute deadline: a store is not
+    /// told of each use, and what has idled out is known by memory and by the seal.
     pub const fn expires(&self) -> SystemTime {
         self.expires
     }

@@ -103,8 +103,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The time now. It may jump, backwards too: versions still order, and no lifetime grows by it.
     fn now(&self) -> SystemTime;
 
-    /// The time now, or up to a second ago, where that is cheaper to know: reads go by it that see nothing which ends
-    /// within two seconds of it. [`now`](Self::now) unless it is implemented.
+    /// The time now, or up to a second ago, where that is cheaper to know: loads and reads go by it that see nothing which
+    /// ends within two seconds of it, and count as uses of that time. [`now`](Self::now) unless it is implemented.
     fn recent(&self) -> SystemTime {
         self.now()
     }

@@ -86,6 +86,15 @@ struct Slot {
     kept: Kept,
 }
 
+impl Slot {
+    /// Whether this build can read a copy that meets here, if no verdict is needed for that: what was written on this node
+    /// it can. So nobody waits for a verdict on what is written again and again.
+    fn can_read(&self, kept: &Kept, judge: &Judge<'_>) -> Result<bool, (Number, Json)> {
+        let ours = self.origin == ChangeOrigin::Fresh && std::ptr::eq(&self.kept, kept);
+        if ours { Ok(true) } else { judge.can_read(self.number, kept) }
+    }
+}
+
 #[derive(Clone, Debug, Default)]
 struct Rest {
     /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
@@ -251,8 +260,10 @@ impl Values {
         brought: impl Iterator<Item = (Number, Kept)>,
         judge: &Judge<'_>,
     ) -> Vec<(Number, Json)> {
-        let meets =
-            |(number, kept): (_, Kept)| self.get(number)?.meet(&kept, |kept| judge.can_read(number, kept)).err();
+        let meets = |(number, kept): (_, Kept)| {
+            let slot = self.slot(number)?;
+            slot.kept.meet(&kept, |kept| slot.can_read(kept, judge)).err()
+        };
         // Most of what is opened comes to a record that is empty, and isn't copied to be compared with nothing.
         if self.is_empty() { Vec::new() } else { brought.filter_map(meets).collect() }
     }
@@ -271,7 +282,7 @@ impl Values {
         let name = judge.schema.at(number).name;
         let Some(slot) = self.slots.at(at) else { return false };
         // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
-        let readable = |kept: &Kept| Ok::<_, Infallible>(judge.can_read(number, kept).unwrap_or(true));
+        let readable = |kept: &Kept| Ok::<_, Infallible>(slot.can_read(kept, judge).unwrap_or(true));
         let Ok(meeting) = slot.kept.meet(&kept, readable);
         match meeting {
             Meeting::Stays => false,
@@ -412,5 +423,17 @@ mod tests {
         assert!(values.join(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
         assert!(!values.join(0, kept(5, Some("9")), 0, &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
+    }
+
+    #[test]
+    fn what_this_node_wrote_needs_no_verdict_whatever_it_meets() {
+        let kept = |version, json: &str| Kept::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
+        let (schema, mut values) = (schema(), Values::default());
+        let judge = Judge::new(&schema);
+        let late = [(0, kept(4, "9"))];
+        values.put(0, schema.at(0).name, kept(5, "1"), 0);
+        assert!(values.unjudged(late.clone().into_iter(), &judge).is_empty());
+        assert!(values.join(0, kept(6, "2"), 0, &judge));
+        assert_eq!(values.unjudged(late.into_iter(), &judge).len(), 1, "that came from elsewhere");
     }
 }

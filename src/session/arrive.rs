@@ -101,16 +101,14 @@ impl Core {
         if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
             return Ok(known);
         }
-        let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
+        let abandoned = known.as_ref().map_or(Record::UNASKED, |record| record.abandoned());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.principal_record(signed, now);
         record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
-        if let Some(known) = known {
-            known.reassure(abandoned);
-        }
+        known.as_ref().unwrap_or(&record).reassure(abandoned);
         // That there is nothing is remembered too.
         self.settle(&record, now);
         Ok(Some(record))
@@ -245,7 +243,10 @@ pub(super) struct TakenIn {
 /// The session of an opened birth token, on a node that may not know it yet.
 pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
     let key = RecordKey(*id.as_bytes());
-    let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
+    let make = || {
+        let record = Record::session(key, payload.head.life.clone(), payload.head.used(now));
+        if chain.store.is_some() { record.unasked() } else { record }
+    };
     let record = match &chain.memory {
         Some(memory) => memory.find_or_insert(&key, make),
         None => Arc::new(make()),

@@ -233,7 +233,9 @@ impl Core {
         };
         let _passing = target.record.pass_gate().await;
         target.record.admit(changes, terms).map_err(Refused::into_loss)?;
-        let expires = target.record.deadline().time();
+        // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
+        target.record.touch(now);
+        let expires = target.record.expires().time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.doubt();
         let owner = match target.scope {
@@ -252,7 +254,7 @@ impl Core {
                         ..change.clone()
                     })
                     .collect();
-                let taken = target.record.commit(&stamped, terms);
+                let taken = target.record.commit(&stamped, Terms { now: self.chain.now(), ..terms });
                 doubt.clear();
                 self.settle(&target.record, now);
                 taken.map_err(Refused::into_loss)?;

@@ -310,7 +310,10 @@ impl Core {
 
     /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
     pub(super) fn principal_record(&self, signed: &Signed, now: Millis) -> Arc<Record> {
-        let make = || Record::principal(signed.key(), self.chain.principal_idle, now);
+        let make = || {
+            let record = Record::principal(signed.key(), self.chain.principal_idle, now);
+            if self.chain.store.is_some() { record.unasked() } else { record }
+        };
         let found = self.find_principal(signed);
         found.unwrap_or_else(|| match &self.chain.memory {
             Some(memory) => memory.find_or_insert(&signed.key(), make),

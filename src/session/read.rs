@@ -42,8 +42,8 @@ impl Core {
     fn stored_now(&self, number: Number) -> Stored {
         let Declared { scope, max_age, .. } = *self.chain.schema.at(number);
         let (recent, soon) = self.chain.recent_and_soon();
-        let lives =
-            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, soon, Some(recent)));
+        let touch = |record: &Record| record.touch_lately(recent, soon);
+        let lives = self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, soon, touch));
         match lives {
             Some(Ok((Stored::Nothing, _))) if max_age.is_some() => {}
             Some(Ok((stored, _))) => return stored,
@@ -55,9 +55,13 @@ impl Core {
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;
-        let used = Some(now).filter(|_| look == Look::Use);
+        let touch = |record: &Record| {
+            if look == Look::Use {
+                record.touch(now);
+            }
+        };
         if let Some(stored) =
-            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, used))
+            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, touch))
         {
             return stored.unwrap_or((Stored::Nothing, None));
         }
@@ -66,7 +70,7 @@ impl Core {
         }
         loop {
             let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
-            match self.stored_in(key, &record, number, now, used) {
+            match self.stored_in(key, &record, number, now, touch) {
                 Ok(stored) => return stored,
                 // Since it was found, and by a clone or for good: looked for again, there is another or none.
                 Err(Closed::Renewed) => {}
@@ -81,13 +85,11 @@ impl Core {
         record: &Record,
         number: Number,
         now: Millis,
-        used: Option<Millis>,
+        touch: impl FnOnce(&Record),
     ) -> Result<(Stored, Mark), Closed> {
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
-        if let Some(used) = used {
-            record.touch(used);
-        }
+        touch(record);
         let Some(Kept { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
         let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };

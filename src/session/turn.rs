@@ -241,7 +241,7 @@ impl Core {
                 replaces: None,
             })
             .collect();
-        let expires = next.record.deadline().time();
+        let expires = next.record.expires().time();
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");

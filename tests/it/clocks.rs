@@ -56,8 +56,12 @@ async fn what_ends_is_over_on_time_though_the_time_of_reads_is_a_coarse_one() {
         assert_eq!(handle.find(), Some(Code(7)));
         clock.advance(MILLI);
         assert_eq!((handle.find::<Code>(), handle.find()), (None, Some(dark())));
-        // Read once more by a late clock: the session ends that much earlier, and not a moment later than then.
-        clock.advance(HOUR - late - MILLI);
+        // A use counts as that much earlier, and takes nothing back from a later one.
+        clock.advance(10 * SECOND);
+        assert_eq!((handle.find(), handle.expires_at()), (Some(dark()), Some(clock.now() + HOUR - late)));
+        handle.touch().await.unwrap();
+        assert_eq!((handle.find(), handle.expires_at()), (Some(dark()), Some(clock.now() + HOUR)));
+        clock.advance(HOUR - MILLI);
         assert_eq!(handle.expires_at(), Some(clock.now() + MILLI));
         clock.advance(MILLI);
         assert_eq!(handle.find::<Theme>(), None);

@@ -34,6 +34,7 @@ mod same_version;
 mod site;
 mod smoke;
 mod stacking;
+mod store_life;
 mod stored;
 mod threads;
 mod tokens;

@@ -117,6 +117,14 @@ impl Record {
         }
     }
 
+    /// The same by a time that is late, and is no earlier than another that has not come: a later use than that stands,
+    /// unless the clock has been set back since.
+    pub(crate) fn touch_lately(&self, recent: Millis, soon: Millis) {
+        if !(recent.0..=soon.0).contains(&self.used.load(Ordering::Relaxed)) {
+            self.used.store(recent.0, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn touch_at_least(&self, used: Millis) {
         self.used.fetch_max(used.0, Ordering::Relaxed);
     }
@@ -143,6 +151,12 @@ impl Record {
     /// When it is over if nobody uses it again.
     pub(crate) fn deadline(&self) -> Millis {
         self.read().deadline(self.used())
+    }
+
+    /// Until when a shared store has to have it: it isn't told of each use of a session, of which memory and the seal know.
+    pub(crate) fn expires(&self) -> Millis {
+        let state = self.read();
+        state.absolute_deadline().unwrap_or_else(|| state.deadline(self.used()))
     }
 
     /// When nothing that somebody may still hold of it can matter any more.
@@ -254,6 +268,15 @@ impl Record {
     pub(crate) fn doubt(&self) -> Doubt<'_> {
         self.waiting().doubts.begin()
     }
+
+    /// One that is made without asking the store, which may know more of its owner: the next load asks.
+    pub(crate) fn unasked(self) -> Self {
+        drop(self.doubt());
+        self
+    }
+
+    /// What [`abandoned`](Self::abandoned) is of one that is [`unasked`](Self::unasked), and was not there before.
+    pub(crate) const UNASKED: usize = 1;
 
     pub(crate) fn is_doubted(&self) -> bool {
         self.waiting.get().is_some_and(|waiting| waiting.doubts.any())

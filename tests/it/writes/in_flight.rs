@@ -1,17 +1,17 @@
 //! Writes under way at a store: what others do meanwhile, and what is left when nobody waits for the answer.
 
 use std::{
-    future::IntoFuture,
+    future::{Future, IntoFuture},
     pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Waker},
 };
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use http::Response;
 use http_body_util::Full;
 use layered_session::{
-    Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, WriteErrorKind,
+    Clock, Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 
@@ -19,7 +19,7 @@ use super::{Note, count, visits};
 use crate::{
     app::{at_once, kind},
     site::{Site, dark},
-    world::{BoxFuture, Browser, Node, Theme, User, Visits, builder, ring},
+    world::{BoxFuture, Browser, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
 };
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -310,4 +310,25 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
     second.handle(browser.request(), load).await;
     assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+}
+
+// G12: nobody is told that a session is over which the answer of a write would bring back; nor does that take back a use.
+#[tokio::test]
+async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_none() {
+    let gate = Gate::default();
+    let shared = gate.clone();
+    let site = Site::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
+    let mut browser = site.dark().await;
+    let session = browser.open(&site.node).await;
+    site.clock.advance(HOUR - TICK);
+    gate.keep_out(CommitKind::Update);
+    let mut write = pin!(session.set(Theme("light".into())));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(write.as_mut().poll(&mut cx).is_pending());
+    site.clock.advance(2 * TICK);
+    assert_eq!(session.closed().now_or_never(), None);
+    session.touch().await.unwrap();
+    gate.open();
+    assert!(write.as_mut().poll(&mut cx).is_ready());
+    assert_eq!((session.get(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
 }
