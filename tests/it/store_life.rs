@@ -17,17 +17,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     app::{bring, socket},
     site::dark,
+    stored::Stock,
     world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
 };
-
-/// The session's, on servers only.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Stock(u32);
-
-impl SessionValue for Stock {
-    const NAME: &'static str = "stock";
-    const PLACEMENT: Placement = Placement::Server;
-}
 
 /// The user's, on servers only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

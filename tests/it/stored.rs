@@ -13,8 +13,9 @@ use crate::{
     world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
 };
 
+/// The session's, on servers only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Stock(u32);
+pub(crate) struct Stock(pub(crate) u32);
 
 impl SessionValue for Stock {
     const NAME: &'static str = "stock";
