@@ -161,7 +161,9 @@ impl Session {
     /// # Errors
     ///
     /// `Invalid` for a value that does not validate or would not decode again, `TooLarge` for one that the browser
-    /// could not hold, `Closed` once the session has ended. Nothing has changed then.
+    /// could not hold, `Closed` once the session has ended. Nothing has changed then. Over a shared store `Unavailable`
+    /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
+    /// where it found the write outdated 32 times in a row.
     ///
     /// # Cancel safety
     ///
@@ -274,7 +276,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none.
+    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none. A shared store is asked first for
+    /// what it has of the user: where it does not answer, nobody is signed in.
     pub fn sign_in<V: SessionValue>(&self, user: V) -> SignIn<'_> {
         SignIn::new(self, &user)
     }
