@@ -11,7 +11,7 @@ use std::{
 
 use http::request::Parts;
 
-use self::life::Lifetime;
+use self::{accepted::Accepted, life::Lifetime};
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
@@ -28,6 +28,7 @@ use crate::{
     version::{Clock, Millis, Version},
 };
 
+pub(crate) mod accepted;
 pub(crate) mod judge;
 pub(crate) mod life;
 pub(crate) mod values;
@@ -73,6 +74,7 @@ pub(crate) struct Chain {
     pub(crate) stopping: AtomicBool,
     /// Counts calls of `end_all`: a handle looks its principal up again only after one.
     pub(crate) revocations: AtomicU64,
+    pub(crate) accepted: Accepted,
     pub(crate) counters: Counters,
 }
 

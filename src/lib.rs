@@ -48,7 +48,7 @@ pub use self::{
         batch::Batch,
         browser::RelayToken,
         explain::{Answer, Explanation},
-        turn::SignIn,
+        sign_in::{RenewByPage, SignIn},
     },
     sessions::{
         Sessions, Stats,

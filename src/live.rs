@@ -119,12 +119,15 @@ pub(crate) struct Wait {
     alarm: Alarm,
     /// All was said: until something rings there is no use in looking.
     quiet: bool,
+    /// How many sessions the handle had ended before.
+    own_ends: u32,
 }
 
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
         let bell = session.core().listen();
-        Self { session, bell, alarm: Alarm::default(), quiet: false }
+        let own_ends = session.core().own_ends();
+        Self { session, bell, alarm: Alarm::default(), quiet: false, own_ends }
     }
 
     pub(crate) const fn session(&self) -> &Session {
@@ -132,13 +135,21 @@ impl Wait {
     }
 
     /// Looks until there is something to say, or nothing can be said before the next ring or deadline.
-    pub(crate) fn poll<T>(&mut self, cx: &mut Context<'_>, mut look: impl FnMut(&Session) -> Said<T>) -> Poll<T> {
+    ///
+    /// `look` is told of the end if the handle itself has ended the session that the wait began with: the handle may be in
+    /// another session by now.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&Session, Option<Closed>) -> Said<T>,
+    ) -> Poll<T> {
         loop {
             let rung = self.bell.poll(cx).is_ready();
             if self.quiet && !rung && !self.alarm.poll(&self.bell) {
                 return Poll::Pending;
             }
-            let said = look(&self.session);
+            let ended = self.session.core().own_ends() != self.own_ends;
+            let said = look(&self.session, ended.then_some(Closed::Destroyed));
             let (said, until) = match said {
                 Said::Some(said) => {
                     self.quiet = false;
@@ -199,9 +210,9 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
         let Self { wait, number, seen, .. } = self.get_mut();
-        wait.poll(cx, |session| {
+        wait.poll(cx, |session, ended| {
             let core = session.core();
-            if core.chain.is_stopping() {
+            if ended.is_some() || core.chain.is_stopping() {
                 return Said::Some(None);
             }
             let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Said::Some(None) };
@@ -370,8 +381,8 @@ impl Stream for Changes {
         if *over {
             return Poll::Ready(None);
         }
-        wait.poll(cx, |session| {
-            if let Some(reason) = closed(session) {
+        wait.poll(cx, |session, ended| {
+            if let Some(reason) = ended.or_else(|| closed(session)) {
                 queue.clear();
                 *over = true;
                 return Said::Some(Some(Changed::Closed(reason)));
@@ -411,9 +422,9 @@ impl Future for Closing {
     type Output = Closed;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
-        self.get_mut().0.poll(cx, |session| {
+        self.get_mut().0.poll(cx, |session, ended| {
             let now = session.core().chain.now();
-            closed(session).map_or_else(|| Said::Nothing(ends(session, [], now)), Said::Some)
+            ended.or_else(|| closed(session)).map_or_else(|| Said::Nothing(ends(session, [], now)), Said::Some)
         })
     }
 }

@@ -25,8 +25,10 @@ pub(crate) mod commit;
 pub(crate) mod core;
 pub(crate) mod explain;
 pub(crate) mod load;
+pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;
+pub(crate) mod sign_in;
 #[cfg(test)]
 mod tests;
 pub(crate) mod turn;
@@ -36,7 +38,7 @@ use self::{
     browser::RelayToken,
     explain::Explanation,
     load::{Hold, Loader, Loading},
-    turn::SignIn,
+    sign_in::{RenewByPage, SignIn},
 };
 
 /// A session, loaded: a live view of one browser's values and of its user's.
@@ -253,36 +255,88 @@ impl Session {
     ///
     /// `Closed` once the session has ended, `Invalid` where there is none yet.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
-        self.core().set_lifetime(lifetime)
+        self.core().set_lifetime(lifetime).await
     }
 
-    /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). Its values stay, and
-    /// its absolute lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
+    /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
+    /// lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
     /// [`Closed::Renewed`]. The old id is dead at once, whatever becomes of the response: a browser that never hears of
-    /// the new one has lost its session.
+    /// the new id has lost its session.
     ///
-    /// Without a session it does nothing: there is no id that somebody could have planted.
+    /// Without a session `renew` does nothing: there is no id that somebody could have planted. After this handle's own
+    /// [`destroy`](Self::destroy) it begins a new, empty session.
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended. (One that ended before this request came gets a successor instead.)
+    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`.
+    /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
+    ///   [`renew_by_page`](Self::renew_by_page).
+    /// - `Invalid` on a job's handle.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `renew` has moved the session or has not.
     pub async fn renew(&self) -> Result<(), WriteError> {
         self.core().renew().await
+    }
+
+    /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page brings
+    /// the token to the writeback endpoint, and the session moves to its new id there.
+    ///
+    /// Rights that come with the renewal are granted by [`with`](RenewByPage::with). Never `set` a right on a socket: the
+    /// old id would have the right too, and somebody else may hold a cookie of the old id.
+    ///
+    /// ```
+    /// # use layered_session::{RelayToken, Session, SessionValue, WriteError};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Mfa(bool);
+    /// # impl SessionValue for Mfa { const NAME: &'static str = "mfa"; }
+    ///
+    /// fn second_factor(live: &Session) -> Result<RelayToken, WriteError> {
+    ///     live.renew_by_page().with(&Mfa(true)).token()
+    /// }
+    /// ```
+    pub const fn renew_by_page(&self) -> RenewByPage<'_> {
+        RenewByPage::new(self)
     }
 
     /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The absolute
     /// lifetime begins anew. What was chosen anonymously is left behind, unless adopted:
     /// `session.sign_in(user).adopt::<Division>().await?`.
     ///
+    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the page.
+    ///
     /// # Errors
     ///
-    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none. A shared store is asked first for
-    /// what it has of the user: where it does not answer, nobody is signed in.
+    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
+    /// head has left; `Invalid` on a job's handle. A shared store is asked first for what it has of the user: where it does
+    /// not answer, nobody is signed in.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped sign-in has signed the user in or has not.
     pub fn sign_in<V: SessionValue>(&self, user: V) -> SignIn<'_> {
         SignIn::new(self, &user)
     }
 
     /// Signs out: [`destroy`](Self::destroy) by the name that an application would look for.
+    ///
+    /// A message for the page that comes next goes into a new session:
+    ///
+    /// ```
+    /// # use layered_session::{Session, SessionValue, WriteError};
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Flash(String);
+    /// # impl SessionValue for Flash { const NAME: &'static str = "flash"; }
+    ///
+    /// async fn logout(session: Session) -> Result<(), WriteError> {
+    ///     session.sign_out().await?;
+    ///     session.renew().await?; // a new, empty session
+    ///     session.set(Flash("You have been signed out".into())).await
+    /// }
+    /// ```
     ///
     /// # Errors
     ///
@@ -291,15 +345,44 @@ impl Session {
         self.destroy().await
     }
 
-    /// Ends the session for good, on every tier, and removes the cookie with this response. Every handle of it answers
-    /// `Closed` from then on. What is the principal's own stays. Without a session, or with one that is over, it does
-    /// nothing.
+    /// Ends the session for good, on every tier, and removes the cookie with this response. Every handle of the session
+    /// answers `Closed` from then on, and every watch ends; only this handle and its clones may [`renew`](Self::renew) or
+    /// [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a session, or with a session that is
+    /// over, `destroy` does nothing.
+    ///
+    /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
+    /// removal of the cookie for the page to bring. An order that this handle gave is void.
     ///
     /// # Errors
     ///
-    /// `Unavailable` where a shared store did not answer: the session may live on.
+    /// `Unavailable` where a shared store did not answer: the session may live on. `HeadSent` in a chain without memory,
+    /// once the response head has left.
     pub async fn destroy(&self) -> Result<(), WriteError> {
         self.core().destroy().await
+    }
+
+    /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
+    /// counts as this handle's own [`destroy`](Self::destroy). Other handles end with [`Closed::Revoked`].
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all`](crate::Sessions::end_all)).
+    /// `Closed` once the session has ended, and the errors of `destroy`.
+    pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
+        self.core().end_all_sessions().await
+    }
+
+    /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
+    /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): whoever
+    /// holds this session decides who stays signed in.
+    ///
+    /// The other sessions end first. A failure between the two steps ends this session too.
+    ///
+    /// # Errors
+    ///
+    /// As [`renew`](Self::renew), and `Invalid` where nobody is signed in.
+    pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
+        self.core().end_other_sessions().await
     }
 
     // Following it.
@@ -324,8 +407,10 @@ impl Session {
         Closing::new(self.clone())
     }
 
-    /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where it lacks
-    /// nothing or there is no session. To be sent after a write on a socket or stream, which can't set a cookie.
+    /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where the browser
+    /// lacks nothing or there is no session. To be sent after a write on a socket or stream, which can't set a cookie.
+    ///
+    /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's cookie.
     pub fn relay(&self) -> Option<RelayToken> {
         self.core().relay()
     }
@@ -349,7 +434,7 @@ impl Session {
     }
 
     /// What writing a value comes to.
-    fn written<V: SessionValue>(&self, value: &V) -> Result<Change, WriteError> {
+    pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Change, WriteError> {
         let number = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| Self::invalid(V::NAME, flaw))?;
         Ok(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None })

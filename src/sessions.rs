@@ -76,7 +76,9 @@ impl Sessions {
     /// Where a shared store does not answer.
     pub async fn end_all(&self, principal: Principal) -> Result<(), TierError> {
         let session = self.of(principal).await?;
-        session.core().revoke();
+        if let Some(signed) = session.core().signed(self.chain.now()) {
+            session.core().revoke(&signed);
+        }
         Ok(())
     }
 

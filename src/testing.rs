@@ -209,9 +209,12 @@ impl Spied {
             (CommitKind::Update | CommitKind::End, None) => return Committed::Absent,
             _ => {}
         }
+        let exists = commit.kind() == CommitKind::Create && known.is_some();
         let record = self.records.entry(commit.owner()).or_default();
         let version_of = |name: &str| record.values.get(name).map_or(Version::ZERO, |(version, _)| *version);
-        if commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name()))) {
+        let outdated =
+            commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name())));
+        if exists || outdated {
             let values = record.values.iter();
             let entry = |found: Found, (name, (version, json)): (&String, &(Version, Option<Bytes>))| {
                 found.entry(name, json.clone(), *version)

@@ -83,6 +83,11 @@ impl Millis {
         Self(self.0.saturating_sub(whole_millis(span)))
     }
 
+    /// A span in milliseconds, in the range of times.
+    pub(crate) fn of_span(span: Duration) -> Self {
+        Self(whole_millis(span).min(Self::MAX.0))
+    }
+
     pub(crate) const fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }

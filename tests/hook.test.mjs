@@ -101,7 +101,7 @@ function set(name, descriptor) {
 function open(options = { events: false }) {
   const session = connect({ url: '/session', ...options });
   const events = [];
-  for (const type of ['stored', 'conflict', 'refused', 'change', 'closed', 'lost']) {
+  for (const type of ['stored', 'conflict', 'refused', 'change', 'closed', 'lost', 'turned']) {
     session.addEventListener(type, ({ detail }) => events.push([type, detail]));
   }
   return { session, events };
@@ -594,7 +594,7 @@ test('a page that wants no events opens no stream', async () => {
   await stored();
   session.resume();
   page.dispatchEvent(new Event('online'));
-  assert.equal(sources.length + channels.size, 0);
+  assert.equal(sources.length, 0);
 });
 
 test('the types name what there is', () => {
@@ -602,8 +602,8 @@ test('the types name what there is', () => {
   const { session } = open();
   const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(session)).filter((name) => name !== 'constructor');
   for (const name of [...methods, ...Object.keys(session)]) assert.match(types, new RegExp(`^  (readonly )?${name}[(:]`, 'm'));
-  const emitted = [...source.toString().matchAll(/#emit\('(\w+)'/g)].map(([, type]) => type);
-  assert.equal(emitted.length, 6);
+  const emitted = new Set([...source.toString().matchAll(/#emit\('(\w+)'/g)].map(([, type]) => type));
+  assert.equal(emitted.size, 7);
   for (const type of emitted) assert.match(types, new RegExp(`^  ${type}: CustomEvent`, 'm'));
 });
 
@@ -741,4 +741,86 @@ test('a page that stores all the time still gets its stream', async () => {
     await stored();
   }
   assert.ok(sources.length <= 2, `${sources.length} streams were begun and none let come to a state`);
+});
+
+test('an order is posted before values and relay tokens', async () => {
+  const { session } = open();
+  session.store({ first: 1 });
+  session.store({ theme: 'dark' });
+  session.relay('r.changes');
+  session.relay('t.order');
+  session.relay('r.later');
+  await stored();
+  assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.order' }]);
+});
+
+test('a newer order replaces an older, and no relay token replaces an order', async () => {
+  const { session } = open();
+  session.store({ first: 1 });
+  session.relay('t.old');
+  session.relay('r.changes');
+  session.relay('t.new');
+  await stored();
+  await answer(200, { stored: ['$relay'] });
+  // What the old session still had to bring is dropped with the turn.
+  assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.new' }]);
+});
+
+test('a turn empties every tab and opens their streams anew, without a token', async () => {
+  const { session, events } = follow({ theme: 'dark' });
+  const other = follow({ theme: 'dark' });
+  const silent = open();
+  const told = [];
+  const channel = new Channel('layered-session /session');
+  channel.onmessage = ({ data }) => told.push(data);
+  const before = sources.length;
+  session.relay('t.order');
+  await answer(200, { stored: ['$relay'] });
+  for (const tab of [{ session, events }, other]) {
+    assert.deepEqual(values(tab.session), {});
+    assert.deepEqual(tab.events.at(-1), ['turned', null]);
+  }
+  assert.ok(silent.events.some(([type]) => type === 'turned'));
+  assert.equal(sources.length, before + 2);
+  assert.deepEqual(told, ['turned']);
+});
+
+test('a page of a socket gives up at a turn what it had yet to store', async () => {
+  const { session, events } = open();
+  session.store({ first: 1 });
+  session.relay('t.order');
+  session.store({ draft: 'dear diary' });
+  await stored();
+  await answer(200, { stored: ['$relay'] });
+  assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.order' }]);
+  const refused = events.filter(([type]) => type === 'refused').map(([, { code, names }]) => [code, names]);
+  assert.deepEqual(refused, [['user_changed', ['draft']]]);
+});
+
+test('an order that is refused for good is not tried again', async () => {
+  for (const [status, code] of [[409, 'token_used'], [409, 'user_changed'], [409, 'relay_expired']]) {
+    const { session, events, source } = follow({ theme: 'dark' });
+    session.relay('t.order');
+    session.relay('r.changes');
+    await answer(status, { code, message: 'no' });
+    assert.ok(source.closed);
+    assert.deepEqual(events.slice(-2), [['turned', null], ['conflict', { code, message: 'no', names: [] }]]);
+    assert.equal(bodies().at(-1).$relay, 't.order', 'waiting tokens are dropped');
+    session.close();
+  }
+  const { session, events } = open();
+  session.relay('t.order');
+  await answer(400, { code: 'relay_invalid', message: 'no' });
+  assert.deepEqual(events, [['refused', { code: 'relay_invalid', message: 'no', names: [] }]]);
+});
+
+test('an order is tried again where the server was away', async () => {
+  for (const status of [503, 429]) {
+    const { session } = open();
+    session.relay('t.order');
+    await answer(status, { code: 'unavailable', message: '' });
+    await wait();
+    assert.deepEqual(bodies().slice(-2), [{ $relay: 't.order' }, { $relay: 't.order' }]);
+    session.close();
+  }
 });

@@ -9,13 +9,13 @@ use axum::{
     },
     response::Response,
 };
-use layered_session::{BoxError, Session, SessionValue, WriteErrorKind};
+use layered_session::{BoxError, RelayToken, Session, SessionValue, WriteError, WriteErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
-    values::Division,
+    values::{CurrentUser, Division},
     views::{self, View},
 };
 
@@ -30,6 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 enum FromPage {
     SwitchDivision { id: Division },
     Navigate { view: View },
+    Login { user: String },
+    Logout,
 }
 
 #[derive(Serialize)]
@@ -91,12 +93,24 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                     Ok(FromPage::SwitchDivision { id }) => match session.set(id).await {
                         Ok(()) => store(socket, session, id).await?,
                         Err(error) => {
-                            // For people: what `validate` says, without the wire name around it.
-                            refuse(socket, error.source().map_or_else(|| error.to_string(), ToString::to_string)).await?;
+                            refuse(socket, reason_of(&error)).await?;
                             if error.kind() == WriteErrorKind::Closed {
                                 return close(socket, close_code::POLICY, &error.to_string()).await;
                             }
                         }
+                    },
+                    // No response is left that could carry a cookie: the page brings the sign-in. There is no password here:
+                    // this stands where the application's own check would be.
+                    Ok(FromPage::Login { user }) => match session.sign_in(CurrentUser { name: user }).by_page() {
+                        Ok(order) => bring(socket, &order, json!({})).await?,
+                        Err(error) => refuse(socket, reason_of(&error)).await?,
+                    },
+                    // The session ends at once; the page brings the removal of the cookie.
+                    Ok(FromPage::Logout) => match session.sign_out().await {
+                        Ok(()) => if let Some(removal) = session.relay() {
+                            bring(socket, &removal, json!({})).await?;
+                        },
+                        Err(error) => refuse(socket, reason_of(&error)).await?,
                     },
                     Err(error) => refuse(socket, error.to_string()).await?,
                 }
@@ -110,7 +124,16 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
 /// writeback instead. Without them, the browser holds this write already.
 async fn store(socket: &mut WebSocket, session: &Session, id: Division) -> Result<(), BoxError> {
     let Some(relay) = session.relay() else { return Ok(()) };
-    send(socket, ToPage::StoreSession { relay: relay.to_string(), values: json!({ (Division::NAME): id }) }).await
+    bring(socket, &relay, json!({ (Division::NAME): id })).await
+}
+
+async fn bring(socket: &mut WebSocket, relay: &RelayToken, values: serde_json::Value) -> Result<(), BoxError> {
+    send(socket, ToPage::StoreSession { relay: relay.to_string(), values }).await
+}
+
+/// For people: what `validate` says, without the wire name around it.
+fn reason_of(error: &WriteError) -> String {
+    error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
 
 async fn refuse(socket: &mut WebSocket, message: impl Into<String>) -> Result<(), BoxError> {

@@ -43,6 +43,14 @@ function open() {
   };
 }
 
+// Without the pause that follows a lost connection.
+function reopen() {
+  const before = socket;
+  failures = 0;
+  open();
+  before.close();
+}
+
 function send(frame) {
   if (socket.readyState !== WebSocket.OPEN) return false;
   socket.send(JSON.stringify(frame));
@@ -83,6 +91,11 @@ function carrier() {
     status(); // a session's first write is the browser's only now
   });
   hook.addEventListener('refused', ({ detail }) => refused(detail.message));
+  // The user signed in or out, here or in another tab: this socket is the old session's.
+  hook.addEventListener('turned', () => {
+    reopen();
+    status();
+  });
   // The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
   // page has yet to store.
   hook.addEventListener('conflict', async () => {
@@ -153,11 +166,16 @@ function refused(message) {
 
 select.addEventListener('change', () => choose(Number(select.value)));
 
-// The forms that switch it without a script.
+// The forms that do it without a script, and without a socket.
+const submit = {
+  '/division': (form) => (choose(Number(form.get('id'))), true),
+  '/login': (form) => send({ event: 'login', user: form.get('user') }),
+  '/logout': () => send({ event: 'logout' }),
+};
+
 document.addEventListener('submit', (event) => {
-  if (event.target.getAttribute('action') !== '/division') return;
-  event.preventDefault();
-  choose(Number(new FormData(event.target, event.submitter).get('id')));
+  const done = submit[event.target.getAttribute('action')]?.(new FormData(event.target, event.submitter));
+  if (done) event.preventDefault();
 });
 
 element('forget').addEventListener('click', async () => {
@@ -187,6 +205,7 @@ async function status() {
   document.querySelector('#logout .avatar').textContent = [...(user ?? '')][0] ?? '';
   element('logout').hidden = user === null;
   element('login').hidden = user !== null;
+  element('user').value = '';
   // What was chosen here must not become their choice.
   hook.close();
   hook = carrier();

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::{BuildError, BuildErrorKind},
+    id::SessionId,
     live::Closed,
     version::{Millis, Version},
 };
@@ -72,6 +73,8 @@ struct Special {
     lifetime_version: Version,
     generation: u64,
     earlier: Millis,
+    /// The id before the last turn.
+    predecessor: Option<Predecessor>,
 }
 
 /// Everything that tells a life, as a token carries it.
@@ -131,6 +134,18 @@ impl Life {
         if let Some(special) = &mut self.special {
             special.earlier = earlier;
         }
+    }
+
+    /// Notes the id that the session had before the turn in which its present id was minted.
+    pub(crate) fn follow(&mut self, predecessor: Predecessor) {
+        let told = self.told();
+        self.special.get_or_insert_with(|| Box::new(Special::of(told))).predecessor = Some(predecessor);
+    }
+
+    /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
+    pub(crate) fn predecessor(&self, now: Millis) -> Option<Predecessor> {
+        let predecessor = self.special.as_ref()?.predecessor?;
+        (now < self.birth().millis().after(FENCE)).then_some(predecessor)
     }
 
     pub(crate) const fn created(&self) -> Millis {
@@ -208,10 +223,12 @@ impl Life {
 
     fn retell(&mut self, told: Told, before: Millis) {
         let earlier = self.earlier().max(before);
+        let predecessor = self.special.as_ref().and_then(|special| special.predecessor);
         *self = Self::from(told);
-        // A lifetime of its own has a version, and with it a place for this.
+        // A lifetime of its own has a version, and with it a place for these.
         if let Some(special) = &mut self.special {
             special.earlier = earlier;
+            special.predecessor = predecessor;
         }
     }
 }
@@ -221,14 +238,29 @@ impl From<Told> for Life {
         let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = told;
         let ordinary =
             birth == Version::at(created) && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
-        let special = Special { birth, ends_with_browser, lifetime_version, generation, earlier: Millis::default() };
         Self {
             created,
             absolute_deadline,
             idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-            special: (!ordinary).then(|| Box::new(special)),
+            special: (!ordinary).then(|| Box::new(Special::of(told))),
         }
     }
+}
+
+impl Special {
+    fn of(told: Told) -> Self {
+        let Told { birth, ends_with_browser, lifetime_version, generation, .. } = told;
+        let earlier = Millis::default();
+        Self { birth, ends_with_browser, lifetime_version, generation, earlier, predecessor: None }
+    }
+}
+
+/// The id that a session had before its last turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Predecessor {
+    pub(crate) id: SessionId,
+    /// The same principal was signed in before and after: the predecessor's end by a sign-out ends the session too.
+    pub(crate) shares_end: bool,
 }
 
 /// How a record ended.

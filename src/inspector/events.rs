@@ -39,8 +39,8 @@ impl Reports {
 
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         let Self { wait, seen, told, settling } = self;
-        wait.poll(cx, |session| {
-            if let Some(reason) = closed(session) {
+        wait.poll(cx, |session, ended| {
+            if let Some(reason) = ended.or_else(|| closed(session)) {
                 return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();

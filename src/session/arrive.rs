@@ -240,17 +240,18 @@ pub(super) struct TakenIn {
     newer: Vec<Newer>,
 }
 
-/// The session of an opened birth token, on a node that may not know it yet.
+/// The session of an opened token that a page brought, on a node that may not know the session yet.
 pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
     let key = RecordKey(*id.as_bytes());
     let make = || {
-        let record = Record::session(key, payload.head.life.clone(), payload.head.used(now));
+        let record = Record::session(key, payload.head.life(), payload.head.used(now));
         if chain.store.is_some() { record.unasked() } else { record }
     };
     let record = match &chain.memory {
         Some(memory) => memory.find_or_insert(&key, make),
         None => Arc::new(make()),
     };
+    record.touch_at_least(payload.head.used(now));
     match record.closed(now) {
         Some(reason) => Err(reason),
         None => Ok(Bound { record }),

@@ -17,13 +17,15 @@ use super::{
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
     chain::{Chain, Signed},
+    error::WriteError,
     id::SessionId,
     live::Closed,
     tier::{
         cookie::{
             Creation, Opened,
+            order::Order,
             payload::{Entry, Head, Payload, Whose, Writer},
-            seal::{Purpose, SealError},
+            seal::{NONCE_LEN, Purpose, SealError},
         },
         memory::record::{InStep, Kind, RecordKey, State},
     },
@@ -43,6 +45,10 @@ const BIRTH: Duration = Duration::from_secs(60);
 pub struct RelayToken(String);
 
 impl RelayToken {
+    pub(super) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The text to send: base64url and a point.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -62,7 +68,7 @@ impl fmt::Debug for RelayToken {
 }
 
 /// Why a relay token changed nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum RelayRefused {
     /// Not a token of this chain.
     NotGenuine,
@@ -70,31 +76,50 @@ pub(crate) enum RelayRefused {
     /// The request's session is another one, or none.
     OtherSession,
     Closed(Closed),
+    /// A birth token or an order was brought before.
+    Used,
+    /// Another user than the order's is signed in.
+    OtherUser,
+    /// Too many birth tokens were brought lately.
+    Busy,
+    /// The turn failed as a turn in a handler does.
+    Write(WriteError),
 }
 
-/// What a page's tokens begin with: which of the two purposes it was sealed for is said, not tried.
+impl From<WriteError> for RelayRefused {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// What a page's tokens begin with: the prefix says which of three purposes the token was sealed for.
 const RELAY: &str = "r.";
 const BIRTH_PREFIX: &str = "b.";
+pub(super) const TURN: &str = "t.";
 
 /// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
 pub(crate) struct Relayed {
-    id: SessionId,
+    pub(super) id: SessionId,
     purpose: Purpose,
-    payload: Box<Payload>,
+    pub(super) payload: Box<Payload>,
+    pub(super) nonce: [u8; NONCE_LEN],
 }
 
 impl Relayed {
     /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
     pub(crate) fn open(chain: &Chain, token: &str) -> Result<Self, RelayRefused> {
         let now = chain.now();
-        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth)];
+        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN, Purpose::Turn)];
         let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
-        let Opened { id, payload, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
+        let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
         let payload = recognise::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
-        Ok(Self { id, purpose, payload })
+        if payload.order.is_some() != (purpose == Purpose::Turn) {
+            return Err(RelayRefused::NotGenuine);
+        }
+        Ok(Self { id, purpose, payload, nonce })
     }
 }
 
@@ -144,7 +169,7 @@ impl Core {
         let bound = match self.live(now) {
             Ok(bound) => bound,
             Err(_) => {
-                let ended_here = self.marks.ended_here.load(Ordering::Acquire) && self.brought.key.is_some();
+                let ended_here = self.has_ended_own() && !self.came().is_nothing();
                 let gone = ended_here || self.brought.ambiguous;
                 return if gone { cookie.removal() } else { None };
             }
@@ -250,6 +275,7 @@ impl Core {
             match entry.whose {
                 Whose::Session => measured.session += entry.len(),
                 Whose::Principal => measured.principal += entry.len(),
+                Whose::Begun => {}
             }
             let undeclared = entry.json.is_some() && self.chain.schema.spelt(entry.name).is_none();
             measured.undeclared += usize::from(undeclared);
@@ -263,8 +289,18 @@ impl Core {
     ///
     /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
     fn pack(&self, bound: &Bound, now: Millis) -> Option<Parcel> {
+        self.pack_with(bound, None, now)
+    }
+
+    /// The payload of an order for this session, with everything that the browser is to carry.
+    pub(super) fn pack_order(&self, bound: &Bound, order: &Order, now: Millis) -> Option<Writer> {
+        self.pack_with(bound, Some(order), now).map(|parcel| parcel.written)
+    }
+
+    fn pack_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<Parcel> {
         let schema = &self.chain.schema;
         let signed = self.signed_of(bound, now);
+        let mut cut = false;
         let (head, mut written, session) = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
@@ -273,10 +309,11 @@ impl Core {
                 idle_deadline: life.deadline(bound.record.used()),
                 life: life.clone(),
                 principal: signed.as_deref().map(|signed| signed.owner.tag()),
+                predecessor: life.predecessor(now),
             };
-            let mut written = Writer::new(&head);
+            let mut written = Writer::new(&head, order);
             for (name, kept) in state.carried_entries(schema) {
-                written.entry(Entry::of(Whose::Session, name, kept));
+                cut |= !written.entry(Entry::of(Whose::Session, name, kept));
             }
             (head, written, state.carried())
         };
@@ -284,7 +321,7 @@ impl Core {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
                     for (name, kept) in state.carried_entries(schema) {
-                        written.entry(Entry::of(Whose::Principal, name, kept));
+                        cut |= !written.entry(Entry::of(Whose::Principal, name, kept));
                     }
                     state.stamp()
                 });
@@ -292,9 +329,10 @@ impl Core {
             });
             (signed.key(), carried)
         });
-        let mut cut = false;
         if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
-            (written, cut) = self.written_anew(&head, &written, signed.as_deref());
+            let (anew, left_out) = self.written_anew(&head, order, &written, signed.as_deref());
+            written = anew;
+            cut |= left_out;
         }
         let (deadline, due) = (head.idle_deadline, head.life.due(head.idle_deadline));
         let in_step = InStep { deadline, due, session, principal: principal.map(Arc::new) };
@@ -307,14 +345,22 @@ impl Core {
     }
 
     /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.
-    fn written_anew(&self, head: &Head, written: &Writer, signed: Option<&Signed>) -> (Writer, bool) {
+    fn written_anew(
+        &self,
+        head: &Head,
+        order: Option<&Order>,
+        written: &Writer,
+        signed: Option<&Signed>,
+    ) -> (Writer, bool) {
         let mut entries: Vec<_> = written.entries().collect();
         self.keep_newer(&mut entries, signed);
         let whole = entries.len();
         self.fit(&mut entries);
-        let cut = entries.len() < whole;
-        let mut anew = Writer::new(head);
-        entries.into_iter().for_each(|entry| anew.entry(entry));
+        let mut cut = entries.len() < whole;
+        let mut anew = Writer::new(head, order);
+        for entry in entries {
+            cut |= !anew.entry(entry);
+        }
         (anew, cut)
     }
 
@@ -325,7 +371,7 @@ impl Core {
         let anonymous =
             |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
         // A session that this handle has ended is not what its next one goes on with.
-        let goes_on = !self.marks.ended_here.load(Ordering::Acquire);
+        let goes_on = self.own_ends() == 0;
         for Newer { owner, name, kept } in &self.brought.newer {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,
@@ -352,19 +398,19 @@ impl Core {
         }
     }
 
-    /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none.
+    /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
+    /// end, the removal of the cookie that no response has taken away.
     pub(crate) fn relay(&self) -> Option<RelayToken> {
         self.touch();
         let now = self.chain.now();
-        let bound = self.live(now).ok()?;
+        let Ok(bound) = self.live(now) else {
+            return if self.marks.head_sent.load(Ordering::Acquire) { self.removal() } else { None };
+        };
         if !self.is_behind(&bound, now) {
             return None;
         }
-        let confirmed = match &bound.record.read().kind {
-            Kind::Session { browser, .. } => browser.confirmed,
-            _ => return None,
-        };
-        let (purpose, prefix) = if confirmed { (Purpose::Relay, RELAY) } else { (Purpose::Birth, BIRTH_PREFIX) };
+        let birth = !bound.record.is_confirmed();
+        let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY) };
         let mut text = Vec::from(prefix);
         let payload = self.pack(&bound, now)?.written.finish();
         let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id(), payload, &mut text);
@@ -373,33 +419,56 @@ impl Core {
     }
 
     /// Takes in what a page brings. The caller has checked that the request is same-origin.
-    pub(crate) fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
+    pub(crate) async fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
         self.touch();
-        let now = self.chain.now();
-        let Relayed { id, purpose, payload } = relayed;
-        let mut born = None;
-        let bound = match self.live(now) {
-            Ok(bound) if bound.id() == id => bound,
-            Ok(_) => return Err(RelayRefused::OtherSession),
-            Err(Some(reason)) => return Err(RelayRefused::Closed(reason)),
-            Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
-                if now >= payload.head.issued.after(BIRTH) {
-                    return Err(RelayRefused::Expired);
-                }
-                let bound = arrive::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
-                born.insert(bound).clone()
-            }
-            Err(None) => return Err(RelayRefused::OtherSession),
-        };
-        bound.record.touch_at_least(payload.head.used(now));
-        self.take_in(&bound, &payload, now);
-        self.settle(&bound.record, now);
-        // Only what it holds says whose session it is: it is this handle's once that is known to live.
-        self.obey_revocations(&bound, now).map_err(RelayRefused::Closed)?;
-        if let Some(bound) = born {
-            self.rebind(bound);
+        if let Some(order) = &relayed.payload.order {
+            return self.bring_turn(order, &relayed).await;
         }
+        let now = self.chain.now();
+        let Relayed { id, purpose, payload, nonce } = relayed;
+        match self.live(now) {
+            Ok(bound) if bound.id() == id => self.take_changes(&bound, &payload, now),
+            Ok(_) => Err(RelayRefused::OtherSession),
+            Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
+            Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
+                self.bring_birth(id, &payload, nonce, now)
+            }
+            // The cookie has idled out and proves its id alone: the token tells of a later use.
+            Err(None) if self.came().ids == [id] && self.reason_of(&id).is_none() => {
+                let bound = arrive::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
+                self.take_changes(&bound, &payload, now)?;
+                self.rebind(bound);
+                Ok(())
+            }
+            Err(None) => Err(RelayRefused::OtherSession),
+        }
+    }
+
+    /// Gives the browser the session that was made on its page's socket: once, whoever brings the token.
+    fn bring_birth(
+        &self,
+        id: SessionId,
+        payload: &Payload,
+        nonce: [u8; NONCE_LEN],
+        now: Millis,
+    ) -> Result<(), RelayRefused> {
+        if now >= payload.head.issued.after(BIRTH) {
+            return Err(RelayRefused::Expired);
+        }
+        let bound = arrive::adopt_birth(&self.chain, id, payload, now).map_err(RelayRefused::Closed)?;
+        self.chain.accepted.accept(nonce, now)?;
+        self.take_changes(&bound, payload, now)?;
+        self.rebind(bound);
         Ok(())
+    }
+
+    /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
+    /// handle's once it is known to live.
+    pub(super) fn take_changes(&self, bound: &Bound, payload: &Payload, now: Millis) -> Result<(), RelayRefused> {
+        bound.record.touch_at_least(payload.head.used(now));
+        self.take_in(bound, payload, now);
+        self.settle(&bound.record, now);
+        self.obey_revocations(bound, now).map_err(RelayRefused::Closed)
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.

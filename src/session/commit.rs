@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, PoisonError, atomic::Ordering};
 
-use super::core::{Binding, Bound, Core};
+use super::{
+    core::{Binding, Bound, Core},
+    turn::Drawn,
+};
 use crate::{
     chain::life::Life,
     error::{TierError, WriteError, WriteErrorKind},
@@ -166,7 +169,7 @@ impl Core {
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
     async fn mint(&self, changes: &[Change], above: Version, now: Millis) -> Result<Version, Loss> {
-        let _minting = self.minting().await;
+        let _turning = self.turning().await;
         match self.binding() {
             Binding::Anonymous => {}
             Binding::Job => {
@@ -181,7 +184,7 @@ impl Core {
                 };
             }
         }
-        let (bound, version) = self.found(changes, above, now).await?;
+        let (bound, version) = self.found(changes, None, above, now).await?;
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
         Ok(version)
@@ -191,14 +194,15 @@ impl Core {
     pub(super) async fn found(
         &self,
         changes: &[Change],
+        drawn: Option<Drawn>,
         above: Version,
         now: Millis,
     ) -> Result<(Bound, Version), Loss> {
-        let id = mint_id()?;
+        let id = drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
         let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
         let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
-        let birth = Version::fresh(now, above.max(ended));
-        let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now);
+        let birth = drawn.map_or_else(|| Version::fresh(now, above.max(ended)), |drawn| drawn.birth);
+        let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now)?;
         let target = Target::session(Arc::clone(&bound.record));
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
@@ -206,15 +210,19 @@ impl Core {
     }
 
     /// Puts the record of a new id into memory, to be taken out again unless it is kept.
-    pub(super) fn make(&self, id: SessionId, life: Life, now: Millis) -> (Bound, Made<'_>) {
+    ///
+    /// # Errors
+    ///
+    /// Where the id is in use already, or has ended: an order that is carried out a second time.
+    pub(super) fn make(&self, id: SessionId, life: Life, now: Millis) -> Result<(Bound, Made<'_>), WriteError> {
         let key = RecordKey(*id.as_bytes());
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.insert(&key, make),
+            Some(memory) => memory.insert_new(&key, make).ok_or_else(|| WriteError::closed(Closed::Renewed))?,
             None => Arc::new(make()),
         };
-        (Bound { record }, Made { memory, key })
+        Ok((Bound { record }, Made { memory, key }))
     }
 
     /// Writes to one record: the store, if there is one, then memory.

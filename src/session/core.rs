@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use super::read::Mark;
@@ -35,7 +35,11 @@ pub(crate) struct Core {
 /// session pays for the state of a handle by its size, which is moved into place.
 #[derive(Debug, Default)]
 struct Seldom {
-    minting: tokio::sync::Mutex<()>,
+    turning: tokio::sync::Mutex<()>,
+    /// The session that the orders of this handle begin.
+    ordered: Mutex<Option<SessionId>>,
+    /// The session that this handle has ended.
+    own_end: Mutex<Option<EndedHere>>,
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
     principal: Mutex<Option<Arc<Record>>>,
     /// The principal that a session's value names, by the session and the value's version.
@@ -118,14 +122,24 @@ impl Owner {
     }
 }
 
+/// A session that a handle has ended.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndedHere {
+    pub(super) id: SessionId,
+    /// The last moment at which a token of the id could open.
+    pub(super) until: Millis,
+    /// The session that an earlier order of the handle would begin: ended as well.
+    pub(super) ordered: Option<SessionId>,
+}
+
 /// What has happened to the request's session so far.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
     /// It was read, written or watched.
     pub(super) touched: AtomicBool,
     pub(super) head_sent: AtomicBool,
-    /// This handle ended its session: the cookie is to go.
-    pub(super) ended_here: AtomicBool,
+    /// How many sessions this handle has ended: the cookie is to go.
+    pub(super) own_ends: AtomicU32,
     /// The session was made here.
     pub(super) minted: AtomicBool,
 }
@@ -158,9 +172,60 @@ impl Core {
         self.seldom.get()?.chime.get()
     }
 
-    /// Held while a session is made, so that clones that write at once make one.
-    pub(super) async fn minting(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.seldom().minting.lock().await
+    /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
+    /// session that the turn before has left.
+    pub(super) async fn turning(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.seldom().turning.lock().await
+    }
+
+    /// The id of the session that the orders of this handle begin, if any was given.
+    pub(super) fn ordered_id(&self) -> Option<SessionId> {
+        *lock(&self.seldom.get()?.ordered)
+    }
+
+    pub(super) fn note_ordered(&self, id: SessionId) {
+        *lock(&self.seldom().ordered) = Some(id);
+    }
+
+    /// The same id, which no order begins from now on.
+    pub(super) fn take_ordered(&self) -> Option<SessionId> {
+        lock(&self.seldom.get()?.ordered).take()
+    }
+
+    /// Notes what the page of this handle is to remove.
+    pub(super) fn note_removal(&self, ended: EndedHere) {
+        *lock(&self.seldom().own_end) = Some(ended);
+    }
+
+    /// Notes that this handle has ended its session: only this handle and its clones may begin another one.
+    pub(super) fn note_own_end(&self, ended: EndedHere) {
+        self.note_removal(ended);
+        self.marks.own_ends.fetch_add(1, Ordering::AcqRel);
+        // The record has rung already: whoever was faster than this note looks again.
+        if let Some(chime) = self.chime() {
+            chime.ring();
+        }
+    }
+
+    /// The session that this handle has ended last.
+    pub(super) fn own_end(&self) -> Option<EndedHere> {
+        *lock(&self.seldom.get()?.own_end)
+    }
+
+    /// Whether this handle has ended its session, and has begun no other since.
+    pub(super) fn has_ended_own(&self) -> bool {
+        self.own_end().is_some()
+    }
+
+    pub(super) fn forget_own_end(&self) {
+        if let Some(seldom) = self.seldom.get() {
+            *lock(&seldom.own_end) = None;
+        }
+    }
+
+    /// How many sessions this handle has ended. A watch that began before the last one is over.
+    pub(crate) fn own_ends(&self) -> u32 {
+        self.marks.own_ends.load(Ordering::Acquire)
     }
 
     pub(crate) fn binding(&self) -> Binding {

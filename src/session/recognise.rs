@@ -7,8 +7,12 @@ use super::{
     core::{Binding, Bound, Brought, Core},
 };
 use crate::{
-    chain::{Chain, life::FENCE},
+    chain::{
+        Chain,
+        life::{End, FENCE, Predecessor},
+    },
     error::TierError,
+    id::SessionId,
     live::Closed,
     tier::{
         Lookup, Standing,
@@ -16,7 +20,7 @@ use crate::{
             Opened,
             digest::Digest,
             header::{Candidates, Fields, Scan},
-            payload::Payload,
+            payload::{Head, Payload},
             seal::{self, Purpose},
         },
         memory::{
@@ -32,6 +36,28 @@ pub(super) struct Familiar {
     bound: Bound,
     in_step: InStep,
     principal: Option<Arc<Record>>,
+}
+
+/// The tokens of ours that a request brought.
+#[derive(Debug, Default)]
+pub(super) struct Came {
+    /// The sessions of those that are genuine.
+    pub(super) ids: Vec<SessionId>,
+    /// A pair of our name did not open, or there were too many to look through.
+    pub(super) unread: bool,
+}
+
+impl Came {
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.ids.is_empty() && !self.unread
+    }
+}
+
+impl Core {
+    pub(super) fn came(&self) -> Came {
+        let ids = self.brought.key.iter().map(|key| SessionId::from_bytes(key.0)).collect();
+        Came { ids, unread: self.brought.ambiguous }
+    }
 }
 
 /// A token that had to be opened.
@@ -142,12 +168,12 @@ impl Core {
                 continue;
             }
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
-            let Some(Opened { id, payload, retired }) = opened else { continue };
+            let Some(Opened { id, payload, retired, nonce }) = opened else { continue };
             let Some(payload) = current(chain, payload, now) else { continue };
             genuine += 1;
             named = Some(id);
             let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-            found.1 = Some(Unfamiliar { opened: Opened { id, payload, retired }, seen });
+            found.1 = Some(Unfamiliar { opened: Opened { id, payload, retired, nonce }, seen });
         }
         if let (Some(memory), Some(id)) = (asked, named) {
             // Counted once for the request, as the session's that it is of if it is of any.
@@ -173,7 +199,7 @@ impl Core {
         now: Millis,
     ) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let Opened { id, payload, retired } = opened;
+        let Opened { id, payload, retired, .. } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
@@ -200,14 +226,17 @@ impl Core {
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
-                let make = || Record::session(key, payload.head.life.clone(), payload.head.used(now));
+                let make = || Record::session(key, payload.head.life(), payload.head.used(now));
                 let record = memory.find_or_insert(&key, make);
                 // Counted from here on: the load may end before it comes to that.
                 memory.settle(&record, now);
                 record
             }
-            (None, None) => Arc::new(Record::session(key, payload.head.life.clone(), payload.head.used(now))),
+            (None, None) => Arc::new(Record::session(key, payload.head.life(), payload.head.used(now))),
         };
+        if let Some(predecessor) = payload.head.predecessor {
+            self.end_predecessor(&record, predecessor, &payload.head, now);
+        }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
             let _ = self.end(&record, Closed::Destroyed, now);
@@ -225,6 +254,27 @@ impl Core {
         }
         let arrived = Arrived { payload, retired, seen, stored };
         Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
+    }
+}
+
+impl Core {
+    /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
+    /// id here, in a socket or a copied cookie, has no session any more.
+    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, head: &Head, now: Millis) {
+        let Some(memory) = &self.chain.memory else { return };
+        let key = RecordKey(*predecessor.id.as_bytes());
+        let (at, until) = (head.life.birth().millis().min(now), head.life.absolute_deadline());
+        let ended = || Record::ended(key, End { reason: Closed::Renewed, at, until });
+        let before = memory.find_or_insert(&key, ended);
+        let signed_out = match before.read().kind {
+            Kind::Ended(End { reason: Closed::Destroyed, at, .. }) => now < at.after(FENCE),
+            _ => false,
+        };
+        let _ = self.end(&before, Closed::Renewed, now);
+        if predecessor.shares_end && signed_out {
+            // The sign-out came to this node before the renewal did.
+            let _ = self.end(record, Closed::Destroyed, now);
+        }
     }
 }
 

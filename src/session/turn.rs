@@ -1,76 +1,167 @@
-//! The session's turns: signed in, renewed, ended.
+//! The turns of a session: a sign-in, a renewal, an end. A turn gives the browser another cookie or takes the cookie away.
+//!
+//! All turns of a handle and its clones happen one after the other: each holds [`Core::turning`], since before it looks at
+//! the session. So no clone takes another clone's turn for somebody else's.
 
-use std::{
-    fmt,
-    future::{Future, IntoFuture},
-    pin::Pin,
-    sync::{Arc, atomic::Ordering},
-};
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    Session,
     commit::{Loss, MAX_LOSSES, Target, insist, mint_id},
-    core::{Binding, Bound, Core},
+    core::{Binding, Bound, Core, EndedHere},
 };
 use crate::{
     chain::{
-        Identity,
+        Identity, Signed,
         judge::Judge,
-        life::{Life, Lifetime, Told},
+        life::{Life, Lifetime, Predecessor, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
+    id::SessionId,
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
         memory::record::{Extent, Kind, Record, Refused, State},
     },
-    value::{self, Json, Number, Scope, SessionValue},
+    value::{Json, Number, Scope},
     version::{Millis, Version},
 };
 
-/// What a successor of a session begins with.
-enum Succession<'a> {
-    /// Everything, under another id.
+/// What the session of a turn begins with.
+pub(super) struct Beginning<'a> {
+    pub(super) kind: BeginningKind,
+    /// The id and the birth that an order has drawn; without an order the turn draws both.
+    pub(super) drawn: Option<Drawn>,
+    /// Values that are written under the new id: the user's own first, if somebody signs in.
+    pub(super) changes: &'a [Change],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum BeginningKind {
+    /// Everything goes along, the lifetime too.
     Renewal,
-    /// The session's own values, without what was chosen anonymously, and the new user; its life begins anew.
-    SignIn { user: &'a Change, above: Version },
+    /// The session's own values go along, without what was chosen anonymously. The life begins anew.
+    SignIn {
+        /// The user's sessions up to this version have ended.
+        above: Version,
+    },
+}
+
+/// The id and the birth of a session that an order begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Drawn {
+    pub(super) id: SessionId,
+    pub(super) birth: Version,
+}
+
+/// A sign-in as the application or an order asks for it.
+pub(super) struct SigningIn<'a> {
+    pub(super) user: Json,
+    /// Values that are written with the user's own.
+    pub(super) grants: &'a [Change],
+    pub(super) adopt: &'a [Number],
+    pub(super) drawn: Option<Drawn>,
+}
+
+/// A turn from one id to the next.
+pub(super) struct Succession<'a> {
+    pub(super) beginning: &'a Beginning<'a>,
+    pub(super) predecessor: Predecessor,
+}
+
+impl Beginning<'_> {
+    const fn above(&self) -> Version {
+        match self.kind {
+            BeginningKind::Renewal => Version::ZERO,
+            BeginningKind::SignIn { above } => above,
+        }
+    }
 }
 
 impl Core {
+    /// # Errors
+    ///
+    /// Where no response is left that could take a turn to the browser.
+    fn check_turn(&self) -> Result<(), WriteError> {
+        if matches!(self.binding(), Binding::Job) {
+            let message = "a principal's own handle has no session to sign in, renew or end";
+            return Err(WriteError::new(WriteErrorKind::Invalid, message));
+        }
+        if self.marks.head_sent.load(Ordering::Acquire) {
+            let message = "the response head has left, so no cookie can follow: give the page an order, \
+                           with `sign_in(..).by_page()` or `renew_by_page()`";
+            return Err(WriteError::new(WriteErrorKind::HeadSent, message));
+        }
+        Ok(())
+    }
+
     pub(super) async fn renew(&self) -> Result<(), WriteError> {
         self.touch();
-        self.check_head()?;
-        let _minting = self.minting().await;
+        self.check_turn()?;
+        let _turning = self.turning().await;
+        self.renew_as(&Beginning { kind: BeginningKind::Renewal, drawn: None, changes: &[] }).await
+    }
+
+    /// The caller holds [`turning`](Self::turning).
+    pub(super) async fn renew_as(&self, beginning: &Beginning<'_>) -> Result<(), WriteError> {
         let now = self.chain.now();
         match self.live(now) {
-            Ok(bound) => self.succeed(&bound, Succession::Renewal, now).await,
-            // An id that has just ended may be followed by a new one: that is what renewal is.
-            Err(Some(_)) if matches!(self.binding(), Binding::Fenced(_)) => self.begin(&[], Version::ZERO, now).await,
+            Ok(bound) => self.succeed(&bound, beginning, now).await,
+            // After its own end a handle may begin a new session: a page that says "you have been signed out".
+            Err(Some(_)) if self.has_ended_own() => self.begin(beginning, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             // No id, nothing to renew.
             Err(None) => Ok(()),
         }
     }
 
-    /// The caller holds `minting`, since before it looked: what a clone writes first is to be in the session.
-    async fn begin(&self, changes: &[Change], above: Version, now: Millis) -> Result<(), WriteError> {
-        let (bound, _) = insist(|| self.found(changes, above, now)).await?;
+    /// Begins a session where none lives. The caller holds [`turning`](Self::turning), since before it looked: what a
+    /// clone writes first is to be in the session.
+    pub(super) async fn begin(&self, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
+        let begun = || self.found(beginning.changes, beginning.drawn, beginning.above(), now);
+        let (bound, _) = match beginning.drawn {
+            // A store that finds a drawn id in use would find the same again.
+            Some(_) => begun().await.map_err(|loss| match loss {
+                Loss::Outdated => WriteError::closed(Closed::Renewed),
+                Loss::Error(error) => error,
+            })?,
+            None => insist(begun).await?,
+        };
+        if let Some(key) = self.brought.key
+            && let Kind::Session { life, .. } = &mut bound.record.write().kind
+        {
+            // Other nodes may not know yet that the id which the request brought has ended.
+            life.follow(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
+        }
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
+        self.forget_own_end();
         Ok(())
     }
 
-    async fn sign_in(&self, user: Json, adopt: &[Number]) -> Result<(), WriteError> {
+    pub(super) async fn sign_in(&self, user: Json, grants: &[Change], adopt: &[Number]) -> Result<(), WriteError> {
         self.touch();
-        self.check_head()?;
+        self.check_turn()?;
+        let _turning = self.turning().await;
+        match self.live(self.chain.now()) {
+            // A session that had ended before this request, or that this handle has just ended, may be followed.
+            Err(Some(reason)) if !self.may_be_followed() => Err(WriteError::closed(reason)),
+            _ => self.sign_in_as(SigningIn { user, grants, adopt, drawn: None }).await,
+        }
+    }
+
+    /// The caller holds [`turning`](Self::turning), and has seen that the session may be followed if it has ended.
+    pub(super) async fn sign_in_as(
+        &self,
+        SigningIn { user, grants, adopt, drawn }: SigningIn<'_>,
+    ) -> Result<(), WriteError> {
         let Identity::Value { number, derive } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let _minting = self.minting().await;
         let name = self.chain.schema.at(*number).name;
         let signed = derive(&user).map(|principal| self.chain.signed(principal));
         let user = Change { number: *number, name, json: Some(user), version: None, replaces: None };
+        let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
             Some(signed) => self.ask_for(signed, self.chain.now()).await?,
@@ -92,14 +183,10 @@ impl Core {
             let record = known.unwrap_or_else(new);
             record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
         }
+        let beginning = Beginning { kind: BeginningKind::SignIn { above }, drawn, changes: &changes };
         match before {
-            Ok(bound) => self.succeed(&bound, Succession::SignIn { user: &user, above }, now).await?,
-            // One that had ended before this request, or that this handle has just ended, may be followed.
-            Err(Some(reason)) if !self.may_be_followed() => return Err(WriteError::closed(reason)),
-            Err(None) if matches!(self.binding(), Binding::Job) => {
-                return Err(WriteError::new(WriteErrorKind::Invalid, "a principal's own handle has no session"));
-            }
-            Err(_) => self.begin(std::slice::from_ref(&user), above, now).await?,
+            Ok(bound) => self.succeed(&bound, &beginning, now).await?,
+            Err(_) => self.begin(&beginning, now).await?,
         }
         if let Some(record) = asked {
             self.hold(record);
@@ -123,11 +210,11 @@ impl Core {
     }
 
     fn may_be_followed(&self) -> bool {
-        matches!(self.binding(), Binding::Fenced(_)) || self.marks.ended_here.load(Ordering::Acquire)
+        matches!(self.binding(), Binding::Fenced(_)) || self.has_ended_own()
     }
 
     /// Gives the principal what it does not have. Losing to another value is as it should be.
-    async fn adopt(&self, signed: &crate::chain::Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
+    async fn adopt(&self, signed: &Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         let stands = |number| {
             let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
@@ -153,10 +240,14 @@ impl Core {
     }
 
     /// Moves the session to a new id: the new record is there before the old one goes.
-    async fn succeed(&self, bound: &Bound, succession: Succession<'_>, now: Millis) -> Result<(), WriteError> {
-        let id = mint_id()?;
+    async fn succeed(&self, bound: &Bound, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
+        let id = beginning.drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
-        let (next, made) = self.make(id, life, now);
+        let (next, made) = self.make(id, life, now)?;
+        // Asked outside of the record's lock: the application's own code says who is signed in.
+        let by_value = matches!(self.chain.identity, Identity::Value { .. });
+        let stays = beginning.kind == BeginningKind::Renewal && by_value && self.signed_of(bound, now).is_some();
+        let succession = Succession { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.chain.store {
             Some(store) => {
                 let shut = bound.record.shut_gate().await;
@@ -191,27 +282,44 @@ impl Core {
         retired.map_err(|refused| refused.into_loss().into())
     }
 
-    fn successor(&self, state: &State, succession: &Succession<'_>, now: Millis) -> Result<State, Refused> {
+    /// # Errors
+    ///
+    /// Where the values that the turn writes do not fit beside those that go along.
+    pub(super) fn successor(
+        &self,
+        state: &State,
+        Succession { beginning, predecessor }: &Succession<'_>,
+        now: Millis,
+    ) -> Result<State, Refused> {
         let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
         // Above the one before, which no `end_all` has reached; the values' versions have no say in it.
         let birth = Version::fresh(now, life.birth());
-        let begin = |told: Told| state.successor(Life::from(told));
-        let Succession::SignIn { user, above } = succession else {
-            return Ok(begin(Told { birth, ..life.told() }));
+        let mut told = match beginning.kind {
+            BeginningKind::Renewal => Told { birth, ..life.told() },
+            BeginningKind::SignIn { above } => Told {
+                birth: birth.max(above.next()),
+                absolute_deadline: now.after(life.absolute_deadline().since(life.created())),
+                created: now,
+                ..life.told()
+            },
         };
-        let mut next = begin(Told {
-            birth: birth.max(above.next()),
-            absolute_deadline: now.after(life.absolute_deadline().since(life.created())),
-            created: now,
-            ..life.told()
-        });
-        next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
+        told.birth = beginning.drawn.map_or(told.birth, |drawn| drawn.birth);
+        let mut life = Life::from(told);
+        life.follow(*predecessor);
+        let mut next = state.successor(life);
+        if beginning.kind != BeginningKind::Renewal {
+            next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
+        }
+        if beginning.changes.is_empty() {
+            return Ok(next);
+        }
         let (terms, version) = (self.chain.terms(Scope::Session, now), Version::fresh(now, state.values.newest()));
         // As if the store had stamped it: it takes what it is told of a successor as it is.
         let stamp = self.chain.store.as_ref().map(|_| version);
-        let user = [Change { version: stamp, ..(*user).clone() }];
-        next.admit(&user, terms)?;
-        next.apply(&user, version, terms, &Judge::new(terms.schema));
+        let changes: Vec<_> =
+            beginning.changes.iter().map(|change| Change { version: stamp, ..change.clone() }).collect();
+        next.admit(&changes, terms)?;
+        next.apply(&changes, version, terms, &Judge::new(terms.schema));
         Ok(next)
     }
 
@@ -245,8 +353,11 @@ impl Core {
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
-        if !matches!(store.write(create).await.map_err(failed)?, Committed::Applied(_)) {
-            return Err(refused());
+        match store.write(create).await.map_err(failed)? {
+            Committed::Applied(_) => {}
+            // Another node has carried the order out.
+            _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(Closed::Renewed)),
+            _ => return Err(refused()),
         }
         let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
         let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
@@ -266,25 +377,43 @@ impl Core {
     pub(super) async fn destroy(&self) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
+        let _turning = self.turning().await;
+        self.end_own(Closed::Destroyed).await
+    }
+
+    /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
+    /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
+    pub(super) async fn end_own(&self, reason: Closed) -> Result<(), WriteError> {
         let now = self.chain.now();
+        let ordered = self.take_ordered();
+        if let Some(ordered) = ordered {
+            self.end_named(ordered, now.after(self.chain.longest_absolute()), now).await?;
+        }
         // One that is over is as destroyed as can be, and one that never was stays so.
-        let Ok(bound) = self.live(now) else { return Ok(()) };
+        let Ok(bound) = self.live(now) else {
+            if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
+                let until = now.after(self.chain.longest_absolute());
+                self.note_removal(EndedHere { id, until, ordered: None });
+            }
+            return Ok(());
+        };
+        let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
         if let Some(store) = &self.chain.store {
-            let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
-            let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
+            let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], until.time());
             let doubt = bound.record.doubt();
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
             doubt.clear();
         }
-        if self.end(&bound.record, Closed::Destroyed, now).is_ok() {
-            self.marks.ended_here.store(true, Ordering::Release);
+        if self.end(&bound.record, reason, now).is_ok() {
+            self.note_own_end(EndedHere { id: bound.id(), until, ordered });
         }
         Ok(())
     }
 
-    pub(super) fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
+    pub(super) async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
+        let _turning = self.turning().await;
         let now = self.chain.now();
         let bound = self.live(now).map_err(|reason| match reason {
             Some(reason) => WriteError::closed(reason),
@@ -296,12 +425,45 @@ impl Core {
         Ok(())
     }
 
-    /// Ends all sessions of this handle's principal whose ids were minted up to now.
-    pub(crate) fn revoke(&self) {
+    pub(super) async fn end_all_sessions(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let _turning = self.turning().await;
+        let (_, signed) = self.signed_in(self.chain.now())?;
+        // First, so that the stamp does not take this handle's own end for somebody else's.
+        self.end_own(Closed::Revoked).await?;
+        self.revoke(&signed);
+        Ok(())
+    }
+
+    pub(super) async fn end_other_sessions(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_turn()?;
+        let _turning = self.turning().await;
         let now = self.chain.now();
-        let Some(signed) = self.signed(now) else { return };
-        let record = self.hold_principal(&signed, now);
-        {
+        let (bound, signed) = self.signed_in(now)?;
+        let id = mint_id()?;
+        let stamp = self.revoke(&signed);
+        let drawn = Some(Drawn { id, birth: stamp.next() });
+        self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
+    }
+
+    /// The session and the principal, for a turn that concerns all sessions of the principal.
+    fn signed_in(&self, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
+        let bound = self.live(now).map_err(|reason| match reason {
+            Some(reason) => WriteError::closed(reason),
+            None => WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`"),
+        })?;
+        let nobody = || WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end");
+        let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
+        Ok((bound, signed))
+    }
+
+    /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
+    pub(crate) fn revoke(&self, signed: &Signed) -> Version {
+        let now = self.chain.now();
+        let record = self.hold_principal(signed, now);
+        let version = {
             let mut state = record.write();
             record.begin_anew(&mut state, now);
             let known = state.values.newest().max(state.not_before());
@@ -312,11 +474,13 @@ impl Core {
                 // Kept until the last cookie sealed before can no longer open.
                 *idle = (*idle).max(self.chain.longest_absolute());
             }
-        }
+            version
+        };
         record.touch(now);
         self.settle(&record, now);
         self.chain.revocations.fetch_add(1, Ordering::AcqRel);
         record.ring();
+        version
     }
 
     /// Empties the session's own record, but for who is signed in; in a job, the principal's.
@@ -351,59 +515,4 @@ impl Core {
 
 pub(super) const fn removal(number: Number, name: &'static str) -> Change {
     Change { number, name, json: None, version: None, replaces: None }
-}
-
-/// A sign-in under way: await it. See [`Session::sign_in`].
-#[must_use = "nothing happens until it is awaited"]
-pub struct SignIn<'a> {
-    session: &'a Session,
-    user: Result<Json, WriteError>,
-    adopt: Vec<Number>,
-}
-
-impl<'a> SignIn<'a> {
-    pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
-        let chain = &session.core().chain;
-        let identifies = match &chain.identity {
-            Identity::Value { number, .. } => chain.schema.of::<V>() == Some(*number),
-            _ => false,
-        };
-        let user = if identifies {
-            value::encode(user).map_err(|flaw| Session::invalid(V::NAME, flaw))
-        } else {
-            let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
-            Err(WriteError::new(WriteErrorKind::Undeclared, message))
-        };
-        Self { session, user, adopt: Vec::new() }
-    }
-
-    /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
-    /// without this, an anonymous choice ends with the anonymous session.
-    pub fn adopt<V: SessionValue>(mut self) -> Self {
-        let schema = &self.session.core().chain.schema;
-        match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {
-            Some(number) => self.adopt.push(number),
-            None => {
-                let message = format!("`{}` can't be adopted: declare it, of principal scope", V::NAME);
-                self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));
-            }
-        }
-        self
-    }
-}
-
-impl<'a> IntoFuture for SignIn<'a> {
-    type Output = Result<(), WriteError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.session.core().sign_in(self.user?, &self.adopt).await })
-    }
-}
-
-/// Without the user, who is the application's.
-impl fmt::Debug for SignIn<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SignIn").field("session", self.session).finish_non_exhaustive()
-    }
 }

@@ -13,7 +13,9 @@ use http::request::Parts;
 
 use super::{Resolved, Sessions};
 use crate::{
-    chain::{Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, life::Lifetime},
+    chain::{
+        Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted, life::Lifetime,
+    },
     error::{BuildError, BuildErrorKind},
     id::Principal,
     signal::Hub,
@@ -262,6 +264,7 @@ impl SessionsBuilder {
             hub: Hub::default(),
             stopping: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
+            accepted: Accepted::default(),
             counters: Counters::default(),
         };
         let (chain, public_origins) = (Arc::new(chain), Arc::new(public_origins));

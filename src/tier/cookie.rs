@@ -22,6 +22,7 @@ use crate::{
 pub(crate) mod digest;
 pub(crate) mod header;
 pub(crate) mod keyring;
+pub(crate) mod order;
 pub(crate) mod payload;
 pub(crate) mod seal;
 pub(crate) mod unsealed;
@@ -288,7 +289,12 @@ impl CookieTier {
     pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<Opened> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
         let payload = Box::new(payload::read(opened.payload)?);
-        Some(Opened { id: opened.id, payload, retired: opened.standing == keyring::Standing::Retired })
+        Some(Opened {
+            id: opened.id,
+            payload,
+            retired: opened.standing == keyring::Standing::Retired,
+            nonce: opened.nonce,
+        })
     }
 }
 
@@ -322,6 +328,8 @@ pub(crate) struct Opened {
     pub(crate) payload: Box<Payload>,
     /// Sealed under a key that only opens.
     pub(crate) retired: bool,
+    /// The token's nonce, which no other token shares.
+    pub(crate) nonce: [u8; seal::NONCE_LEN],
 }
 
 impl fmt::Debug for Opened {

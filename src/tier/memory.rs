@@ -131,8 +131,18 @@ impl Memory {
     }
 
     /// The same for a key that is new most likely: it takes the write lock at once.
-    pub(crate) fn insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
+    fn insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
         self.records.get_or_insert_with(key, make)
+    }
+
+    /// Makes the record of a key, unless there is one.
+    pub(crate) fn insert_new(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Option<Arc<Record>> {
+        let mut made = false;
+        let record = self.insert(key, || {
+            made = true;
+            make()
+        });
+        made.then_some(record)
     }
 
     /// Drops a record that its maker did not come to use.

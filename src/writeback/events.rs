@@ -43,8 +43,8 @@ impl Events {
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         let Self { wait, shown, seen, opening, given, relay } = self;
-        wait.poll(cx, |session| {
-            if let Some(reason) = closed(session) {
+        wait.poll(cx, |session, ended| {
+            if let Some(reason) = ended.or_else(|| closed(session)) {
                 return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();

@@ -8,7 +8,7 @@ export interface Options {
   url: string;
   /**
    * `false` for a page that is told of changes in another way, such as a socket of its own. `values` stay empty then, and
-   * the hook does not know who is signed in: when that changes, close it and connect anew.
+   * the hook does not know who is signed in: when that changes otherwise than by an order, close it and connect anew.
    */
   events?: boolean;
 }
@@ -29,7 +29,12 @@ export interface LayeredSession extends EventTarget {
    */
   store(values: Record<string, unknown>): void;
 
-  /** Posts a relay token that came over a connection of the page's own. Tokens on the event stream are posted unasked. */
+  /**
+   * Posts a relay token that came over a connection of the page's own. Tokens on the event stream are posted unasked.
+   *
+   * An order (a sign-in or a renewal that the server asks for on a socket, or the removal of the cookie) is posted before
+   * anything else. Keep no order: it is worth a login for a minute.
+   */
   relay(token: string): void;
 
   /**
@@ -62,6 +67,11 @@ export interface LayeredSessionEvents {
   lost: CustomEvent<null>;
   /** The server has taken these; `$relay` stands for a relay token. It has no use for those that are `ignored`. */
   stored: CustomEvent<{ stored: string[]; ignored: string[] }>;
+  /**
+   * The browser is in another session, or in none: an order was carried out, or refused for good, in this tab or in
+   * another. `values` is empty until the server says what there is now. Open sockets of the page's own anew.
+   */
+  turned: CustomEvent<null>;
   /** The session had ended or was renewed meanwhile. Values are kept and tried again; a relay token is not. */
   conflict: CustomEvent<Refusal>;
   /** The values of these names are given up: the server's word, or `user_changed`. */

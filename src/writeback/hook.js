@@ -35,6 +35,8 @@ class LayeredSession extends EventTarget {
   values = new Map();
   #url;
   #token; // only the newest: it holds all that the cookie lacks
+  #order; // the newest turn token: a sign-in, a renewal or the removal of the cookie, once brought
+  #events; // whether the page wants a stream
   #waiting = new Map(); // name to JSON text; not an object, for the sake of `__proto__`
   #inFlight = new Set(); // of batches; more than one only on the way out
   #posting = new Backoff(() => this.#pump());
@@ -44,7 +46,7 @@ class LayeredSession extends EventTarget {
   #source; // of events
   #live; // whether it is a session's, once it has said so
   #again = false; // a session may have begun while it was being opened
-  #channel; // to other tabs, if the page wants events
+  #channel; // to other tabs
   #end = new AbortController();
 
   constructor({ url, events = true }) {
@@ -63,9 +65,9 @@ class LayeredSession extends EventTarget {
       this.#hangUp(); // so that the page can be kept for the back button
     });
     on('pageshow', ({ persisted }) => persisted && back());
-    if (!events) return;
+    this.#events = events;
     this.#channel = new BroadcastChannel(`layered-session ${this.#url}`);
-    this.#channel.onmessage = () => this.#renew();
+    this.#channel.onmessage = ({ data }) => (data === 'turned' ? this.#turn() : this.#renew());
     this.#listen();
   }
 
@@ -78,7 +80,8 @@ class LayeredSession extends EventTarget {
   }
 
   relay(token) {
-    this.#token = token;
+    if (token.startsWith('t.')) this.#order = token;
+    else this.#token = token;
     // After a conflict it is the new session's, and brings the cookie that the values wait for.
     this.#conflict ? this.#posting.resume() : this.#pump();
   }
@@ -91,7 +94,7 @@ class LayeredSession extends EventTarget {
   close() {
     this.#end.abort();
     this.#hangUp();
-    this.#channel?.close();
+    this.#channel.close();
   }
 
   #emit(type, detail) {
@@ -105,7 +108,7 @@ class LayeredSession extends EventTarget {
   // ---- what the server says
 
   #listen() {
-    if (!this.#channel || this.#idle) return;
+    if (!this.#events || this.#idle) return;
     const source = (this.#source = new EventSource(`${this.#url}/events`)), begun = Date.now();
     const on = (type, listener) => source.addEventListener(type, ({ data }) => listener(JSON.parse(data)));
     on('state', ({ session, user, values }) => {
@@ -154,8 +157,20 @@ class LayeredSession extends EventTarget {
 
   // A visitor's stream does not see the session that has come to be: the next one does, in every tab.
   #begun() {
-    this.#channel?.postMessage(null);
+    this.#channel.postMessage(null);
     this.#renew();
+  }
+
+  // The browser is in another session, or in none: nothing of the one before is to be shown or brought any more.
+  #turn() {
+    this.#token = this.#order = undefined;
+    this.#conflict = false;
+    // Without a stream the hook does not hear whose session it is now.
+    if (!this.#events && this.#waiting.size) this.#giveUp(this.#waiting);
+    this.#replace({});
+    this.#hangUp();
+    this.#listening.resume();
+    this.#emit('turned');
   }
 
   #renew() {
@@ -179,12 +194,14 @@ class LayeredSession extends EventTarget {
     for (let next; (next = this.#next()); ) this.#post(next);
   }
 
-  // The token first: it may bring the cookie without which the values would start another session.
+  // The order first, which holds all that a relay token would; then the token, which may bring the cookie without which
+  // the values would start another session.
   #next() {
     if (this.#end.signal.aborted) return;
-    const token = this.#token, batch = new Map(), members = [];
-    this.#token = undefined;
-    if (token !== undefined) return { token, batch, body: JSON.stringify({ $relay: token }) };
+    const turn = this.#order, token = turn ?? this.#token, batch = new Map(), members = [];
+    if (turn) this.#order = undefined;
+    else this.#token = undefined;
+    if (token !== undefined) return { token, batch, turn, body: JSON.stringify({ $relay: token }) };
 
     let room = UNITS;
     for (const [name, json] of this.#waiting) {
@@ -199,7 +216,7 @@ class LayeredSession extends EventTarget {
     if (batch.size) return { batch, body: `{${members}}` };
   }
 
-  async #post({ token, batch, body }) {
+  async #post({ token, batch, turn, body }) {
     const headers = { 'content-type': 'application/json' }, user = this.#user;
     if (user !== undefined) headers['session-user'] = user;
     let status = 0, answer;
@@ -214,9 +231,25 @@ class LayeredSession extends EventTarget {
     }
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
-    if (user === undefined || user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
+    if (turn) this.#turned(token, status, Object(answer));
+    else if (user === undefined || user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
     else if (batch.size) this.#giveUp(batch);
     this.#pump();
+  }
+
+  #turned(token, status, { stored, code = `http_${status}`, message = '' }) {
+    const refusal = { code, message, names: [] };
+    if (status === 200 && Array.isArray(stored)) {
+      this.#posting.failures = 0;
+      this.#channel.postMessage('turned');
+      this.#turn();
+    } else if (status === 409) {
+      this.#turn();
+      this.#emit('conflict', refusal);
+    } else if (status < 400 || status === 408 || status === 429 || status > 499) {
+      this.#order ??= token;
+      this.#posting.wait();
+    } else this.#emit('refused', refusal);
   }
 
   // What was said by one user is not to be said by the next.

@@ -129,6 +129,10 @@ impl Refusal {
         Self { allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
+    pub(super) fn user_changed() -> Self {
+        Self::new(StatusCode::CONFLICT, "user_changed", "another user has signed in, or the user has signed out")
+    }
+
     pub(super) const fn status(&self) -> StatusCode {
         self.status
     }
@@ -198,6 +202,10 @@ impl From<RelayRefused> for Refusal {
             RelayRefused::Closed(reason) => {
                 (StatusCode::CONFLICT, "session_closed", format!("the session is closed: {reason}"))
             }
+            RelayRefused::Used => (StatusCode::CONFLICT, "token_used", "the token was brought before".to_owned()),
+            RelayRefused::OtherUser => return Self::user_changed(),
+            RelayRefused::Busy => return unavailable(),
+            RelayRefused::Write(error) => return error.into(),
         };
         Self::new(status, code, message)
     }

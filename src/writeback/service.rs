@@ -103,7 +103,7 @@ const ECHOED_CHARS: usize = 64;
 /// | 413, 408, 400 | `too_large`, `timeout`, `incomplete` |
 /// | 400 | `malformed_json`, `not_an_object`, `duplicate_name`, `reserved_name`, `too_deep`, `too_many_names`, `relay_not_alone`, `relay_not_a_string`, `relay_invalid`, `unsafe_integer` |
 /// | 422 | `not_allowed`, `invalid_value`, `value_too_large` |
-/// | 409 | `session_closed`, `user_changed`, `relay_expired`, `relay_other_session`, `contended` |
+/// | 409 | `session_closed`, `user_changed`, `relay_expired`, `relay_other_session`, `token_used`, `contended` |
 /// | 500 | `no_layer`, `misconfigured` |
 /// | 503 | `unavailable` |
 #[derive(Clone)]
@@ -245,7 +245,7 @@ impl SessionWriteback {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.
                 let relayed = Relayed::open(&self.sessions.chain, &token)?;
-                self.sessions.load(extensions).await?.core().bring(relayed)?;
+                self.sessions.load(extensions).await?.core().bring(relayed).await?;
                 Ok(stored(&["$relay".to_owned()]))
             }
             Posted::Values(values) => {
@@ -339,10 +339,7 @@ const SESSION_USER: &str = "session-user";
 /// not to become another's.
 fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
     match headers.get(SESSION_USER) {
-        Some(meant) if meant.as_bytes() != session.core().user_mark().as_bytes() => {
-            let message = "somebody else has signed in or out since";
-            Err(Refusal::new(StatusCode::CONFLICT, "user_changed", message))
-        }
+        Some(meant) if meant.as_bytes() != session.core().user_mark().as_bytes() => Err(Refusal::user_changed()),
         _ => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ mod cart;
 mod faulty;
 mod hook;
 mod inspector;
+mod logins;
 mod looks;
 mod nodes;
 mod server;

@@ -20,6 +20,7 @@ async fn two_users_of_one_browser_never_see_each_others_division() -> Result {
     tab.sign_out().await?;
     tab.shows(ALL).await?;
 
+    tab.forget_seen().await?;
     tab.sign_in("bob").await?;
     tab.shows(ALL).await?;
     tab.navigate("costs").await?;
@@ -32,6 +33,7 @@ async fn two_users_of_one_browser_never_see_each_others_division() -> Result {
 
     tab.sign_in("alice").await?;
     tab.shows(1).await?;
+    tab.reload().await?;
     assert_eq!(tab.seen().await?, json!([1]));
     assert_eq!(tab.division().await?["user"], "alice");
     Ok(())
@@ -89,6 +91,7 @@ async fn an_anonymous_choice_is_not_the_users_after_sign_in() -> Result {
     let tab = browser.open().await?;
     tab.switch(3).await?;
     tab.stored(3).await?;
+    tab.forget_seen().await?;
     tab.sign_in("alice").await?;
     tab.shows(ALL).await?;
     assert_eq!(tab.seen().await?, json!([ALL]));
@@ -100,6 +103,11 @@ impl Tab {
     async fn seen(&self) -> Result<serde_json::Value> {
         self.is_connected().await?;
         self.until("watched.divisions.length > 0", true).await?;
-        self.evaluate("[...new Set([watched.first, ...watched.divisions])]").await
+        self.evaluate("[...new Set([watched.first, ...watched.divisions])].filter(seen => seen !== null)").await
+    }
+
+    /// From here on `seen` begins anew: a sign-in loads no other document.
+    async fn forget_seen(&self) -> Result {
+        self.evaluate("watched.first = null, watched.divisions.length = 0").await.map(drop)
     }
 }

@@ -1,6 +1,9 @@
 //! An application of several nodes, and what its browsers do there: visit, open sockets, post.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::{Future, pending},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -11,9 +14,9 @@ use layered_session::{
     CookieTier, DefaultTier, KeyRing, MemoryTier, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder,
     Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
-use tokio::task::JoinHandle;
+use tokio::{sync::oneshot, task::JoinHandle};
 
-use crate::world::{Answer, Browser, Division, Node, Theme, User, Visits, builder, ring};
+use crate::world::{Answer, BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring};
 
 /// What all nodes of an application share: keys and time.
 pub(crate) struct App {
@@ -103,6 +106,20 @@ pub(crate) async fn socket(browser: &Browser, node: &Node) -> Session {
         (switching, session)
     };
     node.handle(upgrade(browser), handler).await.1
+}
+
+/// The handle of a request that is still under way: its response head never leaves, so it can renew and sign in.
+pub(crate) async fn under_way(browser: &Browser, node: &Node) -> Session {
+    let (out, handed_out) = oneshot::channel();
+    let handler = move |session| {
+        out.send(session).expect("the test waits for the handle");
+        Box::pin(pending()) as BoxFuture<(Response<Full<Bytes>>, ())>
+    };
+    tokio::select! {
+        biased;
+        _ = node.handle(browser.request(), handler) => unreachable!("the handler never answers"),
+        session = handed_out => session.expect("the handler has sent its handle"),
+    }
 }
 
 /// A POST of a page to the writeback, which allows every value but who is signed in.

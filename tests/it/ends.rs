@@ -7,7 +7,7 @@ use http::StatusCode;
 use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::{
-    app::{App, at_once, bring, get, kind, post, set, sign_in, signed_in, socket, soon, theme, visitor},
+    app::{App, at_once, bring, get, kind, post, set, sign_in, signed_in, socket, soon, theme, under_way, visitor},
     site::{Site, dark},
     world::{Answer, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring, set_cookies},
 };
@@ -29,9 +29,12 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
     let app = App::new();
     let node = app.node();
     let mut browser = visitor(&node).await;
-    let live = socket(&browser, &node).await;
+    let (live, request) = (socket(&browser, &node).await, under_way(&browser, &node).await);
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
     assert!(browser.cookie("session").is_none());
+    for turn in [live.renew().await, live.sign_in(User("ada".into())).await] {
+        assert_eq!(kind(turn), Some(WriteErrorKind::HeadSent));
+    }
     let refused = [
         live.set(theme("late")).await,
         live.update::<Visits>(|visits| visits.0 += 1).await.map(drop),
@@ -40,16 +43,17 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
         live.take::<Theme>().await.map(drop),
         live.clear().await,
         live.touch().await,
-        live.renew().await,
-        live.sign_in(User("ada".into())).await,
+        request.renew().await,
+        request.sign_in(User("ada".into())).await,
         live.set_lifetime(Lifetime::new(DAY, DAY).unwrap()).await,
     ];
     for (at, refused) in refused.into_iter().enumerate() {
         assert_eq!(kind(refused), Some(WriteErrorKind::Closed), "{at}");
     }
-    live.destroy().await.unwrap();
-    assert_eq!((live.find::<Theme>(), live.relay(), live.is_new()), (None, None, true));
-    drop(live);
+    for session in [live, request] {
+        session.destroy().await.unwrap();
+        assert_eq!((session.find::<Theme>(), session.relay(), session.is_new()), (None, None, true));
+    }
     assert_eq!(node.sessions.stats().records, 1, "its tombstone");
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
 }
@@ -62,6 +66,7 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
     site.clock.advance(3 * DAY);
     browser.read(&site.node).await;
     let (late, slow) = (browser.clone(), browser.open(&site.node).await);
+    let request = under_way(&browser, &site.node).await;
     let relayed = slow.relay();
     slow.set(Visits(1)).await.unwrap();
     let relay = slow.relay().unwrap();
@@ -73,15 +78,18 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
         kind(slow.remove::<Theme>().await),
         kind(slow.take::<Theme>().await),
         kind(slow.clear().await),
-        kind(slow.renew().await),
-        kind(slow.sign_in(User("eve".into())).await),
+        kind(request.renew().await),
+        kind(request.sign_in(User("eve".into())).await),
         kind(slow.touch().await),
         kind(slow.batch().set(Visits(2)).commit().await),
     ];
     assert_eq!(closed, [Some(WriteErrorKind::Closed); 9]);
+    let turns = [kind(slow.renew().await), kind(slow.sign_in(User("eve".into())).await)];
+    assert_eq!(turns, [Some(WriteErrorKind::HeadSent); 2]);
     assert_eq!((slow.get::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
     slow.destroy().await.unwrap();
-    drop(slow);
+    assert_eq!(slow.relay(), None, "another handle has ended the session");
+    drop((slow, request));
 
     // The old cookie may make no successor for a minute, and has nothing to give to one after it.
     let write = async |session: Session| session.set(Visits(9)).await;

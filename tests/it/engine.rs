@@ -7,13 +7,16 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
 use layered_session::{
-    Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Watch, WriteError, WriteErrorKind,
+    Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind,
     testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use self::model::{Bind, Op, Refusal, Token};
-use crate::world::{BoxFuture, Browser, Node, Theme, Visits, ring, set_cookies};
+use self::model::{Bind, Handle, Op, Refusal, Token};
+use crate::{
+    app::under_way,
+    world::{BoxFuture, Browser, Node, Theme, Visits, ring, set_cookies},
+};
 
 mod model;
 
@@ -37,6 +40,12 @@ enum Step {
         ops: Vec<Op>,
         keep: bool,
     },
+    /// A request whose response never leaves: its handle is kept too, and can renew the session.
+    Begin {
+        node: usize,
+        jar: usize,
+    },
+    /// Something that a kept handle does.
     Socket {
         which: usize,
         op: Op,
@@ -78,6 +87,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..2usize, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.2))
             .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        2 => (0..2usize, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
         2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
@@ -101,10 +111,10 @@ fn plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(nodes, max_bytes, sweeps, steps)| Plan { nodes, max_bytes, sweeps, steps })
 }
 
-/// An open socket: what it holds, and what it was told.
+/// An open socket, or a request under way: what it holds, and what it was told.
 struct Socket {
     node: usize,
-    bind: Bind,
+    handle: Handle,
     session: Session,
     watch: Watch<Visits>,
     told: Option<u64>,
@@ -113,11 +123,11 @@ struct Socket {
 }
 
 impl Socket {
-    fn open(node: usize, session: Session, bind: Bind, model: &mut model::Node, now: u64) -> Self {
+    fn open(node: usize, session: Session, handle: Handle, model: &mut model::Node, now: u64) -> Self {
         // Both begin as uses of the session.
         let (watch, closed) = (session.watch(), Box::pin(session.closed()));
-        model.touch(&bind, now);
-        Self { node, bind, session, watch, told: None, closed, reason: None }
+        model.touch(&handle.bind, now);
+        Self { node, handle, session, watch, told: None, closed, reason: None }
     }
 }
 
@@ -189,10 +199,11 @@ impl World {
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
             Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
+            Step::Begin { node, jar } => self.begin(node % self.nodes.len(), jar)?,
             Step::Socket { which, op } => {
                 let now = self.now();
                 if let Some(socket) = &mut self.sockets[which] {
-                    let expected = self.nodes[socket.node].1.apply(&op, &mut socket.bind, &mut self.ids, now);
+                    let expected = self.nodes[socket.node].1.apply(&op, &mut socket.handle, &mut self.ids, now);
                     let came = perform(&socket.session, &op).now_or_never().expect("nothing to wait for");
                     prop_assert_eq!(came, expected, "{:?} on a socket", op);
                 }
@@ -219,8 +230,11 @@ impl World {
     /// One request: whether its record was there, what its handler saw, and what its browser was given.
     fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
         let now = self.now();
-        let (node, model) = &mut self.nodes[at];
-        let (browser, token) = &mut self.jars[jar];
+        if self.is_unclear(at, jar) {
+            return Ok(());
+        }
+        let (node, _) = &self.nodes[at];
+        let (browser, brought) = &mut self.jars[jar];
         let before = node.sessions.stats();
         let doing = ops.clone();
         let handler = async move |session: Session| {
@@ -232,29 +246,26 @@ impl World {
         };
         let visit = browser.visit_seen(node, handler).now_or_never();
         let (headers, (came, session)) = visit.expect("nothing to wait for");
-        let after = node.sessions.stats();
-        let looked = (after.hits - before.hits, after.misses - before.misses);
-
-        prop_assert_eq!(looked.0 + looked.1, u64::from(token.is_some()), "one look per cookie");
-        let mut bind = Bind::Anonymous;
-        if let Some(token) = &token {
-            let held = |id| holds(&self.sockets, at, id);
-            bind = model.arrive(token, looked.0 == 1, held, &self.ids, now).map_err(TestCaseError::fail)?;
-        }
-        let brought = token.clone().filter(|token| bind != Bind::Anonymous || token.opens(now));
+        let brought = brought.clone();
+        let (mut handle, told) = self.arrive(at, brought.as_ref(), &before)?;
+        let model = &mut self.nodes[at].1;
+        let opened = brought.clone().filter(|token| token.opens(now));
         let mut destroyed = false;
         for (op, came) in ops.iter().zip(&came) {
-            let lived = model.lives(&bind, now);
-            let expected = model.apply(op, &mut bind, &mut self.ids, now);
+            let lived = model.lives(&handle.bind, now);
+            let expected = model.apply(op, &mut handle, &mut self.ids, now);
             prop_assert_eq!(came, &expected, "{:?} in a request", op);
             destroyed |= matches!(op, Op::Destroy) && lived;
         }
         let set = set_cookies(&headers);
         prop_assert!(set.len() <= 1);
-        let carried = model.seal(&bind, now);
+        let carried = model.seal(&handle.bind, now);
+        self.learn(at, brought.as_ref(), told)?;
+        let token = &mut self.jars[jar].1;
         match (set.first().map(|cookie| cookie.contains("Max-Age=0")), carried) {
-            (Some(true), _) => {
-                prop_assert!(destroyed && brought.is_some(), "a cookie removed: {:?}", set);
+            (Some(true), carried) => {
+                let due = destroyed && opened.is_some() && carried.is_none();
+                prop_assert!(due, "a cookie removed: {:?}, of a session of which there is {:?}", set, carried);
                 *token = None;
             }
             (Some(false), Some(carried)) => {
@@ -263,15 +274,64 @@ impl World {
             }
             (Some(false), None) => prop_assert!(false, "a cookie of no session: {:?}", set),
             (None, Some(carried)) if !ops.is_empty() => {
-                let brought = brought.expect("a live session whose browser has no cookie");
+                let brought = opened.expect("a live session whose browser has no cookie");
                 prop_assert!(carried.is_known_by(&brought), "{:?} lacks something of {:?}", brought, carried);
             }
-            (None, _) => prop_assert!(!(destroyed && brought.is_some()), "a cookie of a session that ended here"),
+            (None, _) => prop_assert!(!(destroyed && opened.is_some()), "a cookie of a session that ended here"),
         }
         if keep && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
-            *place = Some(Socket::open(at, session, bind, model, now));
+            handle.sent = true;
+            *place = Some(Socket::open(at, session, handle, &mut self.nodes[at].1, now));
         }
         Ok(())
+    }
+
+    /// A request of which the response does not leave.
+    fn begin(&mut self, at: usize, jar: usize) -> Result<(), TestCaseError> {
+        let Some(place) = self.sockets.iter().position(Option::is_none).filter(|_| !self.is_unclear(at, jar)) else {
+            return Ok(());
+        };
+        let (node, _) = &self.nodes[at];
+        let (browser, token) = &self.jars[jar];
+        let before = node.sessions.stats();
+        let session = under_way(browser, node).now_or_never().expect("nothing to wait for");
+        let token = token.clone();
+        let (handle, told) = self.arrive(at, token.as_ref(), &before)?;
+        self.learn(at, token.as_ref(), told)?;
+        let now = self.now();
+        self.sockets[place] = Some(Socket::open(at, session, handle, &mut self.nodes[at].1, now));
+        Ok(())
+    }
+
+    fn is_unclear(&self, at: usize, jar: usize) -> bool {
+        let (model, now) = (&self.nodes[at].1, self.now());
+        self.jars[jar].1.as_ref().is_some_and(|token| model.is_unclear(token, now))
+    }
+
+    /// What a request begins with: its handle, and the id that the cookie says has ended, if it was looked up.
+    fn arrive(
+        &mut self,
+        at: usize,
+        token: Option<&Token>,
+        before: &Stats,
+    ) -> Result<(Handle, Option<(usize, bool)>), TestCaseError> {
+        let (now, (node, model)) = (self.now(), &mut self.nodes[at]);
+        let after = node.sessions.stats();
+        let looked = (after.hits - before.hits, after.misses - before.misses);
+        prop_assert_eq!(looked.0 + looked.1, u64::from(token.is_some()), "one look per cookie");
+        let Some(token) = token else { return Ok((Handle::default(), None)) };
+        let held = |id| holds(&self.sockets, at, id);
+        let handle = model.arrive(token, looked.0 == 1, held, &self.ids, now).map_err(TestCaseError::fail)?;
+        Ok((handle, model.told_by(token, now).map(|predecessor| (predecessor, looked.0 == 1))))
+    }
+
+    /// The predecessor that a cookie has named ends on this node. All other records that were made are counted.
+    fn learn(&mut self, at: usize, token: Option<&Token>, told: Option<(usize, bool)>) -> Result<(), TestCaseError> {
+        let (Some(token), Some((predecessor, hit))) = (token, told) else { return Ok(()) };
+        let (now, (node, model)) = (self.now(), &mut self.nodes[at]);
+        let (held, told) =
+            (|id| holds(&self.sockets, at, id), (predecessor, hit, made(&node.sessions.stats()) > model.made));
+        model.end_predecessor(token, told, held, &self.ids, now).map_err(TestCaseError::fail)
     }
 
     /// What each socket was told is what there is, and nothing of this counts as use.
@@ -280,25 +340,25 @@ impl World {
         for socket in self.sockets.iter_mut().flatten() {
             let model = &mut self.nodes[socket.node].1;
             // Told that it was over, rightly then: it has a successor since, or a cookie tells of use on another node.
-            if socket.reason.is_some() && model.closed(&socket.bind, now).is_none() {
-                let (session, bind) = (socket.session.clone(), socket.bind.clone());
-                *socket = Socket::open(socket.node, session, bind, model, now);
+            if socket.reason.is_some() && model.closed(&socket.handle.bind, now).is_none() {
+                let (session, handle) = (socket.session.clone(), socket.handle.clone());
+                *socket = Socket::open(socket.node, session, handle, model, now);
             }
             while let Some(Some(Visits(told))) = socket.watch.next().now_or_never() {
                 socket.told = Some(told);
             }
-            let closed = model.closed(&socket.bind, now);
+            let closed = model.closed(&socket.handle.bind, now);
             // Told once: what ended for it may go on elsewhere, and end otherwise.
             if socket.reason.is_none() {
                 socket.reason = socket.closed.as_mut().now_or_never();
                 prop_assert_eq!(socket.reason.map(Refusal::from), closed);
             }
             if closed.is_none() {
-                prop_assert_eq!(socket.told, Some(model.value(&socket.bind, 1, now).unwrap_or_default()));
+                prop_assert_eq!(socket.told, Some(model.value(&socket.handle.bind, 1, now).unwrap_or_default()));
             }
             let ends = socket.session.expires_at();
             let ends = ends.map(|ends| ends.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis());
-            prop_assert_eq!(ends, model.ends(&socket.bind, now).map(u128::from));
+            prop_assert_eq!(ends, model.ends(&socket.handle.bind, now).map(u128::from));
         }
         Ok(())
     }
@@ -306,9 +366,8 @@ impl World {
     fn check_stats(&self) -> Result<(), TestCaseError> {
         for (node, model) in &self.nodes {
             let stats = node.sessions.stats();
-            let evicted = stats.evicted_saved + stats.evicted_unsaved + stats.revocations_lost;
-            let made = stats.records as u64 + stats.expired + evicted;
-            prop_assert_eq!(made, model.made, "what was made is here or was counted: {:?}", stats);
+            let evicted = evicted(&stats);
+            prop_assert_eq!(made(&stats), model.made, "what was made is here or was counted: {:?}", stats);
             prop_assert_eq!(stats.bytes > 0, stats.records > 0, "{:?}", stats);
             let bound = self.plan.max_bytes + (2 * SOCKETS + 1) * RECORD;
             prop_assert!(stats.bytes <= bound, "{:?}", stats);
@@ -325,8 +384,17 @@ impl World {
     }
 }
 
+const fn evicted(stats: &Stats) -> u64 {
+    stats.evicted_saved + stats.evicted_unsaved + stats.revocations_lost
+}
+
+/// Records that were made.
+const fn made(stats: &Stats) -> u64 {
+    stats.records as u64 + stats.expired + evicted(stats)
+}
+
 fn holds(sockets: &[Option<Socket>], node: usize, id: usize) -> bool {
-    sockets.iter().flatten().any(|socket| socket.node == node && socket.bind == Bind::Live(id))
+    sockets.iter().flatten().any(|socket| socket.node == node && socket.handle.bind == Bind::Live(id))
 }
 
 /// Does to a session what the model is told too, and says what came of it in the same words.
@@ -357,6 +425,7 @@ async fn perform(session: &Session, op: &Op) -> Result<Option<u64>, Refusal> {
 fn refusal(session: &Session, error: &WriteError) -> Refusal {
     match error.kind() {
         WriteErrorKind::Invalid => Refusal::Invalid,
+        WriteErrorKind::HeadSent => Refusal::HeadSent,
         // No use of a session that is over, so this can ask.
         WriteErrorKind::Closed => session.closed().now_or_never().map_or(Refusal::Invalid, Refusal::from),
         kind => panic!("{kind:?}: {error}"),

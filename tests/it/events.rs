@@ -11,7 +11,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, visitor},
+    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, under_way, visitor},
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
 
@@ -167,8 +167,8 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
 async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
     type End = fn(Session, Node, App) -> crate::world::BoxFuture<()>;
     let ends: [(&str, End); 5] = [
-        ("renewed", |session, _, _| Box::pin(async move { session.renew().await.unwrap() })),
-        ("destroyed", |session, _, _| Box::pin(async move { session.destroy().await.unwrap() })),
+        ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
+        ("destroyed", |request, _, _| Box::pin(async move { request.destroy().await.unwrap() })),
         ("revoked", |_, node, _| Box::pin(async move { node.sessions.end_all(Principal::new("ada")).await.unwrap() })),
         ("expired", |_, _, app| Box::pin(async move { app.pass(2 * DAY) })),
         ("shutdown", |_, node, _| Box::pin(async move { node.sessions.shutdown() })),
@@ -178,7 +178,7 @@ async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
         let node = app.node();
         let browser = signed_in(&node, "ada").await;
         let mut page = Page::opened(&browser, &node).await;
-        end(socket(&browser, &node).await, node.clone(), app).await;
+        end(under_way(&browser, &node).await, node.clone(), app).await;
         assert_eq!(page.told(), format!("event: closed\ndata: \"{reason}\"\n\n"));
         assert!(page.is_over(), "{reason}");
     }

@@ -17,11 +17,11 @@ use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
     CookieTier, Found, LayeredSessionLayer, Lookup, MemoryTier, Principal, Session, Sessions, Tier, TierFuture,
-    testing::ManualClock,
+    WriteError, testing::ManualClock,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::world::{Browser, Node, Theme, User, builder, ring, set_cookies};
+use crate::world::{BoxFuture, Browser, Node, Theme, User, builder, ring, set_cookies};
 
 /// The buffer that a server read a request into, and who still holds a part of it.
 struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);
@@ -221,22 +221,25 @@ async fn a_head_is_copied_at_entry_and_never_again() {
     assert_eq!(copies.load(Ordering::Relaxed), 1);
 }
 
+/// A turn of a clone.
+type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
+
 /// The application says who a user is: however long it takes for that, or whom it waits for, no clone of the handle is
-/// held up. Here the response is the first to ask.
+/// held up, whether the handler is the first to ask or the response.
 #[tokio::test]
 async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
-    type Meanwhile = Arc<Mutex<Option<(Session, mpsc::Sender<bool>)>>>;
+    type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;
     let meanwhile = Meanwhile::default();
     let at_derivation = Arc::clone(&meanwhile);
     let derive = move |user: &User| {
         let taken = at_derivation.lock().unwrap().take();
-        if let Some((session, told)) = taken {
-            let (done, renewed) = mpsc::channel();
+        if let Some((session, turn, told)) = taken {
+            let (done, turned) = mpsc::channel();
             thread::spawn(move || {
-                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(session.renew()).unwrap();
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(turn(session)).unwrap();
                 done.send(()).ok();
             });
-            told.send(renewed.recv_timeout(Duration::from_secs(2)).is_ok()).unwrap();
+            told.send(turned.recv_timeout(Duration::from_secs(2)).is_ok()).unwrap();
         }
         Some(Principal::new(&user.0))
     };
@@ -245,12 +248,24 @@ async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
         .tier(CookieTier::sealed(ring()).name("session").plain_http());
     let node = Node::new(chain.value::<Theme>().identify_by::<User>(derive).clock(ManualClock::new()).build().unwrap());
     let mut browser = Browser::new();
-    browser.visit(&node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
-    let (told, went_on) = mpsc::channel();
-    let reading = move |session: Session| async move {
-        session.get::<Theme>();
-        *meanwhile.lock().unwrap() = Some((session, told));
-    };
-    browser.visit(&node, reading).await;
-    assert!(went_on.recv().unwrap(), "a clone waits for the application's code");
+    let turns: [(bool, Turn); 3] = [
+        (true, |session| Box::pin(async move { session.renew().await })),
+        (true, |session| Box::pin(async move { session.destroy().await })),
+        // Once the head leaves, a clone can end the session and no more.
+        (false, |session| Box::pin(async move { session.destroy().await })),
+    ];
+    for (handler_asks, turn) in turns {
+        browser.visit(&node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+        let (told, went_on) = mpsc::channel();
+        let meanwhile = Arc::clone(&meanwhile);
+        let reading = move |session: Session| async move {
+            session.get::<Theme>();
+            *meanwhile.lock().unwrap() = Some((session.clone(), turn, told));
+            if handler_asks {
+                session.principal();
+            }
+        };
+        browser.visit(&node, reading).await;
+        assert!(went_on.recv().unwrap(), "a clone waits for the application's code");
+    }
 }

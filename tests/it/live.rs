@@ -14,7 +14,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{App, at_once, carried, get, kind, set, signed_in, socket, soon, theme, visitor, waiting_for},
+    app::{App, at_once, carried, get, kind, set, signed_in, socket, soon, theme, under_way, visitor, waiting_for},
     world::{Browser, DAY, Division, HOUR, Node, Theme, Visits, builder, ring},
 };
 
@@ -65,7 +65,7 @@ async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
 async fn set_removed_cleared_renewed_and_closed_are_told_apart() {
     let node = App::new().node();
     let browser = visitor(&node).await;
-    let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
+    let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
     let (mut changes, mut others) = (live.changes(), other.changes());
     live.set(Visits(1)).await.unwrap();
     assert_eq!(told(&mut changes), ["set visits"]);

@@ -40,6 +40,7 @@ mod threads;
 mod tokens;
 mod tombstones;
 mod trace;
+mod turns;
 mod untrusted;
 mod upgrades;
 mod users;

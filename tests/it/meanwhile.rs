@@ -19,7 +19,7 @@ use serde_json::value::RawValue;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
-    app::{App, at_once, set, signed_in, socket, theme, told, visitor},
+    app::{App, at_once, set, signed_in, socket, theme, told, under_way, visitor},
     world::{Answer, Browser, Division, HOUR, Node, Theme, User, Visits},
 };
 
@@ -34,7 +34,7 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_never_sees_its_own_renewal_as_an_end() {
     let node = App::new().node();
-    let live = socket(&visitor(&node).await, &node).await;
+    let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(4)).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
     let (clone, stop) = (live.clone(), Arc::clone(&done));
@@ -100,7 +100,7 @@ async fn a_watch_begun_during_a_sign_in_follows_the_new_user() {
             Some(Principal::new(&user.0))
         })
     });
-    let live = socket(&Browser::new(), &node).await;
+    let live = under_way(&Browser::new(), &node).await;
     live.sign_in(User("ada".into())).await.unwrap();
     gate.store(true, Ordering::SeqCst);
     let clone = live.clone();
@@ -130,7 +130,7 @@ async fn a_watch_is_told_when_the_sign_in_itself_expires() {
     let sessions =
         app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
     let node = Node::new(sessions.build().unwrap());
-    let live = socket(&Browser::new(), &node).await;
+    let live = under_way(&Browser::new(), &node).await;
     live.sign_in(Guest("ada".into())).await.unwrap();
     live.set(Division(4)).await.unwrap();
     let mut watch = live.watch::<Division>();
@@ -321,7 +321,7 @@ async fn a_type_that_keeps_its_json_as_it_came_does_not_break_its_event() {
 async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
     let app = App::new();
     let (here, there) = (app.node(), app.node());
-    let live = socket(&Browser::new(), &there).await;
+    let live = under_way(&Browser::new(), &there).await;
     live.sign_in(User("ada".into())).await.unwrap();
     let token = live.relay().unwrap();
     app.pass(Duration::from_secs(1));

@@ -10,7 +10,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::App,
+    app::{App, under_way},
     world::{Browser, Theme, User, Visits},
 };
 
@@ -67,7 +67,7 @@ async fn a_fresh_write_is_tried_as_often_as_an_update() {
     session.clear().await.unwrap();
     assert_eq!((session.find::<Theme>(), session.find::<Visits>()), (None, None));
 
-    let session = Browser::new().visit(&node, async |session| session).await;
+    let session = under_way(&Browser::new(), &node).await;
     store.again(31);
     session.sign_in(User("ada".into())).await.unwrap();
     assert_eq!(session.principal(), Some(Principal::new("ada")));
@@ -77,7 +77,7 @@ async fn a_fresh_write_is_tried_as_often_as_an_update() {
 async fn and_is_said_to_have_lost_so_often_only_where_it_has() {
     let store = Comparing::new(1000);
     let node = App::new().node_with(|sessions| sessions.tier(store.clone()));
-    let session = Browser::new().visit(&node, async |session| session).await;
+    let session = under_way(&Browser::new(), &node).await;
     for tried in 1..4 {
         let error = match tried {
             1 => session.set(Theme("dark".into())).await.unwrap_err(),

@@ -11,7 +11,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{App, at_once, carried, get, post, seen, set, signed_in, socket},
+    app::{App, at_once, carried, get, post, seen, set, signed_in, socket, under_way},
     site::dark,
     world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring},
 };
@@ -68,7 +68,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
     let app = App::new();
     let store = SpyStore::new();
     let node = app.node_with(|sessions| sessions.tier(store.clone()));
-    let session = Browser::new().visit(&node, async |session| session).await;
+    let session = under_way(&Browser::new(), &node).await;
     session.set(Theme("dark".into())).await.unwrap();
     store.fail();
     let refused = session.sign_in(User("ada".into())).await.unwrap_err();

@@ -7,7 +7,10 @@ use http::StatusCode;
 use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::{
-    app::{App, carried, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, visitor, waiting_for},
+    app::{
+        App, carried, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
+        waiting_for,
+    },
     site::{Site, dark},
     world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
 };
@@ -60,7 +63,7 @@ async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
 async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
     let node = App::new().node();
     let browser = visitor(&node).await;
-    let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
+    let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
     let (mut mine, mut clones, mut others) =
         (live.watch::<Theme>(), live.clone().watch::<Theme>(), other.watch::<Theme>());
     for watch in [&mut mine, &mut clones, &mut others] {
@@ -84,7 +87,7 @@ async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
 #[tokio::test]
 async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
     let node = App::new().node();
-    let live = socket(&visitor(&node).await, &node).await;
+    let live = under_way(&visitor(&node).await, &node).await;
     let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
     live.renew().await.unwrap();
     settled().await;
@@ -93,7 +96,7 @@ async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_
 }
 
 #[tokio::test]
-async fn a_login_or_renewal_may_follow_an_id_that_has_just_ended() {
+async fn login_follows_any_end_and_renewal_only_its_own() {
     let node = App::new().node();
     let mut browser = visitor(&node).await;
     let old = browser.clone();
@@ -101,8 +104,11 @@ async fn a_login_or_renewal_may_follow_an_id_that_has_just_ended() {
     let mut again = old.clone();
     sign_in(&mut again, &node, "ada").await;
     assert_eq!(again.visit(&node, async |s| s.principal()).await, Some(Principal::new("ada")));
-    let mut renewed = old.clone();
+    let refused = old.clone().visit(&node, async |session| session.renew().await).await;
+    assert_eq!(kind(refused), Some(WriteErrorKind::Closed));
+    let mut renewed = visitor(&node).await;
     let renew = async |session: Session| {
+        session.destroy().await.unwrap();
         session.renew().await.unwrap();
         session.set(Visits(1)).await.unwrap();
     };
@@ -185,7 +191,7 @@ async fn a_watch_that_signs_in_follows_the_users_own_value() {
     let node = App::new().node();
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     job.set(Division(2)).await.unwrap();
-    let live = socket(&visitor(&node).await, &node).await;
+    let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(3)).await.unwrap();
     let mut watch = live.watch::<Division>();
     assert_eq!(soon(watch.next()).await, Some(Division(3)));
@@ -205,10 +211,11 @@ async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    let session = browser.visit(&node, async |s| s).await;
+    let session = under_way(&browser, &node).await;
     let mut divisions = session.watch::<Division>();
     assert_eq!(divisions.next().await, Some(Division(-1)));
-    session.sign_in(User("x".repeat(9_000))).await.unwrap_err();
+    let refused = session.sign_in(User("x".repeat(9_000))).await;
+    assert_eq!(kind(refused), Some(WriteErrorKind::TooLarge));
     let woken = tokio::spawn(async move { divisions.next().await });
     tokio::task::yield_now().await;
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();

@@ -9,7 +9,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::at_once,
+    app::{at_once, under_way},
     world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
 };
 
@@ -151,7 +151,8 @@ const UNHELD: [(&str, Make); 4] = [
         browser
     }),
     ("renewed with one", |_, node| {
-        let (_, session) = themed(node);
+        let (browser, _) = themed(node);
+        let session = at_once(under_way(&browser, node)).unwrap();
         now(session.set_lifetime(Lifetime::new(10 * DAY, 30 * DAY).unwrap()));
         now(session.renew());
         let token = session.relay().expect("the browser knows nothing of it");

@@ -13,7 +13,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::{at_once, soon},
+    app::{at_once, soon, under_way},
     world::{Browser, Node, Theme, Visits, ring},
 };
 
@@ -138,7 +138,9 @@ async fn no_update_is_lost_over_handles_of_one_cookie() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_update_is_lost_to_a_clone_that_renews() {
     let busy = Busy::new();
-    let (browser, session) = busy.session().await;
+    let (browser, held) = busy.session().await;
+    let session = under_way(&browser, &busy.node).await;
+    drop(held);
     let other = browser.clone().visit(&busy.node, async |session| session).await;
     let bustle = busy.bustle();
     let counting: Vec<_> = (0..TASKS).map(|_| tokio::spawn(count(session.clone(), busy.clock.clone()))).collect();

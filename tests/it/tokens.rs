@@ -6,7 +6,7 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use std::time::{Duration, SystemTime};
 
 use crate::{
-    app::{App, at_once, bring, sign_in, signed_in, socket, visitor},
+    app::{App, at_once, bring, sign_in, signed_in, socket, under_way, visitor},
     forge::forge,
     world::{Browser, Division, Node, Theme, User, Visits},
 };
@@ -26,17 +26,21 @@ enum Beginning {
     User,
     /// Without a cookie: the socket's own write begins the session.
     Newcomer,
+    /// Without a cookie: a request signs in whose response has not left.
     NewUser,
 }
 
-/// A browser, and the socket of a page in it.
+/// A browser, and a handle that writes for a page in it.
 async fn page(beginning: Beginning, node: &Node) -> (Browser, Session) {
     let browser = match beginning {
         Beginning::Visitor => visitor(node).await,
         Beginning::User => signed_in(node, "ada").await,
         Beginning::Newcomer | Beginning::NewUser => Browser::new(),
     };
-    let live = socket(&browser, node).await;
+    let live = match beginning {
+        Beginning::NewUser => under_way(&browser, node).await,
+        _ => socket(&browser, node).await,
+    };
     match beginning {
         Beginning::Newcomer => live.set(theme(1)).await.unwrap(),
         Beginning::NewUser => live.sign_in(User("ada".into())).await.unwrap(),

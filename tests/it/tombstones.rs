@@ -9,7 +9,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{App, at_once, set, signed_in},
+    app::{App, at_once, kind, set, signed_in, under_way},
     world::{Browser, Node, Theme},
 };
 
@@ -70,9 +70,11 @@ async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ende
     let node = || app.node_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
     let (here, elsewhere) = (node(), node());
     let mut browser = Browser::new();
-    let session = drafting(&mut browser, &here).await;
+    drop(drafting(&mut browser, &here).await);
+    let session = under_way(&browser, &here).await;
     browser.visit(&elsewhere, async |session| session.destroy().await.unwrap()).await;
-    at_once(session.renew()).expect("a store that answers at once").unwrap_err();
+    let refused = at_once(session.renew()).expect("a store that answers at once");
+    assert_eq!(kind(refused), Some(WriteErrorKind::Closed));
     assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
 }
 

@@ -12,9 +12,9 @@ use layered_session::{
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use self::model::{Handle, Of, Op, Token, USERS};
+use self::model::{Handle, Of, Op, Refusal, Token, USERS};
 use crate::{
-    app::App,
+    app::{App, under_way},
     world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies},
 };
 
@@ -34,6 +34,12 @@ enum Step {
         ops: Vec<Op>,
         keep: bool,
     },
+    /// A request whose response never leaves: its handle is kept too, and can renew the session and sign in.
+    Begin {
+        node: usize,
+        jar: usize,
+    },
+    /// Something that a kept handle does.
     Socket {
         which: usize,
         op: Op,
@@ -88,6 +94,7 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25))
             .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        2 => (0..NODES, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
         2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
@@ -98,7 +105,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// An open socket: its handle, what it was told, and whether it was told that it is over.
+/// An open socket, or a request under way: its handle, what it was told, and whether it was told that it is over.
 struct Socket {
     node: usize,
     handle: Handle,
@@ -167,6 +174,13 @@ impl World {
         self.pass(1);
         match step {
             Step::Visit { node, jar, ops, keep } => self.visit(node, jar, ops, keep)?,
+            Step::Begin { node: at, jar } => {
+                if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+                    let ((node, model), (browser, token)) = (&mut self.nodes[at], &self.jars[jar]);
+                    let session = under_way(browser, node).now_or_never().expect("nothing to wait for");
+                    *place = Some(Socket::open(at, session, model.arrive(token.as_ref(), &self.time)));
+                }
+            }
             Step::Socket { which, op } => {
                 if let Some(socket) = &mut self.sockets[which] {
                     let expected = self.nodes[socket.node].1.apply(&op, &mut socket.handle, &mut self.time);
@@ -229,7 +243,10 @@ impl World {
         // Of a session that lives the browser has all, and is given what it lacks if somebody asked for the session; of
         // one that this handle has ended it keeps nothing.
         let due = match &carried {
-            Some(carried) => (!ops.is_empty() && token.as_ref() != Some(carried)).then_some(false),
+            Some(carried) => {
+                let lacks = token.as_ref().is_none_or(|token| !carried.is_known_by(token));
+                (!ops.is_empty() && lacks).then_some(false)
+            }
             None => (handle.ended && token.is_some()).then_some(true),
         };
         prop_assert_eq!(removed, due, "{:?} for {:?}, of whom is known {:?}", set, token, carried);
@@ -239,6 +256,7 @@ impl World {
             None => {}
         }
         if keep && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+            handle.sent = true;
             *place = Some(Socket::open(at, session, handle));
         }
         Ok(())
@@ -276,19 +294,19 @@ fn principal(user: usize) -> Principal {
 }
 
 /// Does to a session what the model is told too, and says what came of it in the same words.
-async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Closed> {
+async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Refusal> {
     let done = match *op {
         Op::Read(Of::Session) => return Ok(session.find::<Visits>().map(|Visits(value)| value as i64)),
         Op::Read(Of::User) => return Ok(session.find::<Division>().map(|Division(value)| value)),
         Op::Update(Of::Session) => {
             let update = |visits: &mut Visits| visits.0 = model::updated(Of::Session, Some(visits.0 as i64)) as u64;
             let updated = session.update(update).await;
-            return updated.map(|Visits(value)| Some(value as i64)).map_err(|error| reason(session, &error));
+            return updated.map(|Visits(value)| Some(value as i64)).map_err(|error| refusal(session, &error));
         }
         Op::Update(Of::User) => {
             let update = |division: &mut Division| division.0 = model::updated(Of::User, Some(division.0));
             let updated = session.update(update).await;
-            return updated.map(|Division(value)| Some(value)).map_err(|error| reason(session, &error));
+            return updated.map(|Division(value)| Some(value)).map_err(|error| refusal(session, &error));
         }
         Op::Set(Of::Session, value) => session.set(Visits(value as u64)).await,
         Op::Set(Of::User, value) => session.set(Division(value)).await,
@@ -300,12 +318,17 @@ async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Closed> {
         Op::SignOut => session.sign_out().await,
         Op::Renew => session.renew().await,
     };
-    done.map(|()| None).map_err(|error| reason(session, &error))
+    done.map(|()| None).map_err(|error| refusal(session, &error))
 }
 
-fn reason(session: &Session, error: &WriteError) -> Closed {
-    assert_eq!(error.kind(), WriteErrorKind::Closed, "{error}");
-    session.closed().now_or_never().expect("it is over")
+fn refusal(session: &Session, error: &WriteError) -> Refusal {
+    match error.kind() {
+        WriteErrorKind::HeadSent => Refusal::HeadSent,
+        kind => {
+            assert_eq!(kind, WriteErrorKind::Closed, "{error}");
+            Refusal::Closed(session.closed().now_or_never().expect("it is over"))
+        }
+    }
 }
 
 #[test]

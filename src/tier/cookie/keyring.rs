@@ -196,6 +196,7 @@ pub(crate) struct Key {
     pub(super) cookie: Xaes256Gcm,
     pub(super) relay: Xaes256Gcm,
     pub(super) birth: Xaes256Gcm,
+    pub(super) turn: Xaes256Gcm,
 }
 
 impl Key {
@@ -222,6 +223,7 @@ impl Key {
             cookie: cipher("layered-session v1 seal cookie"),
             relay: cipher("layered-session v1 seal relay"),
             birth: cipher("layered-session v1 seal birth"),
+            turn: cipher("layered-session v1 seal turn"),
         })
     }
 }

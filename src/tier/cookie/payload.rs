@@ -1,34 +1,61 @@
-//! What is inside a seal: the session's lifetimes, and the values with their versions.
+//! The payload of a token: the session's lifetimes, the order of a turn, and the values with their versions.
 //!
-//! Numbers are LEB128 (at most ten bytes) unless fixed. In this order:
+//! Every field has a fixed width and is big-endian. Times are milliseconds since 1970 in 6 bytes, versions take 8 bytes.
 //!
-//! | field | form |
-//! |---|---|
-//! | generation, issued at, created at, idle deadline, absolute deadline | number; the times in milliseconds since 1970 |
-//! | birth | version, 8 bytes, big-endian |
-//! | idle lifetime | number of milliseconds |
-//! | flags | 1 byte: 1 the cookie ends with the browser, 2 a principal's tag follows |
-//! | lifetime's version | 8 bytes |
-//! | principal's tag | 16 bytes, if flagged |
-//! | entries, to the end | flags (1 principal's, 2 tombstone), length of name, name, version, and unless a tombstone: length, JSON |
+//! | bytes | field |
+//! |--:|---|
+//! | 1 | flags: 1 the cookie ends with the browser, 2 a principal's tag follows, 4 a predecessor follows, 8 the predecessor's end ends this session, 16 an order follows |
+//! | 8 | generation: the shared store's stamp of the session's creation, 0 without a store |
+//! | 6 | time of the seal |
+//! | 6 | time of the session's creation |
+//! | 6 | idle deadline |
+//! | 6 | absolute deadline |
+//! | 8 | birth: the version at which this id was minted |
+//! | 6 | idle lifetime in milliseconds |
+//! | 8 | version of the session's own lifetime, 0 for the configured one |
+//! | 16 | principal's tag, if flagged |
+//! | 32 | predecessor: the id that this session had until a turn less than 60 s before the seal, if flagged |
+//! | | order, if flagged: see [`order`](super::order) |
+//! | | entries, to the end of the payload |
+//!
+//! An entry is one value or one tombstone:
+//!
+//! | bytes | field |
+//! |--:|---|
+//! | 1 | flags: 1 the principal's, 2 a tombstone, 4 granted by the order |
+//! | 1 | length of the name |
+//! | n | name |
+//! | 8 | version |
+//! | 2 | length of the JSON, unless a tombstone |
+//! | n | JSON, unless a tombstone |
+//!
+//! The nonce that makes the acceptance of a birth token unique is the token's own: see [`seal`](super::seal).
 
-use super::unsealed::Unsealed;
+use super::{order::Order, unsealed::Unsealed};
 use crate::{
     chain::{
-        life::{Life, Told},
+        life::{Life, Predecessor, Told},
         values::Kept,
     },
+    id::SessionId,
     value::{Json, MAX_NAME},
     version::{Millis, Version},
 };
 
 const ENDS_WITH_BROWSER: u8 = 1;
 const HAS_PRINCIPAL: u8 = 2;
+const HAS_PREDECESSOR: u8 = 4;
+const SHARES_END: u8 = 8;
+const HAS_ORDER: u8 = 16;
 const PRINCIPALS: u8 = 1;
 const TOMBSTONE: u8 = 2;
+const GRANTED: u8 = 4;
 
-/// The longest that everything before the entries can be.
-pub(crate) const HEAD_MAX: usize = 5 * 10 + 8 + 10 + 1 + 8 + 16;
+const TIME_LEN: usize = 6;
+
+/// The length of everything before the entries, at most. Only turn tokens have an order, and they have a bound of their
+/// own.
+pub(crate) const HEAD_MAX: usize = 1 + 8 + 4 * TIME_LEN + 8 + TIME_LEN + 8 + 16 + SessionId::LEN;
 
 /// Everything but the entries.
 #[derive(Clone, Debug)]
@@ -37,20 +64,43 @@ pub(crate) struct Head {
     pub(crate) issued: Millis,
     pub(crate) idle_deadline: Millis,
     pub(crate) principal: Option<[u8; 16]>,
+    /// The id that the session had before its last turn, for as long as other nodes may have to be told.
+    pub(crate) predecessor: Option<Predecessor>,
 }
 
 impl Head {
+    /// The life of a record that begins with this token.
+    pub(crate) fn life(&self) -> Life {
+        let mut life = self.life.clone();
+        if let Some(predecessor) = self.predecessor {
+            life.follow(predecessor);
+        }
+        life
+    }
+
     /// The last use that it tells of. When it was sealed says nothing of that.
     pub(crate) fn used(&self, now: Millis) -> Millis {
         self.idle_deadline.before(self.life.idle()).min(now)
     }
 }
 
-/// Which of the two owners that a cookie can speak for.
+/// Whose value an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Whose {
     Session,
     Principal,
+    /// The session's that an order begins.
+    Begun,
+}
+
+impl Whose {
+    const fn flag(self) -> u8 {
+        match self {
+            Self::Session => 0,
+            Self::Principal => PRINCIPALS,
+            Self::Begun => GRANTED,
+        }
+    }
 }
 
 /// One value, where it stands in a payload.
@@ -88,10 +138,11 @@ impl<'a> Entry<'a> {
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) head: Head,
+    /// The order of a turn token.
+    pub(crate) order: Option<Box<Order>>,
     bytes: Unsealed,
     entries_at: usize,
-    sessions: usize,
-    principals: usize,
+    counts: [usize; 3],
 }
 
 impl Payload {
@@ -101,10 +152,7 @@ impl Payload {
     }
 
     pub(crate) const fn count(&self, whose: Whose) -> usize {
-        match whose {
-            Whose::Session => self.sessions,
-            Whose::Principal => self.principals,
-        }
+        self.counts[whose as usize]
     }
 }
 
@@ -141,43 +189,63 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn new(head: &Head) -> Self {
-        // Field by field in one place, and then at once: each addition to a payload asks for room.
-        let (mut bytes, mut len) = ([0; HEAD_MAX], 0);
+    /// Begins a payload; only a turn token's has an order.
+    pub(crate) fn new(head: &Head, order: Option<&Order>) -> Self {
         let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
             head.life.told();
-        for number in [generation, head.issued.0, created.0, head.idle_deadline.0, absolute_deadline.0] {
-            len += put(number, &mut bytes[len..]);
+        let mut flags = if ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
+        flags |= if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
+        flags |= match &head.predecessor {
+            None => 0,
+            Some(predecessor) if predecessor.shares_end => HAS_PREDECESSOR | SHARES_END,
+            Some(_) => HAS_PREDECESSOR,
+        };
+        flags |= if order.is_some() { HAS_ORDER } else { 0 };
+        let idle = Millis::of_span(idle);
+        // Field by field in one place, and then at once: each addition to a payload asks for room.
+        let (mut bytes, mut len) = ([0; HEAD_MAX], 0);
+        let mut put = |field: &[u8]| {
+            bytes[len..len + field.len()].copy_from_slice(field);
+            len += field.len();
+        };
+        put(&[flags]);
+        put(&generation.to_be_bytes());
+        for time in [head.issued, created, head.idle_deadline, absolute_deadline] {
+            put(&time_bytes(time));
         }
-        len += put_all(&birth.as_u64().to_be_bytes(), &mut bytes[len..]);
-        len += put(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX), &mut bytes[len..]);
-        let browser = if ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
-        let principal = if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
-        len += put_all(&[browser | principal], &mut bytes[len..]);
-        len += put_all(&lifetime_version.as_u64().to_be_bytes(), &mut bytes[len..]);
+        put(&birth.as_u64().to_be_bytes());
+        put(&time_bytes(idle));
+        put(&lifetime_version.as_u64().to_be_bytes());
         if let Some(tag) = &head.principal {
-            len += put_all(tag, &mut bytes[len..]);
+            put(tag);
+        }
+        if let Some(predecessor) = &head.predecessor {
+            put(predecessor.id.as_bytes());
         }
         // Enough for a few values.
         let mut written = Unsealed::with_room(256);
         written.extend(&bytes[..len]);
-        Self { bytes: written, entries_at: len }
+        if let Some(order) = order {
+            written.extend(&order.to_bytes());
+        }
+        let entries_at = written.as_slice().len();
+        Self { bytes: written, entries_at }
     }
 
-    pub(crate) fn entry(&mut self, entry: Entry<'_>) {
+    /// Adds an entry. Returns false, and adds nothing, for JSON that is longer than any token.
+    pub(crate) fn entry(&mut self, entry: Entry<'_>) -> bool {
         let Entry { whose, name, version, json } = entry;
-        let principals = if whose == Whose::Principal { PRINCIPALS } else { 0 };
+        let Ok(json_len) = u16::try_from(json.map_or(0, <[u8]>::len)) else { return false };
         let tombstone = if json.is_none() { TOMBSTONE } else { 0 };
         let bytes = self.bytes.with_more(entry.len());
-        bytes.extend_from_slice(&[principals | tombstone, name.len() as u8]);
+        bytes.extend_from_slice(&[whose.flag() | tombstone, name.len() as u8]);
         bytes.extend_from_slice(name);
         bytes.extend_from_slice(&version.as_u64().to_be_bytes());
         if let Some(json) = json {
-            let mut len = [0; 10];
-            let places = put(json.len() as u64, &mut len);
-            bytes.extend_from_slice(&len[..places]);
+            bytes.extend_from_slice(&json_len.to_be_bytes());
             bytes.extend_from_slice(json);
         }
+        true
     }
 
     /// What has been written, of both owners.
@@ -196,33 +264,9 @@ impl Writer {
     }
 }
 
-/// Writes a field of fixed length, and gives that.
-fn put_all<const LEN: usize>(field: &[u8; LEN], bytes: &mut [u8]) -> usize {
-    bytes[..LEN].copy_from_slice(field);
-    LEN
-}
-
-/// Writes a number, and gives how many bytes it took.
-fn put(mut number: u64, bytes: &mut [u8]) -> usize {
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = number as u8 & 0x7f;
-        number >>= 7;
-        if number == 0 {
-            return at + 1;
-        }
-        *byte |= 0x80;
-    }
-    bytes.len()
-}
-
-/// A one in each byte.
-const ONES: u64 = u64::MAX / 0xff;
-
-/// The sevens of eight bytes, together.
-const fn gather(bytes: u64) -> u64 {
-    let quarters = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
-    let halves = quarters & 0x0000_3fff_0000_3fff | (quarters & 0x3fff_0000_3fff_0000) >> 2;
-    halves & 0x0fff_ffff | (halves & 0x0fff_ffff_0000_0000) >> 4
+fn time_bytes(time: Millis) -> [u8; TIME_LEN] {
+    let [_, _, bytes @ ..] = time.0.min(Millis::MAX.0).to_be_bytes();
+    bytes
 }
 
 /// How many bytes an entry takes.
@@ -230,116 +274,106 @@ pub(crate) fn entry_len(name: &str, json: Option<&Json>) -> usize {
     len_of(name.len(), json.map(|json| json.len()))
 }
 
-fn len_of(name: usize, json: Option<usize>) -> usize {
-    let number_len = |number: usize| (number.max(1).ilog2() / 7 + 1) as usize;
-    2 + name + 8 + json.map_or(0, |len| number_len(len) + len)
+const fn len_of(name: usize, json: Option<usize>) -> usize {
+    let json = match json {
+        Some(len) => 2 + len,
+        None => 0,
+    };
+    2 + name + 8 + json
 }
 
 /// Reads a payload that a seal of ours vouched for. `None` is a format that this build does not know: as good as no
 /// cookie.
 pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
     let mut reader = Reader(bytes.as_slice());
-    let generation = reader.number()?;
+    let flags = reader.byte()?;
+    if flags & !(ENDS_WITH_BROWSER | HAS_PRINCIPAL | HAS_PREDECESSOR | SHARES_END | HAS_ORDER) != 0 {
+        return None;
+    }
+    let generation = u64::from_be_bytes(reader.array()?);
     let [issued, created, idle_deadline, absolute_deadline] =
         [reader.millis()?, reader.millis()?, reader.millis()?, reader.millis()?];
     let birth = reader.version()?;
-    let idle = std::time::Duration::from_millis(reader.number()?);
-    let flags = reader.byte()?;
-    if flags & !(ENDS_WITH_BROWSER | HAS_PRINCIPAL) != 0 {
-        return None;
-    }
+    let idle = std::time::Duration::from_millis(reader.millis()?.0);
     let lifetime_version = reader.version()?;
-    let principal = match flags & HAS_PRINCIPAL {
+    let principal = if flags & HAS_PRINCIPAL == 0 { None } else { Some(reader.array()?) };
+    let predecessor = match flags & (HAS_PREDECESSOR | SHARES_END) {
         0 => None,
-        _ => Some(*reader.take(16)?.first_chunk()?),
+        SHARES_END => return None,
+        flags => Some(Predecessor { id: SessionId::from_bytes(reader.array()?), shares_end: flags & SHARES_END != 0 }),
     };
+    let order = if flags & HAS_ORDER == 0 { None } else { Some(Box::new(Order::read(&mut reader)?)) };
     let ends_with_browser = flags & ENDS_WITH_BROWSER != 0;
     let told = Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
-    let head = Head { life: Life::from(told), issued, idle_deadline, principal };
+    let head = Head { life: Life::from(told), issued, idle_deadline, principal, predecessor };
     // All of them before any is taken: what ends in something else is taken in no part.
     let entries_at = bytes.as_slice().len() - reader.0.len();
-    let (mut sessions, mut principals) = (0, 0);
+    let mut counts = [0; 3];
     while !reader.0.is_empty() {
         let entry = reader.entry()?;
         if !entry.name.is_ascii() && std::str::from_utf8(entry.name).is_err() {
             return None;
         }
-        match entry.whose {
-            Whose::Session => sessions += 1,
-            Whose::Principal => principals += 1,
-        }
+        counts[entry.whose as usize] += 1;
     }
-    Some(Payload { head, bytes, entries_at, sessions, principals })
+    Some(Payload { head, order, bytes, entries_at, counts })
 }
 
+/// Reads fields from the front of a payload.
 #[derive(Clone, Copy)]
-struct Reader<'a>(&'a [u8]);
+pub(super) struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn byte(&mut self) -> Option<u8> {
-        self.take(1).map(|bytes| bytes[0])
+    pub(super) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
     }
 
-    fn version(&mut self) -> Option<Version> {
-        self.take(8)?.first_chunk().map(|bytes| Version::from_u64(u64::from_be_bytes(*bytes)))
+    pub(super) fn byte(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
     }
 
-    fn number(&mut self) -> Option<u64> {
-        // Eight bytes at once where there are as many: a head has six numbers, which took 370 instructions byte by byte.
-        if let Some((eight, _)) = self.0.split_first_chunk() {
-            let bytes = u64::from_le_bytes(*eight);
-            let ends = !bytes & ONES << 7;
-            if ends != 0 {
-                let bits = ends.trailing_zeros() + 1;
-                self.0 = &self.0[bits as usize / 8..];
-                return Some(gather(bytes & u64::MAX >> (64 - bits)));
-            }
-        }
-        let mut number = 0;
-        for (at, byte) in self.0.iter().enumerate().take(10) {
-            let part = u64::from(byte & 0x7f);
-            // Nine bytes hold 63 bits.
-            if at == 9 && part > 1 {
-                return None;
-            }
-            number |= part << (7 * at);
-            if byte & 0x80 == 0 {
-                self.0 = &self.0[at + 1..];
-                return Some(number);
-            }
-        }
-        None
+    pub(super) fn version(&mut self) -> Option<Version> {
+        self.array().map(|bytes| Version::from_u64(u64::from_be_bytes(bytes)))
     }
 
     fn millis(&mut self) -> Option<Millis> {
-        self.number().filter(|millis| *millis <= Millis::MAX.0).map(Millis)
+        let [a, b, c, d, e, f] = self.array::<TIME_LEN>()?;
+        Some(Millis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
+    }
+
+    /// A name of a value, after its length.
+    pub(super) fn name(&mut self) -> Option<&'a [u8]> {
+        let len = usize::from(self.byte()?);
+        if len > MAX_NAME { None } else { self.take(len) }
     }
 
     fn entry(&mut self) -> Option<Entry<'a>> {
         let flags = self.byte()?;
-        if flags & !(PRINCIPALS | TOMBSTONE) != 0 {
-            return None;
-        }
-        let len = usize::from(self.byte()?);
-        if len > MAX_NAME {
-            return None;
-        }
-        let name = self.take(len)?;
-        let version = self.version()?;
-        let json = match flags & TOMBSTONE {
-            0 => {
-                let len = usize::try_from(self.number()?).ok()?;
-                Some(self.take(len)?)
-            }
-            _ => None,
+        let (whose, tombstone) = match flags {
+            0 => (Whose::Session, false),
+            TOMBSTONE => (Whose::Session, true),
+            PRINCIPALS => (Whose::Principal, false),
+            3 => (Whose::Principal, true),
+            GRANTED => (Whose::Begun, false),
+            _ => return None,
         };
-        let whose = if flags & PRINCIPALS != 0 { Whose::Principal } else { Whose::Session };
+        let name = self.name()?;
+        let version = self.version()?;
+        let json = match tombstone {
+            true => None,
+            false => {
+                let len = u16::from_be_bytes(self.array()?);
+                Some(self.take(usize::from(len))?)
+            }
+        };
         Some(Entry { whose, name, version, json })
     }
 }

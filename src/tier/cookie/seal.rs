@@ -1,15 +1,29 @@
-//! The one format of everything that a browser carries for us: cookies, relay tokens, birth tokens.
+//! The one format of everything that a browser carries for us: cookies, relay tokens, birth tokens, turn tokens.
 //!
-//! The main things are [`seal`] and [`open`]. A token is base64url (RFC 4648 section 5) without padding of
+//! The main functions are [`seal`] and [`open`]. A token is base64url (RFC 4648 section 5) without padding of
 //!
-//! | bytes | what | |
-//! |---|---|---|
+//! | bytes | field | |
+//! |--:|---|---|
 //! | 1 | version of the format, 1 | in clear |
 //! | 4 | id of the key | in clear |
 //! | 32 | id of the session | in clear |
 //! | 24 | nonce | in clear |
-//! | n | payload | XAES-256-GCM (C2SP), under the key's subkey for the purpose |
-//! | 16 | tag | over the payload, what is in clear, and the [`Context`] |
+//! | n | payload, see [`payload`](super::payload) | XAES-256-GCM (C2SP), under the subkey of the key for the purpose |
+//! | 16 | tag | over the payload and the associated data |
+//!
+//! The version of the format and the purpose are in the HKDF info of the subkey (see `keyring`): each purpose has a subkey
+//! of its own, so the associated data needs neither a second time. The associated data is
+//!
+//! | bytes | field |
+//! |--:|---|
+//! | 37 | version, key id and session id, as in the token |
+//! | 1 | length of the cookie's name |
+//! | n | cookie's name |
+//! | n | audience, to the end |
+//!
+//! No two tokens share a nonce, so the nonce also names a token: a birth token is accepted once by its nonce. A reader
+//! takes any nonce. (A writer may draw the first 12 bytes once for up to 2^20 seals of a process, which keeps the derived
+//! subkey of XAES; random 12 bytes for each token then collide with a probability of 2^-57.)
 //!
 //! There is no other format and no fallback: what does not open is absent (CVE-2026-39324).
 
@@ -26,15 +40,18 @@ use super::{
 use crate::id::SessionId;
 
 const VERSION: u8 = 1;
-const NONCE_LEN: usize = 24;
+pub(crate) const NONCE_LEN: usize = 24;
 pub(super) const TAG_LEN: usize = 16;
 /// Where in a token's bytes the session's id, the nonce and the payload begin.
 const ID_AT: usize = 1 + KeyId::LEN;
 const NONCE_AT: usize = ID_AT + SessionId::LEN;
 pub(super) const PAYLOAD_AT: usize = NONCE_AT + NONCE_LEN;
 
-/// The longest token, in characters: no browser keeps a longer cookie, and nobody makes us decode one.
+/// The longest token but a turn token, in characters: no browser keeps a longer cookie, and a longer one is not decoded.
 pub(super) const MAX_TOKEN_LEN: usize = 4096;
+
+/// The longest turn token, in characters: its JSON fits the body that the writeback takes.
+pub(crate) const MAX_TURN_LEN: usize = 12 << 10;
 
 /// Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
 ///
@@ -46,21 +63,30 @@ static BASE64URL: std::sync::LazyLock<base64::engine::Simd> =
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
-/// What a token is for. One that was sealed for another purpose does not open.
+/// What a token is for. A token that was sealed for another purpose does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Cookie,
     Relay,
     Birth,
+    Turn,
 }
 
 impl Purpose {
-    /// Its name in the associated data, and its cipher among a key's.
-    const fn of(self, key: &Key) -> (&'static str, &Xaes256Gcm) {
+    /// The purpose's cipher among those of a key.
+    const fn cipher(self, key: &Key) -> &Xaes256Gcm {
         match self {
-            Self::Cookie => ("cookie", &key.cookie),
-            Self::Relay => ("relay", &key.relay),
-            Self::Birth => ("birth", &key.birth),
+            Self::Cookie => &key.cookie,
+            Self::Relay => &key.relay,
+            Self::Birth => &key.birth,
+            Self::Turn => &key.turn,
+        }
+    }
+
+    const fn max_len(self) -> usize {
+        match self {
+            Self::Cookie | Self::Relay | Self::Birth => MAX_TOKEN_LEN,
+            Self::Turn => MAX_TURN_LEN,
         }
     }
 }
@@ -69,34 +95,27 @@ impl Purpose {
 /// (CVE-2023-48309, GHSA-2ffv-r4r9-r8xr).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
-    /// The cookie's name.
+    /// The cookie's name, of at most 64 bytes.
     pub(crate) cookie: &'a str,
     pub(crate) audience: &'a str,
     pub(crate) purpose: Purpose,
 }
 
 impl Context<'_> {
-    /// Adds the associated data. Each part is preceded by its length, so that no two contexts run into the same bytes.
+    /// Adds the associated data. The name comes after its length, so that no two contexts run into the same bytes.
     fn associate(self, key: &Key, id: &SessionId, bytes: &mut Vec<u8>) {
-        // The parts of fixed length at once: version, key and session.
-        const LEN: usize = size_of::<u64>();
-        let mut clear = [0; 3 * LEN + NONCE_AT];
-        [clear[LEN - 1], clear[LEN]] = [1, VERSION];
-        let (key_at, id_at) = (2 * LEN + 1, 3 * LEN + ID_AT);
-        clear[key_at - 1] = KeyId::LEN as u8;
-        clear[key_at..key_at + KeyId::LEN].copy_from_slice(&key.id.0);
-        clear[id_at - 1] = SessionId::LEN as u8;
-        clear[id_at..].copy_from_slice(id.as_bytes());
+        let mut clear = [0; NONCE_AT + 1];
+        clear[0] = VERSION;
+        clear[1..ID_AT].copy_from_slice(&key.id.0);
+        clear[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
+        clear[NONCE_AT] = self.cookie.len() as u8;
         bytes.extend_from_slice(&clear);
-        for part in [self.cookie, self.audience, self.purpose.of(key).0] {
-            bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
-            bytes.extend_from_slice(part.as_bytes());
-        }
+        bytes.extend_from_slice(self.cookie.as_bytes());
+        bytes.extend_from_slice(self.audience.as_bytes());
     }
 
-    /// How long the associated data is at most.
     const fn associated_len(self) -> usize {
-        6 * size_of::<u64>() + NONCE_AT + self.cookie.len() + self.audience.len() + "cookie".len()
+        NONCE_AT + 1 + self.cookie.len() + self.audience.len()
     }
 }
 
@@ -121,7 +140,7 @@ pub(crate) fn seal(
     payload: Unsealed,
     text: &mut Vec<u8>,
 ) -> Result<(), SealError> {
-    if payload.as_slice().len() > payload_budget(MAX_TOKEN_LEN) {
+    if payload.as_slice().len() > payload_budget(context.purpose.max_len()) {
         return Err(SealError);
     }
     // 192 random bits set no limit on seals per key, as the 96 of plain AES-GCM would (2^32).
@@ -148,7 +167,7 @@ fn seal_with_nonce(
     let end = token.len();
     context.associate(key, id, token);
     let (token, data) = token.split_at_mut(end);
-    let cipher = context.purpose.of(key).1;
+    let cipher = context.purpose.cipher(key);
     let tag = cipher.encrypt_inout_detached(nonce, data, token[PAYLOAD_AT..].as_mut().into()).or(Err(SealError))?;
     let token = payload.token();
     token.truncate(end);
@@ -216,13 +235,14 @@ pub(crate) struct Opened {
     pub(crate) id: SessionId,
     pub(crate) payload: Unsealed,
     pub(crate) standing: Standing,
+    pub(crate) nonce: [u8; NONCE_LEN],
 }
 
 /// Opens a token that one of these keys has sealed for this context. Whatever else it gets, it answers `None`.
 ///
 /// The key is chosen by its id: trying keys would cost as many seals as there are keys, at the sender's choice.
 pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Opened> {
-    if token.len() > MAX_TOKEN_LEN {
+    if token.len() > context.purpose.max_len() {
         return None;
     }
     let len = token.len() * 3 / 4;
@@ -240,10 +260,10 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     context.associate(key, &id, bytes);
     let (token, data) = bytes.split_at_mut(len);
     let (payload, tag) = token[PAYLOAD_AT..].split_last_chunk_mut::<TAG_LEN>()?;
-    let cipher = context.purpose.of(key).1;
+    let cipher = context.purpose.cipher(key);
     cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    Some(Opened { id, payload: opened, standing })
+    Some(Opened { id, payload: opened, standing, nonce: nonce.into() })
 }
 
 #[cfg(test)]

@@ -71,6 +71,11 @@ impl Record {
         Self::new(key, Kind::Principal { idle, not_before: Version::ZERO, unstored: false }, now)
     }
 
+    /// The tombstone of a session of which this node had no record.
+    pub(crate) fn ended(key: RecordKey, end: End) -> Self {
+        Self::new(key, Kind::Ended(end), end.at)
+    }
+
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
         let state = State::new(kind);
         Self {
@@ -131,15 +136,19 @@ impl Record {
 
     /// Notes that a request has brought the session's cookie. Once: later requests only read.
     pub(crate) fn confirm(&self) {
-        let known = match &self.read().kind {
-            Kind::Session { browser, .. } => browser.confirmed,
-            _ => true,
-        };
-        if known {
+        if self.is_confirmed() {
             return;
         }
         if let Kind::Session { browser, .. } = &mut self.write().kind {
             browser.confirmed = true;
+        }
+    }
+
+    /// Whether a request has brought the session's cookie, as far as a session is concerned.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        match &self.read().kind {
+            Kind::Session { browser, .. } => browser.confirmed,
+            _ => true,
         }
     }
 

@@ -22,6 +22,7 @@ pub(super) enum Op {
 pub(super) enum Refusal {
     Closed(Closed),
     Invalid,
+    HeadSent,
 }
 
 impl From<Closed> for Refusal {
@@ -31,11 +32,23 @@ impl From<Closed> for Refusal {
 }
 
 /// What a handle stands for. Sessions are numbered as they are made, on whatever node.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum Bind {
+    #[default]
     Anonymous,
     Live(usize),
     Fenced(Closed),
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Handle {
+    pub(super) bind: Bind,
+    /// The session whose cookie the request brought.
+    brought: Option<usize>,
+    /// The handle has ended its session itself: it may begin another one.
+    ended: bool,
+    /// The response head has left: no cookie can follow.
+    pub(super) sent: bool,
 }
 
 /// A value or, without one, its removal.
@@ -68,6 +81,9 @@ pub(super) struct Token {
     values: Values,
     life: Life,
     deadline: u64,
+    issued: u64,
+    /// The id before the last turn, for a minute.
+    predecessor: Option<usize>,
 }
 
 impl Token {
@@ -93,8 +109,19 @@ struct Record {
 
 #[derive(Clone, Debug)]
 enum State {
-    Live { values: Values, newest: u64, life: Life, earlier: u64 },
-    Ended { reason: Closed, at: u64, until: u64 },
+    /// With the id before the last turn, and when that was.
+    Live {
+        values: Values,
+        newest: u64,
+        life: Life,
+        earlier: u64,
+        predecessor: Option<(usize, u64)>,
+    },
+    Ended {
+        reason: Closed,
+        at: u64,
+        until: u64,
+    },
 }
 
 impl Record {
@@ -102,6 +129,13 @@ impl Record {
         match &self.state {
             State::Ended { reason, .. } => Some(*reason),
             State::Live { life, .. } => (life.deadline(self.used) <= now).then_some(Closed::Expired),
+        }
+    }
+
+    /// Ends it, unless it is over.
+    fn end(&mut self, reason: Closed, now: u64) {
+        if let (None, State::Live { life, .. }) = (self.closed(now), &self.state) {
+            self.state = State::Ended { reason, at: now, until: life.absolute.max(self.until()) };
         }
     }
 
@@ -160,44 +194,94 @@ impl Node {
         held: impl Fn(usize) -> bool,
         ids: &Ids,
         now: u64,
-    ) -> Result<Bind, String> {
+    ) -> Result<Handle, String> {
         let id = token.id;
         match (self.records.get(&id), hit) {
             (None, true) => return Err(format!("session {id} is here, and nobody brought it")),
-            (Some(_), false) if held(id) => return Err(format!("session {id} is gone, and a socket holds it")),
-            (Some(record), false) => {
-                if record.until() > now {
-                    self.missed.all += 1;
-                    match &record.state {
-                        State::Ended { .. } => self.missed.revocations += 1,
-                        State::Live { values, .. } => {
-                            let sealed = ids.sealed.get(&id).copied().unwrap_or_default();
-                            let lost = values.iter().zip(sealed).any(|(kept, sealed)| kept.version > sealed);
-                            self.missed.unsaved += u64::from(lost);
-                        }
-                    }
-                }
-                self.records.remove(&id);
-            }
+            (Some(_), false) => self.lose(id, held, ids, now)?,
             (_, _) => {}
         }
         if !token.opens(now) {
-            return Ok(Bind::Anonymous);
+            return Ok(Handle::default());
         }
+        Ok(Handle { bind: self.bind(token, now), brought: Some(id), ..Handle::default() })
+    }
+
+    /// A record is not here any more, if it ever was.
+    fn lose(&mut self, id: usize, held: impl Fn(usize) -> bool, ids: &Ids, now: u64) -> Result<(), String> {
+        if held(id) {
+            return Err(format!("session {id} is gone, and a socket holds it"));
+        }
+        let record = self.records.remove(&id);
+        if let Some(record) = record.filter(|record| record.until() > now) {
+            self.missed.all += 1;
+            match &record.state {
+                State::Ended { .. } => self.missed.revocations += 1,
+                State::Live { values, .. } => {
+                    let sealed = ids.sealed.get(&id).copied().unwrap_or_default();
+                    let lost = values.iter().zip(sealed).any(|(kept, sealed)| kept.version > sealed);
+                    self.missed.unsaved += u64::from(lost);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether it matters if memory knows this token by its bytes, which can't be seen from outside: the token names a
+    /// predecessor whose tombstone was evicted, and which an older cookie has brought back.
+    pub(super) fn is_unclear(&self, token: &Token, now: u64) -> bool {
+        let lives = |id| self.records.get(&id).is_some_and(|record| record.closed(now).is_none());
+        self.records.contains_key(&token.id) && token.predecessor.is_some_and(lives)
+    }
+
+    /// The predecessor that ends here when this token arrives: of a session that has ended itself nothing is told.
+    pub(super) fn told_by(&self, token: &Token, now: u64) -> Option<usize> {
+        let lives = token.opens(now) && matches!(self.records[&token.id].state, State::Live { .. });
+        token.predecessor.filter(|_| lives)
+    }
+
+    /// A token has named a predecessor. `made` says whether a record was made for it.
+    pub(super) fn end_predecessor(
+        &mut self,
+        token: &Token,
+        (predecessor, hit, made): (usize, bool, bool),
+        held: impl Fn(usize) -> bool,
+        ids: &Ids,
+        now: u64,
+    ) -> Result<(), String> {
+        if made {
+            self.lose(predecessor, held, ids, now)?;
+            let state = State::Ended { reason: Closed::Renewed, at: token.issued, until: token.life.absolute };
+            self.records.insert(predecessor, Record { state, used: token.issued });
+            self.made += 1;
+            return Ok(());
+        }
+        match self.records.get_mut(&predecessor) {
+            Some(record) => record.end(Closed::Renewed, now),
+            // Memory may know the token by its bytes, and have forgotten the tombstone since.
+            None if hit => {}
+            None => return Err(format!("nobody was told that session {predecessor} has ended")),
+        }
+        Ok(())
+    }
+
+    /// The session of a token that opens.
+    fn bind(&mut self, token: &Token, now: u64) -> Bind {
+        let (id, made) = (token.id, &mut self.made);
         let used = token.deadline.saturating_sub(token.life.idle).min(now);
-        let made = &mut self.made;
         let record = self.records.entry(id).or_insert_with(|| {
             *made += 1;
-            let state = State::Live { values: Values::default(), newest: 0, life: token.life, earlier: 0 };
-            Record { state, used }
+            let predecessor = token.predecessor.map(|id| (id, token.issued));
+            let (values, life) = (Values::default(), token.life);
+            Record { state: State::Live { values, newest: 0, life, earlier: 0, predecessor }, used }
         });
-        let State::Live { values, newest, life, earlier } = &mut record.state else {
+        let State::Live { values, newest, life, earlier, .. } = &mut record.state else {
             let State::Ended { reason, at, .. } = record.state else { unreachable!() };
-            return Ok(if now < at + 60_000 { Bind::Fenced(reason) } else { Bind::Anonymous });
+            return if now < at + 60_000 { Bind::Fenced(reason) } else { Bind::Anonymous };
         };
         record.used = record.used.max(used);
         if life.deadline(record.used) <= now {
-            return Ok(Bind::Anonymous);
+            return Bind::Anonymous;
         }
         if token.life.version > life.version {
             *earlier = (*earlier).max(life.deadline(now));
@@ -213,7 +297,7 @@ impl Node {
                 *newest = (*newest).max(brought.version);
             }
         }
-        Ok(Bind::Live(id))
+        Bind::Live(id)
     }
 
     fn record(&self, bind: &Bind) -> Option<&Record> {
@@ -249,24 +333,33 @@ impl Node {
     pub(super) fn seal(&self, bind: &Bind, now: u64) -> Option<Token> {
         let Bind::Live(id) = bind else { return None };
         let deadline = self.ends(bind, now)?;
-        let State::Live { values, life, .. } = self.records[id].state else { return None };
-        Some(Token { id: *id, values, life, deadline })
+        let State::Live { values, life, predecessor, .. } = self.records[id].state else { return None };
+        let predecessor = predecessor.filter(|(_, turned)| now < turned + 60_000).map(|(id, _)| id);
+        Some(Token { id: *id, values, life, deadline, issued: now, predecessor })
     }
 
-    fn make(&mut self, ids: &mut Ids, values: Values, newest: u64, life: Life, now: u64) -> Bind {
+    fn make(&mut self, ids: &mut Ids, state: State, now: u64) -> Bind {
         let id = ids.next();
-        self.records.insert(id, Record { state: State::Live { values, newest, life, earlier: 0 }, used: now });
+        self.records.insert(id, Record { state, used: now });
         self.made += 1;
         Bind::Live(id)
     }
 
-    fn mint(&mut self, ids: &mut Ids, now: u64) -> Bind {
+    fn mint(&mut self, ids: &mut Ids, predecessor: Option<usize>, now: u64) -> Bind {
         let [idle, absolute] = [super::IDLE, super::ABSOLUTE].map(|span| span.as_millis() as u64);
         let life = Life { created: now, absolute: now + absolute, idle, version: 0 };
-        self.make(ids, Values::default(), 0, life, now)
+        let predecessor = predecessor.map(|id| (id, now));
+        self.make(ids, State::Live { values: Values::default(), newest: 0, life, earlier: 0, predecessor }, now)
     }
 
-    pub(super) fn apply(&mut self, op: &Op, bind: &mut Bind, ids: &mut Ids, now: u64) -> Result<Option<u64>, Refusal> {
+    pub(super) fn apply(
+        &mut self,
+        op: &Op,
+        handle: &mut Handle,
+        ids: &mut Ids,
+        now: u64,
+    ) -> Result<Option<u64>, Refusal> {
+        let Handle { bind, brought, ended, sent } = handle;
         let closed = self.closed(bind, now);
         match op {
             Op::Read(value) => {
@@ -274,9 +367,10 @@ impl Node {
                 self.touch(bind, now);
                 return Ok(read);
             }
-            // What follows an id that has just ended is another.
-            Op::Renew if matches!(bind, Bind::Fenced(_)) => {
-                *bind = self.mint(ids, now);
+            Op::Renew if *sent => return Err(Refusal::HeadSent),
+            // What follows the handle's own end is another session, and an empty one.
+            Op::Renew if *ended && closed.is_some() => {
+                *bind = self.mint(ids, *brought, now);
                 return Ok(None);
             }
             Op::Destroy if closed.is_some() => return Ok(None),
@@ -285,19 +379,18 @@ impl Node {
         if let Some(refusal) = closed {
             return Err(refusal);
         }
-        let writes = matches!(op, Op::Set(..) | Op::Update);
-        if *bind == Bind::Anonymous && writes {
-            *bind = self.mint(ids, now);
+        if *bind == Bind::Anonymous && matches!(op, Op::Set(..) | Op::Update) {
+            *bind = self.mint(ids, None, now);
         }
         let Bind::Live(id) = *bind else {
             return if matches!(op, Op::SetLifetime(..)) { Err(Refusal::Invalid) } else { Ok(None) };
         };
         let record = self.records.get_mut(&id).expect("it lives");
-        let until = record.until();
-        let State::Live { values, newest, life, earlier } = &mut record.state else { unreachable!("it lives") };
+        let State::Live { values, newest, life, earlier, .. } = &mut record.state else { unreachable!("it lives") };
         let version = (now << 16).max(*newest + 1);
         let mut came = None;
         match op {
+            Op::Read(_) => {}
             Op::Set(value, to) => values[*value] = Kept { version, value: Some(*to) },
             Op::Update => {
                 came = Some(values[1].value.unwrap_or_default() + 1);
@@ -325,20 +418,20 @@ impl Node {
             }
             Op::Renew => {
                 let (values, newest, life) = (*values, *newest, *life);
-                record.state = State::Ended { reason: Closed::Renewed, at: now, until: life.absolute.max(until) };
-                *bind = self.make(ids, values, newest, life, now);
+                record.end(Closed::Renewed, now);
+                let predecessor = Some((id, now));
+                *bind = self.make(ids, State::Live { values, newest, life, earlier: 0, predecessor }, now);
                 return Ok(None);
             }
             Op::Destroy => {
-                let until = life.absolute.max(until);
-                record.state = State::Ended { reason: Closed::Destroyed, at: now, until };
+                record.end(Closed::Destroyed, now);
+                *ended = true;
                 return Ok(None);
             }
             Op::Touch => {
                 record.used = now;
                 return Ok(None);
             }
-            Op::Read(_) => {}
         }
         *newest = version;
         record.used = now;

@@ -51,7 +51,7 @@ async fn each_change_is_shown_whoever_made_it() {
     let (_, changes) = page.changes();
     let kinds: Vec<_> = changes.as_array().unwrap().iter().map(|change| change["kind"].as_str().unwrap()).collect();
     assert_eq!(kinds, ["cleared", "removed"]);
-    live.renew().await.unwrap();
+    browser.visit(&node, async |session| session.renew().await.unwrap()).await;
     assert_eq!(page.told(), "event: closed\ndata: \"renewed\"\n\n");
     assert!(matches!(page.stream.frame().now_or_never(), Some(None)));
 }

@@ -168,7 +168,7 @@ async fn the_token_is_as_long_as_the_one_that_is_sealed() {
         assert_eq!(shown["token"]["budget"], 3_800 - name);
         assert_eq!(shown["session"]["ends_with_browser"], step == 5);
         // Flags, length, name, version, length, JSON.
-        let division = 2 + Division::NAME.len() + 8 + 1 + 1;
+        let division = 2 + Division::NAME.len() + 8 + 2 + 1;
         assert_eq!(shown["token"]["principal"]["bytes"], if step < 3 { 0 } else { division });
     }
     let token = &report(&browser, &node).await["token"];

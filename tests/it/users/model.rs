@@ -29,6 +29,13 @@ pub(super) enum Op {
     Renew,
 }
 
+/// Why nothing was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    Closed(Closed),
+    HeadSent,
+}
+
 /// A value or its removal, and when it was written: everything that is written anywhere is numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Copy {
@@ -45,6 +52,15 @@ struct Session {
     anonymous: Option<Copy>,
     /// Why, and when.
     ended: Option<(Closed, u64)>,
+    /// The session before the last turn, and when that was.
+    predecessor: Option<(Predecessor, u64)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Predecessor {
+    id: usize,
+    /// The same user was signed in before and after: a sign-out of the one before is one of this session.
+    shares_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -62,6 +78,17 @@ pub(super) struct Token {
     user: Option<usize>,
     own: Option<Copy>,
     users: Option<Copy>,
+    issued: u64,
+    /// For a minute after a turn.
+    predecessor: Option<Predecessor>,
+}
+
+impl Token {
+    /// Whether a browser that has the other lacks nothing of this one: a predecessor is for nodes alone.
+    pub(super) fn is_known_by(&self, other: &Self) -> bool {
+        let (issued, predecessor) = (other.issued, other.predecessor);
+        Self { issued, predecessor, ..self.clone() } == *other
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -76,8 +103,12 @@ pub(super) struct Handle {
     pub(super) bind: Bind,
     /// What the cookie held of the session that it stands for.
     brought: Option<Token>,
-    /// It has ended its session itself, which may be followed by a sign-in.
+    /// The session whose cookie the request brought.
+    came: Option<usize>,
+    /// It has ended its session itself: it may begin another one.
     pub(super) ended: bool,
+    /// The response head has left: no cookie can follow.
+    pub(super) sent: bool,
 }
 
 /// What all nodes have in common: numbers of sessions and of what is written, in the order of time, and the time.
@@ -108,11 +139,15 @@ impl Node {
     }
 
     pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
-        let nobody = Handle { bind: Bind::Nobody, brought: None, ended: false };
+        let came = token.map(|token| token.id);
+        let nobody = Handle { bind: Bind::Nobody, brought: None, came, ended: false, sent: false };
         let Some(token) = token else { return nobody };
-        let Token { id, minted, user, own, users } = *token;
-        let begun = Session { user, minted, own: None, anonymous: None, ended: None };
-        let session = self.sessions.entry(id).or_insert(begun);
+        let Token { id, minted, user, own, users, issued, predecessor } = *token;
+        let told = predecessor.map(|predecessor| (predecessor, issued));
+        let begun = Session { user, minted, own: None, anonymous: None, ended: None, predecessor: told };
+        self.sessions.entry(id).or_insert(begun);
+        self.end_predecessor(token, time);
+        let session = self.sessions.get_mut(&id).expect("it was or has come");
         if session.ended.is_none() {
             let theirs = match user {
                 Some(user) => &mut self.users[user].own,
@@ -129,6 +164,21 @@ impl Node {
             None => Handle { bind: Bind::Live(id), brought: Some(token.clone()), ..nobody },
             Some((reason, at)) if time.now < at + FENCE => Handle { bind: Bind::Fenced(reason), ..nobody },
             Some(_) => nobody,
+        }
+    }
+
+    /// The session before a turn that happened on another node.
+    fn end_predecessor(&mut self, token: &Token, time: &Time) {
+        let Some(Predecessor { id, shares_end }) = token.predecessor else { return };
+        if self.sessions[&token.id].ended.is_some() {
+            return;
+        }
+        let ended = Some((Closed::Renewed, token.issued));
+        let unknown = Session { user: None, minted: 0, own: None, anonymous: None, ended, predecessor: None };
+        let before = self.sessions.entry(id).or_insert(unknown).ended;
+        self.retire(&Bind::Live(id), Closed::Renewed, time);
+        if shares_end && before.is_some_and(|(reason, at)| reason == Closed::Destroyed && time.now < at + FENCE) {
+            self.retire(&Bind::Live(token.id), Closed::Destroyed, time);
         }
     }
 
@@ -174,55 +224,71 @@ impl Node {
 
     /// What a cookie of this moment holds: nothing older takes the place of what the browser had.
     pub(super) fn seal(&mut self, handle: &Handle, time: &Time) -> Option<Token> {
-        let (id, Session { user, minted, own, .. }) = self.live(&handle.bind, time)?;
+        let (id, Session { user, minted, own, predecessor, .. }) = self.live(&handle.bind, time)?;
         let users = *self.place(id, Of::User);
         let brought = handle.brought.as_ref();
         let same_user = brought.filter(|brought| brought.user == user);
         let own = own.max(brought.and_then(|brought| brought.own));
-        Some(Token { id, minted, user, own, users: users.max(same_user.and_then(|brought| brought.users)) })
+        let users = users.max(same_user.and_then(|brought| brought.users));
+        let predecessor =
+            predecessor.filter(|(_, turned)| time.now < turned + FENCE).map(|(predecessor, _)| predecessor);
+        Some(Token { id, minted, user, own, users, issued: time.now, predecessor })
     }
 
-    fn make(&mut self, user: Option<usize>, own: Option<Copy>, anonymous: Option<Copy>, time: &mut Time) -> Bind {
+    fn make(
+        &mut self,
+        user: Option<usize>,
+        own: Option<Copy>,
+        anonymous: Option<Copy>,
+        predecessor: Option<Predecessor>,
+        time: &mut Time,
+    ) -> Bind {
         time.made += 1;
-        let minted = time.next();
-        self.sessions.insert(time.made, Session { user, minted, own, anonymous, ended: None });
+        let (minted, predecessor) = (time.next(), predecessor.map(|predecessor| (predecessor, time.now)));
+        self.sessions.insert(time.made, Session { user, minted, own, anonymous, ended: None, predecessor });
         Bind::Live(time.made)
     }
 
-    pub(super) fn apply(&mut self, op: &Op, handle: &mut Handle, time: &mut Time) -> Result<Option<i64>, Closed> {
+    pub(super) fn apply(&mut self, op: &Op, handle: &mut Handle, time: &mut Time) -> Result<Option<i64>, Refusal> {
         if let Op::Read(of) = *op {
             return Ok(self.value(&handle.bind, of, time));
+        }
+        if handle.sent && matches!(op, Op::SignIn { .. } | Op::Renew) {
+            return Err(Refusal::HeadSent);
         }
         let closed = self.closed(&handle.bind, time);
         let fenced = matches!(handle.bind, Bind::Fenced(_));
         let followed = match op {
             Op::SignOut => return self.sign_out(handle, time),
             Op::SignIn { .. } => fenced || handle.ended,
-            Op::Renew => fenced,
+            Op::Renew => handle.ended,
             _ => false,
         };
         if let Some(reason) = closed.filter(|_| !followed) {
-            return Err(reason);
+            return Err(Refusal::Closed(reason));
         }
+        let brought = handle.came.map(|id| Predecessor { id, shares_end: false });
         let session = self.live(&handle.bind, time);
         match *op {
             Op::SignIn { user, adopt } => {
                 let before = session.as_ref().map(|(_, session)| session);
                 let own = before.and_then(|session| session.own);
                 let chosen = before.and_then(|session| session.anonymous).and_then(|copy| copy.value);
+                let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
                 self.retire(&handle.bind, Closed::Renewed, time);
-                handle.bind = self.make(Some(user), own, None, time);
+                handle.bind = self.make(Some(user), own, None, before.or(brought), time);
                 let theirs = &mut self.users[user].own;
                 if adopt && chosen.is_some() && theirs.is_none_or(|copy| copy.value.is_none()) {
                     *theirs = Some(Copy { written: time.next(), value: chosen });
                 }
             }
             Op::Renew => match session {
-                Some((_, Session { user, own, anonymous, .. })) => {
+                Some((id, Session { user, own, anonymous, .. })) => {
                     self.retire(&handle.bind, Closed::Renewed, time);
-                    handle.bind = self.make(user, own, anonymous, time);
+                    let before = Predecessor { id, shares_end: user.is_some() };
+                    handle.bind = self.make(user, own, anonymous, Some(before), time);
                 }
-                None if fenced => handle.bind = self.make(None, None, None, time),
+                None if closed.is_some() => handle.bind = self.make(None, None, None, brought, time),
                 None => {}
             },
             Op::Clear => {
@@ -240,7 +306,7 @@ impl Node {
             }
             Op::Set(of, _) | Op::Update(of) => {
                 if session.is_none() {
-                    handle.bind = self.make(None, None, None, time);
+                    handle.bind = self.make(None, None, None, None, time);
                 }
                 let Bind::Live(id) = handle.bind else { unreachable!("it is live or was just made") };
                 let place = self.place(id, of);
@@ -252,7 +318,7 @@ impl Node {
         Ok(None)
     }
 
-    fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Closed> {
+    fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Refusal> {
         if self.live(&handle.bind, time).is_some() {
             self.retire(&handle.bind, Closed::Destroyed, time);
             handle.ended = true;

@@ -6,12 +6,15 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use http::{HeaderMap, header};
 use layered_session::{
-    Closed, CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, testing::ManualClock,
+    CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use super::{Op, USERS, job, op, perform, principal};
-use crate::world::{Browser, DAY, Division, Node, User, Visits, set_cookies};
+use super::{Op, Refusal, USERS, job, op, perform, principal};
+use crate::{
+    app::under_way,
+    world::{Browser, DAY, Division, Node, User, Visits, set_cookies},
+};
 
 const JARS: usize = 3;
 const SOCKETS: usize = 2;
@@ -22,12 +25,33 @@ const LONGEST: Duration = DAY;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Visit { jar: usize, ops: Vec<Op>, keep: bool },
-    Socket { which: usize, op: Op },
-    Close { which: usize },
-    Copy { from: usize, to: usize },
-    Job { user: usize, op: Op },
-    EndAll { user: usize },
+    Visit {
+        jar: usize,
+        ops: Vec<Op>,
+        keep: bool,
+    },
+    /// A request whose response never leaves.
+    Begin {
+        jar: usize,
+    },
+    Socket {
+        which: usize,
+        op: Op,
+    },
+    Close {
+        which: usize,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Job {
+        user: usize,
+        op: Op,
+    },
+    EndAll {
+        user: usize,
+    },
     Restart,
     Wait(Duration),
 }
@@ -41,6 +65,7 @@ fn step() -> impl Strategy<Value = Step> {
     let spans = vec![IDLE / 50, IDLE / 9, IDLE - Duration::from_millis(1), IDLE, 3 * IDLE];
     prop_oneof![
         12 => visit(op(), 0.2),
+        2 => (0..JARS).prop_map(|jar| Step::Begin { jar }),
         4 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
         2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
@@ -87,7 +112,7 @@ struct World {
 /// What there is to compare of a step.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
-    came: Vec<Result<Option<i64>, Closed>>,
+    came: Vec<Result<Option<i64>, Refusal>>,
     head: Vec<(&'static str, String)>,
     user: Option<Principal>,
     ends: Option<u128>,
@@ -124,6 +149,13 @@ impl World {
         let waits = "nothing to wait for";
         match step {
             Step::Visit { jar, ops, keep } => return self.visit(jar, ops, keep),
+            Step::Begin { jar } => {
+                self.renew_key();
+                if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+                    let session = under_way(&self.jars[jar], &self.node).now_or_never().expect(waits);
+                    return seen_of(place.insert(session));
+                }
+            }
             Step::Socket { which, op } => {
                 let Some(session) = &self.sockets[which] else { return Seen::default() };
                 let came = perform(session, &op).now_or_never().expect(waits);
@@ -151,10 +183,15 @@ impl World {
         Seen::default()
     }
 
-    fn visit(&mut self, jar: usize, ops: Vec<Op>, keep: bool) -> Seen {
+    /// Before each request of the twin that opens every token.
+    fn renew_key(&self) {
         if self.twin == Twin::Opening {
             self.ring.replace([key()]).unwrap();
         }
+    }
+
+    fn visit(&mut self, jar: usize, ops: Vec<Op>, keep: bool) -> Seen {
+        self.renew_key();
         let handler = async move |session: Session| {
             let mut came = Vec::new();
             for op in &ops {

@@ -17,7 +17,7 @@ use layered_session::{
 
 use super::{Note, count, visits};
 use crate::{
-    app::{at_once, kind},
+    app::{at_once, kind, under_way},
     site::{Site, dark},
     world::{BoxFuture, Browser, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
 };
@@ -147,7 +147,7 @@ async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
 async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let session = Browser::new().visit(&node, async |s| s).await;
+    let session = under_way(&Browser::new(), &node).await;
     gate.hold(CommitKind::Create);
     let mut cx = Context::from_waker(Waker::noop());
     let mut write = pin!(session.set(Theme("dark".into())));
@@ -233,7 +233,7 @@ async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let session = browser.visit(&node, async |s| s).await;
+    let session = under_way(&browser, &node).await;
     gate.hold(CommitKind::End);
     assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
     assert_eq!(node.sessions.stats().records, 1);
@@ -247,7 +247,7 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Note("one".into())).await.unwrap()).await;
-    let session = browser.visit(&node, async |s| s).await;
+    let session = under_way(&browser, &node).await;
     gate.hold(CommitKind::Create);
     assert!(at_once(session.renew()).is_none());
     gate.open();

@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::{count, stored, visits};
 use crate::{
-    app::kind,
+    app::{kind, under_way},
     site::dark,
     trace::Trace,
     world::{BoxFuture, Browser, Division, Faster, Node, Theme, User, Visits, builder, ring, set_cookies},
@@ -53,7 +53,7 @@ async fn removing_what_is_absent_asks_the_store_for_nothing() {
 async fn a_stores_error_fails_the_write_and_changes_nothing() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
-    let socket = browser.open(&site.node).await;
+    let (socket, request) = (browser.open(&site.node).await, under_way(&browser, &site.node).await);
     store.fail();
     let failed = [
         kind(socket.set(Theme("light".into())).await),
@@ -61,12 +61,12 @@ async fn a_stores_error_fails_the_write_and_changes_nothing() {
         kind(socket.remove::<Theme>().await),
         kind(socket.take::<Theme>().await),
         kind(socket.clear().await),
-        kind(socket.renew().await),
-        kind(socket.sign_in(User("ada".into())).await),
+        kind(request.renew().await),
+        kind(request.sign_in(User("ada".into())).await),
         kind(socket.destroy().await),
     ];
     assert_eq!(failed, [Some(WriteErrorKind::Unavailable); 8]);
-    drop(socket);
+    drop((socket, request));
     let (headers, error) =
         Browser::new().visit_seen(&site.node, async |session| session.set(dark()).await.unwrap_err()).await;
     assert_eq!((error.status().as_u16(), set_cookies(&headers).len()), (503, 0));

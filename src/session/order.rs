@@ -1,0 +1,395 @@
+//! Turns that a page brings: a handle whose response head has left orders one, and the writeback carries the order out.
+//!
+//! The order is sealed into a turn token. It goes to its caller alone: no record, store, stream or other handle has it, so
+//! that nobody who planted a cookie before a login receives the login.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    arrive,
+    browser::{RelayRefused, RelayToken, Relayed, TURN},
+    core::{Binding, Bound, Core, EndedHere},
+    recognise::Came,
+    turn::{Beginning, BeginningKind, Drawn, SigningIn, Succession},
+};
+use crate::{
+    chain::{
+        Identity, Signed,
+        life::{End, Life, Lifetime, Predecessor},
+    },
+    error::{TierError, WriteError, WriteErrorKind},
+    id::SessionId,
+    live::Closed,
+    tier::{
+        Change, Commit, CommitKind,
+        cookie::{
+            order::{Named, Order, Turn},
+            payload::{Entry, Head, Payload, Whose, Writer},
+            seal::{MAX_TURN_LEN, Purpose, sealed_len},
+        },
+        memory::record::{Browser, Kind, Record, RecordKey, State},
+    },
+    value::{Json, Number, Scope},
+    version::{Millis, Version},
+};
+
+/// How long an order may be brought.
+const ORDER: Duration = Duration::from_secs(60);
+
+/// A turn as the application orders it.
+pub(super) struct Ordering {
+    pub(super) turn: Turn,
+    pub(super) user: Option<Change>,
+    pub(super) grants: Vec<Change>,
+    pub(super) adopts: Vec<Number>,
+}
+
+/// The session that an order speaks of, as its handle sees the session.
+enum Ordered {
+    Living(Bound),
+    /// Ended by this handle, or before its request came. The time is the last at which a token of the id could open.
+    Ended(SessionId, Millis),
+    Nothing,
+}
+
+impl Core {
+    /// Seals an order for this handle's page.
+    pub(super) fn order(&self, ordering: &Ordering) -> Result<RelayToken, WriteError> {
+        self.touch();
+        let now = self.chain.now();
+        let ordered = self.ordered(ordering.turn, now)?;
+        let drawn = self.draw(&ordered, ordering, now)?;
+        let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
+        self.check_fit(&ordered, ordering.turn, drawn, &changes, now)?;
+        let (named, no_cookie) = match &ordered {
+            Ordered::Living(bound) => (Named::Living, !bound.record.is_confirmed()),
+            // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
+            Ordered::Ended(..) => (Named::Ended, self.has_ended_own()),
+            Ordered::Nothing => (Named::Nothing, true),
+        };
+        let adopts = ordering.adopts.iter().map(|number| self.chain.schema.at(*number).name.into()).collect();
+        let (begun, birth) = (Some(drawn.id), drawn.birth);
+        let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
+        let (id, mut written) = match ordered {
+            Ordered::Living(bound) => {
+                let written = self.pack_order(&bound, &order, now);
+                (bound.id(), written.ok_or_else(|| WriteError::closed(Closed::Expired))?)
+            }
+            Ordered::Ended(id, until) => (id, self.bare(&order, until, now)),
+            Ordered::Nothing => (drawn.id, self.bare(&order, now.after(self.chain.lifetime.absolute), now)),
+        };
+        for change in &changes {
+            let json = change.json.as_deref();
+            written.entry(Entry { whose: Whose::Begun, name: change.name.as_bytes(), version: drawn.birth, json });
+        }
+        self.note_ordered(drawn.id);
+        self.seal_turn(&id, written)
+    }
+
+    /// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
+    pub(super) fn removal(&self) -> Option<RelayToken> {
+        let EndedHere { id, until, ordered } = self.own_end()?;
+        let now = self.chain.now();
+        let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
+        let order = Order { turn, named, no_cookie: true, begun: ordered, birth, adopts: Vec::new() };
+        self.seal_turn(&id, self.bare(&order, until, now)).ok()
+    }
+
+    fn ordered(&self, turn: Turn, now: Millis) -> Result<Ordered, WriteError> {
+        match self.live(now) {
+            Ok(bound) => return Ok(Ordered::Living(bound)),
+            Err(Some(_)) if self.has_ended_own() => {}
+            Err(Some(_)) if turn == Turn::SignIn && matches!(self.binding(), Binding::Fenced(_)) => {}
+            Err(Some(reason)) => return Err(WriteError::closed(reason)),
+            Err(None) if matches!(self.binding(), Binding::Job) => {
+                let message = "a principal's own handle has no page to bring an order";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
+            Err(None) if self.has_ended_own() => {}
+            Err(None) if turn == Turn::SignIn => return Ok(Ordered::Nothing),
+            Err(None) => {
+                let message = "there is no session to renew: write a value first";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
+        }
+        if let Some(ended) = self.own_end() {
+            return Ok(Ordered::Ended(ended.id, ended.until));
+        }
+        let longest = now.after(self.chain.longest_absolute());
+        Ok(self.brought.key.map_or(Ordered::Nothing, |key| Ordered::Ended(SessionId::from_bytes(key.0), longest)))
+    }
+
+    /// Draws the id and the birth of the session that an order begins. All orders of one handle begin the same session, so
+    /// that no more than one of them is carried out.
+    fn draw(&self, ordered: &Ordered, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
+        let life = match ordered {
+            Ordered::Living(bound) => bound.record.read().birth().unwrap_or_default(),
+            _ => Version::ZERO,
+        };
+        let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
+        let known = user.and_then(|signed| self.find_principal(&signed));
+        let above = known.map_or(Version::ZERO, |record| record.read().not_before());
+        let birth = Version::fresh(now, life.max(above));
+        match self.ordered_id() {
+            None => Ok(Drawn { id: super::commit::mint_id()?, birth }),
+            // The page has brought an order of this handle: the page is in another session by now.
+            Some(id) if self.is_known(&id) => Err(WriteError::closed(Closed::Renewed)),
+            Some(id) => Ok(Drawn { id, birth }),
+        }
+    }
+
+    fn signs_in(&self, user: &Change) -> Option<Arc<Signed>> {
+        let Identity::Value { derive, .. } = &self.chain.identity else { return None };
+        derive(user.json.as_deref()?).map(|principal| self.chain.signed(principal))
+    }
+
+    /// The change that signs a user in.
+    pub(super) fn user_change(&self, user: Json) -> Result<Change, WriteError> {
+        let Identity::Value { number, .. } = &self.chain.identity else {
+            let message = "nobody can sign in: declare the user's type with `identify_by`";
+            return Err(WriteError::new(WriteErrorKind::Undeclared, message));
+        };
+        let name = self.chain.schema.at(*number).name;
+        Ok(Change { number: *number, name, json: Some(user), version: None, replaces: None })
+    }
+
+    /// Whether what the turn writes would fit the browser, were it carried out now.
+    fn check_fit(
+        &self,
+        ordered: &Ordered,
+        turn: Turn,
+        drawn: Drawn,
+        changes: &[Change],
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let kind = match turn {
+            Turn::SignIn => BeginningKind::SignIn { above: Version::ZERO },
+            Turn::Renew | Turn::Remove => BeginningKind::Renewal,
+        };
+        let beginning = Beginning { kind, drawn: Some(drawn), changes };
+        let fitted = match ordered {
+            Ordered::Living(bound) => {
+                let predecessor = Predecessor { id: bound.id(), shares_end: false };
+                let succession = Succession { beginning: &beginning, predecessor };
+                let dry = bound.record.live(now, |state| self.successor(state, &succession, now).map(drop));
+                dry.map_err(WriteError::closed)?
+            }
+            Ordered::Ended(..) | Ordered::Nothing => {
+                let life = Life::begin(drawn.birth, now, self.chain.lifetime);
+                let empty = State::new(Kind::Session { life, browser: Browser::default() });
+                empty.admit(changes, self.chain.terms(Scope::Session, now))
+            }
+        };
+        fitted.map_err(|refused| refused.into_loss().into())
+    }
+
+    /// The payload of an order of which the browser's cookie lacks nothing.
+    fn bare(&self, order: &Order, until: Millis, now: Millis) -> Writer {
+        let span = until.since(now);
+        let life =
+            Life::begin(Version::at(now), now, Lifetime { idle: span, absolute: span, ends_with_browser: false });
+        let principal = self.signed(now).map(|signed| signed.owner.tag());
+        Writer::new(&Head { life, issued: now, idle_deadline: until, principal, predecessor: None }, Some(order))
+    }
+
+    fn seal_turn(&self, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
+        let payload = written.finish();
+        if sealed_len(payload.as_slice().len()) > MAX_TURN_LEN {
+            let message = "the order would be longer than the 12 KiB that a page may bring: grant less";
+            return Err(WriteError::new(WriteErrorKind::TooLarge, message));
+        }
+        let mut text = Vec::from(TURN);
+        let sealed = self.chain.cookie.seal(&self.chain.audience, Purpose::Turn, id, payload, &mut text);
+        let unsealable =
+            |error| WriteError::new(WriteErrorKind::TooLarge, "the order can't be sealed").caused_by(error);
+        sealed.map_err(unsealable)?;
+        let text = String::from_utf8(text);
+        text.map(RelayToken::new).map_err(|error| {
+            WriteError::new(WriteErrorKind::Invalid, "the order has no text").caused_by(error.utf8_error())
+        })
+    }
+
+    // Carrying it out.
+
+    /// Carries out what a turn token orders. The caller has checked that the request is same-origin.
+    pub(super) async fn bring_turn(&self, order: &Order, relayed: &Relayed) -> Result<(), RelayRefused> {
+        let came = self.came();
+        match order.turn {
+            Turn::Remove => self.bring_removal(order, relayed, &came).await,
+            Turn::Renew | Turn::SignIn => self.bring_order(order, relayed, &came).await,
+        }
+    }
+
+    /// Ends the ids that a removal names, and removes the cookie if it can be of no other session.
+    async fn bring_removal(&self, order: &Order, relayed: &Relayed, came: &Came) -> Result<(), RelayRefused> {
+        if came.is_nothing() {
+            return Ok(());
+        }
+        let now = self.chain.now();
+        let named = [Some(relayed.id), order.begun];
+        let names = |id: &SessionId| named.contains(&Some(*id));
+        let turned = came.ids.iter().any(|id| names(id) && self.reason_of(id) == Some(Closed::Renewed));
+        for id in named.into_iter().flatten() {
+            self.end_named(id, relayed.payload.head.life.absolute_deadline(), now).await?;
+        }
+        let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
+        if other || turned {
+            return Err(RelayRefused::Closed(Closed::Renewed));
+        }
+        self.note_own_end(EndedHere { id: relayed.id, until: now, ordered: None });
+        Ok(())
+    }
+
+    async fn bring_order(&self, order: &Order, relayed: &Relayed, came: &Came) -> Result<(), RelayRefused> {
+        let Relayed { id, payload, .. } = relayed;
+        let (id, now) = (*id, self.chain.now());
+        if now >= payload.head.issued.after(ORDER) {
+            return Err(RelayRefused::Expired);
+        }
+        if self.chain.accepted.contains(&relayed.nonce) {
+            return Err(RelayRefused::Used);
+        }
+        let Some(drawn) = order.begun.map(|id| Drawn { id, birth: order.birth }) else {
+            return Err(RelayRefused::NotGenuine);
+        };
+        if order.named == Named::Ended {
+            self.end_named(id, payload.head.life.absolute_deadline(), now).await?;
+        }
+        let bound = self.named_by(order, relayed, came, now).await?;
+        let _turning = self.turning().await;
+        self.check_order(order, payload, drawn, bound.as_ref(), now)?;
+        if let Some(bound) = &bound
+            && self.bound_key() != Some(bound.key())
+        {
+            self.rebind(bound.clone());
+        }
+        let changes: Vec<_> =
+            payload.entries(Whose::Begun).map(|entry| self.change(&entry)).collect::<Result<_, _>>()?;
+        let turned = match (order.turn, changes.split_first()) {
+            (Turn::SignIn, Some((user, grants))) => {
+                let adopts = order.adopts.iter().filter_map(|name| self.chain.schema.named(name));
+                let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
+                let adopt = &adopts.collect::<Vec<_>>();
+                self.sign_in_as(SigningIn { user, grants, adopt, drawn: Some(drawn) }).await
+            }
+            _ => {
+                let beginning = Beginning { kind: BeginningKind::Renewal, drawn: Some(drawn), changes: &changes };
+                match &bound {
+                    Some(_) => self.renew_as(&beginning).await,
+                    None => self.begin(&beginning, now).await,
+                }
+            }
+        };
+        turned.map_err(RelayRefused::Write)?;
+        // The begun session may leave memory within the minute that the order lives. A full set is no reason to fail now.
+        let _ = self.chain.accepted.accept(relayed.nonce, now);
+        Ok(())
+    }
+
+    /// The living session that an order names, once the request has shown that it comes from the browser of that session.
+    async fn named_by(
+        &self,
+        order: &Order,
+        relayed: &Relayed,
+        came: &Came,
+        now: Millis,
+    ) -> Result<Option<Bound>, RelayRefused> {
+        let id = relayed.id;
+        let brings_it = order.named != Named::Nothing && came.ids.contains(&id);
+        let living = |other: &&SessionId| **other != id && self.reason_of(other).is_none();
+        if came.ids.iter().any(|other| living(&other)) {
+            return Err(RelayRefused::OtherSession);
+        }
+        if !brings_it {
+            // Only tokens of ids that have ended may have come beside: that is all that is left here but unreadable pairs.
+            if !order.no_cookie || came.unread {
+                return Err(RelayRefused::OtherSession);
+            }
+            if matches!(self.binding(), Binding::Refused) {
+                return Err(RelayRefused::Closed(Closed::CrossSite));
+            }
+        }
+        if order.named != Named::Living {
+            return Ok(None);
+        }
+        if let Some(reason) = self.reason_of(&id) {
+            return Err(RelayRefused::Closed(reason));
+        }
+        let bound = match self.live(now) {
+            Ok(bound) if bound.id() == id => bound,
+            Ok(_) => return Err(RelayRefused::OtherSession),
+            // Without a cookie, or with one that has idled out: the token tells of a later use.
+            Err(_) => arrive::adopt_birth(&self.chain, id, &relayed.payload, now).map_err(RelayRefused::Closed)?,
+        };
+        self.take_changes(&bound, &relayed.payload, now)?;
+        Ok(Some(bound))
+    }
+
+    /// # Errors
+    ///
+    /// Where the user, the end of all of a user's sessions, or another bringer of the order came between.
+    fn check_order(
+        &self,
+        order: &Order,
+        payload: &Payload,
+        drawn: Drawn,
+        bound: Option<&Bound>,
+        now: Millis,
+    ) -> Result<(), RelayRefused> {
+        let signed = match bound {
+            Some(bound) => self.signed_of(bound, now),
+            None => self.given.clone(),
+        };
+        if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
+            return Err(RelayRefused::OtherUser);
+        }
+        let user = match order.turn {
+            Turn::SignIn => payload.entries(Whose::Begun).next().map(|entry| self.change(&entry)).transpose()?,
+            _ => None,
+        };
+        let user = user.and_then(|user| self.signs_in(&user));
+        let stamped = |signed: Arc<Signed>| {
+            self.find_principal(&signed).is_some_and(|record| record.read().not_before() >= drawn.birth)
+        };
+        if [signed, user].into_iter().flatten().any(stamped) {
+            return Err(RelayRefused::Closed(Closed::Revoked));
+        }
+        if self.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
+    }
+
+    /// A value that an order grants. A value that this build does not declare can't be granted.
+    fn change(&self, entry: &Entry<'_>) -> Result<Change, RelayRefused> {
+        let number = self.chain.schema.spelt(entry.name).ok_or(RelayRefused::NotGenuine)?;
+        let (name, json) = (self.chain.schema.at(number).name, entry.json.map(Json::from));
+        Ok(Change { number, name, json, version: None, replaces: None })
+    }
+
+    /// Whether this node knows an id, alive or ended.
+    fn is_known(&self, id: &SessionId) -> bool {
+        self.chain.memory.as_ref().is_some_and(|memory| memory.find(&RecordKey(*id.as_bytes())).is_some())
+    }
+
+    /// Why the session of an id has ended, as far as this node knows.
+    pub(super) fn reason_of(&self, id: &SessionId) -> Option<Closed> {
+        let record = self.chain.memory.as_ref()?.find(&RecordKey(*id.as_bytes()))?;
+        match &record.read().kind {
+            Kind::Ended(end) => Some(end.reason),
+            _ => None,
+        }
+    }
+
+    /// Ends an id on this node and in the store, known or not.
+    pub(super) async fn end_named(&self, id: SessionId, until: Millis, now: Millis) -> Result<(), WriteError> {
+        if let Some(store) = &self.chain.store {
+            let end = Commit::new(self.chain.owner(&id), CommitKind::End, &[], until.time());
+            store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+        }
+        if let Some(memory) = &self.chain.memory {
+            let key = RecordKey(*id.as_bytes());
+            let ended = || Record::ended(key, End { reason: Closed::Destroyed, at: now, until });
+            let record = memory.find_or_insert(&key, ended);
+            let _ = self.end(&record, Closed::Destroyed, now);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! [`SignIn`] and [`RenewByPage`]: turns as the application asks for them.
+
+use std::{
+    fmt,
+    future::{Future, IntoFuture},
+    pin::Pin,
+};
+
+use super::{Session, browser::RelayToken, order::Ordering};
+use crate::{
+    chain::Identity,
+    error::{WriteError, WriteErrorKind},
+    tier::{Change, cookie::order::Turn},
+    value::{self, Json, Number, Scope, SessionValue},
+};
+
+/// A sign-in under way: await it, or let the page bring it with [`by_page`](Self::by_page). See [`Session::sign_in`].
+#[must_use = "nothing happens until it is awaited"]
+pub struct SignIn<'a> {
+    session: &'a Session,
+    user: Result<Json, WriteError>,
+    adopt: Vec<Number>,
+    grants: Vec<Change>,
+}
+
+impl<'a> SignIn<'a> {
+    pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
+        let chain = &session.core().chain;
+        let identifies = match &chain.identity {
+            Identity::Value { number, .. } => chain.schema.of::<V>() == Some(*number),
+            _ => false,
+        };
+        let user = if identifies {
+            value::encode(user).map_err(|flaw| Session::invalid(V::NAME, flaw))
+        } else {
+            let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
+            Err(WriteError::new(WriteErrorKind::Undeclared, message))
+        };
+        Self { session, user, adopt: Vec::new(), grants: Vec::new() }
+    }
+
+    /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
+    /// without this, an anonymous choice ends with the anonymous session.
+    pub fn adopt<V: SessionValue>(mut self) -> Self {
+        let schema = &self.session.core().chain.schema;
+        match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {
+            Some(number) => self.adopt.push(number),
+            None => {
+                let message = format!("`{}` can't be adopted: declare it, of principal scope", V::NAME);
+                self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));
+            }
+        }
+        self
+    }
+
+    /// Writes a session-scope value in the same step, under the new id alone: a copy of the old cookie never has it.
+    pub fn with<V: SessionValue>(mut self, value: &V) -> Self {
+        match grant(self.session, value) {
+            Ok(change) => self.grants.push(change),
+            Err(error) => self.user = Err(error),
+        }
+        self
+    }
+
+    /// Gives an order for the page, where the response head has left: on a socket, a stream, in a task.
+    ///
+    /// The page brings the token to [`SessionWriteback`](crate::SessionWriteback), as the hook does with every
+    /// [`RelayToken`], and the user is signed in by the response to that. Until then nothing has changed. The order is
+    /// worth a login: give it to this handle's own page, over this handle's own socket, and to nobody else.
+    ///
+    /// The order lives 60 seconds, begins one session at most, and is refused after a sign-out, after another sign-in,
+    /// and after the end of all of the user's sessions. An order that is made on one node and brought to another needs
+    /// their clocks within a minute of each other. Without a shared store, "at most one session" holds per node and
+    /// process.
+    ///
+    /// # Errors
+    ///
+    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle.
+    pub fn by_page(self) -> Result<RelayToken, WriteError> {
+        let core = self.session.core();
+        let user = core.user_change(self.user?)?;
+        core.order(&Ordering { turn: Turn::SignIn, user: Some(user), grants: self.grants, adopts: self.adopt })
+    }
+}
+
+/// A renewal that the page is to bring. See [`Session::renew_by_page`].
+#[must_use = "nothing happens until `token` gives the order"]
+#[derive(Debug)]
+pub struct RenewByPage<'a> {
+    session: &'a Session,
+    grants: Result<Vec<Change>, WriteError>,
+}
+
+impl<'a> RenewByPage<'a> {
+    pub(super) const fn new(session: &'a Session) -> Self {
+        Self { session, grants: Ok(Vec::new()) }
+    }
+
+    /// Grants a session-scope value with the renewal. The value is sealed into the order, and written under the new id
+    /// alone: a copy of the old cookie never has it.
+    pub fn with<V: SessionValue>(mut self, value: &V) -> Self {
+        self.grants = self.grants.and_then(|mut grants| {
+            grants.push(grant(self.session, value)?);
+            Ok(grants)
+        });
+        self
+    }
+
+    /// Gives the order, as [`SignIn::by_page`] does.
+    ///
+    /// # Errors
+    ///
+    /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser, `Undeclared`,
+    /// and `Invalid` where there is no session to renew or a granted value may not be written.
+    pub fn token(self) -> Result<RelayToken, WriteError> {
+        let grants = self.grants?;
+        self.session.core().order(&Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
+    }
+}
+
+/// A value that a turn writes.
+fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Change, WriteError> {
+    let change = session.written(value)?;
+    if V::SCOPE != Scope::Session {
+        let message = format!("a turn can't grant `{}`: declare it of session scope", V::NAME);
+        return Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]));
+    }
+    Ok(change)
+}
+
+impl<'a> IntoFuture for SignIn<'a> {
+    type Output = Result<(), WriteError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(async move { self.session.core().sign_in(self.user?, &self.grants, &self.adopt).await })
+    }
+}
+
+/// Without the user, who is the application's.
+impl fmt::Debug for SignIn<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SignIn").field("session", self.session).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,51 @@
+//! Birth tokens: each gives the cookie of a new session to one browser.
+
+use super::{assert_refused, bring_ok};
+use crate::{
+    app::{App, bring, get, socket, theme},
+    world::{Browser, Node, Theme},
+};
+
+async fn born(node: &Node) -> String {
+    let live = socket(&Browser::new(), node).await;
+    live.set(theme("dark")).await.unwrap();
+    live.relay().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn birth_token_gives_its_cookie_once() {
+    let app = App::new();
+    let node = app.node();
+    let token = born(&node).await;
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, &token).await;
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    bring_ok(&mut browser, &node, &token).await;
+}
+
+#[tokio::test]
+async fn later_birth_token_of_the_session_is_another() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("light")).await.unwrap();
+    let first = live.relay().unwrap();
+    live.set(theme("dark")).await.unwrap();
+    let second = live.relay().unwrap();
+    // The answer to the first was lost.
+    bring_ok(&mut Browser::new(), &node, first.as_str()).await;
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, second.as_str()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+#[tokio::test]
+async fn other_nodes_accept_a_birth_token_once_each() {
+    let app = App::new();
+    let node = app.node();
+    let token = born(&node).await;
+    for node in [node, app.node()] {
+        bring_ok(&mut Browser::new(), &node, &token).await;
+        assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+    }
+}

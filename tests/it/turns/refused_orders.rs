@@ -1,0 +1,189 @@
+//! Orders that are refused: late, used, of another session or user, or past the end of all of a user's sessions.
+
+use std::time::Duration;
+
+use layered_session::{Principal, Session, WriteErrorKind};
+
+use super::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user};
+use crate::{
+    app::{App, bring, get, kind, post, sign_in, signed_in, socket, theme, visitor},
+    world::{Browser, Division, Theme},
+};
+
+#[tokio::test]
+async fn order_lives_a_minute() {
+    let app = App::new();
+    for (passed, taken) in [(59_999, true), (60_000, false)] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let token = login(&socket(&browser, &node).await);
+        app.pass(Duration::from_millis(passed));
+        let answer = bring(&mut browser, &node, &token).await;
+        assert_eq!(answer.code(), if taken { "" } else { "relay_expired" });
+        assert_eq!(is_ada(principal(&browser, &node).await), taken);
+    }
+}
+
+#[tokio::test]
+async fn order_begins_one_session_wherever_it_is_brought() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    let mut begun = Vec::new();
+    for node in [node.clone(), app.node(), app.node()] {
+        let mut page = browser.clone();
+        bring_ok(&mut page, &node, &token).await;
+        begun.push(id(&page));
+        assert_refused(&bring(&mut browser.clone(), &node, &token).await, "token_used");
+        assert_refused(&bring(&mut page, &node, &token).await, "token_used");
+    }
+    begun.dedup();
+    assert_eq!(begun.len(), 1);
+    let token = login(&socket(&Browser::new(), &node).await);
+    bring_ok(&mut Browser::new(), &node, &token).await;
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+}
+
+#[tokio::test]
+async fn order_needs_the_cookie_of_its_session() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
+    let mut other = visitor(&node).await;
+    assert_refused(&bring(&mut other, &node, &token).await, "relay_other_session");
+    // An order of a visitor without a session is nothing to a browser that has one.
+    let token = login(&socket(&Browser::new(), &node).await);
+    assert_refused(&bring(&mut other, &node, &token).await, "relay_other_session");
+    assert_eq!(get::<Theme>(&mut other, &node).await, theme("light"));
+}
+
+#[tokio::test]
+async fn order_does_not_outlive_a_sign_out() {
+    let app = App::new();
+    for renews in [true, false] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let (mut old, token) = (browser.clone(), login(&socket(&browser, &node).await));
+        let turn = async move |session: Session| if renews { session.renew().await } else { session.sign_out().await };
+        browser.visit(&node, turn).await.unwrap();
+        assert_refused(&bring(&mut old, &node, &token).await, "session_closed");
+        assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");
+        assert_eq!(principal(&browser, &node).await, None);
+    }
+}
+
+#[tokio::test]
+async fn order_does_not_outlive_the_users_end_of_all() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    // Stamped before the order: the order's session comes later.
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    other.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(Duration::from_millis(1));
+    let token = login(&live);
+    for node in [&node, &other] {
+        let mut page = browser.clone();
+        let stamped = app.node();
+        stamped.sessions.end_all(Principal::new("ada")).await.unwrap();
+        assert_refused(&bring(&mut page, &stamped, &token).await, "session_closed");
+        bring_ok(&mut page, node, &token).await;
+        assert!(is_ada(principal(&page, node).await));
+    }
+    // Stamped after the order, on the node of the order.
+    let mut late = visitor(&node).await;
+    let token = login(&socket(&late, &node).await);
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring(&mut late, &node, &token).await, "session_closed");
+    assert_eq!(principal(&late, &node).await, None);
+    browser.set("session", "gone");
+}
+
+#[tokio::test]
+async fn stamp_of_the_present_user_stops_a_change_of_user() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let token = socket(&browser, &node).await.sign_in(user("bob")).by_page().unwrap();
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring(&mut browser, &node, token.as_str()).await, "session_closed");
+    assert_eq!(principal(&browser, &node).await, None);
+}
+
+#[tokio::test]
+async fn order_of_another_user_is_refused() {
+    let app = App::new();
+    let node = app.node_with(|sessions| {
+        sessions.identify_by::<crate::world::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
+    });
+    let mut browser = visitor(&node).await;
+    // Ordered while nobody was signed in; the page's own cookie is of a session that somebody signed into since.
+    let token = login(&socket(&browser, &node).await);
+    sign_in(&mut browser, &node, "bob").await;
+    assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");
+    assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
+}
+
+#[tokio::test]
+async fn closed_handles_and_jobs_give_no_order() {
+    let app = App::new();
+    let node = node(&app);
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    assert_eq!(kind(job.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.renew_by_page().token()), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.sign_in(user("ada")).await), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.renew().await), Some(WriteErrorKind::Invalid));
+    let visitors = socket(&Browser::new(), &node).await;
+    assert_eq!(kind(visitors.renew_by_page().token()), Some(WriteErrorKind::Invalid), "nothing to renew");
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn order_that_would_not_fit_is_refused_when_ordered() {
+    let app = App::new();
+    let node = node(&app);
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(kind(live.sign_in(user(&"x".repeat(4_000))).by_page()), Some(WriteErrorKind::TooLarge));
+    assert_eq!(kind(live.renew_by_page().with(&theme(&"x".repeat(4_000))).token()), Some(WriteErrorKind::TooLarge));
+    let grants = live.renew_by_page().with(&Division(1));
+    assert_eq!(kind(grants.token()), Some(WriteErrorKind::Invalid), "of principal scope");
+    assert_eq!(kind(live.renew_by_page().with(&user("eve")).token()), Some(WriteErrorKind::Invalid), "the identity");
+    let undeclared = socket(&browser, &app.node()).await;
+    assert_eq!(kind(undeclared.renew_by_page().with(&Mfa(true)).token()), Some(WriteErrorKind::Undeclared));
+    let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();
+    bring_ok(&mut browser, &node, token.as_str()).await;
+}
+
+#[tokio::test]
+async fn refused_order_takes_in_its_relay_part() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.set(theme("dark")).await.unwrap();
+    let token = login(&live);
+    let restarted = app.node();
+    restarted.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(bring(&mut browser, &restarted, &token).await.code(), "session_closed");
+    assert_eq!(get::<Theme>(&mut browser, &restarted).await, theme("dark"));
+    assert_eq!(principal(&browser, &restarted).await, None);
+}
+
+#[tokio::test]
+async fn order_takes_no_writeback_beside() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    let body = serde_json::json!({ "$relay": token, "theme": "dark" }).to_string();
+    assert_eq!(post(&mut browser, &node, body).await.code(), "relay_not_alone");
+    assert_eq!(principal(&browser, &node).await, None);
+}
