@@ -81,9 +81,8 @@ pub(super) struct Token {
     values: Values,
     life: Life,
     deadline: u64,
-    issued: u64,
-    /// The id before the last turn, for a minute.
-    predecessor: Option<usize>,
+    /// The id before the last turn, for a minute from that.
+    predecessor: Option<(usize, u64)>,
 }
 
 impl Token {
@@ -231,13 +230,13 @@ impl Node {
     /// predecessor whose tombstone was evicted, and which an older cookie has brought back.
     pub(super) fn is_unclear(&self, token: &Token, now: u64) -> bool {
         let lives = |id| self.records.get(&id).is_some_and(|record| record.closed(now).is_none());
-        self.records.contains_key(&token.id) && token.predecessor.is_some_and(lives)
+        self.records.contains_key(&token.id) && token.predecessor.is_some_and(|(id, _)| lives(id))
     }
 
     /// The predecessor that ends here when this token arrives: of a session that has ended itself nothing is told.
     pub(super) fn told_by(&self, token: &Token, now: u64) -> Option<usize> {
         let lives = token.opens(now) && matches!(self.records[&token.id].state, State::Live { .. });
-        token.predecessor.filter(|_| lives)
+        token.predecessor.filter(|_| lives).map(|(id, _)| id)
     }
 
     /// A token has named a predecessor. `made` says whether a record was made for it.
@@ -251,8 +250,9 @@ impl Node {
     ) -> Result<(), String> {
         if made {
             self.lose(predecessor, held, ids, now)?;
-            let state = State::Ended { reason: Closed::Renewed, at: token.issued, until: token.life.absolute };
-            self.records.insert(predecessor, Record { state, used: token.issued });
+            let at = token.predecessor.map_or(now, |(_, turned)| turned);
+            let state = State::Ended { reason: Closed::Renewed, at, until: token.life.absolute };
+            self.records.insert(predecessor, Record { state, used: at });
             self.made += 1;
             return Ok(());
         }
@@ -271,8 +271,7 @@ impl Node {
         let used = token.deadline.saturating_sub(token.life.idle).min(now);
         let record = self.records.entry(id).or_insert_with(|| {
             *made += 1;
-            let predecessor = token.predecessor.map(|id| (id, token.issued));
-            let (values, life) = (Values::default(), token.life);
+            let (values, life, predecessor) = (Values::default(), token.life, token.predecessor);
             Record { state: State::Live { values, newest: 0, life, earlier: 0, predecessor }, used }
         });
         let State::Live { values, newest, life, earlier, .. } = &mut record.state else {
@@ -334,8 +333,8 @@ impl Node {
         let Bind::Live(id) = bind else { return None };
         let deadline = self.ends(bind, now)?;
         let State::Live { values, life, predecessor, .. } = self.records[id].state else { return None };
-        let predecessor = predecessor.filter(|(_, turned)| now < turned + 60_000).map(|(id, _)| id);
-        Some(Token { id: *id, values, life, deadline, issued: now, predecessor })
+        let predecessor = predecessor.filter(|(_, turned)| now < turned + 60_000);
+        Some(Token { id: *id, values, life, deadline, predecessor })
     }
 
     fn make(&mut self, ids: &mut Ids, state: State, now: u64) -> Bind {

@@ -78,16 +78,14 @@ pub(super) struct Token {
     user: Option<usize>,
     own: Option<Copy>,
     users: Option<Copy>,
-    issued: u64,
     /// For a minute after a turn.
-    predecessor: Option<Predecessor>,
+    predecessor: Option<(Predecessor, u64)>,
 }
 
 impl Token {
     /// Whether a browser that has the other lacks nothing of this one: a predecessor is for nodes alone.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
-        let (issued, predecessor) = (other.issued, other.predecessor);
-        Self { issued, predecessor, ..self.clone() } == *other
+        Self { predecessor: other.predecessor, ..self.clone() } == *other
     }
 }
 
@@ -142,9 +140,8 @@ impl Node {
         let came = token.map(|token| token.id);
         let nobody = Handle { bind: Bind::Nobody, brought: None, came, ended: false, sent: false };
         let Some(token) = token else { return nobody };
-        let Token { id, minted, user, own, users, issued, predecessor } = *token;
-        let told = predecessor.map(|predecessor| (predecessor, issued));
-        let begun = Session { user, minted, own: None, anonymous: None, ended: None, predecessor: told };
+        let Token { id, minted, user, own, users, predecessor } = *token;
+        let begun = Session { user, minted, own: None, anonymous: None, ended: None, predecessor };
         self.sessions.entry(id).or_insert(begun);
         self.end_predecessor(token, time);
         let session = self.sessions.get_mut(&id).expect("it was or has come");
@@ -169,11 +166,11 @@ impl Node {
 
     /// The session before a turn that happened on another node.
     fn end_predecessor(&mut self, token: &Token, time: &Time) {
-        let Some(Predecessor { id, shares_end }) = token.predecessor else { return };
+        let Some((Predecessor { id, shares_end }, turned)) = token.predecessor else { return };
         if self.sessions[&token.id].ended.is_some() {
             return;
         }
-        let ended = Some((Closed::Renewed, token.issued));
+        let ended = Some((Closed::Renewed, turned));
         let unknown = Session { user: None, minted: 0, own: None, anonymous: None, ended, predecessor: None };
         let before = self.sessions.entry(id).or_insert(unknown).ended;
         self.retire(&Bind::Live(id), Closed::Renewed, time);
@@ -230,9 +227,8 @@ impl Node {
         let same_user = brought.filter(|brought| brought.user == user);
         let own = own.max(brought.and_then(|brought| brought.own));
         let users = users.max(same_user.and_then(|brought| brought.users));
-        let predecessor =
-            predecessor.filter(|(_, turned)| time.now < turned + FENCE).map(|(predecessor, _)| predecessor);
-        Some(Token { id, minted, user, own, users, issued: time.now, predecessor })
+        let predecessor = predecessor.filter(|(_, turned)| time.now < turned + FENCE);
+        Some(Token { id, minted, user, own, users, predecessor })
     }
 
     fn make(
@@ -277,6 +273,7 @@ impl Node {
                 let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
                 self.retire(&handle.bind, Closed::Renewed, time);
                 handle.bind = self.make(Some(user), own, None, before.or(brought), time);
+                handle.ended = false;
                 let theirs = &mut self.users[user].own;
                 if adopt && chosen.is_some() && theirs.is_none_or(|copy| copy.value.is_none()) {
                     *theirs = Some(Copy { written: time.next(), value: chosen });
@@ -288,7 +285,10 @@ impl Node {
                     let before = Predecessor { id, shares_end: user.is_some() };
                     handle.bind = self.make(user, own, anonymous, Some(before), time);
                 }
-                None if closed.is_some() => handle.bind = self.make(None, None, None, brought, time),
+                None if closed.is_some() => {
+                    handle.bind = self.make(None, None, None, brought, time);
+                    handle.ended = false;
+                }
                 None => {}
             },
             Op::Clear => {
