@@ -20,6 +20,7 @@ use crate::{
 
 pub(crate) mod arrive;
 pub(crate) mod batch;
+pub(crate) mod brought;
 pub(crate) mod browser;
 pub(crate) mod commit;
 pub(crate) mod core;

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    core::{Binding, Bound, Brought, Core, Newer, Owner},
+    brought::{Brought, Newer, Owner},
+    core::{Binding, Bound, Core},
     recognise::fenced,
 };
 use crate::{

@@ -10,7 +10,8 @@ use http::HeaderValue;
 
 use super::{
     arrive,
-    core::{Binding, Bound, Core, Newer, Owner},
+    brought::{Newer, Owner},
+    core::{Binding, Bound, Core},
     recognise,
 };
 #[cfg(feature = "inspector")]

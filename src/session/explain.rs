@@ -1,7 +1,8 @@
 //! Why a value is what it is: what each tier says.
 
 use super::{
-    core::{Core, Owner},
+    brought::Owner,
+    core::Core,
     read::{Look, Mark, Stored},
 };
 use crate::{

@@ -15,7 +15,8 @@ use http::{Extensions, request::Parts};
 
 use super::{
     Session,
-    core::{Binding, Brought, Core, lock},
+    brought::Brought,
+    core::{Binding, Core, lock},
     recognise::{self, Familiar},
 };
 use crate::{

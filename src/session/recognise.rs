@@ -4,7 +4,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     arrive::Arrived,
-    core::{Binding, Bound, Brought, Core},
+    brought::Brought,
+    core::{Binding, Bound, Core},
 };
 use crate::{
     chain::{
