@@ -157,7 +157,7 @@ pub struct WriteError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteErrorKind {
-    /// The session has ended, or was renewed by another handle: HTTP 409.
+    /// The session has ended, was renewed by another handle, or may not begin here ([`Closed`]): HTTP 409.
     Closed,
     /// `update` lost against other writers 32 times in a row: HTTP 409, worth a retry.
     Contended,

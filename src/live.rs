@@ -31,7 +31,8 @@ pub enum Closed {
     Expired,
     /// All sessions of its principal were ended.
     Revoked,
-    /// Another site caused this upgrade: there never was a session for it.
+    /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
+    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none.
     CrossSite,
     /// The server is shutting down; the session itself lives on.
     Shutdown,

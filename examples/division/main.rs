@@ -58,8 +58,7 @@ fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError
         .route("/projects", get(page::projects))
         .route("/costs", get(page::costs))
         .route("/live", any(live::upgrade))
-        // `SameSite=Lax` keeps the cookie out of other sites' forms; an application behind a real sign-in adds a layer
-        // such as tower-http's `csrf`, so that they can't sign anybody in either.
+        // Under `SameSite=Lax` the cookie stays out of other sites' forms, and such a form can't sign anybody in.
         .route("/login", post(forms::login))
         .route("/logout", post(forms::logout))
         .route("/division", get(forms::show).post(forms::switch).delete(forms::forget))

@@ -12,10 +12,13 @@ use tower_service::Service;
 use super::future::ResponseFuture;
 use crate::{
     chain::Identity,
-    session::load::{Arrival, Asked, Loader, Loading},
+    session::{
+        core::CrossSite,
+        load::{Arrival, Asked, Loader, Loading},
+    },
     sessions::Sessions,
     tier::cookie::header::Fields,
-    writeback::origin::same_origin,
+    writeback::origin::{same_origin, withheld},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
@@ -61,11 +64,20 @@ impl Sessions {
         let loader = Loader::new(Arrival {
             chain: Arc::clone(chain),
             cookies: Fields::note(request.headers_mut()),
-            cross_site: is_upgrade(request) && !same_origin(request.uri(), request.headers(), &self.public_origins),
+            cross_site: self.cross_site(request),
             asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
         });
         request.extensions_mut().insert(Loading { loader: Arc::clone(&loader), outer });
         loader
+    }
+
+    /// How another site caused the request, as far as that matters here. The head is gone when the session is loaded.
+    fn cross_site<B>(&self, request: &Request<B>) -> Option<CrossSite> {
+        let (uri, headers, public) = (request.uri(), request.headers(), &self.public_origins);
+        if is_upgrade(request) && !same_origin(uri, headers, public) {
+            return Some(CrossSite::Upgrade);
+        }
+        withheld((request.method(), uri, headers), public, self.chain.cookie.sent())
     }
 
     /// What is to be learnt from the head, now that it is here. It is lent out for that as the closures see it.

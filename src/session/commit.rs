@@ -143,7 +143,12 @@ impl Core {
                 self.hold_principal(&signed, now).admit(changes, terms).map_err(Refused::into_loss)?;
                 self.mint(&[], Version::ZERO, now).await?;
             }
-            if let Some(bound) = self.writable(now)? {
+            if self.is_principals() {
+                // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
+                if self.chain.store.is_none() && self.chain.memory.is_none() {
+                    return Err(WriteError::closed(Closed::CrossSite).into());
+                }
+            } else if let Some(bound) = self.writable(now)? {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);

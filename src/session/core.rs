@@ -56,10 +56,21 @@ pub(crate) enum Binding {
     Live(Bound),
     /// The request brought an id that has just ended: none, and a plain write may not make one.
     Fenced(Closed),
-    /// An upgrade that another site caused: none, and nothing makes one.
-    Refused,
+    /// Another site caused the request, which brought no session, and gets none.
+    Refused(CrossSite),
     /// A job's: a principal's record alone.
     Job,
+}
+
+/// How another site caused a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CrossSite {
+    /// As an upgrade, whose cookies do not count.
+    Upgrade,
+    /// In a way for which the browser may have withheld the cookie: a session begun here would replace the login.
+    Withheld,
+    /// The same, by a page of a listed public origin: the principal that `identify` gives is believed.
+    Listed,
 }
 
 #[derive(Clone, Debug)]
@@ -224,7 +235,7 @@ impl Core {
             let bound = match self.binding() {
                 Binding::Live(bound) => bound,
                 Binding::Fenced(reason) => return Err(Some(reason)),
-                Binding::Refused => return Err(Some(Closed::CrossSite)),
+                Binding::Refused(_) => return Err(Some(Closed::CrossSite)),
                 Binding::Anonymous | Binding::Job => return Err(None),
             };
             match bound.record.closed(now) {
@@ -238,9 +249,14 @@ impl Core {
         Ok(bound)
     }
 
-    /// Why the handle can't be used any more; `None` if it can.
+    /// Why the handle can't be used any more; `None` if it can, be it for the principal's values alone.
     pub(crate) fn closed(&self, now: Millis) -> Option<Closed> {
-        self.live(now).err().flatten()
+        self.live(now).err().flatten().filter(|_| !self.is_principals())
+    }
+
+    /// Whether the request has no session and gets none, and has a principal all the same.
+    pub(super) fn is_principals(&self) -> bool {
+        self.given.is_some() && matches!(self.binding(), Binding::Refused(CrossSite::Listed))
     }
 
     /// # Errors
@@ -274,9 +290,11 @@ impl Core {
     /// The principal, if one is signed in and the session has not ended.
     pub(crate) fn signed(&self, now: Millis) -> Option<Arc<Signed>> {
         match self.binding() {
-            Binding::Refused => None,
+            Binding::Refused(CrossSite::Upgrade | CrossSite::Withheld) => None,
             Binding::Live(_) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
-            Binding::Anonymous | Binding::Fenced(_) | Binding::Job => self.given.clone(),
+            Binding::Anonymous | Binding::Fenced(_) | Binding::Job | Binding::Refused(CrossSite::Listed) => {
+                self.given.clone()
+            }
         }
     }
 

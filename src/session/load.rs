@@ -16,8 +16,8 @@ use http::{Extensions, request::Parts};
 use super::{
     Session,
     brought::Brought,
-    core::{Binding, Core, lock},
-    recognise::{self, Familiar},
+    core::{Binding, Core, CrossSite, lock},
+    recognise::{self, Familiar, Unopened},
 };
 use crate::{
     chain::{Chain, Computation, Computed, DEFAULT},
@@ -85,8 +85,8 @@ pub(crate) struct Arrival {
     /// The session's from its load on. All requests of all threads count on the chain, so that none does it twice.
     pub(crate) chain: Arc<Chain>,
     pub(crate) cookies: Option<Fields>,
-    /// An upgrade that another site caused.
-    pub(crate) cross_site: bool,
+    /// How another site caused the request, if one did.
+    pub(crate) cross_site: Option<CrossSite>,
     pub(crate) asked: Option<Box<Asked>>,
 }
 
@@ -216,10 +216,10 @@ impl Loader {
             }
             familiar => familiar,
         };
-        let (mut core, cookies) = known.begin(familiar, Vec::new());
+        let (mut core, unopened) = known.begin(familiar, Vec::new());
         drop(arrival);
         let now = core.chain.now();
-        ready!(pin!(core.meet(cookies, now)).poll(cx))?;
+        ready!(pin!(core.meet(unopened, now)).poll(cx))?;
         self.keep(core);
         Poll::Ready(Ok(None))
     }
@@ -231,8 +231,8 @@ impl Loader {
             ask(chain, head.as_deref(), &mut answers).await;
         }
         let begun = lock(&self.arrival).as_ref().map(|known| known.begin(known.familiar(), answers));
-        if let Some((mut core, cookies)) = begun {
-            core.meet(cookies, chain.now()).await?;
+        if let Some((mut core, unopened)) = begun {
+            core.meet(unopened, chain.now()).await?;
             self.keep(core);
         }
         Ok(())
@@ -251,28 +251,34 @@ impl Loader {
 impl Arrival {
     /// The session whose token memory knows, if that is the only one that was brought.
     fn familiar(&self) -> Option<Familiar> {
-        let cookies = self.cookies.as_ref().filter(|_| !self.cross_site)?;
+        let cookies = self.countable()?;
         // One that ends soon is opened: then the exact time says whether it is over.
         let (_, soon) = self.chain.recent_and_soon();
         recognise::familiar(&self.chain, cookies, soon)
     }
 
+    /// The cookies, unless the request is one whose cookies do not count.
+    fn countable(&self) -> Option<&Fields> {
+        self.cookies.as_ref().filter(|_| self.cross_site != Some(CrossSite::Upgrade))
+    }
+
     /// Whether nothing but the token has a say.
     fn is_plain(&self) -> bool {
-        self.asked.is_none() && !self.cross_site && self.chain.revocations.load(Ordering::Acquire) == 0
+        self.asked.is_none() && self.chain.revocations.load(Ordering::Acquire) == 0
     }
 
     fn head(&self) -> Option<Arc<Parts>> {
         self.asked.as_ref()?.head.clone()
     }
 
-    /// Does what needs no waiting and runs nothing of the application's. Gives the cookies if they must be opened.
-    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<Computation>) -> (Core, Option<Fields>) {
-        let unopened = self.cookies.as_ref().filter(|_| familiar.is_none() && !self.cross_site).cloned();
+    /// Does what needs no waiting and runs nothing of the application's. Gives what must be looked at for a session that
+    /// memory does not know.
+    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<Computation>) -> (Core, Option<Unopened>) {
+        let cookies = || self.countable().cloned();
+        let unopened = familiar.is_none().then(|| Unopened { cookies: cookies(), cross_site: self.cross_site });
         let chain = Arc::clone(&self.chain);
         let mut core = match familiar {
             Some(familiar) => Core::familiar(chain, familiar),
-            None if self.cross_site => Core::new(chain, Binding::Refused, Brought::default()),
             None => Core::new(chain, Binding::Anonymous, Brought::default()),
         };
         if let Some(asked) = &self.asked {

@@ -305,7 +305,7 @@ impl Core {
             if !order.no_cookie || came.unread {
                 return Err(RelayRefused::OtherSession);
             }
-            if matches!(self.binding(), Binding::Refused) {
+            if matches!(self.binding(), Binding::Refused(_)) {
                 return Err(RelayRefused::Closed(Closed::CrossSite));
             }
         }

@@ -5,7 +5,7 @@ use std::sync::{Arc, atomic::Ordering};
 use super::{
     arrive::Arrived,
     brought::Brought,
-    core::{Binding, Bound, Core},
+    core::{Binding, Bound, Core, CrossSite},
 };
 use crate::{
     chain::{
@@ -67,6 +67,13 @@ pub(super) struct Unfamiliar {
     seen: Option<Digest>,
 }
 
+/// What a request came with whose token memory does not know.
+pub(super) struct Unopened {
+    pub(super) cookies: Option<Fields>,
+    /// How another site caused the request, if one did.
+    pub(super) cross_site: Option<CrossSite>,
+}
+
 /// The session whose token memory knows, if that is the only one. Without memory nobody looks for one.
 pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<Familiar> {
     let memory = chain.memory.as_ref()?;
@@ -125,12 +132,34 @@ impl Core {
     }
 
     /// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
-    pub(super) async fn meet(&mut self, unopened: Option<Fields>, now: Millis) -> Result<(), TierError> {
-        if let Some(opened) = unopened.and_then(|cookies| self.open_one(&cookies, now)) {
-            return self.admit(opened, now).await;
+    pub(super) async fn meet(&mut self, unopened: Option<Unopened>, now: Millis) -> Result<(), TierError> {
+        if let Some(Unopened { cookies, cross_site }) = unopened {
+            if let Some(opened) = cookies.and_then(|cookies| self.open_one(&cookies, now)) {
+                return self.admit(opened, now).await;
+            }
+            self.refuse(cross_site);
         }
         self.unless_revoked(now);
         self.read_principal(now).await
+    }
+
+    /// Keeps a request without a session from getting one, if another site caused it: a token of ours that had opened
+    /// would have shown that the browser withheld nothing.
+    fn refuse(&mut self, cross_site: Option<CrossSite>) {
+        let Some(cross_site) = cross_site.filter(|_| matches!(self.binding(), Binding::Anonymous)) else { return };
+        match cross_site {
+            CrossSite::Upgrade => tracing::debug!("another site caused an upgrade: it has no session, and gets none"),
+            CrossSite::Withheld => tracing::debug!(
+                "another site caused a request without a session cookie: no session begins here; a sign-in by \
+                 `form_post` needs `from_another_site()`"
+            ),
+            CrossSite::Listed => tracing::warn!(
+                "a listed public origin of another site sent no session cookie: no session begins here; serve the page \
+                 from the same site, or set `SameSite::None`"
+            ),
+        }
+        self.brought.ambiguous = false;
+        self.binding = Binding::Refused(cross_site).into();
     }
 
     /// Takes in a token that had to be opened.

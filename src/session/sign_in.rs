@@ -21,6 +21,14 @@ pub struct SignIn<'a> {
     user: Result<Json, WriteError>,
     adopt: Vec<Number>,
     grants: Vec<Change>,
+    site: Site,
+}
+
+/// The site whose page a sign-in answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Site {
+    Own,
+    Another,
 }
 
 impl<'a> SignIn<'a> {
@@ -36,7 +44,7 @@ impl<'a> SignIn<'a> {
             let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
             Err(WriteError::new(WriteErrorKind::Undeclared, message))
         };
-        Self { session, user, adopt: Vec::new(), grants: Vec::new() }
+        Self { session, user, adopt: Vec::new(), grants: Vec::new(), site: Site::Own }
     }
 
     /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
@@ -59,6 +67,18 @@ impl<'a> SignIn<'a> {
             Ok(change) => self.grants.push(change),
             Err(error) => self.user = Err(error),
         }
+        self
+    }
+
+    /// Signs the user in also where another site caused the request and the browser may have withheld the cookie: for
+    /// the `form_post` of SAML and OpenID Connect, and under [`SameSite::Strict`](crate::SameSite::Strict) for any answer
+    /// of an identity provider. Elsewhere it changes nothing, and a cross-site upgrade stays refused.
+    ///
+    /// **Check the answer's `state` (or `RelayState`) against this very browser first**, by a cookie of the application's
+    /// own with `SameSite=None; Secure`: without that check, any site can sign its visitors in as somebody else (login
+    /// CSRF).
+    pub const fn from_another_site(mut self) -> Self {
+        self.site = Site::Another;
         self
     }
 
@@ -133,7 +153,7 @@ impl<'a> IntoFuture for SignIn<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.session.core().sign_in(self.user?, &self.grants, &self.adopt).await })
+        Box::pin(async move { self.session.core().sign_in(self.user?, &self.grants, &self.adopt, self.site).await })
     }
 }
 

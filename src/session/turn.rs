@@ -7,7 +7,8 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     commit::{Loss, MAX_LOSSES, Target, insist, mint_id},
-    core::{Binding, Bound, Core, EndedHere},
+    core::{Binding, Bound, Core, CrossSite, EndedHere},
+    sign_in::Site,
 };
 use crate::{
     chain::{
@@ -138,13 +139,20 @@ impl Core {
         Ok(())
     }
 
-    pub(super) async fn sign_in(&self, user: Json, grants: &[Change], adopt: &[Number]) -> Result<(), WriteError> {
+    pub(super) async fn sign_in(
+        &self,
+        user: Json,
+        grants: &[Change],
+        adopt: &[Number],
+        site: Site,
+    ) -> Result<(), WriteError> {
         self.touch();
         self.check_turn()?;
         let _turning = self.turning().await;
         match self.live(self.chain.now()) {
-            // A session that had ended before this request, or that this handle has just ended, may be followed.
-            Err(Some(reason)) if !self.may_be_followed() => Err(WriteError::closed(reason)),
+            // A session that had ended before this request, or that this handle has just ended, may be followed. So may none,
+            // where the application answers for another site's form.
+            Err(Some(reason)) if !self.may_be_followed(site) => Err(WriteError::closed(reason)),
             _ => self.sign_in_as(SigningIn { user, grants, adopt, drawn: None }).await,
         }
     }
@@ -209,8 +217,12 @@ impl Core {
         adopt.iter().filter_map(change).collect()
     }
 
-    fn may_be_followed(&self) -> bool {
-        matches!(self.binding(), Binding::Fenced(_)) || self.has_ended_own()
+    fn may_be_followed(&self, site: Site) -> bool {
+        match self.binding() {
+            Binding::Fenced(_) => true,
+            Binding::Refused(CrossSite::Withheld | CrossSite::Listed) => site == Site::Another,
+            _ => self.has_ended_own(),
+        }
     }
 
     /// Gives the principal what it does not have. Losing to another value is as it should be.

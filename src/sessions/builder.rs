@@ -211,7 +211,13 @@ impl SessionsBuilder {
     }
 
     /// Origins such as `https://app.example` under which browsers know the application, for proxies that rewrite
-    /// `Host`. The cross-site rule accepts them beside the request's own authority.
+    /// `Host`. The cross-site rule of the writeback and of upgrades accepts them beside the request's own authority,
+    /// whatever `Sec-Fetch-Site` says.
+    ///
+    /// A listed origin of another site still begins no session under `Lax` or `Strict`: the browser withholds the cookie
+    /// from its requests, and the writeback answers 409. Serve such a page from the same site, or set
+    /// [`SameSite::None`](crate::SameSite::None). The principal that [`identify`](Self::identify) gives is believed there,
+    /// and its values are read and written.
     pub fn public_origins<I: IntoIterator<Item: Into<String>>>(mut self, origins: I) -> Self {
         self.public_origins.extend(origins.into_iter().map(Into::into));
         self

@@ -54,15 +54,30 @@ pub struct CookieTier {
     attributes: OnceLock<Box<str>>,
 }
 
-/// When a browser sends the cookie with requests that other sites cause.
+/// The requests of other sites with which a browser sends the cookie.
+///
+/// A browser that withholds the cookie may hold a login all the same, and a session that such a request began would
+/// replace that login. So under `Lax` and `Strict` a request that another site caused, and in which no token of ours
+/// opens, reads computed tiers and begins no session: writes, `renew` and `sign_in` fail with
+/// [`Closed::CrossSite`](crate::Closed::CrossSite). That closes login CSRF too. For an identity provider's answer see
+/// [`SignIn::from_another_site`](crate::SignIn::from_another_site).
+///
+/// `Sec-Fetch-Site` tells other sites from our own. Without that field (old browsers, plain http off loopback), an
+/// `Origin` that is neither the request's own authority nor a listed public origin counts as another site's; so does
+/// `null`, which a page with `Referrer-Policy: no-referrer` sends. A request with neither field may begin a session: an
+/// old browser's `<img>` passes, so a `GET` should write nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SameSite {
-    /// With top-level navigation only.
+    /// Links and other top-level navigation by `GET` or `HEAD`. A first visit by a link may begin a session.
     #[default]
     Lax,
-    /// Never, so that a link from another site arrives signed out.
+    /// None, so that a link from another site arrives signed out, and begins no session.
     Strict,
+    /// All, for an application that other sites embed. Needs `Secure`, so not [`CookieTier::plain_http`]. The rule above
+    /// is off: a form of another site arrives signed in, or begins a session, and the application itself must tell such
+    /// requests from its own.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,6 +149,11 @@ impl CookieTier {
         header::Name::new(self.cookie_name())
     }
 
+    /// The requests with which browsers send the cookie.
+    pub(crate) const fn sent(&self) -> SameSite {
+        self.same_site
+    }
+
     pub(crate) fn ring(&self) -> &KeyRing {
         &self.ring
     }
@@ -151,6 +171,9 @@ impl CookieTier {
             return refuse(format!(
                 "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
             ));
+        }
+        if plain && self.same_site == SameSite::None {
+            return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
         }
         if prefix("__Host-") && (self.domain.is_some() || self.path != "/") {
             return refuse(format!(
@@ -254,6 +277,7 @@ impl CookieTier {
                 .same_site(match self.same_site {
                     SameSite::Lax => cookie::SameSite::Lax,
                     SameSite::Strict => cookie::SameSite::Strict,
+                    SameSite::None => cookie::SameSite::None,
                 });
             if let Some(domain) = &self.domain {
                 cookie = cookie.domain(&**domain);
@@ -376,6 +400,7 @@ mod tests {
         for bad in [
             tier().name("__Host-x").plain_http(),
             tier().name("__secure-x").plain_http(),
+            tier().same_site(SameSite::None).plain_http(),
             tier().domain("example.org"),
             tier().path("/app"),
             tier().name("a b"),

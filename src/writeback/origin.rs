@@ -4,30 +4,78 @@
 //! but what a browser sets and no script can: `Sec-Fetch-Site`, and `Origin` where that is missing. There are no
 //! patterns, no exceptions by path and no tokens, since those are what was got around elsewhere (CVE-2025-47910).
 
-use std::net::Ipv6Addr;
+use std::{iter, net::Ipv6Addr};
 
 use http::{
-    HeaderMap, Uri,
+    HeaderMap, HeaderName, Method, Uri,
     header::{AsHeaderName, HOST, ORIGIN},
 };
 
-use crate::error::{BuildError, BuildErrorKind};
+use crate::{
+    error::{BuildError, BuildErrorKind},
+    session::core::CrossSite,
+    tier::cookie::SameSite,
+};
 
-const SEC_FETCH_SITE: &str = "sec-fetch-site";
+/// A name that is ready to be looked up: every request is asked for this field.
+static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether a browser says that the request comes from a page of the very origin that it goes to.
+/// Whether a browser says that the request comes from a page of the very origin that it goes to, or of one of `public`.
 ///
-/// `Sec-Fetch-Site`, where it is present, decides alone: it is the browser's own comparison, which no proxy has
-/// rewritten. Browsers leave it out on plain http and old ones everywhere, and then `Origin` must name the authority
-/// that the request was sent to, or one of `public`. A request with neither is refused: it is no browser's POST.
+/// An `Origin` among `public` passes by itself. `Sec-Fetch-Site`, where it is present, decides alone otherwise: it is the
+/// browser's own comparison, which no proxy has rewritten. Browsers leave it out on plain http and old ones everywhere,
+/// and then `Origin` must name the authority that the request was sent to. A request with neither is refused: it is no
+/// browser's POST.
 pub(crate) fn same_origin(uri: &Uri, headers: &HeaderMap, public: &PublicOrigins) -> bool {
-    if headers.contains_key(SEC_FETCH_SITE) {
-        // `none`, the address bar, is refused too: nobody types a POST or an upgrade.
-        return only(headers, SEC_FETCH_SITE) == Some("same-origin");
+    let origin = only(headers, ORIGIN).and_then(Origin::parse);
+    if origin.as_ref().is_some_and(|origin| public.contains(origin)) {
+        return true;
     }
-    only(headers, ORIGIN)
-        .and_then(Origin::parse)
-        .is_some_and(|origin| public.contains(&origin) || is_addressed_to(&origin, uri, headers))
+    if headers.contains_key(&SEC_FETCH_SITE) {
+        // `none`, the address bar, is refused too: nobody types a POST or an upgrade.
+        return only(headers, &SEC_FETCH_SITE) == Some("same-origin");
+    }
+    origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers))
+}
+
+/// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`
+/// (RFC 6265bis, 5.2). A browser that withholds the cookie may hold one all the same.
+///
+/// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`same_origin`] counts as another
+/// site's. A request with neither field counts as no browser's: an old browser's `<img>` passes.
+pub(crate) fn withheld(
+    (method, uri, headers): (&Method, &Uri, &HeaderMap),
+    public: &PublicOrigins,
+    same_site: SameSite,
+) -> Option<CrossSite> {
+    if same_site == SameSite::None {
+        return None;
+    }
+    let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
+    match sites.next() {
+        Some(first) => {
+            // Of two fields, a proxy might have added the kinder one.
+            let mut sites = iter::once(first).chain(sites);
+            if !sites.any(|site| site == "cross-site") || same_site == SameSite::Lax && is_link(method, headers) {
+                return None;
+            }
+        }
+        None => {
+            if !headers.contains_key(ORIGIN) || same_origin(uri, headers, public) {
+                return None;
+            }
+        }
+    }
+    let origin = only(headers, ORIGIN).and_then(Origin::parse);
+    let listed = origin.is_some_and(|origin| public.contains(&origin));
+    Some(if listed { CrossSite::Listed } else { CrossSite::Withheld })
+}
+
+/// Whether a request is a top-level navigation by a safe method, with which browsers send a cookie under `Lax`.
+fn is_link(method: &Method, headers: &HeaderMap) -> bool {
+    (method == Method::GET || method == Method::HEAD)
+        && only(headers, "sec-fetch-mode") == Some("navigate")
+        && only(headers, "sec-fetch-dest") == Some("document")
 }
 
 /// The origins by which browsers know this application, where a proxy rewrites `Host`. None by default.
@@ -259,7 +307,10 @@ mod tests {
             assert!(!passes(&[("origin", "https://sub.app.example")]));
             assert!(!passes(&[("origin", "http://[::1]")]));
             assert!(!passes(&[("origin", "null")]));
-            assert!(!passes(&[("origin", "https://app.example"), ("sec-fetch-site", "same-site")]));
+            assert!(passes(&[("origin", "https://app.example"), ("sec-fetch-site", "same-site")]));
+            assert!(passes(&[("origin", "https://app.example"), ("sec-fetch-site", "cross-site")]));
+            assert!(!passes(&[("origin", "https://sub.app.example"), ("sec-fetch-site", "same-site")]));
+            assert!(!passes(&[("origin", "null"), ("sec-fetch-site", "cross-site")]));
         }
     }
 

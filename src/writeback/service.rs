@@ -57,7 +57,8 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// Nothing is allowed that is not [`allow`](Self::allow)ed by type, and values come in as their type takes them:
 /// parsed, validated, and stored as the type itself encodes them. A request is stored whole per owner, or not at all.
-/// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies.
+/// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies and for pages of
+/// another origin.
 ///
 /// # Events
 ///

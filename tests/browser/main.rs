@@ -12,6 +12,7 @@ mod logins;
 mod looks;
 mod nodes;
 mod server;
+mod sites;
 mod tab;
 mod tabs;
 mod users;

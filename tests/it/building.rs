@@ -216,6 +216,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().name("a\r\nSet-Cookie: b"), "use up to 64 letters"),
         (cookie().name("__Host-a").plain_http(), "leave out `plain_http()`"),
         (cookie().name("__secure-a").plain_http(), "name it without a prefix"),
+        (cookie().plain_http().same_site(SameSite::None), "leave out `plain_http()`"),
         (cookie().domain("example.org"), "name it `__Secure-session`"),
         (cookie().path("/app"), "name it `__Secure-session`"),
         (cookie().name("a").path("app"), "start with `/`"),
@@ -235,6 +236,7 @@ async fn the_cookie_looks_as_configured_when_made_and_when_removed() {
     for (tier, name, attributes) in [
         (cookie(), "__Host-session", "HttpOnly; SameSite=Lax; Secure; Path=/"),
         (cookie().same_site(SameSite::Strict), "__Host-session", "HttpOnly; SameSite=Strict; Secure; Path=/"),
+        (cookie().same_site(SameSite::None), "__Host-session", "HttpOnly; SameSite=None; Secure; Path=/"),
         (cookie().plain_http(), "session", "HttpOnly; SameSite=Lax; Path=/"),
         (other(), "__Secure-a", "HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org"),
         (other().name("a"), "a", "HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org"),
