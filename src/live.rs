@@ -34,6 +34,9 @@ pub enum Closed {
     /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
     /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none.
     CrossSite,
+    /// The request brought tokens of several sessions, of which none counts: one may have been planted. A sign-in begins
+    /// a session all the same. See [`CookieTier::formerly`](crate::CookieTier::formerly).
+    Ambiguous,
     /// The server is shutting down; the session itself lives on.
     Shutdown,
 }
@@ -57,6 +60,7 @@ impl fmt::Display for Closed {
             Self::Expired => "expired",
             Self::Revoked => "revoked",
             Self::CrossSite => "cross-site",
+            Self::Ambiguous => "ambiguous",
             Self::Shutdown => "shutdown",
         })
     }

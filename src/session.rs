@@ -164,8 +164,8 @@ impl Session {
     /// # Errors
     ///
     /// `Invalid` for a value that does not validate or would not decode again, `TooLarge` for one that the browser
-    /// could not hold, `Closed` once the session has ended, or where another site caused the request and no session may
-    /// begin ([`SameSite`](crate::SameSite)). Nothing has changed then. Over a shared store `Unavailable`
+    /// could not hold, `Closed` once the session has ended, or where none may begin ([`Closed::CrossSite`],
+    /// [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
     /// where it found the write outdated 32 times in a row.
     ///
@@ -271,7 +271,7 @@ impl Session {
     /// # Errors
     ///
     /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`. Also where
-    ///   another site caused the request and no session may begin.
+    ///   no session may begin: another site caused the request, or tokens of several sessions came.
     /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
     ///   [`renew_by_page`](Self::renew_by_page).
     /// - `Invalid` on a job's handle.
@@ -404,8 +404,8 @@ impl Session {
         Changes::new(self.clone())
     }
 
-    /// Resolves when the session is over, with the reason; at once if it is already, and where another site caused the
-    /// request and no session may begin ([`Closed::CrossSite`]). It keeps a handle of its own, so it can go into a stream or a task, and it is cancel safe.
+    /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
+    /// session and none may begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). It keeps a handle of its own, so it can go into a stream or a task, and it is cancel safe.
     ///
     /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
     /// of somebody who logged out, so sends want a timeout.

@@ -56,8 +56,12 @@ fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
     if out.touched || loader.has_handles() && !upgrade {
         vary_by_cookie(headers);
     }
-    if let Some(cookie) = out.cookie {
-        headers.append(header::SET_COOKIE, cookie);
+    let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();
+    if cookies.peek().is_some() {
+        // The present one last, for clients that know cookies by their names alone.
+        for cookie in cookies {
+            headers.append(header::SET_COOKIE, cookie);
+        }
         // Whatever the handler thought of caching, it did not know of the cookie (RFC 9111, 7.3).
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }

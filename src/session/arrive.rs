@@ -65,7 +65,7 @@ impl Core {
             in_step,
             // What came of it into the user's record is held already.
             principal: None,
-            ambiguous: false,
+            came: self.brought.came.take(),
             filled: std::mem::take(&mut taken.filled).into(),
             newer: taken.newer.into(),
         };

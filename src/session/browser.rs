@@ -171,8 +171,7 @@ impl Core {
             Ok(bound) => bound,
             Err(_) => {
                 let ended_here = self.has_ended_own() && !self.came().is_nothing();
-                let gone = ended_here || self.brought.ambiguous;
-                return if gone { cookie.removal() } else { None };
+                return if ended_here { cookie.removal() } else { None };
             }
         };
         if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
@@ -473,15 +472,21 @@ impl Core {
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
-    pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut {
+    pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut<'_> {
         self.marks.head_sent.store(true, Ordering::Release);
         if upgrade {
-            return HeadOut { touched: false, cookie: None };
+            return HeadOut { touched: false, removals: &[], cookie: None };
         }
         let touched = self.marks.touched.load(Ordering::Acquire);
-        let due = self.brought.ambiguous || touched && !self.is_up_to_date();
+        let due = touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
-        HeadOut { touched, cookie }
+        let removes = match self.brought.opened() {
+            0 => false,
+            1 => cookie.is_some(),
+            // What another site makes a browser send must not take a cookie that the browser withheld.
+            _ => !matches!(self.binding(), Binding::Refused(_)),
+        };
+        HeadOut { touched, removals: if removes { self.chain.cookie.former_removals() } else { &[] }, cookie }
     }
 }
 
@@ -491,7 +496,9 @@ fn unsealable(error: &SealError) {
 
 /// What a response's head is to be given.
 #[derive(Debug)]
-pub(crate) struct HeadOut {
+pub(crate) struct HeadOut<'a> {
     pub(crate) touched: bool,
+    /// `Set-Cookie` for each place where an earlier deploy put the cookie.
+    pub(crate) removals: &'a [HeaderValue],
     pub(crate) cookie: Option<HeaderValue>,
 }

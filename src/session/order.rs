@@ -7,9 +7,9 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     arrive,
+    brought::Came,
     browser::{RelayRefused, RelayToken, Relayed, TURN},
     core::{Binding, Bound, Core, EndedHere},
-    recognise::Came,
     turn::{Beginning, BeginningKind, Drawn, SigningIn, Succession},
 };
 use crate::{

@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     arrive::Arrived,
-    brought::Brought,
+    brought::{Brought, Came},
     core::{Binding, Bound, Core, CrossSite},
 };
 use crate::{
@@ -20,7 +20,7 @@ use crate::{
         cookie::{
             Opened,
             digest::Digest,
-            header::{Candidates, Fields, Scan},
+            header::{Fields, Scan},
             payload::{Head, Payload},
             seal::{self, Purpose},
         },
@@ -37,28 +37,6 @@ pub(super) struct Familiar {
     bound: Bound,
     in_step: InStep,
     principal: Option<Arc<Record>>,
-}
-
-/// The tokens of ours that a request brought.
-#[derive(Debug, Default)]
-pub(super) struct Came {
-    /// The sessions of those that are genuine.
-    pub(super) ids: Vec<SessionId>,
-    /// A pair of our name did not open, or there were too many to look through.
-    pub(super) unread: bool,
-}
-
-impl Came {
-    pub(super) const fn is_nothing(&self) -> bool {
-        self.ids.is_empty() && !self.unread
-    }
-}
-
-impl Core {
-    pub(super) fn came(&self) -> Came {
-        let ids = self.brought.key.iter().map(|key| SessionId::from_bytes(key.0)).collect();
-        Came { ids, unread: self.brought.ambiguous }
-    }
 }
 
 /// A token that had to be opened.
@@ -78,18 +56,15 @@ pub(super) struct Unopened {
 pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<Familiar> {
     let memory = chain.memory.as_ref()?;
     match chain.cookie_name.scan(cookies) {
-        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, &candidates, now),
+        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, now),
         Scan::Absent | Scan::Capped => None,
     }
 }
 
 /// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
-/// seal needn't be opened. Of several tokens none is counted or confirms its session: the request may turn out to be
-/// nobody's.
-fn recognise(chain: &Chain, memory: &Memory, token: &[u8], among: &Candidates<'_>, now: Millis) -> Option<Familiar> {
-    let only = among.only().is_some();
-    let key = RecordKey(*seal::id_of(token)?.as_bytes());
-    let record = if only { memory.look_up(&key) } else { memory.find(&key) }?;
+/// seal needn't be opened.
+fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<Familiar> {
+    let record = memory.look_up(&RecordKey(*seal::id_of(token)?.as_bytes()))?;
     if record.is_doubted() {
         return None;
     }
@@ -110,7 +85,7 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], among: &Candidates<'_
         }
         _ => None,
     };
-    if only && !confirmed {
+    if !confirmed {
         record.confirm();
     }
     Some(Familiar { bound: Bound { record }, in_step, principal })
@@ -146,7 +121,7 @@ impl Core {
     /// Keeps a request without a session from getting one, if another site caused it: a token of ours that had opened
     /// would have shown that the browser withheld nothing.
     fn refuse(&mut self, cross_site: Option<CrossSite>) {
-        let Some(cross_site) = cross_site.filter(|_| matches!(self.binding(), Binding::Anonymous)) else { return };
+        let Some(cross_site) = cross_site else { return };
         match cross_site {
             CrossSite::Upgrade => tracing::debug!("another site caused an upgrade: it has no session, and gets none"),
             CrossSite::Withheld => tracing::debug!(
@@ -158,14 +133,14 @@ impl Core {
                  from the same site, or set `SameSite::None`"
             ),
         }
-        self.brought.ambiguous = false;
         self.binding = Binding::Refused(cross_site).into();
     }
 
     /// Takes in a token that had to be opened.
     async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
         let (binding, brought, arrived) = self.bind(opened, now).await?;
-        (self.binding, self.brought) = (binding.into(), brought);
+        let came = self.brought.came.take();
+        (self.binding, self.brought) = (binding.into(), Brought { came, ..brought });
         if let Some(arrived) = arrived {
             return self.arrive(arrived, now).await;
         }
@@ -173,53 +148,55 @@ impl Core {
         self.read_principal(now).await
     }
 
-    /// Looks for the one genuine token. Each that came is tried: two that open make the request ambiguous.
+    /// Opens every token and gives the newest of the one session that they are of. Tokens of several sessions are of
+    /// none: one of them may have been planted, and which the browser means can't be told.
     fn open_one(&mut self, cookies: &Fields, now: Millis) -> Option<Unfamiliar> {
-        let chain = &self.chain;
+        let chain = Arc::clone(&self.chain);
         let candidates = match chain.cookie_name.scan(cookies) {
             Scan::Found(candidates) => candidates,
             Scan::Absent => return None,
             Scan::Capped => {
                 chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                self.brought.came = Some(Came::unread().into());
                 return None;
             }
         };
         let keys = chain.cookie.ring().keys();
-        // Memory was asked for the only one before it came to this.
-        let asked = chain.memory.as_ref().filter(|_| candidates.only().is_none());
-        let (mut genuine, mut found, mut named) = (0, (None, None), candidates.iter().find_map(seal::id_of));
+        let mut came = if candidates.is_cut() { Came::unread() } else { Came::default() };
+        let mut newest: Option<Unfamiliar> = None;
+        let mut counted: Option<SessionId> = None;
+        let mut ambiguous = false;
         for candidate in candidates.iter() {
-            if let Some(memory) = asked
-                && let Some(familiar) = recognise(chain, memory, candidate, &candidates, now)
-            {
-                genuine += 1;
-                named = Some(familiar.bound.id());
-                found.0 = Some(familiar);
-                continue;
-            }
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
-            let Some(Opened { id, payload, retired, nonce }) = opened else { continue };
-            let Some(payload) = current(chain, payload, now) else { continue };
-            genuine += 1;
-            named = Some(id);
-            let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-            found.1 = Some(Unfamiliar { opened: Opened { id, payload, retired, nonce }, seen });
+            let Some(Opened { id, payload, retired, nonce }) = opened else {
+                came.unread = true;
+                continue;
+            };
+            came.add(id, payload.head.life.absolute_deadline(), now);
+            let payload = current(&chain, payload, now);
+            // An id that has ended here counts beside another one, which a cookie that was planted before may name.
+            if payload.is_some() || self.reason_of(&id).is_some() {
+                ambiguous |= counted.replace(id).is_some_and(|other| other != id);
+            }
+            let Some(payload) = payload else { continue };
+            let is_newer = |other: &Unfamiliar| payload.head.issued > other.opened.payload.head.issued;
+            if newest.as_ref().is_none_or(is_newer) {
+                let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
+                newest = Some(Unfamiliar { opened: Opened { id, payload, retired, nonce }, seen });
+            }
         }
-        if let (Some(memory), Some(id)) = (asked, named) {
-            // Counted once for the request, as the session's that it is of if it is of any.
+        let named = counted.or_else(|| candidates.iter().find_map(seal::id_of));
+        // Memory was asked for the only one before it came to this. Of several it is asked once for the request.
+        if let (None, Some(memory), Some(id)) = (candidates.only(), &chain.memory, named) {
             memory.look_up(&RecordKey(*id.as_bytes()));
         }
-        if genuine > 1 {
-            tracing::warn!("several session cookies that open; none is used");
-            self.brought.ambiguous = true;
+        self.brought.came = Some(came.into());
+        if ambiguous {
+            tracing::warn!("session cookies of several sessions that open: none is used, see `CookieTier::formerly`");
+            self.binding = Binding::Fenced(Closed::Ambiguous).into();
             return None;
         }
-        if let Some(familiar) = found.0 {
-            let (bound, brought) = familiar.brings();
-            bound.record.confirm();
-            (self.binding, self.brought) = (Binding::Live(bound).into(), brought);
-        }
-        found.1
+        newest
     }
 
     /// The session that a genuine token names, if it is to be believed.

@@ -2,14 +2,15 @@
 //!
 //! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
 
-use std::{borrow::Cow, fmt, ops::Range, sync::OnceLock, time::Duration};
+use std::{borrow::Cow, convert::Infallible, fmt, iter, ops::Range, sync::OnceLock, time::Duration};
 
-use cookie::Cookie;
 use http::HeaderValue;
 
+pub use self::same_site::SameSite;
 use self::{
     keyring::{KeyRing, Keys},
     payload::{HEAD_MAX, Payload},
+    place::Place,
     seal::{Context, Purpose, sealed_len},
     unsealed::Unsealed,
 };
@@ -24,6 +25,8 @@ pub(crate) mod header;
 pub(crate) mod keyring;
 pub(crate) mod order;
 pub(crate) mod payload;
+mod place;
+mod same_site;
 pub(crate) mod seal;
 pub(crate) mod unsealed;
 
@@ -46,38 +49,15 @@ const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 pub struct CookieTier {
     ring: KeyRing,
     name: Option<Cow<'static, str>>,
-    path: Cow<'static, str>,
-    domain: Option<Cow<'static, str>>,
+    place: Place,
+    /// Where earlier deploys put the cookie.
+    former: Vec<Place>,
     same_site: SameSite,
     transport: Transport,
     /// Made for the first cookie, of what is said above.
     attributes: OnceLock<Box<str>>,
-}
-
-/// The requests of other sites with which a browser sends the cookie.
-///
-/// A browser that withholds the cookie may hold a login all the same, and a session that such a request began would
-/// replace that login. So under `Lax` and `Strict` a request that another site caused, and in which no token of ours
-/// opens, reads computed tiers and begins no session: writes, `renew` and `sign_in` fail with
-/// [`Closed::CrossSite`](crate::Closed::CrossSite). That closes login CSRF too. For an identity provider's answer see
-/// [`SignIn::from_another_site`](crate::SignIn::from_another_site).
-///
-/// `Sec-Fetch-Site` tells other sites from our own. Without that field (old browsers, plain http off loopback), an
-/// `Origin` that is neither the request's own authority nor a listed public origin counts as another site's; so does
-/// `null`, which a page with `Referrer-Policy: no-referrer` sends. A request with neither field may begin a session: an
-/// old browser's `<img>` passes, so a `GET` should write nothing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum SameSite {
-    /// Links and other top-level navigation by `GET` or `HEAD`. A first visit by a link may begin a session.
-    #[default]
-    Lax,
-    /// None, so that a link from another site arrives signed out, and begins no session.
-    Strict,
-    /// All, for an application that other sites embed. Needs `Secure`, so not [`CookieTier::plain_http`]. The rule above
-    /// is off: a form of another site arrives signed in, or begins a session, and the application itself must tell such
-    /// requests from its own.
-    None,
+    /// The same for the first removals at former places.
+    removals: OnceLock<Box<[HeaderValue]>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,11 +72,12 @@ impl CookieTier {
         Self {
             ring,
             name: None,
-            path: Cow::Borrowed("/"),
-            domain: None,
+            place: Place::root(),
+            former: Vec::new(),
             same_site: SameSite::Lax,
             transport: Transport::Https,
             attributes: OnceLock::new(),
+            removals: OnceLock::new(),
         }
     }
 
@@ -117,14 +98,30 @@ impl CookieTier {
     /// Another path than `/`. Needs a name without the prefix `__Host-`.
     #[must_use]
     pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
-        self.path = path.into();
+        self.place.path = path.into();
         self
     }
 
     /// Shares the cookie with a domain's hosts. Needs a name without the prefix `__Host-`.
     #[must_use]
     pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Self {
-        self.domain = Some(domain.into());
+        self.place.domain = Some(domain.into());
+        self
+    }
+
+    /// Declares a place where an earlier deploy put the cookie: that deploy's `path`, and its `domain` or `None`. Call it
+    /// once for each.
+    ///
+    /// Browsers tell cookies of one name apart by path and domain, so that a deploy which changes either leaves the old
+    /// cookie beside the new one. Two tokens of one session are that session, of which the newest counts. Tokens of two
+    /// sessions are none ([`Closed::Ambiguous`](crate::Closed::Ambiguous)): a sign-in is enough to get there. So every
+    /// response that answers a token of ours with a cookie also removes the cookie at each declared place, and so does
+    /// every response to a request with several tokens. Keep the declaration for as long as a session lives, the absolute
+    /// lifetime.
+    #[must_use]
+    pub fn formerly<'a>(mut self, path: impl Into<Cow<'static, str>>, domain: impl Into<Option<&'a str>>) -> Self {
+        let domain = domain.into().map(|domain| Cow::Owned(domain.to_owned()));
+        self.former.push(Place { path: path.into(), domain });
         self
     }
 
@@ -175,21 +172,21 @@ impl CookieTier {
         if plain && self.same_site == SameSite::None {
             return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
         }
-        if prefix("__Host-") && (self.domain.is_some() || self.path != "/") {
+        if prefix("__Host-") && !self.place.is_root() {
             return refuse(format!(
                 "browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`"
             ));
         }
-        if !self.path.starts_with('/') || !self.path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
-            return refuse(format!("{:?} is no cookie path: start with `/`, printable ASCII, no `;`", self.path));
+        if self.former.contains(&self.place) {
+            return refuse(
+                "`formerly` names the present place, where a removal would sign users out: leave it out".into(),
+            );
         }
-        let host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
-        match self.domain.as_deref() {
-            Some(domain) if domain.is_empty() || !domain.bytes().all(host_byte) => {
-                refuse(format!("{domain:?} is no domain: give a host name, such as `example.org`"))
-            }
-            _ => Ok(()),
+        if prefix("__Host-") && !self.former.is_empty() {
+            return refuse(format!("a cookie named {name:?} never stood at another place: leave out `formerly`"));
         }
+        let mut places = iter::once(&self.place).chain(&self.former);
+        places.try_for_each(Place::check).or_else(refuse)
     }
 
     /// Room for entries. Both owners' budgets count with the longest head, so that whatever was accepted fits.
@@ -227,7 +224,7 @@ impl CookieTier {
         let len = sealed_len(payload.as_slice().len());
         let mut ring = 0;
         // Into the header at once: a token is hundreds of bytes, and would be copied and measured twice.
-        let header = self.header(len, max_age, |header| {
+        let header = self.header(self.attributes(), len, max_age, |header| {
             ring = self.seal(audience, Purpose::Cookie, id, payload, header)?;
             Ok(())
         })?;
@@ -237,18 +234,32 @@ impl CookieTier {
 
     /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
     pub(crate) fn removal(&self) -> Option<HeaderValue> {
-        let Ok(header) = self.header(0, Some(Duration::ZERO), |_| Ok::<_, std::convert::Infallible>(()));
+        self.removal_with(self.attributes())
+    }
+
+    /// The same for each place where an earlier deploy put the cookie.
+    pub(crate) fn former_removals(&self) -> &[HeaderValue] {
+        self.removals.get_or_init(|| {
+            let removal = |place: &Place| self.removal_with(&place.attributes(self));
+            self.former.iter().filter_map(removal).collect()
+        })
+    }
+
+    fn removal_with(&self, attributes: &str) -> Option<HeaderValue> {
+        let none = |_: &mut Vec<u8>| Ok::<_, Infallible>(());
+        let Ok(header) = self.header(attributes, 0, Some(Duration::ZERO), none);
         header
     }
 
     /// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
     fn header<E>(
         &self,
+        attributes: &str,
         value_len: usize,
         max_age: Option<Duration>,
         value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
     ) -> Result<Option<HeaderValue>, E> {
-        let (name, attributes) = (self.cookie_name(), self.attributes());
+        let name = self.cookie_name();
         let mut digits = [0; 20];
         let max_age = max_age.map(|max_age| decimal(max_age.as_secs(), &mut digits));
         let asked = max_age.map_or(0, |seconds| MAX_AGE_IS.len() + seconds.len());
@@ -269,22 +280,7 @@ impl CookieTier {
 
     /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
     fn attributes(&self) -> &str {
-        self.attributes.get_or_init(|| {
-            let mut cookie = Cookie::build((self.cookie_name(), ""))
-                .path(&*self.path)
-                .http_only(true)
-                .secure(self.transport == Transport::Https)
-                .same_site(match self.same_site {
-                    SameSite::Lax => cookie::SameSite::Lax,
-                    SameSite::Strict => cookie::SameSite::Strict,
-                    SameSite::None => cookie::SameSite::None,
-                });
-            if let Some(domain) = &self.domain {
-                cookie = cookie.domain(&**domain);
-            }
-            let cookie = cookie.build().to_string();
-            cookie[self.cookie_name().len() + 1..].into()
-        })
+        self.attributes.get_or_init(|| self.place.attributes(self))
     }
 
     fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {

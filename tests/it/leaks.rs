@@ -158,7 +158,8 @@ async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
         async move {
             to.show(&request);
             let session = Session::load(request.extensions()).await.unwrap();
-            session.set(Visits(session.get::<Visits>().0 + 1)).await.unwrap();
+            // Refused where several sessions' tokens came: the refusal is shown too.
+            to.show(&session.set(Visits(session.get::<Visits>().0 + 1)).await);
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     });

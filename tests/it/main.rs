@@ -16,6 +16,7 @@ mod engine;
 mod events;
 mod expiry;
 mod forge;
+mod formerly;
 mod frameworks;
 mod handles;
 mod healing;

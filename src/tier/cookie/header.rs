@@ -68,6 +68,8 @@ pub(crate) struct Candidates<'a> {
     first: &'a [u8],
     /// Empty, and then without an allocation, unless somebody set our cookie twice.
     others: Vec<&'a [u8]>,
+    /// More came than are tried.
+    cut: bool,
 }
 
 impl<'a> Candidates<'a> {
@@ -80,10 +82,18 @@ impl<'a> Candidates<'a> {
         self.others.is_empty().then_some(self.first)
     }
 
+    /// Whether more values came than these.
+    pub(crate) const fn is_cut(&self) -> bool {
+        self.cut
+    }
+
     fn add(&mut self, value: &'a [u8]) {
-        let known = self.iter().any(|known| known == value);
-        if !known && 1 + self.others.len() < MAX_CANDIDATES {
-            self.others.push(value);
+        if self.iter().any(|known| known == value) {
+            return;
+        }
+        match 1 + self.others.len() < MAX_CANDIDATES {
+            true => self.others.push(value),
+            false => self.cut = true,
         }
     }
 }
@@ -124,7 +134,7 @@ impl Name {
                 others -= value.len();
                 match &mut found {
                     Some(candidates) => candidates.add(value),
-                    None => found = Some(Candidates { first: value, others: Vec::new() }),
+                    None => found = Some(Candidates { first: value, others: Vec::new(), cut: false }),
                 }
             }
             most_pairs += others.div_ceil(2);

@@ -90,6 +90,11 @@ impl Token {
         now < self.deadline
     }
 
+    /// Whether the token proves its id, though the seal may have idled out.
+    pub(super) const fn proves_id(&self, now: u64) -> bool {
+        now < self.life.absolute
+    }
+
     /// Whether a browser that has the other lacks nothing of this one, but for less than a tenth of the idle time.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         let read = |token: &Self| token.values.map(|kept| kept.value);

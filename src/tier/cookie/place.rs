@@ -1,0 +1,66 @@
+//! The places of a browser where a cookie can stand, and what may be said of them.
+
+use std::borrow::Cow;
+
+use cookie::Cookie;
+
+use super::{CookieTier, Transport};
+
+/// What tells a cookie from others of its name (RFC 6265bis, 5.7).
+#[derive(Clone, Debug)]
+pub(super) struct Place {
+    pub(super) path: Cow<'static, str>,
+    /// None for the host that sent the cookie alone.
+    pub(super) domain: Option<Cow<'static, str>>,
+}
+
+impl Place {
+    pub(super) const fn root() -> Self {
+        Self { path: Cow::Borrowed("/"), domain: None }
+    }
+
+    /// Whether browsers take a cookie there whose name begins with `__Host-`.
+    pub(super) fn is_root(&self) -> bool {
+        self.domain.is_none() && self.path == "/"
+    }
+
+    /// All of a tier's `Set-Cookie` there but the value and `Max-Age`.
+    pub(super) fn attributes(&self, tier: &CookieTier) -> Box<str> {
+        let mut cookie = Cookie::build((tier.cookie_name(), ""))
+            .path(&*self.path)
+            .http_only(true)
+            .secure(tier.transport == Transport::Https)
+            .same_site(tier.same_site.attribute());
+        if let Some(domain) = &self.domain {
+            cookie = cookie.domain(&**domain);
+        }
+        let cookie = cookie.build().to_string();
+        cookie[tier.cookie_name().len() + 1..].into()
+    }
+
+    /// What browsers would read otherwise than it was meant, with the remedy.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let Self { path, domain } = self;
+        if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
+            return Err(format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`"));
+        }
+        let host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
+        match domain.as_deref() {
+            Some(domain) if domain.is_empty() || !domain.bytes().all(host_byte) => {
+                Err(format!("{domain:?} is no domain: give a host name, such as `example.org`"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// As browsers compare: paths exactly, domains without their case and a leading point.
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        let domain = |place: &Self| {
+            let domain = place.domain.as_deref()?;
+            Some(domain.strip_prefix('.').unwrap_or(domain).to_ascii_lowercase())
+        };
+        self.path == other.path && domain(self) == domain(other)
+    }
+}
