@@ -5,7 +5,7 @@ use layered_session::{Closed, Principal, WriteErrorKind, testing::SpyStore};
 use super::{Mfa, bring_ok, id, is_ada, login, node, principal, user};
 use crate::{
     app::{App, at_once, get, kind, set, signed_in, socket, theme, visitor},
-    world::{Browser, Division, Theme},
+    world::{Browser, DAY, Division, Theme},
 };
 
 #[tokio::test]
@@ -142,6 +142,25 @@ async fn newer_order_of_a_handle_replaces_the_older() {
     let refused = crate::app::bring(&mut browser, &node, &first).await;
     super::assert_refused(&refused, "relay_other_session");
     assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
+}
+
+#[tokio::test]
+async fn order_carries_the_use_of_an_idle_cookie() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    app.pass(DAY);
+    live.touch().await.unwrap();
+    app.pass(DAY);
+    let token = login(&live);
+    // The cookie's own seal is two days old, and the token's use is one day old, on whichever node.
+    for node in [node, app.node()] {
+        let mut browser = browser.clone();
+        bring_ok(&mut browser, &node, &token).await;
+        assert!(is_ada(principal(&browser, &node).await));
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+    }
 }
 
 #[tokio::test]

@@ -54,9 +54,14 @@ async fn order_needs_the_cookie_of_its_session() {
     assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
     let mut other = visitor(&node).await;
     assert_refused(&bring(&mut other, &node, &token).await, "relay_other_session");
-    // An order of a visitor without a session is nothing to a browser that has one.
+    let mut garbage = Browser::new();
+    garbage.set("session", "garbage");
+    assert_refused(&bring(&mut garbage, &node, &token).await, "relay_other_session");
+    // An order of a visitor without a session is nothing to a browser that has one, or an unreadable cookie.
     let token = login(&socket(&Browser::new(), &node).await);
-    assert_refused(&bring(&mut other, &node, &token).await, "relay_other_session");
+    for browser in [&mut other, &mut garbage] {
+        assert_refused(&bring(browser, &node, &token).await, "relay_other_session");
+    }
     assert_eq!(get::<Theme>(&mut other, &node).await, theme("light"));
 }
 
