@@ -247,7 +247,36 @@ impl Core {
     pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
         let now = self.chain.now();
         let bound = self.live(now).ok()?;
-        if self.is_sealed(&bound, now) { None } else { self.relay() }
+        if self.is_sealed(&bound, now) && !Self::is_due(&bound) { None } else { self.relay() }
+    }
+
+    /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
+    /// a browser drops its cookie at the end that it was told.
+    fn is_due(bound: &Bound) -> bool {
+        let due = bound.record.read().known().map(|(_, known)| known.due);
+        due.is_some_and(|due| bound.record.used() >= due)
+    }
+
+    pub(crate) fn is_refresh_due(&self) -> bool {
+        self.live(self.chain.now()).is_ok_and(|bound| Self::is_due(&bound))
+    }
+
+    /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
+    /// second.
+    pub(crate) fn refresh_interval(&self) -> Option<Duration> {
+        let bound = self.live(self.chain.now()).ok()?;
+        match &bound.record.read().kind {
+            Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
+            _ => None,
+        }
+    }
+
+    /// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
+    /// only where no later token tells of it.
+    fn lacks(&self, bound: &Bound, now: Millis) -> bool {
+        let carried = |in_step| self.stand_of(bound, now).is_carried_by(in_step);
+        let brought = self.brought.in_step.as_ref().filter(|_| self.brought.key == Some(bound.key()));
+        self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_due(bound))
     }
 
     fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
@@ -406,7 +435,7 @@ impl Core {
         let Ok(bound) = self.live(now) else {
             return if self.marks.head_sent.load(Ordering::Acquire) { self.removal() } else { None };
         };
-        if !self.is_behind(&bound, now) {
+        if !self.lacks(&bound, now) {
             return None;
         }
         let birth = !bound.record.is_confirmed();

@@ -31,18 +31,20 @@ pub(super) struct Events {
     /// The state that the browser was last given.
     given: Option<Stand>,
     relay: Option<Sleep>,
+    /// Until the next look whether the browser's copy is due: nothing wakes the stream for mere use of the session.
+    due: Option<Sleep>,
 }
 
 impl Events {
     pub(super) fn new(session: Session, shown: &[Number]) -> Self {
         let given = session.core().stand();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
-        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None }
+        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None, due: None }
     }
 
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
-        let Self { wait, shown, seen, opening, given, relay } = self;
+        let Self { wait, shown, seen, opening, given, relay, .. } = self;
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| closed(session)) {
                 return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
@@ -88,6 +90,23 @@ impl Events {
         })
     }
 
+    /// Looks now and then whether the session was used so much that the browser's copy of it is to be refreshed.
+    fn poll_due(&mut self, cx: &mut Context<'_>) {
+        let Self { wait, relay, due, .. } = self;
+        let core = wait.session().core();
+        while relay.is_none() {
+            let Some(interval) = core.refresh_interval() else { return };
+            let sleep = due.get_or_insert_with(|| core.chain.clock.sleep(interval));
+            if sleep.as_mut().poll(cx).is_pending() {
+                return;
+            }
+            *due = None;
+            if core.is_refresh_due() {
+                *relay = Some(core.chain.clock.sleep(RELAY_DELAY));
+            }
+        }
+    }
+
     /// What no response has taken to the browser by the time that one could have.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let core = self.wait.session().core();
@@ -107,7 +126,10 @@ impl Teller for Events {
 
     fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         match self.poll_changes(cx) {
-            Poll::Pending => self.poll_relay(cx).map(Told::Some),
+            Poll::Pending => {
+                self.poll_due(cx);
+                self.poll_relay(cx).map(Told::Some)
+            }
             told => told,
         }
     }

@@ -36,6 +36,7 @@ mod resolution;
 mod same_version;
 mod site;
 mod smoke;
+mod socket_use;
 mod stacking;
 mod store_life;
 mod stored;

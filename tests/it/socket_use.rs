@@ -1,0 +1,84 @@
+//! Use of a session on its socket: what counts as use, and how the browser's own copy keeps up.
+
+use std::time::Duration;
+
+use http::Method;
+use layered_session::{SessionWriteback, WritebackBody};
+
+use crate::{
+    app::{App, bring, carried, get, socket, theme, told, visitor},
+    world::{Browser, HOUR, Node, Theme},
+};
+
+/// The idle lifetime of the application, of which a tenth is the refresh point.
+const IDLE: Duration = Duration::from_secs(2 * 86_400);
+
+async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let mut stream = node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await.into_body();
+    assert!(told(&mut stream).starts_with("event: state\n"));
+    stream
+}
+
+/// The relay token that a stream tells, heartbeats left out.
+fn relayed(stream: &mut WritebackBody) -> Option<String> {
+    let told = told(stream).replace(":\n\n", "");
+    let token = told.strip_prefix("event: relay\ndata: \"")?.strip_suffix("\"\n\n").expect("one event");
+    Some(token.to_owned())
+}
+
+/// Lets a stream's timers come, one after the other.
+fn pass(app: &App, stream: &mut WritebackBody, span: Duration) -> Option<String> {
+    app.pass(span);
+    relayed(stream).or_else(|| {
+        app.pass(Duration::from_millis(200));
+        relayed(stream)
+    })
+}
+
+#[tokio::test]
+async fn stream_brings_a_token_once_use_is_due() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let (live, mut page) = (socket(&browser, &node).await, stream(&browser, &node).await);
+    app.pass(HOUR);
+    live.touch().await.unwrap();
+    assert_eq!(pass(&app, &mut page, IDLE / 10 - HOUR), None, "used, and the browser's copy is not due");
+    live.touch().await.unwrap();
+    let token = pass(&app, &mut page, IDLE / 10).expect("a token");
+    let answer = bring(&mut browser, &node, &token).await;
+    assert_eq!(answer.set_cookies().len(), 1, "the cookie with its later end");
+    assert_eq!(pass(&app, &mut page, IDLE / 10), None, "the browser has it");
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
+}
+
+#[tokio::test]
+async fn open_page_alone_brings_nothing_and_expires() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let mut page = stream(&browser, &node).await;
+    for _ in 0..9 {
+        assert_eq!(pass(&app, &mut page, IDLE / 10), None);
+    }
+    app.pass(IDLE / 10);
+    assert!(told(&mut page).contains("event: closed\ndata: \"expired\""));
+}
+
+#[tokio::test]
+async fn socket_relays_mere_use_until_the_browser_has_it() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.touch().await.unwrap();
+    assert_eq!(live.relay(), None);
+    app.pass(IDLE / 10);
+    live.touch().await.unwrap();
+    let token = live.relay().expect("due");
+    bring(&mut browser, &node, token.as_str()).await;
+    assert_eq!(live.relay(), None, "the browser has it");
+    app.pass(IDLE - HOUR);
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "on any node");
+}
