@@ -11,7 +11,7 @@ use std::{
 
 use http::request::Parts;
 
-use self::{accepted::Accepted, life::Lifetime};
+use self::{accepted::Accepted, life::Lifetime, time::Time};
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
@@ -25,12 +25,13 @@ use crate::{
         },
     },
     value::{Json, Number, Schema, Scope},
-    version::{Clock, Millis, Version},
+    version::{Millis, Version},
 };
 
 pub(crate) mod accepted;
 pub(crate) mod judge;
 pub(crate) mod life;
+pub(crate) mod time;
 pub(crate) mod values;
 
 /// Which stored tier answers when several could.
@@ -58,7 +59,7 @@ pub(crate) struct Chain {
     /// The names that sources are asked for: all.
     pub(crate) names: Vec<&'static str>,
     pub(crate) resolution: Resolution,
-    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) time: Time,
     pub(crate) lifetime: Lifetime,
     /// Milliseconds of the longest absolute lifetime that a session was given beyond that.
     pub(crate) longest: AtomicU64,
@@ -83,6 +84,7 @@ pub(crate) struct Chain {
 pub(crate) struct Counters {
     pub(crate) capped_cookies: AtomicU64,
     pub(crate) skewed_tokens: AtomicU64,
+    pub(crate) skewed_versions: AtomicU64,
 }
 
 /// A tier that computes its answers, in the order of the chain.
@@ -124,9 +126,6 @@ pub(crate) struct Computation {
     /// How long it holds, if not for as long as the handle lives.
     pub(crate) until: Option<Millis>,
 }
-
-/// What is called recent is no longer ago than half of this.
-const SOON: Duration = Duration::from_secs(2);
 
 pub(crate) const MEMORY: &str = "memory";
 pub(crate) const COOKIE: &str = "cookie";
@@ -171,13 +170,15 @@ impl Signed {
 
 impl Chain {
     pub(crate) fn now(&self) -> Millis {
-        Millis::of(self.clock.now())
+        self.time.now()
     }
 
-    /// A time that has come, and one that has not, for less than the exact one: what lives then lives now.
-    pub(crate) fn recent_and_soon(&self) -> (Millis, Millis) {
-        let recent = Millis::of(self.clock.recent());
-        (recent, recent.after(SOON))
+    /// Notes a genuine version from elsewhere.
+    pub(crate) fn see(&self, version: Version, now: Millis) {
+        if self.time.see(version, now) {
+            self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!(%version, "a version from further ahead than the allowed skew of clocks");
+        }
     }
 
     pub(crate) fn signed(&self, principal: Principal) -> Arc<Signed> {
@@ -198,7 +199,8 @@ impl Chain {
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);
-        Terms { schema: &self.schema, now, extent: Extent::Named, budget, above: Version::ZERO, tombstones, skew }
+        let (schema, time, stored) = (&self.schema, &self.time, self.store.is_some());
+        Terms { schema, now, time, extent: Extent::Named, budget, stored, tombstones, skew }
     }
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.

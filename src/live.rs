@@ -7,16 +7,17 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use futures_core::Stream;
 
 use crate::{
-    chain::values::ChangeOrigin,
+    chain::{time::Time, values::ChangeOrigin},
     session::Session,
     signal::{Bell, Ringer},
     value::{self, Json, Number, SessionValue},
-    version::{Clock, Millis, Sleep, Version},
+    version::{Millis, Sleep, Version},
 };
 
 /// Why a session is over, or a handle of it.
@@ -77,15 +78,20 @@ struct Alarm {
     ringer: Option<Arc<Ringer>>,
 }
 
+/// The longest that an alarm sleeps before the next look: a step forward of the clock makes deadlines come earlier.
+const AT_MOST: Duration = Duration::from_secs(3600);
+
 impl Alarm {
     /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
     /// out, and a look too many per lifetime costs less than a timer per use.
-    fn set(&mut self, clock: &dyn Clock, deadline: Option<Millis>) {
+    fn set(&mut self, time: &Time, deadline: Option<Millis>) {
         match (&self.armed, deadline) {
             (_, None) => self.armed = None,
             (Some((armed, _)), Some(deadline)) if *armed <= deadline => {}
             (_, Some(deadline)) => {
-                self.armed = Some((deadline, clock.sleep_until(deadline.time())));
+                let now = time.now();
+                let span = deadline.since(now).min(AT_MOST);
+                self.armed = Some((now.after(span), time.clock.sleep(span)));
                 self.fresh = true;
             }
         }
@@ -164,7 +170,7 @@ impl Wait {
                 Said::Nothing(until) => (None, until),
             };
             self.quiet = true;
-            self.alarm.set(&*self.session.core().chain.clock, until);
+            self.alarm.set(&self.session.core().chain.time, until);
             if let Some(said) = said {
                 return Poll::Ready(said);
             }

@@ -24,6 +24,7 @@ pub(crate) mod brought;
 pub(crate) mod browser;
 pub(crate) mod commit;
 pub(crate) mod core;
+mod current;
 pub(crate) mod explain;
 pub(crate) mod load;
 pub(crate) mod order;
@@ -121,7 +122,8 @@ impl Session {
         if number.is_none() {
             tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
         }
-        self.core().resolve_now(number?, |json| value::decode::<V>(json))
+        let core = self.core();
+        core.resolve(number?, core.chain.now(), Look::Use, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
@@ -138,7 +140,7 @@ impl Session {
         self.core().touch();
         let bound = self.core().live(self.core().chain.now()).ok()?;
         match &bound.record.read().kind {
-            Kind::Session { life, .. } => Some(life.created().time()),
+            Kind::Session { life, .. } => Some(self.core().chain.time.wall(life.created()).time()),
             _ => None,
         }
     }
@@ -147,7 +149,7 @@ impl Session {
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.core().touch();
         let bound = self.core().live(self.core().chain.now()).ok()?;
-        Some(bound.record.deadline().time())
+        Some(self.core().chain.time.wall(bound.record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.

@@ -96,7 +96,7 @@ impl Sessions {
         async move {
             let Some(memory) = &chain.memory else { return };
             while !chain.is_stopping() {
-                chain.clock.sleep(Duration::from_secs(60)).await;
+                chain.time.clock.sleep(Duration::from_secs(60)).await;
                 // In bounded steps of some 15 µs, each on a turn of its own.
                 while memory.sweep(chain.now(), 64) {
                     yield_now().await;
@@ -121,6 +121,7 @@ impl Sessions {
             revocations_lost: count(|memory| &memory.revocations_lost),
             capped_cookies: read(&self.chain.counters.capped_cookies),
             skewed_tokens: read(&self.chain.counters.skewed_tokens),
+            skewed_versions: read(&self.chain.counters.skewed_versions),
         }
     }
 }
@@ -170,4 +171,7 @@ pub struct Stats {
     pub capped_cookies: u64,
     /// Genuine cookies from further ahead than the allowed skew of clocks.
     pub skewed_tokens: u64,
+    /// Versions from further ahead than that in genuine cookies and in the shared store. Each counts as often as the node reads
+    /// it.
+    pub skewed_versions: u64,
 }

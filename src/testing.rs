@@ -20,7 +20,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A clock that stands still until it is moved. Clones are the same clock.
+/// A wall clock and a monotonic clock that stand still until the test moves them. Clones are the same clock.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -37,7 +37,7 @@ pub struct ManualClock(Arc<Mutex<Hands>>);
 #[derive(Debug)]
 struct Hands {
     now: SystemTime,
-    /// How far it was moved on in all, jumps apart.
+    /// How far it was advanced in all.
     passed: Duration,
     sleeping: Vec<Waker>,
 }
@@ -49,38 +49,21 @@ impl ManualClock {
         Self(Arc::new(Mutex::new(Hands { now, passed: Duration::ZERO, sleeping: Vec::new() })))
     }
 
-    /// Moves on, and wakes whoever sleeps.
+    /// Lets a span pass by both clocks, and wakes whoever sleeps.
     pub fn advance(&self, span: Duration) {
-        self.turn(|hands| {
-            hands.now += span;
-            hands.passed += span;
-        });
-    }
-
-    /// Jumps to a time, an earlier one too, as when somebody sets the clock.
-    pub fn set(&self, now: SystemTime) {
-        self.turn(|hands| hands.now = now);
-    }
-
-    fn turn(&self, turn: impl FnOnce(&mut Hands)) {
         let sleeping = {
             let mut hands = lock(&self.0);
-            turn(&mut hands);
+            hands.now += span;
+            hands.passed += span;
             std::mem::take(&mut hands.sleeping)
         };
         sleeping.into_iter().for_each(Waker::wake);
     }
 
-    fn sleep_while(&self, early: impl Fn(&Hands) -> bool + Send + Sync + 'static) -> Sleep {
-        let hands = Arc::clone(&self.0);
-        Box::pin(std::future::poll_fn(move |cx| {
-            let mut hands = lock(&hands);
-            if !early(&hands) {
-                return Poll::Ready(());
-            }
-            hands.sleeping.push(cx.waker().clone());
-            Poll::Pending
-        }))
+    /// Sets the wall clock to a time, an earlier one too, as when somebody sets the system's clock. The monotonic clock
+    /// stays, and so does whoever sleeps.
+    pub fn set(&self, now: SystemTime) {
+        lock(&self.0).now = now;
     }
 }
 
@@ -95,13 +78,20 @@ impl Clock for ManualClock {
         lock(&self.0).now
     }
 
-    fn sleep_until(&self, deadline: SystemTime) -> Sleep {
-        self.sleep_while(move |hands| hands.now < deadline)
+    fn monotonic(&self) -> Duration {
+        lock(&self.0).passed
     }
 
     fn sleep(&self, span: Duration) -> Sleep {
-        let end = lock(&self.0).passed + span;
-        self.sleep_while(move |hands| hands.passed < end)
+        let (hands, end) = (Arc::clone(&self.0), self.monotonic() + span);
+        Box::pin(std::future::poll_fn(move |cx| {
+            let mut hands = lock(&hands);
+            if hands.passed >= end {
+                return Poll::Ready(());
+            }
+            hands.sleeping.push(cx.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 

@@ -29,18 +29,13 @@ impl Version {
     }
 
     /// The first version of a millisecond.
-    pub(crate) const fn at(now: Millis) -> Self {
-        Self(now.0 << 16)
+    pub(crate) const fn at(wall: Wall) -> Self {
+        Self(wall.0 << 16)
     }
 
     /// The last version of a millisecond.
-    pub(crate) const fn last_at(now: Millis) -> Self {
-        Self(now.0 << 16 | 0xffff)
-    }
-
-    /// The version of a fresh write: of `now`, unless something newer is known of its owner.
-    pub(crate) fn fresh(now: Millis, newest_known: Self) -> Self {
-        Self::at(now).max(newest_known.next())
+    pub(crate) const fn last_at(wall: Wall) -> Self {
+        Self(wall.0 << 16 | 0xffff)
     }
 
     /// The next version. The counter carries into the milliseconds, which the order survives.
@@ -48,8 +43,14 @@ impl Version {
         Self(self.0.saturating_add(1))
     }
 
-    pub(crate) const fn millis(self) -> Millis {
-        Millis(self.0 >> 16)
+    /// The millisecond of the wall clock that the version names.
+    pub(crate) const fn wall(self) -> Wall {
+        Wall(self.0 >> 16)
+    }
+
+    /// The count of versions before it in its millisecond.
+    pub(crate) const fn counter(self) -> u16 {
+        self.0 as u16
     }
 }
 
@@ -59,21 +60,14 @@ impl fmt::Display for Version {
     }
 }
 
-/// Milliseconds since 1970, as the clock tells them. 48 bits reach the year 10889.
+/// Milliseconds of node time: those since 1970 by the wall clock, but for its steps back. 48 bits reach the year 10889.
+///
+/// Everything that this process remembers is timed by it. [`Time`](crate::chain::time::Time) says how it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 
 impl Millis {
     pub(crate) const MAX: Self = Self((1 << 48) - 1);
-
-    pub(crate) fn of(time: SystemTime) -> Self {
-        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-        Self(whole_millis(since).min(Self::MAX.0))
-    }
-
-    pub(crate) fn time(self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_millis(self.0)
-    }
 
     pub(crate) fn after(self, span: Duration) -> Self {
         Self(self.0.saturating_add(whole_millis(span)).min(Self::MAX.0))
@@ -93,77 +87,121 @@ impl Millis {
     }
 }
 
-/// In 64 bits, unlike `Duration::as_millis`: every look at a deadline comes here.
-fn whole_millis(span: Duration) -> u64 {
+/// Milliseconds since 1970 by the wall clock: in tokens, in versions, for stores and for the application.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Wall(pub(crate) u64);
+
+impl Wall {
+    pub(crate) fn of(time: SystemTime) -> Self {
+        let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self(whole_millis(since).min(Millis::MAX.0))
+    }
+
+    pub(crate) fn time(self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(self.0)
+    }
+
+    pub(crate) fn after(self, span: Duration) -> Self {
+        Self(Millis(self.0).after(span).0)
+    }
+}
+
+/// Converts in 64 bits, unlike `Duration::as_millis`: every look at a deadline comes here.
+pub(crate) fn whole_millis(span: Duration) -> u64 {
     span.as_secs().saturating_mul(1000).saturating_add(u64::from(span.subsec_millis()))
 }
 
-/// A future that ends at a time.
+/// A future that ends after a span.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
-/// Where the time comes from: what is expired, what a version says, when a waiting future wakes.
+/// The source of time: the wall clock, a monotonic clock, and sleep.
 ///
-/// [`TokioClock`] unless another is given to the builder. Tests give one that they move by hand.
+/// The builder takes [`TokioClock`] unless the application gives another clock. Tests give a clock that they move by hand.
+///
+/// # Wrong clocks
+///
+/// A session lives by the monotonic clock: no step back of the wall clock makes a lifetime, a
+/// [`MAX_AGE`](crate::SessionValue::MAX_AGE) or the minute after an end longer. A step forward is followed at once, by
+/// sleeping futures within an hour. Tokens, stores and the application are told times of the wall clock. The setting
+/// [`max_skew`](crate::SessionsBuilder::max_skew) bounds the effects of a wrong clock:
+///
+/// - A restart forgets all steps. After a step back and a restart, cookies from before the step live longer by the step.
+///   Other nodes see such cookies as a restarted node does. A cookie from further ahead than `max_skew` counts as absent.
+/// - After a step back of more than `max_skew`, the same holds on the node itself for a session that memory has dropped.
+/// - After a step back within `max_skew`, and for as long as the step, the node takes other nodes' cookies for older than
+///   they are, by the step.
+/// - Versions order writes across all steps on one node. Between nodes, a write on a node whose clock is ahead wins against
+///   later writes on a node that has not seen it, for as long as the clocks differ. A version from further ahead than
+///   `max_skew` counts as written when its token was sealed.
+/// - [`end_all`](crate::Sessions::end_all) compares moments of different nodes too, and says what follows.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The time now. It may jump, backwards too: versions still order, and no lifetime grows by it.
+    /// Returns the wall clock's time. Some milliseconds late is in time: a clock that costs little serves better than an
+    /// exact clock, since each read of a session takes the time twice.
     fn now(&self) -> SystemTime;
 
-    /// The time now, or up to a second ago, where that is cheaper to know: loads and reads go by it that see nothing which
-    /// ends within two seconds of it, and count as uses of that time. [`now`](Self::now) unless it is implemented.
-    fn recent(&self) -> SystemTime {
-        self.now()
-    }
+    /// Returns the span since some fixed moment, such as the start of the process. The span never goes back, and whoever
+    /// sets the wall clock does not change the span. Some milliseconds late is in time.
+    fn monotonic(&self) -> Duration;
 
-    /// Ends once [`now`](Self::now) has reached `deadline`, at once if it has already.
-    fn sleep_until(&self, deadline: SystemTime) -> Sleep;
-
-    /// Ends after so long, whatever becomes of the time of day: a heartbeat, a patience with a slow peer. Unless it is
-    /// implemented, setting the clock back makes it longer by as much.
-    fn sleep(&self, span: Duration) -> Sleep {
-        self.sleep_until(self.now() + span)
-    }
+    /// Returns a future that ends after a span of the monotonic clock.
+    fn sleep(&self, span: Duration) -> Sleep;
 }
 
 /// The system's time, and tokio's timer.
 ///
-/// Its sleeps need a tokio runtime with time enabled; `now` needs none.
+/// On Linux and Android the times are those of the kernel's last tick, up to 10 ms ago. The sleeps need a tokio runtime with
+/// time enabled; the times need none.
 #[cfg(feature = "tokio")]
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct TokioClock;
 
-#[cfg(feature = "tokio")]
-impl Clock for TokioClock {
-    fn now(&self) -> SystemTime {
+#[cfg(all(feature = "tokio", any(target_os = "linux", target_os = "android"), not(miri)))]
+mod system {
+    use super::{Duration, SystemTime, UNIX_EPOCH};
+    use rustix::time::{ClockId, clock_gettime};
+
+    fn of_tick(clock: ClockId) -> Option<Duration> {
+        let tick = clock_gettime(clock);
+        Some(Duration::new(tick.tv_sec.try_into().ok()?, tick.tv_nsec.try_into().ok()?))
+    }
+
+    pub(super) fn wall() -> SystemTime {
+        of_tick(ClockId::RealtimeCoarse).map_or_else(SystemTime::now, |since| UNIX_EPOCH + since)
+    }
+
+    pub(super) fn monotonic() -> Duration {
+        of_tick(ClockId::MonotonicCoarse).unwrap_or_default()
+    }
+}
+
+#[cfg(all(feature = "tokio", not(all(any(target_os = "linux", target_os = "android"), not(miri)))))]
+mod system {
+    use super::{Duration, SystemTime};
+    use std::{sync::OnceLock, time::Instant};
+
+    pub(super) fn wall() -> SystemTime {
         SystemTime::now()
     }
 
-    /// That of the kernel's last tick, which is up to 10 ms ago, for a quarter of the price. (A machine that stands still
-    /// for a moment ticks later.)
-    #[cfg(all(any(target_os = "linux", target_os = "android"), not(miri)))]
-    fn recent(&self) -> SystemTime {
-        let tick = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
-        match (tick.tv_sec.try_into(), tick.tv_nsec.try_into()) {
-            (Ok(seconds), Ok(nanos)) => UNIX_EPOCH + Duration::new(seconds, nanos),
-            _ => self.now(),
-        }
+    pub(super) fn monotonic() -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
+}
+
+#[cfg(feature = "tokio")]
+impl Clock for TokioClock {
+    fn now(&self) -> SystemTime {
+        system::wall()
     }
 
-    fn sleep_until(&self, deadline: SystemTime) -> Sleep {
-        Box::pin(async move {
-            // The wall clock may be set while we sleep, and tokio's timer doesn't follow it: look again on waking, and once
-            // an hour, so that one that was set forward is noticed.
-            while let Ok(left) = deadline.duration_since(SystemTime::now()) {
-                if left.is_zero() {
-                    break;
-                }
-                tokio::time::sleep(left.min(Duration::from_secs(3600))).await;
-            }
-        })
+    fn monotonic(&self) -> Duration {
+        system::monotonic()
     }
 
     fn sleep(&self, span: Duration) -> Sleep {
-        // Inside, since making one needs the runtime that polling it has.
+        // Inside, since making a timer needs the runtime that polling the timer has.
         Box::pin(async move { tokio::time::sleep(span).await })
     }
 }
@@ -172,27 +210,19 @@ impl Clock for TokioClock {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_fresh_write_is_above_all_that_is_known_even_when_the_clock_is_behind() {
-        let known = Version::at(Millis(5_000));
-        assert_eq!(Version::fresh(Millis(9_000), known), Version::at(Millis(9_000)));
-        assert_eq!(Version::fresh(Millis(1_000), known), known.next());
-        assert_eq!(Version::fresh(Millis(5_000), known), known.next());
-        let full = Version::from_u64((5_000 << 16) | 0xffff);
-        assert!(Version::fresh(Millis(5_000), full) > full);
-    }
-
     #[cfg(feature = "tokio")]
     #[test]
-    fn what_is_recent_has_been() {
-        let recent = TokioClock.recent();
-        let ago = SystemTime::now().duration_since(recent).unwrap();
-        assert!(ago < Duration::from_secs(60), "not that of the machine's start: {ago:?}");
+    fn system_clock_is_near_the_time() {
+        let ago = SystemTime::now().duration_since(TokioClock.now()).unwrap();
+        assert!(ago < Duration::from_secs(60), "not the time of the machine's start: {ago:?}");
+        let before = TokioClock.monotonic();
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(TokioClock.monotonic() > before);
     }
 
     #[test]
-    fn times_before_1970_and_far_ahead_are_kept_in_range() {
-        assert_eq!(Millis::of(UNIX_EPOCH - Duration::from_secs(1)), Millis(0));
+    fn extreme_times_stay_in_range() {
+        assert_eq!(Wall::of(UNIX_EPOCH - Duration::from_secs(1)), Wall(0));
         assert_eq!(Millis(1).after(Duration::MAX), Millis::MAX);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::time::Time;
 use crate::{
     error::{BuildError, BuildErrorKind},
     id::SessionId,
@@ -57,8 +58,8 @@ impl Lifetime {
 /// A living session, apart from its values: 32 bytes for nearly all, of which memory holds millions.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
-    /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
-    created: Millis,
+    /// When the session began, in milliseconds, and below them the 16 bits of its birth's counter.
+    began: u64,
     absolute_deadline: Millis,
     /// Milliseconds.
     idle: u64,
@@ -77,17 +78,27 @@ struct Special {
     predecessor: Option<Predecessor>,
 }
 
-/// Everything that tells a life, as a token carries it.
+/// Everything that tells a life, with times of one clock: a token has those of the wall clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Told {
-    pub(crate) created: Millis,
+pub(crate) struct Told<T = Millis> {
+    /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
+    pub(crate) created: T,
     /// When this id was minted: what `end_all` compares with.
     pub(crate) birth: Version,
-    pub(crate) absolute_deadline: Millis,
+    pub(crate) absolute_deadline: T,
     pub(crate) idle: Duration,
     pub(crate) ends_with_browser: bool,
     pub(crate) lifetime_version: Version,
     pub(crate) generation: u64,
+}
+
+impl<T> Told<T> {
+    /// The same with times of another clock.
+    pub(crate) fn map<U>(self, time: impl Fn(T) -> U) -> Told<U> {
+        let Self { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = self;
+        let (created, absolute_deadline) = (time(created), time(absolute_deadline));
+        Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation }
+    }
 }
 
 impl Life {
@@ -106,33 +117,13 @@ impl Life {
     pub(crate) fn told(&self) -> Told {
         let special = self.special.as_deref();
         Told {
-            created: self.created,
+            created: self.created(),
             birth: self.birth(),
             absolute_deadline: self.absolute_deadline,
             idle: self.idle(),
             ends_with_browser: self.ends_with_browser(),
             lifetime_version: self.lifetime_version(),
             generation: special.map_or(0, |special| special.generation),
-        }
-    }
-
-    /// Puts times right that a node sealed whose clock is ahead. Its birth is before anything that ends all sessions from
-    /// now on, whatever that clock said.
-    pub(crate) fn correct(&mut self, now: Millis) {
-        let last = Version::last_at(now);
-        if self.created <= now && self.birth() <= last {
-            return;
-        }
-        let told = self.told();
-        let spans = told.absolute_deadline.since(told.created);
-        let (created, absolute_deadline) = match told.created > now {
-            true => (now, now.after(spans)),
-            false => (told.created, told.absolute_deadline),
-        };
-        let earlier = self.earlier();
-        *self = Self::from(Told { created, absolute_deadline, birth: told.birth.min(last), ..told });
-        if let Some(special) = &mut self.special {
-            special.earlier = earlier;
         }
     }
 
@@ -143,18 +134,18 @@ impl Life {
     }
 
     /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
-    pub(crate) fn predecessor(&self, now: Millis) -> Option<Predecessor> {
+    pub(crate) fn predecessor(&self, time: &Time, now: Millis) -> Option<Predecessor> {
         let predecessor = self.special.as_ref()?.predecessor?;
-        (now < self.birth().millis().after(FENCE)).then_some(predecessor)
+        (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
     }
 
     pub(crate) const fn created(&self) -> Millis {
-        self.created
+        Millis(self.began >> 16)
     }
 
-    /// When this id was minted: most are minted when their session begins.
+    /// When this id was minted. Most are minted when their session begins, while node time and the wall clock agree.
     pub(crate) fn birth(&self) -> Version {
-        self.special.as_ref().map_or_else(|| Version::at(self.created), |special| special.birth)
+        self.special.as_ref().map_or_else(|| Version::from_u64(self.began), |special| special.birth)
     }
 
     pub(crate) const fn absolute_deadline(&self) -> Millis {
@@ -186,8 +177,8 @@ impl Life {
         Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
     }
 
-    /// The last use from which on a browser that was told of a deadline is to be told of a later one: that is put off for a
-    /// tenth of the idle lifetime, so that few reads make a cookie.
+    /// The last use from which on a browser that was told of a deadline is to be told of a
+    /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie.
     pub(crate) fn due(&self, told: Millis) -> Millis {
         let later = told.0.saturating_add(self.idle.div_ceil(10));
         match later <= self.absolute_deadline.0 {
@@ -199,7 +190,7 @@ impl Life {
     /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
     pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
         let told = Told {
-            absolute_deadline: self.created.after(lifetime.absolute),
+            absolute_deadline: self.created().after(lifetime.absolute),
             idle: lifetime.idle,
             ends_with_browser: lifetime.ends_with_browser,
             lifetime_version: version,
@@ -236,10 +227,11 @@ impl Life {
 impl From<Told> for Life {
     fn from(told: Told) -> Self {
         let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = told;
-        let ordinary =
-            birth == Version::at(created) && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
+        let began = created.0 << 16 | u64::from(birth.counter());
+        let minted = birth == Version::from_u64(began);
+        let ordinary = minted && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
         Self {
-            created,
+            began,
             absolute_deadline,
             idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
             special: (!ordinary).then(|| Box::new(Special::of(told))),
@@ -278,16 +270,17 @@ pub(crate) const FENCE: Duration = Duration::from_secs(60);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::version::Wall;
 
     /// Every mixture of what most lives have and what few do.
     fn all() -> impl Iterator<Item = Told> {
         (0..16).map(|which: u64| Told {
             created: Millis(1000),
-            birth: if which & 1 == 0 { Version::at(Millis(1000)) } else { Version::at(Millis(1000)).next() },
+            birth: Version::at(Wall(1000 + (which & 1))).next(),
             absolute_deadline: Millis(9000),
             idle: Duration::from_millis(4000),
             ends_with_browser: which & 2 != 0,
-            lifetime_version: if which & 4 == 0 { Version::ZERO } else { Version::at(Millis(2000)) },
+            lifetime_version: if which & 4 == 0 { Version::ZERO } else { Version::at(Wall(2000)) },
             generation: which >> 3,
         })
     }
@@ -305,22 +298,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_put_right_is_when_it_began_and_nothing_that_has_come_to_pass() {
-        for told in all() {
-            let mut life = Life::from(told);
-            life.correct(Millis(1000));
-            assert_eq!(shown(life.told()), shown(told), "of this very millisecond");
-            life.correct(Millis(400));
-            let (created, birth) = (Millis(400), Version::last_at(Millis(400)));
-            let expected = Told { created, birth, absolute_deadline: Millis(8400), ..told };
-            assert_eq!(shown(life.told()), shown(expected));
-        }
-    }
-
-    #[test]
     fn another_lifetime_changes_that_and_remembers_the_latest_end_of_those_before() {
         let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
-        let version = Version::at(Millis(3000));
+        let version = Version::at(Wall(3000));
         for told in all() {
             let mut life = Life::from(told);
             life.set_lifetime(other, version, Millis(5000));
@@ -333,7 +313,6 @@ mod tests {
             assert_eq!((shown(elsewhere.told()), elsewhere.earlier()), (shown(expected), Millis(6000)));
 
             life.set_lifetime(other, version.next(), Millis(4000));
-            life.correct(Millis(400));
             assert_eq!(life.earlier(), Millis(5000), "it ends no earlier for what came later");
         }
     }

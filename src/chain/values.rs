@@ -5,7 +5,10 @@
 
 use std::{convert::Infallible, time::Duration};
 
-use super::judge::{Judge, Meeting};
+use super::{
+    judge::{Judge, Meeting},
+    time::Time,
+};
 use crate::{
     value::{Json, Number, Schema},
     version::{Millis, Version},
@@ -16,14 +19,13 @@ use crate::{
 pub(crate) struct Kept {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
-    /// When it was written, as far as can be said: the version's time, never later than when we first saw it, so that
-    /// a writer whose clock ran ahead makes nothing live longer.
+    /// When it was written, as far as can be said: see [`Time::written`](super::time::Time::written).
     pub(crate) written: Millis,
 }
 
 impl Kept {
-    pub(crate) fn new(version: Version, json: Option<Json>, now: Millis) -> Self {
-        Self { version, json, written: version.millis().min(now) }
+    pub(crate) const fn new(version: Version, json: Option<Json>, written: Millis) -> Self {
+        Self { version, json, written }
     }
 
     /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
@@ -119,11 +121,15 @@ impl Slots {
         }
     }
 
-    fn at(&mut self, at: usize) -> Option<&mut Slot> {
+    const fn as_mut_slice(&mut self) -> &mut [Slot] {
         match self {
-            Self::One(slot) => Some(slot).filter(|_| at == 0),
-            Self::Some(slots) => slots.get_mut(at),
+            Self::One(slot) => std::slice::from_mut(slot),
+            Self::Some(slots) => slots.as_mut_slice(),
         }
+    }
+
+    fn at(&mut self, at: usize) -> Option<&mut Slot> {
+        self.as_mut_slice().get_mut(at)
     }
 
     fn insert(&mut self, at: usize, slot: Slot) {
@@ -320,6 +326,24 @@ impl Values {
             rest.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
         }
         self.observe(newest);
+    }
+
+    /// Gives copies whose versions are further ahead than the allowed skew the version of the time when they were written.
+    pub(crate) fn correct(&mut self, time: &Time, now: Millis) {
+        let bound = time.bound(now);
+        if self.newest() <= bound {
+            return;
+        }
+        let right = |kept: &mut Kept| {
+            if kept.version > bound {
+                kept.version = Version::last_at(time.wall(kept.written));
+            }
+        };
+        self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.kept));
+        if let Some(rest) = &mut self.rest {
+            rest.opaque.iter_mut().for_each(|(_, kept)| right(kept));
+            rest.observed = if rest.observed > bound { Version::last_at(time.wall(now)) } else { rest.observed };
+        }
     }
 
     /// Leaves tombstones for what this build can't read. Says whether there was any.

@@ -58,7 +58,7 @@ impl Reports {
             if text.is_empty() {
                 return Said::Nothing(until);
             }
-            *settling = Some(core.chain.clock.sleep(SETTLED));
+            *settling = Some(core.chain.time.clock.sleep(SETTLED));
             Said::All(Told::Some(text), until)
         })
     }
@@ -77,14 +77,15 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
     if told.as_ref() == Some(&report) {
         return None;
     }
-    let text = event("report", &report.told_at(session.core().chain.now()));
+    let time = &session.core().chain.time;
+    let text = event("report", &report.told_at(time.wall(time.now())));
     *told = Some(report);
     Some(text)
 }
 
 impl Teller for Reports {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().chain.clock
+        &*self.wait.session().core().chain.time.clock
     }
 
     fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {

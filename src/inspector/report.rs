@@ -15,7 +15,7 @@ use crate::{
     },
     tier::memory::record::Kind,
     value::{Declared, Json, Number, Placement, Scope},
-    version::{Millis, Version},
+    version::{Millis, Version, Wall},
 };
 
 /// All of it. Times are milliseconds since 1970, as the server's clock tells them.
@@ -130,7 +130,7 @@ impl Report {
     }
 
     /// As JSON, with the server's time beside it.
-    pub(super) fn told_at(&self, now: Millis) -> impl fmt::Display {
+    pub(super) fn told_at(&self, now: Wall) -> impl fmt::Display {
         #[derive(Serialize)]
         struct Timed<'a> {
             now: u64,
@@ -153,12 +153,13 @@ impl Life {
     fn of(core: &Core, measured: &Measured, now: Millis) -> Self {
         let bound = core.live(now).ok();
         let lived = bound.as_ref().and_then(|bound| {
-            let expires = bound.record.deadline().0;
+            let wall = |at| core.chain.time.wall(at).0;
+            let expires = wall(bound.record.deadline());
             let Kind::Session { life, .. } = &bound.record.read().kind else { return None };
             Some(Lived {
-                created: life.created().0,
+                created: wall(life.created()),
                 expires,
-                ends: life.absolute_deadline().0,
+                ends: wall(life.absolute_deadline()),
                 ends_with_browser: life.ends_with_browser(),
                 in_step: measured.in_step,
             })
@@ -185,7 +186,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
-            expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| end.0),
+            expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| core.chain.time.wall(end).0),
             value: answer.map(|(json, _)| Text(json)),
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

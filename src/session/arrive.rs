@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     brought::{Brought, Newer, Owner},
     core::{Binding, Bound, Core},
+    current::Current,
     recognise::fenced,
 };
 use crate::{
@@ -14,10 +15,7 @@ use crate::{
     live::Closed,
     tier::{
         Found, Lookup,
-        cookie::{
-            digest::Digest,
-            payload::{Payload, Whose},
-        },
+        cookie::{digest::Digest, payload::Whose},
         memory::record::{Carried, InStep, Kind, Record, RecordKey, Via},
     },
     value::{Number, Scope},
@@ -26,7 +24,7 @@ use crate::{
 
 /// A token that had to be opened, on its way into the records.
 pub(super) struct Arrived {
-    pub(super) payload: Box<Payload>,
+    pub(super) current: Current,
     pub(super) retired: bool,
     pub(super) seen: Option<Digest>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
@@ -36,7 +34,7 @@ pub(super) struct Arrived {
 impl Core {
     /// Takes what an opened token holds into the records of its session and of its present principal.
     pub(super) async fn arrive(&mut self, arrived: Arrived, now: Millis) -> Result<(), TierError> {
-        let Arrived { payload, retired, seen, stored } = arrived;
+        let Arrived { current, retired, seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         if let Some(stored) = stored {
             let (found, abandoned) = *stored;
@@ -44,7 +42,7 @@ impl Core {
             bound.record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
             bound.record.reassure(abandoned);
         }
-        let mut taken = self.take_in(&bound, &payload, now);
+        let mut taken = self.take_in(&bound, &current, now);
         let signed = self.signed_of(&bound, now);
         self.read_principal(now).await?;
         self.unless_revoked(now);
@@ -116,28 +114,28 @@ impl Core {
     }
 
     /// Joins what a genuine payload of this session holds into the records that it speaks of.
-    pub(super) fn take_in(&self, bound: &Bound, payload: &Payload, now: Millis) -> TakenIn {
-        let head = &payload.head;
+    pub(super) fn take_in(&self, bound: &Bound, current: &Current, now: Millis) -> TakenIn {
+        let (payload, life) = (&current.payload, &current.life);
         let mut taken = TakenIn {
-            deadline: head.idle_deadline.min(head.life.absolute_deadline()),
+            deadline: current.idle_deadline.min(life.absolute_deadline()),
             sessions: payload.count(Whose::Session),
             principals: payload.count(Whose::Principal),
             session_stamp: None,
             principal_stamp: None,
-            lifetime: head.life.lifetime_version(),
+            lifetime: life.lifetime_version(),
             equal: true,
             ours: true,
             whole: true,
             filled: Vec::new(),
             newer: Vec::new(),
         };
-        bound.record.join_life(&head.life, now);
-        self.join_entries((Owner::Session, &bound.record), payload, &mut taken, now);
-        match (head.principal, self.signed_of(bound, now)) {
+        bound.record.join_life(life, now);
+        self.join_entries((Owner::Session, &bound.record), current, &mut taken, now);
+        match (payload.head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
                 if taken.principals > 0 {
                     let record = self.hold_principal(&signed, now);
-                    self.join_entries((Owner::Principal(signed.key()), &record), payload, &mut taken, now);
+                    self.join_entries((Owner::Principal(signed.key()), &record), current, &mut taken, now);
                     record.touch(now);
                     self.settle(&record, now);
                 }
@@ -151,9 +149,10 @@ impl Core {
         taken
     }
 
-    fn join_entries(&self, (owner, record): (Owner, &Record), payload: &Payload, taken: &mut TakenIn, now: Millis) {
+    fn join_entries(&self, (owner, record): (Owner, &Record), current: &Current, taken: &mut TakenIn, now: Millis) {
         let schema = &self.chain.schema;
-        let entries = payload.entries(match owner {
+        let time = &self.chain.time;
+        let entries = current.payload.entries(match owner {
             Owner::Session => Whose::Session,
             Owner::Principal(_) => Whose::Principal,
         });
@@ -162,10 +161,11 @@ impl Core {
             for entry in entries.clone() {
                 let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
-                if schema.spelt(entry.name).and_then(hit).is_some_and(|version| version < entry.version) {
+                let version = current.believed(entry.version, time);
+                if schema.spelt(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
                     // Known all the same: what is written next is to be above it.
-                    record.write().values.observe(entry.version);
-                    taken.newer.push(Newer { owner, name: entry.text().into(), kept: entry.kept(now) });
+                    record.write().values.observe(version);
+                    taken.newer.push(Newer { owner, name: entry.text().into(), kept: current.kept(&entry, time, now) });
                 }
             }
         }
@@ -175,7 +175,7 @@ impl Core {
         let carried = fill.map(|entry| {
             let number = schema.spelt(entry.name);
             let name = number.map_or_else(|| entry.text(), |number| schema.at(number).name);
-            Carried { number, name: name.into(), kept: entry.kept(now) }
+            Carried { number, name: name.into(), kept: current.kept(&entry, time, now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
@@ -242,17 +242,17 @@ pub(super) struct TakenIn {
 }
 
 /// The session of an opened token that a page brought, on a node that may not know the session yet.
-pub(super) fn adopt_birth(chain: &Chain, id: SessionId, payload: &Payload, now: Millis) -> Result<Bound, Closed> {
+pub(super) fn adopt_birth(chain: &Chain, id: SessionId, current: &Current, now: Millis) -> Result<Bound, Closed> {
     let key = RecordKey(*id.as_bytes());
     let make = || {
-        let record = Record::session(key, payload.head.life(), payload.head.used(now));
+        let record = Record::session(key, current.begun_life(), current.used(now));
         if chain.store.is_some() { record.unasked() } else { record }
     };
     let record = match &chain.memory {
         Some(memory) => memory.find_or_insert(&key, make),
         None => Arc::new(make()),
     };
-    record.touch_at_least(payload.head.used(now));
+    record.touch_at_least(current.used(now));
     match record.closed(now) {
         Some(reason) => Err(reason),
         None => Ok(Bound { record }),

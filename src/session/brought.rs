@@ -8,7 +8,7 @@ use crate::{
     id::SessionId,
     tier::memory::record::{InStep, Record, RecordKey},
     value::{Number, Scope},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// What the request's cookie held.
@@ -57,10 +57,10 @@ impl Came {
         self.ids.is_empty() && !self.unread
     }
 
-    /// Notes a token that opened.
-    pub(super) fn add(&mut self, id: SessionId, absolute_deadline: Millis, now: Millis) {
+    /// Notes a token that opened. `lives` says whether its absolute deadline has yet to come.
+    pub(super) fn add(&mut self, id: SessionId, lives: bool) {
         self.opened += 1;
-        if now < absolute_deadline && !self.ids.contains(&id) {
+        if lives && !self.ids.contains(&id) {
             self.ids.push(id);
         }
     }

@@ -12,7 +12,7 @@ use super::{
     arrive,
     brought::{Newer, Owner},
     core::{Binding, Bound, Core},
-    recognise,
+    current::{Current, current},
 };
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
@@ -25,7 +25,7 @@ use crate::{
         cookie::{
             Creation, Opened,
             order::Order,
-            payload::{Entry, Head, Payload, Whose, Writer},
+            payload::{Entry, Head, Whose, Writer},
             seal::{NONCE_LEN, Purpose, SealError},
         },
         memory::record::{InStep, Kind, RecordKey, State},
@@ -33,10 +33,6 @@ use crate::{
     value::Scope,
     version::Millis,
 };
-
-/// How long a birth token may be brought: it gives the cookie of a session to whoever brings it without one, so it
-/// should not lie about.
-const BIRTH: Duration = Duration::from_secs(60);
 
 /// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
 ///
@@ -102,7 +98,7 @@ pub(super) const TURN: &str = "t.";
 pub(crate) struct Relayed {
     pub(super) id: SessionId,
     purpose: Purpose,
-    pub(super) payload: Box<Payload>,
+    pub(super) current: Current,
     pub(super) nonce: [u8; NONCE_LEN],
 }
 
@@ -116,11 +112,11 @@ impl Relayed {
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
         let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let payload = recognise::current(chain, payload, now).ok_or(RelayRefused::Expired)?;
-        if payload.order.is_some() != (purpose == Purpose::Turn) {
+        let current = current(chain, payload, now).ok_or(RelayRefused::Expired)?;
+        if current.payload.order.is_some() != (purpose == Purpose::Turn) {
             return Err(RelayRefused::NotGenuine);
         }
-        Ok(Self { id, purpose, payload, nonce })
+        Ok(Self { id, purpose, current, nonce })
     }
 }
 
@@ -141,7 +137,7 @@ impl Stand {
 
 /// All that a browser is to carry at one moment, unsealed.
 struct Parcel {
-    head: Head,
+    ends_with_browser: bool,
     written: Writer,
     in_step: InStep,
     /// Not all of it fitted.
@@ -177,8 +173,8 @@ impl Core {
         if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
             return None;
         }
-        let Parcel { head, written, in_step, cut } = self.pack(&bound, now)?;
-        let ends_in = (!head.life.ends_with_browser()).then(|| head.idle_deadline.since(now));
+        let Parcel { ends_with_browser, written, in_step, cut } = self.pack(&bound, now)?;
+        let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
@@ -330,21 +326,23 @@ impl Core {
         let schema = &self.chain.schema;
         let signed = self.signed_of(bound, now);
         let mut cut = false;
-        let (head, mut written, session) = {
+        let wall = |at| self.chain.time.wall(at);
+        let (head, mut written, session, deadline, due) = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
+            let deadline = life.deadline(bound.record.used());
             let head = Head {
-                issued: now,
-                idle_deadline: life.deadline(bound.record.used()),
-                life: life.clone(),
+                issued: wall(now),
+                idle_deadline: wall(deadline),
+                told: life.told().map(wall),
                 principal: signed.as_deref().map(|signed| signed.owner.tag()),
-                predecessor: life.predecessor(now),
+                predecessor: life.predecessor(&self.chain.time, now),
             };
             let mut written = Writer::new(&head, order);
             for (name, kept) in state.carried_entries(schema) {
                 cut |= !written.entry(Entry::of(Whose::Session, name, kept));
             }
-            (head, written, state.carried())
+            (head, written, state.carried(), deadline, life.due(deadline))
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
@@ -363,9 +361,9 @@ impl Core {
             written = anew;
             cut |= left_out;
         }
-        let (deadline, due) = (head.idle_deadline, head.life.due(head.idle_deadline));
+        let ends_with_browser = head.told.ends_with_browser;
         let in_step = InStep { deadline, due, session, principal: principal.map(Arc::new) };
-        Some(Parcel { head, written, in_step, cut })
+        Some(Parcel { ends_with_browser, written, in_step, cut })
     }
 
     /// The bytes that there are for entries.
@@ -450,22 +448,22 @@ impl Core {
     /// Takes in what a page brings. The caller has checked that the request is same-origin.
     pub(crate) async fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
         self.touch();
-        if let Some(order) = &relayed.payload.order {
+        if let Some(order) = &relayed.current.payload.order {
             return self.bring_turn(order, &relayed).await;
         }
         let now = self.chain.now();
-        let Relayed { id, purpose, payload, nonce } = relayed;
+        let Relayed { id, purpose, current, nonce } = relayed;
         match self.live(now) {
-            Ok(bound) if bound.id() == id => self.take_changes(&bound, &payload, now),
+            Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
             Ok(_) => Err(RelayRefused::OtherSession),
             Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
             Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
-                self.bring_birth(id, &payload, nonce, now)
+                self.bring_birth(id, &current, nonce, now)
             }
             // The cookie has idled out and proves its id alone: the token tells of a later use.
             Err(None) if self.came().ids == [id] && self.reason_of(&id).is_none() => {
-                let bound = arrive::adopt_birth(&self.chain, id, &payload, now).map_err(RelayRefused::Closed)?;
-                self.take_changes(&bound, &payload, now)?;
+                let bound = arrive::adopt_birth(&self.chain, id, &current, now).map_err(RelayRefused::Closed)?;
+                self.take_changes(&bound, &current, now)?;
                 self.rebind(bound);
                 Ok(())
             }
@@ -477,25 +475,25 @@ impl Core {
     fn bring_birth(
         &self,
         id: SessionId,
-        payload: &Payload,
+        current: &Current,
         nonce: [u8; NONCE_LEN],
         now: Millis,
     ) -> Result<(), RelayRefused> {
-        if now >= payload.head.issued.after(BIRTH) {
+        if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
-        let bound = arrive::adopt_birth(&self.chain, id, payload, now).map_err(RelayRefused::Closed)?;
+        let bound = arrive::adopt_birth(&self.chain, id, current, now).map_err(RelayRefused::Closed)?;
         self.chain.accepted.accept(nonce, now)?;
-        self.take_changes(&bound, payload, now)?;
+        self.take_changes(&bound, current, now)?;
         self.rebind(bound);
         Ok(())
     }
 
     /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
     /// handle's once it is known to live.
-    pub(super) fn take_changes(&self, bound: &Bound, payload: &Payload, now: Millis) -> Result<(), RelayRefused> {
-        bound.record.touch_at_least(payload.head.used(now));
-        self.take_in(bound, payload, now);
+    pub(super) fn take_changes(&self, bound: &Bound, current: &Current, now: Millis) -> Result<(), RelayRefused> {
+        bound.record.touch_at_least(current.used(now));
+        self.take_in(bound, current, now);
         self.settle(&bound.record, now);
         self.obey_revocations(bound, now).map_err(RelayRefused::Closed)
     }

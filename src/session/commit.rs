@@ -7,7 +7,7 @@ use super::{
     turn::Drawn,
 };
 use crate::{
-    chain::life::Life,
+    chain::{life::Life, values::Kept},
     error::{TierError, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
     live::Closed,
@@ -205,8 +205,8 @@ impl Core {
     ) -> Result<(Bound, Version), Loss> {
         let id = drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
         let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
-        let ended = known.map_or(Version::ZERO, |record| record.read().not_before());
-        let birth = drawn.map_or_else(|| Version::fresh(now, above.max(ended)), |drawn| drawn.birth);
+        let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
+        let birth = drawn.map_or_else(|| self.chain.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
         let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now)?;
         let target = Target::session(Arc::clone(&bound.record));
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
@@ -248,7 +248,7 @@ impl Core {
         target.record.admit(changes, terms).map_err(Refused::into_loss)?;
         // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
         target.record.touch(now);
-        let expires = target.record.expires().time();
+        let expires = self.chain.time.wall(target.record.expires()).time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.doubt();
         let owner = match target.scope {
@@ -259,6 +259,7 @@ impl Core {
         let committed = store.write(commit).await.map_err(|error| TierError::new(store.name(), error))?;
         match committed {
             Committed::Applied(version) => {
+                self.chain.see(version, now);
                 let stamped: Vec<_> = changes
                     .iter()
                     .map(|change| Change {
@@ -297,10 +298,11 @@ impl Core {
         let schema = &self.chain.schema;
         // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
         let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
-        let entries = ours.map(|entry| Carried {
-            number: schema.named(&entry.name),
-            name: entry.name.into(),
-            kept: crate::chain::values::Kept::new(entry.version, entry.json, now),
+        let entries = ours.map(|entry| {
+            // The store's order counts, whatever clock it goes by: an update compares with its version.
+            self.chain.see(entry.version, now);
+            let kept = Kept::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
+            Carried { number: schema.named(&entry.name), name: entry.name.into(), kept }
         });
         // A session's record may hold values of either scope, a principal's only its own.
         let fits = |number: Number| scope == Scope::Session || schema.at(number).scope == Scope::Principal;

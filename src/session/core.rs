@@ -12,7 +12,7 @@ use crate::{
     id::SessionId,
     live::Closed,
     signal::{Bell, Chime},
-    tier::memory::record::{Kind, Record, RecordKey},
+    tier::memory::record::{Record, RecordKey},
     value::Scope,
     version::Millis,
 };
@@ -275,8 +275,8 @@ impl Core {
         if let Some(signed) = self.signed_of(bound, now)
             && let Some(record) = self.find_principal(&signed)
         {
-            let Kind::Principal { not_before, .. } = record.read().kind else { return Ok(()) };
-            let birth = bound.record.read().birth();
+            let not_before = record.not_before(&self.chain.time, now);
+            let birth = bound.record.read().birth(&self.chain.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
                 // Another handle may have been faster; either way it is over.
                 let _ = self.end(&bound.record, Closed::Revoked, now);

@@ -252,9 +252,7 @@ impl Arrival {
     /// The session whose token memory knows, if that is the only one that was brought.
     fn familiar(&self) -> Option<Familiar> {
         let cookies = self.countable()?;
-        // One that ends soon is opened: then the exact time says whether it is over.
-        let (_, soon) = self.chain.recent_and_soon();
-        recognise::familiar(&self.chain, cookies, soon)
+        recognise::familiar(&self.chain, cookies, self.chain.now())
     }
 
     /// The cookies, unless the request is one whose cookies do not count.

@@ -3,7 +3,7 @@
 //! The order is sealed into a turn token. It goes to its caller alone: no record, store, stream or other handle has it, so
 //! that nobody who planted a cookie before a login receives the login.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use super::{
     arrive,
@@ -32,9 +32,6 @@ use crate::{
     value::{Json, Number, Scope},
     version::{Millis, Version},
 };
-
-/// How long an order may be brought.
-const ORDER: Duration = Duration::from_secs(60);
 
 /// A turn as the application orders it.
 pub(super) struct Ordering {
@@ -122,14 +119,15 @@ impl Core {
     /// Draws the id and the birth of the session that an order begins. All orders of one handle begin the same session, so
     /// that no more than one of them is carried out.
     fn draw(&self, ordered: &Ordered, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
+        let time = &self.chain.time;
         let life = match ordered {
-            Ordered::Living(bound) => bound.record.read().birth().unwrap_or_default(),
+            Ordered::Living(bound) => bound.record.read().birth(time, now).unwrap_or_default(),
             _ => Version::ZERO,
         };
         let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
         let known = user.and_then(|signed| self.find_principal(&signed));
-        let above = known.map_or(Version::ZERO, |record| record.read().not_before());
-        let birth = Version::fresh(now, life.max(above));
+        let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
+        let birth = time.fresh(now, life.max(above));
         match self.ordered_id() {
             None => Ok(Drawn { id: super::commit::mint_id()?, birth }),
             // The page has brought an order of this handle: the page is in another session by now.
@@ -185,11 +183,12 @@ impl Core {
 
     /// The payload of an order of which the browser's cookie lacks nothing.
     fn bare(&self, order: &Order, until: Millis, now: Millis) -> Writer {
-        let span = until.since(now);
-        let life =
-            Life::begin(Version::at(now), now, Lifetime { idle: span, absolute: span, ends_with_browser: false });
+        let wall = |at| self.chain.time.wall(at);
+        let (span, issued) = (until.since(now), wall(now));
+        let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
+        let told = Life::begin(Version::at(issued), now, lifetime).told().map(wall);
         let principal = self.signed(now).map(|signed| signed.owner.tag());
-        Writer::new(&Head { life, issued: now, idle_deadline: until, principal, predecessor: None }, Some(order))
+        Writer::new(&Head { told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
     }
 
     fn seal_turn(&self, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
@@ -230,7 +229,7 @@ impl Core {
         let names = |id: &SessionId| named.contains(&Some(*id));
         let turned = came.ids.iter().any(|id| names(id) && self.reason_of(id) == Some(Closed::Renewed));
         for id in named.into_iter().flatten() {
-            self.end_named(id, relayed.payload.head.life.absolute_deadline(), now).await?;
+            self.end_named(id, relayed.current.life.absolute_deadline(), now).await?;
         }
         let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
         if other || turned {
@@ -241,19 +240,20 @@ impl Core {
     }
 
     async fn bring_order(&self, order: &Order, relayed: &Relayed, came: &Came) -> Result<(), RelayRefused> {
-        let Relayed { id, payload, .. } = relayed;
-        let (id, now) = (*id, self.chain.now());
-        if now >= payload.head.issued.after(ORDER) {
+        let Relayed { id, current, .. } = relayed;
+        let (id, payload, now) = (*id, &current.payload, self.chain.now());
+        if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
         if self.chain.accepted.contains(&relayed.nonce) {
             return Err(RelayRefused::Used);
         }
-        let Some(drawn) = order.begun.map(|id| Drawn { id, birth: order.birth }) else {
+        let Some(drawn) = order.begun.map(|id| Drawn { id, birth: current.believed(order.birth, &self.chain.time) })
+        else {
             return Err(RelayRefused::NotGenuine);
         };
         if order.named == Named::Ended {
-            self.end_named(id, payload.head.life.absolute_deadline(), now).await?;
+            self.end_named(id, current.life.absolute_deadline(), now).await?;
         }
         let bound = self.named_by(order, relayed, came, now).await?;
         let _turning = self.turning().await;
@@ -319,9 +319,9 @@ impl Core {
             Ok(bound) if bound.id() == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
             // Without a cookie, or with one that has idled out: the token tells of a later use.
-            Err(_) => arrive::adopt_birth(&self.chain, id, &relayed.payload, now).map_err(RelayRefused::Closed)?,
+            Err(_) => arrive::adopt_birth(&self.chain, id, &relayed.current, now).map_err(RelayRefused::Closed)?,
         };
-        self.take_changes(&bound, &relayed.payload, now)?;
+        self.take_changes(&bound, &relayed.current, now)?;
         Ok(Some(bound))
     }
 
@@ -349,7 +349,7 @@ impl Core {
         };
         let user = user.and_then(|user| self.signs_in(&user));
         let stamped = |signed: Arc<Signed>| {
-            self.find_principal(&signed).is_some_and(|record| record.read().not_before() >= drawn.birth)
+            self.find_principal(&signed).is_some_and(|record| record.not_before(&self.chain.time, now) >= drawn.birth)
         };
         if [signed, user].into_iter().flatten().any(stamped) {
             return Err(RelayRefused::Closed(Closed::Revoked));
@@ -381,7 +381,7 @@ impl Core {
     /// Ends an id on this node and in the store, known or not.
     pub(super) async fn end_named(&self, id: SessionId, until: Millis, now: Millis) -> Result<(), WriteError> {
         if let Some(store) = &self.chain.store {
-            let end = Commit::new(self.chain.owner(&id), CommitKind::End, &[], until.time());
+            let end = Commit::new(self.chain.owner(&id), CommitKind::End, &[], self.chain.time.wall(until).time());
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
         }
         if let Some(memory) = &self.chain.memory {

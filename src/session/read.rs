@@ -10,7 +10,7 @@ use crate::{
         default::Answer,
         memory::record::{Record, RecordKey},
     },
-    value::{Declared, Json, Number, Scope},
+    value::{Json, Number, Scope},
     version::{Millis, Version},
 };
 
@@ -37,21 +37,6 @@ pub(crate) type Glance = (Option<Json>, Mark, Option<Millis>);
 pub(crate) type Mark = Option<(RecordKey, Version)>;
 
 impl Core {
-    /// What the stored tiers say now, to somebody who uses the session. Where nothing ends soon it takes no exact time,
-    /// which is a tenth of a read.
-    fn stored_now(&self, number: Number) -> Stored {
-        let Declared { scope, max_age, .. } = *self.chain.schema.at(number);
-        let (recent, soon) = self.chain.recent_and_soon();
-        let touch = |record: &Record| record.touch_lately(recent, soon);
-        let lives = self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, soon, touch));
-        match lives {
-            Some(Ok((Stored::Nothing, _))) if max_age.is_some() => {}
-            Some(Ok((stored, _))) => return stored,
-            Some(Err(_)) | None => {}
-        }
-        self.stored(number, self.chain.now(), Look::Use).0
-    }
-
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;
@@ -221,20 +206,6 @@ impl Core {
             return (Some((value, tier)), mark);
         }
         (self.computed_answer(number, now, read), mark)
-    }
-
-    /// The same of now, for somebody who uses the session.
-    pub(super) fn resolve_now<T, E: std::fmt::Display>(
-        &self,
-        number: Number,
-        mut read: impl FnMut(&[u8]) -> Result<T, E>,
-    ) -> Option<(T, &'static str)> {
-        if let Stored::Copy { json, tier, .. } = self.stored_now(number)
-            && let Some(value) = self.readable(number, tier, read(&json))
-        {
-            return Some((value, tier));
-        }
-        self.computed_answer(number, self.chain.now(), read)
     }
 
     fn computed_answer<T, E: std::fmt::Display>(

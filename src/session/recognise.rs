@@ -6,11 +6,12 @@ use super::{
     arrive::Arrived,
     brought::{Brought, Came},
     core::{Binding, Bound, Core, CrossSite},
+    current::{Current, current},
 };
 use crate::{
     chain::{
         Chain,
-        life::{End, FENCE, Predecessor},
+        life::{End, FENCE, Life, Predecessor},
     },
     error::TierError,
     id::SessionId,
@@ -21,7 +22,6 @@ use crate::{
             Opened,
             digest::Digest,
             header::{Fields, Scan},
-            payload::{Head, Payload},
             seal::{self, Purpose},
         },
         memory::{
@@ -41,7 +41,9 @@ pub(super) struct Familiar {
 
 /// A token that had to be opened.
 pub(super) struct Unfamiliar {
-    opened: Opened,
+    id: SessionId,
+    current: Current,
+    retired: bool,
     seen: Option<Digest>,
 }
 
@@ -168,21 +170,21 @@ impl Core {
         let mut ambiguous = false;
         for candidate in candidates.iter() {
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
-            let Some(Opened { id, payload, retired, nonce }) = opened else {
+            let Some(Opened { id, payload, retired, .. }) = opened else {
                 came.unread = true;
                 continue;
             };
-            came.add(id, payload.head.life.absolute_deadline(), now);
-            let payload = current(&chain, payload, now);
+            came.add(id, chain.time.wall(now) < payload.head.told.absolute_deadline);
+            let current = current(&chain, payload, now);
             // An id that has ended here counts beside another one, which a cookie that was planted before may name.
-            if payload.is_some() || self.reason_of(&id).is_some() {
+            if current.is_some() || self.reason_of(&id).is_some() {
                 ambiguous |= counted.replace(id).is_some_and(|other| other != id);
             }
-            let Some(payload) = payload else { continue };
-            let is_newer = |other: &Unfamiliar| payload.head.issued > other.opened.payload.head.issued;
+            let Some(current) = current else { continue };
+            let is_newer = |other: &Unfamiliar| current.payload.head.issued > other.current.payload.head.issued;
             if newest.as_ref().is_none_or(is_newer) {
                 let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-                newest = Some(Unfamiliar { opened: Opened { id, payload, retired, nonce }, seen });
+                newest = Some(Unfamiliar { id, current, retired, seen });
             }
         }
         let named = counted.or_else(|| candidates.iter().find_map(seal::id_of));
@@ -202,11 +204,10 @@ impl Core {
     /// The session that a genuine token names, if it is to be believed.
     async fn bind(
         &self,
-        Unfamiliar { opened, seen }: Unfamiliar,
+        Unfamiliar { id, current, retired, seen }: Unfamiliar,
         now: Millis,
     ) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let Opened { id, payload, retired, .. } = opened;
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
         let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
@@ -233,24 +234,24 @@ impl Core {
         let record = match (&self.chain.memory, known) {
             (_, Some(record)) => record,
             (Some(memory), None) => {
-                let make = || Record::session(key, payload.head.life(), payload.head.used(now));
+                let make = || Record::session(key, current.begun_life(), current.used(now));
                 let record = memory.find_or_insert(&key, make);
                 // Counted from here on: the load may end before it comes to that.
                 memory.settle(&record, now);
                 record
             }
-            (None, None) => Arc::new(Record::session(key, payload.head.life(), payload.head.used(now))),
+            (None, None) => Arc::new(Record::session(key, current.begun_life(), current.used(now))),
         };
-        if let Some(predecessor) = payload.head.predecessor {
-            self.end_predecessor(&record, predecessor, &payload.head, now);
+        if let Some(predecessor) = current.payload.head.predecessor {
+            self.end_predecessor(&record, predecessor, &current.life, now);
         }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
             let _ = self.end(&record, Closed::Destroyed, now);
         }
-        let life = &payload.head.life;
+        let life = &current.life;
         self.chain.note_absolute(life.absolute_deadline().since(life.created()));
-        record.touch_at_least(payload.head.used(now));
+        record.touch_at_least(current.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
             return Ok((reason, brought, None));
@@ -259,7 +260,7 @@ impl Core {
         if record.closed(now).is_some() {
             return nothing(brought);
         }
-        let arrived = Arrived { payload, retired, seen, stored };
+        let arrived = Arrived { current, retired, seen, stored };
         Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
     }
 }
@@ -267,10 +268,10 @@ impl Core {
 impl Core {
     /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
     /// id here, in a socket or a copied cookie, has no session any more.
-    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, head: &Head, now: Millis) {
+    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, life: &Life, now: Millis) {
         let Some(memory) = &self.chain.memory else { return };
         let key = RecordKey(*predecessor.id.as_bytes());
-        let (at, until) = (head.life.birth().millis().min(now), head.life.absolute_deadline());
+        let (at, until) = (self.chain.time.written(life.birth(), now), life.absolute_deadline());
         let ended = || Record::ended(key, End { reason: Closed::Renewed, at, until });
         let before = memory.find_or_insert(&key, ended);
         let signed_out = match before.read().kind {
@@ -283,23 +284,6 @@ impl Core {
             let _ = self.end(record, Closed::Destroyed, now);
         }
     }
-}
-
-/// A payload with its times put right, unless they can't be believed or are over.
-pub(super) fn current(chain: &Chain, mut payload: Box<Payload>, now: Millis) -> Option<Box<Payload>> {
-    let head = &mut payload.head;
-    if head.issued > now.after(chain.max_skew) {
-        chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("a session cookie from further ahead than the allowed skew of clocks");
-        return None;
-    }
-    if head.issued > now {
-        // Sealed by a node whose clock is ahead: nobody lives longer for it.
-        head.idle_deadline = head.idle_deadline.min(now.after(head.life.idle()));
-        head.issued = now;
-    }
-    head.life.correct(now);
-    (now < head.idle_deadline && now < head.life.absolute_deadline()).then_some(payload)
 }
 
 /// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.

@@ -177,7 +177,7 @@ impl Core {
         };
         let now = self.chain.now();
         let known = asked.clone().or_else(|| self.find_principal(signed.as_deref()?));
-        let above = known.as_ref().map_or(Version::ZERO, |record| record.read().not_before());
+        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
         let adopted = match (&before, &signed) {
@@ -303,19 +303,21 @@ impl Core {
         Succession { beginning, predecessor }: &Succession<'_>,
         now: Millis,
     ) -> Result<State, Refused> {
-        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
+        let (Kind::Session { life, .. }, Some(before)) = (&state.kind, state.birth(&self.chain.time, now)) else {
+            return Err(Refused::Closed(Closed::Expired));
+        };
         // Above the one before, which no `end_all` has reached; the values' versions have no say in it.
-        let birth = Version::fresh(now, life.birth());
-        let mut told = match beginning.kind {
+        let fresh = |above| self.chain.time.fresh(now, before.max(above));
+        let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
+        let told = match beginning.kind {
             BeginningKind::Renewal => Told { birth, ..life.told() },
-            BeginningKind::SignIn { above } => Told {
-                birth: birth.max(above.next()),
+            BeginningKind::SignIn { .. } => Told {
+                birth,
                 absolute_deadline: now.after(life.absolute_deadline().since(life.created())),
                 created: now,
                 ..life.told()
             },
         };
-        told.birth = beginning.drawn.map_or(told.birth, |drawn| drawn.birth);
         let mut life = Life::from(told);
         life.follow(*predecessor);
         let mut next = state.successor(life);
@@ -325,7 +327,8 @@ impl Core {
         if beginning.changes.is_empty() {
             return Ok(next);
         }
-        let (terms, version) = (self.chain.terms(Scope::Session, now), Version::fresh(now, state.values.newest()));
+        let (terms, version) =
+            (self.chain.terms(Scope::Session, now), self.chain.time.fresh(now, state.values.newest()));
         // As if the store had stamped it: it takes what it is told of a successor as it is.
         let stamp = self.chain.store.as_ref().map(|_| version);
         let changes: Vec<_> =
@@ -361,7 +364,7 @@ impl Core {
                 replaces: None,
             })
             .collect();
-        let expires = next.record.expires().time();
+        let expires = self.chain.time.wall(next.record.expires()).time();
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
@@ -371,7 +374,7 @@ impl Core {
             _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(Closed::Renewed)),
             _ => return Err(refused()),
         }
-        let expires = bound.record.read().absolute_deadline().unwrap_or(now).time();
+        let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
         let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
         let doubt = bound.record.doubt();
         let ended = store.write(end).await.map_err(failed)?;
@@ -411,7 +414,8 @@ impl Core {
         };
         let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
         if let Some(store) = &self.chain.store {
-            let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], until.time());
+            let end =
+                Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], self.chain.time.wall(until).time());
             let doubt = bound.record.doubt();
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
             doubt.clear();
@@ -431,7 +435,7 @@ impl Core {
             Some(reason) => WriteError::closed(reason),
             None => WriteError::new(WriteErrorKind::Invalid, "there is no session yet: write a value first"),
         })?;
-        bound.record.set_lifetime(lifetime, now).map_err(WriteError::closed)?;
+        bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
         self.settle(&bound.record, now);
         self.chain.note_absolute(lifetime.absolute);
         Ok(())
@@ -456,7 +460,7 @@ impl Core {
         let (bound, signed) = self.signed_in(now)?;
         let id = mint_id()?;
         let stamp = self.revoke(&signed);
-        let drawn = Some(Drawn { id, birth: stamp.next() });
+        let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
         self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
     }
 
@@ -475,14 +479,16 @@ impl Core {
     pub(crate) fn revoke(&self, signed: &Signed) -> Version {
         let now = self.chain.now();
         let record = self.hold_principal(signed, now);
+        let before = record.not_before(&self.chain.time, now);
         let version = {
             let mut state = record.write();
             record.begin_anew(&mut state, now);
-            let known = state.values.newest().max(state.not_before());
-            // The counters of ids minted in this very millisecond are not known here: they all go.
-            let version = Version::fresh(now, known).max(Version::last_at(now));
-            if let Kind::Principal { not_before, idle, .. } = &mut state.kind {
-                *not_before = version;
+            let time = &self.chain.time;
+            // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
+            let version = time.fresh(now, before).max(Version::last_at(time.wall(now)));
+            time.see(version, now);
+            if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
+                (*not_before, *revoked) = (version, now);
                 // Kept until the last cookie sealed before can no longer open.
                 *idle = (*idle).max(self.chain.longest_absolute());
             }

@@ -15,6 +15,7 @@ use super::{Resolved, Sessions};
 use crate::{
     chain::{
         Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted, life::Lifetime,
+        time::Time,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -260,7 +261,7 @@ impl SessionsBuilder {
             asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(Computed::asks_head),
             computed,
             resolution: self.resolution,
-            clock,
+            time: Time::new(clock, self.max_skew),
             lifetime,
             longest: AtomicU64::new(0),
             principal_idle: self.principal_idle,

@@ -52,7 +52,7 @@ impl Events {
             let core = session.core();
             let now = core.chain.now();
             if relay.is_none() && core.stand() != *given {
-                *relay = Some(core.chain.clock.sleep(RELAY_DELAY));
+                *relay = Some(core.chain.time.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
@@ -96,13 +96,13 @@ impl Events {
         let core = wait.session().core();
         while relay.is_none() {
             let Some(interval) = core.refresh_interval() else { return };
-            let sleep = due.get_or_insert_with(|| core.chain.clock.sleep(interval));
+            let sleep = due.get_or_insert_with(|| core.chain.time.clock.sleep(interval));
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             *due = None;
             if core.is_refresh_due() {
-                *relay = Some(core.chain.clock.sleep(RELAY_DELAY));
+                *relay = Some(core.chain.time.clock.sleep(RELAY_DELAY));
             }
         }
     }
@@ -121,7 +121,7 @@ impl Events {
 
 impl Teller for Events {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().chain.clock
+        &*self.wait.session().core().chain.time.clock
     }
 
     fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {

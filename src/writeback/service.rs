@@ -241,7 +241,7 @@ impl SessionWriteback {
     {
         let Parts { headers, extensions, .. } = head;
         self.admit(head)?;
-        let body = body::read(&*self.sessions.chain.clock, headers, body).await?;
+        let body = body::read(&*self.sessions.chain.time.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.

@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
 use layered_session::{
-    Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind,
+    Clock, Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind,
     testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -30,6 +30,9 @@ const ABSOLUTE: Duration = Duration::from_secs(6 * 3600);
 
 /// Shorter and longer than the default.
 const LIFETIMES: [(u64, u64); 3] = [(600, 2 * 3600), (2 * 3600, 12 * 3600), (3600, 3600)];
+
+/// How wrong clocks are: any two differ by no more than the allowed skew.
+const OFF: &[i64] = &[-1800, -600, -1, 0, 1, 600, 1800];
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -59,6 +62,11 @@ enum Step {
         to: usize,
     },
     Advance(Duration),
+    /// Somebody sets a node's clock to so many seconds from the right time.
+    SetClock {
+        node: usize,
+        off: i64,
+    },
     /// The sweeper gets its turn, if there is one.
     Sweep,
     Restart {
@@ -92,6 +100,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
         2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
         5 => proptest::sample::select(spans).prop_map(Step::Advance),
+        2 => (0..2usize, proptest::sample::select(OFF)).prop_map(|(node, off)| Step::SetClock { node, off }),
         1 => Just(Step::Sweep),
         1 => (0..2usize).prop_map(|node| Step::Restart { node }),
     ]
@@ -132,8 +141,12 @@ impl Socket {
 }
 
 struct World {
-    clock: ManualClock,
-    build: Box<dyn Fn() -> Sessions>,
+    clocks: Vec<ManualClock>,
+    /// How far each is off, in seconds.
+    off: Vec<i64>,
+    /// How long ago each was set forward.
+    forward: Vec<Duration>,
+    build: Box<dyn Fn(&ManualClock) -> Sessions>,
     nodes: Vec<(Node, model::Node)>,
     sweepers: Vec<Option<BoxFuture<()>>>,
     jars: Vec<(Browser, Option<Token>)>,
@@ -144,9 +157,8 @@ struct World {
 
 impl World {
     fn new(plan: Plan) -> Self {
-        let (ring, clock) = (ring(), ManualClock::new());
-        let (max_bytes, of) = (plan.max_bytes, clock.clone());
-        let build = move || {
+        let (ring, max_bytes) = (ring(), plan.max_bytes);
+        let build = move |clock: &ManualClock| {
             let sessions = Sessions::builder()
                 .tier(MemoryTier::builder().max_bytes(max_bytes).build())
                 .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
@@ -154,11 +166,13 @@ impl World {
                 .value::<Visits>()
                 .idle(IDLE)
                 .absolute(ABSOLUTE)
-                .clock(of.clone());
+                .clock(clock.clone());
             sessions.build().unwrap()
         };
         let mut world = Self {
-            clock,
+            clocks: (0..plan.nodes).map(|_| ManualClock::new()).collect(),
+            off: vec![0; plan.nodes],
+            forward: vec![Duration::MAX; plan.nodes],
             build: Box::new(build),
             nodes: Vec::new(),
             sweepers: Vec::new(),
@@ -167,24 +181,44 @@ impl World {
             ids: model::Ids::default(),
             plan,
         };
-        for _ in 0..world.plan.nodes {
-            let (node, sweeper) = world.node();
+        for at in 0..world.plan.nodes {
+            let (node, sweeper) = world.node(at);
             world.nodes.push((node, model::Node::default()));
             world.sweepers.push(sweeper);
         }
         world
     }
 
-    fn node(&self) -> (Node, Option<BoxFuture<()>>) {
-        let sessions = (self.build)();
+    fn node(&self, at: usize) -> (Node, Option<BoxFuture<()>>) {
+        let sessions = (self.build)(&self.clocks[at]);
         let sweeper = self.plan.sweeps.then(|| Box::pin(sessions.sweeper()) as BoxFuture<()>);
         (Node::new(sessions), sweeper)
     }
 
-    fn now(&self) -> u64 {
-        use layered_session::Clock;
-        let since = self.clock.now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    /// What a node's clock shows.
+    fn wall(&self, node: usize) -> u64 {
+        let since = self.clocks[node].now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::try_from(since.as_millis()).unwrap()
+    }
+
+    /// The time by which a node lives: no step back moves it.
+    fn now(&self, node: usize) -> u64 {
+        self.wall(node) + self.nodes[node].1.lead
+    }
+
+    fn set_clock(&mut self, node: usize, off: i64) {
+        let (clock, from) = (&self.clocks[node], self.wall(node));
+        let right = clock.now() - Duration::from_secs(2000) + Duration::from_secs((2000 - self.off[node]) as u64);
+        clock.set(right - Duration::from_secs(2000) + Duration::from_secs((2000 + off) as u64));
+        self.off[node] = off;
+        let to = self.wall(node);
+        self.nodes[node].1.set_clock(from, to);
+        if to > from {
+            self.forward[node] = Duration::ZERO;
+        }
+        // A node knows of a step once it looks at its clock.
+        let look = Browser::new().visit(&self.nodes[node].0, async |session| session.is_new()).now_or_never();
+        assert_eq!(look, Some(true));
     }
 
     fn sweep(&mut self) {
@@ -201,7 +235,8 @@ impl World {
             Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
             Step::Begin { node, jar } => self.begin(node % self.nodes.len(), jar)?,
             Step::Socket { which, op } => {
-                let now = self.now();
+                let Some(node) = self.sockets[which].as_ref().map(|socket| socket.node) else { return Ok(()) };
+                let now = self.now(node);
                 if let Some(socket) = &mut self.sockets[which] {
                     let expected = self.nodes[socket.node].1.apply(&op, &mut socket.handle, &mut self.ids, now);
                     let came = perform(&socket.session, &op).now_or_never().expect("nothing to wait for");
@@ -210,7 +245,11 @@ impl World {
             }
             Step::Close { which } => self.sockets[which] = None,
             Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
-            Step::Advance(span) => self.clock.advance(span),
+            Step::Advance(span) => {
+                self.clocks.iter().for_each(|clock| clock.advance(span));
+                self.forward.iter_mut().for_each(|ago| *ago = ago.saturating_add(span));
+            }
+            Step::SetClock { node, off } => self.set_clock(node % self.nodes.len(), off),
             Step::Sweep => self.sweep(),
             Step::Restart { node } => {
                 let node = node % self.nodes.len();
@@ -218,7 +257,7 @@ impl World {
                     .iter_mut()
                     .filter(|socket| socket.as_ref().is_some_and(|it| it.node == node))
                     .for_each(|socket| *socket = None);
-                let (fresh, sweeper) = self.node();
+                let (fresh, sweeper) = self.node(node);
                 self.nodes[node] = (fresh, model::Node::default());
                 self.sweepers[node] = sweeper;
             }
@@ -229,7 +268,7 @@ impl World {
 
     /// One request: whether its record was there, what its handler saw, and what its browser was given.
     fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
-        let now = self.now();
+        let now = self.now(at);
         if self.is_unclear(at, jar) {
             return Ok(());
         }
@@ -249,7 +288,7 @@ impl World {
         let brought = brought.clone();
         let (mut handle, told) = self.arrive(at, brought.as_ref(), &before)?;
         let model = &mut self.nodes[at].1;
-        let opened = brought.clone().filter(|token| token.opens(now));
+        let opened = brought.clone().filter(|token| handle.brought.is_some() || model.opens(token, now));
         // The browser holds a cookie of ours, which a sign-out takes away.
         let holds = brought.as_ref().is_some_and(|token| token.proves_id(now));
         let mut destroyed = false;
@@ -270,8 +309,9 @@ impl World {
                 prop_assert!(due, "a cookie removed: {:?}, of a session of which there is {:?}", set, carried);
                 *token = None;
             }
-            (Some(false), Some(carried)) => {
-                self.ids.note(&carried);
+            (Some(false), Some(mut carried)) => {
+                self.ids.note(&mut carried);
+                self.nodes[at].1.give(&carried);
                 *token = Some(carried);
             }
             (Some(false), None) => prop_assert!(false, "a cookie of no session: {:?}", set),
@@ -300,13 +340,13 @@ impl World {
         let token = token.clone();
         let (handle, told) = self.arrive(at, token.as_ref(), &before)?;
         self.learn(at, token.as_ref(), told)?;
-        let now = self.now();
+        let now = self.now(at);
         self.sockets[place] = Some(Socket::open(at, session, handle, &mut self.nodes[at].1, now));
         Ok(())
     }
 
     fn is_unclear(&self, at: usize, jar: usize) -> bool {
-        let (model, now) = (&self.nodes[at].1, self.now());
+        let (model, now) = (&self.nodes[at].1, self.now(at));
         self.jars[jar].1.as_ref().is_some_and(|token| model.is_unclear(token, now))
     }
 
@@ -317,7 +357,7 @@ impl World {
         token: Option<&Token>,
         before: &Stats,
     ) -> Result<(Handle, Option<(usize, bool)>), TestCaseError> {
-        let (now, (node, model)) = (self.now(), &mut self.nodes[at]);
+        let (now, (node, model)) = (self.now(at), &mut self.nodes[at]);
         let after = node.sessions.stats();
         let looked = (after.hits - before.hits, after.misses - before.misses);
         prop_assert_eq!(looked.0 + looked.1, u64::from(token.is_some()), "one look per cookie");
@@ -330,7 +370,7 @@ impl World {
     /// The predecessor that a cookie has named ends on this node. All other records that were made are counted.
     fn learn(&mut self, at: usize, token: Option<&Token>, told: Option<(usize, bool)>) -> Result<(), TestCaseError> {
         let (Some(token), Some((predecessor, hit))) = (token, told) else { return Ok(()) };
-        let (now, (node, model)) = (self.now(), &mut self.nodes[at]);
+        let (now, (node, model)) = (self.now(at), &mut self.nodes[at]);
         let (held, told) =
             (|id| holds(&self.sockets, at, id), (predecessor, hit, made(&node.sessions.stats()) > model.made));
         model.end_predecessor(token, told, held, &self.ids, now).map_err(TestCaseError::fail)
@@ -338,8 +378,9 @@ impl World {
 
     /// What each socket was told is what there is, and nothing of this counts as use.
     fn check_sockets(&mut self) -> Result<(), TestCaseError> {
-        let now = self.now();
+        let now: Vec<_> = (0..self.nodes.len()).map(|node| self.now(node)).collect();
         for socket in self.sockets.iter_mut().flatten() {
+            let now = now[socket.node];
             let model = &mut self.nodes[socket.node].1;
             // Told that it was over, rightly then: it has a successor since, or a cookie tells of use on another node.
             if socket.reason.is_some() && model.closed(&socket.handle.bind, now).is_none() {
@@ -353,6 +394,12 @@ impl World {
             // Told once: what ended for it may go on elsewhere, and end otherwise.
             if socket.reason.is_none() {
                 socket.reason = socket.closed.as_mut().now_or_never();
+                // A sleeper notices within an hour that a clock was set forward; who looks anew notices at once.
+                if socket.reason.is_none() && closed.is_some() && self.forward[socket.node] < Duration::from_secs(3600)
+                {
+                    socket.closed = Box::pin(socket.session.closed());
+                    socket.reason = socket.closed.as_mut().now_or_never();
+                }
                 prop_assert_eq!(socket.reason.map(Refusal::from), closed);
             }
             if closed.is_none() {
@@ -360,7 +407,7 @@ impl World {
             }
             let ends = socket.session.expires_at();
             let ends = ends.map(|ends| ends.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis());
-            prop_assert_eq!(ends, model.ends(&socket.handle.bind, now).map(u128::from));
+            prop_assert_eq!(ends, model.ends(&socket.handle.bind, now).map(|ends| u128::from(ends - model.lead)));
         }
         Ok(())
     }

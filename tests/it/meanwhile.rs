@@ -184,8 +184,12 @@ impl Clock for Ticking {
         now
     }
 
-    fn sleep_until(&self, deadline: SystemTime) -> Sleep {
-        self.clock.sleep_until(deadline)
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        self.clock.sleep(span)
     }
 }
 

@@ -7,7 +7,7 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
 use layered_session::{
-    Closed, CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, Watch, WriteError,
+    Clock, Closed, CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, Watch, WriteError,
     WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -65,6 +65,8 @@ enum Step {
     Restart {
         node: usize,
     },
+    /// Somebody sets the clock of a node that is alone back by so many seconds, after all earlier settings.
+    SetClock(u64),
     /// Until an id that has ended counts as none.
     Wait,
 }
@@ -101,6 +103,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..NODES, 0..USERS, job()).prop_map(|(node, user, op)| Step::Job { node, user, op }),
         1 => (0..NODES, 0..USERS).prop_map(|(node, user)| Step::EndAll { node, user }),
         1 => (0..NODES).prop_map(|node| Step::Restart { node }),
+        1 => proptest::sample::select(vec![0, 1, 60, 1800, 3600]).prop_map(Step::SetClock),
         1 => Just(Step::Wait),
     ]
 }
@@ -144,14 +147,27 @@ struct World {
     jars: Vec<(Browser, Option<Token>)>,
     sockets: [Option<Socket>; SOCKETS],
     time: model::Time,
+    /// How many seconds the clock is behind.
+    behind: u64,
+    restarted: bool,
 }
 
 impl World {
-    fn new(first_hit: bool) -> Self {
+    fn new(first_hit: bool, nodes: usize) -> Self {
         let (jars, sockets) = (vec![(Browser::new(), None); JARS], [const { None }; SOCKETS]);
         let (clock, time) = (ManualClock::new(), model::Time::default());
-        let mut world = Self { ring: ring(), clock, first_hit, nodes: Vec::new(), jars, sockets, time };
-        world.nodes = (0..NODES).map(|_| world.node()).collect();
+        let mut world = Self {
+            ring: ring(),
+            clock,
+            first_hit,
+            nodes: Vec::new(),
+            jars,
+            sockets,
+            time,
+            behind: 0,
+            restarted: false,
+        };
+        world.nodes = (0..nodes).map(|_| world.node()).collect();
         world
     }
 
@@ -173,8 +189,9 @@ impl World {
         // No two steps are of one moment, so that versions have the order of the steps, whatever the node.
         self.pass(1);
         match step {
-            Step::Visit { node, jar, ops, keep } => self.visit(node, jar, ops, keep)?,
-            Step::Begin { node: at, jar } => {
+            Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
+            Step::Begin { node, jar } => {
+                let at = node % self.nodes.len();
                 if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
                     let ((node, model), (browser, token)) = (&mut self.nodes[at], &self.jars[jar]);
                     let session = under_way(browser, node).now_or_never().expect("nothing to wait for");
@@ -191,6 +208,7 @@ impl World {
             Step::Close { which } => self.sockets[which] = None,
             Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
             Step::Job { node, user, op } => {
+                let node = node % self.nodes.len();
                 let (node, model) = &mut self.nodes[node];
                 model.job(user, &op, &mut self.time);
                 let session = node.sessions.of(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
@@ -198,11 +216,22 @@ impl World {
                 prop_assert!(came.is_ok(), "{:?} in a job", op);
             }
             Step::EndAll { node, user } => {
+                let node = node % self.nodes.len();
                 let (node, model) = &mut self.nodes[node];
                 model.end_all(user, &mut self.time);
                 node.sessions.end_all(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
+            // What a node has not seen, of another node or of itself before a restart, it orders by its clock.
+            Step::Restart { .. } if self.behind > 0 => {}
+            Step::SetClock(_) if self.nodes.len() > 1 || self.restarted => {}
+            Step::SetClock(behind) => {
+                let right = self.clock.now() + Duration::from_secs(self.behind);
+                self.clock.set(right - Duration::from_secs(behind));
+                self.behind = behind;
+            }
             Step::Restart { node } => {
+                let node = node % self.nodes.len();
+                self.restarted = true;
                 let of_it = |socket: &&mut Option<Socket>| socket.as_ref().is_some_and(|it| it.node == node);
                 self.sockets.iter_mut().filter(of_it).for_each(|socket| *socket = None);
                 self.nodes[node] = self.node();
@@ -336,8 +365,9 @@ fn whoever_signs_in_and_out_wherever_everybody_sees_what_is_theirs() {
     let cases = std::env::var("USERS_CASES").map_or(300, |cases| cases.parse().expect("a number"));
     let config =
         ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() };
-    proptest!(config, |(first_hit in any::<bool>(), steps in proptest::collection::vec(step(), 1..50))| {
-        let mut world = World::new(first_hit);
+    let worlds = (any::<bool>(), 1..=NODES);
+    proptest!(config, |((first_hit, nodes) in worlds, steps in proptest::collection::vec(step(), 1..50))| {
+        let mut world = World::new(first_hit, nodes);
         for step in steps {
             world.step(step)?;
         }

@@ -34,12 +34,12 @@
 use super::{order::Order, unsealed::Unsealed};
 use crate::{
     chain::{
-        life::{Life, Predecessor, Told},
+        life::{Predecessor, Told},
         values::Kept,
     },
     id::SessionId,
     value::{Json, MAX_NAME},
-    version::{Millis, Version},
+    version::{Millis, Version, Wall},
 };
 
 const ENDS_WITH_BROWSER: u8 = 1;
@@ -60,28 +60,12 @@ pub(crate) const HEAD_MAX: usize = 1 + 8 + 4 * TIME_LEN + 8 + TIME_LEN + 8 + 16 
 /// Everything but the entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    pub(crate) life: Life,
-    pub(crate) issued: Millis,
-    pub(crate) idle_deadline: Millis,
+    pub(crate) told: Told<Wall>,
+    pub(crate) issued: Wall,
+    pub(crate) idle_deadline: Wall,
     pub(crate) principal: Option<[u8; 16]>,
     /// The id that the session had before its last turn, for as long as other nodes may have to be told.
     pub(crate) predecessor: Option<Predecessor>,
-}
-
-impl Head {
-    /// The life of a record that begins with this token.
-    pub(crate) fn life(&self) -> Life {
-        let mut life = self.life.clone();
-        if let Some(predecessor) = self.predecessor {
-            life.follow(predecessor);
-        }
-        life
-    }
-
-    /// The last use that it tells of. When it was sealed says nothing of that.
-    pub(crate) fn used(&self, now: Millis) -> Millis {
-        self.idle_deadline.before(self.life.idle()).min(now)
-    }
 }
 
 /// Whose value an entry is.
@@ -121,11 +105,6 @@ impl<'a> Entry<'a> {
     /// The name, of a value that no declaration names.
     pub(crate) fn text(&self) -> &'a str {
         std::str::from_utf8(self.name).unwrap_or_default()
-    }
-
-    /// A copy of it.
-    pub(crate) fn kept(&self, now: Millis) -> Kept {
-        Kept::new(self.version, self.json.map(Json::from), now)
     }
 
     /// How many bytes it takes.
@@ -192,7 +171,7 @@ impl Writer {
     /// Begins a payload; only a turn token's has an order.
     pub(crate) fn new(head: &Head, order: Option<&Order>) -> Self {
         let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
-            head.life.told();
+            head.told;
         let mut flags = if ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
         flags |= if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
         flags |= match &head.predecessor {
@@ -211,10 +190,10 @@ impl Writer {
         put(&[flags]);
         put(&generation.to_be_bytes());
         for time in [head.issued, created, head.idle_deadline, absolute_deadline] {
-            put(&time_bytes(time));
+            put(&time_bytes(time.0));
         }
         put(&birth.as_u64().to_be_bytes());
-        put(&time_bytes(idle));
+        put(&time_bytes(idle.0));
         put(&lifetime_version.as_u64().to_be_bytes());
         if let Some(tag) = &head.principal {
             put(tag);
@@ -264,8 +243,8 @@ impl Writer {
     }
 }
 
-fn time_bytes(time: Millis) -> [u8; TIME_LEN] {
-    let [_, _, bytes @ ..] = time.0.min(Millis::MAX.0).to_be_bytes();
+fn time_bytes(time: u64) -> [u8; TIME_LEN] {
+    let [_, _, bytes @ ..] = time.min(Millis::MAX.0).to_be_bytes();
     bytes
 }
 
@@ -292,9 +271,9 @@ pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
     }
     let generation = u64::from_be_bytes(reader.array()?);
     let [issued, created, idle_deadline, absolute_deadline] =
-        [reader.millis()?, reader.millis()?, reader.millis()?, reader.millis()?];
+        [reader.wall()?, reader.wall()?, reader.wall()?, reader.wall()?];
     let birth = reader.version()?;
-    let idle = std::time::Duration::from_millis(reader.millis()?.0);
+    let idle = std::time::Duration::from_millis(reader.wall()?.0);
     let lifetime_version = reader.version()?;
     let principal = if flags & HAS_PRINCIPAL == 0 { None } else { Some(reader.array()?) };
     let predecessor = match flags & (HAS_PREDECESSOR | SHARES_END) {
@@ -305,7 +284,7 @@ pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
     let order = if flags & HAS_ORDER == 0 { None } else { Some(Box::new(Order::read(&mut reader)?)) };
     let ends_with_browser = flags & ENDS_WITH_BROWSER != 0;
     let told = Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
-    let head = Head { life: Life::from(told), issued, idle_deadline, principal, predecessor };
+    let head = Head { told, issued, idle_deadline, principal, predecessor };
     // All of them before any is taken: what ends in something else is taken in no part.
     let entries_at = bytes.as_slice().len() - reader.0.len();
     let mut counts = [0; 3];
@@ -344,9 +323,9 @@ impl<'a> Reader<'a> {
         self.array().map(|bytes| Version::from_u64(u64::from_be_bytes(bytes)))
     }
 
-    fn millis(&mut self) -> Option<Millis> {
+    fn wall(&mut self) -> Option<Wall> {
         let [a, b, c, d, e, f] = self.array::<TIME_LEN>()?;
-        Some(Millis(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
+        Some(Wall(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
     }
 
     /// A name of a value, after its length.

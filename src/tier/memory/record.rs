@@ -24,6 +24,7 @@ use crate::{
     chain::{
         judge::Judge,
         life::{End, Life, Lifetime},
+        time::Time,
         values::Kept,
     },
     live::Closed,
@@ -68,7 +69,11 @@ impl Record {
     }
 
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
-        Self::new(key, Kind::Principal { idle, not_before: Version::ZERO, unstored: false }, now)
+        Self::new(
+            key,
+            Kind::Principal { idle, not_before: Version::ZERO, revoked: Millis::default(), unstored: false },
+            now,
+        )
     }
 
     /// The tombstone of a session of which this node had no record.
@@ -114,22 +119,16 @@ impl Record {
         Millis(self.used.load(Ordering::Relaxed))
     }
 
+    /// Counts a use of now.
     pub(crate) fn touch(&self, now: Millis) {
-        // Stored, not raised: a clock that ran ahead and came back must not leave the session alive for longer. Only
-        // where it is another millisecond: threads that read one session would take the line from each other.
-        if self.used.load(Ordering::Relaxed) != now.0 {
+        // Only where the use is later: threads that read one session would take the line from each other. Stored, which is
+        // cheaper than to raise it: of two threads of one moment either may be the last.
+        if self.used.load(Ordering::Relaxed) < now.0 {
             self.used.store(now.0, Ordering::Relaxed);
         }
     }
 
-    /// The same by a time that is late, and is no earlier than another that has not come: a later use than that stands,
-    /// unless the clock has been set back since.
-    pub(crate) fn touch_lately(&self, recent: Millis, soon: Millis) {
-        if !(recent.0..=soon.0).contains(&self.used.load(Ordering::Relaxed)) {
-            self.used.store(recent.0, Ordering::Relaxed);
-        }
-    }
-
+    /// Counts a use that may be long ago.
     pub(crate) fn touch_at_least(&self, used: Millis) {
         self.used.fetch_max(used.0, Ordering::Relaxed);
     }
@@ -199,8 +198,9 @@ impl Record {
     /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
     pub(crate) fn commit(&self, changes: &[Change], terms: Terms<'_>) -> Result<Version, Refused> {
         let stamped = |change: &Change| {
-            let kept = Kept::new(change.version?, change.json.clone(), terms.now);
-            Some((change.number, kept))
+            let version = change.version?;
+            let written = terms.time.written(version, terms.now);
+            Some((change.number, Kept::new(version, change.json.clone(), written)))
         };
         // What a store has stamped may meet what came past it on the way here.
         let stamped = changes.iter().filter_map(stamped);
@@ -212,9 +212,10 @@ impl Record {
             if let Some(closed) = state.closed(self.used(), terms.now) {
                 return Err(Refused::Closed(closed));
             }
+            state.correct(terms);
             state.prune(terms);
             state.admit(changes, terms)?;
-            let version = Version::fresh(terms.now, state.values.newest().max(terms.above));
+            let version = terms.time.fresh(terms.now, state.values.newest());
             state.apply(changes, version, terms, &judge);
             self.touch(terms.now);
             version
@@ -236,14 +237,14 @@ impl Record {
 
     /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
     /// session at once.
-    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, now: Millis) -> Result<(), Closed> {
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &Time, now: Millis) -> Result<(), Closed> {
         {
             let mut state = self.write();
             if let Some(closed) = state.closed(self.used(), now) {
                 return Err(closed);
             }
             let Kind::Session { life, .. } = &state.kind else { return Err(Closed::Expired) };
-            let version = Version::fresh(now, state.values.newest().max(life.lifetime_version()));
+            let version = time.fresh(now, state.values.newest().max(life.lifetime_version()));
             let _ = state.change_lifetime(now, |life, before| {
                 life.set_lifetime(lifetime, version, before);
                 true
@@ -262,6 +263,18 @@ impl Record {
             state.empty();
             self.touch(now);
         }
+    }
+
+    /// The moment up to which all sessions of this principal have ended. Said by a clock that was further ahead than the
+    /// allowed skew, it is put right: it must not end what began later.
+    pub(crate) fn not_before(&self, time: &Time, now: Millis) -> Version {
+        let known = self.read().not_before();
+        if known <= time.bound(now) {
+            return known;
+        }
+        let Kind::Principal { not_before, revoked, .. } = &mut self.write().kind else { return known };
+        *not_before = (*not_before).min(Version::last_at(time.wall(*revoked)));
+        *not_before
     }
 
     /// Whether the changes would be taken, without making them.
@@ -327,6 +340,7 @@ impl Record {
             if state.closed(self.used(), terms.now).is_some() {
                 return Joined { changed: false, equal: false, carried: state.carried() };
             }
+            state.correct(terms);
             state.join(via, entries, terms, &judge, filled)
         };
         if joined.changed {

@@ -16,6 +16,7 @@ use crate::{
     chain::{
         judge::Judge,
         life::{End, Life},
+        time::Time,
         values::{Kept, Values},
     },
     live::Closed,
@@ -47,8 +48,17 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    Session { life: Life, browser: Browser },
-    Principal { idle: Duration, not_before: Version, unstored: bool },
+    Session {
+        life: Life,
+        browser: Browser,
+    },
+    /// `revoked` is when `not_before` was set.
+    Principal {
+        idle: Duration,
+        not_before: Version,
+        revoked: Millis,
+        unstored: bool,
+    },
     Ended(End),
 }
 
@@ -230,9 +240,13 @@ impl State {
         }
     }
 
-    /// When the session's id was minted.
-    pub(crate) fn birth(&self) -> Option<Version> {
+    /// When the session's id was minted. By a clock that was further ahead than the allowed skew that was no earlier than
+    /// the session began, by node time.
+    pub(crate) fn birth(&self, time: &Time, now: Millis) -> Option<Version> {
         match &self.kind {
+            Kind::Session { life, .. } if life.birth() > time.bound(now) => {
+                Some(Version::last_at(time.wall(life.created())))
+            }
             Kind::Session { life, .. } => Some(life.birth()),
             _ => None,
         }
@@ -289,6 +303,13 @@ impl State {
         declared.chain(riding)
     }
 
+    /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
+    pub(super) fn correct(&mut self, terms: Terms<'_>) {
+        if !terms.stored {
+            self.values.correct(terms.time, terms.now);
+        }
+    }
+
     pub(super) fn prune(&mut self, terms: Terms<'_>) {
         let mut horizon = terms.now.before(terms.tombstones);
         if let Kind::Session { life, .. } = &self.kind {
@@ -329,16 +350,21 @@ impl State {
 
     pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
         for change in changes {
-            let kept = |version| Kept::new(version, change.json.clone(), terms.now);
+            let kept = |version, written| Kept::new(version, change.json.clone(), written);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.join(change.number, kept(stamped), self.changes, judge) {
+                    if self.values.join(
+                        change.number,
+                        kept(stamped, terms.time.written(stamped, terms.now)),
+                        self.changes,
+                        judge,
+                    ) {
                         self.values.own(change.number);
                     }
                 }
                 None => {
-                    self.values.put(change.number, change.name, kept(version), self.changes);
+                    self.values.put(change.number, change.name, kept(version, terms.now), self.changes);
                     self.note_unstored();
                 }
             }

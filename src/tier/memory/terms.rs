@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{
-    live::Closed,
-    value::Schema,
-    version::{Millis, Version},
-};
+use crate::{chain::time::Time, live::Closed, value::Schema, version::Millis};
 
 /// Why a record took no change.
 #[derive(Debug)]
@@ -23,11 +19,13 @@ pub(crate) enum Refused {
 pub(crate) struct Terms<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) now: Millis,
+    /// Gives the versions.
+    pub(crate) time: &'a Time,
     pub(crate) extent: Extent,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
-    /// A version that the write must be above, whatever this record knows.
-    pub(crate) above: Version,
+    /// A shared store gives the versions: they are taken as they are.
+    pub(crate) stored: bool,
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
     pub(crate) tombstones: Duration,
     pub(crate) skew: Duration,

@@ -7,11 +7,14 @@ use super::{
     *,
 };
 use crate::{
-    chain::life::{Life, Lifetime},
+    chain::{
+        life::{Life, Lifetime},
+        time::Time,
+    },
     live::Closed,
     tier::Change,
     value::{Declared, Json, Schema, SessionValue},
-    version::Version,
+    version::{Version, Wall},
 };
 
 #[test]
@@ -35,6 +38,7 @@ pub(super) struct Tier {
     pub(super) memory: Memory,
     pub(super) made: AtomicU64,
     schema: Schema,
+    time: Time,
 }
 
 pub(super) const MINUTE: u64 = 60_000;
@@ -50,13 +54,15 @@ impl Tier {
     pub(super) fn new(max_bytes: usize) -> Self {
         let mut schema = Schema::default();
         schema.push(Declared::of::<Text>());
-        Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema }
+        // The tests say at each call what time it is.
+        let time = Time::new(Arc::new(crate::version::TokioClock), Duration::from_secs(3600));
+        Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }
 
     fn terms(&self, now: Millis) -> Terms<'_> {
         let hour = Duration::from_secs(3600);
-        let (extent, above) = (Extent::Named, Version::ZERO);
-        Terms { schema: &self.schema, now, extent, budget: 1 << 20, above, tombstones: hour, skew: hour }
+        let (schema, time, extent) = (&self.schema, &self.time, Extent::Named);
+        Terms { schema, now, time, extent, budget: 1 << 20, stored: false, tombstones: hour, skew: hour }
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
@@ -64,7 +70,7 @@ impl Tier {
         self.memory.find_or_insert(&key, || {
             self.made.fetch_add(1, Ordering::Relaxed);
             let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)).unwrap();
-            Record::session(key, Life::begin(Version::at(now), now, lifetime), now)
+            Record::session(key, Life::begin(Version::at(Wall(now.0)), now, lifetime), now)
         })
     }
 

@@ -44,7 +44,7 @@ pub(super) enum Bind {
 pub(super) struct Handle {
     pub(super) bind: Bind,
     /// The session whose cookie the request brought.
-    brought: Option<usize>,
+    pub(super) brought: Option<usize>,
     /// The handle has ended its session itself: it may begin another one.
     ended: bool,
     /// The response head has left: no cookie can follow.
@@ -60,12 +60,14 @@ struct Kept {
 
 type Values = [Kept; 2];
 
+/// In a record by node time, in a token by the wall clock.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Life {
     created: u64,
     absolute: u64,
     idle: u64,
     version: u64,
+    birth: u64,
 }
 
 impl Life {
@@ -74,22 +76,23 @@ impl Life {
     }
 }
 
-/// What a cookie holds.
+/// What a cookie holds, with times of the wall clock of the node that sealed it.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     id: usize,
     values: Values,
     life: Life,
+    issued: u64,
     deadline: u64,
     /// The id before the last turn, for a minute from that.
-    predecessor: Option<(usize, u64)>,
+    predecessor: Option<usize>,
+    /// How far node time was ahead of that clock.
+    lead: u64,
+    /// Which of all tokens it is.
+    pub(super) serial: u64,
 }
 
 impl Token {
-    pub(super) const fn opens(&self, now: u64) -> bool {
-        now < self.deadline
-    }
-
     /// Whether the token proves its id, though the seal may have idled out.
     pub(super) const fn proves_id(&self, now: u64) -> bool {
         now < self.life.absolute
@@ -98,10 +101,11 @@ impl Token {
     /// Whether a browser that has the other lacks nothing of this one, but for less than a tenth of the idle time.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         let read = |token: &Self| token.values.map(|kept| kept.value);
+        let deadline = |token: &Self, lead: u64| token.deadline + lead;
         self.id == other.id
             && read(self) == read(other)
-            && self.life == other.life
-            && self.deadline < other.deadline + self.life.idle / 10
+            && (self.life.idle, self.life.version) == (other.life.idle, other.life.version)
+            && deadline(self, self.lead) < deadline(other, self.lead.max(other.lead)) + self.life.idle / 10
     }
 }
 
@@ -109,6 +113,8 @@ impl Token {
 struct Record {
     state: State,
     used: u64,
+    /// The token that this node last sealed for the session, or opened and found whole, and until when it holds.
+    known: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
@@ -119,7 +125,7 @@ enum State {
         newest: u64,
         life: Life,
         earlier: u64,
-        predecessor: Option<(usize, u64)>,
+        predecessor: Option<usize>,
     },
     Ended {
         reason: Closed,
@@ -156,6 +162,7 @@ impl Record {
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     made: usize,
+    tokens: u64,
     sealed: HashMap<usize, [u64; 2]>,
 }
 
@@ -165,7 +172,10 @@ impl Ids {
         self.made
     }
 
-    pub(super) fn note(&mut self, token: &Token) {
+    /// Notes a token that a browser is given, and numbers it.
+    pub(super) fn note(&mut self, token: &mut Token) {
+        self.tokens += 1;
+        token.serial = self.tokens;
         let sealed = self.sealed.entry(token.id).or_default();
         for (sealed, kept) in sealed.iter_mut().zip(&token.values) {
             *sealed = (*sealed).max(kept.version);
@@ -187,9 +197,62 @@ pub(super) struct Node {
     records: HashMap<usize, Record>,
     pub(super) made: u64,
     pub(super) missed: Missed,
+    /// How far node time, which no step back moves, is ahead of the wall clock.
+    pub(super) lead: u64,
+    /// What the wall clock showed before each step back, and the lead until then.
+    steps: Vec<(u64, u64)>,
+    /// The newest version given or seen.
+    newest: u64,
 }
 
 impl Node {
+    /// Somebody has set the wall clock.
+    pub(super) fn set_clock(&mut self, from: u64, to: u64) {
+        if to < from {
+            self.steps.push((from, self.lead));
+            // No more are remembered.
+            if self.steps.len() > 16 {
+                self.steps.remove(0);
+            }
+        }
+        self.lead = (from + self.lead).saturating_sub(to);
+    }
+
+    /// The lead when the wall clock first showed a time.
+    fn lead_at(&self, wall: u64) -> u64 {
+        self.steps.iter().find(|(before, _)| wall <= *before).map_or(self.lead, |(_, lead)| *lead)
+    }
+
+    /// A token with its times in node time, none of which is in the future.
+    fn read(&self, token: &Token, now: u64) -> Token {
+        let Token { life, issued, deadline, .. } = token;
+        let lead = self.lead_at(*issued);
+        let (mut life, mut deadline) =
+            (Life { created: life.created + lead, absolute: life.absolute + lead, ..*life }, deadline + lead);
+        if issued + lead > now {
+            deadline = deadline.min(now + life.idle);
+        }
+        if life.created > now {
+            life = Life { created: now, absolute: now + life.absolute - life.created, ..life };
+        }
+        Token { life, deadline, ..token.clone() }
+    }
+
+    pub(super) fn opens(&self, token: &Token, now: u64) -> bool {
+        let token = self.read(token, now);
+        now < token.deadline && now < token.life.absolute
+    }
+
+    /// When an id was minted, by node time.
+    fn turned(&self, birth: u64, now: u64) -> u64 {
+        let wall = birth >> 16;
+        (wall + self.lead_at(wall)).min(now)
+    }
+
+    fn fresh(&mut self, known: u64, now: u64) -> u64 {
+        fresh(&mut self.newest, known, now - self.lead)
+    }
+
     /// A request comes with a cookie, for which a record was found or not.
     pub(super) fn arrive(
         &mut self,
@@ -205,10 +268,21 @@ impl Node {
             (Some(_), false) => self.lose(id, held, ids, now)?,
             (_, _) => {}
         }
-        if !token.opens(now) {
+        // The node knows the token by its bytes, and what it holds by the record.
+        let knows = |record: &Record| {
+            let known = record.known.is_some_and(|(serial, until)| serial == token.serial && now < until);
+            known && record.closed(now).is_none()
+        };
+        if self.records.get(&id).is_some_and(knows) {
+            return Ok(Handle { bind: Bind::Live(id), brought: Some(id), ..Handle::default() });
+        }
+        let seen = token.values.map(|kept| kept.version).into_iter().chain([token.life.version, token.life.birth]);
+        self.newest = seen.chain([self.newest]).max().unwrap_or_default();
+        if !self.opens(token, now) {
             return Ok(Handle::default());
         }
-        Ok(Handle { bind: self.bind(token, now), brought: Some(id), ..Handle::default() })
+        let token = self.read(token, now);
+        Ok(Handle { bind: self.bind(&token, now), brought: Some(id), ..Handle::default() })
     }
 
     /// A record is not here any more, if it ever was.
@@ -235,13 +309,13 @@ impl Node {
     /// predecessor whose tombstone was evicted, and which an older cookie has brought back.
     pub(super) fn is_unclear(&self, token: &Token, now: u64) -> bool {
         let lives = |id| self.records.get(&id).is_some_and(|record| record.closed(now).is_none());
-        self.records.contains_key(&token.id) && token.predecessor.is_some_and(|(id, _)| lives(id))
+        self.records.contains_key(&token.id) && token.predecessor.is_some_and(lives)
     }
 
     /// The predecessor that ends here when this token arrives: of a session that has ended itself nothing is told.
     pub(super) fn told_by(&self, token: &Token, now: u64) -> Option<usize> {
-        let lives = token.opens(now) && matches!(self.records[&token.id].state, State::Live { .. });
-        token.predecessor.filter(|_| lives).map(|(id, _)| id)
+        let lives = self.opens(token, now) && matches!(self.records[&token.id].state, State::Live { .. });
+        token.predecessor.filter(|_| lives)
     }
 
     /// A token has named a predecessor. `made` says whether a record was made for it.
@@ -255,9 +329,9 @@ impl Node {
     ) -> Result<(), String> {
         if made {
             self.lose(predecessor, held, ids, now)?;
-            let at = token.predecessor.map_or(now, |(_, turned)| turned);
+            let (token, at) = (self.read(token, now), self.turned(token.life.birth, now));
             let state = State::Ended { reason: Closed::Renewed, at, until: token.life.absolute };
-            self.records.insert(predecessor, Record { state, used: at });
+            self.records.insert(predecessor, Record { state, used: at, known: None });
             self.made += 1;
             return Ok(());
         }
@@ -277,7 +351,7 @@ impl Node {
         let record = self.records.entry(id).or_insert_with(|| {
             *made += 1;
             let (values, life, predecessor) = (Values::default(), token.life, token.predecessor);
-            Record { state: State::Live { values, newest: 0, life, earlier: 0, predecessor }, used }
+            Record { state: State::Live { values, newest: 0, life, earlier: 0, predecessor }, used, known: None }
         });
         let State::Live { values, newest, life, earlier, .. } = &mut record.state else {
             let State::Ended { reason, at, .. } = record.state else { unreachable!() };
@@ -289,7 +363,7 @@ impl Node {
         }
         if token.life.version > life.version {
             *earlier = (*earlier).max(life.deadline(now));
-            *life = Life { created: life.created, ..token.life };
+            *life = Life { created: life.created, birth: life.birth, ..token.life };
         }
         if life.deadline(record.used) > now {
             for (mine, brought) in values.iter_mut().zip(token.values) {
@@ -299,6 +373,9 @@ impl Node {
                     *mine = brought;
                 }
                 *newest = (*newest).max(brought.version);
+            }
+            if (*values, life.version) == (token.values, token.life.version) {
+                record.known = Some((token.serial, token.deadline.min(token.life.absolute)));
             }
         }
         Bind::Live(id)
@@ -333,26 +410,36 @@ impl Node {
         values[value].value
     }
 
+    /// The browser is given a token.
+    pub(super) fn give(&mut self, token: &Token) {
+        if let Some(record) = self.records.get_mut(&token.id) {
+            record.known = Some((token.serial, token.deadline + token.lead));
+        }
+    }
+
     /// What a cookie of this moment holds.
     pub(super) fn seal(&self, bind: &Bind, now: u64) -> Option<Token> {
         let Bind::Live(id) = bind else { return None };
         let deadline = self.ends(bind, now)?;
         let State::Live { values, life, predecessor, .. } = self.records[id].state else { return None };
-        let predecessor = predecessor.filter(|(_, turned)| now < turned + 60_000);
-        Some(Token { id: *id, values, life, deadline, predecessor })
+        let predecessor = predecessor.filter(|_| now < self.turned(life.birth, now) + 60_000);
+        let lead = self.lead;
+        let life = Life { created: life.created - lead, absolute: life.absolute - lead, ..life };
+        let (issued, deadline) = (now - lead, deadline - lead);
+        Some(Token { id: *id, values, life, issued, deadline, predecessor, lead, serial: 0 })
     }
 
     fn make(&mut self, ids: &mut Ids, state: State, now: u64) -> Bind {
         let id = ids.next();
-        self.records.insert(id, Record { state, used: now });
+        self.records.insert(id, Record { state, used: now, known: None });
         self.made += 1;
         Bind::Live(id)
     }
 
     fn mint(&mut self, ids: &mut Ids, predecessor: Option<usize>, now: u64) -> Bind {
         let [idle, absolute] = [super::IDLE, super::ABSOLUTE].map(|span| span.as_millis() as u64);
-        let life = Life { created: now, absolute: now + absolute, idle, version: 0 };
-        let predecessor = predecessor.map(|id| (id, now));
+        let birth = self.fresh(0, now);
+        let life = Life { created: now, absolute: now + absolute, idle, version: 0, birth };
         self.make(ids, State::Live { values: Values::default(), newest: 0, life, earlier: 0, predecessor }, now)
     }
 
@@ -375,6 +462,8 @@ impl Node {
             // What follows the handle's own end is another session, and an empty one.
             Op::Renew if *ended && closed.is_some() => {
                 *bind = self.mint(ids, *brought, now);
+                // Its first write, of nothing.
+                self.fresh(0, now);
                 return Ok(None);
             }
             Op::Destroy if closed.is_some() => return Ok(None),
@@ -389,31 +478,37 @@ impl Node {
         let Bind::Live(id) = *bind else {
             return if matches!(op, Op::SetLifetime(..)) { Err(Refusal::Invalid) } else { Ok(None) };
         };
+        let (authority, wall) = (&mut self.newest, now - self.lead);
         let record = self.records.get_mut(&id).expect("it lives");
         let State::Live { values, newest, life, earlier, .. } = &mut record.state else { unreachable!("it lives") };
-        let version = (now << 16).max(*newest + 1);
         let mut came = None;
+        let version;
         match op {
-            Op::Read(_) => {}
-            Op::Set(value, to) => values[*value] = Kept { version, value: Some(*to) },
+            Op::Read(_) => unreachable!("done above"),
+            Op::Set(value, to) => {
+                version = fresh(authority, *newest, wall);
+                values[*value] = Kept { version, value: Some(*to) };
+            }
             Op::Update => {
                 came = Some(values[1].value.unwrap_or_default() + 1);
+                version = fresh(authority, *newest, wall);
                 values[1] = Kept { version, value: came };
             }
             Op::Remove(_) | Op::Clear => {
                 let meant = |at: usize| matches!(op, Op::Clear) || matches!(op, Op::Remove(value) if *value == at);
-                let mut any = false;
+                let there = |(at, kept): (usize, &Kept)| meant(at) && kept.value.is_some();
+                if !values.iter().enumerate().any(there) {
+                    return Ok(None);
+                }
+                version = fresh(authority, *newest, wall);
                 for (at, kept) in values.iter_mut().enumerate() {
                     if meant(at) && kept.value.is_some() {
-                        (*kept, any) = (Kept { version, value: None }, true);
+                        *kept = Kept { version, value: None };
                     }
-                }
-                if !any {
-                    return Ok(None);
                 }
             }
             Op::SetLifetime(idle, absolute) => {
-                let version = (now << 16).max((*newest).max(life.version) + 1);
+                let version = fresh(authority, (*newest).max(life.version), wall);
                 *earlier = (*earlier).max(life.deadline(now));
                 *life = Life { absolute: life.created + absolute * 1000, idle: idle * 1000, version, ..*life };
                 *newest = version;
@@ -421,9 +516,10 @@ impl Node {
                 return Ok(None);
             }
             Op::Renew => {
-                let (values, newest, life) = (*values, *newest, *life);
+                let (values, newest) = (*values, *newest);
+                let life = Life { birth: fresh(authority, life.birth, wall), ..*life };
                 record.end(Closed::Renewed, now);
-                let predecessor = Some((id, now));
+                let predecessor = Some(id);
                 *bind = self.make(ids, State::Live { values, newest, life, earlier: 0, predecessor }, now);
                 return Ok(None);
             }
@@ -450,4 +546,10 @@ impl Node {
             record.used = now;
         }
     }
+}
+
+/// The next version: of the wall clock's time, above all that the node has given or seen, and above `known`.
+fn fresh(newest: &mut u64, known: u64, wall: u64) -> u64 {
+    *newest = (wall << 16).max((*newest).max(known) + 1);
+    *newest
 }

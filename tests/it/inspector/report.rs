@@ -64,7 +64,7 @@ async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
         [["memory", "value", "answers"], ["cookie", "value", "has the same copy"], stored]
     );
     let version = &value(&shown, "theme")["tiers"][0]["version"];
-    assert_eq!(version, "1893456000000.0", "as a version prints");
+    assert_eq!(version, "1893456000000.1", "as a version prints");
     let draft = value(&shown, "draft");
     assert_eq!(
         (&draft["value"], &draft["placement"], &draft["max_age_ms"]),

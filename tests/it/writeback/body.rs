@@ -82,7 +82,7 @@ async fn a_body_that_stalls_or_trickles_times_out() {
     let second = Duration::from_secs(1);
     let clock = page.clock.clone();
     let trickle = stream::unfold((), move |()| {
-        let next = clock.sleep_until(clock.now() + second);
+        let next = clock.sleep(second);
         async move {
             next.await;
             Some((chunk(1), ()))

@@ -8,22 +8,22 @@ use super::{
 };
 
 fn sample() -> (Head, Vec<(Whose, &'static str, Kept)>) {
-    let now = Millis(1_900_000_000_000);
-    let life = Life::from(Told {
-        created: Millis(1_899_000_000_000),
-        birth: Version::at(Millis(1_899_000_000_000)),
-        absolute_deadline: Millis(1_902_000_000_000),
+    let now = Wall(1_900_000_000_000);
+    let told = Told {
+        created: Wall(1_899_000_000_000),
+        birth: Version::at(Wall(1_899_000_000_000)),
+        absolute_deadline: Wall(1_902_000_000_000),
         idle: Duration::from_secs(172_800),
         ends_with_browser: true,
         lifetime_version: Version::at(now),
         generation: 3,
-    });
+    };
     let predecessor = Some(Predecessor { id: SessionId::from_bytes([9; 32]), shares_end: true });
-    let idle_deadline = Millis(now.0 + 172_800_000);
-    let head = Head { life, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
-    let value = Kept::new(Version::at(now), Some(Json::from(&b"7"[..])), now);
-    let tombstone = Kept::new(Version::at(now).next(), None, now);
-    let long = Kept::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), now);
+    let idle_deadline = Wall(now.0 + 172_800_000);
+    let head = Head { told, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
+    let value = Kept::new(Version::at(now), Some(Json::from(&b"7"[..])), Millis(now.0));
+    let tombstone = Kept::new(Version::at(now).next(), None, Millis(now.0));
+    let long = Kept::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), Millis(now.0));
     let entries = vec![
         (Whose::Principal, "current_division_id", value),
         (Whose::Session, "gone", tombstone),
@@ -57,7 +57,10 @@ fn what_is_written_is_read() {
     let payload = read(&bytes()).unwrap();
     assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
     for whose in [Whose::Session, Whose::Principal] {
-        let read = payload.entries(whose).map(|entry| (entry.whose, entry.text(), entry.kept(Millis(u64::MAX >> 20))));
+        let read = payload.entries(whose).map(|entry| {
+            let kept = Kept::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
+            (entry.whose, entry.text(), kept)
+        });
         let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == whose).cloned().collect();
         assert_eq!((payload.count(whose), read.collect::<Vec<_>>()), (expected.len(), expected));
     }
@@ -75,7 +78,7 @@ fn json_beyond_two_bytes_of_length_is_left_out() {
 }
 
 fn order() -> Order {
-    let (birth, begun) = (Version::at(Millis(1_900_000_000_000)), Some(SessionId::from_bytes([5; 32])));
+    let (birth, begun) = (Version::at(Wall(1_900_000_000_000)), Some(SessionId::from_bytes([5; 32])));
     let adopts = vec!["theme".into()];
     Order { turn: Turn::SignIn, named: Named::Living, no_cookie: true, begun, birth, adopts }
 }

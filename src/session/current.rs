@@ -1,0 +1,92 @@
+//! The times and versions of an opened token, as this node believes them.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use crate::{
+    chain::{Chain, life::Life, time::Time, values::Kept},
+    tier::cookie::payload::{Entry, Payload, Whose},
+    value::Json,
+    version::{Millis, Version, Wall},
+};
+
+/// How long a token may be brought that gives a session to whoever brings it: it should not lie about.
+const BRIEFLY: Duration = Duration::from_secs(60);
+
+/// A genuine token that is not over, with its times in node time.
+pub(super) struct Current {
+    pub(super) payload: Box<Payload>,
+    pub(super) life: Life,
+    pub(super) issued: Millis,
+    pub(super) idle_deadline: Millis,
+    /// When it was sealed; no later than now.
+    sealed: Wall,
+}
+
+impl Current {
+    /// The life of a record that begins with this token.
+    pub(super) fn begun_life(&self) -> Life {
+        let mut life = self.life.clone();
+        if let Some(predecessor) = self.payload.head.predecessor {
+            life.follow(predecessor);
+        }
+        life
+    }
+
+    /// The last use that the token tells of. When it was sealed says nothing of that.
+    pub(super) fn used(&self, now: Millis) -> Millis {
+        self.idle_deadline.before(self.life.idle()).min(now)
+    }
+
+    /// Whether a token that may be brought for a minute still may.
+    pub(super) fn is_brief(&self, now: Millis) -> bool {
+        now < self.issued.after(BRIEFLY)
+    }
+
+    /// A version in the token, unless it can't be believed.
+    pub(super) fn believed(&self, version: Version, time: &Time) -> Version {
+        time.believed(version, self.sealed)
+    }
+
+    /// A copy of an entry.
+    pub(super) fn kept(&self, entry: &Entry<'_>, time: &Time, now: Millis) -> Kept {
+        let version = self.believed(entry.version, time);
+        Kept::new(version, entry.json.map(Json::from), time.written(version, now))
+    }
+}
+
+/// A payload with its times put right, unless they can't be believed or are over.
+pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Option<Current> {
+    let (time, head) = (&chain.time, &payload.head);
+    let wall = time.wall(now);
+    if head.issued > wall.after(chain.max_skew) {
+        chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!("a session cookie from further ahead than the allowed skew of clocks");
+        return None;
+    }
+    see_versions(chain, &payload, now);
+    let sealed = head.issued.min(wall);
+    let lead = time.lead_at(head.issued);
+    let node = |at: Wall| Millis(at.0).after(Duration::from_millis(lead));
+    let mut told = head.told.map(node);
+    told.birth = time.believed(told.birth, sealed);
+    told.lifetime_version = time.believed(told.lifetime_version, sealed);
+    let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
+    if issued > now {
+        // Sealed by a node whose clock is ahead: nobody lives longer for it.
+        (issued, idle_deadline) = (now, idle_deadline.min(now.after(told.idle)));
+    }
+    if told.created > now {
+        told.absolute_deadline = now.after(told.absolute_deadline.since(told.created));
+        told.created = now;
+    }
+    let lives = now < idle_deadline && now < told.absolute_deadline;
+    lives.then(|| Current { life: Life::from(told), payload, issued, idle_deadline, sealed })
+}
+
+/// Notes all versions that a genuine token tells of.
+fn see_versions(chain: &Chain, payload: &Payload, now: Millis) {
+    let entries = [Whose::Session, Whose::Principal].into_iter().flat_map(|whose| payload.entries(whose));
+    let (told, drawn) = (&payload.head.told, payload.order.as_ref().map(|order| order.birth));
+    let versions = entries.map(|entry| entry.version).chain([told.birth, told.lifetime_version]).chain(drawn);
+    versions.for_each(|version| chain.see(version, now));
+}
