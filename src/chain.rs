@@ -21,7 +21,7 @@ use crate::{
         default::Answer,
         memory::{
             Memory,
-            record::{Extent, RecordKey, Terms},
+            record::{Extent, Record, RecordKey, Terms},
         },
     },
     value::{Json, Number, Schema, Scope},
@@ -171,6 +171,15 @@ impl Signed {
 impl Chain {
     pub(crate) fn now(&self) -> Millis {
         self.time.now()
+    }
+
+    /// The record of a session that a token names, made if there is none.
+    pub(crate) fn session_record(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Arc<Record> {
+        let Some(memory) = &self.memory else { return Arc::new(make()) };
+        let record = memory.find_or_insert(key, make);
+        // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
+        memory.settle(&record, now);
+        record
     }
 
     /// Notes a genuine version from elsewhere.

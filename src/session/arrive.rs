@@ -248,10 +248,7 @@ pub(super) fn adopt_birth(chain: &Chain, id: SessionId, current: &Current, now: 
         let record = Record::session(key, current.begun_life(), current.used(now));
         if chain.store.is_some() { record.unasked() } else { record }
     };
-    let record = match &chain.memory {
-        Some(memory) => memory.find_or_insert(&key, make),
-        None => Arc::new(make()),
-    };
+    let record = chain.session_record(&key, now, make);
     record.touch_at_least(current.used(now));
     match record.closed(now) {
         Some(reason) => Err(reason),

@@ -231,17 +231,9 @@ impl Core {
             }
             return nothing(Brought::default());
         }
-        let record = match (&self.chain.memory, known) {
-            (_, Some(record)) => record,
-            (Some(memory), None) => {
-                let make = || Record::session(key, current.begun_life(), current.used(now));
-                let record = memory.find_or_insert(&key, make);
-                // Counted from here on: the load may end before it comes to that.
-                memory.settle(&record, now);
-                record
-            }
-            (None, None) => Arc::new(Record::session(key, current.begun_life(), current.used(now))),
-        };
+        let record = known.unwrap_or_else(|| {
+            self.chain.session_record(&key, now, || Record::session(key, current.begun_life(), current.used(now)))
+        });
         if let Some(predecessor) = current.payload.head.predecessor {
             self.end_predecessor(&record, predecessor, &current.life, now);
         }

@@ -30,6 +30,7 @@ mod live;
 mod meanwhile;
 mod memory;
 mod outdated;
+mod panics;
 mod principals;
 mod relay;
 mod renewal;
