@@ -20,6 +20,8 @@ pub(super) struct Current {
     pub(super) idle_deadline: Millis,
     /// When it was sealed; no later than now.
     sealed: Wall,
+    /// How much further ahead than this node's clock it was issued.
+    ahead: Duration,
 }
 
 impl Current {
@@ -37,9 +39,10 @@ impl Current {
         self.idle_deadline.before(self.life.idle()).min(now)
     }
 
-    /// Whether a token that may be brought for a minute still may.
+    /// Whether a token that may be brought for a minute still may, or may already: issued further ahead, it could lie about
+    /// for as long as the clocks differ.
     pub(super) fn is_brief(&self, now: Millis) -> bool {
-        now < self.issued.after(BRIEFLY)
+        self.ahead <= BRIEFLY && now < self.issued.after(BRIEFLY)
     }
 
     /// A version in the token, unless it can't be believed.
@@ -79,8 +82,9 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
         told.absolute_deadline = now.after(told.absolute_deadline.since(told.created));
         told.created = now;
     }
+    let ahead = Millis(head.issued.0).since(Millis(wall.0));
     let lives = now < idle_deadline && now < told.absolute_deadline;
-    lives.then(|| Current { life: Life::from(told), payload, issued, idle_deadline, sealed })
+    lives.then(|| Current { life: Life::from(told), payload, issued, idle_deadline, sealed, ahead })
 }
 
 /// Notes all versions that a genuine token tells of.

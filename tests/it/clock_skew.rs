@@ -10,7 +10,7 @@ use layered_session::{
 };
 
 use crate::{
-    app::{sign_in, signed_in},
+    app::{bring, sign_in, signed_in, socket},
     site::{Site, dark},
     world::{Browser, DAY, Division, HOUR, Node, TICK, Theme, User},
 };
@@ -283,6 +283,30 @@ async fn corrected_nodes_record_takes_newer_writes() {
     }
     browser.write(&other, "light").await;
     assert_eq!(browser.theme(&site.node).await, Theme("light".into()));
+}
+
+// A token that was issued too far ahead for its purpose is refused: a birth token by more than a minute.
+#[tokio::test]
+async fn birth_token_from_ahead_is_refused() {
+    for (ahead, late, accepted) in [
+        (Duration::ZERO, 60 * SECOND - TICK, true),
+        (Duration::ZERO, 60 * SECOND, false),
+        (60 * SECOND, Duration::ZERO, true),
+        (60 * SECOND + TICK, Duration::ZERO, false),
+        (50 * 60 * SECOND, Duration::ZERO, false),
+        (50 * 60 * SECOND, 45 * 60 * SECOND, false),
+    ] {
+        let (site, clock) = (Site::new(), ManualClock::new());
+        clock.advance(ahead);
+        let live = socket(&Browser::new(), &site.cold_at(&clock)).await;
+        live.set(dark()).await.unwrap();
+        let token = live.relay().unwrap();
+        site.clock.advance(late);
+        let mut browser = Browser::new();
+        let answer = bring(&mut browser, &site.node, token.as_str()).await;
+        assert_eq!(answer.status.is_success(), accepted, "{ahead:?} ahead, {late:?} late");
+        assert_eq!(browser.cookie("session").is_some(), accepted);
+    }
 }
 
 // A chain without memory has the same authority.
