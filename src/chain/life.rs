@@ -7,6 +7,7 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     id::SessionId,
     live::Closed,
+    tier::cookie::MAX_AGE,
     version::{Millis, Version},
 };
 
@@ -177,14 +178,16 @@ impl Life {
         Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
     }
 
-    /// The last use from which on a browser that was told of a deadline is to be told of a
-    /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie.
-    pub(crate) fn due(&self, told: Millis) -> Millis {
+    /// The last use from which on a browser that was told of a deadline, by a token sealed at a time, is to be told of a
+    /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie. A browser that keeps
+    /// the cookie for less than that is given another after a tenth of the time for which it does.
+    pub(crate) fn due(&self, told: Millis, sealed: Millis) -> Millis {
         let later = told.0.saturating_add(self.idle.div_ceil(10));
-        match later <= self.absolute_deadline.0 {
+        let due = match later <= self.absolute_deadline.0 {
             true => Millis(later.saturating_sub(self.idle)),
             false => Millis(u64::MAX),
-        }
+        };
+        if told.since(sealed) > MAX_AGE { due.min(sealed.after(MAX_AGE / 10)) } else { due }
     }
 
     /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.

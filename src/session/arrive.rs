@@ -118,6 +118,7 @@ impl Core {
         let (payload, life) = (&current.payload, &current.life);
         let mut taken = TakenIn {
             deadline: current.idle_deadline.min(life.absolute_deadline()),
+            sealed: current.issued,
             sessions: payload.count(Whose::Session),
             principals: payload.count(Whose::Principal),
             session_stamp: None,
@@ -204,7 +205,7 @@ impl Core {
         // Of the same values, and of a lifetime that is no longer the session's: the answer that told of it was lost.
         let Kind::Session { life, .. } = &session.kind else { return None };
         all &= life.lifetime_version() == taken.lifetime;
-        let (carried, due) = (session.carried(), life.due(taken.deadline));
+        let (carried, due) = (session.carried(), life.due(taken.deadline, taken.sealed));
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
@@ -217,7 +218,7 @@ impl Core {
             };
             Arc::new((signed.key(), self.find_principal(signed).map_or(0, read)))
         });
-        let in_step = InStep { deadline: taken.deadline, due, session: carried, principal };
+        let in_step = InStep { deadline: taken.deadline, sealed: taken.sealed, due, session: carried, principal };
         (all && taken.equal && taken.ours).then_some(in_step)
     }
 }
@@ -225,6 +226,7 @@ impl Core {
 /// What came of a payload.
 pub(super) struct TakenIn {
     pub(super) deadline: Millis,
+    sealed: Millis,
     sessions: usize,
     principals: usize,
     /// The states of the records into which they went.

@@ -342,7 +342,7 @@ impl Core {
             for (name, kept) in state.carried_entries(schema) {
                 cut |= !written.entry(Entry::of(Whose::Session, name, kept));
             }
-            (head, written, state.carried(), deadline, life.due(deadline))
+            (head, written, state.carried(), deadline, life.due(deadline, now))
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
@@ -362,7 +362,7 @@ impl Core {
             cut |= left_out;
         }
         let ends_with_browser = head.told.ends_with_browser;
-        let in_step = InStep { deadline, due, session, principal: principal.map(Arc::new) };
+        let in_step = InStep { deadline, sealed: now, due, session, principal: principal.map(Arc::new) };
         Some(Parcel { ends_with_browser, written, in_step, cut })
     }
 

@@ -35,7 +35,7 @@ pub(crate) mod unsealed;
 const MAX_COOKIE: usize = 3_800;
 
 /// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
-const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 
 /// The browser's copy of the session: one sealed cookie, and the carrier of the session's id.
 ///

@@ -121,6 +121,26 @@ async fn the_browser_is_asked_for_400_days_at_most() {
     assert_eq!(attribute(&set[0], "Max-Age"), Some((400 * DAY).as_secs().to_string().as_str()));
 }
 
+// R14: a browser that comes every day keeps its session, whatever it makes of the cookie's lifetime.
+#[tokio::test]
+async fn daily_use_outlives_the_browsers_400_days() {
+    for (idle, absolute) in [(500, 500), (450, 1000), (5000, 9000)] {
+        let site = Site::with(move |builder| builder.idle(idle * DAY).absolute(absolute * DAY));
+        let (mut browser, mut dropped, mut refreshes) = (Browser::new(), 0, 0);
+        for day in 0..absolute.min(1500) {
+            let told = if day == 0 { browser.write(&site.node, "dark").await } else { browser.read(&site.node).await };
+            refreshes += told.len();
+            for cookie in told {
+                let seconds = attribute(&cookie, "Max-Age").unwrap().parse::<u64>().unwrap();
+                dropped = u64::from(day) + seconds / DAY.as_secs();
+            }
+            assert!(u64::from(day) < dropped || day + 1 == absolute, "{idle}, {absolute}: gone on day {day}");
+            site.clock.advance(DAY);
+        }
+        assert!(refreshes <= 1500 / 40 + 1, "{refreshes}");
+    }
+}
+
 // R5.
 #[tokio::test]
 async fn at_most_one_refresh_is_sent_per_tenth_of_the_idle_time() {

@@ -78,6 +78,8 @@ pub(crate) struct Browser {
     pub(crate) uncarried: bool,
     /// See [`State::note_unstored`].
     unstored: bool,
+    /// The minute in which that token was sealed.
+    sealed: u32,
 }
 
 /// A token that held all that there was, and what that was.
@@ -85,6 +87,8 @@ pub(crate) struct Browser {
 pub(crate) struct InStep {
     /// When the session ends if it is not used again, as far as this token tells.
     pub(crate) deadline: Millis,
+    /// When it was sealed, to the minute.
+    pub(crate) sealed: Millis,
     /// See [`Life::due`].
     pub(crate) due: Millis,
     pub(crate) session: u64,
@@ -97,6 +101,8 @@ impl std::fmt::Debug for RecordKey {
         f.write_str("RecordKey(..)")
     }
 }
+
+const MINUTE: u64 = 60_000;
 
 /// Beside a record itself: the two counters of its `Arc`, its place in the index, and nine bytes of its shard's table,
 /// which is between seven sixteenths and seven eighths full.
@@ -159,14 +165,16 @@ impl State {
         }
         // No state has the stamp 0: a token that lacks something is in step with none.
         let session = if current { self.carried } else { 0 };
-        Some((known, InStep { deadline, due: life.due(deadline), session, principal: browser.principal.clone() }))
+        let (sealed, principal) = (Millis(u64::from(browser.sealed) * MINUTE), browser.principal.clone());
+        Some((known, InStep { deadline, sealed, due: life.due(deadline, sealed), session, principal }))
     }
 
     /// From now on the browser has this token.
     pub(crate) fn know(&mut self, known: Digest, held: InStep) {
         let Kind::Session { browser, .. } = &mut self.kind else { return };
-        let InStep { deadline, session, principal, .. } = held;
+        let InStep { deadline, sealed, session, principal, .. } = held;
         browser.current = session == self.carried;
+        browser.sealed = u32::try_from(sealed.0 / MINUTE).unwrap_or(u32::MAX);
         (browser.known, browser.deadline, browser.principal) = (known, deadline, principal);
     }
 
