@@ -61,10 +61,12 @@ impl Sessions {
     pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Arc<Loader> {
         let chain = &self.chain;
         let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
+        let upgrade = is_upgrade(request);
         let loader = Loader::new(Arrival {
             chain: Arc::clone(chain),
             cookies: Fields::note(request.headers_mut()),
-            cross_site: self.cross_site(request),
+            cross_site: self.cross_site(request, upgrade),
+            upgrade,
             asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
         });
         request.extensions_mut().insert(Loading { loader: Arc::clone(&loader), outer });
@@ -72,9 +74,9 @@ impl Sessions {
     }
 
     /// How another site caused the request, as far as that matters here. The head is gone when the session is loaded.
-    fn cross_site<B>(&self, request: &Request<B>) -> Option<CrossSite> {
+    fn cross_site<B>(&self, request: &Request<B>, upgrade: bool) -> Option<CrossSite> {
         let (uri, headers, public) = (request.uri(), request.headers(), &self.public_origins);
-        if is_upgrade(request) && !same_origin(uri, headers, public) {
+        if upgrade && !same_origin(uri, headers, public) {
             return Some(CrossSite::Upgrade);
         }
         withheld((request.method(), uri, headers), public, self.chain.cookie.sent())

@@ -112,7 +112,8 @@ impl Relayed {
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
         let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let current = current(chain, payload, now).ok_or(RelayRefused::Expired)?;
+        let current = current(chain, payload, now).filter(|current| !current.is_idle(now));
+        let current = current.ok_or(RelayRefused::Expired)?;
         if current.payload.order.is_some() != (purpose == Purpose::Turn) {
             return Err(RelayRefused::NotGenuine);
         }

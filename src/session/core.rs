@@ -109,6 +109,8 @@ pub(super) struct Marks {
     pub(super) own_ends: AtomicU32,
     /// The session was made here.
     pub(super) minted: AtomicBool,
+    /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
+    pub(super) upgrade: AtomicBool,
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -444,10 +446,16 @@ impl Core {
         self.live(now).ok().map(|bound| (bound.key(), bound.record))
     }
 
-    /// Somebody begins to watch. That counts as use, as reading does; that the watch goes on does not.
+    /// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
     pub(crate) fn follow(&self) {
         self.touch();
-        self.use_session(self.chain.now());
+        if !self.is_upgrade() {
+            self.use_session(self.chain.now());
+        }
+    }
+
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.marks.upgrade.load(Ordering::Relaxed)
     }
 
     /// Using what is the principal's is use of the session too.

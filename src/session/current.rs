@@ -12,7 +12,7 @@ use crate::{
 /// How long a token may be brought that gives a session to whoever brings it: it should not lie about.
 const BRIEFLY: Duration = Duration::from_secs(60);
 
-/// A genuine token that is not over, with its times in node time.
+/// A genuine token whose absolute deadline has not come, with its times in node time.
 pub(super) struct Current {
     pub(super) payload: Box<Payload>,
     pub(super) life: Life,
@@ -32,6 +32,11 @@ impl Current {
             life.follow(predecessor);
         }
         life
+    }
+
+    /// Whether the idle deadline of the seal has come. Such a token proves its id and nothing more.
+    pub(super) fn is_idle(&self, now: Millis) -> bool {
+        self.idle_deadline <= now
     }
 
     /// The last use that the token tells of. When it was sealed says nothing of that.
@@ -83,8 +88,14 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
         told.created = now;
     }
     let ahead = Millis(head.issued.0).since(Millis(wall.0));
-    let lives = now < idle_deadline && now < told.absolute_deadline;
-    lives.then(|| Current { life: Life::from(told), payload, issued, idle_deadline, sealed, ahead })
+    (now < told.absolute_deadline).then(|| Current {
+        life: Life::from(told),
+        payload,
+        issued,
+        idle_deadline,
+        sealed,
+        ahead,
+    })
 }
 
 /// Notes all versions that a genuine token tells of.

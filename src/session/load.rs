@@ -87,6 +87,8 @@ pub(crate) struct Arrival {
     pub(crate) cookies: Option<Fields>,
     /// How another site caused the request, if one did.
     pub(crate) cross_site: Option<CrossSite>,
+    /// The request asks for another protocol, such as WebSocket.
+    pub(crate) upgrade: bool,
     pub(crate) asked: Option<Box<Asked>>,
 }
 
@@ -206,9 +208,9 @@ impl Loader {
         }
         let familiar = match known.familiar() {
             Some(familiar) if known.is_plain() => {
-                if let Some(Arrival { chain, cookies, .. }) = arrival.take() {
+                if let Some(Arrival { chain, cookies, upgrade, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
-                    self.core.get_or_init(|| Core::familiar(chain, familiar));
+                    self.core.get_or_init(|| Core::familiar(chain, familiar, upgrade));
                     drop(arrival);
                     drop(cookies);
                 }
@@ -276,9 +278,10 @@ impl Arrival {
         let unopened = familiar.is_none().then(|| Unopened { cookies: cookies(), cross_site: self.cross_site });
         let chain = Arc::clone(&self.chain);
         let mut core = match familiar {
-            Some(familiar) => Core::familiar(chain, familiar),
+            Some(familiar) => Core::familiar(chain, familiar, self.upgrade),
             None => Core::new(chain, Binding::Anonymous, Brought::default()),
         };
+        *core.marks.upgrade.get_mut() = self.upgrade;
         if let Some(asked) = &self.asked {
             core.given = asked.identified.clone().map(|principal| self.chain.signed(principal));
             computed.extend(asked.defaults.iter().map(|(number, json)| Computation {

@@ -40,6 +40,8 @@ impl Core {
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;
+        // A socket is read whenever anything changes, whether or not a person is there.
+        let look = if self.is_upgrade() { Look::Glance } else { look };
         let touch = |record: &Record| {
             if look == Look::Use {
                 record.touch(now);

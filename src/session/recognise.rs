@@ -103,9 +103,11 @@ impl Familiar {
 
 impl Core {
     /// The state of a handle of a session that memory knows.
-    pub(super) fn familiar(chain: Arc<Chain>, familiar: Familiar) -> Self {
+    pub(super) fn familiar(chain: Arc<Chain>, familiar: Familiar, upgrade: bool) -> Self {
         let (bound, brought) = familiar.brings();
-        Self::new(chain, Binding::Live(bound), brought)
+        let mut core = Self::new(chain, Binding::Live(bound), brought);
+        *core.marks.upgrade.get_mut() = upgrade;
+        core
     }
 
     /// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
@@ -174,10 +176,12 @@ impl Core {
                 came.unread = true;
                 continue;
             };
-            came.add(id, chain.time.wall(now) < payload.head.told.absolute_deadline);
             let current = current(&chain, payload, now);
+            came.add(id, current.is_some());
+            let ended = self.reason_of(&id).is_some();
+            let current = current.filter(|current| !current.is_idle(now) || ended || self.lives_here(&id, now));
             // An id that has ended here counts beside another one, which a cookie that was planted before may name.
-            if current.is_some() || self.reason_of(&id).is_some() {
+            if current.is_some() || ended {
                 ambiguous |= counted.replace(id).is_some_and(|other| other != id);
             }
             let Some(current) = current else { continue };
@@ -199,6 +203,13 @@ impl Core {
             return None;
         }
         newest
+    }
+
+    /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
+    fn lives_here(&self, id: &SessionId, now: Millis) -> bool {
+        let memory = self.chain.memory.as_ref();
+        let record = memory.and_then(|memory| memory.find(&RecordKey(*id.as_bytes())));
+        record.is_some_and(|record| record.closed(now).is_none())
     }
 
     /// The session that a genuine token names, if it is to be believed.
@@ -251,6 +262,12 @@ impl Core {
         // Over by a lifetime that it was given after this token was sealed.
         if record.closed(now).is_some() {
             return nothing(brought);
+        }
+        if current.is_idle(now) {
+            // The token proves its id alone: no tombstone waits for the values of so old a token.
+            record.join_life(&current.life, now);
+            record.confirm();
+            return Ok((Binding::Live(Bound { record }), brought, None));
         }
         let arrived = Arrived { current, retired, seen, stored };
         Ok((Binding::Live(Bound { record }), brought, Some(arrived)))

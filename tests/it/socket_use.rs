@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use http::Method;
-use layered_session::{SessionWriteback, WritebackBody};
+use layered_session::{Session, SessionWriteback, WritebackBody};
 
 use crate::{
-    app::{App, bring, carried, get, socket, theme, told, visitor},
-    world::{Browser, HOUR, Node, Theme},
+    app::{App, bring, carried, get, set, socket, theme, told, visitor},
+    world::{Browser, DAY, HOUR, Node, Theme, Visits, set_cookies},
 };
 
 /// The idle lifetime of the application, of which a tenth is the refresh point.
@@ -81,4 +81,71 @@ async fn socket_relays_mere_use_until_the_browser_has_it() {
     assert_eq!(live.relay(), None, "the browser has it");
     app.pass(IDLE - HOUR);
     assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "on any node");
+}
+
+// Two users of one page: its socket, and the session that its next request began.
+#[tokio::test]
+async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    for _ in 0..3 {
+        app.pass(DAY);
+        live.touch().await.unwrap();
+    }
+    live.set(Visits(7)).await.unwrap();
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, Theme::default(), "the seal alone");
+    let (headers, visits) = browser.visit_seen(&node, async |session| session.get::<Visits>()).await;
+    assert_eq!((visits, set_cookies(&headers).len()), (Visits(7), 1));
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "the new seal");
+    set(&mut browser, &node, Visits(8)).await;
+    assert_eq!(live.get::<Visits>(), Visits(8), "one session");
+}
+
+#[tokio::test]
+async fn idled_out_token_brings_no_values() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    set(&mut browser, &node, theme("old")).await;
+    let old = browser.clone();
+    let live = socket(&browser, &node).await;
+    app.pass(DAY);
+    // The tombstone is dropped once no token of before could open: older tokens may bring their values no more.
+    live.remove::<Theme>().await.unwrap();
+    for _ in 0..40 {
+        app.pass(DAY / 2);
+        live.set(Visits(1)).await.unwrap();
+    }
+    assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default());
+    assert_eq!(get::<Visits>(&mut old.clone(), &node).await, Visits(1));
+    assert_eq!(live.get::<Theme>(), Theme::default());
+}
+
+#[tokio::test]
+async fn reads_and_watches_of_a_socket_are_no_use() {
+    let app = App::new();
+    for used in [false, true] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let live = socket(&browser, &node).await;
+        app.pass(DAY);
+        live.get::<Theme>();
+        live.explain::<Theme>();
+        drop((live.watch::<Theme>(), live.changes(), live.closed()));
+        if used {
+            live.touch().await.unwrap();
+        }
+        app.pass(DAY);
+        let expected = if used { theme("light") } else { Theme::default() };
+        assert_eq!(get::<Theme>(&mut browser, &node).await, expected);
+    }
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let kept = browser.visit(&node, async |session: Session| session).await;
+    app.pass(DAY);
+    kept.get::<Theme>();
+    app.pass(DAY);
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"), "of an ordinary request");
 }

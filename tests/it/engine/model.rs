@@ -93,11 +93,6 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Whether the token proves its id, though the seal may have idled out.
-    pub(super) const fn proves_id(&self, now: u64) -> bool {
-        now < self.life.absolute
-    }
-
     /// Whether a browser that has the other lacks nothing of this one, but for less than a tenth of the idle time.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         let read = |token: &Self| token.values.map(|kept| kept.value);
@@ -239,8 +234,16 @@ impl Node {
     }
 
     pub(super) fn opens(&self, token: &Token, now: u64) -> bool {
-        let token = self.read(token, now);
-        now < token.deadline && now < token.life.absolute
+        let known = self.records.get(&token.id).is_some_and(|record| match &record.state {
+            State::Live { .. } => record.closed(now).is_none(),
+            State::Ended { .. } => true,
+        });
+        self.proves_id(token, now) && (now < self.read(token, now).deadline || known)
+    }
+
+    /// Whether the token proves its id, though the seal may have idled out.
+    pub(super) fn proves_id(&self, token: &Token, now: u64) -> bool {
+        now < self.read(token, now).life.absolute
     }
 
     /// When an id was minted, by node time.
@@ -365,7 +368,7 @@ impl Node {
             *earlier = (*earlier).max(life.deadline(now));
             *life = Life { created: life.created, birth: life.birth, ..token.life };
         }
-        if life.deadline(record.used) > now {
+        if life.deadline(record.used) > now && token.deadline > now {
             for (mine, brought) in values.iter_mut().zip(token.values) {
                 // At one version a removal wins, then the greater text.
                 let rank = |kept: &Kept| (kept.version, kept.value.is_none(), kept.value.map(|it| it.to_string()));
