@@ -26,6 +26,7 @@ pub(crate) mod commit;
 pub(crate) mod core;
 mod current;
 pub(crate) mod explain;
+mod follow;
 pub(crate) mod load;
 pub(crate) mod order;
 pub(crate) mod read;
@@ -360,6 +361,10 @@ impl Session {
     ///
     /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
     /// removal of the cookie for the page to bring. An order that this handle gave is void.
+    ///
+    /// For a minute, a session that another request has renewed counts as the session under its new id: a sign-out that
+    /// meets a renewal ends it. That holds on the node of the renewal, and only where the same user was signed in before
+    /// and after; with `identify`, the request must be that user's. A session that a sign-in began stays.
     ///
     /// # Errors
     ///

@@ -7,7 +7,7 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     id::SessionId,
     live::Closed,
-    tier::cookie::MAX_AGE,
+    tier::{cookie::MAX_AGE, memory::record::RecordKey},
     version::{Millis, Version},
 };
 
@@ -259,12 +259,38 @@ pub(crate) struct Predecessor {
 }
 
 /// How a record ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct End {
     pub(crate) reason: Closed,
     pub(crate) at: Millis,
     /// The last moment at which something sealed for this id could still open.
     pub(crate) until: Millis,
+    /// The principal that was signed in.
+    pub(crate) principal: Option<RecordKey>,
+    pub(crate) sequel: Sequel,
+}
+
+/// What comes after the end of an id.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Sequel {
+    #[default]
+    Nothing,
+    /// The session that a renewal began for the same principal: a `destroy` of the id ends that session too.
+    Session(Box<RecordKey>),
+    /// A shared store said that the id has ended: it may have been renewed on another node.
+    Untold,
+}
+
+impl End {
+    /// Whether the end is so recent that a late request with this id may not mint a session.
+    pub(crate) fn is_recent(&self, now: Millis) -> bool {
+        now < self.at.after(FENCE)
+    }
+
+    /// Whether the session was destroyed, rather than renewed on another node.
+    pub(crate) fn is_sign_out(&self) -> bool {
+        self.reason == Closed::Destroyed && !matches!(self.sequel, Sequel::Untold)
+    }
 }
 
 /// For so long an ended id may not mint a session, so that a late request with the old cookie can't overwrite a login.

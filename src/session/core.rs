@@ -404,13 +404,6 @@ impl Core {
         }
     }
 
-    /// Ends a record, unless it is over already, and counts what it no longer takes.
-    pub(super) fn end(&self, record: &Arc<Record>, reason: Closed, now: Millis) -> Result<(), Closed> {
-        let ended = record.end(reason, now);
-        self.settle(record, now);
-        ended
-    }
-
     /// A bell that rings at whatever can change what this handle sees.
     pub(crate) fn listen(&self) -> Bell {
         let chime = self.seldom().chime.get_or_init(Arc::default);

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     chain::{
         Identity, Signed,
-        life::{End, Life, Lifetime, Predecessor},
+        life::{End, Life, Lifetime, Predecessor, Sequel},
     },
     error::{TierError, WriteError, WriteErrorKind},
     id::SessionId,
@@ -386,7 +386,12 @@ impl Core {
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
-            let ended = || Record::ended(key, End { reason: Closed::Destroyed, at: now, until });
+            let ended = || {
+                Record::ended(
+                    key,
+                    End { reason: Closed::Destroyed, at: now, until, principal: None, sequel: Sequel::Nothing },
+                )
+            };
             let record = memory.find_or_insert(&key, ended);
             let _ = self.end(&record, Closed::Destroyed, now);
         }

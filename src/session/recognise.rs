@@ -11,7 +11,7 @@ use super::{
 use crate::{
     chain::{
         Chain,
-        life::{End, FENCE, Life, Predecessor},
+        life::{End, Life, Predecessor, Sequel},
     },
     error::TierError,
     id::SessionId,
@@ -250,7 +250,7 @@ impl Core {
         }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
-            let _ = self.end(&record, Closed::Destroyed, now);
+            let _ = self.end_as(&record, Closed::Destroyed, Sequel::Untold, now);
         }
         let life = &current.life;
         self.chain.note_absolute(life.absolute_deadline().since(life.created()));
@@ -281,13 +281,15 @@ impl Core {
         let Some(memory) = &self.chain.memory else { return };
         let key = RecordKey(*predecessor.id.as_bytes());
         let (at, until) = (self.chain.time.written(life.birth(), now), life.absolute_deadline());
-        let ended = || Record::ended(key, End { reason: Closed::Renewed, at, until });
-        let before = memory.find_or_insert(&key, ended);
-        let signed_out = match before.read().kind {
-            Kind::Ended(End { reason: Closed::Destroyed, at, .. }) => now < at.after(FENCE),
-            _ => false,
+        // A sign-out of the predecessor that is late ends this session: see `follow`.
+        let sequel = match predecessor.shares_end {
+            true => Sequel::Session(Box::new(*record.key())),
+            false => Sequel::Nothing,
         };
-        let _ = self.end(&before, Closed::Renewed, now);
+        let end = End { reason: Closed::Renewed, at, until, principal: None, sequel: sequel.clone() };
+        let before = memory.find_or_insert(&key, || Record::ended(key, end));
+        let signed_out = before.end_of().is_some_and(|end| end.is_sign_out() && end.is_recent(now));
+        let _ = self.end_as(&before, Closed::Renewed, sequel, now);
         if predecessor.shares_end && signed_out {
             // The sign-out came to this node before the renewal did.
             let _ = self.end(record, Closed::Destroyed, now);
@@ -297,8 +299,8 @@ impl Core {
 
 /// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.
 pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
-    match record.read().kind {
-        Kind::Ended(end) if now < end.at.after(FENCE) => Some(Binding::Fenced(end.reason)),
+    match &record.read().kind {
+        Kind::Ended(end) if end.is_recent(now) => Some(Binding::Fenced(end.reason)),
         Kind::Ended(_) => Some(Binding::Anonymous),
         _ => None,
     }

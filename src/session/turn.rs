@@ -14,14 +14,14 @@ use crate::{
     chain::{
         Identity, Signed,
         judge::Judge,
-        life::{Life, Lifetime, Predecessor, Told},
+        life::{Life, Lifetime, Predecessor, Sequel, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
     id::SessionId,
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Extent, Kind, Record, Refused, State},
+        memory::record::{Extent, Kind, Record, RecordKey, Refused, State},
     },
     value::{Json, Number, Scope},
     version::{Millis, Version},
@@ -256,9 +256,10 @@ impl Core {
         let id = beginning.drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.make(id, life, now)?;
-        // Asked outside of the record's lock: the application's own code says who is signed in.
+        // Asked outside of all locks: the application's own code says who is signed in.
+        let principal = self.signed_of(bound, now).map(|signed| signed.key());
         let by_value = matches!(self.chain.identity, Identity::Value { .. });
-        let stays = beginning.kind == BeginningKind::Renewal && by_value && self.signed_of(bound, now).is_some();
+        let stays = beginning.kind == BeginningKind::Renewal && by_value && principal.is_some();
         let succession = Succession { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.chain.store {
             Some(store) => {
@@ -269,7 +270,7 @@ impl Core {
             }
             None => None,
         };
-        self.rebind_if(next.clone(), || self.hand_over(bound, &next, &succession, now))?;
+        self.rebind_if(next.clone(), || self.hand_over((bound, principal), &next, &succession, now))?;
         made.keep();
         self.settle(&bound.record, now);
         self.settle(&next.record, now);
@@ -281,15 +282,19 @@ impl Core {
     /// In memory: the old record's values become the new one's, and the old one ends, in one step.
     fn hand_over(
         &self,
-        bound: &Bound,
+        (bound, principal): (&Bound, Option<RecordKey>),
         next: &Bound,
         succession: &Succession<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let retired = bound.record.retire(Closed::Renewed, now, |state| {
+        let retired = bound.record.retire(Closed::Renewed, principal, now, |state| {
             let successor = self.successor(state, succession, now)?;
             *next.record.write() = successor;
-            Ok(())
+            // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
+            Ok(match (succession.beginning.kind, principal) {
+                (BeginningKind::Renewal, Some(_)) => Sequel::Session(Box::new(next.key())),
+                _ => Sequel::Nothing,
+            })
         });
         retired.map_err(|refused| refused.into_loss().into())
     }
@@ -404,24 +409,25 @@ impl Core {
         if let Some(ordered) = ordered {
             self.end_named(ordered, now.after(self.chain.longest_absolute()), now).await?;
         }
-        // One that is over is as destroyed as can be, and one that never was stays so.
-        let Ok(bound) = self.live(now) else {
-            if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
-                let until = now.after(self.chain.longest_absolute());
-                self.note_removal(EndedHere { id, until, ordered: None });
+        // Again where another handle was faster to renew the session.
+        while let Some(bound) = self.to_destroy(now) {
+            let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
+            if let Some(store) = &self.chain.store {
+                let expires = self.chain.time.wall(until).time();
+                let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
+                let doubt = bound.record.doubt();
+                store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+                doubt.clear();
             }
-            return Ok(());
-        };
-        let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
-        if let Some(store) = &self.chain.store {
-            let end =
-                Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], self.chain.time.wall(until).time());
-            let doubt = bound.record.doubt();
-            store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
-            doubt.clear();
+            if self.end(&bound.record, reason, now).is_ok() {
+                self.note_own_end(EndedHere { id: bound.id(), until, ordered });
+                return Ok(());
+            }
         }
-        if self.end(&bound.record, reason, now).is_ok() {
-            self.note_own_end(EndedHere { id: bound.id(), until, ordered });
+        // A session that is over is as destroyed as can be, and one that never was stays so.
+        if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
+            let until = now.after(self.chain.longest_absolute());
+            self.note_removal(EndedHere { id, until, ordered: None });
         }
         Ok(())
     }

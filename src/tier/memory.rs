@@ -37,10 +37,10 @@ mod tests;
 /// cookie brought nor for a lifetime of a session's own.) A record with anything that nobody else has is evicted only where
 /// a few hundred others in a row were no better, and counted.
 ///
-/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes
-/// 260 too: an ended session leaves one until nothing sealed for it can still open, which is its absolute lifetime at most.
+/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes 330:
+/// an ended session leaves one until nothing sealed for it can still open, which is its absolute lifetime at most.
 /// Plan for `logouts per second × absolute lifetime
-/// in seconds × 260` bytes: at one logout a second and 30 days that is 675 MB. Above the bound tombstones go last, and are
+/// in seconds × 330` bytes: at one logout a second and 30 days that is 855 MB. Above the bound tombstones go last, and are
 /// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {

@@ -36,6 +36,7 @@ mod relay;
 mod renewal;
 mod resolution;
 mod same_version;
+mod sign_outs;
 mod site;
 mod smoke;
 mod socket_use;

@@ -23,7 +23,7 @@ pub(crate) use super::{
 use crate::{
     chain::{
         judge::Judge,
-        life::{End, Life, Lifetime},
+        life::{End, Life, Lifetime, Sequel},
         time::Time,
         values::Kept,
     },
@@ -78,7 +78,8 @@ impl Record {
 
     /// The tombstone of a session of which this node had no record.
     pub(crate) fn ended(key: RecordKey, end: End) -> Self {
-        Self::new(key, Kind::Ended(end), end.at)
+        let at = end.at;
+        Self::new(key, Kind::Ended(Box::new(end)), at)
     }
 
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
@@ -350,8 +351,14 @@ impl Record {
     }
 
     /// Ends the record, unless it is over already. What waits on it is told.
-    pub(crate) fn end(&self, reason: Closed, now: Millis) -> Result<(), Closed> {
-        let ended = self.retire(reason, now, |_| Ok(()));
+    pub(crate) fn end(
+        &self,
+        reason: Closed,
+        principal: Option<RecordKey>,
+        sequel: Sequel,
+        now: Millis,
+    ) -> Result<(), Closed> {
+        let ended = self.retire(reason, principal, now, |_| Ok(sequel));
         self.ring();
         ended.map_err(|refused| match refused {
             Refused::Closed(closed) => closed,
@@ -359,21 +366,31 @@ impl Record {
         })
     }
 
-    /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. Nobody is told yet.
+    /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
+    /// noted as [`End::sequel`]. Nobody is told yet.
     pub(crate) fn retire(
         &self,
         reason: Closed,
+        principal: Option<RecordKey>,
         now: Millis,
-        succeed: impl FnOnce(&State) -> Result<(), Refused>,
+        succeed: impl FnOnce(&State) -> Result<Sequel, Refused>,
     ) -> Result<(), Refused> {
         let mut state = self.write();
         if let Some(closed) = state.closed(self.used(), now) {
             return Err(Refused::Closed(closed));
         }
-        succeed(&state)?;
+        let sequel = succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
-        state.end(End { reason, at: now, until });
+        state.end(End { reason, at: now, until, principal, sequel });
         Ok(())
+    }
+
+    /// Returns how the record ended, if it has.
+    pub(crate) fn end_of(&self) -> Option<End> {
+        match &self.read().kind {
+            Kind::Ended(end) => Some(End::clone(end)),
+            Kind::Session { .. } | Kind::Principal { .. } => None,
+        }
     }
 
     pub(crate) fn read_live(&self, now: Millis) -> Result<RwLockReadGuard<'_, State>, Closed> {

@@ -59,7 +59,7 @@ pub(crate) enum Kind {
         revoked: Millis,
         unstored: bool,
     },
-    Ended(End),
+    Ended(Box<End>),
 }
 
 /// What this node knows of the browser that holds a session.
@@ -135,7 +135,7 @@ impl State {
     /// Nothing is left but that it ended.
     pub(super) fn end(&mut self, end: End) {
         let (changes, counted) = (self.changes, self.counted);
-        *self = Self { changes, counted, ..Self::new(Kind::Ended(end)) };
+        *self = Self { changes, counted, ..Self::new(Kind::Ended(Box::new(end))) };
         self.count_change();
     }
 
@@ -464,7 +464,8 @@ impl State {
                 life.heap_bytes()
                     + browser.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
             }
-            _ => 0,
+            Kind::Ended(_) => size_of::<End>(),
+            Kind::Principal { .. } => 0,
         };
         PLACES + size_of::<Record>() + self.values.heap_bytes() + boxed
     }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     chain::{
-        life::{Life, Lifetime},
+        life::{Life, Lifetime, Sequel},
         time::Time,
     },
     live::Closed,
@@ -86,7 +86,7 @@ impl Tier {
     }
 
     pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
-        let _ = record.end(Closed::Destroyed, now);
+        let _ = record.end(Closed::Destroyed, None, Sequel::Nothing, now);
         self.memory.settle(record, now);
     }
 

@@ -54,6 +54,8 @@ struct Session {
     ended: Option<(Closed, u64)>,
     /// The session before the last turn, and when that was.
     predecessor: Option<(Predecessor, u64)>,
+    /// The session that a renewal for a user began.
+    successor: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -141,7 +143,7 @@ impl Node {
         let nobody = Handle { bind: Bind::Nobody, brought: None, came, ended: false, sent: false };
         let Some(token) = token else { return nobody };
         let Token { id, minted, user, own, users, predecessor } = *token;
-        let begun = Session { user, minted, own: None, anonymous: None, ended: None, predecessor };
+        let begun = Session { user, minted, own: None, anonymous: None, ended: None, successor: None, predecessor };
         self.sessions.entry(id).or_insert(begun);
         self.end_predecessor(token, time);
         let session = self.sessions.get_mut(&id).expect("it was or has come");
@@ -171,8 +173,14 @@ impl Node {
             return;
         }
         let ended = Some((Closed::Renewed, turned));
-        let unknown = Session { user: None, minted: 0, own: None, anonymous: None, ended, predecessor: None };
-        let before = self.sessions.entry(id).or_insert(unknown).ended;
+        let successor = shares_end.then_some(token.id);
+        let unknown =
+            Session { user: None, minted: 0, own: None, anonymous: None, ended, successor, predecessor: None };
+        let before = self.sessions.entry(id).or_insert(unknown);
+        if before.ended.is_none() {
+            before.successor = successor;
+        }
+        let before = before.ended;
         self.retire(&Bind::Live(id), Closed::Renewed, time);
         if shares_end && before.is_some_and(|(reason, at)| reason == Closed::Destroyed && time.now < at + FENCE) {
             self.retire(&Bind::Live(token.id), Closed::Destroyed, time);
@@ -241,7 +249,8 @@ impl Node {
     ) -> Bind {
         time.made += 1;
         let (minted, predecessor) = (time.next(), predecessor.map(|predecessor| (predecessor, time.now)));
-        self.sessions.insert(time.made, Session { user, minted, own, anonymous, ended: None, predecessor });
+        self.sessions
+            .insert(time.made, Session { user, minted, own, anonymous, ended: None, successor: None, predecessor });
         Bind::Live(time.made)
     }
 
@@ -284,6 +293,8 @@ impl Node {
                     self.retire(&handle.bind, Closed::Renewed, time);
                     let before = Predecessor { id, shares_end: user.is_some() };
                     handle.bind = self.make(user, own, anonymous, Some(before), time);
+                    let renewed = self.sessions.get_mut(&id).expect("it has just ended");
+                    renewed.successor = user.map(|_| time.made);
                 }
                 None if closed.is_some() => {
                     handle.bind = self.make(None, None, None, brought, time);
@@ -319,14 +330,29 @@ impl Node {
     }
 
     fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Refusal> {
-        if self.live(&handle.bind, time).is_some() {
-            self.retire(&handle.bind, Closed::Destroyed, time);
+        let own = self.live(&handle.bind, time).map(|(id, _)| id);
+        if let Some(id) = own.or_else(|| self.successor(handle, time)) {
+            self.retire(&Bind::Live(id), Closed::Destroyed, time);
             handle.ended = true;
             // Gone, with what the browser had of it. What it had of the user stays the user's.
             handle.brought = handle.brought.take().filter(|brought| brought.user.is_some());
             handle.brought.iter_mut().for_each(|brought| brought.own = None);
         }
         Ok(None)
+    }
+
+    /// The session that the handle's renewed session goes on as.
+    fn successor(&self, handle: &Handle, time: &Time) -> Option<usize> {
+        let mut id = match handle.bind {
+            Bind::Live(id) => id,
+            Bind::Fenced(_) => handle.came?,
+            Bind::Nobody => return None,
+        };
+        while let Some((_, at)) = self.sessions[&id].ended {
+            id = self.sessions[&id].successor.filter(|_| time.now < at + FENCE)?;
+            self.sessions.get(&id)?;
+        }
+        Some(id)
     }
 
     fn retire(&mut self, bind: &Bind, reason: Closed, time: &Time) {

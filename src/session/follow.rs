@@ -1,0 +1,73 @@
+//! A `destroy` that meets a renewal: the session that a renewed id goes on as.
+//!
+//! A user signs out in one tab while a response of another tab renews the session. The sign-out brings the old id, and
+//! must end the session all the same.
+
+use std::sync::Arc;
+
+use super::core::{Binding, Bound, Core};
+use crate::{
+    chain::{
+        Identity,
+        life::{End, Sequel},
+    },
+    live::Closed,
+    tier::memory::record::Record,
+    version::Millis,
+};
+
+impl Core {
+    /// Ends a record, unless it is over already, and counts what it no longer takes.
+    pub(super) fn end(&self, record: &Arc<Record>, reason: Closed, now: Millis) -> Result<(), Closed> {
+        self.end_as(record, reason, Sequel::Nothing, now)
+    }
+
+    /// The same, with what comes after.
+    pub(super) fn end_as(
+        &self,
+        record: &Arc<Record>,
+        reason: Closed,
+        sequel: Sequel,
+        now: Millis,
+    ) -> Result<(), Closed> {
+        let signed = self.signed_of(&Bound { record: Arc::clone(record) }, now);
+        let ended = record.end(reason, signed.map(|signed| signed.key()), sequel, now);
+        self.settle(record, now);
+        ended
+    }
+
+    /// The session that a `destroy` of this handle is to end: its own while that lives, else the successor of its own.
+    pub(super) fn to_destroy(&self, now: Millis) -> Option<Bound> {
+        self.live(now).ok().or_else(|| self.living_successor(now))
+    }
+
+    /// The session that this handle's renewed session goes on as.
+    ///
+    /// Each step from an id to its successor must be less than a minute old. A successor is noted only where the same
+    /// principal was signed in before and after. With `identify` that principal must be the request's too: the head may
+    /// name another user of the same cookie.
+    fn living_successor(&self, now: Millis) -> Option<Bound> {
+        let memory = self.chain.memory.as_ref()?;
+        let mut end = match self.binding() {
+            Binding::Live(bound) => bound.record.end_of(),
+            Binding::Fenced(_) => memory.find(&self.brought.key?)?.end_of(),
+            Binding::Anonymous | Binding::Refused(_) | Binding::Job => None,
+        };
+        loop {
+            let renewed = end.filter(|end| end.is_recent(now) && self.may_follow(end))?;
+            let Sequel::Session(key) = renewed.sequel else { return None };
+            let record = memory.find(&key)?;
+            end = record.end_of();
+            if end.is_none() {
+                return record.closed(now).is_none().then_some(Bound { record });
+            }
+        }
+    }
+
+    fn may_follow(&self, end: &End) -> bool {
+        match &self.chain.identity {
+            Identity::Head(_) => end.principal.is_some() && end.principal == self.given.as_ref().map(|it| it.key()),
+            Identity::Value { .. } | Identity::Nobody => true,
+        }
+    }
+}
