@@ -20,7 +20,7 @@ use crate::{
         cookie::{CookieTier, digest::DigestKey, header::Name},
         default::Answer,
         memory::{
-            Memory,
+            Ended, Memory,
             record::{Extent, Record, RecordKey, Terms},
         },
     },
@@ -174,12 +174,21 @@ impl Chain {
     }
 
     /// The record of a session that a token names, made if there is none.
-    pub(crate) fn session_record(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Arc<Record> {
-        let Some(memory) = &self.memory else { return Arc::new(make()) };
-        let record = memory.find_or_insert(key, make);
+    ///
+    /// # Errors
+    ///
+    /// Where the session has ended on this node.
+    pub(crate) fn session_record(
+        &self,
+        key: &RecordKey,
+        now: Millis,
+        make: impl FnOnce() -> Record,
+    ) -> Result<Arc<Record>, Ended> {
+        let Some(memory) = &self.memory else { return Ok(Arc::new(make())) };
+        let record = memory.session_or_insert(key, now, make)?;
         // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
         memory.settle(&record, now);
-        record
+        Ok(record)
     }
 
     /// Notes a genuine version from elsewhere.

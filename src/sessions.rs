@@ -112,6 +112,7 @@ impl Sessions {
         let count = |of: fn(&crate::tier::memory::Memory) -> &AtomicU64| memory.map_or(0, |memory| read(of(memory)));
         Stats {
             records: memory.map_or(0, crate::tier::memory::Memory::len),
+            tombstones: memory.map_or(0, crate::tier::memory::Memory::tombstones),
             bytes: memory.map_or(0, crate::tier::memory::Memory::bytes),
             hits: memory.map_or(0, crate::tier::memory::Memory::hits),
             misses: memory.map_or(0, crate::tier::memory::Memory::misses),
@@ -151,6 +152,8 @@ async fn yield_now() {
 pub struct Stats {
     /// Records in memory: sessions, principals and tombstones.
     pub records: usize,
+    /// Tombstones among them: sessions that have ended, and whose cookies could still open.
+    pub tombstones: usize,
     /// Bytes that they take, as the memory tier counts them.
     pub bytes: usize,
     /// Requests that brought a cookie of ours and asked for their session whose record was in memory. One with several such
@@ -164,7 +167,8 @@ pub struct Stats {
     pub evicted_saved: u64,
     /// Evicted records with something that nobody else had.
     pub evicted_unsaved: u64,
-    /// Evicted tombstones of sessions whose cookies could still open.
+    /// Tombstones dropped at their cap, and evicted records of users whose sessions were all ended: their cookies could
+    /// still open, and do now on this node. Each is traced as an error, a minute's in one line.
     pub revocations_lost: u64,
     /// Loads that found their request's Cookie fields too long to look through: a request that doesn't ask for its
     /// session isn't counted.

@@ -250,7 +250,7 @@ pub(super) fn adopt_birth(chain: &Chain, id: SessionId, current: &Current, now: 
         let record = Record::session(key, current.begun_life(), current.used(now));
         if chain.store.is_some() { record.unasked() } else { record }
     };
-    let record = chain.session_record(&key, now, make);
+    let record = chain.session_record(&key, now, make).map_err(|ended| ended.reason())?;
     record.touch_at_least(current.used(now));
     match record.closed(now) {
         Some(reason) => Err(reason),

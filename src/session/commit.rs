@@ -14,7 +14,7 @@ use crate::{
     tier::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
-            Memory,
+            Memory, Taken,
             record::{Carried, Extent, Record, RecordKey, Refused, Terms, Via},
         },
     },
@@ -224,7 +224,7 @@ impl Core {
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.insert_new(&key, make).ok_or_else(|| WriteError::closed(Closed::Renewed))?,
+            Some(memory) => memory.create(&key, now, make).map_err(|Taken| WriteError::closed(Closed::Renewed))?,
             None => Arc::new(make()),
         };
         Ok((Bound { record }, Made { memory, key }))

@@ -346,7 +346,7 @@ impl Core {
         if let Some(record) = self.brought.principal.as_ref().filter(|record| *record.key() == key) {
             return Some(Arc::clone(record));
         }
-        self.chain.memory.as_ref()?.find(&key)
+        self.chain.memory.as_ref()?.principal(&key)
     }
 
     /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
@@ -357,7 +357,7 @@ impl Core {
         };
         let found = self.find_principal(signed);
         found.unwrap_or_else(|| match &self.chain.memory {
-            Some(memory) => memory.find_or_insert(&signed.key(), make),
+            Some(memory) => memory.principal_or_insert(&signed.key(), make),
             None => Arc::new(make()),
         })
     }

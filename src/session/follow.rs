@@ -12,7 +12,7 @@ use crate::{
         life::{End, Sequel},
     },
     live::Closed,
-    tier::memory::record::Record,
+    tier::memory::{Ended, Known, record::Record},
     version::Millis,
 };
 
@@ -48,18 +48,24 @@ impl Core {
     /// name another user of the same cookie.
     fn living_successor(&self, now: Millis) -> Option<Bound> {
         let memory = self.chain.memory.as_ref()?;
-        let mut end = match self.binding() {
-            Binding::Live(bound) => bound.record.end_of(),
-            Binding::Fenced(_) => memory.find(&self.brought.key?)?.end_of(),
-            Binding::Anonymous | Binding::Refused(_) | Binding::Job => None,
+        let mut ended = match self.binding() {
+            Binding::Live(bound) => Ended::of(bound.record.end_of()?, now),
+            Binding::Fenced(_) => match memory.session(&self.brought.key?, now) {
+                Known::Ended(ended) => ended,
+                Known::Living(_) | Known::Unknown => return None,
+            },
+            Binding::Anonymous | Binding::Refused(_) | Binding::Job => return None,
         };
         loop {
-            let renewed = end.filter(|end| end.is_recent(now) && self.may_follow(end))?;
-            let Sequel::Session(key) = renewed.sequel else { return None };
-            let record = memory.find(&key)?;
-            end = record.end_of();
-            if end.is_none() {
-                return record.closed(now).is_none().then_some(Bound { record });
+            let Ended::Recently(end) = ended else { return None };
+            if !self.may_follow(&end) {
+                return None;
+            }
+            let Sequel::Session(key) = end.sequel else { return None };
+            match memory.session(&key, now) {
+                Known::Living(record) => return record.closed(now).is_none().then_some(Bound { record }),
+                Known::Ended(next) => ended = next,
+                Known::Unknown => return None,
             }
         }
     }

@@ -27,7 +27,10 @@ use crate::{
             payload::{Entry, Head, Payload, Whose, Writer},
             seal::{MAX_TURN_LEN, Purpose, sealed_len},
         },
-        memory::record::{Browser, Kind, Record, RecordKey, State},
+        memory::{
+            Known,
+            record::{Browser, Kind, RecordKey, State},
+        },
     },
     value::{Json, Number, Scope},
     version::{Millis, Version},
@@ -364,17 +367,21 @@ impl Core {
         Ok(Change { number, name, json, version: None, replaces: None })
     }
 
+    fn known(&self, id: &SessionId) -> Known {
+        let memory = self.chain.memory.as_ref();
+        memory.map_or(Known::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.chain.now()))
+    }
+
     /// Whether this node knows an id, alive or ended.
     fn is_known(&self, id: &SessionId) -> bool {
-        self.chain.memory.as_ref().is_some_and(|memory| memory.find(&RecordKey(*id.as_bytes())).is_some())
+        !matches!(self.known(id), Known::Unknown)
     }
 
     /// Why the session of an id has ended, as far as this node knows.
     pub(super) fn reason_of(&self, id: &SessionId) -> Option<Closed> {
-        let record = self.chain.memory.as_ref()?.find(&RecordKey(*id.as_bytes()))?;
-        match &record.read().kind {
-            Kind::Ended(end) => Some(end.reason),
-            _ => None,
+        match self.known(id) {
+            Known::Ended(ended) => Some(ended.reason()),
+            Known::Living(_) | Known::Unknown => None,
         }
     }
 
@@ -386,14 +393,10 @@ impl Core {
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
-            let ended = || {
-                Record::ended(
-                    key,
-                    End { reason: Closed::Destroyed, at: now, until, principal: None, sequel: Sequel::Nothing },
-                )
-            };
-            let record = memory.find_or_insert(&key, ended);
-            let _ = self.end(&record, Closed::Destroyed, now);
+            let end = End { reason: Closed::Destroyed, at: now, until, principal: None, sequel: Sequel::Nothing };
+            if let Known::Living(record) = memory.end_unknown(&key, end, now) {
+                let _ = self.end(&record, Closed::Destroyed, now);
+            }
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::{
             seal::{self, Purpose},
         },
         memory::{
-            Memory,
+            Ended, Known, Memory,
             record::{InStep, Kind, Record, RecordKey, State},
         },
     },
@@ -83,7 +83,7 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Optio
     let principal = match in_step.principal.as_deref() {
         // An evicted, expired or newer record of the principal may lack what the token has.
         Some((key, carried)) if *carried != 0 => {
-            Some(memory.find(key).filter(|record| record.live(now, State::carried) == Ok(*carried))?)
+            Some(memory.principal(key).filter(|record| record.live(now, State::carried) == Ok(*carried))?)
         }
         _ => None,
     };
@@ -207,9 +207,10 @@ impl Core {
 
     /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
     fn lives_here(&self, id: &SessionId, now: Millis) -> bool {
-        let memory = self.chain.memory.as_ref();
-        let record = memory.and_then(|memory| memory.find(&RecordKey(*id.as_bytes())));
-        record.is_some_and(|record| record.closed(now).is_none())
+        match self.chain.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
+            Some(Known::Living(record)) => record.closed(now).is_none(),
+            Some(Known::Ended(_) | Known::Unknown) | None => false,
+        }
     }
 
     /// The session that a genuine token names, if it is to be believed.
@@ -221,10 +222,11 @@ impl Core {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
-        let known = self.chain.memory.as_ref().and_then(|memory| memory.find(&key));
-        if let Some(reason) = known.as_ref().and_then(|record| fenced(record, now)) {
-            return Ok((reason, brought, None));
-        }
+        let known = match self.chain.memory.as_ref().map(|memory| memory.session(&key, now)) {
+            Some(Known::Ended(ended)) => return Ok((ended.into(), brought, None)),
+            Some(Known::Living(record)) => Some(record),
+            Some(Known::Unknown) | None => None,
+        };
         let stored = match &self.chain.store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
                 let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
@@ -242,9 +244,11 @@ impl Core {
             }
             return nothing(Brought::default());
         }
-        let record = known.unwrap_or_else(|| {
-            self.chain.session_record(&key, now, || Record::session(key, current.begun_life(), current.used(now)))
-        });
+        let make = || Record::session(key, current.begun_life(), current.used(now));
+        let record = match known.map_or_else(|| self.chain.session_record(&key, now, make), Ok) {
+            Ok(record) => record,
+            Err(ended) => return Ok((ended.into(), brought, None)),
+        };
         if let Some(predecessor) = current.payload.head.predecessor {
             self.end_predecessor(&record, predecessor, &current.life, now);
         }
@@ -287,9 +291,14 @@ impl Core {
             false => Sequel::Nothing,
         };
         let end = End { reason: Closed::Renewed, at, until, principal: None, sequel: sequel.clone() };
-        let before = memory.find_or_insert(&key, || Record::ended(key, end));
-        let signed_out = before.end_of().is_some_and(|end| end.is_sign_out() && end.is_recent(now));
-        let _ = self.end_as(&before, Closed::Renewed, sequel, now);
+        let signed_out = match memory.end_unknown(&key, end, now) {
+            Known::Living(before) => {
+                let _ = self.end_as(&before, Closed::Renewed, sequel, now);
+                false
+            }
+            Known::Ended(Ended::Recently(end)) => end.is_sign_out(),
+            Known::Ended(Ended::LongAgo) | Known::Unknown => false,
+        };
         if predecessor.shares_end && signed_out {
             // The sign-out came to this node before the renewal did.
             let _ = self.end(record, Closed::Destroyed, now);
@@ -297,11 +306,17 @@ impl Core {
     }
 }
 
-/// What a request gets whose id has ended: for a minute nothing, so that it can't come in the way of its successor.
+/// What a request gets whose id has ended, if it has.
 pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
-    match &record.read().kind {
-        Kind::Ended(end) if end.is_recent(now) => Some(Binding::Fenced(end.reason)),
-        Kind::Ended(_) => Some(Binding::Anonymous),
-        _ => None,
+    record.end_of().map(|end| Ended::of(end, now).into())
+}
+
+/// For a minute a request with an ended id gets nothing, so that it can't come in the way of its successor.
+impl From<Ended> for Binding {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::Recently(end) => Self::Fenced(end.reason),
+            Ended::LongAgo => Self::Anonymous,
+        }
     }
 }

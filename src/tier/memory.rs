@@ -1,16 +1,23 @@
 //! The memory tier: what this process knows, and the place where handles, sockets and tabs meet.
 
 use std::{
-    ops::ControlFlow,
+    convert::Infallible,
     sync::{Arc, atomic::AtomicU64 as Counter},
 };
 
 use self::{
     expiry::Expiry,
+    losses::Losses,
     record::{Kind, Record, RecordKey},
     shards::Shards,
+    tombstones::Tombstones,
+};
+pub(crate) use self::{
+    known::{Known, Taken},
+    tombstones::Ended,
 };
 use crate::{
+    chain::life::End,
     sync::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering, fence},
@@ -19,7 +26,10 @@ use crate::{
 };
 
 mod doubt;
+mod evict;
 mod expiry;
+mod known;
+mod losses;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]
 mod schedules;
@@ -28,6 +38,7 @@ mod state;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod tombstones;
 
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
@@ -37,11 +48,31 @@ mod tests;
 /// cookie brought nor for a lifetime of a session's own.) A record with anything that nobody else has is evicted only where
 /// a few hundred others in a row were no better, and counted.
 ///
-/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched. A tombstone takes 330:
-/// an ended session leaves one until nothing sealed for it can still open, which is its absolute lifetime at most.
-/// Plan for `logouts per second × absolute lifetime
-/// in seconds × 330` bytes: at one logout a second and 30 days that is 855 MB. Above the bound tombstones go last, and are
-/// counted as `revocations_lost`: the cookie of such a session, if somebody kept a copy, opens again on this node.
+/// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched.
+///
+/// # Tombstones
+///
+/// A session that is destroyed, revoked, renewed or signed in leaves a tombstone under its old id, so that a copy of the old
+/// cookie opens nothing. The tombstone takes 190 bytes for a minute and then 40, until nothing sealed for that id can still
+/// open, which is the absolute lifetime at most. A session that expires leaves none: its cookies have expired as well.
+///
+/// Tombstones may take a fourth of the bound, so that they never push out living sessions. Plan for
+///
+/// ```text
+/// max_bytes = 4 × 40 bytes × ends per second × absolute lifetime in seconds
+/// ```
+///
+/// at least: one sign-out every two seconds and 30 days need 208 MB, and the 256 MiB that are the default hold 1.6 million
+/// tombstones.
+///
+/// At the cap those tombstones go first that ended while nobody was signed in; then, of a random sample of sixteen, the oldest
+/// of the user who has most of them. So neither visitors nor one account can erase the sign-outs of another account.
+/// Each loss is counted as `revocations_lost` and traced as an error: the cookie of such a session, if somebody kept a
+/// copy, opens again on this node. A user all of whose sessions were ended (`end_all`) is remembered in the user's record,
+/// which is evicted last.
+///
+/// For its minute a tombstone also tells how the session ended. A sixteenth of the bound is for that; above it the oldest
+/// tombstones are cut short, and their ids count as no cookie before the minute is over.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {
     max_bytes: usize,
@@ -56,6 +87,8 @@ impl MemoryTier {
     pub(crate) fn open(&self) -> Memory {
         Memory {
             records: Shards::new(self.max_bytes / size_of::<Record>()),
+            tombstones: Tombstones::new(self.max_bytes),
+            losses: Losses::default(),
             expiry: Mutex::default(),
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
@@ -88,10 +121,12 @@ impl MemoryTierBuilder {
     }
 }
 
-/// Lock order: the index of expiry, then a shard, then a record.
+/// Lock order: the index of expiry, then a shard, then a record or the tombstones.
 #[derive(Debug)]
 pub(crate) struct Memory {
     records: Shards,
+    tombstones: Tombstones,
+    losses: Losses,
     expiry: Mutex<Expiry>,
     /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
     due: AtomicU64,
@@ -106,43 +141,87 @@ pub(crate) struct Memory {
 /// How many due records a passing call looks at: above one, so that expiry keeps up with creation.
 const STEPS: usize = 2;
 
-/// Of so many records that can go the least recently used one goes.
-const SAMPLE: usize = 8;
-
-/// So many are looked at where none of the sample is saved: some 20 µs.
-const SEARCH: usize = 256;
-
 /// Holders of a record that nobody is using: the map and the index.
 const IDLE: usize = 2;
 
 impl Memory {
-    pub(crate) fn find(&self, key: &RecordKey) -> Option<Arc<Record>> {
+    /// What memory knows of a session.
+    pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> Known {
+        match self.records.get(key) {
+            Some(record) => Known::of(record, now),
+            // In this order: a record that ends goes once its tombstone is there.
+            None => self.tombstones.find(key, now).map_or(Known::Unknown, Known::Ended),
+        }
+    }
+
+    /// The same for the session that a request's cookie names, which counts as a hit or a miss.
+    pub(crate) fn look_up(&self, key: &RecordKey) -> Option<Arc<Record>> {
+        self.records.look_up(key, || self.tombstones.contains(key))
+    }
+
+    /// The record of a session, made if there is none and the session has not ended. As long as the session lives and the
+    /// caller holds the record, the record stays the one of its key.
+    pub(crate) fn session_or_insert(
+        &self,
+        key: &RecordKey,
+        now: Millis,
+        make: impl FnOnce() -> Record,
+    ) -> Result<Arc<Record>, Ended> {
+        let found = match self.session(key, now) {
+            Known::Living(record) => return Ok(record),
+            Known::Ended(ended) => return Err(ended),
+            Known::Unknown => self.records.get_or_insert_with(key, || self.unless_ended(key, now, make)),
+        };
+        match found.map(|record| (record.end_of(), record))? {
+            (None, record) => Ok(record),
+            (Some(end), _) => Err(Ended::of(end, now)),
+        }
+    }
+
+    /// The record of a new session: its id must neither live nor have ended.
+    pub(crate) fn create(
+        &self,
+        key: &RecordKey,
+        now: Millis,
+        make: impl FnOnce() -> Record,
+    ) -> Result<Arc<Record>, Taken> {
+        let mut made = false;
+        let make = || {
+            made = true;
+            make()
+        };
+        let record = self.records.get_or_insert_with(key, || self.unless_ended(key, now, make));
+        record.ok().filter(|_| made).ok_or(Taken)
+    }
+
+    /// Asked under the shard's lock, under which a record that ends gives its place to a tombstone.
+    fn unless_ended(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Result<Record, Ended> {
+        self.tombstones.find(key, now).map_or_else(|| Ok(make()), Err)
+    }
+
+    pub(crate) fn principal(&self, key: &RecordKey) -> Option<Arc<Record>> {
         self.records.get(key)
     }
 
-    /// The record that a request's cookie names, which counts as a hit or a miss.
-    pub(crate) fn look_up(&self, key: &RecordKey) -> Option<Arc<Record>> {
-        self.records.look_up(key)
+    /// The record of a principal, made if there is none. As long as the caller holds it, it stays the one of its key.
+    pub(crate) fn principal_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
+        self.records.get(key).unwrap_or_else(|| {
+            let Ok(record) = self.records.get_or_insert_with(key, || Ok::<_, Infallible>(make()));
+            record
+        })
     }
 
-    /// The record, made if there is none. As long as the caller holds it, it stays the one of its key.
-    pub(crate) fn find_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
-        self.records.get(key).unwrap_or_else(|| self.insert(key, make))
-    }
-
-    /// The same for a key that is new most likely: it takes the write lock at once.
-    fn insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
-        self.records.get_or_insert_with(key, make)
-    }
-
-    /// Makes the record of a key, unless there is one.
-    pub(crate) fn insert_new(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Option<Arc<Record>> {
-        let mut made = false;
-        let record = self.insert(key, || {
-            made = true;
-            make()
+    /// Leaves a tombstone of an id that memory does not know. Returns what memory knows of the id.
+    pub(crate) fn end_unknown(&self, key: &RecordKey, end: End, now: Millis) -> Known {
+        let found = self.records.get_or_insert_with(key, || {
+            let known = self.tombstones.find(key, now).map_or(Known::Unknown, Known::Ended);
+            if matches!(known, Known::Unknown) {
+                self.tombstones.insert(key, end);
+            }
+            Err(known)
         });
-        made.then_some(record)
+        self.bound_tombstones(now);
+        found.map_or_else(|known| known, |record| Known::of(record, now))
     }
 
     /// Drops a record that its maker did not come to use.
@@ -182,28 +261,64 @@ impl Memory {
         self.note_due(&expiry);
     }
 
-    /// Counts a record that changed, and does a bounded step of the work that is due.
+    /// Counts a record that changed, or leaves its tombstone if it has ended, and does a bounded step of the work that is
+    /// due.
     pub(crate) fn settle(&self, record: &Arc<Record>, now: Millis) {
-        let grown = self.count(record);
+        let grown = self.count(record).unwrap_or_else(|| {
+            self.bury(record, now);
+            0
+        });
         if record.place.is_none() {
             let mut expiry = self.expiry.lock();
-            expiry.add(Arc::clone(record), record.until());
-            self.note_due(&expiry);
+            // One that has ended meanwhile is in the map no more, or not for long.
+            if !record.has_ended() {
+                expiry.add(Arc::clone(record), record.until());
+                self.note_due(&expiry);
+            }
         }
         self.sweep(now, STEPS);
         // One that grew by much makes room for all of it: no record takes less than it counts as empty.
         let most = STEPS + grown / size_of::<Record>();
         for _ in 0..most {
-            if self.bytes() <= self.max_bytes || !self.evict(record) {
+            if self.bytes() <= self.max_bytes || !self.evict() {
                 break;
             }
         }
     }
 
-    /// Counts what a record takes now. Returns by how much that is more than before.
-    fn count(&self, record: &Record) -> usize {
+    /// Puts a tombstone in the place of a record that has ended. Handles that hold the record keep it: nothing changes it
+    /// any more.
+    fn bury(&self, record: &Arc<Record>, now: Millis) {
+        let mut expiry = self.expiry.lock();
+        let buried = self.records.remove_if(record.key(), |found| {
+            let end = if Arc::ptr_eq(found, record) { found.end_of() } else { None };
+            end.map(|end| self.tombstones.insert(found.key(), end)).is_some()
+        });
+        if buried.is_none() {
+            return;
+        }
+        expiry.remove(record);
+        self.note_due(&expiry);
+        drop(expiry);
+        self.bound_tombstones(now);
+    }
+
+    /// Drops tombstones above their cap. No lock is held here: the trace of the losses runs the application's code.
+    fn bound_tombstones(&self, now: Millis) {
+        let lost = self.tombstones.make_room();
+        if lost > 0 {
+            self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
+            self.losses.tell(lost, now);
+        }
+    }
+
+    /// Counts what a record takes now. Returns by how much that is more than before; none for one that has ended, which
+    /// takes nothing but its tombstone.
+    fn count(&self, record: &Record) -> Option<usize> {
         let mut state = record.write();
-        let after = u32::try_from(state.bytes() + record.waiting_bytes()).unwrap_or(u32::MAX);
+        let ended = matches!(state.kind, Kind::Ended(_));
+        let bytes = if ended { 0 } else { state.bytes() + record.waiting_bytes() };
+        let after = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut state.counted, after);
         // Under the record's lock: of two that count it, the one that takes away must not come first. A sum below
         // nothing is above every bound.
@@ -212,7 +327,7 @@ impl Memory {
             Some(grown) => drop(self.bytes.fetch_add(grown as usize, Ordering::Relaxed)),
             None => drop(self.bytes.fetch_sub((before - after) as usize, Ordering::Relaxed)),
         }
-        after.saturating_sub(before) as usize
+        (!ended).then_some(after.saturating_sub(before) as usize)
     }
 
     fn uncount(&self, record: &Record) -> u32 {
@@ -228,6 +343,14 @@ impl Memory {
     /// Looks at up to so many records whose minute has come, and drops those that are over. Returns whether it saw
     /// that many, so that there may be more.
     pub(crate) fn sweep(&self, now: Millis, steps: usize) -> bool {
+        let (dropped, more) = self.tombstones.sweep(now, steps.div_ceil(32));
+        if dropped > 0 {
+            self.expired.fetch_add(dropped, Ordering::Relaxed);
+        }
+        self.sweep_records(now, steps) || more
+    }
+
+    fn sweep_records(&self, now: Millis, steps: usize) -> bool {
         if now.0 < self.due.load(Ordering::Relaxed) {
             return false;
         }
@@ -265,55 +388,16 @@ impl Memory {
         Ok(Arc::get_mut(&mut record).map_or(0, Record::take_counted))
     }
 
-    /// Drops one record other than `keep`. Returns false where there is none to drop.
-    fn evict(&self, keep: &Arc<Record>) -> bool {
-        let rank = |record: &Record| (Worth::of(record), record.used());
-        let (mut worst, mut fit, mut looked) = (None::<((Worth, Millis), Arc<Record>)>, 0, 0);
-        self.records.visit(|record| {
-            looked += 1;
-            // What is not in the index is not to be had, and whoever makes or settles it comes to evict as well.
-            if Arc::strong_count(record) <= IDLE && !Arc::ptr_eq(record, keep) && !record.place.is_none() {
-                let ranked = rank(record);
-                fit += usize::from(ranked.0 == Worth::Saved);
-                if worst.as_ref().is_none_or(|(worst, _)| ranked < *worst) {
-                    worst = Some((ranked, Arc::clone(record)));
-                }
-            }
-            match fit == SAMPLE || looked == SEARCH {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
-        let Some((seen, record)) = worst else { return false };
-        let mut expiry = self.expiry.lock();
-        // Held by us as well, so that it is the one of its key still, and in the index. A session that has ended since it
-        // was looked at is no longer what it was chosen for.
-        let idle = |record: &Arc<Record>| is_held_by(record, IDLE + 1) && rank(record) == seen;
-        if self.records.remove_if(record.key(), idle).is_none() {
-            // Somebody came to use it, which is as good a reason as any to look for another at the next call.
-            return true;
-        }
-        expiry.remove(&record);
-        self.note_due(&expiry);
-        drop(expiry);
-        if self.uncount(&record) == 0 {
-            return true;
-        }
-        let counter = match seen.0 {
-            Worth::Saved => &self.evicted_saved,
-            Worth::Unsaved => &self.evicted_unsaved,
-            Worth::Revocation => &self.revocations_lost,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
-        true
+    pub(crate) fn len(&self) -> usize {
+        self.records.len() + self.tombstones.len()
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.records.len()
+    pub(crate) fn tombstones(&self) -> usize {
+        self.tombstones.len()
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.bytes.load(Ordering::Relaxed) + self.tombstones.bytes()
     }
 
     pub(crate) fn hits(&self) -> u64 {
@@ -333,25 +417,4 @@ fn is_held_by(record: &Arc<Record>, holders: usize) -> bool {
         fence(Ordering::Acquire);
     }
     held
-}
-
-/// What is lost with a record, the least first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Worth {
-    Saved,
-    Unsaved,
-    Revocation,
-}
-
-impl Worth {
-    fn of(record: &Record) -> Self {
-        let state = record.read();
-        match &state.kind {
-            Kind::Ended(_) => Self::Revocation,
-            Kind::Principal { not_before, .. } if *not_before > Default::default() => Self::Revocation,
-            // What became of a write that nobody waited for isn't known, and so not what the store holds.
-            _ if state.is_saved() && !record.is_doubted() => Self::Saved,
-            _ => Self::Unsaved,
-        }
-    }
 }

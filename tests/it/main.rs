@@ -35,6 +35,7 @@ mod principals;
 mod relay;
 mod renewal;
 mod resolution;
+mod revocations;
 mod same_version;
 mod sign_outs;
 mod site;

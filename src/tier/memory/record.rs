@@ -76,12 +76,6 @@ impl Record {
         )
     }
 
-    /// The tombstone of a session of which this node had no record.
-    pub(crate) fn ended(key: RecordKey, end: End) -> Self {
-        let at = end.at;
-        Self::new(key, Kind::Ended(Box::new(end)), at)
-    }
-
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
         let state = State::new(kind);
         Self {
@@ -383,6 +377,10 @@ impl Record {
         let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
         state.end(End { reason, at: now, until, principal, sequel });
         Ok(())
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.read().kind, Kind::Ended(_))
     }
 
     /// Returns how the record ended, if it has.

@@ -47,8 +47,8 @@ fn what_a_handle_holds_stays_the_one_of_its_key_and_nothing_goes_twice() {
                 },
                 |tier| _ = tier.memory.sweep(LATER, 2),
                 // Another needs its room.
-                |tier| tier.write(&tier.hold(1, LATER), 300, LATER),
-                |tier| tier.end(&tier.hold(1, LATER), LATER),
+                |tier| drop(tier.try_hold(1, LATER).map(|record| tier.write(&record, 300, LATER))),
+                |tier| drop(tier.try_hold(1, LATER).map(|record| tier.end(&record, LATER))),
             ],
         );
         tier.assert_is_whole();
@@ -93,16 +93,54 @@ fn of_two_that_count_a_record_neither_takes_away_what_is_not_there_yet() {
 }
 
 #[test]
-fn what_has_ended_since_it_was_chosen_does_not_go_for_what_it_was() {
+fn what_has_ended_since_it_was_chosen_leaves_its_tombstone() {
     check(|| {
         let tier = Tier::new(400);
         tier.write(&tier.hold(0, NOW), 1, NOW);
         let tier =
             run(tier, [|tier| tier.end(&tier.hold(0, NOW), NOW), |tier| tier.write(&tier.hold(1, NOW), 300, NOW)]);
-        // It went before it was ended, and what was ended is another that came after; or it counts as a revocation.
-        if tier.memory.revocations_lost.load(Ordering::Relaxed) == 0 {
-            assert!(tier.find(0).is_some());
-        }
+        assert!(tier.try_hold(0, NOW).is_err());
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn ended_id_never_lives_again() {
+    check(|| {
+        let tier = Tier::new(400);
+        tier.write(&tier.hold(0, NOW), 1, NOW);
+        let tier = run(
+            tier,
+            [
+                |tier| drop(tier.try_hold(0, NOW).map(|record| tier.end(&record, NOW))),
+                // Once it has ended for somebody, it has for all: there is no moment between record and tombstone.
+                |tier| {
+                    let ended = || tier.try_hold(0, NOW).is_err();
+                    let before = ended();
+                    assert!(!before || ended());
+                },
+                |tier| drop(tier.try_hold(0, NOW).map(|record| tier.memory.settle(&record, NOW))),
+                |tier| _ = tier.memory.sweep(LATER, 2),
+            ],
+        );
+        assert!(tier.try_hold(0, NOW).is_err());
+        tier.assert_is_whole();
+    });
+}
+
+#[test]
+fn tombstones_at_the_cap_are_counted_once() {
+    check(|| {
+        let tier = Tier::new(400);
+        (0..64).for_each(|number| tier.end(&tier.hold(number, NOW), NOW));
+        let tier = run(
+            tier,
+            [
+                |tier| (64..66).for_each(|number| tier.end(&tier.hold(number, NOW), NOW)),
+                |tier| (66..68).for_each(|number| tier.end(&tier.hold(number, NOW), NOW)),
+                |tier| _ = tier.memory.sweep(Millis(NOW.0 + 101 * MINUTE), 2),
+            ],
+        );
         tier.assert_is_whole();
     });
 }

@@ -60,25 +60,30 @@ impl Shards {
         self.shard(hash).table.read().find(hash, |record| record.key() == key).cloned()
     }
 
-    /// The same, counted as a hit or a miss.
-    pub(super) fn look_up(&self, key: &RecordKey) -> Option<Arc<Record>> {
+    /// The same, counted as a hit or a miss. Without a record `is_known` decides.
+    pub(super) fn look_up(&self, key: &RecordKey, is_known: impl FnOnce() -> bool) -> Option<Arc<Record>> {
         let hash = self.hash(key);
         let shard = self.shard(hash);
         let found = shard.table.read().find(hash, |record| record.key() == key).cloned();
-        let counter = if found.is_some() { &shard.hits } else { &shard.misses };
+        let counter = if found.is_some() || is_known() { &shard.hits } else { &shard.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
 
-    pub(super) fn get_or_insert_with(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
+    /// The record, made if there is none, unless `make`, which is asked under the shard's lock, refuses.
+    pub(super) fn get_or_insert_with<E>(
+        &self,
+        key: &RecordKey,
+        make: impl FnOnce() -> Result<Record, E>,
+    ) -> Result<Arc<Record>, E> {
         let hash = self.hash(key);
         let mut table = self.shard(hash).table.write();
         if let Some(record) = table.find(hash, |record| record.key() == key) {
-            return Arc::clone(record);
+            return Ok(Arc::clone(record));
         }
-        let record = Arc::new(make());
+        let record = Arc::new(make()?);
         let rehash = |record: &Arc<Record>| self.hash(record.key());
-        Arc::clone(table.insert_unique(hash, record, rehash).get())
+        Ok(Arc::clone(table.insert_unique(hash, record, rehash).get()))
     }
 
     /// Takes a record out if nobody can gain it meanwhile but through a holder, and `is_idle` says of it, under the

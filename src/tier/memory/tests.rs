@@ -1,6 +1,6 @@
 //! What the memory tier promises of sizes, and of threads that meet in it, seen from inside.
 
-use std::{thread, time::Duration};
+use std::{ops::ControlFlow, thread, time::Duration};
 
 use super::{
     record::{Extent, Terms},
@@ -66,8 +66,12 @@ impl Tier {
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
+        self.try_hold(number, now).expect("it has not ended")
+    }
+
+    pub(super) fn try_hold(&self, number: u8, now: Millis) -> Result<Arc<Record>, Ended> {
         let key = key(1, number);
-        self.memory.find_or_insert(&key, || {
+        self.memory.session_or_insert(&key, now, || {
             self.made.fetch_add(1, Ordering::Relaxed);
             let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)).unwrap();
             Record::session(key, Life::begin(Version::at(Wall(now.0)), now, lifetime), now)
@@ -92,16 +96,16 @@ impl Tier {
 
     pub(super) fn hold_principal(&self, number: u8, now: Millis) -> Arc<Record> {
         let key = key(2, number);
-        self.memory.find_or_insert(&key, || Record::principal(key, Duration::from_secs(86_400), now))
+        self.memory.principal_or_insert(&key, || Record::principal(key, Duration::from_secs(86_400), now))
     }
 
     pub(super) fn find_principal(&self, number: u8) -> Option<Arc<Record>> {
-        self.memory.find(&key(2, number))
+        self.memory.principal(&key(2, number))
     }
 
-    /// Whether whoever holds a record holds the one of its key.
+    /// Whether a record is the one of its key.
     pub(super) fn is_the_one(&self, record: &Arc<Record>) -> bool {
-        self.memory.find(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
+        self.memory.peek(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
     }
 
     /// What holds whenever no thread is at work: each record is in the index once, and counted for what it takes, and
@@ -116,17 +120,20 @@ impl Tier {
         });
         records.sort_unstable_by_key(Arc::as_ptr);
         records.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        assert_eq!(records.len(), memory.len());
+        assert_eq!(records.len() + memory.tombstones(), memory.len());
         let counted: usize = records.iter().map(|record| record.read().counted as usize).sum();
-        assert_eq!(counted, memory.bytes());
+        assert_eq!(counted, memory.bytes() - memory.tombstones.bytes());
+        memory.tombstones.assert_is_whole();
         let mut indexed: Vec<_> = std::iter::from_fn(|| memory.expiry.lock().take_due(Millis::MAX)).collect();
         indexed.sort_unstable_by_key(Arc::as_ptr);
         assert!(indexed.iter().map(Arc::as_ptr).eq(records.iter().map(Arc::as_ptr)), "the index and the map differ");
         for record in &records {
             assert_eq!(Arc::strong_count(record), 3, "the map, and the two lists here");
+            assert!(!record.has_ended() && !memory.tombstones.contains(record.key()));
             sessions += u64::from(record.key().0[0] == 1);
         }
         let gone = [&memory.expired, &memory.evicted_saved, &memory.evicted_unsaved, &memory.revocations_lost];
+        let sessions = sessions + memory.tombstones() as u64;
         let gone: u64 = gone.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
         assert_eq!(sessions + gone, self.made.load(Ordering::Relaxed));
     }
@@ -150,12 +157,12 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
                     let now = Millis(clock.load(Ordering::Relaxed));
                     match (random >> 33) % 16 {
                         0..6 => {
-                            let record = tier.hold(number, now);
+                            let Ok(record) = tier.try_hold(number, now) else { continue };
                             tier.write(&record, length, now);
-                            assert!(tier.is_the_one(&record));
+                            assert!(tier.is_the_one(&record) || record.has_ended());
                         }
                         6..9 => drop(tier.find(number).inspect(|record| record.touch(now))),
-                        9 => tier.end(&tier.hold(number, now), now),
+                        9 => drop(tier.try_hold(number, now).map(|record| tier.end(&record, now))),
                         10 => _ = tier.memory.sweep(now, 8),
                         11 => _ = clock.fetch_add(MINUTE, Ordering::Relaxed),
                         12 | 13 => {
@@ -164,10 +171,7 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
                             tier.memory.release(record);
                         }
                         14 => drop(tier.find_principal(number % 3)),
-                        _ => {
-                            let record = tier.hold(number, now);
-                            tier.memory.settle(&record, now);
-                        }
+                        _ => drop(tier.try_hold(number, now).map(|record| tier.memory.settle(&record, now))),
                     }
                 }
             });
@@ -199,8 +203,8 @@ fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it(
 #[test]
 fn what_never_is_over_is_not_looked_at_for_ever() {
     let tier = Tier::new(1 << 20);
-    let forever = Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
-    let record = tier.memory.find_or_insert(&key(2, 0), || forever);
+    let forever = || Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
+    let record = tier.memory.principal_or_insert(&key(2, 0), forever);
     tier.memory.settle(&record, NOW);
     assert!(!tier.memory.sweep(Millis::MAX, 64), "there is no minute in which to look again");
     assert!(tier.is_the_one(&record));
@@ -275,4 +279,36 @@ fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_
     tier.memory.sweep(Millis(NOW.0 + 2 * 86_400_000), 1);
     tier.assert_is_whole();
     assert_eq!(tier.memory.len(), 0);
+}
+
+#[test]
+fn ended_id_makes_no_record() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    let create = |number| {
+        let key = key(1, number);
+        tier.memory.create(&key, NOW, || Record::principal(key, Duration::ZERO, NOW))
+    };
+    assert!(create(0).is_err() && create(1).is_ok(), "one that lives already makes none either");
+    tier.memory.forget(&key(1, 1));
+    tier.end(&record, NOW);
+    for now in [NOW, Millis(NOW.0 + MINUTE)] {
+        assert!(create(0).is_err() && tier.try_hold(0, now).is_err());
+        tier.memory.sweep(now, 64);
+    }
+    assert!(tier.memory.peek(&key(1, 0)).is_none());
+    tier.assert_is_whole();
+}
+
+#[test]
+fn settling_an_ended_record_counts_nothing() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    tier.write(&record, 100, NOW);
+    tier.end(&record, NOW);
+    let bytes = tier.memory.bytes();
+    (0..3).for_each(|_| tier.memory.settle(&record, NOW));
+    assert_eq!((tier.memory.bytes(), tier.memory.len()), (bytes, 1));
+    drop(record);
+    tier.assert_is_whole();
 }

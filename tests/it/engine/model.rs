@@ -290,7 +290,12 @@ impl Node {
 
     /// A record is not here any more, if it ever was.
     fn lose(&mut self, id: usize, held: impl Fn(usize) -> bool, ids: &Ids, now: u64) -> Result<(), String> {
+        let over = |record: &Record| matches!(record.state, State::Ended { .. }) && record.until() <= now;
         if held(id) {
+            // The tombstone is over, and the socket keeps why its session ended.
+            if self.records.get(&id).is_some_and(over) {
+                return Ok(());
+            }
             return Err(format!("session {id} is gone, and a socket holds it"));
         }
         let record = self.records.remove(&id);
