@@ -346,6 +346,16 @@ impl Values {
         }
     }
 
+    /// Drops all values, and keeps the tombstones.
+    pub(crate) fn drop_living(&mut self) {
+        let newest = self.newest();
+        self.slots.retain(|slot| slot.kept.json.is_none());
+        if let Some(rest) = &mut self.rest {
+            rest.opaque.retain(|(_, kept)| kept.json.is_none());
+        }
+        self.observe(newest);
+    }
+
     /// Leaves tombstones for what this build can't read. Says whether there was any.
     pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) -> bool {
         let Some(rest) = &mut self.rest else { return false };

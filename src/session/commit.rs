@@ -248,7 +248,13 @@ impl Core {
         target.record.admit(changes, terms).map_err(Refused::into_loss)?;
         // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
         target.record.touch(now);
-        let expires = self.chain.time.wall(target.record.expires()).time();
+        let removes = target.scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
+        // A removal must be there for as long as a cookie could bring the value back.
+        let expires = match removes {
+            true => target.record.expires().max(now.after(terms.tombstones)),
+            false => target.record.expires(),
+        };
+        let expires = self.chain.time.wall(expires).time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.doubt();
         let owner = match target.scope {

@@ -179,7 +179,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// A principal's own values are kept in memory so long from their last use: 31 days if not said.
+    /// A principal's own values are kept in memory so long from their last use: 31 days if not said. A removal is kept for as
+    /// long as any cookie could bring the value back.
     pub const fn principal_idle(mut self, idle: Duration) -> Self {
         self.principal_idle = idle;
         self

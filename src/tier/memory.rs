@@ -145,6 +145,12 @@ const STEPS: usize = 2;
 const IDLE: usize = 2;
 
 impl Memory {
+    /// The record of a key, uncounted and whatever has become of it.
+    #[cfg(test)]
+    fn peek(&self, key: &RecordKey) -> Option<Arc<Record>> {
+        self.records.get(key)
+    }
+
     /// What memory knows of a session.
     pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> Known {
         match self.records.get(key) {

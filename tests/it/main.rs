@@ -33,6 +33,7 @@ mod outdated;
 mod panics;
 mod principals;
 mod relay;
+mod removals;
 mod renewal;
 mod resolution;
 mod revocations;

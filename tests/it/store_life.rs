@@ -8,8 +8,8 @@ use std::{
 };
 
 use layered_session::{
-    Clock, Commit, Committed, CookieTier, Found, KeyRing, Lookup, MemoryTier, OwnerId, Placement, Principal, Role,
-    Scope, Session, SessionValue, Sessions, Tier, TierFuture,
+    Clock, Commit, Committed, CookieTier, Found, KeyRing, Lifetime, Lookup, MemoryTier, OwnerId, Placement, Principal,
+    Role, Scope, Session, SessionValue, Sessions, Tier, TierFuture,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -167,4 +167,23 @@ async fn a_session_that_is_read_each_day_is_in_the_store_as_long_as_it_lives() {
     crowd(&node).await;
     assert_eq!(browser.theme(&node).await, dark());
     assert_eq!(browser.theme(&nodes.node()).await, dark());
+}
+
+// G12: a store that drops what has expired keeps a removal for as long as a cookie could bring the value back.
+#[tokio::test]
+async fn store_keeps_a_removal_as_long_as_cookies() {
+    let nodes = Nodes::new();
+    let node = nodes.node();
+    let mut browser = Browser::new();
+    let sign_in = async |session: Session| {
+        session.sign_in(User("ada".into())).await.unwrap();
+        session.set_lifetime(Lifetime::new(365 * DAY, 365 * DAY).unwrap()).await.unwrap();
+        session.set(Division(3)).await.unwrap();
+        session.set(dark()).await.unwrap();
+    };
+    browser.visit(&node, sign_in).await;
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    job.remove::<Division>().await.unwrap();
+    nodes.clock.advance(40 * DAY);
+    assert_eq!(browser.visit(&nodes.node(), async |session| session.get::<Division>()).await, Division(-1));
 }

@@ -6,16 +6,12 @@
 use std::{
     borrow::Cow,
     ops::{Deref, DerefMut},
-    sync::Arc,
     time::Duration,
 };
 
 use once_cell::race::OnceBox;
 
-use super::{
-    doubt::{Doubt, Doubts},
-    expiry::Place,
-};
+use super::{doubt::Doubt, expiry::Place};
 pub(crate) use super::{
     state::{Browser, InStep, Kind, RecordKey, State},
     terms::{Extent, Refused, Terms, Via},
@@ -28,7 +24,6 @@ use crate::{
         values::Kept,
     },
     live::Closed,
-    signal::{Chime, Hub},
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
@@ -37,6 +32,8 @@ use crate::{
     value::Number,
     version::{Millis, Version},
 };
+
+mod waiting;
 
 /// One record, of 216 bytes for a session with one short value (measured in [`tests`](super::tests)).
 #[derive(Debug)]
@@ -51,16 +48,7 @@ pub(crate) struct Record {
     stamp: AtomicU64,
     /// Where the index of expiry has it.
     pub(super) place: Place,
-    waiting: OnceBox<Waiting>,
-}
-
-/// What only watched, contended or stored records need.
-#[derive(Debug, Default)]
-struct Waiting {
-    hub: Hub,
-    turn: tokio::sync::Mutex<()>,
-    gate: tokio::sync::RwLock<()>,
-    doubts: Doubts,
+    waiting: OnceBox<waiting::Waiting>,
 }
 
 impl Record {
@@ -71,7 +59,13 @@ impl Record {
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
         Self::new(
             key,
-            Kind::Principal { idle, not_before: Version::ZERO, revoked: Millis::default(), unstored: false },
+            Kind::Principal {
+                idle,
+                not_before: Version::ZERO,
+                revoked: Millis::default(),
+                unstored: false,
+                removals: Millis::default(),
+            },
             now,
         )
     }
@@ -159,7 +153,7 @@ impl Record {
     /// Until when a shared store has to have it: it isn't told of each use of a session, of which memory and the seal know.
     pub(crate) fn expires(&self) -> Millis {
         let state = self.read();
-        state.absolute_deadline().unwrap_or_else(|| state.deadline(self.used()))
+        state.absolute_deadline().unwrap_or_else(|| state.until(self.used()))
     }
 
     /// When nothing that somebody may still hold of it can matter any more.
@@ -313,7 +307,7 @@ impl Record {
 
     /// Bytes beside the record for whoever waits on it.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting.get().map_or(0, |_| size_of::<Waiting>())
+        self.waiting.get().map_or(0, |_| size_of::<waiting::Waiting>())
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
@@ -397,47 +391,6 @@ impl Record {
             None => Ok(state),
             Some(closed) => Err(closed),
         }
-    }
-
-    /// One caller at a time: what makes concurrent updates queue instead of losing to each other.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.waiting().turn.lock().await
-    }
-
-    /// Held while a write is on its way to a shared store: a renewal, which copies what the store is to have under the new
-    /// id, waits for it.
-    pub(crate) async fn pass_gate(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.waiting().gate.read().await
-    }
-
-    /// Held by a renewal over a shared store: writes that begin meanwhile wait, and go to the new id then.
-    pub(crate) async fn shut_gate(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        self.waiting().gate.write().await
-    }
-
-    pub(crate) fn join_hub(&self, chime: &Arc<Chime>) {
-        self.waiting().hub.join(chime);
-    }
-
-    pub(crate) fn leave_hub(&self, chime: &Arc<Chime>) {
-        if let Some(waiting) = self.waiting.get() {
-            waiting.hub.leave(chime);
-        }
-    }
-
-    pub(crate) fn ring(&self) {
-        if let Some(waiting) = self.waiting.get() {
-            waiting.hub.ring();
-        }
-    }
-
-    #[cfg(test)]
-    pub(crate) fn waiters(&self) -> usize {
-        self.waiting.get().map_or(0, |waiting| waiting.hub.len())
-    }
-
-    fn waiting(&self) -> &Waiting {
-        self.waiting.get_or_init(Box::default)
     }
 }
 

@@ -28,6 +28,8 @@ use crate::{
     version::{Millis, Version},
 };
 
+mod size;
+
 /// What a record is found by: the session's id itself, or the hash of the principal. Random ids and SHA-256 outputs
 /// don't meet.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,6 +60,8 @@ pub(crate) enum Kind {
         not_before: Version,
         revoked: Millis,
         unstored: bool,
+        /// Until when the newest tombstone of a value must be remembered.
+        removals: Millis,
     },
     Ended(Box<End>),
 }
@@ -103,10 +107,6 @@ impl std::fmt::Debug for RecordKey {
 }
 
 const MINUTE: u64 = 60_000;
-
-/// Beside a record itself: the two counters of its `Arc`, its place in the index, and nine bytes of its shard's table,
-/// which is between seven sixteenths and seven eighths full.
-const PLACES: usize = 2 * size_of::<usize>() + size_of::<usize>() + 14;
 
 fn stamp() -> u64 {
     static STAMPS: AtomicU64 = AtomicU64::new(1);
@@ -218,13 +218,22 @@ impl State {
         }
     }
 
-    /// A session that was given a shorter life is remembered to be over for as long as tokens of the longer one open.
+    /// When nothing needs the record any more. A session that was given a shorter life is remembered to be over for as long
+    /// as tokens of the longer one open; a principal's removed value, for as long as a cookie could bring the value back.
     pub(crate) fn until(&self, used: Millis) -> Millis {
-        let earlier = match &self.kind {
+        let longer = match &self.kind {
             Kind::Session { life, .. } => life.earlier(),
-            _ => Millis::default(),
+            Kind::Principal { removals, .. } => *removals,
+            Kind::Ended(_) => Millis::default(),
         };
-        self.deadline(used).max(earlier)
+        self.deadline(used).max(longer)
+    }
+
+    /// Notes that a value was removed.
+    fn note_removal(&mut self, written: Millis, terms: Terms<'_>) {
+        if let Kind::Principal { removals, .. } = &mut self.kind {
+            *removals = (*removals).max(written.after(terms.tombstones));
+        }
     }
 
     /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
@@ -357,6 +366,9 @@ impl State {
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
+        if terms.extent == Extent::All || changes.iter().any(|change| change.json.is_none()) {
+            self.note_removal(terms.now, terms);
+        }
         for change in changes {
             let kept = |version, written| Kept::new(version, change.json.clone(), written);
             match change.version {
@@ -405,6 +417,9 @@ impl State {
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
+            if kept.json.is_none() {
+                self.note_removal(kept.written, terms);
+            }
             let rides = self.values.opaque().any(|(opaque, _)| *opaque == *name);
             let meets = rides || number.is_some_and(|number| self.values.get(number).is_some());
             // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
@@ -447,26 +462,14 @@ impl State {
         Joined { changed, equal, carried: self.carried }
     }
 
-    /// Empties a principal's record that nobody has used for its idle time, but for the versions that it knows.
+    /// Empties a principal's record that nobody has used for its idle time, but for its tombstones and the versions that it
+    /// knows: a cookie that comes later must not bring a removed value back.
     pub(super) fn empty(&mut self) {
-        let newest = self.values.newest();
-        self.values = Values::default();
-        self.values.observe(newest);
+        self.values.drop_living();
         self.restamp();
         self.count_change();
     }
-
-    /// Bytes that this record takes with all that there is because of it: [`tests`](super::tests) compare it with what an
-    /// allocator is asked for.
-    pub(super) fn bytes(&self) -> usize {
-        let boxed = match &self.kind {
-            Kind::Session { life, browser } => {
-                life.heap_bytes()
-                    + browser.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
-            }
-            Kind::Ended(_) => size_of::<End>(),
-            Kind::Principal { .. } => 0,
-        };
-        PLACES + size_of::<Record>() + self.values.heap_bytes() + boxed
-    }
 }
+
+#[cfg(test)]
+mod tests;
