@@ -7,7 +7,9 @@ use http::StatusCode;
 use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::{
-    app::{App, at_once, bring, get, kind, post, set, sign_in, signed_in, socket, soon, theme, under_way, visitor},
+    app::{
+        App, at_once, bring, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
+    },
     site::{Site, dark},
     world::{Answer, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring, set_cookies},
 };
@@ -305,4 +307,22 @@ async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
     site.clock.advance(Duration::from_secs(10));
     site.node.sessions.end_all(Principal::new("ada")).await.unwrap();
     assert_eq!(browser.visit(&site.node, user).await, None);
+}
+
+// G18: a handle that waits for the end has set its timer by the longer lifetime.
+#[tokio::test]
+async fn closed_wakes_on_time_after_a_shorter_lifetime() {
+    let app = App::new();
+    let (here, there) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let waiting = tokio::spawn(socket(&browser, &here).await.closed());
+    settled().await;
+    let short = Lifetime::new(HOUR, HOUR).unwrap();
+    browser.visit(&there, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    get::<Theme>(&mut browser, &here).await;
+    settled().await;
+    app.pass(HOUR);
+    settled().await;
+    assert!(waiting.is_finished(), "nobody told it that the end comes earlier");
+    assert_eq!(waiting.await.unwrap(), Closed::Expired);
 }

@@ -1,13 +1,10 @@
 //! Removals of a user's values: remembered for as long as any cookie could bring the value back.
 
-use std::pin::pin;
-
-use futures_util::FutureExt;
-use layered_session::{Closed, Lifetime, Principal, Session};
+use layered_session::{Lifetime, Principal, Session};
 
 use crate::{
-    app::{App, get, set, signed_in, socket, visitor},
-    world::{Browser, DAY, Division, HOUR, Node, Theme, User},
+    app::{App, get, set, signed_in, visitor},
+    world::{Browser, DAY, Division, HOUR, Node, User},
 };
 
 /// A user whose browser keeps her signed in for a year, with a value of hers.
@@ -109,32 +106,4 @@ async fn choice_is_adopted_over_an_idle_record() {
         session.find::<Division>()
     };
     assert_eq!(Browser::new().visit(&node, adopt).await, Some(Division(5)));
-}
-
-#[tokio::test]
-async fn closed_comes_on_time_after_a_shorter_lifetime() {
-    let app = App::new();
-    let (here, there) = (app.node(), app.node());
-    let mut browser = visitor(&here).await;
-    let open = socket(&browser, &here).await;
-    let mut closed = pin!(open.closed());
-    assert_eq!(closed.as_mut().now_or_never(), None);
-    let short = Lifetime::new(HOUR, HOUR).unwrap();
-    browser.visit(&there, async move |session| session.set_lifetime(short).await.unwrap()).await;
-    get::<Theme>(&mut browser, &here).await;
-    assert_eq!(closed.as_mut().now_or_never(), None);
-    app.pass(HOUR);
-    assert_eq!(closed.as_mut().now_or_never(), Some(Closed::Expired));
-}
-
-#[tokio::test]
-async fn renewed_sessions_leave_tombstones_alone() {
-    let node = App::new().node();
-    let mut browser = visitor(&node).await;
-    for _ in 0..50 {
-        browser.visit(&node, async |session| session.renew().await.unwrap()).await;
-    }
-    let stats = node.sessions.stats();
-    assert_eq!((stats.records, stats.tombstones), (51, 50));
-    assert!(stats.bytes < 400 + 50 * 190, "{stats:?}");
 }

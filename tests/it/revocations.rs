@@ -166,3 +166,13 @@ fn end_of_all_sessions_outlasts_visitors() {
     (0..500).for_each(|_| drop(tier.visitor()));
     assert_eq!(tier.principal(&ada), None);
 }
+
+#[test]
+fn renewals_leave_nothing_but_tombstones() {
+    let tier = Tier::new(1 << 20);
+    let mut browser = tier.visitor();
+    (0..50).for_each(|_| tier.visit(&mut browser, async |session| session.renew().await.unwrap()));
+    let stats = tier.stats();
+    assert_eq!((stats.records, stats.tombstones), (51, 50));
+    assert!(stats.bytes < 400 + 50 * 190, "{stats:?}");
+}
