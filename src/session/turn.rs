@@ -308,11 +308,9 @@ impl Core {
         Succession { beginning, predecessor }: &Succession<'_>,
         now: Millis,
     ) -> Result<State, Refused> {
-        let (Kind::Session { life, .. }, Some(before)) = (&state.kind, state.birth(&self.chain.time, now)) else {
-            return Err(Refused::Closed(Closed::Expired));
-        };
-        // Above the one before, which no `end_all` has reached; the values' versions have no say in it.
-        let fresh = |above| self.chain.time.fresh(now, before.max(above));
+        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
+        // Above the one before, which no `end_all` has reached, as all that this node has seen.
+        let fresh = |above| self.chain.time.fresh(now, above);
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
             BeginningKind::Renewal => Told { birth, ..life.told() },

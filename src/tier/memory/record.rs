@@ -238,7 +238,6 @@ impl Record {
                 life.set_lifetime(lifetime, version, before);
                 true
             });
-            state.values.observe(version);
             self.touch(now);
         }
         self.ring();
