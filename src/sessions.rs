@@ -68,6 +68,13 @@ impl Sessions {
     /// Ends all sessions of a principal on this node: those that are open, and those whose cookies come later and were
     /// sealed before. Sign-ins from now on are not concerned.
     ///
+    /// Before and after mean the order that this node sees: no step of its own clock confuses it. Of sign-ins on other nodes
+    /// the node knows what it has seen, and for the rest it goes by the clocks. Where the other node's clock is ahead, a
+    /// sign-in in the time before the call by which it is ahead is missed if this node has not seen the session yet; where
+    /// this node's clock is ahead, sign-ins elsewhere in as much time after the call end too. Neither is more than
+    /// [`max_skew`](crate::SessionsBuilder::max_skew), and a second call once that has passed reaches what the first missed.
+    /// (After a restart the same holds of sessions from before it, if the clock was set back.)
+    ///
     /// Which sessions are the principal's is known where `identify_by` reads it from the session, or where `identify`
     /// names the principal at the session's next request.
     ///

@@ -187,7 +187,9 @@ impl SessionsBuilder {
     }
 
     /// How far ahead the clocks of other nodes may be: one hour if not said. A cookie from further ahead counts as
-    /// absent.
+    /// absent, and a version from further ahead as written when its token was sealed. It bounds all that a wrong clock does:
+    /// see [`Clock`](crate::Clock#wrong-clocks). A page's token of a minute, for a birth or a turn, needs clocks within a
+    /// minute, whatever this says.
     pub const fn max_skew(mut self, skew: Duration) -> Self {
         self.max_skew = skew;
         self
