@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, CookieTier, Principal, Session, Sessions, SessionsBuilder,
+    Clock, Closed, CookieTier, Lifetime, Principal, Session, Sessions, SessionsBuilder,
     testing::{ManualClock, SpyStore},
 };
 
@@ -307,6 +307,44 @@ async fn birth_token_from_ahead_is_refused() {
         assert_eq!(answer.status.is_success(), accepted, "{ahead:?} ahead, {late:?} late");
         assert_eq!(browser.cookie("session").is_some(), accepted);
     }
+}
+
+// A word on the lifetime from a faster clock moves neither the session's beginning here nor its birth.
+#[tokio::test]
+async fn lifetime_of_faster_clock_moves_no_beginning() {
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    let (site, ahead) = (Site::new(), ManualClock::new());
+    ahead.advance(60 * SECOND);
+    let (other, mut browser, begun) = (site.cold_at(&ahead), Browser::new(), site.clock.now());
+    browser.write(&other, "dark").await;
+    assert_eq!(browser.visit(&site.node, async |session| session.created_at()).await, Some(begun));
+    for clock in [&site.clock, &ahead] {
+        clock.advance(10 * SECOND);
+    }
+    browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    let seen = browser.visit(&site.node, async |session| (session.created_at(), session.expires_at())).await;
+    assert_eq!(seen, (Some(begun), Some(site.clock.now() + 10 * DAY)));
+}
+
+// The birth of such a session counts as of the first seal that this node saw.
+#[tokio::test]
+async fn lifetime_of_poisoned_session_moves_no_birth() {
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    let (site, clock) = (Site::new(), ManualClock::new());
+    let (other, mut browser) = (site.cold_at(&clock), Browser::new());
+    clock.advance(5 * DAY);
+    sign_in(&mut browser, &other, "ada").await;
+    back(&clock, 5 * DAY);
+    browser.visit(&other, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert_eq!(user(&browser, &site.node).await, Some(ada()));
+    for clock in [&site.clock, &clock] {
+        clock.advance(SECOND);
+    }
+    site.node.sessions.end_all(ada()).await.unwrap();
+    clock.advance(SECOND);
+    browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    site.clock.advance(SECOND);
+    assert_eq!(user(&browser, &site.node).await, None);
 }
 
 // A chain without memory has the same authority.

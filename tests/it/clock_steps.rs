@@ -1,8 +1,14 @@
 //! Steps of the system's clock: no session, value or fence lives longer by a step back, and a step forward is followed.
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
-use layered_session::{Clock, Closed, KeyRing, SessionValue, testing::ManualClock};
+use layered_session::{
+    Clock, Closed, Commit, Committed, Found, KeyRing, Lookup, Role, SessionValue, SessionsBuilder, Tier, TierFuture,
+    testing::{ManualClock, SpyStore},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -34,8 +40,11 @@ fn back(clock: &ManualClock, span: Duration) {
 // R5.
 #[tokio::test]
 async fn step_back_extends_no_idle_lifetime() {
-    for step in [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY] {
-        let site = site();
+    let steps = [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY];
+    for (step, stored) in steps.into_iter().flat_map(|step| [(step, false), (step, true)]) {
+        let store = SpyStore::new();
+        let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
+        let site = Site::with(move |builder| add(builder.idle(HOUR).absolute(6 * HOUR)));
         let mut browser = site.dark().await;
         let handle = browser.open(&site.node).await;
         site.clock.advance(MINUTE);
@@ -265,6 +274,47 @@ async fn restart_after_step_back_extends_by_the_step() {
     assert_eq!(browser.theme(&site.cold()).await, dark());
     site.clock.advance(TICK);
     assert_eq!(browser.theme(&site.cold()).await, Theme::default());
+}
+
+/// A store that remembers until when it was last told to keep a record.
+#[derive(Clone, Debug, Default)]
+struct Told {
+    store: SpyStore,
+    expires: Arc<Mutex<Option<SystemTime>>>,
+}
+
+impl Tier for Told {
+    fn name(&self) -> &'static str {
+        "told"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        self.store.read(lookup)
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        *self.expires.lock().unwrap() = Some(commit.expires());
+        self.store.write(commit)
+    }
+}
+
+#[tokio::test]
+async fn store_is_told_times_of_the_wall_clock() {
+    let told = Told::default();
+    let tier = told.clone();
+    let site = Site::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
+    back(&site.clock, 30 * MINUTE);
+    let mut browser = site.dark().await;
+    let expires = || told.expires.lock().unwrap().unwrap();
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR, "the end of the id before");
+    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
 }
 
 // The cookie's own lifetime counts from the response, whatever the clock shows.

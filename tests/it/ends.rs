@@ -226,6 +226,26 @@ async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
     assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
 }
 
+// G12: a shorter lifetime does not end the cookies that were sealed for a longer one.
+#[tokio::test]
+async fn removal_outlives_cookies_of_an_earlier_lifetime() {
+    let app = App::new();
+    let node = app.node();
+    let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();
+    let (long, short) = (lifetime(31 * DAY), lifetime(HOUR));
+    let mut browser = visitor(&node).await;
+    browser.visit(&node, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
+    browser.visit(&node, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    let live = socket(&browser, &node).await;
+    for hours in 0..4 * 24 {
+        app.pass(HOUR - TICK);
+        live.set(Visits(hours)).await.unwrap();
+    }
+    assert_eq!(get::<Theme>(&mut old, &node).await, Theme::default());
+}
+
 // All sessions of a user.
 
 #[tokio::test]
@@ -293,6 +313,53 @@ async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
         Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
     }
     assert_eq!(browser.visit(&node, async |s| s.principal()).await, None);
+}
+
+#[tokio::test]
+async fn end_all_brings_no_idled_out_value_back() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.principal_idle(DAY));
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada().await.set(Division(3)).await.unwrap();
+    app.pass(DAY);
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(ada().await.get::<Division>(), Division(-1));
+}
+
+#[tokio::test]
+async fn end_all_counts_as_use_of_the_mark() {
+    let app = App::new();
+    let node = || app.node_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
+    let (here, there) = (node(), node());
+    here.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    app.pass(20 * DAY);
+    let mut browser = signed_in(&there, "ada").await;
+    here.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(45 * DAY);
+    for _ in 0..5 {
+        drop(visitor(&here).await);
+    }
+    assert_eq!(browser.visit(&here, async |session| session.principal()).await, None);
+}
+
+// A restarted node learns from a cookie how long sessions may live.
+#[tokio::test]
+async fn end_all_after_restart_outlasts_long_lifetimes() {
+    let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
+    let app = App::new();
+    let (before, after) = (app.node(), app.node());
+    let mut browsers = [signed_in(&before, "ada").await, signed_in(&before, "ada").await];
+    for browser in &mut browsers {
+        browser.visit(&before, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    }
+    let [mut seen, mut unseen] = browsers;
+    get::<Theme>(&mut seen, &after).await;
+    after.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(40 * DAY);
+    for _ in 0..5 {
+        drop(visitor(&after).await);
+    }
+    assert_eq!(unseen.visit(&after, async |session| session.principal()).await, None);
 }
 
 // R6: a sign-in on a node whose clock is ahead came before, too.

@@ -302,6 +302,21 @@ async fn a_value_with_a_max_age_ends_before_its_session() {
     }
 }
 
+// A writer whose clock is ahead makes no value live longer than that from when it was first seen.
+#[tokio::test]
+async fn faster_clock_extends_no_value_here() {
+    let (site, ahead) = (site(), ManualClock::new());
+    ahead.advance(HOUR / 2);
+    let mut browser = Browser::new();
+    browser.visit(&site.cold_at(&ahead), async |session| session.set(Code(7)).await.unwrap()).await;
+    let code = async |session: Session| session.find::<Code>();
+    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
+    site.clock.advance(600 * SECOND - SECOND);
+    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
+    site.clock.advance(SECOND);
+    assert_eq!(browser.visit(&site.node, code).await, None);
+}
+
 #[tokio::test]
 async fn each_write_begins_a_max_age_anew() {
     let site = site();
