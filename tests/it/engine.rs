@@ -290,7 +290,7 @@ impl World {
         let model = &mut self.nodes[at].1;
         let opened = brought.clone().filter(|token| handle.brought.is_some() || model.opens(token, now));
         // The browser holds a cookie of ours, which a sign-out takes away.
-        let holds = brought.as_ref().is_some_and(|token| model.proves_id(token, now));
+        let holds = brought.as_ref().is_some_and(|token| handle.brought.is_some() || model.proves_id(token, now));
         let mut destroyed = false;
         for (op, came) in ops.iter().zip(&came) {
             let lived = model.lives(&handle.bind, now);

@@ -470,6 +470,7 @@ impl Node {
             // What follows the handle's own end is another session, and an empty one.
             Op::Renew if *ended && closed.is_some() => {
                 *bind = self.mint(ids, *brought, now);
+                *ended = false;
                 // Its first write, of nothing.
                 self.fresh(0, now);
                 return Ok(None);
