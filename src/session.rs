@@ -253,12 +253,33 @@ impl Session {
         Ok(())
     }
 
-    /// Gives this session a lifetime of its own ("remember me"). It is kept with the session, over renewals and
-    /// sign-ins; the absolute part counts from the session's creation.
+    /// Gives the session a lifetime of its own ("remember me"). The session keeps the lifetime, over renewals; the absolute
+    /// part counts from the session's creation.
+    ///
+    /// A sign-in begins with the configured lifetime, or with the lifetime that this handle or a clone was given before:
+    /// "remember me" of one user does not outlive a sign-in of the next user.
+    ///
+    /// ```
+    /// # use layered_session::{Lifetime, Session, SessionValue, WriteError};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct CurrentUser(u64);
+    /// # impl SessionValue for CurrentUser { const NAME: &'static str = "user"; }
+    /// async fn log_in(session: Session, user: CurrentUser, remember_me: Option<Lifetime>) -> Result<(), WriteError> {
+    ///     if let Some(lifetime) = remember_me {
+    ///         session.set_lifetime(lifetime).await?;
+    ///     }
+    ///     session.sign_in(user).await
+    /// }
+    /// ```
+    ///
+    /// Without a session `set_lifetime` makes neither a record nor a cookie. The handle remembers the lifetime for the
+    /// session that the handle begins next, by a first write or a sign-in. The lifetime ends with the handle, and with the
+    /// handle's own [`destroy`](Self::destroy). The order of a turn begins with the configured lifetime.
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended, `Invalid` where there is none yet.
+    /// `Closed` once the session has ended and this handle can't begin another session; `Invalid` on a job's handle;
+    /// `HeadSent` in a chain without memory, once the response head has left.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         self.core().set_lifetime(lifetime).await
     }
@@ -307,8 +328,9 @@ impl Session {
         RenewByPage::new(self)
     }
 
-    /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The absolute
-    /// lifetime begins anew. What was chosen anonymously is left behind, unless adopted:
+    /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The session's life
+    /// begins anew, with the configured lifetime or with the lifetime that [`set_lifetime`](Self::set_lifetime) gave this
+    /// handle before. What was chosen anonymously is left behind, unless adopted:
     /// `session.sign_in(user).adopt::<Division>().await?`.
     ///
     /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the page.

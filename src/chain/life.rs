@@ -13,6 +13,9 @@ use crate::{
 
 /// How long a session lives: unused, in all, and whether its cookie outlives the browser.
 ///
+/// [`SessionsBuilder`](crate::SessionsBuilder) configures the lifetime of all sessions;
+/// [`Session::set_lifetime`](crate::Session::set_lifetime) gives one session another.
+///
 /// ```
 /// # use std::time::Duration;
 /// use layered_session::Lifetime;

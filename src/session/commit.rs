@@ -207,11 +207,20 @@ impl Core {
         let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
         let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
         let birth = drawn.map_or_else(|| self.chain.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
-        let (bound, made) = self.make(id, Life::begin(birth, now, self.chain.lifetime), now)?;
+        let (bound, made) = self.make(id, self.begin_life(birth, now), now)?;
         let target = Target::session(Arc::clone(&bound.record));
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
+    }
+
+    /// The life of a session that this handle begins, by a first write or a sign-in.
+    pub(super) fn begin_life(&self, birth: Version, now: Millis) -> Life {
+        let mut life = Life::begin(birth, now, self.chain.lifetime);
+        if let Some(lifetime) = self.own_lifetime() {
+            life.set_lifetime(lifetime, birth, Millis::default());
+        }
+        life
     }
 
     /// Puts the record of a new id into memory, to be taken out again unless it is kept.

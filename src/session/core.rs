@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{brought::Brought, read::Mark};
 use crate::{
-    chain::{Chain, Computation, Identity, Resolution, Signed},
+    chain::{Chain, Computation, Identity, Resolution, Signed, life::Lifetime},
     error::{WriteError, WriteErrorKind},
     id::SessionId,
     live::Closed,
@@ -36,6 +36,8 @@ pub(crate) struct Core {
 #[derive(Debug, Default)]
 struct Seldom {
     turning: tokio::sync::Mutex<()>,
+    /// The lifetime that this handle was given.
+    lifetime: Mutex<Option<Lifetime>>,
     /// The session that the orders of this handle begin.
     ordered: Mutex<Option<SessionId>>,
     /// The session that this handle has ended.
@@ -159,6 +161,21 @@ impl Core {
     /// The same id, which no order begins from now on.
     pub(super) fn take_ordered(&self) -> Option<SessionId> {
         lock(&self.seldom.get()?.ordered).take()
+    }
+
+    /// The lifetime that this handle was given, with which its next session begins.
+    pub(super) fn own_lifetime(&self) -> Option<Lifetime> {
+        *lock(&self.seldom.get()?.lifetime)
+    }
+
+    pub(super) fn note_lifetime(&self, lifetime: Lifetime) {
+        *lock(&self.seldom().lifetime) = Some(lifetime);
+    }
+
+    pub(super) fn forget_lifetime(&self) {
+        if let Some(seldom) = self.seldom.get() {
+            *lock(&seldom.lifetime) = None;
+        }
     }
 
     /// Notes what the page of this handle is to remove.

@@ -40,7 +40,8 @@ pub(super) struct Beginning<'a> {
 pub(super) enum BeginningKind {
     /// Everything goes along, the lifetime too.
     Renewal,
-    /// The session's own values go along, without what was chosen anonymously. The life begins anew.
+    /// The session's own values go along, without what was chosen anonymously. The life begins anew, with the configured
+    /// lifetime or the handle's.
     SignIn {
         /// The user's sessions up to this version have ended.
         above: Version,
@@ -314,12 +315,9 @@ impl Core {
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
             BeginningKind::Renewal => Told { birth, ..life.told() },
-            BeginningKind::SignIn { .. } => Told {
-                birth,
-                absolute_deadline: now.after(life.absolute_deadline().since(life.created())),
-                created: now,
-                ..life.told()
-            },
+            BeginningKind::SignIn { .. } => {
+                Told { generation: life.told().generation, ..self.begin_life(birth, now).told() }
+            }
         };
         let mut life = Life::from(told);
         life.follow(*predecessor);
@@ -367,7 +365,7 @@ impl Core {
                 replaces: None,
             })
             .collect();
-        let expires = self.chain.time.wall(next.record.expires()).time();
+        let expires = self.chain.time.wall(successor.absolute_deadline().unwrap_or(now)).time();
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
@@ -418,10 +416,12 @@ impl Core {
                 doubt.clear();
             }
             if self.end(&bound.record, reason, now).is_ok() {
+                self.forget_lifetime();
                 self.note_own_end(EndedHere { id: bound.id(), until, ordered });
                 return Ok(());
             }
         }
+        self.forget_lifetime();
         // A session that is over is as destroyed as can be, and one that never was stays so.
         if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
             let until = now.after(self.chain.longest_absolute());
@@ -435,13 +435,21 @@ impl Core {
         self.check_head()?;
         let _turning = self.turning().await;
         let now = self.chain.now();
-        let bound = self.live(now).map_err(|reason| match reason {
-            Some(reason) => WriteError::closed(reason),
-            None => WriteError::new(WriteErrorKind::Invalid, "there is no session yet: write a value first"),
-        })?;
-        bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
-        self.settle(&bound.record, now);
+        match self.live(now) {
+            Ok(bound) => {
+                bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
+                self.settle(&bound.record, now);
+            }
+            Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
+            Err(_) if matches!(self.binding(), Binding::Job) => {
+                let message = "a principal's own handle has no session to live longer or shorter";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
+            // The next session of this handle begins with the lifetime.
+            Err(_) => {}
+        }
         self.chain.note_absolute(lifetime.absolute);
+        self.note_lifetime(lifetime);
         Ok(())
     }
 

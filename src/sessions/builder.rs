@@ -45,6 +45,7 @@ pub struct SessionsBuilder {
     identify_by: Option<(Declared, Box<Derive>)>,
     idle: Duration,
     absolute: Duration,
+    ends_with_browser: bool,
     principal_idle: Duration,
     max_skew: Duration,
     audience: String,
@@ -65,6 +66,7 @@ impl Default for SessionsBuilder {
             identify_by: None,
             idle: 2 * DAY,
             absolute: 30 * DAY,
+            ends_with_browser: false,
             principal_idle: 31 * DAY,
             max_skew: Duration::from_secs(3600),
             audience: String::new(),
@@ -179,6 +181,14 @@ impl SessionsBuilder {
         self
     }
 
+    /// Every cookie goes when its browser closes (no `Max-Age`), but for sessions with a lifetime of their own:
+    /// [`Session::set_lifetime`](crate::Session::set_lifetime) with a [`Lifetime`] that outlives the browser is "remember
+    /// me". The limits of `idle` and `absolute` hold as well. A session takes 72 bytes more in memory.
+    pub const fn until_browser_closes(mut self) -> Self {
+        self.ends_with_browser = true;
+        self
+    }
+
     /// A principal's own values are kept in memory so long from their last use: 31 days if not said. A removal is kept for as
     /// long as any cookie could bring the value back.
     pub const fn principal_idle(mut self, idle: Duration) -> Self {
@@ -234,6 +244,7 @@ impl SessionsBuilder {
     /// What can't work, or would silently lose a value, with its remedy.
     pub fn build(mut self) -> Result<Sessions, BuildError> {
         let lifetime = Lifetime::new(self.idle, self.absolute)?;
+        let lifetime = if self.ends_with_browser { lifetime.until_browser_closes() } else { lifetime };
         let clock = self.clock.take().map_or_else(default_clock, Ok)?;
         let public_origins = PublicOrigins::parse(&self.public_origins)?;
         self.check_order()?;

@@ -234,8 +234,7 @@ async fn remember_me_is_kept_with_the_session() {
     let ends = browser.visit(&other, async |session| session.expires_at().unwrap()).await;
     assert_eq!(ends, site.clock.now() + 30 * DAY, "a node that knew the session learns of it");
     browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    let user = User("ada".into());
-    let set = browser.told(&site.node, async |session| session.sign_in(user).await.unwrap()).await;
+    let set = browser.write(&site.node, "dark").await;
     assert_eq!(attribute(&set[0], "Max-Age"), Some((30 * DAY - 60 * SECOND).as_secs().to_string().as_str()));
     site.clock.advance(29 * DAY);
     assert_eq!(browser.theme(&site.node).await, dark());
@@ -270,18 +269,6 @@ async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limit
     }
     site.clock.advance(DAY / 2);
     gone_from(&browser, [&site.node, &site.cold()]).await;
-}
-
-#[tokio::test]
-async fn a_lifetime_needs_a_session_to_belong_to() {
-    let site = site();
-    let lifetime = Lifetime::new(DAY, 3 * DAY).unwrap();
-    let set = async move |session: Session| session.set_lifetime(lifetime).await.unwrap_err().kind();
-    assert_eq!(Browser::new().visit(&site.node, set).await, WriteErrorKind::Invalid);
-    let mut browser = site.dark().await;
-    let handle = browser.open(&site.node).await;
-    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
-    assert_eq!(set(handle).await, WriteErrorKind::Closed);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use crate::{
 };
 
 mod births;
+mod lifetimes;
 mod orders;
 mod own_ends;
 mod predecessors;

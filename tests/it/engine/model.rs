@@ -49,6 +49,8 @@ pub(super) struct Handle {
     ended: bool,
     /// The response head has left: no cookie can follow.
     pub(super) sent: bool,
+    /// The lifetime with which the next session of the handle begins, unused and in all.
+    lifetime: Option<(u64, u64)>,
 }
 
 /// A value or, without one, its removal.
@@ -444,10 +446,12 @@ impl Node {
         Bind::Live(id)
     }
 
-    fn mint(&mut self, ids: &mut Ids, predecessor: Option<usize>, now: u64) -> Bind {
-        let [idle, absolute] = [super::IDLE, super::ABSOLUTE].map(|span| span.as_millis() as u64);
+    fn mint(&mut self, ids: &mut Ids, lifetime: Option<(u64, u64)>, predecessor: Option<usize>, now: u64) -> Bind {
+        let configured = [super::IDLE, super::ABSOLUTE].map(|span| span.as_millis() as u64);
+        let (idle, absolute) = lifetime.map_or(configured.into(), |(idle, absolute)| (idle * 1000, absolute * 1000));
         let birth = self.fresh(0, now);
-        let life = Life { created: now, absolute: now + absolute, idle, version: 0, birth };
+        let version = lifetime.map_or(0, |_| birth);
+        let life = Life { created: now, absolute: now + absolute, idle, version, birth };
         self.make(ids, State::Live { values: Values::default(), newest: 0, life, earlier: 0, predecessor }, now)
     }
 
@@ -458,7 +462,7 @@ impl Node {
         ids: &mut Ids,
         now: u64,
     ) -> Result<Option<u64>, Refusal> {
-        let Handle { bind, brought, ended, sent } = handle;
+        let Handle { bind, brought, ended, sent, lifetime } = handle;
         let closed = self.closed(bind, now);
         match op {
             Op::Read(value) => {
@@ -469,24 +473,37 @@ impl Node {
             Op::Renew if *sent => return Err(Refusal::HeadSent),
             // What follows the handle's own end is another session, and an empty one.
             Op::Renew if *ended && closed.is_some() => {
-                *bind = self.mint(ids, *brought, now);
-                *ended = false;
+                *bind = self.mint(ids, *lifetime, *brought, now);
                 // Its first write, of nothing.
                 self.fresh(0, now);
+                *ended = false;
                 return Ok(None);
             }
-            Op::Destroy if closed.is_some() => return Ok(None),
+            Op::Destroy if closed.is_some() => {
+                *lifetime = None;
+                return Ok(None);
+            }
+            // A renewal or a sign-in may follow.
+            Op::SetLifetime(idle, absolute) if *ended || matches!(bind, Bind::Fenced(_)) => {
+                if closed.is_some() {
+                    *lifetime = Some((*idle, *absolute));
+                    return Ok(None);
+                }
+            }
             _ => {}
         }
         if let Some(refusal) = closed {
             return Err(refusal);
         }
         if *bind == Bind::Anonymous && matches!(op, Op::Set(..) | Op::Update) {
-            *bind = self.mint(ids, None, now);
+            *bind = self.mint(ids, *lifetime, None, now);
         }
-        let Bind::Live(id) = *bind else {
-            return if matches!(op, Op::SetLifetime(..)) { Err(Refusal::Invalid) } else { Ok(None) };
-        };
+        match op {
+            Op::SetLifetime(idle, absolute) => *lifetime = Some((*idle, *absolute)),
+            Op::Destroy => *lifetime = None,
+            _ => {}
+        }
+        let Bind::Live(id) = *bind else { return Ok(None) };
         let (authority, wall) = (&mut self.newest, now - self.lead);
         let record = self.records.get_mut(&id).expect("it lives");
         let State::Live { values, newest, life, earlier, .. } = &mut record.state else { unreachable!("it lives") };
