@@ -153,6 +153,8 @@ pub(crate) type Derive = dyn Fn(&[u8]) -> Option<Principal> + Send + Sync;
 pub(crate) struct Budget {
     pub(crate) session: usize,
     pub(crate) principal: usize,
+    /// Bytes of the session's that are kept for the value which says who is signed in.
+    pub(crate) identity: usize,
 }
 
 /// A principal, and what its record is found by.
@@ -217,8 +219,12 @@ impl Chain {
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);
+        let kept = match (scope, &self.identity) {
+            (Scope::Session, Identity::Value { number, .. }) => Some((*number, self.budget.identity)),
+            _ => None,
+        };
         let (schema, time, stored) = (&self.schema, &self.time, self.store.is_some());
-        Terms { schema, now, time, extent: Extent::Named, budget, stored, tombstones, skew }
+        Terms { schema, now, time, extent: Extent::Named, budget, kept, stored, tombstones, skew }
     }
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.

@@ -167,8 +167,8 @@ impl Session {
     /// # Errors
     ///
     /// `Invalid` for a value that does not validate or would not decode again, `TooLarge` for one that the browser
-    /// could not hold, `Closed` once the session has ended, or where none may begin ([`Closed::CrossSite`],
-    /// [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
+    /// could not hold beside the room that is kept for a sign-in, `Closed` once the session has ended, or where none may
+    /// begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
     /// where it found the write outdated 32 times in a row.
     ///
@@ -340,7 +340,9 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set); `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
+    /// As [`set`](Self::set): a user value beyond the room that
+    /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session, a smaller user
+    /// value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
     /// head has left; `Invalid` on a job's handle. A shared store is asked first for what it has of the user: where it does
     /// not answer, nobody is signed in.
     ///

@@ -15,7 +15,7 @@ use crate::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
             Memory, Taken,
-            record::{Carried, Extent, Record, RecordKey, Refused, Terms, Via},
+            record::{Carried, Extent, Record, RecordKey, Refused, Share, Terms, Via},
         },
     },
     value::{MAX_NAME, Number, Scope},
@@ -30,11 +30,16 @@ pub(super) struct Target {
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
     pub(super) extent: Extent,
+    pub(super) share: Share,
 }
 
 impl Target {
     pub(super) const fn session(record: Arc<Record>) -> Self {
-        Self { record, scope: Scope::Session, extent: Extent::Named }
+        Self { record, scope: Scope::Session, extent: Extent::Named, share: Share::Ordinary }
+    }
+
+    pub(super) fn principal(record: Arc<Record>) -> Self {
+        Self { scope: Scope::Principal, ..Self::session(record) }
     }
 }
 
@@ -152,7 +157,7 @@ impl Core {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);
-            return self.write(&Target { record, scope, extent }, CommitKind::Upsert, changes, now).await;
+            return self.write(&Target { extent, ..Target::principal(record) }, CommitKind::Upsert, changes, now).await;
         }
         match self.writable(now)? {
             Some(bound) => {
@@ -189,7 +194,7 @@ impl Core {
                 };
             }
         }
-        let (bound, version) = self.found(changes, None, above, now).await?;
+        let (bound, version) = self.found(changes, Share::Ordinary, None, above, now).await?;
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
         Ok(version)
@@ -199,6 +204,7 @@ impl Core {
     pub(super) async fn found(
         &self,
         changes: &[Change],
+        share: Share,
         drawn: Option<Drawn>,
         above: Version,
         now: Millis,
@@ -208,7 +214,7 @@ impl Core {
         let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
         let birth = drawn.map_or_else(|| self.chain.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
         let (bound, made) = self.make(id, self.begin_life(birth, now), now)?;
-        let target = Target::session(Arc::clone(&bound.record));
+        let target = Target { share, ..Target::session(Arc::clone(&bound.record)) };
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
@@ -247,7 +253,8 @@ impl Core {
         changes: &[Change],
         now: Millis,
     ) -> Result<Version, Loss> {
-        let terms = Terms { extent: target.extent, ..self.chain.terms(target.scope, now) };
+        let terms = self.chain.terms(target.scope, now).for_share(target.share);
+        let terms = Terms { extent: target.extent, ..terms };
         let Some(store) = &self.chain.store else {
             let committed = target.record.commit(changes, terms);
             self.settle(&target.record, now);
@@ -343,9 +350,11 @@ impl Refused {
         match self {
             Self::Outdated => Loss::Outdated,
             Self::Closed(reason) => Loss::Error(WriteError::closed(reason)),
-            Self::TooLarge(names) => {
-                let message = format!("the browser's cookie can't hold it; the largest values: {}", names.join(", "));
-                Loss::Error(WriteError::new(WriteErrorKind::TooLarge, message).named(names))
+            Self::TooLarge { largest, kept } => {
+                let beside = kept.map(|room| format!(" beside the {room} bytes that are kept for a sign-in"));
+                let (beside, names) = (beside.unwrap_or_default(), largest.join(", "));
+                let message = format!("the browser's cookie can't hold it{beside}; the largest values: {names}");
+                Loss::Error(WriteError::new(WriteErrorKind::TooLarge, message).named(largest))
             }
         }
     }

@@ -29,7 +29,7 @@ use crate::{
         },
         memory::{
             Known,
-            record::{Browser, Kind, RecordKey, State},
+            record::{Browser, Kind, RecordKey, Share, State},
         },
     },
     value::{Json, Number, Scope},
@@ -178,7 +178,7 @@ impl Core {
             Ordered::Ended(..) | Ordered::Nothing => {
                 let life = Life::begin(drawn.birth, now, self.chain.lifetime);
                 let empty = State::new(Kind::Session { life, browser: Browser::default() });
-                empty.admit(changes, self.chain.terms(Scope::Session, now))
+                empty.admit(changes, self.chain.terms(Scope::Session, now).for_share(Share::Whole))
             }
         };
         fitted.map_err(|refused| refused.into_loss().into())

@@ -61,7 +61,9 @@ impl<'a> SignIn<'a> {
         self
     }
 
-    /// Writes a session-scope value in the same step, under the new id alone: a copy of the old cookie never has it.
+    /// Writes a session-scope value in the same step, under the new id alone: a copy of the old cookie never has it. The
+    /// value may take what the user value leaves of
+    /// [`SessionsBuilder::identity_room`](crate::SessionsBuilder::identity_room).
     pub fn with<V: SessionValue>(mut self, value: &V) -> Self {
         match grant(self.session, value) {
             Ok(change) => self.grants.push(change),

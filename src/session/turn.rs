@@ -21,7 +21,7 @@ use crate::{
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Extent, Kind, Record, RecordKey, Refused, State},
+        memory::record::{Extent, Kind, Record, RecordKey, Refused, Share, State},
     },
     value::{Json, Number, Scope},
     version::{Millis, Version},
@@ -119,7 +119,7 @@ impl Core {
     /// Begins a session where none lives. The caller holds [`turning`](Self::turning), since before it looked: what a
     /// clone writes first is to be in the session.
     pub(super) async fn begin(&self, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
-        let begun = || self.found(beginning.changes, beginning.drawn, beginning.above(), now);
+        let begun = || self.found(beginning.changes, Share::Whole, beginning.drawn, beginning.above(), now);
         let (bound, _) = match beginning.drawn {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
@@ -234,7 +234,7 @@ impl Core {
             kept.ok().flatten()
         };
         for mut change in chosen {
-            let target = Target { record: Arc::clone(&record), scope: Scope::Principal, extent: Extent::Named };
+            let target = Target::principal(Arc::clone(&record));
             // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
             for _ in 0..MAX_LOSSES {
                 let stands = stands(change.number);
@@ -328,8 +328,8 @@ impl Core {
         if beginning.changes.is_empty() {
             return Ok(next);
         }
-        let (terms, version) =
-            (self.chain.terms(Scope::Session, now), self.chain.time.fresh(now, state.values.newest()));
+        let terms = self.chain.terms(Scope::Session, now).for_share(Share::Whole);
+        let version = self.chain.time.fresh(now, state.values.newest());
         // As if the store had stamped it: it takes what it is told of a successor as it is.
         let stamp = self.chain.store.as_ref().map(|_| version);
         let changes: Vec<_> =

@@ -14,8 +14,8 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     chain::{
-        Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted, life::Lifetime,
-        time::Time,
+        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted,
+        life::Lifetime, time::Time,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -33,6 +33,9 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Enough for an id, a name and a role.
+const IDENTITY_ROOM: usize = 256;
+
 /// Settings of [`Sessions`]. Every misconfiguration is found at [`build`](Self::build).
 #[must_use = "nothing is checked before `build`"]
 pub struct SessionsBuilder {
@@ -46,6 +49,7 @@ pub struct SessionsBuilder {
     idle: Duration,
     absolute: Duration,
     ends_with_browser: bool,
+    identity_room: usize,
     principal_idle: Duration,
     max_skew: Duration,
     audience: String,
@@ -67,6 +71,7 @@ impl Default for SessionsBuilder {
             idle: 2 * DAY,
             absolute: 30 * DAY,
             ends_with_browser: false,
+            identity_room: IDENTITY_ROOM,
             principal_idle: 31 * DAY,
             max_skew: Duration::from_secs(3600),
             audience: String::new(),
@@ -169,6 +174,17 @@ impl SessionsBuilder {
         self
     }
 
+    /// The bytes of the session's part of the cookie that are kept for the value which `identify_by` names, so that a full
+    /// session can sign in: 256 if not said. The bytes are those of the JSON, of the value's name, and 12 more.
+    ///
+    /// Ordinary writes are refused (`TooLarge`) where they would eat into the room. A sign-in whose user value and granted
+    /// values together take no more than the room always fits, whatever ordinary writes have put into the session. A larger
+    /// user value may be refused. Without `identify_by` nothing is kept, nor where browsers do not carry the user value.
+    pub const fn identity_room(mut self, bytes: usize) -> Self {
+        self.identity_room = bytes;
+        self
+    }
+
     /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1).
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
@@ -259,11 +275,13 @@ impl SessionsBuilder {
         let (store, computed) = self.computed(&schema)?;
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.carried() && declared.scope == Scope::Principal);
+        let budget = cookie.budget(principals && !matches!(identity, Identity::Nobody));
+        let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
         let chain = Chain {
             names: schema.iter().map(|(_, declared)| declared.name).collect(),
             schema,
             memory,
-            budget: cookie.budget(principals && !matches!(identity, Identity::Nobody)),
+            budget,
             cookie_name: cookie.header_name(),
             digests: DigestKey::generate().map_err(|error| {
                 BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")
@@ -348,6 +366,22 @@ impl SessionsBuilder {
             }
             (None, None) => Ok(Identity::Nobody),
         }
+    }
+
+    /// The room for the user's value, where browsers carry the value.
+    fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
+        let room = match identity {
+            Identity::Value { number, .. } if schema.at(*number).carried() => self.identity_room,
+            _ => 0,
+        };
+        if room > budget.session {
+            let message = format!(
+                "`identity_room` keeps {room} bytes, and the session has {}: keep less for the user's value",
+                budget.session
+            );
+            return Err(BuildError::new(BuildErrorKind::Setting, message));
+        }
+        Ok(room)
     }
 
     #[allow(clippy::type_complexity)] // Two halves of one list, split once.

@@ -194,8 +194,8 @@ impl CookieTier {
         let payload = seal::payload_budget(MAX_COOKIE - self.cookie_name().len() - 1);
         let entries = payload.saturating_sub(HEAD_MAX);
         match principals {
-            false => Budget { session: entries, principal: 0 },
-            true => Budget { session: entries - entries / 2, principal: entries / 2 },
+            false => Budget { session: entries, principal: 0, identity: 0 },
+            true => Budget { session: entries - entries / 2, principal: entries / 2, identity: 0 },
         }
     }
 
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn budgets_fill_the_cookie_and_no_more() {
         for tier in [tier(), tier().plain_http(), tier().name("n".repeat(64))] {
-            let Budget { session, principal } = tier.budget(true);
+            let Budget { session, principal, .. } = tier.budget(true);
             let payload = vec![b'x'; session + principal + HEAD_MAX];
             let id = SessionId::mint().unwrap();
             let Creation { token, .. } = tier.creation("", &id, unsealed(&payload), None).unwrap().unwrap();

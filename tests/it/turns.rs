@@ -16,6 +16,7 @@ mod own_ends;
 mod predecessors;
 mod refused_orders;
 mod removals;
+mod room;
 mod users_sessions;
 
 /// A right that only a second factor gives.

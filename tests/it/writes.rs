@@ -123,7 +123,8 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
         let node = chain();
         let mut browser = Browser::new();
         let brim = async |session: Session| {
-            session.sign_in(User("ada".into())).await.unwrap();
+            // As much as the room that is kept for the user.
+            session.sign_in(User("u".repeat(238))).await.unwrap();
             session.set(Visits(u64::MAX)).await.unwrap();
             session.set(Division(5)).await.unwrap();
             (fill(&session, Theme).await, fill(&session, Bio).await)

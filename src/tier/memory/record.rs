@@ -14,7 +14,7 @@ use once_cell::race::OnceBox;
 use super::{doubt::Doubt, expiry::Place};
 pub(crate) use super::{
     state::{Browser, InStep, Kind, RecordKey, State},
-    terms::{Extent, Refused, Terms, Via},
+    terms::{Extent, Refused, Share, Terms, Via},
 };
 use crate::{
     chain::{
@@ -349,7 +349,7 @@ impl Record {
         self.ring();
         ended.map_err(|refused| match refused {
             Refused::Closed(closed) => closed,
-            Refused::Outdated | Refused::TooLarge(_) => reason,
+            Refused::Outdated | Refused::TooLarge { .. } => reason,
         })
     }
 

@@ -108,6 +108,29 @@ impl std::fmt::Debug for RecordKey {
 
 const MINUTE: u64 = 60_000;
 
+/// The bytes that entries take of a budget.
+struct Taken {
+    /// The value that says who is signed in, where room is kept for the value.
+    identity: usize,
+    others: usize,
+}
+
+impl Taken {
+    fn of<'a>(sizes: impl Iterator<Item = (usize, &'a str)>, terms: Terms<'_>) -> Self {
+        let identity = terms.kept.map(|(number, _)| terms.schema.at(number).name);
+        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, (size, name)| {
+            let part = if identity == Some(name) { &mut taken.identity } else { &mut taken.others };
+            *part += size;
+            taken
+        })
+    }
+
+    fn leaves_room(&self, terms: Terms<'_>) -> bool {
+        let room = terms.kept.map_or(0, |(_, room)| room);
+        self.others + self.identity.max(room) <= terms.budget
+    }
+}
+
 fn stamp() -> u64 {
     static STAMPS: AtomicU64 = AtomicU64::new(1);
     STAMPS.fetch_add(1, Ordering::Relaxed)
@@ -348,21 +371,32 @@ impl State {
             }
         }
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
-        let stays = self.carried_entries(terms.schema).filter(|(name, _)| !changed(name));
+        let stays = self.sizes(terms).filter(|(_, name)| !changed(name));
         let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
-        let sizes = stays
-            .map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
-            .chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
+        let sizes = stays.chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
         // A removal always fits in the place of the value that it removes, and must never be refused; neither must
         // what stays on the server, whatever two nodes together have made of the rest.
         let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
-        if !changes.iter().any(set) || sizes.clone().map(|(size, _)| size).sum::<usize>() <= terms.budget {
+        if !changes.iter().any(set) {
+            return Ok(());
+        }
+        let taken = Taken::of(sizes.clone(), terms);
+        // What a turn granted may stand in the room: a write that takes no more than before is not refused for that.
+        let grows = || taken.others > Taken::of(self.sizes(terms), terms).others;
+        let fits = taken.others + taken.identity <= terms.budget;
+        if fits && (taken.leaves_room(terms) || !grows()) {
             return Ok(());
         }
         let mut sizes: Vec<_> = sizes.collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let largest = sizes.iter().take(3).filter_map(|(_, name)| terms.schema.named(name));
-        Err(Refused::TooLarge(largest.map(|number| terms.schema.at(number).name).collect()))
+        let largest = largest.map(|number| terms.schema.at(number).name).collect();
+        Err(Refused::TooLarge { largest, kept: terms.kept.filter(|_| fits).map(|(_, room)| room) })
+    }
+
+    /// The bytes of each entry that browsers carry, with the entry's name.
+    fn sizes<'a>(&'a self, terms: Terms<'a>) -> impl Iterator<Item = (usize, &'a str)> + Clone {
+        self.carried_entries(terms.schema).map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {

@@ -2,7 +2,12 @@
 
 use std::time::Duration;
 
-use crate::{chain::time::Time, live::Closed, value::Schema, version::Millis};
+use crate::{
+    chain::time::Time,
+    live::Closed,
+    value::{Number, Schema},
+    version::Millis,
+};
 
 /// Why a record took no change.
 #[derive(Debug)]
@@ -10,8 +15,11 @@ pub(crate) enum Refused {
     Closed(Closed),
     /// Another version stands where the change would replace one.
     Outdated,
-    /// Over the browser's budget; the largest values.
-    TooLarge(Vec<&'static str>),
+    /// Over the browser's budget, or over what the budget leaves beside the room that is kept for the user's value.
+    TooLarge {
+        largest: Vec<&'static str>,
+        kept: Option<usize>,
+    },
 }
 
 /// What a write needs to know beside the changes.
@@ -24,6 +32,8 @@ pub(crate) struct Terms<'a> {
     pub(crate) extent: Extent,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
+    /// Bytes among them that an ordinary write leaves to the value that says who is signed in.
+    pub(crate) kept: Option<(Number, usize)>,
     /// A shared store gives the versions: they are taken as they are.
     pub(crate) stored: bool,
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
@@ -31,11 +41,28 @@ pub(crate) struct Terms<'a> {
     pub(crate) skew: Duration,
 }
 
+impl Terms<'_> {
+    /// The same terms, for a write of this share.
+    pub(crate) fn for_share(self, share: Share) -> Self {
+        let kept = self.kept.filter(|_| share == Share::Ordinary);
+        Self { kept, ..self }
+    }
+}
+
 /// Who brings what carries its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Via {
     Browser,
     Store,
+}
+
+/// Which part of a budget a write may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Share {
+    /// All but the room that is kept for the user's value.
+    Ordinary,
+    /// All: a sign-in, or the values that a turn grants.
+    Whole,
 }
 
 /// How much of a record a write speaks of.

@@ -62,7 +62,7 @@ impl Tier {
     fn terms(&self, now: Millis) -> Terms<'_> {
         let hour = Duration::from_secs(3600);
         let (schema, time, extent) = (&self.schema, &self.time, Extent::Named);
-        Terms { schema, now, time, extent, budget: 1 << 20, stored: false, tombstones: hour, skew: hour }
+        Terms { schema, now, time, extent, budget: 1 << 20, kept: None, stored: false, tombstones: hour, skew: hour }
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {

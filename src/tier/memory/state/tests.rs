@@ -35,7 +35,17 @@ fn schema() -> Schema {
 fn terms(schema: &Schema, now: u64) -> Terms<'_> {
     let [tombstones, skew] = [DAY + HOUR, HOUR].map(Duration::from_millis);
     let (time, extent) = (&*TIME, Extent::Named);
-    Terms { schema, now: Millis(NOW.0 + now), time, extent, budget: 1 << 20, stored: false, tombstones, skew }
+    Terms {
+        schema,
+        now: Millis(NOW.0 + now),
+        time,
+        extent,
+        budget: 1 << 20,
+        kept: None,
+        stored: false,
+        tombstones,
+        skew,
+    }
 }
 
 fn life(idle: u64) -> Life {
