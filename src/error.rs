@@ -169,6 +169,8 @@ pub enum WriteErrorKind {
     Unavailable,
     /// The response head is gone, and this chain keeps nothing past it, having no memory tier: HTTP 500.
     HeadSent,
+    /// Only a memory tier could keep it, and this chain has none: HTTP 500.
+    NoMemory,
     /// The type was not declared on `Sessions::builder()`: HTTP 500.
     Undeclared,
 }
@@ -208,7 +210,9 @@ impl WriteError {
             WriteErrorKind::Closed | WriteErrorKind::Contended => http::StatusCode::CONFLICT,
             WriteErrorKind::Invalid | WriteErrorKind::TooLarge => http::StatusCode::UNPROCESSABLE_ENTITY,
             WriteErrorKind::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
-            WriteErrorKind::HeadSent | WriteErrorKind::Undeclared => http::StatusCode::INTERNAL_SERVER_ERROR,
+            WriteErrorKind::HeadSent | WriteErrorKind::NoMemory | WriteErrorKind::Undeclared => {
+                http::StatusCode::INTERNAL_SERVER_ERROR
+            }
         }
     }
 }

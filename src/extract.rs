@@ -66,7 +66,9 @@ mod tonic {
                 WriteErrorKind::Invalid => Self::invalid_argument(message),
                 WriteErrorKind::TooLarge => Self::resource_exhausted(message),
                 WriteErrorKind::Unavailable => Self::unavailable(message),
-                WriteErrorKind::HeadSent | WriteErrorKind::Undeclared => Self::internal(message),
+                WriteErrorKind::HeadSent | WriteErrorKind::NoMemory | WriteErrorKind::Undeclared => {
+                    Self::internal(message)
+                }
             }
         }
     }

@@ -16,7 +16,7 @@ use http::Extensions;
 use self::builder::SessionsBuilder;
 use crate::{
     chain::Chain,
-    error::{MissingSession, TierError},
+    error::{MissingSession, TierError, WriteError},
     id::Principal,
     session::{Session, load::Loader},
     writeback::origin::PublicOrigins,
@@ -80,9 +80,11 @@ impl Sessions {
     ///
     /// # Errors
     ///
-    /// Where a shared store does not answer.
-    pub async fn end_all(&self, principal: Principal) -> Result<(), TierError> {
+    /// `Unavailable` where a shared store does not answer. `NoMemory` in a chain without a memory tier: a cookie tells
+    /// nothing of the end of other cookies.
+    pub async fn end_all(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.of(principal).await?;
+        session.core().check_ends_kept()?;
         if let Some(signed) = session.core().signed(self.chain.now()) {
             session.core().revoke(&signed);
         }

@@ -47,13 +47,23 @@ where
 }
 
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
-fn see_off<B>(loader: &Loader, response: &mut Response<B>) {
-    let Some(core) = loader.loaded() else { return };
+fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>) {
+    // Nobody has asked, and with the request's extensions gone nobody can.
+    if loader.loaded().is_none() && Arc::strong_count(loader) == 1 {
+        return;
+    }
     // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
     let upgrade = response.status().is_informational();
-    let out = core.head_out(upgrade);
+    let varies = loader.note_head_sent() && !upgrade;
     let headers = response.headers_mut();
-    if out.touched || loader.has_handles() && !upgrade {
+    let Some(core) = loader.loaded() else {
+        if varies {
+            vary_by_cookie(headers);
+        }
+        return;
+    };
+    let out = core.head_out(upgrade);
+    if out.touched || varies {
         vary_by_cookie(headers);
     }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();

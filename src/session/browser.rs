@@ -432,7 +432,7 @@ impl Core {
         self.touch();
         let now = self.chain.now();
         let Ok(bound) = self.live(now) else {
-            return if self.marks.head_sent.load(Ordering::Acquire) { self.removal() } else { None };
+            return if self.head_has_left() { self.removal() } else { None };
         };
         if !self.lacks(&bound, now) {
             return None;
@@ -501,7 +501,7 @@ impl Core {
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
     pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut<'_> {
-        self.marks.head_sent.store(true, Ordering::Release);
+        self.note_head_sent();
         if upgrade {
             return HeadOut { touched: false, removals: &[], cookie: None };
         }

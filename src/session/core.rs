@@ -106,6 +106,7 @@ pub(super) struct EndedHere {
 pub(super) struct Marks {
     /// It was read, written or watched.
     pub(super) touched: AtomicBool,
+    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::load::Loader).
     pub(super) head_sent: AtomicBool,
     /// How many sessions this handle has ended: the cookie is to go.
     pub(super) own_ends: AtomicU32,
@@ -475,9 +476,21 @@ impl Core {
         }
     }
 
+    /// Marks that the response head has left: no cookie can follow.
+    pub(super) fn note_head_sent(&self) {
+        // Looked at first: each clone of a handle comes here.
+        if !self.head_has_left() {
+            self.marks.head_sent.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn head_has_left(&self) -> bool {
+        self.marks.head_sent.load(Ordering::Acquire)
+    }
+
     /// Whether a write can still have an effect.
     pub(super) fn check_head(&self) -> Result<(), WriteError> {
-        if self.chain.memory.is_none() && self.marks.head_sent.load(Ordering::Acquire) {
+        if self.chain.memory.is_none() && self.head_has_left() {
             return Err(WriteError::new(
                 WriteErrorKind::HeadSent,
                 "the response head is gone: without a memory tier nothing is kept past it",

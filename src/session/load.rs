@@ -36,9 +36,16 @@ pub(crate) struct Loader {
     /// Goes once the session is there.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
-    /// How many handles there are. Others hold the allocation too: whoever has the extensions, which anybody may clone.
+    /// How many handles and loads under way there are, and [`HEAD_SENT`]. Others hold the allocation too: whoever has the
+    /// extensions, which anybody may clone.
+    ///
+    /// In one number, so that a handle and the response head agree on who was first: a handle that comes later finds the
+    /// mark, and a head that leaves later finds the handle's session.
     handles: AtomicUsize,
 }
+
+/// The mark that the response head has left.
+const HEAD_SENT: usize = 1 << (usize::BITS - 1);
 
 /// What a handle holds of its session.
 pub(crate) struct Hold(Arc<Loader>);
@@ -55,7 +62,11 @@ pub(crate) struct Load {
     waiting: Option<Waiting>,
 }
 
-type Waiting = Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>;
+struct Waiting {
+    /// Counted as a handle: the session that comes of it may be read while the body goes out.
+    _hold: Hold,
+    load: Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>,
+}
 
 impl Future for Load {
     type Output = Result<Session, MissingSession>;
@@ -103,8 +114,12 @@ pub(crate) struct Asked {
 
 impl Hold {
     pub(super) fn new(loader: Arc<Loader>) -> Self {
-        // Counts say nothing of what else was written: whoever reads this one only wants to know whether it is 0.
-        loader.handles.fetch_add(1, Ordering::Relaxed);
+        let before = loader.handles.fetch_add(1, Ordering::AcqRel);
+        if before & HEAD_SENT != 0
+            && let Some(core) = loader.loaded()
+        {
+            core.note_head_sent();
+        }
         Self(loader)
     }
 
@@ -121,7 +136,7 @@ impl Clone for Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.0.handles.fetch_sub(1, Ordering::Relaxed);
+        self.0.handles.fetch_sub(1, Ordering::Release);
     }
 }
 
@@ -164,9 +179,10 @@ impl Loader {
         self.core.get()
     }
 
-    /// Whether a handle is alive: it may still be read while the body goes out.
-    pub(crate) fn has_handles(&self) -> bool {
-        self.handles.load(Ordering::Relaxed) > 0
+    /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
+    /// handle or a load under way is alive, which may be read while the body goes out.
+    pub(crate) fn note_head_sent(&self) -> bool {
+        self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !HEAD_SENT > 0
     }
 
     /// Loads the session, once.
@@ -192,10 +208,10 @@ impl Loader {
             && self.loaded().is_none()
             && let Some(chain) = ready!(self.poll_at_once(cx))?
         {
-            let loader = Arc::clone(self);
-            *waiting = Some(Box::pin(async move { loader.finish(&chain).await }));
+            let (hold, loader) = (Hold::new(Arc::clone(self)), Arc::clone(self));
+            *waiting = Some(Waiting { _hold: hold, load: Box::pin(async move { loader.finish(&chain).await }) });
         }
-        waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.as_mut().poll(cx))
+        waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
     }
 
     /// The load of a chain that never waits. Of one that may it only gives the chain.
@@ -318,7 +334,7 @@ impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
             .field("loaded", &self.loaded().is_some())
-            .field("handles", &self.handles)
+            .field("handles", &(self.handles.load(Ordering::Relaxed) & !HEAD_SENT))
             .finish_non_exhaustive()
     }
 }
@@ -334,7 +350,7 @@ impl Session {
         core.read_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
-            core.marks.head_sent.store(true, Ordering::Release);
+            core.note_head_sent();
         }
         Ok(Self::new(Loader::from_core(core)))
     }

@@ -88,7 +88,7 @@ impl Core {
             let message = "a principal's own handle has no session to sign in, renew or end";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
-        if self.marks.head_sent.load(Ordering::Acquire) {
+        if self.head_has_left() {
             let message = "the response head has left, so no cookie can follow: give the page an order, \
                            with `sign_in(..).by_page()` or `renew_by_page()`";
             return Err(WriteError::new(WriteErrorKind::HeadSent, message));
@@ -458,6 +458,7 @@ impl Core {
         self.check_head()?;
         let _turning = self.turning().await;
         let (_, signed) = self.signed_in(self.chain.now())?;
+        self.check_ends_kept()?;
         // First, so that the stamp does not take this handle's own end for somebody else's.
         self.end_own(Closed::Revoked).await?;
         self.revoke(&signed);
@@ -470,10 +471,23 @@ impl Core {
         let _turning = self.turning().await;
         let now = self.chain.now();
         let (bound, signed) = self.signed_in(now)?;
+        self.check_ends_kept()?;
         let id = mint_id()?;
         let stamp = self.revoke(&signed);
         let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
         self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
+    }
+
+    /// # Errors
+    ///
+    /// Where no tier would know at the next request that a principal's sessions have ended.
+    pub(crate) fn check_ends_kept(&self) -> Result<(), WriteError> {
+        if self.chain.memory.is_none() {
+            let message = "the end of all sessions is kept in memory, and this chain has none: \
+                           add `.tier(MemoryTier::builder().build())`";
+            return Err(WriteError::new(WriteErrorKind::NoMemory, message));
+        }
+        Ok(())
     }
 
     /// The session and the principal, for a turn that concerns all sessions of the principal.

@@ -228,7 +228,7 @@ impl From<WriteError> for Refusal {
             WriteErrorKind::Invalid => "invalid_value",
             WriteErrorKind::TooLarge => "value_too_large",
             WriteErrorKind::Unavailable => return unavailable(),
-            WriteErrorKind::HeadSent | WriteErrorKind::Undeclared => "misconfigured",
+            WriteErrorKind::HeadSent | WriteErrorKind::NoMemory | WriteErrorKind::Undeclared => "misconfigured",
         };
         Self::new(error.status(), code, error.to_string()).named(error.names().iter().copied())
     }

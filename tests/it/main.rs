@@ -23,6 +23,7 @@ mod handles;
 mod healing;
 mod inspector;
 mod judged;
+mod late_loads;
 mod leaks;
 mod lifetimes;
 mod listed_origins;
