@@ -74,6 +74,11 @@ impl Session {
     ///
     /// It waits only for a shared store, or for a source of one's own whose future is not ready. Cancel safe.
     ///
+    /// A streaming body that reads the session needs a handle, or a load under way, from before the response head leaves:
+    /// both add `Vary: Cookie` to the head. A body that holds the extensions alone and loads the session later gets no
+    /// `Vary`, since nothing tells such extensions from those that are dropped late. The handle of a late load knows that
+    /// the head has left: turns fail with `HeadSent`, and so do writes in a chain without memory.
+    ///
     /// # Errors
     ///
     /// [`NoLayer`](crate::MissingSessionKind::NoLayer) without a layer,
@@ -163,6 +168,13 @@ impl Session {
 
     /// Writes a value. When it returns, every later read on this node sees it, every watcher is told, and the shared
     /// store, if there is one, has it; whatever becomes of the response changes nothing about that.
+    ///
+    /// Two things can lose a session that a write begins:
+    ///
+    /// - Two first requests of one browser at the same time begin two sessions. The browser keeps the cookie of the
+    ///   response that comes last, and loses the values of the other session.
+    /// - A first write after the response head has left, in a task or on a socket, begins a session whose cookie no
+    ///   response carries. The page must bring a token of [`relay`](Self::relay), or nobody can read the value again.
     ///
     /// # Errors
     ///
@@ -335,6 +347,9 @@ impl Session {
     ///
     /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the page.
     ///
+    /// A browser that loses the response keeps the cookie of the ended session. A second click on the login then signs the
+    /// user in again, in a new session: the user's own values are there, the values of the session before are lost.
+    ///
     /// Another site's form signs nobody in: see [`SameSite`](crate::SameSite), and
     /// [`from_another_site`](SignIn::from_another_site) for the answer of an identity provider.
     ///
@@ -404,7 +419,7 @@ impl Session {
     /// # Errors
     ///
     /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all`](crate::Sessions::end_all)).
-    /// `Closed` once the session has ended, and the errors of `destroy`.
+    /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and the errors of `destroy`.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
         self.core().end_all_sessions().await
     }
@@ -417,7 +432,7 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// As [`renew`](Self::renew), and `Invalid` where nobody is signed in.
+    /// As [`renew`](Self::renew), and as [`end_all_sessions`](Self::end_all_sessions).
     pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
         self.core().end_other_sessions().await
     }

@@ -195,6 +195,12 @@ impl Core {
             }
         }
         let (bound, version) = self.found(changes, Share::Ordinary, None, above, now).await?;
+        if self.head_has_left() {
+            tracing::debug!(
+                "a session begins after the response head has left: its cookie reaches the browser only by a token of \
+                 `Session::relay`, which the page brings"
+            );
+        }
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
         Ok(version)

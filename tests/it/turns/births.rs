@@ -2,7 +2,8 @@
 
 use super::{assert_refused, bring_ok};
 use crate::{
-    app::{App, bring, get, socket, theme},
+    app::{App, bring, get, set, socket, theme, visitor},
+    trace::Trace,
     world::{Browser, Node, Theme},
 };
 
@@ -48,4 +49,20 @@ async fn other_nodes_accept_a_birth_token_once_each() {
         bring_ok(&mut Browser::new(), &node, &token).await;
         assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
     }
+}
+
+#[tokio::test]
+async fn late_beginning_is_traced_with_its_remedy() {
+    let app = App::new();
+    let node = app.node();
+    let (trace, _guard) = Trace::begin();
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("dark")).await.unwrap();
+    live.clone().set(theme("light")).await.unwrap();
+    assert_eq!(trace.lines_with("Session::relay"), 1, "{}", trace.text());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.set(theme("dark")).await.unwrap();
+    set(&mut browser, &node, theme("light")).await;
+    assert_eq!(trace.lines_with("Session::relay"), 1, "sessions that have a cookie");
 }
