@@ -46,8 +46,8 @@ pub use self::{
     session::{
         Origin, Session,
         batch::Batch,
-        browser::RelayToken,
         explain::{Answer, Explanation},
+        relay::RelayToken,
         sign_in::{RenewByPage, SignIn},
     },
     sessions::{

@@ -25,12 +25,14 @@ pub(crate) mod browser;
 pub(crate) mod commit;
 pub(crate) mod core;
 mod current;
+pub(crate) mod end;
 pub(crate) mod explain;
 mod follow;
 pub(crate) mod load;
 pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;
+pub(crate) mod relay;
 pub(crate) mod sign_in;
 #[cfg(test)]
 mod tests;
@@ -38,9 +40,9 @@ pub(crate) mod turn;
 
 use self::{
     batch::Batch,
-    browser::RelayToken,
     explain::Explanation,
     load::{Hold, Loader, Loading},
+    relay::RelayToken,
     sign_in::{RenewByPage, SignIn},
 };
 

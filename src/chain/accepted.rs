@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use crate::{session::browser::RelayRefused, tier::cookie::seal::NONCE_LEN, version::Millis};
+use crate::{session::relay::RelayRefused, tier::cookie::seal::NONCE_LEN, version::Millis};
 
 /// A token's own life and the most that its node's clock may be ahead of ours.
 const KEPT: Duration = Duration::from_secs(120);

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use super::{
     arrive,
     brought::Came,
-    browser::{RelayRefused, RelayToken, Relayed, TURN},
     core::{Binding, Bound, Core, EndedHere},
+    relay::{RelayRefused, RelayToken, Relayed, TURN},
     turn::{Beginning, BeginningKind, Drawn, SigningIn, Succession},
 };
 use crate::{

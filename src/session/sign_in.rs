@@ -6,7 +6,7 @@ use std::{
     pin::Pin,
 };
 
-use super::{Session, browser::RelayToken, order::Ordering};
+use super::{Session, order::Ordering, relay::RelayToken};
 use crate::{
     chain::Identity,
     error::{WriteError, WriteErrorKind},

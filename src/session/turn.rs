@@ -1,4 +1,5 @@
-//! The turns of a session: a sign-in, a renewal, an end. A turn gives the browser another cookie or takes the cookie away.
+//! The turns of a session: a sign-in and a renewal here, an end in [`end`](super::end). A turn gives the browser another
+//! cookie or takes the cookie away.
 //!
 //! All turns of a handle and its clones happen one after the other: each holds [`Core::turning`], since before it looks at
 //! the session. So no clone takes another clone's turn for somebody else's.
@@ -7,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     commit::{Loss, MAX_LOSSES, Target, insist, mint_id},
-    core::{Binding, Bound, Core, CrossSite, EndedHere},
+    core::{Binding, Bound, Core, CrossSite},
     sign_in::Site,
 };
 use crate::{
@@ -83,7 +84,7 @@ impl Core {
     /// # Errors
     ///
     /// Where no response is left that could take a turn to the browser.
-    fn check_turn(&self) -> Result<(), WriteError> {
+    pub(super) fn check_turn(&self) -> Result<(), WriteError> {
         if matches!(self.binding(), Binding::Job) {
             let message = "a principal's own handle has no session to sign in, renew or end";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
@@ -253,7 +254,12 @@ impl Core {
     }
 
     /// Moves the session to a new id: the new record is there before the old one goes.
-    async fn succeed(&self, bound: &Bound, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
+    pub(super) async fn succeed(
+        &self,
+        bound: &Bound,
+        beginning: &Beginning<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
         let id = beginning.drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.make(id, life, now)?;
@@ -390,46 +396,6 @@ impl Core {
         }
     }
 
-    pub(super) async fn destroy(&self) -> Result<(), WriteError> {
-        self.touch();
-        self.check_head()?;
-        let _turning = self.turning().await;
-        self.end_own(Closed::Destroyed).await
-    }
-
-    /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
-    /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
-    pub(super) async fn end_own(&self, reason: Closed) -> Result<(), WriteError> {
-        let now = self.chain.now();
-        let ordered = self.take_ordered();
-        if let Some(ordered) = ordered {
-            self.end_named(ordered, now.after(self.chain.longest_absolute()), now).await?;
-        }
-        // Again where another handle was faster to renew the session.
-        while let Some(bound) = self.to_destroy(now) {
-            let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
-            if let Some(store) = &self.chain.store {
-                let expires = self.chain.time.wall(until).time();
-                let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
-                let doubt = bound.record.doubt();
-                store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
-                doubt.clear();
-            }
-            if self.end(&bound.record, reason, now).is_ok() {
-                self.forget_lifetime();
-                self.note_own_end(EndedHere { id: bound.id(), until, ordered });
-                return Ok(());
-            }
-        }
-        self.forget_lifetime();
-        // A session that is over is as destroyed as can be, and one that never was stays so.
-        if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
-            let until = now.after(self.chain.longest_absolute());
-            self.note_removal(EndedHere { id, until, ordered: None });
-        }
-        Ok(())
-    }
-
     pub(super) async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
@@ -451,80 +417,6 @@ impl Core {
         self.chain.note_absolute(lifetime.absolute);
         self.note_lifetime(lifetime);
         Ok(())
-    }
-
-    pub(super) async fn end_all_sessions(&self) -> Result<(), WriteError> {
-        self.touch();
-        self.check_head()?;
-        let _turning = self.turning().await;
-        let (_, signed) = self.signed_in(self.chain.now())?;
-        self.check_ends_kept()?;
-        // First, so that the stamp does not take this handle's own end for somebody else's.
-        self.end_own(Closed::Revoked).await?;
-        self.revoke(&signed);
-        Ok(())
-    }
-
-    pub(super) async fn end_other_sessions(&self) -> Result<(), WriteError> {
-        self.touch();
-        self.check_turn()?;
-        let _turning = self.turning().await;
-        let now = self.chain.now();
-        let (bound, signed) = self.signed_in(now)?;
-        self.check_ends_kept()?;
-        let id = mint_id()?;
-        let stamp = self.revoke(&signed);
-        let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
-        self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
-    }
-
-    /// # Errors
-    ///
-    /// Where no tier would know at the next request that a principal's sessions have ended.
-    pub(crate) fn check_ends_kept(&self) -> Result<(), WriteError> {
-        if self.chain.memory.is_none() {
-            let message = "the end of all sessions is kept in memory, and this chain has none: \
-                           add `.tier(MemoryTier::builder().build())`";
-            return Err(WriteError::new(WriteErrorKind::NoMemory, message));
-        }
-        Ok(())
-    }
-
-    /// The session and the principal, for a turn that concerns all sessions of the principal.
-    fn signed_in(&self, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
-        let bound = self.live(now).map_err(|reason| match reason {
-            Some(reason) => WriteError::closed(reason),
-            None => WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`"),
-        })?;
-        let nobody = || WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end");
-        let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
-        Ok((bound, signed))
-    }
-
-    /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
-    pub(crate) fn revoke(&self, signed: &Signed) -> Version {
-        let now = self.chain.now();
-        let record = self.hold_principal(signed, now);
-        let before = record.not_before(&self.chain.time, now);
-        let version = {
-            let mut state = record.write();
-            record.begin_anew(&mut state, now);
-            let time = &self.chain.time;
-            // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
-            let version = time.fresh(now, before).max(Version::last_at(time.wall(now)));
-            time.see(version, now);
-            if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
-                (*not_before, *revoked) = (version, now);
-                // Kept until the last cookie sealed before can no longer open.
-                *idle = (*idle).max(self.chain.longest_absolute());
-            }
-            version
-        };
-        record.touch(now);
-        self.settle(&record, now);
-        self.chain.revocations.fetch_add(1, Ordering::AcqRel);
-        record.ring();
-        version
     }
 
     /// Empties the session's own record, but for who is signed in; in a job, the principal's.

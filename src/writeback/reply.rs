@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
-    session::browser::RelayRefused,
+    session::relay::RelayRefused,
 };
 
 /// The body of an answer of the writeback: whole, or a stream of events that goes on until the session is over.

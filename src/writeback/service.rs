@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
-    session::{Session, browser::Relayed},
+    session::{Session, relay::Relayed},
     sessions::Sessions,
     value::{Declared, Flaw, Json, Number, Scope, SessionValue},
 };

@@ -1,0 +1,132 @@
+//! Ends of sessions: of this handle's own, and of all of a user's.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    commit::mint_id,
+    core::{Binding, Bound, Core, EndedHere},
+    turn::{Beginning, BeginningKind, Drawn},
+};
+use crate::{
+    chain::Signed,
+    error::{TierError, WriteError, WriteErrorKind},
+    live::Closed,
+    tier::{Commit, CommitKind, memory::record::Kind},
+    version::{Millis, Version},
+};
+
+impl Core {
+    pub(super) async fn destroy(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let _turning = self.turning().await;
+        self.end_own(Closed::Destroyed).await
+    }
+
+    /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
+    /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
+    pub(super) async fn end_own(&self, reason: Closed) -> Result<(), WriteError> {
+        let now = self.chain.now();
+        let ordered = self.take_ordered();
+        if let Some(ordered) = ordered {
+            self.end_named(ordered, now.after(self.chain.longest_absolute()), now).await?;
+        }
+        // Again where another handle was faster to renew the session.
+        while let Some(bound) = self.to_destroy(now) {
+            let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
+            if let Some(store) = &self.chain.store {
+                let expires = self.chain.time.wall(until).time();
+                let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
+                let doubt = bound.record.doubt();
+                store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+                doubt.clear();
+            }
+            if self.end(&bound.record, reason, now).is_ok() {
+                self.forget_lifetime();
+                self.note_own_end(EndedHere { id: bound.id(), until, ordered });
+                return Ok(());
+            }
+        }
+        self.forget_lifetime();
+        // A session that is over is as destroyed as can be, and one that never was stays so.
+        if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
+            let until = now.after(self.chain.longest_absolute());
+            self.note_removal(EndedHere { id, until, ordered: None });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn end_all_sessions(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let _turning = self.turning().await;
+        let (_, signed) = self.signed_in(self.chain.now())?;
+        self.check_ends_kept()?;
+        // First, so that the stamp does not take this handle's own end for somebody else's.
+        self.end_own(Closed::Revoked).await?;
+        self.revoke(&signed);
+        Ok(())
+    }
+
+    pub(super) async fn end_other_sessions(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_turn()?;
+        let _turning = self.turning().await;
+        let now = self.chain.now();
+        let (bound, signed) = self.signed_in(now)?;
+        self.check_ends_kept()?;
+        let id = mint_id()?;
+        let stamp = self.revoke(&signed);
+        let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
+        self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
+    }
+
+    /// # Errors
+    ///
+    /// Where no tier would know at the next request that a principal's sessions have ended.
+    pub(crate) fn check_ends_kept(&self) -> Result<(), WriteError> {
+        if self.chain.memory.is_none() {
+            let message = "the end of all sessions is kept in memory, and this chain has none: \
+                           add `.tier(MemoryTier::builder().build())`";
+            return Err(WriteError::new(WriteErrorKind::NoMemory, message));
+        }
+        Ok(())
+    }
+
+    /// The session and the principal, for a turn that concerns all sessions of the principal.
+    fn signed_in(&self, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
+        let bound = self.live(now).map_err(|reason| match reason {
+            Some(reason) => WriteError::closed(reason),
+            None => WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`"),
+        })?;
+        let nobody = || WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end");
+        let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
+        Ok((bound, signed))
+    }
+
+    /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
+    pub(crate) fn revoke(&self, signed: &Signed) -> Version {
+        let now = self.chain.now();
+        let record = self.hold_principal(signed, now);
+        let before = record.not_before(&self.chain.time, now);
+        let version = {
+            let mut state = record.write();
+            record.begin_anew(&mut state, now);
+            let time = &self.chain.time;
+            // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
+            let version = time.fresh(now, before).max(Version::last_at(time.wall(now)));
+            time.see(version, now);
+            if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
+                (*not_before, *revoked) = (version, now);
+                // Kept until the last cookie sealed before can no longer open.
+                *idle = (*idle).max(self.chain.longest_absolute());
+            }
+            version
+        };
+        record.touch(now);
+        self.settle(&record, now);
+        self.chain.revocations.fetch_add(1, Ordering::AcqRel);
+        record.ring();
+        version
+    }
+}

@@ -1,0 +1,223 @@
+//! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    arrive,
+    browser::unsealable,
+    core::{Binding, Bound, Core},
+    current::{Current, current},
+};
+use crate::{
+    chain::Chain,
+    error::WriteError,
+    id::SessionId,
+    live::Closed,
+    tier::{
+        cookie::{
+            Opened,
+            seal::{NONCE_LEN, Purpose},
+        },
+        memory::record::Kind,
+    },
+    version::Millis,
+};
+
+/// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
+///
+/// It can be sent over a socket as it is: the page can neither read nor change it, and it applies to its own session
+/// only. Bringing it twice, or late, or in another order than it was made changes nothing that is newer.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RelayToken(String);
+
+impl RelayToken {
+    pub(super) const fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The text to send: base64url and a point.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RelayToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RelayToken(..)")
+    }
+}
+
+/// Why a relay token changed nothing.
+#[derive(Debug)]
+pub(crate) enum RelayRefused {
+    /// Not a token of this chain.
+    NotGenuine,
+    Expired,
+    /// The request's session is another one, or none.
+    OtherSession,
+    Closed(Closed),
+    /// A birth token or an order was brought before.
+    Used,
+    /// Another user than the order's is signed in.
+    OtherUser,
+    /// Too many birth tokens were brought lately.
+    Busy,
+    /// The turn failed as a turn in a handler does.
+    Write(WriteError),
+}
+
+impl From<WriteError> for RelayRefused {
+    fn from(error: WriteError) -> Self {
+        Self::Write(error)
+    }
+}
+
+/// What a page's tokens begin with: the prefix says which of three purposes the token was sealed for.
+const RELAY: &str = "r.";
+const BIRTH_PREFIX: &str = "b.";
+pub(super) const TURN: &str = "t.";
+
+/// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
+pub(crate) struct Relayed {
+    pub(super) id: SessionId,
+    purpose: Purpose,
+    pub(super) current: Current,
+    pub(super) nonce: [u8; NONCE_LEN],
+}
+
+impl Relayed {
+    /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
+    pub(crate) fn open(chain: &Chain, token: &str) -> Result<Self, RelayRefused> {
+        let now = chain.now();
+        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN, Purpose::Turn)];
+        let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
+        let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
+        let keys = chain.cookie.ring().keys();
+        let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
+        let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
+        let current = current(chain, payload, now).filter(|current| !current.is_idle(now));
+        let current = current.ok_or(RelayRefused::Expired)?;
+        if current.payload.order.is_some() != (purpose == Purpose::Turn) {
+            return Err(RelayRefused::NotGenuine);
+        }
+        Ok(Self { id, purpose, current, nonce })
+    }
+}
+
+impl Core {
+    /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
+    /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
+    pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
+        let now = self.chain.now();
+        let bound = self.live(now).ok()?;
+        if self.is_sealed(&bound, now) && !Self::is_due(&bound) { None } else { self.relay() }
+    }
+
+    /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
+    /// a browser drops its cookie at the end that it was told.
+    fn is_due(bound: &Bound) -> bool {
+        let due = bound.record.read().known().map(|(_, known)| known.due);
+        due.is_some_and(|due| bound.record.used() >= due)
+    }
+
+    pub(crate) fn is_refresh_due(&self) -> bool {
+        self.live(self.chain.now()).is_ok_and(|bound| Self::is_due(&bound))
+    }
+
+    /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
+    /// second.
+    pub(crate) fn refresh_interval(&self) -> Option<Duration> {
+        let bound = self.live(self.chain.now()).ok()?;
+        match &bound.record.read().kind {
+            Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
+            _ => None,
+        }
+    }
+
+    /// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
+    /// only where no later token tells of it.
+    fn lacks(&self, bound: &Bound, now: Millis) -> bool {
+        let carried = |in_step| self.stand_of(bound, now).is_carried_by(in_step);
+        let brought = self.brought.in_step.as_ref().filter(|_| self.brought.key == Some(bound.key()));
+        self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_due(bound))
+    }
+
+    /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
+    /// end, the removal of the cookie that no response has taken away.
+    pub(crate) fn relay(&self) -> Option<RelayToken> {
+        self.touch();
+        let now = self.chain.now();
+        let Ok(bound) = self.live(now) else {
+            return if self.head_has_left() { self.removal() } else { None };
+        };
+        if !self.lacks(&bound, now) {
+            return None;
+        }
+        let birth = !bound.record.is_confirmed();
+        let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY) };
+        let mut text = Vec::from(prefix);
+        let payload = self.pack(&bound, now)?.written.finish();
+        let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id(), payload, &mut text);
+        sealed.inspect_err(unsealable).ok()?;
+        String::from_utf8(text).ok().map(RelayToken)
+    }
+
+    /// Takes in what a page brings. The caller has checked that the request is same-origin.
+    pub(crate) async fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
+        self.touch();
+        if let Some(order) = &relayed.current.payload.order {
+            return self.bring_turn(order, &relayed).await;
+        }
+        let now = self.chain.now();
+        let Relayed { id, purpose, current, nonce } = relayed;
+        match self.live(now) {
+            Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
+            Ok(_) => Err(RelayRefused::OtherSession),
+            Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
+            Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
+                self.bring_birth(id, &current, nonce, now)
+            }
+            // The cookie has idled out and proves its id alone: the token tells of a later use.
+            Err(None) if self.came().ids == [id] && self.reason_of(&id).is_none() => {
+                let bound = arrive::adopt_birth(&self.chain, id, &current, now).map_err(RelayRefused::Closed)?;
+                self.take_changes(&bound, &current, now)?;
+                self.rebind(bound);
+                Ok(())
+            }
+            Err(None) => Err(RelayRefused::OtherSession),
+        }
+    }
+
+    /// Gives the browser the session that was made on its page's socket: once, whoever brings the token.
+    fn bring_birth(
+        &self,
+        id: SessionId,
+        current: &Current,
+        nonce: [u8; NONCE_LEN],
+        now: Millis,
+    ) -> Result<(), RelayRefused> {
+        if !current.is_brief(now) {
+            return Err(RelayRefused::Expired);
+        }
+        let bound = arrive::adopt_birth(&self.chain, id, current, now).map_err(RelayRefused::Closed)?;
+        self.chain.accepted.accept(nonce, now)?;
+        self.take_changes(&bound, current, now)?;
+        self.rebind(bound);
+        Ok(())
+    }
+
+    /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
+    /// handle's once it is known to live.
+    pub(super) fn take_changes(&self, bound: &Bound, current: &Current, now: Millis) -> Result<(), RelayRefused> {
+        bound.record.touch_at_least(current.used(now));
+        self.take_in(bound, current, now);
+        self.settle(&bound.record, now);
+        self.obey_revocations(bound, now).map_err(RelayRefused::Closed)
+    }
+}
