@@ -89,6 +89,10 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         view = Some(next);
                         let html = views::render(next, session.get::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
+                        // The browser drops its cookie in time, however much the socket is used: it is told of the use.
+                        if let Some(relay) = session.relay() {
+                            bring(socket, &relay, json!({})).await?;
+                        }
                     }
                     Ok(FromPage::SwitchDivision { id }) => match session.set(id).await {
                         Ok(()) => store(socket, session, id).await?,

@@ -47,9 +47,15 @@ fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
         .value::<CurrentUser>()
         .value::<Division>()
         .identify_by::<CurrentUser>(|user| Some(Principal::new(&user.name)))
-        .idle(31 * DAY)
+        .idle(idle())
         .absolute(365 * DAY)
         .build()
+}
+
+/// `IDLE_SECONDS`, for people who want to see a session end, or 31 days.
+fn idle() -> Duration {
+    let seconds = std::env::var("IDLE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    seconds.map_or(31 * DAY, Duration::from_secs)
 }
 
 fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError> {

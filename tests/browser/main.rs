@@ -7,6 +7,7 @@ mod browser;
 mod cart;
 mod faulty;
 mod hook;
+mod idle;
 mod inspector;
 mod logins;
 mod looks;

@@ -47,6 +47,14 @@ impl Server {
         Ok(Self { example, process: serve(example, port)?, port })
     }
 
+    /// Starts the `division` example, whose sessions end unused for so long.
+    pub(crate) fn idle_after(idle: Duration) -> Result<Self> {
+        let (example, port) = ("division", free_port());
+        let mut command = Command::new(built(example)?);
+        command.env("IDLE_SECONDS", idle.as_secs().to_string());
+        Ok(Self { example, process: serve_by(command, port)?, port })
+    }
+
     /// Stops it as a deploy does, sockets open or not, and starts it again: same port, same keys, empty memory.
     pub(crate) fn restart(&mut self) -> Result {
         self.stop()?;
@@ -74,7 +82,10 @@ impl Server {
 }
 
 fn serve(example: &'static str, port: u16) -> Result<Process> {
-    let mut command = Command::new(built(example)?);
+    serve_by(Command::new(built(example)?), port)
+}
+
+fn serve_by(mut command: Command, port: u16) -> Result<Process> {
     command.env("PORT", port.to_string()).env("SESSION_KEYS", KEYS);
     let (process, line) = Process::start(command, "listening on ", READY)?;
     match line.strip_suffix('/').unwrap_or(&line).ends_with(&format!("http://127.0.0.1:{port}")) {

@@ -1,0 +1,40 @@
+//! A session that is used on its socket alone, over more than its idle lifetime.
+
+use std::time::{Duration, Instant};
+
+use crate::{Result, browser::Browser, server::Server};
+
+/// A browser keeps the cookie for half of it.
+const IDLE: Duration = Duration::from_secs(20);
+
+#[tokio::test]
+async fn used_page_stays_signed_in() -> Result {
+    let server = Server::idle_after(IDLE)?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.sign_in("alice").await?;
+    let begun = Instant::now();
+    while begun.elapsed() < 3 * IDLE {
+        for view in ["projects", "home"] {
+            tab.navigate(view).await?;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+    tab.reload().await?;
+    tab.is_signed_in("alice").await?;
+    assert_eq!(tab.division().await?["user"], "alice");
+    Ok(())
+}
+
+#[tokio::test]
+async fn open_page_alone_is_signed_out() -> Result {
+    let server = Server::idle_after(IDLE)?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.sign_in("alice").await?;
+    tokio::time::sleep(IDLE + Duration::from_secs(2)).await;
+    tab.reload().await?;
+    tab.is_signed_out().await?;
+    assert_eq!(tab.cookie().await?, None);
+    Ok(())
+}
