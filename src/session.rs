@@ -409,7 +409,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Unavailable` where a shared store did not answer: the session may live on. `HeadSent` in a chain without memory,
+    /// `Closed` where the request brought cookies of several sessions, of which none can be told to be the user's: all live
+    /// on. `Unavailable` where a shared store did not answer: the session may live on. `HeadSent` in a chain without memory,
     /// once the response head has left.
     pub async fn destroy(&self) -> Result<(), WriteError> {
         self.core().destroy().await

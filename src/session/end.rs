@@ -10,6 +10,7 @@ use super::{
 use crate::{
     chain::Signed,
     error::{TierError, WriteError, WriteErrorKind},
+    id::SessionId,
     live::Closed,
     tier::{Commit, CommitKind, memory::record::Kind},
     version::{Millis, Version},
@@ -26,14 +27,21 @@ impl Core {
     /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
     /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
     pub(super) async fn end_own(&self, reason: Closed) -> Result<(), WriteError> {
+        if matches!(self.binding(), Binding::Fenced(Closed::Ambiguous)) {
+            // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
+            return Err(WriteError::closed(Closed::Ambiguous));
+        }
         let now = self.chain.now();
+        let longest = now.after(self.chain.longest_absolute());
         let ordered = self.take_ordered();
         if let Some(ordered) = ordered {
-            self.end_named(ordered, now.after(self.chain.longest_absolute()), now).await?;
+            self.end_named(ordered, longest, now).await?;
         }
         // Again where another handle was faster to renew the session.
         while let Some(bound) = self.to_destroy(now) {
             let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
+            // The session that an order begins has a life of its own.
+            let until = if ordered.is_some() { until.max(longest) } else { until };
             if let Some(store) = &self.chain.store {
                 let expires = self.chain.time.wall(until).time();
                 let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
@@ -49,9 +57,11 @@ impl Core {
         }
         self.forget_lifetime();
         // A session that is over is as destroyed as can be, and one that never was stays so.
-        if let (Some(id), Binding::Anonymous) = (ordered, self.binding()) {
-            let until = now.after(self.chain.longest_absolute());
-            self.note_removal(EndedHere { id, until, ordered: None });
+        if let Some(id) = ordered {
+            // The page may have brought the order to another node: the browser has the begun session's cookie then.
+            let before = self.own_end().map(|ended| ended.id);
+            let bound = || self.bound_key().or(self.brought.key).map(|key| SessionId::from_bytes(key.0));
+            self.note_removal(EndedHere { id, until: longest, ordered: before.or_else(bound) });
         }
         Ok(())
     }

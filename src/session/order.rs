@@ -235,7 +235,8 @@ impl Core {
             self.end_named(id, relayed.current.life.absolute_deadline(), now).await?;
         }
         let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
-        if other || turned {
+        // A value that this node can't open may be a later login.
+        if other || turned || came.unread {
             return Err(RelayRefused::Closed(Closed::Renewed));
         }
         self.note_own_end(EndedHere { id: relayed.id, until: now, ordered: None });
@@ -275,7 +276,8 @@ impl Core {
                 let adopt = &adopts.collect::<Vec<_>>();
                 self.sign_in_as(SigningIn { user, grants, adopt, drawn: Some(drawn) }).await
             }
-            _ => {
+            (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
+            (Turn::Renew | Turn::Remove, _) => {
                 let beginning = Beginning { kind: BeginningKind::Renewal, drawn: Some(drawn), changes: &changes };
                 match &bound {
                     Some(_) => self.renew_as(&beginning).await,

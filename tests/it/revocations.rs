@@ -145,7 +145,8 @@ fn open_handle_keeps_why_its_session_ended() {
 #[test]
 fn expired_session_leaves_no_tombstone() {
     let tier = Tier::new(1 << 20);
-    (tier.visitor(), tier.end(tier.visitor()));
+    tier.visitor();
+    tier.end(tier.visitor());
     assert_eq!((tier.stats().records, tier.stats().tombstones), (2, 1));
     tier.clock.advance(2 * DAY);
     tier.sweep();

@@ -448,7 +448,8 @@ impl Node {
 
     fn mint(&mut self, ids: &mut Ids, lifetime: Option<(u64, u64)>, predecessor: Option<usize>, now: u64) -> Bind {
         let configured = [super::IDLE, super::ABSOLUTE].map(|span| span.as_millis() as u64);
-        let (idle, absolute) = lifetime.map_or(configured.into(), |(idle, absolute)| (idle * 1000, absolute * 1000));
+        let (idle, absolute) =
+            lifetime.map_or_else(|| configured.into(), |(idle, absolute)| (idle * 1000, absolute * 1000));
         let birth = self.fresh(0, now);
         let version = lifetime.map_or(0, |_| birth);
         let life = Life { created: now, absolute: now + absolute, idle, version, birth };
@@ -484,11 +485,9 @@ impl Node {
                 return Ok(None);
             }
             // A renewal or a sign-in may follow.
-            Op::SetLifetime(idle, absolute) if *ended || matches!(bind, Bind::Fenced(_)) => {
-                if closed.is_some() {
-                    *lifetime = Some((*idle, *absolute));
-                    return Ok(None);
-                }
+            Op::SetLifetime(idle, absolute) if closed.is_some() && (*ended || matches!(bind, Bind::Fenced(_))) => {
+                *lifetime = Some((*idle, *absolute));
+                return Ok(None);
             }
             _ => {}
         }

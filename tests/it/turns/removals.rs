@@ -122,6 +122,33 @@ async fn logout_ends_the_session_of_a_carried_out_order() {
     }
 }
 
+// The order was brought to another node, and this node heard of the begun session before the logout.
+#[tokio::test]
+async fn logout_names_a_session_begun_elsewhere() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    bring_ok(&mut browser, &other, &login(&live)).await;
+    assert!(is_ada(principal(&browser, &node).await));
+    live.sign_out().await.unwrap();
+    assert_eq!(principal(&browser, &node).await, None);
+    assert!(is_ada(principal(&browser, &other).await), "the other node has yet to hear of it");
+    let removal = live.relay().expect("a removal").to_string();
+    bring_ok(&mut browser.clone(), &other, &removal).await;
+    assert_eq!(principal(&browser, &other).await, None);
+}
+
+#[tokio::test]
+async fn removal_spares_a_cookie_that_does_not_open() {
+    let node = App::new().node();
+    let browser = signed_in(&node, "ada").await;
+    let token = sign_out(&socket(&browser, &node).await).await;
+    let mut unread = Browser::new();
+    unread.set("session", "sealed-under-a-newer-key");
+    assert_refused(&bring(&mut unread, &node, &token).await, "session_closed");
+}
+
 #[tokio::test]
 async fn socket_signs_out_and_in_again() {
     let app = App::new();
