@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::Either};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
@@ -115,10 +115,10 @@ pub(crate) async fn under_way(browser: &Browser, node: &Node) -> Session {
         out.send(session).expect("the test waits for the handle");
         Box::pin(pending()) as BoxFuture<(Response<Full<Bytes>>, ())>
     };
-    tokio::select! {
-        biased;
-        _ = node.handle(browser.request(), handler) => unreachable!("the handler never answers"),
-        session = handed_out => session.expect("the handler has sent its handle"),
+    let answering = Box::pin(node.handle(browser.request(), handler));
+    match futures_util::future::select(answering, handed_out).await {
+        Either::Left(_) => unreachable!("the handler never answers"),
+        Either::Right((session, _)) => session.expect("the handler has sent its handle"),
     }
 }
 
