@@ -80,8 +80,13 @@ fn no_cookie_but_a_genuine_one_is_ever_a_session() {
     let genuine = format!("session={token}").into_bytes();
     let never_a_session = |bytes: &[u8]| {
         let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-        // A genuine pair with something odd beside it is still one.
-        if bytes.split(|byte| *byte == b';').any(|pair| pair.trim_ascii() == genuine) {
+        // A genuine pair with something odd beside it, or blanks around its name and value, is still one.
+        let is_genuine = |pair: &[u8]| {
+            let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            let (name, value) = pair.split_at(at);
+            [name.trim_ascii(), b"=", value.get(1..).unwrap_or_default().trim_ascii()].concat() == genuine
+        };
+        if bytes.split(|byte| *byte == b';').any(is_genuine) {
             return;
         }
         for node in [&warm, &cold] {
