@@ -86,6 +86,10 @@ impl fmt::Debug for Principal {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerId([u8; 32]);
 
+/// The first half of a principal's [`OwnerId`]: sealed tokens and tombstones name principals by it, in half the room, and
+/// no two principals meet.
+pub(crate) type PrincipalTag = [u8; 16];
+
 impl OwnerId {
     fn hash(kind: &[u8], audience: &str, id: &[u8]) -> Self {
         let mut hash = Sha256::new();
@@ -112,11 +116,9 @@ impl OwnerId {
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// What a sealed token names a principal by: enough that two don't meet, half the room.
-    pub(crate) fn tag(&self) -> [u8; 16] {
-        let mut tag = [0; 16];
-        tag.copy_from_slice(&self.0[..16]);
-        tag
+    /// The tag of a principal's owner id.
+    pub(crate) fn tag(&self) -> PrincipalTag {
+        self.0.first_chunk().copied().unwrap_or_default()
     }
 }
 

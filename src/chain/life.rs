@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::time::Time;
 use crate::{
     error::{BuildError, BuildErrorKind},
-    id::SessionId,
+    id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{cookie::MAX_AGE, memory::record::RecordKey},
     version::{Millis, Version},
@@ -269,7 +269,7 @@ pub(crate) struct End {
     /// The last moment at which something sealed for this id could still open.
     pub(crate) until: Millis,
     /// The principal that was signed in.
-    pub(crate) principal: Option<RecordKey>,
+    pub(crate) principal: Option<PrincipalTag>,
     pub(crate) sequel: Sequel,
 }
 

@@ -7,16 +7,20 @@ use super::{
     core::{Binding, Bound, Core},
     current::Current,
     recognise::fenced,
+    relay::RelayRefused,
 };
 use crate::{
-    chain::{Chain, Signed},
-    error::TierError,
+    chain::Signed,
+    error::{TierError, WriteError},
     id::SessionId,
     live::Closed,
     tier::{
-        Found, Lookup,
+        Found, Lookup, Standing,
         cookie::{digest::Digest, payload::Whose},
-        memory::record::{Carried, InStep, Kind, Record, RecordKey, Via},
+        memory::{
+            Known,
+            record::{Carried, InStep, Kind, Record, RecordKey, Via},
+        },
     },
     value::{Number, Scope},
     version::{Millis, Version},
@@ -243,17 +247,42 @@ pub(super) struct TakenIn {
     newer: Vec<Newer>,
 }
 
-/// The session of an opened token that a page brought, on a node that may not know the session yet.
-pub(super) fn adopt_birth(chain: &Chain, id: SessionId, current: &Current, now: Millis) -> Result<Bound, Closed> {
-    let key = RecordKey(*id.as_bytes());
-    let make = || {
-        let record = Record::session(key, current.begun_life(), current.used(now));
-        if chain.store.is_some() { record.unasked() } else { record }
-    };
-    let record = chain.session_record(&key, now, make).map_err(|ended| ended.reason())?;
-    record.touch_at_least(current.used(now));
-    match record.closed(now) {
-        Some(reason) => Err(reason),
-        None => Ok(Bound { record }),
+impl Core {
+    /// The session of an opened token that a page brought, on a node that may not know the session yet. A shared store
+    /// decides whether the session exists; its values are asked for when they are read.
+    pub(super) async fn session_of_token(
+        &self,
+        id: SessionId,
+        current: &Current,
+        now: Millis,
+    ) -> Result<Bound, RelayRefused> {
+        let (chain, key) = (&self.chain, RecordKey(*id.as_bytes()));
+        if let Some(store) = &chain.store
+            && !self.is_settled(&key, now)
+        {
+            let lookup = Lookup::new(Some(chain.owner(&id)), &[], None);
+            let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error));
+            match found.map_err(WriteError::from)?.standing {
+                Standing::Present => {}
+                Standing::Absent => return Err(RelayRefused::OtherSession),
+                Standing::Ended => return Err(RelayRefused::Closed(Closed::Destroyed)),
+            }
+        }
+        let make = || {
+            let record = Record::session(key, current.begun_life(), current.used(now));
+            if chain.store.is_some() { record.unasked() } else { record }
+        };
+        let record = chain.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
+        record.touch_at_least(current.used(now));
+        match record.closed(now) {
+            Some(reason) => Err(RelayRefused::Closed(reason)),
+            None => Ok(Bound { record }),
+        }
+    }
+
+    /// Whether memory holds what the store last said of a session.
+    fn is_settled(&self, key: &RecordKey, now: Millis) -> bool {
+        let known = self.chain.memory.as_ref().map(|memory| memory.session(key, now));
+        matches!(known, Some(Known::Living(record)) if !record.is_doubted())
     }
 }

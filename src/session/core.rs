@@ -9,7 +9,7 @@ use super::{brought::Brought, read::Mark};
 use crate::{
     chain::{Chain, Computation, Identity, Resolution, Signed, life::Lifetime},
     error::{WriteError, WriteErrorKind},
-    id::SessionId,
+    id::{PrincipalTag, SessionId},
     live::Closed,
     signal::{Bell, Chime},
     tier::memory::record::{Record, RecordKey},
@@ -38,8 +38,7 @@ struct Seldom {
     turning: tokio::sync::Mutex<()>,
     /// The lifetime that this handle was given.
     lifetime: Mutex<Option<Lifetime>>,
-    /// The session that the orders of this handle begin.
-    ordered: Mutex<Option<SessionId>>,
+    ordered: Mutex<Option<OrderedHere>>,
     /// The session that this handle has ended.
     own_end: Mutex<Option<EndedHere>>,
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
@@ -91,12 +90,22 @@ impl Bound {
     }
 }
 
+/// The session that the orders of a handle begin.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct OrderedHere {
+    pub(super) id: SessionId,
+    /// The user of the newest order: who signs in, or is signed in and renews.
+    pub(super) principal: Option<PrincipalTag>,
+}
+
 /// A session that a handle has ended.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct EndedHere {
     pub(super) id: SessionId,
     /// The last moment at which a token of the id could open.
     pub(super) until: Millis,
+    /// The principal that was signed in, or that an order would have signed in.
+    pub(super) principal: Option<PrincipalTag>,
     /// The session that an earlier order of the handle would begin: ended as well.
     pub(super) ordered: Option<SessionId>,
 }
@@ -150,17 +159,16 @@ impl Core {
         self.seldom().turning.lock().await
     }
 
-    /// The id of the session that the orders of this handle begin, if any was given.
-    pub(super) fn ordered_id(&self) -> Option<SessionId> {
-        *lock(&self.seldom.get()?.ordered)
+    /// Notes the session that an order is to begin. Returns the id for the order: an earlier order's, if there was one.
+    pub(super) fn note_ordered(&self, drawn: OrderedHere) -> SessionId {
+        let mut ordered = lock(&self.seldom().ordered);
+        let id = ordered.map_or(drawn.id, |earlier| earlier.id);
+        *ordered = Some(OrderedHere { id, ..drawn });
+        id
     }
 
-    pub(super) fn note_ordered(&self, id: SessionId) {
-        *lock(&self.seldom().ordered) = Some(id);
-    }
-
-    /// The same id, which no order begins from now on.
-    pub(super) fn take_ordered(&self) -> Option<SessionId> {
+    /// The session that the orders of this handle begin, and that no order begins from now on.
+    pub(super) fn take_ordered(&self) -> Option<OrderedHere> {
         lock(&self.seldom.get()?.ordered).take()
     }
 

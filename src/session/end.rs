@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     commit::mint_id,
-    core::{Binding, Bound, Core, EndedHere},
+    core::{Binding, Bound, Core, EndedHere, OrderedHere},
     turn::{Beginning, BeginningKind, Drawn},
 };
 use crate::{
@@ -34,9 +34,10 @@ impl Core {
         let now = self.chain.now();
         let longest = now.after(self.chain.longest_absolute());
         let ordered = self.take_ordered();
-        if let Some(ordered) = ordered {
-            self.end_named(ordered, longest, now).await?;
+        if let Some(OrderedHere { id, principal }) = ordered {
+            self.end_named(id, principal, longest, now).await?;
         }
+        let orderer = ordered.and_then(|ordered| ordered.principal);
         // Again where another handle was faster to renew the session.
         while let Some(bound) = self.to_destroy(now) {
             let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
@@ -49,19 +50,23 @@ impl Core {
                 store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
                 doubt.clear();
             }
+            let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
             if self.end(&bound.record, reason, now).is_ok() {
                 self.forget_lifetime();
-                self.note_own_end(EndedHere { id: bound.id(), until, ordered });
+                let ordered = ordered.map(|ordered| ordered.id);
+                self.note_own_end(EndedHere { id: bound.id(), until, principal, ordered });
                 return Ok(());
             }
         }
         self.forget_lifetime();
         // A session that is over is as destroyed as can be, and one that never was stays so.
-        if let Some(id) = ordered {
+        if let Some(OrderedHere { id, .. }) = ordered {
             // The page may have brought the order to another node: the browser has the begun session's cookie then.
-            let before = self.own_end().map(|ended| ended.id);
+            let before = self.own_end();
             let bound = || self.bound_key().or(self.brought.key).map(|key| SessionId::from_bytes(key.0));
-            self.note_removal(EndedHere { id, until: longest, ordered: before.or_else(bound) });
+            let principal = before.and_then(|ended| ended.principal).or(orderer);
+            let ordered = before.map(|ended| ended.id).or_else(bound);
+            self.note_removal(EndedHere { id, until: longest, principal, ordered });
         }
         Ok(())
     }

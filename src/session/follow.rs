@@ -31,7 +31,7 @@ impl Core {
         now: Millis,
     ) -> Result<(), Closed> {
         let signed = self.signed_of(&Bound { record: Arc::clone(record) }, now);
-        let ended = record.end(reason, signed.map(|signed| signed.key()), sequel, now);
+        let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), sequel, now);
         self.settle(record, now);
         ended
     }
@@ -72,7 +72,9 @@ impl Core {
 
     fn may_follow(&self, end: &End) -> bool {
         match &self.chain.identity {
-            Identity::Head(_) => end.principal.is_some() && end.principal == self.given.as_ref().map(|it| it.key()),
+            Identity::Head(_) => {
+                end.principal.is_some() && end.principal == self.given.as_ref().map(|it| it.owner.tag())
+            }
             Identity::Value { .. } | Identity::Nobody => true,
         }
     }

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use super::{
-    arrive,
     brought::Came,
-    core::{Binding, Bound, Core, EndedHere},
+    commit::mint_id,
+    core::{Binding, Bound, Core, EndedHere, OrderedHere},
+    current::Current,
     relay::{RelayRefused, RelayToken, Relayed, TURN},
     turn::{Beginning, BeginningKind, Drawn, SigningIn, Succession},
 };
@@ -18,7 +19,7 @@ use crate::{
         life::{End, Life, Lifetime, Predecessor, Sequel},
     },
     error::{TierError, WriteError, WriteErrorKind},
-    id::SessionId,
+    id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{
         Change, Commit, CommitKind,
@@ -44,6 +45,11 @@ pub(super) struct Ordering {
     pub(super) adopts: Vec<Number>,
 }
 
+fn too_long() -> WriteError {
+    let message = "the order would be longer than the 12 KiB that a page may bring: grant less";
+    WriteError::new(WriteErrorKind::TooLarge, message)
+}
+
 /// The session that an order speaks of, as its handle sees the session.
 enum Ordered {
     Living(Bound),
@@ -56,6 +62,11 @@ impl Core {
     /// Seals an order for this handle's page.
     pub(super) fn order(&self, ordering: &Ordering) -> Result<RelayToken, WriteError> {
         self.touch();
+        if self.chain.memory.is_none() {
+            let message = "an order needs memory, where a sign-out ends the session that the order would begin: \
+                           add `.tier(MemoryTier::builder().build())`";
+            return Err(WriteError::new(WriteErrorKind::NoMemory, message));
+        }
         let now = self.chain.now();
         let ordered = self.ordered(ordering.turn, now)?;
         let drawn = self.draw(&ordered, ordering, now)?;
@@ -75,24 +86,29 @@ impl Core {
                 let written = self.pack_order(&bound, &order, now);
                 (bound.id(), written.ok_or_else(|| WriteError::closed(Closed::Expired))?)
             }
-            Ordered::Ended(id, until) => (id, self.bare(&order, until, now)),
-            Ordered::Nothing => (drawn.id, self.bare(&order, now.after(self.chain.lifetime.absolute), now)),
+            Ordered::Ended(id, until) => (id, self.bare(&order, self.given_tag(), until, now)),
+            Ordered::Nothing => {
+                let until = now.after(self.chain.lifetime.absolute);
+                (drawn.id, self.bare(&order, self.given_tag(), until, now))
+            }
         };
         for change in &changes {
             let json = change.json.as_deref();
-            written.entry(Entry { whose: Whose::Begun, name: change.name.as_bytes(), version: drawn.birth, json });
+            let entry = Entry { whose: Whose::Begun, name: change.name.as_bytes(), version: drawn.birth, json };
+            if !written.entry(entry) {
+                return Err(too_long());
+            }
         }
-        self.note_ordered(drawn.id);
         self.seal_turn(&id, written)
     }
 
     /// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
     pub(super) fn removal(&self) -> Option<RelayToken> {
-        let EndedHere { id, until, ordered } = self.own_end()?;
+        let EndedHere { id, until, principal, ordered } = self.own_end()?;
         let now = self.chain.now();
         let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
         let order = Order { turn, named, no_cookie: true, begun: ordered, birth, adopts: Vec::new() };
-        self.seal_turn(&id, self.bare(&order, until, now)).ok()
+        self.seal_turn(&id, self.bare(&order, principal, until, now)).ok()
     }
 
     fn ordered(&self, turn: Turn, now: Millis) -> Result<Ordered, WriteError> {
@@ -128,15 +144,18 @@ impl Core {
             _ => Version::ZERO,
         };
         let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
-        let known = user.and_then(|signed| self.find_principal(&signed));
+        let known = user.as_deref().and_then(|signed| self.find_principal(signed));
         let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
         let birth = time.fresh(now, life.max(above));
-        match self.ordered_id() {
-            None => Ok(Drawn { id: super::commit::mint_id()?, birth }),
-            // The page has brought an order of this handle: the page is in another session by now.
-            Some(id) if self.is_known(&id) => Err(WriteError::closed(Closed::Renewed)),
-            Some(id) => Ok(Drawn { id, birth }),
-        }
+        let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
+        let id = self.note_ordered(OrderedHere { id: mint_id()?, principal });
+        // The page has brought an order of this handle: the page is in another session by now.
+        if self.is_known(&id) { Err(WriteError::closed(Closed::Renewed)) } else { Ok(Drawn { id, birth }) }
+    }
+
+    /// The principal that the request's head gave, which is signed in where no session lives.
+    fn given_tag(&self) -> Option<PrincipalTag> {
+        self.given.as_ref().map(|signed| signed.owner.tag())
     }
 
     fn signs_in(&self, user: &Change) -> Option<Arc<Signed>> {
@@ -185,20 +204,18 @@ impl Core {
     }
 
     /// The payload of an order of which the browser's cookie lacks nothing.
-    fn bare(&self, order: &Order, until: Millis, now: Millis) -> Writer {
+    fn bare(&self, order: &Order, principal: Option<PrincipalTag>, until: Millis, now: Millis) -> Writer {
         let wall = |at| self.chain.time.wall(at);
         let (span, issued) = (until.since(now), wall(now));
         let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
         let told = Life::begin(Version::at(issued), now, lifetime).told().map(wall);
-        let principal = self.signed(now).map(|signed| signed.owner.tag());
         Writer::new(&Head { told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
     }
 
     fn seal_turn(&self, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
         let payload = written.finish();
         if sealed_len(payload.as_slice().len()) > MAX_TURN_LEN {
-            let message = "the order would be longer than the 12 KiB that a page may bring: grant less";
-            return Err(WriteError::new(WriteErrorKind::TooLarge, message));
+            return Err(too_long());
         }
         let mut text = Vec::from(TURN);
         let sealed = self.chain.cookie.seal(&self.chain.audience, Purpose::Turn, id, payload, &mut text);
@@ -232,14 +249,15 @@ impl Core {
         let names = |id: &SessionId| named.contains(&Some(*id));
         let turned = came.ids.iter().any(|id| names(id) && self.reason_of(id) == Some(Closed::Renewed));
         for id in named.into_iter().flatten() {
-            self.end_named(id, relayed.current.life.absolute_deadline(), now).await?;
+            let Current { life, payload, .. } = &relayed.current;
+            self.end_named(id, payload.head.principal, life.absolute_deadline(), now).await?;
         }
         let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
         // A value that this node can't open may be a later login.
         if other || turned || came.unread {
             return Err(RelayRefused::Closed(Closed::Renewed));
         }
-        self.note_own_end(EndedHere { id: relayed.id, until: now, ordered: None });
+        self.note_own_end(EndedHere { id: relayed.id, until: now, principal: None, ordered: None });
         Ok(())
     }
 
@@ -256,12 +274,14 @@ impl Core {
         else {
             return Err(RelayRefused::NotGenuine);
         };
+        let user = self.user_of(order, payload)?;
         if order.named == Named::Ended {
-            self.end_named(id, current.life.absolute_deadline(), now).await?;
+            let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
+            self.end_named(id, principal, current.life.absolute_deadline(), now).await?;
         }
         let bound = self.named_by(order, relayed, came, now).await?;
         let _turning = self.turning().await;
-        self.check_order(order, payload, drawn, bound.as_ref(), now)?;
+        self.check_order(payload, user, drawn, bound.as_ref(), now)?;
         if let Some(bound) = &bound
             && self.bound_key() != Some(bound.key())
         {
@@ -310,9 +330,7 @@ impl Core {
             if !order.no_cookie || came.unread {
                 return Err(RelayRefused::OtherSession);
             }
-            if matches!(self.binding(), Binding::Refused(_)) {
-                return Err(RelayRefused::Closed(Closed::CrossSite));
-            }
+            self.check_minting(relayed.page)?;
         }
         if order.named != Named::Living {
             return Ok(None);
@@ -324,7 +342,7 @@ impl Core {
             Ok(bound) if bound.id() == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
             // Without a cookie, or with one that has idled out: the token tells of a later use.
-            Err(_) => arrive::adopt_birth(&self.chain, id, &relayed.current, now).map_err(RelayRefused::Closed)?,
+            Err(_) => self.session_of_token(id, &relayed.current, now).await?,
         };
         self.take_changes(&bound, &relayed.current, now)?;
         Ok(Some(bound))
@@ -335,8 +353,8 @@ impl Core {
     /// Where the user, the end of all of a user's sessions, or another bringer of the order came between.
     fn check_order(
         &self,
-        order: &Order,
         payload: &Payload,
+        user: Option<Arc<Signed>>,
         drawn: Drawn,
         bound: Option<&Bound>,
         now: Millis,
@@ -348,11 +366,6 @@ impl Core {
         if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
             return Err(RelayRefused::OtherUser);
         }
-        let user = match order.turn {
-            Turn::SignIn => payload.entries(Whose::Begun).next().map(|entry| self.change(&entry)).transpose()?,
-            _ => None,
-        };
-        let user = user.and_then(|user| self.signs_in(&user));
         let stamped = |signed: Arc<Signed>| {
             self.find_principal(&signed).is_some_and(|record| record.not_before(&self.chain.time, now) >= drawn.birth)
         };
@@ -360,6 +373,15 @@ impl Core {
             return Err(RelayRefused::Closed(Closed::Revoked));
         }
         if self.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
+    }
+
+    /// The user whom an order signs in.
+    fn user_of(&self, order: &Order, payload: &Payload) -> Result<Option<Arc<Signed>>, RelayRefused> {
+        if order.turn != Turn::SignIn {
+            return Ok(None);
+        }
+        let user = payload.entries(Whose::Begun).next().map(|entry| self.change(&entry)).transpose()?;
+        Ok(user.and_then(|user| self.signs_in(&user)))
     }
 
     /// A value that an order grants. A value that this build does not declare can't be granted.
@@ -387,15 +409,21 @@ impl Core {
         }
     }
 
-    /// Ends an id on this node and in the store, known or not.
-    pub(super) async fn end_named(&self, id: SessionId, until: Millis, now: Millis) -> Result<(), WriteError> {
+    /// Ends an id on this node and in the store, known or not. Of an unknown id the tombstone is filed under `principal`.
+    pub(super) async fn end_named(
+        &self,
+        id: SessionId,
+        principal: Option<PrincipalTag>,
+        until: Millis,
+        now: Millis,
+    ) -> Result<(), WriteError> {
         if let Some(store) = &self.chain.store {
             let end = Commit::new(self.chain.owner(&id), CommitKind::End, &[], self.chain.time.wall(until).time());
             store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
-            let end = End { reason: Closed::Destroyed, at: now, until, principal: None, sequel: Sequel::Nothing };
+            let end = End { reason: Closed::Destroyed, at: now, until, principal, sequel: Sequel::Nothing };
             if let Known::Living(record) = memory.end_unknown(&key, end, now) {
                 let _ = self.end(&record, Closed::Destroyed, now);
             }

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     chain::{
         Chain,
-        life::{End, Life, Predecessor, Sequel},
+        life::{End, Predecessor, Sequel},
     },
     error::TierError,
     id::SessionId,
@@ -250,7 +250,7 @@ impl Core {
             Err(ended) => return Ok((ended.into(), brought, None)),
         };
         if let Some(predecessor) = current.payload.head.predecessor {
-            self.end_predecessor(&record, predecessor, &current.life, now);
+            self.end_predecessor(&record, predecessor, &current, now);
         }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
@@ -281,16 +281,19 @@ impl Core {
 impl Core {
     /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
     /// id here, in a socket or a copied cookie, has no session any more.
-    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, life: &Life, now: Millis) {
+    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, current: &Current, now: Millis) {
         let Some(memory) = &self.chain.memory else { return };
         let key = RecordKey(*predecessor.id.as_bytes());
+        let Current { life, payload, .. } = current;
         let (at, until) = (self.chain.time.written(life.birth(), now), life.absolute_deadline());
+        // Filed under the principal of the cookie: the ends of visitors push out no user's.
+        let principal = payload.head.principal;
         // A sign-out of the predecessor that is late ends this session: see `follow`.
         let sequel = match predecessor.shares_end {
             true => Sequel::Session(Box::new(*record.key())),
             false => Sequel::Nothing,
         };
-        let end = End { reason: Closed::Renewed, at, until, principal: None, sequel: sequel.clone() };
+        let end = End { reason: Closed::Renewed, at, until, principal, sequel: sequel.clone() };
         let signed_out = match memory.end_unknown(&key, end, now) {
             Known::Living(before) => {
                 let _ = self.end_as(&before, Closed::Renewed, sequel, now);

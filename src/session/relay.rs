@@ -3,7 +3,6 @@
 use std::{fmt, time::Duration};
 
 use super::{
-    arrive,
     browser::unsealable,
     core::{Binding, Bound, Core},
     current::{Current, current},
@@ -89,11 +88,20 @@ pub(crate) struct Relayed {
     purpose: Purpose,
     pub(super) current: Current,
     pub(super) nonce: [u8; NONCE_LEN],
+    pub(super) page: Page,
+}
+
+/// The origin of the page that brings a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Page {
+    Own,
+    /// A listed public origin, which is not the request's own.
+    Listed,
 }
 
 impl Relayed {
     /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
-    pub(crate) fn open(chain: &Chain, token: &str) -> Result<Self, RelayRefused> {
+    pub(crate) fn open(chain: &Chain, token: &str, page: Page) -> Result<Self, RelayRefused> {
         let now = chain.now();
         let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN, Purpose::Turn)];
         let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
@@ -106,7 +114,7 @@ impl Relayed {
         if current.payload.order.is_some() != (purpose == Purpose::Turn) {
             return Err(RelayRefused::NotGenuine);
         }
-        Ok(Self { id, purpose, current, nonce })
+        Ok(Self { id, purpose, current, nonce, page })
     }
 }
 
@@ -175,17 +183,18 @@ impl Core {
             return self.bring_turn(order, &relayed).await;
         }
         let now = self.chain.now();
-        let Relayed { id, purpose, current, nonce } = relayed;
+        let Relayed { id, purpose, current, nonce, page } = relayed;
         match self.live(now) {
             Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
             Ok(_) => Err(RelayRefused::OtherSession),
             Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
             Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
-                self.bring_birth(id, &current, nonce, now)
+                self.check_minting(page)?;
+                self.bring_birth(id, &current, nonce, now).await
             }
             // The cookie has idled out and proves its id alone: the token tells of a later use.
             Err(None) if self.came().ids == [id] && self.reason_of(&id).is_none() => {
-                let bound = arrive::adopt_birth(&self.chain, id, &current, now).map_err(RelayRefused::Closed)?;
+                let bound = self.session_of_token(id, &current, now).await?;
                 self.take_changes(&bound, &current, now)?;
                 self.rebind(bound);
                 Ok(())
@@ -194,8 +203,18 @@ impl Core {
         }
     }
 
+    /// # Errors
+    ///
+    /// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
+    pub(super) fn check_minting(&self, page: Page) -> Result<(), RelayRefused> {
+        if page == Page::Listed || matches!(self.binding(), Binding::Refused(_)) {
+            return Err(RelayRefused::Closed(Closed::CrossSite));
+        }
+        Ok(())
+    }
+
     /// Gives the browser the session that was made on its page's socket: once, whoever brings the token.
-    fn bring_birth(
+    async fn bring_birth(
         &self,
         id: SessionId,
         current: &Current,
@@ -205,7 +224,7 @@ impl Core {
         if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
-        let bound = arrive::adopt_birth(&self.chain, id, current, now).map_err(RelayRefused::Closed)?;
+        let bound = self.session_of_token(id, current, now).await?;
         self.chain.accepted.accept(nonce, now)?;
         self.take_changes(&bound, current, now)?;
         self.rebind(bound);

@@ -92,13 +92,14 @@ impl<'a> SignIn<'a> {
     ///
     /// The order lives 60 seconds, begins one session at most, and is refused after a sign-out, after another sign-in,
     /// and after the end of all of the user's sessions. The session begins with the configured lifetime: for another
-    /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. An order that is made on one node and brought to another needs
-    /// their clocks within a minute of each other. Without a shared store, "at most one session" holds per node and
-    /// process.
+    /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. An order that is made on one node and
+    /// brought to another needs their clocks within a minute of each other. Without a shared store, "at most one session"
+    /// holds per node and process.
     ///
     /// # Errors
     ///
-    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle.
+    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle, and `NoMemory`
+    /// on a chain without memory, where no sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let core = self.session.core();
         let user = core.user_change(self.user?)?;
@@ -134,7 +135,8 @@ impl<'a> RenewByPage<'a> {
     /// # Errors
     ///
     /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser, `Undeclared`,
-    /// and `Invalid` where there is no session to renew or a granted value may not be written.
+    /// `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew or a granted value may not be
+    /// written.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
         self.session.core().order(&Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })

@@ -18,11 +18,11 @@ use crate::{
         life::{Life, Lifetime, Predecessor, Sequel, Told},
     },
     error::{TierError, WriteError, WriteErrorKind},
-    id::SessionId,
+    id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{
         Change, Commit, CommitKind, Committed,
-        memory::record::{Extent, Kind, Record, RecordKey, Refused, Share, State},
+        memory::record::{Extent, Kind, Record, Refused, Share, State},
     },
     value::{Json, Number, Scope},
     version::{Millis, Version},
@@ -264,7 +264,7 @@ impl Core {
         let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.make(id, life, now)?;
         // Asked outside of all locks: the application's own code says who is signed in.
-        let principal = self.signed_of(bound, now).map(|signed| signed.key());
+        let principal = self.signed_of(bound, now).map(|signed| signed.owner.tag());
         let by_value = matches!(self.chain.identity, Identity::Value { .. });
         let stays = beginning.kind == BeginningKind::Renewal && by_value && principal.is_some();
         let succession = Succession { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
@@ -289,7 +289,7 @@ impl Core {
     /// In memory: the old record's values become the new one's, and the old one ends, in one step.
     fn hand_over(
         &self,
-        (bound, principal): (&Bound, Option<RecordKey>),
+        (bound, principal): (&Bound, Option<PrincipalTag>),
         next: &Bound,
         succession: &Succession<'_>,
         now: Millis,

@@ -13,7 +13,7 @@ use http::{
 
 use crate::{
     error::{BuildError, BuildErrorKind},
-    session::core::CrossSite,
+    session::{core::CrossSite, relay::Page},
     tier::cookie::SameSite,
 };
 
@@ -36,6 +36,15 @@ pub(crate) fn same_origin(uri: &Uri, headers: &HeaderMap, public: &PublicOrigins
         return only(headers, &SEC_FETCH_SITE) == Some("same-origin");
     }
     origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers))
+}
+
+/// The origin of a page whose request passed [`same_origin`]. A browser that sends no `Sec-Fetch-Site` does not tell a
+/// listed origin from the request's own.
+pub(crate) fn page_of(headers: &HeaderMap) -> Page {
+    match headers.contains_key(&SEC_FETCH_SITE) && only(headers, &SEC_FETCH_SITE) != Some("same-origin") {
+        true => Page::Listed,
+        false => Page::Own,
+    }
 }
 
 /// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`

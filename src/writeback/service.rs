@@ -20,7 +20,7 @@ use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
     events::Events,
-    origin::same_origin,
+    origin::{page_of, same_origin},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::{Posted, integers_survive},
 };
@@ -245,7 +245,7 @@ impl SessionWriteback {
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.
-                let relayed = Relayed::open(&self.sessions.chain, &token)?;
+                let relayed = Relayed::open(&self.sessions.chain, &token, page_of(headers))?;
                 self.sessions.load(extensions).await?.core().bring(relayed).await?;
                 Ok(stored(&["$relay".to_owned()]))
             }

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    Closed, CookieTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, SessionsBuilder, WriteErrorKind,
+    Closed, CookieTier, MemoryTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder,
+    WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 
@@ -140,6 +141,26 @@ async fn listed_origin_follows_principals_events() {
     assert_eq!(node.stream(writeback(), nobodys).await.status(), StatusCode::NO_CONTENT);
 }
 
+// `SameSite=None` withholds nothing, so writes of a listed origin begin sessions; tokens are the own page's all the same.
+#[tokio::test]
+async fn tokens_of_listed_origin_mint_nothing_under_same_site_none() {
+    let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
+    let sessions = chain().tier(MemoryTier::builder().build()).tier(cookie).build().unwrap();
+    let node = Node::new(sessions);
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("dark")).await.unwrap();
+    let body = serde_json::json!({ "$relay": live.relay().unwrap().as_str() }).to_string();
+    let bring = async |site: &'static str| {
+        let mut request = fetch(Method::POST, "/", LISTED, body.clone());
+        request.headers_mut().insert("sec-fetch-site", header::HeaderValue::from_static(site));
+        node.writeback(SessionWriteback::new(&node.sessions), request).await
+    };
+    for site in ["cross-site", "same-site"] {
+        assert_eq!(bring(site).await.code(), "session_closed", "{site}");
+    }
+    assert_eq!(bring("same-origin").await.set_cookies().len(), 1);
+}
+
 // Birth tokens and orders give the cookie of a session: without a cookie that is minting.
 #[tokio::test]
 async fn tokens_of_listed_origin_mint_nothing() {
@@ -160,6 +181,8 @@ async fn tokens_of_listed_origin_mint_nothing() {
         let answer = bring("cross-site").await;
         assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"), "{prefix}");
         assert!(answer.set_cookies().is_empty());
-        assert_eq!(bring("same-site").await.set_cookies().len(), 1, "the browser withholds nothing from its own site");
+        let answer = bring("same-site").await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"), "{prefix}");
+        assert_eq!(bring("same-origin").await.set_cookies().len(), 1, "the origin by which browsers know this node");
     }
 }

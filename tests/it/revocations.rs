@@ -2,12 +2,14 @@
 
 use std::{future::Future, time::Duration};
 
+use http::StatusCode;
 use layered_session::{
-    Closed, CookieTier, MemoryTier, Principal, Session, Sessions, Stats, WriteErrorKind, testing::ManualClock,
+    Closed, CookieTier, KeyRing, MemoryTier, Principal, Session, SessionWriteback, Sessions, Stats, WriteErrorKind,
+    testing::ManualClock,
 };
 
 use crate::{
-    app::{at_once, kind},
+    app::{at_once, kind, socket},
     world::{Browser, DAY, Node, Theme, User, ring, set_cookies},
 };
 
@@ -18,10 +20,14 @@ struct Tier {
 
 impl Tier {
     fn new(max_bytes: usize) -> Self {
-        let clock = ManualClock::new();
+        Self::of(&ring(), ManualClock::new(), max_bytes)
+    }
+
+    /// One of several nodes that share keys and time.
+    fn of(ring: &KeyRing, clock: ManualClock, max_bytes: usize) -> Self {
         let sessions = Sessions::builder()
             .tier(MemoryTier::builder().max_bytes(max_bytes).build())
-            .tier(CookieTier::sealed(ring()).name("session").plain_http())
+            .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
             .value::<Theme>()
             .identify_by::<User>(|user| Some(Principal::new(&user.0)))
             .clock(clock.clone());
@@ -57,6 +63,13 @@ impl Tier {
     fn end(&self, browser: Browser) -> Browser {
         self.visit(&mut browser.clone(), async |session| session.sign_out().await.unwrap());
         browser
+    }
+
+    /// Has a copy of a browser bring a token.
+    fn bring(&self, browser: &Browser, token: &str) -> StatusCode {
+        let body = serde_json::json!({ "$relay": token }).to_string();
+        let writeback = SessionWriteback::new(&self.node.sessions);
+        at_once(self.node.writeback(writeback, browser.post_json(body))).expect("nothing to wait for").status
     }
 
     fn sweep(&self) {
@@ -106,6 +119,61 @@ fn anonymous_sessions_erase_no_users_revocation() {
     (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
     assert_eq!(tier.principal(&ada), None);
     assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
+}
+
+/// Two nodes without a store, of which the second has a small cap.
+fn two_nodes() -> (Tier, Tier) {
+    let (ring, clock) = (ring(), ManualClock::new());
+    (Tier::of(&ring, clock.clone(), 1 << 20), Tier::of(&ring, clock, SMALL))
+}
+
+/// Ends so many visitors' sessions that their tombstones pass the small cap ten times.
+fn flood(tier: &Tier) {
+    (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
+    assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
+}
+
+#[test]
+fn visitors_erase_no_renewal_of_another_node() {
+    let (first, second) = two_nodes();
+    let mut ada = first.user("ada");
+    let old = ada.clone();
+    first.visit(&mut ada, async |session| session.renew().await.unwrap());
+    assert!(second.principal(&ada).is_some(), "the new cookie names the old id");
+    flood(&second);
+    assert_eq!(second.principal(&old), None);
+}
+
+// The second node learns of the visitor's session by its cookie, and of the ordered one by the removal alone.
+#[test]
+fn visitors_erase_no_removal_of_an_ordered_session() {
+    let (first, second) = two_nodes();
+    for ended_before in [false, true] {
+        let browser = first.visitor();
+        let live = at_once(socket(&browser, &first.node)).unwrap();
+        if ended_before {
+            at_once(live.destroy()).unwrap().unwrap();
+        }
+        let order = live.sign_in(User("ada".into())).by_page().unwrap();
+        at_once(live.destroy()).unwrap().unwrap();
+        let removal = live.relay().unwrap();
+        assert_eq!(second.bring(&browser, removal.as_str()), StatusCode::OK);
+        flood(&second);
+        assert_eq!(second.bring(&browser, order.as_str()), StatusCode::CONFLICT);
+    }
+}
+
+// Of the id that ada's handle had ended the second node learns by the order.
+#[test]
+fn visitors_erase_no_end_that_an_order_tells_of() {
+    let (first, second) = two_nodes();
+    let ada = first.user("ada");
+    let live = at_once(socket(&ada, &first.node)).unwrap();
+    at_once(live.sign_out()).unwrap().unwrap();
+    let order = live.sign_in(User("ada".into())).by_page().unwrap();
+    assert_eq!(second.bring(&Browser::new(), order.as_str()), StatusCode::OK);
+    flood(&second);
+    assert_eq!(second.principal(&ada), None);
 }
 
 // G12, G13.

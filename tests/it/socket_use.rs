@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use http::Method;
-use layered_session::{Session, SessionWriteback, WritebackBody};
+use http::{Method, StatusCode};
+use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
 
 use crate::{
     app::{App, bring, carried, get, set, socket, theme, told, visitor},
@@ -101,6 +101,25 @@ async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
     assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "the new seal");
     set(&mut browser, &node, Visits(8)).await;
     assert_eq!(live.get::<Visits>(), Visits(8), "one session");
+}
+
+// The relay token tells of a later use than the cookie does, and the store says whether there is a session to use.
+#[tokio::test]
+async fn store_decides_whether_an_idled_out_session_lives() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let first = over(store.clone());
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    app.pass(IDLE - HOUR);
+    live.touch().await.unwrap();
+    app.pass(IDLE - HOUR);
+    let token = live.relay().unwrap();
+    let elsewhere = bring(&mut browser.clone(), &over(SpyStore::new()), token.as_str()).await;
+    assert_eq!((elsewhere.code().as_str(), elsewhere.set_cookies().len()), ("relay_other_session", 0));
+    let second = over(store);
+    assert_eq!(bring(&mut browser, &second, token.as_str()).await.status, StatusCode::OK);
+    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
 }
 
 #[tokio::test]

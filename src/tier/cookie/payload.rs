@@ -37,7 +37,7 @@ use crate::{
         life::{Predecessor, Told},
         values::Kept,
     },
-    id::SessionId,
+    id::{PrincipalTag, SessionId},
     value::{Json, MAX_NAME},
     version::{Millis, Version, Wall},
 };
@@ -63,7 +63,7 @@ pub(crate) struct Head {
     pub(crate) told: Told<Wall>,
     pub(crate) issued: Wall,
     pub(crate) idle_deadline: Wall,
-    pub(crate) principal: Option<[u8; 16]>,
+    pub(crate) principal: Option<PrincipalTag>,
     /// The id that the session had before its last turn, for as long as other nodes may have to be told.
     pub(crate) predecessor: Option<Predecessor>,
 }

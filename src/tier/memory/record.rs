@@ -23,6 +23,7 @@ use crate::{
         time::Time,
         values::Kept,
     },
+    id::PrincipalTag,
     live::Closed,
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
@@ -341,7 +342,7 @@ impl Record {
     pub(crate) fn end(
         &self,
         reason: Closed,
-        principal: Option<RecordKey>,
+        principal: Option<PrincipalTag>,
         sequel: Sequel,
         now: Millis,
     ) -> Result<(), Closed> {
@@ -358,7 +359,7 @@ impl Record {
     pub(crate) fn retire(
         &self,
         reason: Closed,
-        principal: Option<RecordKey>,
+        principal: Option<PrincipalTag>,
         now: Millis,
         succeed: impl FnOnce(&State) -> Result<Sequel, Refused>,
     ) -> Result<(), Refused> {

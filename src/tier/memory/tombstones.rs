@@ -16,6 +16,7 @@ use hashbrown::HashTable;
 use super::record::RecordKey;
 use crate::{
     chain::life::End,
+    id::PrincipalTag,
     live::Closed,
     sync::{
         Mutex, RwLock,
@@ -155,15 +156,15 @@ impl Tombstones {
         &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
     }
 
-    fn mark(&self, principal: Option<&RecordKey>) -> u32 {
-        principal.map_or(NOBODY, |key| (self.principals.hash_one(key) as u32).max(1))
+    fn mark(&self, principal: Option<PrincipalTag>) -> u32 {
+        principal.map_or(NOBODY, |tag| (self.principals.hash_one(tag) as u32).max(1))
     }
 
     /// Notes that a session has ended. The cap may be passed until the next [`make_room`](Self::make_room).
     pub(super) fn insert(&self, key: &RecordKey, end: End) {
         let (id, at) = (half(key), end.at);
         let until = u32::try_from(end.until.0.div_ceil(MINUTE)).unwrap_or(u32::MAX);
-        let tombstone = Tombstone { id, until, principal: self.mark(end.principal.as_ref()) };
+        let tombstone = Tombstone { id, until, principal: self.mark(end.principal) };
         // The recent end first: a look-up that finds the tombstone finds the end.
         let mut recent = self.recent.lock();
         recent.drop_over(at);

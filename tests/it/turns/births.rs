@@ -1,5 +1,7 @@
 //! Birth tokens: each gives the cookie of a new session to one browser.
 
+use layered_session::testing::SpyStore;
+
 use super::{assert_refused, bring_ok};
 use crate::{
     app::{App, bring, get, set, socket, theme, visitor},
@@ -49,6 +51,21 @@ async fn other_nodes_accept_a_birth_token_once_each() {
         bring_ok(&mut Browser::new(), &node, &token).await;
         assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
     }
+}
+
+#[tokio::test]
+async fn store_decides_whether_the_born_session_lives() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let first = over(store.clone());
+    let live = socket(&Browser::new(), &first).await;
+    live.set(theme("dark")).await.unwrap();
+    let token = live.relay().unwrap().to_string();
+    let mut browser = Browser::new();
+    assert_refused(&bring(&mut browser, &over(SpyStore::new()), &token).await, "relay_other_session");
+    bring_ok(&mut browser, &over(store.clone()), &token).await;
+    live.destroy().await.unwrap();
+    assert_refused(&bring(&mut Browser::new(), &over(store), &token).await, "session_closed");
 }
 
 #[tokio::test]

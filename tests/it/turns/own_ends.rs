@@ -1,11 +1,14 @@
 //! What a handle may do after it has ended its own session, and turns of clones and requests at the same time.
 
-use layered_session::{Closed, Lifetime, Session, WriteErrorKind};
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, SessionWriteback, WriteErrorKind};
 
-use super::{is_ada, principal, user};
+use super::{bring_ok, is_ada, principal, user};
 use crate::{
-    app::{App, at_once, get, kind, signed_in, socket, soon, theme, visitor},
-    world::{Browser, DAY, Theme, Visits, set_cookies},
+    app::{App, at_once, get, kind, signed_in, socket, soon, theme, upgrade, visitor},
+    world::{Browser, DAY, Node, Theme, Visits, set_cookies},
 };
 
 #[tokio::test]
@@ -60,6 +63,44 @@ async fn watches_end_with_the_handles_own_end() {
             browser.visit(&node, turn).await;
         }
     }
+}
+
+// No value says who is signed in, so the user of the requests stays when the session ends.
+#[tokio::test]
+async fn order_after_an_own_end_is_the_same_users() {
+    fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Bytes>> {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+        request
+    }
+    let sessions = App::new().chain(DefaultTier::new()).value::<Theme>();
+    let identified = sessions.identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
+    let node = Node::new(identified.build().unwrap());
+    let browser = visitor(&node).await;
+    let handler = async |session| (Response::new(Full::default()), session);
+    let (_, live) = node.handle(of(upgrade(&browser), "ada"), handler).await;
+    live.destroy().await.unwrap();
+    let order = live.renew_by_page().token().unwrap();
+    let body = serde_json::json!({ "$relay": order.as_str() }).to_string();
+    for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {
+        let writeback = SessionWriteback::new(&node.sessions);
+        let answer = node.writeback(writeback, of(browser.post_json(body.clone()), user)).await;
+        assert_eq!(answer.status, status, "{user}");
+    }
+}
+
+// Memory of another node may hold the session that the order's handle has ended.
+#[tokio::test]
+async fn values_of_an_ended_session_follow_no_order() {
+    let app = App::new();
+    let (first, second) = (app.node(), app.node());
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
+    live.destroy().await.unwrap();
+    let order = live.sign_in(user("ada")).by_page().unwrap();
+    bring_ok(&mut browser, &second, order.as_str()).await;
+    assert!(is_ada(principal(&browser, &second).await));
+    assert_eq!(get::<Theme>(&mut browser, &second).await, Theme::default());
 }
 
 // The handle's first end gives no say over the session that came after it.

@@ -1,13 +1,14 @@
 //! Orders that are refused: late, used, of another session or user, or past the end of all of a user's sessions.
 
-use std::time::Duration;
+use std::{sync::Barrier, thread, time::Duration};
 
-use layered_session::{Principal, Session, WriteErrorKind};
+use http::StatusCode;
+use layered_session::{CookieTier, Principal, Session, Sessions, WriteErrorKind};
 
 use super::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user};
 use crate::{
-    app::{App, bring, get, kind, post, sign_in, signed_in, socket, theme, visitor},
-    world::{Browser, Division, Theme},
+    app::{App, at_once, bring, get, kind, post, sign_in, signed_in, socket, theme, visitor},
+    world::{Browser, Division, Node, Theme},
 };
 
 #[tokio::test]
@@ -149,6 +150,36 @@ async fn closed_handles_and_jobs_give_no_order() {
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
     assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Closed));
     assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn chain_without_memory_gives_no_order() {
+    let app = App::new();
+    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
+    let chain = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone());
+    let identified = chain.identify_by::<crate::world::User>(|user| Some(Principal::new(&user.0)));
+    let node = Node::new(identified.build().unwrap());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::NoMemory));
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::NoMemory));
+}
+
+// Two orders that clones give at the same moment name the same session.
+#[test]
+fn orders_of_clones_begin_one_session() {
+    let node = App::new().node();
+    for _ in 0..200 {
+        let live = at_once(socket(&Browser::new(), &node)).unwrap();
+        let barrier = Barrier::new(2);
+        let order = || {
+            barrier.wait();
+            login(&live)
+        };
+        let tokens = thread::scope(|scope| [scope.spawn(order), scope.spawn(order)].map(|it| it.join().unwrap()));
+        let [first, second] = tokens.map(|token| at_once(bring(&mut Browser::new(), &node, &token)).unwrap());
+        assert_eq!((first.status, second.code().as_str()), (StatusCode::OK, "token_used"));
+    }
 }
 
 #[tokio::test]

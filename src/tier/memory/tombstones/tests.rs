@@ -20,17 +20,17 @@ fn session(number: u64) -> RecordKey {
     key(1, number)
 }
 
-fn user(number: u64) -> Option<RecordKey> {
-    Some(key(2, number))
+fn user(number: u64) -> Option<PrincipalTag> {
+    Some(u128::from(number).to_le_bytes())
 }
 
-fn end(principal: Option<RecordKey>, until: u64) -> End {
+fn end(principal: Option<PrincipalTag>, until: u64) -> End {
     let until = Millis(NOW.0 + until * MINUTE);
     End { reason: Closed::Destroyed, at: NOW, until, principal, sequel: Sequel::Nothing }
 }
 
 /// Ends sessions by the hundred, each of them later than all before. Returns how many tombstones went.
-fn flood(tombstones: &Tombstones, from: u64, count: u64, principal: Option<RecordKey>) -> u64 {
+fn flood(tombstones: &Tombstones, from: u64, count: u64, principal: Option<PrincipalTag>) -> u64 {
     let one = |number: u64| {
         tombstones.insert(&session(number), end(principal, number));
         tombstones.make_room()
@@ -134,7 +134,7 @@ fn endless_tombstone_stays() {
 #[test]
 fn principals_are_told_apart_by_a_keyed_hash() {
     let [one, other] = [small(), small()];
-    let marks = |of: &Tombstones| -> Vec<_> { (0..8).map(|number| of.mark(user(number).as_ref())).collect() };
+    let marks = |of: &Tombstones| -> Vec<_> { (0..8).map(|number| of.mark(user(number))).collect() };
     assert_eq!(marks(&one), marks(&one));
     assert_ne!(marks(&one), marks(&other), "another process has another key");
     assert!(!marks(&one).contains(&NOBODY) && one.mark(None) == NOBODY);
