@@ -203,6 +203,7 @@ impl Core {
         }
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
+        self.forget_own_end();
         Ok(version)
     }
 

@@ -103,6 +103,21 @@ async fn values_of_an_ended_session_follow_no_order() {
     assert_eq!(get::<Theme>(&mut browser, &second).await, Theme::default());
 }
 
+// The removal of an order says nothing of the session that the handle's next write makes.
+#[tokio::test]
+async fn handle_that_took_back_an_order_has_not_ended_its_next_session() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    let _order = live.sign_in(user("ada")).by_page().unwrap();
+    live.destroy().await.unwrap();
+    live.set(theme("dark")).await.unwrap();
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, live.relay().unwrap().as_str()).await;
+    browser.visit(&node, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Closed));
+    assert_eq!(live.relay(), None);
+}
+
 // The handle's first end gives no say over the session that came after it.
 #[tokio::test]
 async fn end_of_the_next_session_is_somebody_elses() {
