@@ -93,7 +93,8 @@ impl<'a> SignIn<'a> {
     /// The order lives 60 seconds, begins one session at most, and is refused after a sign-out, after another sign-in,
     /// and after the end of all of the user's sessions. The session begins with the configured lifetime: for another
     /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. An order that is made on one node and
-    /// brought to another needs their clocks within a minute of each other. Without a shared store, "at most one session"
+    /// brought to another needs their clocks within a minute of each other, and after a step back of its clock a node
+    /// takes its own orders for old ones until the clock has caught up. Without a shared store, "at most one session"
     /// holds per node and process.
     ///
     /// # Errors

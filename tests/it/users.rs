@@ -7,23 +7,29 @@ use std::{future::Future, pin::Pin, time::Duration};
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, Watch, WriteError,
-    WriteErrorKind, testing::ManualClock,
+    Clock, Closed, CookieTier, KeyRing, MemoryTier, Principal, RelayToken, Resolution, Session, SessionWriteback,
+    Sessions, Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
-use self::model::{Handle, Of, Op, Refusal, Token, USERS};
+use self::{
+    model::{Handle, Of, Op, Refusal, Token, USERS},
+    orders::Given,
+};
 use crate::{
     app::{App, under_way},
     world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies},
 };
 
 mod model;
+mod orders;
 mod twins;
 
 const JARS: usize = 3;
 const SOCKETS: usize = 3;
 const NODES: usize = 2;
+/// Tokens that pages hold.
+const TOKENS: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -33,6 +39,8 @@ enum Step {
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
+        /// The response is lost on its way.
+        lost: bool,
     },
     /// A request whose response never leaves: its handle is kept too, and can renew the session and sign in.
     Begin {
@@ -46,6 +54,25 @@ enum Step {
     },
     Close {
         which: usize,
+    },
+    /// A socket gives its page an order: of a sign-in, or else of a renewal.
+    Order {
+        which: usize,
+        user: Option<usize>,
+        adopt: bool,
+        place: usize,
+    },
+    /// A socket gives its page the removal of what its handle has ended.
+    Removal {
+        which: usize,
+        place: usize,
+    },
+    /// A page brings a token, to any node and with any cookie.
+    Bring {
+        node: usize,
+        jar: usize,
+        place: usize,
+        lost: bool,
     },
     /// An older cookie comes back later, or in another browser.
     Copy {
@@ -94,11 +121,16 @@ fn job() -> impl Strategy<Value = Op> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25))
-            .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25), lost())
+            .prop_map(|(node, jar, ops, keep, lost)| Step::Visit { node, jar, ops, keep, lost }),
         2 => (0..NODES, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
+        3 => (0..SOCKETS, proptest::option::weighted(0.7, 0..USERS), any::<bool>(), 0..TOKENS)
+            .prop_map(|(which, user, adopt, place)| Step::Order { which, user, adopt, place }),
+        1 => (0..SOCKETS, 0..TOKENS).prop_map(|(which, place)| Step::Removal { which, place }),
+        5 => (0..NODES, 0..JARS, 0..TOKENS, lost())
+            .prop_map(|(node, jar, place, lost)| Step::Bring { node, jar, place, lost }),
         2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
         2 => (0..NODES, 0..USERS, job()).prop_map(|(node, user, op)| Step::Job { node, user, op }),
         1 => (0..NODES, 0..USERS).prop_map(|(node, user)| Step::EndAll { node, user }),
@@ -106,6 +138,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => proptest::sample::select(vec![0, 1, 60, 1800, 3600]).prop_map(Step::SetClock),
         1 => Just(Step::Wait),
     ]
+}
+
+fn lost() -> impl Strategy<Value = bool> {
+    prop::bool::weighted(0.1)
 }
 
 /// An open socket, or a request under way: its handle, what it was told, and whether it was told that it is over.
@@ -146,6 +182,7 @@ struct World {
     nodes: Vec<(Node, model::Node)>,
     jars: Vec<(Browser, Option<Token>)>,
     sockets: [Option<Socket>; SOCKETS],
+    tokens: [Option<(RelayToken, Given)>; TOKENS],
     time: model::Time,
     /// How many seconds the clock is behind.
     behind: u64,
@@ -163,6 +200,7 @@ impl World {
             nodes: Vec::new(),
             jars,
             sockets,
+            tokens: [const { None }; TOKENS],
             time,
             behind: 0,
             restarted: false,
@@ -189,7 +227,9 @@ impl World {
         // No two steps are of one moment, so that versions have the order of the steps, whatever the node.
         self.pass(1);
         match step {
-            Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
+            Step::Visit { node, jar, ops, keep, lost } => {
+                self.visit(node % self.nodes.len(), jar, ops, (keep, lost))?
+            }
             Step::Begin { node, jar } => {
                 let at = node % self.nodes.len();
                 if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
@@ -206,6 +246,36 @@ impl World {
                 }
             }
             Step::Close { which } => self.sockets[which] = None,
+            // Until the clock has caught up, its node takes an order for an old one.
+            Step::Order { .. } if self.behind > 0 => {}
+            Step::Order { which, user, adopt, place } => {
+                let Some(socket) = self.sockets[which].as_mut().filter(|socket| socket.handle.sent) else {
+                    return Ok(());
+                };
+                let expected = self.nodes[socket.node].1.order(user, adopt, &mut socket.handle, &mut self.time);
+                let session = &socket.session;
+                let came = match user.map(|user| session.sign_in(User(name(user)))) {
+                    Some(order) if adopt => order.adopt::<Division>().by_page(),
+                    Some(order) => order.by_page(),
+                    None => session.renew_by_page().token(),
+                };
+                prop_assert_eq!(came.is_ok(), expected.is_some(), "{:?}", came);
+                if let (Ok(token), Some(given)) = (came, expected) {
+                    self.tokens[place] = Some((token, given));
+                }
+            }
+            Step::Removal { which, place } => {
+                let Some(socket) = self.sockets[which].as_mut().filter(|socket| socket.handle.sent) else {
+                    return Ok(());
+                };
+                let model = &mut self.nodes[socket.node].1;
+                if model.closed(&socket.handle.bind, &self.time).is_some() {
+                    let (came, expected) = (socket.session.relay(), model.removal(&socket.handle, &self.time));
+                    prop_assert_eq!(came.is_some(), expected.is_some());
+                    self.tokens[place] = came.zip(expected).or(self.tokens[place].take());
+                }
+            }
+            Step::Bring { node, jar, place, lost } => self.bring(node % self.nodes.len(), jar, place, lost)?,
             Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
             Step::Job { node, user, op } => {
                 let node = node % self.nodes.len();
@@ -227,6 +297,8 @@ impl World {
             Step::SetClock(behind) => {
                 let right = self.clock.now() + Duration::from_secs(self.behind);
                 self.clock.set(right - Duration::from_secs(behind));
+                // An order is issued and brought within one minute of one clock.
+                self.tokens = [const { None }; TOKENS];
                 self.behind = behind;
             }
             Step::Restart { node } => {
@@ -247,9 +319,10 @@ impl World {
     }
 
     /// One request: what its handler saw, and what its browser was given.
-    fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
+    fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, (keep, lost): (bool, bool)) -> Result<(), TestCaseError> {
         let (node, model) = &mut self.nodes[at];
-        let (browser, token) = &mut self.jars[jar];
+        let token = self.jars[jar].1.clone();
+        let mut browser = self.jars[jar].0.clone();
         let doing = ops.clone();
         let handler = async move |session: Session| {
             let mut came = Vec::new();
@@ -265,28 +338,32 @@ impl World {
             let expected = model.apply(op, &mut handle, &mut self.time);
             prop_assert_eq!(came, &expected, "{:?} in a request", op);
         }
-        let set = set_cookies(&headers);
-        prop_assert!(set.len() <= 1);
-        let removed = set.first().map(|cookie| cookie.contains("Max-Age=0"));
-        let carried = model.seal(&handle, &self.time);
-        // Of a session that lives the browser has all, and is given what it lacks if somebody asked for the session; of
-        // one that this handle has ended it keeps nothing.
-        let due = match &carried {
-            Some(carried) => {
-                let lacks = token.as_ref().is_none_or(|token| !carried.is_known_by(token));
-                (!ops.is_empty() && lacks).then_some(false)
-            }
-            None => (handle.ended && token.is_some()).then_some(true),
-        };
-        prop_assert_eq!(removed, due, "{:?} for {:?}, of whom is known {:?}", set, token, carried);
-        match removed {
-            Some(true) => *token = None,
-            Some(false) => *token = carried,
-            None => {}
+        let carried = answered(model, &handle, !ops.is_empty(), token, &set_cookies(&headers), &self.time)?;
+        if !lost {
+            self.jars[jar] = (browser, carried);
         }
         if keep && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
             handle.sent = true;
             *place = Some(Socket::open(at, session, handle));
+        }
+        Ok(())
+    }
+
+    /// A page brings a token to the writeback.
+    fn bring(&mut self, at: usize, jar: usize, place: usize, lost: bool) -> Result<(), TestCaseError> {
+        let Some((text, given)) = &self.tokens[place] else { return Ok(()) };
+        let (node, model) = &mut self.nodes[at];
+        let (mut browser, token) = self.jars[jar].clone();
+        let body = serde_json::json!({ "$relay": text.as_str() }).to_string();
+        let posting = node.writeback(SessionWriteback::new(&node.sessions), browser.post_json(body));
+        let answer = posting.now_or_never().expect("nothing to wait for");
+        browser.take(&answer.headers);
+        let mut handle = model.arrive(token.as_ref(), &self.time);
+        let expected = model.bring(given, &mut handle, &mut self.time);
+        prop_assert_eq!(answer.code(), expected.err().unwrap_or_default(), "{:?} brought with {:?}", given, token);
+        let carried = answered(model, &handle, true, token, &answer.set_cookies(), &self.time)?;
+        if !lost {
+            self.jars[jar] = (browser, carried);
         }
         Ok(())
     }
@@ -312,6 +389,34 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// What the browser has after a response. Of a session that lives it is given what it lacks if somebody asked for the
+/// session; of one that this handle has ended it keeps nothing.
+fn answered(
+    model: &mut model::Node,
+    handle: &Handle,
+    asked: bool,
+    token: Option<Token>,
+    set: &[String],
+    time: &model::Time,
+) -> Result<Option<Token>, TestCaseError> {
+    prop_assert!(set.len() <= 1);
+    let removed = set.first().map(|cookie| cookie.contains("Max-Age=0"));
+    let carried = model.seal(handle, time);
+    let due = match &carried {
+        Some(carried) => {
+            let lacks = token.as_ref().is_none_or(|token| !carried.is_known_by(token));
+            (asked && lacks).then_some(false)
+        }
+        None => (handle.ended.is_some() && token.is_some()).then_some(true),
+    };
+    prop_assert_eq!(removed, due, "{:?} for {:?}, of whom is known {:?}", set, token, carried);
+    Ok(match removed {
+        Some(true) => None,
+        Some(false) => carried,
+        None => token,
+    })
 }
 
 fn name(user: usize) -> String {

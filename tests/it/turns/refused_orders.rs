@@ -3,7 +3,7 @@
 use std::{sync::Barrier, thread, time::Duration};
 
 use http::StatusCode;
-use layered_session::{CookieTier, Principal, Session, Sessions, WriteErrorKind};
+use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind};
 
 use super::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user};
 use crate::{
@@ -23,6 +23,24 @@ async fn order_lives_a_minute() {
         assert_eq!(answer.code(), if taken { "" } else { "relay_expired" });
         assert_eq!(is_ada(principal(&browser, &node).await), taken);
     }
+}
+
+// After a step back the clock shows times again: an order of before must not live longer by the step.
+#[tokio::test]
+async fn order_is_old_until_the_clock_has_caught_up() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let before = login(&live);
+    app.clock.set(app.clock.now() - Duration::from_secs(600));
+    let after = login(&live);
+    for token in [&before, &after] {
+        assert_refused(&bring(&mut browser, &node, token).await, "relay_expired");
+    }
+    app.pass(Duration::from_secs(601));
+    assert_refused(&bring(&mut browser, &node, &before).await, "relay_expired");
+    bring_ok(&mut browser, &node, &login(&live)).await;
 }
 
 #[tokio::test]

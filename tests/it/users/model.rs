@@ -8,7 +8,7 @@ use layered_session::Closed;
 pub(super) const USERS: usize = 2;
 
 /// For so many milliseconds an id that has ended may not be followed by a plain write.
-const FENCE: u64 = 60_000;
+pub(super) const FENCE: u64 = 60_000;
 
 /// Which value: the session's own, or the user's, which is the session's while nobody is signed in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,38 +38,49 @@ pub(super) enum Refusal {
 
 /// A value or its removal, and when it was written: everything that is written anywhere is numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Copy {
+pub(super) struct Copy {
     written: u64,
     value: Option<i64>,
 }
 
-#[derive(Clone, Debug, PartialEq)]
-struct Session {
-    user: Option<usize>,
-    minted: u64,
-    own: Option<Copy>,
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Session {
+    pub(super) user: Option<usize>,
+    /// When the user signed in, on the node that last wrote it: several may carry out one order.
+    pub(super) signed: u64,
+    pub(super) minted: u64,
+    pub(super) own: Option<Copy>,
     /// Somebody's choice who is not signed in.
-    anonymous: Option<Copy>,
+    pub(super) anonymous: Option<Copy>,
     /// Why, and when.
-    ended: Option<(Closed, u64)>,
+    pub(super) ended: Option<(Closed, u64)>,
     /// The session before the last turn, and when that was.
-    predecessor: Option<(Predecessor, u64)>,
+    pub(super) predecessor: Option<(Predecessor, u64)>,
     /// The session that a renewal for a user began.
-    successor: Option<usize>,
+    pub(super) successor: Option<usize>,
+    /// A request has brought the session's cookie.
+    pub(super) confirmed: bool,
+}
+
+impl Session {
+    /// A session that a node learns of by a token, before the token's values are taken in.
+    pub(super) fn of(&Token { user, signed, minted, predecessor, .. }: &Token) -> Self {
+        Self { user, signed, minted, predecessor, ..Self::default() }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-struct Predecessor {
-    id: usize,
+pub(super) struct Predecessor {
+    pub(super) id: usize,
     /// The same user was signed in before and after: a sign-out of the one before is one of this session.
-    shares_end: bool,
+    pub(super) shares_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct User {
+pub(super) struct User {
     own: Option<Copy>,
     /// Whatever session was minted before has ended.
-    ended: u64,
+    pub(super) ended: u64,
 }
 
 /// What a cookie holds.
@@ -78,6 +89,7 @@ pub(super) struct Token {
     id: usize,
     minted: u64,
     user: Option<usize>,
+    signed: u64,
     own: Option<Copy>,
     users: Option<Copy>,
     /// For a minute after a turn.
@@ -85,9 +97,10 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// Whether a browser that has the other lacks nothing of this one: a predecessor is for nodes alone.
+    /// Whether a browser that has the other lacks nothing of this one. The predecessor is for nodes alone, and so is the
+    /// birth, in which the orders of one handle differ.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
-        Self { predecessor: other.predecessor, ..self.clone() } == *other
+        Self { predecessor: other.predecessor, minted: other.minted, ..self.clone() } == *other
     }
 }
 
@@ -104,9 +117,13 @@ pub(super) struct Handle {
     /// What the cookie held of the session that it stands for.
     brought: Option<Token>,
     /// The session whose cookie the request brought.
-    came: Option<usize>,
-    /// It has ended its session itself: it may begin another one.
-    pub(super) ended: bool,
+    pub(super) came: Option<usize>,
+    /// The session that the handle has ended itself: it may begin another one.
+    pub(super) ended: Option<usize>,
+    /// The session that was ended with that one: an order's.
+    pub(super) also_ended: Option<usize>,
+    /// The session that the handle's orders begin.
+    pub(super) ordered: Option<usize>,
     /// The response head has left: no cookie can follow.
     pub(super) sent: bool,
 }
@@ -120,49 +137,66 @@ pub(super) struct Time {
 }
 
 impl Time {
-    fn next(&mut self) -> u64 {
+    pub(super) fn next(&mut self) -> u64 {
         self.written += 1;
         self.written
+    }
+
+    pub(super) fn new_id(&mut self) -> usize {
+        self.made += 1;
+        self.made
     }
 }
 
 #[derive(Debug)]
 pub(super) struct Node {
     first_hit: bool,
-    sessions: HashMap<usize, Session>,
-    users: [User; USERS],
+    pub(super) sessions: HashMap<usize, Session>,
+    pub(super) users: [User; USERS],
+    /// The orders that were carried out here.
+    pub(super) accepted: Vec<u64>,
 }
 
 impl Node {
     pub(super) fn new(first_hit: bool) -> Self {
-        Self { first_hit, sessions: HashMap::new(), users: Default::default() }
+        Self { first_hit, sessions: HashMap::new(), users: Default::default(), accepted: Vec::new() }
     }
 
     pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
         let came = token.map(|token| token.id);
-        let nobody = Handle { bind: Bind::Nobody, brought: None, came, ended: false, sent: false };
+        let (bind, brought, ended, also_ended, ordered, sent) = (Bind::Nobody, None, None, None, None, false);
+        let nobody = Handle { bind, brought, came, ended, also_ended, ordered, sent };
         let Some(token) = token else { return nobody };
-        let Token { id, minted, user, own, users, predecessor } = *token;
-        let begun = Session { user, minted, own: None, anonymous: None, ended: None, successor: None, predecessor };
-        self.sessions.entry(id).or_insert(begun);
+        let id = token.id;
+        self.sessions.entry(id).or_insert_with(|| Session::of(token));
         self.end_predecessor(token, time);
-        let session = self.sessions.get_mut(&id).expect("it was or has come");
-        if session.ended.is_none() {
-            let theirs = match user {
-                Some(user) => &mut self.users[user].own,
-                None => &mut session.anonymous,
-            };
-            for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
-                // The first that has one answers, and stays as it is.
-                if mine.is_none() || !self.first_hit {
-                    *mine = brought.max(*mine);
-                }
-            }
-        }
+        self.merge(token);
+        self.sessions.get_mut(&id).expect("it was or has come").confirmed = true;
         match self.ended(id, time) {
             None => Handle { bind: Bind::Live(id), brought: Some(token.clone()), ..nobody },
             Some((reason, at)) if time.now < at + FENCE => Handle { bind: Bind::Fenced(reason), ..nobody },
             Some(_) => nobody,
+        }
+    }
+
+    /// Takes in what a token holds of a session that lives here.
+    pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token) {
+        let session = self.sessions.get_mut(&id).expect("it was or has come");
+        if session.ended.is_some() {
+            return;
+        }
+        if !self.first_hit {
+            session.signed = session.signed.max(signed);
+        }
+        let theirs = match user {
+            Some(user) => &mut self.users[user].own,
+            None => &mut session.anonymous,
+        };
+        for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
+            // The first that has one answers, and stays as it is.
+            if mine.is_none() || !self.first_hit {
+                *mine = brought.max(*mine);
+            }
         }
     }
 
@@ -174,8 +208,7 @@ impl Node {
         }
         let ended = Some((Closed::Renewed, turned));
         let successor = shares_end.then_some(token.id);
-        let unknown =
-            Session { user: None, minted: 0, own: None, anonymous: None, ended, successor, predecessor: None };
+        let unknown = Session { ended, successor, ..Session::default() };
         let before = self.sessions.entry(id).or_insert(unknown);
         if before.ended.is_none() {
             before.successor = successor;
@@ -188,7 +221,7 @@ impl Node {
     }
 
     /// A session that was ended with all of its user's is seen to be over when somebody looks.
-    fn ended(&mut self, id: usize, time: &Time) -> Option<(Closed, u64)> {
+    pub(super) fn ended(&mut self, id: usize, time: &Time) -> Option<(Closed, u64)> {
         let session = self.sessions.get_mut(&id).expect("whoever asks has it");
         if session.user.is_some_and(|user| session.minted <= self.users[user].ended) {
             session.ended.get_or_insert((Closed::Revoked, time.now));
@@ -204,7 +237,7 @@ impl Node {
         }
     }
 
-    fn live(&mut self, bind: &Bind, time: &Time) -> Option<(usize, Session)> {
+    pub(super) fn live(&mut self, bind: &Bind, time: &Time) -> Option<(usize, Session)> {
         let Bind::Live(id) = *bind else { return None };
         self.ended(id, time).is_none().then(|| (id, self.sessions[&id].clone()))
     }
@@ -229,29 +262,31 @@ impl Node {
 
     /// What a cookie of this moment holds: nothing older takes the place of what the browser had.
     pub(super) fn seal(&mut self, handle: &Handle, time: &Time) -> Option<Token> {
-        let (id, Session { user, minted, own, predecessor, .. }) = self.live(&handle.bind, time)?;
+        let (id, Session { user, signed, minted, own, predecessor, .. }) = self.live(&handle.bind, time)?;
         let users = *self.place(id, Of::User);
         let brought = handle.brought.as_ref();
         let same_user = brought.filter(|brought| brought.user == user);
+        let signed = same_user.map_or(signed, |brought| brought.signed.max(signed));
         let own = own.max(brought.and_then(|brought| brought.own));
         let users = users.max(same_user.and_then(|brought| brought.users));
         let predecessor = predecessor.filter(|(_, turned)| time.now < turned + FENCE);
-        Some(Token { id, minted, user, own, users, predecessor })
+        Some(Token { id, minted, user, signed, own, users, predecessor })
     }
 
     fn make(
         &mut self,
-        user: Option<usize>,
+        user: Option<(usize, u64)>,
         own: Option<Copy>,
         anonymous: Option<Copy>,
         predecessor: Option<Predecessor>,
         time: &mut Time,
     ) -> Bind {
-        time.made += 1;
-        let (minted, predecessor) = (time.next(), predecessor.map(|predecessor| (predecessor, time.now)));
-        self.sessions
-            .insert(time.made, Session { user, minted, own, anonymous, ended: None, successor: None, predecessor });
-        Bind::Live(time.made)
+        let (user, signed) = user.unzip();
+        let signed = signed.unwrap_or_default();
+        let (id, minted, predecessor) =
+            (time.new_id(), time.next(), predecessor.map(|predecessor| (predecessor, time.now)));
+        self.sessions.insert(id, Session { user, signed, minted, own, anonymous, predecessor, ..Session::default() });
+        Bind::Live(id)
     }
 
     pub(super) fn apply(&mut self, op: &Op, handle: &mut Handle, time: &mut Time) -> Result<Option<i64>, Refusal> {
@@ -265,8 +300,8 @@ impl Node {
         let fenced = matches!(handle.bind, Bind::Fenced(_));
         let followed = match op {
             Op::SignOut => return self.sign_out(handle, time),
-            Op::SignIn { .. } => fenced || handle.ended,
-            Op::Renew => handle.ended,
+            Op::SignIn { .. } => fenced || handle.ended.is_some(),
+            Op::Renew => handle.ended.is_some(),
             _ => false,
         };
         if let Some(reason) = closed.filter(|_| !followed) {
@@ -278,27 +313,26 @@ impl Node {
             Op::SignIn { user, adopt } => {
                 let before = session.as_ref().map(|(_, session)| session);
                 let own = before.and_then(|session| session.own);
-                let chosen = before.and_then(|session| session.anonymous).and_then(|copy| copy.value);
+                let chosen = before.and_then(|session| session.anonymous);
                 let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
                 self.retire(&handle.bind, Closed::Renewed, time);
-                handle.bind = self.make(Some(user), own, None, before.or(brought), time);
-                handle.ended = false;
-                let theirs = &mut self.users[user].own;
-                if adopt && chosen.is_some() && theirs.is_none_or(|copy| copy.value.is_none()) {
-                    *theirs = Some(Copy { written: time.next(), value: chosen });
+                handle.bind = self.make(Some((user, time.next())), own, None, before.or(brought), time);
+                handle.ended = None;
+                if adopt {
+                    self.adopt(user, chosen, time);
                 }
             }
             Op::Renew => match session {
-                Some((id, Session { user, own, anonymous, .. })) => {
+                Some((id, Session { user, signed, own, anonymous, .. })) => {
                     self.retire(&handle.bind, Closed::Renewed, time);
                     let before = Predecessor { id, shares_end: user.is_some() };
-                    handle.bind = self.make(user, own, anonymous, Some(before), time);
+                    handle.bind = self.make(user.map(|user| (user, signed)), own, anonymous, Some(before), time);
                     let renewed = self.sessions.get_mut(&id).expect("it has just ended");
                     renewed.successor = user.map(|_| time.made);
                 }
                 None if closed.is_some() => {
                     handle.bind = self.make(None, None, None, brought, time);
-                    handle.ended = false;
+                    handle.ended = None;
                 }
                 None => {}
             },
@@ -318,6 +352,7 @@ impl Node {
             Op::Set(of, _) | Op::Update(of) => {
                 if session.is_none() {
                     handle.bind = self.make(None, None, None, None, time);
+                    handle.ended = None;
                 }
                 let Bind::Live(id) = handle.bind else { unreachable!("it is live or was just made") };
                 let place = self.place(id, of);
@@ -330,13 +365,23 @@ impl Node {
     }
 
     fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Refusal> {
+        let ordered = handle.ordered.take();
+        if let Some(id) = ordered {
+            self.end_named(id, time);
+        }
         let own = self.live(&handle.bind, time).map(|(id, _)| id);
         if let Some(id) = own.or_else(|| self.successor(handle, time)) {
             self.retire(&Bind::Live(id), Closed::Destroyed, time);
-            handle.ended = true;
+            (handle.ended, handle.also_ended) = (Some(id), ordered);
             // Gone, with what the browser had of it. What it had of the user stays the user's.
             handle.brought = handle.brought.take().filter(|brought| brought.user.is_some());
             handle.brought.iter_mut().for_each(|brought| brought.own = None);
+        } else if ordered.is_some() {
+            let bound = match handle.bind {
+                Bind::Live(id) => Some(id),
+                Bind::Nobody | Bind::Fenced(_) => handle.came,
+            };
+            (handle.ended, handle.also_ended) = (ordered, handle.ended.or(bound));
         }
         Ok(None)
     }
@@ -355,7 +400,7 @@ impl Node {
         Some(id)
     }
 
-    fn retire(&mut self, bind: &Bind, reason: Closed, time: &Time) {
+    pub(super) fn retire(&mut self, bind: &Bind, reason: Closed, time: &Time) {
         if let Bind::Live(id) = bind {
             let session = self.sessions.get_mut(id).expect("it lives");
             session.ended.get_or_insert((reason, time.now));
@@ -364,6 +409,16 @@ impl Node {
 
     fn remove(&mut self, id: usize, of: Of, time: &mut Time) {
         write(self.place(id, of), &Op::Remove(of), time);
+    }
+
+    /// Gives a user a visitor's choice, unless the user has one.
+    pub(super) fn adopt(&mut self, user: usize, chosen: Option<Copy>, time: &mut Time) {
+        let theirs = &mut self.users[user].own;
+        if let Some(value) = chosen.and_then(|copy| copy.value)
+            && theirs.is_none_or(|copy| copy.value.is_none())
+        {
+            *theirs = Some(Copy { written: time.next(), value: Some(value) });
+        }
     }
 
     /// What a job does to a user's own value.

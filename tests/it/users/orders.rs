@@ -1,0 +1,210 @@
+//! The model's turn tokens: the order that a socket gives its page, and the removal after a sign-out on a socket.
+
+use layered_session::Closed;
+
+use super::model::{Bind, FENCE, Handle, Node, Predecessor, Session, Time, Token};
+
+/// An order lives for a minute.
+const BRIEFLY: u64 = 60_000;
+
+/// What a page is given to bring.
+#[derive(Clone, Debug)]
+pub(super) enum Given {
+    Order(Order),
+    Removal([Option<usize>; 2]),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Order {
+    /// Who signs in; a renewal without.
+    user: Option<usize>,
+    adopt: bool,
+    named: Named,
+    no_cookie: bool,
+    begun: usize,
+    minted: u64,
+    /// Who was signed in when ordered.
+    signed: Option<usize>,
+    /// What the page's cookie may lack.
+    relay: Option<Token>,
+    at: u64,
+    number: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Named {
+    Nothing,
+    Living(usize),
+    Ended(usize),
+}
+
+impl Node {
+    /// The order of a socket's handle; none where the handle gives none.
+    pub(super) fn order(
+        &mut self,
+        user: Option<usize>,
+        adopt: bool,
+        handle: &mut Handle,
+        time: &mut Time,
+    ) -> Option<Given> {
+        let (live, closed) = (self.live(&handle.bind, time), self.closed(&handle.bind, time));
+        let fenced = matches!(handle.bind, Bind::Fenced(_));
+        let named = match (&live, closed) {
+            (Some((id, _)), _) => Named::Living(*id),
+            (None, Some(_)) if handle.ended.is_none() && !(fenced && user.is_some()) => return None,
+            (None, None) if handle.ended.is_none() => match user {
+                Some(_) => Named::Nothing,
+                None => return None,
+            },
+            (None, _) => handle.ended.or(handle.came).map_or(Named::Nothing, Named::Ended),
+        };
+        let begun = *handle.ordered.get_or_insert_with(|| time.new_id());
+        if self.sessions.contains_key(&begun) {
+            return None;
+        }
+        let (no_cookie, signed) = match named {
+            Named::Living(id) => (!self.sessions[&id].confirmed, self.sessions[&id].user),
+            Named::Ended(_) => (handle.ended.is_some(), None),
+            Named::Nothing => (true, None),
+        };
+        let relay = self.seal(handle, time);
+        let (minted, number, at) = (time.next(), time.next(), time.now);
+        Some(Given::Order(Order { user, adopt, named, no_cookie, begun, minted, signed, relay, at, number }))
+    }
+
+    /// The removal of what a socket's handle has ended.
+    pub(super) fn removal(&mut self, handle: &Handle, time: &Time) -> Option<Given> {
+        if self.live(&handle.bind, time).is_some() {
+            return None;
+        }
+        handle.ended.map(|id| Given::Removal([Some(id), handle.also_ended]))
+    }
+
+    /// What becomes of a token that a page brings to a request with this handle.
+    pub(super) fn bring(&mut self, given: &Given, handle: &mut Handle, time: &mut Time) -> Result<(), &'static str> {
+        match given {
+            Given::Order(order) => self.bring_order(order, handle, time),
+            Given::Removal(named) => self.bring_removal(named, handle, time),
+        }
+    }
+
+    fn bring_removal(
+        &mut self,
+        named: &[Option<usize>; 2],
+        handle: &mut Handle,
+        time: &Time,
+    ) -> Result<(), &'static str> {
+        let Some(came) = handle.came else { return Ok(()) };
+        let names = named.contains(&Some(came));
+        let renewed = names && self.reason_of(came, time) == Some(Closed::Renewed);
+        named.iter().flatten().for_each(|id| self.end_named(*id, time));
+        if renewed || !names && self.reason_of(came, time).is_none() {
+            return Err("session_closed");
+        }
+        handle.ended = Some(came);
+        Ok(())
+    }
+
+    fn bring_order(&mut self, order: &Order, handle: &mut Handle, time: &mut Time) -> Result<(), &'static str> {
+        if time.now >= order.at + BRIEFLY {
+            return Err("relay_expired");
+        }
+        if self.accepted.contains(&order.number) {
+            return Err("token_used");
+        }
+        if let Named::Ended(id) = order.named {
+            self.end_named(id, time);
+        }
+        // An order that names no session is sealed for the begun one.
+        let (id, names) = match order.named {
+            Named::Living(id) | Named::Ended(id) => (id, true),
+            Named::Nothing => (order.begun, false),
+        };
+        let brings_it = names && handle.came == Some(id);
+        let another = handle.came.is_some_and(|came| came != id && self.reason_of(came, time).is_none());
+        if another || !brings_it && !order.no_cookie {
+            return Err("relay_other_session");
+        }
+        let bound = match order.named {
+            Named::Living(id) => Some(self.take_relay(id, order, time)?),
+            Named::Ended(_) | Named::Nothing => None,
+        };
+        let signed = bound.and_then(|id| self.sessions[&id].user);
+        if signed != order.signed {
+            return Err("user_changed");
+        }
+        if [signed, order.user].into_iter().flatten().any(|user| self.users[user].ended >= order.minted) {
+            return Err("session_closed");
+        }
+        if self.sessions.contains_key(&order.begun) {
+            return Err("token_used");
+        }
+        self.begin(order, bound, handle, time);
+        self.accepted.push(order.number);
+        Ok(())
+    }
+
+    /// The living session that the order names, with what the order carries of the session.
+    fn take_relay(&mut self, id: usize, order: &Order, time: &Time) -> Result<usize, &'static str> {
+        if self.reason_of(id, time).is_some() {
+            return Err("session_closed");
+        }
+        let relay = order.relay.as_ref().expect("the session lived when it was ordered");
+        self.sessions.entry(id).or_insert_with(|| Session::of(relay));
+        self.merge(relay);
+        match self.ended(id, time) {
+            Some(_) => Err("session_closed"),
+            None => Ok(id),
+        }
+    }
+
+    fn begin(&mut self, order: &Order, bound: Option<usize>, handle: &mut Handle, time: &mut Time) {
+        let before = bound.map(|id| self.sessions[&id].clone());
+        let own = before.as_ref().and_then(|before| before.own);
+        let anonymous = before.as_ref().and_then(|before| before.anonymous);
+        let renews = order.user.is_none();
+        let shares_end = renews && order.signed.is_some();
+        let predecessor = match bound {
+            Some(id) => Some(Predecessor { id, shares_end }),
+            None => handle.came.map(|id| Predecessor { id, shares_end: false }),
+        };
+        if let Some(id) = bound {
+            self.retire(&Bind::Live(id), Closed::Renewed, time);
+            self.sessions.get_mut(&id).expect("it lived").successor = shares_end.then_some(order.begun);
+        }
+        let session = Session {
+            user: if renews { order.signed } else { order.user },
+            signed: match &before {
+                Some(before) if renews => before.signed,
+                _ => order.user.map_or(0, |_| time.next()),
+            },
+            minted: order.minted,
+            own,
+            anonymous: anonymous.filter(|_| renews),
+            ended: None,
+            successor: None,
+            predecessor: predecessor.map(|predecessor| (predecessor, time.now)),
+            confirmed: false,
+        };
+        self.sessions.insert(order.begun, session);
+        handle.bind = Bind::Live(order.begun);
+        handle.ended = None;
+        if let Some(user) = order.user
+            && order.adopt
+        {
+            self.adopt(user, anonymous, time);
+        }
+    }
+
+    /// Ends a session that this node may not know.
+    pub(super) fn end_named(&mut self, id: usize, time: &Time) {
+        self.sessions.entry(id).or_default();
+        self.retire(&Bind::Live(id), Closed::Destroyed, time);
+    }
+
+    fn reason_of(&self, id: usize, time: &Time) -> Option<Closed> {
+        let (reason, at) = self.sessions.get(&id)?.ended?;
+        // The node tells how a session ended for a minute.
+        Some(if time.now < at + FENCE { reason } else { Closed::Destroyed })
+    }
+}
