@@ -52,14 +52,8 @@ impl Core {
         self.unless_revoked(now);
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
-        {
-            let mut state = bound.record.write();
-            if let Kind::Session { browser, .. } = &mut state.kind {
-                browser.confirmed = true;
-            }
-            if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
-                state.know(digest, brought);
-            }
+        if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
+            bound.record.write().know(digest, brought);
         }
         self.settle(&bound.record, now);
         self.brought = Brought {

@@ -265,8 +265,8 @@ impl Core {
         let schema = &self.chain.schema;
         let anonymous =
             |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
-        // A session that this handle has ended is not what its next one goes on with.
-        let goes_on = self.own_ends() == 0;
+        // A session that was made here goes on from no session that the cookie told of.
+        let goes_on = !self.marks.minted.load(Ordering::Relaxed);
         for Newer { owner, name, kept } in &self.brought.newer {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,

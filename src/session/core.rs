@@ -12,7 +12,10 @@ use crate::{
     id::{PrincipalTag, SessionId},
     live::Closed,
     signal::{Bell, Chime},
-    tier::memory::record::{Record, RecordKey},
+    tier::{
+        cookie::order::Turn,
+        memory::record::{Record, RecordKey},
+    },
     value::Scope,
     version::Millis,
 };
@@ -38,7 +41,8 @@ struct Seldom {
     turning: tokio::sync::Mutex<()>,
     /// The lifetime that this handle was given.
     lifetime: Mutex<Option<Lifetime>>,
-    ordered: Mutex<Option<OrderedHere>>,
+    /// The sessions that the orders of this handle begin, the newest order's last.
+    ordered: Mutex<Vec<OrderedHere>>,
     /// The session that this handle has ended.
     own_end: Mutex<Option<EndedHere>>,
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
@@ -90,13 +94,17 @@ impl Bound {
     }
 }
 
-/// The session that the orders of a handle begin.
+/// A session that orders of a handle begin.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct OrderedHere {
     pub(super) id: SessionId,
-    /// The user of the newest order: who signs in, or is signed in and renews.
+    pub(super) turn: Turn,
+    /// The user who signs in, or who is signed in and renews.
     pub(super) principal: Option<PrincipalTag>,
 }
+
+/// So many different turns of one handle are remembered. Each order lives a minute.
+const MOST_ORDERED: usize = 8;
 
 /// A session that a handle has ended.
 #[derive(Clone, Copy, Debug)]
@@ -106,7 +114,7 @@ pub(super) struct EndedHere {
     pub(super) until: Millis,
     /// The principal that was signed in, or that an order would have signed in.
     pub(super) principal: Option<PrincipalTag>,
-    /// The session that an earlier order of the handle would begin: ended as well.
+    /// The session that the handle's last order would begin: ended as well.
     pub(super) ordered: Option<SessionId>,
 }
 
@@ -159,17 +167,25 @@ impl Core {
         self.seldom().turning.lock().await
     }
 
-    /// Notes the session that an order is to begin. Returns the id for the order: an earlier order's, if there was one.
+    /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
+    /// and user, so that no more than one of them is carried out.
     pub(super) fn note_ordered(&self, drawn: OrderedHere) -> SessionId {
         let mut ordered = lock(&self.seldom().ordered);
-        let id = ordered.map_or(drawn.id, |earlier| earlier.id);
-        *ordered = Some(OrderedHere { id, ..drawn });
-        id
+        let same = |earlier: &OrderedHere| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
+        let drawn = match ordered.iter().position(same) {
+            Some(at) => ordered.remove(at),
+            None => drawn,
+        };
+        if ordered.len() == MOST_ORDERED {
+            ordered.remove(0);
+        }
+        ordered.push(drawn);
+        drawn.id
     }
 
-    /// The session that the orders of this handle begin, and that no order begins from now on.
-    pub(super) fn take_ordered(&self) -> Option<OrderedHere> {
-        lock(&self.seldom.get()?.ordered).take()
+    /// The sessions that the orders of this handle begin, and that no order begins from now on.
+    pub(super) fn take_ordered(&self) -> Vec<OrderedHere> {
+        self.seldom.get().map(|seldom| std::mem::take(&mut *lock(&seldom.ordered))).unwrap_or_default()
     }
 
     /// The lifetime that this handle was given, with which its next session begins.

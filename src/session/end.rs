@@ -34,9 +34,10 @@ impl Core {
         let now = self.chain.now();
         let longest = now.after(self.chain.longest_absolute());
         let ordered = self.take_ordered();
-        if let Some(OrderedHere { id, principal }) = ordered {
-            self.end_named(id, principal, longest, now).await?;
+        for OrderedHere { id, principal, .. } in &ordered {
+            self.end_named(*id, *principal, longest, now).await?;
         }
+        let ordered = ordered.last().copied();
         let orderer = ordered.and_then(|ordered| ordered.principal);
         // Again where another handle was faster to renew the session.
         while let Some(bound) = self.to_destroy(now) {

@@ -135,8 +135,7 @@ impl Core {
         Ok(self.brought.key.map_or(Ordered::Nothing, |key| Ordered::Ended(SessionId::from_bytes(key.0), longest)))
     }
 
-    /// Draws the id and the birth of the session that an order begins. All orders of one handle begin the same session, so
-    /// that no more than one of them is carried out.
+    /// Draws the id and the birth of the session that an order begins.
     fn draw(&self, ordered: &Ordered, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
         let time = &self.chain.time;
         let life = match ordered {
@@ -148,7 +147,7 @@ impl Core {
         let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
         let birth = time.fresh(now, life.max(above));
         let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
-        let id = self.note_ordered(OrderedHere { id: mint_id()?, principal });
+        let id = self.note_ordered(OrderedHere { id: mint_id()?, turn: ordering.turn, principal });
         // The page has brought an order of this handle: the page is in another session by now.
         if self.is_known(&id) { Err(WriteError::closed(Closed::Renewed)) } else { Ok(Drawn { id, birth }) }
     }

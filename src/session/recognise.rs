@@ -249,6 +249,7 @@ impl Core {
             Ok(record) => record,
             Err(ended) => return Ok((ended.into(), brought, None)),
         };
+        record.confirm();
         if let Some(predecessor) = current.payload.head.predecessor {
             self.end_predecessor(&record, predecessor, &current, now);
         }
@@ -270,7 +271,6 @@ impl Core {
         if current.is_idle(now) {
             // The token proves its id alone: no tombstone waits for the values of so old a token.
             record.join_life(&current.life, now);
-            record.confirm();
             return Ok((Binding::Live(Bound { record }), brought, None));
         }
         let arrived = Arrived { current, retired, seen, stored };

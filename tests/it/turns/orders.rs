@@ -113,6 +113,21 @@ async fn sign_in_grants_values_in_the_same_step() {
     assert!(live.sign_in(user("ada")).with(&Mfa(true)).by_page().is_ok());
 }
 
+// The answer to the first order was lost, and the page's next order reached a node that knows nothing of that.
+#[tokio::test]
+async fn orders_of_two_users_begin_two_sessions() {
+    let app = App::new();
+    let (first, second) = (node(&app), node(&app));
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    let ada = live.sign_in(user("ada")).with(&Mfa(true)).by_page().unwrap();
+    let bob = live.sign_in(user("bob")).by_page().unwrap();
+    bring_ok(&mut browser.clone(), &first, ada.as_str()).await;
+    bring_ok(&mut browser, &second, bob.as_str()).await;
+    assert_eq!(principal(&browser, &first).await, Some(Principal::new("bob")));
+    assert_eq!(get::<Mfa>(&mut browser, &first).await, Mfa(false));
+}
+
 #[tokio::test]
 async fn other_handles_of_a_planted_cookie_get_no_order() {
     let app = App::new();

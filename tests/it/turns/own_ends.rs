@@ -1,13 +1,17 @@
 //! What a handle may do after it has ended its own session, and turns of clones and requests at the same time.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
-use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, SessionWriteback, WriteErrorKind};
+use layered_session::{
+    Closed, DefaultTier, Lifetime, Principal, Resolution, Session, SessionWriteback, WriteErrorKind,
+};
 
 use super::{bring_ok, is_ada, principal, user};
 use crate::{
-    app::{App, at_once, get, kind, signed_in, socket, soon, theme, upgrade, visitor},
+    app::{App, at_once, get, kind, set, signed_in, socket, soon, theme, upgrade, visitor},
     world::{Browser, DAY, Node, Theme, Visits, set_cookies},
 };
 
@@ -92,15 +96,22 @@ async fn order_after_an_own_end_is_the_same_users() {
 #[tokio::test]
 async fn values_of_an_ended_session_follow_no_order() {
     let app = App::new();
-    let (first, second) = (app.node(), app.node());
-    let mut browser = visitor(&first).await;
-    let live = socket(&browser, &first).await;
-    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
-    live.destroy().await.unwrap();
-    let order = live.sign_in(user("ada")).by_page().unwrap();
-    bring_ok(&mut browser, &second, order.as_str()).await;
-    assert!(is_ada(principal(&browser, &second).await));
-    assert_eq!(get::<Theme>(&mut browser, &second).await, Theme::default());
+    for resolution in [Resolution::Newest, Resolution::FirstHit] {
+        let [first, second, third] = [(); 3].map(|()| app.node_with(|sessions| sessions.resolution(resolution)));
+        let mut browser = visitor(&first).await;
+        let live = socket(&browser, &first).await;
+        assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
+        // Under `FirstHit` the cookie has a newer copy now than the second node's memory.
+        app.pass(Duration::from_secs(1));
+        set(&mut browser, &first, theme("dark")).await;
+        live.destroy().await.unwrap();
+        let order = live.sign_in(user("ada")).by_page().unwrap();
+        bring_ok(&mut browser, &second, order.as_str()).await;
+        for node in [&second, &third] {
+            assert!(is_ada(principal(&browser, node).await));
+            assert_eq!(get::<Theme>(&mut browser.clone(), node).await, Theme::default(), "{resolution:?}");
+        }
+    }
 }
 
 // The removal of an order says nothing of the session that the handle's next write makes.
