@@ -3,7 +3,13 @@
 //!
 //! `USERS_CASES=20000 cargo test --release --all-features --test it users::` runs more of them.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    cell::Cell,
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use layered_session::{
@@ -54,6 +60,11 @@ enum Step {
     },
     Close {
         which: usize,
+    },
+    /// A request in which the application panics as soon as it is asked who is signed in.
+    Panic {
+        node: usize,
+        jar: usize,
     },
     /// A socket gives its page an order: of a sign-in, or else of a renewal.
     Order {
@@ -112,6 +123,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => (0..USERS, any::<bool>()).prop_map(|(user, adopt)| Op::SignIn { user, adopt }),
         1 => Just(Op::SignOut),
         1 => Just(Op::Renew),
+        1 => Just(Op::Panic),
     ]
 }
 
@@ -126,6 +138,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..NODES, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
+        2 => (0..NODES, 0..JARS).prop_map(|(node, jar)| Step::Panic { node, jar }),
         3 => (0..SOCKETS, proptest::option::weighted(0.7, 0..USERS), any::<bool>(), 0..TOKENS)
             .prop_map(|(which, user, adopt, place)| Step::Order { which, user, adopt, place }),
         1 => (0..SOCKETS, 0..TOKENS).prop_map(|(which, place)| Step::Removal { which, place }),
@@ -215,7 +228,7 @@ impl World {
             .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
             .value::<Division>()
             .value::<Visits>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .identify_by::<User>(|user| if PANICS.get() { panic() } else { Some(Principal::new(&user.0)) })
             .resolution(if self.first_hit { Resolution::FirstHit } else { Resolution::Newest })
             .idle(31 * DAY)
             .absolute(365 * DAY)
@@ -246,6 +259,16 @@ impl World {
                 }
             }
             Step::Close { which } => self.sockets[which] = None,
+            Step::Panic { node, jar } => {
+                let at = node % self.nodes.len();
+                let ((node, model), (browser, token)) = (&mut self.nodes[at], &self.jars[jar]);
+                let mut browser = browser.clone();
+                let visit = browser.visit(node, async |session| drop(session.principal()));
+                PANICS.set(true);
+                let _ = AssertUnwindSafe(visit).catch_unwind().now_or_never().expect("nothing to wait for");
+                PANICS.set(false);
+                model.arrive_panicking(token.as_ref(), &self.time);
+            }
             // Until the clock has caught up, its node takes an order for an old one.
             Step::Order { .. } if self.behind > 0 => {}
             Step::Order { which, user, adopt, place } => {
@@ -419,6 +442,16 @@ fn answered(
     })
 }
 
+thread_local! {
+    /// Whether the application panics when it is asked who is signed in.
+    static PANICS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics without a word on the terminal.
+fn panic() -> ! {
+    resume_unwind(Box::new("told to"))
+}
+
 fn name(user: usize) -> String {
     ["ada", "bob"][user].to_owned()
 }
@@ -451,6 +484,11 @@ async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Refusal> {
         Op::SignIn { user, adopt: true } => session.sign_in(User(name(user))).adopt::<Division>().await,
         Op::SignOut => session.sign_out().await,
         Op::Renew => session.renew().await,
+        Op::Panic => {
+            let update = AssertUnwindSafe(session.update(|_: &mut Visits| panic())).catch_unwind().await;
+            assert!(update.is_err(), "the closure runs whether or not the session is over");
+            return Err(Refusal::Panicked);
+        }
     };
     done.map(|()| None).map_err(|error| refusal(session, &error))
 }

@@ -24,9 +24,14 @@ pub(super) enum Op {
     Update(Of),
     Remove(Of),
     Clear,
-    SignIn { user: usize, adopt: bool },
+    SignIn {
+        user: usize,
+        adopt: bool,
+    },
     SignOut,
     Renew,
+    /// An update whose closure panics.
+    Panic,
 }
 
 /// Why nothing was done.
@@ -34,6 +39,7 @@ pub(super) enum Op {
 pub(super) enum Refusal {
     Closed(Closed),
     HeadSent,
+    Panicked,
 }
 
 /// A value or its removal, and when it was written: everything that is written anywhere is numbered.
@@ -64,8 +70,8 @@ pub(super) struct Session {
 
 impl Session {
     /// A session that a node learns of by a token, before the token's values are taken in.
-    pub(super) fn of(&Token { user, signed, minted, predecessor, .. }: &Token) -> Self {
-        Self { user, signed, minted, predecessor, ..Self::default() }
+    pub(super) fn of(&Token { minted, predecessor, .. }: &Token) -> Self {
+        Self { minted, predecessor, ..Self::default() }
     }
 }
 
@@ -122,10 +128,18 @@ pub(super) struct Handle {
     pub(super) ended: Option<usize>,
     /// The session that was ended with that one: an order's.
     pub(super) also_ended: Option<usize>,
-    /// The session that the handle's orders begin.
-    pub(super) ordered: Option<usize>,
+    /// The sessions that the handle's orders begin, each for the user who signs in.
+    pub(super) ordered: Vec<(Option<usize>, usize)>,
     /// The response head has left: no cookie can follow.
     pub(super) sent: bool,
+}
+
+impl Handle {
+    /// The session has ended, with what the browser had of it. What it had of the user stays the user's.
+    pub(super) fn forget_brought(&mut self) {
+        self.brought = self.brought.take().filter(|brought| brought.user.is_some());
+        self.brought.iter_mut().for_each(|brought| brought.own = None);
+    }
 }
 
 /// What all nodes have in common: numbers of sessions and of what is written, in the order of time, and the time.
@@ -164,7 +178,7 @@ impl Node {
 
     pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
         let came = token.map(|token| token.id);
-        let (bind, brought, ended, also_ended, ordered, sent) = (Bind::Nobody, None, None, None, None, false);
+        let (bind, brought, ended, also_ended, ordered, sent) = (Bind::Nobody, None, None, None, Vec::new(), false);
         let nobody = Handle { bind, brought, came, ended, also_ended, ordered, sent };
         let Some(token) = token else { return nobody };
         let id = token.id;
@@ -179,15 +193,42 @@ impl Node {
         }
     }
 
+    /// The same where the application panics as soon as it is asked who is signed in.
+    pub(super) fn arrive_panicking(&mut self, token: Option<&Token>, time: &Time) {
+        let Some(token) = token else { return };
+        let session = self.sessions.entry(token.id).or_insert_with(|| Session::of(token));
+        session.confirmed = true;
+        let session = session.clone();
+        // Whoever ends a user's session asks whose it is.
+        let is_users = |id| self.sessions.get(&id).is_some_and(|it| it.ended.is_none() && it.user.is_some());
+        if let Some((Predecessor { id, shares_end }, _)) = token.predecessor
+            && session.ended.is_none()
+        {
+            let signed_out = self.sessions.get(&id).and_then(|before| before.ended);
+            let signed_out =
+                signed_out.is_some_and(|(reason, at)| reason == Closed::Destroyed && time.now < at + FENCE);
+            if is_users(id) || shares_end && signed_out && is_users(token.id) {
+                return;
+            }
+        }
+        if token.user.is_none() {
+            self.arrive(Some(token), time);
+            return;
+        }
+        self.end_predecessor(token, time);
+        self.merge(&Token { users: None, ..token.clone() });
+    }
+
     /// Takes in what a token holds of a session that lives here.
     pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token) {
         let session = self.sessions.get_mut(&id).expect("it was or has come");
         if session.ended.is_some() {
             return;
         }
-        if !self.first_hit {
+        if session.user.is_none() || !self.first_hit {
             session.signed = session.signed.max(signed);
         }
+        session.user = user;
         let theirs = match user {
             Some(user) => &mut self.users[user].own,
             None => &mut session.anonymous,
@@ -300,6 +341,7 @@ impl Node {
         let fenced = matches!(handle.bind, Bind::Fenced(_));
         let followed = match op {
             Op::SignOut => return self.sign_out(handle, time),
+            Op::Panic => return Err(Refusal::Panicked),
             Op::SignIn { .. } => fenced || handle.ended.is_some(),
             Op::Renew => handle.ended.is_some(),
             _ => false,
@@ -359,23 +401,20 @@ impl Node {
                 write(place, op, time);
                 return Ok(place.filter(|_| matches!(op, Op::Update(_))).and_then(|copy| copy.value));
             }
-            Op::Read(_) | Op::SignOut => unreachable!("done above"),
+            Op::Read(_) | Op::SignOut | Op::Panic => unreachable!("done above"),
         }
         Ok(None)
     }
 
     fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Refusal> {
-        let ordered = handle.ordered.take();
-        if let Some(id) = ordered {
-            self.end_named(id, time);
-        }
+        let ordered = std::mem::take(&mut handle.ordered);
+        ordered.iter().for_each(|(_, id)| self.end_named(*id, time));
+        let ordered = ordered.last().map(|(_, id)| *id);
         let own = self.live(&handle.bind, time).map(|(id, _)| id);
         if let Some(id) = own.or_else(|| self.successor(handle, time)) {
             self.retire(&Bind::Live(id), Closed::Destroyed, time);
             (handle.ended, handle.also_ended) = (Some(id), ordered);
-            // Gone, with what the browser had of it. What it had of the user stays the user's.
-            handle.brought = handle.brought.take().filter(|brought| brought.user.is_some());
-            handle.brought.iter_mut().for_each(|brought| brought.own = None);
+            handle.forget_brought();
         } else if ordered.is_some() {
             let bound = match handle.bind {
                 Bind::Live(id) => Some(id),

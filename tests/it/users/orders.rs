@@ -58,7 +58,12 @@ impl Node {
             },
             (None, _) => handle.ended.or(handle.came).map_or(Named::Nothing, Named::Ended),
         };
-        let begun = *handle.ordered.get_or_insert_with(|| time.new_id());
+        let ordered = &mut handle.ordered;
+        let begun = match ordered.iter().position(|(of, _)| *of == user) {
+            Some(at) => ordered.remove(at).1,
+            None => time.new_id(),
+        };
+        ordered.push((user, begun));
         if self.sessions.contains_key(&begun) {
             return None;
         }
@@ -114,6 +119,9 @@ impl Node {
         }
         if let Named::Ended(id) = order.named {
             self.end_named(id, time);
+            if handle.bind == Bind::Live(id) {
+                handle.forget_brought();
+            }
         }
         // An order that names no session is sealed for the begun one.
         let (id, names) = match order.named {
