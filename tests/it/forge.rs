@@ -1,9 +1,21 @@
-//! What somebody may make of genuine tokens: other bits, pieces, joints, spellings. The fuzz targets use it too.
+//! What somebody may make of genuine tokens of all four purposes: other bits, pieces, joints, spellings, prefixes. The fuzz
+//! targets use this too.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-const PREFIXES: [&str; 10] = ["R.", "B.", "c.", ".", "", "r", "r..", "r.b.", "b.r.", " r."];
+const PREFIXES: [&str; 14] =
+    ["R.", "B.", "T.", "c.", ".", "r", "t", "r..", "r.b.", "b.r.", "t.r.", "r.t.", " r.", " t."];
+/// The prefixes of relay, birth and turn tokens. A cookie has none.
+pub(crate) const PURPOSES: [&str; 4] = ["r.", "b.", "t.", ""];
+/// Where in a token's bytes the key's id, the session's id, the nonce and the payload begin.
+const FIELDS: [usize; 4] = [1, 5, 37, 61];
+const TAG_LEN: usize = 16;
+
+/// The prefix of a token, and the sealed text.
+pub(crate) fn parts(token: &str) -> (&str, &str) {
+    token.split_at(token.find('.').map_or(0, |point| point + 1))
+}
 
 /// One change to a token, of which four bytes say what and where. What comes out may be a genuine token all the same:
 /// a joint of two can give one of them whole.
@@ -15,7 +27,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
         true => char.make_ascii_uppercase(),
         false => char.make_ascii_lowercase(),
     };
-    match how % 15 {
+    match how % 16 {
         0 => chars.get_mut(at).into_iter().for_each(|char| *char = char::from(*char as u8 ^ 1 << (with % 7))),
         1 => return flip_sealed(token, place, with),
         2 => chars.truncate(at),
@@ -25,10 +37,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
         5 => chars.insert(at, char::from(with)),
         6 => chars.push(char::from(with)),
         7 => chars.extend_from_within(at..),
-        8 => {
-            let sealed = token.split_once('.').map_or(token, |(_, sealed)| sealed);
-            return format!("{}{sealed}", PREFIXES[usize::from(with) % PREFIXES.len()]);
-        }
+        8 => return format!("{}{}", PREFIXES[usize::from(with) % PREFIXES.len()], parts(token).1),
         9 => chars.get_mut(at).into_iter().for_each(other_case),
         10 => chars[at..].iter_mut().for_each(other_case),
         11 => {
@@ -47,21 +56,41 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
             2 => chars.extend("\r\n".chars()),
             _ => return token.replace('-', "+").replace('_', "/"),
         },
-        // The other purpose.
-        _ => match token.split_at_checked(2) {
-            Some(("r.", sealed)) => return format!("b.{sealed}"),
-            Some(("b.", sealed)) => return format!("r.{sealed}"),
-            _ => {}
-        },
+        14 => {
+            let (prefix, sealed) = parts(token);
+            let others: Vec<_> = PURPOSES.iter().filter(|other| **other != prefix).collect();
+            return format!("{}{sealed}", others[usize::from(with) % others.len()]);
+        }
+        _ => return join_sealed(token, &genuine[usize::from(with) % genuine.len()], place),
     }
     chars.into_iter().collect()
 }
 
 /// Flips a bit below the spelling, so that what comes out is spelt as it should be.
 fn flip_sealed(token: &str, place: usize, bit: u8) -> String {
-    let Some((prefix, sealed)) = token.split_once('.') else { return token.to_owned() };
+    let (prefix, sealed) = parts(token);
     let Ok(mut bytes) = URL_SAFE_NO_PAD.decode(sealed) else { return token.to_owned() };
     let Some(at) = place.checked_rem(bytes.len()) else { return token.to_owned() };
     bytes[at] ^= 1 << (bit % 8);
-    format!("{prefix}.{}", URL_SAFE_NO_PAD.encode(bytes))
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// Begins with the fields of one token and goes on with the fields of another: the id of one session and the payload of
+/// another, for instance.
+fn join_sealed(token: &str, other: &str, place: usize) -> String {
+    let ((prefix, head), (_, tail)) = (parts(token), parts(other));
+    let (Ok(mut head), Ok(tail)) = (URL_SAFE_NO_PAD.decode(head), URL_SAFE_NO_PAD.decode(tail)) else {
+        return token.to_owned();
+    };
+    match FIELDS.get(place % (FIELDS.len() + 1)) {
+        Some(at) => {
+            head.truncate(*at);
+            head.extend(tail.iter().skip(*at));
+        }
+        None => {
+            head.truncate(head.len().saturating_sub(TAG_LEN));
+            head.extend(&tail[tail.len().saturating_sub(TAG_LEN)..]);
+        }
+    }
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(head))
 }

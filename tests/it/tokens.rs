@@ -1,13 +1,19 @@
-//! Relay and birth tokens in general: whatever is made of them, and in whatever order and wherever they come.
+//! Tokens of all four purposes in general: forged, swapped, replayed, late, and in any order at any node.
+//!
+//! `TOKEN_CASES=20000 cargo test --release --all-features --test it tokens::no_token` runs more of the programs.
 
 use http::StatusCode;
 use layered_session::Session;
 use proptest::{collection::vec, prelude::*, sample::Index};
-use std::time::{Duration, SystemTime};
+use std::{
+    cell::RefCell,
+    time::{Duration, SystemTime},
+};
 
 use crate::{
     app::{App, at_once, bring, sign_in, signed_in, socket, under_way, visitor},
-    forge::forge,
+    cluster::{self, Cluster, Tally},
+    forge::{PURPOSES, forge, parts},
     world::{Browser, Division, Node, Theme, User, Visits},
 };
 
@@ -78,11 +84,59 @@ async fn seen(browser: &Browser, node: &Node) -> Seen {
     Seen { held, lives, cookie, records: node.sessions.stats().records }
 }
 
+/// The removal of a session that a socket has ended, and the browser that still holds the cookie.
+async fn removal(node: &Node) -> (Browser, String) {
+    let browser = signed_in(node, "ada").await;
+    let live = socket(&browser, node).await;
+    live.sign_out().await.unwrap();
+    (browser, live.relay().unwrap().to_string())
+}
+
+// Each purpose has a key of its own.
 #[test]
-fn what_is_made_of_genuine_tokens_is_refused_and_changes_nothing() {
+fn no_purpose_passes_for_another() {
+    let app = App::new();
+    let home = app.node();
+    let genuine = async {
+        let mut genuine = vec![removal(&home).await];
+        for beginning in [Beginning::Visitor, Beginning::User, Beginning::Newcomer] {
+            let (browser, live) = page(beginning, &home).await;
+            live.set(theme(2)).await.unwrap();
+            genuine.push((browser.clone(), live.relay().unwrap().to_string()));
+            genuine.push((browser.clone(), live.sign_in(User("bob".into())).by_page().unwrap().to_string()));
+            genuine.extend(browser.cookie("session").map(|cookie| (browser.clone(), cookie.to_owned())));
+        }
+        let live = socket(&Browser::new(), &home).await;
+        genuine.push((Browser::new(), live.sign_in(User("bob".into())).by_page().unwrap().to_string()));
+        genuine
+    };
+    for (browser, token) in at_once(genuine).unwrap() {
+        let (purpose, sealed) = parts(&token);
+        for other in PURPOSES {
+            let swapped = format!("{other}{sealed}");
+            for (mut page, node) in [(browser.clone(), &home), (browser.clone(), &app.node()), (Browser::new(), &home)]
+            {
+                if other != purpose || other.is_empty() {
+                    let answer = at_once(bring(&mut page, node, &swapped)).unwrap();
+                    assert_eq!(answer.code(), "relay_invalid", "{token} as {swapped}");
+                    assert_eq!(answer.set_cookies(), Vec::<String>::new());
+                }
+                if other != purpose && other.is_empty() {
+                    page.set("session", sealed);
+                    let look = async |session: Session| (session.is_new(), session.principal());
+                    assert_eq!(at_once(page.visit(node, look)).unwrap(), (true, None), "{token} as a cookie");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn forged_token_changes_nothing() {
     let app = App::new();
     let home = app.node();
     let mut tokens = Vec::new();
+    let mut more = Vec::new();
     let mut browsers = Vec::new();
     for beginning in [Beginning::User, Beginning::Newcomer] {
         let authored = async {
@@ -93,12 +147,17 @@ fn what_is_made_of_genuine_tokens_is_refused_and_changes_nothing() {
                 live.set(theme(length)).await.unwrap();
                 tokens.push(live.relay().unwrap().to_string());
             }
+            more.push(live.sign_in(User("bob".into())).by_page().unwrap().to_string());
+            more.push(live.renew_by_page().with(&theme(2)).token().unwrap().to_string());
+            more.extend(browser.cookie("session").map(str::to_owned));
             browser
         };
         browsers.push(at_once(authored).unwrap());
     }
     let ends: Vec<_> = tokens.iter().map(|token| token.len() % 4).collect();
     assert!(ends.contains(&0) && ends.contains(&1), "no two bits and no four bits to spare: {ends:?}");
+    let (_, removal) = at_once(removal(&home)).unwrap();
+    tokens.extend(more.into_iter().chain([removal]));
 
     // A node that knows what the tokens hold would look the same if it took them: the other one would not.
     let cold = app.node();
@@ -110,7 +169,8 @@ fn what_is_made_of_genuine_tokens_is_refused_and_changes_nothing() {
     let changes = vec(any::<[u8; 4]>(), 1..3);
     proptest!(config(1024), |(which in any::<Index>(), changes in changes)| {
         let forged = changes.iter().fold(which.get(&tokens).clone(), |token, change| forge(&token, &tokens, *change));
-        if tokens.contains(&forged) {
+        // A cookie is no token for a page to bring, genuine or not.
+        if tokens.contains(&forged) && !parts(&forged).0.is_empty() {
             return Ok(());
         }
         for (browser, node, before) in &places {
@@ -247,12 +307,35 @@ proptest! {
     #![proptest_config(config(512))]
 
     #[test]
-    fn any_order_and_repetition_with_the_newest_among_them_ends_in_what_the_socket_says(
+    fn deliveries_in_any_order_agree_with_the_socket(
         beginning in beginning(),
         steps in steps(),
         deliveries in deliveries(),
         newest in newest(),
     ) {
         at_once(deliver(beginning, steps, deliveries, newest)).expect("nothing waits")?;
+    }
+}
+
+/// Asserts that every kind of token was taken somewhere: refusals alone would show nothing.
+fn assert_met(tally: &Tally) {
+    for met in ["r. 200", "b. 200", "t. 200", "removal 200", "forged", "relay_expired", "token_used"] {
+        assert!(tally.contains_key(met), "{met} never came: {tally:?}");
+    }
+}
+
+#[test]
+fn no_token_gives_more_than_its_own() {
+    let cases = std::env::var("TOKEN_CASES").map_or(200, |cases| cases.parse().expect("a number"));
+    let tally = RefCell::new(Tally::new());
+    let program = vec(any::<[u8; cluster::STEP]>(), 1..40);
+    let config = ProptestConfig { max_shrink_iters: 4000, ..config(cases) };
+    proptest!(config, |(program in program)| {
+        let met = at_once(Cluster::run(&program)).expect("nothing waits");
+        met.into_iter().for_each(|(name, times)| *tally.borrow_mut().entry(name).or_default() += times);
+    });
+    // Fewer programs may miss one of them.
+    if cases >= 200 {
+        assert_met(&tally.into_inner());
     }
 }
