@@ -78,7 +78,17 @@ struct Made {
     ring: KeyRing,
     /// One with a cookie and relay tokens, one without and with birth tokens.
     pages: [Page; 2],
+    /// The tokens of both, orders that another page's session names, and cookies.
     all: Vec<String>,
+}
+
+/// What no page brings with success: two orders of a session of which neither page has the cookie, and a cookie.
+async fn foreign(app: &App) -> [String; 3] {
+    let (node, browser) = (app.node(), signed_in(&app.node(), "bob").await);
+    let live = socket(&browser, &node).await;
+    let login = live.sign_in(User("ada".into())).by_page().expect("an order");
+    let renewal = live.renew_by_page().with(&Visits(7)).token().expect("an order");
+    [login.to_string(), renewal.to_string(), browser.cookie("session").expect("a cookie").to_owned()]
 }
 
 static MADE: LazyLock<Made> = LazyLock::new(|| {
@@ -86,10 +96,12 @@ static MADE: LazyLock<Made> = LazyLock::new(|| {
     let app = App { ring: KeyRing::new([key]).expect("a key"), clock: ManualClock::new() };
     let made = async {
         let user = signed_in(&app.node(), "ada").await;
-        [Page::new(&app, user).await, Page::new(&app, Browser::new()).await]
+        ([Page::new(&app, user).await, Page::new(&app, Browser::new()).await], foreign(&app).await)
     };
-    let pages = at_once(made).expect("nothing waits");
-    let all = pages.iter().flat_map(|page| &page.tokens).map(|(token, _)| token.clone()).collect();
+    let (pages, foreign) = at_once(made).expect("nothing waits");
+    let cookie = pages[0].browser.cookie("session").map(str::to_owned);
+    let tokens = pages.iter().flat_map(|page| &page.tokens).map(|(token, _)| token.clone());
+    let all = tokens.chain(foreign).chain(cookie).collect();
     Made { ring: app.ring, pages, all }
 });
 
@@ -127,7 +139,8 @@ async fn run(program: &[u8]) {
                 known = known.max(Some(brought));
             }
             None => {
-                match all.contains(&text) {
+                // A cookie is no token for a page to bring, genuine or not.
+                match all.contains(&text) && text.contains('.') {
                     true => assert_refused(&answer, StatusCode::CONFLICT, "relay_other_session"),
                     false => assert_refused(&answer, StatusCode::BAD_REQUEST, "relay_invalid"),
                 }

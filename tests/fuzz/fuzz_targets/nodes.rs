@@ -1,0 +1,32 @@
+//! Tokens of all four purposes at three nodes that restart: forged, swapped, replayed, late, and in any order. The input is
+//! a program of [`STEP`] bytes a step.
+//!
+//! The tokens are sealed anew for every input: an input changes the same places again, of other bytes.
+#![no_main]
+
+#[allow(dead_code)]
+#[path = "../../it/app.rs"]
+mod app;
+#[path = "../../it/cluster.rs"]
+mod cluster;
+#[path = "../../it/facts.rs"]
+mod facts;
+#[path = "../../it/forge.rs"]
+mod forge;
+#[allow(dead_code)]
+#[path = "../../it/world.rs"]
+mod world;
+
+use libfuzzer_sys::fuzz_target;
+
+use crate::{
+    app::at_once,
+    cluster::{Cluster, STEP},
+};
+
+const MOST_STEPS: usize = 64;
+
+fuzz_target!(|input: &[u8]| {
+    let (program, _) = input.as_chunks::<STEP>();
+    let _ = at_once(Cluster::run(&program[..program.len().min(MOST_STEPS)])).expect("nothing waits");
+});
