@@ -107,15 +107,15 @@ pub(super) struct OrderedHere {
 const MOST_ORDERED: usize = 8;
 
 /// A session that a handle has ended.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct EndedHere {
     pub(super) id: SessionId,
     /// The last moment at which a token of the id could open.
     pub(super) until: Millis,
     /// The principal that was signed in, or that an order would have signed in.
     pub(super) principal: Option<PrincipalTag>,
-    /// The session that the handle's last order would begin: ended as well.
-    pub(super) ordered: Option<SessionId>,
+    /// More sessions that the handle has ended, the newest first: those of its orders, and those that it ended before.
+    pub(super) others: Vec<SessionId>,
 }
 
 /// What has happened to the request's session so far.
@@ -220,12 +220,12 @@ impl Core {
 
     /// The session that this handle has ended last.
     pub(super) fn own_end(&self) -> Option<EndedHere> {
-        *lock(&self.seldom.get()?.own_end)
+        lock(&self.seldom.get()?.own_end).clone()
     }
 
     /// Whether this handle has ended its session, and has begun no other since.
     pub(super) fn has_ended_own(&self) -> bool {
-        self.own_end().is_some()
+        self.seldom.get().is_some_and(|seldom| lock(&seldom.own_end).is_some())
     }
 
     pub(super) fn forget_own_end(&self) {

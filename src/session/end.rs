@@ -1,6 +1,9 @@
 //! Ends of sessions: of this handle's own, and of all of a user's.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    iter,
+    sync::{Arc, atomic::Ordering},
+};
 
 use super::{
     commit::mint_id,
@@ -12,7 +15,7 @@ use crate::{
     error::{TierError, WriteError, WriteErrorKind},
     id::SessionId,
     live::Closed,
-    tier::{Commit, CommitKind, memory::record::Kind},
+    tier::{Commit, CommitKind, cookie::order::MOST_BEGUN, memory::record::Kind},
     version::{Millis, Version},
 };
 
@@ -37,13 +40,15 @@ impl Core {
         for OrderedHere { id, principal, .. } in &ordered {
             self.end_named(*id, *principal, longest, now).await?;
         }
-        let ordered = ordered.last().copied();
-        let orderer = ordered.and_then(|ordered| ordered.principal);
+        let orderer = ordered.last().and_then(|newest| newest.principal);
+        let before = self.own_end();
+        let mut named: Vec<_> = ordered.iter().rev().map(|ordered| ordered.id).collect();
+        named.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
         // Again where another handle was faster to renew the session.
         while let Some(bound) = self.to_destroy(now) {
             let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
             // The session that an order begins has a life of its own.
-            let until = if ordered.is_some() { until.max(longest) } else { until };
+            let until = if ordered.is_empty() { until } else { until.max(longest) };
             if let Some(store) = &self.chain.store {
                 let expires = self.chain.time.wall(until).time();
                 let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
@@ -54,20 +59,22 @@ impl Core {
             let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
             if self.end(&bound.record, reason, now).is_ok() {
                 self.forget_lifetime();
-                let ordered = ordered.map(|ordered| ordered.id);
-                self.note_own_end(EndedHere { id: bound.id(), until, principal, ordered });
+                named.truncate(MOST_BEGUN);
+                self.note_own_end(EndedHere { id: bound.id(), until, principal, others: named });
                 return Ok(());
             }
         }
         self.forget_lifetime();
         // A session that is over is as destroyed as can be, and one that never was stays so.
-        if let Some(OrderedHere { id, .. }) = ordered {
+        if !ordered.is_empty() {
             // The page may have brought the order to another node: the browser has the begun session's cookie then.
-            let before = self.own_end();
-            let bound = || self.bound_key().or(self.brought.key).map(|key| SessionId::from_bytes(key.0));
-            let principal = before.and_then(|ended| ended.principal).or(orderer);
-            let ordered = before.map(|ended| ended.id).or_else(bound);
-            self.note_removal(EndedHere { id, until: longest, principal, ordered });
+            if before.is_none() {
+                named.extend(self.bound_key().or(self.brought.key).map(|key| SessionId::from_bytes(key.0)));
+            }
+            let principal = before.and_then(|before| before.principal).or(orderer);
+            let id = named.remove(0);
+            named.truncate(MOST_BEGUN);
+            self.note_removal(EndedHere { id, until: longest, principal, others: named });
         }
         Ok(())
     }

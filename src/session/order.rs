@@ -3,7 +3,7 @@
 //! The order is sealed into a turn token. It goes to its caller alone: no record, store, stream or other handle has it, so
 //! that nobody who planted a cookie before a login receives the login.
 
-use std::sync::Arc;
+use std::{iter, sync::Arc};
 
 use super::{
     brought::Came,
@@ -79,7 +79,7 @@ impl Core {
             Ordered::Nothing => (Named::Nothing, true),
         };
         let adopts = ordering.adopts.iter().map(|number| self.chain.schema.at(*number).name.into()).collect();
-        let (begun, birth) = (Some(drawn.id), drawn.birth);
+        let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
             Ordered::Living(bound) => {
@@ -104,10 +104,10 @@ impl Core {
 
     /// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
     pub(super) fn removal(&self) -> Option<RelayToken> {
-        let EndedHere { id, until, principal, ordered } = self.own_end()?;
+        let EndedHere { id, until, principal, others } = self.own_end()?;
         let now = self.chain.now();
         let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
-        let order = Order { turn, named, no_cookie: true, begun: ordered, birth, adopts: Vec::new() };
+        let order = Order { turn, named, no_cookie: true, begun: others, birth, adopts: Vec::new() };
         self.seal_turn(&id, self.bare(&order, principal, until, now)).ok()
     }
 
@@ -244,19 +244,19 @@ impl Core {
             return Ok(());
         }
         let now = self.chain.now();
-        let named = [Some(relayed.id), order.begun];
-        let names = |id: &SessionId| named.contains(&Some(*id));
+        let named = || iter::once(&relayed.id).chain(&order.begun);
+        let names = |id: &SessionId| named().any(|named| named == id);
         let turned = came.ids.iter().any(|id| names(id) && self.reason_of(id) == Some(Closed::Renewed));
-        for id in named.into_iter().flatten() {
+        for id in named() {
             let Current { life, payload, .. } = &relayed.current;
-            self.end_named(id, payload.head.principal, life.absolute_deadline(), now).await?;
+            self.end_named(*id, payload.head.principal, life.absolute_deadline(), now).await?;
         }
         let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
         // A value that this node can't open may be a later login.
         if other || turned || came.unread {
             return Err(RelayRefused::Closed(Closed::Renewed));
         }
-        self.note_own_end(EndedHere { id: relayed.id, until: now, principal: None, ordered: None });
+        self.note_own_end(EndedHere { id: relayed.id, until: now, principal: None, others: Vec::new() });
         Ok(())
     }
 
@@ -269,10 +269,8 @@ impl Core {
         if self.chain.accepted.contains(&relayed.nonce) {
             return Err(RelayRefused::Used);
         }
-        let Some(drawn) = order.begun.map(|id| Drawn { id, birth: current.believed(order.birth, &self.chain.time) })
-        else {
-            return Err(RelayRefused::NotGenuine);
-        };
+        let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
+        let drawn = Drawn { id: *begun, birth: current.believed(order.birth, &self.chain.time) };
         let user = self.user_of(order, payload)?;
         if order.named == Named::Ended {
             let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);

@@ -199,6 +199,8 @@ struct World {
     time: model::Time,
     /// How many seconds the clock is behind.
     behind: u64,
+    /// Whether somebody has set the clock.
+    stepped: bool,
     restarted: bool,
 }
 
@@ -216,6 +218,7 @@ impl World {
             tokens: [const { None }; TOKENS],
             time,
             behind: 0,
+            stepped: false,
             restarted: false,
         };
         world.nodes = (0..nodes).map(|_| world.node()).collect();
@@ -295,7 +298,7 @@ impl World {
                 if model.closed(&socket.handle.bind, &self.time).is_some() {
                     let (came, expected) = (socket.session.relay(), model.removal(&socket.handle, &self.time));
                     prop_assert_eq!(came.is_some(), expected.is_some());
-                    self.tokens[place] = came.zip(expected).or(self.tokens[place].take());
+                    self.tokens[place] = came.zip(expected).or_else(|| self.tokens[place].take());
                 }
             }
             Step::Bring { node, jar, place, lost } => self.bring(node % self.nodes.len(), jar, place, lost)?,
@@ -322,10 +325,14 @@ impl World {
                 self.clock.set(right - Duration::from_secs(behind));
                 // An order is issued and brought within one minute of one clock.
                 self.tokens = [const { None }; TOKENS];
-                self.behind = behind;
+                (self.behind, self.stepped) = (behind, true);
             }
             Step::Restart { node } => {
                 let node = node % self.nodes.len();
+                // The next process takes the turns of a minute that the clock then jumped over for older ones.
+                if self.stepped {
+                    self.pass(60_000);
+                }
                 self.restarted = true;
                 let of_it = |socket: &&mut Option<Socket>| socket.as_ref().is_some_and(|it| it.node == node);
                 self.sockets.iter_mut().filter(of_it).for_each(|socket| *socket = None);

@@ -4,7 +4,8 @@
 //! |--:|---|
 //! | 1 | the turn: 0 removes the session, 1 renews it, 2 signs a user in |
 //! | 1 | flags: 1 the browser can have no cookie of the session, 2 the token's id lived when ordered, 4 the token's id had ended when ordered |
-//! | 32 | begun id: the id of the session that the turn begins; zeros if a removal names no order |
+//! | 1 | number of begun ids: 1, or up to 15 of a removal |
+//! | 32 | each begun id: the id of the session that the turn begins, or that an order began which a removal takes back |
 //! | 8 | birth of the begun session |
 //! | 1 | number of adopted names |
 //! | | each adopted name, after its length in 1 byte |
@@ -20,6 +21,9 @@ const NO_COOKIE: u8 = 1;
 const LIVING: u8 = 2;
 const ENDED: u8 = 4;
 
+/// So many sessions a removal names beside its own.
+pub(crate) const MOST_BEGUN: usize = 15;
+
 /// What a turn token orders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
@@ -27,8 +31,8 @@ pub(crate) struct Order {
     pub(crate) named: Named,
     /// No request has brought the session yet, or the handle's own end may have removed its cookie.
     pub(crate) no_cookie: bool,
-    /// The session that the turn begins. A removal names the session of an earlier order here, if there was one.
-    pub(crate) begun: Option<SessionId>,
+    /// The session that the turn begins. A removal names more sessions here that end with its own.
+    pub(crate) begun: Vec<SessionId>,
     /// The begun session's birth, drawn when ordered.
     pub(crate) birth: Version,
     /// Wire names of the values that a sign-in adopts.
@@ -65,7 +69,8 @@ impl Order {
             Named::Ended => ENDED,
         };
         let mut bytes = vec![turn, named | if self.no_cookie { NO_COOKIE } else { 0 }];
-        bytes.extend_from_slice(self.begun.as_ref().map_or(&[0; SessionId::LEN], |id| id.as_bytes()));
+        bytes.push(self.begun.len() as u8);
+        self.begun.iter().for_each(|id| bytes.extend_from_slice(id.as_bytes()));
         bytes.extend_from_slice(&self.birth.as_u64().to_be_bytes());
         // At most 255 values can be declared, with names of at most 64 bytes.
         bytes.push(self.adopts.len() as u8);
@@ -91,7 +96,8 @@ impl Order {
             ENDED => Named::Ended,
             _ => return None,
         };
-        let begun = Some(reader.array()?).filter(|id| *id != [0; SessionId::LEN]).map(SessionId::from_bytes);
+        let begun =
+            (0..reader.byte()?).map(|_| reader.array().map(SessionId::from_bytes)).collect::<Option<Vec<_>>>()?;
         let birth = reader.version()?;
         let mut adopts = Vec::new();
         for _ in 0..reader.byte()? {
@@ -100,8 +106,8 @@ impl Order {
         let order = Self { turn, named, no_cookie: flags & NO_COOKIE != 0, begun, birth, adopts };
         // A turn that begins no session, or a removal that ends none, is no order of this format.
         let whole = match turn {
-            Turn::Remove => named != Named::Nothing,
-            Turn::Renew | Turn::SignIn => begun.is_some(),
+            Turn::Remove => named != Named::Nothing && order.begun.len() <= MOST_BEGUN,
+            Turn::Renew | Turn::SignIn => order.begun.len() == 1,
         };
         whole.then_some(order)
     }

@@ -40,6 +40,21 @@ async fn logout_on_a_socket_reaches_the_browser() {
 }
 
 #[tokio::test]
+async fn removal_names_the_sessions_of_all_orders() {
+    let app = App::new();
+    let (first, second) = (app.node(), app.node());
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    bring_ok(&mut browser, &second, &login(&live)).await;
+    live.sign_out().await.unwrap();
+    // The hook keeps the newest removal alone.
+    login(&live);
+    live.sign_out().await.unwrap();
+    bring_ok(&mut browser, &second, live.relay().unwrap().as_str()).await;
+    assert_eq!((browser.cookie("session"), principal(&browser, &second).await), (None, None));
+}
+
+#[tokio::test]
 async fn clones_of_the_ending_handle_give_the_removal() {
     let node = App::new().node();
     let browser = signed_in(&node, "ada").await;

@@ -126,8 +126,8 @@ pub(super) struct Handle {
     pub(super) came: Option<usize>,
     /// The session that the handle has ended itself: it may begin another one.
     pub(super) ended: Option<usize>,
-    /// The session that was ended with that one: an order's.
-    pub(super) also_ended: Option<usize>,
+    /// More sessions that the handle has ended: those of its orders, and those that it ended before.
+    pub(super) also_ended: Vec<usize>,
     /// The sessions that the handle's orders begin, each for the user who signs in.
     pub(super) ordered: Vec<(Option<usize>, usize)>,
     /// The response head has left: no cookie can follow.
@@ -178,7 +178,8 @@ impl Node {
 
     pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
         let came = token.map(|token| token.id);
-        let (bind, brought, ended, also_ended, ordered, sent) = (Bind::Nobody, None, None, None, Vec::new(), false);
+        let (bind, brought, ended, sent) = (Bind::Nobody, None, None, false);
+        let (also_ended, ordered) = (Vec::new(), Vec::new());
         let nobody = Handle { bind, brought, came, ended, also_ended, ordered, sent };
         let Some(token) = token else { return nobody };
         let id = token.id;
@@ -409,18 +410,20 @@ impl Node {
     fn sign_out(&mut self, handle: &mut Handle, time: &Time) -> Result<Option<i64>, Refusal> {
         let ordered = std::mem::take(&mut handle.ordered);
         ordered.iter().for_each(|(_, id)| self.end_named(*id, time));
-        let ordered = ordered.last().map(|(_, id)| *id);
+        let mut named: Vec<_> = ordered.iter().map(|(_, id)| *id).chain(handle.ended).collect();
+        named.append(&mut handle.also_ended);
         let own = self.live(&handle.bind, time).map(|(id, _)| id);
         if let Some(id) = own.or_else(|| self.successor(handle, time)) {
             self.retire(&Bind::Live(id), Closed::Destroyed, time);
-            (handle.ended, handle.also_ended) = (Some(id), ordered);
+            (handle.ended, handle.also_ended) = (Some(id), named);
             handle.forget_brought();
-        } else if ordered.is_some() {
+        } else if let Some((_, id)) = ordered.last() {
             let bound = match handle.bind {
                 Bind::Live(id) => Some(id),
                 Bind::Nobody | Bind::Fenced(_) => handle.came,
             };
-            (handle.ended, handle.also_ended) = (ordered, handle.ended.or(bound));
+            named.extend(bound);
+            (handle.ended, handle.also_ended) = (Some(*id), named);
         }
         Ok(None)
     }

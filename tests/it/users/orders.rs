@@ -11,7 +11,7 @@ const BRIEFLY: u64 = 60_000;
 #[derive(Clone, Debug)]
 pub(super) enum Given {
     Order(Order),
-    Removal([Option<usize>; 2]),
+    Removal(Vec<usize>),
 }
 
 #[derive(Clone, Debug)]
@@ -82,7 +82,7 @@ impl Node {
         if self.live(&handle.bind, time).is_some() {
             return None;
         }
-        handle.ended.map(|id| Given::Removal([Some(id), handle.also_ended]))
+        handle.ended.map(|id| Given::Removal([&[id], &handle.also_ended[..]].concat()))
     }
 
     /// What becomes of a token that a page brings to a request with this handle.
@@ -93,16 +93,11 @@ impl Node {
         }
     }
 
-    fn bring_removal(
-        &mut self,
-        named: &[Option<usize>; 2],
-        handle: &mut Handle,
-        time: &Time,
-    ) -> Result<(), &'static str> {
+    fn bring_removal(&mut self, named: &[usize], handle: &mut Handle, time: &Time) -> Result<(), &'static str> {
         let Some(came) = handle.came else { return Ok(()) };
-        let names = named.contains(&Some(came));
+        let names = named.contains(&came);
         let renewed = names && self.reason_of(came, time) == Some(Closed::Renewed);
-        named.iter().flatten().for_each(|id| self.end_named(*id, time));
+        named.iter().for_each(|id| self.end_named(*id, time));
         if renewed || !names && self.reason_of(came, time).is_none() {
             return Err("session_closed");
         }
