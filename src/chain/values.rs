@@ -231,9 +231,9 @@ impl Values {
         self.rest.get_or_insert_default()
     }
 
-    /// A fresh write: takes the place of whatever there is, an unreadable copy of the same name too.
+    /// A fresh write, whose version is above all others here: takes the place of whatever there is, an unreadable copy of the
+    /// same name too.
     pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept, change: u32) {
-        let newest = self.newest();
         if let Some(rest) = &mut self.rest {
             rest.opaque.retain(|(opaque, _)| **opaque != *name);
         }
@@ -246,8 +246,6 @@ impl Values {
             }
             Err(at) => self.slots.insert(at, slot),
         }
-        // What was known stays known, should a copy have gone that was newer than the one that came.
-        self.observe(newest);
     }
 
     /// So many are about to come.
@@ -367,9 +365,7 @@ impl Values {
 
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
-        let newest = self.newest();
         self.slots.retain(|slot| keep(slot.number));
-        self.observe(newest);
     }
 
     /// Bytes on the heap.

@@ -234,7 +234,7 @@ impl Record {
                 return Err(closed);
             }
             let Kind::Session { life, .. } = &state.kind else { return Err(Closed::Expired) };
-            let version = time.fresh(now, state.values.newest().max(life.lifetime_version()));
+            let version = time.fresh(now, life.lifetime_version());
             let _ = state.change_lifetime(now, |life, before| {
                 life.set_lifetime(lifetime, version, before);
                 true
