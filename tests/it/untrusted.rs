@@ -3,10 +3,14 @@
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
-use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, testing::ManualClock};
+use layered_session::{
+    CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, SessionsBuilder,
+    testing::ManualClock,
+};
 use proptest::{prelude::*, sample::Index};
 
 use crate::{
+    app::{App, get, set, visitor},
     trace::Trace,
     world::{BoxFuture, Browser, Node, NumberedTheme, Theme, User, Visits, builder, ring},
 };
@@ -146,4 +150,31 @@ fn no_body_and_no_token_makes_the_writeback_fail_or_take_what_is_not_allowed() {
     assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the genuine one is taken");
     let user = browser.clone().visit(&node, async |s| s.find::<User>()).now_or_never().unwrap();
     assert_eq!(user, Some(User("ada".into())));
+}
+
+/// Two builds of an application that declare a value of one name as different types.
+fn builds(app: &App) -> (Node, Node) {
+    let of = |sessions: SessionsBuilder| Node::new(sessions.build().unwrap());
+    (of(app.chain(DefaultTier::new()).value::<NumberedTheme>()), of(app.chain(DefaultTier::new()).value::<Theme>()))
+}
+
+#[tokio::test]
+async fn remove_takes_an_unreadable_copy() {
+    let (numbered, named) = builds(&App::new());
+    let mut browser = visitor(&named).await;
+    let remove = async |session: Session| session.remove::<Theme>().await.unwrap();
+    browser.visit(&named, remove).await;
+    // The node that can't read the copy keeps the copy beside its own tombstone.
+    set(&mut browser, &numbered, NumberedTheme(7)).await;
+    browser.visit(&named, remove).await;
+    assert_eq!(get::<NumberedTheme>(&mut browser, &numbered).await, NumberedTheme::default());
+}
+
+#[tokio::test]
+async fn clear_takes_undeclared_values_alone() {
+    let app = App::new();
+    let blind = Node::new(app.chain(DefaultTier::new()).value::<Visits>().build().unwrap());
+    let mut browser = visitor(&app.node()).await;
+    browser.visit(&blind, async |session| session.clear().await.unwrap()).await;
+    assert_eq!(get::<Theme>(&mut browser, &app.node()).await, Theme::default());
 }

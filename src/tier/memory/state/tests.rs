@@ -61,6 +61,11 @@ fn kept(version: Version, json: Option<&str>) -> Kept {
     Kept::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
 }
 
+fn change(json: Option<&str>) -> Change {
+    let json = json.map(|json| Json::from(json.as_bytes()));
+    Change { number: 0, name: Text::NAME, json, version: None, replaces: None }
+}
+
 /// A session of which a declared and an undeclared value were removed.
 fn removed(life: Life) -> State {
     let mut state = session(life);
@@ -126,6 +131,16 @@ fn cookie_carries_the_newest_copy_of_a_name() {
 }
 
 #[test]
+fn write_leaves_no_unreadable_copy() {
+    let schema = schema();
+    let mut state = session(life(DAY));
+    state.values.join_opaque(Text::NAME, kept(NEWEST, Some("1")));
+    state.values.join_opaque("other", kept(NEWEST, Some("1")));
+    state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2), &Judge::new(&schema));
+    assert_eq!(state.values.opaque().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
+}
+
+#[test]
 fn successor_counts_changes_on() {
     let mut state = session(life(DAY));
     (0..3).for_each(|_| state.count_change());
@@ -137,13 +152,6 @@ fn commit_prunes_what_is_over() {
     let schema = schema();
     let key = RecordKey([1; 32]);
     let record = Record::session(key, life(50 * DAY), NOW);
-    let change = |json: Option<&str>| Change {
-        number: 0,
-        name: Text::NAME,
-        json: json.map(|json| Json::from(json.as_bytes())),
-        version: None,
-        replaces: None,
-    };
     record.write().values.join_opaque("other", kept(NEWEST, None));
     record.commit(&[change(Some("\"a\""))], terms(&schema, DAY)).unwrap();
     assert!(record.read().values.opaque().next().is_some());
