@@ -359,3 +359,23 @@ async fn fresh_write_wins_without_memory_too() {
     browser.write(&node, "light").await;
     assert_eq!(browser.theme(&node).await, Theme("light".into()));
 }
+
+#[tokio::test]
+async fn corrected_clock_gives_newer_lifetimes() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let set_lifetime = |idle| {
+        async move |session: Session| {
+            session.set_lifetime(Lifetime::new(idle, 90 * DAY).unwrap()).await.unwrap();
+            session.expires_at()
+        }
+    };
+    site.clock.advance(2 * HOUR);
+    browser.visit(&site.node, set_lifetime(30 * DAY)).await;
+    let earlier = browser.clone();
+    back(&site.clock, 2 * HOUR);
+    browser.visit(&site.node, set_lifetime(DAY)).await;
+    site.clock.advance(3 * HOUR);
+    let expires = earlier.clone().visit(&site.node, async |session| session.expires_at()).await;
+    assert!(expires.unwrap() <= site.clock.now() + DAY, "the cookie of the earlier lifetime brings nothing back");
+}

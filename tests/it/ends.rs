@@ -1,10 +1,15 @@
 //! Ends of sessions and removals of values: nothing that is late or older brings them back.
 
-use std::time::Duration;
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::{Poll, Waker},
+    time::{Duration, SystemTime},
+};
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::ManualClock};
+use layered_session::{Clock, Closed, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
 
 use crate::{
     app::{
@@ -376,19 +381,56 @@ async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
     assert_eq!(browser.visit(&site.node, user).await, None);
 }
 
+/// A clock that wakes sleepers at their time and no earlier.
+#[derive(Clone, Debug, Default)]
+struct Punctual {
+    hands: ManualClock,
+    sleeping: Arc<Mutex<Vec<(Duration, Waker)>>>,
+}
+
+impl Punctual {
+    fn pass(&self, span: Duration) {
+        self.hands.advance(span);
+        let due = |(end, _): &mut (Duration, _)| *end <= self.hands.monotonic();
+        self.sleeping.lock().unwrap().extract_if(.., due).for_each(|(_, waker)| waker.wake());
+    }
+}
+
+impl Clock for Punctual {
+    fn now(&self) -> SystemTime {
+        self.hands.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.hands.monotonic()
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        let (clock, end) = (self.clone(), self.monotonic() + span);
+        Box::pin(poll_fn(move |cx| match clock.monotonic() >= end {
+            true => Poll::Ready(()),
+            false => {
+                clock.sleeping.lock().unwrap().push((end, cx.waker().clone()));
+                Poll::Pending
+            }
+        }))
+    }
+}
+
 // G18: a handle that waits for the end has set its timer by the longer lifetime.
 #[tokio::test]
 async fn closed_wakes_on_time_after_a_shorter_lifetime() {
-    let app = App::new();
-    let (here, there) = (app.node(), app.node());
+    let (app, clock) = (App::new(), Punctual::default());
+    let node = || app.node_with(|sessions| sessions.clock(clock.clone()));
+    let (here, there) = (node(), node());
     let mut browser = visitor(&here).await;
     let waiting = tokio::spawn(socket(&browser, &here).await.closed());
     settled().await;
-    let short = Lifetime::new(HOUR, HOUR).unwrap();
+    let short = Lifetime::new(HOUR / 4, HOUR).unwrap();
     browser.visit(&there, async move |session| session.set_lifetime(short).await.unwrap()).await;
     get::<Theme>(&mut browser, &here).await;
     settled().await;
-    app.pass(HOUR);
+    clock.pass(HOUR / 4);
     settled().await;
     assert!(waiting.is_finished(), "nobody told it that the end comes earlier");
     assert_eq!(waiting.await.unwrap(), Closed::Expired);

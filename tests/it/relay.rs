@@ -7,7 +7,7 @@ use layered_session::{Session, SessionWriteback};
 
 use crate::{
     app::{App, bring, carried, get, set, sign_in, signed_in, socket, theme, under_way, visitor},
-    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
+    world::{Answer, Browser, DAY, Division, HOUR, Node, Theme, User, Visits},
 };
 
 /// Writes on a socket, and takes what the page is to bring.
@@ -303,4 +303,37 @@ async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_throug
     let answer = bring(&mut browser, &node, live.relay().unwrap().as_str()).await;
     assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::OK, 1));
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
+}
+
+// The use that a token tells of counts, also where the session has idled out by what the node knew.
+#[tokio::test]
+async fn token_brings_the_use_of_a_socket() {
+    for hours in [7, 9] {
+        let app = App::new();
+        let (here, there) = (app.node(), app.node());
+        let mut browser = visitor(&here).await;
+        let live = socket(&browser, &here).await;
+        assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"));
+        app.pass(40 * HOUR);
+        live.touch().await.unwrap();
+        let token = live.relay().unwrap();
+        app.pass(hours * HOUR);
+        assert_eq!(bring(&mut browser, &there, token.as_str()).await.status, StatusCode::OK, "{hours}");
+        app.pass(13 * HOUR);
+        assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"), "{hours}");
+    }
+}
+
+#[tokio::test]
+async fn brought_values_are_counted() {
+    let app = App::new();
+    let (here, there) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let live = socket(&browser, &here).await;
+    assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"));
+    live.set(theme(&"x".repeat(1000))).await.unwrap();
+    let token = live.relay().unwrap();
+    let before = there.sessions.stats().bytes;
+    assert_eq!(bring(&mut browser, &there, token.as_str()).await.status, StatusCode::OK);
+    assert!(there.sessions.stats().bytes >= before + 900);
 }
