@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     app::{App, at_once, carried, get, post, seen, set, signed_in, socket, under_way},
     site::dark,
-    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring},
+    world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
 };
 
 /// Another one of the user's.
@@ -265,4 +265,65 @@ async fn a_principal_whom_the_head_names_is_read_from_the_store() {
     let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
     node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
+}
+
+// G15: the user's part of the cookie stays, for the next request of that user.
+#[tokio::test]
+async fn request_of_nobody_rewrites_no_cookie() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let mut browser = Browser::new();
+    choose(&mut browser, &node, Some("ada"), Division(3)).await;
+    let before = browser.cookie("session").unwrap().to_owned();
+    assert_eq!(chosen(&mut browser, &node, None).await, Division(-1));
+    assert_eq!(browser.cookie("session"), Some(&*before));
+}
+
+#[tokio::test]
+async fn other_users_part_leaves_the_cookie() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let mut browser = Browser::new();
+    choose(&mut browser, &start(), Some("ada"), Division(2)).await;
+    let node = start();
+    let bob = node.sessions.of(Principal::new("bob")).await.unwrap();
+    bob.set(Division(4)).await.unwrap();
+    assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
+    assert_eq!(chosen(&mut browser.clone(), &start(), Some("bob")).await, Division(4), "by the cookie");
+    assert_eq!(chosen(&mut browser, &start(), Some("ada")).await, Division(-1));
+}
+
+#[tokio::test]
+async fn cookie_keeps_the_users_record() {
+    let app = App::new();
+    let node = || app.node_with(|sessions| sessions.principal_idle(HOUR));
+    let (here, there) = (node(), node());
+    let mut browser = signed_in(&here, "ada").await;
+    browser.visit(&here, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert_eq!(get::<Division>(&mut browser, &there).await, Division(3));
+    app.pass(HOUR - TICK);
+    set(&mut browser, &here, Theme("dark".into())).await;
+    browser.visit(&there, async |_| ()).await;
+    app.pass(HOUR - TICK);
+    assert_eq!(there.sessions.of(Principal::new("ada")).await.unwrap().find::<Division>(), Some(Division(3)));
+}
+
+// A user may count as nobody to an earlier build, where the user's choices are the session's.
+#[tokio::test]
+async fn sign_in_adopts_no_other_users_choice() {
+    let app = App::new();
+    let guests = app.chain(DefaultTier::new()).value::<Division>();
+    let guests = guests.identify_by::<User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)));
+    let earlier = Node::new(guests.build().unwrap());
+    let mut browser = signed_in(&earlier, "guest").await;
+    set(&mut browser, &earlier, Division(2)).await;
+    let node = app.node();
+    let turn = async |session: Session| {
+        let before = session.principal();
+        session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
+        (before, session.principal(), session.find::<Division>())
+    };
+    let (before, after, division) = browser.visit(&node, turn).await;
+    assert_eq!((before, after), (Some(Principal::new("guest")), Some(Principal::new("ada"))));
+    assert_eq!(division, None);
 }

@@ -8,8 +8,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    app::{App, at_once, carried, get, seen, set, signed_in, socket, theme, visitor},
-    world::{Browser, DAY, Division, Node, Theme, Visits, builder, ring},
+    app::{App, at_once, carried, get, seen, set, sign_in, signed_in, socket, theme, visitor},
+    world::{Browser, DAY, Division, Node, TICK, Theme, Visits, builder, ring},
 };
 
 /// It ends 31 days after its last write.
@@ -244,4 +244,19 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
     let stats = tight.sessions.stats();
     assert!(stats.evicted_saved > 0, "{stats:?}");
     assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000, "{stats:?}");
+}
+
+#[tokio::test]
+async fn newer_anonymous_choice_ends_with_a_sign_in() {
+    let app = App::new();
+    let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(1)).await;
+    app.pass(TICK);
+    set(&mut browser, &elsewhere, Division(2)).await;
+    assert_eq!(get::<Division>(&mut browser.clone(), &node).await, Division(1), "memory answers");
+    sign_in(&mut browser, &node, "ada").await;
+    // A chain that knows no user shows all that the cookie holds.
+    let blind = Node::new(app.chain(DefaultTier::new()).value::<Division>().build().unwrap());
+    assert_eq!(get::<Division>(&mut browser, &blind).await, Division(-1));
 }

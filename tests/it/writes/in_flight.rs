@@ -17,9 +17,9 @@ use layered_session::{
 
 use super::{Note, count, visits};
 use crate::{
-    app::{at_once, kind, under_way},
+    app::{App, at_once, carried, kind, set, signed_in, under_way},
     site::{Site, dark},
-    world::{BoxFuture, Browser, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+    world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
 };
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -68,7 +68,9 @@ impl Tier for Gate {
 
     fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
         TierFuture::boxed(async move {
-            if let Some(run) = self.on_read.lock().unwrap().take() {
+            // Apart from the lock: it may read too.
+            let run = self.on_read.lock().unwrap().take();
+            if let Some(run) = run {
                 run();
             }
             self.store.read(lookup).await
@@ -331,4 +333,27 @@ async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_no
     gate.open();
     assert!(write.as_mut().poll(&mut cx).is_ready());
     assert_eq!((session.get(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
+}
+
+#[tokio::test]
+async fn users_write_during_a_load_leaves_the_browser_behind() {
+    let (app, gate) = (App::new(), Gate::default());
+    let over_store = || app.node_with(|sessions| sessions.tier(gate.clone()));
+    let (first, node) = (over_store(), over_store());
+    let mut browser = signed_in(&first, "ada").await;
+    set(&mut browser, &first, Division(3)).await;
+    let (gate, there) = (gate.clone(), node.clone());
+    let late = gate.clone();
+    let write = move || {
+        let write = async move {
+            let job = there.sessions.of(Principal::new("ada")).await.unwrap();
+            job.set(Division(4)).await.unwrap();
+        };
+        at_once(write).unwrap();
+    };
+    // The store is asked for the session first, and then for the user.
+    *gate.on_read.lock().unwrap() = Some(Box::new(move || *late.on_read.lock().unwrap() = Some(Box::new(write))));
+    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    assert!(gate.on_read.lock().unwrap().is_none());
+    assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }
