@@ -131,13 +131,12 @@ impl Core {
     pub(crate) fn revoke(&self, signed: &Signed) -> Version {
         let now = self.chain.now();
         let record = self.hold_principal(signed, now);
-        let before = record.not_before(&self.chain.time, now);
         let version = {
             let mut state = record.write();
             record.begin_anew(&mut state, now);
             let time = &self.chain.time;
             // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
-            let version = time.fresh(now, before).max(Version::last_at(time.wall(now)));
+            let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
             time.see(version, now);
             if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
                 (*not_before, *revoked) = (version, now);

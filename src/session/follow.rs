@@ -72,9 +72,7 @@ impl Core {
 
     fn may_follow(&self, end: &End) -> bool {
         match &self.chain.identity {
-            Identity::Head(_) => {
-                end.principal.is_some() && end.principal == self.given.as_ref().map(|it| it.owner.tag())
-            }
+            Identity::Head(_) => end.principal == self.given.as_ref().map(|it| it.owner.tag()),
             Identity::Value { .. } | Identity::Nobody => true,
         }
     }

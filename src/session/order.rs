@@ -69,7 +69,7 @@ impl Core {
         }
         let now = self.chain.now();
         let ordered = self.ordered(ordering.turn, now)?;
-        let drawn = self.draw(&ordered, ordering, now)?;
+        let drawn = self.draw(ordering, now)?;
         let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
         self.check_fit(&ordered, ordering.turn, drawn, &changes, now)?;
         let (named, no_cookie) = match &ordered {
@@ -136,16 +136,12 @@ impl Core {
     }
 
     /// Draws the id and the birth of the session that an order begins.
-    fn draw(&self, ordered: &Ordered, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
+    fn draw(&self, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
         let time = &self.chain.time;
-        let life = match ordered {
-            Ordered::Living(bound) => bound.record.read().birth(time, now).unwrap_or_default(),
-            _ => Version::ZERO,
-        };
         let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
         let known = user.as_deref().and_then(|signed| self.find_principal(signed));
         let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
-        let birth = time.fresh(now, life.max(above));
+        let birth = time.fresh(now, above);
         let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
         let id = self.note_ordered(OrderedHere { id: mint_id()?, turn: ordering.turn, principal });
         // The page has brought an order of this handle: the page is in another session by now.
@@ -317,7 +313,7 @@ impl Core {
         now: Millis,
     ) -> Result<Option<Bound>, RelayRefused> {
         let id = relayed.id;
-        let brings_it = order.named != Named::Nothing && came.ids.contains(&id);
+        let brings_it = came.ids.contains(&id);
         let living = |other: &&SessionId| **other != id && self.reason_of(other).is_none();
         if came.ids.iter().any(|other| living(&other)) {
             return Err(RelayRefused::OtherSession);
@@ -331,9 +327,6 @@ impl Core {
         }
         if order.named != Named::Living {
             return Ok(None);
-        }
-        if let Some(reason) = self.reason_of(&id) {
-            return Err(RelayRefused::Closed(reason));
         }
         let bound = match self.live(now) {
             Ok(bound) if bound.id() == id => bound,

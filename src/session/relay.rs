@@ -152,7 +152,7 @@ impl Core {
     /// only where no later token tells of it.
     fn lacks(&self, bound: &Bound, now: Millis) -> bool {
         let carried = |in_step| self.stand_of(bound, now).is_carried_by(in_step);
-        let brought = self.brought.in_step.as_ref().filter(|_| self.brought.key == Some(bound.key()));
+        let brought = self.brought.in_step.as_ref();
         self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_due(bound))
     }
 
@@ -188,7 +188,7 @@ impl Core {
             Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
             Ok(_) => Err(RelayRefused::OtherSession),
             Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
-            Err(None) if purpose == Purpose::Birth && matches!(self.binding(), Binding::Anonymous) => {
+            Err(None) if purpose == Purpose::Birth => {
                 self.check_minting(page)?;
                 self.bring_birth(id, &current, nonce, now).await
             }
