@@ -22,7 +22,7 @@ use crate::{
     id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{
-        Change, Commit, CommitKind,
+        Change, Commit, CommitKind, Committed,
         cookie::{
             order::{Named, Order, Turn},
             payload::{Entry, Head, Payload, Whose, Writer},
@@ -408,8 +408,16 @@ impl Core {
         now: Millis,
     ) -> Result<(), WriteError> {
         if let Some(store) = &self.chain.store {
-            let end = Commit::new(self.chain.owner(&id), CommitKind::End, &[], self.chain.time.wall(until).time());
-            store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+            let (owner, expires) = (self.chain.owner(&id), self.chain.time.wall(until).time());
+            let write = async |kind| {
+                let commit = Commit::new(owner, kind, &[], expires);
+                store.write(commit).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))
+            };
+            if matches!(write(CommitKind::End).await?, Committed::Absent) {
+                // A store remembers the end of a record that it had. Another node could begin an absent id yet.
+                write(CommitKind::Create).await?;
+                write(CommitKind::End).await?;
+            }
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());

@@ -3,7 +3,7 @@
 use std::{sync::Barrier, thread, time::Duration};
 
 use http::StatusCode;
-use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind};
+use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind, testing::SpyStore};
 
 use super::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user};
 use crate::{
@@ -240,4 +240,37 @@ async fn order_takes_no_writeback_beside() {
     let body = serde_json::json!({ "$relay": token, "theme": "dark" }).to_string();
     assert_eq!(post(&mut browser, &node, body).await.code(), "relay_not_alone");
     assert_eq!(principal(&browser, &node).await, None);
+}
+
+#[tokio::test]
+async fn order_over_an_ended_cookie_needs_the_cookie() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let live = socket(&old, &node).await;
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::Closed));
+    let token = login(&live);
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
+    bring_ok(&mut old, &node, &token).await;
+    assert!(is_ada(principal(&old, &node).await));
+}
+
+#[tokio::test]
+async fn carried_out_order_is_a_handles_last() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    bring_ok(&mut Browser::new(), &node, &login(&live)).await;
+    assert_eq!(kind(live.sign_in(user("bob")).by_page()), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn ended_order_begins_nothing_at_another_node() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (node, other) = (over_store(), over_store());
+    let live = socket(&Browser::new(), &node).await;
+    let token = login(&live);
+    live.destroy().await.unwrap();
+    assert_refused(&bring(&mut Browser::new(), &other, &token).await, "session_closed");
 }
