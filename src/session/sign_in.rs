@@ -52,6 +52,8 @@ impl<'a> SignIn<'a> {
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.core().chain.schema;
         match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {
+            // An order has room for each name once.
+            Some(number) if self.adopt.contains(&number) => {}
             Some(number) => self.adopt.push(number),
             None => {
                 let message = format!("`{}` can't be adopted: declare it, of principal scope", V::NAME);

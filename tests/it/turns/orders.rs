@@ -197,3 +197,22 @@ async fn order_over_a_store_begins_one_session() {
     bring_ok(&mut Browser::new(), &first, &token).await;
     super::assert_refused(&crate::app::bring(&mut Browser::new(), &second, &token).await, "session_closed");
 }
+
+#[tokio::test]
+async fn order_adopts_each_value_once() {
+    let node = App::new().node();
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(2)).await;
+    let live = socket(&browser, &node).await;
+    let ordered = (0..256).fold(live.sign_in(user("ada")), |sign_in, _| sign_in.adopt::<Division>());
+    bring_ok(&mut browser, &node, ordered.by_page().unwrap().as_str()).await;
+    assert_eq!(get::<Division>(&mut browser, &node).await, Division(2));
+}
+
+#[tokio::test]
+async fn only_a_users_value_is_adopted() {
+    let node = App::new().node();
+    let live = socket(&visitor(&node).await, &node).await;
+    let refused = live.sign_in(user("ada")).adopt::<Theme>().by_page();
+    assert_eq!(kind(refused), Some(WriteErrorKind::Undeclared));
+}
