@@ -183,6 +183,11 @@ impl Core {
         drawn.id
     }
 
+    pub(super) fn ordered_ids(&self) -> Vec<SessionId> {
+        let ids = |seldom: &Seldom| lock(&seldom.ordered).iter().map(|ordered| ordered.id).collect();
+        self.seldom.get().map(|seldom| ids(seldom)).unwrap_or_default()
+    }
+
     /// The sessions that the orders of this handle begin, and that no order begins from now on.
     pub(super) fn take_ordered(&self) -> Vec<OrderedHere> {
         self.seldom.get().map(|seldom| std::mem::take(&mut *lock(&seldom.ordered))).unwrap_or_default()

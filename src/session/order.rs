@@ -145,7 +145,10 @@ impl Core {
         let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
         let id = self.note_ordered(OrderedHere { id: mint_id()?, turn: ordering.turn, principal });
         // The page has brought an order of this handle: the page is in another session by now.
-        if self.is_known(&id) { Err(WriteError::closed(Closed::Renewed)) } else { Ok(Drawn { id, birth }) }
+        if self.ordered_ids().iter().any(|id| self.is_known(id)) {
+            return Err(WriteError::closed(Closed::Renewed));
+        }
+        Ok(Drawn { id, birth })
     }
 
     /// The principal that the request's head gave, which is signed in where no session lives.

@@ -64,7 +64,7 @@ impl Node {
             None => time.new_id(),
         };
         ordered.push((user, begun));
-        if self.sessions.contains_key(&begun) {
+        if ordered.iter().any(|(_, begun)| self.sessions.contains_key(begun)) {
             return None;
         }
         let (no_cookie, signed) = match named {
