@@ -229,6 +229,8 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().path("/app"), "name it `__Secure-session`"),
         (cookie().name("a").path("app"), "start with `/`"),
         (cookie().name("a").path("/\r\nSet-Cookie: b"), "printable ASCII"),
+        (cookie().name("a").path("/a b"), "printable ASCII"),
+        (cookie().name("a").path("/\u{7f}"), "printable ASCII"),
         (cookie().name("a").path("/; Domain=example.org"), "no `;`"),
         (cookie().name("a").domain("example.org; Path=/"), "give a host name"),
         (cookie().name("a").domain(""), "give a host name"),

@@ -379,3 +379,16 @@ async fn corrected_clock_gives_newer_lifetimes() {
     let expires = earlier.clone().visit(&site.node, async |session| session.expires_at()).await;
     assert!(expires.unwrap() <= site.clock.now() + DAY, "the cookie of the earlier lifetime brings nothing back");
 }
+
+#[tokio::test]
+async fn corrected_end_all_spares_later_orders() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    site.clock.advance(DAY);
+    site.node.sessions.end_all(ada()).await.unwrap();
+    back(&site.clock, DAY);
+    let live = socket(&browser, &site.node).await;
+    let order = live.sign_in(User("ada".into())).by_page().unwrap();
+    assert_eq!(bring(&mut browser, &site.node, order.as_str()).await.status, 200);
+    assert_eq!(user(&browser, &site.node).await, Some(ada()));
+}

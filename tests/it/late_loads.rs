@@ -5,15 +5,15 @@ use std::sync::{Arc, Mutex};
 use http::{Extensions, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    BoxError, CookieTier, Found, LayeredSessionLayer, Lookup, Principal, Role, Session, Sessions, Tier, TierFuture,
-    WriteErrorKind, testing::SpyStore,
+    BoxError, CookieTier, Found, LayeredSessionLayer, Lifetime, Lookup, Principal, Role, Session, Sessions, Tier,
+    TierFuture, WriteErrorKind, testing::SpyStore,
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
     app::{App, bring, get, kind, set, signed_in, soon, theme, visitor},
-    world::{Browser, Node, Theme, User, Visits},
+    world::{Browser, DAY, Node, Theme, User, Visits},
 };
 
 const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
@@ -63,6 +63,8 @@ async fn late_load_knows_that_the_head_has_left() {
                 let expected = if has_memory { None } else { HEAD_SENT };
                 assert_eq!(kind(session.clone().set(Visits(7)).await), expected);
                 assert_eq!(kind(session.update(|visits: &mut Visits| visits.0 += 1).await), expected);
+                let lifetime = Lifetime::new(DAY, DAY).unwrap();
+                assert_eq!(kind(session.set_lifetime(lifetime).await), expected);
                 assert_eq!(kind(session.renew().await), HEAD_SENT);
                 assert_eq!(kind(session.sign_in(User("ada".into())).await), HEAD_SENT);
                 if has_memory {

@@ -327,3 +327,13 @@ async fn sign_in_adopts_no_other_users_choice() {
     assert_eq!((before, after), (Some(Principal::new("guest")), Some(Principal::new("ada"))));
     assert_eq!(division, None);
 }
+
+#[tokio::test]
+async fn clear_signs_nobody_out() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    set(&mut browser, &node, dark()).await;
+    browser.visit(&node, async |session| session.clear().await.unwrap()).await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    assert_eq!(seen, (Some(Principal::new("ada")), Theme::default()));
+}

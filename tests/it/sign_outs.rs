@@ -4,7 +4,7 @@ use std::{future::Future, time::Duration};
 
 use http::Response;
 use http_body_util::Full;
-use layered_session::{Closed, DefaultTier, Principal, Session, testing::SpyStore};
+use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
 
 use crate::{
     app::{App, at_once, get, sign_in, signed_in, socket, theme, visitor},
@@ -212,4 +212,17 @@ async fn sign_out_follows_renewal_of_another_node() {
     assert_eq!(user(&browser, &there).await, ada());
     assert!(sign_out(&late, &there).await);
     assert_eq!(user(&browser, &there).await, None);
+}
+
+#[tokio::test]
+async fn late_sign_out_leaves_an_idle_successor() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let brief = Lifetime::new(MINUTE / 4, MINUTE).unwrap();
+    browser.visit(&node, async move |session| session.set_lifetime(brief).await.unwrap()).await;
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    app.pass(MINUTE / 2);
+    assert!(!sign_out(&late, &node).await, "nothing was left to end");
 }

@@ -6,13 +6,13 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Full;
 use layered_session::{
-    Closed, DefaultTier, Lifetime, Principal, Resolution, Session, SessionWriteback, WriteErrorKind,
+    Closed, DefaultTier, Lifetime, Principal, RelayToken, Resolution, Session, SessionWriteback, WriteErrorKind,
 };
 
-use super::{bring_ok, is_ada, principal, user};
+use super::{assert_refused, bring_ok, is_ada, principal, user};
 use crate::{
     app::{App, at_once, get, kind, set, signed_in, socket, soon, theme, upgrade, visitor},
-    world::{Browser, DAY, Node, Theme, Visits, set_cookies},
+    world::{Answer, Browser, DAY, Node, Theme, Visits, set_cookies},
 };
 
 #[tokio::test]
@@ -69,27 +69,49 @@ async fn watches_end_with_the_handles_own_end() {
     }
 }
 
-// No value says who is signed in, so the user of the requests stays when the session ends.
-#[tokio::test]
-async fn order_after_an_own_end_is_the_same_users() {
-    fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Bytes>> {
-        request.headers_mut().insert("x-user", user.parse().unwrap());
-        request
-    }
+/// A node to which the head says who is signed in, and a visitor.
+async fn identified_by_head() -> (Node, Browser) {
     let sessions = App::new().chain(DefaultTier::new()).value::<Theme>();
     let identified = sessions.identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
     let node = Node::new(identified.build().unwrap());
     let browser = visitor(&node).await;
+    (node, browser)
+}
+
+fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Bytes>> {
+    request.headers_mut().insert("x-user", user.parse().unwrap());
+    request
+}
+
+/// Ends ada's session on her socket, and orders the next.
+async fn renewal_after_an_end(node: &Node, browser: &Browser) -> RelayToken {
     let handler = async |session| (Response::new(Full::default()), session);
-    let (_, live) = node.handle(of(upgrade(&browser), "ada"), handler).await;
+    let (_, live) = node.handle(of(upgrade(browser), "ada"), handler).await;
     live.destroy().await.unwrap();
-    let order = live.renew_by_page().token().unwrap();
+    live.renew_by_page().token().unwrap()
+}
+
+async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &RelayToken) -> Answer {
     let body = serde_json::json!({ "$relay": order.as_str() }).to_string();
+    node.writeback(SessionWriteback::new(&node.sessions), of(browser.post_json(body), user)).await
+}
+
+// No value says who is signed in, so the user of the requests stays when the session ends.
+#[tokio::test]
+async fn order_after_an_own_end_is_the_same_users() {
+    let (node, browser) = identified_by_head().await;
+    let order = renewal_after_an_end(&node, &browser).await;
     for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {
-        let writeback = SessionWriteback::new(&node.sessions);
-        let answer = node.writeback(writeback, of(browser.post_json(body.clone()), user)).await;
-        assert_eq!(answer.status, status, "{user}");
+        assert_eq!(bring_as(&browser, &node, user, &order).await.status, status, "{user}");
     }
+}
+
+#[tokio::test]
+async fn order_after_an_own_end_obeys_the_users_end_of_all() {
+    let (node, browser) = identified_by_head().await;
+    let order = renewal_after_an_end(&node, &browser).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring_as(&browser, &node, "ada", &order).await, "session_closed");
 }
 
 // Memory of another node may hold the session that the order's handle has ended.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use layered_session::{Closed, Session};
+use layered_session::{Closed, Lifetime, Session};
 
-use super::{is_ada, principal};
+use super::{is_ada, principal, user};
 use crate::{
     app::{App, at_once, get, sign_in, signed_in, socket, soon, theme, visitor},
-    world::Theme,
+    world::{DAY, Theme},
 };
 
 #[tokio::test]
@@ -69,4 +69,46 @@ async fn sign_out_elsewhere_reaches_the_renewed_session() {
     sign_in(&mut signed, &node, "ada").await;
     planted.clone().visit(&other, async |session| session.sign_out().await.unwrap()).await;
     assert!(is_ada(principal(&signed, &other).await), "nor a sign-in");
+}
+
+// The cookie of a node that learned of a renewal by a cookie, or gave the session another lifetime, names the old id too.
+#[tokio::test]
+async fn later_cookies_name_the_predecessor() {
+    let app = App::new();
+    let [first, second, third] = [(); 3].map(|()| app.node());
+    let mut browser = signed_in(&first, "ada").await;
+    let old = browser.clone();
+    browser.visit(&first, async |session| session.renew().await.unwrap()).await;
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    browser.visit(&second, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    for node in [&third, &second, &first] {
+        assert!(is_ada(principal(&browser, node).await), "no node takes the renewal for a sign-out");
+        assert_eq!(principal(&old, node).await, None);
+    }
+}
+
+#[tokio::test]
+async fn session_after_an_own_end_names_the_ended_id() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &other).await;
+    let turn = async |session: Session| {
+        session.destroy().await.unwrap();
+        session.sign_in(user("ada")).await.unwrap();
+    };
+    browser.visit(&node, turn).await;
+    assert!(is_ada(principal(&browser, &other).await));
+    assert_eq!(at_once(live.closed()), Some(Closed::Renewed));
+}
+
+#[tokio::test]
+async fn sign_out_elsewhere_spares_the_next_users_session() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = signed_in(&node, "bob").await;
+    let old = browser.clone();
+    sign_in(&mut browser, &node, "ada").await;
+    old.clone().visit(&other, async |session| session.sign_out().await.unwrap()).await;
+    assert!(is_ada(principal(&browser, &other).await));
 }

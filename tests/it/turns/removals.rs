@@ -1,11 +1,11 @@
 //! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
 
-use layered_session::{Closed, Principal, Session};
+use layered_session::{Closed, Lifetime, Principal, Session};
 
 use super::{assert_refused, bring_ok, is_ada, login, principal, user};
 use crate::{
     app::{App, at_once, bring, get, sign_in, signed_in, socket, theme, visitor},
-    world::{Browser, Node, Theme},
+    world::{Browser, DAY, HOUR, Node, Theme},
 };
 
 async fn sign_out(live: &Session) -> String {
@@ -199,4 +199,80 @@ async fn renewal_after_an_own_end_begins_an_empty_session() {
     let token = live.renew_by_page().with(&theme("dark")).token().unwrap();
     bring_ok(&mut browser, &node, token.as_str()).await;
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+#[tokio::test]
+async fn removal_without_a_cookie_ends_nothing() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let token = sign_out(&live).await;
+    bring_ok(&mut Browser::new(), &other, &token).await;
+    assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
+}
+
+// A sign-in begins with the configured lifetime, whatever the lifetime of the session before.
+#[tokio::test]
+async fn removal_outlives_a_short_session() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = Browser::new();
+    let begin = async |session: Session| {
+        session.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
+        session.set(theme("light")).await.unwrap();
+    };
+    browser.visit(&node, begin).await;
+    let live = socket(&browser, &node).await;
+    bring_ok(&mut browser, &other, &login(&live)).await;
+    let token = sign_out(&live).await;
+    app.pass(2 * HOUR);
+    let mut page = browser.clone();
+    bring_ok(&mut page, &other, &token).await;
+    assert_eq!((page.cookie("session"), principal(&browser, &other).await), (None, None));
+}
+
+#[tokio::test]
+async fn order_ends_a_remembered_session_for_good() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let year = Lifetime::new(365 * DAY, 365 * DAY).unwrap();
+    browser.visit(&node, async move |session| session.set_lifetime(year).await.unwrap()).await;
+    let live = socket(&browser, &node).await;
+    live.sign_out().await.unwrap();
+    // Without the cookie, the token alone tells how long the session could have lived.
+    bring_ok(&mut Browser::new(), &other, &login(&live)).await;
+    app.pass(364 * DAY);
+    for _ in 0..8 {
+        visitor(&other).await;
+    }
+    assert_eq!(get::<Theme>(&mut browser, &other).await, Theme::default());
+}
+
+// The response that took the cookie away was lost, and the order may have been brought elsewhere.
+#[tokio::test]
+async fn removal_names_a_session_that_another_request_ended() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    login(&live);
+    browser.clone().visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let token = sign_out(&live).await;
+    let mut page = browser.clone();
+    bring_ok(&mut page, &other, &token).await;
+    assert_eq!(page.cookie("session"), None);
+}
+
+#[tokio::test]
+async fn request_gives_no_removal() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let sign_out = async |session: Session| {
+        session.sign_out().await.unwrap();
+        session.relay()
+    };
+    assert_eq!(browser.visit(&node, sign_out).await, None);
+    assert_eq!(browser.cookie("session"), None, "its response takes the cookie away");
 }

@@ -76,3 +76,11 @@ async fn ends_of_all_need_a_user_and_a_request() {
     assert_eq!(principal(&browser, &node).await, None);
     assert!(live.relay().is_some_and(|token| token.as_str().starts_with("t.")), "the removal of the cookie");
 }
+
+#[tokio::test]
+async fn end_of_all_sessions_alone_removes_the_cookie() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    browser.visit(&node, async |session| session.end_all_sessions().await.unwrap()).await;
+    assert_eq!(browser.cookie("session"), None);
+}
