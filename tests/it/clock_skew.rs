@@ -381,14 +381,20 @@ async fn corrected_clock_gives_newer_lifetimes() {
 }
 
 #[tokio::test]
-async fn corrected_end_all_spares_later_orders() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
-    site.clock.advance(DAY);
-    site.node.sessions.end_all(ada()).await.unwrap();
-    back(&site.clock, DAY);
-    let live = socket(&browser, &site.node).await;
-    let order = live.sign_in(User("ada".into())).by_page().unwrap();
-    assert_eq!(bring(&mut browser, &site.node, order.as_str()).await.status, 200);
-    assert_eq!(user(&browser, &site.node).await, Some(ada()));
+async fn corrected_end_all_spares_later_turns() {
+    for by_page in [true, false] {
+        let site = Site::new();
+        let mut browser = site.dark().await;
+        site.clock.advance(DAY);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        back(&site.clock, DAY);
+        if by_page {
+            let live = socket(&browser, &site.node).await;
+            let order = live.sign_in(User("ada".into())).by_page().unwrap();
+            assert_eq!(bring(&mut browser, &site.node, order.as_str()).await.status, 200);
+        } else {
+            sign_in(&mut browser, &site.node, "ada").await;
+        }
+        assert_eq!(user(&browser, &site.node).await, Some(ada()), "{by_page}");
+    }
 }

@@ -337,3 +337,33 @@ async fn clear_signs_nobody_out() {
     let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
     assert_eq!(seen, (Some(Principal::new("ada")), Theme::default()));
 }
+
+#[tokio::test]
+async fn choice_that_does_not_fit_signs_nobody_in() {
+    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let mut length = 4000;
+    while ada.set(Language("x".repeat(length))).await.is_err() {
+        length -= 1;
+    }
+    let turn = async |session: Session| {
+        session.set(Division(2)).await.unwrap();
+        let refused = session.sign_in(User("ada".into())).adopt::<Division>().await;
+        (refused.map_err(|error| error.kind()), session.principal())
+    };
+    assert_eq!(Browser::new().visit(&node, turn).await, (Err(WriteErrorKind::TooLarge), None));
+}
+
+// G13: only the head says who is signed in, and may name another user at the next request.
+#[tokio::test]
+async fn sign_out_elsewhere_spares_a_renewal_by_head() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, other, mut browser) = (start(), start(), Browser::new());
+    let ada = Some("ada");
+    visit_as(&mut browser, &node, ada, async |session| session.set(dark()).await.unwrap()).await;
+    let mut old = browser.clone();
+    visit_as(&mut browser, &node, ada, async |session| session.renew().await.unwrap()).await;
+    visit_as(&mut old, &other, ada, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.get::<Theme>()).await, dark());
+}
