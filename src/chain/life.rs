@@ -348,4 +348,12 @@ mod tests {
             assert_eq!(life.earlier(), Millis(5000), "it ends no earlier for what came later");
         }
     }
+
+    #[test]
+    fn refresh_is_due_up_to_the_absolute_deadline() {
+        let [idle, absolute] = [10, 21].map(Duration::from_secs);
+        let life = Life::begin(Version::ZERO, Millis(0), Lifetime::new(idle, absolute).unwrap());
+        assert_eq!(life.due(Millis(20_000), Millis(10_000)), Millis(11_000));
+        assert_eq!(life.due(Millis(20_001), Millis(10_001)), Millis(u64::MAX));
+    }
 }
