@@ -245,7 +245,8 @@ impl Core {
         let now = self.chain.now();
         let named = || iter::once(&relayed.id).chain(&order.begun);
         let names = |id: &SessionId| named().any(|named| named == id);
-        let turned = came.ids.iter().any(|id| names(id) && self.reason_of(id) == Some(Closed::Renewed));
+        // The cookie of the next session may be on its way.
+        let turned = came.ids.iter().any(|id| self.reason_of(id) == Some(Closed::Renewed));
         for id in named() {
             let Current { life, payload, .. } = &relayed.current;
             self.end_named(*id, payload.head.principal, life.absolute_deadline(), now).await?;

@@ -54,6 +54,17 @@ async fn removal_names_the_sessions_of_all_orders() {
     assert_eq!((browser.cookie("session"), principal(&browser, &second).await), (None, None));
 }
 
+// The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
+#[tokio::test]
+async fn removal_spares_a_renewed_session_that_it_does_not_name() {
+    let node = App::new().node();
+    let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
+    let mut browser = visitor(&node).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.renew().await.unwrap()).await;
+    assert_refused(&bring(&mut old, &node, &removal).await, "session_closed");
+}
+
 #[tokio::test]
 async fn clones_of_the_ending_handle_give_the_removal() {
     let node = App::new().node();

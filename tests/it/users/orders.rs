@@ -96,7 +96,7 @@ impl Node {
     fn bring_removal(&mut self, named: &[usize], handle: &mut Handle, time: &Time) -> Result<(), &'static str> {
         let Some(came) = handle.came else { return Ok(()) };
         let names = named.contains(&came);
-        let renewed = names && self.reason_of(came, time) == Some(Closed::Renewed);
+        let renewed = self.reason_of(came, time) == Some(Closed::Renewed);
         named.iter().for_each(|id| self.end_named(*id, time));
         if renewed || !names && self.reason_of(came, time).is_none() {
             return Err("session_closed");
