@@ -204,7 +204,10 @@ impl From<RelayRefused> for Refusal {
             }
             RelayRefused::Used => (StatusCode::CONFLICT, "token_used", "the token was brought before".to_owned()),
             RelayRefused::OtherUser => return Self::user_changed(),
-            RelayRefused::Busy => return unavailable(),
+            RelayRefused::Busy => {
+                let message = "too many new sessions were brought lately; try again".to_owned();
+                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+            }
             RelayRefused::Write(error) => return error.into(),
         };
         Self::new(status, code, message)
