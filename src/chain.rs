@@ -11,7 +11,7 @@ use std::{
 
 use http::request::Parts;
 
-use self::{accepted::Accepted, life::Lifetime, time::Time};
+use self::{accepted::Accepted, life::Lifetime, spared::Spared, time::Time};
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
@@ -31,6 +31,7 @@ use crate::{
 pub(crate) mod accepted;
 pub(crate) mod judge;
 pub(crate) mod life;
+pub(crate) mod spared;
 pub(crate) mod time;
 pub(crate) mod values;
 
@@ -75,6 +76,7 @@ pub(crate) struct Chain {
     pub(crate) stopping: AtomicBool,
     /// Counts calls of `end_all`: a handle looks its principal up again only after one.
     pub(crate) revocations: AtomicU64,
+    pub(crate) spared: Spared,
     pub(crate) accepted: Accepted,
     pub(crate) counters: Counters,
 }

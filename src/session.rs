@@ -33,6 +33,8 @@ pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;
 pub(crate) mod relay;
+#[cfg(all(test, shuttle))]
+mod schedules;
 pub(crate) mod sign_in;
 #[cfg(test)]
 mod tests;

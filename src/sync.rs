@@ -23,6 +23,10 @@ mod scheduled {
     pub(crate) struct Mutex<T>(StdMutex<T>);
 
     impl<T> Mutex<T> {
+        pub(crate) fn get_mut(&mut self) -> &mut T {
+            self.0.get_mut().expect("no test panics under a lock")
+        }
+
         pub(crate) fn lock(&self) -> StdMutexGuard<'_, T> {
             self.0.lock().expect("no test panics under a lock")
         }

@@ -14,6 +14,7 @@ use crate::{
     error::{TierError, WriteError},
     id::SessionId,
     live::Closed,
+    sync::RwLock,
     tier::{
         Found, Lookup, Standing,
         cookie::{digest::Digest, payload::Whose},
@@ -74,7 +75,7 @@ impl Core {
             && let Binding::Live(bound) = self.binding()
             && self.obey_revocations(&bound, now).is_err()
         {
-            self.binding = fenced(&bound.record, now).unwrap_or(Binding::Anonymous).into();
+            self.binding = RwLock::new(fenced(&bound.record, now).unwrap_or(Binding::Fenced(Closed::Revoked)));
         }
     }
 

@@ -1,6 +1,6 @@
 //! How a write becomes true: the store first, then memory, then whoever waits.
 
-use std::sync::{Arc, PoisonError, atomic::Ordering};
+use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     core::{Binding, Bound, Core},
@@ -131,7 +131,7 @@ impl Core {
     }
 
     pub(super) fn bound_key(&self) -> Option<RecordKey> {
-        match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.binding.read() {
             Binding::Live(bound) => Some(bound.key()),
             _ => None,
         }

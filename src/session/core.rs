@@ -1,17 +1,18 @@
 //! What a handle and its clones share: which session they are bound to, and who is signed in.
 
 use std::sync::{
-    Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+    Arc, OnceLock,
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 use super::{brought::Brought, read::Mark};
 use crate::{
-    chain::{Chain, Computation, Identity, Resolution, Signed, life::Lifetime},
+    chain::{Chain, Computation, Identity, Resolution, Signed, life::Lifetime, spared::Renewer},
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
     live::Closed,
     signal::{Bell, Chime},
+    sync::{Mutex, RwLock},
     tier::{
         cookie::order::Turn,
         memory::record::{Record, RecordKey},
@@ -133,10 +134,6 @@ pub(super) struct Marks {
     pub(super) upgrade: AtomicBool,
 }
 
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Core {
     /// The state of a handle, to be completed before it is shared.
     pub(super) fn new(chain: Arc<Chain>, binding: Binding, brought: Brought) -> Self {
@@ -170,7 +167,7 @@ impl Core {
     /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
     /// and user, so that no more than one of them is carried out.
     pub(super) fn note_ordered(&self, drawn: OrderedHere) -> SessionId {
-        let mut ordered = lock(&self.seldom().ordered);
+        let mut ordered = self.seldom().ordered.lock();
         let same = |earlier: &OrderedHere| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
         let drawn = match ordered.iter().position(same) {
             Some(at) => ordered.remove(at),
@@ -184,33 +181,33 @@ impl Core {
     }
 
     pub(super) fn ordered_ids(&self) -> Vec<SessionId> {
-        let ids = |seldom: &Seldom| lock(&seldom.ordered).iter().map(|ordered| ordered.id).collect();
+        let ids = |seldom: &Seldom| seldom.ordered.lock().iter().map(|ordered| ordered.id).collect();
         self.seldom.get().map(|seldom| ids(seldom)).unwrap_or_default()
     }
 
     /// The sessions that the orders of this handle begin, and that no order begins from now on.
     pub(super) fn take_ordered(&self) -> Vec<OrderedHere> {
-        self.seldom.get().map(|seldom| std::mem::take(&mut *lock(&seldom.ordered))).unwrap_or_default()
+        self.seldom.get().map(|seldom| std::mem::take(&mut *seldom.ordered.lock())).unwrap_or_default()
     }
 
     /// The lifetime that this handle was given, with which its next session begins.
     pub(super) fn own_lifetime(&self) -> Option<Lifetime> {
-        *lock(&self.seldom.get()?.lifetime)
+        *self.seldom.get()?.lifetime.lock()
     }
 
     pub(super) fn note_lifetime(&self, lifetime: Lifetime) {
-        *lock(&self.seldom().lifetime) = Some(lifetime);
+        *self.seldom().lifetime.lock() = Some(lifetime);
     }
 
     pub(super) fn forget_lifetime(&self) {
         if let Some(seldom) = self.seldom.get() {
-            *lock(&seldom.lifetime) = None;
+            *seldom.lifetime.lock() = None;
         }
     }
 
     /// Notes what the page of this handle is to remove.
     pub(super) fn note_removal(&self, ended: EndedHere) {
-        *lock(&self.seldom().own_end) = Some(ended);
+        *self.seldom().own_end.lock() = Some(ended);
     }
 
     /// Notes that this handle has ended its session: only this handle and its clones may begin another one.
@@ -225,17 +222,17 @@ impl Core {
 
     /// The session that this handle has ended last.
     pub(super) fn own_end(&self) -> Option<EndedHere> {
-        lock(&self.seldom.get()?.own_end).clone()
+        self.seldom.get()?.own_end.lock().clone()
     }
 
     /// Whether this handle has ended its session, and has begun no other since.
     pub(super) fn has_ended_own(&self) -> bool {
-        self.seldom.get().is_some_and(|seldom| lock(&seldom.own_end).is_some())
+        self.seldom.get().is_some_and(|seldom| seldom.own_end.lock().is_some())
     }
 
     pub(super) fn forget_own_end(&self) {
         if let Some(seldom) = self.seldom.get() {
-            *lock(&seldom.own_end) = None;
+            *seldom.own_end.lock() = None;
         }
     }
 
@@ -245,7 +242,7 @@ impl Core {
     }
 
     pub(crate) fn binding(&self) -> Binding {
-        self.binding.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.binding.read().clone()
     }
 
     /// Binds the handle to another session. Its watches go along.
@@ -257,7 +254,7 @@ impl Core {
     /// first and then at its record, and are not to take the turn that they go along with for an end.
     pub(super) fn rebind_if<E>(&self, bound: Bound, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let before = {
-            let mut binding = self.binding.write().unwrap_or_else(PoisonError::into_inner);
+            let mut binding = self.binding.write();
             turn()?;
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
@@ -327,6 +324,10 @@ impl Core {
             let not_before = record.not_before(&self.chain.time, now);
             let birth = bound.record.read().birth(&self.chain.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
+                if let Some(renewer) = self.chain.spared.renewer(&bound.key()) {
+                    // The renewal decides. Until then the session is the renewing handle's alone.
+                    return if renewer == self.renewer() { Ok(()) } else { Err(Closed::Revoked) };
+                }
                 // Another handle may have been faster; either way it is over.
                 let _ = self.end(&bound.record, Closed::Revoked, now);
                 return Err(Closed::Revoked);
@@ -334,6 +335,11 @@ impl Core {
         }
         self.revocations.store(revocations, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// The same for all clones of a handle, and another for all other handles.
+    pub(super) fn renewer(&self) -> Renewer {
+        std::ptr::from_ref(self).addr()
     }
 
     /// The principal, if one is signed in and the session has not ended.
@@ -370,14 +376,14 @@ impl Core {
             (Some((bound.key(), kept.version)), kept.json.clone()?)
         };
         let derived = &self.seldom().derived;
-        if let Some((known, signed)) = &*lock(derived)
+        if let Some((known, signed)) = &*derived.lock()
             && *known == mark
         {
             return signed.clone();
         }
         // Outside of the lock: the application's own code runs here.
         let signed = derive(&json).map(|principal| self.chain.signed(principal));
-        *lock(derived) = Some((mark, signed.clone()));
+        *derived.lock() = Some((mark, signed.clone()));
         signed
     }
 
@@ -385,7 +391,7 @@ impl Core {
     pub(super) fn find_principal(&self, signed: &Signed) -> Option<Arc<Record>> {
         let key = signed.key();
         if let Some(seldom) = self.seldom.get()
-            && let Some(held) = &*lock(&seldom.principal)
+            && let Some(held) = &*seldom.principal.lock()
             && *held.key() == key
         {
             return Some(Arc::clone(held));
@@ -415,7 +421,7 @@ impl Core {
     }
 
     pub(super) fn hold(&self, record: Arc<Record>) -> Arc<Record> {
-        let mut principal = lock(&self.seldom().principal);
+        let mut principal = self.seldom().principal.lock();
         if let Some(held) = &*principal
             && held.key() == record.key()
         {
@@ -464,13 +470,13 @@ impl Core {
         let now = self.chain.now();
         self.chain.hub.join(chime);
         // Under its lock: whoever binds the handle to another record leaves this one's hub after it was joined.
-        if let Binding::Live(bound) = &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
+        if let Binding::Live(bound) = &*self.binding.read() {
             bound.record.join_hub(chime);
         }
         if let Some(signed) = self.signed(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
-            if let Some(held) = &*lock(&self.seldom().principal) {
+            if let Some(held) = &*self.seldom().principal.lock() {
                 held.join_hub(chime);
             }
         }
@@ -542,7 +548,7 @@ impl Drop for Core {
                 bound.record.leave_hub(chime);
             }
         }
-        let held = lock(&seldom.principal).take();
+        let held = seldom.principal.lock().take();
         self.release(held);
     }
 }

@@ -83,7 +83,16 @@ impl Core {
         self.touch();
         self.check_head()?;
         let _turning = self.turning().await;
-        let (_, signed) = self.signed_in(self.chain.now())?;
+        let now = self.chain.now();
+        // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
+        let signed = loop {
+            let bound = self.to_destroy(now);
+            match self.signed_in(bound.clone(), now) {
+                Ok((_, signed)) => break signed,
+                Err(error) if bound.is_none_or(|bound| bound.record.closed(now).is_none()) => return Err(error),
+                Err(_) => {}
+            }
+        };
         self.check_ends_kept()?;
         // First, so that the stamp does not take this handle's own end for somebody else's.
         self.end_own(Closed::Revoked).await?;
@@ -96,9 +105,10 @@ impl Core {
         self.check_turn()?;
         let _turning = self.turning().await;
         let now = self.chain.now();
-        let (bound, signed) = self.signed_in(now)?;
+        let (bound, signed) = self.signed_in(self.live(now).ok(), now)?;
         self.check_ends_kept()?;
         let id = mint_id()?;
+        let _sparing = self.chain.spared.spare(bound.key(), self.renewer());
         let stamp = self.revoke(&signed);
         let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
         self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
@@ -117,12 +127,19 @@ impl Core {
     }
 
     /// The session and the principal, for a turn that concerns all sessions of the principal.
-    fn signed_in(&self, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
-        let bound = self.live(now).map_err(|reason| match reason {
-            Some(reason) => WriteError::closed(reason),
-            None => WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`"),
+    fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
+        let bound = bound.ok_or_else(|| match self.live(now) {
+            Err(None) => {
+                WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`")
+            }
+            Err(Some(reason)) => WriteError::closed(reason),
+            Ok(_) => WriteError::closed(Closed::Renewed),
         })?;
-        let nobody = || WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end");
+        let nobody = || match bound.record.closed(now) {
+            // Another request was faster: the record no longer says whose it was.
+            Some(reason) => WriteError::closed(reason),
+            None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end"),
+        };
         let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
         Ok((bound, signed))
     }

@@ -38,7 +38,21 @@ impl Core {
 
     /// The session that a `destroy` of this handle is to end: its own while that lives, else the successor of its own.
     pub(super) fn to_destroy(&self, now: Millis) -> Option<Bound> {
-        self.live(now).ok().or_else(|| self.living_successor(now))
+        self.live(now).ok().or_else(|| self.spared(now)).or_else(|| self.living_successor(now))
+    }
+
+    /// The session that another handle is about to renew, with all others of its user over.
+    fn spared(&self, now: Millis) -> Option<Bound> {
+        let key = match self.binding() {
+            Binding::Live(bound) => bound.key(),
+            Binding::Fenced(_) => self.brought.key?,
+            Binding::Anonymous | Binding::Refused(_) | Binding::Job => return None,
+        };
+        self.chain.spared.renewer(&key)?;
+        match self.chain.memory.as_ref()?.session(&key, now) {
+            Known::Living(record) => record.closed(now).is_none().then_some(Bound { record }),
+            Known::Ended(_) | Known::Unknown => None,
+        }
     }
 
     /// The session that this handle's renewed session goes on as.

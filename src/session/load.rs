@@ -5,7 +5,7 @@ use std::{
     future::Future,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context, Poll, Waker, ready},
@@ -16,13 +16,14 @@ use http::{Extensions, request::Parts};
 use super::{
     Session,
     brought::Brought,
-    core::{Binding, Core, CrossSite, lock},
+    core::{Binding, Core, CrossSite},
     recognise::{self, Familiar, Unopened},
 };
 use crate::{
     chain::{Chain, Computation, Computed, DEFAULT},
     error::{MissingSession, TierError},
     id::Principal,
+    sync::Mutex,
     tier::{Lookup, cookie::header::Fields},
     value::{Json, Number},
 };
@@ -146,7 +147,7 @@ impl Loader {
         // bytes for each request that never asks. A default is made where it stays.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
-        *place.arrival.get_mut().unwrap_or_else(PoisonError::into_inner) = Some(arrival);
+        *place.arrival.get_mut() = Some(arrival);
         loader
     }
 
@@ -168,7 +169,7 @@ impl Loader {
     }
 
     fn is_of(&self, chain: &Arc<Chain>) -> bool {
-        let arrival = lock(&self.arrival);
+        let arrival = self.arrival.lock();
         // What has no arrival any more has been loaded.
         let own = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
         own.is_some_and(|own| Arc::ptr_eq(own, chain))
@@ -216,7 +217,7 @@ impl Loader {
 
     /// The load of a chain that never waits. Of one that may it only gives the chain.
     fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Chain>>, MissingSession>> {
-        let mut arrival = lock(&self.arrival);
+        let mut arrival = self.arrival.lock();
         // Unless another load was faster.
         let Some(known) = &*arrival else { return Poll::Ready(Ok(None)) };
         if known.chain.waits() {
@@ -245,10 +246,10 @@ impl Loader {
     async fn finish(&self, chain: &Chain) -> Result<(), MissingSession> {
         let mut answers = Vec::new();
         if chain.has_sources {
-            let Some(head) = lock(&self.arrival).as_ref().map(Arrival::head) else { return Ok(()) };
+            let Some(head) = self.arrival.lock().as_ref().map(Arrival::head) else { return Ok(()) };
             ask(chain, head.as_deref(), &mut answers).await;
         }
-        let begun = lock(&self.arrival).as_ref().map(|known| known.begin(known.familiar(), answers));
+        let begun = self.arrival.lock().as_ref().map(|known| known.begin(known.familiar(), answers));
         if let Some((mut core, unopened)) = begun {
             core.meet(unopened, chain.now()).await?;
             self.keep(core);
@@ -261,7 +262,7 @@ impl Loader {
         let _ = self.core.set(core);
         // What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
         // hold anything.
-        let arrival = lock(&self.arrival).take();
+        let arrival = self.arrival.lock().take();
         drop(arrival); // outside of the lock
     }
 }

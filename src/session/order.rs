@@ -291,7 +291,8 @@ impl Core {
                 let adopts = order.adopts.iter().filter_map(|name| self.chain.schema.named(name));
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
-                self.sign_in_as(SigningIn { user, grants, adopt, drawn: Some(drawn) }).await
+                let may_begin = bound.is_none();
+                self.sign_in_as(SigningIn { user, grants, adopt, drawn: Some(drawn), may_begin }).await
             }
             (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
             (Turn::Renew | Turn::Remove, _) => {

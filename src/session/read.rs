@@ -1,6 +1,6 @@
 //! What a handle reads: the stored copy, what computed tiers say, and when either ends.
 
-use std::sync::{PoisonError, atomic::Ordering};
+use std::sync::atomic::Ordering;
 
 use super::core::{Binding, Bound, Core};
 use crate::{
@@ -95,7 +95,7 @@ impl Core {
         if !settled {
             return None;
         }
-        match &*self.binding.read().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.binding.read() {
             Binding::Live(bound) if scope == Scope::Session || self.is_nobodys(bound) => Some(look(bound)),
             _ => None,
         }

@@ -16,6 +16,7 @@ use crate::{
     error::TierError,
     id::SessionId,
     live::Closed,
+    sync::RwLock,
     tier::{
         Lookup, Standing,
         cookie::{
@@ -137,14 +138,14 @@ impl Core {
                  from the same site, or set `SameSite::None`"
             ),
         }
-        self.binding = Binding::Refused(cross_site).into();
+        self.binding = RwLock::new(Binding::Refused(cross_site));
     }
 
     /// Takes in a token that had to be opened.
     async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
         let (binding, brought, arrived) = self.bind(opened, now).await?;
         let came = self.brought.came.take();
-        (self.binding, self.brought) = (binding.into(), Brought { came, ..brought });
+        (self.binding, self.brought) = (RwLock::new(binding), Brought { came, ..brought });
         if let Some(arrived) = arrived {
             return self.arrive(arrived, now).await;
         }
@@ -199,7 +200,7 @@ impl Core {
         self.brought.came = Some(came.into());
         if ambiguous {
             tracing::warn!("session cookies of several sessions that open: none is used, see `CookieTier::formerly`");
-            self.binding = Binding::Fenced(Closed::Ambiguous).into();
+            self.binding = RwLock::new(Binding::Fenced(Closed::Ambiguous));
             return None;
         }
         newest

@@ -63,6 +63,8 @@ pub(super) struct SigningIn<'a> {
     pub(super) grants: &'a [Change],
     pub(super) adopt: &'a [Number],
     pub(super) drawn: Option<Drawn>,
+    /// Whether a session may begin where none lives any more.
+    pub(super) may_begin: bool,
 }
 
 /// A turn from one id to the next.
@@ -151,18 +153,20 @@ impl Core {
         self.touch();
         self.check_turn()?;
         let _turning = self.turning().await;
-        match self.live(self.chain.now()) {
-            // A session that had ended before this request, or that this handle has just ended, may be followed. So may none,
-            // where the application answers for another site's form.
-            Err(Some(reason)) if !self.may_be_followed(site) => Err(WriteError::closed(reason)),
-            _ => self.sign_in_as(SigningIn { user, grants, adopt, drawn: None }).await,
-        }
+        // A session that had ended before this request, or that this handle has just ended, may be followed. So may none,
+        // where the application answers for another site's form.
+        let may_begin = match self.live(self.chain.now()) {
+            Ok(_) => false,
+            Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),
+            Err(_) => true,
+        };
+        self.sign_in_as(SigningIn { user, grants, adopt, drawn: None, may_begin }).await
     }
 
-    /// The caller holds [`turning`](Self::turning), and has seen that the session may be followed if it has ended.
+    /// The caller holds [`turning`](Self::turning).
     pub(super) async fn sign_in_as(
         &self,
-        SigningIn { user, grants, adopt, drawn }: SigningIn<'_>,
+        SigningIn { user, grants, adopt, drawn, may_begin }: SigningIn<'_>,
     ) -> Result<(), WriteError> {
         let Identity::Value { number, derive } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
@@ -196,6 +200,7 @@ impl Core {
         let beginning = Beginning { kind: BeginningKind::SignIn { above }, drawn, changes: &changes };
         match before {
             Ok(bound) => self.succeed(&bound, &beginning, now).await?,
+            Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(Closed::Expired))),
             Err(_) => self.begin(&beginning, now).await?,
         }
         if let Some(record) = asked {

@@ -15,7 +15,7 @@ use super::{Resolved, Sessions};
 use crate::{
     chain::{
         Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted,
-        life::Lifetime, time::Time,
+        life::Lifetime, spared::Spared, time::Time,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -303,6 +303,7 @@ impl SessionsBuilder {
             hub: Hub::default(),
             stopping: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
+            spared: Spared::default(),
             accepted: Accepted::default(),
             counters: Counters::default(),
         };
