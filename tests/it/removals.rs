@@ -1,9 +1,10 @@
 //! Removals of a user's values: remembered for as long as any cookie could bring the value back.
 
 use layered_session::{Lifetime, Principal, Session};
+use proptest::prelude::*;
 
 use crate::{
-    app::{App, get, set, signed_in, visitor},
+    app::{App, at_once, get, set, signed_in, visitor},
     world::{Browser, DAY, Division, HOUR, Node, User},
 };
 
@@ -106,4 +107,71 @@ async fn choice_is_adopted_over_an_idle_record() {
         session.find::<Division>()
     };
     assert_eq!(Browser::new().visit(&node, adopt).await, Some(Division(5)));
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Set(usize, i64),
+    Remove(usize),
+    Read(usize),
+    /// Days.
+    Wait(u32),
+}
+
+const BROWSERS: usize = 3;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => (0..BROWSERS, 0..6i64).prop_map(|(browser, to)| Step::Set(browser, to)),
+        2 => (0..BROWSERS).prop_map(Step::Remove),
+        3 => (0..BROWSERS).prop_map(Step::Read),
+        3 => proptest::sample::select(vec![1, 20, 32, 200]).prop_map(Step::Wait),
+    ]
+}
+
+// Cookies that were away for long bring copies of old values. Over a removal none of them counts; over a value that has
+// idled out since, an older copy may.
+#[test]
+fn no_removed_value_returns() {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(steps in proptest::collection::vec(step(), 1..30))| {
+        let app = App::new();
+        let node = app.node();
+        let mut browsers: Vec<_> =
+            (0..BROWSERS).map(|_| at_once(remembered(&node)).expect("nothing to wait for")).collect();
+        let mut removed = false;
+        for step in steps {
+            let mut visit = |browser: usize, to: Option<Option<i64>>| {
+                let handler = async move |session: Session| {
+                    match to {
+                        Some(Some(value)) => session.set(Division(value)).await.unwrap(),
+                        Some(None) => session.remove::<Division>().await.unwrap(),
+                        None => {}
+                    }
+                    (session.principal().is_some(), session.find::<Division>())
+                };
+                at_once(browsers[browser].visit(&node, handler)).expect("nothing to wait for")
+            };
+            match step {
+                Step::Set(browser, value) if visit(browser, None).0 => {
+                    visit(browser, Some(Some(value)));
+                    removed = false;
+                }
+                // What is not there can't be removed, though another browser may have a copy.
+                Step::Remove(browser) if matches!(visit(browser, None), (true, Some(_))) => {
+                    visit(browser, Some(None));
+                    removed = true;
+                }
+                Step::Set(..) | Step::Remove(_) => {}
+                Step::Read(browser) => {
+                    let (signed_in, found) = visit(browser, None);
+                    prop_assert!(!(signed_in && removed) || found.is_none(), "{found:?} was removed");
+                }
+                Step::Wait(days) => {
+                    app.pass(DAY * days);
+                    at_once(visitor(&node)).expect("nothing to wait for");
+                }
+            }
+        }
+    });
 }
