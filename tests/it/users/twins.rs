@@ -29,6 +29,8 @@ enum Step {
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
+        /// The response is lost on its way.
+        lost: bool,
     },
     /// A request whose response never leaves.
     Begin {
@@ -56,15 +58,15 @@ enum Step {
     Wait(Duration),
 }
 
-fn visit(op: impl Strategy<Value = Op>, keep: f64) -> impl Strategy<Value = Step> {
-    (0..JARS, proptest::collection::vec(op, 0..4), prop::bool::weighted(keep))
-        .prop_map(|(jar, ops, keep)| Step::Visit { jar, ops, keep })
+fn visit(op: impl Strategy<Value = Op>, [keep, lost]: [f64; 2]) -> impl Strategy<Value = Step> {
+    (0..JARS, proptest::collection::vec(op, 0..4), prop::bool::weighted(keep), prop::bool::weighted(lost))
+        .prop_map(|(jar, ops, keep, lost)| Step::Visit { jar, ops, keep, lost })
 }
 
 fn step() -> impl Strategy<Value = Step> {
     let spans = vec![IDLE / 50, IDLE / 9, IDLE - Duration::from_millis(1), IDLE, 3 * IDLE];
     prop_oneof![
-        12 => visit(op(), 0.2),
+        12 => visit(op(), [0.2, 0.1]),
         2 => (0..JARS).prop_map(|jar| Step::Begin { jar }),
         4 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
@@ -84,7 +86,7 @@ fn alone() -> impl Strategy<Value = Step> {
         Op::SignOut => Op::Clear,
         op => op,
     });
-    prop_oneof![4 => visit(op, 0.0), 1 => Just(Step::Wait(IDLE / 9)), 1 => Just(Step::Wait(IDLE))]
+    prop_oneof![4 => visit(op, [0.0, 0.0]), 1 => Just(Step::Wait(IDLE / 9)), 1 => Just(Step::Wait(IDLE))]
 }
 
 /// How a node comes to know a token.
@@ -148,7 +150,7 @@ impl World {
         self.clock.advance(Duration::from_millis(1));
         let waits = "nothing to wait for";
         match step {
-            Step::Visit { jar, ops, keep } => return self.visit(jar, ops, keep),
+            Step::Visit { jar, ops, keep, lost } => return self.visit(jar, ops, (keep, lost)),
             Step::Begin { jar } => {
                 self.renew_key();
                 if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
@@ -190,7 +192,7 @@ impl World {
         }
     }
 
-    fn visit(&mut self, jar: usize, ops: Vec<Op>, keep: bool) -> Seen {
+    fn visit(&mut self, jar: usize, ops: Vec<Op>, (keep, lost): (bool, bool)) -> Seen {
         self.renew_key();
         let handler = async move |session: Session| {
             let mut came = Vec::new();
@@ -201,8 +203,12 @@ impl World {
             let seen = if ops.is_empty() { Seen::default() } else { seen_of(&session) };
             (Seen { came, ..seen }, keep.then_some(session))
         };
-        let visit = self.jars[jar].visit_seen(&self.node, handler).now_or_never();
+        let mut browser = self.jars[jar].clone();
+        let visit = browser.visit_seen(&self.node, handler).now_or_never();
         let (headers, (mut seen, session)) = visit.expect("nothing to wait for");
+        if !lost {
+            self.jars[jar] = browser;
+        }
         seen.head = shape(&headers);
         if session.is_some()
             && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none())
