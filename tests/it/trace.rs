@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, Once},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -15,6 +15,13 @@ pub(crate) struct Trace(Arc<Mutex<Vec<u8>>>);
 impl Trace {
     /// Begins; the guard ends it.
     pub(crate) fn begin() -> (Self, DefaultGuard) {
+        // Without a subscriber of its own, another thread that comes to a message first would switch the message off for
+        // all threads.
+        static EVERYWHERE: Once = Once::new();
+        EVERYWHERE.call_once(|| {
+            let sink = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(io::sink).finish();
+            tracing::subscriber::set_global_default(sink).expect("no other test sets a global subscriber");
+        });
         let trace = Self::default();
         let to = trace.clone();
         let everything = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_ansi(false);
