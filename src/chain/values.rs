@@ -231,8 +231,8 @@ impl Values {
         self.rest.get_or_insert_default()
     }
 
-    /// A fresh write, whose version is above all others here: takes the place of whatever there is, an unreadable copy of the
-    /// same name too.
+    /// A fresh write: the version is above all others here, so the write replaces any copy, an unreadable copy of the
+    /// name too.
     pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept, change: u32) {
         if let Some(rest) = &mut self.rest {
             rest.opaque.retain(|(opaque, _)| **opaque != *name);

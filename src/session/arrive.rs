@@ -275,7 +275,7 @@ impl Core {
         }
     }
 
-    /// Whether memory holds what the store last said of a session.
+    /// Whether memory has the store's last answer on a session.
     fn is_settled(&self, key: &RecordKey, now: Millis) -> bool {
         let known = self.chain.memory.as_ref().map(|memory| memory.session(key, now));
         matches!(known, Some(Known::Living(record)) if !record.is_doubted())

@@ -100,11 +100,11 @@ impl Bound {
 pub(super) struct OrderedHere {
     pub(super) id: SessionId,
     pub(super) turn: Turn,
-    /// The user who signs in, or who is signed in and renews.
+    /// The user of the order: the one to sign in, or the one to renew for.
     pub(super) principal: Option<PrincipalTag>,
 }
 
-/// So many different turns of one handle are remembered. Each order lives a minute.
+/// The most turns that a handle remembers. Each order lives a minute.
 const MOST_ORDERED: usize = 8;
 
 /// A session that a handle has ended.

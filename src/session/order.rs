@@ -370,7 +370,7 @@ impl Core {
         if self.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
     }
 
-    /// The user whom an order signs in.
+    /// The user of a sign-in order.
     fn user_of(&self, order: &Order, payload: &Payload) -> Result<Option<Arc<Signed>>, RelayRefused> {
         if order.turn != Turn::SignIn {
             return Ok(None);
@@ -404,7 +404,8 @@ impl Core {
         }
     }
 
-    /// Ends an id on this node and in the store, known or not. Of an unknown id the tombstone is filed under `principal`.
+    /// Ends an id on this node and in the store, known or not. The tombstone of an unknown id is filed under
+    /// `principal`.
     pub(super) async fn end_named(
         &self,
         id: SessionId,

@@ -1,7 +1,6 @@
 //! Pairs of turns at once, in orders that a scheduler chooses: see `tests/README.md`.
 //!
-//! A pair leaves what one of its two sequences leaves: each turn sees the session that the other has left, or was there
-//! before the other.
+//! The outcome of a pair is the outcome of one of its two sequences.
 
 use std::{
     sync::{Arc, Mutex as StdMutex},
@@ -86,7 +85,7 @@ struct Scene {
     handles: [Session; 2],
 }
 
-/// Whose turns a pair's are.
+/// The two handles of a pair.
 #[derive(Clone, Copy, Debug)]
 enum Of {
     /// Clones of one handle.
@@ -97,7 +96,7 @@ enum Of {
     Arriving,
 }
 
-/// What a pair of turns left.
+/// The outcome of a pair of turns.
 #[derive(Clone, Debug, PartialEq)]
 struct Left {
     results: [String; 2],
@@ -183,7 +182,7 @@ fn user(session: &Session) -> String {
     session.principal().map_or_else(|| "nobody".to_owned(), |principal| principal.as_str().to_owned())
 }
 
-/// What the two sequences of a pair leave, with the results in the pair's order.
+/// The outcomes of the two sequences of a pair, with the results in the pair's order.
 fn sequences(of: Of, pair: [Turn; 2]) -> Vec<Left> {
     let found = Arc::new(StdMutex::new(Vec::new()));
     let out = Arc::clone(&found);

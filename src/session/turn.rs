@@ -153,8 +153,8 @@ impl Core {
         self.touch();
         self.check_turn()?;
         let _turning = self.turning().await;
-        // A session that had ended before this request, or that this handle has just ended, may be followed. So may none,
-        // where the application answers for another site's form.
+        // A session that had ended before this request, or that this handle has just ended, may be followed. The
+        // application may also answer for another site's form, which has no session.
         let may_begin = match self.live(self.chain.now()) {
             Ok(_) => false,
             Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),

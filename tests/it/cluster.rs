@@ -70,7 +70,7 @@ fn user_of(principal: Option<Principal>) -> Name {
     principal.map(|principal| *USERS.iter().find(|user| principal == Principal::new(**user)).expect("a user of ours"))
 }
 
-/// What a request sees: whether there is no session, who is signed in, and two values.
+/// A request's view: whether a session lives, the user, and two values.
 type Seen = (bool, Name, Option<Theme>, Option<Division>);
 
 async fn seen(browser: &Browser, node: &Node) -> Seen {
@@ -213,7 +213,7 @@ impl Cluster {
 
     async fn write(&mut self, socket: usize, how: u8) {
         let live = &self.sockets[socket].live;
-        // A refused write leaves what there was.
+        // A refused write changes nothing.
         let _ = match how % 4 {
             0 => live.set(theme(&format!("{}", self.step))).await,
             1 => live.set(Division(self.step as i64 % 6)).await,
@@ -291,7 +291,7 @@ impl Cluster {
         }
     }
 
-    /// What a browser reads, which is never somebody else's.
+    /// A browser's reads, which are never another user's values.
     async fn look(&mut self, browser: usize, place: usize) {
         let (Place { node, process }, page) = (&self.places[place], &mut self.browsers[browser]);
         let before = jar(page);

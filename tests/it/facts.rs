@@ -1,5 +1,5 @@
-//! What is known to have happened to the sessions and tokens of a [`Cluster`](crate::cluster::Cluster): from that follows
-//! what no node may do any more.
+//! The history of the sessions and tokens of a [`Cluster`](crate::cluster::Cluster). From the history follow the acts
+//! that no node may do any more.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +36,7 @@ pub(crate) enum Kind {
     Removal { series: usize },
 }
 
-/// What an order says, and its handle knew.
+/// The content of an order, and the handle's knowledge at that time.
 #[derive(Clone)]
 pub(crate) struct Ordered {
     /// The orders of one handle until its next sign-out begin one session: they are a series.
@@ -45,7 +45,7 @@ pub(crate) struct Ordered {
     pub(crate) step: usize,
     /// The user of the begun session.
     pub(crate) user: Name,
-    /// The user who was signed in when the turn was ordered.
+    /// The signed-in user at the time of the order.
     pub(crate) present: Name,
     /// The token's id had not ended when the turn was ordered.
     pub(crate) living: bool,
@@ -53,7 +53,7 @@ pub(crate) struct Ordered {
     pub(crate) needs_cookie: bool,
 }
 
-/// What is known to have happened.
+/// The history.
 #[derive(Default)]
 pub(crate) struct Facts {
     /// The user of each session, who never changes: a turn begins another session.
@@ -68,7 +68,7 @@ pub(crate) struct Facts {
     pub(crate) voided: HashSet<(usize, usize)>,
     /// The step in which all sessions of a user ended on a process.
     pub(crate) stamps: HashMap<(usize, &'static str), usize>,
-    /// What a process has accepted: series of orders, and birth tokens without a cookie.
+    /// The tokens that a process has accepted: series of orders, and birth tokens without a cookie.
     pub(crate) carried_out: HashSet<(usize, usize)>,
     pub(crate) minted: HashSet<(usize, String)>,
 }

@@ -1,4 +1,4 @@
-//! What somebody may make of genuine tokens of all four purposes: other bits, pieces, joints, spellings, prefixes. The fuzz
+//! Forgeries of genuine tokens of all four purposes: other bits, pieces, joints, spellings, prefixes. The fuzz
 //! targets use this too.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -354,7 +354,7 @@ async fn choice_that_does_not_fit_signs_nobody_in() {
     assert_eq!(Browser::new().visit(&node, turn).await, (Err(WriteErrorKind::TooLarge), None));
 }
 
-// G13: only the head says who is signed in, and may name another user at the next request.
+// G13: `identify` may name another user at the next request.
 #[tokio::test]
 async fn sign_out_elsewhere_spares_a_renewal_by_head() {
     let app = App::new();

@@ -305,7 +305,7 @@ async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_throug
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }
 
-// The use that a token tells of counts, also where the session has idled out by what the node knew.
+// The use in a token counts, also where the node took the session for idle.
 #[tokio::test]
 async fn token_brings_the_use_of_a_socket() {
     for hours in [7, 9] {

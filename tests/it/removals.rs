@@ -157,7 +157,7 @@ fn no_removed_value_returns() {
                     visit(browser, Some(Some(value)));
                     removed = false;
                 }
-                // What is not there can't be removed, though another browser may have a copy.
+                // A removal of an absent value writes nothing, though another browser may have a copy.
                 Step::Remove(browser) if matches!(visit(browser, None), (true, Some(_))) => {
                     visit(browser, Some(None));
                     removed = true;

@@ -23,7 +23,7 @@ impl Tier {
         Self::of(&ring(), ManualClock::new(), max_bytes)
     }
 
-    /// One of several nodes that share keys and time.
+    /// A node that shares keys and time with others.
     fn of(ring: &KeyRing, clock: ManualClock, max_bytes: usize) -> Self {
         let sessions = Sessions::builder()
             .tier(MemoryTier::builder().max_bytes(max_bytes).build())
@@ -163,7 +163,7 @@ fn visitors_erase_no_removal_of_an_ordered_session() {
     }
 }
 
-// Of the id that ada's handle had ended the second node learns by the order.
+// The second node learns by the order that ada's handle had ended the id.
 #[test]
 fn visitors_erase_no_end_that_an_order_tells_of() {
     let (first, second) = two_nodes();

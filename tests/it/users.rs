@@ -61,7 +61,7 @@ enum Step {
     Close {
         which: usize,
     },
-    /// A request in which the application panics as soon as it is asked who is signed in.
+    /// A request during which `identify_by` panics.
     Panic {
         node: usize,
         jar: usize,
@@ -421,8 +421,8 @@ impl World {
     }
 }
 
-/// What the browser has after a response. Of a session that lives it is given what it lacks if somebody asked for the
-/// session; of one that this handle has ended it keeps nothing.
+/// The browser's token after a response. A living session's response gives the token that the browser lacks, if the
+/// handler asked for the session. The response of a handle that has ended its session removes the cookie.
 fn answered(
     model: &mut model::Node,
     handle: &Handle,
@@ -450,7 +450,7 @@ fn answered(
 }
 
 thread_local! {
-    /// Whether the application panics when it is asked who is signed in.
+    /// Whether `identify_by` panics.
     static PANICS: Cell<bool> = const { Cell::new(false) };
 }
 

@@ -21,7 +21,7 @@ const NO_COOKIE: u8 = 1;
 const LIVING: u8 = 2;
 const ENDED: u8 = 4;
 
-/// So many sessions a removal names beside its own.
+/// The most sessions that a removal names beside its own.
 pub(crate) const MOST_BEGUN: usize = 15;
 
 /// What a turn token orders.

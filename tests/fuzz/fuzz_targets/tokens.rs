@@ -82,7 +82,7 @@ struct Made {
     all: Vec<String>,
 }
 
-/// What no page brings with success: two orders of a session of which neither page has the cookie, and a cookie.
+/// Tokens that no page brings with success: two orders of a session whose cookie neither page has, and a cookie.
 async fn foreign(app: &App) -> [String; 3] {
     let (node, browser) = (app.node(), signed_in(&app.node(), "bob").await);
     let live = socket(&browser, &node).await;

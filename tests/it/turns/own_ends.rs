@@ -69,7 +69,7 @@ async fn watches_end_with_the_handles_own_end() {
     }
 }
 
-/// A node to which the head says who is signed in, and a visitor.
+/// A node with `identify`, and a visitor.
 async fn identified_by_head() -> (Node, Browser) {
     let sessions = App::new().chain(DefaultTier::new()).value::<Theme>();
     let identified = sessions.identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
@@ -96,7 +96,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
     node.writeback(SessionWriteback::new(&node.sessions), of(browser.post_json(body), user)).await
 }
 
-// No value says who is signed in, so the user of the requests stays when the session ends.
+// With `identify` the user of the requests stays when the session ends.
 #[tokio::test]
 async fn order_after_an_own_end_is_the_same_users() {
     let (node, browser) = identified_by_head().await;
@@ -123,7 +123,7 @@ async fn values_of_an_ended_session_follow_no_order() {
         let mut browser = visitor(&first).await;
         let live = socket(&browser, &first).await;
         assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
-        // Under `FirstHit` the cookie has a newer copy now than the second node's memory.
+        // The cookie has a newer copy now than the second node's memory, which `FirstHit` leaves as it is.
         app.pass(Duration::from_secs(1));
         set(&mut browser, &first, theme("dark")).await;
         live.destroy().await.unwrap();

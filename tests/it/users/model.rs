@@ -135,7 +135,7 @@ pub(super) struct Handle {
 }
 
 impl Handle {
-    /// The session has ended, with what the browser had of it. What it had of the user stays the user's.
+    /// Drops the browser's copies of the ended session. The copies of the user's values stay.
     pub(super) fn forget_brought(&mut self) {
         self.brought = self.brought.take().filter(|brought| brought.user.is_some());
         self.brought.iter_mut().for_each(|brought| brought.own = None);
@@ -194,13 +194,13 @@ impl Node {
         }
     }
 
-    /// The same where the application panics as soon as it is asked who is signed in.
+    /// The same where `identify_by` panics.
     pub(super) fn arrive_panicking(&mut self, token: Option<&Token>, time: &Time) {
         let Some(token) = token else { return };
         let session = self.sessions.entry(token.id).or_insert_with(|| Session::of(token));
         session.confirmed = true;
         let session = session.clone();
-        // Whoever ends a user's session asks whose it is.
+        // An end of a user's session calls `identify_by`.
         let is_users = |id| self.sessions.get(&id).is_some_and(|it| it.ended.is_none() && it.user.is_some());
         if let Some((Predecessor { id, shares_end }, _)) = token.predecessor
             && session.ended.is_none()
@@ -220,7 +220,7 @@ impl Node {
         self.merge(&Token { users: None, ..token.clone() });
     }
 
-    /// Takes in what a token holds of a session that lives here.
+    /// Merges a token's values into the living session.
     pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token) {
         let session = self.sessions.get_mut(&id).expect("it was or has come");
         if session.ended.is_some() {

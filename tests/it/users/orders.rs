@@ -7,7 +7,7 @@ use super::model::{Bind, FENCE, Handle, Node, Predecessor, Session, Time, Token}
 /// An order lives for a minute.
 const BRIEFLY: u64 = 60_000;
 
-/// What a page is given to bring.
+/// A token for the page to bring.
 #[derive(Clone, Debug)]
 pub(super) enum Given {
     Order(Order),
@@ -16,16 +16,16 @@ pub(super) enum Given {
 
 #[derive(Clone, Debug)]
 pub(super) struct Order {
-    /// Who signs in; a renewal without.
+    /// The user to sign in; none for a renewal.
     user: Option<usize>,
     adopt: bool,
     named: Named,
     no_cookie: bool,
     begun: usize,
     minted: u64,
-    /// Who was signed in when ordered.
+    /// The signed-in user at the time of the order.
     signed: Option<usize>,
-    /// What the page's cookie may lack.
+    /// The values that the page's cookie may lack.
     relay: Option<Token>,
     at: u64,
     number: u64,
@@ -77,7 +77,7 @@ impl Node {
         Some(Given::Order(Order { user, adopt, named, no_cookie, begun, minted, signed, relay, at, number }))
     }
 
-    /// The removal of what a socket's handle has ended.
+    /// The removal after a socket's handle has ended its session.
     pub(super) fn removal(&mut self, handle: &Handle, time: &Time) -> Option<Given> {
         if self.live(&handle.bind, time).is_some() {
             return None;
@@ -85,7 +85,7 @@ impl Node {
         handle.ended.map(|id| Given::Removal([&[id], &handle.also_ended[..]].concat()))
     }
 
-    /// What becomes of a token that a page brings to a request with this handle.
+    /// Brings a token to the request of this handle.
     pub(super) fn bring(&mut self, given: &Given, handle: &mut Handle, time: &mut Time) -> Result<(), &'static str> {
         match given {
             Given::Order(order) => self.bring_order(order, handle, time),
@@ -147,7 +147,7 @@ impl Node {
         Ok(())
     }
 
-    /// The living session that the order names, with what the order carries of the session.
+    /// The living session that the order names, with the order's values merged.
     fn take_relay(&mut self, id: usize, order: &Order, time: &Time) -> Result<usize, &'static str> {
         if self.reason_of(id, time).is_some() {
             return Err("session_closed");
