@@ -424,7 +424,8 @@ impl Session {
     /// # Errors
     ///
     /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all`](crate::Sessions::end_all)).
-    /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and the errors of `destroy`.
+    /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and
+    /// the errors of `destroy`.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
         self.core().end_all_sessions().await
     }
