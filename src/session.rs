@@ -15,7 +15,7 @@ use crate::{
         Change,
         memory::record::{Extent, Kind},
     },
-    value::{self, Flaw, Json, Number, Scope, SessionValue},
+    value::{self, Flaw, Json, Number, SessionValue},
 };
 
 pub(crate) mod arrive;
@@ -507,13 +507,12 @@ impl Session {
         }
     }
 
-    pub(crate) async fn commit_json(&self, scope: Scope, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
+    pub(crate) async fn commit_json(&self, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
             let name = self.core().chain.schema.at(number).name;
             Change { number, name, json: Some(json), version: None, replaces: None }
         };
-        let changes: Vec<_> = values.into_iter().map(change).collect();
-        self.core().commit(scope, Extent::Named, &changes).await.map(drop)
+        self.core().commit_of_owners(values.into_iter().map(change)).await
     }
 }
 

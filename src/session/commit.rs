@@ -15,7 +15,7 @@ use crate::{
         Change, Commit, CommitKind, Committed, Found,
         memory::{
             Memory, Taken,
-            record::{Carried, Extent, Record, RecordKey, Refused, Share, Terms, Via},
+            record::{Browser, Carried, Extent, Kind, Record, RecordKey, Refused, Share, State, Terms, Via},
         },
     },
     value::{MAX_NAME, Number, Scope},
@@ -115,6 +115,42 @@ impl Core {
     /// nothing is awaited once the change begins.
     pub(crate) async fn commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, WriteError> {
         insist(|| self.try_commit(scope, extent, changes)).await
+    }
+
+    /// Makes changes of values of both scopes: of each owner all or none, and none at all where an owner's are refused.
+    ///
+    /// Cancel safe for each owner, as [`commit`](Self::commit) is.
+    pub(crate) async fn commit_of_owners(&self, changes: impl Iterator<Item = Change>) -> Result<(), WriteError> {
+        let now = self.chain.now();
+        let signed = self.signed(now);
+        // While nobody is signed in, the session owns the values of both scopes.
+        let is_users = |change: &Change| match self.chain.schema.at(change.number).scope {
+            Scope::Session => false,
+            Scope::Principal => signed.is_some(),
+        };
+        let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_users);
+        if let (Some(signed), false, false) = (&signed, users.is_empty(), sessions.is_empty()) {
+            let refused = |refused: Refused| WriteError::from(refused.into_loss());
+            let record = self.hold_principal(signed, now);
+            record.admit(&users, self.chain.terms(Scope::Principal, now)).map_err(refused)?;
+            let terms = self.chain.terms(Scope::Session, now);
+            match self.writable(now)? {
+                Some(bound) => bound.record.admit(&sessions, terms).map_err(refused)?,
+                None => self.empty_session(now).admit(&sessions, terms).map_err(refused)?,
+            }
+        }
+        for (scope, changes) in [(Scope::Session, sessions), (Scope::Principal, users)] {
+            if !changes.is_empty() {
+                self.commit(scope, Extent::Named, &changes).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The state of a session that a write would begin.
+    pub(super) fn empty_session(&self, now: Millis) -> State {
+        let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
+        State::new(Kind::Session { life, browser: Browser::default() })
     }
 
     pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
@@ -343,7 +379,7 @@ impl Core {
         let record = self.record_of(self.chain.schema.at(number).scope, now);
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
-            let live = |state: &crate::tier::memory::record::State| {
+            let live = |state: &State| {
                 let kept = state.kept(schema, number, now).is_some_and(|kept| kept.json.is_some());
                 kept || state.values.opaque().any(|(name, kept)| name == schema.at(number).name && kept.json.is_some())
             };

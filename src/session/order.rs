@@ -30,7 +30,7 @@ use crate::{
         },
         memory::{
             Known,
-            record::{Browser, Kind, RecordKey, Share, State},
+            record::{RecordKey, Share},
         },
     },
     value::{Json, Number, Scope},
@@ -193,9 +193,8 @@ impl Core {
                 dry.map_err(WriteError::closed)?
             }
             Ordered::Ended(..) | Ordered::Nothing => {
-                let life = Life::begin(drawn.birth, now, self.chain.lifetime);
-                let empty = State::new(Kind::Session { life, browser: Browser::default() });
-                empty.admit(changes, self.chain.terms(Scope::Session, now).for_share(Share::Whole))
+                let terms = self.chain.terms(Scope::Session, now).for_share(Share::Whole);
+                self.empty_session(now).admit(changes, terms)
             }
         };
         fitted.map_err(|refused| refused.into_loss().into())

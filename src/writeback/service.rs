@@ -28,7 +28,7 @@ use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
     session::{Session, relay::Relayed},
     sessions::Sessions,
-    value::{Declared, Flaw, Json, Number, Scope, SessionValue},
+    value::{Declared, Flaw, Json, Number, SessionValue},
 };
 
 static HOOK: Asset = Asset::script(include_str!("hook.js"));
@@ -255,9 +255,7 @@ impl SessionWriteback {
                 session.core().touch();
                 session.core().open()?;
                 for_this_user(headers, &session)?;
-                for (scope, values) in accepted.by_scope {
-                    session.commit_json(scope, values).await?;
-                }
+                session.commit_json(accepted.values).await?;
                 Ok(match self.unknown {
                     Unknown::Refused => stored(&accepted.names),
                     Unknown::Ignored => reply_with_ignored(&accepted.names, &accepted.ignored),
@@ -296,7 +294,7 @@ impl SessionWriteback {
     /// that before what is not valid.
     fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<Accepted, Refusal> {
         let schema = &self.sessions.chain.schema;
-        let mut accepted = Accepted { by_scope: Vec::new(), names: Vec::new(), ignored: Vec::new() };
+        let mut accepted = Accepted { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
             let Some(number) = schema.named(name).filter(|number| self.allowed.contains(number)) else {
@@ -371,17 +369,14 @@ fn encode(declared: &Declared, raw: &str) -> Result<Json, Refusal> {
 }
 
 struct Accepted {
-    by_scope: Vec<(Scope, Vec<(Number, Json)>)>,
+    values: Vec<(Number, Json)>,
     names: Vec<String>,
     ignored: Vec<String>,
 }
 
 impl Accepted {
     fn add(&mut self, declared: &Declared, number: Number, json: Json) {
-        match self.by_scope.iter_mut().find(|(scope, _)| *scope == declared.scope) {
-            Some((_, values)) => values.push((number, json)),
-            None => self.by_scope.push((declared.scope, vec![(number, json)])),
-        }
+        self.values.push((number, json));
         self.names.push(declared.name.to_owned());
     }
 }

@@ -13,7 +13,7 @@ use tower::{Layer, ServiceExt};
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::{
     site::dark,
-    world::{Browser, DAY, Faster, Node, Theme, builder, ring},
+    world::{Browser, DAY, Division, Faster, Node, Theme, builder, ring},
 };
 
 // R28.
@@ -154,6 +154,35 @@ async fn a_chain_without_memory_is_written_through_the_cookie() {
     let answer = node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;
     browser.take(&answer.headers);
     assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+}
+
+// While nobody is signed in, the values of both scopes are the session's.
+#[tokio::test]
+async fn post_of_a_visitor_is_stored_whole_or_not_at_all() {
+    let mut page = Page::new();
+    for body in [
+        json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
+        json!({ "theme": "dark", "note": "x".repeat(6000) }),
+    ] {
+        let answer = page.post(body.to_string()).await;
+        assert_refused(&answer, 422, "value_too_large", &body);
+        assert!(answer.set_cookies().is_empty(), "no session begins");
+    }
+    assert_eq!(page.node.sessions.stats().records, 0);
+    page.post(r#"{"current_division_id":3,"theme":"dark"}"#).await;
+    assert_eq!((page.read::<Division>().await, page.read::<Theme>().await), (Some(Division(3)), Some(dark())));
+}
+
+#[tokio::test]
+async fn post_of_two_owners_is_admitted_before_it_is_stored() {
+    let mut page = Page::signed_in().await;
+    for body in [
+        json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
+        json!({ "theme": "light", "note": "x".repeat(6000) }),
+    ] {
+        assert_refused(&page.post(body.to_string()).await, 422, "value_too_large", &body);
+    }
+    assert_eq!((page.read::<Division>().await, page.read::<Theme>().await), (None, None));
 }
 
 // R35.
