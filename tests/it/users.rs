@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use layered_session::{
     Clock, Closed, CookieTier, KeyRing, MemoryTier, Principal, RelayToken, Resolution, Session, SessionWriteback,
     Sessions, Watch, WriteError, WriteErrorKind, testing::ManualClock,
@@ -47,6 +47,8 @@ enum Step {
         keep: bool,
         /// The response is lost on its way.
         lost: bool,
+        /// Clones do it at once.
+        at_once: bool,
     },
     /// A request whose response never leaves: its handle is kept too, and can renew the session and sign in.
     Begin {
@@ -133,8 +135,8 @@ fn job() -> impl Strategy<Value = Op> {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25), lost())
-            .prop_map(|(node, jar, ops, keep, lost)| Step::Visit { node, jar, ops, keep, lost }),
+        12 => (0..NODES, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.25), lost(), any::<bool>())
+            .prop_map(|(node, jar, ops, keep, lost, at_once)| Step::Visit { node, jar, ops, keep, lost, at_once }),
         2 => (0..NODES, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
@@ -243,8 +245,8 @@ impl World {
         // No two steps are of one moment, so that versions have the order of the steps, whatever the node.
         self.pass(1);
         match step {
-            Step::Visit { node, jar, ops, keep, lost } => {
-                self.visit(node % self.nodes.len(), jar, ops, (keep, lost))?
+            Step::Visit { node, jar, ops, keep, lost, at_once } => {
+                self.visit(node % self.nodes.len(), jar, ops, [keep, lost, at_once])?
             }
             Step::Begin { node, jar } => {
                 let at = node % self.nodes.len();
@@ -349,16 +351,23 @@ impl World {
     }
 
     /// One request: what its handler saw, and what its browser was given.
-    fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, (keep, lost): (bool, bool)) -> Result<(), TestCaseError> {
+    fn visit(
+        &mut self,
+        at: usize,
+        jar: usize,
+        ops: Vec<Op>,
+        [keep, lost, at_once]: [bool; 3],
+    ) -> Result<(), TestCaseError> {
         let (node, model) = &mut self.nodes[at];
         let token = self.jars[jar].1.clone();
         let mut browser = self.jars[jar].0.clone();
         let doing = ops.clone();
         let handler = async move |session: Session| {
-            let mut came = Vec::new();
-            for op in &doing {
-                came.push(perform(&session, op).await);
-            }
+            let each = doing.iter().map(|op| {
+                let session = session.clone();
+                async move { perform(&session, op).await }
+            });
+            let came = if at_once { join_all(each).await } else { stream::iter(each).then(|it| it).collect().await };
             (came, session)
         };
         let visit = browser.visit_seen(node, handler).now_or_never();
