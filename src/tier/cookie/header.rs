@@ -117,8 +117,9 @@ impl Name {
     /// Looks through every `Cookie` field for pairs of this name.
     ///
     /// The name is compared as bytes: `%5F%5FHost-` is not `__Host-`, and neither is `__host-` (CVE-2020-7070). Anything
-    /// that is no pair, or has no name, is passed over alone. A value in double quotes keeps them (RFC 6265bis, section
-    /// 4.1.1: "they are part of the cookie-value"), and so is a candidate that never opens.
+    /// that is no pair, or has no name, is passed over alone. One pair of double quotes around a value is taken off: a
+    /// server's grammar has them (RFC 6265, section 4.1.1), and clients of RFC 2965 add them (`java.net.CookieManager`).
+    /// No token has a quote, so no two tokens become one.
     pub(crate) fn scan<'a>(&self, fields: &'a Fields) -> Scan<'a> {
         if fields.iter().map(<[u8]>::len).sum::<usize>() > MAX_BYTES {
             return Scan::Capped;
@@ -172,7 +173,14 @@ fn value_between<'a>(before: &[u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u
     }
     let after = trim_start(after).strip_prefix(b"=")?;
     let (value, rest) = after.split_at(memchr(b';', after).unwrap_or(after.len()));
-    Some((trim_start(trim_end(value)), rest))
+    Some((unquote(trim_start(trim_end(value))), rest))
+}
+
+const fn unquote(value: &[u8]) -> &[u8] {
+    match value {
+        [b'"', inner @ .., b'"'] => inner,
+        _ => value,
+    }
 }
 
 /// The pairs of all fields, good or garbage.
@@ -225,7 +233,10 @@ mod tests {
     /// The same by the letter of RFC 6265bis: split at semicolons, then at the first equals sign.
     fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
         let (found, value) = pair.split_at(memchr(b'=', pair)?);
-        (trim_end(found) == name.as_bytes()).then(|| trim_start(&value[1..]))
+        let value = trim_start(&value[1..]);
+        let quoted = value.len() > 1 && value.starts_with(b"\"") && value.ends_with(b"\"");
+        let inner = if quoted { &value[1..value.len() - 1] } else { value };
+        (trim_end(found) == name.as_bytes()).then_some(inner)
     }
 
     /// What was found, as text, `None` for a request that was not read.
@@ -247,6 +258,7 @@ mod tests {
             "a=b; __Host-session=x; c=d;",
             "garbage; ; =; ==; =y; a; __Host-session=x; __Host-session; \"; ,",
             "$Version=1; __Host-session=x; $Path=/",
+            "$Version=\"1\"; __Host-session=\"x\";$Path=\"/\"",
         ];
         for field in ours {
             assert_eq!(found(&[field]).unwrap(), ["x"], "{field}");
@@ -319,7 +331,10 @@ mod tests {
 
     #[test]
     fn values_are_the_bytes_that_were_sent() {
-        for value in ["\"x\"", "a=b=", "%41", "x y", "é", ""] {
+        for (sent, value) in [("\"\"x\"\"", "\"x\""), ("\"", "\""), ("\"x", "\"x"), ("\"\"", "")] {
+            assert_eq!(found(&[format!("__Host-session={sent}; c=d")]).unwrap(), [value], "one pair of quotes goes");
+        }
+        for value in ["a=b=", "%41", "x y", "é", ""] {
             assert_eq!(found(&[format!("a=b; __Host-session= {value} ; c=d")]).unwrap(), [value]);
         }
         let fields = note_fields(&[b"\xff=\xfe; __Host-session=\xff\xfe; \x80"]);

@@ -107,7 +107,7 @@ async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() 
         let mut others: Vec<_> = (0..token.len()).map(|len| token[..len].to_owned()).collect();
         others.extend(["A", "=", "==", ".", "AAAA"].map(|more| format!("{token}{more}")));
         others.extend(["A", "r.", "b."].map(|before| format!("{before}{token}")));
-        others.push(format!("\"{token}\""));
+        others.extend([format!("\"\"{token}\"\""), format!("\"{token}"), format!("'{token}'")]);
         let last = token.chars().last().unwrap();
         others.extend(('A'..='z').filter(|c| c.is_ascii_alphabetic() && *c != last).map(|c| {
             let kept = &token[..token.len() - 1];

@@ -15,9 +15,11 @@ async fn our_cookie_is_found_in_any_field_beside_any_garbage() {
     let site = Site::new();
     let browser = site.dark().await;
     let ours = format!("session={}", browser.token());
+    let quoted = format!("$Version=\"1\"; session=\"{}\";$Path=\"/\"", browser.token());
     let upper = ours.replacen("session", "Session", 1);
     for fields in [
         vec!["a=b", "c=d", &ours],
+        vec![&quoted],
         vec!["=; ;;=x; \"; Session=x; $Version=1", &ours, "a=b"],
         vec![&format!("a=\"b; \t{ours}\t ;c"), "session2=x"],
         vec![&upper, "%73ession=x", "\u{a0}session=x", &ours],
