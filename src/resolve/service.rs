@@ -6,7 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Extensions, Method, Request, Response, header, request::Parts};
+use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
 use super::future::ResponseFuture;
@@ -116,8 +116,17 @@ fn swap_head<B>(request: &mut Request<B>, head: &mut Parts) {
     mem::swap(request.extensions_mut(), &mut head.extensions);
 }
 
-/// A WebSocket, or anything else that makes a connection of a request: the browser sends it across sites, with cookies,
-/// and lets the page that asked for it read and write (RFC 6455, 10.2). HTTP/2 and 3 use extended CONNECT (RFC 8441).
+/// Whether a request opens a WebSocket: a browser sends the request across sites, with cookies, and lets the page read
+/// and write (RFC 6455, 10.2). HTTP/2 and 3 use extended CONNECT (RFC 8441). A client that offers another protocol, as
+/// `h2c`, sends an ordinary request.
 fn is_upgrade<B>(request: &Request<B>) -> bool {
-    request.method() == Method::CONNECT || request.headers().contains_key(header::UPGRADE)
+    let headers = request.headers();
+    let opens = || lists(headers, &header::UPGRADE, b"websocket") && lists(headers, &header::CONNECTION, b"upgrade");
+    request.method() == Method::CONNECT || opens()
+}
+
+/// Whether a field is a list with this member, in whatever case (RFC 9110, 5.6.1).
+fn lists(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
+    let members = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    members.map(<[u8]>::trim_ascii).any(|found| found.eq_ignore_ascii_case(member))
 }

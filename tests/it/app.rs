@@ -95,6 +95,7 @@ pub(crate) async fn signed_in(node: &Node, user: &'static str) -> Browser {
 pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
     let mut request = browser.request_of_page(Method::GET, "/", "");
     request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
+    request.headers_mut().insert(header::CONNECTION, "upgrade".parse().unwrap());
     request
 }
 

@@ -268,6 +268,7 @@ async fn form_post_opens_no_cross_site_socket() {
     let node = node(LAX);
     let mut upgrade = request(&Browser::new(), Method::GET, FORM);
     upgrade.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
+    upgrade.headers_mut().insert(header::CONNECTION, "upgrade".parse().unwrap());
     let (set, signed) =
         send(&node, upgrade, async |session| session.sign_in(User("ada".into())).from_another_site().await).await;
     assert_closed(signed, "sign_in on an upgrade");

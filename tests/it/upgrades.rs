@@ -54,6 +54,7 @@ async fn open(node: &Node, request: Request<Full<Bytes>>) -> (Response<Full<Byte
 fn upgrade(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
     let mut request = browser.request_of(Method::GET, "/live", "");
     request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
+    request.headers_mut().insert(header::CONNECTION, "upgrade".parse().unwrap());
     for (name, value) in headers {
         request.headers_mut().append(*name, value.parse().unwrap());
     }
@@ -102,6 +103,36 @@ async fn a_socket_of_our_own_page_has_its_session() {
             session.set(Theme("live".into())).await.unwrap();
             assert!(session.relay().is_some());
         }
+    }
+}
+
+// curl --http2 and Java's HttpClient offer HTTP/2 so, and are answered in HTTP/1.1.
+#[tokio::test]
+async fn client_that_offers_http2_has_its_session() {
+    let (node, browser) = signed_in().await;
+    let offers = [
+        [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")],
+        [("connection", "keep-alive"), ("upgrade", "websocket")],
+        [("connection", "upgrade"), ("upgrade", "websockets")],
+    ];
+    for offer in offers {
+        let mut request = browser.request_of(Method::GET, "/", "");
+        offer.iter().for_each(|(name, value)| drop(request.headers_mut().insert(*name, value.parse().unwrap())));
+        let (_, session) = open(&node, request).await;
+        assert_eq!(session.principal(), Some(Principal::new("ada")), "{offer:?}");
+        session.set(Theme("dark".into())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn members_of_both_lists_make_a_socket() {
+    let (node, browser) = signed_in().await;
+    for (connection, upgrade) in [("keep-alive, Upgrade", "WebSocket"), ("UPGRADE", "h2c ,websocket")] {
+        let mut request = browser.request_of(Method::GET, "/live", "");
+        request.headers_mut().insert("connection", connection.parse().unwrap());
+        request.headers_mut().insert("upgrade", upgrade.parse().unwrap());
+        request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+        assert_has_nothing(&open(&node, request).await.1).await;
     }
 }
 
