@@ -10,7 +10,7 @@ use super::{
     relay::RelayRefused,
 };
 use crate::{
-    chain::Signed,
+    chain::{Resolution, Signed},
     error::{TierError, WriteError},
     id::SessionId,
     live::Closed,
@@ -47,7 +47,7 @@ impl Core {
             bound.record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
             bound.record.reassure(abandoned);
         }
-        let mut taken = self.take_in(&bound, &current, now);
+        let mut taken = self.take_in(&bound, &current, self.chain.resolution, now);
         let signed = self.signed_of(&bound, now);
         self.read_principal(now).await?;
         self.unless_revoked(now);
@@ -113,9 +113,10 @@ impl Core {
     }
 
     /// Joins what a genuine payload of this session holds into the records that it speaks of.
-    pub(super) fn take_in(&self, bound: &Bound, current: &Current, now: Millis) -> TakenIn {
+    pub(super) fn take_in(&self, bound: &Bound, current: &Current, resolution: Resolution, now: Millis) -> TakenIn {
         let (payload, life) = (&current.payload, &current.life);
         let mut taken = TakenIn {
+            resolution,
             deadline: current.idle_deadline.min(life.absolute_deadline()),
             sealed: current.issued,
             sessions: payload.count(Whose::Session),
@@ -157,7 +158,7 @@ impl Core {
             Owner::Principal(_) => Whose::Principal,
         });
         let before = taken.newer.len();
-        if self.first_hit() {
+        if taken.resolution == Resolution::FirstHit {
             for entry in entries.clone() {
                 let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
@@ -224,6 +225,7 @@ impl Core {
 
 /// What came of a payload.
 pub(super) struct TakenIn {
+    resolution: Resolution,
     pub(super) deadline: Millis,
     sealed: Millis,
     sessions: usize,

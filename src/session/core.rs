@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{brought::Brought, read::Mark};
 use crate::{
-    chain::{Chain, Computation, Identity, Resolution, Signed, life::Lifetime, spared::Renewer},
+    chain::{Chain, Computation, Identity, Signed, life::Lifetime, spared::Renewer},
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
     live::Closed,
@@ -532,10 +532,6 @@ impl Core {
             ));
         }
         Ok(())
-    }
-
-    pub(super) fn first_hit(&self) -> bool {
-        self.chain.resolution == Resolution::FirstHit
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::StatusCode;
-use layered_session::{Session, SessionWriteback};
+use layered_session::{Resolution, Session, SessionWriteback};
 
 use crate::{
     app::{App, bring, carried, get, set, sign_in, signed_in, socket, theme, under_way, visitor},
@@ -45,6 +45,25 @@ async fn a_token_takes_every_change_to_the_cookie_of_its_own_session() {
     assert_eq!(carried::<Visits>(&browser, &app).await, Visits(1));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
     assert_eq!(socket(&browser, &node).await.relay(), None);
+}
+
+// Memory answers first, but a write on a socket is newer than the other node's memory.
+#[tokio::test]
+async fn first_hit_takes_a_newer_value_from_a_token() {
+    let app = App::new();
+    let [first, second] = [(); 2].map(|()| app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let mut browser = signed_in(&first, "ada").await;
+    set(&mut browser, &first, theme("light")).await;
+    set(&mut browser, &first, Division(1)).await;
+    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
+    app.pass(Duration::from_secs(1));
+    let live = socket(&browser, &first).await;
+    live.set(Division(2)).await.unwrap();
+    let token = switch(&live, "dark").await;
+    assert_eq!(bring(&mut browser, &second, &token).await.status, StatusCode::OK);
+    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("dark"));
+    assert_eq!(get::<Division>(&mut browser, &second).await, Division(2));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
 }
 
 #[tokio::test]

@@ -185,7 +185,7 @@ impl Node {
         let id = token.id;
         self.sessions.entry(id).or_insert_with(|| Session::of(token));
         self.end_predecessor(token, time);
-        self.merge(token);
+        self.merge(token, self.first_hit);
         self.sessions.get_mut(&id).expect("it was or has come").confirmed = true;
         match self.ended(id, time) {
             None => Handle { bind: Bind::Live(id), brought: Some(token.clone()), ..nobody },
@@ -217,16 +217,16 @@ impl Node {
             return;
         }
         self.end_predecessor(token, time);
-        self.merge(&Token { users: None, ..token.clone() });
+        self.merge(&Token { users: None, ..token.clone() }, self.first_hit);
     }
 
     /// Merges a token's values into the living session.
-    pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token) {
+    pub(super) fn merge(&mut self, &Token { id, user, signed, own, users, .. }: &Token, first_hit: bool) {
         let session = self.sessions.get_mut(&id).expect("it was or has come");
         if session.ended.is_some() {
             return;
         }
-        if session.user.is_none() || !self.first_hit {
+        if session.user.is_none() || !first_hit {
             session.signed = session.signed.max(signed);
         }
         session.user = user;
@@ -236,7 +236,7 @@ impl Node {
         };
         for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
             // The first that has one answers, and stays as it is.
-            if mine.is_none() || !self.first_hit {
+            if mine.is_none() || !first_hit {
                 *mine = brought.max(*mine);
             }
         }

@@ -154,7 +154,7 @@ impl Node {
         }
         let relay = order.relay.as_ref().expect("the session lived when it was ordered");
         self.sessions.entry(id).or_insert_with(|| Session::of(relay));
-        self.merge(relay);
+        self.merge(relay, false);
         match self.ended(id, time) {
             Some(_) => Err("session_closed"),
             None => Ok(id),
