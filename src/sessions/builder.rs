@@ -269,6 +269,14 @@ impl SessionsBuilder {
             .pop()
             .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
         cookie.check()?;
+        if self.principal_idle < Duration::from_secs(1) {
+            return Err(setting_error(
+                "`principal_idle` under a second: a user's values would be gone at the next request",
+            ));
+        }
+        if self.memory.last().is_some_and(|tier| tier.max_bytes == 0) {
+            return Err(setting_error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
+        }
         let memory = self.memory.pop().map(|tier| tier.open());
         let schema = self.schema()?;
         let identity = self.identity(&schema)?;
@@ -335,6 +343,12 @@ impl SessionsBuilder {
         }
         for declared in self.values.drain(..) {
             value::check_name(declared.name)?;
+            if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
+                return Err(value_error(format!(
+                    "`{}` ends as it is written: give `MAX_AGE` a time, or leave it out",
+                    declared.name
+                )));
+            }
             if schema.named(declared.name).is_some() {
                 return Err(value_error(format!(
                     "`{}` is declared twice: each value has a name of its own",
@@ -462,6 +476,10 @@ fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
 #[cfg(not(feature = "tokio"))]
 fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
     Err(BuildError::new(BuildErrorKind::Setting, "no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
+}
+
+fn setting_error(message: &'static str) -> BuildError {
+    BuildError::new(BuildErrorKind::Setting, message)
 }
 
 fn chain_error(message: impl Into<std::borrow::Cow<'static, str>>) -> BuildError {

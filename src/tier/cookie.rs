@@ -164,7 +164,7 @@ impl CookieTier {
         }
         let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         let plain = self.transport == Transport::PlainHttp;
-        if plain && (prefix("__Host-") || prefix("__Secure-")) {
+        if plain && ["__Host-", "__Secure-", "__Http-"].into_iter().any(prefix) {
             return refuse(format!(
                 "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
             ));

@@ -75,7 +75,7 @@ mod tombstones;
 /// tombstones are cut short, and their ids count as no cookie before the minute is over.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {
-    max_bytes: usize,
+    pub(crate) max_bytes: usize,
 }
 
 impl MemoryTier {

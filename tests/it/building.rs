@@ -58,6 +58,7 @@ value!(OtherTheme, "theme");
 value!(Server, "server", PLACEMENT: Placement = Placement::Server);
 value!(Volatile, "volatile", PLACEMENT: Placement = Placement::Volatile);
 value!(Account, "account", SCOPE: Scope = Scope::Principal);
+value!(Flash, "flash", MAX_AGE: Option<Duration> = Some(Duration::ZERO));
 
 #[test]
 fn a_chain_needs_one_cookie_behind_at_most_one_memory() {
@@ -185,6 +186,11 @@ fn settings_that_cant_work_are_refused() {
     refused(chain().idle(31 * DAY), Setting, "shorten `idle` or extend `absolute`");
     refused(chain().absolute(DAY), Setting, "shorten `idle` or extend `absolute`");
     chain().idle(DAY).absolute(DAY).build().unwrap();
+    refused(chain().value::<Flash>(), BuildErrorKind::Value, "give `MAX_AGE` a time");
+    refused(chain().principal_idle(Duration::ZERO), Setting, "`principal_idle` under a second");
+    let nothing = MemoryTier::builder().max_bytes(0).build();
+    let chain_of = |memory| Sessions::builder().tier(memory).tier(cookie()).clock(ManualClock::new());
+    refused(chain_of(nothing), Setting, "leave the tier out");
     for origin in ["https://app.example/", "app.example", "*", "null", "https://*.example"] {
         refused(chain().public_origins([origin]), Setting, "give `https://host` or `https://host:port`");
     }
@@ -216,6 +222,8 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().name("a\r\nSet-Cookie: b"), "use up to 64 letters"),
         (cookie().name("__Host-a").plain_http(), "leave out `plain_http()`"),
         (cookie().name("__secure-a").plain_http(), "name it without a prefix"),
+        (cookie().name("__Http-a").plain_http(), "leave out `plain_http()`"),
+        (cookie().name("__Host-Http-a").plain_http(), "leave out `plain_http()`"),
         (cookie().plain_http().same_site(SameSite::None), "leave out `plain_http()`"),
         (cookie().formerly("/app", None), "leave out `formerly`"),
         (cookie().formerly("/", None), "leave it out"),
@@ -234,6 +242,11 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().name("a").path("/; Domain=example.org"), "no `;`"),
         (cookie().name("a").domain("example.org; Path=/"), "give a host name"),
         (cookie().name("a").domain(""), "give a host name"),
+        (cookie().name("a").domain("."), "give a host name"),
+        (cookie().name("a").domain("org"), "give a host name"),
+        (cookie().name("a").domain(".org"), "give a host name"),
+        (cookie().name("a").domain("example..org"), "give a host name"),
+        (cookie().name("a").domain("example.org."), "give a host name"),
     ] {
         refused(Sessions::builder().tier(tier).clock(ManualClock::new()), BuildErrorKind::Cookie, remedy);
     }

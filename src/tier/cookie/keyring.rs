@@ -233,15 +233,18 @@ impl Key {
 fn weakness(key: &[u8]) -> Option<&'static str> {
     let repeats = |period| key[period..] == key[..key.len() - period];
     let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();
-    if key.is_ascii() {
+    let is_sequence = key.windows(3).all(|run| run[1].wrapping_sub(run[0]) == run[2].wrapping_sub(run[1]));
+    if distinct == 1 {
+        Some("repeats itself")
+    } else if is_sequence {
+        Some("is a plain sequence")
+    } else if key.is_ascii() {
         Some("is text, not random bytes (text in hex goes to `KeyRing::from_hex`)")
     } else if (1..=key.len() / 2).any(repeats) {
         Some("repeats itself")
     } else if distinct < 18 {
         // What 16 random bytes and padding can have. Of 32 random bytes, one in 10^13 has as few.
         Some("has too few different bytes")
-    } else if key.windows(3).all(|run| run[1].wrapping_sub(run[0]) == run[2].wrapping_sub(run[1])) {
-        Some("is a plain sequence")
     } else {
         None
     }
@@ -291,8 +294,8 @@ mod tests {
             ("is text", b"\x02\x01thisismyscretkey\x01\x02\\e\\y\\y\\h".repeat(2)),
             ("is text", [b"secret".as_slice(), &[0; 26]].concat()),
             ("is text", hex(&key(1)).into_bytes()),
-            ("is text", vec![0; 32]),
-            ("is text", (0..32).collect()),
+            ("repeats", vec![0; 32]),
+            ("sequence", (0..32).collect()),
             ("repeats", vec![0xff; 64]),
             ("repeats", b"\xde\xad\xbe\xef\xca\xfe\xba\xbe".repeat(5)),
             ("repeats", half.repeat(2)),

@@ -44,14 +44,23 @@ impl Place {
         if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
             return Err(format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`"));
         }
-        let host_byte = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-');
         match domain.as_deref() {
-            Some(domain) if domain.is_empty() || !domain.bytes().all(host_byte) => {
-                Err(format!("{domain:?} is no domain: give a host name, such as `example.org`"))
+            Some(domain) if !is_domain(domain) => {
+                Err(format!("{domain:?} is no domain for cookies: give a host name, such as `example.org`"))
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Whether a domain has two labels at least. Browsers refuse a cookie of a bare top-level name (RFC 6265bis, 5.7), and
+/// ignore a leading point.
+fn is_domain(domain: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    let name = domain.strip_prefix('.').unwrap_or(domain);
+    name.contains('.') && name.split('.').all(is_label)
 }
 
 /// As browsers compare: paths exactly, domains without their case and a leading point.
