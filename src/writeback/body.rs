@@ -25,9 +25,16 @@ where
     B: Body + Send,
     B::Error: Into<BoxError>,
 {
-    let mut deadline = clock.sleep(READ_DEADLINE);
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
-    let mut read = std::pin::pin!(collect(body, announced.unwrap_or(0)));
+    let announced = announced.unwrap_or(0);
+    // A client that waits for 100 (RFC 9110, 10.1.1) reads the answer now, and more than is read away helps nobody.
+    let waits =
+        headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if announced > MAX_BODY + DRAIN || announced > MAX_BODY && waits {
+        return Err(too_large());
+    }
+    let mut deadline = clock.sleep(READ_DEADLINE);
+    let mut read = std::pin::pin!(collect(body, announced));
     std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
         Poll::Ready(read) => Poll::Ready(read),
         Poll::Pending => deadline.as_mut().poll(cx).map(|()| {
@@ -65,11 +72,12 @@ where
             kept.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, len));
         }
     }
-    if over {
-        let message = format!("the body is longer than {MAX_BODY} bytes");
-        return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message));
-    }
-    Ok(kept.freeze())
+    if over { Err(too_large()) } else { Ok(kept.freeze()) }
+}
+
+fn too_large() -> Refusal {
+    let message = format!("the body is longer than {MAX_BODY} bytes");
+    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
 }
 
 pub(super) fn is_json(headers: &HeaderMap) -> bool {

@@ -60,7 +60,9 @@ async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
         (272, None, 272),
         (273, None, 273),
         (100_000, None, 273),
-        (100_000, Some(100_000 * KIB), 273),
+        (272, Some(272 * KIB), 272),
+        (273, Some(272 * KIB + 1), 0),
+        (100_000, Some(100_000 * KIB), 0),
         (1, Some(16 * KIB + 1), 1),
         (20, Some(10), 20),
     ] {
@@ -72,6 +74,19 @@ async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
         let answer = page.send(request).await;
         assert_refused(&answer, 413, "too_large", (sent, announced));
         assert_eq!(count.load(Ordering::Relaxed), taken * KIB, "{sent} {announced:?}");
+    }
+}
+
+#[tokio::test]
+async fn client_that_waits_for_100_is_refused_at_once() {
+    let page = Page::new();
+    for (announced, refused) in [(16 * KIB + 1, true), (16 * KIB, false)] {
+        let (body, _) = pieces(stream::pending());
+        let mut request = posting(&page, Box::pin(body));
+        request.headers_mut().insert(header::CONTENT_LENGTH, announced.into());
+        request.headers_mut().insert(header::EXPECT, "100-Continue".parse().unwrap());
+        let answer = page.send(request).now_or_never();
+        assert_eq!(answer.map(|answer| answer.status.as_u16()), refused.then_some(413));
     }
 }
 
