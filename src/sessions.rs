@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    future::Future,
+    future::{Future, poll_fn},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,6 +19,7 @@ use crate::{
     error::{MissingSession, TierError, WriteError},
     id::Principal,
     session::{Session, load::Loader},
+    signal::Chime,
     writeback::origin::PublicOrigins,
 };
 
@@ -98,19 +99,33 @@ impl Sessions {
         self.chain.hub.ring();
     }
 
-    /// Drops what has expired, once a minute, for as long as it is polled. Without it passing calls do this work in
-    /// small steps, and memory stays as it is while there are no calls; nothing expired is ever served either way.
+    /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
+    /// Without a sweeper passing calls do this work in small steps, and memory stays as it is while there are no calls.
+    /// Nothing expired is ever served either way.
     pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
         let chain = Arc::clone(&self.chain);
         async move {
             let Some(memory) = &chain.memory else { return };
+            let chime = Arc::new(Chime::default());
+            let bell = chime.hang();
+            chain.hub.join(&chime);
             while !chain.is_stopping() {
-                chain.time.clock.sleep(Duration::from_secs(60)).await;
+                let mut minute = chain.time.clock.sleep(Duration::from_secs(60));
+                poll_fn(|cx| {
+                    while bell.poll(cx).is_ready() {
+                        if chain.is_stopping() {
+                            return Poll::Ready(());
+                        }
+                    }
+                    minute.as_mut().poll(cx)
+                })
+                .await;
                 // In bounded steps of some 15 µs, each on a turn of its own.
                 while memory.sweep(chain.now(), 64) {
                     yield_now().await;
                 }
             }
+            chain.hub.leave(&chime);
         }
     }
 
@@ -145,7 +160,7 @@ impl fmt::Debug for Sessions {
 /// Waits for the next turn, on whatever runtime.
 async fn yield_now() {
     let mut yielded = false;
-    std::future::poll_fn(|cx| {
+    poll_fn(|cx| {
         if std::mem::replace(&mut yielded, true) {
             return Poll::Ready(());
         }

@@ -294,6 +294,17 @@ async fn whoever_watches_is_told_of_the_greater_bytes_of_an_equal_version() {
 }
 
 #[tokio::test]
+async fn sweeper_ends_at_a_shutdown() {
+    let node = App::new().node();
+    let sweeper = tokio::spawn(node.sessions.sweeper());
+    tokio::task::yield_now().await;
+    assert!(!sweeper.is_finished());
+    node.sessions.shutdown();
+    soon(sweeper).await.unwrap();
+    soon(node.sessions.sweeper()).await;
+}
+
+#[tokio::test]
 async fn a_shutdown_ends_what_waits_and_no_session() {
     let node = App::new().node();
     let mut browser = visitor(&node).await;
