@@ -202,6 +202,9 @@ impl Session {
     /// N concurrent calls apply N times. It is a compare-and-set: the closure may run again, so it borrows or clones
     /// what it puts in. It starts from the chain's answer, else from `V::default()`.
     ///
+    /// Updates of one owner on this node wait for each other. A closure that blocks on another update of the same session
+    /// or user waits for itself, for ever: change two values in one [`batch`](Self::batch).
+    ///
     /// # Errors
     ///
     /// As [`set`](Self::set), and `Contended` after losing 32 times in a row.
