@@ -3,7 +3,12 @@
 //!
 //! `ENGINE_CASES=20000 cargo test --release --all-features --test it engine::` runs more of them.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::{
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    pin::Pin,
+    time::Duration,
+};
 
 use futures_util::FutureExt;
 use layered_session::{
@@ -42,6 +47,8 @@ enum Step {
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
+        /// The response is lost on its way.
+        lost: bool,
     },
     /// A request whose response never leaves: its handle is kept too, and can renew the session.
     Begin {
@@ -85,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Touch),
         2 => Just(Op::Renew),
         1 => Just(Op::Destroy),
+        1 => Just(Op::Panic),
         1 => (0..LIFETIMES.len()).prop_map(|which| Op::SetLifetime(LIFETIMES[which].0, LIFETIMES[which].1)),
     ]
 }
@@ -93,8 +101,8 @@ fn step() -> impl Strategy<Value = Step> {
     let second = Duration::from_secs(1);
     let spans = vec![second / 1000, second, 61 * second, IDLE / 3, IDLE - second / 1000, IDLE, 2 * IDLE, ABSOLUTE];
     prop_oneof![
-        12 => (0..2usize, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.2))
-            .prop_map(|(node, jar, ops, keep)| Step::Visit { node, jar, ops, keep }),
+        12 => (0..2usize, 0..JARS, proptest::collection::vec(op(), 0..4), prop::bool::weighted(0.2), prop::bool::weighted(0.1))
+            .prop_map(|(node, jar, ops, keep, lost)| Step::Visit { node, jar, ops, keep, lost }),
         2 => (0..2usize, 0..JARS).prop_map(|(node, jar)| Step::Begin { node, jar }),
         6 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
         1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
@@ -232,7 +240,13 @@ impl World {
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
         match step {
-            Step::Visit { node, jar, ops, keep } => self.visit(node % self.nodes.len(), jar, ops, keep)?,
+            Step::Visit { node, jar, ops, keep, lost } => {
+                let before = self.jars[jar].clone();
+                self.visit(node % self.nodes.len(), jar, ops, keep)?;
+                if lost {
+                    self.jars[jar] = before;
+                }
+            }
             Step::Begin { node, jar } => self.begin(node % self.nodes.len(), jar)?,
             Step::Socket { which, op } => {
                 let Some(node) = self.sockets[which].as_ref().map(|socket| socket.node) else { return Ok(()) };
@@ -464,6 +478,11 @@ async fn perform(session: &Session, op: &Op) -> Result<Option<u64>, Refusal> {
         Op::Touch => done(session.touch().await),
         Op::Renew => done(session.renew().await),
         Op::Destroy => done(session.destroy().await),
+        Op::Panic => {
+            let panicking = session.update(|_: &mut Visits| resume_unwind(Box::new("told to")));
+            assert!(AssertUnwindSafe(panicking).catch_unwind().await.is_err(), "the closure runs in any case");
+            Err(Refusal::Panicked)
+        }
         Op::SetLifetime(idle, absolute) => {
             let lifetime = Lifetime::new(Duration::from_secs(idle), Duration::from_secs(absolute)).unwrap();
             done(session.set_lifetime(lifetime).await)

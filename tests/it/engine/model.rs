@@ -16,6 +16,8 @@ pub(super) enum Op {
     Renew,
     Destroy,
     SetLifetime(u64, u64),
+    /// An update whose closure panics.
+    Panic,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,7 @@ pub(super) enum Refusal {
     Closed(Closed),
     Invalid,
     HeadSent,
+    Panicked,
 }
 
 impl From<Closed> for Refusal {
@@ -471,6 +474,11 @@ impl Node {
                 self.touch(bind, now);
                 return Ok(read);
             }
+            Op::Panic => {
+                // The closure runs after the value is read.
+                self.touch(bind, now);
+                return Err(Refusal::Panicked);
+            }
             Op::Renew if *sent => return Err(Refusal::HeadSent),
             // What follows the handle's own end is another session, and an empty one.
             Op::Renew if *ended && closed.is_some() => {
@@ -509,7 +517,7 @@ impl Node {
         let mut came = None;
         let version;
         match op {
-            Op::Read(_) => unreachable!("done above"),
+            Op::Read(_) | Op::Panic => unreachable!("done above"),
             Op::Set(value, to) => {
                 version = fresh(authority, *newest, wall);
                 values[*value] = Kept { version, value: Some(*to) };
