@@ -422,7 +422,8 @@ impl Session {
     }
 
     /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
-    /// counts as this handle's own [`destroy`](Self::destroy). Other handles end with [`Closed::Revoked`].
+    /// counts as this handle's own [`destroy`](Self::destroy), and follows another tab's renewal as that does. Other handles
+    /// end with [`Closed::Revoked`].
     ///
     /// # Errors
     ///
@@ -437,7 +438,8 @@ impl Session {
     /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): whoever
     /// holds this session decides who stays signed in.
     ///
-    /// The other sessions end first. A failure between the two steps ends this session too.
+    /// The other sessions end first. A failure between the two steps ends this session too, and so does another turn of
+    /// this session that comes between: the call then fails with `Closed`.
     ///
     /// # Errors
     ///

@@ -115,7 +115,7 @@ pub(super) struct EndedHere {
     pub(super) until: Millis,
     /// The principal that was signed in, or that an order would have signed in.
     pub(super) principal: Option<PrincipalTag>,
-    /// More sessions that the handle has ended, the newest first: those of its orders, and those that it ended before.
+    /// More sessions that the handle has ended, the newest first: the sessions of orders, and earlier ones.
     pub(super) others: Vec<SessionId>,
 }
 

@@ -235,7 +235,7 @@ impl Core {
     /// handle's once it is known to live.
     pub(super) fn take_changes(&self, bound: &Bound, current: &Current, now: Millis) -> Result<(), RelayRefused> {
         bound.record.touch_at_least(current.used(now));
-        // The newest stands whatever the resolution: no cookie keeps what memory leaves out here.
+        // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
         self.take_in(bound, current, Resolution::Newest, now);
         self.settle(&bound.record, now);
         self.obey_revocations(bound, now).map_err(RelayRefused::Closed)

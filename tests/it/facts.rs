@@ -39,7 +39,7 @@ pub(crate) enum Kind {
 /// The content of an order, and the handle's knowledge at that time.
 #[derive(Clone)]
 pub(crate) struct Ordered {
-    /// The orders of one handle until its next sign-out begin one session: they are a series.
+    /// A series: the orders of one handle until the next sign-out, which begin one session.
     pub(crate) series: usize,
     /// The step in which the turn was ordered.
     pub(crate) step: usize,

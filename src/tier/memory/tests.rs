@@ -177,8 +177,8 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
             });
         }
     });
-    // What only passes is there for as long as somebody looks at it, or for its idle time. The first loop ends the round
-    // that the threads left in the middle, the second goes through all shards.
+    // A record without a handle stays for its idle time. The first loop ends the round that the threads left in the middle,
+    // the second loop goes through all shards.
     for days in [2, 4] {
         while tier.memory.sweep(Millis(clock.load(Ordering::Relaxed) + days * 86_400_000), 64) {}
     }

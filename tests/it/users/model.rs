@@ -126,7 +126,7 @@ pub(super) struct Handle {
     pub(super) came: Option<usize>,
     /// The session that the handle has ended itself: it may begin another one.
     pub(super) ended: Option<usize>,
-    /// More sessions that the handle has ended: those of its orders, and those that it ended before.
+    /// More sessions that the handle has ended: the sessions of orders, and earlier ones.
     pub(super) also_ended: Vec<usize>,
     /// The sessions that the handle's orders begin, each for the user who signs in.
     pub(super) ordered: Vec<(Option<usize>, usize)>,
@@ -235,7 +235,7 @@ impl Node {
             None => &mut session.anonymous,
         };
         for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
-            // The first that has one answers, and stays as it is.
+            // Under `FirstHit` memory's copy answers and stays.
             if mine.is_none() || !first_hit {
                 *mine = brought.max(*mine);
             }
