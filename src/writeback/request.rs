@@ -1,24 +1,25 @@
 //! The strict reader of what is posted: bytes to names and raw values, or a reason to refuse.
 //!
-//! [`Posted::parse`] looks at the body twice. The first pass decodes everything and keeps nothing but the names of the
-//! objects that are open; the second collects the top level, each value as a piece of the body itself. So a body that
-//! means different things to different readers is refused whole, and no value is built before its name is allowed.
+//! [`Posted::parse`] checks every name, string and number of the body first, and then collects the top level, each value as
+//! a piece of the body itself. So a body that means different things to different readers is refused whole, and no value is
+//! built before its name is allowed.
 
-use std::{borrow::Cow, cell::Cell, collections::HashSet, error::Error, fmt, iter};
+use std::{borrow::Cow, collections::HashSet, error::Error, fmt, iter};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    de::{MapAccess, Visitor},
 };
-use serde_json::value::RawValue;
+use serde_json::{from_str, value::RawValue};
 
 const MAX_DEPTH: usize = 16;
 const MAX_NAMES: usize = 64;
 const RELAY: &str = "$relay";
 
-/// By this name `serde_json::Value` takes an object to be the JSON text in its string, so that names could stand twice
-/// in there, and nest deeper, unseen by the first pass.
-const RAW_VALUE: &str = "$serde_json::private::RawValue";
+/// serde_json has private names that begin so. `serde_json::Value` takes an object with the name `RawValue` for the JSON
+/// text in its string, and with the feature `arbitrary_precision` an object with the name `Number` for the number in its
+/// string. The check of the body sees only a string there.
+const PRIVATE: &str = "$serde_json::private::";
 
 /// What a page posts: values that it authored, or what the server gave it to relay.
 pub(crate) enum Posted<'a> {
@@ -32,22 +33,20 @@ impl<'a> Posted<'a> {
     /// Reads a whole body. Its length is the caller's to limit: time and memory are linear in it.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let text = str::from_utf8(body).map_err(|_| Malformed::Json)?;
-        // Before the first pass, which recurses.
+        // Before the check, which recurses.
         if depth(text) > MAX_DEPTH {
             return Err(Malformed::TooDeep);
         }
-        let refused = Cell::new(None);
-        let mut json = serde_json::Deserializer::from_str(text);
-        let walked = Strict(&refused).deserialize(&mut json).and_then(|()| json.end());
-        walked.map_err(|_| refused.get().unwrap_or(Malformed::Json))?;
-
-        // What is JSON and no object is all that can fail here.
-        let mut json = serde_json::Deserializer::from_str(text);
-        let values = json.deserialize_map(TopLevel).map_err(|_| Malformed::NotAnObject)?;
+        let body: &RawValue = from_str(text).map_err(|_| Malformed::Json)?;
+        check(body.get())?;
+        if !body.get().starts_with('{') {
+            return Err(Malformed::NotAnObject);
+        }
+        let Object(values) = from_str(body.get()).map_err(|_| Malformed::Json)?;
         match values.as_slice() {
             more if more.len() > MAX_NAMES => Err(Malformed::TooManyNames),
             &[(ref name, token)] if name == RELAY => {
-                let token = serde_json::from_str(token.get());
+                let token = from_str(token.get());
                 token.map(|Text(token)| Self::Relay(token)).map_err(|_| Malformed::RelayNotAString)
             }
             several if several.iter().any(|(name, _)| name == RELAY) => Err(Malformed::RelayNotAlone),
@@ -159,96 +158,63 @@ fn after_string(text: &str) -> Option<&str> {
     text.get(end + 1..)
 }
 
-/// The first pass. Decoding is the point: a `RawValue` skips strings without a look at their escapes, and numbers
-/// without a look at their size.
-#[derive(Clone, Copy)]
-struct Strict<'r>(&'r Cell<Option<Malformed>>);
-
-impl Strict<'_> {
-    fn refuse<E: de::Error>(self, reason: Malformed) -> E {
-        self.0.set(Some(reason));
-        E::custom(reason)
-    }
-}
-
-impl<'de> DeserializeSeed<'de> for Strict<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON")
-    }
-
-    fn visit_unit<E: de::Error>(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_bool<E: de::Error>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E: de::Error>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E: de::Error>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E: de::Error>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E: de::Error>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element_seed(self)?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<(), A::Error> {
-        let mut names = HashSet::new();
-        while let Some(Text(name)) = entries.next_key()? {
-            if name == RAW_VALUE {
-                return Err(self.refuse(Malformed::ReservedName));
+/// Checks one JSON text of valid syntax, and all the texts in it.
+///
+/// The first character decides how the text is read, never serde_json's own guess: with the feature `arbitrary_precision`,
+/// which any crate of an application can switch on, serde_json hands out numbers as objects and takes `1e999`. Each level is
+/// read as raw texts, so a body is read as often as it nests deep, 16 times at most.
+fn check(text: &str) -> Result<(), Malformed> {
+    let syntax = |_| Malformed::Json;
+    match text.as_bytes().first() {
+        Some(b'{') => {
+            let Object(entries) = from_str(text).map_err(syntax)?;
+            let mut names = HashSet::new();
+            for (name, value) in &entries {
+                if name.starts_with(PRIVATE) {
+                    return Err(Malformed::ReservedName);
+                }
+                if !names.insert(name) {
+                    return Err(Malformed::DuplicateName);
+                }
+                check(value.get())?;
             }
-            if !names.insert(name) {
-                return Err(self.refuse(Malformed::DuplicateName));
-            }
-            entries.next_value_seed(self)?;
+            Ok(())
         }
-        Ok(())
+        Some(b'[') => {
+            let items: Vec<&RawValue> = from_str(text).map_err(syntax)?;
+            items.into_iter().try_for_each(|item| check(item.get()))
+        }
+        // A `RawValue` passes over escapes, `\ud800` for example.
+        Some(b'"') => from_str(text).map(|Text(_)| ()).map_err(syntax),
+        Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::Json),
+        _ => Ok(()),
     }
 }
 
-/// The second pass. It keeps one name more than is allowed, to tell, and skips the rest.
-struct TopLevel;
+/// The names and raw values of an object, in order of appearance.
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
-impl<'de> Visitor<'de> for TopLevel {
-    type Value = Vec<(Cow<'de, str>, &'de RawValue)>;
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Entries;
 
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Object<'de>;
 
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
-        let mut values = Vec::new();
-        while values.len() <= MAX_NAMES
-            && let Some((Text(name), value)) = entries.next_entry()?
-        {
-            values.push((name, value));
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Object<'de>, A::Error> {
+                let mut object = Vec::new();
+                while let Some((Text(name), value)) = entries.next_entry()? {
+                    object.push((name, value));
+                }
+                Ok(Object(object))
+            }
         }
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(values)
+
+        deserializer.deserialize_map(Entries)
     }
 }
 
@@ -259,8 +225,8 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
-    use serde::Serialize;
-    use serde_json::{Value, from_str, to_vec};
+    use serde::{Serialize, de};
+    use serde_json::{Value, to_vec};
 
     use super::*;
 
@@ -304,6 +270,23 @@ mod tests {
         let text = r#"{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}"#;
         assert_eq!(from_str::<Value>(text).unwrap().to_string(), r#"{"b":2}"#, "why it is refused");
         assert_code("reserved_name", &[text, &text.replace('$', r"\u0024"), &format!(r#"{{"a":[{text}]}}"#)].join("|"));
+    }
+
+    #[test]
+    fn private_names_of_serde_json_are_reserved() {
+        assert_code("reserved_name", r#"{"a":{"$serde_json::private::Number":"9007199254740993"}}"#);
+        assert_code("reserved_name", r#"{"\u0024serde_json::private::Number":"1e999"} | {"$serde_json::private::":1}"#);
+        assert_code("accepted", r#"{"$serde_json":1,"a":"$serde_json::private::Number"}"#);
+    }
+
+    #[test]
+    fn numbers_are_judged_from_their_text() {
+        assert_code("malformed_json", r#"{"a":1e999} | {"a":[{"b":-1e309}]} | {"a":1.8e308} | {"a":2E+308}"#);
+        assert_code(
+            "malformed_json",
+            &format!(r#"{{"a":1{}}} | {{"a":-}} | {{"a":1e}} | {{"a":-01}}"#, "0".repeat(309)),
+        );
+        assert_code("accepted", r#"{"a":[1.7976931348623157e308,-1E-999,5e-324,-0,0.0,18446744073709551616,1e+2]}"#);
     }
 
     #[test]

@@ -239,7 +239,13 @@ async fn a_body_that_could_mean_two_things_changes_nothing() {
                 br#"{"nobody":{"x":1,"x":1},"theme":"dark"}"#,
             ],
         ),
-        ("reserved_name", &[br#"{"theme":{"$serde_json::private::RawValue":"\"dark\""}}"#]),
+        (
+            "reserved_name",
+            &[
+                br#"{"theme":{"$serde_json::private::RawValue":"\"dark\""}}"#,
+                br#"{"level":{"$serde_json::private::Number":"9007199254740993"}}"#,
+            ],
+        ),
         ("too_deep", &[deep.as_bytes()]),
         ("too_many_names", &[many.as_bytes()]),
         (
