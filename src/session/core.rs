@@ -14,7 +14,7 @@ use crate::{
     signal::{Bell, Chime},
     sync::{Mutex, RwLock},
     tier::{
-        cookie::order::Turn,
+        cookie::order::{MOST_BEGUN, Turn},
         memory::record::{Record, RecordKey},
     },
     value::Scope,
@@ -104,7 +104,8 @@ pub(super) struct OrderedHere {
     pub(super) principal: Option<PrincipalTag>,
 }
 
-/// The most turns that a handle remembers. Each order lives a minute.
+/// The most sessions that the orders of a handle begin. Each is ended with the handle's session, with up to three writes to
+/// a store.
 const MOST_ORDERED: usize = 8;
 
 /// A session that a handle has ended.
@@ -166,18 +167,26 @@ impl Core {
 
     /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
     /// and user, so that no more than one of them is carried out.
-    pub(super) fn note_ordered(&self, drawn: OrderedHere) -> SessionId {
+    ///
+    /// # Errors
+    ///
+    /// `Invalid` where an end of the handle could not take back another order.
+    pub(super) fn note_ordered(&self, drawn: OrderedHere) -> Result<SessionId, WriteError> {
+        // A removal names these too.
+        let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());
         let mut ordered = self.seldom().ordered.lock();
         let same = |earlier: &OrderedHere| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
         let drawn = match ordered.iter().position(same) {
             Some(at) => ordered.remove(at),
+            None if ordered.len() == MOST_ORDERED || ordered.len() + ended >= MOST_BEGUN => {
+                let message = "a sign-out takes back 8 orders of a handle, and 15 with those of its earlier sign-outs: \
+                               order on the handle of a new request";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
             None => drawn,
         };
-        if ordered.len() == MOST_ORDERED {
-            ordered.remove(0);
-        }
         ordered.push(drawn);
-        drawn.id
+        Ok(drawn.id)
     }
 
     pub(super) fn ordered_ids(&self) -> Vec<SessionId> {

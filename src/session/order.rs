@@ -69,9 +69,12 @@ impl Core {
         }
         let now = self.chain.now();
         let ordered = self.ordered(ordering.turn, now)?;
-        let drawn = self.draw(ordering, now)?;
+        let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
+        let mut drawn = self.draw(user.as_deref(), now)?;
         let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
         self.check_fit(&ordered, ordering.turn, drawn, &changes, now)?;
+        let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
+        drawn.id = self.note_ordered(OrderedHere { id: drawn.id, turn: ordering.turn, principal })?;
         let (named, no_cookie) = match &ordered {
             Ordered::Living(bound) => (Named::Living, !bound.record.is_confirmed()),
             // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
@@ -136,19 +139,15 @@ impl Core {
     }
 
     /// Draws the id and the birth of the session that an order begins.
-    fn draw(&self, ordering: &Ordering, now: Millis) -> Result<Drawn, WriteError> {
-        let time = &self.chain.time;
-        let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
-        let known = user.as_deref().and_then(|signed| self.find_principal(signed));
-        let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
-        let birth = time.fresh(now, above);
-        let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
-        let id = self.note_ordered(OrderedHere { id: mint_id()?, turn: ordering.turn, principal });
+    fn draw(&self, user: Option<&Signed>, now: Millis) -> Result<Drawn, WriteError> {
         // The page has brought an order of this handle: the page is in another session by now.
         if self.ordered_ids().iter().any(|id| self.is_known(id)) {
             return Err(WriteError::closed(Closed::Renewed));
         }
-        Ok(Drawn { id, birth })
+        let time = &self.chain.time;
+        let known = user.and_then(|signed| self.find_principal(signed));
+        let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
+        Ok(Drawn { id: mint_id()?, birth: time.fresh(now, above) })
     }
 
     /// The principal that the request's head gave, which is signed in where no session lives.

@@ -101,8 +101,9 @@ impl<'a> SignIn<'a> {
     ///
     /// # Errors
     ///
-    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle, and `NoMemory`
-    /// on a chain without memory, where no sign-out could end the session that the order would begin.
+    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle, and for a ninth
+    /// user on one handle, whose order a sign-out could not take back. `NoMemory` on a chain without memory, where no
+    /// sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let core = self.session.core();
         let user = core.user_change(self.user?)?;
@@ -138,8 +139,8 @@ impl<'a> RenewByPage<'a> {
     /// # Errors
     ///
     /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser, `Undeclared`,
-    /// `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew or a granted value may not be
-    /// written.
+    /// `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew, where a granted value may not be
+    /// written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
         self.session.core().order(&Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })

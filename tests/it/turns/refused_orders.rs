@@ -183,6 +183,70 @@ async fn chain_without_memory_gives_no_order() {
     assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::NoMemory));
 }
 
+// A sign-out takes back every order of its handle, so a handle gives no more orders than the sign-out can take back.
+#[tokio::test]
+async fn ninth_order_of_a_handle_is_refused() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (node, other) = (over_store(), over_store());
+    let live = socket(&Browser::new(), &node).await;
+    let order = |number: usize| live.sign_in(user(&format!("user {number}"))).by_page();
+    assert_eq!(
+        kind(live.sign_in(user(&"x".repeat(4_000))).by_page()),
+        Some(WriteErrorKind::TooLarge),
+        "takes no place"
+    );
+    let mut tokens: Vec<_> = (0..8).map(|number| order(number).unwrap().to_string()).collect();
+    for _ in 0..2 {
+        assert_eq!(kind(order(8)), Some(WriteErrorKind::Invalid));
+    }
+    assert!(order(8).unwrap_err().to_string().contains("new request"), "the remedy");
+    tokens.extend((0..8).map(|number| order(number).expect("another order for the same user").to_string()));
+    live.destroy().await.unwrap();
+    for node in [&node, &other] {
+        for token in &tokens {
+            let answer = bring(&mut Browser::new(), node, token).await;
+            assert_eq!((answer.status, answer.set_cookies()), (StatusCode::CONFLICT, vec![]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn removal_names_every_order_that_was_given() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let (mut given, mut refused) = (Vec::new(), 0);
+    for number in 0..24 {
+        match live.sign_in(user(&format!("user {number}"))).by_page() {
+            Ok(token) => given.push(token.to_string()),
+            Err(error) => {
+                assert_eq!(error.kind(), WriteErrorKind::Invalid);
+                refused += 1;
+                live.destroy().await.unwrap();
+            }
+        }
+    }
+    assert_eq!(given.len() + refused, 24);
+    live.destroy().await.unwrap();
+    let mut pages = Vec::new();
+    for token in &given {
+        let mut page = browser.clone();
+        // The node knows of no end yet.
+        let answer = bring(&mut page, &app.node(), token).await;
+        if answer.status == StatusCode::OK {
+            pages.push(page);
+        }
+    }
+    assert!(pages.len() >= 14, "{}", pages.len());
+    let removal = live.relay().unwrap().to_string();
+    bring_ok(&mut pages[0].clone(), &other, &removal).await;
+    for page in &pages {
+        assert_eq!(principal(page, &other).await, None);
+    }
+}
+
 // Two orders that clones give at the same moment name the same session.
 #[test]
 fn orders_of_clones_begin_one_session() {
