@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use tower_service::Service;
 
@@ -18,6 +18,7 @@ use crate::{
     sessions::Sessions,
     writeback::{
         asset::Asset,
+        origin::Kind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
     },
@@ -133,7 +134,7 @@ impl SessionInspector {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<InspectorBody>, Refusal> {
-        only_own_pages(&self.sessions, &Method::GET, head)?;
+        only_own_pages(&self.sessions, Kind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
         if core.closed(core.chain.now()).is_some() {

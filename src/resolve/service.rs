@@ -18,7 +18,7 @@ use crate::{
     },
     sessions::Sessions,
     tier::cookie::header::Fields,
-    writeback::origin::{same_origin, withheld},
+    writeback::origin::{Kind, same_origin, withheld},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
@@ -76,7 +76,7 @@ impl Sessions {
     /// How another site caused the request, as far as that matters here. The head is gone when the session is loaded.
     fn cross_site<B>(&self, request: &Request<B>, upgrade: bool) -> Option<CrossSite> {
         let (uri, headers, public) = (request.uri(), request.headers(), &self.public_origins);
-        if upgrade && !same_origin(uri, headers, public) {
+        if upgrade && !same_origin(Kind::Upgrade, uri, headers, public) {
             return Some(CrossSite::Upgrade);
         }
         withheld((request.method(), uri, headers), public, self.chain.cookie.sent())

@@ -8,7 +8,7 @@ use std::{iter, net::Ipv6Addr};
 
 use http::{
     HeaderMap, HeaderName, Method, Uri,
-    header::{AsHeaderName, HOST, ORIGIN},
+    header::{ACCEPT, AsHeaderName, HOST, ORIGIN},
 };
 
 use crate::{
@@ -20,13 +20,36 @@ use crate::{
 /// A name that is ready to be looked up: every request is asked for this field.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// The requests that the rule judges: a browser sends each with other headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Browsers send `Origin` with every POST.
+    Post,
+    /// The `GET` of an `EventSource`. A same-origin one carries no `Origin`, and no `Sec-Fetch-Site` on plain http off
+    /// loopback.
+    Events,
+    /// Browsers send `Origin` with every WebSocket's handshake (RFC 6455, 4.1).
+    Upgrade,
+}
+
+impl Kind {
+    /// The only method with which an endpoint of ours takes the request.
+    pub(crate) const fn method(self) -> Method {
+        match self {
+            Self::Post => Method::POST,
+            Self::Events | Self::Upgrade => Method::GET,
+        }
+    }
+}
+
 /// Whether a browser says that the request comes from a page of the very origin that it goes to, or of one of `public`.
 ///
 /// An `Origin` among `public` passes by itself. `Sec-Fetch-Site`, where it is present, decides alone otherwise: it is the
 /// browser's own comparison, which no proxy has rewritten. Browsers leave it out on plain http and old ones everywhere,
-/// and then `Origin` must name the authority that the request was sent to. A request with neither is refused: it is no
-/// browser's POST.
-pub(crate) fn same_origin(uri: &Uri, headers: &HeaderMap, public: &PublicOrigins) -> bool {
+/// and then `Origin` must name the authority that the request was sent to. A request with neither is refused, except
+/// for an `EventSource`'s: a cross-origin `EventSource` is a CORS request, which carries `Origin`. A page elsewhere can
+/// imitate the request by a `no-cors` fetch, and its browser withholds the answer (`Cross-Origin-Resource-Policy`).
+pub(crate) fn same_origin(kind: Kind, uri: &Uri, headers: &HeaderMap, public: &PublicOrigins) -> bool {
     let origin = only(headers, ORIGIN).and_then(Origin::parse);
     if origin.as_ref().is_some_and(|origin| public.contains(origin)) {
         return true;
@@ -35,7 +58,17 @@ pub(crate) fn same_origin(uri: &Uri, headers: &HeaderMap, public: &PublicOrigins
         // `none`, the address bar, is refused too: nobody types a POST or an upgrade.
         return only(headers, &SEC_FETCH_SITE) == Some("same-origin");
     }
-    origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers))
+    if headers.contains_key(ORIGIN) {
+        return origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers));
+    }
+    kind == Kind::Events && accepts_events(headers)
+}
+
+/// Whether `Accept` lists event streams, as each `EventSource` has it.
+fn accepts_events(headers: &HeaderMap) -> bool {
+    let ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let essences = ranges.filter_map(|range| range.split(|byte| *byte == b';').next());
+    essences.map(<[u8]>::trim_ascii).any(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
 /// The origin of a page whose request passed [`same_origin`]. A browser that sends no `Sec-Fetch-Site` does not tell a
@@ -70,7 +103,7 @@ pub(crate) fn withheld(
             }
         }
         None => {
-            if !headers.contains_key(ORIGIN) || same_origin(uri, headers, public) {
+            if !headers.contains_key(ORIGIN) || same_origin(Kind::Post, uri, headers, public) {
                 return None;
             }
         }
@@ -205,13 +238,13 @@ mod tests {
 
     type Headers = &'static [(&'static str, &'static str)];
 
-    fn passes(target: &str, parts: &[Headers], public: &PublicOrigins) -> bool {
+    fn passes(kind: Kind, target: &str, parts: &[Headers], public: &PublicOrigins) -> bool {
         let mut request = Request::builder().uri(target);
         for (name, value) in parts.iter().copied().flatten() {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        same_origin(&head.uri, &head.headers, public)
+        same_origin(kind, &head.uri, &head.headers, public)
     }
 
     /// What `Sec-Fetch-Site` may say, and what follows; `None` where `Origin` is to decide.
@@ -295,10 +328,45 @@ mod tests {
             for (origin, same) in ORIGINS {
                 for (place, target, host) in PLACES {
                     let expected = decided.unwrap_or_else(|| same.contains(place));
-                    let found = passes(target, &[site, origin, host], &none);
-                    assert_eq!(found, expected, "{site:?} {origin:?} at {place}");
+                    for kind in [Kind::Post, Kind::Events, Kind::Upgrade] {
+                        let found = passes(kind, target, &[site, origin, host], &none);
+                        assert_eq!(found, expected, "{kind:?} {site:?} {origin:?} at {place}");
+                    }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn event_source_without_either_header_passes() {
+        const OURS: &[Headers] = &[
+            &[("accept", "text/event-stream")],
+            &[("accept", "text/event-stream, */*;q=0.1")],
+            &[("accept", "text/html"), ("accept", "Text/Event-Stream;q=1")],
+        ];
+        const OTHERS: &[Headers] = &[
+            &[],
+            &[("accept", "")],
+            &[("accept", "*/*")],
+            &[("accept", "text/*")],
+            &[("accept", "text/event-streams")],
+            &[("accept", "x;text/event-stream")],
+        ];
+        let none = PublicOrigins::default();
+        let host = [("host", "lan.test")].as_slice();
+        for accept in OURS {
+            assert!(passes(Kind::Events, "/events", &[host, accept], &none), "{accept:?}");
+            for other in [Kind::Post, Kind::Upgrade] {
+                assert!(!passes(other, "/events", &[host, accept], &none), "{other:?}");
+            }
+            for site in
+                [&[("sec-fetch-site", "none")], &[("sec-fetch-site", "")], &[("origin", "null")], &[("origin", "")]]
+            {
+                assert!(!passes(Kind::Events, "/events", &[host, accept, site], &none), "{site:?}");
+            }
+        }
+        for accept in OTHERS {
+            assert!(!passes(Kind::Events, "/events", &[host, accept], &none), "{accept:?}");
         }
     }
 
@@ -307,7 +375,7 @@ mod tests {
         let public = PublicOrigins::parse(["https://App.example", "http://[::1]:8080"]).unwrap();
         let rewritten: &[Headers] = &[&[("host", "10.0.0.7:3000")], &[], &[("host", "a"), ("host", "b")]];
         for host in rewritten {
-            let passes = |origin: Headers| passes("/", &[host, origin], &public);
+            let passes = |origin: Headers| passes(Kind::Post, "/", &[host, origin], &public);
             assert!(passes(&[("origin", "https://app.example")]));
             assert!(passes(&[("origin", "http://[::1]:8080")]));
             assert!(!passes(&[("origin", "http://app.example")]));

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
@@ -151,11 +151,23 @@ pub(super) fn stored(names: &[String]) -> Response<WritebackBody> {
     json(StatusCode::OK, &serde_json::json!({ "stored": names }))
 }
 
+/// `Cross-Origin-Resource-Policy` of the Fetch standard, which the crate `http` does not name.
+static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
+
+/// Keeps an answer from pages of other origins: a `no-cors` request of theirs, as an image or a script, can look like an
+/// `EventSource`'s where the browser sends no Fetch Metadata. A CORS request, as of a listed origin, is not affected.
+fn keep_from_other_origins(headers: &mut HeaderMap) {
+    headers.insert(&CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
 /// The session has ended: a stream of it would have nothing to say.
 pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
     let mut response = Response::new(B::from(Bytes::new()));
     *response.status_mut() = StatusCode::NO_CONTENT;
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    keep_from_other_origins(headers);
     response
 }
 
@@ -167,7 +179,7 @@ pub(crate) fn streaming<B>(body: B) -> Response<B> {
     // What a proxy compresses, or keeps until its buffer is full, comes late or never.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    keep_from_other_origins(headers);
     response
 }
 
@@ -179,7 +191,7 @@ fn json<B: From<Bytes>>(status: StatusCode, body: &impl Serialize) -> Response<B
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    keep_from_other_origins(headers);
     response
 }
 

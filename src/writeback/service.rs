@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, request::Parts};
+use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
 use http_body::Body;
 use serde_json::value::RawValue;
 use tower_service::Service;
@@ -20,7 +20,7 @@ use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
     events::Events,
-    origin::{page_of, same_origin},
+    origin::{Kind, page_of, same_origin},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::{Posted, integers_survive},
 };
@@ -58,7 +58,9 @@ const ECHOED_CHARS: usize = 64;
 /// Nothing is allowed that is not [`allow`](Self::allow)ed by type, and values come in as their type takes them:
 /// parsed, validated, and stored as the type itself encodes them. A request is stored whole per owner, or not at all.
 /// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies and for pages of
-/// another origin.
+/// another origin. A `GET /events` with neither `Origin` nor `Sec-Fetch-Site` passes with `Accept: text/event-stream`, since
+/// an `EventSource` sends neither on plain http off loopback. Answers say `Cross-Origin-Resource-Policy: same-origin`, so
+/// that no page of another origin can embed the answers.
 ///
 /// # Events
 ///
@@ -270,7 +272,7 @@ impl SessionWriteback {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
-        only_own_pages(&self.sessions, &Method::GET, head)?;
+        only_own_pages(&self.sessions, Kind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
         core.touch();
@@ -282,7 +284,7 @@ impl SessionWriteback {
     }
 
     fn admit(&self, head: &Parts) -> Result<(), Refusal> {
-        only_own_pages(&self.sessions, &Method::POST, head)?;
+        only_own_pages(&self.sessions, Kind::Post, head)?;
         if !is_json(&head.headers) {
             let message = "the content type must be application/json";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
@@ -320,11 +322,12 @@ impl SessionWriteback {
 }
 
 /// The method, and the cross-site rule.
-pub(crate) fn only_own_pages(sessions: &Sessions, method: &Method, head: &Parts) -> Result<(), Refusal> {
-    if head.method != *method {
-        return Err(Refusal::method(std::slice::from_ref(method)));
+pub(crate) fn only_own_pages(sessions: &Sessions, kind: Kind, head: &Parts) -> Result<(), Refusal> {
+    let method = kind.method();
+    if head.method != method {
+        return Err(Refusal::method(&[method]));
     }
-    if !same_origin(&head.uri, &head.headers, &sessions.public_origins) {
+    if !same_origin(kind, &head.uri, &head.headers, &sessions.public_origins) {
         let message = "only pages of the same origin may; for a proxy that rewrites Host see `public_origins`";
         return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
     }

@@ -41,6 +41,11 @@ impl Browser {
     }
 
     pub(crate) async fn at(url: String) -> Result<Self> {
+        Self::with(url, &[]).await
+    }
+
+    /// A browser with more arguments of Chromium's own.
+    pub(crate) async fn with(url: String, more: &[&str]) -> Result<Self> {
         let (chromium, driver) = installed()?;
         let profile = Profile::new()?;
         let mut command = Command::new(driver);
@@ -50,6 +55,7 @@ impl Browser {
         let driver = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
 
         // Over a pipe Chromium ends with its driver, however that ends.
+        let profile_folder = format!("--user-data-dir={}", profile.0.display());
         let arguments = [
             "--headless=new",
             "--remote-debugging-pipe",
@@ -61,8 +67,9 @@ impl Browser {
             "--disable-background-networking",
             "--disable-component-update",
             "--disable-sync",
-            &format!("--user-data-dir={}", profile.0.display()),
+            &profile_folder,
         ];
+        let arguments: Vec<_> = arguments.iter().chain(more).collect();
         let options = json!({ "binary": chromium, "args": arguments });
         let mut builder = ClientBuilder::new(HttpConnector::new());
         builder.capabilities([("goog:chromeOptions".to_owned(), options)].into_iter().collect());

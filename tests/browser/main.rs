@@ -9,6 +9,7 @@ mod faulty;
 mod hook;
 mod idle;
 mod inspector;
+mod lan;
 mod logins;
 mod looks;
 mod nodes;

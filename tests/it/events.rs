@@ -96,6 +96,50 @@ async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
     assert_eq!(page.head["x-accel-buffering"], "no");
 }
 
+/// The request of a same-origin `EventSource` on plain http off loopback: neither `Origin` nor `Sec-Fetch-Site`.
+fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    let mut request = browser.request_of(Method::GET, "/events", "");
+    request.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
+    request
+}
+
+// R24.
+#[tokio::test]
+async fn event_source_on_plain_http_is_told() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut response = node.stream(writeback(&node), bare_request(&browser)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(told(response.body_mut()).contains(r#""theme":"light""#));
+
+    let mut plain_get = bare_request(&browser);
+    plain_get.headers_mut().remove(header::ACCEPT);
+    assert_eq!(node.writeback(writeback(&node), plain_get).await.code(), "cross_site");
+
+    let closed = browser.clone();
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let gone = node.stream(writeback(&node), bare_request(&closed)).await;
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+}
+
+// A page elsewhere can send the same by a `no-cors` fetch.
+#[tokio::test]
+async fn other_origins_are_kept_from_every_answer() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let closed = browser.clone();
+    let answer = async |request| node.stream(writeback(&node), request).await.headers().clone();
+    let mut answers =
+        vec![answer(bare_request(&browser)).await, answer(browser.request_of(Method::GET, "/events", "")).await];
+    answers.push(answer(browser.post_json("{}")).await);
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    answers.push(answer(bare_request(&closed)).await);
+    for head in answers {
+        assert_eq!(head["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(head[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+}
+
 #[tokio::test]
 async fn each_change_is_told_whoever_made_it() {
     let app = App::new();

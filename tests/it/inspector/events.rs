@@ -145,6 +145,12 @@ async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
             let answer = refused(&node, request).await;
             assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
         }
+        // On plain http off loopback an `EventSource` sends neither `Sec-Fetch-Site` nor `Origin`.
+        let mut event_source = browser.request_of(Method::GET, path, "");
+        event_source.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
+        let opened = ask(&node, event_source).await;
+        assert_eq!(opened.status(), StatusCode::OK);
+        assert_eq!(opened.headers()["cross-origin-resource-policy"], "same-origin");
         for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
             let answer = refused(&node, request(&browser, method, path)).await;
             let allow = &answer.headers[header::ALLOW];

@@ -1,0 +1,186 @@
+//! Plain http off loopback, as on a phone in the local network: Chromium sends no Fetch Metadata there, and no `Origin`
+//! with a same-origin `EventSource`.
+
+use std::{
+    net::Ipv4Addr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::{HeaderMap, StatusCode, header},
+    middleware::{Next, from_fn_with_state},
+    response::{Html, Response},
+    routing::get,
+};
+use layered_session::{
+    CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionInspector, SessionValue, SessionWriteback,
+    Sessions,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::{net::TcpListener, task::JoinHandle};
+
+use crate::{
+    Result,
+    browser::Browser,
+    tab::{Tab, eventually},
+};
+
+const HOST: &str = "lan.test";
+const OTHER: &str = "other.test";
+
+const CHROMIUM: &[&str] = &[
+    "--host-resolver-rules=MAP lan.test 127.0.0.1, MAP other.test 127.0.0.1",
+    "--disable-features=HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",
+];
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Theme(String);
+
+impl SessionValue for Theme {
+    const NAME: &'static str = "theme";
+}
+
+/// The head of a request for events, as the server saw it, and the answer's status.
+#[derive(Clone, Debug)]
+struct Seen {
+    url: String,
+    headers: HeaderMap,
+    status: StatusCode,
+}
+
+type Requests = Arc<Mutex<Vec<Seen>>>;
+
+/// Both hosts, on one port.
+struct Lan {
+    port: u16,
+    requests: Requests,
+    serving: JoinHandle<()>,
+}
+
+impl Lan {
+    async fn open() -> Result<Self> {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().build())
+            .tier(CookieTier::sealed(KeyRing::generate()?).plain_http())
+            .value::<Theme>()
+            .build()?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let (port, requests) = (listener.local_addr()?.port(), Requests::default());
+        let app = Router::new()
+            .route("/", get(page))
+            .route("/elsewhere", get(async || Html("<p>another page</p>")))
+            .nest_service("/session", SessionWriteback::new(&sessions).allow::<Theme>()?)
+            .nest_service("/inspector", SessionInspector::new(&sessions))
+            .layer(LayeredSessionLayer::new(sessions))
+            .layer(from_fn_with_state(Arc::clone(&requests), note));
+        let serving = tokio::spawn(async move {
+            axum::serve(listener, app).await.unwrap_or_else(|error| println!("the server stops: {error}"));
+        });
+        Ok(Self { port, requests, serving })
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("http://{host}:{}/", self.port)
+    }
+
+    async fn browser(&self) -> Result<Browser> {
+        Browser::with(self.url(HOST), CHROMIUM).await
+    }
+
+    /// The last request for events under a path, once there is one.
+    async fn seen(&self, path: &str) -> Result<Seen> {
+        let find = async || {
+            let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok(requests.iter().rfind(|seen| seen.url.starts_with(path)).cloned().ok_or("no such request yet")?)
+        };
+        eventually(&format!("a request for {path}"), find).await
+    }
+}
+
+impl Drop for Lan {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn note(State(requests): State<Requests>, request: Request, next: Next) -> Response {
+    let (url, headers) = (request.uri().to_string(), request.headers().clone());
+    let response = next.run(request).await;
+    if url.ends_with("events") {
+        let seen = Seen { url, headers, status: response.status() };
+        requests.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+    }
+    response
+}
+
+async fn page(session: Session) -> Html<&'static str> {
+    session.set(Theme("dark".into())).await.unwrap_or_else(|error| println!("not stored: {error}"));
+    Html(
+        "<script type=module>import { connect } from '/session/hook.js';
+         const session = connect({ url: '/session' });
+         session.addEventListener('change', () => (document.title = session.values.get('theme')));</script>",
+    )
+}
+
+fn assert_neither_header(seen: &Seen) {
+    assert_eq!(seen.headers.get(header::ORIGIN), None);
+    assert_eq!(seen.headers.get("sec-fetch-site"), None);
+    assert_eq!(seen.headers[header::ACCEPT], "text/event-stream");
+}
+
+// R24.
+#[tokio::test]
+async fn event_sources_open_on_plain_http() -> Result {
+    let lan = Lan::open().await?;
+    let browser = lan.browser().await?;
+    let tab = browser.open_at("").await?;
+    tab.until("document.title", "dark").await?;
+    let inspector = browser.open_at("inspector").await?;
+    inspector.until("document.querySelector('#state').textContent", "Live").await?;
+    for path in ["/session/events", "/inspector"] {
+        let seen = lan.seen(path).await?;
+        assert_neither_header(&seen);
+        assert_eq!(seen.status, StatusCode::OK, "{path}");
+    }
+    Ok(())
+}
+
+/// What a script of the tab's page comes to.
+async fn outcome(tab: &Tab, script: &str) -> Result {
+    tab.evaluate(&format!("(document.title = '', ({script})())")).await?;
+    Ok(())
+}
+
+// R24.
+#[tokio::test]
+async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
+    let lan = Lan::open().await?;
+    let browser = lan.browser().await?;
+    let tab = browser.open_at("").await?;
+    tab.until("document.title", "dark").await?;
+    tab.load(&format!("{}elsewhere", lan.url(OTHER))).await?;
+
+    // An `EventSource` of another origin carries `Origin`.
+    let events = format!("{}session/events", lan.url(HOST));
+    outcome(&tab, &format!("() => {{ new EventSource('{events}').onerror = () => (document.title = 'closed'); }}"))
+        .await?;
+    tab.until("document.title", "closed").await?;
+    let refused = lan.seen("/session/events").await?;
+    assert_eq!(refused.headers[header::ORIGIN], lan.url(OTHER).trim_end_matches('/'));
+    assert_eq!(refused.status, StatusCode::FORBIDDEN);
+
+    // A `no-cors` fetch looks like our own page's, and the browser keeps the answer from the page.
+    let options = json!({ "mode": "no-cors", "headers": { "accept": "text/event-stream" } });
+    let fetch = format!(
+        "() => {{ fetch('{events}', {options}).then(() => (document.title = 'read'), () => (document.title = 'kept')) }}"
+    );
+    outcome(&tab, &fetch).await?;
+    tab.until("document.title", "kept").await?;
+    let imitated = lan.seen("/session/events").await?;
+    assert_neither_header(&imitated);
+    assert_eq!(imitated.status, StatusCode::OK);
+    Ok(())
+}
