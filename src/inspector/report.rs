@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use serde::{Serialize, Serializer, ser::Error};
+use serde::{
+    Serialize, Serializer,
+    ser::{Error, SerializeMap},
+};
 use serde_json::value::RawValue;
 
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
         explain::{Answer, explain},
     },
     tier::memory::record::Kind,
-    value::{Declared, Json, Number, Placement, Scope},
+    value::{Declared, Flaw, Json, Number, Placement, Scope},
     version::{Millis, Version, Wall},
 };
 
@@ -72,7 +75,8 @@ struct Value {
     max_age_ms: Option<u64>,
     /// Where it has a lifetime of its own.
     expires: Option<u64>,
-    value: Option<Text>,
+    #[serde(flatten)]
+    shown: Shown,
     winner: &'static str,
     tiers: Vec<Row>,
 }
@@ -91,13 +95,26 @@ fn as_text<S: Serializer>(version: &Option<Version>, serializer: S) -> Result<S:
     version.map(|version| version.to_string()).serialize(serializer)
 }
 
-/// A value's own JSON.
-#[derive(PartialEq)]
-struct Text(Json);
+/// A value as the type itself writes it, and not as a source laid it out.
+struct Shown {
+    /// The answer's bytes, which are compared: a type with a `HashMap` encodes itself otherwise each time.
+    answer: Option<Json>,
+    normalize: fn(&[u8]) -> Result<Json, Flaw>,
+}
 
-impl Serialize for Text {
+impl PartialEq for Shown {
+    fn eq(&self, other: &Self) -> bool {
+        self.answer == other.answer
+    }
+}
+
+impl Serialize for Shown {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serde_json::from_slice::<&RawValue>(&self.0).map_err(S::Error::custom)?.serialize(serializer)
+        let json = self.answer.as_ref().and_then(|json| (self.normalize)(json).ok());
+        let raw = json.as_deref().map(serde_json::from_slice::<&RawValue>).transpose().map_err(S::Error::custom)?;
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("value", &raw)?;
+        map.end()
     }
 }
 
@@ -173,7 +190,8 @@ impl Value {
     fn of(core: &Core, number: Number, declared: &Declared, facts: Facts) -> Self {
         let now = core.chain.now();
         let explanation = explain(core, number, Look::Glance);
-        let (answer, _) = core.resolve(number, now, Look::Glance, |json| (declared.normalize)(json));
+        let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
+        let (answer, _) = core.resolve(number, now, Look::Glance, read);
         Self {
             name: declared.name,
             scope: match declared.scope {
@@ -187,7 +205,7 @@ impl Value {
             },
             max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| core.chain.time.wall(end).0),
-            value: answer.map(|(json, _)| Text(json)),
+            shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),
         }

@@ -11,8 +11,8 @@ use std::{
 
 use super::stream::{Teller, Told, event};
 use crate::{
-    live::{Said, Wait, closed, ends},
-    session::{Look, Mark, Session, browser::Stand},
+    live::{Closed, Said, Wait, closed, ends},
+    session::{Mark, Session, browser::Stand},
     value::{Json, Number},
     version::{Clock, Sleep},
 };
@@ -45,9 +45,10 @@ impl Events {
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         let Self { wait, shown, seen, opening, given, relay, .. } = self;
+        let over = |reason: Closed| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| closed(session)) {
-                return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
+                return over(reason);
             }
             let core = session.core();
             let now = core.chain.now();
@@ -58,15 +59,18 @@ impl Events {
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.chain.schema.at(*number);
-                // As the type itself writes it, and not as a source laid it out.
-                let (answer, mark) = core.resolve(*number, now, Look::Glance, |json| (declared.normalize)(json));
-                let json = answer.map(|(json, _)| json);
-                let now_seen = (mark, mark.and_then(|_| json.clone()));
+                let (stored, mark) = match core.glance(Some(*number), now) {
+                    Ok((stored, mark, _)) => (stored, mark),
+                    Err(reason) => return over(reason),
+                };
+                // The stored bytes are compared: a type with a `HashMap` encodes itself otherwise each time.
+                let now_seen = (mark, stored.clone());
                 if !opening && now_seen == *seen {
                     continue;
                 }
                 *seen = now_seen;
-                match json {
+                // As the type itself writes it, and not as a source laid it out.
+                match core.answer(*number, stored, |json| (declared.normalize)(json)) {
                     Some(json) => set.push((declared.name, json)),
                     None => removed.push(declared.name),
                 }

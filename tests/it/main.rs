@@ -41,6 +41,7 @@ mod renewal;
 mod resolution;
 mod revocations;
 mod same_version;
+mod shown;
 mod sign_outs;
 mod site;
 mod smoke;
