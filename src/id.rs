@@ -90,6 +90,13 @@ pub struct OwnerId([u8; 32]);
 /// no two principals meet.
 pub(crate) type PrincipalTag = [u8; 16];
 
+/// The two marks that a page is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PageMark {
+    User,
+    Session,
+}
+
 impl OwnerId {
     fn hash(kind: &[u8], audience: &str, id: &[u8]) -> Self {
         let mut hash = Sha256::new();
@@ -110,9 +117,13 @@ impl OwnerId {
         &self.0
     }
 
-    /// What a page is told to tell users apart by. It is another hash, so that it leads to no record.
-    pub(crate) fn mark(&self) -> String {
-        let hash = Sha256::new().chain_update(b"layered-session user mark v1").chain_update(self.0).finalize();
+    /// A mark by which a page tells owners apart: a hash under the purpose, so that the mark leads to no record.
+    pub(crate) fn mark(&self, purpose: PageMark) -> String {
+        let purpose: &[u8] = match purpose {
+            PageMark::User => b"layered-session user mark v1",
+            PageMark::Session => b"layered-session session mark v1",
+        };
+        let hash = Sha256::new().chain_update(purpose).chain_update(self.0).finalize();
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 

@@ -14,7 +14,7 @@ use crate::{
     live::{Changed, Said, Survey, Wait, closed, ends},
     session::Session,
     version::{Clock, Sleep, Version},
-    writeback::stream::{COMMENT, Teller, Told, event},
+    writeback::stream::{BEAT, Teller, Told, event},
 };
 
 /// Nothing wakes a stream when a response has taken a change to the browser, or when a request elsewhere was a use of
@@ -96,7 +96,7 @@ impl Teller for Reports {
     }
 
     fn break_silence(&mut self) -> String {
-        news(self.wait.session(), &mut self.told).unwrap_or_else(|| COMMENT.to_owned())
+        news(self.wait.session(), &mut self.told).unwrap_or_else(|| BEAT.to_owned())
     }
 }
 

@@ -21,6 +21,7 @@ use crate::{
         origin::Kind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
+        stream::HEARTBEAT,
     },
 };
 
@@ -140,7 +141,7 @@ impl SessionInspector {
         if core.closed(core.chain.now()).is_some() {
             return Ok(gone());
         }
-        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session)))))
+        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session), HEARTBEAT))))
     }
 }
 

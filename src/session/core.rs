@@ -9,7 +9,7 @@ use super::{brought::Brought, read::Mark};
 use crate::{
     chain::{Chain, Computation, Identity, Signed, life::Lifetime, spared::Renewer},
     error::{WriteError, WriteErrorKind},
-    id::{PrincipalTag, SessionId},
+    id::{PageMark, PrincipalTag, SessionId},
     live::Closed,
     signal::{Bell, Chime},
     sync::{Mutex, RwLock},
@@ -364,7 +364,13 @@ impl Core {
 
     /// What tells this user from others, the same on every node; empty while nobody is signed in.
     pub(crate) fn user_mark(&self) -> String {
-        self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark())
+        self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
+    }
+
+    /// What tells this session from others, the same on every node; empty without a session.
+    pub(crate) fn session_mark(&self) -> String {
+        let bound = self.live(self.chain.now());
+        bound.map_or_else(|_| String::new(), |bound| self.chain.owner(&bound.id()).mark(PageMark::Session))
     }
 
     #[inline]

@@ -33,18 +33,19 @@ pub(super) struct Events {
     relay: Option<Sleep>,
     /// Until the next look whether the browser's copy is due: nothing wakes the stream for mere use of the session.
     due: Option<Sleep>,
+    heartbeat: Duration,
 }
 
 impl Events {
-    pub(super) fn new(session: Session, shown: &[Number]) -> Self {
+    pub(super) fn new(session: Session, shown: &[Number], heartbeat: Duration) -> Self {
         let given = session.core().stand();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
-        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None, due: None }
+        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None, due: None, heartbeat }
     }
 
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
-        let Self { wait, shown, seen, opening, given, relay, .. } = self;
+        let Self { wait, shown, seen, opening, given, relay, heartbeat, .. } = self;
         let over = |reason: Closed| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| closed(session)) {
@@ -77,10 +78,10 @@ impl Events {
             }
             let mut text = String::new();
             if opening {
-                let has_session = core.stand().is_some();
-                let (user, values) = (core.user_mark(), Object(&set));
-                let state = format_args!(r#"{{"session":{has_session},"user":"{user}","values":{values}}}"#);
-                text += &event("state", &state);
+                let (session, user) = (core.session_mark(), core.user_mark());
+                let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
+                let marks = format_args!(r#""session":"{session}","user":"{user}""#);
+                text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
                 return Said::Some(Told::Some(text));
             }
             if !set.is_empty() {

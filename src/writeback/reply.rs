@@ -4,6 +4,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -63,8 +64,8 @@ impl<T> From<Bytes> for Content<T> {
 }
 
 impl<T> Content<T> {
-    pub(crate) fn told_by(teller: T) -> Self {
-        Self::Events(Box::new(EventStream::new(teller)))
+    pub(crate) fn told_by(teller: T, heartbeat: Duration) -> Self {
+        Self::Events(Box::new(EventStream::new(teller, heartbeat)))
     }
 }
 

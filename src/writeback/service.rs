@@ -6,8 +6,10 @@ use std::{
     convert::Infallible,
     fmt,
     future::Future,
+    ops::RangeInclusive,
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use super::{
     origin::{Kind, page_of, same_origin},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::{Posted, integers_survive},
+    stream::HEARTBEAT,
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
@@ -36,6 +39,9 @@ static HOOK_TYPES: Asset = Asset::new(include_str!("hook.d.ts"), "text/plain; ch
 
 /// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
 const MAX_VALUE: usize = MAX_BODY;
+
+/// The intervals of heartbeats that a proxy and a page can do with.
+const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
 /// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
 /// what it sends must not come out larger, or fill a log.
@@ -65,15 +71,15 @@ const ECHOED_CHARS: usize = 64;
 /// # Events
 ///
 /// An `EventSource`, or the hook, is told without asking again. Each connection begins with the whole state; a page that
-/// is slow is told the newest alone. A comment every 15 seconds keeps proxies from closing it. Only HTTP/2 has room for
-/// many tabs: over HTTP/1.1 a browser opens six connections to a host in all.
+/// is slow is told the newest alone. Each event may come again after a lost connection.
 ///
 /// | event | data |
 /// |---|---|
-/// | `state` | `{"session": true, "user": "…", "values": {"name": value, …}}`, first: what there is; `session` is false for a visitor who has none yet, and whose stream will not see the one to come; `user` tells users apart and says nothing of them, empty while nobody is signed in |
+/// | `state` | `{"session": "…", "user": "…", "heartbeat": 15000, "values": {"name": value, …}}`, first: all values. `session` and `user` are marks: a mark tells sessions or users apart and names none. `session` is empty for a visitor without a session, whose stream does not see a later session; `user` is empty while nobody is signed in. `heartbeat` is the interval in milliseconds |
 /// | `set` | `{"name": value, …}`: these have changed |
 /// | `removed` | `["name", …]`: of these there is nothing any more, not even a default |
 /// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, where something changed that no response has taken to the browser |
+/// | `heartbeat` | `null`, where no event came for an interval ([`heartbeat`](Self::heartbeat)) |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
 /// The stream itself is no use of the session, and does not keep it from idling out.
@@ -118,6 +124,7 @@ pub struct SessionWriteback {
     prefix: String,
     unknown: Unknown,
     events: Served,
+    heartbeat: Duration,
     hook: Served,
 }
 
@@ -144,6 +151,7 @@ impl SessionWriteback {
             prefix: String::new(),
             unknown: Unknown::Refused,
             events: Served::Yes,
+            heartbeat: HEARTBEAT,
             hook: Served::Yes,
         }
     }
@@ -208,6 +216,23 @@ impl SessionWriteback {
     pub const fn without_events(mut self) -> Self {
         self.events = Served::No;
         self
+    }
+
+    /// Sends a heartbeat to a page that had no event for so long, in place of 15 seconds: from one second to five minutes.
+    ///
+    /// A proxy cuts a connection that is silent for longer than the proxy's own limit. The hook gives a stream up that is
+    /// silent for two and a half intervals, and opens another.
+    ///
+    /// # Errors
+    ///
+    /// For an interval below a second or above five minutes.
+    pub fn heartbeat(mut self, interval: Duration) -> Result<Self, BuildError> {
+        if !HEARTBEATS.contains(&interval) {
+            let message = format!("a heartbeat each {interval:?} is not possible: from 1s to 300s is");
+            return Err(BuildError::new(BuildErrorKind::Setting, message));
+        }
+        self.heartbeat = interval;
+        Ok(self)
     }
 
     /// Does not serve the hook, for an application that bundles its own.
@@ -280,7 +305,8 @@ impl SessionWriteback {
         if core.closed(core.chain.now()).is_some() {
             return Ok(gone());
         }
-        Ok(streaming(WritebackBody(Content::told_by(Events::new(session, &self.exposed)))))
+        let events = Events::new(session, &self.exposed, self.heartbeat);
+        Ok(streaming(WritebackBody(Content::told_by(events, self.heartbeat))))
     }
 
     fn admit(&self, head: &Parts) -> Result<(), Refusal> {

@@ -13,11 +13,12 @@ use http_body::{Body, Frame};
 
 use crate::version::{Clock, Sleep};
 
-/// A silent connection is taken for dead by proxies, most often after 30 or 60 seconds.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// The interval of heartbeats: proxies cut a silent connection, most often after 30 or 60 seconds.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Says nothing to a page, and shows a proxy that somebody is there.
-pub(crate) const COMMENT: &str = ":\n\n";
+/// An event that carries nothing. A page that misses it for several intervals knows that its connection is dead; an
+/// `EventSource` tells a page of no comment, so that a comment would show a proxy alone.
+pub(crate) const BEAT: &str = "event: heartbeat\ndata: null\n\n";
 
 /// Whoever has something to say.
 pub(crate) trait Teller {
@@ -28,7 +29,7 @@ pub(crate) trait Teller {
 
     /// What is said after a long silence.
     fn break_silence(&mut self) -> String {
-        COMMENT.to_owned()
+        BEAT.to_owned()
     }
 }
 
@@ -42,13 +43,14 @@ pub(crate) enum Told {
 /// A teller's stream: what it says, heartbeats where it is silent, and the end.
 pub(crate) struct EventStream<T> {
     teller: T,
+    interval: Duration,
     heartbeat: Option<Sleep>,
     over: bool,
 }
 
 impl<T> EventStream<T> {
-    pub(crate) const fn new(teller: T) -> Self {
-        Self { teller, heartbeat: None, over: false }
+    pub(crate) const fn new(teller: T, interval: Duration) -> Self {
+        Self { teller, interval, heartbeat: None, over: false }
     }
 }
 
@@ -63,7 +65,7 @@ impl<T: Teller + Unpin> Body for EventStream<T> {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Self { teller, heartbeat, over } = self.get_mut();
+        let Self { teller, interval, heartbeat, over } = self.get_mut();
         if *over {
             return Poll::Ready(None);
         }
@@ -75,7 +77,7 @@ impl<T: Teller + Unpin> Body for EventStream<T> {
             }
             Poll::Pending => {
                 let clock = teller.clock();
-                let silence = heartbeat.get_or_insert_with(|| clock.sleep(HEARTBEAT));
+                let silence = heartbeat.get_or_insert_with(|| clock.sleep(*interval));
                 ready!(silence.as_mut().poll(cx));
                 teller.break_silence()
             }

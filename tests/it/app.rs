@@ -18,6 +18,9 @@ use tokio::{sync::oneshot, task::JoinHandle};
 
 use crate::world::{Answer, BoxFuture, Browser, Division, Node, Theme, User, Visits, builder, ring};
 
+/// The event of a stream that has nothing to tell.
+pub(crate) const BEAT: &str = "event: heartbeat\ndata: null\n\n";
+
 /// What all nodes of an application share: keys and time.
 pub(crate) struct App {
     pub(crate) ring: KeyRing,

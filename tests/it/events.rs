@@ -11,7 +11,9 @@ use layered_session::{
 };
 
 use crate::{
-    app::{App, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, under_way, visitor},
+    app::{
+        App, BEAT, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, under_way, visitor,
+    },
     world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
 };
 
@@ -67,11 +69,12 @@ impl Page {
     }
 }
 
-/// What a state calls the user, and the state without that.
-fn user(state: &str) -> (String, String) {
-    let (before, rest) = state.split_once("\"user\":\"").expect("a state");
+/// The marks of session and user in a state, and the state without them.
+fn marks(state: &str) -> (String, String, String) {
+    let (before, rest) = state.split_once("\"session\":\"").expect("a state");
+    let (session, rest) = rest.split_once("\",\"user\":\"").unwrap();
     let (user, after) = rest.split_once("\",").unwrap();
-    (user.to_owned(), format!("{before}{after}"))
+    (session.to_owned(), user.to_owned(), format!("{before}{after}"))
 }
 
 #[tokio::test]
@@ -81,9 +84,9 @@ async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
     set(&mut browser, &node, Division(2)).await;
     set(&mut browser, &node, Visits(7)).await;
     let mut page = Page::open(&browser, &node).await;
-    let (user, told) = user(&page.told());
-    assert_eq!(user.len(), 16);
-    let state = r#"{"session":true,"values":{"current_division_id":2,"user":"ada"}}"#;
+    let (session, user, told) = marks(&page.told());
+    assert_eq!((session.len(), user.len()), (16, 16));
+    let state = r#"{"heartbeat":15000,"values":{"current_division_id":2,"user":"ada"}}"#;
     assert_eq!(told, format!("event: state\ndata: {state}\n\n"));
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -196,12 +199,15 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
     let app = App::new();
     let node = app.node();
     let mut page = Page::open(&Browser::new(), &node).await;
-    assert_eq!(page.told(), "event: state\ndata: {\"session\":false,\"user\":\"\",\"values\":{}}\n\n");
+    assert_eq!(
+        page.told(),
+        "event: state\ndata: {\"session\":\"\",\"user\":\"\",\"heartbeat\":15000,\"values\":{}}\n\n"
+    );
     for _ in 0..3 {
         app.pass(HEARTBEAT - Duration::from_millis(1));
         assert_eq!(page.told(), "");
         app.pass(Duration::from_millis(1));
-        assert_eq!(page.told(), ":\n\n");
+        assert_eq!(page.told(), BEAT);
     }
     assert_eq!(page.head.get(header::SET_COOKIE), None);
     assert_eq!(node.sessions.stats().records, 0);
@@ -238,7 +244,7 @@ async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors()
     let answer = node.writeback(writeback(&node), request(&browser)).await;
     assert_eq!((answer.status, answer.body.len(), answer.set_cookies()), (StatusCode::NO_CONTENT, 0, vec![]));
     app.pass(Duration::from_secs(60));
-    assert!(Page::open(&browser, &node).await.told().contains("\"session\":false"));
+    assert!(Page::open(&browser, &node).await.told().contains("\"session\":\"\""));
 }
 
 // R29.
@@ -332,7 +338,7 @@ async fn an_open_stream_does_not_keep_a_session_from_idling_out() {
     let mut page = Page::opened(&visitor(&node).await, &node).await;
     for _ in 0..48 {
         app.pass(Duration::from_secs(3599));
-        assert_eq!(page.told(), ":\n\n");
+        assert_eq!(page.told(), BEAT);
     }
     app.pass(Duration::from_secs(48));
     assert_eq!(page.told(), "event: closed\ndata: \"expired\"\n\n");
@@ -364,7 +370,7 @@ async fn no_value_can_break_out_of_its_event() {
     let state = open(&Browser::new()).await.told();
     assert_eq!(
         state,
-        "event: state\ndata: {\"session\":false,\"user\":\"\",\"values\":{\"theme\":\"event: closed\"}}\n\n"
+        "event: state\ndata: {\"session\":\"\",\"user\":\"\",\"heartbeat\":15000,\"values\":{\"theme\":\"event: closed\"}}\n\n"
     );
     let mut browser = visitor(&node).await;
     let mut page = open(&browser).await;
@@ -388,7 +394,7 @@ async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() 
 async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
     let app = App::new();
     let node = app.node();
-    let mark = async |browser: &Browser, node: &Node| user(&Page::open(browser, node).await.told()).0;
+    let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
     let (visitor, mut ada, mut bob) =
         (visitor(&node).await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let (nobody, adas, bobs) = (mark(&visitor, &node).await, mark(&ada, &node).await, mark(&bob, &node).await);
@@ -414,6 +420,46 @@ async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
     assert_eq!(get::<Division>(&mut bob, &node).await, Division::default(), "of ada's page nothing is bob's");
     assert_eq!(post(&mut ada, &bobs, 4).await.status, StatusCode::OK);
     assert_eq!(get::<Division>(&mut bob, &node).await, Division(4));
+}
+
+#[tokio::test]
+async fn session_mark_follows_the_session_on_every_node() {
+    let app = App::new();
+    let node = app.node();
+    let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).0;
+    let (mut browser, other) = (visitor(&node).await, visitor(&node).await);
+    let first = mark(&browser, &node).await;
+    assert_eq!(mark(&browser, &app.node()).await, first);
+    assert_ne!(mark(&other, &node).await, first);
+    set(&mut browser, &node, theme("dark")).await;
+    assert_eq!(mark(&browser, &node).await, first);
+    sign_in(&mut browser, &node, "ada").await;
+    assert_ne!(mark(&browser, &node).await, first);
+    assert_eq!(mark(&Browser::new(), &node).await, "");
+}
+
+#[tokio::test]
+async fn heartbeat_comes_at_the_interval_that_state_tells() {
+    let app = App::new();
+    let node = app.node();
+    let writeback = writeback(&node).heartbeat(Duration::from_secs(1)).unwrap();
+    let mut stream = node.stream(writeback, request(&visitor(&node).await)).await.into_body();
+    assert!(told(&mut stream).contains("\"heartbeat\":1000,"));
+    for _ in 0..3 {
+        app.pass(Duration::from_millis(999));
+        assert_eq!(told(&mut stream), "");
+        app.pass(Duration::from_millis(1));
+        assert_eq!(told(&mut stream), BEAT);
+    }
+}
+
+#[test]
+fn heartbeat_interval_has_bounds() {
+    let node = App::new().node();
+    for (interval, possible) in [(999, false), (1_000, true), (300_000, true), (300_001, false), (0, false)] {
+        let built = writeback(&node).heartbeat(Duration::from_millis(interval));
+        assert_eq!(built.map_err(|error| error.kind()).err(), (!possible).then_some(BuildErrorKind::Setting));
+    }
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use http::{Method, StatusCode};
 use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
 
 use crate::{
-    app::{App, bring, carried, get, set, socket, theme, told, visitor},
+    app::{App, BEAT, bring, carried, get, set, socket, theme, told, visitor},
     world::{Browser, DAY, HOUR, Node, Theme, Visits, set_cookies},
 };
 
@@ -22,7 +22,7 @@ async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
 
 /// The relay token that a stream tells, heartbeats left out.
 fn relayed(stream: &mut WritebackBody) -> Option<String> {
-    let told = told(stream).replace(":\n\n", "");
+    let told = told(stream).replace(BEAT, "");
     let token = told.strip_prefix("event: relay\ndata: \"")?.strip_suffix("\"\n\n").expect("one event");
     Some(token.to_owned())
 }

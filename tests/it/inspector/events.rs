@@ -13,7 +13,7 @@ use tower::ServiceExt;
 
 use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
 use crate::{
-    app::{App, set, socket, theme, visitor},
+    app::{App, BEAT, set, socket, theme, visitor},
     world::{Answer, Browser, DAY, Node, Theme},
 };
 
@@ -112,7 +112,7 @@ async fn an_open_inspector_does_not_keep_a_session_from_idling_out_and_sees_its_
     assert_eq!([ms(&first, "created"), ms(&first, "expires"), ms(&first, "ends")], [now, now + idle, now + absolute]);
     for _ in 0..24 {
         app.pass(Duration::from_secs(3599));
-        assert_eq!(page.told(), ":\n\n");
+        assert_eq!(page.told(), BEAT);
     }
     browser.visit(&node, async |session| session.get::<Theme>()).await;
     app.pass(HEARTBEAT);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
 use crate::{
-    app::{App, set, sign_in, theme, visitor},
+    app::{App, BEAT, set, sign_in, theme, visitor},
     world::{Browser, DAY, Division, Node, NumberedTheme, Theme, Visits},
 };
 
@@ -45,7 +45,7 @@ async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() 
     assert_eq!(tiers(&report, "current_division_id")[2], ["default", "nothing", own]);
     for _ in 0..3 {
         app.pass(HEARTBEAT);
-        assert_eq!(page.told(), ":\n\n");
+        assert_eq!(page.told(), BEAT);
     }
     assert_eq!((page.head.get(header::SET_COOKIE), node.sessions.stats().records), (None, 0));
 }
