@@ -10,7 +10,7 @@ import { gzipSync } from 'node:zlib';
 const source = readFileSync(new URL('../src/writeback/hook.js', import.meta.url), 'utf8').replaceAll(/^ *\/\/.*\n|^ +/gm, '');
 const { connect } = await import(`data:text/javascript;base64,${Buffer.from(source).toString('base64')}`);
 
-const faked = ['fetch', 'setTimeout', 'clearTimeout', 'navigator', 'addEventListener', 'EventSource', 'BroadcastChannel'];
+const faked = ['fetch', 'setTimeout', 'clearTimeout', 'navigator', 'document', 'addEventListener', 'EventSource', 'BroadcastChannel'];
 const real = Object.fromEntries(faked.map((name) => [name, Object.getOwnPropertyDescriptor(globalThis, name)]));
 const { random } = Math;
 const { now } = Date;
@@ -31,8 +31,10 @@ class Source extends EventTarget {
     this.dispatchEvent(new MessageEvent(type, { data: JSON.stringify(data) }));
   }
 
+  /** `true` stands for a session, `false` for a visitor; a string is a session's mark. */
   state(session, values = {}, user = '') {
-    this.tell('state', { session, user, values });
+    const mark = session === true ? 'aaaa' : session || '';
+    this.tell('state', { session: mark, user, heartbeat: 15_000, values });
   }
 
   /** What a browser says of a lost connection, and of an answer that is no stream. */
@@ -69,7 +71,7 @@ beforeEach(() => {
   page = new EventTarget();
   const fakes = {
     fetch: (url, init) =>
-      new Promise((resolve, reject) => posts.push({ url, init, body: JSON.parse(init.body), resolve, reject })),
+      new Promise((resolve, reject) => posts.push({ url, init, body: JSON.parse(init.body ?? null), resolve, reject })),
     setTimeout: (run, delay) => {
       const id = Symbol(delay);
       timers.set(id, { run, delay });
@@ -77,6 +79,7 @@ beforeEach(() => {
     },
     clearTimeout: (id) => timers.delete(id),
     navigator: { onLine: true },
+    document: Object.assign(new EventTarget(), { hidden: false }),
     addEventListener: (...listener) => page.addEventListener(...listener),
     EventSource: Source,
     BroadcastChannel: Channel,
@@ -101,7 +104,7 @@ function set(name, descriptor) {
 function open(options = { events: false }) {
   const session = connect({ url: '/session', ...options });
   const events = [];
-  for (const type of ['stored', 'conflict', 'refused', 'change', 'closed', 'lost', 'turned']) {
+  for (const type of ['stored', 'conflict', 'refused', 'change', 'closed', 'lost', 'turned', 'begun']) {
     session.addEventListener(type, ({ detail }) => events.push([type, detail]));
   }
   return { session, events };
@@ -135,10 +138,16 @@ async function cut() {
   await settled();
 }
 
-/** Runs the one timer there is, and says how long it was. */
+/** The timers that watch for silence: two and a half heartbeats of a stream, and a question to the leading tab. */
+const watches = () => [...timers].filter(([, { delay }]) => delay === 37_500 || delay === 1_500);
+
+/** The timers of backoff. */
+const waits = () => [...timers].filter(([, { delay }]) => delay !== 37_500 && delay !== 1_500);
+
+/** Runs the one timer of backoff there is, and says how long it was. */
 async function wait() {
-  assert.equal(timers.size, 1);
-  const [[id, { run, delay }]] = timers;
+  assert.equal(waits().length, 1);
+  const [[id, { run, delay }]] = waits();
   timers.delete(id);
   run();
   await settled();
@@ -352,17 +361,22 @@ test('only what is refused is given up', async () => {
   assert.equal(timers.size, 0);
 });
 
-test('offline, everything waits for the network', async () => {
+test('offline lengthens waits and forbids no first attempt', async () => {
   const { session } = open();
   navigator.onLine = false;
   session.store({ a: 1 });
-  session.relay('t');
-  assert.equal(posts.length, 0);
-  assert.equal(timers.size, 0);
+  assert.deepEqual(bodies(), [{ a: 1 }]);
+  await cut();
+  assert.equal(await wait(), 30_000);
+  await cut();
+  session.resume();
+  assert.equal(await wait(), 250);
+  await cut();
   navigator.onLine = true;
   page.dispatchEvent(new Event('online'));
+  assert.equal(await wait(), 250);
   await stored();
-  assert.deepEqual(bodies(), [{ $relay: 't' }, { a: 1 }]);
+  assert.deepEqual(bodies(), Array(4).fill({ a: 1 }));
 });
 
 test('a page on its way out posts all that waits', async () => {
@@ -477,8 +491,7 @@ for (const [end, kept] of [['renewed', {}], ['destroyed', {}], ['shutdown', { th
     const { session, events, source } = follow({ theme: 'dark' });
     source.tell('closed', end);
     assert.deepEqual(values(session), kept);
-    assert.deepEqual(events.at(-1), ['closed', { reason: end }]);
-    source.fail();
+    assert.deepEqual(events.slice(-2), [['closed', { reason: end }], ['lost', null]]);
     assert.ok(source.closed);
     await wait();
     sources[1].state(false, { theme: 'default' });
@@ -561,21 +574,30 @@ test('after a conflict the values are stored as soon as the stream has a session
   assert.deepEqual(bodies(), [{ a: 1 }, { a: 1 }]);
 });
 
-test('offline the stream is not opened, and online at once', async () => {
+test('a stream is opened offline too, where the browser may be wrong', async () => {
   navigator.onLine = false;
-  open({});
-  assert.equal(sources.length, 0);
-  navigator.onLine = true;
-  page.dispatchEvent(new Event('online'));
+  const { session } = open({});
   assert.equal(sources.length, 1);
-  sources[0].state(true);
-  navigator.onLine = false;
   sources[0].fail();
-  await wait();
-  assert.equal(sources.length, 1);
+  session.resume();
+  assert.equal(await wait(), 250);
+  sources[1].state(true, { a: 1 });
+  assert.deepEqual(values(session), { a: 1 });
+});
+
+test('a page that goes offline says so and tries once', async () => {
+  const { events, source } = follow();
+  navigator.onLine = false;
+  page.dispatchEvent(new Event('offline'));
+  assert.ok(source.closed);
+  assert.deepEqual(events, [['lost', null]]);
+  assert.equal(sources.length, 2);
+  sources[1].fail();
+  assert.equal(waits()[0][1].delay, 30_000);
   navigator.onLine = true;
   page.dispatchEvent(new Event('online'));
-  assert.equal(sources.length, 2);
+  assert.equal(await wait(), 250);
+  assert.equal(sources.length, 3);
 });
 
 test('a page that leaves closes its stream, and opens it when it comes back', () => {
@@ -603,12 +625,12 @@ test('the types name what there is', () => {
   const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(session)).filter((name) => name !== 'constructor');
   for (const name of [...methods, ...Object.keys(session)]) assert.match(types, new RegExp(`^  (readonly )?${name}[(:]`, 'm'));
   const emitted = new Set([...source.toString().matchAll(/#emit\('(\w+)'/g)].map(([, type]) => type));
-  assert.equal(emitted.size, 7);
+  assert.equal(emitted.size, 8);
   for (const type of emitted) assert.match(types, new RegExp(`^  ${type}: CustomEvent`, 'm'));
 });
 
 test('it is small, and a policy without eval or inline code may load it', () => {
-  assert.ok(gzipSync(source).length <= 3_000);
+  assert.ok(gzipSync(source).length <= 4_200);
   assert.doesNotMatch(source.toString(), /\beval\b|\bFunction\b|innerHTML|\bimport\b/);
 });
 
@@ -650,13 +672,13 @@ test('a POST that the server refuses because somebody else signed in is given up
   session.store({ draft: 'dear diary' });
   await answer(409, { code: 'user_changed', message: 'somebody else' });
   assert.deepEqual(events, [['refused', { code: 'user_changed', message: 'somebody else', names: ['draft'] }]]);
-  assert.equal(timers.size, 0);
+  assert.equal(waits().length, 0);
 
   session.store({ draft: 'again' });
   sources[0].state(true, {}, 'bob');
   await cut();
   assert.deepEqual(events.at(-1), ['refused', { code: 'user_changed', message: '', names: ['draft'] }]);
-  assert.equal(timers.size, 0);
+  assert.equal(waits().length, 0);
 });
 
 test('another user gives up nothing where nothing waits, and takes nothing back that is stored', async () => {
@@ -772,7 +794,7 @@ test('a turn empties every tab and opens their streams anew, without a token', a
   const silent = open();
   const told = [];
   const channel = new Channel('layered-session /session');
-  channel.onmessage = ({ data }) => told.push(data);
+  channel.onmessage = ({ data: { type } }) => told.push(type);
   const before = sources.length;
   session.relay('t.order');
   await answer(200, { stored: ['$relay'] });
@@ -823,4 +845,266 @@ test('an order is tried again where the server was away', async () => {
     assert.deepEqual(bodies().slice(-2), [{ $relay: 't.order' }, { $relay: 't.order' }]);
     session.close();
   }
+});
+
+// ---- several tabs of one browser
+
+/** Web locks, by hand: of each name the holder, and a queue. */
+class Locks {
+  #held = new Map();
+  #queues = new Map();
+
+  request(name, { signal, steal }, run) {
+    return new Promise((resolve, reject) => {
+      const queue = this.#queues.get(name) ?? [];
+      this.#queues.set(name, queue);
+      const aborted = () => new DOMException('the request was aborted', 'AbortError');
+      const claim = { run, resolve, reject: () => reject(aborted()) };
+      signal?.addEventListener('abort', () => {
+        if (!queue.includes(claim)) return;
+        queue.splice(queue.indexOf(claim), 1);
+        claim.reject();
+      });
+      if (steal) {
+        const stolen = this.#held.get(name);
+        this.#grant(name, claim);
+        stolen?.reject();
+      } else if (this.#held.has(name)) queue.push(claim);
+      else this.#grant(name, claim);
+    });
+  }
+
+  #grant(name, claim) {
+    this.#held.set(name, claim);
+    Promise.resolve(claim.run()).then((result) => {
+      claim.resolve(result);
+      if (this.#held.get(name) !== claim) return;
+      this.#held.delete(name);
+      const next = this.#queues.get(name).shift();
+      if (next) this.#grant(name, next);
+    });
+  }
+}
+
+/** Tabs that share a stream, each with its first state. */
+async function tabs(count, ...state) {
+  navigator.locks ??= new Locks();
+  const all = [];
+  for (let n = 0; n < count; n++) {
+    const tab = open({});
+    tab.source = sources.at(-1);
+    tab.source.state(...state);
+    tab.events.length = 0;
+    all.push(tab);
+  }
+  await settled();
+  return all;
+}
+
+const streaming = () => sources.filter(({ closed }) => !closed);
+
+/** Runs timers that watch for silence, and says how long they were. */
+async function silence(due = watches()) {
+  for (const [id, { run }] of due) {
+    timers.delete(id);
+    run();
+  }
+  await settled();
+  return due.map(([, { delay }]) => delay);
+}
+
+test('of many tabs one holds a stream, and each is told', async () => {
+  const all = await tabs(8, true, { theme: 'dark' });
+  assert.deepEqual(streaming(), [all[0].source]);
+  all[0].source.tell('set', { theme: 'light', size: 1 });
+  all[0].source.tell('removed', ['size']);
+  for (const { session, events } of all) {
+    assert.deepEqual(values(session), { theme: 'light' });
+    assert.deepEqual(events.map(([, { names }]) => names), [['theme', 'size'], ['size']]);
+  }
+});
+
+test('the leading tab alone brings a relay token', async () => {
+  const [leader] = await tabs(3, true);
+  leader.source.tell('relay', 'r.1');
+  assert.deepEqual(bodies(), [{ $relay: 'r.1' }]);
+});
+
+test('a change that comes before a tab’s own state follows it', async () => {
+  const [leader] = await tabs(1, true, { n: 1 });
+  const late = open({});
+  leader.source.tell('set', { n: 2 });
+  assert.deepEqual(values(late.session), {}, 'whose it is is not known yet');
+  sources.at(-1).state(true, { n: 1, m: 1 });
+  assert.deepEqual(values(late.session), { n: 2, m: 1 });
+});
+
+test('a tab drops what is another session’s or user’s and asks for its own state', async () => {
+  for (const marks of [['bbbb', {}, ''], [true, {}, 'bob']]) {
+    const [leader, other] = await tabs(2, true, { theme: 'dark' });
+    leader.source.state(marks[0], { theme: 'bob’s' }, marks[2]);
+    assert.deepEqual(values(other.session), { theme: 'dark' });
+    assert.equal(await wait(), 250);
+    sources.at(-1).state(marks[0], { theme: 'bob’s own' }, marks[2]);
+    assert.deepEqual(values(other.session), { theme: 'bob’s own' });
+    leader.source.tell('set', { theme: 'blue' });
+    assert.deepEqual(values(other.session), { theme: 'blue' });
+    assert.deepEqual(streaming(), [leader.source]);
+    leader.session.close();
+    other.session.close();
+    await settled();
+  }
+});
+
+test('a tab with newer marks makes the leading tab look again', async () => {
+  const [leader] = await tabs(1, true, {}, '');
+  const [signedIn] = await tabs(1, true, { theme: 'ada’s' }, 'ada');
+  assert.ok(leader.source.closed);
+  await wait();
+  const again = sources.at(-1);
+  again.state(true, { theme: 'ada’s' }, 'ada');
+  again.tell('set', { theme: 'new' });
+  for (const { session } of [leader, signedIn]) assert.deepEqual(values(session), { theme: 'new' });
+  assert.deepEqual(streaming(), [again]);
+});
+
+test('the end of a session is told to each tab, and each asks anew', async () => {
+  const all = await tabs(3, true, { theme: 'dark' });
+  all[0].source.tell('closed', 'destroyed');
+  for (const { session, events } of all) {
+    assert.deepEqual(values(session), {});
+    assert.deepEqual(events.slice(-2), [['closed', { reason: 'destroyed' }], ['lost', null]]);
+  }
+  for (const [id, { run }] of waits()) {
+    timers.delete(id);
+    run();
+  }
+  assert.equal(streaming().length, 3);
+  for (const source of streaming()) source.state(false);
+  assert.equal(streaming().length, 1);
+});
+
+test('the next tab leads once the leading tab has gone', async () => {
+  const [first, second, third] = await tabs(3, true, { n: 1 });
+  first.session.close();
+  await settled();
+  const [source, ...more] = streaming();
+  assert.equal(more.length, 0);
+  source.state(true, { n: 2 });
+  source.tell('set', { n: 3 });
+  for (const { session } of [second, third]) assert.deepEqual(values(session), { n: 3 });
+});
+
+test('a leading tab that does not answer loses the stream', async () => {
+  const [leader, other] = await tabs(2, true, { n: 1 });
+  // Frozen: it hears nothing, and its stream goes on.
+  const frozen = [...channels][0];
+  channels.delete(frozen);
+  const timersOfOther = () => watches().slice(1);
+  assert.deepEqual(await silence(timersOfOther()), [37_500]);
+  assert.deepEqual(streaming(), [leader.source], 'it is asked first');
+  assert.deepEqual(await silence(timersOfOther()), [1_500]);
+  assert.ok(leader.source.closed, 'once it thaws');
+  const [source] = streaming();
+  source.state(true, { n: 2 });
+  assert.deepEqual(values(other.session), { n: 2 });
+  channels.add(frozen);
+  await wait();
+  sources.at(-1).state(true, { n: 2 });
+  source.tell('set', { n: 3 });
+  for (const { session } of [leader, other]) assert.deepEqual(values(session), { n: 3 });
+  assert.deepEqual(streaming(), [source]);
+});
+
+test('a leading tab that hears other tabs and not its stream gives the stream up', async () => {
+  const [leader, other] = await tabs(2, true, { n: 1 });
+  time += 37_500; // a frozen page hears the channel, and its timers stand still
+  await silence(watches().slice(1));
+  assert.ok(leader.source.closed);
+  assert.deepEqual(other.events, [['lost', null]]);
+});
+
+test('a leading tab that answers keeps the stream', async () => {
+  const [leader, other] = await tabs(2, true);
+  document.dispatchEvent(new Event('visibilitychange'));
+  leader.source.tell('heartbeat', null);
+  assert.deepEqual([...timers.values()].map(({ delay }) => delay), [37_500, 37_500]);
+  assert.deepEqual(streaming(), [leader.source]);
+  other.session.close();
+});
+
+test('a page that sleeps past the heartbeats takes its stream for lost', async () => {
+  for (const wakes of [() => page.dispatchEvent(new Event('focus')), () => document.dispatchEvent(new Event('visibilitychange'))]) {
+    const { session, events, source } = follow();
+    time += 37_499;
+    wakes();
+    assert.ok(!source.closed);
+    time += 1;
+    wakes();
+    assert.ok(source.closed);
+    assert.deepEqual(events, [['lost', null]]);
+    session.close();
+  }
+});
+
+test('a heartbeat keeps a stream, and silence ends it', async () => {
+  const { events, source } = follow();
+  source.tell('heartbeat', null);
+  assert.deepEqual(events, []);
+  assert.deepEqual(await silence(), [37_500]);
+  assert.ok(source.closed);
+  assert.deepEqual(events, [['lost', null]]);
+});
+
+test('a page that comes back from the cache shares again', async () => {
+  const [leader, other] = await tabs(2, true, { n: 1 });
+  page.dispatchEvent(new Event('pagehide')); // the fake has one window for all tabs
+  await settled();
+  assert.deepEqual([streaming().length, channels.size], [0, 0]);
+  page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true }));
+  await settled();
+  for (const source of streaming()) source.state(true, { n: 2 });
+  assert.equal(streaming().length, 1);
+  for (const { session } of [leader, other]) assert.deepEqual(values(session), { n: 2 });
+});
+
+test('without locks a hidden tab hangs up until it is seen', () => {
+  const { session, source } = follow({ n: 1 });
+  document.hidden = true;
+  document.dispatchEvent(new Event('visibilitychange'));
+  assert.ok(source.closed);
+  assert.equal(timers.size, 0);
+  document.hidden = false;
+  document.dispatchEvent(new Event('visibilitychange'));
+  sources[1].state(true, { n: 2 });
+  assert.deepEqual(values(session), { n: 2 });
+});
+
+test('a page that the browser gives no lock keeps a stream of its own', async () => {
+  navigator.locks = { request: () => Promise.reject(new DOMException('no', 'SecurityError')) };
+  const { session } = open({});
+  await settled();
+  sources[0].state(true, { n: 1 });
+  assert.ok(!sources[0].closed);
+  assert.deepEqual(values(session), { n: 1 });
+});
+
+test('a page of a socket is told that another tab may have begun a session', async () => {
+  const [mine, other] = [open(), open()];
+  mine.session.relay('b.birth');
+  await answer(200, { stored: ['$relay'] });
+  assert.deepEqual(mine.events, [['stored', { stored: ['$relay'], ignored: [] }]]);
+  assert.deepEqual(other.events, [['begun', null]]);
+  assert.equal(sources.length, 0);
+});
+
+test('a refused stream is lost with the server’s reason', async () => {
+  const { events } = open({});
+  sources[0].readyState = 2;
+  sources[0].fail();
+  const refusal = { code: 'cross_site', message: 'another site' };
+  assert.equal(posts.at(-1).url, '/session/events');
+  posts.at(-1).resolve({ ok: false, json: async () => refusal });
+  await settled();
+  assert.deepEqual(events, [['lost', refusal]]);
 });

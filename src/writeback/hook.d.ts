@@ -38,8 +38,8 @@ export interface LayeredSession extends EventTarget {
   relay(token: string): void;
 
   /**
-   * Tries again now what waits, and opens the event stream anew if it is not a session's, here and in other tabs: for
-   * a page whose own request (a form, a sign-in) may have begun a session.
+   * Tries again now what waits, also where the browser says that it is offline, and opens the event stream anew if it is
+   * not a session's, here and in other tabs: for a page whose own request (a form, a sign-in) may have begun a session.
    */
   resume(): void;
 
@@ -63,8 +63,16 @@ export interface LayeredSessionEvents {
   change: CustomEvent<{ names: string[] }>;
   /** The session is over, and `values` is empty unless it was a shutdown. The hook connects again by itself. */
   closed: CustomEvent<{ reason: 'renewed' | 'destroyed' | 'expired' | 'revoked' | 'shutdown' }>;
-  /** The stream of events broke off, and is opened again. Until the next `change` the values may be old. */
-  lost: CustomEvent<null>;
+  /**
+   * The stream of events broke off, and is opened again. Until the next `change` the values may be old. The detail is the
+   * server's reason where the server refuses the stream: `cross_site` behind a proxy that changes `Host`.
+   */
+  lost: CustomEvent<{ code: string; message: string } | null>;
+  /**
+   * Another tab has stored something, and may have begun a session with that. A socket that was opened without a session
+   * does not see the session: open the socket anew. `values` follow without help.
+   */
+  begun: CustomEvent<null>;
   /** The server has taken these; `$relay` stands for a relay token. It has no use for those that are `ignored`. */
   stored: CustomEvent<{ stored: string[]; ignored: string[] }>;
   /**

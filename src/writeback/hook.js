@@ -2,6 +2,8 @@
 // to the cookie what the server changed on an open socket. hook.d.ts says more. Lines of comment are not served.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
+const SILENCE = 2.5; // heartbeats that may fail to come
+const ANSWER = 1_500; // milliseconds, within which the leading tab answers
 const NAMES = 64, UNITS = 5_000; // in one POST: 64 names and 16 KiB are taken, a UTF-16 unit has at most 3 bytes
 
 export const connect = (options) => new LayeredSession(options);
@@ -14,20 +16,63 @@ class Backoff {
     this.run = run;
   }
 
-  // Full jitter: the pages of a server that was away are not to come back in step.
+  // `onLine` is wrong behind some virtual networks, so that it makes a wait longer and never forbids an attempt.
   wait() {
-    clearTimeout(this.timer);
-    const most = Math.min(LONGEST, SHORTEST * 2 ** this.failures++);
+    this.#arm(navigator.onLine === false ? LONGEST : Math.min(LONGEST, SHORTEST * 2 ** this.failures));
+    this.failures++;
+  }
+
+  // Shortens the wait, but leaves one: a page that resumes at each conflict must not spin.
+  resume() {
+    this.failures = 0;
+    if (!this.timer) return this.run();
+    this.#arm(SHORTEST);
+    this.failures++;
+  }
+
+  // Full jitter: the pages of a server that was away are not to come back in step.
+  #arm(most) {
+    this.stop();
     this.timer = setTimeout(() => {
       this.timer = undefined;
       this.run();
     }, Math.random() * most);
   }
 
-  // Shortens the wait, but leaves one: a page that resumes at each conflict must not spin.
-  resume() {
-    this.failures = 0;
-    this.timer ? this.wait() : this.run();
+  stop() {
+    clearTimeout(this.timer);
+    this.timer = undefined;
+  }
+}
+
+// Runs once nothing was heard for a while. A machine that slept runs its timers late, and `look` counts by the clock.
+class Watchdog {
+  #bark;
+  #since;
+  #patience;
+  #timer;
+
+  constructor(bark) {
+    this.#bark = bark;
+  }
+
+  hears(patience = this.#patience) {
+    this.stop();
+    this.#patience = patience;
+    this.#since = Date.now();
+    this.#timer = setTimeout(() => this.#bark(), patience);
+  }
+
+  look() {
+    if (this.#timer && Date.now() - this.#since >= this.#patience) {
+      this.stop();
+      this.#bark();
+    }
+  }
+
+  stop() {
+    clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 }
 
@@ -44,31 +89,50 @@ class LayeredSession extends EventTarget {
   #user; // whose values wait: an opaque word of the server's
   #listening = new Backoff(() => this.#listen());
   #source; // of events
-  #live; // whether it is a session's, once it has said so
-  #again = false; // a session may have begun while it was being opened
+  #session; // the mark of the session that `values` are of, empty for a visitor's; none before a state
+  #interval = 15_000; // milliseconds between heartbeats
+  #silence = new Watchdog(() => this.#silent());
+  #begunAt = 0; // when the last stream was opened
+  #again = false; // a session may have begun while a stream was being opened
+  #name; // of the channel and of the lock
   #channel; // to other tabs
+  #shares = Boolean(navigator.locks); // whether tabs share a stream: locks need a secure context
+  #candidacy; // for the lock
+  #leads = false;
+  #asked = false; // whether the leading tab has yet to answer
+  #missed = []; // messages of the leading tab while this tab's own state is on its way
   #end = new AbortController();
 
   constructor({ url, events = true }) {
     super();
     this.#url = url.replace(/\/$/, '');
-    const on = (type, listener) => addEventListener(type, listener, { signal: this.#end.signal });
-    // Each tab hears of these by itself.
-    const back = () => {
-      this.#posting.resume();
-      this.#renew();
-    };
-    on('online', back);
-    on('offline', () => this.#hangUp());
-    on('pagehide', () => {
-      this.#flush();
-      this.#hangUp(); // so that the page can be kept for the back button
-    });
-    on('pageshow', ({ persisted }) => persisted && back());
+    this.#name = `layered-session ${this.#url}`;
     this.#events = events;
-    this.#channel = new BroadcastChannel(`layered-session ${this.#url}`);
-    this.#channel.onmessage = ({ data }) => (data === 'turned' ? this.#turn() : this.#renew());
-    this.#listen();
+    const on = (target, types, listener) => {
+      for (const type of types) target.addEventListener(type, listener, { signal: this.#end.signal });
+    };
+    on(globalThis, ['online', 'focus'], () => this.#look());
+    // True or not, the next attempt will tell.
+    on(globalThis, ['offline'], () => {
+      if (!this.#source && this.#session === undefined) return;
+      this.#hangUp();
+      this.#listening.resume();
+      this.#emit('lost', null);
+    });
+    on(globalThis, ['pagehide'], () => {
+      this.#flush();
+      this.#leave(); // so that the page can be kept for the back button
+    });
+    on(globalThis, ['pageshow'], ({ persisted }) => {
+      if (!persisted) return;
+      this.#posting.resume();
+      this.#join();
+    });
+    on(document, ['visibilitychange'], () => {
+      if (!document.hidden) this.#look();
+      else if (!this.#shares) this.#hangUp();
+    });
+    this.#join();
   }
 
   // Encodes at once: what is no JSON throws here and changes nothing.
@@ -93,56 +157,126 @@ class LayeredSession extends EventTarget {
 
   close() {
     this.#end.abort();
-    this.#hangUp();
-    this.#channel.close();
+    this.#leave();
   }
 
   #emit(type, detail) {
     this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  get #idle() {
-    return this.#end.signal.aborted || navigator.onLine === false;
+  get #closed() {
+    return this.#end.signal.aborted;
   }
 
   // ---- what the server says
 
+  // Every tab takes its first state from a stream of its own, with its own cookie. Then the tab that leads keeps its
+  // stream and tells the others: over HTTP/1.1 a browser opens six connections to a host, for all tabs together.
   #listen() {
-    if (!this.#events || this.#idle) return;
-    const source = (this.#source = new EventSource(`${this.#url}/events`)), begun = Date.now();
-    const on = (type, listener) => source.addEventListener(type, ({ data }) => listener(JSON.parse(data)));
-    on('state', ({ session, user, values }) => {
-      this.#live = session;
-      this.#user ??= user;
-      if (user !== this.#user) {
-        this.#user = user;
-        if (this.#waiting.size) this.#giveUp(this.#waiting);
-      }
-      this.#replace(values);
-      if (this.#again) this.#renew();
-      if (this.#conflict) this.#posting.resume();
-    });
-    on('set', (values) => this.#change(Object.entries(values)));
-    on('removed', (names) => this.#change(names.map((name) => [name])));
-    on('relay', (token) => this.relay(token));
-    on('closed', (reason) => {
-      // Nobody else is to be shown them.
-      if (reason !== 'shutdown') this.#replace({});
-      this.#emit('closed', { reason });
-    });
+    if (!this.#events || this.#closed || !this.#channel) return;
+    if (document.hidden && !this.#shares) return;
+    this.#hangUp();
+    const source = (this.#source = new EventSource(`${this.#url}/events`));
+    this.#begunAt = Date.now();
+    this.#silence.hears(this.#interval * SILENCE);
+    for (const type of ['state', 'set', 'removed', 'relay', 'closed', 'heartbeat']) {
+      source.addEventListener(type, (event) => {
+        if (source === this.#source) this.#hear(type, JSON.parse(event.data));
+      });
+    }
     // By itself it retries without backoff, and not at all after an answer that is no stream.
     source.onerror = () => {
-      if (Date.now() - begun > LONGEST) this.#listening.failures = 0;
-      this.#hangUp();
-      this.#listening.wait();
-      this.#emit('lost');
+      if (source === this.#source) this.#lose(source.readyState === 2);
     };
+  }
+
+  #hear(type, data) {
+    if (type === 'state') {
+      this.#session = data.session;
+      this.#interval = data.heartbeat;
+      this.#meet(data.user);
+    }
+    this.#silence.hears(this.#interval * SILENCE);
+    if (type === 'relay') return this.relay(data);
+    if (this.#leads) this.#say(type, data);
+    if (type === 'state' && this.#shares && !this.#leads) this.#follow(data);
+    else this.#take(type, data);
+  }
+
+  #take(type, data) {
+    if (type === 'state') this.#state(data);
+    else if (type === 'set') this.#change(Object.entries(data));
+    else if (type === 'removed') this.#change(data.map((name) => [name]));
+    else if (type === 'closed') {
+      // Nobody else is to be shown them.
+      if (data !== 'shutdown') this.#replace({});
+      this.#emit('closed', { reason: data });
+      this.#lose();
+    }
+  }
+
+  #meet(user) {
+    this.#user ??= user;
+    if (user === this.#user) return;
+    this.#user = user;
+    if (this.#waiting.size) this.#giveUp(this.#waiting);
+  }
+
+  #state({ values }) {
+    this.#replace(values);
+    if (this.#again) this.#renew();
+    if (this.#conflict) this.#posting.resume();
   }
 
   #hangUp() {
     this.#source?.close();
-    this.#source = this.#live = undefined;
+    this.#source = this.#session = undefined;
+    this.#silence.stop();
+    this.#missed = [];
     this.#again = false;
+  }
+
+  #retry() {
+    if (Date.now() - this.#begunAt > LONGEST) this.#listening.failures = 0;
+    this.#hangUp();
+    this.#listening.wait();
+  }
+
+  async #lose(refused) {
+    if (this.#leads) this.#say('lost');
+    this.#retry();
+    const reason = refused ? await this.#reason() : null;
+    if (!this.#closed && this.#session === undefined) this.#emit('lost', reason);
+  }
+
+  // An EventSource does not say why it failed.
+  async #reason() {
+    const stop = new AbortController();
+    try {
+      const answer = await fetch(`${this.#url}/events`, { headers: { accept: 'text/event-stream' }, signal: stop.signal });
+      if (answer.ok) return null;
+      const { code, message } = await answer.json();
+      return { code, message };
+    } catch {
+      return null;
+    } finally {
+      stop.abort();
+    }
+  }
+
+  #silent() {
+    if (this.#source) this.#lose();
+    else if (this.#asked) this.#stand(true);
+    else this.#ask();
+  }
+
+  // Timers of a page that slept, or was hidden, come late or not at all.
+  #look() {
+    this.#posting.resume();
+    this.#silence.look();
+    if (this.#source) return;
+    if (this.#session === undefined) this.#listening.resume();
+    else this.#ask();
   }
 
   #replace(values) {
@@ -155,9 +289,9 @@ class LayeredSession extends EventTarget {
     this.#emit('change', { names: entries.map(([name]) => name) });
   }
 
-  // A visitor's stream does not see the session that has come to be: the next one does, in every tab.
+  // A visitor's stream does not see the session that has come to be: the next stream does, in every tab.
   #begun() {
-    this.#channel.postMessage(null);
+    this.#say('begun');
     this.#renew();
   }
 
@@ -174,17 +308,115 @@ class LayeredSession extends EventTarget {
   }
 
   #renew() {
-    if (this.#live) return;
-    if ((this.#again = this.#source && this.#live === undefined)) return;
+    if (this.#session) return;
+    if ((this.#again = this.#source && this.#session === undefined)) return;
     this.#hangUp();
     this.#listening.resume();
+  }
+
+  // ---- between tabs
+
+  #join() {
+    this.#channel = new BroadcastChannel(this.#name);
+    this.#channel.onmessage = ({ data }) => this.#heard(data);
+    this.#stand();
+    this.#listen();
+  }
+
+  #leave() {
+    this.#hangUp();
+    this.#listening.stop();
+    this.#resign();
+    this.#channel?.close();
+    this.#channel = undefined;
+  }
+
+  #say(type, data) {
+    this.#channel?.postMessage({ type, data, session: this.#session, user: this.#user });
+  }
+
+  #heard({ type, data, session, user }) {
+    const agrees = session === this.#session && user === this.#user;
+    if (type === 'turned') this.#turn();
+    else if (type === 'begun') {
+      if (!this.#session) this.#emit('begun', null);
+      if (this.#events) this.#renew();
+    } else if (type === 'ask') {
+      if (this.#leads) this.#answer(agrees);
+    } else if (this.#source) {
+      if (!this.#leads) this.#missed.push({ type, data, session, user });
+    } else if (this.#session !== undefined) {
+      this.#asked = false;
+      this.#silence.hears(this.#interval * SILENCE);
+      if (type === 'lost') this.#lose();
+      else if (agrees) this.#take(type, data);
+      else this.#retry();
+    }
+  }
+
+  // The marks of a tab that has just been given its state are newer than those of a long stream. A frozen page hears the
+  // channel while its timers and its stream stand still.
+  #answer(agrees) {
+    this.#silence.look();
+    if (!this.#source) this.#listening.resume();
+    else if (agrees) this.#say('here');
+    else if (this.#session !== undefined) this.#retry();
+  }
+
+  // This tab's own state is the base; messages that came while the state was on its way follow it.
+  #follow(state) {
+    const missed = this.#missed;
+    this.#source.close();
+    this.#source = undefined;
+    this.#missed = [];
+    this.#state(state);
+    for (const { type, data, session, user } of missed) {
+      if (session === this.#session && user === this.#user) this.#take(type, data);
+    }
+    if (this.#session !== undefined) this.#ask();
+  }
+
+  #ask() {
+    this.#asked = true;
+    this.#silence.hears(ANSWER);
+    this.#say('ask');
+  }
+
+  // The holder of the lock leads. A frozen page may hold it and not answer, so that the lock can be stolen.
+  #stand(steal) {
+    if (!this.#events || !this.#shares) return;
+    this.#resign();
+    const { signal } = (this.#candidacy = new AbortController());
+    const lead = () => {
+      if (signal.aborted) return;
+      this.#leads = true;
+      if (!this.#source && !this.#listening.timer) this.#listen();
+      return new Promise((release) => signal.addEventListener('abort', release));
+    };
+    navigator.locks.request(this.#name, steal ? { steal } : { signal }, lead).catch(() => {
+      if (signal.aborted) return;
+      if (this.#leads) {
+        // Stolen, as this tab did not answer.
+        this.#leads = false;
+        this.#stand();
+      } else {
+        this.#shares = false; // the browser has no locks for this page
+        if (this.#source) return;
+      }
+      this.#retry();
+    });
+  }
+
+  #resign() {
+    this.#candidacy?.abort();
+    this.#leads = false;
   }
 
   // ---- what the page says
 
   // One POST at a time: the server is to see the changes in their order.
   #pump() {
-    if (this.#inFlight.size || this.#posting.timer || this.#idle) return;
+    if (this.#inFlight.size || this.#posting.timer || this.#closed) return;
     const next = this.#next();
     if (next) this.#post(next);
   }
@@ -241,7 +473,7 @@ class LayeredSession extends EventTarget {
     const refusal = { code, message, names: [] };
     if (status === 200 && Array.isArray(stored)) {
       this.#posting.failures = 0;
-      this.#channel.postMessage('turned');
+      this.#say('turned');
       this.#turn();
     } else if (status === 409) {
       this.#turn();

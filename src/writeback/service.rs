@@ -71,7 +71,8 @@ const ECHOED_CHARS: usize = 64;
 /// # Events
 ///
 /// An `EventSource`, or the hook, is told without asking again. Each connection begins with the whole state; a page that
-/// is slow is told the newest alone. Each event may come again after a lost connection.
+/// is slow is told the newest alone. Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together: an
+/// `EventSource` in each of seven tabs leaves none for anything else. The hook shares one stream among all tabs.
 ///
 /// | event | data |
 /// |---|---|
@@ -93,6 +94,10 @@ const ECHOED_CHARS: usize = 64;
 /// session.addEventListener('change', () => show(session.values.get('theme')));
 /// session.store({ theme: 'dark' }); // tried again until it is taken or refused
 /// ```
+///
+/// Tabs share one stream: a Web Lock says which tab holds it, and a `BroadcastChannel` carries each event to the others.
+/// Each tab shows only events of its own session and user. Where the browser has no locks (plain http off loopback) each
+/// visible tab holds a stream of its own. A stream without a [`heartbeat`](Self::heartbeat) is given up and opened anew.
 ///
 /// It needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. One POST is under way at a
 /// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is

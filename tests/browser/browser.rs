@@ -102,6 +102,15 @@ impl Browser {
         Ok(tab)
     }
 
+    /// The same in a tab whose browser believes that there is no network.
+    pub(crate) async fn open_offline(&self) -> Result<Tab> {
+        let tab = self.blank().await?;
+        let source = "Object.defineProperty(navigator, 'onLine', { get: () => false })";
+        tab.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": source })).await?;
+        tab.visit(&self.url).await?;
+        Ok(tab)
+    }
+
     /// Opens another page of the server's in a new tab.
     pub(crate) async fn open_at(&self, path: &str) -> Result<Tab> {
         let tab = self.blank().await?;

@@ -3,7 +3,7 @@ import { connect } from '/session/hook.js';
 
 globalThis.hook = connect({ url: '/session' });
 globalThis.told = [];
-for (const type of ['change', 'stored', 'conflict', 'refused', 'closed']) {
+for (const type of ['change', 'stored', 'conflict', 'refused', 'closed', 'lost']) {
   hook.addEventListener(type, ({ detail }) => told.push([type, detail]));
 }
 hook.addEventListener('change', () => (document.body.dataset.connection = 'open'));

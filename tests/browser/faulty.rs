@@ -2,8 +2,9 @@
 
 use std::{
     collections::VecDeque,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use axum::{
@@ -55,7 +56,7 @@ pub(crate) enum Fault {
 /// The server; it ends with its owner.
 #[derive(Debug)]
 pub(crate) struct Faulty {
-    url: String,
+    address: SocketAddr,
     faults: Arc<Faults>,
     server: AbortHandle,
 }
@@ -83,6 +84,7 @@ impl Faulty {
             .build()?;
         let faults = Arc::<Faults>::default();
         let writeback = SessionWriteback::new(&sessions).allow::<Note>()?.allow::<Size>()?;
+        let writeback = writeback.heartbeat(Duration::from_secs(1))?;
         let asset = |kind: &'static str, text: &'static str| get(async move || ([(header::CONTENT_TYPE, kind)], text));
         let app = Router::new()
             .nest_service("/session", writeback)
@@ -93,13 +95,17 @@ impl Faulty {
             .route("/destroy", post(destroy))
             .layer(LayeredSessionLayer::new(sessions));
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let url = format!("http://{}/", listener.local_addr()?);
+        let address = listener.local_addr()?;
         let server = tokio::spawn(axum::serve(listener, app).into_future()).abort_handle();
-        Ok(Self { url, faults, server })
+        Ok(Self { address, faults, server })
     }
 
     pub(crate) fn url(&self) -> String {
-        self.url.clone()
+        format!("http://{}/", self.address)
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// The next POSTs meet these.

@@ -10,12 +10,12 @@ use crate::{
 };
 
 impl Tab {
-    async fn store(&self, values: Value) -> Result {
+    pub(super) async fn store(&self, values: Value) -> Result {
         self.evaluate(&format!("hook.store({values})")).await.map(drop)
     }
 
     /// What the server has told this tab, by its events.
-    async fn is_told(&self, values: Value) -> Result {
+    pub(super) async fn is_told(&self, values: Value) -> Result {
         self.until("values()", values).await
     }
 
@@ -24,7 +24,7 @@ impl Tab {
         Ok(all.as_u64().unwrap_or_default() as usize)
     }
 
-    async fn ask(&self, path: &str) -> Result {
+    pub(super) async fn ask(&self, path: &str) -> Result {
         self.evaluate(&format!("fetch('{path}', {{ method: 'POST' }}).then(({{ status }}) => asked = status)")).await?;
         self.until("globalThis.asked ?? null", 200).await
     }
@@ -93,12 +93,8 @@ async fn a_tab_that_is_closed_has_stored_what_it_wanted() -> Result {
         last => Err(format!("the last was {last:?}").into()),
     })
     .await?;
-    // The browser has cut what was the tab's alone: nobody is there any more to see the answers.
-    eventually("one tab is left", async || match server.streams() {
-        1 => Ok(()),
-        streams => Err(format!("{streams} streams are open").into()),
-    })
-    .await?;
+    // The browser has cut the stream of the closed tab: no page is left that sees the answers.
+    server.has_streams(1).await?;
     server.release();
     server.release();
     other.is_told(json!({ "size": 1, "note": "late" })).await
@@ -131,8 +127,9 @@ async fn what_a_page_wanted_stored_outlives_the_end_of_its_session() -> Result {
         other.ask(turn).await?;
         server.release();
         // It came with the cookie from before: refused, and tried again with the one from after.
-        page.until("told.some(([type, { code }]) => type === 'conflict' && code === 'session_closed')", true).await?;
-        page.until("told.some(([type, { stored }]) => type === 'stored' && stored.includes('note'))", true).await?;
+        page.until("told.some(([type, detail]) => type === 'conflict' && detail.code === 'session_closed')", true)
+            .await?;
+        page.until("told.some(([type, detail]) => type === 'stored' && detail.stored.includes('note'))", true).await?;
         let all = if turn == "/renew" { json!({ "size": 1, "note": "mine" }) } else { json!({ "note": "mine" }) };
         page.is_told(all.clone()).await?;
         other.is_told(all).await?;

@@ -15,6 +15,7 @@ mod looks;
 mod nodes;
 mod server;
 mod sites;
+mod streams;
 mod tab;
 mod tabs;
 mod users;

@@ -1,0 +1,168 @@
+//! The hook's stream in a browser: shared by tabs, over connections that go silent, and where the browser errs.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use serde_json::json;
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    select,
+    sync::Notify,
+    task::AbortHandle,
+};
+
+use crate::{
+    Result,
+    browser::Browser,
+    faulty::Faulty,
+    tab::{Tab, eventually},
+};
+
+impl Faulty {
+    pub(super) async fn has_streams(&self, count: usize) -> Result {
+        eventually(&format!("{count} streams are open"), async || match self.streams() {
+            open if open == count => Ok(()),
+            open => Err(format!("{open} streams are open").into()),
+        })
+        .await
+    }
+}
+
+impl Tab {
+    async fn freeze(&self, frozen: bool) -> Result {
+        let state = if frozen { "frozen" } else { "active" };
+        self.devtools("Page.setWebLifecycleState", json!({ "state": state })).await
+    }
+}
+
+// Over HTTP/1.1 a browser opens six connections to a host: with a stream in each tab, the seventh page does not load.
+#[tokio::test]
+async fn eight_tabs_share_one_stream() -> Result {
+    let server = Faulty::start().await?;
+    let browser = Browser::at(server.url()).await?;
+    let mut tabs = Vec::new();
+    for _ in 0..8 {
+        tabs.push(browser.open_unwatched().await?);
+    }
+    server.has_streams(1).await?;
+    for (size, teller) in [(1, 0), (2, 7)] {
+        tabs[teller].store(json!({ "size": size })).await?;
+        for tab in &tabs {
+            tab.is_told(json!({ "size": size })).await?;
+        }
+    }
+    server.has_streams(1).await?;
+    // The first tab leads. Another does as soon as the first has gone.
+    tabs.remove(0).close().await?;
+    tabs[6].store(json!({ "size": 3 })).await?;
+    for tab in &tabs {
+        tab.is_told(json!({ "size": 3 })).await?;
+    }
+    server.has_streams(1).await
+}
+
+#[tokio::test]
+async fn frozen_leading_tab_loses_the_stream() -> Result {
+    let server = Faulty::start().await?;
+    let browser = Browser::at(server.url()).await?;
+    let (leader, other) = (browser.open_unwatched().await?, browser.open_unwatched().await?);
+    other.store(json!({ "size": 1 })).await?;
+    leader.is_told(json!({ "size": 1 })).await?;
+    server.has_streams(1).await?;
+    leader.freeze(true).await?;
+    other.store(json!({ "size": 2 })).await?;
+    other.is_told(json!({ "size": 2 })).await?;
+    leader.freeze(false).await?;
+    other.store(json!({ "size": 3 })).await?;
+    leader.is_told(json!({ "size": 3 })).await?;
+    other.is_told(json!({ "size": 3 })).await?;
+    server.has_streams(1).await
+}
+
+#[tokio::test]
+async fn new_session_reaches_tabs_that_follow() -> Result {
+    let server = Faulty::start().await?;
+    let browser = Browser::at(server.url()).await?;
+    let (leader, other) = (browser.open_unwatched().await?, browser.open_unwatched().await?);
+    other.store(json!({ "size": 1 })).await?;
+    leader.is_told(json!({ "size": 1 })).await?;
+    for (turn, left) in [("/renew", json!({ "size": 1 })), ("/destroy", json!({}))] {
+        other.ask(turn).await?;
+        for tab in [&leader, &other] {
+            tab.until("told.some(([type]) => type === 'closed')", true).await?;
+            tab.is_told(left.clone()).await?;
+        }
+    }
+    other.store(json!({ "note": "new" })).await?;
+    leader.is_told(json!({ "note": "new" })).await
+}
+
+#[tokio::test]
+async fn silent_connection_is_given_up() -> Result {
+    let server = Faulty::start().await?;
+    let proxy = Proxy::start(server.address()).await?;
+    let browser = Browser::at(format!("http://{}/", proxy.address)).await?;
+    let page = browser.open_unwatched().await?;
+    page.store(json!({ "size": 1 })).await?;
+    page.is_told(json!({ "size": 1 })).await?;
+    proxy.silence();
+    page.until("told.some(([type]) => type === 'lost')", true).await?;
+    page.evaluate("hook.resume()").await?;
+    page.store(json!({ "size": 2 })).await?;
+    page.is_told(json!({ "size": 2 })).await
+}
+
+// `navigator.onLine` is false on machines whose only network is one that the system does not count.
+#[tokio::test]
+async fn browser_that_believes_itself_offline_works() -> Result {
+    let server = Faulty::start().await?;
+    let browser = Browser::at(server.url()).await?;
+    let page = browser.open_offline().await?;
+    assert_eq!(page.evaluate("navigator.onLine").await?, false);
+    page.store(json!({ "size": 1 })).await?;
+    page.is_told(json!({ "size": 1 })).await
+}
+
+/// A proxy that can go silent, as a network address translation does that has forgotten its connections.
+struct Proxy {
+    address: SocketAddr,
+    silence: Arc<Notify>,
+    accepting: AbortHandle,
+}
+
+impl Proxy {
+    async fn start(target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let silence = Arc::<Notify>::default();
+        let shared = Arc::clone(&silence);
+        let accepting = tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                tokio::spawn(pass(client, target, Arc::clone(&shared)));
+            }
+        });
+        Ok(Self { address, silence, accepting: accepting.abort_handle() })
+    }
+
+    /// Passes nothing more over the connections that there are. Later connections are passed.
+    fn silence(&self) {
+        self.silence.notify_waiters();
+    }
+}
+
+async fn pass(mut client: TcpStream, target: SocketAddr, silence: Arc<Notify>) {
+    let Ok(mut upstream) = TcpStream::connect(target).await else { return };
+    select! {
+        _ = copy_bidirectional(&mut client, &mut upstream) => {}
+        () = silence.notified() => std::future::pending().await,
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
