@@ -11,7 +11,7 @@ use std::{
 
 use http::request::Parts;
 
-use self::{accepted::Accepted, life::Lifetime, spared::Spared, time::Time};
+use self::{accepted::Accepted, life::Lifetime, refusals::Refusals, spared::Spared, time::Time};
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
@@ -31,6 +31,7 @@ use crate::{
 pub(crate) mod accepted;
 pub(crate) mod judge;
 pub(crate) mod life;
+pub(crate) mod refusals;
 pub(crate) mod spared;
 pub(crate) mod time;
 pub(crate) mod values;
@@ -79,6 +80,7 @@ pub(crate) struct Chain {
     pub(crate) spared: Spared,
     pub(crate) accepted: Accepted,
     pub(crate) counters: Counters,
+    pub(crate) refusals: Refusals,
 }
 
 /// What happened that nobody was told of.

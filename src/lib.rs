@@ -21,6 +21,7 @@ mod signal;
 mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod throttle;
 mod tier;
 mod value;
 mod version;

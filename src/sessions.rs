@@ -20,7 +20,7 @@ use crate::{
     id::Principal,
     session::{Session, load::Loader},
     signal::Chime,
-    writeback::origin::PublicOrigins,
+    writeback::cross_site::Rule,
 };
 
 pub(crate) mod builder;
@@ -30,7 +30,7 @@ pub(crate) mod builder;
 pub struct Sessions {
     pub(crate) chain: Arc<Chain>,
     pub(crate) resolved: Arc<[Resolved]>,
-    pub(crate) public_origins: Arc<PublicOrigins>,
+    pub(crate) cross_site: Arc<Rule>,
 }
 
 /// Puts a typed value into the extensions of a request.

@@ -2,6 +2,7 @@
 
 pub(crate) mod asset;
 mod body;
+pub(crate) mod cross_site;
 mod events;
 pub(crate) mod origin;
 pub(crate) mod reply;

@@ -18,7 +18,7 @@ use crate::{
     sessions::Sessions,
     writeback::{
         asset::Asset,
-        origin::Kind,
+        cross_site::Kind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
         stream::HEARTBEAT,

@@ -11,14 +11,17 @@ use tower_service::Service;
 
 use super::future::ResponseFuture;
 use crate::{
-    chain::Identity,
+    chain::{
+        Identity,
+        refusals::{Reason, Refused},
+    },
     session::{
         core::CrossSite,
         load::{Arrival, Asked, Loader, Loading},
     },
     sessions::Sessions,
     tier::cookie::header::Fields,
-    writeback::origin::{Kind, same_origin, withheld},
+    writeback::cross_site::{Kind, refused},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
@@ -62,10 +65,12 @@ impl Sessions {
         let chain = &self.chain;
         let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
         let upgrade = is_upgrade(request);
+        let (cross_site, refused) = self.judge(request, upgrade);
         let loader = Loader::new(Arrival {
             chain: Arc::clone(chain),
             cookies: Fields::note(request.headers_mut()),
-            cross_site: self.cross_site(request, upgrade),
+            cross_site,
+            refused: refused.map(Box::new),
             upgrade,
             asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
         });
@@ -73,13 +78,16 @@ impl Sessions {
         loader
     }
 
-    /// How another site caused the request, as far as that matters here. The head is gone when the session is loaded.
-    fn cross_site<B>(&self, request: &Request<B>, upgrade: bool) -> Option<CrossSite> {
-        let (uri, headers, public) = (request.uri(), request.headers(), &self.public_origins);
-        if upgrade && !same_origin(Kind::Upgrade, uri, headers, public) {
-            return Some(CrossSite::Upgrade);
+    /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
+    /// when the session is loaded.
+    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Refused>) {
+        let (uri, headers) = (request.uri(), request.headers());
+        if upgrade && let Err(refused) = self.cross_site.judge(Kind::Upgrade, uri, headers) {
+            return (Some(CrossSite::Upgrade), Some(refused));
         }
-        withheld((request.method(), uri, headers), public, self.chain.cookie.sent())
+        let cross_site = self.cross_site.withheld((request.method(), uri, headers), self.chain.cookie.sent());
+        let listed = cross_site == Some(CrossSite::Listed);
+        (cross_site, listed.then(|| refused(Reason::Withheld, uri, headers)))
     }
 
     /// What is to be learnt from the head, now that it is here. It is lent out for that as the closures see it.

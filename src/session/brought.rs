@@ -163,9 +163,16 @@ mod tests {
             headers.insert(COOKIE, HeaderValue::try_from(pairs.join("; ")).unwrap());
         }
         let cookies = Fields::note(&mut headers);
-        Loader::new(Arrival { chain: Arc::clone(&node.chain), cookies, cross_site, upgrade: false, asked: None })
-            .load_now()
-            .unwrap()
+        Loader::new(Arrival {
+            chain: Arc::clone(&node.chain),
+            cookies,
+            cross_site,
+            refused: None,
+            upgrade: false,
+            asked: None,
+        })
+        .load_now()
+        .unwrap()
     }
 
     /// A new session, and the token that its response carries.

@@ -309,6 +309,11 @@ impl Core {
         self.live(now).err().flatten().filter(|_| !self.is_principals())
     }
 
+    /// Whether another site caused the request, which has no session and gets none.
+    pub(super) fn is_refused(&self) -> bool {
+        matches!(self.binding(), Binding::Refused(_))
+    }
+
     /// Whether the request has no session and gets none, and has a principal all the same.
     pub(super) fn is_principals(&self) -> bool {
         self.given.is_some() && matches!(self.binding(), Binding::Refused(CrossSite::Listed))

@@ -20,7 +20,7 @@ use super::{
     recognise::{self, Familiar, Unopened},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT},
+    chain::{Chain, Computation, Computed, DEFAULT, refusals::Refused},
     error::{MissingSession, TierError},
     id::Principal,
     sync::Mutex,
@@ -99,6 +99,8 @@ pub(crate) struct Arrival {
     pub(crate) cookies: Option<Fields>,
     /// How another site caused the request, if one did.
     pub(crate) cross_site: Option<CrossSite>,
+    /// The refusal to trace if the request gets no session. Boxed, since few requests are refused.
+    pub(crate) refused: Option<Box<Refused>>,
     /// The request asks for another protocol, such as WebSocket.
     pub(crate) upgrade: bool,
     pub(crate) asked: Option<Box<Asked>>,
@@ -259,10 +261,15 @@ impl Loader {
 
     fn keep(&self, core: Core) {
         // Unless another load was faster.
-        let _ = self.core.set(core);
+        let kept = self.core.get_or_init(|| core);
         // What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
         // hold anything.
         let arrival = self.arrival.lock().take();
+        if let Some(Arrival { refused: Some(refused), .. }) = &arrival
+            && kept.is_refused()
+        {
+            kept.chain.refusals.tell(refused, kept.chain.now());
+        }
         drop(arrival); // outside of the lock
     }
 }

@@ -127,16 +127,12 @@ impl Core {
     /// would have shown that the browser withheld nothing.
     fn refuse(&mut self, cross_site: Option<CrossSite>) {
         let Some(cross_site) = cross_site else { return };
-        match cross_site {
-            CrossSite::Upgrade => tracing::debug!("another site caused an upgrade: it has no session, and gets none"),
-            CrossSite::Withheld => tracing::debug!(
-                "another site caused a request without a session cookie: no session begins here; a sign-in by \
-                 `form_post` needs `from_another_site()`"
-            ),
-            CrossSite::Listed => tracing::warn!(
-                "a listed public origin of another site sent no session cookie: no session begins here; serve the page \
-                 from the same site, or set `SameSite::None`"
-            ),
+        // Common: each image or form of another site's page. The other refusals are traced with their remedies.
+        if cross_site == CrossSite::Withheld {
+            tracing::debug!(
+                "another site caused a request without a session cookie: its handler reads computed tiers and begins no \
+                 session; a sign-in by `form_post` needs `from_another_site()`"
+            );
         }
         self.binding = RwLock::new(Binding::Refused(cross_site));
     }

@@ -15,20 +15,20 @@ use super::{Resolved, Sessions};
 use crate::{
     chain::{
         Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted,
-        life::Lifetime, spared::Spared, time::Time,
+        life::Lifetime, refusals::Refusals, spared::Spared, time::Time,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
     signal::Hub,
     tier::{
         Role, Tier,
-        cookie::{CookieTier, digest::DigestKey},
+        cookie::{CookieTier, SameSite, digest::DigestKey},
         default::{Answer, DefaultTier},
         memory::MemoryTier,
     },
     value::{self, Declared, Number, Placement, Schema, Scope, SessionValue},
     version::Clock,
-    writeback::origin::PublicOrigins,
+    writeback::{cross_site::Rule, origin::PublicOrigins},
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -56,6 +56,7 @@ pub struct SessionsBuilder {
     resolution: Resolution,
     clock: Option<Arc<dyn Clock>>,
     public_origins: Vec<String>,
+    upgrades_without_origin: bool,
 }
 
 impl Default for SessionsBuilder {
@@ -78,6 +79,7 @@ impl Default for SessionsBuilder {
             resolution: Resolution::default(),
             clock: None,
             public_origins: Vec::new(),
+            upgrades_without_origin: false,
         }
     }
 }
@@ -242,7 +244,7 @@ impl SessionsBuilder {
 
     /// Origins such as `https://app.example` under which browsers know the application, for proxies that rewrite
     /// `Host`. The cross-site rule of the writeback and of upgrades accepts them beside the request's own authority,
-    /// whatever `Sec-Fetch-Site` says.
+    /// whatever `Sec-Fetch-Site` says. No proxy may remove or blank `Origin`, which the rule reads.
     ///
     /// A listed origin of another site still begins no session under `Lax` or `Strict`: the browser withholds the cookie
     /// from its requests, and the writeback answers 409. Serve such a page from the same site, or set
@@ -250,6 +252,17 @@ impl SessionsBuilder {
     /// and its values are read and written.
     pub fn public_origins<I: IntoIterator<Item: Into<String>>>(mut self, origins: I) -> Self {
         self.public_origins.extend(origins.into_iter().map(Into::into));
+        self
+    }
+
+    /// Lets an upgrade that carries neither `Origin` nor `Sec-Fetch-Site` have its session under
+    /// [`SameSite::None`](crate::SameSite::None) too: for WebSocket clients that are no browsers. Under `Lax` and `Strict`
+    /// such an upgrade always has its session, since every browser sends `Origin` with a WebSocket (RFC 6455, 4.1).
+    ///
+    /// Under `None` a browser sends the cookie with the sockets of every site, and `Origin` alone tells the sites apart. So
+    /// no proxy in front may remove or blank `Origin`: a page of any site could then open the user's socket.
+    pub const fn upgrades_without_origin(mut self) -> Self {
+        self.upgrades_without_origin = true;
         self
     }
 
@@ -262,13 +275,15 @@ impl SessionsBuilder {
         let lifetime = Lifetime::new(self.idle, self.absolute)?;
         let lifetime = if self.ends_with_browser { lifetime.until_browser_closes() } else { lifetime };
         let clock = self.clock.take().map_or_else(default_clock, Ok)?;
-        let public_origins = PublicOrigins::parse(&self.public_origins)?;
+        let public = PublicOrigins::parse(&self.public_origins)?;
         self.check_order()?;
         let cookie = self
             .cookie
             .pop()
             .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
         cookie.check()?;
+        // Under `Lax` and `Strict` a browser that sent no `Origin` would send no cookie across sites either.
+        let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(setting_error(
                 "`principal_idle` under a second: a user's values would be gone at the next request",
@@ -314,9 +329,10 @@ impl SessionsBuilder {
             spared: Spared::default(),
             accepted: Accepted::default(),
             counters: Counters::default(),
+            refusals: Refusals::default(),
         };
-        let (chain, public_origins) = (Arc::new(chain), Arc::new(public_origins));
-        Ok(Sessions { chain, resolved: self.resolved.into(), public_origins })
+        let cross_site = Arc::new(Rule { public, bare_upgrades });
+        Ok(Sessions { chain: Arc::new(chain), resolved: self.resolved.into(), cross_site })
     }
 
     fn check_order(&self) -> Result<(), BuildError> {

@@ -21,8 +21,8 @@ use tower_service::Service;
 use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
+    cross_site::{Kind, page_of},
     events::Events,
-    origin::{Kind, page_of, same_origin},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::{Posted, integers_survive},
     stream::HEARTBEAT,
@@ -358,11 +358,10 @@ pub(crate) fn only_own_pages(sessions: &Sessions, kind: Kind, head: &Parts) -> R
     if head.method != method {
         return Err(Refusal::method(&[method]));
     }
-    if !same_origin(kind, &head.uri, &head.headers, &sessions.public_origins) {
-        let message = "only pages of the same origin may; for a proxy that rewrites Host see `public_origins`";
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "cross_site", message));
-    }
-    Ok(())
+    sessions.cross_site.judge(kind, &head.uri, &head.headers).map_err(|refused| {
+        sessions.chain.refusals.tell(&refused, sessions.chain.now());
+        Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
+    })
 }
 
 /// The page's word for whose values it posts: what `state` told it then.

@@ -1,16 +1,24 @@
 //! Sockets that another site opens: browsers send them with cookies, and let the page there read and write.
 
+use std::{net::Ipv4Addr, time::Duration};
+
+use axum::{Router, extract::ws::WebSocketUpgrade, routing::any};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Closed, CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionValue, Sessions, WriteError,
-    WriteErrorKind, testing::ManualClock,
+    Changed, Closed, CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, SameSite, Session,
+    SessionValue, Sessions, SessionsBuilder, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tower::{Layer, ServiceExt};
 
 use crate::{
     app::{at_once, kind, theme},
+    trace::Trace,
     world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring},
 };
 
@@ -23,9 +31,13 @@ impl SessionValue for Locale {
 }
 
 fn node() -> Node {
+    node_with(CookieTier::sealed(ring()).name("session").plain_http(), |sessions| sessions)
+}
+
+fn node_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
     let sessions = Sessions::builder()
         .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        .tier(cookie)
         .tier(DefaultTier::new().with::<Locale>(|head| Locale(head.uri.path().into())).value(Division(2)))
         .value::<Division>()
         .value::<Theme>()
@@ -34,16 +46,22 @@ fn node() -> Node {
         .identify_by::<User>(|user| Some(Principal::new(&user.0)))
         .public_origins(["https://public.example"])
         .clock(ManualClock::new());
-    Node::new(sessions.build().unwrap())
+    Node::new(settings(sessions).build().unwrap())
 }
 
 /// A node and a browser in which ada has a theme and a division.
 async fn signed_in() -> (Node, Browser) {
-    let (node, mut browser) = (node(), Browser::new());
-    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    let node = node();
+    let browser = ada_at(&node).await;
     (node, browser)
+}
+
+async fn ada_at(node: &Node) -> Browser {
+    let mut browser = Browser::new();
+    browser.visit(node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    browser.visit(node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser
 }
 
 async fn open(node: &Node, request: Request<Full<Bytes>>) -> (Response<Full<Bytes>>, Session) {
@@ -73,6 +91,8 @@ fn connect(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<
 }
 
 const OURS: &[&[(&str, &str)]] = &[
+    // No browser's: a browser sends `Origin` with every WebSocket.
+    &[],
     &[("sec-fetch-site", "same-origin")],
     &[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")],
     &[("origin", "https://app.example")],
@@ -80,7 +100,6 @@ const OURS: &[&[(&str, &str)]] = &[
 ];
 
 const NOT_OURS: &[&[(&str, &str)]] = &[
-    &[],
     &[("sec-fetch-site", "cross-site")],
     &[("sec-fetch-site", "cross-site"), ("origin", "https://app.example")],
     &[("sec-fetch-site", "same-site"), ("origin", "https://app.example")],
@@ -104,6 +123,101 @@ async fn a_socket_of_our_own_page_has_its_session() {
             assert!(session.relay().is_some());
         }
     }
+}
+
+// R29.
+#[tokio::test]
+async fn client_without_origin_has_its_session() {
+    let cookie = |same_site| CookieTier::sealed(ring()).name("session").same_site(same_site);
+    for (same_site, setting, passes) in [
+        (SameSite::Lax, false, true),
+        (SameSite::Strict, false, true),
+        (SameSite::None, false, false),
+        (SameSite::None, true, true),
+    ] {
+        let settings = |builder: SessionsBuilder| if setting { builder.upgrades_without_origin() } else { builder };
+        let node = node_with(cookie(same_site), settings);
+        let browser = ada_at(&node).await;
+        for request in [upgrade(&browser, &[]), connect(&browser, &[])] {
+            let (_, session) = open(&node, request).await;
+            let user = passes.then(|| Principal::new("ada"));
+            assert_eq!(session.principal(), user, "{same_site:?} {setting}");
+            assert_eq!(session.set(theme("live")).await.is_ok(), passes);
+        }
+        let evil = [("origin", "https://evil.example")];
+        assert_eq!(open(&node, upgrade(&browser, &evil)).await.1.principal(), None);
+    }
+}
+
+// A client that is no browser: tungstenite sends neither `Origin` nor `Sec-Fetch-Site`.
+#[tokio::test]
+async fn tungstenite_has_its_session() {
+    let (node, browser) = signed_in().await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let live = async |session: Session, socket: WebSocketUpgrade| {
+        socket.on_upgrade(async move |mut socket| {
+            let stored = session.set(theme("live")).await.map(|()| session.get::<Theme>().0);
+            socket.send(stored.unwrap_or_else(|error| error.to_string()).into()).await.unwrap();
+        })
+    };
+    let app = Router::new().route("/live", any(live)).layer(LayeredSessionLayer::new(node.sessions.clone()));
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let mut request = format!("ws://{address}/live").into_client_request().unwrap();
+    assert_eq!(request.headers().get(header::ORIGIN), None);
+    let cookie = browser.request().headers()[header::COOKIE].clone();
+    request.headers_mut().insert(header::COOKIE, cookie);
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), "live");
+    serving.abort();
+}
+
+// R29.
+#[tokio::test]
+async fn refused_socket_is_traced_with_remedy() {
+    let (trace, _guard) = Trace::begin();
+    let clock = ManualClock::new();
+    let cookie = CookieTier::sealed(ring()).name("session").same_site(SameSite::None);
+    let node = node_with(cookie, |sessions| sessions.clock(clock.clone()));
+    let browser = ada_at(&node).await;
+    let refuse = async |headers: &[(&'static str, &str)]| drop(open(&node, upgrade(&browser, headers)).await);
+    let long = format!("https://{}.example", "x".repeat(500));
+    // A proxy has rewritten `Host`.
+    refuse(&[("origin", &long)]).await;
+    assert_eq!((trace.lines_with(&"x".repeat(120)), trace.lines_with(&"x".repeat(121))), (1, 0), "{}", trace.text());
+    assert_eq!(trace.lines_with("host=\"app.example\" left_out=0"), 1, "{}", trace.text());
+    for _ in 0..3 {
+        refuse(&[("origin", "https://app.example:8443")]).await;
+        refuse(&[("origin", "null")]).await;
+        refuse(&[("sec-fetch-site", "cross-site")]).await;
+        refuse(&[]).await;
+    }
+    let remedies = ["have it pass `Host` on", "`Origin` is `null`", "`public_origins`", "`upgrades_without_origin`"];
+    let told = |trace: &Trace| remedies.map(|remedy| trace.lines_with(remedy));
+    assert_eq!(told(&trace), [1, 1, 2, 1], "{}", trace.text());
+    clock.advance(Duration::from_secs(59));
+    refuse(&[("origin", "https://app.example:8443")]).await;
+    assert_eq!(told(&trace), [1, 1, 2, 1]);
+    clock.advance(Duration::from_secs(1));
+    refuse(&[("origin", "https://app.example:8443")]).await;
+    refuse(&[]).await;
+    assert_eq!(told(&trace), [2, 1, 3, 2]);
+    let left_out = ["left_out=4", "left_out=2"].map(|left_out| trace.lines_with(left_out));
+    assert_eq!(left_out, [1, 1], "{}", trace.text());
+}
+
+// G4. A socket that asks for no session is the application's own.
+#[tokio::test]
+async fn refused_socket_without_session_is_not_traced() {
+    let (trace, _guard) = Trace::begin();
+    let (node, browser) = signed_in().await;
+    let before = trace.text();
+    let request = upgrade(&browser, &[("origin", "https://evil.example")]);
+    let service =
+        tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default())));
+    LayeredSessionLayer::new(node.sessions.clone()).layer(service).oneshot(request).await.unwrap();
+    assert_eq!(trace.text(), before);
 }
 
 // curl --http2 and Java's HttpClient offer HTTP/2 so, and are answered in HTTP/1.1.

@@ -8,6 +8,7 @@ use layered_session::{LayeredSessionLayer, SessionWriteback};
 use tower::ServiceExt;
 
 use super::{KIB, Page, allowing, assert_refused, send_bare};
+use crate::trace::Trace;
 
 // R24.
 #[tokio::test]
@@ -81,6 +82,31 @@ async fn only_pages_of_the_same_origin_write() {
             }
         }
     }
+}
+
+// R24.
+#[tokio::test]
+async fn refusal_names_its_remedy() {
+    let (trace, _guard) = Trace::begin();
+    let page = Page::new();
+    for (method, path, headers, remedy) in [
+        (Method::POST, "/", [("sec-fetch-site", "same-site")].as_slice(), "`public_origins`"),
+        (Method::POST, "/", &[("host", "10.0.0.7"), ("origin", "https://app.example")], "have it pass `Host` on"),
+        (Method::POST, "/", &[("origin", "null")], "`Referrer-Policy"),
+        (Method::POST, "/", &[], "have it pass `Origin` on"),
+        (Method::GET, "/events", &[], "`Accept: text/event-stream`"),
+        (Method::GET, "/events", &[("sec-fetch-site", "none")], "`public_origins`"),
+    ] {
+        let mut request = page.browser.post_json("{}");
+        (*request.method_mut(), *request.uri_mut()) = (method, path.parse().unwrap());
+        request.headers_mut().remove("sec-fetch-site");
+        headers.iter().for_each(|(name, value)| drop(request.headers_mut().insert(*name, value.parse().unwrap())));
+        let answer = page.send(request).await;
+        assert_refused(&answer, 403, "cross_site", remedy);
+        assert!(answer.json()["message"].as_str().unwrap().contains(remedy), "{remedy}: {:?}", answer.body);
+        assert!(trace.lines_with(remedy) >= 1, "{remedy}");
+    }
+    assert_eq!(trace.lines_with("refused as cross-site"), 5, "two have the same reason");
 }
 
 // R25.
