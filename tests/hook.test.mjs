@@ -21,9 +21,10 @@ let time = 0; // milliseconds
 class Source extends EventTarget {
   closed = false;
 
-  constructor(url) {
+  constructor(url, init) {
     super();
     this.url = url;
+    this.init = init;
     sources.push(this);
   }
 
@@ -154,6 +155,21 @@ async function wait() {
   return delay;
 }
 
+test('credentials go with every request', () => {
+  for (const [options, credentials, withCredentials] of [
+    [{}, 'same-origin', false],
+    [{ credentials: 'include' }, 'include', true],
+  ]) {
+    posts = [];
+    sources = [];
+    const session = connect({ url: 'https://api.example/session', ...options });
+    session.store({ theme: 'dark' });
+    assert.equal(posts[0].init.credentials, credentials);
+    assert.equal(sources[0].init.withCredentials, withCredentials);
+    session.close();
+  }
+});
+
 test('a value is posted as JSON with the cookie, and its storing is announced', async () => {
   const { session, events } = open();
   session.store({ theme: 'dark', filter: { open: true } });
@@ -163,6 +179,7 @@ test('a value is posted as JSON with the cookie, and its storing is announced', 
     method: 'POST',
     keepalive: true,
     headers: { 'content-type': 'application/json' },
+    credentials: 'same-origin',
   });
   assert.equal(body, '{"theme":"dark","filter":{"open":true}}');
   await stored();
@@ -630,7 +647,7 @@ test('the types name what there is', () => {
 });
 
 test('it is small, and a policy without eval or inline code may load it', () => {
-  assert.ok(gzipSync(source).length <= 4_200);
+  assert.ok(gzipSync(source).length <= 4_250);
   assert.doesNotMatch(source.toString(), /\beval\b|\bFunction\b|innerHTML|\bimport\b/);
 });
 

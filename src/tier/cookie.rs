@@ -53,11 +53,19 @@ pub struct CookieTier {
     /// Where earlier deploys put the cookie.
     former: Vec<Place>,
     same_site: SameSite,
+    partition: Partition,
     transport: Transport,
     /// Made for the first cookie, of what is said above.
     attributes: OnceLock<Box<str>>,
     /// The same for the first removals at former places.
     removals: OnceLock<Box<[HeaderValue]>>,
+}
+
+/// Whether a browser keeps one cookie, or one for each site that embeds the application.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Partition {
+    None,
+    ByEmbedder,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +83,7 @@ impl CookieTier {
             place: Place::root(),
             former: Vec::new(),
             same_site: SameSite::Lax,
+            partition: Partition::None,
             transport: Transport::Https,
             attributes: OnceLock::new(),
             removals: OnceLock::new(),
@@ -92,6 +101,21 @@ impl CookieTier {
     #[must_use]
     pub const fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
+        self
+    }
+
+    /// Has browsers keep one cookie for each site that embeds the application (`Partitioned`), also where they block
+    /// third-party cookies. Needs [`SameSite::None`].
+    ///
+    /// A user has a session of its own under each embedding site, and another where the application stands alone: a
+    /// sign-in under one is not a sign-in under the others, and session values are not shared. The values of a principal
+    /// are.
+    ///
+    /// Give the cookie another [`name`](Self::name) in the deploy that turns this on or off: the browser keeps the cookie
+    /// of before beside the new one, and no response can remove the cookie of before.
+    #[must_use]
+    pub const fn partitioned(mut self) -> Self {
+        self.partition = Partition::ByEmbedder;
         self
     }
 
@@ -171,6 +195,13 @@ impl CookieTier {
         }
         if plain && self.same_site == SameSite::None {
             return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
+        }
+        if self.partition == Partition::ByEmbedder && self.same_site != SameSite::None {
+            return refuse(
+                "`partitioned` is for applications that other sites embed: add `same_site(SameSite::None)`, or leave \
+                 `partitioned` out"
+                    .to_owned(),
+            );
         }
         if prefix("__Host-") && !self.place.is_root() {
             return refuse(format!(
@@ -397,6 +428,9 @@ mod tests {
             tier().name("__Host-x").plain_http(),
             tier().name("__secure-x").plain_http(),
             tier().same_site(SameSite::None).plain_http(),
+            tier().partitioned(),
+            tier().partitioned().same_site(SameSite::Strict),
+            tier().partitioned().same_site(SameSite::None).plain_http(),
             tier().domain("example.org"),
             tier().path("/app"),
             tier().name("a b"),
@@ -419,6 +453,9 @@ mod tests {
         assert_eq!(creation, "x=t; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=3600");
         let removal = text(tier.removal());
         assert_eq!(removal, "x=; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0");
+        let embedded = CookieTier::sealed(KeyRing::generate().unwrap()).same_site(SameSite::None).partitioned();
+        let removal = text(embedded.removal());
+        assert_eq!(removal, "__Host-session=; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=0");
     }
 
     #[test]

@@ -4,8 +4,14 @@
 export function connect(options: Options): LayeredSession;
 
 export interface Options {
-  /** Where the writeback is mounted: `/session`. Of the page's own origin. */
+  /** Where the writeback is mounted: `/session`, or `https://api.shop.example/session` with `credentials: 'include'`. */
   url: string;
+  /**
+   * `'include'` for a writeback on another origin, whose requests then carry its cookies. The server lists the page's
+   * origin in `public_origins` and answers CORS, as the documentation of `SessionWriteback` shows. `'same-origin'` unless
+   * told otherwise.
+   */
+  credentials?: 'same-origin' | 'include';
   /**
    * `false` for a page that is told of changes in another way, such as a socket of its own. `values` stay empty then, and
    * the hook does not know who is signed in: when that changes otherwise than by an order, close it and connect anew.

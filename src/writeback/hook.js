@@ -79,6 +79,7 @@ class Watchdog {
 class LayeredSession extends EventTarget {
   values = new Map();
   #url;
+  #credentials; // of requests, as `fetch` takes them
   #token; // only the newest: it holds all that the cookie lacks
   #order; // the newest turn token: a sign-in, a renewal or the removal of the cookie, once brought
   #events; // whether the page wants a stream
@@ -103,9 +104,10 @@ class LayeredSession extends EventTarget {
   #missed = []; // messages of the leading tab while this tab's own state is on its way
   #end = new AbortController();
 
-  constructor({ url, events = true }) {
+  constructor({ url, events = true, credentials = 'same-origin' }) {
     super();
     this.#url = url.replace(/\/$/, '');
+    this.#credentials = credentials;
     this.#name = `layered-session ${this.#url}`;
     this.#events = events;
     const on = (target, types, listener) => {
@@ -176,7 +178,8 @@ class LayeredSession extends EventTarget {
     if (!this.#events || this.#closed || !this.#channel) return;
     if (document.hidden && !this.#shares) return;
     this.#hangUp();
-    const source = (this.#source = new EventSource(`${this.#url}/events`));
+    const withCredentials = this.#credentials === 'include';
+    const source = (this.#source = new EventSource(`${this.#url}/events`, { withCredentials }));
     this.#begunAt = Date.now();
     this.#silence.hears(this.#interval * SILENCE);
     for (const type of ['state', 'set', 'removed', 'relay', 'closed', 'heartbeat']) {
@@ -253,7 +256,8 @@ class LayeredSession extends EventTarget {
   async #reason() {
     const stop = new AbortController();
     try {
-      const answer = await fetch(`${this.#url}/events`, { headers: { accept: 'text/event-stream' }, signal: stop.signal });
+      const headers = { accept: 'text/event-stream' }, { signal } = stop, credentials = this.#credentials;
+      const answer = await fetch(`${this.#url}/events`, { headers, signal, credentials });
       if (answer.ok) return null;
       const { code, message } = await answer.json();
       return { code, message };
@@ -455,7 +459,8 @@ class LayeredSession extends EventTarget {
     this.#inFlight.add(batch);
     try {
       // It has room for 64 KiB.
-      const response = await fetch(this.#url || '/', { method: 'POST', keepalive: body.length < 2e4, headers, body });
+      const keepalive = body.length < 2e4, credentials = this.#credentials;
+      const response = await fetch(this.#url || '/', { method: 'POST', keepalive, headers, body, credentials });
       status = response.status;
       answer = await response.json();
     } catch {

@@ -27,6 +27,13 @@ use crate::{
 #[derive(Debug)]
 pub struct WritebackBody(pub(super) Content<Events>);
 
+/// Empty. Layers such as tower-http's `CorsLayer` answer with one.
+impl Default for WritebackBody {
+    fn default() -> Self {
+        Self::from(Bytes::new())
+    }
+}
+
 impl From<Bytes> for WritebackBody {
     fn from(whole: Bytes) -> Self {
         Self(Content::from(whole))

@@ -103,6 +103,49 @@ const ECHOED_CHARS: usize = 64;
 /// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is
 /// left sends what waits. A socket of the page's own hands [`RelayToken`](crate::RelayToken)s to `session.relay(token)`.
 ///
+/// # Pages of another origin
+///
+/// A page of `https://app.shop.example` may use a writeback of `https://api.shop.example`, once its origin is listed. The
+/// listed origin passes the cross-site rule; that browsers let the page send JSON and read the answers takes CORS, which is
+/// [tower-http's](https://docs.rs/tower-http/latest/tower_http/cors/). Allow the origins that are listed, and no others:
+/// `CorsLayer::very_permissive()` would let every site read the session. The page connects with
+/// `credentials: 'include'`.
+///
+/// ```
+/// use axum::{Router, http::{HeaderName, Method, header::CONTENT_TYPE}};
+/// use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, SessionWriteback, Sessions};
+/// use tower_http::cors::CorsLayer;
+///
+/// const PAGE: &str = "https://app.shop.example";
+///
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(KeyRing::generate()?))
+///     .public_origins([PAGE])
+///     .build()?;
+/// let cors = CorsLayer::new()
+///     .allow_origin([PAGE.parse()?])
+///     .allow_credentials(true)
+///     .allow_methods([Method::GET, Method::POST])
+///     .allow_headers([CONTENT_TYPE, HeaderName::from_static("session-user")]);
+/// let app: Router = Router::new()
+///     .nest_service("/session", SessionWriteback::new(&sessions))
+///     .layer(cors) // around the writeback, and around nothing that other origins must not read
+///     .layer(LayeredSessionLayer::new(sessions));
+///
+/// # use {axum::{body::Body, http::Request}, tower::ServiceExt};
+/// # futures_util::FutureExt::now_or_never(async {
+/// let preflight = Request::options("/session").header("origin", PAGE).header("access-control-request-method", "POST");
+/// let answer = app.oneshot(preflight.body(Body::empty())?).await?;
+/// assert_eq!(answer.headers()["access-control-allow-origin"], PAGE);
+/// # Ok::<_, layered_session::BoxError>(())
+/// # }).ok_or("it waits for nothing")??;
+/// # Ok::<_, layered_session::BoxError>(())
+/// ```
+///
+/// Browsers send `SameSite=Lax` and `Strict` cookies with these requests where both hosts are of one site, as here. A page
+/// of another site needs [`SameSite::None`](crate::SameSite::None).
+///
 /// # Refusals
 ///
 /// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant; of names that are not

@@ -1,17 +1,13 @@
 //! Plain http off loopback, as on a phone in the local network: Chromium sends no Fetch Metadata there, and no `Origin`
 //! with a same-origin `EventSource`.
 
-use std::{
-    net::Ipv4Addr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::net::Ipv4Addr;
 
 use axum::{
     Router,
-    extract::{Request, State},
-    http::{HeaderMap, StatusCode, header},
-    middleware::{Next, from_fn_with_state},
-    response::{Html, Response},
+    http::{StatusCode, header},
+    middleware::from_fn_with_state,
+    response::Html,
     routing::get,
 };
 use layered_session::{
@@ -25,7 +21,8 @@ use tokio::{net::TcpListener, task::JoinHandle};
 use crate::{
     Result,
     browser::Browser,
-    tab::{Tab, eventually},
+    requests::{Requests, Seen, note},
+    tab::Tab,
 };
 
 const HOST: &str = "lan.test";
@@ -42,16 +39,6 @@ struct Theme(String);
 impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
-
-/// The head of a request for events, as the server saw it, and the answer's status.
-#[derive(Clone, Debug)]
-struct Seen {
-    url: String,
-    headers: HeaderMap,
-    status: StatusCode,
-}
-
-type Requests = Arc<Mutex<Vec<Seen>>>;
 
 /// Both hosts, on one port.
 struct Lan {
@@ -75,7 +62,7 @@ impl Lan {
             .nest_service("/session", SessionWriteback::new(&sessions).allow::<Theme>()?)
             .nest_service("/inspector", SessionInspector::new(&sessions))
             .layer(LayeredSessionLayer::new(sessions))
-            .layer(from_fn_with_state(Arc::clone(&requests), note));
+            .layer(from_fn_with_state(requests.clone(), note));
         let serving = tokio::spawn(async move {
             axum::serve(listener, app).await.unwrap_or_else(|error| println!("the server stops: {error}"));
         });
@@ -89,31 +76,12 @@ impl Lan {
     async fn browser(&self) -> Result<Browser> {
         Browser::with(self.url(HOST), CHROMIUM).await
     }
-
-    /// The last request for events under a path, once there is one.
-    async fn seen(&self, path: &str) -> Result<Seen> {
-        let find = async || {
-            let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-            Ok(requests.iter().rfind(|seen| seen.url.starts_with(path)).cloned().ok_or("no such request yet")?)
-        };
-        eventually(&format!("a request for {path}"), find).await
-    }
 }
 
 impl Drop for Lan {
     fn drop(&mut self) {
         self.serving.abort();
     }
-}
-
-async fn note(State(requests): State<Requests>, request: Request, next: Next) -> Response {
-    let (url, headers) = (request.uri().to_string(), request.headers().clone());
-    let response = next.run(request).await;
-    if url.ends_with("events") {
-        let seen = Seen { url, headers, status: response.status() };
-        requests.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
-    }
-    response
 }
 
 async fn page(session: Session) -> Html<&'static str> {
@@ -126,8 +94,7 @@ async fn page(session: Session) -> Html<&'static str> {
 }
 
 fn assert_neither_header(seen: &Seen) {
-    assert_eq!(seen.headers.get(header::ORIGIN), None);
-    assert_eq!(seen.headers.get("sec-fetch-site"), None);
+    assert_eq!((seen.field("origin"), seen.field("sec-fetch-site")), (None, None));
     assert_eq!(seen.headers[header::ACCEPT], "text/event-stream");
 }
 
@@ -140,8 +107,8 @@ async fn event_sources_open_on_plain_http() -> Result {
     tab.until("document.title", "dark").await?;
     let inspector = browser.open_at("inspector").await?;
     inspector.until("document.querySelector('#state').textContent", "Live").await?;
-    for path in ["/session/events", "/inspector"] {
-        let seen = lan.seen(path).await?;
+    for path in ["GET /session/events", "GET /inspector?events"] {
+        let seen = lan.requests.last(path).await?;
         assert_neither_header(&seen);
         assert_eq!(seen.status, StatusCode::OK, "{path}");
     }
@@ -168,7 +135,7 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     outcome(&tab, &format!("() => {{ new EventSource('{events}').onerror = () => (document.title = 'closed'); }}"))
         .await?;
     tab.until("document.title", "closed").await?;
-    let refused = lan.seen("/session/events").await?;
+    let refused = lan.requests.last("GET /session/events").await?;
     assert_eq!(refused.headers[header::ORIGIN], lan.url(OTHER).trim_end_matches('/'));
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
 
@@ -179,7 +146,7 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     );
     outcome(&tab, &fetch).await?;
     tab.until("document.title", "kept").await?;
-    let imitated = lan.seen("/session/events").await?;
+    let imitated = lan.requests.last("GET /session/events").await?;
     assert_neither_header(&imitated);
     assert_eq!(imitated.status, StatusCode::OK);
     Ok(())

@@ -13,6 +13,8 @@ mod lan;
 mod logins;
 mod looks;
 mod nodes;
+mod origins;
+mod requests;
 mod server;
 mod sites;
 mod streams;

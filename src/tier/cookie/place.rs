@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use cookie::Cookie;
 
-use super::{CookieTier, Transport};
+use super::{CookieTier, Partition, Transport};
 
 /// What tells a cookie from others of its name (RFC 6265bis, 5.7).
 #[derive(Clone, Debug)]
@@ -30,7 +30,8 @@ impl Place {
             .path(&*self.path)
             .http_only(true)
             .secure(tier.transport == Transport::Https)
-            .same_site(tier.same_site.attribute());
+            .same_site(tier.same_site.attribute())
+            .partitioned(tier.partition == Partition::ByEmbedder);
         if let Some(domain) = &self.domain {
             cookie = cookie.domain(&**domain);
         }

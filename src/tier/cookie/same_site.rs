@@ -21,8 +21,18 @@ pub enum SameSite {
     /// None, so that a link from another site arrives signed out, and begins no session.
     Strict,
     /// All, for an application that other sites embed. Needs `Secure`, so not
-    /// [`plain_http`](crate::CookieTier::plain_http). The rule above is off: a form of another site arrives signed in, or
-    /// begins a session, and the application itself must tell such requests from its own.
+    /// [`plain_http`](crate::CookieTier::plain_http). It gives up:
+    ///
+    /// - The rule above: a form, a frame or an image of another site arrives signed in, or begins a session, and the
+    ///   application itself must tell such requests from its own. The writeback, event streams and sockets still do.
+    /// - The second guard of sockets: `Origin` alone keeps other sites out, so that no proxy may remove `Origin`. A client
+    ///   that sends none has no session
+    ///   ([`upgrades_without_origin`](crate::SessionsBuilder::upgrades_without_origin)).
+    /// - Browsers that block third-party cookies, unless the cookie is
+    ///   [`partitioned`](crate::CookieTier::partitioned).
+    ///
+    /// A page of another host of the same site (`app.shop.example` and `api.shop.example`) needs none of this: browsers
+    /// send it `Lax` and `Strict` cookies, and `public_origins` lists it.
     None,
 }
 
