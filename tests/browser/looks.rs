@@ -1,7 +1,5 @@
 //! The page at desktop and phone width: nothing overflows, what one needs is in sight, and pictures for whoever looks.
 
-use std::{fs, path::Path};
-
 use serde_json::json;
 
 use crate::{Result, browser::Browser, server::Server, tab::Tab};
@@ -41,15 +39,7 @@ async fn look(name: &str, width: u32, height: u32) -> Result {
 
 impl Tab {
     async fn picture(&self, name: &str, width: u32) -> Result {
-        self.until("document.getAnimations().some(({ playState }) => playState === 'running')", false).await?;
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
-        let folder = target.join("screenshots");
-        fs::create_dir_all(&folder)?;
-        fs::write(folder.join(name).with_extension("png"), self.screenshot().await?)?;
-
-        // Not `innerWidth`: a phone zooms out until what overflows fits.
-        let wide = self.evaluate("document.documentElement.scrollWidth").await?;
-        assert!(wide.as_u64() <= Some(width.into()), "{name}: the page is {wide} px wide");
+        self.capture(name, width).await?;
         for needed in ["#division", "#view", "nav [data-view=costs]", ":is(#login, #logout):not([hidden])"] {
             let in_sight = format!(
                 "(({{ left, right, top, width, height }}) => width > 0 && height > 0 && left >= 0 && right <= {width}

@@ -14,6 +14,8 @@ mod logins;
 mod looks;
 mod nodes;
 mod origins;
+mod pictures;
+mod proxy;
 mod requests;
 mod server;
 mod sites;

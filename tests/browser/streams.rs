@@ -1,23 +1,12 @@
 //! The hook's stream in a browser: shared by tabs, over connections that go silent, and where the browser errs.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
-
 use serde_json::json;
-use tokio::{
-    io::copy_bidirectional,
-    net::{TcpListener, TcpStream},
-    select,
-    sync::Notify,
-    task::AbortHandle,
-};
 
 use crate::{
     Result,
     browser::Browser,
     faulty::Faulty,
+    proxy::Proxy,
     tab::{Tab, eventually},
 };
 
@@ -104,7 +93,7 @@ async fn new_session_reaches_tabs_that_follow() -> Result {
 async fn silent_connection_is_given_up() -> Result {
     let server = Faulty::start().await?;
     let proxy = Proxy::start(server.address()).await?;
-    let browser = Browser::at(format!("http://{}/", proxy.address)).await?;
+    let browser = Browser::at(proxy.url()).await?;
     let page = browser.open_unwatched().await?;
     page.store(json!({ "size": 1 })).await?;
     page.is_told(json!({ "size": 1 })).await?;
@@ -124,45 +113,4 @@ async fn browser_that_believes_itself_offline_works() -> Result {
     assert_eq!(page.evaluate("navigator.onLine").await?, false);
     page.store(json!({ "size": 1 })).await?;
     page.is_told(json!({ "size": 1 })).await
-}
-
-/// A proxy that can go silent, as a network address translation does that has forgotten its connections.
-struct Proxy {
-    address: SocketAddr,
-    silence: Arc<Notify>,
-    accepting: AbortHandle,
-}
-
-impl Proxy {
-    async fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let silence = Arc::<Notify>::default();
-        let shared = Arc::clone(&silence);
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(pass(client, target, Arc::clone(&shared)));
-            }
-        });
-        Ok(Self { address, silence, accepting: accepting.abort_handle() })
-    }
-
-    /// Passes nothing more over the connections that there are. Later connections are passed.
-    fn silence(&self) {
-        self.silence.notify_waiters();
-    }
-}
-
-async fn pass(mut client: TcpStream, target: SocketAddr, silence: Arc<Notify>) {
-    let Ok(mut upstream) = TcpStream::connect(target).await else { return };
-    select! {
-        _ = copy_bidirectional(&mut client, &mut upstream) => {}
-        () = silence.notified() => std::future::pending().await,
-    }
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepting.abort();
-    }
 }

@@ -1,0 +1,77 @@
+//! Pictures of a page at desktop and phone width, in both colour schemes, in the folder `screenshots` of the target
+//! directory. No page may overflow its screen.
+
+use std::{fs, path::Path};
+
+use serde_json::json;
+
+use crate::{Result, browser::Browser, server::Server, tab::Tab};
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Scheme {
+    Light,
+    Dark,
+}
+
+impl Scheme {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Light => "light",
+            Self::Dark => "dark",
+        }
+    }
+}
+
+impl Tab {
+    /// Gives the tab a desktop's or a phone's screen of this width, in CSS pixels.
+    pub(crate) async fn screen(&self, width: u32, scheme: Scheme) -> Result {
+        let phone = width < 600;
+        let screen = json!({
+            "width": width, "height": if phone { 812 } else { 800 }, "deviceScaleFactor": 1, "mobile": phone
+        });
+        self.devtools("Emulation.setDeviceMetricsOverride", screen).await?;
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme.name() }] });
+        self.devtools("Emulation.setEmulatedMedia", features).await
+    }
+
+    /// Writes what the screen shows as `NAME.png`, once animations are over.
+    pub(crate) async fn capture(&self, name: &str, width: u32) -> Result {
+        self.until("document.getAnimations().some(({ playState }) => playState === 'running')", false).await?;
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
+        let folder = target.join("screenshots");
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join(name).with_extension("png"), self.screenshot().await?)?;
+
+        // Not `innerWidth`: a phone zooms out until what overflows fits.
+        let wide = self.evaluate("document.documentElement.scrollWidth").await?;
+        assert!(wide.as_u64() <= Some(width.into()), "{name}: the page is {wide} px wide");
+        Ok(())
+    }
+
+    /// Captures the page as `NAME-WIDTH-SCHEME.png` at 1280 and 375 pixels, light and dark.
+    pub(crate) async fn captures(&self, name: &str) -> Result {
+        for width in [1280, 375] {
+            for scheme in [Scheme::Light, Scheme::Dark] {
+                self.screen(width, scheme).await?;
+                self.capture(&format!("{name}-{width}-{}", scheme.name()), width).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn cart_in_both_schemes() -> Result {
+    let mut server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.captures("cart-empty").await?;
+    for product in [2, 5, 2] {
+        tab.add_to_cart(product).await?;
+    }
+    tab.has_in_cart(json!([[2, 2], [5, 1]])).await?;
+    tab.captures("cart").await?;
+    server.stop()?;
+    tab.is_disconnected().await?;
+    tab.captures("cart-disconnected").await
+}
