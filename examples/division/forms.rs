@@ -9,7 +9,10 @@ use layered_session::{Session, WriteError};
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::values::{CurrentUser, Division};
+use crate::{
+    live::Status,
+    values::{CurrentUser, Division},
+};
 
 #[derive(Deserialize)]
 pub(crate) struct Login {
@@ -29,11 +32,8 @@ pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
 }
 
 pub(crate) async fn show(session: Session) -> impl IntoResponse {
-    let body = json!({
-        "value": session.get::<Division>(),
-        "tier": session.origin::<Division>().tier(),
-        "user": session.find::<CurrentUser>().map(|user| user.name),
-    });
+    let Status { division, tier, user, .. } = Status::of(&session);
+    let body = json!({ "value": division, "tier": tier, "user": user });
     ([(header::CACHE_CONTROL, "no-store")], Json(body))
 }
 

@@ -3,6 +3,7 @@
 use std::{error::Error, time::Duration};
 
 use axum::{
+    body::Bytes,
     extract::{
         State,
         ws::{CloseCode, CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code},
@@ -12,13 +13,20 @@ use axum::{
 use layered_session::{BoxError, RelayToken, Session, SessionValue, WriteError, WriteErrorKind};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, interval, timeout},
+};
 
 use crate::{
     values::{CurrentUser, Division},
     views::{self, View},
 };
 
+/// Shows that the connection lives: the server pings, and the page is told the interval. Either side gives a connection up
+/// that is silent for two and a half intervals.
+const HEARTBEAT: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(25);
 /// Far more than any frame of the page's.
 const FRAME_BYTES: usize = 16 << 10;
 /// A browser that stops reading would otherwise keep its socket past a sign-out: while a send waits, nobody looks at
@@ -28,19 +36,52 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum FromPage {
-    SwitchDivision { id: Division },
-    Navigate { view: View },
-    Login { user: String },
+    /// The view that a new connection is about. A person did nothing for it: a reconnection is no use of the session.
+    Show {
+        view: View,
+    },
+    Navigate {
+        view: View,
+    },
+    SwitchDivision {
+        id: Division,
+    },
+    Login {
+        user: String,
+    },
     Logout,
 }
 
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum ToPage {
-    Division { id: Division },
+    Heartbeat { milliseconds: u128 },
+    Division(Status),
     View { view: View, html: String },
     StoreSession { relay: String, values: serde_json::Value },
     Error { message: String },
+}
+
+/// The division, and what the page says about it.
+#[derive(Serialize)]
+pub(crate) struct Status {
+    #[serde(rename = "id")]
+    pub(crate) division: Division,
+    pub(crate) tier: &'static str,
+    pub(crate) user: Option<String>,
+    /// A socket that was opened without a session does not see a session that begins in another tab.
+    session: bool,
+}
+
+impl Status {
+    pub(crate) fn of(session: &Session) -> Self {
+        Self {
+            division: session.get(),
+            tier: session.origin::<Division>().tier(),
+            user: session.find::<CurrentUser>().map(|user| user.name),
+            session: session.created_at().is_some(),
+        }
+    }
 }
 
 pub(crate) async fn upgrade(
@@ -59,16 +100,28 @@ pub(crate) async fn upgrade(
 
 async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxError> {
     let mut divisions = session.watch::<Division>(); // the present one first, then each change from anywhere
+    let mut heartbeat = interval(HEARTBEAT);
+    let mut heard = Instant::now();
     let mut view = None;
     loop {
         tokio::select! {
+            biased; // a session that is over is shown nothing more
+            reason = session.closed() => return close(socket, reason.close_code(), &reason.to_string()).await,
             Some(id) = divisions.next() => {
-                send(socket, ToPage::Division { id }).await?;
+                send(socket, ToPage::Division(Status::of(session))).await?;
                 if let Some(view) = view {
                     send(socket, ToPage::View { view, html: views::render(view, id) }).await?;
                 }
             }
+            _ = heartbeat.tick() => {
+                if heard.elapsed() >= SILENCE {
+                    return Err("the browser has gone silent".into());
+                }
+                timeout(PATIENCE, socket.send(Message::Ping(Bytes::new()))).await??;
+                send(socket, ToPage::Heartbeat { milliseconds: HEARTBEAT.as_millis() }).await?;
+            }
             frame = socket.recv() => {
+                heard = Instant::now();
                 let text = match frame {
                     Some(Ok(Message::Text(text))) => text,
                     Some(Ok(Message::Binary(_))) => {
@@ -83,9 +136,14 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                     }
                     None => return Ok(()), // the browser has left
                 };
-                session.touch().await.ok(); // a session that has ended says so through `closed()`
                 match serde_json::from_str(&text) {
+                    Ok(FromPage::Show { view: next }) => {
+                        view = Some(next);
+                        let html = views::render(next, session.get::<Division>());
+                        send(socket, ToPage::View { view: next, html }).await?;
+                    }
                     Ok(FromPage::Navigate { view: next }) => {
+                        session.touch().await.ok(); // a session that has ended says so through `closed()`
                         view = Some(next);
                         let html = views::render(next, session.get::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
@@ -119,7 +177,6 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                     Err(error) => refuse(socket, error.to_string()).await?,
                 }
             }
-            reason = session.closed() => return close(socket, reason.close_code(), &reason.to_string()).await,
         }
     }
 }

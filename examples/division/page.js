@@ -5,6 +5,7 @@ import { connect } from '/store_session/hook.js';
 const SHORTEST = 250; // ms before the first reconnection; it doubles up to LONGEST
 const LONGEST = 10_000;
 const STEADY = 5_000; // ms after which a connection counts as a good one
+const UNNOTICED = 600; // ms: a shorter interruption is not worth a word
 
 const element = (id) => document.getElementById(id);
 const main = element('view');
@@ -17,28 +18,25 @@ let hook = carrier();
 let socket;
 let timer;
 let failures = 0;
-let back = false; // whether the page was here before this connection
+let visitor = true; // whether the socket was opened without a session
+let patience = Infinity; // ms of silence after which a connection is given up
+let heard = 0; // when the last frame came
 
 function open() {
   clearTimeout(timer);
-  connection('connecting', 'Connecting');
-  const opened = performance.now();
+  const opened = Date.now();
   const mine = (socket = new WebSocket(location.origin.replace('http', 'ws') + '/live'));
-  mine.onopen = () => {
-    connection('open', 'Live');
-    send({ event: 'navigate', view: wanted });
-    hook.resume(); // what it has yet to bring need not wait any longer
-  };
+  mine.onopen = () => send({ event: 'show', view: wanted });
   mine.onmessage = ({ data }) => {
+    heard = Date.now();
     const frame = JSON.parse(data);
     on[frame.event]?.(frame);
   };
   mine.onclose = ({ reason }) => {
     if (mine !== socket) return;
     if (asked !== null) refused(reason || 'the connection was lost');
-    connection('closed', 'Reconnecting');
-    back = true;
-    failures = performance.now() - opened > STEADY ? 0 : failures + 1;
+    disconnected(reason);
+    failures = Date.now() - opened > STEADY ? 0 : failures + 1;
     timer = setTimeout(open, Math.min(LONGEST, SHORTEST * 2 ** failures) * (0.5 + Math.random() / 2));
   };
 }
@@ -48,7 +46,15 @@ function reopen() {
   const before = socket;
   failures = 0;
   open();
-  before.close();
+  before?.close();
+}
+
+// A network that went away says nothing: the server's heartbeat fails to come.
+function look() {
+  const silent = Date.now() - heard >= patience;
+  if (socket?.readyState === WebSocket.CONNECTING || (socket?.readyState === WebSocket.OPEN && !silent)) return;
+  disconnected(reason);
+  reopen();
 }
 
 function send(frame) {
@@ -58,14 +64,18 @@ function send(frame) {
 }
 
 const on = {
-  division({ id }) {
-    asked = null;
-    const changed = id !== Number(document.documentElement.dataset.division);
+  heartbeat({ milliseconds }) {
+    patience = 2.5 * milliseconds;
+  },
+  division({ id, tier, user, session }) {
+    asked = chosen = null;
+    visitor = !session;
+    const changed = id !== shown();
     document.documentElement.dataset.division = id;
     select.value = id;
-    if (changed) element('announcement').textContent = `Showing ${select.selectedOptions[0]?.text}`;
-    if (changed || back) status();
-    back = false;
+    if (changed) element('announcement').textContent = `Showing ${nameOf(id)}`;
+    about({ tier, user });
+    connected();
   },
   view({ view, html }) {
     if (view !== wanted) return; // overtaken by another click
@@ -88,9 +98,11 @@ function carrier() {
   const hook = connect({ url: '/store_session', events: false });
   hook.addEventListener('stored', () => {
     unsaved = null;
+    if (visitor) reopen(); // the socket does not see the session that the POST has begun
     status(); // a session's first write is the browser's only now
   });
   hook.addEventListener('refused', ({ detail }) => refused(detail.message));
+  hook.addEventListener('begun', () => visitor && reopen());
   // The user signed in or out, here or in another tab: this socket is the old session's.
   hook.addEventListener('turned', () => {
     reopen();
@@ -105,17 +117,26 @@ function carrier() {
   return hook;
 }
 
-// A page that comes back, from another tab, from sleep or from the back button's cache, may have missed something.
-function wake() {
-  if (socket.readyState > WebSocket.OPEN) open();
-}
-addEventListener('online', wake);
-addEventListener('pageshow', ({ persisted }) => persisted && wake());
+setInterval(() => Date.now() - heard >= patience && look(), 1_000);
+for (const type of ['online', 'focus']) addEventListener(type, look);
+// True or not, the next attempt will tell.
+addEventListener('offline', () => {
+  disconnected('');
+  reopen();
+});
+// A page that comes back from another tab, from sleep or from the back button's cache may have missed something.
 document.addEventListener('visibilitychange', () => {
   if (document.hidden) return;
-  wake();
+  look();
   status();
 });
+addEventListener('pagehide', () => {
+  clearTimeout(timer);
+  const before = socket;
+  socket = undefined;
+  before?.close();
+});
+addEventListener('pageshow', ({ persisted }) => persisted && reopen());
 
 // ---- the views
 
@@ -133,7 +154,7 @@ function show(view) {
   }
   main.setAttribute('aria-busy', 'true');
   scrollTo(0, 0);
-  if (!send({ event: 'navigate', view })) wake(); // a new connection asks for it first
+  if (!send({ event: 'navigate', view })) look(); // a new connection asks for it first
 }
 
 document.addEventListener('click', (event) => {
@@ -152,16 +173,25 @@ addEventListener('popstate', () => {
 
 let asked = null; // the switch that the server has not answered yet
 let unsaved = null; // the one that it has stored, and the browser's cookie may not hold yet
+let chosen = null; // the one that waits for a connection
+
+const shown = () => Number(document.documentElement.dataset.division);
+const nameOf = (id) => [...select.options].find(({ value }) => Number(value) === id)?.text ?? id;
 
 function choose(id) {
   if (send({ event: 'switch-division', id })) asked = unsaved = id;
-  else hook.store({ current_division_id: id }); // it tries until there is a server again
+  else {
+    chosen = id;
+    hook.store({ current_division_id: id }); // it tries until there is a server again
+    explain();
+  }
 }
 
 function refused(message) {
-  asked = unsaved = null;
-  select.value = document.documentElement.dataset.division;
+  asked = unsaved = chosen = null;
+  select.value = shown();
   notice(`The division was not switched (${message}).`);
+  explain();
 }
 
 select.addEventListener('change', () => choose(Number(select.value)));
@@ -191,16 +221,27 @@ async function status() {
   const answer = await fetch('/division', { cache: 'no-store' }).catch(() => null);
   if (!answer?.ok) return false;
   const { value, tier, user } = await answer.json();
-  element('tier').textContent = tier;
-  element('forget').hidden = tier === 'default';
-
-  const name = document.querySelector('#logout b');
-  if (name.textContent === (user ?? '')) {
-    // A socket that was opened before there was a session does not hear of the one that a POST has begun since.
-    const behind = value !== Number(document.documentElement.dataset.division);
-    if (behind && asked === null && unsaved === null) socket.close();
+  if (about({ tier, user })) {
+    if (value !== shown() && asked === null && unsaved === null && chosen === null) socket?.close();
     return true;
   }
+  socket?.close(); // it may still speak for the user of before
+  return false;
+}
+
+const KEPT_IN = {
+  memory: 'the server’s memory',
+  cookie: 'this browser’s cookie',
+  default: 'nothing yet: all divisions are the default',
+};
+
+// The tier that answers, and the signed-in user. Returns whether the user is still the same.
+function about({ tier, user }) {
+  element('tier').textContent = tier;
+  element('kept-in').textContent = KEPT_IN[tier] ?? '';
+  element('forget').hidden = tier === 'default';
+  const name = document.querySelector('#logout b');
+  if (name.textContent === (user ?? '')) return true;
   name.textContent = user ?? '';
   document.querySelector('#logout .avatar').textContent = [...(user ?? '')][0] ?? '';
   element('logout').hidden = user === null;
@@ -209,14 +250,43 @@ async function status() {
   // What was chosen here must not become their choice.
   hook.close();
   hook = carrier();
-  if (unsaved !== null) refused('somebody signed in or out in another tab');
-  socket.close(); // it may still speak for whoever was here before
+  if (unsaved !== null || chosen !== null) refused('somebody signed in or out in another tab');
   return false;
 }
 
-function connection(state, text) {
-  document.body.dataset.connection = state;
-  element('connection').textContent = text;
+let reason = ''; // why the server closed the connection
+let unnoticed; // the timer of a short interruption
+
+function connected() {
+  if (document.body.dataset.connection === 'open') return;
+  document.body.dataset.connection = 'open';
+  element('connection').textContent = 'Live';
+  explain();
+  hook.resume(); // what it has yet to bring need not wait any longer
+}
+
+function disconnected(why) {
+  reason = why;
+  document.body.dataset.connection = 'closed';
+  element('connection').textContent = 'Reconnecting';
+  clearTimeout(unnoticed);
+  unnoticed = setTimeout(explain, UNNOTICED);
+}
+
+// In sight while there is no connection: what is below may be old, and what was chosen here may be yet to come.
+function explain() {
+  clearTimeout(unnoticed);
+  const away = document.body.dataset.connection === 'closed';
+  main.toggleAttribute('data-old', away);
+  element('away').hidden = !away;
+  if (!away) return;
+  let text = 'Not connected. The page may be out of date.';
+  if (chosen !== null) text = `Not connected. The page still shows ${nameOf(shown())}. ${nameOf(chosen)} follows with the connection.`;
+  if (reason === 'cross-site') {
+    text = `The server takes this page for one of another site, as a proxy in front of the server changes the Host header. Its
+      operator can list ${location.origin} in public_origins.`;
+  }
+  element('away').textContent = text;
 }
 
 let fading;
@@ -226,5 +296,5 @@ function notice(text) {
   fading = setTimeout(() => (element('notice').textContent = ''), 8_000);
 }
 
-element('forget').hidden = element('tier').textContent === 'default';
+about({ tier: element('tier').textContent, user: document.querySelector('#logout b').textContent || null });
 open();

@@ -95,12 +95,17 @@ impl Shown {
         self.projects.iter().map(|project| project.spent).sum()
     }
 
-    /// What was spent, split by each division's own percentages.
+    /// The sum spent, split by each division's own percentages, which add up to 100. So do the parts: each is the
+    /// difference of two rounded sums.
     fn split<const N: usize>(&self, shares: fn(&DivisionInfo) -> [u32; N]) -> [u32; N] {
         let mut sums = [0; N];
         for (info, shown) in self.each() {
+            let (mut percent, mut before) = (0, 0);
             for (sum, share) in sums.iter_mut().zip(shares(info)) {
-                *sum += shown.spent() * share / 100;
+                percent += share;
+                let up_to_here = shown.spent() * percent / 100;
+                *sum += up_to_here - before;
+                before = up_to_here;
             }
         }
         sums
@@ -286,12 +291,11 @@ fn due((year, month): (u16, u8)) -> String {
     format!("{} {year}", NAMES[usize::from(month) - 1])
 }
 
-/// Thousands of euros, as short as a card needs them.
+/// Thousands of euros, exact: rounded amounts would not add up on the page.
 fn money(thousands: u32) -> String {
-    match thousands {
-        0..1_000 => format!("€{thousands} k"),
-        1_000..100_000 => format!("€{}.{} M", thousands / 1_000, thousands % 1_000 / 100),
-        _ => format!("€{} M", thousands / 1_000),
+    match (thousands / 1_000, thousands % 1_000) {
+        (0, rest) => format!("€{rest}k"),
+        (millions, rest) => format!("€{millions},{rest:03}k"),
     }
 }
 

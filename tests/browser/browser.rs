@@ -111,6 +111,13 @@ impl Browser {
         Ok(tab)
     }
 
+    /// Opens the page in a new tab, where it can't connect.
+    pub(crate) async fn open_away(&self) -> Result<Tab> {
+        let tab = self.blank().await?;
+        tab.load(&self.url).await?;
+        Ok(tab)
+    }
+
     /// Opens another page of the server's in a new tab.
     pub(crate) async fn open_at(&self, path: &str) -> Result<Tab> {
         let tab = self.blank().await?;

@@ -152,7 +152,7 @@ async fn the_page_runs_under_a_strict_policy_and_keeps_to_it() -> Result {
 
 impl Tab {
     /// Plugs this tab's network in or out.
-    async fn network(&self, there: bool) -> Result {
+    pub(super) async fn network(&self, there: bool) -> Result {
         let conditions = json!({ "offline": !there, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.devtools("Network.enable", json!({})).await?;
         self.devtools("Network.emulateNetworkConditions", conditions).await?;

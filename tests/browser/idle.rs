@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::{Result, browser::Browser, server::Server};
+use crate::{Result, browser::Browser, proxy::Proxy, server::Server};
 
 /// A browser keeps the cookie for half of it.
 const IDLE: Duration = Duration::from_secs(20);
@@ -36,5 +36,26 @@ async fn open_page_alone_is_signed_out() -> Result {
     tab.reload().await?;
     tab.is_signed_out().await?;
     assert_eq!(tab.cookie().await?, None);
+    Ok(())
+}
+
+// A proxy that cuts sockets must not keep a session for ever that no person uses.
+#[tokio::test]
+async fn reconnection_is_no_use() -> Result {
+    let server = Server::idle_after(IDLE)?;
+    let proxy = Proxy::start(server.address()).await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let tab = browser.open().await?;
+    tab.sign_in("alice").await?;
+    let begun = Instant::now();
+    while begun.elapsed() < IDLE + Duration::from_secs(2) {
+        let closed = tab.closes().await?.len();
+        proxy.cut();
+        tab.until(&format!("JSON.parse(sessionStorage.closes ?? '[]').length > {closed}"), true).await?;
+        tab.is_connected().await?;
+        tokio::time::sleep(Duration::from_secs(4)).await;
+    }
+    // Without a wait: the page that is left alone from here on would expire by itself.
+    assert_eq!(tab.division().await?["user"], serde_json::Value::Null);
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Each test starts its own server and its own browser. What the page shows is awaited with a deadline and nothing sleeps
 //! to be right. `tests/all.sh` installs what these tests need.
 
+mod away;
 mod browser;
 mod cart;
 mod faulty;

@@ -114,3 +114,17 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     second.reload().await?;
     second.shows(5).await
 }
+
+#[tokio::test]
+async fn visitors_first_switch_reaches_the_other_window() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let (first, second) = (browser.open().await?, browser.open().await?);
+    second.shows(ALL).await?;
+    first.switch(2).await?;
+    second.shows(2).await?;
+    first.switch(4).await?;
+    second.shows(4).await?;
+    second.switch(1).await?;
+    first.shows(1).await
+}

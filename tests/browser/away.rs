@@ -1,0 +1,67 @@
+//! The `division` page without a connection: what it says, and that it says it.
+
+use serde_json::json;
+
+use crate::{Result, browser::Browser, proxy::Proxy, server::Server, tab::Tab};
+
+impl Tab {
+    async fn says_it_is_away(&self, text: &str) -> Result {
+        let away = "document.querySelector('#away')";
+        self.until(&format!("{away}.checkVisibility() && {away}.textContent.includes({})", json!(text)), true).await
+    }
+}
+
+#[tokio::test]
+async fn page_without_a_server_names_the_switch_to_come() -> Result {
+    let mut server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    assert_eq!(tab.evaluate("document.querySelector('#away').checkVisibility()").await?, false);
+    server.stop()?;
+    tab.says_it_is_away("Not connected").await?;
+    tab.switch(3).await?;
+    tab.says_it_is_away("still shows All divisions. Infrastructure follows").await?;
+    tab.until("document.querySelector('#connection').textContent", "Reconnecting").await?;
+    server.start_again()?;
+    tab.shows(3).await?;
+    tab.view_is_about_the_division().await?;
+    tab.until("document.querySelector('#away').checkVisibility()", false).await
+}
+
+#[tokio::test]
+async fn offline_page_does_not_say_live() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.network(false).await?;
+    tab.says_it_is_away("Not connected").await?;
+    tab.network(true).await?;
+    tab.is_connected().await?;
+    tab.until("document.querySelector('#away').checkVisibility()", false).await
+}
+
+#[tokio::test]
+async fn silent_socket_is_given_up() -> Result {
+    let server = Server::start()?;
+    let proxy = Proxy::start(server.address()).await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let tab = browser.open().await?;
+    let note =
+        "new MutationObserver(() => document.body.dataset.connection === 'closed' && (globalThis.was = 'closed'))
+                    .observe(document.body, { attributeFilter: ['data-connection'] })";
+    tab.evaluate(note).await?;
+    proxy.silence();
+    tab.until("globalThis.was ?? null", "closed").await?;
+    tab.is_connected().await?;
+    tab.switch(2).await?;
+    tab.shows(2).await
+}
+
+#[tokio::test]
+async fn page_behind_a_proxy_that_changes_host_says_why() -> Result {
+    let server = Server::start()?;
+    let proxy = Proxy::with_host(server.address(), "internal.test").await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let tab = browser.open_away().await?;
+    tab.says_it_is_away("a proxy in front of the server changes the Host header").await
+}
