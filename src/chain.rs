@@ -15,13 +15,14 @@ use self::{accepted::Accepted, life::Lifetime, refusals::Refusals, spared::Spare
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
+    throttle::Throttle,
     tier::{
         Tier,
         cookie::{CookieTier, digest::DigestKey, header::Name},
         default::Answer,
         memory::{
             Ended, Memory,
-            record::{Extent, Record, RecordKey, Terms},
+            record::{Extent, Record, RecordKey, Share, Terms},
         },
     },
     value::{Json, Number, Schema, Scope},
@@ -72,6 +73,10 @@ pub(crate) struct Chain {
     pub(crate) audience: Box<str>,
     pub(crate) identity: Identity,
     pub(crate) budget: Budget,
+    /// The same of the largest cookie that any deploy sealed: a cookie over the budget is still sent whole.
+    pub(crate) most: Budget,
+    /// Cookies over the budget that no trace has told of.
+    pub(crate) over_budget: Throttle,
     /// Handles that wait for anything: a shutdown tells them.
     pub(crate) hub: Hub,
     pub(crate) stopping: AtomicBool,
@@ -217,9 +222,12 @@ impl Chain {
     pub(crate) fn terms(&self, scope: Scope, now: Millis) -> Terms<'_> {
         // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
         // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
-        let (budget, tombstones) = match scope {
-            Scope::Session => (self.budget.session, self.lifetime.idle.max(Duration::from_secs(86_400))),
-            Scope::Principal => (self.budget.principal, self.longest_absolute()),
+        let (budget, most, tombstones) = match scope {
+            Scope::Session => {
+                let idle = self.lifetime.idle.max(Duration::from_secs(86_400));
+                (self.budget.session, self.most.session, idle)
+            }
+            Scope::Principal => (self.budget.principal, self.most.principal, self.longest_absolute()),
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);
@@ -228,7 +236,8 @@ impl Chain {
             _ => None,
         };
         let (schema, time, stored) = (&self.schema, &self.time, self.store.is_some());
-        Terms { schema, now, time, extent: Extent::Named, budget, kept, stored, tombstones, skew }
+        let (extent, share) = (Extent::Named, Share::Ordinary);
+        Terms { schema, now, time, extent, budget, most, share, kept, stored, tombstones, skew }
     }
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.

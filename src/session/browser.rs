@@ -1,6 +1,10 @@
 //! What the browser is to carry, and the cookie of a response.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use http::HeaderValue;
 
@@ -11,7 +15,7 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
-    chain::Signed,
+    chain::{Budget, Signed},
     tier::{
         cookie::{
             Creation,
@@ -79,6 +83,7 @@ impl Core {
             return None;
         }
         let Parcel { ends_with_browser, written, in_step, cut } = self.pack(&bound, now)?;
+        self.note_over_budget(&written, now);
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
@@ -234,9 +239,29 @@ impl Core {
         Some(Parcel { ends_with_browser, written, in_step, cut })
     }
 
-    /// The bytes that there are for entries.
+    /// The bytes that there are for entries in the largest cookie.
     fn room(&self) -> usize {
-        self.chain.budget.session + self.chain.budget.principal
+        self.chain.most.session + self.chain.most.principal
+    }
+
+    /// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
+    fn note_over_budget(&self, written: &Writer, now: Millis) {
+        let Budget { session, principal, .. } = self.chain.budget;
+        let bytes = written.entries_len();
+        if bytes <= session + principal {
+            return;
+        }
+        let Some(cookies) = self.chain.over_budget.due(1, now, Duration::from_secs(60)) else { return };
+        let mut entries: Vec<_> = written.entries().collect();
+        entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
+        let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
+        tracing::warn!(
+            largest = largest.join(", "),
+            over = bytes - session - principal,
+            left_out = cookies - 1,
+            "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
+             its values smaller"
+        );
     }
 
     /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.

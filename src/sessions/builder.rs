@@ -20,6 +20,7 @@ use crate::{
     error::{BuildError, BuildErrorKind},
     id::Principal,
     signal::Hub,
+    throttle::Throttle,
     tier::{
         Role, Tier,
         cookie::{CookieTier, SameSite, digest::DigestKey},
@@ -298,13 +299,16 @@ impl SessionsBuilder {
         let (store, computed) = self.computed(&schema)?;
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.carried() && declared.scope == Scope::Principal);
-        let budget = cookie.budget(principals && !matches!(identity, Identity::Nobody));
+        let principals = principals && !matches!(identity, Identity::Nobody);
+        let (budget, most) = (cookie.budget(principals), cookie.most(principals));
         let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
         let chain = Chain {
             names: schema.iter().map(|(_, declared)| declared.name).collect(),
             schema,
             memory,
             budget,
+            most,
+            over_budget: Throttle::default(),
             cookie_name: cookie.header_name(),
             digests: DigestKey::generate().map_err(|error| {
                 BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")

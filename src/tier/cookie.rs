@@ -8,18 +8,19 @@ use http::HeaderValue;
 
 pub use self::same_site::SameSite;
 use self::{
+    budget::{BUDGET, MAX_COOKIE, MIN_COOKIE},
     keyring::{KeyRing, Keys},
-    payload::{HEAD_MAX, Payload},
+    payload::Payload,
     place::Place,
     seal::{Context, Purpose, sealed_len},
     unsealed::Unsealed,
 };
 use crate::{
-    chain::Budget,
     error::{BuildError, BuildErrorKind},
     id::SessionId,
 };
 
+mod budget;
 pub(crate) mod digest;
 pub(crate) mod header;
 pub(crate) mod keyring;
@@ -29,10 +30,6 @@ mod place;
 mod same_site;
 pub(crate) mod seal;
 pub(crate) mod unsealed;
-
-/// Name and value together: browsers take 4,096 bytes, the lowest known limit is Safari's 4,093, and an HTTP/2 peer may
-/// take 16 KiB of headers in all.
-const MAX_COOKIE: usize = 3_800;
 
 /// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
@@ -52,6 +49,8 @@ pub struct CookieTier {
     place: Place,
     /// Where earlier deploys put the cookie.
     former: Vec<Place>,
+    /// Bytes of the finished header.
+    budget: usize,
     same_site: SameSite,
     partition: Partition,
     transport: Transport,
@@ -82,6 +81,7 @@ impl CookieTier {
             name: None,
             place: Place::root(),
             former: Vec::new(),
+            budget: BUDGET,
             same_site: SameSite::Lax,
             partition: Partition::None,
             transport: Transport::Https,
@@ -149,6 +149,21 @@ impl CookieTier {
         self
     }
 
+    /// The bytes that the finished `Set-Cookie` takes at most, with its name and its attributes: 3,000 unless told
+    /// otherwise, from 1,000 to 3,800. Writes that would not fit are refused (`TooLarge`).
+    ///
+    /// A proxy reads a whole response head into one buffer, of 4 kB in nginx's default, and answers 502 where the head is
+    /// larger. Raise this only where no proxy in front has such a buffer.
+    ///
+    /// A deploy that lowers this loses nothing: a cookie that is over is still sent whole, and traced with its largest
+    /// names. Writes pass that don't make their owner's part larger, and so does a sign-in within
+    /// [`identity_room`](crate::SessionsBuilder::identity_room).
+    #[must_use]
+    pub const fn max_bytes(mut self, bytes: usize) -> Self {
+        self.budget = bytes;
+        self
+    }
+
     /// For development over plain http: no `Secure`, and `session` for the name. Browsers send such a cookie over any
     /// connection, where anyone on the way can read and replay it.
     #[must_use]
@@ -193,6 +208,9 @@ impl CookieTier {
                 "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
             ));
         }
+        if !(MIN_COOKIE..=MAX_COOKIE).contains(&self.budget) {
+            return refuse(format!("`max_bytes` of {}: give from {MIN_COOKIE} to {MAX_COOKIE}", self.budget));
+        }
         if plain && self.same_site == SameSite::None {
             return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
         }
@@ -217,23 +235,11 @@ impl CookieTier {
             return refuse(format!("a cookie named {name:?} never stood at another place: leave out `formerly`"));
         }
         let mut places = iter::once(&self.place).chain(&self.former);
-        places.try_for_each(Place::check).or_else(refuse)
-    }
-
-    /// Room for entries. Both owners' budgets count with the longest head, so that whatever was accepted fits.
-    pub(crate) fn budget(&self, principals: bool) -> Budget {
-        let payload = seal::payload_budget(MAX_COOKIE - self.cookie_name().len() - 1);
-        let entries = payload.saturating_sub(HEAD_MAX);
-        match principals {
-            false => Budget { session: entries, principal: 0, identity: 0 },
-            true => Budget { session: entries - entries / 2, principal: entries / 2, identity: 0 },
+        places.try_for_each(Place::check).or_else(refuse)?;
+        if !self.has_room() {
+            return refuse("the cookie's path and domain leave no room for values: shorten them".to_owned());
         }
-    }
-
-    /// The longest that a token may be.
-    #[cfg(feature = "inspector")]
-    pub(crate) fn token_budget(&self) -> usize {
-        MAX_COOKIE - self.cookie_name().len() - 1
+        Ok(())
     }
 
     /// `Set-Cookie` of what a session's browser is to carry, for a session that ends in so long. It is asked back 60 s
@@ -439,6 +445,10 @@ mod tests {
             tier().name("x").path("app"),
             tier().name("x").path("/a;b"),
             tier().name("x").domain("a;b"),
+            tier().max_bytes(0),
+            tier().max_bytes(999),
+            tier().max_bytes(3_801),
+            tier().name("x").path(format!("/{}", "a".repeat(600))).max_bytes(1_000),
         ] {
             assert_eq!(bad.check().unwrap_err().kind(), BuildErrorKind::Cookie, "{bad:?}");
         }
@@ -469,18 +479,5 @@ mod tests {
             assert!(text(Duration::from_secs(seconds)).ends_with(&format!("; Max-Age={asked}")), "{seconds}");
         }
         assert!(!creation(&tier(), None).contains("Max-Age"));
-    }
-
-    #[test]
-    fn budgets_fill_the_cookie_and_no_more() {
-        for tier in [tier(), tier().plain_http(), tier().name("n".repeat(64))] {
-            let Budget { session, principal, .. } = tier.budget(true);
-            let payload = vec![b'x'; session + principal + HEAD_MAX];
-            let id = SessionId::mint().unwrap();
-            let Creation { token, .. } = tier.creation("", &id, unsealed(&payload), None).unwrap().unwrap();
-            let len = token.end;
-            assert!((MAX_COOKIE - 4..=MAX_COOKIE).contains(&len), "{len}");
-            assert_eq!(tier.budget(false).session, session + principal);
-        }
     }
 }

@@ -7,6 +7,7 @@
 mod ambiguous;
 mod app;
 mod auto_traits;
+mod budgets;
 mod building;
 mod clock_skew;
 mod clock_steps;

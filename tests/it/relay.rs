@@ -350,9 +350,9 @@ async fn brought_values_are_counted() {
     let mut browser = visitor(&here).await;
     let live = socket(&browser, &here).await;
     assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"));
-    live.set(theme(&"x".repeat(1000))).await.unwrap();
+    live.set(theme(&"x".repeat(700))).await.unwrap();
     let token = live.relay().unwrap();
     let before = there.sessions.stats().bytes;
     assert_eq!(bring(&mut browser, &there, token.as_str()).await.status, StatusCode::OK);
-    assert!(there.sessions.stats().bytes >= before + 900);
+    assert!(there.sessions.stats().bytes >= before + 600);
 }

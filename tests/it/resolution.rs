@@ -191,7 +191,8 @@ async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest
     let app = App::new();
     let node = || {
         let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
-        let chain = chain.tier(MemoryTier::builder().build()).tier(CookieTier::sealed(app.ring.clone()));
+        let chain =
+            chain.tier(MemoryTier::builder().build()).tier(CookieTier::sealed(app.ring.clone()).max_bytes(3_800));
         Node::new(chain.tier(DefaultTier::new()).build().unwrap())
     };
     let (one, other) = (node(), node());
@@ -223,7 +224,7 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
     let node = |bytes| {
         let memory = MemoryTier::builder().max_bytes(bytes).build();
         let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
-        let cookie = CookieTier::sealed(app.ring.clone()).name(NAME).plain_http();
+        let cookie = CookieTier::sealed(app.ring.clone()).name(NAME).plain_http().max_bytes(3_800);
         Node::new(chain.tier(memory).tier(cookie).build().unwrap())
     };
     let (elsewhere, tight) = (node(1 << 20), node(16 << 10));

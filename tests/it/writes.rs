@@ -131,8 +131,7 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
         };
         let (headers, (theme, bio)) = browser.visit_seen(&node, brim).await;
         let set = set_cookies(&headers);
-        let len = set[0].split(';').next().unwrap().len();
-        assert!((3_700..=3_800).contains(&len), "{len}");
+        assert!((2_900..=3_000).contains(&set[0].len()), "{}", set[0].len());
         // It is all there on another node, and still fits at another time and under another id.
         clock.advance(DAY / 2);
         let renew = async |session: Session| {
@@ -141,7 +140,7 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
         };
         let (headers, seen) = browser.visit_seen(&chain(), renew).await;
         assert_eq!(seen, (theme, bio));
-        assert!(set_cookies(&headers)[0].split(';').next().unwrap().len() <= 3_800);
+        assert!(set_cookies(&headers)[0].len() <= 3_000);
         assert_eq!(browser.visit(&chain(), async |session| session.get::<Bio>().0.len()).await, bio);
     }
 }
@@ -207,8 +206,8 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
     let mut browser = Browser::new();
     browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
     let mut twin = browser.clone();
-    browser.visit(&one, async |s| s.set(Draft("x".repeat(900))).await.unwrap()).await;
-    twin.visit(&two, async |s| s.set(Theme("x".repeat(900))).await.unwrap()).await;
+    browser.visit(&one, async |s| s.set(Draft("x".repeat(600))).await.unwrap()).await;
+    twin.visit(&two, async |s| s.set(Theme("x".repeat(600))).await.unwrap()).await;
     twin.visit(&one, async |s| s.set(Cursor(7)).await.unwrap()).await;
     assert_eq!(twin.visit(&one, async |s| s.get::<Cursor>()).await, Cursor(7));
 }

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     record::{Carried, Joined, Record},
-    terms::{Extent, Refused, Terms, Via},
+    terms::{Extent, Refused, Share, Terms, Via},
 };
 use crate::{
     chain::{
@@ -125,9 +125,8 @@ impl Taken {
         })
     }
 
-    fn leaves_room(&self, terms: Terms<'_>) -> bool {
-        let room = terms.kept.map_or(0, |(_, room)| room);
-        self.others + self.identity.max(room) <= terms.budget
+    const fn total(&self) -> usize {
+        self.identity + self.others
     }
 }
 
@@ -373,25 +372,34 @@ impl State {
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
         let stays = self.sizes(terms).filter(|(_, name)| !changed(name));
         let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
-        let sizes = stays.chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
+        let sizes =
+            stays.clone().chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
         // A removal always fits in the place of the value that it removes, and must never be refused; neither must
         // what stays on the server, whatever two nodes together have made of the rest.
         let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
         if !changes.iter().any(set) {
             return Ok(());
         }
-        let taken = Taken::of(sizes.clone(), terms);
-        // What a turn granted may stand in the room: a write that takes no more than before is not refused for that.
-        let grows = || taken.others > Taken::of(self.sizes(terms), terms).others;
-        let fits = taken.others + taken.identity <= terms.budget;
-        if fits && (taken.leaves_room(terms) || !grows()) {
+        let (taken, before) = (Taken::of(sizes.clone(), terms), || Taken::of(self.sizes(terms), terms));
+        let (within, room) = (taken.total() <= terms.budget, terms.kept.map_or(0, |(_, room)| room));
+        let fits = match terms.share {
+            // What a turn granted may stand in the room: a write that takes no more than before is not refused for that.
+            Share::Ordinary => {
+                let leaves_room = taken.others + taken.identity.max(room) <= terms.budget;
+                within && (leaves_room || taken.others <= before().others)
+            }
+            // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
+            Share::Whole => within || taken.total() <= terms.most.min(Taken::of(stays.clone(), terms).others + room),
+        };
+        if fits || taken.total() <= before().total() {
             return Ok(());
         }
+        let kept = terms.kept.filter(|_| terms.share == Share::Ordinary && within);
         let mut sizes: Vec<_> = sizes.collect();
         sizes.sort_unstable_by(|a, b| b.cmp(a));
         let largest = sizes.iter().take(3).filter_map(|(_, name)| terms.schema.named(name));
         let largest = largest.map(|number| terms.schema.at(number).name).collect();
-        Err(Refused::TooLarge { largest, kept: terms.kept.filter(|_| fits).map(|(_, room)| room) })
+        Err(Refused::TooLarge { largest, kept: kept.map(|(_, room)| room) })
     }
 
     /// The bytes of each entry that browsers carry, with the entry's name.

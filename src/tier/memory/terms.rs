@@ -32,7 +32,10 @@ pub(crate) struct Terms<'a> {
     pub(crate) extent: Extent,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
-    /// Bytes among them that an ordinary write leaves to the value that says who is signed in.
+    /// The bytes that a browser could have under the largest budget: an earlier deploy may have filled them.
+    pub(crate) most: usize,
+    pub(crate) share: Share,
+    /// Bytes of the budget that an ordinary write leaves to the value that says who is signed in.
     pub(crate) kept: Option<(Number, usize)>,
     /// A shared store gives the versions: they are taken as they are.
     pub(crate) stored: bool,
@@ -43,9 +46,8 @@ pub(crate) struct Terms<'a> {
 
 impl Terms<'_> {
     /// The same terms, for a write of this share.
-    pub(crate) fn for_share(self, share: Share) -> Self {
-        let kept = self.kept.filter(|_| share == Share::Ordinary);
-        Self { kept, ..self }
+    pub(crate) const fn for_share(self, share: Share) -> Self {
+        Self { share, ..self }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, thread, time::Duration};
 
 use super::{
-    record::{Extent, Terms},
+    record::{Extent, Share, Terms},
     *,
 };
 use crate::{
@@ -62,7 +62,9 @@ impl Tier {
     fn terms(&self, now: Millis) -> Terms<'_> {
         let hour = Duration::from_secs(3600);
         let (schema, time, extent) = (&self.schema, &self.time, Extent::Named);
-        Terms { schema, now, time, extent, budget: 1 << 20, kept: None, stored: false, tombstones: hour, skew: hour }
+        let (budget, share) = (1 << 20, Share::Ordinary);
+        let (tombstones, skew) = (hour, hour);
+        Terms { schema, now, time, extent, budget, most: budget, share, kept: None, stored: false, tombstones, skew }
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {

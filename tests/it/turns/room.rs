@@ -70,7 +70,7 @@ async fn full_session_signs_in() {
         let too_long = signs_in(&mut browser, &node, user_of(ROOM + 1)).await;
         assert_eq!(kind(too_long), Some(WriteErrorKind::TooLarge));
         for node in [&node, &other] {
-            let seen = async |session: Session| (session.principal(), session.get::<Theme>().0.len() > 1_000);
+            let seen = async |session: Session| (session.principal(), session.get::<Theme>().0.len() > 700);
             let User(name) = user_of(ROOM);
             assert_eq!(browser.clone().visit(node, seen).await, (Some(Principal::new(name)), true));
         }

@@ -41,6 +41,8 @@ fn terms(schema: &Schema, now: u64) -> Terms<'_> {
         time,
         extent,
         budget: 1 << 20,
+        most: 1 << 20,
+        share: Share::Ordinary,
         kept: None,
         stored: false,
         tombstones,
