@@ -51,8 +51,8 @@ function reopen() {
 
 // A network that went away says nothing: the server's heartbeat fails to come.
 function look() {
-  const silent = Date.now() - heard >= patience;
-  if (socket?.readyState === WebSocket.CONNECTING || (socket?.readyState === WebSocket.OPEN && !silent)) return;
+  if (!socket || socket.readyState === WebSocket.CONNECTING) return; // without one, `pageshow` is about to open one
+  if (socket.readyState === WebSocket.OPEN && Date.now() - heard < patience) return;
   disconnected(reason);
   reopen();
 }
@@ -229,16 +229,10 @@ async function status() {
   return false;
 }
 
-const KEPT_IN = {
-  memory: 'the server’s memory',
-  cookie: 'this browser’s cookie',
-  default: 'nothing yet: all divisions are the default',
-};
-
 // The tier that answers, and the signed-in user. Returns whether the user is still the same.
 function about({ tier, user }) {
   element('tier').textContent = tier;
-  element('kept-in').textContent = KEPT_IN[tier] ?? '';
+  element('kept').textContent = element('kept').dataset[tier];
   element('forget').hidden = tier === 'default';
   const name = document.querySelector('#logout b');
   if (name.textContent === (user ?? '')) return true;
@@ -296,5 +290,5 @@ function notice(text) {
   fading = setTimeout(() => (element('notice').textContent = ''), 8_000);
 }
 
-about({ tier: element('tier').textContent, user: document.querySelector('#logout b').textContent || null });
+element('forget').hidden = element('tier').textContent === 'default';
 open();

@@ -54,9 +54,22 @@ pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &
         initial = escape(&user.iter().flat_map(|user| user.chars()).take(1).collect::<String>()),
         user = escape(user.unwrap_or_default()),
         tier = tier,
+        kept = kept(tier),
+        in_memory = kept("memory"),
+        in_cookie = kept("cookie"),
+        nowhere = kept("default"),
         main = views::render(view, division),
     );
     ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+}
+
+/// Where the division is kept, for people.
+fn kept(tier: &str) -> &'static str {
+    match tier {
+        "memory" => "Division kept in the server’s memory",
+        "cookie" => "Division kept in this browser’s cookie",
+        _ => "No division chosen",
+    }
 }
 
 fn options(chosen: Division) -> String {

@@ -65,3 +65,26 @@ async fn page_behind_a_proxy_that_changes_host_says_why() -> Result {
     let tab = browser.open_away().await?;
     tab.says_it_is_away("a proxy in front of the server changes the Host header").await
 }
+
+// The page closes its socket as it is left, so that the browser keeps it for the Back button.
+#[tokio::test]
+async fn back_from_the_page_cache_connects_at_once() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    let spy = "(() => {
+        const { setTimeout } = window;
+        window.waits = [];
+        window.setTimeout = (run, delay) => (waits.push(delay), setTimeout(run, delay));
+        window.addEventListener('pageshow', ({ persisted }) => (window.persisted = persisted));
+    })()";
+    tab.evaluate(spy).await?;
+    for _ in 0..4 {
+        tab.load(&format!("{}healthz", server.url())).await?;
+        tab.back().await?;
+        tab.is_connected().await?;
+        assert_eq!(tab.evaluate("window.persisted ?? null").await?, true);
+    }
+    assert_eq!(tab.evaluate("waits").await?, json!([]));
+    Ok(())
+}

@@ -1,26 +1,15 @@
-//! The page at desktop and phone width: nothing overflows, what one needs is in sight, and pictures for whoever looks.
+//! The `division` page at desktop and phone width, in both colour schemes: nothing overflows, and the controls are in sight.
 
 use serde_json::json;
 
-use crate::{Result, browser::Browser, server::Server, tab::Tab};
+use crate::{Result, browser::Browser, pictures::Scheme, server::Server, tab::Tab};
 
 #[tokio::test]
-async fn at_desktop_width() -> Result {
-    look("desktop", 1280, 800).await
-}
-
-#[tokio::test]
-async fn at_phone_width() -> Result {
-    look("phone", 375, 812).await
-}
-
-async fn look(name: &str, width: u32, height: u32) -> Result {
-    let server = Server::start()?;
+async fn page_fits_desktop_and_phone() -> Result {
+    let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
-    let screen = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600 });
-    tab.devtools("Emulation.setDeviceMetricsOverride", screen).await?;
-    tab.picture(&format!("{name}-first-visit"), width).await?;
+    tab.looks("first-visit").await?;
 
     tab.sign_in("alice").await?;
     tab.switch(3).await?;
@@ -28,24 +17,52 @@ async fn look(name: &str, width: u32, height: u32) -> Result {
     for view in ["home", "projects", "costs"] {
         tab.navigate(view).await?;
         tab.view_is_about_the_division().await?;
-        tab.picture(&format!("{name}-{view}"), width).await?;
+        tab.looks(view).await?;
     }
 
     tab.evaluate("document.querySelector('#division').add(new Option('Ninety-nine', '99'))").await?;
     tab.switch(99).await?;
     tab.refuses().await?;
-    tab.picture(&format!("{name}-refused"), width).await
+    tab.looks("refused").await?;
+
+    tab.reload().await?;
+    server.stop()?;
+    tab.is_disconnected().await?;
+    tab.switch(1).await?;
+    tab.until("document.querySelector('#away').checkVisibility()", true).await?;
+    tab.looks("away").await
+}
+
+#[tokio::test]
+async fn page_without_scripts_fits_too() -> Result {
+    let server = Server::start()?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;
+    tab.load(&server.url()).await?;
+    tab.looks("no-script").await?;
+    // The division's name is readable in the switch.
+    let width = "document.querySelector('#division').getBoundingClientRect().width > 120";
+    assert_eq!(tab.evaluate(width).await?, true);
+    let hidden = "document.querySelector('#connection').checkVisibility()";
+    assert_eq!(tab.evaluate(hidden).await?, false);
+    Ok(())
 }
 
 impl Tab {
-    async fn picture(&self, name: &str, width: u32) -> Result {
-        self.capture(name, width).await?;
-        for needed in ["#division", "#view", "nav [data-view=costs]", ":is(#login, #logout):not([hidden])"] {
-            let in_sight = format!(
-                "(({{ left, right, top, width, height }}) => width > 0 && height > 0 && left >= 0 && right <= {width}
-                     && top < innerHeight)(document.querySelector('{needed}').getBoundingClientRect())"
-            );
-            assert_eq!(self.evaluate(&in_sight).await?, true, "{name}: {needed} is out of sight");
+    async fn looks(&self, name: &str) -> Result {
+        for width in [1280, 375] {
+            for scheme in [Scheme::Light, Scheme::Dark] {
+                self.screen(width, scheme).await?;
+                self.capture(&format!("division-{name}-{width}-{}", scheme.name()), width).await?;
+            }
+            for needed in ["#division", "#view", "nav [data-view=costs]", ":is(#login, #logout):not([hidden])"] {
+                let in_sight = format!(
+                    "(({{ left, right, top, width, height }}) => width > 0 && height > 0 && left >= 0 && right <= {width}
+                         && top < innerHeight)(document.querySelector('{needed}').getBoundingClientRect())"
+                );
+                assert_eq!(self.evaluate(&in_sight).await?, true, "{name} at {width}: {needed} is out of sight");
+            }
         }
         Ok(())
     }

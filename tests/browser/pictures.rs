@@ -14,7 +14,7 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Light => "light",
             Self::Dark => "dark",

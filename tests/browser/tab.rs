@@ -70,6 +70,10 @@ impl Tab {
         self.is_connected().await
     }
 
+    pub(crate) async fn back(&self) -> Result {
+        Ok(self.front().await?.back().await?)
+    }
+
     pub(crate) async fn close(&self) -> Result {
         Ok(self.front().await?.close_window().await?)
     }
