@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use axum::{
     Json, Router,
+    extract::Path,
     http::header,
     response::{IntoResponse, Redirect},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use layered_session::{
     BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionWriteback, Sessions,
@@ -50,6 +51,8 @@ fn app(sessions: &Sessions) -> Result<Router, BuildError> {
     Ok(Router::new()
         .route("/", get(page::page))
         .route("/cart", get(show).post(add).delete(empty))
+        .route("/cart/{product_id}", delete(remove))
+        .route("/cart/{product_id}/reduce", post(reduce))
         .route("/logout", post(logout))
         // Pages read the cart, and change it through the routes above alone.
         .nest_service("/session", SessionWriteback::new(sessions).expose::<Cart>()?)
@@ -70,6 +73,15 @@ struct Addition {
 /// Of tabs that add at once none undoes another: an update is a compare-and-set.
 async fn add(session: Session, Json(Addition { product_id }): Json<Addition>) -> Result<Json<Cart>, WriteError> {
     session.update::<Cart>(|cart| cart.add(product_id)).await.map(Json)
+}
+
+/// Relative, as `add` is: two tabs that each take one out take two.
+async fn reduce(session: Session, Path(product_id): Path<u32>) -> Result<Json<Cart>, WriteError> {
+    session.update::<Cart>(|cart| cart.reduce(product_id)).await.map(Json)
+}
+
+async fn remove(session: Session, Path(product_id): Path<u32>) -> Result<Json<Cart>, WriteError> {
+    session.update::<Cart>(|cart| cart.remove(product_id)).await.map(Json)
 }
 
 async fn empty(session: Session) -> Result<Json<Cart>, WriteError> {

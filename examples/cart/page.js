@@ -1,6 +1,8 @@
-// The cart as the server tells it, in this tab and in every other one. Buttons write by plain requests; what comes of
-// them arrives over the events, as what another tab does.
+// The cart as the server tells it, in this tab and in every other one. Buttons write by plain requests; the events tell
+// each tab of the new cart, whichever tab wrote it.
 import { connect } from '/session/hook.js';
+
+const PATIENCE = 800; // ms that a lost connection may take to come back before the page says so
 
 const element = (id) => document.getElementById(id);
 const session = connect({ url: '/session' });
@@ -11,60 +13,127 @@ for (const card of document.querySelectorAll('.product')) {
   const { product, name, cents, hue } = card.dataset;
   products.set(Number(product), { name, cents: Number(cents), hue });
   card.style.setProperty('--hue', hue);
-  card.querySelector('.add').addEventListener('click', () => change('POST', { product_id: Number(product) }));
+  card.querySelector('.add').addEventListener('click', () => add(Number(product)));
 }
-element('empty').addEventListener('click', () => change('DELETE'));
+element('empty').addEventListener('click', () => change('DELETE', '/cart'));
+
+// ---- the events
 
 session.addEventListener('change', ({ detail }) => {
   connection('open', 'Live');
-  if (detail.names.includes('cart') || !session.values.has('cart')) show(session.values.get('cart')?.items ?? []);
+  if (detail.names.includes('cart') || !session.values.has('cart')) show(session.values.get('cart'));
 });
-session.addEventListener('lost', () => connection('closed', 'Reconnecting'));
+session.addEventListener('lost', async ({ detail }) => {
+  const offline = navigator.onLine === false;
+  const cause = detail ? `The server refuses to keep this page up to date: ${detail.message}.`
+    : offline ? 'You are offline.' : 'No connection to the shop.';
+  connection('closed', offline ? 'Offline' : 'Not live', `${cause} Changes from other tabs may be missing.`);
+  if (shown) return;
+  const answer = await request('GET', '/cart');
+  if (answer?.ok && !shown) show(await answer.json());
+});
 session.addEventListener('closed', ({ detail: { reason } }) => {
-  if (reason === 'expired') notice('This cart was not touched for too long, and is gone.');
+  if (reason === 'expired') say('notice', 'This cart was not touched for too long, and is gone.');
 });
 
-async function change(method, body) {
-  const headers = body && { 'content-type': 'application/json' };
-  const answer = await fetch('/cart', { method, headers, body: body && JSON.stringify(body) }).catch(() => null);
-  notice(answer?.ok ? '' : await reason(answer));
-  if (answer?.ok) session.resume(); // the first one began the session that the events are of
+let loss = '';
+let delay;
+
+function connection(state, text, lost = '') {
+  document.body.dataset.connection = state;
+  say('connection', text);
+  loss = lost;
+  if (!loss || element('lost').textContent) say('lost', loss);
+  delay ??= setTimeout(() => {
+    delay = undefined;
+    say('lost', loss);
+  }, PATIENCE);
 }
 
-const reason = async (answer) => (answer ? `That did not work: ${await answer.text()}` : 'The shop is out of reach.');
+// ---- what the page asks for
 
-function show(items) {
-  const lines = element('items');
-  const before = new Map([...lines.children].map((line) => [line.dataset.product, line]));
-  const now = items.map((item) => {
-    const line = before.get(String(item.product_id)) ?? newLine(item.product_id);
-    const { cents } = products.get(item.product_id);
-    const quantity = line.querySelector('.quantity');
-    if (quantity.textContent !== String(item.quantity)) flash(line);
-    quantity.textContent = item.quantity;
-    line.querySelector('.sum').textContent = euros.format((item.quantity * cents) / 100);
-    return line;
-  });
-  lines.replaceChildren(...now);
+const add = (product_id) => change('POST', '/cart', { product_id });
+
+async function change(method, path, body) {
+  const answer = await request(method, path, body);
+  say('notice', answer?.ok ? '' : answer ? `The cart is unchanged: ${await answer.text()}.` : 'The shop does not answer.');
+  if (!answer?.ok) return;
+  // Events come in the order of the changes, answers in any. Without events an answer is better than none.
+  if (document.body.dataset.connection !== 'open') show(await answer.json());
+  session.resume(); // the first one began the session that the events are of
+}
+
+function request(method, path, body) {
+  const headers = body && { 'content-type': 'application/json' };
+  return fetch(path, { method, headers, body: body && JSON.stringify(body) }).catch(() => null);
+}
+
+// ---- the cart
+
+let shown; // the quantity of each product, once the server has told it
+
+function show(cart) {
+  const items = cart?.items ?? [];
+  const quantities = new Map(items.map(({ product_id, quantity }) => [product_id, quantity]));
+  const cents = items.reduce((sum, { product_id, quantity }) => sum + quantity * products.get(product_id).cents, 0);
   const count = items.reduce((sum, { quantity }) => sum + quantity, 0);
-  const total = items.reduce((sum, { product_id, quantity }) => sum + quantity * products.get(product_id).cents, 0);
+  const total = euros.format(cents / 100);
+
+  put(items);
   element('count').textContent = count;
+  element('nothing').textContent = 'Nothing in it yet.';
   element('nothing').hidden = count > 0;
   for (const id of ['total', 'empty', 'forget']) element(id).hidden = count === 0;
-  element('total').querySelector('b').textContent = euros.format(total / 100);
+  element('total').querySelector('b').textContent = total;
+  element('sum').textContent = count ? `${count} ${count === 1 ? 'item' : 'items'}, ${total}` : '';
+  if (shown) announce(news(shown, quantities));
+  shown = quantities;
+  bar();
+}
+
+// Words for the change from one cart to the next.
+function news(before, now) {
+  if (before.size && !now.size) return 'The cart is empty';
+  const ids = [...products.keys()].filter((id) => before.get(id) !== now.get(id));
+  if (ids.length !== 1) return ids.length ? 'The cart has changed' : '';
+  const [id] = ids;
+  const [was, is, { name }] = [before.get(id) ?? 0, now.get(id) ?? 0, products.get(id)];
+  return is > was ? `${name} added` : is ? `${name}: ${is} left` : `${name} removed`;
+}
+
+// Lines stay in place, and with them the focus of a keyboard.
+function put(items) {
+  const lines = element('items');
+  const now = items.map(({ product_id, quantity }) => {
+    const line = lines.querySelector(`[data-product="${product_id}"]`) ?? newLine(product_id);
+    const shows = line.querySelector('.quantity');
+    if (shows.textContent !== String(quantity)) flash(line);
+    shows.textContent = quantity;
+    line.querySelector('.sum').textContent = euros.format((quantity * products.get(product_id).cents) / 100);
+    return line;
+  });
+  const focused = document.activeElement;
+  for (const line of [...lines.children]) if (!now.includes(line)) line.remove();
+  now.forEach((line, at) => {
+    if (lines.children[at] !== line) lines.insertBefore(line, lines.children[at] ?? null);
+  });
+  // The focused button is gone, or about to be hidden.
+  if (!focused.isConnected || (focused.id === 'empty' && !now.length)) element('cart').focus({ preventScroll: true });
 }
 
 function newLine(id) {
   const { name, hue } = products.get(id);
-  const line = document.createElement('li');
+  const line = element('line').content.firstElementChild.cloneNode(true);
   line.dataset.product = id;
   line.style.setProperty('--hue', hue);
-  for (const [kind, text] of [['quantity', ''], ['name', name], ['sum', '']]) {
-    const part = document.createElement('span');
-    part.className = kind;
-    part.textContent = text;
-    line.append(part);
-  }
+  line.querySelector('.name').textContent = name;
+  const button = (kind, label, action) => {
+    line.querySelector(kind).ariaLabel = label;
+    line.querySelector(kind).addEventListener('click', action);
+  };
+  button('.less', `One less ${name}`, () => change('POST', `/cart/${id}/reduce`));
+  button('.more', `One more ${name}`, () => add(id));
+  button('.remove', `Remove ${name}`, () => change('DELETE', `/cart/${id}`));
   return line;
 }
 
@@ -74,11 +143,28 @@ function flash(line) {
   line.classList.add('new');
 }
 
-function connection(state, text) {
-  document.body.dataset.connection = state;
-  element('connection').textContent = text;
+// ---- what the page says
+
+function say(id, text) {
+  if (element(id).textContent !== text) element(id).textContent = text;
 }
 
-function notice(text) {
-  element('notice').textContent = text;
+let fading;
+
+function announce(text) {
+  if (!text) return;
+  element('news').textContent = text;
+  clearTimeout(fading);
+  fading = setTimeout(() => (element('news').textContent = ''), 6_000);
 }
+
+// The bar shows while the cart is out of sight. Screen readers read its text in either case.
+let inSight = true;
+
+function bar() {
+  element('bar').classList.toggle('unseen', inSight || !shown?.size);
+}
+new IntersectionObserver(([{ isIntersecting }]) => {
+  inSight = isIntersecting;
+  bar();
+}, { rootMargin: '0px 0px -80px' }).observe(element('cart'));

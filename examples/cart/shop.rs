@@ -38,9 +38,21 @@ struct Item {
 impl Cart {
     pub(crate) fn add(&mut self, product_id: u32) {
         match self.items.iter_mut().find(|item| item.product_id == product_id) {
-            Some(item) => item.quantity += 1,
+            Some(item) => item.quantity = item.quantity.saturating_add(1),
             None => self.items.push(Item { product_id, quantity: 1 }),
         }
+    }
+
+    /// Takes one of the product out, and its line with the last one.
+    pub(crate) fn reduce(&mut self, product_id: u32) {
+        if let Some(item) = self.items.iter_mut().find(|item| item.product_id == product_id) {
+            item.quantity = item.quantity.saturating_sub(1);
+        }
+        self.items.retain(|item| item.quantity > 0);
+    }
+
+    pub(crate) fn remove(&mut self, product_id: u32) {
+        self.items.retain(|item| item.product_id != product_id);
     }
 }
 

@@ -125,6 +125,14 @@ impl Browser {
         Ok(tab)
     }
 
+    /// The same in a tab that runs no script.
+    pub(crate) async fn open_without_script(&self, path: &str) -> Result<Tab> {
+        let tab = self.blank().await?;
+        tab.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;
+        tab.load(&format!("{}{path}", self.url)).await?;
+        Ok(tab)
+    }
+
     async fn blank(&self) -> Result<Tab> {
         let window = self.client.new_window(true).await?.handle;
         Ok(Tab::new(self.client.clone(), window))

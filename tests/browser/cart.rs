@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Result, browser::Browser, server::Server, tab::Tab};
+use crate::{Result, browser::Browser, pictures::Scheme, proxy::Proxy, server::Server, tab::Tab};
 
 impl Tab {
     pub(crate) async fn add_to_cart(&self, product: u32) -> Result {
@@ -75,4 +75,129 @@ async fn what_is_not_for_sale_is_refused() -> Result {
     .await?;
     tab.until("document.body.dataset.status", "422").await?;
     tab.has_in_cart(json!([[1, 1]])).await
+}
+
+#[tokio::test]
+async fn line_is_reduced_and_removed_in_every_tab() -> Result {
+    let server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let (first, second) = (browser.open().await?, browser.open().await?);
+    for product in [2, 5, 2] {
+        first.add_to_cart(product).await?;
+    }
+    first.has_in_cart(json!([[2, 2], [5, 1]])).await?;
+    let focus = "document.activeElement.ariaLabel";
+    first.press("[data-product='2'] .less").await?;
+    second.has_in_cart(json!([[2, 1], [5, 1]])).await?;
+    first.has_in_cart(json!([[2, 1], [5, 1]])).await?;
+    assert_eq!(first.evaluate(focus).await?, "One less Darjeeling First Flush", "the line keeps the focus");
+    first.press("[data-product='5'] .more").await?;
+    second.has_in_cart(json!([[2, 1], [5, 2]])).await?;
+    second.press("[data-product='5'] .remove").await?;
+    first.has_in_cart(json!([[2, 1]])).await?;
+    second.has_in_cart(json!([[2, 1]])).await?;
+    second.until("document.activeElement.id", "cart").await?;
+    second.until("document.querySelector('[role=status] #news').textContent", "Rooibos Cederberg removed").await?;
+    // The last one takes its line with it.
+    first.press("[data-product='2'] .less").await?;
+    second.has_in_cart(json!([])).await?;
+    first.until("document.querySelector('[role=status] #news').textContent", "The cart is empty").await
+}
+
+#[tokio::test]
+async fn phone_confirms_an_added_item() -> Result {
+    let server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.screen(375, Scheme::Light).await?;
+    tab.reload().await?;
+    for (count, said) in [(1, "1 item, €7.90"), (2, "2 items, €15.80")] {
+        tab.add_to_cart(5).await?;
+        tab.has_in_cart(json!([[5, count]])).await?;
+        tab.until(
+            &format!(
+                "((bar) => bar.checkVisibility() && bar.getBoundingClientRect().bottom <= innerHeight
+                     && ['Rooibos Cederberg added', '{said}'].every((part) => bar.innerText.includes(part))
+                     && bar.querySelector('[role=status]').getBoundingClientRect().height > 20)(document.querySelector('#bar'))"
+            ),
+            true,
+        )
+        .await?;
+    }
+    tab.click("#bar a").await?;
+    tab.until("document.activeElement.id", "cart").await?;
+    tab.until("document.querySelector('#bar a').checkVisibility()", false).await
+}
+
+impl Tab {
+    /// The page says at its top, wherever it is scrolled to, that it may be out of date.
+    pub(crate) async fn says_that_changes_may_be_missing(&self) -> Result {
+        self.until(
+            "((strip) => strip.checkVisibility() && strip.getBoundingClientRect().bottom < 300
+                 && strip.innerText.includes('may be missing'))(document.querySelector('#lost'))",
+            true,
+        )
+        .await
+    }
+
+    async fn connection(&self, says: &str) -> Result {
+        self.until("document.querySelector('#connection').textContent", says).await
+    }
+}
+
+#[tokio::test]
+async fn lost_stream_is_told_at_the_top() -> Result {
+    let mut server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.screen(375, Scheme::Light).await?;
+    tab.add_to_cart(6).await?;
+    tab.has_in_cart(json!([[6, 1]])).await?;
+    tab.evaluate("scrollTo(0, 400)").await?;
+    server.stop()?;
+    tab.says_that_changes_may_be_missing().await?;
+    tab.connection("Not live").await?;
+    server.start_again()?;
+    tab.connection("Live").await?;
+    tab.until("document.querySelector('#lost').checkVisibility()", false).await
+}
+
+#[tokio::test]
+async fn offline_browser_does_not_say_live() -> Result {
+    let server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.offline(true).await?;
+    tab.connection("Offline").await?;
+    tab.says_that_changes_may_be_missing().await?;
+    tab.offline(false).await?;
+    tab.connection("Live").await
+}
+
+#[tokio::test]
+async fn refused_stream_is_explained_and_the_cart_works() -> Result {
+    let server = Server::of("cart")?;
+    let proxy = Proxy::with_foreign_streams(server.address()).await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let tab = browser.open_at("").await?;
+    tab.says_that_changes_may_be_missing().await?;
+    tab.until("document.querySelector('#lost').textContent.includes('Sec-Fetch-Site')", true).await?;
+    tab.until("document.querySelector('#nothing').textContent", "Nothing in it yet.").await?;
+    tab.add_to_cart(3).await?;
+    tab.has_in_cart(json!([[3, 1]])).await?;
+    tab.press("#items .more").await?;
+    tab.has_in_cart(json!([[3, 2]])).await?;
+    tab.load(&proxy.url()).await?;
+    tab.has_in_cart(json!([[3, 2]])).await
+}
+
+#[tokio::test]
+async fn page_without_script_offers_no_buttons() -> Result {
+    let server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open_without_script("").await?;
+    tab.captures("cart-no-script").await?;
+    assert_eq!(tab.evaluate("document.querySelector('.add').checkVisibility()").await?, false);
+    assert_eq!(tab.evaluate("document.querySelector('noscript').checkVisibility()").await?, true);
+    Ok(())
 }

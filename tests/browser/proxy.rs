@@ -1,4 +1,4 @@
-//! A proxy between the browser and a server: it goes silent, cuts connections, and rewrites `Host`, as real ones do.
+//! A proxy between the browser and a server: it goes silent, cuts connections, and rewrites heads, as real ones do.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,8 +22,14 @@ pub(crate) struct Proxy {
     accepting: AbortHandle,
 }
 
-/// The target's host as it reads in `Host`, and the host that takes its place.
-type Rewrite = Option<(String, String)>;
+/// A piece of text in the heads of requests, and the text that takes its place.
+#[derive(Clone, Debug)]
+struct Rewrite {
+    /// Only in heads whose first line contains this.
+    target: &'static str,
+    from: String,
+    to: String,
+}
 
 #[derive(Debug, Default)]
 struct Orders {
@@ -33,18 +39,27 @@ struct Orders {
 
 impl Proxy {
     pub(crate) async fn start(target: SocketAddr) -> Result<Self> {
-        Self::run(target, None).await
+        Self::run(target, |_| None).await
     }
 
     /// A proxy that gives the server this host in place of the page's.
     pub(crate) async fn with_host(target: SocketAddr, host: &str) -> Result<Self> {
-        Self::run(target, Some(host.to_owned())).await
+        let field = |host| format!("Host: {host}\r\n");
+        Self::run(target, |address| Some(Rewrite { target: "", from: field(address), to: field(host.to_owned()) }))
+            .await
     }
 
-    async fn run(target: SocketAddr, host: Option<String>) -> Result<Self> {
+    /// A proxy through which each event stream looks like another site's, so that the server refuses the stream.
+    pub(crate) async fn with_foreign_streams(target: SocketAddr) -> Result<Self> {
+        let field = |site| format!("Sec-Fetch-Site: {site}\r\n");
+        Self::run(target, |_| Some(Rewrite { target: "events", from: field("same-origin"), to: field("cross-site") }))
+            .await
+    }
+
+    async fn run(target: SocketAddr, rewrite: impl FnOnce(String) -> Option<Rewrite>) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let rewrite: Rewrite = host.map(|host| (format!("Host: {address}\r\n"), format!("Host: {host}\r\n")));
+        let rewrite = rewrite(address.to_string());
         let orders = Arc::<Orders>::default();
         let shared = Arc::clone(&orders);
         let accepting = tokio::spawn(async move {
@@ -76,7 +91,7 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(client: TcpStream, target: SocketAddr, orders: Arc<Orders>, rewrite: Rewrite) {
+async fn pass(client: TcpStream, target: SocketAddr, orders: Arc<Orders>, rewrite: Option<Rewrite>) {
     let Ok(upstream) = TcpStream::connect(target).await else { return };
     let ((from_client, mut to_client), (mut from_server, to_server)) = (client.into_split(), upstream.into_split());
     select! {
@@ -88,14 +103,14 @@ async fn pass(client: TcpStream, target: SocketAddr, orders: Arc<Orders>, rewrit
 }
 
 /// A browser sends each head in a single piece.
-async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rewrite: Rewrite) {
+async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rewrite: Option<Rewrite>) {
     let mut piece = vec![0; 64 << 10];
     while let Ok(len @ 1..) = from.read(&mut piece).await {
-        let sent = match &rewrite {
-            Some((host, other)) => match String::from_utf8(piece[..len].to_vec()) {
-                Ok(head) => to.write_all(head.replace(host, other).as_bytes()).await,
-                Err(_) => to.write_all(&piece[..len]).await,
-            },
+        let head = str::from_utf8(&piece[..len]).ok().zip(rewrite.as_ref());
+        let sent = match head
+            .filter(|(head, rewrite)| head.lines().next().is_some_and(|line| line.contains(rewrite.target)))
+        {
+            Some((head, Rewrite { from, to: other, .. })) => to.write_all(head.replace(from, other).as_bytes()).await,
             None => to.write_all(&piece[..len]).await,
         };
         if sent.is_err() {

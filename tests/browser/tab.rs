@@ -65,6 +65,23 @@ impl Tab {
         self.until(&format!("performance.timeOrigin !== {before} && document.readyState === 'complete'"), true).await
     }
 
+    pub(crate) async fn click(&self, selector: &str) -> Result {
+        Ok(self.front().await?.find(Locator::Css(selector)).await?.click().await?)
+    }
+
+    /// Focuses a button and presses Enter.
+    pub(crate) async fn press(&self, selector: &str) -> Result {
+        let button = self.front().await?.find(Locator::Css(selector)).await?;
+        Ok(button.send_keys(&Key::Enter.to_string()).await?)
+    }
+
+    /// Takes the network away from the tab, or gives it back.
+    pub(crate) async fn offline(&self, offline: bool) -> Result {
+        self.devtools("Network.enable", json!({})).await?;
+        let network = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
+        self.devtools("Network.emulateNetworkConditions", network).await
+    }
+
     pub(crate) async fn reload(&self) -> Result {
         self.front().await?.refresh().await?;
         self.is_connected().await
