@@ -4,6 +4,7 @@ pub(crate) mod asset;
 mod body;
 pub(crate) mod cross_site;
 mod events;
+pub(crate) mod numbers;
 pub(crate) mod origin;
 pub(crate) mod reply;
 mod request;

@@ -23,7 +23,7 @@ function open() {
     failures = 0;
     connection('open', 'Live');
     notice('');
-    const report = JSON.parse(data, exact);
+    const report = JSON.parse(data);
     show(report);
     const deaf = report.session.state === 'none' || !report.chain.includes('memory');
     clearTimeout(timer);
@@ -87,11 +87,8 @@ document.addEventListener('visibilitychange', () => {
   if (!document.hidden && source.readyState === EventSource.CLOSED) open();
 });
 
-// Integers that a number of JavaScript's would round.
-function exact(_, value, context) {
-  const long = typeof value === 'number' && Number.isInteger(value) && !Number.isSafeInteger(value);
-  return long && context?.source && JSON.rawJSON ? JSON.rawJSON(context.source) : value;
-}
+// A value whose integers a number of JavaScript's would round comes as a text.
+const json = ({ value, text }, indent) => text ?? JSON.stringify(value, null, indent);
 
 // ---- the report
 
@@ -171,7 +168,7 @@ function showValue(list, value) {
   }
   const answers = tiers.find(({ tier }) => tier === winner);
   const stands = answers?.answer === 'value';
-  const pretty = stands ? JSON.stringify(value.value, null, 2) : 'nothing, or the type’s own default';
+  const pretty = stands ? json(value, 2) : 'nothing, or the type’s own default';
   const pre = card.querySelector('pre');
   pre.textContent = pretty;
   pre.className = !stands ? 'none' : pretty.length < 32 && !pretty.includes('\n') ? 'short' : '';
@@ -278,7 +275,7 @@ function log(time, { kind, name, version, origin, reason }) {
   entry.querySelector('b').textContent = name ?? '';
   // What the report, which comes first, has of it.
   const now = kind === 'set' && values.get(name);
-  entry.querySelector('.what').textContent = now ? JSON.stringify(now.value) : (ENDS[reason] ?? reason ?? MEANINGS[kind] ?? '');
+  entry.querySelector('.what').textContent = now ? json(now) : (ENDS[reason] ?? reason ?? MEANINGS[kind] ?? '');
   entry.querySelector('code').textContent = version ?? '';
   entry.querySelector('.origin').textContent = ORIGINS[origin] ?? '';
   for (const part of entry.querySelectorAll('b, .what, code, .origin')) if (!part.textContent) part.remove();

@@ -19,6 +19,7 @@ use crate::{
     tier::memory::record::Kind,
     value::{Declared, Flaw, Json, Number, Placement, Scope},
     version::{Millis, Version, Wall},
+    writeback::numbers::is_exact_in_pages,
 };
 
 /// All of it. Times are milliseconds since 1970, as the server's clock tells them.
@@ -95,7 +96,7 @@ fn as_text<S: Serializer>(version: &Option<Version>, serializer: S) -> Result<S:
     version.map(|version| version.to_string()).serialize(serializer)
 }
 
-/// A value as the type itself writes it, and not as a source laid it out.
+/// A value as the type itself writes it, and not as a source laid it out; as a text where a page would round its numbers.
 struct Shown {
     /// The answer's bytes, which are compared: a type with a `HashMap` encodes itself otherwise each time.
     answer: Option<Json>,
@@ -112,8 +113,12 @@ impl Serialize for Shown {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let json = self.answer.as_ref().and_then(|json| (self.normalize)(json).ok());
         let raw = json.as_deref().map(serde_json::from_slice::<&RawValue>).transpose().map_err(S::Error::custom)?;
+        let is_exact = json.as_deref().is_none_or(is_exact_in_pages);
         let mut map = serializer.serialize_map(None)?;
-        map.serialize_entry("value", &raw)?;
+        map.serialize_entry("value", &raw.filter(|_| is_exact))?;
+        if let Some(raw) = raw.filter(|_| !is_exact) {
+            map.serialize_entry("text", raw.get())?;
+        }
         map.end()
     }
 }

@@ -9,7 +9,10 @@ use std::{
     time::Duration,
 };
 
-use super::stream::{Teller, Told, event};
+use super::{
+    numbers::{Withheld, is_exact_in_pages},
+    stream::{Teller, Told, event},
+};
 use crate::{
     live::{Closed, Said, Wait, closed, ends},
     session::{Mark, Session, browser::Stand},
@@ -25,6 +28,7 @@ pub(super) struct Events {
     wait: Wait,
     /// What the page may read.
     shown: Box<[Number]>,
+    withheld: Withheld,
     /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
     seen: Vec<(Mark, Option<Json>)>,
     opening: bool,
@@ -37,15 +41,25 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(session: Session, shown: &[Number], heartbeat: Duration) -> Self {
+    pub(super) fn new(session: Session, shown: &[Number], withheld: Withheld, heartbeat: Duration) -> Self {
         let given = session.core().stand();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
-        Self { wait: Wait::new(session), shown, seen, opening: true, given, relay: None, due: None, heartbeat }
+        Self {
+            wait: Wait::new(session),
+            shown,
+            withheld,
+            seen,
+            opening: true,
+            given,
+            relay: None,
+            due: None,
+            heartbeat,
+        }
     }
 
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
-        let Self { wait, shown, seen, opening, given, relay, heartbeat, .. } = self;
+        let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
         let over = |reason: Closed| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| closed(session)) {
@@ -72,7 +86,12 @@ impl Events {
                 *seen = now_seen;
                 // As the type itself writes it, and not as a source laid it out.
                 match core.answer(*number, stored, |json| (declared.normalize)(json)) {
-                    Some(json) => set.push((declared.name, json)),
+                    Some(json) if is_exact_in_pages(&json) => set.push((declared.name, json)),
+                    // An older value that the page has must not stay there.
+                    Some(_) => {
+                        withheld.trace(*number, declared.name, now);
+                        removed.push(declared.name);
+                    }
                     None => removed.push(declared.name),
                 }
             }

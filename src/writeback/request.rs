@@ -96,34 +96,6 @@ impl fmt::Display for Malformed {
 
 impl Error for Malformed {}
 
-/// The integers of a JSON text that a reader with only doubles would change: those beyond ±(2^53−1).
-///
-/// An integer is a literal without a fraction and an exponent; who writes those means a double. `-0` is within bounds.
-pub(crate) fn unsafe_integers(raw: &str) -> impl Iterator<Item = &str> {
-    let punctuation = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | ':' | '[' | ']' | '{' | '}');
-    outside_strings(raw).flat_map(move |part| part.split(punctuation)).filter(|literal| {
-        let digits = literal.strip_prefix('-').unwrap_or(literal);
-        let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-        is_integer && !digits.parse().is_ok_and(|integer: u64| integer < 1 << 53)
-    })
-}
-
-/// Whether each unsafe integer that the client wrote still stands, as often and digit for digit, in what the value
-/// decoded from it encodes to. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
-/// that skips the field would lose it.
-pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
-    let mut sent: Vec<_> = unsafe_integers(raw).collect();
-    if sent.is_empty() {
-        return true;
-    }
-    let Ok(encoded) = str::from_utf8(encoded) else { return false };
-    let mut kept: Vec<_> = unsafe_integers(encoded).collect();
-    sent.sort_unstable();
-    kept.sort_unstable();
-    let mut kept = kept.into_iter();
-    sent.into_iter().all(|sent| kept.any(|kept| kept == sent))
-}
-
 /// How many objects and arrays are open at once, at most.
 fn depth(text: &str) -> usize {
     let open = outside_strings(text).flat_map(str::bytes).scan(0_usize, |open, byte| {
@@ -138,7 +110,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// The parts of a JSON text between its strings. Of anything else, some parts of it.
-fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     iter::from_fn(move || {
         let text = rest.take()?;
@@ -225,10 +197,10 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 #[cfg(test)]
 mod tests {
-    use serde::{Serialize, de};
-    use serde_json::{Value, to_vec};
+    use serde_json::Value;
 
     use super::*;
+    use crate::writeback::numbers::integers_survive;
 
     fn code(body: impl AsRef<[u8]>) -> &'static str {
         Posted::parse(body.as_ref()).err().map_or("accepted", Malformed::code)
@@ -313,30 +285,6 @@ mod tests {
         let not_utf8 = b"{\"a\":\"\xff\"} {\"\xc3\":1} {\"a\":\"\xed\xa0\x80\"} {}\xff \xfe\xff\0{\0}";
         not_utf8.split(|byte| *byte == b' ').for_each(|body| assert_eq!(code(body), "malformed_json", "{body:x?}"));
         assert_code("not_an_object", r#"[] | [{"a":1}] | null | true | "a" | 1 | -1.5"#);
-    }
-
-    #[test]
-    fn an_integer_survives_only_in_a_type_that_takes_it() {
-        fn survives<T: Serialize + de::DeserializeOwned>(raw: &str) -> bool {
-            integers_survive(raw, &to_vec(&from_str::<T>(raw).unwrap()).unwrap())
-        }
-        #[derive(Serialize, Deserialize)]
-        struct Known {
-            a: i64,
-        }
-        let text = r#"{"1,9007199254740993,":[9007199254740991,-9007199254740991,-0,1e300,9007199254740993.0],
-            "\"":9007199254740993E0,"":["\\",-9007199254740992 ,9007199254740992,18446744073709551616]}"#;
-        let found: Vec<_> = unsafe_integers(text).collect();
-        assert_eq!(found, ["-9007199254740992", "9007199254740992", "18446744073709551616"]);
-        assert!(survives::<i64>("9007199254740993") && survives::<i64>("-9007199254740993"));
-        assert!(survives::<u64>("18446744073709551615") && !survives::<f64>("18446744073709551616"));
-        assert!(!survives::<f64>("9007199254740993") && survives::<f64>("9007199254740991"));
-        assert!(!survives::<f64>("9007199254740992"), "a double holds it, but also what was rounded to it");
-        assert!(survives::<f64>("9007199254740993.0") && survives::<f64>("-0"));
-        assert!(survives::<Value>(r#"{"b":9007199254740995,"a":[9007199254740997,9007199254740993]}"#), "in any order");
-        assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "lost with its field");
-        assert!(!survives::<(f64, i64)>("[9007199254740993,9007199254740993]"), "once of twice");
-        assert!(!integers_survive("9007199254740993", b"[\"9007199254740993\",9007199254740995]"));
     }
 
     const GOOD: &str = r#"{"a":[1,-2.5e3,{"b":"\u00e9\ud83d\ude00\"","c":[null,true]}],"ü":"x","n":9007199254740993}"#;

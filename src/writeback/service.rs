@@ -23,8 +23,9 @@ use super::{
     body::{self, MAX_BODY, is_json},
     cross_site::{Kind, page_of},
     events::Events,
+    numbers::{Withheld, integers_survive},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
-    request::{Posted, integers_survive},
+    request::Posted,
     stream::HEARTBEAT,
 };
 use crate::{
@@ -78,7 +79,7 @@ const ECHOED_CHARS: usize = 64;
 /// |---|---|
 /// | `state` | `{"session": "…", "user": "…", "heartbeat": 15000, "values": {"name": value, …}}`, first: all values. `session` and `user` are marks: a mark tells sessions or users apart and names none. `session` is empty for a visitor without a session, whose stream does not see a later session; `user` is empty while nobody is signed in. `heartbeat` is the interval in milliseconds |
 /// | `set` | `{"name": value, …}`: these have changed |
-/// | `removed` | `["name", …]`: of these there is nothing any more, not even a default |
+/// | `removed` | `["name", …]`: of these there is nothing any more, not even a default, or nothing that a page could read ([`expose`](Self::expose)) |
 /// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, where something changed that no response has taken to the browser |
 /// | `heartbeat` | `null`, where no event came for an interval ([`heartbeat`](Self::heartbeat)) |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
@@ -169,6 +170,7 @@ pub struct SessionWriteback {
     allowed: Vec<Number>,
     /// What pages may read: what they may write, and more.
     exposed: Vec<Number>,
+    withheld: Withheld,
     prefix: String,
     unknown: Unknown,
     events: Served,
@@ -196,6 +198,7 @@ impl SessionWriteback {
             sessions: sessions.clone(),
             allowed: Vec::new(),
             exposed: Vec::new(),
+            withheld: Withheld::new(sessions.chain.schema.len()),
             prefix: String::new(),
             unknown: Unknown::Refused,
             events: Served::Yes,
@@ -207,6 +210,8 @@ impl SessionWriteback {
     /// Lets pages write `V`: up to what the cookie has room for if the browser carries it, else
     /// ([`Placement`](crate::Placement)) up to 16 KiB, sent and as `V` encodes it. A session holds one of each value, so
     /// that bounds what a page can make a session take; the memory tier's own bound holds for all of them together.
+    ///
+    /// Integers beyond ±(2^53 − 1) must be strings in JSON: see [`expose`](Self::expose).
     ///
     /// # Errors
     ///
@@ -229,6 +234,32 @@ impl SessionWriteback {
     }
 
     /// Lets pages read `V`, through `GET /events`, and not write it. What is allowed is exposed too.
+    ///
+    /// JavaScript's numbers are doubles, which round integers beyond ±(2^53 − 1): a page would read the id of another
+    /// thing, and send that one back. So a value whose JSON holds such an integer is not sent. A page that has an older
+    /// value is told that the value was removed, and an error with the name of `V` is traced, at most once a minute. Keep
+    /// ids of 64 bits as strings in JSON:
+    ///
+    /// ```
+    /// # use layered_session::SessionValue;
+    /// # use serde::{Deserialize, Serialize};
+    /// #[derive(Clone, Serialize, Deserialize)]
+    /// #[serde(try_from = "String", into = "String")]
+    /// struct Account(u64);
+    ///
+    /// impl TryFrom<String> for Account {
+    ///     type Error = std::num::ParseIntError;
+    ///     fn try_from(id: String) -> Result<Self, Self::Error> { id.parse().map(Self) }
+    /// }
+    ///
+    /// impl From<Account> for String {
+    ///     fn from(account: Account) -> Self { account.0.to_string() }
+    /// }
+    /// # impl SessionValue for Account { const NAME: &'static str = "account"; }
+    /// # assert_eq!(serde_json::to_string(&Account(u64::MAX))?, r#""18446744073709551615""#);
+    /// # assert_eq!(serde_json::from_str::<Account>(r#""18446744073709551615""#)?.0, u64::MAX);
+    /// # Ok::<_, serde_json::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
@@ -353,7 +384,7 @@ impl SessionWriteback {
         if core.closed(core.chain.now()).is_some() {
             return Ok(gone());
         }
-        let events = Events::new(session, &self.exposed, self.heartbeat);
+        let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);
         Ok(streaming(WritebackBody(Content::told_by(events, self.heartbeat))))
     }
 

@@ -5,17 +5,18 @@ use std::{
     time::Duration,
 };
 
-use http::Method;
+use http::{Method, StatusCode};
 use layered_session::{
     DefaultTier, InspectorBody, LayeredSessionLayer, Session, SessionInspector, SessionValue, SessionWriteback,
     WritebackBody,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
 
 use crate::{
     app::{App, set, socket, theme, told, visitor},
+    trace::Trace,
     world::{Browser, Node, Theme},
 };
 
@@ -39,6 +40,21 @@ impl SessionValue for Visited {
     const NAME: &'static str = "visited";
 }
 
+/// An id, and ids in a list.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Account {
+    id: u64,
+    others: Vec<i64>,
+}
+
+impl SessionValue for Account {
+    const NAME: &'static str = "account";
+}
+
+fn account(id: u64) -> Account {
+    Account { id, others: Vec::new() }
+}
+
 fn prices(many: u32) -> Prices {
     Prices((0..many).map(|n| (format!("item {n}"), n)).collect())
 }
@@ -46,13 +62,13 @@ fn prices(many: u32) -> Prices {
 /// A node with a default for the prices.
 fn node(app: &App) -> Node {
     let values = app.chain(DefaultTier::new().value(prices(30))).value::<Theme>().value::<Prices>().value::<Visited>();
-    Node::new(values.build().unwrap())
+    Node::new(values.value::<Account>().build().unwrap())
 }
 
 /// The stream of a page that may read all values.
 async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
-    let writeback = writeback.expose::<Prices>().unwrap().allow::<Visited>().unwrap();
+    let writeback = writeback.expose::<Prices>().unwrap().allow::<Visited>().unwrap().allow::<Account>().unwrap();
     node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await.into_body()
 }
 
@@ -121,4 +137,59 @@ async fn inspector_reports_unordered_values_only_when_written() {
     assert_eq!(events(&told(&mut page)).len(), 2, "a report and a change");
     app.pass(SETTLED);
     assert_eq!(told(&mut page), "");
+}
+
+const LAST_EXACT: u64 = (1 << 53) - 1;
+
+#[tokio::test]
+async fn integers_that_pages_round_are_not_sent() {
+    let (trace, _guard) = Trace::begin();
+    let app = App::new();
+    let node = node(&app);
+    let mut browser = visitor(&node).await;
+    set(&mut browser, &node, account(LAST_EXACT + 1)).await;
+    let mut page = stream(&browser, &node).await;
+    let state = told(&mut page);
+    assert!(state.starts_with("event: state\n") && !state.contains("account"), "{state}");
+
+    let live = socket(&browser, &node).await;
+    live.set(account(LAST_EXACT)).await.unwrap();
+    let exact = format!("event: set\ndata: {{\"account\":{{\"id\":{LAST_EXACT},\"others\":[]}}}}\n\n");
+    assert_eq!(told(&mut page), exact);
+    let removed = "event: removed\ndata: [\"account\"]\n\n";
+    for negative in [-(1 << 53), i64::MIN] {
+        live.set(Account { id: 1, others: vec![0, negative] }).await.unwrap();
+        assert_eq!(told(&mut page), removed, "the page would keep an older value");
+    }
+    let errors = || {
+        let trace = trace.text();
+        trace.lines().filter(|line| line.contains("ERROR") && line.contains("account")).count()
+    };
+    assert_eq!(errors(), 1, "{}", trace.text());
+    assert!(trace.text().contains("encode such integers as strings"));
+
+    app.pass(Duration::from_secs(60));
+    told(&mut page);
+    let body = format!(r#"{{"account":{{"id":{},"others":[]}}}}"#, u64::MAX);
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Account>().unwrap();
+    let answer = node.writeback(writeback, browser.post_json(body)).await;
+    assert_eq!(answer.status, StatusCode::OK, "the type takes it");
+    assert_eq!((told(&mut page).as_str(), errors()), (removed, 2));
+    assert_eq!(live.get::<Account>(), account(u64::MAX));
+}
+
+#[tokio::test]
+async fn inspector_reports_rounded_integers_as_text() {
+    let app = App::new();
+    let node = node(&app);
+    let mut browser = visitor(&node).await;
+    for (id, value, text) in [
+        (LAST_EXACT, json!({ "id": LAST_EXACT, "others": [] }), Value::Null),
+        (u64::MAX, Value::Null, json!(r#"{"id":18446744073709551615,"others":[]}"#)),
+    ] {
+        set(&mut browser, &node, account(id)).await;
+        let report = told(&mut inspector(&browser, &node).await);
+        let shown = &events(&report)[0].1["values"][3];
+        assert_eq!((&shown["name"], &shown["value"], &shown["text"]), (&json!("account"), &value, &text));
+    }
 }

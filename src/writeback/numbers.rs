@@ -1,0 +1,122 @@
+//! Numbers that a page can't hold. JavaScript's numbers are doubles: a page would round the id 9007199254740993, and send
+//! the id of somebody else back.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use super::request::outside_strings;
+use crate::{value::Number, version::Millis};
+
+/// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1), and
+/// what a double can't hold at all (`1e999`).
+///
+/// An integer is a literal without a fraction and an exponent; a type that writes those means a double. `-0` is within
+/// bounds.
+pub(crate) fn unsafe_numbers(raw: &str) -> impl Iterator<Item = &str> {
+    let punctuation = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | ':' | '[' | ']' | '{' | '}');
+    outside_strings(raw).flat_map(move |part| part.split(punctuation)).filter(|literal| {
+        let digits = literal.strip_prefix('-').unwrap_or(literal);
+        let is_integer = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let is_rounded = is_integer && !digits.parse().is_ok_and(|integer: u64| integer < 1 << 53);
+        is_rounded || literal.parse().is_ok_and(f64::is_infinite)
+    })
+}
+
+/// Whether each unsafe integer that the client wrote still stands, as often and digit for digit, in what the value
+/// decoded from it encodes to. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
+/// that skips the field would lose it.
+pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
+    let mut sent: Vec<_> = unsafe_numbers(raw).collect();
+    if sent.is_empty() {
+        return true;
+    }
+    let Ok(encoded) = str::from_utf8(encoded) else { return false };
+    let mut kept: Vec<_> = unsafe_numbers(encoded).collect();
+    sent.sort_unstable();
+    kept.sort_unstable();
+    let mut kept = kept.into_iter();
+    sent.into_iter().all(|sent| kept.any(|kept| kept == sent))
+}
+
+/// Says whether a page reads a value as the server has it.
+pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
+    str::from_utf8(json).is_ok_and(|json| unsafe_numbers(json).next().is_none())
+}
+
+/// Traces the values that are kept from pages: each at most once a minute, since a page may have caused it.
+#[derive(Clone, Debug)]
+pub(super) struct Withheld {
+    /// When the next trace of each value may be, in milliseconds.
+    next: Arc<[AtomicU64]>,
+}
+
+const MINUTE: u64 = 60_000;
+
+impl Withheld {
+    /// For so many declared values.
+    pub(super) fn new(values: usize) -> Self {
+        Self { next: (0..values).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    pub(super) fn trace(&self, number: Number, name: &'static str, now: Millis) {
+        if self.is_due(number, now) {
+            tracing::error!(
+                name,
+                "a value was not sent to a page: the page would round an integer in it, which is beyond 2^53 - 1; \
+                 encode such integers as strings"
+            );
+        }
+    }
+
+    fn is_due(&self, number: Number, now: Millis) -> bool {
+        self.next.get(usize::from(number)).is_some_and(|next| {
+            let due = next.load(Ordering::Relaxed);
+            now.0 >= due && next.compare_exchange(due, now.0 + MINUTE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize, de};
+    use serde_json::{Value, from_str, to_vec};
+
+    use super::*;
+
+    #[test]
+    fn an_integer_survives_only_in_a_type_that_takes_it() {
+        fn survives<T: Serialize + de::DeserializeOwned>(raw: &str) -> bool {
+            integers_survive(raw, &to_vec(&from_str::<T>(raw).unwrap()).unwrap())
+        }
+        #[derive(Serialize, Deserialize)]
+        struct Known {
+            a: i64,
+        }
+        let text = r#"{"1,9007199254740993,":[9007199254740991,-9007199254740991,-0,1e300,9007199254740993.0],
+            "\"":9007199254740993E0,"":["\\",-9007199254740992 ,9007199254740992,18446744073709551616,-1e999]}"#;
+        let found: Vec<_> = unsafe_numbers(text).collect();
+        assert_eq!(found, ["-9007199254740992", "9007199254740992", "18446744073709551616", "-1e999"]);
+        assert!(survives::<i64>("9007199254740993") && survives::<i64>("-9007199254740993"));
+        assert!(survives::<u64>("18446744073709551615") && !survives::<f64>("18446744073709551616"));
+        assert!(!survives::<f64>("9007199254740993") && survives::<f64>("9007199254740991"));
+        assert!(!survives::<f64>("9007199254740992"), "a double holds it, but also what was rounded to it");
+        assert!(survives::<f64>("9007199254740993.0") && survives::<f64>("-0"));
+        assert!(survives::<Value>(r#"{"b":9007199254740995,"a":[9007199254740997,9007199254740993]}"#), "in any order");
+        assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "lost with its field");
+        assert!(!survives::<(f64, i64)>("[9007199254740993,9007199254740993]"), "once of twice");
+        assert!(!integers_survive("9007199254740993", b"[\"9007199254740993\",9007199254740995]"));
+    }
+
+    #[test]
+    fn each_value_is_traced_once_a_minute() {
+        let withheld = Withheld::new(2);
+        let at = |minute: u64| Millis(1_000_000 * MINUTE + minute * MINUTE);
+        let due = [(0, at(0)), (0, at(0)), (1, at(0)), (0, Millis(at(1).0 - 1)), (0, at(1)), (1, at(2)), (2, at(2))];
+        assert_eq!(
+            due.map(|(number, now)| withheld.is_due(number, now)),
+            [true, false, true, false, true, true, false]
+        );
+    }
+}
