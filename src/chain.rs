@@ -48,6 +48,15 @@ pub enum Resolution {
     FirstHit,
 }
 
+/// The word to caches on a response whose request read the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// No shared cache may store the response, unless the handler said otherwise.
+    Private,
+    /// `Vary: Cookie` alone.
+    Vary,
+}
+
 pub(crate) struct Chain {
     pub(crate) schema: Schema,
     pub(crate) memory: Option<Memory>,
@@ -86,6 +95,7 @@ pub(crate) struct Chain {
     pub(crate) accepted: Accepted,
     pub(crate) counters: Counters,
     pub(crate) refusals: Refusals,
+    pub(crate) reads: Reads,
 }
 
 /// What happened that nobody was told of.

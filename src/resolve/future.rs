@@ -7,9 +7,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderMap, HeaderValue, Response, header};
+use http::{Response, header};
 use pin_project_lite::pin_project;
 
+use super::caching::{forbid_storing, note_read};
 use crate::session::load::Loader;
 
 pin_project! {
@@ -58,35 +59,21 @@ fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>) {
     let headers = response.headers_mut();
     let Some(core) = loader.loaded() else {
         if varies {
-            vary_by_cookie(headers);
+            note_read(headers, loader.reads());
         }
         return;
     };
     let out = core.head_out(upgrade);
-    if out.touched || varies {
-        vary_by_cookie(headers);
-    }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();
     if cookies.peek().is_some() {
         // The present one last, for clients that know cookies by their names alone.
         for cookie in cookies {
             headers.append(header::SET_COOKIE, cookie);
         }
-        // Whatever the handler thought of caching, it did not know of the cookie (RFC 9111, 7.3).
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        forbid_storing(headers);
     }
-}
-
-fn vary_by_cookie(headers: &mut HeaderMap) {
-    let says_so = |value: &HeaderValue| {
-        let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-        names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
-    };
-    let cookie = HeaderValue::from_static("cookie");
-    match headers.entry(header::VARY) {
-        header::Entry::Vacant(entry) => drop(entry.insert(cookie)),
-        header::Entry::Occupied(entry) if entry.iter().any(says_so) => {}
-        header::Entry::Occupied(mut entry) => entry.append(cookie),
+    if out.touched || varies {
+        note_read(headers, core.chain.reads);
     }
 }
 

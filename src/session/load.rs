@@ -20,7 +20,7 @@ use super::{
     recognise::{self, Familiar, Unopened},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT, refusals::Refused},
+    chain::{Chain, Computation, Computed, DEFAULT, Reads, refusals::Refused},
     error::{MissingSession, TierError},
     id::Principal,
     sync::Mutex,
@@ -175,6 +175,14 @@ impl Loader {
         // What has no arrival any more has been loaded.
         let own = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
         own.is_some_and(|own| Arc::ptr_eq(own, chain))
+    }
+
+    /// The word to caches on a response whose request read the session.
+    pub(crate) fn reads(&self) -> Reads {
+        let arrival = self.arrival.lock();
+        // A loader without an arrival has been loaded.
+        let chain = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
+        chain.map_or(Reads::Private, |chain| chain.reads)
     }
 
     /// The session's state, if it was loaded.

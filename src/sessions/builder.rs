@@ -14,7 +14,7 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     chain::{
-        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Resolution, accepted::Accepted,
+        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Reads, Resolution, accepted::Accepted,
         life::Lifetime, refusals::Refusals, spared::Spared, time::Time,
     },
     error::{BuildError, BuildErrorKind},
@@ -58,6 +58,7 @@ pub struct SessionsBuilder {
     clock: Option<Arc<dyn Clock>>,
     public_origins: Vec<String>,
     upgrades_without_origin: bool,
+    reads: Reads,
 }
 
 impl Default for SessionsBuilder {
@@ -81,6 +82,7 @@ impl Default for SessionsBuilder {
             clock: None,
             public_origins: Vec::new(),
             upgrades_without_origin: false,
+            reads: Reads::Private,
         }
     }
 }
@@ -267,6 +269,20 @@ impl SessionsBuilder {
         self
     }
 
+    /// Leaves `Cache-Control` of responses that read the session to the handlers.
+    ///
+    /// Otherwise a response whose request read the session says `max-age=0, private, must-revalidate` where its handler
+    /// said nothing of caching: no `Cache-Control`, no `Expires`, and no field of a single cache (`CDN-Cache-Control`, any
+    /// field that ends in `-CDN-Cache-Control`, `Surrogate-Control`, `X-Accel-Expires`). `Vary: Cookie`
+    /// alone lets a shared cache answer a request that brings the same cookie with a copy of before a write, or of before
+    /// a sign-out elsewhere.
+    ///
+    /// `Vary: Cookie` is said all the same, and a response with a cookie of ours is never stored.
+    pub const fn without_cache_control(mut self) -> Self {
+        self.reads = Reads::Vary;
+        self
+    }
+
     /// Checks everything.
     ///
     /// # Errors
@@ -334,6 +350,7 @@ impl SessionsBuilder {
             accepted: Accepted::default(),
             counters: Counters::default(),
             refusals: Refusals::default(),
+            reads: self.reads,
         };
         let cross_site = Arc::new(Rule { public, bare_upgrades });
         Ok(Sessions { chain: Arc::new(chain), resolved: self.resolved.into(), cross_site })

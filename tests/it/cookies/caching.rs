@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderMap, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
     BoxError, CookieTier, LayeredSessionLayer, Lifetime, MemoryTier, Session, Sessions, testing::ManualClock,
@@ -12,6 +12,7 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{
+    app::upgrade,
     site::Site,
     world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, ring, set_cookies},
 };
@@ -90,10 +91,85 @@ async fn every_access_varies_by_cookie_once_and_every_cookie_forbids_storing() {
             let (headers, _) = visit_public(&browser, &site.node, access).await;
             let vary: Vec<_> = headers.get_all(header::VARY).iter().collect();
             assert_eq!(vary, ["cookie"], "{name}");
-            let expected = if set_cookies(&headers).is_empty() { "public, max-age=60" } else { "no-store" };
+            let handlers = set_cookies(&headers).is_empty();
+            let expected = if handlers { "public, max-age=60" } else { "no-store, max-age=60" };
             assert_eq!(headers.get_all(header::CACHE_CONTROL).iter().collect::<Vec<_>>(), [expected], "{name}");
         }
     }
+}
+
+/// A visit whose handler says nothing of caching, but for these fields.
+async fn visit_saying(browser: &Browser, node: &Node, access: Access, fields: &[(&'static str, &str)]) -> HeaderMap {
+    let mut response = Response::new(Full::default());
+    for (name, value) in fields {
+        response.headers_mut().append(*name, value.parse().unwrap());
+    }
+    let answer = move |session: Session| async move { (response, access(session).await) };
+    node.handle(browser.request(), answer).await.0.headers().clone()
+}
+
+const PRIVATE: &str = "max-age=0, private, must-revalidate";
+
+// R21.
+#[tokio::test]
+async fn every_access_is_private_by_default() {
+    for (name, access) in accesses() {
+        let (site, off) = (Site::new(), Site::with(layered_session::SessionsBuilder::without_cache_control));
+        for (site, private) in [(&site, Some(PRIVATE)), (&off, None)] {
+            for browser in [Browser::new(), signed_in(&site.node, "ada").await] {
+                let headers = visit_saying(&browser, &site.node, access, &[]).await;
+                let expected = if set_cookies(&headers).is_empty() { private } else { Some("no-store") };
+                let said = headers.get(header::CACHE_CONTROL).map(|value| value.to_str().unwrap());
+                assert_eq!((said, &headers[header::VARY]), (expected, &HeaderValue::from_static("cookie")), "{name}");
+            }
+        }
+    }
+}
+
+// R21.
+#[tokio::test]
+async fn handlers_word_on_caching_stands() {
+    let site = Site::new();
+    let browser = signed_in(&site.node, "ada").await;
+    let read: Access = |s| Box::pin(async move { s.get::<Theme>().0 });
+    let write: Access = |s| Box::pin(async move { format!("{:?}", s.set(Visits(9)).await) });
+    for (name, value) in [
+        ("cache-control", "public, max-age=60"),
+        ("expires", "Thu, 01 Dec 2033 16:00:00 GMT"),
+        ("cdn-cache-control", "max-age=60"),
+        ("cloudflare-cdn-cache-control", "max-age=60"),
+        ("surrogate-control", "max-age=60"),
+        ("x-accel-expires", "60"),
+    ] {
+        let browser = signed_in(&site.node, "ada").await;
+        let headers = visit_saying(&browser, &site.node, read, &[(name, value)]).await;
+        assert_eq!(headers[name], value);
+        assert_eq!(headers.contains_key(header::CACHE_CONTROL), name == "cache-control", "{name}");
+        // The cookie is another matter.
+        let headers = visit_saying(&browser, &site.node, write, &[(name, value), ("x-own", "1")]).await;
+        assert!(headers[header::CACHE_CONTROL].to_str().unwrap().starts_with("no-store"), "{name}");
+        assert_eq!(headers.contains_key(name), matches!(name, "cache-control" | "expires"), "{name}");
+        assert_eq!((&headers["x-own"], set_cookies(&headers).len()), (&HeaderValue::from_static("1"), 1));
+    }
+    let headers = visit_saying(&browser, &site.node, write, &[("cache-control", "no-transform")]).await;
+    assert_eq!(headers[header::CACHE_CONTROL], "no-store, no-transform");
+}
+
+// A handle that lives on may be read while the body goes out; a connection that switches is not HTTP's any more.
+#[tokio::test]
+async fn living_handle_is_private_and_switched_connection_untouched() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let (headers, _stream) = browser.visit_seen(&site.node, async |session| session).await;
+    assert_eq!(headers[header::CACHE_CONTROL], PRIVATE);
+    let switch = async |session: Session| {
+        let mut switching = Response::new(Full::default());
+        *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        drop(session.get::<Theme>());
+        (switching, session)
+    };
+    let (response, _socket) = site.node.handle(upgrade(&browser), switch).await;
+    assert!(response.headers().is_empty(), "{:?}", response.headers());
 }
 
 // R21.
