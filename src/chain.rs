@@ -216,7 +216,7 @@ impl Chain {
     pub(crate) fn see(&self, version: Version, now: Millis) {
         if self.time.see(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%version, "a version from further ahead than the allowed skew of clocks");
+            tracing::warn!(%version, "a version is further in the future than `max_skew` allows: compare the clocks of the nodes");
         }
     }
 
@@ -273,7 +273,7 @@ impl Chain {
             match compute(head) {
                 Ok(json) => answers.push((*number, json)),
                 Err(flaw) => {
-                    tracing::warn!(name = self.schema.at(*number).name, %flaw, "a computed default is no value")
+                    tracing::warn!(name = self.schema.at(*number).name, %flaw, "a computed default is not a valid value, and does not answer")
                 }
             }
         }

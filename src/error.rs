@@ -131,7 +131,7 @@ impl fmt::Display for MissingSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
             MissingSessionKind::NoLayer => {
-                f.write_str("no session here: wrap this service in a `LayeredSessionLayer` of the same `Sessions`")
+                f.write_str("the request passed no session layer: wrap this service in a `LayeredSessionLayer` of the same `Sessions`")
             }
             MissingSessionKind::Unavailable => f.write_str("the session's store did not answer"),
         }
@@ -161,7 +161,8 @@ pub enum WriteErrorKind {
     Closed,
     /// `update` lost against other writers 32 times in a row: HTTP 409, worth a retry.
     Contended,
-    /// The value is not valid, would not decode again, or may not be written in this way: HTTP 422.
+    /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way: HTTP
+    /// 422. The source is the error of `validate`, or serde's error of encoding.
     Invalid,
     /// The browser's cookie could not hold it; [`WriteError::names`] are the largest values: HTTP 422.
     TooLarge,
@@ -181,7 +182,7 @@ impl WriteError {
     }
 
     pub(crate) fn closed(reason: Closed) -> Self {
-        Self::new(WriteErrorKind::Closed, format!("the session is closed: {reason}"))
+        Self::new(WriteErrorKind::Closed, reason.sentence())
     }
 
     pub(crate) fn named(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {

@@ -51,6 +51,20 @@ impl Closed {
             _ => 1008,
         }
     }
+
+    /// The reason, and its meaning, for errors.
+    pub(crate) fn sentence(self) -> String {
+        let meaning = match self {
+            Self::Renewed => "another handle has renewed the session",
+            Self::Destroyed => "the session has ended, by a sign-out for example",
+            Self::Expired => "the session was not used for too long, or has reached its absolute lifetime",
+            Self::Revoked => "all sessions of the user have ended",
+            Self::CrossSite => "another site caused the request, which has no session and begins none",
+            Self::Ambiguous => "the request brought cookies of several sessions, of which none counts",
+            Self::Shutdown => "the server is shutting down",
+        };
+        format!("the session is closed: {self} ({meaning})")
+    }
 }
 
 impl fmt::Display for Closed {

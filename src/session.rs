@@ -15,7 +15,7 @@ use crate::{
         Change,
         memory::record::{Extent, Kind},
     },
-    value::{self, Flaw, Json, Number, SessionValue},
+    value::{self, Json, Number, SessionValue},
 };
 
 pub(crate) mod arrive;
@@ -182,7 +182,8 @@ impl Session {
     ///
     /// # Errors
     ///
-    /// `Invalid` for a value that does not validate or would not decode again, `TooLarge` for one that the browser
+    /// `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or would not
+    /// decode again, `TooLarge` for one that the browser
     /// could not hold beside the room that is kept for a sign-in, `Closed` once the session has ended, or where none may
     /// begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
@@ -499,17 +500,8 @@ impl Session {
     /// What writing a value comes to.
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Change, WriteError> {
         let number = self.writable::<V>()?;
-        let json = value::encode(value).map_err(|flaw| Self::invalid(V::NAME, flaw))?;
+        let json = value::encode(value).map_err(|flaw| flaw.into_error(V::NAME))?;
         Ok(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None })
-    }
-
-    /// The source is what the application's own `validate` said, where that was it.
-    pub(crate) fn invalid(name: &'static str, flaw: Flaw) -> WriteError {
-        let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` is {flaw}")).named([name]);
-        match flaw {
-            Flaw::Invalid(reason) => error.caused_by(reason),
-            flaw => error.caused_by(flaw),
-        }
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(Number, Json)>) -> Result<(), WriteError> {

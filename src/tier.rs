@@ -213,7 +213,8 @@ impl Found {
     ///
     /// Where it does not encode, or would not decode to a valid value again.
     pub fn value<V: SessionValue>(value: &V) -> Result<Self, BoxError> {
-        let entry = FoundEntry { name: V::NAME.into(), json: Some(value::encode(value)?), version: Version::ZERO };
+        let json = value::encode(value).map_err(|flaw| flaw.into_error(V::NAME))?;
+        let entry = FoundEntry { name: V::NAME.into(), json: Some(json), version: Version::ZERO };
         Ok(Self { entries: vec![entry], ..Self::default() })
     }
 

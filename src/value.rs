@@ -5,7 +5,7 @@ use std::{any::TypeId, fmt, time::Duration};
 use serde::{Serialize, de::DeserializeOwned};
 
 pub(crate) use self::json::Json;
-use crate::error::{BoxError, BuildError, BuildErrorKind};
+use crate::error::{BoxError, BuildError, BuildErrorKind, WriteError, WriteErrorKind};
 
 mod json;
 
@@ -76,30 +76,65 @@ pub enum Placement {
     Volatile,
 }
 
-/// Why bytes are no valid `V`, or a `V` no valid bytes.
+/// Why bytes are no valid `V`, or a `V` no valid bytes. The text goes on where the value's name stands: "`theme` …".
 #[derive(Debug)]
 pub(crate) enum Flaw {
-    Json(serde_json::Error),
+    /// The bytes do not decode.
+    Undecodable(serde_json::Error),
     Invalid(BoxError),
-    /// It encodes, but what it encodes to does not decode again.
+    /// The type's own `Serialize` fails, or makes no JSON: a map whose keys are no strings.
+    Unencodable(serde_json::Error),
+    /// The value encodes, and its JSON does not decode again.
     OneWay(serde_json::Error),
 }
 
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // serde's messages can quote the input, which may be a secret: only where it stands is said.
-            Self::Json(error) => write!(f, "not of the declared type (column {})", error.column()),
-            Self::Invalid(error) => write!(f, "not valid: {error}"),
-            Self::OneWay(error) => write!(f, "would not decode again (column {})", error.column()),
+            Self::Undecodable(error) => write!(f, "is not of the declared type{}", Place(error)),
+            Self::Invalid(error) => write!(f, "is not valid: {error}"),
+            Self::Unencodable(_) => f.write_str("can't be encoded as JSON"),
+            Self::OneWay(error) => write!(f, "encodes to JSON that does not decode again{}", Place(error)),
         }
     }
 }
 
-impl std::error::Error for Flaw {}
+/// The place of an error in a JSON text. serde's own message can quote the text, which may be a secret.
+struct Place<'a>(&'a serde_json::Error);
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.line(), self.0.column()) {
+            // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
+            (_, 0) => Ok(()),
+            (1, column) => write!(f, " (at column {column})"),
+            (line, column) => write!(f, " (at line {line}, column {column})"),
+        }
+    }
+}
+
+impl Flaw {
+    /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
+    pub(crate) fn into_source(self) -> Option<BoxError> {
+        match self {
+            Self::Invalid(error) => Some(error),
+            Self::Unencodable(error) => Some(error.into()),
+            Self::Undecodable(_) | Self::OneWay(_) => None,
+        }
+    }
+
+    /// The error of a write of the value.
+    pub(crate) fn into_error(self, name: &'static str) -> WriteError {
+        let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` {self}")).named([name]);
+        match self.into_source() {
+            Some(source) => error.caused_by(source),
+            None => error,
+        }
+    }
+}
 
 pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
-    let value: V = serde_json::from_slice(json).map_err(Flaw::Json)?;
+    let value: V = serde_json::from_slice(json).map_err(Flaw::Undecodable)?;
     value.validate().map_err(Flaw::Invalid)?;
     Ok(value)
 }
@@ -107,10 +142,10 @@ pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
 /// The bytes of a valid value that decode to a valid value again.
 pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, Flaw> {
     value.validate().map_err(Flaw::Invalid)?;
-    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(Flaw::Json)?;
+    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(Flaw::Unencodable)?;
     match decode::<V>(&json) {
         Ok(_) => Ok(json),
-        Err(Flaw::Json(error)) => Err(Flaw::OneWay(error)),
+        Err(Flaw::Undecodable(error)) => Err(Flaw::OneWay(error)),
         Err(flaw) => Err(flaw),
     }
 }
@@ -260,6 +295,29 @@ mod tests {
     #[test]
     fn a_flaw_does_not_quote_the_input() {
         let flaw = decode::<Ratio>(br#""canary""#).unwrap_err();
-        assert!(!flaw.to_string().contains("canary"));
+        assert_eq!(flaw.to_string(), "is not of the declared type (at column 8)");
+        assert!(flaw.into_source().is_none());
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(try_from = "u8")]
+    struct Even(u8);
+    impl TryFrom<u8> for Even {
+        type Error = &'static str;
+        fn try_from(number: u8) -> Result<Self, &'static str> {
+            if number.is_multiple_of(2) { Ok(Self(number)) } else { Err("odd") }
+        }
+    }
+    impl SessionValue for Even {
+        const NAME: &'static str = "even";
+    }
+
+    #[test]
+    fn flaws_tell_places_only_where_known() {
+        let place = |flaw: Flaw| flaw.to_string().replace("is not of the declared type", "");
+        assert_eq!(place(decode::<Even>(b"3").err().unwrap()), "");
+        assert_eq!(place(decode::<Even>(b"[").err().unwrap()), "");
+        assert_eq!(place(decode::<Even>(b"\"x\"").err().unwrap()), " (at column 3)");
+        assert_eq!(place(decode::<Ratio>(b"\n\n x").unwrap_err()), " (at line 3, column 2)");
     }
 }

@@ -43,7 +43,7 @@ impl Lifetime {
     pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
         let refuse = |message| Err(BuildError::new(BuildErrorKind::Setting, message));
         if idle < Duration::from_secs(1) {
-            return refuse("an idle lifetime under a second: no request could follow another");
+            return refuse("the idle lifetime is under a second, so no request could follow another: extend `idle`");
         }
         if idle > absolute {
             return refuse("the idle lifetime is longer than the absolute one: shorten `idle` or extend `absolute`");

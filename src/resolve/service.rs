@@ -110,7 +110,9 @@ impl Sessions {
     pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
         match Arc::clone(loader).load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
-            None => tracing::warn!("values to resolve have to be waited for: use `LayeredSessionLayer::preload`"),
+            None => tracing::warn!(
+                "values of `resolve` were not inserted, since a tier has to be waited for: use `LayeredSessionLayer::preload`"
+            ),
         }
     }
 }

@@ -149,11 +149,11 @@ fn one_scope(core: &Core, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteErro
     for (at, step) in steps.iter().enumerate() {
         let number = step.number();
         if steps[..at].iter().any(|earlier| earlier.number() == number) {
-            return refuse("a batch means one value twice", number);
+            return refuse("a batch names the same value twice", number);
         }
         let of = core.chain.schema.at(number).scope;
         if *scope.get_or_insert(of) != of {
-            return refuse("a batch of values of different scopes can't be written as one", number);
+            return refuse("a batch has values of different scopes, which can't be written as one", number);
         }
     }
     Ok(scope)
@@ -177,7 +177,7 @@ impl Core {
         let (answer, mark) = self.resolve(number, now, Look::Use, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
-        let json = value::encode(&value).map_err(|flaw| Session::invalid(V::NAME, flaw))?;
+        let json = value::encode(&value).map_err(|flaw| flaw.into_error(V::NAME))?;
         let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
         Ok((Change { number, name: V::NAME, json: Some(json), version: None, replaces }, value))
     }

@@ -314,7 +314,7 @@ impl Core {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { return };
             let name = entries.swap_remove(oldest).text();
-            tracing::warn!(%name, "more values than the cookie holds: this one stays on the server");
+            tracing::warn!(%name, "the cookie can't hold all values, so the oldest stays on the server alone");
         }
     }
 

@@ -87,7 +87,9 @@ impl From<TierError> for Loss {
 impl From<Loss> for WriteError {
     fn from(loss: Loss) -> Self {
         match loss {
-            Loss::Outdated => Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row"),
+            Loss::Outdated => {
+                Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row: try again")
+            }
             Loss::Error(error) => error,
         }
     }
@@ -219,7 +221,7 @@ impl Core {
         match self.binding() {
             Binding::Anonymous => {}
             Binding::Job => {
-                let message = "a principal's own handle has no session to keep session-scope values in";
+                let message = "a handle of `Sessions::of` has no session to keep values of session scope";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
             }
             _ => {
@@ -396,7 +398,7 @@ impl Refused {
             Self::TooLarge { largest, kept } => {
                 let beside = kept.map(|room| format!(" beside the {room} bytes that are kept for a sign-in"));
                 let (beside, names) = (beside.unwrap_or_default(), largest.join(", "));
-                let message = format!("the browser's cookie can't hold it{beside}; the largest values: {names}");
+                let message = format!("the browser's cookie can't hold the write{beside}; the largest values: {names}");
                 Loss::Error(WriteError::new(WriteErrorKind::TooLarge, message).named(largest))
             }
         }
@@ -405,6 +407,7 @@ impl Refused {
 
 pub(super) fn mint_id() -> Result<SessionId, WriteError> {
     SessionId::mint().map_err(|error| {
-        WriteError::new(WriteErrorKind::Unavailable, "the system's generator gave no randomness").caused_by(error)
+        WriteError::new(WriteErrorKind::Unavailable, "the operating system gave no randomness for a session id")
+            .caused_by(error)
     })
 }

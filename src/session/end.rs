@@ -130,7 +130,7 @@ impl Core {
     fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
         let bound = bound.ok_or_else(|| match self.live(now) {
             Err(None) => {
-                WriteError::new(WriteErrorKind::Invalid, "there is no session: for a job see `Sessions::end_all`")
+                WriteError::new(WriteErrorKind::Invalid, "there is no session: in a job call `Sessions::end_all`")
             }
             Err(Some(reason)) => WriteError::closed(reason),
             Ok(_) => WriteError::closed(Closed::Renewed),
@@ -138,7 +138,7 @@ impl Core {
         let nobody = || match bound.record.closed(now) {
             // Another request was faster: the record no longer says whose it was.
             Some(reason) => WriteError::closed(reason),
-            None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in whose sessions could end"),
+            None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in, so no user has sessions to end"),
         };
         let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
         Ok((bound, signed))

@@ -121,7 +121,7 @@ impl Core {
             Err(Some(_)) if turn == Turn::SignIn && matches!(self.binding(), Binding::Fenced(_)) => {}
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) if matches!(self.binding(), Binding::Job) => {
-                let message = "a principal's own handle has no page to bring an order";
+                let message = "a handle of `Sessions::of` has no page to bring an order";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             Err(None) if self.has_ended_own() => {}
@@ -220,7 +220,7 @@ impl Core {
         sealed.map_err(unsealable)?;
         let text = String::from_utf8(text);
         text.map(RelayToken::new).map_err(|error| {
-            WriteError::new(WriteErrorKind::Invalid, "the order has no text").caused_by(error.utf8_error())
+            WriteError::new(WriteErrorKind::Invalid, "the sealed order is not text").caused_by(error.utf8_error())
         })
     }
 

@@ -170,7 +170,7 @@ impl Core {
     fn readable<T, E: std::fmt::Display>(&self, number: Number, tier: &str, read: Result<T, E>) -> Option<T> {
         read.inspect_err(|flaw| {
             let name = self.chain.schema.at(number).name;
-            tracing::warn!(name, tier, %flaw, "skipped a copy that is no valid value");
+            tracing::warn!(name, tier, %flaw, "skipped a copy that is not a valid value");
         })
         .ok()
     }

@@ -195,7 +195,9 @@ impl Core {
         }
         self.brought.came = Some(came.into());
         if ambiguous {
-            tracing::warn!("session cookies of several sessions that open: none is used, see `CookieTier::formerly`");
+            tracing::warn!(
+                "a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`"
+            );
             self.binding = RwLock::new(Binding::Fenced(Closed::Ambiguous));
             return None;
         }

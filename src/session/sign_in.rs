@@ -39,7 +39,7 @@ impl<'a> SignIn<'a> {
             _ => false,
         };
         let user = if identifies {
-            value::encode(user).map_err(|flaw| Session::invalid(V::NAME, flaw))
+            value::encode(user).map_err(|flaw| flaw.into_error(V::NAME))
         } else {
             let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
             Err(WriteError::new(WriteErrorKind::Undeclared, message))
@@ -56,7 +56,7 @@ impl<'a> SignIn<'a> {
             Some(number) if self.adopt.contains(&number) => {}
             Some(number) => self.adopt.push(number),
             None => {
-                let message = format!("`{}` can't be adopted: declare it, of principal scope", V::NAME);
+                let message = format!("`{}` can't be adopted: declare it with `Scope::Principal`", V::NAME);
                 self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));
             }
         }
@@ -151,7 +151,7 @@ impl<'a> RenewByPage<'a> {
 fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Change, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {
-        let message = format!("a turn can't grant `{}`: declare it of session scope", V::NAME);
+        let message = format!("a turn can't write `{}`: declare it with `Scope::Session`", V::NAME);
         return Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]));
     }
     Ok(change)

@@ -88,7 +88,7 @@ impl Core {
     /// Where no response is left that could take a turn to the browser.
     pub(super) fn check_turn(&self) -> Result<(), WriteError> {
         if matches!(self.binding(), Binding::Job) {
-            let message = "a principal's own handle has no session to sign in, renew or end";
+            let message = "a handle of `Sessions::of` has no session to sign in, renew or end";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
         if self.head_has_left() {
@@ -413,7 +413,7 @@ impl Core {
             }
             Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
             Err(_) if matches!(self.binding(), Binding::Job) => {
-                let message = "a principal's own handle has no session to live longer or shorter";
+                let message = "a handle of `Sessions::of` has no session that a lifetime could be set for";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             // The next session of this handle begins with the lifetime.

@@ -303,7 +303,7 @@ impl SessionsBuilder {
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(setting_error(
-                "`principal_idle` under a second: a user's values would be gone at the next request",
+                "`principal_idle` is under a second, so a user's values would be gone at the next request: extend it",
             ));
         }
         if self.memory.last().is_some_and(|tier| tier.max_bytes == 0) {
@@ -382,7 +382,7 @@ impl SessionsBuilder {
             value::check_name(declared.name)?;
             if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
                 return Err(value_error(format!(
-                    "`{}` ends as it is written: give `MAX_AGE` a time, or leave it out",
+                    "`{}` would end at the moment of its write: give `MAX_AGE` a time, or leave `MAX_AGE` out",
                     declared.name
                 )));
             }
@@ -409,11 +409,13 @@ impl SessionsBuilder {
             (Some(head), None) => Ok(Identity::Head(head)),
             (None, Some((user, derive))) => {
                 if user.scope != Scope::Session {
-                    let message = format!("`{}` says who is signed in: it must be of session scope", user.name);
+                    let message =
+                        format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
                     return Err(value_error(message));
                 }
                 let number = schema.named(user.name);
-                let number = number.ok_or_else(|| value_error(format!("`{}` is not declared", user.name)))?;
+                let number = number
+                    .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
                 Ok(Identity::Value { number, derive })
             }
             (None, None) => Ok(Identity::Nobody),
@@ -451,15 +453,17 @@ impl SessionsBuilder {
                 Added::Own(tier) if tier.role() == Role::Store => {
                     if let Some(first) = &store {
                         let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
-                        return Err(chain_error(message + ": one decides, leave the other out"));
+                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
                     }
                     store = Some(tier);
                 }
                 Added::Own(tier) => {
                     let taken = computed.iter().any(|other| other.name() == tier.name());
                     if taken || ["memory", "cookie", DEFAULT].contains(&tier.name()) {
-                        let message =
-                            format!("two tiers are named `{}`: `origin` could not tell them apart", tier.name());
+                        let message = format!(
+                            "two tiers are named `{}`, and `origin` could not tell them apart: rename one",
+                            tier.name()
+                        );
                         return Err(chain_error(message));
                     }
                     computed.push(Computed::Source(tier));
@@ -477,7 +481,14 @@ fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(Number, Answer)>, Bu
             value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
         })?;
         match rule.answer {
-            Answer::Constant(Err(flaw)) => Err(value_error(format!("the default for `{}` is {flaw}", rule.name))),
+            Answer::Constant(Err(flaw)) => {
+                let error =
+                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
+                Err(match flaw.into_source() {
+                    Some(source) => error.caused_by(source),
+                    None => error,
+                })
+            }
             answer => Ok((number, answer)),
         }
     };
@@ -496,7 +507,9 @@ fn check_placement(schema: &Schema, memory: bool, store: bool) -> Result<(), Bui
                 )));
             }
             Placement::Volatile if !memory && !store => {
-                return Err(value_error(format!("`{name}` would be lost at once: add `.tier(MemoryTier::..)`")));
+                return Err(value_error(format!(
+                    "`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`"
+                )));
             }
             _ => {}
         }

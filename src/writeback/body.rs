@@ -56,8 +56,8 @@ where
     let mut over = announced > MAX_BODY;
     while let Some(frame) = body.as_mut().frame().await {
         let frame = frame.map_err(|error| {
-            tracing::debug!(error = error.into(), "a writeback's body broke off");
-            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body broke off")
+            tracing::debug!(error = error.into(), "the body of a POST to the writeback broke off");
+            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body ended before it was whole")
         })?;
         let Ok(mut data) = frame.into_data() else { continue };
         let len = bytes::Buf::remaining(&data);

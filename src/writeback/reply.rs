@@ -212,20 +212,22 @@ impl From<Malformed> for Refusal {
 impl From<RelayRefused> for Refusal {
     fn from(refused: RelayRefused) -> Self {
         let (status, code, message) = match refused {
-            RelayRefused::NotGenuine => {
-                (StatusCode::BAD_REQUEST, "relay_invalid", "not a relay token of this application".to_owned())
-            }
+            RelayRefused::NotGenuine => (
+                StatusCode::BAD_REQUEST,
+                "relay_invalid",
+                "the token is not a relay token of this application".to_owned(),
+            ),
             RelayRefused::Expired => (StatusCode::CONFLICT, "relay_expired", "the relay token has expired".to_owned()),
             RelayRefused::OtherSession => {
-                (StatusCode::CONFLICT, "relay_other_session", "the relay token is of another session".to_owned())
+                (StatusCode::CONFLICT, "relay_other_session", "the relay token belongs to another session".to_owned())
             }
-            RelayRefused::Closed(reason) => {
-                (StatusCode::CONFLICT, "session_closed", format!("the session is closed: {reason}"))
+            RelayRefused::Closed(reason) => (StatusCode::CONFLICT, "session_closed", reason.sentence()),
+            RelayRefused::Used => {
+                (StatusCode::CONFLICT, "token_used", "a page has brought the token before".to_owned())
             }
-            RelayRefused::Used => (StatusCode::CONFLICT, "token_used", "the token was brought before".to_owned()),
             RelayRefused::OtherUser => return Self::user_changed(),
             RelayRefused::Busy => {
-                let message = "too many new sessions were brought lately; try again".to_owned();
+                let message = "pages brought too many new sessions lately: try again".to_owned();
                 (StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
             }
             RelayRefused::Write(error) => return error.into(),
@@ -258,5 +260,5 @@ impl From<WriteError> for Refusal {
 }
 
 fn unavailable() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the session's store did not answer; try again")
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the session's store did not answer: try again")
 }

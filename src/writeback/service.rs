@@ -219,7 +219,7 @@ impl SessionWriteback {
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let chain = &self.sessions.chain;
         let refuse = |what| {
-            let message = format!("pages can't be let write `{}`: {what}", V::NAME);
+            let message = format!("`{}` can't be allowed: {what}", V::NAME);
             Err(BuildError::new(BuildErrorKind::Value, message))
         };
         let Some(number) = chain.schema.of::<V>() else { return refuse("declare it with `.value::<..>()`") };
@@ -266,7 +266,7 @@ impl SessionWriteback {
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let Some(number) = self.sessions.chain.schema.of::<V>() else {
-            let message = format!("pages can't be let read `{}`: declare it with `.value::<..>()`", V::NAME);
+            let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
             return Err(BuildError::new(BuildErrorKind::Value, message));
         };
         if !self.exposed.contains(&number) {
@@ -418,7 +418,7 @@ impl SessionWriteback {
             }
         }
         if self.unknown == Unknown::Refused && !accepted.ignored.is_empty() {
-            let message = "these values may not be written by a page";
+            let message = "pages may not write these values";
             let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
             return Err(refusal.named(accepted.ignored));
         }
@@ -457,20 +457,21 @@ fn encode(declared: &Declared, raw: &str) -> Result<Json, Refusal> {
     let kept = match &json {
         Ok(json) => integers_survive(raw, json),
         // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
-        Err(Flaw::Json(_)) => integers_survive(raw, b""),
+        Err(Flaw::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };
     let (status, code, message) = match json {
         _ if !kept => {
-            let message = format!("`{name}` has an integer beyond 2^53 - 1 that its type does not take");
+            let message =
+                format!("`{name}` has an integer beyond 2^53 - 1 that its type would change or drop: send a string");
             (StatusCode::BAD_REQUEST, "unsafe_integer", message)
         }
         Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
         Ok(_) => {
-            let message = format!("`{name}` is longer than {MAX_VALUE} bytes, encoded");
+            let message = format!("`{name}` is longer than {MAX_VALUE} bytes as its type encodes it");
             (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
         }
-        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` is {flaw}")),
+        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
     };
     Err(Refusal::new(status, code, message).named([name]))
 }

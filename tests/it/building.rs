@@ -99,7 +99,11 @@ fn tiers_are_told_apart_and_one_store_decides() {
     chain().tier(SpyStore::new()).tier(Silent("a", Role::Source)).tier(Silent("b", Role::Source)).build().unwrap();
     refused(chain().tier(DefaultTier::new()).tier(DefaultTier::new()), Chain, "put all defaults into one");
     let stores = chain().tier(SpyStore::new()).tier(Silent("other", Role::Store));
-    refused(stores, Chain, "`spy` and `other` are both shared stores: one decides, leave the other out");
+    refused(
+        stores,
+        Chain,
+        "`spy` and `other` are both shared stores: a chain has one shared store, leave the other out",
+    );
     refused(chain().tier(Silent("a", Role::Source)).tier(Silent("a", Role::Source)), Chain, "two tiers are named `a`");
     for taken in ["memory", "cookie", "default"] {
         refused(chain().tier(Silent(taken, Role::Source)), Chain, &format!("two tiers are named `{taken}`"));
@@ -154,7 +158,11 @@ fn a_value_that_could_silently_be_lost_is_refused() {
     refused(chain().value::<Server>(), Value, "add a shared store");
     refused(chain().value::<Server>(), Value, "`Placement::Everywhere`");
     refused(chain().value::<Server>(), Value, "`Placement::Volatile`");
-    refused(Sessions::builder().tier(cookie()).value::<Volatile>(), Value, "add `.tier(MemoryTier::..)`");
+    refused(
+        Sessions::builder().tier(cookie()).value::<Volatile>(),
+        Value,
+        "add `.tier(MemoryTier::builder().build())`",
+    );
     chain().value::<Volatile>().build().unwrap();
     chain().tier(SpyStore::new()).value::<Server>().build().unwrap();
 }
@@ -174,7 +182,7 @@ fn one_rule_says_who_is_signed_in_and_it_is_the_sessions() {
     let both = chain().identify(|_| None).identify_by::<User>(principal);
     refused(both, BuildErrorKind::Setting, "leave one out");
     let principals_own = chain().identify_by::<Account>(|account| Some(Principal::new(&account.0)));
-    refused(principals_own, BuildErrorKind::Value, "it must be of session scope");
+    refused(principals_own, BuildErrorKind::Value, "its scope must be `Scope::Session`");
     chain().identify_by::<User>(principal).build().unwrap();
     chain().value::<User>().identify_by::<User>(principal).build().unwrap();
 }
@@ -187,7 +195,7 @@ fn settings_that_cant_work_are_refused() {
     refused(chain().absolute(DAY), Setting, "shorten `idle` or extend `absolute`");
     chain().idle(DAY).absolute(DAY).build().unwrap();
     refused(chain().value::<Flash>(), BuildErrorKind::Value, "give `MAX_AGE` a time");
-    refused(chain().principal_idle(Duration::ZERO), Setting, "`principal_idle` under a second");
+    refused(chain().principal_idle(Duration::ZERO), Setting, "`principal_idle` is under a second");
     let nothing = MemoryTier::builder().max_bytes(0).build();
     let chain_of = |memory| Sessions::builder().tier(memory).tier(cookie()).clock(ManualClock::new());
     refused(chain_of(nothing), Setting, "leave the tier out");

@@ -1,7 +1,9 @@
 //! What counts as a value: false, zero, empty and null do, and what the type refuses does not, wherever it comes from.
 
+use std::{collections::BTreeMap, error::Error};
+
 use http::StatusCode;
-use layered_session::{BuildErrorKind, DefaultTier, Scope, Session, SessionValue, WriteError, WriteErrorKind};
+use layered_session::{BuildErrorKind, DefaultTier, Found, Scope, Session, SessionValue, WriteError, WriteErrorKind};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -83,6 +85,46 @@ async fn a_watch_skips_a_wrong_typed_value_as_a_read_does() {
     assert_eq!(at_once(page.next()), Some(Some(theme("light"))));
     set(&mut browser, &node, theme("dark")).await;
     assert_eq!(at_once(page.next()), Some(Some(theme("dark"))));
+}
+
+/// A map whose keys JSON can't hold.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Grid(BTreeMap<(u8, u8), u8>);
+
+impl SessionValue for Grid {
+    const NAME: &'static str = "grid";
+}
+
+/// JSON has no `NaN`: serde writes `null`, which is no number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Ratio(f64);
+
+impl SessionValue for Ratio {
+    const NAME: &'static str = "ratio";
+}
+
+#[tokio::test]
+async fn unencodable_values_are_told_with_serdes_error() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Grid>().value::<Ratio>().build().unwrap());
+    let grid = || Grid(BTreeMap::from([((1, 2), 3)]));
+    let told = |error: &dyn Error| (error.to_string(), error.source().map(|source| source.is::<serde_json::Error>()));
+    let errors = async move |session: Session| {
+        let set = session.set(grid()).await.unwrap_err();
+        let update = session.update::<Grid>(|grid| grid.0.extend([((0, 0), 0)])).await.unwrap_err();
+        let batch = session.batch().set(grid()).commit().await.unwrap_err();
+        assert!([&set, &update, &batch].iter().all(|error| error.kind() == WriteErrorKind::Invalid));
+        ([set, update, batch], session.set(Ratio(f64::NAN)).await.unwrap_err())
+    };
+    let (unencodable, one_way) = Browser::new().visit(&node, errors).await;
+    let expected = ("`grid` can't be encoded as JSON".to_owned(), Some(true));
+    assert_eq!(unencodable.map(|error| told(&error)), [(); 3].map(|()| expected.clone()));
+    assert_eq!(told(&one_way), ("`ratio` encodes to JSON that does not decode again (at column 4)".to_owned(), None));
+
+    assert_eq!(told(&*Found::value(&grid()).err().unwrap()), expected);
+    let default = app.chain(DefaultTier::new().value(grid())).value::<Grid>().build().unwrap_err();
+    let message = "the default for `grid` can't be used: `grid` can't be encoded as JSON";
+    assert_eq!(told(&default), (message.to_owned(), Some(true)));
 }
 
 /// As [`Division`] before its bounds were drawn.

@@ -53,7 +53,7 @@ async fn several_genuine_ids_are_no_session() {
             let (trace, _guard) = Trace::begin();
             let (status, set, theme, ..) = outcome(node, bringing(several)).await;
             assert_eq!((status, set, theme), (StatusCode::OK, Vec::new(), Theme::default()));
-            assert_eq!(trace.lines_with("session cookies of several sessions"), 1);
+            assert_eq!(trace.lines_with("valid cookies of several sessions"), 1);
         }
         let behind_four = garbage.iter().chain([&newer]);
         assert_eq!(outcome(node, bringing(behind_four)).await, nobody());
