@@ -29,9 +29,100 @@ mod json;
 ///
 /// assert!(Division(9).validate().is_err());
 /// ```
+///
+/// # Shapes that survive
+///
+/// Cookies and stores hold a value as JSON, for longer than the build that wrote the value runs. A write is refused where the
+/// JSON does not decode again. JSON has more gaps, which no check can see:
+///
+/// | shape | reads back as |
+/// |---|---|
+/// | `Some(f64::NAN)`, `Some(f64::INFINITY)` | `None`: JSON has no such numbers, and serde writes `null`. A bare `NAN` is refused |
+/// | `Some(None)` | `None` |
+/// | an untagged enum | the first variant that fits |
+/// | a map with keys that are neither strings nor integers | nothing: the write is refused |
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, Sessions, SessionValue};
+/// # use serde::{Deserialize, Serialize};
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// #[serde(untagged)]
+/// enum Amount {
+///     Rough(f64),
+///     Exact(i64),
+/// }
+///
+/// #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// struct Gaps(Option<f64>, Option<Option<u8>>, Amount);
+/// # impl SessionValue for Gaps { const NAME: &'static str = "gaps"; }
+///
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(KeyRing::generate()?));
+/// # let layer = LayeredSessionLayer::new(chain.value::<Gaps>().build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// session.set(Gaps(Some(f64::NAN), Some(None), Amount::Exact(1))).await?;
+/// assert_eq!(session.find(), Some(Gaps(None, None, Amount::Rough(1.0))));
+/// # Ok::<_, layered_session::BoxError>(Response::new(())) }));
+/// # futures_util::FutureExt::now_or_never(service.oneshot(Request::new(()))).ok_or("it waits for nothing")??;
+/// # Ok::<_, layered_session::BoxError>(())
+/// ```
+///
+/// Between builds a value may change:
+///
+/// - *The type's name*: freely. [`NAME`](Self::NAME) is apart from the type, and stays.
+/// - *`NAME`*: the new name is another value. The copy under the old name rides along unread until its owner's record ends;
+///   declare a type with the old name to read the copy.
+/// - *A new field* needs `#[serde(default)]`. Without it, no copy of an older build decodes: reads skip the copy, and
+///   [`update`](crate::Session::update) begins with the type's default, so that its write replaces the older copy for good.
+/// - *A renamed field* takes `#[serde(alias = "…")]`.
+/// - *Another shape* takes `#[serde(from = "…")]` with an untagged enum of all shapes, the newest first.
+/// - *A map or a list* needs a type of the application's own. A newtype (`struct Cart(BTreeMap<String, u32>)`) is the bare
+///   map in JSON; a struct with the map as a field can have more fields later.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// # use layered_session::SessionValue;
+/// # use serde::{Deserialize, Serialize};
+///
+/// /// Earlier builds wrote `{"items": ["tea", "tea"]}`.
+/// #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// #[serde(from = "Stored")]
+/// struct Cart {
+///     lines: BTreeMap<String, u32>,
+/// }
+///
+/// #[derive(Deserialize)]
+/// #[serde(untagged)]
+/// enum Stored {
+///     Counted { lines: BTreeMap<String, u32> },
+///     Listed { items: Vec<String> },
+/// }
+///
+/// impl From<Stored> for Cart {
+///     fn from(stored: Stored) -> Self {
+///         match stored {
+///             Stored::Counted { lines } => Self { lines },
+///             Stored::Listed { items } => items.into_iter().fold(Self::default(), |mut cart, item| {
+///                 *cart.lines.entry(item).or_default() += 1;
+///                 cart
+///             }),
+///         }
+///     }
+/// }
+/// # impl SessionValue for Cart { const NAME: &'static str = "cart"; }
+///
+/// let cart = Cart { lines: BTreeMap::from([("tea".to_owned(), 2)]) };
+/// assert_eq!(serde_json::from_str::<Cart>(r#"{"items": ["tea", "tea"]}"#)?, cart);
+/// assert_eq!(serde_json::from_str::<Cart>(r#"{"lines": {"tea": 2}}"#)?, cart);
+/// # Ok::<_, serde_json::Error>(())
+/// ```
+///
+/// While two builds run at once, the older build skips a copy whose shape it can't read. The copy rides along for the newer
+/// build, until the older build writes the value.
 pub trait SessionValue: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. It outlives the type's Rust name:
-    /// cookies and stores hold it.
+    /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. Cookies and stores hold the name, so it
+    /// stays when the Rust type is renamed.
     const NAME: &'static str;
 
     /// Whose the value is.

@@ -190,7 +190,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1).
+    /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1). The cookie's `Max-Age` is a minute short of
+    /// it: see [`CookieTier`].
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self

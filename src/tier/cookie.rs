@@ -39,6 +39,14 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 /// `__Host-session`, with `Path=/; Secure; HttpOnly; SameSite=Lax`, unless said otherwise. What is said is checked at
 /// `build()`: browsers drop a cookie that breaks its prefix's rules without a word.
 ///
+/// The attributes are those of this configuration for every request. Neither the scheme nor the host of a request changes
+/// them, nor `Forwarded` or `X-Forwarded-Proto`: any client can send these fields. Behind a proxy that ends TLS the cookie is
+/// `Secure` without a further setting.
+///
+/// `Max-Age` is a minute short of what the session has left unused (see [`idle`](crate::SessionsBuilder::idle)), or half of
+/// it under two minutes: a browser whose clock runs late, or a response that was long on its way, is not to bring the cookie
+/// of a session that is over. Browsers keep a cookie for 400 days at most, so that is the longest `Max-Age`.
+///
 /// A chain without a shared store relies on it alone after a restart, and between nodes. It can't do two things: take
 /// back a cookie before it expires on a node that did not see the logout, and reconcile two responses that a node
 /// without memory of the session sealed at the same time.
@@ -120,6 +128,10 @@ impl CookieTier {
     }
 
     /// Another path than `/`. Needs a name without the prefix `__Host-`.
+    ///
+    /// The path says to which requests browsers bring the cookie. It does not confine the layer: a request outside of the path
+    /// brings no cookie, so that a write there begins a session of its own, and the new cookie takes the place of the old
+    /// one in the browser. Put the layer around the routes under the path alone.
     #[must_use]
     pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
         self.place.path = path.into();

@@ -42,6 +42,7 @@ mod renewal;
 mod resolution;
 mod revocations;
 mod same_version;
+mod shapes;
 mod shown;
 mod sign_outs;
 mod site;
