@@ -71,13 +71,17 @@ struct Shop {
 
 impl Shop {
     async fn open(same_site: SameSite) -> Result<Self> {
+        Self::with(CookieTier::sealed(KeyRing::generate()?).same_site(same_site).plain_http()).await
+    }
+
+    async fn with(cookie: CookieTier) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let seen = Arc::default();
         let app = Router::new()
             .route("/{page}", any(page))
             .with_state((port, Arc::clone(&seen)))
-            .layer(LayeredSessionLayer::new(sessions(same_site)?));
+            .layer(LayeredSessionLayer::new(sessions(cookie)?));
         let serving = tokio::spawn(async move {
             axum::serve(listener, app).await.unwrap_or_else(|error| println!("the shop closes: {error}"));
         });
@@ -122,10 +126,10 @@ fn request(method: Method, path: &str, site: &str, cookie: bool, outcome: Outcom
     Seen { method, path: path.to_owned(), site: site.to_owned(), cookie, outcome }
 }
 
-fn sessions(same_site: SameSite) -> Result<Sessions, BuildError> {
+fn sessions(cookie: CookieTier) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(KeyRing::generate()?).same_site(same_site).plain_http())
+        .tier(cookie)
         .value::<Theme>()
         .identify_by::<User>(|user| Some(Principal::new(&user.0)))
         .build()
@@ -147,7 +151,7 @@ async fn page(
         return Html(format!(
             "<form method=post action={to}><button>post</button></form><a href={to}>link</a>\
              <button id=frame onclick=\"const f = document.createElement('iframe'); f.src = '{to}'; \
-             document.body.append(f)\">frame</button>"
+             f.onload = () => (document.title = 'framed'); document.body.append(f)\">frame</button>"
         ));
     }
     let done = |written: Result<(), WriteError>| match written {
@@ -254,6 +258,29 @@ async fn form_post_of_an_identity_provider_signs_in() -> Result {
         let seen = shop.seen("/callback").await?;
         assert_eq!(seen, request(Method::POST, "/callback", "cross-site", false, Outcome::Done));
         shop.shows(&tab, Some("bob")).await?;
+    }
+    Ok(())
+}
+
+// R19. Chromium takes `Secure` cookies over plain http from hosts of `localhost`.
+#[tokio::test]
+async fn embedded_application_has_its_session() -> Result {
+    let cookie = || Ok::<_, BuildError>(CookieTier::sealed(KeyRing::generate()?).same_site(SameSite::None));
+    for (cookie, partitioned) in [(cookie()?.partitioned(), true), (cookie()?, false)] {
+        let shop = Shop::with(cookie).await?;
+        // As browsers do that block third-party cookies.
+        let browser = Browser::with(shop.url(OTHER_SITE, ""), &["--test-third-party-cookie-phaseout"]).await?;
+        let tab = browser.open_at("login").await?;
+        tab.evaluate("document.querySelector('#frame').click()").await?;
+        tab.until("document.title", "framed").await?;
+        assert_eq!(shop.seen("/login").await?, request(Method::GET, "/login", "cross-site", false, Outcome::Done));
+        tab.load(&shop.url(OTHER_SITE, "user")).await?;
+        tab.evaluate("document.querySelector('#frame').click()").await?;
+        let user = Outcome::User(partitioned.then(|| "ada".to_owned()));
+        assert_eq!(shop.seen("/user").await?, request(Method::GET, "/user", "cross-site", partitioned, user));
+        // Where the application stands alone, its cookie is another one.
+        tab.load(&shop.url(APP, "alone")).await?;
+        assert_eq!(shop.seen("/alone").await?.outcome, Outcome::User(None));
     }
     Ok(())
 }
