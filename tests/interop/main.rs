@@ -3,6 +3,7 @@
 //! `tests/interop.sh` installs the programs and runs these tests.
 
 mod app;
+mod caches;
 mod programs;
 
 use std::time::Duration;

@@ -1,0 +1,48 @@
+//! nginx's shared cache in front of the layer.
+
+use layered_session::SessionsBuilder;
+
+use crate::{
+    Result,
+    app::App,
+    curl,
+    programs::{Folder, Proxy},
+};
+
+const CACHE: &str = "proxy_cache pages; proxy_cache_valid 200 1m; add_header X-Cache $upstream_cache_status;";
+
+/// Has two sessions and a visitor read a page through the cache. Says how often the cache answered, and what it answers
+/// for the cookie of a session that has ended elsewhere.
+async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Result<(usize, String)> {
+    let (app, folder) = (App::start_with(settings).await?, Folder::new()?);
+    let proxy = Proxy::nginx(app.address, CACHE).await?;
+    let jar = |name: &str| folder.file(name).display().to_string();
+    let direct = |path: &str| format!("http://{}{path}", app.address);
+    for note in ["ada", "bob"] {
+        curl(&["--cookie-jar", &jar(note), &direct(&format!("/note/{note}"))]).await?;
+    }
+    let read = async |name: &str| {
+        let lines = curl(&["--include", "--cookie", &jar(name), &proxy.url("/note")]).await?;
+        let hit = lines.iter().any(|line| line.trim_end().eq_ignore_ascii_case("x-cache: hit"));
+        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((lines.last().cloned().unwrap_or_default(), hit))
+    };
+    let mut hits = 0;
+    for _ in 0..3 {
+        for (name, note) in [("ada", "ada"), ("bob", "bob"), ("nobody", "")] {
+            let (told, hit) = read(name).await?;
+            assert_eq!(told, note);
+            hits += usize::from(hit);
+        }
+    }
+    curl(&["--cookie", &jar("ada"), &direct("/forget")]).await?;
+    Ok((hits, read("ada").await?.0))
+}
+
+// R21.
+#[tokio::test]
+async fn nginx_caches_no_page_of_a_session() -> Result {
+    assert_eq!(read_through_cache(|sessions| sessions).await?, (0, String::new()));
+    // The setting gives this up.
+    assert_eq!(read_through_cache(SessionsBuilder::without_cache_control).await?, (6, "ada".to_owned()));
+    Ok(())
+}
