@@ -33,7 +33,8 @@ pub enum Closed {
     /// All sessions of its principal were ended.
     Revoked,
     /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
-    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none.
+    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`, an
+    /// upgrade of the application's own page looks the same; the trace names the remedy.
     CrossSite,
     /// The request brought tokens of several sessions, of which none counts: one may have been planted. A sign-in begins
     /// a session all the same. See [`CookieTier::formerly`](crate::CookieTier::formerly).
