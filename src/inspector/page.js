@@ -1,8 +1,10 @@
-// One stream of events; whatever it says is put in place as text, never as markup.
+// One stream of events. Its data is put in place as text, never as markup.
 
 const SHORTEST = 500; // ms before the first reconnection; it doubles up to LONGEST
 const LONGEST = 15_000;
 const ASK_AGAIN = 3_000; // ms, where no change can be heard of
+const SILENCE = 2.5; // heartbeats that may fail to come
+const BLIP = 800; // ms without a connection that are not worth a word
 const KEPT = 200; // entries of the log
 
 const element = (id) => document.getElementById(id);
@@ -11,62 +13,88 @@ const clone = (id) => element(id).content.firstElementChild.cloneNode(true);
 
 // ---- the connection
 
-let source;
-let timer;
+let source; // none between two connections
+let timer; // of the next connection
+let silence; // ends a connection over which nothing comes
+let heartbeat = 15_000; // ms, as the server tells
+let heardAt = 0;
 let failures = 0;
 
 function open() {
-  clearTimeout(timer);
-  source?.close();
+  hangUp();
   const mine = (source = new EventSource('?events'));
-  mine.addEventListener('report', ({ data }) => {
+  const on = (type, listener) => mine.addEventListener(type, ({ data }) => {
+    if (mine !== source) return;
+    hear();
+    listener(data);
+  });
+  on('report', (data) => {
     failures = 0;
+    const report = JSON.parse(data);
+    heartbeat = report.heartbeat;
     connection('open', 'Live');
     notice('');
-    const report = JSON.parse(data);
     show(report);
     const deaf = report.session.state === 'none' || !report.chain.includes('memory');
     clearTimeout(timer);
     if (deaf) timer = setTimeout(open, ASK_AGAIN);
   });
-  mine.addEventListener('changes', ({ data }) => {
+  on('changes', (data) => {
     const { now, changes } = JSON.parse(data);
     for (const change of changes) log(now, change);
   });
-  mine.addEventListener('closed', ({ data }) => {
-    mine.close();
+  on('closed', (data) => {
     const reason = JSON.parse(data);
     log(Date.now() + ahead, { kind: 'closed', reason });
     again(`Closed (${reason})`);
   });
-  mine.onerror = async () => {
-    mine.close();
-    const reason = await askWhy();
-    if (mine !== source) return;
-    notice(reason);
-    again('Not connected');
-  };
+  on('heartbeat', () => {});
+  mine.onerror = () => mine === source && lose();
+  hear();
+}
+
+function hangUp() {
+  source?.close();
+  source = undefined;
+  clearTimeout(timer);
+  clearTimeout(silence);
+}
+
+function hear() {
+  heardAt = Date.now();
+  clearTimeout(silence);
+  silence = setTimeout(lose, heartbeat * SILENCE);
+}
+
+async function lose() {
+  again(navigator.onLine === false ? 'Offline' : 'Not connected');
+  await new Promise((done) => setTimeout(done, BLIP));
+  const lost = () => document.body.dataset.connection === 'closed';
+  const reason = lost() && (await askWhy());
+  if (reason && lost()) notice(shown.size ? `${reason} The values on this page may be out of date.` : reason);
 }
 
 function again(text) {
-  const delay = Math.min(LONGEST, SHORTEST * 2 ** failures++);
+  hangUp();
   connection('closed', text);
-  clearTimeout(timer);
-  timer = setTimeout(open, delay);
+  timer = setTimeout(open, Math.min(LONGEST, SHORTEST * 2 ** failures++));
 }
 
 // An EventSource does not say why it failed.
 async function askWhy() {
+  if (navigator.onLine === false) return 'This browser is offline.';
   const stop = new AbortController();
+  const patience = setTimeout(() => stop.abort(), 5_000);
   try {
-    const answer = await fetch('?events', { cache: 'no-store', signal: stop.signal });
-    if (answer.status === 204) return 'This browser’s session has just ended. A new one begins with the next sign-in, or in a minute.';
+    const answer = await fetch('?events', { headers: { accept: 'text/event-stream' }, cache: 'no-store', signal: stop.signal });
+    if (answer.status === 204) return 'The session of this browser has just ended. A new one can begin with a sign-in, or in a minute.';
     if (answer.ok) return '';
     const { message } = await answer.json();
-    return `The server refuses: ${message}.`;
+    return `The server refuses to show the session: ${message}.`;
   } catch {
     return 'The server does not answer.';
   } finally {
+    clearTimeout(patience);
     stop.abort();
   }
 }
@@ -77,15 +105,26 @@ function connection(state, text) {
 }
 
 function notice(text) {
-  element('notice').textContent = text;
-  element('notice').hidden = text === '';
+  if (element('notice').textContent !== text) element('notice').textContent = text;
 }
 
-addEventListener('online', open);
-addEventListener('pageshow', ({ persisted }) => persisted && open());
-document.addEventListener('visibilitychange', () => {
-  if (!document.hidden && source.readyState === EventSource.CLOSED) open();
-});
+// Timers of a page that slept, or was hidden, come late.
+function look() {
+  if (!source) restart();
+  else if (Date.now() - heardAt >= heartbeat * SILENCE) lose();
+}
+
+function restart() {
+  failures = 0;
+  open();
+}
+
+for (const type of ['online', 'focus']) addEventListener(type, look);
+document.addEventListener('visibilitychange', () => document.hidden || look());
+// True or not, the next attempt will tell.
+addEventListener('offline', lose);
+addEventListener('pagehide', hangUp); // so that the page can be kept for the back button
+addEventListener('pageshow', ({ persisted }) => persisted && restart());
 
 // A value whose integers a number of JavaScript's would round comes as a text.
 const json = ({ value, text }, indent) => text ?? JSON.stringify(value, null, indent);
@@ -97,30 +136,38 @@ let values = new Map();
 
 function show(report) {
   ahead = report.now - Date.now();
-  showSession(report.session);
+  showSession(report);
   showToken(report);
   element('resolution').textContent = `${report.chain.join(' → ')} · ${
-    report.resolution === 'newest' ? 'of what is stored, the newest version answers' : 'the first that has a copy answers'
+    report.resolution === 'newest' ? 'the newest stored version answers' : 'the first tier with a copy answers'
   }`;
   values = new Map(report.values.map((value) => [value.name, value]));
   const list = element('values');
-  if (!values.size) list.textContent = 'No value is declared.';
+  if (!values.size) list.textContent = 'This application declares no values.';
   for (const value of values.values()) showValue(list, value);
 }
 
-function showSession({ state, signed_in, created, expires, ends, ends_with_browser, in_step }) {
+function showSession({ session, lifetime, values }) {
+  const { state, signed_in, created, expires, ends, ends_with_browser, in_step } = session;
   const live = state === 'live';
-  element('state').textContent = live ? 'Live' : 'None yet';
+  element('state').textContent = live ? 'Active' : 'None yet';
   element('state').dataset.state = state;
-  element('about').textContent = live ? '' : 'A visitor has no session and no cookie before the first write. This page asks again every few seconds.';
+  element('about').hidden = element('visitor').hidden = live;
   element('life').hidden = !live;
-  if (!live) return;
-  until(element('expires'), expires);
-  until(element('ends'), ends, ends_with_browser ? ', or with the browser' : '');
-  element('created').textContent = moment(created);
-  element('signed-in').textContent = signed_in ? 'yes' : 'no';
-  element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response brings it up to date';
-  element('in-step').dataset.behind = !in_step;
+  if (live) {
+    until(element('expires'), expires);
+    until(element('ends'), ends, ends_with_browser ? ', or with the browser' : '');
+    element('created').textContent = moment(created);
+    element('signed-in').textContent = signed_in ? 'yes' : 'no';
+    element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response brings it up to date';
+    element('in-step').dataset.behind = !in_step;
+  } else {
+    const answered = values.filter(({ winner, tiers }) => tiers.some(({ tier, answer }) => tier === winner && answer === 'value'));
+    element('answered').textContent = `${answered.length} of ${values.length}`;
+    element('user').textContent = signed_in ? 'yes, without a session' : 'no';
+    element('idle').textContent = span(lifetime.idle_ms);
+    element('absolute').textContent = span(lifetime.absolute_ms) + (lifetime.ends_with_browser ? ', or with the browser' : '');
+  }
 }
 
 function showToken({ token: { bytes, budget, session, principal }, undeclared }) {
@@ -138,13 +185,13 @@ function showToken({ token: { bytes, budget, session, principal }, undeclared })
     row.querySelector('b').textContent = `${number.format(share.bytes)} of ${number.format(share.budget)}`;
     row.querySelector('progress').value = share.bytes / (share.budget || 1);
   }
-  const riding = `${undeclared} ${undeclared === 1 ? 'value rides' : 'values ride'} along that this build does not declare.`;
-  element('undeclared').textContent = undeclared ? riding : '';
+  const kept = `The token also keeps ${undeclared} ${undeclared === 1 ? 'value' : 'values'} that this build does not declare.`;
+  element('undeclared').textContent = undeclared ? kept : '';
 }
 
 const SCOPES = {
-  session: 'the browser’s own: it ends with the session',
-  principal: 'the signed-in user’s, in all browsers; while nobody is signed in, the browser’s own',
+  session: 'of this browser: it ends with the session',
+  principal: 'of the signed-in user, in all browsers; of this browser while nobody is signed in',
 };
 
 const shown = new Map(); // what each card was made of
@@ -160,7 +207,7 @@ function showValue(list, value) {
   badges.append(badge(scope, scope));
   badges.firstElementChild.title = SCOPES[scope];
   if (placement !== 'everywhere') badges.append(badge(placement === 'server' ? 'servers only' : 'memory only'));
-  if (max_age_ms !== null) badges.append(badge(`lives ${span(max_age_ms)}`));
+  if (max_age_ms !== null) badges.append(badge(`expires after ${span(max_age_ms)}`));
   if (expires !== null) {
     const left = badge('');
     until(left, expires, ' left');
@@ -168,7 +215,7 @@ function showValue(list, value) {
   }
   const answers = tiers.find(({ tier }) => tier === winner);
   const stands = answers?.answer === 'value';
-  const pretty = stands ? json(value, 2) : 'nothing, or the type’s own default';
+  const pretty = stands ? json(value, 2) : 'no value: the type’s own default, if it has one';
   const pre = card.querySelector('pre');
   pre.textContent = pretty;
   pre.className = !stands ? 'none' : pretty.length < 32 && !pretty.includes('\n') ? 'short' : '';
@@ -253,16 +300,17 @@ function moment(time) {
 const ORIGINS = { fresh: 'on this node', carried: 'from elsewhere' };
 const WORDS = { caught_up: 'caught up' };
 const ENDS = {
-  renewed: 'renewed: it goes on under a new id',
-  destroyed: 'destroyed: somebody signed out',
-  revoked: 'revoked: all sessions of its user were ended',
+  renewed: 'renewed: the session goes on under a new id',
+  destroyed: 'destroyed: the application ended the session',
+  expired: 'expired: the session was not used for too long, or reached its end',
+  revoked: 'revoked: the application ended all sessions of the user',
   shutdown: 'the server is shutting down',
 };
 const MEANINGS = {
-  renewed: 'the session has a new id, or another user: what there is now follows',
-  caught_up: 'there were more steps than are told one by one',
-  cleared: 'all values; their removals follow',
-  expired: 'reached the end of its own lifetime',
+  renewed: 'the session has a new id or another user; its values follow',
+  caught_up: 'many changes at once: only their result is shown',
+  cleared: 'all values are removed; one entry for each follows',
+  expired: 'the lifetime of this value is over',
 };
 
 function log(time, { kind, name, version, origin, reason }) {
@@ -273,7 +321,7 @@ function log(time, { kind, name, version, origin, reason }) {
   stamp.dateTime = new Date(time).toISOString();
   entry.querySelector('.badge').textContent = WORDS[kind] ?? kind;
   entry.querySelector('b').textContent = name ?? '';
-  // What the report, which comes first, has of it.
+  // The report comes before its changes.
   const now = kind === 'set' && values.get(name);
   entry.querySelector('.what').textContent = now ? json(now) : (ENDS[reason] ?? reason ?? MEANINGS[kind] ?? '');
   entry.querySelector('code').textContent = version ?? '';

@@ -1,6 +1,6 @@
 //! What the page is told of a session: states, sizes and reasons. Nothing by which a session or a user could be found.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{
     Serialize, Serializer,
@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    chain::{COOKIE, Chain, Computed, DEFAULT, MEMORY, Resolution},
+    chain::{COOKIE, Chain, Computed, DEFAULT, MEMORY, Resolution, life::Lifetime},
     session::{
         Look, Session,
         browser::Measured,
@@ -19,7 +19,7 @@ use crate::{
     tier::memory::record::Kind,
     value::{Declared, Flaw, Json, Number, Placement, Scope},
     version::{Millis, Version, Wall},
-    writeback::numbers::is_exact_in_pages,
+    writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT},
 };
 
 /// All of it. Times are milliseconds since 1970, as the server's clock tells them.
@@ -32,6 +32,8 @@ pub(super) struct Report {
     undeclared: usize,
     chain: Vec<&'static str>,
     resolution: &'static str,
+    /// The lifetimes of a session that begins now.
+    lifetime: Lifetimes,
 }
 
 #[derive(PartialEq, Serialize)]
@@ -52,6 +54,14 @@ struct Lived {
     ends_with_browser: bool,
     /// Whether the browser's cookie has all of it, or has it on the way.
     in_step: bool,
+}
+
+/// Milliseconds.
+#[derive(PartialEq, Serialize)]
+struct Lifetimes {
+    idle_ms: u64,
+    absolute_ms: u64,
+    ends_with_browser: bool,
 }
 
 #[derive(PartialEq, Serialize)]
@@ -148,19 +158,22 @@ impl Report {
                 Resolution::Newest => "newest",
                 Resolution::FirstHit => "first_hit",
             },
+            lifetime: Lifetimes::of(chain.lifetime),
         }
     }
 
-    /// As JSON, with the server's time beside it.
+    /// As JSON, with the server's time and the heartbeats' interval beside it, in milliseconds.
     pub(super) fn told_at(&self, now: Wall) -> impl fmt::Display {
         #[derive(Serialize)]
         struct Timed<'a> {
             now: u64,
+            heartbeat: u64,
             #[serde(flatten)]
             report: &'a Report,
         }
         // Values are JSON already and the rest always encodes.
-        serde_json::to_string(&Timed { now: now.0, report: self }).unwrap_or_else(|_| "null".to_owned())
+        serde_json::to_string(&Timed { now: now.0, heartbeat: millis(HEARTBEAT), report: self })
+            .unwrap_or_else(|_| "null".to_owned())
     }
 }
 
@@ -169,6 +182,16 @@ fn tiers(chain: &Chain) -> Vec<&'static str> {
     let memory = chain.memory.iter().map(|_| MEMORY);
     let store = chain.store.iter().map(|store| store.name());
     memory.chain([COOKIE]).chain(store).chain(chain.computed.iter().map(Computed::name)).collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl Lifetimes {
+    fn of(Lifetime { idle, absolute, ends_with_browser }: Lifetime) -> Self {
+        Self { idle_ms: millis(idle), absolute_ms: millis(absolute), ends_with_browser }
+    }
 }
 
 impl Life {
@@ -208,7 +231,7 @@ impl Value {
                 Placement::Server => "server",
                 Placement::Volatile => "volatile",
             },
-            max_age_ms: declared.max_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+            max_age_ms: declared.max_age.map(millis),
             expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| core.chain.time.wall(end).0),
             shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),

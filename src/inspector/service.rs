@@ -78,14 +78,14 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 ///
 /// # Events
 ///
-/// To pages of the same origin only, as those of a [`SessionWriteback`](crate::SessionWriteback). A comment every 15
-/// seconds keeps proxies from closing the connection. To open it is a request like any other; that it stays open is no
-/// use of the session, and it never brings a cookie.
+/// To pages of the same origin only, as those of a [`SessionWriteback`](crate::SessionWriteback). To open the stream is a
+/// request like any other; that it stays open is no use of the session, and it never brings a cookie.
 ///
 /// | event | data |
 /// |---|---|
-/// | `report` | first, and whenever it has changed: `now`, `session`, `token`, `values`, `undeclared`, `chain` and `resolution`: the page's own, in a form that may change |
+/// | `report` | first, and whenever it has changed: `now`, `heartbeat`, `session`, `token`, `values`, `undeclared`, `chain`, `resolution` and `lifetime`: the page's own, in a form that may change |
 /// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`Changed`](crate::Changed) tells, after the report that it led to |
+/// | `heartbeat` | `null`, after 15 seconds without another event: the page gives a stream up after two and a half intervals |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
 /// A visitor who has no session yet does not see the one to come: the page asks again. Without a memory tier the report

@@ -167,10 +167,10 @@ async fn offline_browser_does_not_say_live() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
-    tab.offline(true).await?;
+    tab.network(false).await?;
     tab.connection("Offline").await?;
     tab.says_that_changes_may_be_missing().await?;
-    tab.offline(false).await?;
+    tab.network(true).await?;
     tab.connection("Live").await
 }
 

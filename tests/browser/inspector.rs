@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{Result, browser::Browser, server::Server};
+use crate::{Result, browser::Browser, proxy::Proxy, server::Server, tab::Tab};
 
 #[tokio::test]
 async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
@@ -14,7 +14,7 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
         let shop = browser.open_at("").await?;
         // By a visitor first, whose session the inspector has to look for.
         shop.submit("[formaction='/theme/dark']").await?;
-        inspector.until("document.querySelector('#state').textContent", "Live").await?;
+        inspector.until("document.querySelector('#state').textContent", "Active").await?;
         let card =
             "[...document.querySelectorAll('.value')].find(card => card.querySelector('h3').textContent === 'theme')";
         inspector.until(&format!("{card}.querySelector('pre').textContent"), "\"dark\"").await?;
@@ -34,6 +34,157 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
         let style = inspector.evaluate("getComputedStyle(document.querySelector('.panel')).borderStyle").await?;
         assert_eq!(style, "solid", "{path}: the page has found its parts");
         shop.submit("[formaction='/sign-out']").await?;
+    }
+    Ok(())
+}
+
+/// The inspector in one tab through a proxy, and the shop in another past the proxy. The visitor has a session.
+async fn behind_a_proxy(script: &str) -> Result<(Server, Proxy, Browser, Tab, Tab)> {
+    let server = Server::of("inspector")?;
+    let proxy = Proxy::start(server.address()).await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let shop = browser.open_at("").await?;
+    shop.load(&server.url()).await?;
+    shop.submit("[formaction='/theme/dark']").await?;
+    let inspector = browser.open_at("").await?;
+    inspector.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": script })).await?;
+    inspector.visit(&format!("{}inspector", proxy.url())).await?;
+    inspector.shows_theme("dark").await?;
+    Ok((server, proxy, browser, inspector, shop))
+}
+
+impl Tab {
+    async fn shows_theme(&self, theme: &str) -> Result {
+        let text =
+            "[...document.querySelectorAll('.value')].find((card) => card.querySelector('h3').textContent === 'theme')
+            ?.querySelector('pre').textContent ?? null";
+        self.until(text, format!("\"{theme}\"")).await
+    }
+
+    async fn notice_says(&self, text: &str) -> Result {
+        let notice = "document.querySelector('#notice')";
+        self.until(&format!("{notice}.checkVisibility() && {notice}.textContent.includes({})", json!(text)), true).await
+    }
+
+    async fn says(&self, connection: &str) -> Result {
+        self.until("document.querySelector('#connection').textContent", connection).await
+    }
+}
+
+#[tokio::test]
+async fn inspector_gives_up_a_silent_stream() -> Result {
+    // Two and a half intervals of 15 seconds are longer than the test waits.
+    let hurry = "{ const { setTimeout } = window;
+        window.setTimeout = (run, ms, ...rest) => setTimeout(run, ms > 30_000 ? 2_000 : ms, ...rest); }";
+    let (_server, proxy, _browser, inspector, shop) = behind_a_proxy(hurry).await?;
+    proxy.silence();
+    shop.submit("[formaction='/theme/light']").await?;
+    inspector.shows_theme("light").await
+}
+
+#[tokio::test]
+async fn inspector_looks_after_sleep() -> Result {
+    // Timers don't run while a machine sleeps, and the clock goes on.
+    let sleeper = "{ const { now } = Date; globalThis.slept = 0; Date.now = () => now() + slept; }";
+    let (_server, proxy, _browser, inspector, shop) = behind_a_proxy(sleeper).await?;
+    proxy.silence();
+    shop.submit("[formaction='/theme/light']").await?;
+    // The first new stream may take a connection that is silent too.
+    let wakes = "setInterval(() => { slept += 40_000; dispatchEvent(new Event('focus')); }, 2_000)";
+    inspector.evaluate(wakes).await?;
+    inspector.shows_theme("light").await
+}
+
+#[tokio::test]
+async fn offline_inspector_does_not_say_live() -> Result {
+    let server = Server::of("inspector")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open_at("inspector").await?;
+    tab.is_connected().await?;
+    tab.network(false).await?;
+    tab.says("Offline").await?;
+    tab.notice_says("This browser is offline.").await?;
+    assert_eq!(tab.evaluate("document.body.innerText.includes('Live')").await?, false);
+    tab.network(true).await?;
+    tab.says("Live").await?;
+    tab.until("document.querySelector('#notice').checkVisibility()", false).await
+}
+
+#[tokio::test]
+async fn refused_inspector_says_why() -> Result {
+    let server = Server::of("inspector")?;
+    let proxy = Proxy::with_foreign_streams(server.address()).await?;
+    let browser = Browser::at(proxy.url()).await?;
+    let tab = browser.open_at("inspector").await?;
+    tab.notice_says("Sec-Fetch-Site").await?;
+    tab.says("Not connected").await
+}
+
+#[tokio::test]
+async fn inspector_comes_back_from_the_page_cache() -> Result {
+    let server = Server::of("inspector")?;
+    let browser = Browser::start(&server).await?;
+    let (tab, shop) = (browser.open_at("inspector").await?, browser.open_at("").await?);
+    shop.submit("[formaction='/theme/dark']").await?;
+    tab.shows_theme("dark").await?;
+    let document = tab.evaluate("performance.timeOrigin").await?;
+    for theme in ["light", "dark"] {
+        tab.load(&format!("{}icon.svg", server.url())).await?;
+        shop.submit(&format!("[formaction='/theme/{theme}']")).await?;
+        tab.evaluate("history.back()").await?;
+        tab.until("performance.timeOrigin", document.clone()).await?;
+        tab.shows_theme(theme).await?;
+        tab.is_connected().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn delays_restart_after_the_page_cache() -> Result {
+    let (server, elsewhere) = (Server::of("inspector")?, Server::of("cart")?);
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open_at("").await?;
+    let note = "globalThis.opened = []; window.EventSource = class extends EventSource {
+        constructor(url) { super(url); opened.push(performance.now()); } };
+        addEventListener('pageshow', ({ persisted }) => persisted && (globalThis.back = opened.length), { capture: true });";
+    tab.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": note })).await?;
+    tab.visit(&format!("{}inspector", server.url())).await?;
+    drop(server);
+    // Half a second, doubled each time: the fifth follows after four.
+    tab.until("opened.length >= 6", true).await?;
+    tab.load(&elsewhere.url()).await?;
+    tab.evaluate("history.back()").await?;
+    tab.until("opened.length > globalThis.back + 2", true).await?;
+    assert_eq!(tab.evaluate("opened[back + 1] - opened[back] < 2_000").await?, true);
+    Ok(())
+}
+
+#[tokio::test]
+async fn visitor_reads_how_a_session_begins() -> Result {
+    let server = Server::of("inspector")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open_at("inspector").await?;
+    tab.until("document.querySelector('#state').textContent", "None yet").await?;
+    let shown = "[...document.querySelectorAll('#visitor dd')].map((part) => part.innerText)";
+    let begins = "with the first write of a value, or a sign-in";
+    tab.until(shown, json!([begins, "after 2 d", "after 30 d", "no", "1 of 4"])).await
+}
+
+#[tokio::test]
+async fn pages_have_icons_and_fit_without_script() -> Result {
+    let server = Server::of("inspector")?;
+    let browser = Browser::start(&server).await?;
+    for (name, path) in [("shop", ""), ("inspector", "inspector")] {
+        let tab = browser.open_at(path).await?;
+        for icon in ["document.images[0].src", "document.querySelector('link[rel=icon]').href"] {
+            let width = format!("Object.assign(new Image(), {{ src: {icon} }}).decode().then(() => 'shown', String)");
+            tab.until(&width, "shown").await?;
+        }
+        let tab = browser.open_without_script(path).await?;
+        tab.captures(&format!("{name}-no-script")).await?;
+        // The shop's forms need no script. Of the inspector only the sentence that asks for one is left.
+        let parts = "[...document.querySelectorAll('main > *')].filter((part) => part.checkVisibility()).length > 1";
+        assert_eq!(tab.evaluate(parts).await?, name == "shop");
     }
     Ok(())
 }

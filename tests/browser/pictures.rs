@@ -77,3 +77,28 @@ async fn cart_in_both_schemes() -> Result {
     tab.says_that_changes_may_be_missing().await?;
     tab.captures("cart-disconnected").await
 }
+
+#[tokio::test]
+async fn inspector_in_both_schemes() -> Result {
+    let server = Server::of("inspector")?;
+    let browser = Browser::start(&server).await?;
+    let (tab, shop) = (browser.open_at("inspector").await?, browser.open_at("").await?);
+    tab.is_connected().await?;
+    tab.until("document.querySelector('#state').textContent", "None yet").await?;
+    tab.captures("inspector-visitor").await?;
+    shop.captures("shop-visitor").await?;
+    shop.submit("[action='/sign-in'] button:not([formaction])").await?;
+    tab.until("document.querySelector('#signed-in').textContent", "yes").await?;
+    shop.submit("[action='/cart'] button:not([formaction])").await?;
+    shop.captures("shop").await?;
+    tab.until("document.querySelector('#log').innerText.includes('pear')", true).await?;
+    tab.captures("inspector").await?;
+    tab.evaluate("scrollTo(0, 900)").await?;
+    tab.capture("inspector-values-375-dark", 375).await?;
+    tab.evaluate("scrollTo(0, document.body.scrollHeight)").await?;
+    tab.capture("inspector-log-375-dark", 375).await?;
+    tab.evaluate("scrollTo(0, 0)").await?;
+    drop(server);
+    tab.until("document.querySelector('#notice').checkVisibility()", true).await?;
+    tab.captures("inspector-disconnected").await
+}

@@ -75,13 +75,6 @@ impl Tab {
         Ok(button.send_keys(&Key::Enter.to_string()).await?)
     }
 
-    /// Takes the network away from the tab, or gives it back.
-    pub(crate) async fn offline(&self, offline: bool) -> Result {
-        self.devtools("Network.enable", json!({})).await?;
-        let network = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
-        self.devtools("Network.emulateNetworkConditions", network).await
-    }
-
     pub(crate) async fn reload(&self) -> Result {
         self.front().await?.refresh().await?;
         self.is_connected().await

@@ -20,6 +20,9 @@ async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() 
     let report = page.report();
     assert_eq!(report["session"], json!({ "state": "none", "signed_in": false }));
     assert_eq!(report["token"]["bytes"], 0);
+    assert_eq!(report["heartbeat"], json!(HEARTBEAT.as_millis() as u64));
+    let (idle, absolute) = (2 * DAY.as_millis() as u64, 30 * DAY.as_millis() as u64);
+    assert_eq!(report["lifetime"], json!({ "idle_ms": idle, "absolute_ms": absolute, "ends_with_browser": false }));
     assert_eq!((&report["chain"], &report["resolution"]), (&json!(["memory", "cookie", "default"]), &json!("newest")));
     let no_copy = "has no copy: there is no session yet";
     assert_eq!(

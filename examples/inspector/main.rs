@@ -1,14 +1,15 @@
 //! The inspector beside a page that changes values: open both in two windows.
 //!
 //! `cargo run --example inspector --features axum,inspector`, then open the address that it prints. `PORT` (3000) is read
-//! from the environment.
+//! from the environment. The page works without a script.
 
-use std::{env, net::Ipv4Addr, time::Duration};
+use std::{env, fmt::Write, net::Ipv4Addr, time::Duration};
 
 use axum::{
     Form, Router,
     extract::Path,
-    response::{Html, Redirect},
+    http::header,
+    response::{Html, IntoResponse, Redirect},
     routing::{get, post},
 };
 use layered_session::{
@@ -18,9 +19,19 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 
+/// All that the page may load is its own.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
+                      frame-ancestors 'none'";
+
 /// The browser's own.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Theme(String);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Theme {
+    #[default]
+    Auto,
+    Light,
+    Dark,
+}
 
 impl SessionValue for Theme {
     const NAME: &'static str = "theme";
@@ -41,7 +52,7 @@ impl SessionValue for Cart {
     const SCOPE: Scope = Scope::Principal;
 }
 
-/// Soon out of date.
+/// Expires a minute after each write.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Flash(String);
 
@@ -59,22 +70,12 @@ impl SessionValue for User {
     const NAME: &'static str = "user";
 }
 
-const PAGE: &str = r#"<!doctype html><html lang="en"><meta name="viewport" content="width=device-width">
-<title>A shop</title><style>:root { color-scheme: light dark; font: 1rem/1.6 system-ui } body { margin: 2rem }</style>
-<h1>A shop</h1><p>Change something here, and see it in <a href="/inspector" target="inspector">the inspector</a>.</p>
-<form method="post"><button formaction="/theme/dark">Dark</button> <button formaction="/theme/light">Light</button></form>
-<form method="post" action="/cart"><input name="name" value="pear" required maxlength="40" aria-label="Item">
-  <input name="count" type="number" min="1" max="99" value="3" aria-label="Count"> <button>Add</button>
-  <button formaction="/cart/empty" formnovalidate>Empty the cart</button></form>
-<form method="post" action="/sign-in"><input name="name" value="ada" required maxlength="40" aria-label="Name">
-  <button>Sign in</button> <button formaction="/sign-out" formnovalidate>Sign out</button></form>"#;
-
 fn sessions() -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().build())
         // For http on loopback only, under a key that a restart forgets.
         .tier(CookieTier::sealed(KeyRing::generate()?).plain_http())
-        .tier(DefaultTier::new().value(Theme("light".into())))
+        .tier(DefaultTier::new().value(Theme::Auto))
         .value::<Theme>()
         .value::<Cart>()
         .value::<Flash>()
@@ -82,8 +83,43 @@ fn sessions() -> Result<Sessions, BuildError> {
         .build()
 }
 
+async fn page(session: Session) -> impl IntoResponse {
+    let (theme, user) = (session.get(), session.find::<User>());
+    let pressed = |of| if theme == of { "true" } else { "false" };
+    let html = format!(
+        include_str!("page.html"),
+        theme = match theme {
+            Theme::Auto => "auto",
+            Theme::Light => "light",
+            Theme::Dark => "dark",
+        },
+        auto = pressed(Theme::Auto),
+        light = pressed(Theme::Light),
+        dark = pressed(Theme::Dark),
+        flash = escape(&session.find::<Flash>().map_or_else(String::new, |Flash(text)| text)),
+        items = items(&session.get()),
+        user = user
+            .map_or_else(|| "Nobody is signed in.".to_owned(), |user| format!("Signed in as {}.", escape(&user.name))),
+    );
+    ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+}
+
+fn items(Cart(items): &Cart) -> String {
+    if items.is_empty() {
+        return r#"<li class="none">Nothing in it yet.</li>"#.to_owned();
+    }
+    items.iter().fold(String::new(), |mut html, Item { name, count }| {
+        let _ = write!(html, "<li><span>{}</span> <b>{count}</b></li>", escape(name));
+        html
+    })
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
+}
+
 async fn add(session: Session, Form(item): Form<Item>) -> Result<Redirect, WriteError> {
-    session.set(Flash(format!("{} of {} added", item.count, item.name))).await?;
+    session.set(Flash(format!("Added to the cart: {} × {}", item.count, item.name))).await?;
     session.update(|Cart(items)| items.push(item.clone())).await?;
     Ok(Redirect::to("/"))
 }
@@ -101,14 +137,19 @@ async fn sign_in(session: Session, Form(user): Form<User>) -> Result<Redirect, W
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let sessions = sessions()?;
+    let asset = |kind: &'static str, body: &'static str| {
+        get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
+    };
     let app = Router::new()
-        .route("/", get(Html(PAGE)))
+        .route("/", get(page))
         .route("/theme/{theme}", post(theme))
         .route("/cart", post(add))
         .route("/cart/empty", post(async |session: Session| session.remove::<Cart>().await.map(|()| Redirect::to("/"))))
         .route("/sign-in", post(sign_in))
         .route("/sign-out", post(async |session: Session| session.sign_out().await.map(|()| Redirect::to("/"))))
         .nest_service("/inspector", SessionInspector::new(&sessions))
+        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("icon.svg")))
         .layer(LayeredSessionLayer::new(sessions));
     let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
