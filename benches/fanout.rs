@@ -56,6 +56,9 @@ fn main() -> Result<(), BoxError> {
 
     let (ours, bare) = (ours_in_memory(owners)?, bare_in_memory(owners)?);
     row("memory per watcher that waits, bytes", ours, bare);
+    let (many, few) = if measures { (40_000, 1_000) } else { (40, 10) };
+    println!("{:<44} {:>10} {:>10} {:>7}", "", many, few, "ratio");
+    row("one more watch beside so many of a handle, ns", registration_beside(many)?, registration_beside(few)?);
     let writes = if measures { 10_000 } else { 10 };
     let (alone, stalled) = (Writes::beside(Reader::Gone, writes)?, Writes::beside(Reader::Stalled, writes)?);
     println!("{:<44} {:>10} {:>10} {:>7}", "", "stalled", "none", "ratio");
@@ -225,6 +228,31 @@ fn bare_in_memory(owners: usize) -> Result<f64, BoxError> {
         }));
     });
     Ok(used.bytes_current as f64 / owners as f64 + size_of::<watch::Sender<i64>>() as f64)
+}
+
+/// Nanoseconds until one more watch of a handle is registered and has told the first value.
+fn registration_beside(others: usize) -> Result<f64, BoxError> {
+    let runtime = Builder::new_current_thread().enable_time().build()?;
+    let _guard = runtime.enter();
+    let layer = LayeredSessionLayer::new(sessions()?);
+    let cookie = runtime.block_on(begin(&layer))?;
+    let handle = runtime.block_on(open(&layer, &cookie))?;
+    let register = || {
+        let mut values = handle.watch::<Count>();
+        assert!(values.next().now_or_never().is_some());
+        values
+    };
+    let watches: Vec<_> = (0..others).map(|_| register()).collect();
+    let timed = |_| {
+        let start = Instant::now();
+        let more = register();
+        let time = start.elapsed().as_nanos() as f64;
+        drop(more);
+        time
+    };
+    let times = (0..1_000).map(timed).collect();
+    drop(watches);
+    Ok(median(times))
 }
 
 #[derive(Clone, Copy, PartialEq)]

@@ -115,7 +115,25 @@ pub(crate) struct Chime(Mutex<Bells>);
 #[derive(Debug, Default)]
 struct Bells {
     first: Option<Ring>,
-    others: Vec<Option<Ring>>,
+    others: Vec<Place>,
+    /// The place in `others` that the next bell takes, or the length of `others` if all are taken.
+    free: usize,
+}
+
+/// The free places are a list of their own, so that a bell is hung in constant time beside any number of others.
+#[derive(Debug)]
+enum Place {
+    Taken(Ring),
+    Free { next: usize },
+}
+
+impl Place {
+    const fn ring(&mut self) -> Option<&mut Ring> {
+        match self {
+            Self::Taken(ring) => Some(ring),
+            Self::Free { .. } => None,
+        }
+    }
 }
 
 impl Bells {
@@ -124,25 +142,40 @@ impl Bells {
             self.first = Some(Ring::default());
             return 0;
         }
-        let free = self.others.iter().position(Option::is_none).unwrap_or(self.others.len());
-        match self.others.get_mut(free) {
-            Some(place) => *place = Some(Ring::default()),
-            None => self.others.push(Some(Ring::default())),
+        let taken = self.free;
+        match self.others.get_mut(taken) {
+            Some(place) => {
+                if let Place::Free { next } = std::mem::replace(place, Place::Taken(Ring::default())) {
+                    self.free = next;
+                }
+            }
+            None => {
+                self.others.push(Place::Taken(Ring::default()));
+                self.free = self.others.len();
+            }
         }
-        1 + free
+        1 + taken
     }
 
     fn at(&mut self, place: usize) -> Option<&mut Ring> {
         match place {
             0 => self.first.as_mut(),
-            place => self.others.get_mut(place - 1)?.as_mut(),
+            place => self.others.get_mut(place - 1)?.ring(),
         }
     }
 
     fn take_down(&mut self, place: usize) -> Option<Ring> {
         match place {
             0 => self.first.take(),
-            place => self.others.get_mut(place - 1)?.take(),
+            place => {
+                let slot = self.others.get_mut(place - 1).filter(|slot| matches!(slot, Place::Taken(_)))?;
+                let taken = std::mem::replace(slot, Place::Free { next: self.free });
+                self.free = place - 1;
+                match taken {
+                    Place::Taken(ring) => Some(ring),
+                    Place::Free { .. } => None,
+                }
+            }
         }
     }
 }
@@ -160,8 +193,8 @@ impl Chime {
     }
 
     fn ring_into(&self, woken: &mut Vec<Waker>) {
-        let Bells { first, others } = &mut *lock(&self.0);
-        woken.extend(first.iter_mut().chain(others.iter_mut().flatten()).filter_map(Ring::ring));
+        let Bells { first, others, .. } = &mut *lock(&self.0);
+        woken.extend(first.iter_mut().chain(others.iter_mut().filter_map(Place::ring)).filter_map(Ring::ring));
     }
 }
 
@@ -287,6 +320,24 @@ mod tests {
         hub.ring();
         assert!(leavers.iter().all(|(leaver, _)| leaver.woken.load(Ordering::Relaxed) == 1));
         assert_eq!(hub.len(), 0);
+    }
+
+    #[test]
+    fn bells_take_freed_places_without_search() {
+        let chime = Arc::new(Chime::default());
+        let mut bells: Vec<_> = (0..9).map(|_| Some(chime.hang())).collect();
+        let places = |bells: &[Option<Bell>]| bells.iter().flatten().map(|bell| bell.place).collect::<Vec<_>>();
+        assert_eq!(places(&bells), (0..9).collect::<Vec<_>>());
+        for freed in [2, 7, 4] {
+            bells[freed] = None;
+        }
+        // A search from the front would find the second place first.
+        let again: Vec<_> = (0..5).map(|_| Some(chime.hang())).collect();
+        assert_eq!(places(&again), [4, 7, 2, 9, 10]);
+        chime.ring();
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(bells.iter().chain(&again).flatten().all(|bell| bell.poll(&mut cx).is_ready()));
+        assert_eq!(size_of::<Place>(), size_of::<Option<Ring>>());
     }
 
     #[test]

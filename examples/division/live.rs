@@ -29,6 +29,9 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_secs(25);
 /// Far more than any frame of the page's.
 const FRAME_BYTES: usize = 16 << 10;
+/// The read buffer of a socket. The library's own takes 128 KiB for each, which is 670 MB for 5,000 pages. A
+/// frame that is longer than the buffer is read in pieces.
+const READ_BUFFER: usize = 4 << 10;
 /// A browser that stops reading would otherwise keep its socket past a sign-out: while a send waits, nobody looks at
 /// `closed()`.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -89,7 +92,7 @@ pub(crate) async fn upgrade(
     session: Session,
     upgrade: WebSocketUpgrade,
 ) -> Response {
-    let upgrade = upgrade.max_message_size(FRAME_BYTES).max_frame_size(FRAME_BYTES);
+    let upgrade = upgrade.read_buffer_size(READ_BUFFER).max_message_size(FRAME_BYTES).max_frame_size(FRAME_BYTES);
     upgrade.on_upgrade(async move |mut socket| {
         if let Err(error) = converse(&mut socket, &session).await {
             tracing::debug!(error, "a socket failed");
