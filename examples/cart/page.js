@@ -50,7 +50,7 @@ function connection(state, text, lost = '') {
   }, PATIENCE);
 }
 
-// ---- what the page asks for
+// ---- requests
 
 const add = (product_id) => change('POST', '/cart', { product_id });
 
@@ -143,7 +143,7 @@ function flash(line) {
   line.classList.add('new');
 }
 
-// ---- what the page says
+// ---- notices
 
 function say(id, text) {
   if (element(id).textContent !== text) element(id).textContent = text;

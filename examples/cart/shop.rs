@@ -43,7 +43,7 @@ impl Cart {
         }
     }
 
-    /// Takes one of the product out, and its line with the last one.
+    /// Takes a single piece of the product out. The last piece takes the product's line with it.
     pub(crate) fn reduce(&mut self, product_id: u32) {
         if let Some(item) = self.items.iter_mut().find(|item| item.product_id == product_id) {
             item.quantity = item.quantity.saturating_sub(1);

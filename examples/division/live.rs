@@ -65,7 +65,7 @@ enum ToPage {
     Error { message: String },
 }
 
-/// The division, and what the page says about it.
+/// The division and the facts that the page shows about the division.
 #[derive(Serialize)]
 pub(crate) struct Status {
     #[serde(rename = "id")]

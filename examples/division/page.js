@@ -267,7 +267,7 @@ function disconnected(why) {
   unnoticed = setTimeout(explain, UNNOTICED);
 }
 
-// In sight while there is no connection: what is below may be old, and what was chosen here may be yet to come.
+// The banner is in sight while there is no connection: the view may be old, and a choice may be yet to come.
 function explain() {
   clearTimeout(unnoticed);
   const away = document.body.dataset.connection === 'closed';

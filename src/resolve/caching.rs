@@ -45,8 +45,8 @@ fn keep_private_by_default(headers: &mut HeaderMap) {
     }
 }
 
-/// Forbids every cache to store a response that carries a cookie of ours: whatever the handler thought of caching, the
-/// handler did not know of the cookie (RFC 9111, 7.3). Directives that don't let caches store stay, as `no-transform`.
+/// Forbids every cache to store a response that carries a cookie of ours: the handler chose its directives without
+/// knowing of the cookie (RFC 9111, 7.3). Directives that don't let caches store stay, as `no-transform`.
 pub(super) fn forbid_storing(headers: &mut HeaderMap) {
     let targeted: Vec<_> = headers.keys().filter(|name| is_targeted(name)).cloned().collect();
     for name in targeted {

@@ -1,8 +1,8 @@
 //! The cross-site rule: does this request come from a page of this application?
 //!
-//! [`Rule::judge`] is the whole of it, for the writeback, for event streams and for upgrades alike. It trusts nothing
-//! but what a browser sets and no script can: `Sec-Fetch-Site`, and `Origin` where that is missing. There are no
-//! patterns, no exceptions by path and no tokens, since those are what was got around elsewhere (CVE-2025-47910).
+//! [`Rule::judge`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
+//! headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is missing. The rule has
+//! no patterns, no exceptions by path and no tokens: elsewhere attacks went around such exceptions (CVE-2025-47910).
 
 use std::iter;
 

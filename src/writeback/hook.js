@@ -211,7 +211,7 @@ class LayeredSession extends EventTarget {
     else if (type === 'set') this.#change(Object.entries(data));
     else if (type === 'removed') this.#change(data.map((name) => [name]));
     else if (type === 'closed') {
-      // Nobody else is to be shown them.
+      // The values of the session that has ended stay hidden from the next user.
       if (data !== 'shutdown') this.#replace({});
       this.#emit('closed', { reason: data });
       this.#lose();

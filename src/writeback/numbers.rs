@@ -24,8 +24,8 @@ pub(crate) fn unsafe_numbers(raw: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether each unsafe integer that the client wrote still stands, as often and digit for digit, in what the value
-/// decoded from it encodes to. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
+/// Whether each unsafe integer of the client's text still stands, as often and digit for digit, in the encoding of the
+/// value that was decoded from the text. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
 /// that skips the field would lose it.
 pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
     let mut sent: Vec<_> = unsafe_numbers(raw).collect();

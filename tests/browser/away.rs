@@ -1,4 +1,4 @@
-//! The `division` page without a connection: what it says, and that it says it.
+//! The `division` page without a connection: the banner, and the return.
 
 use serde_json::json;
 

@@ -115,7 +115,7 @@ async fn event_sources_open_on_plain_http() -> Result {
     Ok(())
 }
 
-/// What a script of the tab's page comes to.
+/// Runs a script in the tab's page, which leaves its outcome in the title.
 async fn outcome(tab: &Tab, script: &str) -> Result {
     tab.evaluate(&format!("(document.title = '', ({script})())")).await?;
     Ok(())

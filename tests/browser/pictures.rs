@@ -34,7 +34,7 @@ impl Tab {
         self.devtools("Emulation.setEmulatedMedia", features).await
     }
 
-    /// Writes what the screen shows as `NAME.png`, once animations are over.
+    /// Writes a picture of the screen as `NAME.png`, once animations are over.
     pub(crate) async fn capture(&self, name: &str, width: u32) -> Result {
         self.until("document.getAnimations().some(({ playState }) => playState === 'running')", false).await?;
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;

@@ -1,4 +1,4 @@
-//! An application on loopback that says what it was sent.
+//! An application on loopback that keeps the heads of its requests.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -32,7 +32,7 @@ impl SessionValue for Note {
     const NAME: &'static str = "note";
 }
 
-/// The application; it ends with its owner.
+/// The application, which ends with its owner.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
@@ -100,7 +100,7 @@ async fn fill(session: Session) -> Result<String, WriteError> {
     Ok(room.to_string())
 }
 
-/// Says why the session is closed, or what the note is.
+/// Sends the reason why the session is closed, or the note.
 async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let mut notes = session.watch::<Note>();

@@ -15,7 +15,7 @@ use crate::Result;
 
 const READY: Duration = Duration::from_secs(30);
 
-/// Runs a client to its end, and gives the lines that it prints.
+/// Runs a client to its end and returns the lines of its output.
 pub(crate) async fn run(program: &str, arguments: Vec<String>) -> Result<Vec<String>> {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null());

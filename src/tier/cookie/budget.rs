@@ -35,7 +35,7 @@ impl CookieTier {
         entries_of(self.token_budget()) >= MIN_ENTRIES
     }
 
-    /// Room for entries. Both owners' budgets count with the longest head, so that whatever was accepted fits.
+    /// Room for entries. Both owners' budgets count with the longest head, so that each accepted write fits.
     pub(crate) fn budget(&self, principals: bool) -> Budget {
         split(entries_of(self.token_budget()), principals)
     }

@@ -383,7 +383,7 @@ impl State {
         let (taken, before) = (Taken::of(sizes.clone(), terms), || Taken::of(self.sizes(terms), terms));
         let (within, room) = (taken.total() <= terms.budget, terms.kept.map_or(0, |(_, room)| room));
         let fits = match terms.share {
-            // What a turn granted may stand in the room: a write that takes no more than before is not refused for that.
+            // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
             Share::Ordinary => {
                 let leaves_room = taken.others + taken.identity.max(room) <= terms.budget;
                 within && (leaves_room || taken.others <= before().others)

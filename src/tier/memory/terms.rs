@@ -35,7 +35,7 @@ pub(crate) struct Terms<'a> {
     /// The bytes that a browser could have under the largest budget: an earlier deploy may have filled them.
     pub(crate) most: usize,
     pub(crate) share: Share,
-    /// Bytes of the budget that an ordinary write leaves to the value that says who is signed in.
+    /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
     pub(crate) kept: Option<(Number, usize)>,
     /// A shared store gives the versions: they are taken as they are.
     pub(crate) stored: bool,
