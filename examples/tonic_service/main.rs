@@ -7,7 +7,7 @@
 #[allow(missing_docs, unreachable_pub, clippy::exhaustive_structs, clippy::use_self)]
 mod division;
 
-use std::{net::Ipv4Addr, pin::Pin};
+use std::{net::Ipv4Addr, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use layered_session::{
@@ -93,6 +93,9 @@ async fn main() -> Result<(), BoxError> {
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr()?))?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
+        // A stream to a client that is gone without a word ends by this alone.
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(LayeredSessionLayer::new(sessions.clone()))
         .add_service(DivisionsServer::new(Service))
         .serve_with_incoming_shutdown(TcpIncoming::from(listener), async {
