@@ -24,7 +24,7 @@ let heard = 0; // when the last frame came
 
 function open() {
   clearTimeout(timer);
-  const opened = Date.now();
+  const opened = (heard = Date.now());
   const mine = (socket = new WebSocket(location.origin.replace('http', 'ws') + '/live'));
   mine.onopen = () => send({ event: 'show', view: wanted });
   mine.onmessage = ({ data }) => {
@@ -111,7 +111,7 @@ function carrier() {
   // The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
   // page has yet to store.
   hook.addEventListener('conflict', async () => {
-    socket.close();
+    socket?.close();
     if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
   });
   return hook;
@@ -136,7 +136,7 @@ addEventListener('pagehide', () => {
   socket = undefined;
   before?.close();
 });
-addEventListener('pageshow', ({ persisted }) => persisted && reopen());
+addEventListener('pageshow', ({ persisted }) => persisted && !socket && reopen());
 
 // ---- the views
 
@@ -256,7 +256,7 @@ function connected() {
   document.body.dataset.connection = 'open';
   element('connection').textContent = 'Live';
   explain();
-  hook.resume(); // what it has yet to bring need not wait any longer
+  if (chosen !== null || unsaved !== null) hook.resume(); // a choice that waits need not wait any longer
 }
 
 function disconnected(why) {

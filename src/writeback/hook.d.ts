@@ -22,7 +22,7 @@ export interface Options {
 export interface LayeredSession extends EventTarget {
   /**
    * What the page may read, by name, as the server last said. Empty before the first `change`, and once the page has
-   * heard of the end of its session. A value that the page stores is here once the server has taken it.
+   * heard of the end of its session, a shutdown of the server excepted. A value that the page stores is here once the server has taken it.
    */
   readonly values: ReadonlyMap<string, unknown>;
 
@@ -70,13 +70,15 @@ export interface LayeredSessionEvents {
   /** The session is over, and `values` is empty unless it was a shutdown. The hook connects again by itself. */
   closed: CustomEvent<{ reason: 'renewed' | 'destroyed' | 'expired' | 'revoked' | 'shutdown' }>;
   /**
-   * The stream of events broke off, and is opened again. Until the next `change` the values may be old. The detail is the
-   * server's reason where the server refuses the stream: `cross_site` behind a proxy that changes `Host`.
+   * The stream of events broke off, in this tab or in the tab that holds the stream for all, and is opened again. Until
+   * the next `change` the values may be old. The detail is the server's reason where the server refuses the stream:
+   * `cross_site` behind a proxy that changes `Host`.
    */
   lost: CustomEvent<{ code: string; message: string } | null>;
   /**
-   * Another tab has stored something, and may have begun a session with that. A socket that was opened without a session
-   * does not see the session: open the socket anew. `values` follow without help.
+   * Another tab may have begun a session, by a store or by `resume`. A socket that was opened without a session does not
+   * see the session: open such a socket anew, and don't call `resume` for this event. `values` follow without help.
+   * A tab that is closed before the answer to its first store can't tell the others: they notice at the next focus.
    */
   begun: CustomEvent<null>;
   /** The server has taken these; `$relay` stands for a relay token. It has no use for those that are `ignored`. */

@@ -100,6 +100,9 @@ class LayeredSession extends EventTarget {
   #shares = Boolean(navigator.locks); // whether tabs share a stream: locks need a secure context
   #candidacy; // for the lock
   #leads = false;
+  #term = 0; // of the newest tab that leads: a tab that has lost the lock may not know yet
+  #turns = 0; // how often the browser changed its session
+  #toldAt = 0; // when this tab last said that a session may have begun
   #asked = false; // whether the leading tab has yet to answer
   #missed = []; // messages of the leading tab while this tab's own state is on its way
   #end = new AbortController();
@@ -108,13 +111,14 @@ class LayeredSession extends EventTarget {
     super();
     this.#url = url.replace(/\/$/, '');
     this.#credentials = credentials;
-    this.#name = `layered-session ${this.#url}`;
+    // Pages may spell one address in several ways. Streams with other credentials are of other sessions.
+    this.#name = `layered-session ${new URL(this.#url || '/', document.baseURI)} ${credentials}`;
     this.#events = events;
     const on = (target, types, listener) => {
       for (const type of types) target.addEventListener(type, listener, { signal: this.#end.signal });
     };
     on(globalThis, ['online', 'focus'], () => this.#look());
-    // True or not, the next attempt will tell.
+    // A browser may be wrong about that: the next attempt shows it.
     on(globalThis, ['offline'], () => {
       if (!this.#source && this.#session === undefined) return;
       this.#hangUp();
@@ -127,8 +131,9 @@ class LayeredSession extends EventTarget {
     });
     on(globalThis, ['pageshow'], ({ persisted }) => {
       if (!persisted) return;
-      this.#posting.resume();
       this.#join();
+      // Turns of other tabs went unheard, and a hook without a stream does not learn of them by itself.
+      this.#events ? this.#posting.resume() : this.#turn();
     });
     on(document, ['visibilitychange'], () => {
       if (!document.hidden) this.#look();
@@ -159,11 +164,12 @@ class LayeredSession extends EventTarget {
 
   close() {
     this.#end.abort();
+    this.#posting.stop();
     this.#leave();
   }
 
   #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
+    if (!this.#closed) this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
   get #closed() {
@@ -240,6 +246,7 @@ class LayeredSession extends EventTarget {
   }
 
   #retry() {
+    if (this.#closed) return;
     if (Date.now() - this.#begunAt > LONGEST) this.#listening.failures = 0;
     this.#hangUp();
     this.#listening.wait();
@@ -278,6 +285,8 @@ class LayeredSession extends EventTarget {
   #look() {
     this.#posting.resume();
     this.#silence.look();
+    // A tab that left before the answer to its first store could not say that a session has begun.
+    if (this.#session === '' && Date.now() - this.#begunAt > ANSWER) return this.#renew();
     if (this.#source) return;
     if (this.#session === undefined) this.#listening.resume();
     else this.#ask();
@@ -295,12 +304,17 @@ class LayeredSession extends EventTarget {
 
   // A visitor's stream does not see the session that has come to be: the next stream does, in every tab.
   #begun() {
-    this.#say('begun');
+    // Pages that resume at `begun` would call each other without end.
+    if (Date.now() - this.#toldAt >= SHORTEST) {
+      this.#toldAt = Date.now();
+      this.#say('begun');
+    }
     this.#renew();
   }
 
   // The browser is in another session, or in none: nothing of the one before is to be shown or brought any more.
   #turn() {
+    this.#turns++;
     this.#token = this.#order = undefined;
     this.#conflict = false;
     // Without a stream the hook does not hear whose session it is now.
@@ -336,10 +350,10 @@ class LayeredSession extends EventTarget {
   }
 
   #say(type, data) {
-    this.#channel?.postMessage({ type, data, session: this.#session, user: this.#user });
+    this.#channel?.postMessage({ type, data, session: this.#session, user: this.#user, term: this.#term });
   }
 
-  #heard({ type, data, session, user }) {
+  #heard({ type, data, session, user, term }) {
     const agrees = session === this.#session && user === this.#user;
     if (type === 'turned') this.#turn();
     else if (type === 'begun') {
@@ -347,24 +361,33 @@ class LayeredSession extends EventTarget {
       if (this.#events) this.#renew();
     } else if (type === 'ask') {
       if (this.#leads) this.#answer(agrees);
-    } else if (this.#source) {
-      if (!this.#leads) this.#missed.push({ type, data, session, user });
-    } else if (this.#session !== undefined) {
-      this.#asked = false;
-      this.#silence.hears(this.#interval * SILENCE);
-      if (type === 'lost') this.#lose();
-      else if (agrees) this.#take(type, data);
-      else this.#retry();
+    } else if (this.#leads) {
+      if (term > this.#term) this.#yield();
+    } else if (term >= this.#term) {
+      this.#term = term;
+      if (this.#source) this.#session ?? this.#missed.push({ type, data, session, user });
+      else if (this.#session !== undefined) this.#led(type, data, user, agrees);
     }
   }
 
+  #led(type, data, user, agrees) {
+    this.#asked = false;
+    this.#silence.hears(this.#interval * SILENCE);
+    if (type === 'soon') return;
+    if (agrees && type !== 'lost') return this.#take(type, data);
+    // The values of the user before stay hidden from this user.
+    if (user !== this.#user) this.#replace({});
+    this.#lose();
+  }
+
   // The marks of a tab that has just been given its state are newer than those of a long stream. A frozen page hears the
-  // channel while its timers and its stream stand still.
+  // channel while its timers and its stream stand still: `look` counts the silence by the clock.
   #answer(agrees) {
     this.#silence.look();
     if (!this.#source) this.#listening.resume();
     else if (agrees) this.#say('here');
-    else if (this.#session !== undefined) this.#retry();
+    else if (this.#session === undefined) this.#say('soon');
+    else this.#retry();
   }
 
   // This tab's own state is the base; messages that came while the state was on its way follow it.
@@ -382,11 +405,12 @@ class LayeredSession extends EventTarget {
 
   #ask() {
     this.#asked = true;
-    this.#silence.hears(ANSWER);
+    this.#silence.hears(ANSWER * (1 + Math.random())); // so that one tab steals, and not all
     this.#say('ask');
   }
 
-  // The holder of the lock leads. A frozen page may hold it and not answer, so that the lock can be stolen.
+  // The holder of the lock leads. A page that is blocked holds the lock and does not answer, so that the lock can be
+  // stolen.
   #stand(steal) {
     if (!this.#events || !this.#shares) return;
     this.#resign();
@@ -394,21 +418,23 @@ class LayeredSession extends EventTarget {
     const lead = () => {
       if (signal.aborted) return;
       this.#leads = true;
+      this.#term = Math.max(Date.now(), this.#term + 1);
+      this.#say('soon');
       if (!this.#source && !this.#listening.timer) this.#listen();
       return new Promise((release) => signal.addEventListener('abort', release));
     };
     navigator.locks.request(this.#name, steal ? { steal } : { signal }, lead).catch(() => {
       if (signal.aborted) return;
-      if (this.#leads) {
-        // Stolen, as this tab did not answer.
-        this.#leads = false;
-        this.#stand();
-      } else {
-        this.#shares = false; // the browser has no locks for this page
-        if (this.#source) return;
-      }
-      this.#retry();
+      if (this.#leads) return this.#yield();
+      this.#shares = false; // the browser has no locks for this page
+      if (!this.#source) this.#retry();
     });
+  }
+
+  // Another tab has stolen the lock, as this tab did not answer.
+  #yield() {
+    this.#stand();
+    this.#retry();
   }
 
   #resign() {
@@ -425,7 +451,7 @@ class LayeredSession extends EventTarget {
     if (next) this.#post(next);
   }
 
-  // There may be no later: better out of order than not at all.
+  // A page that is left sends all at once: out of order is better than not at all.
   #flush() {
     for (let next; (next = this.#next()); ) this.#post(next);
   }
@@ -453,12 +479,12 @@ class LayeredSession extends EventTarget {
   }
 
   async #post({ token, batch, turn, body }) {
-    const headers = { 'content-type': 'application/json' }, user = this.#user;
+    const headers = { 'content-type': 'application/json' }, user = this.#user, turns = this.#turns;
     if (user !== undefined) headers['session-user'] = user;
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
-      // It has room for 64 KiB.
+      // Requests with `keepalive` have room for 64 KiB in all.
       const keepalive = body.length < 2e4, credentials = this.#credentials;
       const response = await fetch(this.#url || '/', { method: 'POST', keepalive, headers, body, credentials });
       status = response.status;
@@ -469,8 +495,12 @@ class LayeredSession extends EventTarget {
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
     if (turn) this.#turned(token, status, Object(answer));
-    else if (user === undefined || user === this.#user || status === 200) this.#settle(token, batch, status, Object(answer));
-    else if (batch.size) this.#giveUp(batch);
+    else {
+      // The word of one user is not kept for the next, nor a token of the session before.
+      const kept = turns === this.#turns, same = user === undefined ? kept : user === this.#user;
+      if (same || status === 200) this.#settle(kept ? token : undefined, batch, status, Object(answer));
+      else if (batch.size) this.#giveUp(batch);
+    }
     this.#pump();
   }
 
@@ -500,7 +530,7 @@ class LayeredSession extends EventTarget {
     if (status === 200 && Array.isArray(stored)) {
       this.#posting.failures = 0;
       this.#conflict = false;
-      this.#begun();
+      if (stored.length) this.#begun();
       this.#emit('stored', { stored, ignored });
     } else if (status === 409 && code !== 'user_changed') {
       // The token is another session's for good; the values are the page's, and a new cookie may come.
