@@ -11,13 +11,19 @@ use std::{
 
 use http::request::Parts;
 
-use self::{accepted::Accepted, life::Lifetime, refusals::Refusals, spared::Spared, time::Time};
+use self::{
+    accepted::Accepted,
+    life::Lifetime,
+    outside::{Failures, Source, Store},
+    refusals::Refusals,
+    spared::Spared,
+    time::Time,
+};
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
     throttle::Throttle,
     tier::{
-        Tier,
         cookie::{CookieTier, digest::DigestKey, header::Name},
         default::Answer,
         memory::{
@@ -32,6 +38,7 @@ use crate::{
 pub(crate) mod accepted;
 pub(crate) mod judge;
 pub(crate) mod life;
+pub(crate) mod outside;
 pub(crate) mod refusals;
 pub(crate) mod spared;
 pub(crate) mod time;
@@ -63,7 +70,7 @@ pub(crate) struct Chain {
     pub(crate) cookie: CookieTier,
     pub(crate) cookie_name: Name,
     pub(crate) digests: DigestKey,
-    pub(crate) store: Option<Arc<dyn Tier>>,
+    pub(crate) store: Option<Store>,
     pub(crate) computed: Vec<Computed>,
     pub(crate) has_sources: bool,
     /// A request's head has to be asked for something: known from the start, since every request wants to know.
@@ -94,6 +101,10 @@ pub(crate) struct Chain {
     pub(crate) spared: Spared,
     pub(crate) accepted: Accepted,
     pub(crate) counters: Counters,
+    /// Requests without a layer of these sessions.
+    pub(crate) missing_layers: Failures,
+    /// Versions from further ahead than the allowed skew.
+    pub(crate) skews: Throttle,
     pub(crate) refusals: Refusals,
     pub(crate) reads: Reads,
 }
@@ -104,19 +115,21 @@ pub(crate) struct Counters {
     pub(crate) capped_cookies: AtomicU64,
     pub(crate) skewed_tokens: AtomicU64,
     pub(crate) skewed_versions: AtomicU64,
+    pub(crate) foreign_tokens: AtomicU64,
+    pub(crate) refused_tokens: AtomicU64,
 }
 
 /// A tier that computes its answers, in the order of the chain.
 pub(crate) enum Computed {
     Default(Vec<(Number, Answer)>),
-    Source(Arc<dyn Tier>),
+    Source(Source),
 }
 
 impl Computed {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Default(_) => DEFAULT,
-            Self::Source(tier) => tier.name(),
+            Self::Source(source) => source.name(),
         }
     }
 
@@ -216,7 +229,12 @@ impl Chain {
     pub(crate) fn see(&self, version: Version, now: Millis) {
         if self.time.see(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
-            tracing::warn!(%version, "a version is further in the future than `max_skew` allows: compare the clocks of the nodes");
+            if let Some(versions) = self.skews.due(1, now, Duration::from_secs(60)) {
+                let left_out = versions - 1;
+                let message =
+                    "a version is further in the future than `max_skew` allows: compare the clocks of the nodes";
+                tracing::warn!(%version, left_out, "{message}");
+            }
         }
     }
 
@@ -282,6 +300,13 @@ impl Chain {
 
     pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(Number, Answer)> {
         self.computed.iter().flat_map(Computed::rules)
+    }
+
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+        self.computed.iter().filter_map(|tier| match tier {
+            Computed::Default(_) => None,
+            Computed::Source(source) => Some(source),
+        })
     }
 
     /// Whether a session may have to be waited for.

@@ -42,6 +42,8 @@ mod axum {
 
 #[cfg(feature = "tonic")]
 mod tonic {
+    use std::{error::Error, sync::Arc};
+
     use tonic::Status;
 
     use crate::error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind};
@@ -49,10 +51,11 @@ mod tonic {
     /// `internal` without a layer, `unavailable` where the store does not answer.
     impl From<MissingSession> for Status {
         fn from(error: MissingSession) -> Self {
-            match error.kind() {
+            let status = match error.kind() {
                 MissingSessionKind::NoLayer => Self::internal(error.to_string()),
                 MissingSessionKind::Unavailable => Self::unavailable(error.to_string()),
-            }
+            };
+            caused_by(status, error)
         }
     }
 
@@ -61,7 +64,7 @@ mod tonic {
     impl From<WriteError> for Status {
         fn from(error: WriteError) -> Self {
             let message = error.to_string();
-            match error.kind() {
+            let status = match error.kind() {
                 WriteErrorKind::Closed | WriteErrorKind::Contended => Self::aborted(message),
                 WriteErrorKind::Invalid => Self::invalid_argument(message),
                 WriteErrorKind::TooLarge => Self::resource_exhausted(message),
@@ -69,7 +72,13 @@ mod tonic {
                 WriteErrorKind::HeadSent | WriteErrorKind::NoMemory | WriteErrorKind::Undeclared => {
                     Self::internal(message)
                 }
-            }
+            };
+            caused_by(status, error)
         }
+    }
+
+    fn caused_by(mut status: Status, error: impl Error + Send + Sync + 'static) -> Status {
+        status.set_source(Arc::new(error));
+        status
     }
 }

@@ -7,7 +7,7 @@ use http::Extensions;
 use self::core::{Binding, Core};
 pub(crate) use self::read::{Look, Mark};
 use crate::{
-    chain::{Identity, life::Lifetime},
+    chain::{Identity, life::Lifetime, outside::note_missing_layer},
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
@@ -92,7 +92,10 @@ impl Session {
         async move {
             match loader {
                 Some(loader) => loader.load().await,
-                None => Err(MissingSession::no_layer()),
+                None => {
+                    note_missing_layer();
+                    Err(MissingSession::no_layer())
+                }
             }
         }
     }

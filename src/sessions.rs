@@ -15,7 +15,10 @@ use http::Extensions;
 
 use self::builder::SessionsBuilder;
 use crate::{
-    chain::Chain,
+    chain::{
+        Chain,
+        outside::{Source, Store, trace_missing_layer},
+    },
     error::{MissingSession, TierError, WriteError},
     id::Principal,
     session::{Session, load::Loader},
@@ -51,7 +54,12 @@ impl Sessions {
     pub async fn load(&self, extensions: &Extensions) -> Result<Session, MissingSession> {
         match Loader::of(extensions, &self.chain) {
             Some(loader) => loader.load().await,
-            None => Err(MissingSession::no_layer()),
+            None => {
+                if let Some(left_out) = self.chain.missing_layers.note(&self.chain.time) {
+                    trace_missing_layer(left_out);
+                }
+                Err(MissingSession::no_layer())
+            }
         }
     }
 
@@ -147,6 +155,11 @@ impl Sessions {
             capped_cookies: read(&self.chain.counters.capped_cookies),
             skewed_tokens: read(&self.chain.counters.skewed_tokens),
             skewed_versions: read(&self.chain.counters.skewed_versions),
+            foreign_tokens: read(&self.chain.counters.foreign_tokens),
+            refused_tokens: read(&self.chain.counters.refused_tokens),
+            store_failures: self.chain.store.as_ref().map_or(0, Store::failures),
+            source_failures: self.chain.sources().map(Source::failures).sum(),
+            missing_layers: self.chain.missing_layers.count(),
         }
     }
 }
@@ -202,4 +215,18 @@ pub struct Stats {
     /// Versions from further ahead than that in genuine cookies and in the shared store. Each counts as often as the node reads
     /// it.
     pub skewed_versions: u64,
+    /// Values of our cookie and tokens of pages that don't open: from another application or a removed key, cut, or made up.
+    pub foreign_tokens: u64,
+    /// Genuine tokens that changed nothing: a page brought them late, twice, or for another session or user, or the cookies of
+    /// one request were of several sessions.
+    pub refused_tokens: u64,
+    /// Reads and writes that the shared store did not carry out: each is a load or a write that failed. They are traced at
+    /// `error`, at most one read and one write a second.
+    pub store_failures: u64,
+    /// Loads that went on without the answers of a source, which failed or missed
+    /// [`source_deadline`](crate::SessionsBuilder::source_deadline). They are traced, each source at most once a second.
+    pub source_failures: u64,
+    /// Loads of these sessions from requests that no layer of theirs had seen: a mistake of the application, traced at
+    /// `error`. A [`Session::load`] without any layer is traced too, and counted nowhere.
+    pub missing_layers: u64,
 }

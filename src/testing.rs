@@ -83,7 +83,7 @@ impl Clock for ManualClock {
     }
 
     fn sleep(&self, span: Duration) -> Sleep {
-        let (hands, end) = (Arc::clone(&self.0), self.monotonic() + span);
+        let (hands, end) = (Arc::clone(&self.0), self.monotonic().saturating_add(span));
         Box::pin(std::future::poll_fn(move |cx| {
             let mut hands = lock(&hands);
             if hands.passed >= end {

@@ -33,10 +33,11 @@ pub(crate) mod memory;
 /// # Contract
 ///
 /// - A future may be dropped before it is polled, and at any await: work belongs inside it.
-/// - A **source** ([`Role::Source`]) only reads. It is asked once per load, for every declared value that no stored tier
-///   has to answer for first, and its answers are used only where no stored tier answers. A source that waits makes
-///   every load wait, those of visitors too: it should cache by itself. If it fails, that is traced, and the next tier
-///   answers.
+/// - A **source** ([`Role::Source`]) only reads. Each load asks the source once, for every declared value, whatever the
+///   stored tiers hold. The handle keeps the answers and uses them only where no stored tier answers, so that a read after
+///   `remove` has them. A source that waits makes every load wait, those of visitors too: a source should cache by itself.
+///   The next tier answers where a source fails, or does not answer within
+///   [`source_deadline`](crate::SessionsBuilder::source_deadline). That is traced and counted.
 /// - A **store** ([`Role::Store`]) keeps versions, takes writes, and decides whether a session exists. Only one can be
 ///   in a chain. If it fails, the load or the write fails, and nothing changes.
 ///
@@ -156,7 +157,7 @@ impl<'a> Lookup<'a> {
         self.owner
     }
 
-    /// The wire names that are asked for.
+    /// The wire names that are asked for: those of all declared values.
     pub const fn names(&self) -> &'a [&'static str] {
         self.names
     }

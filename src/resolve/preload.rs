@@ -112,7 +112,7 @@ where
                             sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
                         }
                         // The handler that asks will hear of it, and one that doesn't ask has no need to.
-                        Err(error) => tracing::warn!(%error, "the session could not be preloaded"),
+                        Err(error) => tracing::debug!(%error, "the session could not be preloaded"),
                     }
                     (inner, request, loader)
                 }

@@ -101,7 +101,7 @@ impl Core {
         }
         let abandoned = known.as_ref().map_or(Record::UNASKED, |record| record.abandoned());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
-        let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+        let found = store.read(lookup, &self.chain.time).await?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.principal_record(signed, now);
         record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
@@ -258,8 +258,8 @@ impl Core {
             && !self.is_settled(&key, now)
         {
             let lookup = Lookup::new(Some(chain.owner(&id)), &[], None);
-            let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error));
-            match found.map_err(WriteError::from)?.standing {
+            let found = store.read(lookup, &chain.time).await.map_err(WriteError::from)?;
+            match found.standing {
                 Standing::Present => {}
                 Standing::Absent => return Err(RelayRefused::OtherSession),
                 Standing::Ended => return Err(RelayRefused::Closed(Closed::Destroyed)),

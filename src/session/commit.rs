@@ -323,7 +323,7 @@ impl Core {
             Scope::Principal => OwnerId::from_hash(target.record.key().0),
         };
         let commit = Commit::new(owner, kind, changes, expires);
-        let committed = store.write(commit).await.map_err(|error| TierError::new(store.name(), error))?;
+        let committed = store.write(commit, &self.chain.time).await?;
         match committed {
             Committed::Applied(version) => {
                 self.chain.see(version, now);

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     chain::Signed,
-    error::{TierError, WriteError, WriteErrorKind},
+    error::{WriteError, WriteErrorKind},
     id::SessionId,
     live::Closed,
     tier::{Commit, CommitKind, cookie::order::MOST_BEGUN, memory::record::Kind},
@@ -53,7 +53,7 @@ impl Core {
                 let expires = self.chain.time.wall(until).time();
                 let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
                 let doubt = bound.record.doubt();
-                store.write(end).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))?;
+                store.write(end, &self.chain.time).await?;
                 doubt.clear();
             }
             let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);

@@ -20,7 +20,7 @@ use super::{
     recognise::{self, Familiar, Unopened},
 };
 use crate::{
-    chain::{Chain, Computation, Computed, DEFAULT, Reads, refusals::Refused},
+    chain::{Chain, Computation, DEFAULT, Reads, outside::Patience, refusals::Refused},
     error::{MissingSession, TierError},
     id::Principal,
     sync::Mutex,
@@ -61,6 +61,7 @@ pub(crate) struct Load {
     /// Handed on to the session in the end: it is counted often enough without.
     loader: Option<Arc<Loader>>,
     waiting: Option<Waiting>,
+    patience: Patience,
 }
 
 struct Waiting {
@@ -72,12 +73,13 @@ struct Waiting {
 impl Future for Load {
     type Output = Result<Session, MissingSession>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(loader) = self.loader.take() else { return Poll::Pending };
-        match loader.poll_loaded(&mut self.waiting, cx) {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(loader) = this.loader.take() else { return Poll::Pending };
+        match loader.poll_loaded(&mut this.waiting, this.patience, cx) {
             Poll::Ready(loaded) => Poll::Ready(loaded.map(|()| Session::new(loader))),
             Poll::Pending => {
-                self.loader = Some(loader);
+                this.loader = Some(loader);
                 Poll::Pending
             }
         }
@@ -198,13 +200,13 @@ impl Loader {
 
     /// Loads the session, once.
     pub(crate) const fn load(self: Arc<Self>) -> Load {
-        Load { loader: Some(self), waiting: None }
+        Load { loader: Some(self), waiting: None, patience: Patience::Deadline }
     }
 
     /// What [`load`](Self::load) gives without waiting for anything.
     pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
-        match pin!(self.load()).poll(&mut cx) {
+        match pin!(Load { patience: Patience::Once, ..self.load() }).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
             Poll::Pending => None,
         }
@@ -213,6 +215,7 @@ impl Loader {
     fn poll_loaded(
         self: &Arc<Self>,
         waiting: &mut Option<Waiting>,
+        patience: Patience,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), MissingSession>> {
         if waiting.is_none()
@@ -220,7 +223,8 @@ impl Loader {
             && let Some(chain) = ready!(self.poll_at_once(cx))?
         {
             let (hold, loader) = (Hold::new(Arc::clone(self)), Arc::clone(self));
-            *waiting = Some(Waiting { _hold: hold, load: Box::pin(async move { loader.finish(&chain).await }) });
+            let load = Box::pin(async move { loader.finish(&chain, patience).await });
+            *waiting = Some(Waiting { _hold: hold, load });
         }
         waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
     }
@@ -253,11 +257,11 @@ impl Loader {
         Poll::Ready(Ok(None))
     }
 
-    async fn finish(&self, chain: &Chain) -> Result<(), MissingSession> {
+    async fn finish(&self, chain: &Chain, patience: Patience) -> Result<(), MissingSession> {
         let mut answers = Vec::new();
         if chain.has_sources {
             let Some(head) = self.arrival.lock().as_ref().map(Arrival::head) else { return Ok(()) };
-            ask(chain, head.as_deref(), &mut answers).await;
+            ask(chain, head.as_deref(), patience, &mut answers).await;
         }
         let begun = self.arrival.lock().as_ref().map(|known| known.begin(known.familiar(), answers));
         if let Some((mut core, unopened)) = begun {
@@ -329,20 +333,15 @@ impl Arrival {
 }
 
 /// The sources' answers for one request, or for a job.
-pub(super) async fn ask(chain: &Chain, head: Option<&Parts>, answers: &mut Vec<Computation>) {
-    for tier in &chain.computed {
-        let Computed::Source(source) = tier else { continue };
-        match source.read(Lookup::new(None, &chain.names, head)).await {
-            Ok(found) => {
-                let until = found.expires_in.map(|span| chain.now().after(span));
-                let named = |entry: crate::tier::FoundEntry| {
-                    let number = chain.schema.named(&entry.name)?;
-                    Some(Computation { tier: source.name(), number, json: entry.json?, until })
-                };
-                answers.extend(found.entries.into_iter().filter_map(named));
-            }
-            Err(error) => tracing::warn!(tier = source.name(), error, "a source did not answer; the next tier does"),
-        }
+async fn ask(chain: &Chain, head: Option<&Parts>, patience: Patience, answers: &mut Vec<Computation>) {
+    for source in chain.sources() {
+        let found = source.read(Lookup::new(None, &chain.names, head), patience, &chain.time).await;
+        let until = found.expires_in.map(|span| chain.now().after(span));
+        let named = |entry: crate::tier::FoundEntry| {
+            let number = chain.schema.named(&entry.name)?;
+            Some(Computation { tier: source.name(), number, json: entry.json?, until })
+        };
+        answers.extend(found.entries.into_iter().filter_map(named));
     }
 }
 
@@ -360,7 +359,7 @@ impl Session {
     pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
         let signed = chain.signed(principal);
         let mut computed = Vec::new();
-        ask(chain, None, &mut computed).await;
+        ask(chain, None, Patience::Deadline, &mut computed).await;
         let mut core = Core::new(Arc::clone(chain), Binding::Job, Brought::default());
         (core.given, core.computed) = (Some(signed), computed.into());
         core.read_principal(chain.now()).await?;

@@ -18,7 +18,7 @@ use crate::{
         Identity, Signed,
         life::{End, Life, Lifetime, Predecessor, Sequel},
     },
-    error::{TierError, WriteError, WriteErrorKind},
+    error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{
@@ -415,7 +415,7 @@ impl Core {
             let (owner, expires) = (self.chain.owner(&id), self.chain.time.wall(until).time());
             let write = async |kind| {
                 let commit = Commit::new(owner, kind, &[], expires);
-                store.write(commit).await.map_err(|error| WriteError::from(TierError::new(store.name(), error)))
+                store.write(commit, &self.chain.time).await.map_err(WriteError::from)
             };
             if matches!(write(CommitKind::End).await?, Committed::Absent) {
                 // A store remembers the end of a record that it had. Another node could begin an absent id yet.

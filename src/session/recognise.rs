@@ -170,6 +170,7 @@ impl Core {
         for candidate in candidates.iter() {
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
             let Some(Opened { id, payload, retired, .. }) = opened else {
+                chain.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
                 came.unread = true;
                 continue;
             };
@@ -195,7 +196,8 @@ impl Core {
         }
         self.brought.came = Some(came.into());
         if ambiguous {
-            tracing::warn!(
+            chain.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
+            tracing::debug!(
                 "a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`"
             );
             self.binding = RwLock::new(Binding::Fenced(Closed::Ambiguous));
@@ -230,7 +232,7 @@ impl Core {
             Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
                 let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
-                let found = store.read(lookup).await.map_err(|error| TierError::new(store.name(), error))?;
+                let found = store.read(lookup, &self.chain.time).await?;
                 Some(Box::new((found, abandoned)))
             }
             _ => None,

@@ -1,6 +1,6 @@
 //! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use super::{
     browser::unsealable,
@@ -69,6 +69,21 @@ pub(crate) enum RelayRefused {
     Busy,
     /// The turn failed as a turn in a handler does.
     Write(WriteError),
+}
+
+impl RelayRefused {
+    /// Counts the refused token. No trace tells of it: a page can bring refused tokens at any rate.
+    pub(crate) fn count(&self, chain: &Chain) {
+        let counter = match self {
+            Self::NotGenuine => &chain.counters.foreign_tokens,
+            // The token was taken, and the store or the values stood in the way.
+            Self::Write(_) | Self::Busy => return,
+            Self::Expired | Self::OtherSession | Self::Closed(_) | Self::Used | Self::OtherUser => {
+                &chain.counters.refused_tokens
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl From<WriteError> for RelayRefused {

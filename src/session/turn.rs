@@ -16,8 +16,9 @@ use crate::{
         Identity, Signed,
         judge::Judge,
         life::{Life, Lifetime, Predecessor, Sequel, Told},
+        outside::Store,
     },
-    error::{TierError, WriteError, WriteErrorKind},
+    error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
     live::Closed,
     tier::{
@@ -277,7 +278,7 @@ impl Core {
             Some(store) => {
                 let shut = bound.record.shut_gate().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
-                self.store_successor(store.as_ref(), bound, &next, &succession, now).await?;
+                self.store_successor(store, bound, &next, &succession, now).await?;
                 Some(shut)
             }
             None => None,
@@ -352,13 +353,12 @@ impl Core {
 
     async fn store_successor(
         &self,
-        store: &dyn crate::tier::Tier,
+        store: &Store,
         bound: &Bound,
         next: &Bound,
         succession: &Succession<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let failed = |error| WriteError::from(TierError::new(store.name(), error));
         let successor = bound
             .record
             .live(now, |state| self.successor(state, succession, now))
@@ -380,7 +380,7 @@ impl Core {
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
-        match store.write(create).await.map_err(failed)? {
+        match store.write(create, &self.chain.time).await? {
             Committed::Applied(_) => {}
             // Another node has carried the order out.
             _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(Closed::Renewed)),
@@ -389,7 +389,7 @@ impl Core {
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
         let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
         let doubt = bound.record.doubt();
-        let ended = store.write(end).await.map_err(failed)?;
+        let ended = store.write(end, &self.chain.time).await?;
         doubt.clear();
         match ended {
             Committed::Applied(_) => Ok(()),

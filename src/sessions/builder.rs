@@ -14,8 +14,13 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     chain::{
-        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Reads, Resolution, accepted::Accepted,
-        life::Lifetime, refusals::Refusals, spared::Spared, time::Time,
+        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Reads, Resolution,
+        accepted::Accepted,
+        life::Lifetime,
+        outside::{Failures, Source, Store},
+        refusals::Refusals,
+        spared::Spared,
+        time::Time,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -53,6 +58,7 @@ pub struct SessionsBuilder {
     identity_room: usize,
     principal_idle: Duration,
     max_skew: Duration,
+    source_deadline: Duration,
     audience: String,
     resolution: Resolution,
     clock: Option<Arc<dyn Clock>>,
@@ -77,6 +83,7 @@ impl Default for SessionsBuilder {
             identity_room: IDENTITY_ROOM,
             principal_idle: 31 * DAY,
             max_skew: Duration::from_secs(3600),
+            source_deadline: Duration::from_millis(250),
             audience: String::new(),
             resolution: Resolution::default(),
             clock: None,
@@ -227,6 +234,16 @@ impl SessionsBuilder {
         self
     }
 
+    /// How long a load waits for each read-only source ([`Role::Source`]): 250 milliseconds if not said. Where a source has
+    /// not answered by then, the next tier answers. That is traced, and counted as
+    /// [`Stats::source_failures`](crate::Stats::source_failures).
+    ///
+    /// A load asks its sources one after the other. The deadline needs the sleep of the [`Clock`].
+    pub const fn source_deadline(mut self, deadline: Duration) -> Self {
+        self.source_deadline = deadline;
+        self
+    }
+
     /// Keeps applications apart that share keys or a store: what is sealed or stored for one audience is nothing to
     /// another.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
@@ -307,6 +324,9 @@ impl SessionsBuilder {
                 "`principal_idle` is under a second, so a user's values would be gone at the next request: extend it",
             ));
         }
+        if self.source_deadline < Duration::from_millis(1) {
+            return Err(setting_error("`source_deadline` under a millisecond: no source that waits could answer"));
+        }
         if self.memory.last().is_some_and(|tier| tier.max_bytes == 0) {
             return Err(setting_error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
         }
@@ -350,6 +370,8 @@ impl SessionsBuilder {
             spared: Spared::default(),
             accepted: Accepted::default(),
             counters: Counters::default(),
+            missing_layers: Failures::default(),
+            skews: Throttle::default(),
             refusals: Refusals::default(),
             reads: self.reads,
         };
@@ -439,9 +461,8 @@ impl SessionsBuilder {
         Ok(room)
     }
 
-    #[allow(clippy::type_complexity)] // Two halves of one list, split once.
-    fn computed(&mut self, schema: &Schema) -> Result<(Option<Arc<dyn Tier>>, Vec<Computed>), BuildError> {
-        let (mut store, mut computed): (Option<Arc<dyn Tier>>, Vec<Computed>) = (None, Vec::new());
+    fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<Computed>), BuildError> {
+        let (mut store, mut computed): (Option<Store>, Vec<Computed>) = (None, Vec::new());
         for tier in self.tiers.drain(..) {
             match tier {
                 Added::Memory | Added::Cookie => {}
@@ -456,7 +477,7 @@ impl SessionsBuilder {
                         let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
                         return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
                     }
-                    store = Some(tier);
+                    store = Some(Store::new(tier));
                 }
                 Added::Own(tier) => {
                     let taken = computed.iter().any(|other| other.name() == tier.name());
@@ -467,7 +488,7 @@ impl SessionsBuilder {
                         );
                         return Err(chain_error(message));
                     }
-                    computed.push(Computed::Source(tier));
+                    computed.push(Computed::Source(Source::new(tier, self.source_deadline)));
                 }
             }
         }

@@ -30,7 +30,10 @@ use super::{
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
-    session::{Session, relay::Relayed},
+    session::{
+        Session,
+        relay::{RelayRefused, Relayed},
+    },
     sessions::Sessions,
     value::{Declared, Flaw, Json, Number, SessionValue},
 };
@@ -351,8 +354,12 @@ impl SessionWriteback {
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.
-                let relayed = Relayed::open(&self.sessions.chain, &token, page_of(headers))?;
-                self.sessions.load(extensions).await?.core().bring(relayed).await?;
+                let count = |refused: RelayRefused| {
+                    refused.count(&self.sessions.chain);
+                    refused
+                };
+                let relayed = Relayed::open(&self.sessions.chain, &token, page_of(headers)).map_err(count)?;
+                self.sessions.load(extensions).await?.core().bring(relayed).await.map_err(count)?;
                 Ok(stored(&["$relay".to_owned()]))
             }
             Posted::Values(values) => {

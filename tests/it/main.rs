@@ -33,6 +33,7 @@ mod listed_origins;
 mod live;
 mod meanwhile;
 mod memory;
+mod outages;
 mod outdated;
 mod panics;
 mod principals;
