@@ -13,7 +13,7 @@ const CHARS: usize = 128;
 /// Why the cross-site rule refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reason {
-    /// `Sec-Fetch-Site` tells of a page of another origin.
+    /// `Sec-Fetch-Site` tells of a page of another origin, or of the address bar.
     AnotherSite,
     /// `Origin` names another host than the request went to, by what this server knows.
     AnotherOrigin,
@@ -34,8 +34,8 @@ impl Reason {
     pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::AnotherSite => {
-                "`Sec-Fetch-Site` tells of a page of another origin: if the page is of this application, list its whole \
-                 origin in `public_origins`"
+                "`Sec-Fetch-Site` is not `same-origin`: the request is a page's of another origin, or was typed into the \
+                 address bar; if the page is of this application, list its whole origin in `public_origins`"
             }
             Self::AnotherOrigin => {
                 "`Origin` is not the host that the request went to: if a proxy rewrites `Host`, have it pass `Host` on, \

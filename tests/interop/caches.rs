@@ -11,8 +11,8 @@ use crate::{
 
 const CACHE: &str = "proxy_cache pages; proxy_cache_valid 200 1m; add_header X-Cache $upstream_cache_status;";
 
-/// Has two sessions and a visitor read a page through the cache. Says how often the cache answered, and what it answers
-/// for the cookie of a session that has ended elsewhere.
+/// Has two sessions and a visitor read a page through the cache. Gives the number of answers that came
+/// from the cache, and the answer for the cookie of a session that has ended elsewhere.
 async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Result<(usize, String)> {
     let (app, folder) = (App::start_with(settings).await?, Folder::new()?);
     let proxy = Proxy::nginx(app.address, CACHE).await?;

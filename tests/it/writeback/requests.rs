@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode, Version, header};
 use http_body_util::Full;
 use layered_session::{LayeredSessionLayer, SessionWriteback};
-use tower::ServiceExt;
+use tower::{Layer, ServiceExt};
+use tower_http::cors::CorsLayer;
 
 use super::{KIB, Page, allowing, assert_refused, send_bare};
 use crate::trace::Trace;
@@ -95,7 +96,7 @@ async fn refusal_names_its_remedy() {
         (Method::POST, "/", &[("origin", "null")], "`Referrer-Policy"),
         (Method::POST, "/", &[], "have it pass `Origin` on"),
         (Method::GET, "/events", &[], "`Accept: text/event-stream`"),
-        (Method::GET, "/events", &[("sec-fetch-site", "none")], "`public_origins`"),
+        (Method::GET, "/events", &[("sec-fetch-site", "none")], "the address bar"),
     ] {
         let mut request = page.browser.post_json("{}");
         (*request.method_mut(), *request.uri_mut()) = (method, path.parse().unwrap());
@@ -107,6 +108,25 @@ async fn refusal_names_its_remedy() {
         assert!(trace.lines_with(remedy) >= 1, "{remedy}");
     }
     assert_eq!(trace.lines_with("refused as cross-site"), 5, "two have the same reason");
+}
+
+// R24.
+#[tokio::test]
+async fn cors_layer_wraps_the_writeback() {
+    let page = Page::new();
+    let cors = CorsLayer::new().allow_origin(["https://public.example".parse().unwrap()]).allow_credentials(true);
+    let service = cors.allow_methods([Method::POST]).layer(allowing(&page.node.sessions));
+    let service = LayeredSessionLayer::new(page.node.sessions.clone()).layer(service);
+    let mut request = page.browser.post_json(r#"{"theme":"dark"}"#);
+    request.headers_mut().insert("sec-fetch-site", "same-site".parse().unwrap());
+    request.headers_mut().insert(header::ORIGIN, "https://public.example".parse().unwrap());
+    let mut preflight = request.clone();
+    *preflight.method_mut() = Method::OPTIONS;
+    for request in [preflight, request] {
+        let answer = service.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://public.example");
+    }
 }
 
 // R25.
