@@ -163,6 +163,31 @@ async fn lost_stream_is_told_at_the_top() -> Result {
 }
 
 #[tokio::test]
+async fn failed_request_is_told_at_the_top() -> Result {
+    let mut server = Server::of("cart")?;
+    let browser = Browser::start(&server).await?;
+    let tab = browser.open().await?;
+    tab.screen(375, Scheme::Light).await?;
+    tab.add_to_cart(1).await?;
+    tab.has_in_cart(json!([[1, 1]])).await?;
+    tab.evaluate("scrollTo(0, 400)").await?;
+    for _ in 1..99 {
+        tab.add_to_cart(1).await?;
+    }
+    tab.has_in_cart(json!([[1, 99]])).await?;
+    let notice = "((notice) => notice.getBoundingClientRect().bottom < 300 && notice.checkVisibility()
+        && notice.innerText)(document.querySelector('#notice'))";
+    tab.add_to_cart(1).await?;
+    let full = "The cart is unchanged: `cart` is not valid: a cart holds 1 to 99 of a product.";
+    tab.until(notice, full).await?;
+    tab.press("[data-product='1'] .less").await?;
+    tab.until(notice, false).await?;
+    server.stop()?;
+    tab.add_to_cart(1).await?;
+    tab.until(notice, "The shop does not answer.").await
+}
+
+#[tokio::test]
 async fn offline_browser_does_not_say_live() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
@@ -185,6 +210,7 @@ async fn refused_stream_is_explained_and_the_cart_works() -> Result {
     tab.until("document.querySelector('#nothing').textContent", "Nothing in it yet.").await?;
     tab.add_to_cart(3).await?;
     tab.has_in_cart(json!([[3, 1]])).await?;
+    tab.captures("cart-refused").await?;
     tab.press("#items .more").await?;
     tab.has_in_cart(json!([[3, 2]])).await?;
     tab.load(&proxy.url()).await?;

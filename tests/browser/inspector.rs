@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::{Result, browser::Browser, proxy::Proxy, server::Server, tab::Tab};
+use crate::{Result, browser::Browser, pictures::Scheme, proxy::Proxy, server::Server, tab::Tab};
 
 #[tokio::test]
 async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
@@ -61,9 +61,20 @@ impl Tab {
         self.until(text, format!("\"{theme}\"")).await
     }
 
+    /// The notice is in sight, wherever the page is scrolled to.
     async fn notice_says(&self, text: &str) -> Result {
+        self.screen(375, Scheme::Light).await?;
+        self.evaluate("scrollTo(0, 600)").await?;
         let notice = "document.querySelector('#notice')";
-        self.until(&format!("{notice}.checkVisibility() && {notice}.textContent.includes({})", json!(text)), true).await
+        let top = format!("{notice}.getBoundingClientRect().top");
+        self.until(
+            &format!(
+                "{notice}.checkVisibility() && {top} > 0 && {top} < 100 && {notice}.textContent.includes({})",
+                json!(text)
+            ),
+            true,
+        )
+        .await
     }
 
     async fn says(&self, connection: &str) -> Result {
