@@ -106,7 +106,7 @@ async fn event_sources_open_on_plain_http() -> Result {
     let tab = browser.open_at("").await?;
     tab.until("document.title", "dark").await?;
     let inspector = browser.open_at("inspector").await?;
-    inspector.until("document.querySelector('#state').textContent", "Live").await?;
+    inspector.until("document.querySelector('#state').textContent", "Active").await?;
     for path in ["GET /session/events", "GET /inspector?events"] {
         let seen = lan.requests.last(path).await?;
         assert_neither_header(&seen);
