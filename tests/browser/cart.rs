@@ -133,7 +133,8 @@ impl Tab {
     /// The page says at its top, wherever it is scrolled to, that it may be out of date.
     pub(crate) async fn says_that_changes_may_be_missing(&self) -> Result {
         self.until(
-            "((strip) => strip.checkVisibility() && strip.getBoundingClientRect().bottom < 300
+            "((strip) => strip.checkVisibility() && strip.getBoundingClientRect().top >= 0
+                 && strip.getBoundingClientRect().bottom < 300
                  && strip.innerText.includes('may be missing'))(document.querySelector('#lost'))",
             true,
         )
@@ -175,7 +176,7 @@ async fn failed_request_is_told_at_the_top() -> Result {
         tab.add_to_cart(1).await?;
     }
     tab.has_in_cart(json!([[1, 99]])).await?;
-    let notice = "((notice) => notice.getBoundingClientRect().bottom < 300 && notice.checkVisibility()
+    let notice = "((notice) => notice.getBoundingClientRect().top >= 0 && notice.checkVisibility()
         && notice.innerText)(document.querySelector('#notice'))";
     tab.add_to_cart(1).await?;
     let full = "The cart is unchanged: `cart` is not valid: a cart holds 1 to 99 of a product.";
