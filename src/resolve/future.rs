@@ -21,13 +21,44 @@ pin_project! {
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
-        loader: Arc<Loader>,
+        entered: Entered,
+    }
+}
+
+/// The loader of a request, and which layer sees the response's head off.
+pub(super) enum Entered {
+    /// No layer of the same sessions lies around this layer.
+    Outermost(Arc<Loader>),
+    /// The loader is that of a layer around this layer, which sees the head off.
+    Within(Arc<Loader>),
+    /// The request has another principal than the handles of the layer around: this layer sees the session off, for the
+    /// new principal.
+    Anew { loader: Arc<Loader>, around: Arc<Loader> },
+}
+
+impl Entered {
+    pub(super) const fn loader(&self) -> &Arc<Loader> {
+        match self {
+            Self::Outermost(loader) | Self::Within(loader) | Self::Anew { loader, .. } => loader,
+        }
+    }
+
+    fn see_off<B>(&self, response: &mut Response<B>) {
+        match self {
+            Self::Outermost(loader) => see_off(loader, response),
+            Self::Within(_) => {}
+            Self::Anew { loader, around } => {
+                loader.answer_for(around);
+                see_off(loader, response);
+                around.leave_head_to(loader);
+            }
+        }
     }
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) const fn new(inner: F, loader: Arc<Loader>) -> Self {
-        Self { inner, loader }
+    pub(super) const fn new(inner: F, entered: Entered) -> Self {
+        Self { inner, entered }
     }
 }
 
@@ -41,7 +72,7 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx));
         if let Ok(response) = &mut response {
-            see_off(this.loader, response);
+            this.entered.see_off(response);
         }
         Poll::Ready(response)
     }

@@ -10,6 +10,15 @@ use crate::sessions::Sessions;
 /// At entry it notes where the cookie is and puts a loader into the request's extensions: nothing is looked up, opened
 /// or stored until the session is asked for. It awaits nothing and boxes nothing, and it asks of the inner service, its
 /// bodies and its error only what `tower::Service` does.
+///
+/// # Several layers
+///
+/// Layers of two [`Sessions`] in one stack do not disturb each other. The same `Sessions` layered twice, around an
+/// application and around a nested router, give a request one session and a response one cookie. The inner layer asks
+/// [`identify`](crate::SessionsBuilder::identify) again, since a service between the two may have signed a user in: handles
+/// of the inner layer have the new user, handles that the service between was given keep theirs, and the cookie is sealed
+/// for the new user. An inner layer that sees other `Cookie` fields, or a request whose response head has left, begins
+/// anew.
 #[derive(Clone, Debug)]
 pub struct LayeredSessionLayer {
     sessions: Sessions,

@@ -13,11 +13,8 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::future::ResponseFuture;
-use crate::{
-    session::load::{Load, Loader},
-    sessions::Sessions,
-};
+use super::future::{Entered, ResponseFuture};
+use crate::{session::load::Load, sessions::Sessions};
 
 /// A layer that loads each session before it calls the inner service. See
 /// [`LayeredSessionLayer::preload`](super::layer::LayeredSessionLayer::preload).
@@ -60,12 +57,12 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let loader = self.sessions.enter(&mut request);
+        let entered = self.sessions.enter(&mut request);
         // The one that was polled ready is the one to call; the clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
-        let load = Arc::clone(&loader).load();
-        PreloadFuture { state: State::Loading { load, next: Some((inner, request, loader, self.sessions.clone())) } }
+        let load = Arc::clone(entered.loader()).load();
+        PreloadFuture { state: State::Loading { load, next: Some((inner, request, entered, self.sessions.clone())) } }
     }
 }
 
@@ -87,7 +84,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Loading { load: Load, next: Option<(S, Request<B>, Arc<Loader>, Sessions)> },
+        Loading { load: Load, next: Option<(S, Request<B>, Entered, Sessions)> },
         Calling { #[pin] response: ResponseFuture<S::Future> },
     }
 }
@@ -101,12 +98,12 @@ where
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         loop {
             let mut state = self.as_mut().project().state;
-            let (mut inner, request, loader) = match state.as_mut().project() {
+            let (mut inner, request, entered) = match state.as_mut().project() {
                 StateProjection::Calling { response } => return response.poll(cx),
                 StateProjection::Loading { load, next } => {
                     let loaded = ready!(Pin::new(load).poll(cx));
                     // It is there until the inner service is called, and then the state is another.
-                    let Some((inner, mut request, loader, sessions)) = next.take() else { return Poll::Pending };
+                    let Some((inner, mut request, entered, sessions)) = next.take() else { return Poll::Pending };
                     match loaded {
                         Ok(session) => {
                             sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
@@ -114,10 +111,10 @@ where
                         // The handler that asks will hear of it, and one that doesn't ask has no need to.
                         Err(error) => tracing::debug!(%error, "the session could not be preloaded"),
                     }
-                    (inner, request, loader)
+                    (inner, request, entered)
                 }
             };
-            let response = ResponseFuture::new(inner.call(request), loader);
+            let response = ResponseFuture::new(inner.call(request), entered);
             state.set(State::Calling { response });
         }
     }

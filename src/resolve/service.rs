@@ -9,12 +9,13 @@ use std::{
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
-use super::future::ResponseFuture;
+use super::future::{Entered, ResponseFuture};
 use crate::{
     chain::{
         Identity,
         refusals::{Reason, Refused},
     },
+    id::Principal,
     session::{
         core::CrossSite,
         load::{Arrival, Asked, Loader, Loading},
@@ -51,31 +52,68 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let loader = self.sessions.enter(&mut request);
+        let entered = self.sessions.enter(&mut request);
         if !self.sessions.resolved.is_empty() {
-            self.sessions.insert_resolved(&loader, request.extensions_mut());
+            self.sessions.insert_resolved(entered.loader(), request.extensions_mut());
         }
-        ResponseFuture::new(self.inner.call(request), loader)
+        ResponseFuture::new(self.inner.call(request), entered)
     }
 }
 
 impl Sessions {
-    /// Puts a loader into the extensions, and gives it to whoever sees the response off.
-    pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Arc<Loader> {
+    /// Puts a loader into the extensions, and gives it to the response's future.
+    pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
         let chain = &self.chain;
+        let cookies = Fields::note(request.headers_mut());
         let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
+        let same = outer.as_ref().and_then(|outer| outer.of_request(chain, cookies.as_ref()));
+        let entered = match same {
+            // A layer of these sessions lies around this layer: the request has one session.
+            Some(around) => match self.identify_anew(&around, request) {
+                Ok(()) => Entered::Within(around),
+                Err(principal) => {
+                    let asked = lend_head(request, |head| self.learn(head, principal));
+                    let loader = self.arrive(request, cookies.clone(), Some(asked), Some(Arc::clone(&around)));
+                    Entered::Anew { loader, around }
+                }
+            },
+            None => {
+                let learn = |head: &Parts| self.learn(head, self.identify(head));
+                let asked = chain.asks_head.then(|| lend_head(request, learn));
+                Entered::Outermost(self.arrive(request, cookies.clone(), asked, None))
+            }
+        };
+        let loader = Arc::clone(entered.loader());
+        request.extensions_mut().insert(Loading { loader, cookies, outer });
+        entered
+    }
+
+    fn arrive<B>(
+        &self,
+        request: &Request<B>,
+        cookies: Option<Fields>,
+        asked: Option<Asked>,
+        around: Option<Arc<Loader>>,
+    ) -> Arc<Loader> {
         let upgrade = is_upgrade(request);
         let (cross_site, refused) = self.judge(request, upgrade);
-        let loader = Loader::new(Arrival {
-            chain: Arc::clone(chain),
-            cookies: Fields::note(request.headers_mut()),
-            cross_site,
-            refused: refused.map(Box::new),
-            upgrade,
-            asked: chain.asks_head.then(|| Box::new(self.ask_head(request))),
-        });
-        request.extensions_mut().insert(Loading { loader: Arc::clone(&loader), outer });
-        loader
+        // The loader around tells of the refusal.
+        let refused = refused.filter(|_| around.is_none()).map(Box::new);
+        let asked = asked.map(Box::new);
+        Loader::new(Arrival { chain: Arc::clone(&self.chain), cookies, cross_site, refused, upgrade, asked, around })
+    }
+
+    /// Asks `identify` again, since a service between the two layers may have signed a user in. Where no handle was given
+    /// yet, the loader takes the new answer.
+    ///
+    /// # Errors
+    ///
+    /// The new answer, where handles were given for another one: these keep theirs.
+    fn identify_anew<B>(&self, loader: &Loader, request: &mut Request<B>) -> Result<(), Option<Principal>> {
+        if !matches!(self.chain.identity, Identity::Head(_)) {
+            return Ok(());
+        }
+        loader.identify_anew(lend_head(request, |head| self.identify(head)))
     }
 
     /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
@@ -90,20 +128,17 @@ impl Sessions {
         (cross_site, listed.then(|| refused(Reason::Withheld, uri, headers)))
     }
 
-    /// What is to be learnt from the head, now that it is here. It is lent out for that as the closures see it.
-    fn ask_head<B>(&self, request: &mut Request<B>) -> Asked {
-        let mut asked = Asked::default();
-        let (mut head, ()) = Request::new(()).into_parts();
-        swap_head(request, &mut head);
-        if let Identity::Head(identify) = &self.chain.identity {
-            asked.identified = identify(&head);
+    fn identify(&self, head: &Parts) -> Option<Principal> {
+        match &self.chain.identity {
+            Identity::Head(identify) => identify(head),
+            Identity::Nobody | Identity::Value { .. } => None,
         }
-        asked.defaults = self.chain.compute_defaults(&head);
-        if self.chain.has_sources {
-            asked.head = Some(Arc::new(head.clone()));
-        }
-        swap_head(request, &mut head);
-        asked
+    }
+
+    /// Everything else that is to be learnt from the head, now that it is here.
+    fn learn(&self, head: &Parts, identified: Option<Principal>) -> Asked {
+        let defaults = self.chain.compute_defaults(head);
+        Asked { identified, defaults, head: self.chain.has_sources.then(|| Arc::new(head.clone())) }
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
@@ -115,6 +150,15 @@ impl Sessions {
             ),
         }
     }
+}
+
+/// Lends the request's head to a closure of the application's.
+fn lend_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) -> T {
+    let (mut head, ()) = Request::new(()).into_parts();
+    swap_head(request, &mut head);
+    let seen = look(&head);
+    swap_head(request, &mut head);
+    seen
 }
 
 /// Exchanges everything of a request but its body.

@@ -170,6 +170,7 @@ mod tests {
             refused: None,
             upgrade: false,
             asked: None,
+            around: None,
         })
         .load_now()
         .unwrap()

@@ -79,7 +79,7 @@ impl Core {
                 return if ended_here { cookie.removal() } else { None };
             }
         };
-        if !self.marks.touched.load(Ordering::Acquire) || !self.is_behind(&bound, now) {
+        if !self.is_touched() || !self.is_behind(&bound, now) {
             return None;
         }
         let Parcel { ends_with_browser, written, in_step, cut } = self.pack(&bound, now)?;
@@ -324,7 +324,10 @@ impl Core {
         if upgrade {
             return HeadOut { touched: false, removals: &[], cookie: None };
         }
-        let touched = self.marks.touched.load(Ordering::Acquire);
+        let touched = self.is_touched();
+        if self.is_seen_off() {
+            return HeadOut { touched, removals: &[], cookie: None };
+        }
         let due = touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
         let removes = match self.brought.opened() {

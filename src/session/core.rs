@@ -52,6 +52,8 @@ struct Seldom {
     derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
     /// Made for the first watch.
     chime: OnceLock<Arc<Chime>>,
+    /// The session that an inner layer has seen off, for another principal.
+    seen_off: Mutex<Option<RecordKey>>,
 }
 
 /// Which session a handle stands for.
@@ -275,6 +277,35 @@ impl Core {
             chime.ring();
         }
         Ok(())
+    }
+
+    /// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
+    pub(super) fn share_session(&mut self, around: Option<&Self>) {
+        let Some(around) = around else { return };
+        if matches!(self.binding(), Binding::Fenced(_)) {
+            return;
+        }
+        self.binding = RwLock::new(around.binding());
+        *self.marks.minted.get_mut() = around.marks.minted.load(Ordering::Relaxed);
+    }
+
+    /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
+    pub(super) fn leave_head_to(&self, within: &Self) {
+        if let (Binding::Anonymous, Binding::Live(begun)) = (self.binding(), within.binding()) {
+            self.marks.minted.store(true, Ordering::Relaxed);
+            self.rebind(begun);
+        }
+        *self.seldom().seen_off.lock() = within.bound_key();
+    }
+
+    /// Whether an inner layer has seen this handle's session off.
+    pub(super) fn is_seen_off(&self) -> bool {
+        let seen_off = self.seldom.get().and_then(|seldom| *seldom.seen_off.lock());
+        seen_off.is_some() && seen_off == self.bound_key() && !self.has_ended_own()
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.marks.touched.load(Ordering::Acquire)
     }
 
     pub(crate) fn touch(&self) {

@@ -90,6 +90,8 @@ impl Future for Load {
 #[derive(Clone, Debug)]
 pub(crate) struct Loading {
     pub(crate) loader: Arc<Loader>,
+    /// The request's Cookie fields, as the layer found them.
+    pub(crate) cookies: Option<Fields>,
     /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
     pub(crate) outer: Option<Box<Self>>,
 }
@@ -106,6 +108,21 @@ pub(crate) struct Arrival {
     /// The request asks for another protocol, such as WebSocket.
     pub(crate) upgrade: bool,
     pub(crate) asked: Option<Box<Asked>>,
+    /// The loader of the same request and chain whose handles have another principal: its session is this loader's too.
+    pub(crate) around: Option<Arc<Loader>>,
+}
+
+impl Loading {
+    /// The loader that a layer of the same chain has put there for the same request: with the same Cookie fields, and with
+    /// the response head still to come.
+    pub(crate) fn of_request(&self, chain: &Arc<Chain>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
+        let mut loading = self;
+        while !loading.loader.is_of(chain) {
+            loading = loading.outer.as_deref()?;
+        }
+        let same = loading.cookies.as_ref() == cookies && !loading.loader.head_has_left();
+        same.then(|| Arc::clone(&loading.loader))
+    }
 }
 
 /// What was learnt from the head, if the chain has anything to ask it.
@@ -163,7 +180,7 @@ impl Loader {
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
         let mut loading = extensions.get::<Loading>();
-        while let Some(Loading { loader, outer }) = loading {
+        while let Some(Loading { loader, outer, .. }) = loading {
             if loader.is_of(chain) {
                 return Some(Arc::clone(loader));
             }
@@ -190,6 +207,48 @@ impl Loader {
     /// The session's state, if it was loaded.
     pub(crate) fn loaded(&self) -> Option<&Core> {
         self.core.get()
+    }
+
+    fn head_has_left(&self) -> bool {
+        self.handles.load(Ordering::Acquire) & HEAD_SENT != 0
+    }
+
+    /// Takes the principal that an inner layer has found, where no handle was given and no load is under way yet.
+    ///
+    /// # Errors
+    ///
+    /// The principal, where handles have another one.
+    pub(crate) fn identify_anew(&self, principal: Option<Principal>) -> Result<(), Option<Principal>> {
+        let mut arrival = self.arrival.lock();
+        let known = match (self.loaded(), arrival.as_mut()) {
+            (Some(core), _) => core.given.as_ref().map(|signed| signed.principal.clone()),
+            (None, Some(arrival)) => {
+                let asked = arrival.asked.get_or_insert_default();
+                if self.handles.load(Ordering::Acquire) == 0 {
+                    asked.identified.clone_from(&principal);
+                }
+                asked.identified.clone()
+            }
+            (None, None) => None,
+        };
+        if known == principal { Ok(()) } else { Err(principal) }
+    }
+
+    /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
+    /// innermost principal.
+    pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
+        if around.loaded().is_some_and(Core::is_touched)
+            && let Some(session) = Arc::clone(self).load_now()
+        {
+            session.core().touch();
+        }
+    }
+
+    /// Leaves the head to the loader of an inner layer, as far as both stand for the same session.
+    pub(crate) fn leave_head_to(&self, within: &Self) {
+        if let (Some(core), Some(within)) = (self.loaded(), within.loaded()) {
+            core.leave_head_to(within);
+        }
     }
 
     /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
@@ -250,9 +309,11 @@ impl Loader {
             familiar => familiar,
         };
         let (mut core, unopened) = known.begin(familiar, Vec::new());
+        let around = known.around.clone();
         drop(arrival);
         let now = core.chain.now();
         ready!(pin!(core.meet(unopened, now)).poll(cx))?;
+        core.share_session(around.as_deref().and_then(Self::loaded));
         self.keep(core);
         Poll::Ready(Ok(None))
     }
@@ -263,9 +324,11 @@ impl Loader {
             let Some(head) = self.arrival.lock().as_ref().map(Arrival::head) else { return Ok(()) };
             ask(chain, head.as_deref(), patience, &mut answers).await;
         }
-        let begun = self.arrival.lock().as_ref().map(|known| known.begin(known.familiar(), answers));
-        if let Some((mut core, unopened)) = begun {
+        let begun =
+            self.arrival.lock().as_ref().map(|known| (known.begin(known.familiar(), answers), known.around.clone()));
+        if let Some(((mut core, unopened), around)) = begun {
             core.meet(unopened, chain.now()).await?;
+            core.share_session(around.as_deref().and_then(Self::loaded));
             self.keep(core);
         }
         Ok(())

@@ -56,10 +56,17 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         .unwrap();
     let handle = || {
         let chain = Arc::clone(&sessions.chain);
-        let session =
-            Loader::new(Arrival { chain, cookies: None, cross_site: None, refused: None, upgrade: false, asked: None })
-                .load_now()
-                .unwrap();
+        let session = Loader::new(Arrival {
+            chain,
+            cookies: None,
+            cross_site: None,
+            refused: None,
+            upgrade: false,
+            asked: None,
+            around: None,
+        })
+        .load_now()
+        .unwrap();
         at_once(session.set(Visits(1))).unwrap();
         session
     };

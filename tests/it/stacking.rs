@@ -2,6 +2,7 @@
 
 mod preload;
 mod service;
+mod twice;
 
 use std::convert::Infallible;
 

@@ -22,7 +22,7 @@ const MAX_CANDIDATES: usize = 4;
 /// A request's `Cookie` fields, of which HTTP/2 sends many (RFC 9113, 8.2.3): nobody has looked into them yet.
 ///
 /// They keep alive the buffer that the server read the request into, so that they are to go with the first load.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     pub(crate) first: HeaderValue,
     pub(crate) others: Vec<HeaderValue>,
