@@ -1217,6 +1217,19 @@ test('another user’s message empties a tab at once', async () => {
   assert.deepEqual(other.events, [['change', { names: ['theme'] }], ['lost', null]]);
 });
 
+test('a new leading tab that fails before its first state leaves the values', async () => {
+  const [leader, other] = await tabs(2, true, { n: 1 });
+  const late = open({});
+  leader.session.close();
+  other.session.close();
+  await settled();
+  const [third] = await tabs(1, true, { n: 1 });
+  sources.find((source) => !source.closed && source !== third.source)?.fail();
+  assert.deepEqual(values(third.session), { n: 1 });
+  assert.deepEqual(third.events.at(-1), ['lost', null]);
+  late.session.close();
+});
+
 test('a tab without locks is told by its own stream alone', async () => {
   const { request } = Locks.prototype;
   const [leader] = await tabs(1, true, { n: 1 });

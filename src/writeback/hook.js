@@ -374,7 +374,8 @@ class LayeredSession extends EventTarget {
     this.#asked = false;
     this.#silence.hears(this.#interval * SILENCE);
     if (type === 'soon') return;
-    if (agrees && type !== 'lost') return this.#take(type, data);
+    if (type === 'lost') return this.#lose(); // its tab may not know its user yet
+    if (agrees) return this.#take(type, data);
     // The values of the user before stay hidden from this user.
     if (user !== this.#user) this.#replace({});
     this.#lose();
