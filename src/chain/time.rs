@@ -179,3 +179,80 @@ impl fmt::Debug for Time {
         f.debug_struct("Time").field("clock", &self.clock).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::testing::ManualClock;
+
+    const SKEW: Duration = Duration::from_secs(3600);
+
+    fn time() -> (ManualClock, Time) {
+        let clock = ManualClock::new();
+        let time = Time::new(Arc::new(clock.clone()), SKEW);
+        (clock, time)
+    }
+
+    /// Sets the wall clock back, and lets the node notice.
+    fn step_back(clock: &ManualClock, time: &Time, span: Duration) {
+        clock.set(clock.now() - span);
+        time.now();
+    }
+
+    #[test]
+    fn versions_up_to_the_skew_are_believed() {
+        let (_, time) = time();
+        let now = time.now();
+        let (sealed, bound) = (time.wall(now), time.bound(now));
+        assert_eq!(time.believed(bound, sealed), bound);
+        assert_eq!(time.believed(bound.next(), sealed), Version::last_at(sealed));
+        assert!(time.see(bound.next(), now), "ahead");
+        assert!(time.fresh(now, Version::ZERO) < bound, "lifted by nothing yet");
+        assert!(!time.see(bound, now));
+        assert!(time.fresh(now, Version::ZERO) > bound);
+    }
+
+    #[test]
+    fn fresh_versions_are_remembered_up_to_the_skew() {
+        let (_, time) = time();
+        let now = time.now();
+        let bound = time.bound(now);
+        let given = time.fresh(now, Version::ZERO);
+        assert_eq!(time.fresh(now, bound), bound.next());
+        let next = time.fresh(now, Version::ZERO);
+        assert!(given < next && next < bound, "one owner's version ahead lifts no other owner's");
+        let before = Version::from_u64(bound.as_u64() - 1);
+        assert_eq!(time.fresh(now, before), bound);
+        assert!(time.fresh(now, Version::ZERO) > bound);
+    }
+
+    #[test]
+    fn times_before_a_step_have_the_earlier_lead() {
+        let (clock, time) = time();
+        let before = time.wall(time.now());
+        step_back(&clock, &time, Duration::from_secs(600));
+        let later = Wall(before.0 + 1);
+        assert_eq!((time.lead_at(before), time.lead_at(later)), (0, 600_000));
+    }
+
+    #[test]
+    fn step_beyond_the_skew_forgets_earlier_steps() {
+        let (clock, time) = time();
+        let before = time.wall(time.now());
+        step_back(&clock, &time, Duration::from_secs(600));
+        step_back(&clock, &time, 2 * SKEW);
+        assert_eq!(time.lead_at(before), 7_800_000);
+    }
+
+    #[test]
+    fn oldest_of_many_steps_is_forgotten() {
+        let (clock, time) = time();
+        let long_ago = Wall(0);
+        for _ in 0..STEPS {
+            step_back(&clock, &time, Duration::from_secs(2));
+        }
+        assert_eq!(time.lead_at(long_ago), 0);
+        step_back(&clock, &time, Duration::from_secs(2));
+        assert_eq!(time.lead_at(long_ago), 2_000);
+    }
+}
