@@ -68,6 +68,24 @@ async fn end_all_after_step_back_ends_everything() {
     }
 }
 
+// R6. The order's birth is above all that the node behind would stamp by its own clock.
+#[tokio::test]
+async fn end_all_ends_the_session_of_an_order_from_ahead() {
+    for (site, _, behind) in pairs() {
+        site.clock.advance(30 * SECOND);
+        for _ in 0..9 {
+            site.dark().await; // versions of the order's millisecond
+        }
+        let live = socket(&Browser::new(), &site.node).await;
+        let order = live.sign_in(User("ada".into())).by_page().unwrap();
+        let mut browser = Browser::new();
+        bring(&mut browser, &behind, order.as_str()).await;
+        assert_eq!(user(&browser, &behind).await, Some(ada()));
+        behind.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &behind).await, None);
+    }
+}
+
 // R6: in the very millisecond, over an anonymous session that lives.
 #[tokio::test]
 async fn sign_in_right_after_end_all_holds() {
