@@ -229,8 +229,7 @@ impl Chain {
     pub(crate) fn see(&self, version: Version, now: Millis) {
         if self.time.see(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
-            if let Some(versions) = self.skews.due(1, now, Duration::from_secs(60)) {
-                let left_out = versions - 1;
+            if let Some(left_out) = self.skews.due(1, now, Duration::from_secs(60)) {
                 let message =
                     "a version is further in the future than `max_skew` allows: compare the clocks of the nodes";
                 tracing::warn!(%version, left_out, "{message}");

@@ -10,24 +10,29 @@ use crate::{
 /// Events of one kind that no trace has told of yet, so that a flood of them is one line an interval.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    untold: AtomicU64,
+    left_out: AtomicU64,
     /// When the next trace may be, in milliseconds.
     next: AtomicU64,
 }
 
 impl Throttle {
-    /// Counts events, and returns how many to tell of if no trace was due within the interval before.
+    /// If no trace was due within the interval before, returns how many earlier events no trace has told of: the caller
+    /// is to trace these events. Else counts these events as left out.
     pub(crate) fn due(&self, events: u64, now: Millis, interval: Duration) -> Option<u64> {
-        self.untold.fetch_add(events, Ordering::Relaxed);
         let (next, later) = (self.next.load(Ordering::Relaxed), now.after(interval).0);
         let due =
             now.0 >= next && self.next.compare_exchange(next, later, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        due.then(|| self.untold.swap(0, Ordering::Relaxed))
+        if !due {
+            self.left_out.fetch_add(events, Ordering::Relaxed);
+        }
+        due.then(|| self.left_out.swap(0, Ordering::Relaxed))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -36,10 +41,31 @@ mod tests {
     fn events_are_told_once_an_interval() {
         let throttle = Throttle::default();
         let at = |minutes: u64| Millis((1_000_000 + minutes) * 60_000);
-        assert_eq!(throttle.due(1, at(0), MINUTE), Some(1));
+        assert_eq!(throttle.due(1, at(0), MINUTE), Some(0));
         assert_eq!(throttle.due(2, at(0), MINUTE), None);
         assert_eq!(throttle.due(3, Millis(at(1).0 - 1), MINUTE), None);
-        assert_eq!(throttle.due(4, at(1), MINUTE), Some(9));
-        assert_eq!(throttle.due(5, at(2), MINUTE), Some(5));
+        assert_eq!(throttle.due(4, at(1), MINUTE), Some(5));
+        assert_eq!(throttle.due(5, at(2), MINUTE), Some(0));
+    }
+
+    #[test]
+    fn threads_count_each_event_once() {
+        const EVENTS: u64 = 400_000;
+        let throttle = Throttle::default();
+        let (clock, told) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..EVENTS / 4 {
+                        // Each event comes an interval after another, so that several threads are due at once.
+                        let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
+                        if let Some(left_out) = throttle.due(1, now, MINUTE) {
+                            told.fetch_add(left_out + 1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(told.into_inner() + throttle.left_out.into_inner(), EVENTS);
     }
 }

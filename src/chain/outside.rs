@@ -35,10 +35,10 @@ impl Failures {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Counts a failure. Returns how many failures no trace has told of, if the failure is to be traced.
+    /// Counts a failure. If the failure is to be traced, returns how many earlier failures no trace has told of.
     pub(crate) fn note(&self, time: &Time) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.throttle.due(1, time.now(), INTERVAL).map(|failures| failures - 1)
+        self.throttle.due(1, time.now(), INTERVAL)
     }
 }
 
@@ -105,8 +105,8 @@ pub(crate) enum Patience {
 pub(crate) fn note_missing_layer() {
     static LOADS: LazyLock<(Instant, Throttle)> = LazyLock::new(|| (Instant::now(), Throttle::default()));
     let (start, throttle) = &*LOADS;
-    if let Some(loads) = throttle.due(1, Millis::of_span(start.elapsed()), INTERVAL) {
-        trace_missing_layer(loads - 1);
+    if let Some(left_out) = throttle.due(1, Millis::of_span(start.elapsed()), INTERVAL) {
+        trace_missing_layer(left_out);
     }
 }
 

@@ -90,8 +90,7 @@ impl Refusals {
     pub(crate) fn tell(&self, refused: &Refused, now: Millis) {
         let Refused { reason, origin, host } = refused;
         let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, INTERVAL));
-        if let Some(refusals) = told {
-            let left_out = refusals - 1;
+        if let Some(left_out) = told {
             tracing::warn!(origin, host, left_out, "refused as cross-site: {}", reason.message());
         }
     }

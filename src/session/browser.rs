@@ -251,14 +251,14 @@ impl Core {
         if bytes <= session + principal {
             return;
         }
-        let Some(cookies) = self.chain.over_budget.due(1, now, Duration::from_secs(60)) else { return };
+        let Some(left_out) = self.chain.over_budget.due(1, now, Duration::from_secs(60)) else { return };
         let mut entries: Vec<_> = written.entries().collect();
         entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
         let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
         tracing::warn!(
             largest = largest.join(", "),
             over = bytes - session - principal,
-            left_out = cookies - 1,
+            left_out,
             "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
              its values smaller"
         );

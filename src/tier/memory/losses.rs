@@ -11,9 +11,9 @@ pub(super) struct Losses(Throttle);
 impl Losses {
     /// Traces the losses since the last trace, at most once a minute.
     pub(super) fn tell(&self, lost: u64, now: Millis) {
-        if let Some(lost) = self.0.due(lost, now, Duration::from_secs(60)) {
+        if let Some(left_out) = self.0.due(lost, now, Duration::from_secs(60)) {
             tracing::error!(
-                lost,
+                lost = lost.saturating_add(left_out),
                 "ended sessions were forgotten for want of room: their cookies open again on this node; \
                  give the memory tier more bytes"
             );
