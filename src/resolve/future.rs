@@ -81,12 +81,14 @@ where
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
 fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>) {
     // Nobody has asked, and with the request's extensions gone nobody can.
-    if loader.loaded().is_none() && Arc::strong_count(loader) == 1 {
+    let missed = loader.is_missed();
+    if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
         return;
     }
     // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
     let upgrade = response.status().is_informational();
-    let varies = loader.note_head_sent() && !upgrade;
+    // A handler that got no session may have answered as for a visitor: the next browser must not get that from a cache.
+    let varies = (loader.note_head_sent() || missed) && !upgrade;
     let headers = response.headers_mut();
     let Some(core) = loader.loaded() else {
         if varies {

@@ -37,7 +37,7 @@ pub(crate) struct Loader {
     /// Goes once the session is there.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
-    /// How many handles and loads under way there are, and [`HEAD_SENT`]. Others hold the allocation too: whoever has the
+    /// How many handles and loads under way there are, [`HEAD_SENT`] and [`WAITED`]. Others hold the allocation too: whoever has the
     /// extensions, which anybody may clone.
     ///
     /// In one number, so that a handle and the response head agree on who was first: a handle that comes later finds the
@@ -47,6 +47,9 @@ pub(crate) struct Loader {
 
 /// The mark that the response head has left.
 const HEAD_SENT: usize = 1 << (usize::BITS - 1);
+
+/// The mark that a load had to wait. Such a load may fail, or be given up, and its handler answers without a session.
+const WAITED: usize = 1 << (usize::BITS - 2);
 
 /// What a handle holds of its session.
 pub(crate) struct Hold(Arc<Loader>);
@@ -254,7 +257,12 @@ impl Loader {
     /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
     /// handle or a load under way is alive, which may be read while the body goes out.
     pub(crate) fn note_head_sent(&self) -> bool {
-        self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !HEAD_SENT > 0
+        self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
+    }
+
+    /// Whether a handler asked for the session and got none.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.loaded().is_none() && self.handles.load(Ordering::Acquire) & WAITED != 0
     }
 
     /// Loads the session, once.
@@ -281,6 +289,7 @@ impl Loader {
             && self.loaded().is_none()
             && let Some(chain) = ready!(self.poll_at_once(cx))?
         {
+            self.handles.fetch_or(WAITED, Ordering::Release);
             let (hold, loader) = (Hold::new(Arc::clone(self)), Arc::clone(self));
             let load = Box::pin(async move { loader.finish(&chain, patience).await });
             *waiting = Some(Waiting { _hold: hold, load });
@@ -412,7 +421,7 @@ impl fmt::Debug for Loader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Loader")
             .field("loaded", &self.loaded().is_some())
-            .field("handles", &(self.handles.load(Ordering::Relaxed) & !HEAD_SENT))
+            .field("handles", &(self.handles.load(Ordering::Relaxed) & !(HEAD_SENT | WAITED)))
             .finish_non_exhaustive()
     }
 }

@@ -238,7 +238,12 @@ impl SessionsBuilder {
     /// not answered by then, the next tier answers. That is traced, and counted as
     /// [`Stats::source_failures`](crate::Stats::source_failures).
     ///
-    /// A load asks its sources one after the other. The deadline needs the sleep of the [`Clock`].
+    /// A load asks its sources one after the other. A handle keeps the answers of its load: a value that a late source would
+    /// have answered stays the next tier's for the handle's life, and [`update`](crate::Session::update) of a value that no
+    /// stored tier has begins from the next tier's answer.
+    ///
+    /// A source that is not ready at once arms the sleep of the [`Clock`]. Tokio's clock panics there on a runtime without
+    /// timers, and outside of a runtime.
     pub const fn source_deadline(mut self, deadline: Duration) -> Self {
         self.source_deadline = deadline;
         self

@@ -8,8 +8,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Extensions, Request, Response, StatusCode, header};
+use http_body_util::Full;
 use layered_session::{
     Clock, CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier, MissingSessionKind, Principal,
     Session, SessionWriteback, Sessions, SessionsBuilder, Tier, TierFuture, TokioClock, WriteErrorKind,
@@ -289,5 +291,34 @@ async fn bad_tokens_are_counted_and_not_traced() {
         let clock = |line: &&str| !line.contains("clock was set back");
         let lines: Vec<_> = trace.text().lines().map(str::to_owned).collect();
         assert_eq!(lines.iter().map(String::as_str).filter(clock).filter(|line| line.contains(level)).count(), 0);
+    }
+}
+
+// The handler of a failed load may answer as for a visitor.
+#[tokio::test]
+async fn answers_after_a_failed_load_are_private() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let mut browser = Browser::new();
+    set(&mut browser, &node, theme("light")).await;
+    let cold = app.node_with(|sessions| sessions.tier(store.clone()));
+    store.fail();
+    let visit = async |sessions: Sessions, waits: bool| {
+        let service = service_fn(move |request: Request<_>| async move {
+            let _: &Request<Full<Bytes>> = &request;
+            let found = match waits {
+                true => Session::load(request.extensions()).await.is_ok(),
+                false => Session::from_extensions(request.extensions()).is_some(),
+            };
+            Ok::<_, Infallible>(Response::new(found))
+        });
+        LayeredSessionLayer::new(sessions).layer(service).oneshot(browser.request()).await.unwrap()
+    };
+    for waits in [true, false] {
+        let response = visit(cold.sessions.clone(), waits).await;
+        assert!(!response.body());
+        assert_eq!(response.headers()[header::VARY], "cookie");
+        assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("private"));
     }
 }
