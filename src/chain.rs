@@ -18,11 +18,12 @@ use self::{
     refusals::Refusals,
     spared::Spared,
     time::Time,
+    traces::Traces,
 };
 use crate::{
     id::{OwnerId, Principal, SessionId},
     signal::Hub,
-    throttle::Throttle,
+    throttle::{MINUTE, Throttle},
     tier::{
         cookie::{CookieTier, digest::DigestKey, header::Name},
         default::Answer,
@@ -42,6 +43,7 @@ pub(crate) mod outside;
 pub(crate) mod refusals;
 pub(crate) mod spared;
 pub(crate) mod time;
+pub(crate) mod traces;
 pub(crate) mod values;
 
 /// Which stored tier answers when several could.
@@ -106,6 +108,7 @@ pub(crate) struct Chain {
     /// Versions from further ahead than the allowed skew.
     pub(crate) skews: Throttle,
     pub(crate) refusals: Refusals,
+    pub(crate) traces: Traces,
     pub(crate) reads: Reads,
 }
 
@@ -229,7 +232,7 @@ impl Chain {
     pub(crate) fn see(&self, version: Version, now: Millis) {
         if self.time.see(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
-            if let Some(left_out) = self.skews.due(1, now, Duration::from_secs(60)) {
+            if let Some(left_out) = self.skews.due(1, now, MINUTE) {
                 let message =
                     "a version is further in the future than `max_skew` allows: compare the clocks of the nodes";
                 tracing::warn!(%version, left_out, "{message}");
@@ -290,7 +293,8 @@ impl Chain {
             match compute(head) {
                 Ok(json) => answers.push((*number, json)),
                 Err(flaw) => {
-                    tracing::warn!(name = self.schema.at(*number).name, %flaw, "a computed default is not a valid value, and does not answer")
+                    let name = self.schema.at(*number).name;
+                    self.traces.invalid_default((*number, name), &flaw, self.now());
                 }
             }
         }

@@ -130,13 +130,14 @@ impl Session {
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
-        self.core().touch();
-        let number = self.core().chain.schema.of::<V>();
-        if number.is_none() {
-            tracing::warn!(name = V::NAME, "read a value that was not declared on `Sessions::builder()`");
-        }
         let core = self.core();
-        core.resolve(number?, core.chain.now(), Look::Use, |json| value::decode::<V>(json)).0
+        core.touch();
+        let now = core.chain.now();
+        let Some(number) = core.chain.schema.of::<V>() else {
+            core.chain.traces.undeclared(V::NAME, now);
+            return None;
+        };
+        core.resolve(number, now, Look::Use, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.

@@ -4,8 +4,12 @@ use std::time::Duration;
 
 use crate::{
     sync::atomic::{AtomicU64, Ordering},
+    value::Number,
     version::Millis,
 };
+
+/// The interval of traces that a client can cause.
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 /// Events of one kind that no trace has told of yet, so that a flood of them is one line an interval.
 #[derive(Debug, Default)]
@@ -29,13 +33,27 @@ impl Throttle {
     }
 }
 
+/// A throttle for each declared value: events of one value don't hide events of another.
+#[derive(Debug)]
+pub(crate) struct PerValue(Box<[Throttle]>);
+
+impl PerValue {
+    /// For so many declared values.
+    pub(crate) fn new(values: usize) -> Self {
+        Self((0..values).map(|_| Throttle::default()).collect())
+    }
+
+    /// As [`Throttle::due`], for one event of a value, once a minute.
+    pub(crate) fn due(&self, number: Number, now: Millis) -> Option<u64> {
+        self.0.get(usize::from(number))?.due(1, now, MINUTE)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::thread;
 
     use super::*;
-
-    const MINUTE: Duration = Duration::from_secs(60);
 
     #[test]
     fn events_are_told_once_an_interval() {
@@ -46,6 +64,17 @@ mod tests {
         assert_eq!(throttle.due(3, Millis(at(1).0 - 1), MINUTE), None);
         assert_eq!(throttle.due(4, at(1), MINUTE), Some(5));
         assert_eq!(throttle.due(5, at(2), MINUTE), Some(0));
+    }
+
+    #[test]
+    fn each_value_is_traced_once_a_minute() {
+        let values = PerValue::new(2);
+        let at = |minutes: u64| Millis((1_000_000 + minutes) * 60_000);
+        let due = [(0, at(0)), (0, at(0)), (1, at(0)), (0, Millis(at(1).0 - 1)), (0, at(1)), (1, at(2)), (2, at(2))];
+        assert_eq!(
+            due.map(|(number, now)| values.due(number, now)),
+            [Some(0), None, Some(0), None, Some(2), Some(0), None]
+        );
     }
 
     #[test]

@@ -182,10 +182,22 @@ pub(crate) enum Flaw {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Undecodable(error) => write!(f, "is not of the declared type{}", Place(error)),
-            Self::Invalid(error) => write!(f, "is not valid: {error}"),
-            Self::Unencodable(_) => f.write_str("can't be encoded as JSON"),
-            Self::OneWay(error) => write!(f, "encodes to JSON that does not decode again{}", Place(error)),
+            Self::Invalid(error) => write!(f, "{}: {error}", self.outline()),
+            _ => self.outline().fmt(f),
+        }
+    }
+}
+
+/// A flaw without the text of the application's own error, which may quote the value.
+pub(crate) struct Outline<'a>(&'a Flaw);
+
+impl fmt::Display for Outline<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Flaw::Undecodable(error) => write!(f, "is not of the declared type{}", Place(error)),
+            Flaw::Invalid(_) => f.write_str("is not valid"),
+            Flaw::Unencodable(_) => f.write_str("can't be encoded as JSON"),
+            Flaw::OneWay(error) => write!(f, "encodes to JSON that does not decode again{}", Place(error)),
         }
     }
 }
@@ -205,6 +217,10 @@ impl fmt::Display for Place<'_> {
 }
 
 impl Flaw {
+    pub(crate) const fn outline(&self) -> Outline<'_> {
+        Outline(self)
+    }
+
     /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
     pub(crate) fn into_source(self) -> Option<BoxError> {
         match self {

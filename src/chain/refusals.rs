@@ -1,11 +1,9 @@
 //! The trace of requests that the cross-site rule refused: each reason with its remedy, at most once a minute.
 
-use std::time::Duration;
-
-use crate::{throttle::Throttle, version::Millis};
-
-/// A reason is traced no more often.
-const INTERVAL: Duration = Duration::from_secs(60);
+use crate::{
+    throttle::{MINUTE, Throttle},
+    version::Millis,
+};
 
 /// The longest piece of a request's own words that is traced.
 const CHARS: usize = 128;
@@ -89,7 +87,7 @@ impl Refusals {
     /// Traces a refusal, unless its reason was traced within the last minute.
     pub(crate) fn tell(&self, refused: &Refused, now: Millis) {
         let Refused { reason, origin, host } = refused;
-        let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, INTERVAL));
+        let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, MINUTE));
         if let Some(left_out) = told {
             tracing::warn!(origin, host, left_out, "refused as cross-site: {}", reason.message());
         }

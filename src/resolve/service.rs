@@ -145,9 +145,7 @@ impl Sessions {
     pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
         match Arc::clone(loader).load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
-            None => tracing::warn!(
-                "values of `resolve` were not inserted, since a tier has to be waited for: use `LayeredSessionLayer::preload`"
-            ),
+            None => self.chain.traces.unresolved(self.chain.now()),
         }
     }
 }

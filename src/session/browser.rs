@@ -3,7 +3,6 @@
 use std::{
     cmp::Reverse,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use http::HeaderValue;
@@ -16,6 +15,7 @@ use super::{
 use crate::tier::cookie::seal::sealed_len;
 use crate::{
     chain::{Budget, Signed},
+    throttle::MINUTE,
     tier::{
         cookie::{
             Creation,
@@ -251,7 +251,7 @@ impl Core {
         if bytes <= session + principal {
             return;
         }
-        let Some(left_out) = self.chain.over_budget.due(1, now, Duration::from_secs(60)) else { return };
+        let Some(left_out) = self.chain.over_budget.due(1, now, MINUTE) else { return };
         let mut entries: Vec<_> = written.entries().collect();
         entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
         let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
@@ -314,7 +314,7 @@ impl Core {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { return };
             let name = entries.swap_remove(oldest).text();
-            tracing::warn!(%name, "the cookie can't hold all values, so the oldest stays on the server alone");
+            self.chain.traces.cut_cookie(name, self.chain.now());
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
         default::Answer,
         memory::record::{Record, RecordKey},
     },
-    value::{Json, Number, Scope},
+    value::{Flaw, Json, Number, Scope},
     version::{Millis, Version},
 };
 
@@ -153,11 +153,11 @@ impl Core {
     }
 
     /// The first answer that a reader takes: the stored copy, else a computed one.
-    pub(crate) fn answer<T, E: std::fmt::Display>(
+    pub(crate) fn answer<T>(
         &self,
         number: Number,
         stored: Option<Json>,
-        mut read: impl FnMut(&[u8]) -> Result<T, E>,
+        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
     ) -> Option<T> {
         if let Some(json) = &stored
             && let Some(value) = self.readable(number, MEMORY, read(json))
@@ -167,10 +167,10 @@ impl Core {
         self.computed_answer(number, self.chain.now(), read).map(|(value, _)| value)
     }
 
-    fn readable<T, E: std::fmt::Display>(&self, number: Number, tier: &str, read: Result<T, E>) -> Option<T> {
+    fn readable<T>(&self, number: Number, tier: &str, read: Result<T, Flaw>) -> Option<T> {
         read.inspect_err(|flaw| {
             let name = self.chain.schema.at(number).name;
-            tracing::warn!(name, tier, %flaw, "skipped a copy that is not a valid value");
+            self.chain.traces.skipped_copy((number, name), tier, flaw, self.chain.now());
         })
         .ok()
     }
@@ -194,12 +194,12 @@ impl Core {
     }
 
     /// The first answer that a reader takes, with the tier that gave it.
-    pub(crate) fn resolve<T, E: std::fmt::Display>(
+    pub(crate) fn resolve<T>(
         &self,
         number: Number,
         now: Millis,
         look: Look,
-        mut read: impl FnMut(&[u8]) -> Result<T, E>,
+        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
     ) -> (Option<(T, &'static str)>, Mark) {
         let (stored, mark) = self.stored(number, now, look);
         if let Stored::Copy { json, tier, .. } = stored
@@ -210,11 +210,11 @@ impl Core {
         (self.computed_answer(number, now, read), mark)
     }
 
-    fn computed_answer<T, E: std::fmt::Display>(
+    fn computed_answer<T>(
         &self,
         number: Number,
         now: Millis,
-        mut read: impl FnMut(&[u8]) -> Result<T, E>,
+        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
     ) -> Option<(T, &'static str)> {
         let mut computed = self.computed(number, now);
         computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)))

@@ -21,6 +21,7 @@ use crate::{
         refusals::Refusals,
         spared::Spared,
         time::Time,
+        traces::Traces,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -344,6 +345,7 @@ impl SessionsBuilder {
         let principals = principals && !matches!(identity, Identity::Nobody);
         let (budget, most) = (cookie.budget(principals), cookie.most(principals));
         let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
+        let values = schema.len();
         let chain = Chain {
             names: schema.iter().map(|(_, declared)| declared.name).collect(),
             schema,
@@ -378,6 +380,7 @@ impl SessionsBuilder {
             missing_layers: Failures::default(),
             skews: Throttle::default(),
             refusals: Refusals::default(),
+            traces: Traces::new(values),
             reads: self.reads,
         };
         let cross_site = Arc::new(Rule { public, bare_upgrades });

@@ -1,13 +1,10 @@
 //! Numbers that a page can't hold. JavaScript's numbers are doubles: a page would round the id 9007199254740993, and send
 //! the id of somebody else back.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use super::request::outside_strings;
-use crate::{value::Number, version::Millis};
+use crate::{throttle::PerValue, value::Number, version::Millis};
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1), and
 /// what a double can't hold at all (`1e999`).
@@ -47,34 +44,23 @@ pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
 
 /// Traces the values that are kept from pages: each at most once a minute, since a page may have caused it.
 #[derive(Clone, Debug)]
-pub(super) struct Withheld {
-    /// When the next trace of each value may be, in milliseconds.
-    next: Arc<[AtomicU64]>,
-}
-
-const MINUTE: u64 = 60_000;
+pub(super) struct Withheld(Arc<PerValue>);
 
 impl Withheld {
     /// For so many declared values.
     pub(super) fn new(values: usize) -> Self {
-        Self { next: (0..values).map(|_| AtomicU64::new(0)).collect() }
+        Self(Arc::new(PerValue::new(values)))
     }
 
     pub(super) fn trace(&self, number: Number, name: &'static str, now: Millis) {
-        if self.is_due(number, now) {
+        if let Some(left_out) = self.0.due(number, now) {
             tracing::error!(
                 name,
+                left_out,
                 "a value was not sent to a page: the page would round an integer in it, which is beyond 2^53 - 1; \
                  encode such integers as strings"
             );
         }
-    }
-
-    fn is_due(&self, number: Number, now: Millis) -> bool {
-        self.next.get(usize::from(number)).is_some_and(|next| {
-            let due = next.load(Ordering::Relaxed);
-            now.0 >= due && next.compare_exchange(due, now.0 + MINUTE, Ordering::Relaxed, Ordering::Relaxed).is_ok()
-        })
     }
 }
 
@@ -107,16 +93,5 @@ mod tests {
         assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "lost with its field");
         assert!(!survives::<(f64, i64)>("[9007199254740993,9007199254740993]"), "once of twice");
         assert!(!integers_survive("9007199254740993", b"[\"9007199254740993\",9007199254740995]"));
-    }
-
-    #[test]
-    fn each_value_is_traced_once_a_minute() {
-        let withheld = Withheld::new(2);
-        let at = |minute: u64| Millis(1_000_000 * MINUTE + minute * MINUTE);
-        let due = [(0, at(0)), (0, at(0)), (1, at(0)), (0, Millis(at(1).0 - 1)), (0, at(1)), (1, at(2)), (2, at(2))];
-        assert_eq!(
-            due.map(|(number, now)| withheld.is_due(number, now)),
-            [true, false, true, false, true, true, false]
-        );
     }
 }

@@ -19,6 +19,7 @@ mod engine;
 mod events;
 mod expiry;
 mod facts;
+mod floods;
 mod forge;
 mod formerly;
 mod frameworks;

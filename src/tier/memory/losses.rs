@@ -1,8 +1,9 @@
 //! The trace of tombstones that were dropped at their cap.
 
-use std::time::Duration;
-
-use crate::{throttle::Throttle, version::Millis};
+use crate::{
+    throttle::{MINUTE, Throttle},
+    version::Millis,
+};
 
 /// Losses that no trace has told of yet, so that a flood of them is one line a minute.
 #[derive(Debug, Default)]
@@ -11,7 +12,7 @@ pub(super) struct Losses(Throttle);
 impl Losses {
     /// Traces the losses since the last trace, at most once a minute.
     pub(super) fn tell(&self, lost: u64, now: Millis) {
-        if let Some(left_out) = self.0.due(lost, now, Duration::from_secs(60)) {
+        if let Some(left_out) = self.0.due(lost, now, MINUTE) {
             tracing::error!(
                 lost = lost.saturating_add(left_out),
                 "ended sessions were forgotten for want of room: their cookies open again on this node; \

@@ -1,0 +1,78 @@
+//! The traces of mistakes that any request can bring to light: each kind at most once a minute.
+
+use crate::{
+    throttle::{MINUTE, PerValue, Throttle},
+    value::{Flaw, Number},
+    version::Millis,
+};
+
+/// The mistakes of each kind.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    invalid_defaults: PerValue,
+    skipped_copies: PerValue,
+    cut_cookies: Throttle,
+    unresolved: Throttle,
+    undeclared: Throttle,
+}
+
+impl Traces {
+    /// For so many declared values.
+    pub(crate) fn new(values: usize) -> Self {
+        Self {
+            invalid_defaults: PerValue::new(values),
+            skipped_copies: PerValue::new(values),
+            cut_cookies: Throttle::default(),
+            unresolved: Throttle::default(),
+            undeclared: Throttle::default(),
+        }
+    }
+
+    /// A function of `DefaultTier::with` made a value that does not validate or encode.
+    pub(crate) fn invalid_default(&self, (number, name): (Number, &'static str), flaw: &Flaw, now: Millis) {
+        if let Some(left_out) = self.invalid_defaults.due(number, now) {
+            let outline = flaw.outline();
+            tracing::warn!(name, flaw = %outline, left_out, "a computed default is not a valid value, and does not answer");
+            trace_cause(name, flaw);
+        }
+    }
+
+    /// A copy that the type of the value does not take.
+    pub(crate) fn skipped_copy(&self, (number, name): (Number, &'static str), tier: &str, flaw: &Flaw, now: Millis) {
+        if let Some(left_out) = self.skipped_copies.due(number, now) {
+            tracing::warn!(name, tier, flaw = %flaw.outline(), left_out, "skipped a copy that is not a valid value");
+            trace_cause(name, flaw);
+        }
+    }
+
+    /// A value that the cookie had no room for.
+    pub(crate) fn cut_cookie(&self, name: &str, now: Millis) {
+        if let Some(left_out) = self.cut_cookies.due(1, now, MINUTE) {
+            tracing::warn!(name, left_out, "the cookie can't hold all values, so the oldest stays on the server alone");
+        }
+    }
+
+    /// A request whose session has to be waited for, in front of a service that expects values of `resolve`.
+    pub(crate) fn unresolved(&self, now: Millis) {
+        if let Some(left_out) = self.unresolved.due(1, now, MINUTE) {
+            tracing::warn!(
+                left_out,
+                "values of `resolve` were not inserted, since a tier has to be waited for: use `LayeredSessionLayer::preload`"
+            );
+        }
+    }
+
+    /// A read of a type that the chain does not know.
+    pub(crate) fn undeclared(&self, name: &'static str, now: Millis) {
+        if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
+            tracing::warn!(name, left_out, "read a value that was not declared on `Sessions::builder()`");
+        }
+    }
+}
+
+/// The application's own error: its text may quote the client, so it stands at `debug` alone.
+fn trace_cause(name: &'static str, flaw: &Flaw) {
+    if let Flaw::Invalid(error) = flaw {
+        tracing::debug!(name, %error, "why a value is not valid");
+    }
+}

@@ -1,0 +1,175 @@
+//! Requests that cause a trace each time: the trace is one line a minute, and tells how many lines were left out.
+
+use std::{future::poll_fn, mem, task::Poll, time::Duration};
+
+use http::Method;
+use layered_session::{
+    BoxError, CookieTier, DefaultTier, Found, Lookup, MemoryTier, SessionValue, Sessions, Tier, TierFuture,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    app::{App, get, set, theme},
+    trace::Trace,
+    world::{Browser, Node, Theme, Visits},
+};
+
+/// What `validate` quotes of the client's.
+const SECRET: &str = "hunter2";
+
+fn short(text: &str) -> Result<(), BoxError> {
+    if text.len() == 2 { Ok(()) } else { Err(format!("too long: {text}").into()) }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Lang(String);
+
+impl SessionValue for Lang {
+    const NAME: &'static str = "lang";
+
+    fn validate(&self) -> Result<(), BoxError> {
+        short(&self.0)
+    }
+}
+
+/// A later build's type of [`Theme`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct ShortTheme(String);
+
+impl SessionValue for ShortTheme {
+    const NAME: &'static str = Theme::NAME;
+
+    fn validate(&self) -> Result<(), BoxError> {
+        short(&self.0)
+    }
+}
+
+fn assert_told(trace: &Trace, told: &[usize]) {
+    let text = trace.text();
+    let told_of: Vec<_> = text.lines().filter(|line| line.contains("WARN")).collect();
+    assert_eq!(told_of.len(), told.len(), "{told_of:#?}");
+    for (line, left_out) in told_of.iter().zip(told) {
+        assert!(line.contains(&format!("left_out={left_out}")), "{line} is not of {left_out}");
+        assert!(!line.contains(SECRET), "{line} quotes the client");
+    }
+}
+
+#[tokio::test]
+async fn invalid_computed_defaults_are_traced_once_a_minute() {
+    let app = App::new();
+    let (trace, _guard) = Trace::begin();
+    let lang = |head: &http::request::Parts| head.headers["accept-language"].to_str().unwrap().to_owned();
+    let defaults = DefaultTier::new().with(move |head| Lang(lang(head))).with(move |head| ShortTheme(lang(head)));
+    let node = Node::new(app.chain(defaults).value::<Lang>().value::<ShortTheme>().build().unwrap());
+    let flood = async || {
+        for _ in 0..50 {
+            let mut request = Browser::new().request_of(Method::GET, "/", "");
+            request.headers_mut().insert("accept-language", SECRET.parse().unwrap());
+            node.handle(request, async |_| Default::default()).await.1
+        }
+    };
+    flood().await;
+    assert_told(&trace, &[0, 0]);
+    app.pass(Duration::from_secs(60));
+    flood().await;
+    assert_told(&trace, &[0, 0, 49, 49]);
+    assert!(trace.lines_with("DEBUG") > 0 && trace.lines_with(SECRET) == trace.lines_with("too long"));
+}
+
+#[tokio::test]
+async fn unreadable_copies_are_traced_once_a_minute() {
+    let app = App::new();
+    let after = Node::new(app.chain(DefaultTier::new()).value::<ShortTheme>().build().unwrap());
+    let mut browser = Browser::new();
+    set(&mut browser, &app.node(), theme(SECRET)).await;
+    let (trace, _guard) = Trace::begin();
+    for told in [[0].as_slice(), &[0, 49]] {
+        for _ in 0..50 {
+            get::<ShortTheme>(&mut browser, &after).await;
+        }
+        assert_told(&trace, told);
+        app.pass(Duration::from_secs(60));
+    }
+}
+
+#[tokio::test]
+async fn values_beyond_the_cookie_are_traced_once() {
+    let app = App::new();
+    let node = || {
+        let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http().max_bytes(3_800);
+        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+        Node::new(chain.value::<Theme>().value::<Visits>().value::<Draft>().build().unwrap())
+    };
+    let (one, two) = (node(), node());
+    let mut browser = Browser::new();
+    set(&mut browser, &one, Visits(1)).await;
+    let mut fork = browser.clone();
+    set(&mut browser, &one, theme(&"x".repeat(2_000))).await;
+    app.pass(Duration::from_secs(1));
+    set(&mut fork, &two, Draft("y".repeat(2_000))).await;
+    let (trace, _guard) = Trace::begin();
+    // Each cookie leaves two values out, the visits and the theme.
+    for told in [[0].as_slice(), &[0, 99]] {
+        for _ in 0..50 {
+            get::<Visits>(&mut fork.clone(), &one).await;
+        }
+        assert_told(&trace, told);
+        app.pass(Duration::from_secs(60));
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Draft(String);
+
+impl SessionValue for Draft {
+    const NAME: &'static str = "draft";
+}
+
+/// A source that does not answer at its first poll.
+#[derive(Debug)]
+struct Later;
+
+impl Tier for Later {
+    fn name(&self) -> &'static str {
+        "later"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        let mut polled = false;
+        TierFuture::boxed(poll_fn(move |cx| {
+            if mem::replace(&mut polled, true) {
+                return Poll::Ready(Ok(Found::nothing()));
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }))
+    }
+}
+
+#[tokio::test]
+async fn resolve_without_preload_is_traced_once_a_minute() {
+    let app = App::new();
+    let (trace, _guard) = Trace::begin();
+    let node = Node::new(app.chain(DefaultTier::new()).resolve::<Theme>().tier(Later).build().unwrap());
+    for told in [[0].as_slice(), &[0, 49]] {
+        for _ in 0..50 {
+            get::<Theme>(&mut Browser::new(), &node).await;
+        }
+        assert_told(&trace, told);
+        app.pass(Duration::from_secs(60));
+    }
+}
+
+#[tokio::test]
+async fn reads_of_undeclared_values_are_traced_once() {
+    let app = App::new();
+    let (trace, _guard) = Trace::begin();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Theme>().build().unwrap());
+    for told in [[0].as_slice(), &[0, 49]] {
+        for _ in 0..50 {
+            get::<Visits>(&mut Browser::new(), &node).await;
+        }
+        assert_told(&trace, told);
+        app.pass(Duration::from_secs(60));
+    }
+}
