@@ -48,7 +48,8 @@ impl<'a> SignIn<'a> {
     }
 
     /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
-    /// without this, an anonymous choice ends with the anonymous session.
+    /// without this, an anonymous choice ends with the anonymous session. A choice that the user's record has no room for
+    /// fails the sign-in (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.core().chain.schema;
         match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {

@@ -188,16 +188,13 @@ impl Core {
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
         let adopted = match (&before, &signed) {
-            (Ok(bound), Some(_)) if self.signed_of(bound, now).is_none() => self.chosen(bound, adopt, now),
+            (Ok(bound), Some(signed)) if self.signed_of(bound, now).is_none() => {
+                // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
+                let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
+                self.adoptable(&known.unwrap_or_else(new), self.chosen(bound, adopt, now), now)?
+            }
             _ => Vec::new(),
         };
-        if let Some(signed) = &signed {
-            let terms = self.chain.terms(Scope::Principal, now);
-            // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
-            let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
-            let record = known.unwrap_or_else(new);
-            record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
-        }
         let beginning = Beginning { kind: BeginningKind::SignIn { above }, drawn, changes: &changes };
         match before {
             Ok(bound) => self.succeed(&bound, &beginning, now).await?,
@@ -223,6 +220,18 @@ impl Core {
             Some(Change { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
         };
         adopt.iter().filter_map(change).collect()
+    }
+
+    /// The choices of which the user has none yet, and for which the user's record has room.
+    fn adoptable(&self, record: &Record, chosen: Vec<Change>, now: Millis) -> Result<Vec<Change>, WriteError> {
+        let has = |state: &State, change: &Change| {
+            state.kept(&self.chain.schema, change.number, now).is_some_and(|kept| kept.json.is_some())
+        };
+        let is_new = |change: &Change| !record.live(now, |state| has(state, change)).unwrap_or(false);
+        let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
+        let terms = self.chain.terms(Scope::Principal, now);
+        record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
+        Ok(adopted)
     }
 
     fn may_be_followed(&self, site: Site) -> bool {

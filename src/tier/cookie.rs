@@ -170,6 +170,10 @@ impl CookieTier {
     /// A deploy that lowers this loses nothing: a cookie that is over is still sent whole, and traced with its largest
     /// names. Writes pass that don't make their owner's part larger, and so does a sign-in within
     /// [`identity_room`](crate::SessionsBuilder::identity_room).
+    ///
+    /// A deploy that declares the first carried value of principal scope halves the session's part. A session that is
+    /// fuller than the half can refuse a sign-in (`TooLarge`) until its values are fewer, and its oldest values may stay on
+    /// the server alone once the user's part grows.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.budget = bytes;

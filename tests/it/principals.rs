@@ -367,3 +367,21 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
     visit_as(&mut old, &other, ada, async |session| session.destroy().await.unwrap()).await;
     assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.get::<Theme>()).await, dark());
 }
+
+// The user has a division already: the longer choice of the browser is not carried over, and needs no room.
+#[tokio::test]
+async fn full_record_refuses_no_choice_that_it_has() {
+    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada.set(Division(1)).await.unwrap();
+    let mut length = 4000;
+    while ada.set(Language("x".repeat(length))).await.is_err() {
+        length -= 1;
+    }
+    let turn = async |session: Session| {
+        session.set(Division(-1)).await.unwrap();
+        session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
+        session.get::<Division>()
+    };
+    assert_eq!(Browser::new().visit(&node, turn).await, Division(1));
+}
