@@ -127,7 +127,7 @@ impl CookieTier {
         self
     }
 
-    /// Another path than `/`. Needs a name without the prefix `__Host-`.
+    /// Another path than `/`, of up to 1,024 bytes. Needs a name without the prefix `__Host-`.
     ///
     /// The path says to which requests browsers bring the cookie. It does not confine the layer: a request outside of the path
     /// brings no cookie, so that a write there begins a session of its own, and the new cookie takes the place of the old
@@ -138,7 +138,7 @@ impl CookieTier {
         self
     }
 
-    /// Shares the cookie with a domain's hosts. Needs a name without the prefix `__Host-`.
+    /// Shares the cookie with the hosts of a domain, whose name has up to 255 bytes. Needs a name without the prefix `__Host-`.
     #[must_use]
     pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Self {
         self.place.domain = Some(domain.into());

@@ -222,6 +222,22 @@ fn keys_that_could_be_guessed_are_refused_without_a_panic() {
 }
 
 // Acceptance 53, R19.
+/// A cookie path of so many bytes.
+fn path_of(bytes: usize) -> String {
+    format!("/{}", "p".repeat(bytes - 1))
+}
+
+/// A domain of so many bytes.
+fn domain_of(bytes: usize) -> String {
+    format!("{}.org", "d".repeat(bytes - 4))
+}
+
+#[test]
+fn longest_cookie_path_and_domain_are_taken() {
+    let tier = cookie().name("a").path(path_of(1_024)).domain(domain_of(255)).formerly(path_of(1_024), None);
+    Sessions::builder().tier(tier).clock(ManualClock::new()).build().unwrap();
+}
+
 #[test]
 fn a_cookie_that_browsers_would_drop_is_refused() {
     for (tier, remedy) in [
@@ -248,6 +264,10 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().name("a").path("/a b"), "printable ASCII"),
         (cookie().name("a").path("/\u{7f}"), "printable ASCII"),
         (cookie().name("a").path("/; Domain=example.org"), "no `;`"),
+        (cookie().name("a").path(path_of(1_025)), "use up to 1,024"),
+        (cookie().name("a").formerly(path_of(1_025), None), "use up to 1,024"),
+        (cookie().name("a").domain(domain_of(256)), "use up to 255"),
+        (cookie().name("a").formerly("/", &*domain_of(256)), "use up to 255"),
         (cookie().name("a").domain("example.org; Path=/"), "give a host name"),
         (cookie().name("a").domain(""), "give a host name"),
         (cookie().name("a").domain("."), "give a host name"),

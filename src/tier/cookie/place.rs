@@ -6,6 +6,13 @@ use cookie::Cookie;
 
 use super::{CookieTier, Partition, Transport};
 
+/// The most bytes of an attribute that browsers read (RFC 6265bis, 5.6). Instead of a longer path,
+/// browsers take the directory of the request.
+const MAX_PATH: usize = 1_024;
+
+/// The most bytes of a domain name (RFC 1035, 2.3.4).
+const MAX_DOMAIN: usize = 255;
+
 /// What tells a cookie from others of its name (RFC 6265bis, 5.7).
 #[derive(Clone, Debug)]
 pub(super) struct Place {
@@ -45,7 +52,16 @@ impl Place {
         if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
             return Err(format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`"));
         }
+        if path.len() > MAX_PATH {
+            return Err(format!(
+                "a cookie path of {} bytes: browsers ignore attributes of over 1,024 bytes; use up to 1,024",
+                path.len()
+            ));
+        }
         match domain.as_deref() {
+            Some(domain) if domain.len() > MAX_DOMAIN => {
+                Err(format!("a cookie domain of {} bytes: no host has so long a name; use up to 255", domain.len()))
+            }
             Some(domain) if !is_domain(domain) => {
                 Err(format!("{domain:?} is no domain for cookies: give a host name, such as `example.org`"))
             }
