@@ -74,9 +74,15 @@ pub(crate) struct Refused {
 
 impl Refused {
     pub(crate) fn new(reason: Reason, origin: Option<&[u8]>, host: Option<&[u8]>) -> Self {
-        let cut = |words: &[u8]| String::from_utf8_lossy(words).chars().take(CHARS).collect();
+        let cut = |words: &[u8]| String::from_utf8_lossy(without_userinfo(words)).chars().take(CHARS).collect();
         Self { reason, origin: origin.map(cut), host: host.map(cut) }
     }
+}
+
+/// The host and port of an authority: userinfo may be a password. A browser sends userinfo neither in `Host` nor in
+/// `Origin`, and another client may.
+fn without_userinfo(authority: &[u8]) -> &[u8] {
+    authority.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
 }
 
 /// The refusals of each reason. Nothing is kept of single origins, which are the clients' to choose.

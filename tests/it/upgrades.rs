@@ -207,6 +207,32 @@ async fn refused_socket_is_traced_with_remedy() {
     assert_eq!(left_out, [1, 1], "{}", trace.text());
 }
 
+// R29, R32.
+#[tokio::test]
+async fn traced_refusal_holds_no_userinfo() {
+    let (trace, _guard) = Trace::begin();
+    let clock = ManualClock::new();
+    let node = node_with(CookieTier::sealed(ring()).name("session"), |sessions| sessions.clock(clock.clone()));
+    let browser = ada_at(&node).await;
+    let long = "hunter2".repeat(100);
+    let targets = [
+        ("http://ada:hunter2@app.example:8080/live".to_owned(), None),
+        (format!("http://{long}@app.example:8080/live"), None),
+        ("/live".to_owned(), Some("ada:hunter2@app.example:8080")),
+    ];
+    for (told, (target, host)) in targets.into_iter().enumerate() {
+        let mut request = upgrade(&browser, &[("origin", "https://ada:hunter2@evil.example")]);
+        *request.uri_mut() = target.parse().unwrap();
+        if let Some(host) = host {
+            request.headers_mut().insert(header::HOST, host.parse().unwrap());
+        }
+        drop(open(&node, request).await);
+        assert_eq!(trace.lines_with("host=\"app.example:8080\""), told + 1, "{}", trace.text());
+        assert_eq!(trace.lines_with("hunter2"), 0, "{}", trace.text());
+        clock.advance(Duration::from_secs(60));
+    }
+}
+
 // G4. A socket that asks for no session is the application's own.
 #[tokio::test]
 async fn refused_socket_without_session_is_not_traced() {
