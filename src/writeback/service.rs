@@ -214,7 +214,9 @@ impl SessionWriteback {
     /// ([`Placement`](crate::Placement)) up to 16 KiB, sent and as `V` encodes it. A session holds one of each value, so
     /// that bounds what a page can make a session take; the memory tier's own bound holds for all of them together.
     ///
-    /// Integers beyond ±(2^53 − 1) must be strings in JSON: see [`expose`](Self::expose).
+    /// Use strings in JSON for integers beyond ±(2^53 − 1). A type that keeps such an integer exactly, as `i64` does, takes the
+    /// integer from a POST, but no page is sent the value: see [`expose`](Self::expose). For any other type the POST is
+    /// refused (`unsafe_integer`).
     ///
     /// # Errors
     ///
