@@ -204,9 +204,9 @@ impl Session {
 
     /// Changes a value from what it is now, and returns what it became.
     ///
-    /// N concurrent calls apply N times. It is a compare-and-set: the closure may run again, so it borrows or clones
-    /// what it puts in. It starts from the chain's answer, else from `V::default()`; so it does where a read-only source
-    /// failed or was late ([`source_deadline`](crate::SessionsBuilder::source_deadline)).
+    /// N concurrent calls apply N times. An update is a compare-and-set: the closure may run again, so the closure borrows or
+    /// clones its captures. The update starts from the chain's answer, else from `V::default()`; so it does where a read-only
+    /// source failed or was late ([`source_deadline`](crate::SessionsBuilder::source_deadline)).
     ///
     /// Updates of one owner on this node wait for each other. A closure that blocks on another update of the same session
     /// or user waits for itself, for ever: change two values in one [`batch`](Self::batch).

@@ -127,7 +127,7 @@ impl Source {
         self.failures.count()
     }
 
-    /// The source's answers. A source that fails, or that misses its deadline, has none.
+    /// Returns the source's answers: none where the source fails or misses its deadline.
     pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: Patience, time: &Time) -> Found {
         let mut answer = self.tier.read(lookup);
         // Armed by an answer that is not there at once: most sources answer from a cache of their own.

@@ -37,10 +37,10 @@ pub(crate) struct Loader {
     /// Goes once the session is there.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
-    /// How many handles and loads under way there are, [`HEAD_SENT`] and [`WAITED`]. Others hold the allocation too: whoever has the
-    /// extensions, which anybody may clone.
+    /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
+    /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
     ///
-    /// In one number, so that a handle and the response head agree on who was first: a handle that comes later finds the
+    /// Count and marks are one number, so that a handle and the response head agree on who was first: a handle that comes later finds the
     /// mark, and a head that leaves later finds the handle's session.
     handles: AtomicUsize,
 }

@@ -235,8 +235,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// How long a load waits for each read-only source ([`Role::Source`]): 250 milliseconds if not said. Where a source has
-    /// not answered by then, the next tier answers. That is traced, and counted as
+    /// How long a load waits for each read-only source ([`Role::Source`]): 250 milliseconds unless told otherwise. After the
+    /// deadline the next tier answers, and the late source is traced and counted as
     /// [`Stats::source_failures`](crate::Stats::source_failures).
     ///
     /// A load asks its sources one after the other. A handle keeps the answers of its load: a value that a late source would

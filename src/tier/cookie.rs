@@ -43,7 +43,7 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 /// them, nor `Forwarded` or `X-Forwarded-Proto`: any client can send these fields. Behind a proxy that ends TLS the cookie is
 /// `Secure` without a further setting.
 ///
-/// `Max-Age` is a minute short of what the session has left unused (see [`idle`](crate::SessionsBuilder::idle)), or half of
+/// `Max-Age` is a minute shorter than the session's remaining idle time (see [`idle`](crate::SessionsBuilder::idle)), or half of
 /// it under two minutes: a browser whose clock runs late, or a response that was long on its way, is not to bring the cookie
 /// of a session that is over. Browsers keep a cookie for 400 days at most, so that is the longest `Max-Age`.
 ///

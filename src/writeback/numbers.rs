@@ -7,7 +7,7 @@ use super::request::outside_strings;
 use crate::{throttle::PerValue, value::Number, version::Millis};
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1), and
-/// what a double can't hold at all (`1e999`).
+/// numbers that no double holds (`1e999`).
 ///
 /// An integer is a literal without a fraction and an exponent; a type that writes those means a double. `-0` is within
 /// bounds.

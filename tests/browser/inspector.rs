@@ -193,7 +193,7 @@ async fn pages_have_icons_and_fit_without_script() -> Result {
         }
         let tab = browser.open_without_script(path).await?;
         tab.captures(&format!("{name}-no-script")).await?;
-        // The shop's forms need no script. Of the inspector only the sentence that asks for one is left.
+        // The shop's forms need no script. The inspector's page shows a sentence alone, which asks for scripts.
         let parts = "[...document.querySelectorAll('main > *')].filter((part) => part.checkVisibility()).length > 1";
         assert_eq!(tab.evaluate(parts).await?, name == "shop");
     }

@@ -1,4 +1,4 @@
-//! The cookie's attributes and its path: what they follow, and what they don't.
+//! The cookie's attributes and its path: they follow the configuration, and no request.
 
 use http::{Method, header};
 use layered_session::{CookieTier, MemoryTier, Sessions};

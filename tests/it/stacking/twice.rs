@@ -21,7 +21,7 @@ use crate::{
     world::{BoxFuture, Browser, Division, Theme, ring, set_cookies},
 };
 
-/// What a service between the two layers does.
+/// The actions of a service between the two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Between {
     Passes,
