@@ -25,8 +25,8 @@ use crate::{
 
 /// Shows that the connection lives: the server pings, and the page is told the interval. Either side gives a connection up
 /// that is silent for two and a half intervals.
-const HEARTBEAT: Duration = Duration::from_secs(10);
-const SILENCE: Duration = Duration::from_secs(25);
+const HEARTBEAT: Duration = Duration::from_secs(8);
+const SILENCE: Duration = Duration::from_secs(20);
 /// Far more than any frame of the page's.
 const FRAME_BYTES: usize = 16 << 10;
 /// The read buffer of a socket. The library's own takes 128 KiB for each, which is 670 MB for 5,000 pages. A
