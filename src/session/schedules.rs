@@ -171,7 +171,7 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
         headers.insert(COOKIE, HeaderValue::try_from(pair).unwrap());
     }
     let (chain, cookies) = (Arc::clone(&node.chain), Fields::note(&mut headers));
-    Loader::new(Arrival { chain, cookies, cross_site: None, refused: None, upgrade: false, asked: None })
+    Loader::new(Arrival { chain, cookies, cross_site: None, refused: None, upgrade: false, asked: None, around: None })
         .load_now()
         .unwrap()
 }
