@@ -73,18 +73,18 @@ impl Sessions {
                 Ok(()) => Entered::Within(around),
                 Err(principal) => {
                     let asked = lend_head(request, |head| self.learn(head, principal));
-                    let loader = self.arrive(request, cookies.clone(), Some(asked), Some(Arc::clone(&around)));
+                    let loader = self.arrive(request, cookies, Some(asked), Some(Arc::clone(&around)));
                     Entered::Anew { loader, around }
                 }
             },
             None => {
                 let learn = |head: &Parts| self.learn(head, self.identify(head));
                 let asked = chain.asks_head.then(|| lend_head(request, learn));
-                Entered::Outermost(self.arrive(request, cookies.clone(), asked, None))
+                Entered::Outermost(self.arrive(request, cookies, asked, None))
             }
         };
         let loader = Arc::clone(entered.loader());
-        request.extensions_mut().insert(Loading { loader, cookies, outer });
+        request.extensions_mut().insert(Loading { loader, outer });
         entered
     }
 

@@ -37,6 +37,9 @@ pub(crate) struct Loader {
     /// Goes once the session is there.
     arrival: Mutex<Option<Arrival>>,
     core: OnceLock<Core>,
+    /// The request's Cookie fields from the load on, for an inner layer of the same sessions. They go with the response head,
+    /// since they keep alive the buffer that the server read the request into.
+    spent: Mutex<Option<Fields>>,
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
     /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
     ///
@@ -93,8 +96,6 @@ impl Future for Load {
 #[derive(Clone, Debug)]
 pub(crate) struct Loading {
     pub(crate) loader: Arc<Loader>,
-    /// The request's Cookie fields, as the layer found them.
-    pub(crate) cookies: Option<Fields>,
     /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
     pub(crate) outer: Option<Box<Self>>,
 }
@@ -123,7 +124,7 @@ impl Loading {
         while !loading.loader.is_of(chain) {
             loading = loading.outer.as_deref()?;
         }
-        let same = loading.cookies.as_ref() == cookies && !loading.loader.head_has_left();
+        let same = !loading.loader.head_has_left() && loading.loader.came_with(cookies);
         same.then(|| Arc::clone(&loading.loader))
     }
 }
@@ -212,6 +213,22 @@ impl Loader {
         self.core.get()
     }
 
+    /// Whether the request had these Cookie fields at the layer of this loader.
+    fn came_with(&self, cookies: Option<&Fields>) -> bool {
+        match &*self.arrival.lock() {
+            Some(arrival) => arrival.cookies.as_ref() == cookies,
+            None => self.spent.lock().as_ref() == cookies,
+        }
+    }
+
+    /// Keeps the Cookie fields of a load until the response head leaves.
+    fn spend(&self, cookies: Option<Fields>) {
+        *self.spent.lock() = cookies;
+        if self.head_has_left() {
+            drop(self.spent.lock().take());
+        }
+    }
+
     fn head_has_left(&self) -> bool {
         self.handles.load(Ordering::Acquire) & HEAD_SENT != 0
     }
@@ -257,6 +274,7 @@ impl Loader {
     /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
     /// handle or a load under way is alive, which may be read while the body goes out.
     pub(crate) fn note_head_sent(&self) -> bool {
+        drop(self.spent.lock().take());
         self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
     }
 
@@ -310,8 +328,8 @@ impl Loader {
                 if let Some(Arrival { chain, cookies, upgrade, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
                     self.core.get_or_init(|| Core::familiar(chain, familiar, upgrade));
+                    self.spend(cookies);
                     drop(arrival);
-                    drop(cookies);
                 }
                 return Poll::Ready(Ok(None));
             }
@@ -346,9 +364,13 @@ impl Loader {
     fn keep(&self, core: Core) {
         // Unless another load was faster.
         let kept = self.core.get_or_init(|| core);
-        // What only the load needed goes: the header fields are parts of the buffer that the server read, and the head may
-        // hold anything.
-        let arrival = self.arrival.lock().take();
+        // The head goes, which may hold anything of the application's.
+        let mut noted = self.arrival.lock();
+        let mut arrival = noted.take();
+        if let Some(arrival) = &mut arrival {
+            self.spend(arrival.cookies.take());
+        }
+        drop(noted);
         if let Some(Arrival { refused: Some(refused), .. }) = &arrival
             && kept.is_refused()
         {
