@@ -29,6 +29,7 @@ pub(crate) mod end;
 pub(crate) mod explain;
 mod follow;
 pub(crate) mod load;
+mod nested;
 pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;

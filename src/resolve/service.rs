@@ -98,7 +98,7 @@ impl Sessions {
         let upgrade = is_upgrade(request);
         let (cross_site, refused) = self.judge(request, upgrade);
         // The loader around tells of the refusal.
-        let refused = refused.filter(|_| around.is_none()).map(Box::new);
+        let refused = refused.filter(|_| around.is_none());
         let asked = asked.map(Box::new);
         Loader::new(Arrival { chain: Arc::clone(&self.chain), cookies, cross_site, refused, upgrade, asked, around })
     }
@@ -118,14 +118,14 @@ impl Sessions {
 
     /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
     /// when the session is loaded.
-    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Refused>) {
+    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Box<Refused>>) {
         let (uri, headers) = (request.uri(), request.headers());
         if upgrade && let Err(refused) = self.cross_site.judge(Kind::Upgrade, uri, headers) {
-            return (Some(CrossSite::Upgrade), Some(refused));
+            return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
         let cross_site = self.cross_site.withheld((request.method(), uri, headers), self.chain.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
-        (cross_site, listed.then(|| refused(Reason::Withheld, uri, headers)))
+        (cross_site, listed.then(|| Box::new(refused(Reason::Withheld, uri, headers))))
     }
 
     fn identify(&self, head: &Parts) -> Option<Principal> {

@@ -32,13 +32,13 @@ pub(crate) struct Core {
     pub(super) computed: Box<[Computation]>,
     pub(super) brought: Brought,
     pub(super) marks: Marks,
-    seldom: OnceLock<Box<Seldom>>,
+    pub(super) seldom: OnceLock<Box<Seldom>>,
 }
 
 /// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
 /// session pays for the state of a handle by its size, which is moved into place.
 #[derive(Debug, Default)]
-struct Seldom {
+pub(super) struct Seldom {
     turning: tokio::sync::Mutex<()>,
     /// The lifetime that this handle was given.
     lifetime: Mutex<Option<Lifetime>>,
@@ -53,7 +53,7 @@ struct Seldom {
     /// Made for the first watch.
     chime: OnceLock<Arc<Chime>>,
     /// The session that an inner layer has seen off, for another principal.
-    seen_off: Mutex<Option<RecordKey>>,
+    pub(super) seen_off: Mutex<Option<RecordKey>>,
 }
 
 /// Which session a handle stands for.
@@ -152,7 +152,7 @@ impl Core {
         }
     }
 
-    fn seldom(&self) -> &Seldom {
+    pub(super) fn seldom(&self) -> &Seldom {
         self.seldom.get_or_init(Box::default)
     }
 
@@ -277,31 +277,6 @@ impl Core {
             chime.ring();
         }
         Ok(())
-    }
-
-    /// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
-    pub(super) fn share_session(&mut self, around: Option<&Self>) {
-        let Some(around) = around else { return };
-        if matches!(self.binding(), Binding::Fenced(_)) {
-            return;
-        }
-        self.binding = RwLock::new(around.binding());
-        *self.marks.minted.get_mut() = around.marks.minted.load(Ordering::Relaxed);
-    }
-
-    /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
-    pub(super) fn leave_head_to(&self, within: &Self) {
-        if let (Binding::Anonymous, Binding::Live(begun)) = (self.binding(), within.binding()) {
-            self.marks.minted.store(true, Ordering::Relaxed);
-            self.rebind(begun);
-        }
-        *self.seldom().seen_off.lock() = within.bound_key();
-    }
-
-    /// Whether an inner layer has seen this handle's session off.
-    pub(super) fn is_seen_off(&self) -> bool {
-        let seen_off = self.seldom.get().and_then(|seldom| *seldom.seen_off.lock());
-        seen_off.is_some() && seen_off == self.bound_key() && !self.has_ended_own()
     }
 
     pub(super) fn is_touched(&self) -> bool {

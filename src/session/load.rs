@@ -43,8 +43,8 @@ pub(crate) struct Loader {
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
     /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
     ///
-    /// Count and marks are one number, so that a handle and the response head agree on who was first: a handle that comes later finds the
-    /// mark, and a head that leaves later finds the handle's session.
+    /// Count and marks are one number, so that a handle and the response head agree on their order: a handle that comes
+    /// later finds the mark, and a head that leaves later finds the handle's session.
     handles: AtomicUsize,
 }
 

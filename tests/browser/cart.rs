@@ -98,7 +98,7 @@ async fn line_is_reduced_and_removed_in_every_tab() -> Result {
     second.has_in_cart(json!([[2, 1]])).await?;
     second.until("document.activeElement.id", "cart").await?;
     second.until("document.querySelector('[role=status] #news').textContent", "Rooibos Cederberg removed").await?;
-    // The last piece takes its line with it.
+    // The line goes with its last piece.
     first.press("[data-product='2'] .less").await?;
     second.has_in_cart(json!([])).await?;
     first.until("document.querySelector('[role=status] #news').textContent", "The cart is empty").await

@@ -1,0 +1,33 @@
+//! Handles of two layers of the same sessions, around each other, with a principal each.
+
+use std::sync::atomic::Ordering;
+
+use super::core::{Binding, Core};
+use crate::sync::RwLock;
+
+impl Core {
+    /// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
+    pub(super) fn share_session(&mut self, around: Option<&Self>) {
+        let Some(around) = around else { return };
+        if matches!(self.binding(), Binding::Fenced(_)) {
+            return;
+        }
+        self.binding = RwLock::new(around.binding());
+        *self.marks.minted.get_mut() = around.marks.minted.load(Ordering::Relaxed);
+    }
+
+    /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
+    pub(super) fn leave_head_to(&self, within: &Self) {
+        if let (Binding::Anonymous, Binding::Live(begun)) = (self.binding(), within.binding()) {
+            self.marks.minted.store(true, Ordering::Relaxed);
+            self.rebind(begun);
+        }
+        *self.seldom().seen_off.lock() = within.bound_key();
+    }
+
+    /// Whether an inner layer has seen this handle's session off.
+    pub(super) fn is_seen_off(&self) -> bool {
+        let seen_off = self.seldom.get().and_then(|seldom| *seldom.seen_off.lock());
+        seen_off.is_some() && seen_off == self.bound_key() && !self.has_ended_own()
+    }
+}
