@@ -140,13 +140,13 @@ fn answer(_: Request<()>) -> impl Future<Output = Result<Response<()>, Infallibl
 
 async fn read(request: Request<()>) -> Result<Response<()>, BoxError> {
     let session = Session::load(request.extensions()).await?;
-    std::hint::black_box(session.get::<Count>());
+    std::hint::black_box(session.value::<Count>());
     Ok(Response::new(()))
 }
 
 async fn read_and_write(request: Request<()>) -> Result<Response<()>, BoxError> {
     let session = Session::load(request.extensions()).await?;
-    let Count(count) = session.get();
+    let Count(count) = session.value();
     session.set(Count(count + 1)).await?;
     Ok(Response::new(()))
 }

@@ -99,7 +99,7 @@ async fn theme(request: Request<String>) -> Result<Response<String>, BoxError> {
     if request.method() == Method::PUT {
         session.set(Theme(request.uri().path().trim_start_matches('/').to_owned())).await?;
     }
-    let Theme(theme) = session.get();
+    let Theme(theme) = session.value();
     Ok(Response::new(format!("{theme} from {}", session.origin::<Theme>().tier())))
 }
 

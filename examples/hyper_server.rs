@@ -127,6 +127,6 @@ async fn page(request: &Request<Incoming>) -> Result<(StatusCode, String), BoxEr
         }
         _ => return Ok((StatusCode::NOT_FOUND, "try /division\n".to_owned())),
     }
-    let Division(id) = session.get();
+    let Division(id) = session.value();
     Ok((StatusCode::OK, format!("{id} from {}\n", session.origin::<Division>().tier())))
 }

@@ -108,13 +108,13 @@ impl Session {
 
     // Reading.
 
-    /// The chain's answer, else `V::default()`. Never fails: a copy that is no valid `V` is traced and skipped.
-    pub fn get<V: SessionValue + Default>(&self) -> V {
-        self.find().unwrap_or_default()
+    /// Returns the chain's answer, else `V::default()`. A copy that is no valid `V` is traced and skipped.
+    pub fn value<V: SessionValue + Default>(&self) -> V {
+        self.get().unwrap_or_default()
     }
 
-    /// The chain's answer, if any tier has one.
-    pub fn find<V: SessionValue>(&self) -> Option<V> {
+    /// Returns the chain's answer, or `None` where no tier has one. A copy that is no valid `V` is traced and skipped.
+    pub fn get<V: SessionValue>(&self) -> Option<V> {
         self.resolve::<V>().map(|(value, _)| value)
     }
 

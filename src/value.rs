@@ -62,7 +62,7 @@ mod json;
 /// # let service = layer.layer(service_fn(async |request: Request<()>| {
 /// # let session = Session::load(request.extensions()).await?;
 /// session.set(Gaps(Some(f64::NAN), Some(None), Amount::Exact(1))).await?;
-/// assert_eq!(session.find(), Some(Gaps(None, None, Amount::Rough(1.0))));
+/// assert_eq!(session.get(), Some(Gaps(None, None, Amount::Rough(1.0))));
 /// # Ok::<_, layered_session::BoxError>(Response::new(())) }));
 /// # futures_util::FutureExt::now_or_never(service.oneshot(Request::new(()))).ok_or("it waits for nothing")??;
 /// # Ok::<_, layered_session::BoxError>(())

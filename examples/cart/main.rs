@@ -62,7 +62,7 @@ fn app(sessions: &Sessions) -> Result<Router, BuildError> {
 }
 
 async fn show(session: Session) -> impl IntoResponse {
-    ([(header::CACHE_CONTROL, "no-store")], Json(session.get::<Cart>()))
+    ([(header::CACHE_CONTROL, "no-store")], Json(session.value::<Cart>()))
 }
 
 #[derive(Deserialize)]

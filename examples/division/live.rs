@@ -79,9 +79,9 @@ pub(crate) struct Status {
 impl Status {
     pub(crate) fn of(session: &Session) -> Self {
         Self {
-            division: session.get(),
+            division: session.value(),
             tier: session.origin::<Division>().tier(),
-            user: session.find::<CurrentUser>().map(|user| user.name),
+            user: session.get::<CurrentUser>().map(|user| user.name),
             session: session.created_at().is_some(),
         }
     }
@@ -142,13 +142,13 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                 match serde_json::from_str(&text) {
                     Ok(FromPage::Show { view: next }) => {
                         view = Some(next);
-                        let html = views::render(next, session.get::<Division>());
+                        let html = views::render(next, session.value::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
                     }
                     Ok(FromPage::Navigate { view: next }) => {
                         session.touch().await.ok(); // a session that has ended says so through `closed()`
                         view = Some(next);
-                        let html = views::render(next, session.get::<Division>());
+                        let html = views::render(next, session.value::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
                         // The browser drops its cookie in time, however much the socket is used: it is told of the use.
                         if let Some(relay) = session.relay() {

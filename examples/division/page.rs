@@ -32,8 +32,8 @@ pub(crate) async fn costs(session: Session) -> impl IntoResponse {
 }
 
 fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
-    let user = session.find::<CurrentUser>().map(|user| user.name);
-    render(view, session.get(), user.as_deref(), session.origin::<Division>().tier())
+    let user = session.get::<CurrentUser>().map(|user| user.name);
+    render(view, session.value(), user.as_deref(), session.origin::<Division>().tier())
 }
 
 /// The page of whoever is signed in, and of the division that they look at, which a tier answered for.

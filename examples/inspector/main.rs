@@ -84,7 +84,7 @@ fn sessions() -> Result<Sessions, BuildError> {
 }
 
 async fn page(session: Session) -> impl IntoResponse {
-    let (theme, user) = (session.get(), session.find::<User>());
+    let (theme, user) = (session.value(), session.get::<User>());
     let pressed = |of| if theme == of { "true" } else { "false" };
     let html = format!(
         include_str!("page.html"),
@@ -96,8 +96,8 @@ async fn page(session: Session) -> impl IntoResponse {
         auto = pressed(Theme::Auto),
         light = pressed(Theme::Light),
         dark = pressed(Theme::Dark),
-        flash = escape(&session.find::<Flash>().map_or_else(String::new, |Flash(text)| text)),
-        items = items(&session.get()),
+        flash = escape(&session.get::<Flash>().map_or_else(String::new, |Flash(text)| text)),
+        items = items(&session.value()),
         user = user
             .map_or_else(|| "Nobody is signed in.".to_owned(), |user| format!("Signed in as {}.", escape(&user.name))),
     );

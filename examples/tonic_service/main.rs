@@ -82,7 +82,7 @@ impl Divisions for Service {
 }
 
 fn reply(session: &Session) -> DivisionReply {
-    let Division(id) = session.get();
+    let Division(id) = session.value();
     DivisionReply { id, tier: session.origin::<Division>().tier().to_owned() }
 }
 

@@ -147,7 +147,7 @@ impl Scene {
             Kind::Session { life, .. } => Some(life.idle()),
             _ => None,
         };
-        let read = |session: &Session| (user(session), session.find::<Visits>(), live(session).and_then(idle));
+        let read = |session: &Session| (user(session), session.get::<Visits>(), live(session).and_then(idle));
         let keys = handles.each_ref().map(|session| live(session).map(|bound| bound.key()));
         let of_response = |session: &Session| match cookie(&self.node, session) {
             Some(cookie) if cookie.to_str().unwrap().contains("Max-Age=0") => "removed".to_owned(),

@@ -160,7 +160,7 @@ impl SessionsBuilder {
     /// application's type. That is a read on every request, with its cost and its `Vary: Cookie`. Where a source or
     /// store may have to be waited for, it takes [`LayeredSessionLayer::preload`](crate::LayeredSessionLayer::preload).
     pub fn resolve<V: SessionValue + Default + Clone>(mut self) -> Self {
-        self.resolved.push(|session, extensions| drop(extensions.insert(session.get::<V>())));
+        self.resolved.push(|session, extensions| drop(extensions.insert(session.value::<V>())));
         self.value::<V>()
     }
 

@@ -108,7 +108,7 @@ fn page(port: u16) -> Html<String> {
 async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let told = match session.set(Theme("live".into())).await {
-            Ok(()) => session.get::<Theme>().0,
+            Ok(()) => session.value::<Theme>().0,
             Err(error) => error.to_string(),
         };
         socket.send(told.into()).await.unwrap_or_else(|error| println!("the page has left: {error}"));

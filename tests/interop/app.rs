@@ -52,7 +52,7 @@ impl App {
         let sessions = settings(sessions).build()?;
         let seen = Arc::<Mutex<Vec<HeaderMap>>>::default();
         let app = Router::new()
-            .route("/note", get(async |session: Session| session.get::<Note>().0))
+            .route("/note", get(async |session: Session| session.value::<Note>().0))
             .route("/note/{text}", get(set))
             .route("/fill", get(fill))
             .route("/forget", get(async |session: Session| session.destroy().await))

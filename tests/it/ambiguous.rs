@@ -15,7 +15,7 @@ async fn ambiguous(node: &Node, cookies: [&str; 2]) -> Theme {
     let mut request = Browser::new().request();
     let [first, second] = cookies;
     request.headers_mut().insert("cookie", format!("session={first}; session={second}").parse().unwrap());
-    let handler = async |session: Session| (http::Response::default(), session.get::<Theme>());
+    let handler = async |session: Session| (http::Response::default(), session.value::<Theme>());
     node.handle(request, move |session| Box::pin(handler(session))).await.1
 }
 
@@ -90,7 +90,7 @@ where
 }
 
 async fn closed(session: Session) {
-    assert_eq!((session.principal(), session.find::<Theme>()), (None, None));
+    assert_eq!((session.principal(), session.get::<Theme>()), (None, None));
     assert_eq!(kind(session.set(theme("evil")).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.update::<Visits>(|visits| visits.0 += 1).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed));

@@ -60,7 +60,7 @@ pub(crate) fn theme(name: &str) -> Theme {
 }
 
 pub(crate) async fn get<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> V {
-    browser.visit(node, async |session| session.get::<V>()).await
+    browser.visit(node, async |session| session.value::<V>()).await
 }
 
 /// What a node that knows nothing makes of the browser's cookie, which stays as it is.
@@ -70,7 +70,7 @@ pub(crate) async fn carried<V: SessionValue + Default>(browser: &Browser, app: &
 
 /// A value and the tier that answered.
 pub(crate) async fn seen<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> (V, &'static str) {
-    browser.visit(node, async |session| (session.get::<V>(), session.origin::<V>().tier())).await
+    browser.visit(node, async |session| (session.value::<V>(), session.origin::<V>().tier())).await
 }
 
 pub(crate) async fn set<V: SessionValue>(browser: &mut Browser, node: &Node, value: V) {

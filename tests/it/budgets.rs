@@ -105,7 +105,7 @@ async fn lowered_budget_lets_users_sign_in() {
     let len = browser.visit(&before, fill).await;
     for user in ["ada", "bob"] {
         sign_in(&mut browser, &after, user).await;
-        let seen = browser.visit(&after, async |session| (session.principal(), session.get::<Theme>().0.len())).await;
+        let seen = browser.visit(&after, async |session| (session.principal(), session.value::<Theme>().0.len())).await;
         assert_eq!(seen, (Some(Principal::new(user)), len));
     }
 }

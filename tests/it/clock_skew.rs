@@ -281,7 +281,7 @@ async fn poisoned_token_poisons_nothing_else() {
     let mut bob = signed_in(&site.node, "bob").await;
     bob.write(&site.node, "dark").await;
     site.clock.advance(SECOND);
-    bob.clone().visit(&other, async |session| session.get::<Theme>()).await;
+    bob.clone().visit(&other, async |session| session.value::<Theme>()).await;
     bob.write(&other, "light").await;
     assert_eq!(bob.theme(&site.node).await, Theme("light".into()));
     assert_eq!(site.node.sessions.stats().skewed_versions, other.sessions.stats().skewed_versions + 3);

@@ -48,13 +48,13 @@ async fn step_back_extends_no_idle_lifetime() {
         let mut browser = site.dark().await;
         let handle = browser.open(&site.node).await;
         site.clock.advance(MINUTE);
-        assert_eq!(handle.find(), Some(dark()));
+        assert_eq!(handle.get(), Some(dark()));
         back(&site.clock, step);
         site.clock.advance(HOUR - TICK);
         assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK), "{step:?}");
         site.clock.advance(TICK);
         assert_eq!(browser.theme(&site.node).await, Theme::default(), "{step:?}");
-        assert_eq!((handle.find::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+        assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
     }
 }
 
@@ -83,9 +83,9 @@ async fn step_back_extends_no_value() {
     site.clock.advance(MINUTE);
     back(&site.clock, 29 * MINUTE);
     site.clock.advance(4 * MINUTE - TICK);
-    assert_eq!(browser.visit(&site.node, async |session| session.find()).await, Some(Code(7)));
+    assert_eq!(browser.visit(&site.node, async |session| session.get()).await, Some(Code(7)));
     site.clock.advance(TICK);
-    assert_eq!(browser.visit(&site.node, async |session| session.find::<Code>()).await, None);
+    assert_eq!(browser.visit(&site.node, async |session| session.get::<Code>()).await, None);
 }
 
 // G13.
@@ -230,7 +230,7 @@ async fn step_forward_is_followed() {
     site.clock.set(site.clock.now() + HOUR - TICK);
     assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK));
     site.clock.set(site.clock.now() + TICK);
-    assert_eq!((handle.find::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+    assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
     assert_eq!(browser.read(&site.node).await.len(), 0);
     assert_eq!(browser.theme(&site.node).await, Theme::default());
 }

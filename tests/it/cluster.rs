@@ -74,7 +74,7 @@ fn user_of(principal: Option<Principal>) -> Name {
 type Seen = (bool, Name, Option<Theme>, Option<Division>);
 
 async fn seen(browser: &Browser, node: &Node) -> Seen {
-    let look = async |session: Session| (session.is_new(), session.principal(), session.find(), session.find());
+    let look = async |session: Session| (session.is_new(), session.principal(), session.get(), session.get());
     let (is_new, principal, theme, division) = browser.clone().visit(node, look).await;
     (is_new, user_of(principal), theme, division)
 }

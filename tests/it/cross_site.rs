@@ -70,7 +70,7 @@ async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
         assert_closed(session.sign_in(User("eve".into())).await, "sign_in");
         assert_closed(session.sign_in(User("eve".into())).adopt::<Division>().await, "sign_in with adoption");
         session.sign_out().await.unwrap();
-        assert_eq!((session.find::<Theme>(), session.find::<User>(), session.principal()), (None, None, None));
+        assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
         assert!(session.is_new() && session.created_at().is_none() && session.relay().is_none());
         assert_eq!(at_once(session.closed()), Some(Closed::CrossSite));
         assert_eq!(session.watch::<Division>().next().await, None);
@@ -89,7 +89,7 @@ async fn cross_site_form_keeps_login() {
     ada.write(&site.node, "dark").await;
     for node in [&site.node, &site.cold()] {
         assert_mints_nothing(node, request(&Browser::new(), Method::POST, FORM)).await;
-        let kept = ada.clone().visit(node, async |session| (session.find::<User>(), session.get::<Theme>())).await;
+        let kept = ada.clone().visit(node, async |session| (session.get::<User>(), session.value::<Theme>())).await;
         assert_eq!(kept, (Some(User("ada".into())), theme("dark")));
     }
 }
@@ -209,7 +209,7 @@ async fn same_site_decides_who_may_mint() {
 #[tokio::test]
 async fn computed_tiers_answer_cross_site_requests() {
     let node = node(LAX);
-    let seen = async |session: Session| (session.get::<Division>(), session.origin::<Division>().tier());
+    let seen = async |session: Session| (session.value::<Division>(), session.origin::<Division>().tier());
     let (set, seen) = send(&node, request(&Browser::new(), Method::POST, FORM), seen).await;
     assert_eq!((set.len(), seen), (0, (Division(2), "default")));
 }
@@ -217,7 +217,7 @@ async fn computed_tiers_answer_cross_site_requests() {
 #[tokio::test]
 async fn cross_site_response_varies_by_cookie() {
     let node = node(LAX);
-    let answered = async |session: Session| (Response::new(Full::default()), session.get::<Theme>());
+    let answered = async |session: Session| (Response::new(Full::default()), session.value::<Theme>());
     let form = request(&Browser::new(), Method::POST, FORM);
     let (response, _) = node.handle(form, move |session| Box::pin(answered(session)) as BoxFuture<_>).await;
     assert_eq!(response.headers()[header::VARY], "cookie");
@@ -244,7 +244,7 @@ async fn form_post_signs_in_from_another_site() {
         assert_eq!(at_once(session.closed()), None);
         let (pair, _) = set[0].split_once(';').unwrap();
         browser.set("session", pair.split_once('=').unwrap().1);
-        let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+        let seen = browser.visit(&node, async |session| (session.principal(), session.value::<Theme>())).await;
         assert_eq!(seen, (Some(Principal::new("ada")), theme("dark")));
     }
 }

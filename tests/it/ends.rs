@@ -59,7 +59,7 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
     }
     for session in [live, request] {
         session.destroy().await.unwrap();
-        assert_eq!((session.find::<Theme>(), session.relay(), session.is_new()), (None, None, true));
+        assert_eq!((session.get::<Theme>(), session.relay(), session.is_new()), (None, None, true));
     }
     assert_eq!(node.sessions.stats().records, 1, "its tombstone");
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
@@ -93,7 +93,7 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
     assert_eq!(closed, [Some(WriteErrorKind::Closed); 9]);
     let turns = [kind(slow.renew().await), kind(slow.sign_in(User("eve".into())).await)];
     assert_eq!(turns, [Some(WriteErrorKind::HeadSent); 2]);
-    assert_eq!((slow.get::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
+    assert_eq!((slow.value::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
     slow.destroy().await.unwrap();
     assert_eq!(slow.relay(), None, "another handle has ended the session");
     drop((slow, request));
@@ -128,7 +128,7 @@ async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
     let token = live.relay().unwrap();
     let slow = async move |session: Session| {
         live.destroy().await.unwrap();
-        (session.get::<Theme>(), kind(session.set(theme("slow")).await))
+        (session.value::<Theme>(), kind(session.set(theme("slow")).await))
     };
     let (headers, answer) = browser.visit_seen(&node, slow).await;
     assert_eq!(answer, (Theme::default(), Some(WriteErrorKind::Closed)));
@@ -172,7 +172,7 @@ async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     clock.advance(DAY);
-    browser.visit(&node, async |s| s.get::<Theme>()).await;
+    browser.visit(&node, async |s| s.value::<Theme>()).await;
     let mut old = browser.clone();
     browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
     browser.visit(&node, async |s| s.destroy().await.unwrap()).await;
@@ -180,7 +180,7 @@ async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
     for _ in 0..3 {
         Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
     }
-    assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+    assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
 // Removals.
@@ -193,7 +193,7 @@ async fn an_older_cookie_brings_no_removed_value_back() {
     let old = browser.clone();
     let late = socket(&browser, &node).await;
     browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
-    assert_eq!(late.find::<Theme>(), None, "an open socket");
+    assert_eq!(late.get::<Theme>(), None, "an open socket");
     app.pass(2 * DAY - HOUR);
     set(&mut browser, &node, Visits(1)).await;
     assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default(), "in memory");
@@ -228,7 +228,7 @@ async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
     browser.visit(&node, async |s| s.remove::<Theme>().await.unwrap()).await;
     clock.advance(5 * DAY);
     browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
-    assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+    assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
 // G12: a shorter lifetime does not end the cookies that were sealed for a longer one.
@@ -301,7 +301,7 @@ async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
         assert_eq!(again.visit(node, user).await, Some(Principal::new("ada")));
     }
     assert_eq!(sockets[0].closed().now_or_never(), Some(Closed::Revoked));
-    assert_eq!(sockets[1].get::<Theme>(), dark());
+    assert_eq!(sockets[1].value::<Theme>(), dark());
 }
 
 #[tokio::test]
@@ -328,7 +328,7 @@ async fn end_all_brings_no_idled_out_value_back() {
     ada().await.set(Division(3)).await.unwrap();
     app.pass(DAY);
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    assert_eq!(ada().await.get::<Division>(), Division(-1));
+    assert_eq!(ada().await.value::<Division>(), Division(-1));
 }
 
 #[tokio::test]

@@ -464,8 +464,8 @@ fn holds(sockets: &[Option<Socket>], node: usize, id: usize) -> bool {
 async fn perform(session: &Session, op: &Op) -> Result<Option<u64>, Refusal> {
     let done = |done: Result<(), WriteError>| done.map(|()| None).map_err(|error| refusal(session, &error));
     match *op {
-        Op::Read(0) => Ok(session.find::<Theme>().map(|Theme(value)| value.parse().unwrap())),
-        Op::Read(_) => Ok(session.find::<Visits>().map(|Visits(value)| value)),
+        Op::Read(0) => Ok(session.get::<Theme>().map(|Theme(value)| value.parse().unwrap())),
+        Op::Read(_) => Ok(session.get::<Visits>().map(|Visits(value)| value)),
         Op::Set(0, value) => done(session.set(Theme(value.to_string())).await),
         Op::Set(_, value) => done(session.set(Visits(value)).await),
         Op::Update => {

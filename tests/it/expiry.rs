@@ -28,13 +28,13 @@ async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
         app.pass(2 * DAY - TICK);
         live.set(Visits(n)).await.unwrap();
         app.pass(2 * DAY - TICK);
-        assert_eq!(live.get::<Theme>(), theme("light"), "after a write");
+        assert_eq!(live.value::<Theme>(), theme("light"), "after a write");
         app.pass(2 * DAY - TICK);
         live.touch().await.expect("after a read");
     }
     assert_eq!(live.expires_at(), Some(app.clock.now() + 2 * DAY));
     app.pass(2 * DAY);
-    assert_eq!((live.find::<Theme>(), live.expires_at()), (None, None));
+    assert_eq!((live.get::<Theme>(), live.expires_at()), (None, None));
     assert_eq!(kind(live.touch().await), Some(WriteErrorKind::Closed));
 }
 
@@ -45,7 +45,7 @@ async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
     let node = app.node();
     let live = signed_in(&node, "ada").await.visit(&node, async |session| session).await;
     for n in 0..3 {
-        assert_eq!(live.get::<Division>(), Division(n - 1));
+        assert_eq!(live.value::<Division>(), Division(n - 1));
         app.pass(2 * DAY - TICK);
         live.set(Division(n)).await.unwrap();
         app.pass(2 * DAY - TICK);
@@ -75,7 +75,7 @@ async fn reading_extends_what_the_browser_carries() {
 async fn a_users_values_are_kept_31_days_from_their_last_use() {
     let app = App::new();
     let node = app.node();
-    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().get::<Division>();
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().value::<Division>();
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
     for _ in 0..2 {
         app.pass(31 * DAY - Duration::from_millis(1));
@@ -101,7 +101,7 @@ async fn a_principals_values_end_with_their_idle_time_whether_or_not_expiry_work
     let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
     clock.advance(40 * DAY);
-    assert_eq!(node.sessions.of(Principal::new("ada")).await.unwrap().get::<Unread>(), Unread(0));
+    assert_eq!(node.sessions.of(Principal::new("ada")).await.unwrap().value::<Unread>(), Unread(0));
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_r
     browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
     browser.visit(&node, async |s| s.set(Unread(7)).await.unwrap()).await;
     clock.advance(40 * DAY);
-    let found = browser.visit(&node, async |s| (s.get::<Division>(), s.get::<Unread>())).await;
+    let found = browser.visit(&node, async |s| (s.value::<Division>(), s.value::<Unread>())).await;
     assert_eq!(found, (Division(3), Unread(0)));
 }
 
@@ -132,8 +132,8 @@ async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cooki
         if swept {
             Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
         }
-        assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
-        assert_eq!(old.visit(&node, async |s| s.get::<Theme>()).await, Theme::default(), "swept: {swept}");
+        assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
+        assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default(), "swept: {swept}");
     }
 }
 

@@ -120,13 +120,13 @@ async fn session_moves_to_the_new_place() {
     let mut jar = Jar::default();
     jar.sign_in(&deploys.old(), "ada").await;
     let (node, other) = (deploys.new_node(), deploys.new_node());
-    let (headers, ()) = jar.visit(&node, async |session| drop(session.get::<Theme>())).await;
+    let (headers, ()) = jar.visit(&node, async |session| drop(session.value::<Theme>())).await;
     assert_eq!((set_cookies(&headers).len(), jar.paths()), (0, vec!["/app"]), "nothing to say yet");
     assert_eq!(jar.write(&node, "dark").await.len(), 2);
     assert_eq!(jar.paths(), ["/"]);
     for node in [&node, &other] {
         assert_eq!(jar.user(node).await, ada());
-        assert_eq!(jar.visit(node, async |session| session.get::<Theme>()).await.1, theme("dark"));
+        assert_eq!(jar.visit(node, async |session| session.value::<Theme>()).await.1, theme("dark"));
     }
     assert_eq!(jar.write(&node, "light").await.len(), 2, "for as long as it is declared");
 }
@@ -195,7 +195,7 @@ async fn several_tokens_lose_the_old_place_unread() {
         other.0[0].2.clone()
     };
     assert_eq!(two.user(&deploys.new_node()).await, None);
-    two.visit(&deploys.new_node(), async |session| drop(session.get::<Theme>())).await;
+    two.visit(&deploys.new_node(), async |session| drop(session.value::<Theme>())).await;
     assert_eq!((two.paths(), two.user(&deploys.new_node()).await), (vec!["/"], ada()));
 }
 

@@ -116,7 +116,7 @@ async fn perform(session: &Session, line: &str) -> Result<State, Trouble> {
         "renew" => session.renew().await?,
         _ => return Err(Trouble::Unknown),
     }
-    let (Division(division), Visits(visits)) = (session.get(), session.get());
+    let (Division(division), Visits(visits)) = (session.value(), session.value());
     Ok(State { division, tier: session.origin::<Division>().tier().into(), visits })
 }
 

@@ -165,7 +165,7 @@ async fn a_handle_keeps_nothing_of_the_requests_head() {
             assert_eq!(response.headers()[header::VARY], "cookie", "{what}");
             let session = kept.lock().unwrap().0.take().unwrap();
             assert_eq!(Arc::strong_count(&held), 1, "{what}: the handle keeps the buffer");
-            assert_eq!(session.get::<Theme>(), Theme("dark".into()), "{what}");
+            assert_eq!(session.value::<Theme>(), Theme("dark".into()), "{what}");
         }
     }
 }
@@ -188,7 +188,7 @@ async fn every_cookie_field_is_looked_into_when_the_session_is_asked_for() {
             assert_eq!(cookies.iter().filter(|field| field.is_sensitive()).count(), count);
             assert!(request.headers().get_all(header::ACCEPT).iter().all(|field| !field.is_sensitive()));
             let session = Session::from_extensions(request.extensions()).unwrap();
-            assert_eq!(session.get::<Theme>(), Theme("dark".into()));
+            assert_eq!(session.value::<Theme>(), Theme("dark".into()));
             ready(Ok::<_, Infallible>(Response::new(())))
         });
         let response = visit(LayeredSessionLayer::new(sessions.clone()).layer(service), request).await;
@@ -259,7 +259,7 @@ async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
         let (told, went_on) = mpsc::channel();
         let meanwhile = Arc::clone(&meanwhile);
         let reading = move |session: Session| async move {
-            session.get::<Theme>();
+            session.value::<Theme>();
             *meanwhile.lock().unwrap() = Some((session.clone(), turn, told));
             if handler_asks {
                 session.principal();

@@ -39,7 +39,7 @@ async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
 async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
     type Ask = fn(Session) -> crate::world::BoxFuture<()>;
     let asks: [(&str, Ask); 3] = [
-        ("read", |session| Box::pin(async move { _ = session.get::<Visits>() })),
+        ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
         ("written", |session| Box::pin(async move { session.set(Visits(1)).await.unwrap() })),
         ("watched", |session| Box::pin(async move { drop(session.watch::<Visits>()) })),
     ];
@@ -57,7 +57,7 @@ async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
     let answer = post(&mut browser, &node, "{}").await;
     assert_eq!(answer.json(), serde_json::json!({ "stored": [] }));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "posted nothing");
-    assert!(set_cookies(&browser.visit_seen(&node, async |session| session.get::<Theme>()).await.0).is_empty());
+    assert!(set_cookies(&browser.visit_seen(&node, async |session| session.value::<Theme>()).await.0).is_empty());
 }
 
 // Acceptance 57c.
@@ -88,9 +88,9 @@ async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
     clock.advance(Duration::from_secs(1));
     browser.visit(&one, async |s| s.set(Theme("a".into())).await.unwrap()).await;
     twin.visit(&two, async |s| s.set(Theme("b".into())).await.unwrap()).await;
-    assert_eq!(browser.visit(&two, async |s| s.get::<Theme>()).await, Theme("b".into()));
+    assert_eq!(browser.visit(&two, async |s| s.value::<Theme>()).await, Theme("b".into()));
     let restarted = Node::new(builder(&ring, &clock).build().unwrap());
-    assert_eq!(browser.visit(&restarted, async |s| s.get::<Theme>()).await, Theme("b".into()));
+    assert_eq!(browser.visit(&restarted, async |s| s.value::<Theme>()).await, Theme("b".into()));
 }
 
 // G16.
@@ -136,13 +136,13 @@ async fn a_write_during_the_load_leaves_the_browser_behind() {
     let handle = browser.clone().visit(&node, async |s| s).await;
     // A fresh token of the same values, which this node has to open.
     clock.advance(DAY / 4);
-    browser.visit(&first, async |s| s.get::<Theme>()).await;
+    browser.visit(&first, async |s| s.value::<Theme>()).await;
     *other.lock().unwrap() = Some(handle);
     armed.store(true, Ordering::SeqCst);
-    browser.visit(&node, async |s| s.get::<Theme>()).await;
+    browser.visit(&node, async |s| s.value::<Theme>()).await;
     assert!(!armed.load(Ordering::SeqCst));
     let restarted = Node::new(builder(&ring, &clock).build().unwrap());
-    assert_eq!(browser.visit(&restarted, async |s| s.get::<Theme>()).await, Theme("late".into()));
+    assert_eq!(browser.visit(&restarted, async |s| s.value::<Theme>()).await, Theme("late".into()));
 }
 
 #[tokio::test]
@@ -154,7 +154,7 @@ async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
     browser.visit(&one, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
     let _watch = browser.visit(&two, async |s| s.watch::<Division>()).await;
     clock.advance(Duration::from_secs(86_400 / 4));
-    browser.visit(&one, async |s| s.get::<Theme>()).await;
-    let (headers, _) = browser.visit_seen(&two, async |s| s.get::<Theme>()).await;
+    browser.visit(&one, async |s| s.value::<Theme>()).await;
+    let (headers, _) = browser.visit_seen(&two, async |s| s.value::<Theme>()).await;
     assert!(set_cookies(&headers).is_empty());
 }

@@ -24,7 +24,7 @@ struct Nosy(u64);
 impl Nosy {
     fn look() {
         let session = ASKED.with_borrow(Clone::clone);
-        session.inspect(|session| drop(session.get::<Theme>()));
+        session.inspect(|session| drop(session.value::<Theme>()));
     }
 }
 
@@ -110,7 +110,7 @@ fn what_a_store_has_stamped_is_judged_under_no_lock() {
         let session = at_once(browser.visit(&node(), async |session| session)).unwrap();
         ASKED.set(Some(session.clone()));
         at_once(session.set(Nosy(1))).unwrap().unwrap();
-        assert_eq!(session.get::<Nosy>(), Nosy(1), "the one that can be read");
+        assert_eq!(session.value::<Nosy>(), Nosy(1), "the one that can be read");
         ASKED.take();
     });
 }

@@ -141,7 +141,7 @@ async fn response_varies_for_every_load_that_waited() {
         if waits {
             answers.add_permits(1);
             let session = soon(handed_out.await.unwrap()).await.unwrap().unwrap();
-            assert_eq!((session.get::<Theme>(), kind(session.renew().await)), (theme("light"), HEAD_SENT));
+            assert_eq!((session.value::<Theme>(), kind(session.renew().await)), (theme("light"), HEAD_SENT));
         }
     }
 }
@@ -162,7 +162,7 @@ async fn ends_of_all_need_memory() {
         assert_eq!(browser.visit(&node, turns).await, [has_memory; 2]);
         if !has_memory {
             set(&mut browser, &node, theme("dark")).await;
-            let seen = async |session: Session| (session.principal(), session.get::<Theme>());
+            let seen = async |session: Session| (session.principal(), session.value::<Theme>());
             assert_eq!(browser.visit(&node, seen).await, (Some(Principal::new("ada")), theme("dark")));
         }
     }

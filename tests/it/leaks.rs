@@ -79,7 +79,7 @@ async fn traces_and_debug_hold_no_value_id_token_or_key() {
         }
         let mut odd = browser.clone();
         odd.set("session", &canary("cookie"));
-        odd.visit(&node, async |s| s.get::<Theme>()).await;
+        odd.visit(&node, async |s| s.value::<Theme>()).await;
         let request = browser.request_of(http::Method::GET, "/", "");
         for headers in [format!("session={}; session={}", tokens[0], tokens[1]), format!("a={}", CANARY.repeat(4_000))]
         {
@@ -93,9 +93,9 @@ async fn traces_and_debug_hold_no_value_id_token_or_key() {
         let other = Sessions::builder().tier(MemoryTier::builder().build()).value::<NumberedTheme>();
         let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
         let other = Node::new(other.tier(cookie).clock(clock.clone()).build().unwrap());
-        browser.clone().visit(&other, async |s| s.get::<NumberedTheme>()).await;
+        browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
         clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000) - DAY);
-        browser.clone().visit(&other, async |s| s.get::<NumberedTheme>()).await;
+        browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
         clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000));
         store.fail();
         let cold = Node::new(with_store(&store).build().unwrap());
@@ -159,7 +159,7 @@ async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
             to.show(&request);
             let session = Session::load(request.extensions()).await.unwrap();
             // Refused where several sessions' tokens came: the refusal is shown too.
-            to.show(&session.set(Visits(session.get::<Visits>().0 + 1)).await);
+            to.show(&session.set(Visits(session.value::<Visits>().0 + 1)).await);
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
     });

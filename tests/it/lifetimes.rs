@@ -213,7 +213,7 @@ async fn a_clock_that_steps_back_ends_nothing_and_extends_nothing() {
     site.clock.advance(HOUR);
     browser.read(&site.node).await;
     site.clock.set(begun);
-    assert_eq!(browser.visit(&site.node, async |session| session.get::<Theme>()).await, dark());
+    assert_eq!(browser.visit(&site.node, async |session| session.value::<Theme>()).await, dark());
     browser.write(&site.node, "light").await;
     for node in [&site.node, &site.cold()] {
         assert_eq!(browser.theme(node).await, Theme("light".into()), "a fresh write wins all the same");
@@ -275,7 +275,7 @@ async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limit
 async fn a_value_with_a_max_age_ends_before_its_session() {
     let site = site();
     let mut browser = site.dark().await;
-    let code = async |session: Session| session.find::<Code>();
+    let code = async |session: Session| session.get::<Code>();
     browser.visit(&site.node, async |session| session.set(Code(7)).await.unwrap()).await;
     site.clock.advance(599 * SECOND);
     assert_eq!(browser.visit(&site.cold(), code).await, Some(Code(7)));
@@ -296,7 +296,7 @@ async fn faster_clock_extends_no_value_here() {
     ahead.advance(HOUR / 2);
     let mut browser = Browser::new();
     browser.visit(&site.cold_at(&ahead), async |session| session.set(Code(7)).await.unwrap()).await;
-    let code = async |session: Session| session.find::<Code>();
+    let code = async |session: Session| session.get::<Code>();
     assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
     site.clock.advance(600 * SECOND - SECOND);
     assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
@@ -313,7 +313,7 @@ async fn each_write_begins_a_max_age_anew() {
     site.clock.advance(599 * SECOND);
     assert_eq!(browser.visit(&site.node, count).await, Code(2));
     site.clock.advance(599 * SECOND);
-    assert_eq!(browser.clone().visit(&site.cold(), async |s| s.get::<Code>()).await, Code(2));
+    assert_eq!(browser.clone().visit(&site.cold(), async |s| s.value::<Code>()).await, Code(2));
     site.clock.advance(SECOND);
     assert_eq!(browser.visit(&site.node, count).await, Code(1), "an update begins with what there is: nothing");
 }
@@ -327,10 +327,10 @@ async fn touch_keeps_a_session_and_does_not_revive_one() {
     site.clock.advance(DAY - SECOND);
     socket.touch().await.unwrap();
     site.clock.advance(DAY - SECOND);
-    assert_eq!(socket.get::<Theme>(), dark());
+    assert_eq!(socket.value::<Theme>(), dark());
     site.clock.advance(DAY);
     assert_eq!(socket.touch().await.unwrap_err().kind(), WriteErrorKind::Closed);
-    assert_eq!(socket.get::<Theme>(), Theme::default());
+    assert_eq!(socket.value::<Theme>(), Theme::default());
 }
 
 #[tokio::test]
@@ -365,7 +365,7 @@ async fn a_lifetime_given_later_wins_over_one_from_a_node_whose_clock_is_ahead()
     let short = Lifetime::new(DAY / 24, DAY).unwrap();
     let late = browser.clone();
     browser.visit(&second, async move |s| s.set_lifetime(short).await.unwrap()).await;
-    late.clone().visit(&second, async |s| s.get::<Theme>()).await;
+    late.clone().visit(&second, async |s| s.value::<Theme>()).await;
     let ends = browser.visit(&second, async |s| s.expires_at()).await;
     assert!(ends.unwrap() <= layered_session::Clock::now(&clock) + DAY / 24);
 }
@@ -378,7 +378,7 @@ async fn the_longest_lifetimes_survive_a_restart() {
     let mut browser = Browser::new();
     browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     clock.advance(DAY);
-    assert_eq!(browser.visit(&node(), async |s| s.get::<Theme>()).await, Theme("dark".into()));
+    assert_eq!(browser.visit(&node(), async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }
 
 // G12: a shorter life is remembered for as long as a cookie of the longer one opens, whatever is swept meanwhile.

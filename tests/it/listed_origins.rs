@@ -62,7 +62,7 @@ async fn post(node: &Node, origin: &str, body: &'static str) -> Answer {
 }
 
 async fn division(node: &Node) -> Option<Division> {
-    node.sessions.of(Principal::new("ada")).await.unwrap().find()
+    node.sessions.of(Principal::new("ada")).await.unwrap().get()
 }
 
 #[tokio::test]
@@ -75,7 +75,7 @@ async fn listed_origin_has_the_principals_values() {
         let mut watch = session.watch::<Division>();
         assert_eq!(watch.next().await, Some(Division(-1)));
         session.set(Division(3)).await.unwrap();
-        assert_eq!((session.principal(), session.get()), (Some(Principal::new("ada")), Division(3)));
+        assert_eq!((session.principal(), session.value()), (Some(Principal::new("ada")), Division(3)));
         assert_eq!(watch.next().await, Some(Division(3)));
         assert_eq!(session.update::<Division>(|division| division.0 += 1).await.unwrap(), Division(4));
         assert_eq!(division(node).await, Some(Division(4)));
@@ -95,7 +95,7 @@ async fn unlisted_origin_has_no_principal() {
     let node = node();
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     let session = open(&node, fetch(Method::POST, "/", UNLISTED, "")).await;
-    assert_eq!((session.principal(), session.find::<Division>()), (None, None));
+    assert_eq!((session.principal(), session.get::<Division>()), (None, None));
     assert_eq!(kind(session.set(Division(5)).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.remove::<Division>().await), Some(WriteErrorKind::Closed));
     assert_eq!(at_once(session.closed()), Some(Closed::CrossSite));

@@ -57,7 +57,7 @@ async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
     assert_eq!(soon(watch.next()).await, Some(theme("dark")), "a writer sees its own change");
     live.set(Visits(1)).await.unwrap();
     assert_eq!(told(&mut changes), ["set visits"]);
-    assert_eq!((live.get::<Theme>(), live.get::<Visits>()), (theme("dark"), Visits(1)));
+    assert_eq!((live.value::<Theme>(), live.value::<Visits>()), (theme("dark"), Visits(1)));
     assert_eq!(at_once(watch.next()), None, "another value is none of its business");
 }
 
@@ -238,7 +238,7 @@ async fn the_next_view_of_a_socket_begins_with_the_newest_value() {
     assert_eq!(at_once(first_view.next()), Some(Some(theme("light"))));
     set(&mut browser, &node, theme("dark")).await;
     drop(first_view);
-    assert_eq!(live.get::<Theme>(), theme("dark"));
+    assert_eq!(live.value::<Theme>(), theme("dark"));
     assert_eq!(at_once(live.watch::<Theme>().next()), Some(Some(theme("dark"))));
 }
 
@@ -256,7 +256,7 @@ async fn the_end_of_a_value_wakes_its_watch() {
     app.pass(HOUR);
     assert_eq!(soon(watching).await.unwrap(), Some(Notice::default()));
     assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: "notice", .. })));
-    assert_eq!(live.find::<Notice>(), None);
+    assert_eq!(live.get::<Notice>(), None);
 }
 
 #[tokio::test]
@@ -273,7 +273,7 @@ async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
     app.pass(31 * DAY);
     assert_eq!(soon(watching).await.unwrap(), Some(Division(-1)));
     assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: Division::NAME, .. })));
-    assert_eq!(live.find::<Division>(), None);
+    assert_eq!(live.get::<Division>(), None);
 }
 
 // G18.
@@ -329,7 +329,7 @@ async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
-    assert_eq!(socket(&browser, &node).await.get::<Theme>(), theme("dark"));
+    assert_eq!(socket(&browser, &node).await.value::<Theme>(), theme("dark"));
 }
 
 #[tokio::test]
@@ -338,7 +338,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
     let live = socket(&Browser::new(), &node).await;
     let (one, other) = tokio::join!(live.set(theme("dark")), live.set(Visits(1)));
     one.and(other).unwrap();
-    assert_eq!((live.get::<Theme>(), live.get::<Visits>()), (theme("dark"), Visits(1)));
+    assert_eq!((live.value::<Theme>(), live.value::<Visits>()), (theme("dark"), Visits(1)));
     assert_eq!(node.sessions.stats().records, 1);
 }
 
@@ -363,7 +363,7 @@ async fn a_response_never_writes_back_what_its_request_loaded() {
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let slow = async move |session: Session| {
-        let loaded = session.get::<Theme>();
+        let loaded = session.value::<Theme>();
         live.set(theme("dark")).await.unwrap();
         session.set(Visits(1)).await.unwrap();
         loaded

@@ -44,7 +44,7 @@ async fn a_clone_never_sees_its_own_renewal_as_an_end() {
         let (mut lost, mut refused, mut ended, mut n) = (0, 0, 0, 0);
         while !stop.load(Ordering::Relaxed) {
             n += 1;
-            lost += usize::from(clone.get::<Theme>() != theme("light"));
+            lost += usize::from(clone.value::<Theme>() != theme("light"));
             refused += usize::from(at_once(clone.set(Visits(n))).is_some_and(|set| set.is_err()));
             ended += usize::from(at_once(watch.next()) == Some(None));
             lost += usize::from(at_once(divisions.next()).is_some_and(|next| next != Some(Division(4))));
@@ -75,10 +75,10 @@ async fn who_signs_in_next_is_not_taken_for_who_was_before() {
     let seen = Browser::new()
         .visit(&node, async |session| {
             session.sign_in(User("ada".into())).await.unwrap();
-            assert_eq!(session.get::<Division>(), Division(4));
+            assert_eq!(session.value::<Division>(), Division(4));
             session.sign_out().await.unwrap();
             session.sign_in(User("bob".into())).await.unwrap();
-            (session.principal(), session.get::<Division>())
+            (session.principal(), session.value::<Division>())
         })
         .await;
     assert_eq!(seen, (Some(Principal::new("bob")), Division(-1)));
@@ -137,7 +137,7 @@ async fn a_watch_is_told_when_the_sign_in_itself_expires() {
     assert_eq!(at_once(watch.next()), Some(Some(Division(4))));
     assert_eq!(at_once(watch.next()), None);
     app.pass(HOUR);
-    assert_eq!(live.get::<Division>(), Division(-1));
+    assert_eq!(live.value::<Division>(), Division(-1));
     assert_eq!(at_once(watch.next()), Some(Some(Division(-1))));
 }
 

@@ -207,7 +207,7 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
     assert_eq!(tier.stats().evicted_saved, 0);
     tier.clock.advance(60 * SECOND);
     for browser in &browsers[..150] {
-        tier.visit(&mut browser.clone(), async |session| session.get::<Theme>());
+        tier.visit(&mut browser.clone(), async |session| session.value::<Theme>());
     }
     tier.clock.advance(60 * SECOND);
     while tier.stats().evicted_saved < 100 {
@@ -239,16 +239,16 @@ fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
     });
     let other = tier.node.clone();
     let meanwhile = async move |session: Session| {
-        session.find::<Theme>();
+        session.get::<Theme>();
         for _ in 0..3 {
             let write = async |session: Session| session.set(Theme("dark".into())).await.unwrap();
             Browser::new().visit(&other, write).await;
         }
         session.set(Theme("light".into())).await.unwrap();
-        session.get::<Division>()
+        session.value::<Division>()
     };
     assert_eq!(tier.visit(&mut ada, meanwhile), Division(3));
-    assert_eq!(tier.visit(&mut ada, async |session| session.get::<Division>()), Division(3));
+    assert_eq!(tier.visit(&mut ada, async |session| session.value::<Division>()), Division(3));
 }
 
 #[test]
@@ -277,7 +277,7 @@ fn tombstones_go_last_and_then_their_cookies_open_again() {
     (0..500).for_each(|_| drop(tier.unsaved()));
     let stats = tier.stats();
     assert!(stats.evicted_unsaved > 300 && stats.revocations_lost == 0, "{stats:?}");
-    let themes = || ended.iter().map(|browser| tier.visit(&mut browser.clone(), async |it| it.find::<Theme>()));
+    let themes = || ended.iter().map(|browser| tier.visit(&mut browser.clone(), async |it| it.get::<Theme>()));
     assert_eq!(themes().flatten().count(), 0, "ended stays ended");
 
     (0..500).for_each(|_| drop(tier.ended()));
@@ -293,12 +293,12 @@ fn hits_and_misses_are_requests_that_ask_for_their_session() {
     let looks = || (tier.stats().hits, tier.stats().misses);
     let mut browser = tier.saved();
     assert_eq!(looks(), (0, 0), "no cookie, nothing to look for");
-    tier.visit(&mut browser, async |session| session.get::<Theme>());
+    tier.visit(&mut browser, async |session| session.value::<Theme>());
     assert_eq!(looks(), (1, 0));
     let mut foreign = Tier::new(256 << 20).saved();
-    tier.visit(&mut foreign, async |session| session.get::<Theme>());
+    tier.visit(&mut foreign, async |session| session.value::<Theme>());
     assert_eq!(looks(), (1, 1), "the cookie of another application");
-    tier.visit(&mut tier.ended(), async |session| session.get::<Theme>());
+    tier.visit(&mut tier.ended(), async |session| session.value::<Theme>());
     assert_eq!(looks(), (3, 1), "to be destroyed, and as a tombstone");
 }
 

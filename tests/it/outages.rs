@@ -81,14 +81,14 @@ async fn late_source_gives_way_to_next_tier() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let node = silent_node(&app);
-    let visit = async |session: Session| session.get::<Theme>();
+    let visit = async |session: Session| session.value::<Theme>();
     let mut browser = Browser::new();
     assert_eq!(past_deadline(&app, browser.visit(&node, visit)).await, theme("plain"));
     // Another node, whose chain has no source, has stored the value in the cookie.
     let mut stored = visitor(&app.node()).await;
     assert_eq!(past_deadline(&app, stored.visit(&node, visit)).await, theme("light"));
     assert_eq!(
-        past_deadline(&app, node.sessions.of(Principal::new("ada"))).await.unwrap().get::<Theme>(),
+        past_deadline(&app, node.sessions.of(Principal::new("ada"))).await.unwrap().value::<Theme>(),
         theme("plain")
     );
     assert_eq!(trace.lines_with("no answer within 250 ms"), 1, "{}", trace.text());
@@ -143,9 +143,9 @@ async fn source_is_asked_for_every_declared_value() {
     let mut browser = visitor(&node).await;
     asked.lock().unwrap().clear();
     let visit = async |session: Session| {
-        let before = session.get::<Theme>();
+        let before = session.value::<Theme>();
         session.remove::<Theme>().await.unwrap();
-        (before, session.get::<Theme>())
+        (before, session.value::<Theme>())
     };
     assert_eq!(browser.visit(&node, visit).await, (theme("light"), theme("source")));
     let asked = asked.lock().unwrap();

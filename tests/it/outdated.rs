@@ -65,7 +65,7 @@ async fn a_fresh_write_is_tried_as_often_as_an_update() {
     session.batch().set(Theme("light".into())).set(Visits(1)).commit().await.unwrap();
     store.again(31);
     session.clear().await.unwrap();
-    assert_eq!((session.find::<Theme>(), session.find::<Visits>()), (None, None));
+    assert_eq!((session.get::<Theme>(), session.get::<Visits>()), (None, None));
 
     let session = under_way(&Browser::new(), &node).await;
     store.again(31);

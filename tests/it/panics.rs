@@ -111,13 +111,13 @@ async fn panicking_validation_leaks_no_record() {
     let (here, there) = (node(&app, &calm, None), node(&app, &calm, None));
     let mut browser = Browser::new();
     browser.visit(&there, async |session| session.set(Brittle("one".into())).await.unwrap()).await;
-    browser.visit(&here, async |session| session.get::<Brittle>()).await;
+    browser.visit(&here, async |session| session.value::<Brittle>()).await;
     browser.visit(&there, async |session| session.set(Brittle("two".into())).await.unwrap()).await;
     BRITTLE.store(true, Ordering::SeqCst);
-    assert!(panics(browser.clone().visit(&here, async |session| session.get::<Theme>())).await);
+    assert!(panics(browser.clone().visit(&here, async |session| session.value::<Theme>())).await);
     assert!(panics(Browser::new().visit(&here, async |s| s.set(Brittle("three".into())).await)).await);
     BRITTLE.store(false, Ordering::SeqCst);
-    let seen = browser.visit(&here, async |session| session.get::<Brittle>()).await;
+    let seen = browser.visit(&here, async |session| session.value::<Brittle>()).await;
     assert_eq!(seen, Brittle("two".into()));
     assert_nothing_leaks(&app, &here);
 }

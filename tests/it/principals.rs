@@ -38,12 +38,12 @@ async fn who_signs_in_finds_what_the_store_has_of_the_user() {
 
     let at_once = async move |session: Session| {
         sign_in(&session).await;
-        (session.get::<Division>(), session)
+        (session.value::<Division>(), session)
     };
     let (here, mut browser) = (node(), Browser::new());
     let (found, socket) = browser.visit(&here, at_once).await;
-    assert_eq!((found, socket.get()), (Division(3), Division(3)));
-    assert_eq!(browser.visit(&here, async |session| session.get::<Division>()).await, Division(3));
+    assert_eq!((found, socket.value()), (Division(3), Division(3)));
+    assert_eq!(browser.visit(&here, async |session| session.value::<Division>()).await, Division(3));
 
     // What is written first does not hide the rest.
     let writes = async move |session: Session| {
@@ -52,14 +52,14 @@ async fn who_signs_in_finds_what_the_store_has_of_the_user() {
     };
     let (here, mut browser) = (node(), Browser::new());
     browser.visit(&here, writes).await;
-    assert_eq!(browser.visit(&here, async |session| session.get::<Division>()).await, Division(3));
+    assert_eq!(browser.visit(&here, async |session| session.value::<Division>()).await, Division(3));
 
     let removes = async move |session: Session| {
         sign_in(&session).await;
         session.remove::<Division>().await.unwrap();
     };
     Browser::new().visit(&node(), removes).await;
-    assert_eq!(ada(&node()).await.find::<Division>(), None);
+    assert_eq!(ada(&node()).await.get::<Division>(), None);
 }
 
 // G9: a store that doesn't answer leaves everything as it was.
@@ -73,7 +73,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
     store.fail();
     let refused = session.sign_in(User("ada".into())).await.unwrap_err();
     store.heal();
-    assert_eq!((refused.kind(), session.principal(), session.get()), (WriteErrorKind::Unavailable, None, dark()));
+    assert_eq!((refused.kind(), session.principal(), session.value()), (WriteErrorKind::Unavailable, None, dark()));
 }
 
 // Acceptance 4.
@@ -88,7 +88,7 @@ async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_
     set(&mut browser, &node, Division(3)).await;
     assert_eq!(seen(&mut browser, &node).await, (Division(3), "memory"));
     assert_eq!(seen(&mut browser, &app.node()).await, (Division(3), "cookie"));
-    assert_eq!(ada().await.get::<Division>(), Division(2));
+    assert_eq!(ada().await.value::<Division>(), Division(2));
     assert_eq!(node.sessions.stats().records, 2, "one session and one user");
 }
 
@@ -131,7 +131,7 @@ async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
         let (user, principal) = browser
             .visit(&node, async move |s| {
                 s.set(Theme(theme.into())).await.unwrap();
-                (s.find::<User>(), s.principal())
+                (s.get::<User>(), s.principal())
             })
             .await;
         assert_eq!((user, principal), (None, None), "{theme}");
@@ -171,7 +171,7 @@ async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division
 }
 
 async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Division {
-    visit_as(browser, node, user, async |session| session.get::<Division>()).await
+    visit_as(browser, node, user, async |session| session.value::<Division>()).await
 }
 
 // Acceptance 22.
@@ -211,7 +211,7 @@ async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values
     choose(&mut browser, &node, Some("ada"), Division(3)).await;
 
     let node = Node::new(identified_by_head(&app).build().unwrap());
-    let theme = visit_as(&mut browser, &node, None, async |s| s.get::<Theme>()).await;
+    let theme = visit_as(&mut browser, &node, None, async |s| s.value::<Theme>()).await;
     assert_eq!(theme, Theme::default());
     assert_eq!(chosen(&mut browser, &node, Some("ada")).await, Division(3));
 }
@@ -225,7 +225,7 @@ async fn a_session_begun_after_end_all_is_not_ended_by_it() {
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
     let mut after = Browser::new();
     visit_as(&mut after, &node, Some("ada"), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let theme = visit_as(&mut after, &node, Some("ada"), async |s| s.get::<Theme>()).await;
+    let theme = visit_as(&mut after, &node, Some("ada"), async |s| s.value::<Theme>()).await;
     assert_eq!(theme, Theme("dark".into()));
 }
 
@@ -305,7 +305,7 @@ async fn cookie_keeps_the_users_record() {
     set(&mut browser, &here, Theme("dark".into())).await;
     browser.visit(&there, async |_| ()).await;
     app.pass(HOUR - TICK);
-    assert_eq!(there.sessions.of(Principal::new("ada")).await.unwrap().find::<Division>(), Some(Division(3)));
+    assert_eq!(there.sessions.of(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
 }
 
 // A user may count as nobody to an earlier build, where the user's choices are the session's.
@@ -321,7 +321,7 @@ async fn sign_in_adopts_no_other_users_choice() {
     let turn = async |session: Session| {
         let before = session.principal();
         session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
-        (before, session.principal(), session.find::<Division>())
+        (before, session.principal(), session.get::<Division>())
     };
     let (before, after, division) = browser.visit(&node, turn).await;
     assert_eq!((before, after), (Some(Principal::new("guest")), Some(Principal::new("ada"))));
@@ -334,7 +334,7 @@ async fn clear_signs_nobody_out() {
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, dark()).await;
     browser.visit(&node, async |session| session.clear().await.unwrap()).await;
-    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.value::<Theme>())).await;
     assert_eq!(seen, (Some(Principal::new("ada")), Theme::default()));
 }
 
@@ -365,7 +365,7 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
     let mut old = browser.clone();
     visit_as(&mut browser, &node, ada, async |session| session.renew().await.unwrap()).await;
     visit_as(&mut old, &other, ada, async |session| session.destroy().await.unwrap()).await;
-    assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.get::<Theme>()).await, dark());
+    assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.value::<Theme>()).await, dark());
 }
 
 // The user has a division already: the longer choice of the browser is not carried over, and needs no room.
@@ -381,7 +381,7 @@ async fn full_record_refuses_no_choice_that_it_has() {
     let turn = async |session: Session| {
         session.set(Division(-1)).await.unwrap();
         session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
-        session.get::<Division>()
+        session.value::<Division>()
     };
     assert_eq!(Browser::new().visit(&node, turn).await, Division(1));
 }

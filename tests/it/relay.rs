@@ -200,7 +200,7 @@ async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart()
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
     set(&mut browser, &node, theme("light")).await;
-    assert_eq!(live.get::<Theme>(), theme("light"), "it is the socket's session");
+    assert_eq!(live.value::<Theme>(), theme("light"), "it is the socket's session");
 }
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_throug
     let mut browser = signed_in(&node, "ada").await;
     let live = socket(&browser, &node).await;
     live.set(Division(4)).await.unwrap();
-    assert_eq!(socket(&browser, &node).await.get::<Division>(), Division(4));
+    assert_eq!(socket(&browser, &node).await.value::<Division>(), Division(4));
     assert_eq!(carried::<Division>(&browser, &app).await, Division(-1));
     let answer = bring(&mut browser, &node, live.relay().unwrap().as_str()).await;
     assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::OK, 1));

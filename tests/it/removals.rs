@@ -33,7 +33,7 @@ async fn removal_outlives_the_users_idle_record() {
             visitor(&node).await;
         }
         assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1), "{crowd}");
-        assert_eq!(ada(&node).await.find::<Division>(), None);
+        assert_eq!(ada(&node).await.get::<Division>(), None);
     }
 }
 
@@ -90,9 +90,9 @@ async fn idle_values_stay_gone_beside_a_removal() {
     ada(&node).await.set(Division(4)).await.unwrap();
     app.pass(2 * HOUR);
     visitor(&node).await;
-    assert_eq!(ada(&node).await.find::<Division>(), None);
+    assert_eq!(ada(&node).await.get::<Division>(), None);
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    assert_eq!(ada(&node).await.find::<Division>(), None, "an end of all sessions is no use of them");
+    assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is no use of them");
 }
 
 #[tokio::test]
@@ -104,7 +104,7 @@ async fn choice_is_adopted_over_an_idle_record() {
     let adopt = async |session: Session| {
         session.set(Division(5)).await.unwrap();
         session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
-        session.find::<Division>()
+        session.get::<Division>()
     };
     assert_eq!(Browser::new().visit(&node, adopt).await, Some(Division(5)));
 }
@@ -148,7 +148,7 @@ fn no_removed_value_returns() {
                         Some(None) => session.remove::<Division>().await.unwrap(),
                         None => {}
                     }
-                    (session.principal().is_some(), session.find::<Division>())
+                    (session.principal().is_some(), session.get::<Division>())
                 };
                 at_once(browsers[browser].visit(&node, handler)).expect("nothing to wait for")
             };

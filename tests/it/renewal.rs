@@ -30,7 +30,7 @@ async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
     assert_eq!(old.theme(&site.node).await, Theme::default());
     assert_eq!(socket.closed().now_or_never(), Some(Closed::Renewed));
     assert_eq!(kind(socket.set(Visits(1)).await), Some(WriteErrorKind::Closed));
-    assert_eq!(socket.get::<Theme>(), Theme::default());
+    assert_eq!(socket.value::<Theme>(), Theme::default());
 }
 
 // Acceptance 56, R3.
@@ -231,11 +231,11 @@ async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
     let mut browser = Browser::new();
     browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
     browser.visit(&first, async |s| s.set(Division(1)).await.unwrap()).await;
-    browser.visit(&second, async |s| s.get::<Division>()).await;
+    browser.visit(&second, async |s| s.value::<Division>()).await;
     clock.advance(Duration::from_secs(1));
     browser.visit(&first, async |s| s.set(Division(2)).await.unwrap()).await;
     browser.visit(&second, async |s| s.sign_in(User("bob".into())).await.unwrap()).await;
-    assert_eq!(browser.visit(&node(), async |s| s.get::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&node(), async |s| s.value::<Division>()).await, Division(-1));
 }
 
 // Acceptance 22.

@@ -74,7 +74,7 @@ async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
     browser.visit(&second, async |s| s.set(Theme("old".into())).await.unwrap()).await;
     browser.visit(&first, async |s| s.set(Theme("newer".into())).await.unwrap()).await;
     browser.visit(&second, async |s| s.set(Theme("last".into())).await.unwrap()).await;
-    assert_eq!(browser.visit(&node(&clock), async |s| s.get::<Theme>()).await, Theme("last".into()));
+    assert_eq!(browser.visit(&node(&clock), async |s| s.value::<Theme>()).await, Theme("last".into()));
 }
 
 // Acceptance 2 and 3.
@@ -101,7 +101,7 @@ async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
     let mut browser = signed_in(&app.node(), "ada").await;
     set(&mut browser, &app.node(), Division(2)).await;
     let live = socket(&browser, &app.node()).await;
-    assert_eq!((live.get::<Division>(), live.origin::<Division>().tier()), (Division(2), "cookie"));
+    assert_eq!((live.value::<Division>(), live.origin::<Division>().tier()), (Division(2), "cookie"));
     assert_eq!(at_once(live.watch::<Division>().next()), Some(Some(Division(2))));
 }
 
@@ -164,7 +164,7 @@ async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
     app.pass(36 * Duration::from_secs(3600));
     set(&mut browser, &elsewhere, Visits(1)).await;
     app.pass(36 * Duration::from_secs(3600));
-    let both = async |session: Session| (session.get::<Theme>(), session.get::<Visits>());
+    let both = async |session: Session| (session.value::<Theme>(), session.value::<Visits>());
     assert_eq!(browser.visit(&node, both).await, (theme("light"), Visits(1)));
 }
 

@@ -82,7 +82,7 @@ impl Tier {
     /// Whether the session's record is here, rather than taken from the cookie.
     fn is_here(&self, browser: &Browser) -> bool {
         let before = self.stats().hits;
-        self.visit(&mut browser.clone(), async |session| drop(session.find::<Theme>()));
+        self.visit(&mut browser.clone(), async |session| drop(session.get::<Theme>()));
         self.stats().hits > before
     }
 
@@ -183,7 +183,7 @@ fn long_ended_id_never_lives_again() {
     let ended = tier.end(tier.visitor());
     for _ in 0..3 {
         tier.sweep();
-        let late = async |session: Session| (session.find::<Theme>(), session.is_new());
+        let late = async |session: Session| (session.get::<Theme>(), session.is_new());
         assert_eq!(tier.visit(&mut ended.clone(), late), (None, true));
     }
     let write = async |session: Session| kind(session.set(Theme("light".into())).await);

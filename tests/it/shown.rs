@@ -175,7 +175,7 @@ async fn integers_that_pages_round_are_not_sent() {
     let answer = node.writeback(writeback, browser.post_json(body)).await;
     assert_eq!(answer.status, StatusCode::OK, "the type takes it");
     assert_eq!((told(&mut page).as_str(), errors()), (removed, 2));
-    assert_eq!(live.get::<Account>(), account(u64::MAX));
+    assert_eq!(live.value::<Account>(), account(u64::MAX));
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ pub(crate) fn dark() -> Theme {
 impl Browser {
     /// The theme that a request of this browser reads; what the response does to cookies is left aside.
     pub(crate) async fn theme(&self, node: &Node) -> Theme {
-        self.clone().visit(node, async |session| session.get::<Theme>()).await
+        self.clone().visit(node, async |session| session.value::<Theme>()).await
     }
 
     /// Visits, and says which `Set-Cookie` came.
@@ -62,7 +62,7 @@ impl Browser {
 
     /// Reads, and says which `Set-Cookie` came.
     pub(crate) async fn read(&mut self, node: &Node) -> Vec<String> {
-        self.told(node, async |session| drop(session.get::<Theme>())).await
+        self.told(node, async |session| drop(session.value::<Theme>())).await
     }
 
     /// Writes a theme, and says which `Set-Cookie` came.

@@ -9,16 +9,16 @@ async fn a_value_survives_a_restart_in_the_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = Browser::new();
-    assert_eq!(browser.visit(&node, async |session| session.get::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&node, async |session| session.value::<Division>()).await, Division(-1));
     assert!(browser.cookie("session").is_none());
     browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
     assert!(browser.cookie("session").is_some());
-    let again = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    let again = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
     assert_eq!(again, (Division(3), "memory"));
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let restarted = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    let restarted = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
     assert_eq!(restarted, (Division(3), "cookie"));
-    let warm = browser.visit(&node, async |s| (s.get::<Division>(), s.origin::<Division>().tier())).await;
+    let warm = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
     assert_eq!(warm, (Division(3), "memory"));
 }
 
@@ -31,8 +31,8 @@ async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let old = browser.clone();
     browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
-    assert_eq!(browser.visit(&node, async |s| s.get::<Division>()).await, Division(-1));
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+    assert_eq!(browser.visit(&node, async |s| s.value::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
     let mut late = old.clone();
     assert!(late.visit(&node, async |s| s.set(Theme("x".into())).await).await.is_err());
     assert_eq!(late.cookie("session"), old.cookie("session"));
@@ -47,15 +47,15 @@ async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
     let ada = || Principal::new("ada");
     sessions.of(ada()).await.unwrap().set(Division(3)).await.unwrap();
     clock.advance(DAY / 2);
-    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(3), "and that is a use");
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3), "and that is a use");
     clock.advance(DAY / 2);
-    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(3));
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3));
     clock.advance(DAY);
     for _ in 0..2 {
-        assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(-1));
+        assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(-1));
     }
     sessions.of(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
-    assert_eq!(sessions.of(ada()).await.unwrap().get::<Division>(), Division(0));
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(0));
 }
 
 #[tokio::test]

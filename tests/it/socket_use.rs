@@ -96,11 +96,11 @@ async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
     }
     live.set(Visits(7)).await.unwrap();
     assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, Theme::default(), "the seal alone");
-    let (headers, visits) = browser.visit_seen(&node, async |session| session.get::<Visits>()).await;
+    let (headers, visits) = browser.visit_seen(&node, async |session| session.value::<Visits>()).await;
     assert_eq!((visits, set_cookies(&headers).len()), (Visits(7), 1));
     assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "the new seal");
     set(&mut browser, &node, Visits(8)).await;
-    assert_eq!(live.get::<Visits>(), Visits(8), "one session");
+    assert_eq!(live.value::<Visits>(), Visits(8), "one session");
 }
 
 // The relay token tells of a later use than the cookie does, and the store says whether there is a session to use.
@@ -139,7 +139,7 @@ async fn idled_out_token_brings_no_values() {
     }
     assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default());
     assert_eq!(get::<Visits>(&mut old.clone(), &node).await, Visits(1));
-    assert_eq!(live.get::<Theme>(), Theme::default());
+    assert_eq!(live.value::<Theme>(), Theme::default());
 }
 
 #[tokio::test]
@@ -150,7 +150,7 @@ async fn reads_and_watches_of_a_socket_are_no_use() {
         let mut browser = visitor(&node).await;
         let live = socket(&browser, &node).await;
         app.pass(DAY);
-        live.get::<Theme>();
+        live.value::<Theme>();
         live.explain::<Theme>();
         drop((live.watch::<Theme>(), live.changes(), live.closed()));
         if used {
@@ -164,7 +164,7 @@ async fn reads_and_watches_of_a_socket_are_no_use() {
     let mut browser = visitor(&node).await;
     let kept = browser.visit(&node, async |session: Session| session).await;
     app.pass(DAY);
-    kept.get::<Theme>();
+    kept.value::<Theme>();
     app.pass(DAY);
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"), "of an ordinary request");
 }

@@ -31,7 +31,7 @@ fn layer() -> LayeredSessionLayer {
 }
 
 async fn theme(session: Session) -> String {
-    session.get::<Theme>().0
+    session.value::<Theme>().0
 }
 
 async fn darken(session: Session) {
@@ -121,7 +121,7 @@ async fn two_layers_with_names_of_their_own_do_not_disturb_each_other() {
     let of = |sessions: &Sessions| {
         let sessions = sessions.clone();
         get(async move |extensions: Extensions| match sessions.load(&extensions).await {
-            Ok(session) => session.get::<Theme>().0,
+            Ok(session) => session.value::<Theme>().0,
             Err(error) => format!("{:?}", error.kind()),
         })
     };
@@ -199,8 +199,8 @@ async fn two_layers_in_one_stack_dont_disturb_each_other() {
                     outer.set(Theme("outer".into())).await?;
                     inner.set(Theme("inner".into())).await?;
                 }
-                let innermost = Session::load(extensions).await?.get::<Theme>();
-                let seen = format!("{} {} {}", outer.get::<Theme>().0, inner.get::<Theme>().0, innermost.0);
+                let innermost = Session::load(extensions).await?.value::<Theme>();
+                let seen = format!("{} {} {}", outer.value::<Theme>().0, inner.value::<Theme>().0, innermost.0);
                 Ok::<_, BoxError>(Response::new(seen))
             }
         });

@@ -120,10 +120,10 @@ async fn an_open_handle_reads_and_completes_what_is_the_users_however_many_other
     let socket = browser.visit(&node, async |session| session).await;
     nodes.clock.advance(Duration::from_secs(1));
     crowd(&node).await;
-    assert_eq!(socket.get::<Quota>(), Quota(9));
+    assert_eq!(socket.value::<Quota>(), Quota(9));
     socket.set(Division(3)).await.unwrap();
     drop(socket);
-    let seen = browser.visit(&node, async |session| (session.get::<Quota>(), session.get::<Division>())).await;
+    let seen = browser.visit(&node, async |session| (session.value::<Quota>(), session.value::<Division>())).await;
     assert_eq!(seen, (Quota(9), Division(3)));
 }
 
@@ -137,7 +137,7 @@ async fn who_comes_by_a_birth_token_finds_what_the_store_has_of_the_session() {
     open.set(Stock(7)).await.unwrap();
     let token = open.relay().unwrap();
     assert_eq!(bring(&mut browser, &here, token.as_str()).await.status, 200);
-    let seen = browser.visit(&here, async |session| (session.get::<Theme>(), session.get::<Stock>())).await;
+    let seen = browser.visit(&here, async |session| (session.value::<Theme>(), session.value::<Stock>())).await;
     assert_eq!(seen, (dark(), Stock(7)));
 }
 
@@ -185,5 +185,5 @@ async fn store_keeps_a_removal_as_long_as_cookies() {
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     job.remove::<Division>().await.unwrap();
     nodes.clock.advance(40 * DAY);
-    assert_eq!(browser.visit(&nodes.node(), async |session| session.get::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&nodes.node(), async |session| session.value::<Division>()).await, Division(-1));
 }

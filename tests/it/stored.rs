@@ -112,7 +112,7 @@ const HELD: [(&str, Make); 5] = [
         let (mut browser, _) = themed(node);
         visit(&mut browser, node, async |session| session.set(Stock(7)).await.unwrap());
         visit(&mut browser, &nodes.node(1 << 20), async |session| session.set(Visits(1)).await.unwrap());
-        assert_eq!(visit(&mut browser, node, async |session| session.get::<Visits>()), Visits(1));
+        assert_eq!(visit(&mut browser, node, async |session| session.value::<Visits>()), Visits(1));
         browser
     }),
 ];
@@ -127,7 +127,8 @@ fn what_the_store_holds_goes_as_saved_and_comes_back() {
         assert!(stats.evicted_saved > 500, "{what}: {stats:?}");
         assert_eq!(stats.evicted_unsaved, 0, "{what}: {stats:?}");
         for mut browser in browsers {
-            let found = visit(&mut browser, &node, async |session| (session.get::<Theme>(), session.get::<Stock>()));
+            let found =
+                visit(&mut browser, &node, async |session| (session.value::<Theme>(), session.value::<Stock>()));
             assert_eq!(found, (Theme("dark".into()), Stock(7)), "{what}");
         }
     }
@@ -140,7 +141,7 @@ fn a_principal_whom_the_store_holds_goes_as_saved_and_comes_back() {
     (0..1000).for_each(|user| now(of(user).set(Division(user as i64 % 5))));
     let stats = node.sessions.stats();
     assert!(stats.evicted_saved > 500 && stats.evicted_unsaved == 0, "{stats:?}");
-    (0..1000).for_each(|user| assert_eq!(of(user).get::<Division>(), Division(user as i64 % 5)));
+    (0..1000).for_each(|user| assert_eq!(of(user).value::<Division>(), Division(user as i64 % 5)));
 }
 
 /// Sessions with something of which the store was not told.
@@ -166,7 +167,7 @@ const UNHELD: [(&str, Make); 4] = [
         let (mut browser, session) = themed(node);
         let elsewhere = nodes.node(1 << 20);
         visit(&mut browser, &elsewhere, async |session| session.set(Visits(1)).await.unwrap());
-        assert_eq!(visit(&mut browser, node, async |session| session.get::<Visits>()), Visits(1));
+        assert_eq!(visit(&mut browser, node, async |session| session.value::<Visits>()), Visits(1));
         now(session.set(Theme("light".into())));
         browser
     }),

@@ -75,7 +75,7 @@ impl Busy {
             // It may be over whenever one looks.
             let _ = browser.visit(&busy.node, async move |session| session.set_lifetime(short).await).await;
             let _ = browser.visit(&busy.node, async |session| session.set(Theme("x".repeat(200))).await).await;
-            let read = browser.visit(&busy.node, async |session| session.get::<Theme>());
+            let read = browser.visit(&busy.node, async |session| session.value::<Theme>());
             assert!(matches!(read.await.0.len(), 0 | 200));
         };
         let leaver = |busy: Self| async move {
@@ -83,7 +83,7 @@ impl Busy {
             let mut older = browser.clone();
             browser.visit(&busy.node, async |session| session.destroy().await.unwrap()).await;
             assert_eq!(session.closed().await, Closed::Destroyed);
-            let back = older.visit(&busy.node, async |session| session.find::<Visits>()).await;
+            let back = older.visit(&busy.node, async |session| session.get::<Visits>()).await;
             assert_eq!(back, None, "held by a handle, so it can't be forgotten");
         };
         let mut sweeper = Box::pin(self.node.sessions.sweeper());
@@ -131,7 +131,7 @@ async fn no_update_is_lost_over_handles_of_one_cookie() {
     for task in counting {
         soon(task).await.unwrap();
     }
-    assert_eq!(handles.iter().map(|session| session.get::<Visits>().0).max(), Some(TASKS * TIMES));
+    assert_eq!(handles.iter().map(|session| session.value::<Visits>().0).max(), Some(TASKS * TIMES));
     busy.end(bustle).await;
 }
 
@@ -157,7 +157,7 @@ async fn no_update_is_lost_to_a_clone_that_renews() {
         soon(task).await.unwrap();
     }
     soon(renewing).await.unwrap();
-    assert_eq!(session.get::<Visits>(), Visits(TASKS * TIMES));
+    assert_eq!(session.value::<Visits>(), Visits(TASKS * TIMES));
     assert_eq!(soon(other.closed()).await, Closed::Renewed);
     assert_eq!(other.set(Visits(1)).await.unwrap_err().kind(), WriteErrorKind::Closed);
     busy.end(bustle).await;

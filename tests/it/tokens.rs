@@ -65,7 +65,7 @@ struct Held {
 }
 
 fn held(session: &Session) -> Held {
-    Held { theme: session.find(), visits: session.find(), division: session.find(), user: session.find() }
+    Held { theme: session.get(), visits: session.get(), division: session.get(), user: session.get() }
 }
 
 /// What this browser's next request would meet, and the browser itself.

@@ -44,7 +44,7 @@ async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
     let node = App::new().node_with(|sessions| sessions.value::<Draft>());
     let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    assert_eq!(session.find::<Draft>(), None);
+    assert_eq!(session.get::<Draft>(), None);
     assert!(bytes(&node.sessions) < LONG, "{:?}", node.sessions.stats());
 }
 
@@ -60,7 +60,7 @@ async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
     store.fail();
     session.set(Theme("dark".into())).await.unwrap_err();
     store.heal();
-    assert_eq!(browser.visit(&here, async |session| session.find::<Draft>()).await, None);
+    assert_eq!(browser.visit(&here, async |session| session.get::<Draft>()).await, None);
     assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
 }
 

@@ -30,14 +30,14 @@ async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_wr
     browser.visit(&old, async |s| s.batch().set(NumberedTheme(7)).set(Visits(1)).commit().await.unwrap()).await;
     let node = new();
     for _ in 0..2 {
-        let read = browser.visit(&node, async |s| (s.find::<Theme>(), s.get::<Visits>())).await;
+        let read = browser.visit(&node, async |s| (s.get::<Theme>(), s.value::<Visits>())).await;
         assert_eq!(read, (None, Visits(1)));
     }
     assert!(traced.text().contains("skipped a copy"));
-    let kept = browser.clone().visit(&old, async |s| s.find::<NumberedTheme>()).await;
+    let kept = browser.clone().visit(&old, async |s| s.get::<NumberedTheme>()).await;
     assert_eq!(kept, Some(NumberedTheme(7)), "reading took nothing away");
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-    let read = browser.visit(&new(), async |s| (s.get::<Theme>(), s.get::<Visits>())).await;
+    let read = browser.visit(&new(), async |s| (s.value::<Theme>(), s.value::<Visits>())).await;
     assert_eq!(read, (Theme("dark".into()), Visits(1)));
 }
 
@@ -148,7 +148,7 @@ fn no_body_and_no_token_makes_the_writeback_fail_or_take_what_is_not_allowed() {
         }
     });
     assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the genuine one is taken");
-    let user = browser.clone().visit(&node, async |s| s.find::<User>()).now_or_never().unwrap();
+    let user = browser.clone().visit(&node, async |s| s.get::<User>()).now_or_never().unwrap();
     assert_eq!(user, Some(User("ada".into())));
 }
 

@@ -157,7 +157,7 @@ async fn tungstenite_has_its_session() {
     let address = listener.local_addr().unwrap();
     let live = async |session: Session, socket: WebSocketUpgrade| {
         socket.on_upgrade(async move |mut socket| {
-            let stored = session.set(theme("live")).await.map(|()| session.get::<Theme>().0);
+            let stored = session.set(theme("live")).await.map(|()| session.value::<Theme>().0);
             socket.send(stored.unwrap_or_else(|error| error.to_string()).into()).await.unwrap();
         })
     };
@@ -293,15 +293,15 @@ async fn a_socket_of_another_site_has_no_session_and_gets_none() {
         }
     }
     assert_eq!(node.sessions.stats().records, records);
-    let kept = browser.clone().visit(&node, async |s| (s.get::<Theme>(), s.get::<Division>())).await;
+    let kept = browser.clone().visit(&node, async |s| (s.value::<Theme>(), s.value::<Division>())).await;
     assert_eq!(kept, (Theme("dark".into()), Division(3)));
 }
 
 async fn assert_has_nothing(session: &Session) {
-    assert_eq!((session.find::<Theme>(), session.find::<User>(), session.principal()), (None, None, None));
+    assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
     // Computed tiers answer.
-    assert_eq!((session.get::<Division>(), session.origin::<Division>().tier()), (Division(2), "default"));
-    assert_eq!(session.get::<Locale>(), Locale("/live".into()));
+    assert_eq!((session.value::<Division>(), session.origin::<Division>().tier()), (Division(2), "default"));
+    assert_eq!(session.value::<Locale>(), Locale("/live".into()));
     assert!(session.is_new() && session.created_at().is_none() && session.expires_at().is_none());
     assert!(session.relay().is_none());
     assert_eq!(session.closed().await, Closed::CrossSite);
@@ -351,7 +351,7 @@ async fn a_socket_that_another_site_opened_is_closed_from_the_start() {
     let (node, browser) = signed_in().await;
     let headers = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
     let (_, live) = open(&node, upgrade(&browser, &headers)).await;
-    assert_eq!((live.find::<Theme>(), live.relay()), (None, None));
+    assert_eq!((live.get::<Theme>(), live.relay()), (None, None));
     assert_eq!(kind(live.set(theme("evil")).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(live.remove::<Theme>().await), Some(WriteErrorKind::Closed));
     assert_eq!(at_once(live.closed()), Some(Closed::CrossSite));

@@ -479,8 +479,8 @@ fn principal(user: usize) -> Principal {
 /// Does to a session what the model is told too, and says what came of it in the same words.
 async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Refusal> {
     let done = match *op {
-        Op::Read(Of::Session) => return Ok(session.find::<Visits>().map(|Visits(value)| value as i64)),
-        Op::Read(Of::User) => return Ok(session.find::<Division>().map(|Division(value)| value)),
+        Op::Read(Of::Session) => return Ok(session.get::<Visits>().map(|Visits(value)| value as i64)),
+        Op::Read(Of::User) => return Ok(session.get::<Division>().map(|Division(value)| value)),
         Op::Update(Of::Session) => {
             let update = |visits: &mut Visits| visits.0 = model::updated(Of::Session, Some(visits.0 as i64)) as u64;
             let updated = session.update(update).await;
@@ -544,12 +544,12 @@ async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before(
         browser.visit(node, async move |session| session.set(Visits(visits)).await.unwrap()).await;
     }
     let again = async |session: Session| {
-        assert_eq!(session.get::<Visits>(), Visits(1));
+        assert_eq!(session.value::<Visits>(), Visits(1));
         session.sign_out().await.unwrap();
         session.sign_in(User(name(0))).await.unwrap();
     };
     browser.visit(&nodes[0], again).await;
-    assert_eq!(browser.visit(&app.node(), async |session| session.find::<Visits>()).await, None);
+    assert_eq!(browser.visit(&app.node(), async |session| session.get::<Visits>()).await, None);
 }
 
 // G7: that the user removed it long ago is no reason against it.
@@ -567,7 +567,7 @@ async fn a_choice_is_adopted_over_a_removal_of_any_age() {
         let adopt = async |session: Session| {
             session.set(Division(3)).await.unwrap();
             session.sign_in(User(name(0))).adopt::<Division>().await.unwrap();
-            session.find::<Division>()
+            session.get::<Division>()
         };
         assert_eq!(Browser::new().visit(&node, adopt).await, Some(Division(3)));
     }

@@ -35,7 +35,12 @@ async fn false_zero_empty_and_null_are_answers() {
         Node::new(chain.build().unwrap())
     };
     let all = async |session: Session| {
-        (session.get::<Flag>().0, session.get::<Visits>().0, session.get::<Theme>().0, session.get::<Choice>().0)
+        (
+            session.value::<Flag>().0,
+            session.value::<Visits>().0,
+            session.value::<Theme>().0,
+            session.value::<Choice>().0,
+        )
     };
     let (first, mut browser) = (node(), Browser::new());
     assert_eq!(browser.visit(&first, all).await, (true, 7, "x".into(), Some(1)));

@@ -101,7 +101,7 @@ impl Page {
     }
 
     async fn read<V: SessionValue>(&mut self) -> Option<V> {
-        self.browser.visit(&self.node, async |session| session.find::<V>()).await
+        self.browser.visit(&self.node, async |session| session.get::<V>()).await
     }
 
     /// A handle that outlives its request, as a socket has it.

@@ -44,7 +44,7 @@ impl SessionValue for Bio {
 }
 
 async fn visits(browser: &Browser, node: &Node) -> Visits {
-    browser.clone().visit(node, async |session| session.get::<Visits>()).await
+    browser.clone().visit(node, async |session| session.value::<Visits>()).await
 }
 
 async fn count(session: Session) {
@@ -83,7 +83,7 @@ async fn a_batch_is_written_whole_or_not_at_all() {
     let kinds = browser.clone().visit(&site.node, refused).await;
     assert_eq!(kinds, [Invalid, Invalid, Invalid, TooLarge, Invalid, Invalid, Undeclared].map(Some));
     for node in [&site.node, &site.cold()] {
-        let all = async |s: Session| (s.get::<Theme>(), s.get::<Visits>(), s.get::<Division>(), s.find::<Bio>());
+        let all = async |s: Session| (s.value::<Theme>(), s.value::<Visits>(), s.value::<Division>(), s.get::<Bio>());
         let seen = browser.clone().visit(node, all).await;
         assert_eq!(seen, (Theme("light".into()), Visits(2), Division(-1), None));
     }
@@ -136,12 +136,12 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
         clock.advance(DAY / 2);
         let renew = async |session: Session| {
             session.renew().await.unwrap();
-            (session.get::<Theme>().0.len(), session.get::<Bio>().0.len())
+            (session.value::<Theme>().0.len(), session.value::<Bio>().0.len())
         };
         let (headers, seen) = browser.visit_seen(&chain(), renew).await;
         assert_eq!(seen, (theme, bio));
         assert!(set_cookies(&headers)[0].len() <= 3_000);
-        assert_eq!(browser.visit(&chain(), async |session| session.get::<Bio>().0.len()).await, bio);
+        assert_eq!(browser.visit(&chain(), async |session| session.value::<Bio>().0.len()).await, bio);
     }
 }
 
@@ -180,7 +180,7 @@ async fn a_sign_in_that_would_not_fit_leaves_everything_as_it_was() {
     let before = browser.clone();
     assert_eq!(browser.visit(&site.node, sign_in).await, Some(WriteErrorKind::TooLarge));
     assert_eq!(browser.token(), before.token());
-    let seen = async |session: Session| (session.get::<Theme>().0.len(), session.principal());
+    let seen = async |session: Session| (session.value::<Theme>().0.len(), session.principal());
     for node in [&site.node, &site.cold()] {
         assert_eq!(browser.clone().visit(node, seen).await, (700, None));
     }
@@ -209,7 +209,7 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
     browser.visit(&one, async |s| s.set(Draft("x".repeat(600))).await.unwrap()).await;
     twin.visit(&two, async |s| s.set(Theme("x".repeat(600))).await.unwrap()).await;
     twin.visit(&one, async |s| s.set(Cursor(7)).await.unwrap()).await;
-    assert_eq!(twin.visit(&one, async |s| s.get::<Cursor>()).await, Cursor(7));
+    assert_eq!(twin.visit(&one, async |s| s.value::<Cursor>()).await, Cursor(7));
 }
 
 // Where values live.
@@ -222,7 +222,7 @@ async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
     let note = async |session: Session| session.set(Note("kept by the server".repeat(500))).await.unwrap();
     assert!(browser.told(&site.node, note).await.is_empty());
     store.take_operations();
-    let read = async |session: Session| session.get::<Note>().0.len();
+    let read = async |session: Session| session.value::<Note>().0.len();
     assert_eq!(browser.visit(&site.node, read).await, 9000);
     assert_eq!(store.take_operations(), []);
     assert_eq!(browser.visit(&site.cold(), read).await, 9000);
@@ -235,7 +235,7 @@ async fn a_volatile_value_is_kept_in_memory_alone() {
     let mut browser = site.dark().await;
     let scratch = async |session: Session| session.set(Scratch("x".repeat(9000))).await.unwrap();
     assert!(browser.told(&site.node, scratch).await.is_empty());
-    let read = async |session: Session| session.find::<Scratch>().map(|scratch| scratch.0.len());
+    let read = async |session: Session| session.get::<Scratch>().map(|scratch| scratch.0.len());
     assert_eq!(browser.clone().visit(&site.node, read).await, Some(9000));
     assert_eq!(browser.clone().visit(&site.cold(), read).await, None);
     let remove = async |session: Session| session.remove::<Scratch>().await.unwrap();
@@ -264,7 +264,7 @@ async fn without_memory_a_job_does_not_pretend_to_write() {
 async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
     let site = Site::new();
     let nothing = async |session: Session| {
-        let _ = (session.get::<Theme>(), session.find::<Division>(), session.is_new(), session.principal());
+        let _ = (session.value::<Theme>(), session.get::<Division>(), session.is_new(), session.principal());
         let _ = (session.explain::<Theme>(), session.expires_at(), session.relay(), session.changes());
         session.watch::<Division>().next().await;
         session.remove::<Theme>().await.unwrap();

@@ -38,9 +38,9 @@ async fn assert_anonymous(node: &Node, cookie: &HeaderValue) {
     let mut request = Browser::new().request();
     request.headers_mut().insert(header::COOKIE, cookie.clone());
     let look = |session: Session| async move {
-        let held = (session.find::<Theme>(), session.find::<Visits>(), session.find::<Division>());
+        let held = (session.get::<Theme>(), session.get::<Visits>(), session.get::<Division>());
         assert_eq!(held, (None, None, None));
-        assert_eq!((session.is_new(), session.created_at(), session.find::<User>()), (true, None, None));
+        assert_eq!((session.is_new(), session.created_at(), session.get::<User>()), (true, None, None));
         assert_eq!((session.principal(), session.relay()), (None, None));
         (Response::new(Full::default()), ())
     };

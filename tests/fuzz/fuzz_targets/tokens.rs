@@ -40,7 +40,7 @@ const RESTARTED: u8 = 8;
 type Held = (Option<Theme>, Option<Visits>, Option<Division>, Option<User>);
 
 fn held(session: &Session) -> Held {
-    (session.find(), session.find(), session.find(), session.find())
+    (session.get(), session.get(), session.get(), session.get())
 }
 
 /// A browser as it is before it brings anything, and the tokens of its page with what the session held then.

@@ -54,7 +54,7 @@ async fn ids_that_look_reserved_are_plain_misses() {
     for id in ["last_clean", "", ".", "null", "0", &"A".repeat(43), &"a".repeat(10_000)] {
         let mut browser = Browser::new();
         browser.set("session", id);
-        let read = async |session: Session| (session.is_new(), session.find::<Theme>());
+        let read = async |session: Session| (session.is_new(), session.get::<Theme>());
         let (headers, found) = browser.visit_seen(&node, read).await;
         assert_eq!((found, set_cookies(&headers)), ((true, None), vec![]), "{id}");
     }
@@ -68,10 +68,10 @@ async fn a_cookie_that_does_not_open_is_none_and_is_replaced_by_the_next_write()
     for odd in ["", "x", "AQIDBAUG", &"A".repeat(3_000), "\"quoted\""] {
         let mut browser = Browser::new();
         browser.set("session", odd);
-        let (headers, theme) = browser.visit_seen(&node, async |s| s.find::<Theme>()).await;
+        let (headers, theme) = browser.visit_seen(&node, async |s| s.get::<Theme>()).await;
         assert!(theme.is_none() && !headers.contains_key(header::SET_COOKIE), "{odd}");
         browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
-        assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()), "{odd}");
+        assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()), "{odd}");
     }
 }
 

@@ -28,8 +28,8 @@ async fn probe(session: Session) -> String {
 
 fn accesses() -> Vec<(&'static str, Access)> {
     vec![
-        ("get", |s| Box::pin(async move { s.get::<Theme>().0 })),
-        ("find", |s| Box::pin(async move { format!("{:?}", s.find::<Visits>()) })),
+        ("value", |s| Box::pin(async move { s.value::<Theme>().0 })),
+        ("get", |s| Box::pin(async move { format!("{:?}", s.get::<Visits>()) })),
         ("origin", |s| Box::pin(async move { s.origin::<Theme>().tier().to_owned() })),
         ("explain", |s| Box::pin(async move { format!("{:?}", s.explain::<Theme>()) })),
         ("is_new", |s| Box::pin(async move { s.is_new().to_string() })),
@@ -131,7 +131,7 @@ async fn every_access_is_private_by_default() {
 async fn handlers_word_on_caching_stands() {
     let site = Site::new();
     let browser = signed_in(&site.node, "ada").await;
-    let read: Access = |s| Box::pin(async move { s.get::<Theme>().0 });
+    let read: Access = |s| Box::pin(async move { s.value::<Theme>().0 });
     let write: Access = |s| Box::pin(async move { format!("{:?}", s.set(Visits(9)).await) });
     for (name, value) in [
         ("cache-control", "public, max-age=60"),
@@ -165,7 +165,7 @@ async fn living_handle_is_private_and_switched_connection_untouched() {
     let switch = async |session: Session| {
         let mut switching = Response::new(Full::default());
         *switching.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        drop(session.get::<Theme>());
+        drop(session.value::<Theme>());
         (switching, session)
     };
     let (response, _socket) = site.node.handle(upgrade(&browser), switch).await;
@@ -185,7 +185,7 @@ async fn vary_is_not_said_twice_and_not_where_nobody_asked() {
         (vec!["accept", "x-cookie"], vec!["accept", "x-cookie", "cookie"]),
     ] {
         let answer = move |session: Session| async move {
-            drop(session.get::<Theme>());
+            drop(session.value::<Theme>());
             let mut response = Response::new(Full::default());
             for vary in said {
                 response.headers_mut().append(header::VARY, HeaderValue::from_static(vary));

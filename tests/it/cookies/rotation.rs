@@ -66,6 +66,6 @@ async fn a_key_that_leaves_the_ring_ends_its_cookies_though_memory_is_warm() {
     assert_ne!(browser.cookie("session"), old.cookie("session"), "not sealed again");
     app.ring.replace([second]).unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-    let gone = old.clone().visit(&node, async |session| (session.is_new(), session.find::<Theme>())).await;
+    let gone = old.clone().visit(&node, async |session| (session.is_new(), session.get::<Theme>())).await;
     assert_eq!(gone, (true, None));
 }

@@ -64,7 +64,7 @@ async fn what_another_node_wrote_is_shown_as_carried() {
     let mut page = Page::opened(&browser, &here).await;
     app.pass(Duration::from_secs(1));
     set(&mut browser, &there, theme("theirs")).await;
-    browser.visit(&here, async |session| session.get::<Theme>()).await;
+    browser.visit(&here, async |session| session.value::<Theme>()).await;
     let (report, changes) = page.changes();
     assert_eq!((&value(&report, "theme")["value"], &changes[0]["origin"]), (&json!("theirs"), &json!("carried")));
 }
@@ -94,7 +94,7 @@ async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
     let mut other = Page::open(&browser, &node).await;
     assert_eq!((&other.report()["session"]["in_step"], other.head.get(header::SET_COOKIE)), (&json!(false), None));
     // Nothing rings for that: it is seen at the next heartbeat.
-    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    browser.visit(&node, async |session| session.value::<Theme>()).await;
     app.pass(HEARTBEAT);
     assert_eq!(page.report()["session"]["in_step"], true);
 }
@@ -114,7 +114,7 @@ async fn an_open_inspector_does_not_keep_a_session_from_idling_out_and_sees_its_
         app.pass(Duration::from_secs(3599));
         assert_eq!(page.told(), BEAT);
     }
-    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    browser.visit(&node, async |session| session.value::<Theme>()).await;
     app.pass(HEARTBEAT);
     assert_eq!(ms(&page.report(), "expires"), now + 24 * 3_599_000 + idle);
     app.pass(DAY);

@@ -107,7 +107,7 @@ async fn visit<T: Send + 'static>(
             if !matches!(between, Between::Passes | Between::LoadsLate) {
                 let session = load(request.extensions()).await;
                 match between {
-                    Between::Reads => drop(session.get::<Theme>()),
+                    Between::Reads => drop(session.value::<Theme>()),
                     Between::Writes => session.set(theme("early")).await.unwrap(),
                     _ => {}
                 }
@@ -141,7 +141,7 @@ async fn read(browser: &Browser, sessions: &Sessions, user: Option<&'static str>
     let handler: Handler<_> = |extensions| {
         Box::pin(async move {
             let session = load(&extensions).await;
-            (session.get::<Theme>(), session.get::<Division>())
+            (session.value::<Theme>(), session.value::<Division>())
         })
     };
     visit(&mut browser.clone(), sessions, (user, user), Between::Passes, false, handler).await.said
@@ -192,7 +192,7 @@ fn inner_layer_answers_for_its_own_user() {
                 Box::pin(async move {
                     let session = load(&extensions).await;
                     let resolved = extensions.get::<Division>().copied();
-                    let seen = (session.principal(), session.get::<Theme>(), session.get::<Division>());
+                    let seen = (session.principal(), session.value::<Theme>(), session.value::<Division>());
                     session.set(theme("dark")).await.unwrap();
                     (seen, resolved)
                 })
@@ -204,7 +204,7 @@ fn inner_layer_answers_for_its_own_user() {
             assert_eq!((seen, resolved), ((user(users.1), before, division), Some(division)), "{case}");
             assert_eq!(set_cookies(&headers).len(), 1, "{case}");
             if let Some(kept) = kept {
-                assert_eq!((kept.principal(), kept.get::<Theme>()), (user(users.0), theme("dark")), "{case}");
+                assert_eq!((kept.principal(), kept.value::<Theme>()), (user(users.0), theme("dark")), "{case}");
             }
             let next = sessions(&ring, memory);
             assert_eq!(read(&browser, &next, users.1).await, (theme("dark"), division), "{case}");
@@ -248,7 +248,7 @@ fn visitor_gets_one_session_from_two_layers() {
                 Box::pin(async move {
                     let session = load(&extensions).await;
 
-                    let before = session.get::<Theme>();
+                    let before = session.value::<Theme>();
                     session.set(Division(3)).await.unwrap();
                     session.set(theme("dark")).await.unwrap();
                     (before, session.is_new())
@@ -259,7 +259,7 @@ fn visitor_gets_one_session_from_two_layers() {
             let before = if between == Between::Writes { theme("early") } else { Theme::default() };
             assert_eq!((visited.said, set_cookies(&visited.headers).len()), ((before, true), 1), "{case}");
             if let Some(kept) = visited.kept {
-                assert_eq!((kept.get::<Theme>(), kept.is_new()), (theme("dark"), true), "{case}");
+                assert_eq!((kept.value::<Theme>(), kept.is_new()), (theme("dark"), true), "{case}");
             }
             let next = sessions(&ring, memory);
             assert_eq!(read(&browser, &next, users.1).await, (theme("dark"), Division(3)), "{case}");
@@ -316,7 +316,7 @@ async fn inner_layer_takes_no_loader_of_other_cookies() {
     let layer = LayeredSessionLayer::new(sessions.clone());
     let page = service_fn(async |request: Request<Full<Bytes>>| {
         let session = load(request.extensions()).await;
-        Ok::<_, Infallible>(Response::new(session.get::<Theme>()))
+        Ok::<_, Infallible>(Response::new(session.value::<Theme>()))
     });
     let inner = layer.clone().layer(page);
     let strips = layer.clone().layer(service_fn(move |mut request: Request<Full<Bytes>>| {
@@ -353,7 +353,7 @@ async fn loader_is_found_past_another_layer() {
     });
     let [inner, outer] = [(); 2].map(|()| LayeredSessionLayer::new(mine.clone()));
     let loads = async |session: Session, request: axum::extract::Request, next: axum::middleware::Next| {
-        session.get::<Theme>();
+        session.value::<Theme>();
         next.run(request).await
     };
     let app = Router::new().route("/", page).layer(inner).layer(LayeredSessionLayer::new(other));

@@ -90,7 +90,7 @@ async fn granted_right_never_reaches_the_old_cookie() {
     let mut browser = signed_in(&node, "ada").await;
     let (old, live) = (browser.clone(), socket(&browser, &node).await);
     let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();
-    assert_eq!((live.get::<Mfa>(), get::<Mfa>(&mut browser, &node).await), (Mfa(false), Mfa(false)));
+    assert_eq!((live.value::<Mfa>(), get::<Mfa>(&mut browser, &node).await), (Mfa(false), Mfa(false)));
     bring_ok(&mut browser, &node, token.as_str()).await;
     assert_eq!(get::<Mfa>(&mut browser, &node).await, Mfa(true));
     assert_eq!(get::<Mfa>(&mut old.clone(), &node).await, Mfa(false));

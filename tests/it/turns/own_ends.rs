@@ -26,7 +26,7 @@ async fn flash_message_follows_a_sign_out() {
         let refused = kind(session.set(theme("bye")).await);
         session.renew().await.unwrap();
         session.set(theme("bye")).await.unwrap();
-        (refused, session.get::<Theme>(), session.is_new())
+        (refused, session.value::<Theme>(), session.is_new())
     };
     let (headers, seen) = browser.visit_seen(&node, sign_out).await;
     assert_eq!(seen, (Some(WriteErrorKind::Closed), theme("bye"), true));

@@ -70,7 +70,7 @@ async fn full_session_signs_in() {
         let too_long = signs_in(&mut browser, &node, user_of(ROOM + 1)).await;
         assert_eq!(kind(too_long), Some(WriteErrorKind::TooLarge));
         for node in [&node, &other] {
-            let seen = async |session: Session| (session.principal(), session.get::<Theme>().0.len() > 700);
+            let seen = async |session: Session| (session.principal(), session.value::<Theme>().0.len() > 700);
             let User(name) = user_of(ROOM);
             assert_eq!(browser.clone().visit(node, seen).await, (Some(Principal::new(name)), true));
         }
@@ -116,7 +116,7 @@ async fn grants_share_the_room() {
         assert!(get::<Mfa>(&mut browser, &node).await.0);
         // The grant stands in the room: a write that takes no more than before is no reason for a refusal.
         let rewrite = async |session: Session| {
-            let Theme(theme) = session.get();
+            let Theme(theme) = session.value();
             session.set(Theme(theme.replace('x', "y"))).await.unwrap();
             kind(session.set(Visits(1)).await)
         };

@@ -153,7 +153,7 @@ async fn a_chain_without_memory_is_written_through_the_cookie() {
     let mut browser = Browser::new();
     let answer = node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;
     browser.take(&answer.headers);
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+    assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }
 
 // While nobody is signed in, the values of both scopes are the session's.
@@ -203,7 +203,7 @@ async fn a_store_that_is_away_is_told_and_nothing_is_written() {
     }
     store.heal();
     for node in [node, cold, start()] {
-        let theme = browser.visit(&node, async |s| s.get::<Theme>()).await;
+        let theme = browser.visit(&node, async |s| s.value::<Theme>()).await;
         assert_eq!(theme, Theme("before".into()));
     }
 }

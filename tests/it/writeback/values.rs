@@ -50,7 +50,7 @@ async fn a_value_is_stored_as_its_type_encodes_it() {
     let answer = node.writeback(writeback, browser.post_json(r#"{"draft":[{"text":"a","planted":"b"}]}"#)).await;
     browser.take(&answer.headers);
     let other = Node::new(builder(&ring, &clock).value::<Raw>().build().unwrap());
-    let stored = browser.visit(&other, async |s| s.find::<Raw>()).await.expect("it was stored").0;
+    let stored = browser.visit(&other, async |s| s.get::<Raw>()).await.expect("it was stored").0;
     assert_eq!(stored, json!([{ "text": "a", "alignment": "", "indentation": 0 }]));
 }
 
@@ -206,7 +206,7 @@ async fn a_post_stores_every_allowed_name_and_never_another() {
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "not_allowed"));
     assert_eq!(answer.json()["names"], serde_json::json!(["user"]));
     for node in [node, app.node()] {
-        let all = async |session: Session| (session.get::<Theme>(), session.get::<Visits>(), session.find::<User>());
+        let all = async |session: Session| (session.value::<Theme>(), session.value::<Visits>(), session.get::<User>());
         assert_eq!(browser.visit(&node, all).await, (theme("dark"), Visits(3), None));
         let error = SessionWriteback::new(&node.sessions).allow::<User>().unwrap_err();
         assert_eq!(error.kind(), BuildErrorKind::Value);

@@ -64,7 +64,7 @@ async fn threads_that_write_first_in_the_same_moment_make_one_session() {
         for writer in writers {
             writer.await.unwrap();
         }
-        assert_eq!(session.get::<Visits>(), Visits(2));
+        assert_eq!(session.value::<Visits>(), Visits(2));
     }
     assert_eq!(site.node.sessions.stats().records, ROUNDS);
 }
@@ -127,7 +127,8 @@ async fn writers_of_different_values_keep_each_others() {
     other.set(Theme("light".into())).await.unwrap();
     browser.read(&site.node).await;
     for node in [&site.node, &site.cold()] {
-        let both = browser.clone().visit(node, async |session| (session.get::<Theme>(), session.get::<Visits>())).await;
+        let both =
+            browser.clone().visit(node, async |session| (session.value::<Theme>(), session.value::<Visits>())).await;
         assert_eq!(both, (Theme("light".into()), Visits(7)));
     }
 }

@@ -159,7 +159,7 @@ async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
     gate.open();
     write.await.unwrap();
     sign_in.await.unwrap();
-    assert_eq!(session.get::<Theme>(), Theme("dark".into()));
+    assert_eq!(session.value::<Theme>(), Theme("dark".into()));
     assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
 
@@ -190,11 +190,11 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
                 let (renewed, written) = tokio::join!(renewal, write);
                 renewed.unwrap();
                 written.unwrap();
-                assert_eq!(s.get::<Note>(), Note("two".into()));
+                assert_eq!(s.value::<Note>(), Note("two".into()));
             })
             .await;
         assert_eq!(
-            browser.visit(&node(), async |s| s.get::<Note>()).await,
+            browser.visit(&node(), async |s| s.value::<Note>()).await,
             Note("two".into()),
             "on another node, {held:?}"
         );
@@ -239,7 +239,7 @@ async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
     gate.hold(CommitKind::End);
     assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
     assert_eq!(node.sessions.stats().records, 1);
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme::default());
+    assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
     assert!(session.set(Visits(1)).await.is_err(), "the open handle learns of it too");
 }
 
@@ -254,7 +254,7 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     assert!(at_once(session.renew()).is_none());
     gate.open();
     session.set(Note("two".into())).await.unwrap();
-    assert_eq!(session.get::<Note>(), Note("two".into()));
+    assert_eq!(session.value::<Note>(), Note("two".into()));
 }
 
 // A write dropped before the store's reply may have arrived, whatever other writes come to.
@@ -295,7 +295,7 @@ async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
         gate.open();
         ends.await.unwrap();
     }
-    assert_eq!(browser.visit(&node, async |s| s.get::<Theme>()).await, Theme("dark".into()));
+    assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }
 
 #[tokio::test]
@@ -309,9 +309,10 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let replaced = ring.clone();
     *gate.on_read.lock().unwrap() = Some(Box::new(move || replaced.replace([other]).unwrap()));
     let mut late = browser.clone();
-    let load = |s: Session| Box::pin(async move { (Response::new(Full::default()), s.get::<Theme>()) }) as BoxFuture<_>;
+    let load =
+        |s: Session| Box::pin(async move { (Response::new(Full::default()), s.value::<Theme>()) }) as BoxFuture<_>;
     second.handle(browser.request(), load).await;
-    assert_eq!(late.visit(&second, async |s| s.get::<Theme>()).await, Theme::default());
+    assert_eq!(late.visit(&second, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
 // G12: nobody is told that a session is over which the answer of a write would bring back; nor does that take back a use.
@@ -332,7 +333,7 @@ async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_no
     session.touch().await.unwrap();
     gate.open();
     assert!(write.as_mut().poll(&mut cx).is_ready());
-    assert_eq!((session.get(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
+    assert_eq!((session.value(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
 }
 
 #[tokio::test]
@@ -353,7 +354,7 @@ async fn users_write_during_a_load_leaves_the_browser_behind() {
     };
     // The store is asked for the session first, and then for the user.
     *gate.on_read.lock().unwrap() = Some(Box::new(move || *late.on_read.lock().unwrap() = Some(Box::new(write))));
-    browser.visit(&node, async |session| session.get::<Theme>()).await;
+    browser.visit(&node, async |session| session.value::<Theme>()).await;
     assert!(gate.on_read.lock().unwrap().is_none());
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }

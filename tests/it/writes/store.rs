@@ -101,7 +101,7 @@ async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() 
         store.heal();
         store.take_operations();
         for asked in [1, 0] {
-            assert_eq!(browser.visit(&site.node, async |session| session.get::<Division>()).await, Division(2));
+            assert_eq!(browser.visit(&site.node, async |session| session.value::<Division>()).await, Division(2));
             assert_eq!(store.take_operations(), vec![Operation::Read; asked]);
         }
     }
@@ -121,7 +121,7 @@ async fn a_store_that_is_away_fails_the_load_with_503() {
     let response = LayeredSessionLayer::new(cold.sessions.clone()).layer(load).oneshot(browser.request());
     assert_eq!(response.await.unwrap().into_body(), MissingSessionKind::Unavailable);
 
-    let page = Router::new().route("/", get(async |session: Session| session.get::<Theme>().0));
+    let page = Router::new().route("/", get(async |session: Session| session.value::<Theme>().0));
     let page = page.layer(LayeredSessionLayer::new(cold.sessions.clone()));
     let request = |browser: &Browser| browser.request().map(axum::body::Body::new);
     assert_eq!(page.clone().oneshot(request(&browser)).await.unwrap().status(), 503);
@@ -230,7 +230,7 @@ async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
     browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let another = node();
     browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;
-    let seen = async |s: Session| (s.get::<Theme>(), s.get::<Visits>());
+    let seen = async |s: Session| (s.value::<Theme>(), s.value::<Visits>());
     assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
 }
 

@@ -83,7 +83,7 @@ impl<const VOLATILE: bool> Values for Handle<VOLATILE> {
     }
 
     async fn count(&self) -> i64 {
-        self.0.get::<Count<VOLATILE>>().0
+        self.0.value::<Count<VOLATILE>>().0
     }
 
     async fn set_count(&mut self, count: i64) {
@@ -97,6 +97,6 @@ impl<const VOLATILE: bool> Values for Handle<VOLATILE> {
     }
 
     async fn part(&self) -> String {
-        self.0.get::<Part<PART>>().0
+        self.0.value::<Part<PART>>().0
     }
 }
