@@ -1,6 +1,6 @@
 //! What frameworks get: the extractor of axum, and errors as responses and statuses.
 
-#[cfg(feature = "axum")]
+#[cfg(feature = "axum-0_8")]
 mod axum {
     use axum_core::{
         extract::FromRequestParts,
@@ -40,7 +40,7 @@ mod axum {
     }
 }
 
-#[cfg(feature = "tonic")]
+#[cfg(feature = "tonic-0_14")]
 mod tonic {
     use std::{error::Error, sync::Arc};
 

@@ -1,3 +1,4 @@
+#![cfg_attr(docsrs, feature(doc_cfg))]
 #![doc = include_str!("../README.md")]
 //!
 //! # Where to begin
@@ -8,7 +9,7 @@
 
 mod chain;
 mod error;
-#[cfg(any(feature = "axum", feature = "tonic"))]
+#[cfg(any(feature = "axum-0_8", feature = "tonic-0_14"))]
 mod extract;
 mod id;
 #[cfg(feature = "inspector")]

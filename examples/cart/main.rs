@@ -1,7 +1,7 @@
 //! A cart that every open page of a browser shows as it is: plain HTTP writes it, server-sent events tell the pages, and
 //! the sealed cookie keeps it over a restart.
 //!
-//! `cargo run --example cart --features axum`, then open the address that it prints, twice. `PORT` and `SESSION_KEYS`
+//! `cargo run --example cart`, then open the address that it prints, twice. `PORT` and `SESSION_KEYS`
 //! are read as in the `division` example, with which this one shares the browser's cookie: ports are nothing to cookies.
 
 #[path = "../division/keys.rs"]

@@ -1,7 +1,7 @@
 //! Three live views inside one WebSocket, and a division that sticks: in memory for every other page and socket, in
 //! the browser's sealed cookie for the next visit and the next process.
 //!
-//! `cargo run --example division --features axum`, then open the address that it prints. `PORT` (3000) and
+//! `cargo run --example division`, then open the address that it prints. `PORT` (3000) and
 //! `SESSION_KEYS` (comma-separated hex keys of 32 bytes, the first seals) are read from the environment.
 
 mod forms;

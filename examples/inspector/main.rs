@@ -1,6 +1,6 @@
 //! The inspector beside a page that changes values: open both in two windows.
 //!
-//! `cargo run --example inspector --features axum,inspector`, then open the address that it prints. `PORT` (3000) is read
+//! `cargo run --example inspector --features inspector`, then open the address that it prints. `PORT` (3000) is read
 //! from the environment. The page works without a script.
 
 use std::{env, fmt::Write, net::Ipv4Addr, time::Duration};

@@ -1,6 +1,6 @@
 //! Sessions in gRPC: a unary and a server-streaming method, the cookie in the metadata, and a client that goes round.
 //!
-//! `cargo run --example tonic_service --features tonic` starts a server on a free port, shows what its client sends
+//! `cargo run --example tonic_service --features tonic-0_14` starts a server on a free port, shows what its client sends
 //! and gets, and ends.
 
 // Generated code, in its own style; division.proto is beside it.
