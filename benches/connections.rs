@@ -11,8 +11,8 @@ use axum::{
 };
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue,
-    SessionWriteback, Sessions,
+    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, SessionWriteback,
+    Sessions, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{

@@ -14,7 +14,8 @@ use allocation_counter::measure;
 use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, header};
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Watch,
+    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Watch,
+    tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{

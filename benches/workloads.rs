@@ -9,7 +9,7 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions,
+    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, Service, service_fn};

@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use layered_session::{
-    BoxError, CookieTier, Found, KeyRing, LayeredSessionLayer, Lookup, MemoryTier, Session, SessionValue, Sessions,
-    Tier, TierFuture,
+    CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions,
+    tier::{BoxError, Found, Lookup, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 use tower::{ServiceBuilder, ServiceExt, service_fn};

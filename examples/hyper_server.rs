@@ -21,8 +21,8 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use layered_session::{
-    BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Scope, Session, SessionValue,
-    SessionWriteback, Sessions, WritebackBody,
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Scope, Session, SessionValue, SessionWriteback,
+    Sessions, WritebackBody, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, time::timeout};

@@ -4,7 +4,7 @@
 //! # Where to begin
 //!
 //! The entry point is [`LayeredSessionLayer`], made from [`Sessions`]. Handlers work with a [`Session`]; values are types
-//! that implement [`SessionValue`]. Stores and read-only sources of one's own implement [`Tier`]. Pages write through
+//! that implement [`SessionValue`]. Stores and read-only sources of one's own implement [`Tier`](tier::Tier). Pages write through
 //! [`SessionWriteback`].
 
 mod chain;
@@ -23,7 +23,7 @@ mod sync;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod throttle;
-mod tier;
+pub mod tier;
 mod value;
 mod version;
 mod writeback;
@@ -34,10 +34,8 @@ pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspec
 pub use self::version::TokioClock;
 pub use self::{
     chain::{Resolution, life::Lifetime, values::ChangeOrigin},
-    error::{
-        BoxError, BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind,
-    },
-    id::{OwnerId, Principal},
+    error::{BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind},
+    id::Principal,
     live::{Changed, Changes, Closed, Watch},
     resolve::{
         future::ResponseFuture,
@@ -52,18 +50,14 @@ pub use self::{
         relay::RelayToken,
         sign_in::{RenewByPage, SignIn},
     },
-    sessions::{
-        Sessions, Stats,
-        builder::{IntoTier, SessionsBuilder},
-    },
+    sessions::{Sessions, Stats, builder::SessionsBuilder},
     tier::{
-        Change, Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture,
         cookie::{CookieTier, SameSite, keyring::KeyRing},
         default::DefaultTier,
         memory::{MemoryTier, MemoryTierBuilder},
     },
     value::{Placement, Scope, SessionValue},
-    version::{Clock, Sleep, Version},
+    version::{Clock, Sleep},
     writeback::{
         reply::WritebackBody,
         service::{SessionWriteback, WritebackFuture},

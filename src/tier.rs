@@ -1,7 +1,8 @@
-//! Places that can answer for a value.
+//! The words for tiers of an application's own.
 //!
-//! Memory, the cookie and defaults are built in. [`Tier`] is for everything else: a shared store, or a read-only source
-//! of the application's own, such as a tenant's defaults in a database.
+//! [`MemoryTier`](crate::MemoryTier), [`CookieTier`](crate::CookieTier) and [`DefaultTier`](crate::DefaultTier) come with
+//! this crate. [`Tier`] is for everything else: a read-only source, such as a tenant's defaults in a database, or a shared
+//! store. A source needs [`Lookup`] and [`Found`] alone; [`Commit`], [`Change`] and [`Committed`] are for stores.
 
 use std::{
     fmt,
@@ -14,12 +15,8 @@ use std::{
 use bytes::Bytes;
 use http::request::Parts;
 
-use crate::{
-    error::BoxError,
-    id::OwnerId,
-    value::{self, Json, SessionValue},
-    version::Version,
-};
+use crate::value::{self, Json, SessionValue};
+pub use crate::{error::BoxError, id::OwnerId, sessions::builder::IntoTier, version::Version};
 
 pub(crate) mod cookie;
 pub(crate) mod default;
@@ -42,7 +39,7 @@ pub(crate) mod memory;
 ///   in a chain. If it fails, the load or the write fails, and nothing changes.
 ///
 /// ```
-/// use layered_session::{BoxError, Found, Lookup, SessionValue, Tier, TierFuture};
+/// use layered_session::{SessionValue, tier::{BoxError, Found, Lookup, Tier, TierFuture}};
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Serialize, Deserialize)]
 /// # struct Locale(String);

@@ -12,7 +12,7 @@ mod json;
 /// A value that sessions can hold: its wire name, whose it is, where it may live, for how long, and what is valid.
 ///
 /// ```
-/// use layered_session::{BoxError, Scope, SessionValue};
+/// use layered_session::{Scope, SessionValue, tier::BoxError};
 /// use serde::{Deserialize, Serialize};
 ///
 /// #[derive(Serialize, Deserialize)]
@@ -63,9 +63,9 @@ mod json;
 /// # let session = Session::load(request.extensions()).await?;
 /// session.set(Gaps(Some(f64::NAN), Some(None), Amount::Exact(1))).await?;
 /// assert_eq!(session.get(), Some(Gaps(None, None, Amount::Rough(1.0))));
-/// # Ok::<_, layered_session::BoxError>(Response::new(())) }));
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
 /// # futures_util::FutureExt::now_or_never(service.oneshot(Request::new(()))).ok_or("it waits for nothing")??;
-/// # Ok::<_, layered_session::BoxError>(())
+/// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 ///
 /// Between builds a value may change:

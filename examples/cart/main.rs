@@ -21,8 +21,8 @@ use axum::{
     routing::{delete, get, post},
 };
 use layered_session::{
-    BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionWriteback, Sessions,
-    WriteError,
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionWriteback, Sessions, WriteError,
+    tier::BoxError,
 };
 use serde::Deserialize;
 

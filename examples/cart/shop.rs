@@ -1,6 +1,6 @@
 //! What is sold, and the cart: a value of the session.
 
-use layered_session::{BoxError, SessionValue};
+use layered_session::{SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
 
 pub(crate) struct Product {

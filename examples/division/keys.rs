@@ -7,7 +7,7 @@ use std::{
     process,
 };
 
-use layered_session::{BoxError, KeyRing};
+use layered_session::{KeyRing, tier::BoxError};
 use rand::{TryRng, rngs::SysRng};
 
 /// `SESSION_KEYS` is a comma-separated list of hex keys, of which the first one seals. For development without it,

@@ -10,7 +10,7 @@ use axum::{
     },
     response::Response,
 };
-use layered_session::{BoxError, RelayToken, Session, SessionValue, WriteError, WriteErrorKind};
+use layered_session::{RelayToken, Session, SessionValue, WriteError, WriteErrorKind, tier::BoxError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::{

@@ -21,7 +21,8 @@ use axum::{
     routing::{any, get, post},
 };
 use layered_session::{
-    BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, SessionWriteback, Sessions,
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, SessionWriteback, Sessions,
+    tier::BoxError,
 };
 use tokio::sync::mpsc;
 

@@ -3,7 +3,7 @@
 use std::{env, io, net::Ipv4Addr, time::Duration};
 
 use axum::Router;
-use layered_session::{BoxError, Sessions};
+use layered_session::{Sessions, tier::BoxError};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tracing_subscriber::EnvFilter;
 

@@ -1,6 +1,6 @@
 //! What a session holds here: who is signed in, and the division that they look at.
 
-use layered_session::{BoxError, Scope, SessionValue};
+use layered_session::{Scope, SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
 
 /// The division on show: 0 to 5, or all of them.

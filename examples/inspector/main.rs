@@ -13,8 +13,8 @@ use axum::{
     routing::{get, post},
 };
 use layered_session::{
-    BoxError, BuildError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
-    SessionInspector, SessionValue, Sessions, WriteError,
+    BuildError, CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session,
+    SessionInspector, SessionValue, Sessions, WriteError, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;

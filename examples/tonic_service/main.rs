@@ -11,7 +11,8 @@ use std::{net::Ipv4Addr, pin::Pin, time::Duration};
 
 use futures_util::{Stream, StreamExt, stream};
 use layered_session::{
-    BoxError, BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Scope, Session, SessionValue, Sessions,
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Scope, Session, SessionValue, Sessions,
+    tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::oneshot};

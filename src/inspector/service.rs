@@ -63,9 +63,9 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// # futures_util::FutureExt::now_or_never(async {
 /// let page = app.oneshot(Request::get("/inspector").body(axum::body::Body::empty())?).await?;
 /// assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
-/// # Ok::<_, layered_session::BoxError>(())
+/// # Ok::<_, layered_session::tier::BoxError>(())
 /// # }).ok_or("it waits for nothing")??;
-/// # Ok::<_, layered_session::BoxError>(())
+/// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 ///
 /// | request | answer |

@@ -142,9 +142,9 @@ const ECHOED_CHARS: usize = 64;
 /// let preflight = Request::options("/session").header("origin", PAGE).header("access-control-request-method", "POST");
 /// let answer = app.oneshot(preflight.body(Body::empty())?).await?;
 /// assert_eq!(answer.headers()["access-control-allow-origin"], PAGE);
-/// # Ok::<_, layered_session::BoxError>(())
+/// # Ok::<_, layered_session::tier::BoxError>(())
 /// # }).ok_or("it waits for nothing")??;
-/// # Ok::<_, layered_session::BoxError>(())
+/// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 ///
 /// Browsers send `SameSite=Lax` and `Strict` cookies with these requests where both hosts are of one site, as here. A page

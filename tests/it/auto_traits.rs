@@ -3,14 +3,14 @@
 use std::future::Future;
 
 use layered_session::{
-    Answer, Batch, BoxError, BuildError, BuildErrorKind, Change, ChangeOrigin, Changed, Changes, Clock, Closed, Commit,
-    CommitKind, Committed, CookieTier, DefaultTier, Explanation, Found, InspectorBody, InspectorFuture, KeyRing,
-    LayeredSession, LayeredSessionLayer, Lifetime, Lookup, MemoryTier, MemoryTierBuilder, MissingSession,
-    MissingSessionKind, Origin, OwnerId, Placement, Preload, PreloadFuture, PreloadLayer, Principal, RelayToken,
-    Resolution, ResponseFuture, Role, SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions,
-    SessionsBuilder, SignIn, Sleep, Stats, Tier, TierError, TierFuture, TokioClock, Version, Watch, WriteError,
-    WriteErrorKind, WritebackBody, WritebackFuture,
+    Answer, Batch, BuildError, BuildErrorKind, ChangeOrigin, Changed, Changes, Clock, Closed, CookieTier, DefaultTier,
+    Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
+    MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, Placement, Preload, PreloadFuture, PreloadLayer,
+    Principal, RelayToken, Resolution, ResponseFuture, SameSite, Scope, Session, SessionInspector, SessionWriteback,
+    Sessions, SessionsBuilder, SignIn, Sleep, Stats, TierError, TokioClock, Watch, WriteError, WriteErrorKind,
+    WritebackBody, WritebackFuture,
     testing::{ManualClock, Operation, SpyStore},
+    tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
 };
 
 use crate::world::{Browser, Division, Node, Theme, User, Visits, builder, ring};

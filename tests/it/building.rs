@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use layered_session::{
-    BuildError, BuildErrorKind, Commit, Committed, CookieTier, DefaultTier, Found, KeyRing, Lookup, MemoryTier,
-    Placement, Principal, Role, SameSite, Scope, SessionValue, Sessions, SessionsBuilder, Tier, TierFuture,
+    BuildError, BuildErrorKind, CookieTier, DefaultTier, KeyRing, MemoryTier, Placement, Principal, SameSite, Scope,
+    SessionValue, Sessions, SessionsBuilder,
     testing::{ManualClock, SpyStore},
+    tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 

@@ -6,8 +6,9 @@ use std::{
 };
 
 use layered_session::{
-    Clock, Closed, Commit, Committed, Found, KeyRing, Lookup, Role, SessionValue, SessionsBuilder, Tier, TierFuture,
+    Clock, Closed, KeyRing, SessionValue, SessionsBuilder,
     testing::{ManualClock, SpyStore},
+    tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::Full;
-use layered_session::{BoxError, LayeredSessionLayer, Session};
+use layered_session::{LayeredSessionLayer, Session, tier::BoxError};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::{

@@ -6,8 +6,8 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use layered_session::{
-    BuildErrorKind, DefaultTier, Found, Lookup, Principal, Session, SessionValue, SessionWriteback, Tier, TierFuture,
-    WritebackBody,
+    BuildErrorKind, DefaultTier, Principal, Session, SessionValue, SessionWriteback, WritebackBody,
+    tier::{Found, Lookup, Tier, TierFuture},
 };
 
 use crate::{

@@ -4,7 +4,8 @@ use std::{future::poll_fn, mem, task::Poll, time::Duration};
 
 use http::Method;
 use layered_session::{
-    BoxError, CookieTier, DefaultTier, Found, Lookup, MemoryTier, SessionValue, Sessions, Tier, TierFuture,
+    CookieTier, DefaultTier, MemoryTier, SessionValue, Sessions,
+    tier::{BoxError, Found, Lookup, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 

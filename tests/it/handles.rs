@@ -16,8 +16,9 @@ use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, Found, LayeredSessionLayer, Lookup, MemoryTier, Principal, Session, Sessions, Tier, TierFuture,
-    WriteError, testing::ManualClock,
+    CookieTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, WriteError,
+    testing::ManualClock,
+    tier::{Found, Lookup, Tier, TierFuture},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 

@@ -4,7 +4,8 @@ use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
 
 use bytes::Bytes;
 use layered_session::{
-    BoxError, Commit, Committed, Found, Lookup, Role, Session, SessionValue, Tier, TierFuture, Version,
+    Session, SessionValue,
+    tier::{BoxError, Commit, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
 };
 use serde::{Deserialize, Serialize};
 

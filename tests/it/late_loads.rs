@@ -5,8 +5,9 @@ use std::sync::{Arc, Mutex};
 use http::{Extensions, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    BoxError, CookieTier, Found, LayeredSessionLayer, Lifetime, Lookup, Principal, Role, Session, Sessions, Tier,
-    TierFuture, WriteErrorKind, testing::SpyStore,
+    CookieTier, LayeredSessionLayer, Lifetime, Principal, Session, Sessions, WriteErrorKind,
+    testing::SpyStore,
+    tier::{BoxError, Found, Lookup, Role, Tier, TierFuture},
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};

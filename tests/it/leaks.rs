@@ -11,10 +11,10 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    BuildErrorKind, Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSession,
-    LayeredSessionLayer, Lifetime, Lookup, MemoryTier, OwnerId, Principal, Role, Session, SessionWriteback, Sessions,
-    Tier, TierFuture,
+    BuildErrorKind, CookieTier, DefaultTier, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
+    Principal, Session, SessionWriteback, Sessions,
     testing::{ManualClock, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -222,7 +222,7 @@ impl Tier for Nosy {
     fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
         assert_hides(&format!("{commit:?}"), CANARY);
         self.0.lock().unwrap().push(commit.owner());
-        let version = layered_session::Version::from_u64(1_893_456_000_000 << 16);
+        let version = layered_session::tier::Version::from_u64(1_893_456_000_000 << 16);
         assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
         TierFuture::ready(Ok(Committed::Applied(version)))
     }

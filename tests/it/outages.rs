@@ -13,9 +13,10 @@ use futures_util::FutureExt;
 use http::{Extensions, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    Clock, CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier, MissingSessionKind, Principal,
-    Session, SessionWriteback, Sessions, SessionsBuilder, Tier, TierFuture, TokioClock, WriteErrorKind,
+    Clock, CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session,
+    SessionWriteback, Sessions, SessionsBuilder, TokioClock, WriteErrorKind,
     testing::SpyStore,
+    tier::{Found, Lookup, Tier, TierFuture},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 

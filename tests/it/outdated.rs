@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use layered_session::{
-    Commit, Committed, Found, Lookup, Principal, Role, Tier, TierFuture, WriteErrorKind, testing::SpyStore,
+    Principal, WriteErrorKind,
+    testing::SpyStore,
+    tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 
 use crate::{

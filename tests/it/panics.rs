@@ -27,7 +27,7 @@ static BRITTLE: AtomicBool = AtomicBool::new(false);
 impl SessionValue for Brittle {
     const NAME: &'static str = "brittle";
 
-    fn validate(&self) -> Result<(), layered_session::BoxError> {
+    fn validate(&self) -> Result<(), layered_session::tier::BoxError> {
         assert!(!BRITTLE.load(Ordering::SeqCst), "told to panic");
         Ok(())
     }

@@ -15,8 +15,8 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    BoxError, CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Preload, Session, Sessions,
-    testing::ManualClock,
+    CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Preload, Session, Sessions, testing::ManualClock,
+    tier::BoxError,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 

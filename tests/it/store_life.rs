@@ -8,9 +8,9 @@ use std::{
 };
 
 use layered_session::{
-    Clock, Commit, Committed, CookieTier, Found, KeyRing, Lifetime, Lookup, MemoryTier, OwnerId, Placement, Principal,
-    Role, Scope, Session, SessionValue, Sessions, Tier, TierFuture,
+    Clock, CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions,
     testing::{ManualClock, SpyStore},
+    tier::{Commit, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 

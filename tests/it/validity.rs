@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, error::Error};
 
 use http::StatusCode;
-use layered_session::{BuildErrorKind, DefaultTier, Found, Scope, Session, SessionValue, WriteError, WriteErrorKind};
+use layered_session::{
+    BuildErrorKind, DefaultTier, Scope, Session, SessionValue, WriteError, WriteErrorKind, tier::Found,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{

@@ -14,9 +14,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    BoxError, Commit, Committed, CookieTier, DefaultTier, Found, KeyRing, LayeredSessionLayer, Lookup, MemoryTier,
-    Principal, Role, Scope, Session, SessionValue, SessionWriteback, Sessions, SessionsBuilder, Tier, TierFuture,
-    WritebackBody, testing::ManualClock,
+    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session, SessionValue,
+    SessionWriteback, Sessions, SessionsBuilder, WritebackBody,
+    testing::ManualClock,
+    tier::{BoxError, Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, ServiceExt, service_fn};

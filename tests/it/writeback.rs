@@ -10,8 +10,8 @@ use http::{Request, header};
 use http_body::Body;
 use http_body_util::Full;
 use layered_session::{
-    BoxError, KeyRing, Placement, RelayToken, Scope, Session, SessionValue, SessionWriteback, Sessions,
-    testing::ManualClock,
+    KeyRing, Placement, RelayToken, Scope, Session, SessionValue, SessionWriteback, Sessions, testing::ManualClock,
+    tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;

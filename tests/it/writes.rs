@@ -5,8 +5,9 @@ mod in_flight;
 mod store;
 
 use layered_session::{
-    CommitKind, CookieTier, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
+    CookieTier, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
+    tier::CommitKind,
 };
 use serde::{Deserialize, Serialize};
 

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    BoxError, CookieTier, LayeredSessionLayer, Lifetime, MemoryTier, Session, Sessions, testing::ManualClock,
+    CookieTier, LayeredSessionLayer, Lifetime, MemoryTier, Session, Sessions, testing::ManualClock, tier::BoxError,
 };
 use tower::{Layer, ServiceExt, service_fn};
 

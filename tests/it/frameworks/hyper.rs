@@ -10,7 +10,7 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
     service::TowerToHyperService,
 };
-use layered_session::{BoxError, LayeredSessionLayer, Session, SessionWriteback, Sessions};
+use layered_session::{LayeredSessionLayer, Session, SessionWriteback, Sessions, tier::BoxError};
 use tokio::{net::TcpListener, sync::oneshot};
 use tower::{ServiceBuilder, ServiceExt};
 

@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use http::Method;
 use layered_session::{
-    Commit, Committed, DefaultTier, Found, KeyRing, Lookup, OwnerId, Principal, Role, Tier, TierFuture,
+    DefaultTier, KeyRing, Principal,
     testing::SpyStore,
+    tier::{Commit, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
 };
 use serde_json::json;
 

@@ -6,8 +6,9 @@ use axum::{Extension, Router, body::Body, routing::get};
 use http::{Extensions, Request, Response, header};
 use http_body_util::BodyExt;
 use layered_session::{
-    CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier, MissingSessionKind, Principal, Session,
-    Sessions, Tier, TierFuture, testing::ManualClock,
+    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
+    testing::ManualClock,
+    tier::{Found, Lookup, Tier, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 

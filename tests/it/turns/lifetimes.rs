@@ -6,9 +6,9 @@ use std::{
 };
 
 use layered_session::{
-    Clock, Closed, Commit, CommitKind, Committed, Found, Lifetime, Lookup, Role, Session, Tier, TierFuture,
-    WriteErrorKind,
+    Clock, Closed, Lifetime, Session, WriteErrorKind,
     testing::{ManualClock, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 
 use super::{bring_ok, login, user};

@@ -13,7 +13,7 @@ use futures_util::{FutureExt, Stream, StreamExt, stream};
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body::{Body, Frame};
 use http_body_util::StreamBody;
-use layered_session::{BoxError, Clock, LayeredSessionLayer};
+use layered_session::{Clock, LayeredSessionLayer, tier::BoxError};
 use tower::{Layer, ServiceExt};
 
 use super::{KIB, Level, Page, Ratio, allowing, assert_refused};

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
-    CookieTier, Found, LayeredSessionLayer, SessionWriteback, Sessions,
+    CookieTier, LayeredSessionLayer, SessionWriteback, Sessions,
     testing::{ManualClock, SpyStore},
+    tier::Found,
 };
 use serde_json::json;
 use tower::{Layer, ServiceExt};

@@ -11,8 +11,9 @@ use futures_util::{FutureExt, future::join_all};
 use http::Response;
 use http_body_util::Full;
 use layered_session::{
-    Clock, Commit, CommitKind, Committed, Found, Lookup, Principal, Role, Session, Tier, TierFuture, WriteErrorKind,
+    Clock, Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 
 use super::{Note, count, visits};

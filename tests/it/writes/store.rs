@@ -7,9 +7,10 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    Commit, CommitKind, Committed, CookieTier, DefaultTier, Found, LayeredSessionLayer, Lookup, MemoryTier,
-    MissingSessionKind, Principal, Role, Session, Sessions, Tier, TierFuture, Version, WriteErrorKind,
+    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
+    WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
