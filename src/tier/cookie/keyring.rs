@@ -18,6 +18,9 @@ use zeroize::Zeroizing;
 
 use crate::error::{BuildError, BuildErrorKind};
 
+#[cfg(debug_assertions)]
+mod development;
+
 /// The keys that seal what browsers carry: the first one seals, all of them open.
 ///
 /// It is a handle: clones share one ring, and [`replace`](Self::replace) on any of them changes it for all.
@@ -76,12 +79,21 @@ impl KeyRing {
 
     /// The ring that an environment variable holds in the form of [`from_hex`](Self::from_hex).
     ///
+    /// `export SESSION_KEYS=$(openssl rand -hex 32)` sets a new key. [`development`](Self::development) keeps a key for
+    /// development, where the variable need not be set.
+    ///
     /// # Errors
     ///
     /// As [`from_hex`](Self::from_hex) has them, and for a variable that is not set; each names the variable.
     pub fn from_env(variable: &str) -> Result<Self, BuildError> {
         // Not `env::var`, whose error prints what is not Unicode, and that may be a key.
-        let text = std::env::var_os(variable).ok_or_else(|| refusal(format_args!("`{variable}` is not set")))?;
+        let text = std::env::var_os(variable).ok_or_else(|| {
+            let unset = format!(
+                "`{variable}` is not set: set it to the output of `openssl rand -hex 32`; `KeyRing::development` keeps a key \
+                 for development"
+            );
+            BuildError::new(BuildErrorKind::Key, unset)
+        })?;
         let text = text.into_string().map_err(|_| refusal(format_args!("`{variable}` is not hex")))?;
         Self::from_hex(&Zeroizing::new(text))
             .map_err(|error| BuildError::new(BuildErrorKind::Key, format!("`{variable}`: {error}")))
@@ -89,18 +101,14 @@ impl KeyRing {
 
     /// A ring of one new key from the operating system's generator.
     ///
-    /// What it sealed dies with the process, and no other node opens it: for tests, for development, and for a single
-    /// node whose sessions may end with every restart.
+    /// The key's sessions end with the process, and no other node opens its tokens: for tests, and for a single node whose
+    /// sessions may end with every restart.
     ///
     /// # Errors
     ///
     /// Where the operating system has no randomness to give.
     pub fn generate() -> Result<Self, BuildError> {
-        // Twice the least: random bytes of this length are never mistaken for text.
-        let mut key = Zeroizing::new([0; 2 * Key::MIN_LEN]);
-        let failed = BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key");
-        SysRng.try_fill_bytes(&mut *key).map_err(|error| failed.caused_by(error))?;
-        Self::new([&*key])
+        Self::new([&*random()?])
     }
 
     /// Changes the keys for all clones of this handle; the next request seals and opens with the new ones.
@@ -248,6 +256,15 @@ fn weakness(key: &[u8]) -> Option<&'static str> {
     } else {
         None
     }
+}
+
+/// The bytes of a new key, from the operating system's generator. Twice the least: random bytes of this length are never
+/// mistaken for text.
+fn random() -> Result<Zeroizing<[u8; 2 * Key::MIN_LEN]>, BuildError> {
+    let mut key = Zeroizing::new([0; 2 * Key::MIN_LEN]);
+    let failed = BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key");
+    SysRng.try_fill_bytes(&mut *key).map_err(|error| failed.caused_by(error))?;
+    Ok(key)
 }
 
 fn refusal(what: impl fmt::Display) -> BuildError {

@@ -1,0 +1,437 @@
+//! [`KeyRing::development`]: a random key that a developer's machine keeps for an application.
+
+use std::{
+    env,
+    fmt::{self, Write as _},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
+    io::{self, Read, Write as _},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use zeroize::Zeroizing;
+
+use super::{KeyRing, random};
+use crate::error::{BuildError, BuildErrorKind};
+
+/// The folder of this crate in the state directory.
+const FOLDER: &str = "layered-session";
+
+/// The most characters of an application's name.
+const MAX_NAME: usize = 64;
+
+/// The applications of which this process has traced that their keys are for development.
+static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl KeyRing {
+    /// The development ring of an application: one random key, which this machine keeps for its user.
+    ///
+    /// The first call makes the key, and every later start reads it, so that a restart ends no session and nothing has to
+    /// be configured. Processes that start at the same time get the same key. Each process traces a warning at its first
+    /// call.
+    ///
+    /// The key stands in `layered-session/<application>.key` under the user's state directory, readable for that user
+    /// alone. The state directory is `$XDG_STATE_HOME`, else `~/.local/state`, on macOS too; on Windows `%LOCALAPPDATA%`.
+    /// The working tree is no place for a key, since a commit or a container image would take the key along.
+    ///
+    /// The function exists under `debug_assertions` alone. An application that calls the function in a release build does
+    /// not compile:
+    ///
+    /// ```no_run
+    /// use layered_session::{BuildError, KeyRing};
+    ///
+    /// fn keys() -> Result<KeyRing, BuildError> {
+    ///     #[cfg(debug_assertions)]
+    ///     if std::env::var_os("SESSION_KEYS").is_none() {
+    ///         return KeyRing::development(env!("CARGO_PKG_NAME"));
+    ///     }
+    ///     KeyRing::from_env("SESSION_KEYS")
+    /// }
+    ///
+    /// let ring = keys()?; // writes into the home of the user
+    /// assert_eq!(format!("{ring:?}"), "KeyRing { keys: 1 }");
+    /// # Ok::<(), BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Of kind [`Key`](BuildErrorKind::Key), with the path and the remedy:
+    ///
+    /// - The name is not 1 to 64 ASCII letters, digits, `-` and `_`.
+    /// - The user has no home, or the file can't be made or read there.
+    /// - Other users can read the file, or the path leads to a folder or a symbolic link.
+    /// - The file holds no key.
+    pub fn development(application: &str) -> Result<Self, BuildError> {
+        check(application)?;
+        let state = state_directory()
+            .ok_or_else(|| refusal("this user has no state directory for a development key", "set `HOME`"))?;
+        let path = path_in(&state, application);
+        let ring = kept(&path)?;
+        tell_once(application, &path);
+        Ok(ring)
+    }
+}
+
+/// Refuses a name that could leave the folder, or that a file system might not take.
+fn check(application: &str) -> Result<(), BuildError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    if (1..=MAX_NAME).contains(&application.len()) && application.bytes().all(is_plain) {
+        return Ok(());
+    }
+    let message =
+        format!("{application:?} can't name a development key: use 1 to {MAX_NAME} ASCII letters, digits, `-` and `_`");
+    Err(BuildError::new(BuildErrorKind::Key, message))
+}
+
+/// The directory in which a user's programs keep what outlives a restart and belongs to one machine.
+#[cfg(unix)]
+fn state_directory() -> Option<PathBuf> {
+    // A relative path would lead into the working tree, and the XDG base directory specification has it ignored.
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let declared = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(absolute);
+    declared.or_else(|| Some(env::home_dir().filter(absolute)?.join(".local/state")))
+}
+
+#[cfg(windows)]
+fn state_directory() -> Option<PathBuf> {
+    env::var_os("LOCALAPPDATA").map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+#[cfg(not(any(unix, windows)))]
+fn state_directory() -> Option<PathBuf> {
+    None
+}
+
+fn path_in(state: &Path, application: &str) -> PathBuf {
+    state.join(FOLDER).join(format!("{application}.key"))
+}
+
+/// The ring of the key in a file, which is made where there is none.
+fn kept(path: &Path) -> Result<KeyRing, BuildError> {
+    if fs::symlink_metadata(path).is_err() {
+        make(path)?;
+    }
+    let text = read(path)?;
+    KeyRing::from_hex(text.trim()).map_err(|error| {
+        refusal(format_args!("the development key `{}` is no key", path.display()), "remove the file").caused_by(error)
+    })
+}
+
+/// Makes the file with a new key, unless another process is first.
+fn make(path: &Path) -> Result<(), BuildError> {
+    let failed = |error: io::Error| {
+        let what = format_args!("the development key `{}` can't be made", path.display());
+        refusal(what, "make its folder writable").caused_by(error)
+    };
+    let key = random()?;
+    let mut line = Zeroizing::new(String::with_capacity(2 * key.len() + 1));
+    for byte in key.iter() {
+        write!(line, "{byte:02x}").expect("a string takes all that is written");
+    }
+    line.push('\n');
+    if let Some(folder) = path.parent() {
+        private_folder(folder).map_err(failed)?;
+    }
+    // Written whole under a name of its own, and then linked: no reader sees half a key, and of two processes that start
+    // at once both read the key that was there first. A process id would name the draft that a crash left in a container.
+    let draft = path.with_extension(format!("{:016x}.draft", rand::random::<u64>()));
+    let made = private_file(&draft).and_then(|mut file| {
+        file.write_all(line.as_bytes())?;
+        file.sync_all()?;
+        fs::hard_link(&draft, path)
+    });
+    fs::remove_file(&draft).ok();
+    match made {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(error)),
+        _ => Ok(()),
+    }
+}
+
+/// The text of the file, if nobody but its user can read the file.
+fn read(path: &Path) -> Result<Zeroizing<String>, BuildError> {
+    let shown = path.display();
+    let failed = |error: io::Error| {
+        refusal(format_args!("the development key `{shown}` can't be read"), "remove the file").caused_by(error)
+    };
+    // Before the file is opened: a named pipe would hold the process up, and a link could lead anywhere.
+    if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
+        return Err(refusal(format_args!("the development key `{shown}` is no regular file"), "remove it"));
+    }
+    let mut file = File::open(path).map_err(failed)?;
+    if is_open_to_others(&file.metadata().map_err(failed)?) {
+        // A tighter mode would not take the key back from whoever has read it.
+        return Err(refusal(format_args!("other users can read the development key `{shown}`"), "remove the file"));
+    }
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).map_err(failed)?;
+    Ok(text)
+}
+
+/// Whether the mode lets other users do anything. A file of another user's whose mode does not can't be opened.
+#[cfg(unix)]
+fn is_open_to_others(file: &Metadata) -> bool {
+    std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o077 != 0
+}
+
+/// Elsewhere the rights of a file are those of the user's profile, in which the file stands.
+#[cfg(not(unix))]
+const fn is_open_to_others(_: &Metadata) -> bool {
+    false
+}
+
+/// Makes a folder and those above it, for this user alone.
+fn private_folder(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// A new file that nobody else may read.
+fn private_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Traces that a development key seals, once for each application of this process.
+fn tell_once(application: &str, path: &Path) {
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.iter().any(|name| name == application) {
+        return;
+    }
+    told.push(application.to_owned());
+    drop(told);
+    tracing::warn!(
+        path = %path.display(),
+        "a development key seals the sessions: in production use `KeyRing::from_env`, with the output of \
+         `openssl rand -hex 32` in the variable"
+    );
+}
+
+fn refusal(what: impl fmt::Display, remedy: &str) -> BuildError {
+    let message = format!(
+        "{what}: {remedy}, or set `SESSION_KEYS` to the output of `openssl rand -hex 32` and use \
+         `KeyRing::from_env(\"SESSION_KEYS\")`"
+    );
+    BuildError::new(BuildErrorKind::Key, message)
+}
+
+#[cfg(test)]
+#[cfg(unix)]
+mod tests {
+    use std::{
+        os::unix::fs::{PermissionsExt, symlink},
+        process::{Child, Command, Stdio},
+    };
+
+    use super::*;
+
+    /// The variable that tells [`child`] which directory is the state directory.
+    const STATE: &str = "XDG_STATE_HOME";
+
+    /// A state directory of one test.
+    struct State(PathBuf);
+
+    impl State {
+        fn new() -> Self {
+            let path = env::temp_dir().join(format!("layered-session-{:016x}", rand::random::<u64>()));
+            fs::create_dir(&path).unwrap();
+            Self(path)
+        }
+
+        fn path(&self) -> PathBuf {
+            path_in(&self.0, "shop")
+        }
+
+        fn files(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.0.join(FOLDER)).unwrap();
+            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+        }
+    }
+
+    impl Drop for State {
+        fn drop(&mut self) {
+            fs::remove_dir_all(&self.0).ok();
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn message(refused: Result<KeyRing, BuildError>) -> String {
+        let error = refused.expect_err("a development key was taken");
+        assert_eq!(error.kind(), BuildErrorKind::Key);
+        error.to_string()
+    }
+
+    /// Refused, with the path and both remedies.
+    fn refused(path: &Path, what: &str) {
+        let message = message(kept(path));
+        for part in [what, &*path.to_string_lossy(), "remove ", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
+            assert!(message.contains(part), "no {part:?}: {message}");
+        }
+    }
+
+    fn id(ring: &KeyRing) -> [u8; 4] {
+        ring.keys().sealing().id.0
+    }
+
+    #[test]
+    fn second_start_finds_the_key_of_the_first() {
+        let state = State::new();
+        let [first, second] = [(); 2].map(|()| kept(&state.path()).unwrap());
+        assert_eq!(id(&first), id(&second));
+        assert_ne!(id(&first), id(&kept(&path_in(&state.0, "blog")).unwrap()));
+        assert_eq!((mode(&state.path()), mode(&state.0.join(FOLDER))), (0o600, 0o700));
+        assert_eq!(fs::read_to_string(state.path()).unwrap().trim().len(), 128);
+        let mut files = state.files();
+        files.sort();
+        assert_eq!(files, ["blog.key", "shop.key"]);
+    }
+
+    #[test]
+    fn file_open_to_others_is_refused() {
+        let state = State::new();
+        kept(&state.path()).unwrap();
+        for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
+            set_mode(&state.path(), 0o600 | bit);
+            refused(&state.path(), "other users can read");
+        }
+        set_mode(&state.path(), 0o400);
+        kept(&state.path()).unwrap();
+    }
+
+    #[test]
+    fn only_a_regular_file_is_read() {
+        let (state, elsewhere) = (State::new(), State::new());
+        kept(&elsewhere.path()).unwrap();
+        fs::create_dir(state.0.join(FOLDER)).unwrap();
+        symlink(elsewhere.path(), state.path()).unwrap();
+        refused(&state.path(), "no regular file");
+        fs::remove_file(state.path()).unwrap();
+        symlink(state.0.join("nowhere"), state.path()).unwrap();
+        refused(&state.path(), "no regular file");
+        fs::remove_file(state.path()).unwrap();
+        fs::create_dir(state.path()).unwrap();
+        refused(&state.path(), "no regular file");
+    }
+
+    #[test]
+    fn spoilt_file_is_refused() {
+        let state = State::new();
+        kept(&state.path()).unwrap();
+        for text in ["", "\n", "secret", &"00".repeat(32)] {
+            fs::write(state.path(), text).unwrap();
+            refused(&state.path(), "is no key");
+        }
+        fs::write(state.path(), [0xff; 64]).unwrap();
+        refused(&state.path(), "can't be read");
+    }
+
+    #[test]
+    fn names_that_could_leave_the_folder_are_refused() {
+        for name in ["", ".", "..", "a/b", "../shop", "a\\b", "a.b", "a b", "a\0b", "å", &"a".repeat(65)] {
+            let message = message(KeyRing::development(name));
+            assert!(message.contains("ASCII letters, digits"), "{message}");
+        }
+        for name in ["shop", "Shop_2-b", &"a".repeat(64)] {
+            check(name).unwrap();
+        }
+    }
+
+    /// [`KeyRing::development`] in a process of its own, which alone has environment variables of its own: prints the key's
+    /// id, or the error.
+    #[test]
+    #[ignore = "a process that other tests start"]
+    fn child() {
+        tracing_subscriber::fmt().with_ansi(false).init();
+        let ids = [(); 2].map(|()| KeyRing::development("layered-session-test").map(|ring| id(&ring)));
+        match ids {
+            [Ok(first), Ok(second)] => println!("key {first:?} {}", first == second),
+            [_, Err(error)] | [Err(error), _] => println!("error {error}"),
+        }
+    }
+
+    fn start(variables: &[(&str, &Path)]) -> Child {
+        let name = concat!(module_path!(), "::child");
+        let (_, name) = name.split_once("::").unwrap();
+        Command::new(env::current_exe().unwrap())
+            .args(["--exact", name, "--ignored", "--nocapture"])
+            .env_remove(STATE)
+            .env_remove("HOME")
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
+
+    fn printed(child: Child) -> String {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The line of the output that begins in this way.
+    fn line<'a>(output: &'a str, begins: &str) -> &'a str {
+        output.lines().find_map(|line| Some(&line[line.find(begins)?..])).unwrap_or_else(|| panic!("{output}"))
+    }
+
+    #[test]
+    fn processes_that_start_together_share_a_key() {
+        let state = State::new();
+        let children: Vec<_> = (0..8).map(|_| start(&[(STATE, &state.0)])).collect();
+        let outputs: Vec<_> = children.into_iter().map(printed).collect();
+        let keys: Vec<_> = outputs.iter().map(|output| line(output, "key [")).collect();
+        assert!(keys.iter().all(|key| *key == keys[0] && key.ends_with("true")), "{keys:?}");
+        assert_eq!(state.files(), ["layered-session-test.key"]);
+    }
+
+    #[test]
+    fn warning_stands_in_the_log_once() {
+        let state = State::new();
+        let output = printed(start(&[(STATE, &state.0)]));
+        let warnings: Vec<_> = output.lines().filter(|line| line.contains("WARN")).collect();
+        let [warning] = warnings[..] else { panic!("{output}") };
+        let path = path_in(&state.0, "layered-session-test");
+        for part in [&*path.to_string_lossy(), "development key", "in production use `KeyRing::from_env`"] {
+            assert!(warning.contains(part), "no {part:?}: {warning}");
+        }
+    }
+
+    #[test]
+    fn state_directory_falls_back_to_the_home() {
+        let home = State::new();
+        for declared in [None, Some(Path::new("")), Some(Path::new("relative"))] {
+            let declared = declared.map(|declared| (STATE, declared));
+            let variables: Vec<_> = declared.into_iter().chain([("HOME", &*home.0)]).collect();
+            let output = printed(start(&variables));
+            let path = path_in(&home.0.join(".local/state"), "layered-session-test");
+            assert!(line(&output, "path=").contains(&*path.to_string_lossy()), "{declared:?}: {output}");
+            fs::remove_dir_all(home.0.join(".local")).unwrap();
+        }
+    }
+
+    #[test]
+    fn home_that_takes_no_file_names_the_other_way() {
+        let output = printed(start(&[("HOME", Path::new("relative"))]));
+        for part in ["no state directory", "`KeyRing::from_env"] {
+            assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");
+        }
+        // A folder can't be made under a file, whoever the user is.
+        let state = State::new();
+        fs::write(state.0.join("file"), "").unwrap();
+        let output = printed(start(&[(STATE, &state.0.join("file"))]));
+        for part in ["can't be made", "make its folder writable", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
+            assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");
+        }
+    }
+}
