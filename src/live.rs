@@ -221,7 +221,7 @@ pub struct Watch<V> {
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
         session.core().follow();
-        let number = session.core().chain.schema.of::<V>();
+        let number = session.core().looked_at::<V>();
         Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
     }
 

@@ -126,7 +126,7 @@ impl Session {
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.core().touch();
-        let number = self.core().chain.schema.of::<V>();
+        let number = self.core().looked_at::<V>();
         number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Look::Use))
     }
 
@@ -134,10 +134,7 @@ impl Session {
         let core = self.core();
         core.touch();
         let now = core.chain.now();
-        let Some(number) = core.chain.schema.of::<V>() else {
-            core.chain.traces.undeclared(V::NAME, now);
-            return None;
-        };
+        let number = core.looked_at::<V>()?;
         core.resolve(number, now, Look::Use, |json| value::decode::<V>(json)).0
     }
 

@@ -62,10 +62,10 @@ impl Traces {
         }
     }
 
-    /// A read of a type that the chain does not know.
+    /// A read or a watch of a type that the chain does not know.
     pub(crate) fn undeclared(&self, name: &'static str, now: Millis) {
         if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
-            tracing::warn!(name, left_out, "read a value that was not declared on `Sessions::builder()`");
+            tracing::warn!(name, left_out, "read or watched a value that was not declared on `Sessions::builder()`");
         }
     }
 }

@@ -10,7 +10,7 @@ use crate::{
         default::Answer,
         memory::record::{Record, RecordKey},
     },
-    value::{Flaw, Json, Number, Scope},
+    value::{Flaw, Json, Number, Scope, SessionValue},
     version::{Millis, Version},
 };
 
@@ -37,6 +37,15 @@ pub(crate) type Glance = (Option<Json>, Mark, Option<Millis>);
 pub(crate) type Mark = Option<(RecordKey, Version)>;
 
 impl Core {
+    /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
+    pub(crate) fn looked_at<V: SessionValue>(&self) -> Option<Number> {
+        let number = self.chain.schema.of::<V>();
+        if number.is_none() {
+            self.chain.traces.undeclared(V::NAME, self.chain.now());
+        }
+        number
+    }
+
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
         let scope = self.chain.schema.at(number).scope;

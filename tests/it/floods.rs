@@ -4,7 +4,7 @@ use std::{future::poll_fn, mem, task::Poll, time::Duration};
 
 use http::Method;
 use layered_session::{
-    CookieTier, DefaultTier, MemoryTier, SessionValue, Sessions,
+    CookieTier, DefaultTier, MemoryTier, Session, SessionValue, Sessions,
     tier::{BoxError, Found, Lookup, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
@@ -171,6 +171,25 @@ async fn reads_of_undeclared_values_are_traced_once() {
             get::<Visits>(&mut Browser::new(), &node).await;
         }
         assert_told(&trace, told);
+        app.pass(Duration::from_secs(60));
+    }
+}
+
+#[tokio::test]
+async fn watch_of_undeclared_value_is_traced_as_a_read_is() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Theme>().build().unwrap());
+    let looks: [fn(&Session); 4] = [
+        |session| assert_eq!(session.get::<Visits>(), None),
+        |session| drop(session.watch::<Visits>()),
+        |session| drop(session.explain::<Visits>()),
+        |session| assert_eq!(session.origin::<Visits>().tier(), "default"),
+    ];
+    for (number, look) in looks.into_iter().enumerate() {
+        let (trace, _guard) = Trace::begin();
+        Browser::new().visit(&node, async move |session| (look(&session), look(&session))).await;
+        assert_eq!(trace.lines_with("was not declared on `Sessions::builder()`"), 1, "look {number}: {}", trace.text());
+        assert_eq!(trace.lines_with("name=\"visits\""), 1, "{}", trace.text());
         app.pass(Duration::from_secs(60));
     }
 }
