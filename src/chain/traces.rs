@@ -1,6 +1,7 @@
 //! The traces of mistakes that any request can bring to light: each kind at most once a minute.
 
 use crate::{
+    sync::atomic::{AtomicBool, Ordering},
     throttle::{MINUTE, PerValue, Throttle},
     value::{Flaw, Number},
     version::Millis,
@@ -14,6 +15,7 @@ pub(crate) struct Traces {
     cut_cookies: Throttle,
     unresolved: Throttle,
     undeclared: Throttle,
+    dropped_cookie: AtomicBool,
 }
 
 impl Traces {
@@ -25,6 +27,7 @@ impl Traces {
             cut_cookies: Throttle::default(),
             unresolved: Throttle::default(),
             undeclared: Throttle::default(),
+            dropped_cookie: AtomicBool::default(),
         }
     }
 
@@ -67,6 +70,21 @@ impl Traces {
         if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
             tracing::warn!(name, left_out, "read or watched a value that was not declared on `Sessions::builder()`");
         }
+    }
+
+    /// A `Secure` cookie for a page on plain http: once, since all such responses have the one cause.
+    pub(crate) fn dropped_cookie(&self) {
+        if !self.dropped_cookie.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "set a `Secure` cookie for a page on plain http, where browsers drop the cookie and lose the session: \
+                 serve the page over https, or set `CookieTier::plain_http` for development"
+            );
+        }
+    }
+
+    /// Whether [`dropped_cookie`](Self::dropped_cookie) has told already.
+    pub(crate) fn has_told_dropped_cookie(&self) -> bool {
+        self.dropped_cookie.load(Ordering::Relaxed)
     }
 }
 

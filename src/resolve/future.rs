@@ -25,31 +25,39 @@ pin_project! {
     }
 }
 
+/// The fate of our cookie in the browser, as far as the request shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Browser {
+    KeepsCookie,
+    /// The cookie is `Secure`, and the page is on plain http.
+    DropsCookie,
+}
+
 /// The loader of a request, and which layer sees the response's head off.
 pub(super) enum Entered {
     /// No layer of the same sessions lies around this layer.
-    Outermost(Arc<Loader>),
+    Outermost(Arc<Loader>, Browser),
     /// The loader is that of a layer around this layer, which sees the head off.
     Within(Arc<Loader>),
     /// The request has another principal than the handles of the layer around: this layer sees the session off, for the
     /// new principal.
-    Anew { loader: Arc<Loader>, around: Arc<Loader> },
+    Anew { loader: Arc<Loader>, around: Arc<Loader>, browser: Browser },
 }
 
 impl Entered {
     pub(super) const fn loader(&self) -> &Arc<Loader> {
         match self {
-            Self::Outermost(loader) | Self::Within(loader) | Self::Anew { loader, .. } => loader,
+            Self::Outermost(loader, _) | Self::Within(loader) | Self::Anew { loader, .. } => loader,
         }
     }
 
     fn see_off<B>(&self, response: &mut Response<B>) {
         match self {
-            Self::Outermost(loader) => see_off(loader, response),
+            Self::Outermost(loader, browser) => see_off(loader, response, *browser),
             Self::Within(_) => {}
-            Self::Anew { loader, around } => {
+            Self::Anew { loader, around, browser } => {
                 loader.answer_for(around);
-                see_off(loader, response);
+                see_off(loader, response, *browser);
                 around.leave_head_to(loader);
             }
         }
@@ -79,7 +87,7 @@ where
 }
 
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
-fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>) {
+fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Browser) {
     // Nobody has asked, and with the request's extensions gone nobody can.
     let missed = loader.is_missed();
     if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
@@ -97,6 +105,9 @@ fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>) {
         return;
     };
     let out = core.head_out(upgrade);
+    if out.cookie.is_some() && browser == Browser::DropsCookie {
+        core.chain.traces.dropped_cookie();
+    }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();
     if cookies.peek().is_some() {
         // The present one last, for clients that know cookies by their names alone.

@@ -9,7 +9,7 @@ use std::{
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
-use super::future::{Entered, ResponseFuture};
+use super::future::{Browser, Entered, ResponseFuture};
 use crate::{
     chain::{
         Identity,
@@ -22,7 +22,7 @@ use crate::{
     },
     sessions::Sessions,
     tier::cookie::header::Fields,
-    writeback::cross_site::{Kind, refused},
+    writeback::cross_site::{Kind, drops_secure_cookies, refused},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
@@ -61,6 +61,15 @@ where
 }
 
 impl Sessions {
+    /// Whether the browser keeps our cookie. Once a dropped cookie is traced, every browser counts as keeping ours.
+    fn browser<B>(&self, request: &Request<B>) -> Browser {
+        let chain = &self.chain;
+        let drops = chain.cookie.is_secure()
+            && !chain.traces.has_told_dropped_cookie()
+            && drops_secure_cookies(request.method(), request.uri(), request.headers());
+        if drops { Browser::DropsCookie } else { Browser::KeepsCookie }
+    }
+
     /// Puts a loader into the extensions, and gives it to the response's future.
     pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
         let chain = &self.chain;
@@ -74,13 +83,13 @@ impl Sessions {
                 Err(principal) => {
                     let asked = lend_head(request, |head| self.learn(head, principal));
                     let loader = self.arrive(request, cookies, Some(asked), Some(Arc::clone(&around)));
-                    Entered::Anew { loader, around }
+                    Entered::Anew { loader, around, browser: self.browser(request) }
                 }
             },
             None => {
                 let learn = |head: &Parts| self.learn(head, self.identify(head));
                 let asked = chain.asks_head.then(|| lend_head(request, learn));
-                Entered::Outermost(self.arrive(request, cookies, asked, None))
+                Entered::Outermost(self.arrive(request, cookies, asked, None), self.browser(request))
             }
         };
         let loader = Arc::clone(entered.loader());

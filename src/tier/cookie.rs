@@ -182,6 +182,9 @@ impl CookieTier {
 
     /// For development over plain http: no `Secure`, and `session` for the name. Browsers send such a cookie over any
     /// connection, where anyone on the way can read and replay it.
+    ///
+    /// Without this, browsers drop the cookie of a page on plain http, except on loopback, and a login there ends with the
+    /// next request. The first such answer to a POST is traced.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
         self.transport = Transport::PlainHttp;
@@ -194,6 +197,10 @@ impl CookieTier {
             (None, Transport::Https) => "__Host-session",
             (None, Transport::PlainHttp) => "session",
         }
+    }
+
+    pub(crate) const fn is_secure(&self) -> bool {
+        matches!(self.transport, Transport::Https)
     }
 
     /// Its name, to look for in requests.

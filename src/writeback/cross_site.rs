@@ -129,6 +129,20 @@ pub(crate) fn refused(reason: Reason, uri: &Uri, headers: &HeaderMap) -> Refused
     Refused::new(reason, headers.get(ORIGIN).map(HeaderValue::as_bytes), authority.or_else(host))
 }
 
+/// Whether the browser of a request drops `Secure` cookies of its answer: the page is on plain http, off loopback.
+///
+/// Browsers send `Origin` with a POST, and `Sec-Fetch-Site` to https and to loopback alone. A request whose `Origin` is the
+/// request's own host by http, without `Sec-Fetch-Site`, left the browser over plain http. The target's scheme and
+/// `X-Forwarded-Proto` decide nothing: a proxy speaks plain http to this server for browsers on https, and any client can
+/// send the field. Browsers send no `Origin` to their own page with a `GET`, so that a `GET` is not looked at.
+pub(crate) fn drops_secure_cookies(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
+    if method.is_safe() || headers.contains_key(&SEC_FETCH_SITE) {
+        return false;
+    }
+    let origin = only(headers, ORIGIN).and_then(Origin::parse);
+    origin.is_some_and(|origin| origin.drops_secure_cookies() && is_addressed_to(&origin, uri, headers))
+}
+
 /// Whether `Accept` lists event streams, as each `EventSource` has it.
 fn accepts_events(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));

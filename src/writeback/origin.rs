@@ -1,6 +1,6 @@
 //! [`Origin`]: the scheme, host and port of a page, and [`PublicOrigins`], the list of them that an application gives.
 
-use std::net::Ipv6Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use crate::error::{BuildError, BuildErrorKind};
 
@@ -57,6 +57,12 @@ impl<'a> Origin<&'a str> {
 }
 
 impl<H: AsRef<str>> Origin<H> {
+    /// Whether browsers drop a `Secure` cookie for pages of this origin: on plain http, except on loopback (W3C Secure
+    /// Contexts, 3.1).
+    pub(super) fn drops_secure_cookies(&self) -> bool {
+        self.scheme == Scheme::Http && !is_loopback(self.host.as_ref())
+    }
+
     pub(super) fn is_at(&self, host: &str, port: Option<u16>) -> bool {
         self.host.as_ref().eq_ignore_ascii_case(host) && self.port == port.unwrap_or_else(|| self.scheme.default_port())
     }
@@ -85,6 +91,13 @@ pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
         None => None,
     };
     is_host(host).then_some((host, port))
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = host.to_ascii_lowercase();
+    name == "[::1]"
+        || name.rsplit('.').next() == Some("localhost")
+        || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
 }
 
 fn is_host(host: &str) -> bool {

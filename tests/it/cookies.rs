@@ -4,6 +4,7 @@ mod attributes;
 mod authenticity;
 mod caching;
 mod fields;
+mod plain_http;
 mod rotation;
 
 use std::{
