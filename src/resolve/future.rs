@@ -27,14 +27,14 @@ pin_project! {
 
 /// The fate of our cookie in the browser, as far as the request shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Browser {
+pub(crate) enum Browser {
     KeepsCookie,
     /// The cookie is `Secure`, and the page is on plain http.
     DropsCookie,
 }
 
 /// The loader of a request, and which layer sees the response's head off.
-pub(super) enum Entered {
+pub(crate) enum Entered {
     /// No layer of the same sessions lies around this layer.
     Outermost(Arc<Loader>, Browser),
     /// The loader is that of a layer around this layer, which sees the head off.
@@ -65,7 +65,7 @@ impl Entered {
 }
 
 impl<F> ResponseFuture<F> {
-    pub(super) const fn new(inner: F, entered: Entered) -> Self {
+    pub(crate) const fn new(inner: F, entered: Entered) -> Self {
         Self { inner, entered }
     }
 }

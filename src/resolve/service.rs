@@ -71,7 +71,7 @@ impl Sessions {
     }
 
     /// Puts a loader into the extensions, and gives it to the response's future.
-    pub(super) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
+    pub(crate) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
         let chain = &self.chain;
         let cookies = Fields::note(request.headers_mut());
         let outer = request.extensions_mut().remove::<Loading>().map(Box::new);

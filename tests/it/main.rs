@@ -53,6 +53,7 @@ mod socket_use;
 mod stacking;
 mod store_life;
 mod stored;
+mod testing;
 mod threads;
 mod tokens;
 mod tombstones;

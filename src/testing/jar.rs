@@ -1,0 +1,492 @@
+//! [`Jar`]: the cookies of a browser, kept by the rules of RFC 6265bis that sessions depend on.
+
+use std::time::{Duration, SystemTime};
+
+use cookie::{Cookie, Expiration, SameSite};
+use http::{HeaderMap, HeaderValue, Uri, header::SET_COOKIE};
+
+use super::target::{Relation, Target};
+
+/// Browsers keep no cookie longer (RFC 6265bis, 5.5).
+const LONGEST: Duration = Duration::from_secs(400 * 86_400);
+
+/// Browsers refuse a cookie whose name and value together are longer (RFC 6265bis, 5.6).
+const MOST_BYTES: usize = 4096;
+
+/// Reads every `Set-Cookie` of a response that browsers can read.
+///
+/// ```
+/// # use http::{HeaderMap, header};
+/// use layered_session::testing::set_cookies;
+///
+/// let mut headers = HeaderMap::new();
+/// headers.append(header::SET_COOKIE, "session=abc; Secure; Path=/; Max-Age=60".parse()?);
+/// let cookies = set_cookies(&headers);
+/// assert_eq!((cookies[0].name(), cookies[0].path()), ("session", Some("/")));
+/// assert_eq!(cookies[0].max_age().map(|age| age.whole_seconds()), Some(60));
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+pub fn set_cookies(headers: &HeaderMap) -> Vec<Cookie<'static>> {
+    let fields = headers.get_all(SET_COOKIE).iter().filter_map(|field| field.to_str().ok());
+    fields.filter_map(|field| Cookie::parse(field.to_owned()).ok()).collect()
+}
+
+/// The cookies of one browser.
+///
+/// A jar takes and sends cookies as browsers do: by host, `Domain`, `Path`, `Secure`, `SameSite`, the prefixes `__Host-`
+/// and `__Secure-`, and until their `Max-Age` or `Expires`. A cookie without either lives until
+/// [`close`](Self::close). [`Client`](super::Client) has a jar already; the jar alone serves tests over a network, and
+/// clients of other kinds. A clone is a copy: a thief's, or a backup.
+///
+/// A URL without a host counts as a path of `https://example.test`.
+///
+/// ```
+/// # use std::time::{Duration, SystemTime};
+/// # use http::{HeaderMap, Uri, header};
+/// use layered_session::testing::Jar;
+///
+/// let (now, url) = (SystemTime::now(), Uri::from_static("https://example.test/"));
+/// let mut headers = HeaderMap::new();
+/// headers.append(header::SET_COOKIE, "__Host-session=abc; Secure; Path=/; Max-Age=60".parse()?);
+///
+/// let mut jar = Jar::new();
+/// jar.take(&url, &headers, now);
+/// assert_eq!(jar.field(&url, now).ok_or("no cookie")?, "__Host-session=abc");
+/// assert_eq!(jar.field(&url, now + Duration::from_secs(60)), None, "expired");
+/// assert_eq!(jar.field(&Uri::from_static("http://example.test/"), now), None, "not over TLS");
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Jar {
+    /// In the order of their creation.
+    kept: Vec<Kept>,
+}
+
+#[derive(Clone, Debug)]
+struct Kept {
+    cookie: Cookie<'static>,
+    domain: String,
+    /// The cookie names no `Domain`: hosts below do not get it.
+    host_only: bool,
+    path: String,
+    /// `None`: until the browser closes.
+    expires: Option<SystemTime>,
+}
+
+/// The page and the kind of a request, by which `SameSite` decides.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cause {
+    pub(super) relation: Relation,
+    /// A link or a form of a page, whose answer takes the page's place.
+    pub(super) navigation: bool,
+    /// The method is safe (RFC 9110, 9.2.1).
+    pub(super) safe: bool,
+}
+
+impl Cause {
+    /// A link in a page of the same origin.
+    const OWN: Self = Self { relation: Relation::SameOrigin, navigation: true, safe: true };
+}
+
+impl Jar {
+    /// An empty jar.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Obeys the `Set-Cookie` fields of a response from this URL.
+    ///
+    /// A field that a browser would refuse changes nothing: so does a cookie whose name and value exceed 4,096 bytes.
+    pub fn take(&mut self, url: &Uri, headers: &HeaderMap, now: SystemTime) {
+        self.take_from(&Target::of(url), headers, now, Cause::OWN);
+    }
+
+    pub(super) fn take_from(&mut self, target: &Target, headers: &HeaderMap, now: SystemTime, cause: Cause) {
+        for cookie in set_cookies(headers) {
+            if let Some(kept) = Kept::admit(cookie, target, now, cause) {
+                self.keep(kept, target, now);
+            }
+        }
+    }
+
+    /// Puts a cookie into the jar, as a response from this URL would. A cookie that a browser would refuse is left out.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use http::Uri;
+    /// use layered_session::testing::{Cookie, Jar};
+    ///
+    /// let mut jar = Jar::new();
+    /// jar.insert(&Uri::from_static("/"), Cookie::new("language", "de"), SystemTime::now());
+    /// assert_eq!(jar.get("language").map(Cookie::value), Some("de"));
+    /// ```
+    pub fn insert(&mut self, url: &Uri, cookie: Cookie<'static>, now: SystemTime) {
+        let target = Target::of(url);
+        if let Some(kept) = Kept::admit(cookie, &target, now, Cause::OWN) {
+            self.keep(kept, &target, now);
+        }
+    }
+
+    fn keep(&mut self, kept: Kept, target: &Target, now: SystemTime) {
+        // Plain http must not replace a cookie that came over TLS (RFC 6265bis, 5.7, step 16).
+        let shields = |other: &Kept| other.is_secure() && other.cookie.name() == kept.cookie.name();
+        if !target.is_secure() && self.kept.iter().any(|other| shields(other) && other.overlaps(&kept)) {
+            return;
+        }
+        let place = self.kept.iter().position(|other| other.has_place_of(&kept));
+        match (place, kept.is_over(now)) {
+            (Some(place), true) => drop(self.kept.remove(place)),
+            // The order of creation stays.
+            (Some(place), false) => self.kept[place] = kept,
+            (None, true) => {}
+            (None, false) => self.kept.push(kept),
+        }
+    }
+
+    /// The `Cookie` field of a request to this URL, which a page of the same origin causes; `None` without cookies.
+    pub fn field(&self, url: &Uri, now: SystemTime) -> Option<HeaderValue> {
+        self.field_for(&Target::of(url), now, Cause::OWN)
+    }
+
+    pub(super) fn field_for(&self, target: &Target, now: SystemTime, cause: Cause) -> Option<HeaderValue> {
+        let mut sent: Vec<_> = self.kept.iter().filter(|kept| kept.goes_to(target, now, cause)).collect();
+        // The longer path first, then the earlier creation (RFC 6265bis, 5.8.3).
+        sent.sort_by_key(|kept| std::cmp::Reverse(kept.path.len()));
+        let pairs: Vec<_> = sent.into_iter().map(|kept| kept.cookie.stripped().to_string()).collect();
+        if pairs.is_empty() { None } else { pairs.join("; ").parse().ok() }
+    }
+
+    /// The cookie of this name, wherever it is sent; the oldest of several.
+    pub fn get(&self, name: &str) -> Option<&Cookie<'static>> {
+        self.iter().find(|cookie| cookie.name() == name)
+    }
+
+    /// Every cookie, the oldest first, with the attributes that the response gave.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use http::Uri;
+    /// use layered_session::testing::{Cookie, Jar};
+    ///
+    /// let (mut jar, now) = (Jar::new(), SystemTime::now());
+    /// jar.insert(&Uri::from_static("/"), Cookie::build(("a", "1")).path("/app").build(), now);
+    /// jar.insert(&Uri::from_static("/"), Cookie::build(("a", "2")).path("/").build(), now);
+    /// let paths: Vec<_> = jar.iter().filter_map(Cookie::path).collect();
+    /// assert_eq!(paths, ["/app", "/"]);
+    /// ```
+    pub fn iter(&self) -> impl Iterator<Item = &Cookie<'static>> {
+        self.kept.iter().map(|kept| &kept.cookie)
+    }
+
+    /// Removes every cookie of this name, as a user can.
+    pub fn remove(&mut self, name: &str) {
+        self.kept.retain(|kept| kept.cookie.name() != name);
+    }
+
+    /// Closes the browser: cookies without `Max-Age` and `Expires` are dropped.
+    ///
+    /// ```
+    /// # use std::time::SystemTime;
+    /// # use http::Uri;
+    /// use layered_session::testing::{Cookie, Jar};
+    ///
+    /// let mut jar = Jar::new();
+    /// jar.insert(&Uri::from_static("/"), Cookie::new("session", "abc"), SystemTime::now());
+    /// jar.close();
+    /// assert!(jar.get("session").is_none());
+    /// ```
+    pub fn close(&mut self) {
+        self.kept.retain(|kept| kept.expires.is_some());
+    }
+}
+
+impl Kept {
+    /// The cookie as a browser keeps it; `None` where a browser refuses it (RFC 6265bis, 5.7).
+    fn admit(cookie: Cookie<'static>, target: &Target, now: SystemTime, cause: Cause) -> Option<Self> {
+        let secure = cookie.secure() == Some(true);
+        let domain = cookie.domain().map(str::to_ascii_lowercase);
+        let path = cookie.path().filter(|path| path.starts_with('/')).map(str::to_owned);
+        let kept = Self {
+            host_only: domain.is_none(),
+            domain: domain.unwrap_or_else(|| target.host().to_owned()),
+            path: path.unwrap_or_else(|| target.default_path().to_owned()),
+            expires: expiry(&cookie, now),
+            cookie,
+        };
+        let short = kept.cookie.name().len() + kept.cookie.value().len() <= MOST_BYTES;
+        let shown = cause.relation != Relation::CrossSite || cause.navigation || kept.same_site() == SameSite::None;
+        let allowed = short
+            && target.is_within(&kept.domain)
+            && (target.is_secure() || !secure)
+            && (secure || kept.same_site() != SameSite::None)
+            && kept.keeps_the_promise_of_its_name()
+            && shown;
+        allowed.then_some(kept)
+    }
+
+    /// Whether the cookie is what its prefix says (RFC 6265bis, 4.1.3). Browsers compare without case.
+    fn keeps_the_promise_of_its_name(&self) -> bool {
+        let begins = |prefix: &str| {
+            self.cookie.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+        };
+        if begins("__Host-") {
+            self.is_secure() && self.host_only && self.cookie.path() == Some("/")
+        } else {
+            !begins("__Secure-") || self.is_secure()
+        }
+    }
+
+    fn is_secure(&self) -> bool {
+        self.cookie.secure() == Some(true)
+    }
+
+    /// Chrome's default is `Lax`; the strictest browser decides here.
+    fn same_site(&self) -> SameSite {
+        self.cookie.same_site().unwrap_or(SameSite::Lax)
+    }
+
+    fn is_over(&self, now: SystemTime) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
+
+    fn has_place_of(&self, other: &Self) -> bool {
+        let place =
+            |kept: &Self| (kept.cookie.name().to_owned(), kept.domain.clone(), kept.host_only, kept.path.clone());
+        place(self) == place(other)
+    }
+
+    /// Whether some request would carry both cookies.
+    fn overlaps(&self, newer: &Self) -> bool {
+        let within = |one: &str, other: &str| {
+            one.strip_suffix(other).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+        };
+        let hosts = within(&self.domain, &newer.domain) || within(&newer.domain, &self.domain);
+        let rest = newer.path.strip_prefix(&self.path);
+        hosts && rest.is_some_and(|rest| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/'))
+    }
+
+    fn goes_to(&self, target: &Target, now: SystemTime, cause: Cause) -> bool {
+        let host = if self.host_only { target.host() == self.domain } else { target.is_within(&self.domain) };
+        let shown = match self.same_site() {
+            _ if cause.relation != Relation::CrossSite => true,
+            SameSite::None => true,
+            SameSite::Lax => cause.navigation && cause.safe,
+            SameSite::Strict => false,
+        };
+        host && shown && target.is_below(&self.path) && (target.is_secure() || !self.is_secure()) && !self.is_over(now)
+    }
+}
+
+/// The end of a cookie: `Max-Age` goes before `Expires`, and both are capped.
+fn expiry(cookie: &Cookie<'_>, now: SystemTime) -> Option<SystemTime> {
+    let capped = |seconds: u64| Duration::from_secs(seconds).min(LONGEST);
+    match (cookie.max_age(), cookie.expires()) {
+        (Some(age), _) => Some(now + capped(u64::try_from(age.whole_seconds()).unwrap_or_default())),
+        (None, Some(Expiration::DateTime(time))) => Some(SystemTime::from(time).min(now + LONGEST)),
+        (None, Some(Expiration::Session) | None) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    /// 2030-01-01T00:00:00Z.
+    const NOW: u64 = 1_893_456_000;
+    const DAY: u64 = 86_400;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(NOW + seconds)
+    }
+
+    fn headers(set: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for field in set {
+            headers.append(SET_COOKIE, field.parse().unwrap());
+        }
+        headers
+    }
+
+    fn take(jar: &mut Jar, url: &'static str, set: &[&str]) {
+        jar.take(&Uri::from_static(url), &headers(set), at(0));
+    }
+
+    /// A jar after a response from a URL.
+    fn jar(url: &'static str, set: &[&str]) -> Jar {
+        let mut jar = Jar::new();
+        take(&mut jar, url, set);
+        jar
+    }
+
+    fn sent_at(jar: &Jar, url: &'static str, seconds: u64) -> String {
+        let field = jar.field(&Uri::from_static(url), at(seconds));
+        field.map_or_else(String::new, |field| field.to_str().unwrap().to_owned())
+    }
+
+    fn sent(jar: &Jar, url: &'static str) -> String {
+        sent_at(jar, url, 0)
+    }
+
+    #[test]
+    fn max_age_and_expires_end_a_cookie() {
+        let expires = "a=1; Expires=Tue, 01 Jan 2030 00:01:00 GMT";
+        for (set, last) in [
+            ("a=1; Max-Age=60", Some(59)),
+            (expires, Some(59)),
+            ("a=1; Max-Age=90; Expires=Tue, 01 Jan 2030 00:01:00 GMT", Some(89)),
+            ("a=1; Expires=Tue, 01 Jan 2030 00:01:00 GMT; Max-Age=30", Some(29)),
+            ("a=1; Max-Age=99999999999", Some(400 * DAY - 1)),
+            ("a=1; Expires=Fri, 01 Jan 2038 00:00:00 GMT", Some(400 * DAY - 1)),
+            ("a=1; Max-Age=0", None),
+            ("a=1; Max-Age=-1", None),
+            ("a=1; Expires=Thu, 01 Jan 1970 00:00:00 GMT", None),
+        ] {
+            let jar = jar("/", &[set]);
+            match last {
+                Some(last) => {
+                    assert_eq!(sent_at(&jar, "/", last), "a=1", "{set}");
+                    assert_eq!(sent_at(&jar, "/", last + 1), "", "{set}");
+                }
+                None => assert_eq!(sent(&jar, "/"), "", "{set}"),
+            }
+        }
+    }
+
+    #[test]
+    fn removal_empties_its_own_place_alone() {
+        let set = ["a=1; Path=/", "a=2; Path=/app", "b=3"];
+        let mut jar = jar("/", &set);
+        take(&mut jar, "/", &["a=; Path=/app; Max-Age=0"]);
+        assert_eq!(sent(&jar, "/app"), "a=1; b=3");
+        take(&mut jar, "/", &["a=; Max-Age=0; Domain=example.test"]);
+        assert_eq!(sent(&jar, "/app"), "a=1; b=3", "of another domain");
+        take(&mut jar, "/", &["a=; Path=/; Max-Age=0"]);
+        assert_eq!(sent(&jar, "/app"), "b=3");
+    }
+
+    #[test]
+    fn closed_browser_keeps_lasting_cookies_alone() {
+        let mut jar = jar("/", &["a=1", "b=2; Max-Age=60", "c=3; Expires=Tue, 01 Jan 2030 00:01:00 GMT"]);
+        jar.close();
+        assert_eq!(sent(&jar, "/"), "b=2; c=3");
+    }
+
+    #[test]
+    fn path_bounds_a_cookie() {
+        for (from, set, goes, stays) in [
+            ("/", "a=1; Path=/app", ["/app", "/app/", "/app/x"].as_slice(), ["/", "/apple", "/ap"].as_slice()),
+            ("/", "a=1; Path=/app/", &["/app/", "/app/x"], &["/app", "/apple"]),
+            ("/app/page", "a=1", &["/app", "/app/other"], &["/", "/apple"]),
+            ("/app/page", "a=1; Path=", &["/app"], &["/"]),
+            ("/app/page", "a=1; Path=app", &["/app"], &["/"]),
+            ("/app/page", "a=1; Path=/", &["/", "/other"], &[]),
+        ] {
+            let jar = jar(from, &[set]);
+            goes.iter().for_each(|url| assert_eq!(sent(&jar, url), "a=1", "{set} {url}"));
+            stays.iter().for_each(|url| assert_eq!(sent(&jar, url), "", "{set} {url}"));
+        }
+    }
+
+    #[test]
+    fn longer_path_goes_first_then_the_older_cookie() {
+        let mut jar = jar("/", &["a=1; Path=/", "b=2; Path=/", "a=3; Path=/app"]);
+        assert_eq!(sent(&jar, "/app"), "a=3; a=1; b=2");
+        take(&mut jar, "/", &["a=4; Path=/"]);
+        assert_eq!(sent(&jar, "/app"), "a=3; a=4; b=2", "a new value keeps the place");
+    }
+
+    #[test]
+    fn host_and_domain_bound_a_cookie() {
+        let host_only = jar("https://example.test/", &["a=1"]);
+        assert_eq!(sent(&host_only, "https://example.test/"), "a=1");
+        for other in ["https://app.example.test/", "https://other.test/", "https://test/"] {
+            assert_eq!(sent(&host_only, other), "", "{other}");
+        }
+        for domain in ["a=1; Domain=example.test", "a=1; Domain=.Example.test"] {
+            let jar = jar("https://app.example.test/", &[domain]);
+            for url in ["https://example.test/", "https://app.example.test/", "https://x.app.example.test:8443/"] {
+                assert_eq!(sent(&jar, url), "a=1", "{domain} {url}");
+            }
+            assert_eq!(sent(&jar, "https://notexample.test/"), "");
+        }
+        for refused in ["a=1; Domain=other.test", "a=1; Domain=app.example.test", "a=1; Domain=ample.test"] {
+            assert_eq!(jar("https://example.test/", &[refused]).iter().count(), 0, "{refused}");
+        }
+        assert_eq!(jar("http://10.0.0.1/", &["a=1; Domain=0.0.1"]).iter().count(), 0, "an address has no parent");
+    }
+
+    #[test]
+    fn secure_cookies_keep_to_tls() {
+        let mut jar = jar("https://example.test/", &["a=1; Secure", "b=2"]);
+        assert_eq!(sent(&jar, "https://example.test/"), "a=1; b=2");
+        assert_eq!(sent(&jar, "http://example.test/"), "b=2");
+        take(&mut jar, "http://example.test/", &["a=3", "c=4; Secure"]);
+        assert_eq!(sent(&jar, "https://example.test/"), "a=1; b=2", "plain http neither replaces nor plants");
+        take(&mut jar, "http://example.test/", &["a=5; Path=/app"]);
+        assert_eq!(sent(&jar, "http://example.test/app"), "b=2", "nor goes in front");
+    }
+
+    #[test]
+    fn prefixes_of_names_are_promises() {
+        for kept in ["__Host-a=1; Secure; Path=/", "__Secure-a=1; Secure; Path=/app; Domain=example.test", "a__Host-=1"]
+        {
+            assert_eq!(jar("/", &[kept]).iter().count(), 1, "{kept}");
+        }
+        for refused in [
+            "__Host-a=1; Path=/",
+            "__Host-a=1; Secure; Path=/app",
+            "__Host-a=1; Secure",
+            "__Host-a=1; Secure; Path=/; Domain=example.test",
+            "__host-a=1; Path=/",
+            "__Secure-a=1",
+            "__SECURE-a=1",
+        ] {
+            assert_eq!(jar("/", &[refused]).iter().count(), 0, "{refused}");
+        }
+        assert_eq!(jar("http://example.test/", &["__Host-a=1; Secure; Path=/"]).iter().count(), 0);
+    }
+
+    #[test]
+    fn too_long_cookies_are_refused() {
+        let value = "x".repeat(4095);
+        assert_eq!(jar("/", &[&format!("a={value}")]).iter().count(), 1);
+        assert_eq!(jar("/", &[&format!("ab={value}")]).iter().count(), 0);
+    }
+
+    #[test]
+    fn fields_that_are_no_cookies_are_passed_over() {
+        let jar = jar("/", &["", "a", "=1", "b=2; Max-Age=soon; Nonsense", "c=\"3\""]);
+        assert_eq!(sent(&jar, "/"), "b=2; c=\"3\"");
+    }
+
+    #[test]
+    fn same_site_decides_across_sites() {
+        let cause = |navigation, safe| Cause { relation: Relation::CrossSite, navigation, safe };
+        let (link, form, script) = (cause(true, true), cause(true, false), cause(false, true));
+        let set = ["s=1; SameSite=Strict", "l=2; SameSite=Lax", "d=3", "n=4; SameSite=None; Secure"];
+        let (mut jar, target) = (jar("/", &set), Target::of(&Uri::from_static("/")));
+        let field = |jar: &Jar, cause| jar.field_for(&target, at(0), cause).unwrap();
+        assert_eq!(field(&jar, link), "l=2; d=3; n=4");
+        assert_eq!(field(&jar, form), "n=4");
+        assert_eq!(field(&jar, script), "n=4");
+        let same_site = Cause { relation: Relation::SameSite, ..script };
+        assert_eq!(field(&jar, same_site), "s=1; l=2; d=3; n=4");
+
+        jar.take_from(&target, &headers(&["s=5; SameSite=Strict", "n=6; SameSite=None; Secure"]), at(0), script);
+        assert_eq!(field(&jar, same_site), "s=1; l=2; d=3; n=6", "a script elsewhere plants no cookie of the site");
+        jar.take_from(&target, &headers(&["s=7; SameSite=Strict"]), at(0), form);
+        assert_eq!(field(&jar, same_site), "s=7; l=2; d=3; n=6", "a navigation's answer does");
+        take(&mut jar, "/", &["n=8; SameSite=None"]);
+        assert_eq!(field(&jar, form), "n=6", "`None` needs `Secure`");
+    }
+
+    #[test]
+    fn removed_and_inserted_by_hand() {
+        let mut jar = jar("/", &["a=1; Path=/", "a=2; Path=/app", "b=3"]);
+        jar.remove("a");
+        jar.insert(&Uri::from_static("/"), Cookie::new("c", "4"), at(0));
+        assert_eq!((sent(&jar, "/app"), jar.get("c").unwrap().value()), ("b=3; c=4".to_owned(), "4"));
+    }
+}

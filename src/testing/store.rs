@@ -1,0 +1,342 @@
+//! [`SpyStore`]: a shared store in this process that follows a script.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::{Context, Poll, Waker},
+    time::SystemTime,
+};
+
+use bytes::Bytes;
+
+use super::lock;
+use crate::{
+    error::BoxError,
+    id::OwnerId,
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
+    version::{Clock, Version},
+};
+
+/// A shared store in this process, which notes its calls and follows a script. Clones are the same store.
+///
+/// ```
+/// # use {http::{Request, Response}, layered_session::{CookieTier, KeyRing, Principal, Scope, SessionValue, Sessions}};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
+/// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+/// use layered_session::{WriteErrorKind, testing::{self, SpyStore}, tier::BoxError};
+///
+/// # futures_util::future::FutureExt::now_or_never(async {
+/// let store = SpyStore::new();
+/// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
+/// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+/// let session = testing::session(&sessions).await?;
+/// store.fail();
+/// let error = session.set(Visits(1)).await.unwrap_err();
+/// assert_eq!(error.kind(), WriteErrorKind::Unavailable);
+/// store.heal();
+/// session.set(Visits(1)).await?;
+/// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
+/// ```
+#[derive(Clone, Default)]
+pub struct SpyStore(Arc<Mutex<Spied>>);
+
+#[derive(Default)]
+struct Spied {
+    records: HashMap<OwnerId, StoredRecord>,
+    calls: Vec<Call>,
+    failing: bool,
+    /// How many more writes find themselves outdated.
+    outdated: usize,
+    requests_held: Option<Operation>,
+    answers_held: Option<Operation>,
+    /// The calls that wait for [`SpyStore::release`].
+    waiting: Vec<Waker>,
+    clock: Option<Arc<dyn Clock>>,
+}
+
+struct StoredRecord {
+    ended: bool,
+    newest: Version,
+    values: HashMap<String, (Version, Option<Bytes>)>,
+    expires: SystemTime,
+}
+
+/// The kind of a call to a [`SpyStore`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Operation {
+    /// A read of one owner's record.
+    Read,
+    /// A commit.
+    Write(CommitKind),
+}
+
+/// A call to a [`SpyStore`].
+///
+/// ```
+/// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, std::time::Duration};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
+/// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+/// use layered_session::{Clock, testing::{self, ManualClock, SpyStore}, tier::BoxError};
+///
+/// # futures_util::future::FutureExt::now_or_never(async {
+/// let (store, clock) = (SpyStore::new(), ManualClock::new());
+/// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
+/// let hour = Duration::from_secs(3600);
+/// let sessions = chain.tier(store.clone()).clock(clock.clone()).idle(hour).absolute(hour).build()?;
+/// testing::session(&sessions).await?.set(Visits(1)).await?;
+/// let calls = store.take_calls();
+/// assert_eq!(calls[0].expires(), Some(clock.now() + hour));
+/// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    operation: Operation,
+    owner: Option<OwnerId>,
+    expires: Option<SystemTime>,
+}
+
+impl Call {
+    /// The kind of the call.
+    pub const fn operation(&self) -> Operation {
+        self.operation
+    }
+
+    /// The owner of the record.
+    pub const fn owner(&self) -> Option<OwnerId> {
+        self.owner
+    }
+
+    /// The time until which a commit asks the store to keep the record; `None` for a read.
+    pub const fn expires(&self) -> Option<SystemTime> {
+        self.expires
+    }
+}
+
+impl SpyStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Fails every operation from now on.
+    pub fn fail(&self) {
+        lock(&self.0).failing = true;
+    }
+
+    /// Lets operations succeed again.
+    pub fn heal(&self) {
+        lock(&self.0).failing = false;
+    }
+
+    /// Keeps calls of this kind from the store from now on, until [`release`](Self::release).
+    ///
+    /// ```
+    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, futures_util::future::FutureExt};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
+    /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+    /// use layered_session::{testing::{self, Operation, SpyStore}, tier::{BoxError, CommitKind}};
+    ///
+    /// # async {
+    /// let store = SpyStore::new();
+    /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
+    /// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+    /// let session = testing::session(&sessions).await?;
+    /// store.hold_requests(Operation::Write(CommitKind::Create));
+    /// let mut write = Box::pin(session.set(Visits(1)));
+    /// assert!(write.as_mut().now_or_never().is_none(), "the write waits");
+    /// store.release();
+    /// write.await?;
+    /// # Ok::<_, BoxError>(()) }.now_or_never().unwrap().unwrap();
+    /// ```
+    pub fn hold_requests(&self, operation: Operation) {
+        lock(&self.0).requests_held = Some(operation);
+    }
+
+    /// Carries calls of this kind out from now on, and keeps their answers until [`release`](Self::release).
+    pub fn hold_answers(&self, operation: Operation) {
+        lock(&self.0).answers_held = Some(operation);
+    }
+
+    /// Lets every call that waits go on, and holds no more.
+    pub fn release(&self) {
+        let waiting = {
+            let mut spied = lock(&self.0);
+            (spied.requests_held, spied.answers_held) = (None, None);
+            std::mem::take(&mut spied.waiting)
+        };
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Finds the next writes outdated, so many, as if another node were faster each time.
+    ///
+    /// ```
+    /// use layered_session::testing::SpyStore;
+    ///
+    /// let store = SpyStore::new();
+    /// store.outdate(31);
+    /// assert_eq!(store.left_to_outdate(), 31, "no write has come yet");
+    /// ```
+    pub fn outdate(&self, writes: usize) {
+        lock(&self.0).outdated = writes;
+    }
+
+    /// Returns the number of writes that [`outdate`](Self::outdate) still waits for.
+    pub fn left_to_outdate(&self) -> usize {
+        lock(&self.0).outdated
+    }
+
+    /// Marks every record as ended, as when another node has ended each session.
+    pub fn end_records(&self) {
+        lock(&self.0).records.values_mut().for_each(|record| record.ended = true);
+    }
+
+    /// Drops every record, as when the store was set up anew.
+    pub fn forget_records(&self) {
+        lock(&self.0).records.clear();
+    }
+
+    /// Drops each record once the time until which it was to be kept has come on this clock. Without a clock, records are
+    /// kept for ever.
+    pub fn expire_by(self, clock: impl Clock) -> Self {
+        lock(&self.0).clock = Some(Arc::new(clock));
+        self
+    }
+
+    /// The calls since the last time, failed ones too.
+    pub fn take_calls(&self) -> Vec<Call> {
+        std::mem::take(&mut lock(&self.0).calls)
+    }
+
+    /// The kinds of the calls since the last time, failed ones too.
+    pub fn take_operations(&self) -> Vec<Operation> {
+        self.take_calls().iter().map(Call::operation).collect()
+    }
+
+    /// Waits for as long as the script holds calls of this kind.
+    async fn pass(&self, held: fn(&Spied) -> Option<Operation>, operation: Operation) {
+        let open = |cx: &mut Context<'_>| {
+            let mut spied = lock(&self.0);
+            if held(&spied) != Some(operation) {
+                return Poll::Ready(());
+            }
+            spied.waiting.push(cx.waker().clone());
+            Poll::Pending
+        };
+        poll_fn(open).await;
+    }
+}
+
+impl fmt::Debug for SpyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpyStore").finish_non_exhaustive()
+    }
+}
+
+impl Tier for SpyStore {
+    fn name(&self) -> &'static str {
+        "spy"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            self.pass(|spied| spied.requests_held, Operation::Read).await;
+            let found = lock(&self.0).read(lookup.owner());
+            self.pass(|spied| spied.answers_held, Operation::Read).await;
+            found
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        let operation = Operation::Write(commit.kind());
+        TierFuture::boxed(async move {
+            self.pass(|spied| spied.requests_held, operation).await;
+            let committed = lock(&self.0).write(commit);
+            self.pass(|spied| spied.answers_held, operation).await;
+            committed
+        })
+    }
+}
+
+impl StoredRecord {
+    fn until(expires: SystemTime) -> Self {
+        Self { ended: false, newest: Version::ZERO, values: HashMap::new(), expires }
+    }
+
+    fn found(&self) -> Found {
+        let values = self.values.iter();
+        values.fold(Found::nothing(), |found, (name, (version, json))| found.entry(name, json.clone(), *version))
+    }
+}
+
+impl Spied {
+    fn read(&mut self, owner: Option<OwnerId>) -> Result<Found, BoxError> {
+        self.calls.push(Call { operation: Operation::Read, owner, expires: None });
+        if self.failing {
+            return Err("told to fail".into());
+        }
+        self.expire();
+        Ok(match owner.and_then(|owner| self.records.get(&owner)) {
+            None => Found::absent(),
+            Some(record) if record.ended => Found::ended(),
+            Some(record) => record.found(),
+        })
+    }
+
+    fn write(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
+        let operation = Operation::Write(commit.kind());
+        self.calls.push(Call { operation, owner: Some(commit.owner()), expires: Some(commit.expires()) });
+        if self.failing {
+            return Err("told to fail".into());
+        }
+        self.expire();
+        if self.outdated > 0 {
+            self.outdated -= 1;
+            let known = self.records.get(&commit.owner());
+            return Ok(Committed::Outdated(known.map_or_else(Found::nothing, StoredRecord::found)));
+        }
+        Ok(self.apply(commit))
+    }
+
+    fn expire(&mut self) {
+        if let Some(clock) = &self.clock {
+            let now = clock.now();
+            self.records.retain(|_, record| record.expires > now);
+        }
+    }
+
+    fn apply(&mut self, commit: Commit<'_>) -> Committed {
+        let known = self.records.get(&commit.owner());
+        match (commit.kind(), known) {
+            (_, Some(record)) if record.ended => return Committed::Ended,
+            (CommitKind::Update | CommitKind::End, None) => return Committed::Absent,
+            _ => {}
+        }
+        let exists = commit.kind() == CommitKind::Create && known.is_some();
+        let record = self.records.entry(commit.owner()).or_insert_with(|| StoredRecord::until(commit.expires()));
+        let version_of = |name: &str| record.values.get(name).map_or(Version::ZERO, |(version, _)| *version);
+        let outdated =
+            commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name())));
+        if exists || outdated {
+            return Committed::Outdated(record.found());
+        }
+        record.ended = commit.kind() == CommitKind::End;
+        record.expires = commit.expires();
+        let fresh = Version::from_u64(record.newest.as_u64().max(1_893_456_000_000 << 16) + 1);
+        for change in commit.changes() {
+            let version = change.version().unwrap_or(fresh);
+            record.newest = record.newest.max(version);
+            record.values.insert(change.name().to_owned(), (version, change.json().map(Bytes::copy_from_slice)));
+        }
+        Committed::Applied(fresh)
+    }
+}

@@ -1,0 +1,43 @@
+//! The testing kit, as tests of an application use it.
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
+    tier::BoxError,
+};
+use tower::{Layer, Service, service_fn};
+
+use crate::world::{Division, Theme, User, ring};
+
+mod client;
+mod session;
+mod store;
+
+/// A chain of the browser's cookie, and of memory if wanted, which identifies users by [`User`].
+fn chain(memory: bool) -> SessionsBuilder {
+    let builder = Sessions::builder();
+    let builder = if memory { builder.tier(MemoryTier::builder().build()) } else { builder };
+    let cookie = CookieTier::sealed(ring());
+    builder.tier(cookie).value::<Theme>().value::<Division>().identify_by::<User>(|user| Some(Principal::new(&user.0)))
+}
+
+/// Answers `POST` by the theme of the body, written, and `GET` by the theme that the session has.
+async fn theme(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {
+    let session = Session::load(request.extensions()).await?;
+    if request.method() == http::Method::POST {
+        let body = http_body_util::BodyExt::collect(request.into_body()).await?.to_bytes();
+        session.set(Theme(String::from_utf8(body.to_vec())?)).await?;
+    }
+    Ok(Response::new(session.value::<Theme>().0))
+}
+
+/// The service of [`theme`] behind its layer.
+fn app(
+    chain: SessionsBuilder,
+) -> LayeredSession<
+    impl Service<Request<Full<Bytes>>, Response = Response<String>, Error = BoxError, Future: Send> + Clone + Send,
+> {
+    LayeredSessionLayer::new(chain.build().unwrap()).layer(service_fn(theme))
+}

@@ -1,0 +1,137 @@
+//! The scripted store: late answers, lost races, ends elsewhere, and its notes.
+
+use std::future::Future;
+
+use futures_util::FutureExt;
+use layered_session::{
+    Clock, Session, Sessions, WriteErrorKind,
+    testing::{ManualClock, Operation, SpyStore, TestSession, session},
+    tier::CommitKind,
+};
+
+use super::chain;
+use crate::world::{HOUR, TICK, Theme};
+
+const CREATE: Operation = Operation::Write(CommitKind::Create);
+const UPDATE: Operation = Operation::Write(CommitKind::Update);
+
+fn theme(name: &str) -> Theme {
+    Theme(name.into())
+}
+
+/// A store, and sessions over the store without memory: every request asks the store.
+fn over(store: &SpyStore, clock: &ManualClock) -> Sessions {
+    chain(false).tier(store.clone()).idle(HOUR).absolute(2 * HOUR).clock(clock.clone()).build().unwrap()
+}
+
+fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
+    future.now_or_never().is_none()
+}
+
+/// The request of a browser whose session has a theme.
+async fn begun(sessions: &Sessions) -> http::Request<()> {
+    session(sessions).with(theme("dark")).into_request().await.unwrap()
+}
+
+fn again(sessions: &Sessions, request: &http::Request<()>) -> TestSession {
+    session(sessions).header("cookie", request.headers()["cookie"].clone())
+}
+
+#[tokio::test]
+async fn held_requests_reach_the_store_after_the_release() {
+    let (store, clock) = (SpyStore::new(), ManualClock::new());
+    let handle = session(&over(&store, &clock)).await.unwrap();
+    store.hold_requests(CREATE);
+    let mut write = Box::pin(handle.set(theme("dark")));
+    assert!(waits(&mut write));
+    assert_eq!(store.take_operations(), []);
+    store.release();
+    write.await.unwrap();
+    assert_eq!(store.take_operations(), [CREATE]);
+}
+
+#[tokio::test]
+async fn held_answers_follow_the_release() {
+    let (store, clock) = (SpyStore::new(), ManualClock::new());
+    let sessions = over(&store, &clock);
+    let request = begun(&sessions).await;
+    let handle = Session::load(request.extensions()).await.unwrap();
+    store.take_operations();
+    store.hold_answers(UPDATE);
+    let write = tokio::spawn({
+        let handle = handle.clone();
+        async move { handle.set(theme("light")).await }
+    });
+    crate::app::settled().await;
+    assert!(!write.is_finished());
+    assert_eq!(store.take_operations(), [UPDATE]);
+    let other = again(&sessions, &request).await.unwrap();
+    assert_eq!(other.value::<Theme>(), theme("light"), "the store has carried the write out");
+    store.release();
+    write.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn held_reads_delay_the_load() {
+    let (store, clock) = (SpyStore::new(), ManualClock::new());
+    let sessions = over(&store, &clock);
+    let request = begun(&sessions).await;
+    store.hold_requests(Operation::Read);
+    let mut load = again(&sessions, &request).into_future();
+    assert!(waits(&mut load));
+    store.release();
+    assert_eq!(load.await.unwrap().value::<Theme>(), theme("dark"));
+}
+
+#[tokio::test]
+async fn outdated_writes_are_tried_again() {
+    let (store, clock) = (SpyStore::new(), ManualClock::new());
+    let handle = session(&over(&store, &clock)).with(theme("dark")).await.unwrap();
+    store.take_operations();
+    store.outdate(1);
+    handle.set(theme("light")).await.unwrap();
+    assert_eq!((store.take_operations(), store.left_to_outdate()), (vec![UPDATE; 2], 0));
+    store.outdate(100);
+    assert_eq!(handle.set(theme("dark")).await.unwrap_err().kind(), WriteErrorKind::Contended);
+    assert_eq!(store.left_to_outdate(), 68);
+}
+
+#[tokio::test]
+async fn records_end_and_are_forgotten_elsewhere() {
+    for end in [SpyStore::end_records, SpyStore::forget_records] {
+        let (store, clock) = (SpyStore::new(), ManualClock::new());
+        let sessions = over(&store, &clock);
+        let request = begun(&sessions).await;
+        assert_eq!(again(&sessions, &request).await.unwrap().get(), Some(theme("dark")));
+        end(&store);
+        assert_eq!(again(&sessions, &request).await.unwrap().get::<Theme>(), None);
+    }
+}
+
+#[tokio::test]
+async fn records_expire_by_the_stores_clock() {
+    let (clock, ahead) = (ManualClock::new(), ManualClock::new());
+    let store = SpyStore::new().expire_by(ahead.clone());
+    let sessions = over(&store, &clock);
+    let request = begun(&sessions).await;
+    for (passes, found) in [(2 * HOUR - TICK, Some(theme("dark"))), (TICK, None)] {
+        ahead.advance(passes);
+        assert_eq!(again(&sessions, &request).await.unwrap().get(), found);
+    }
+}
+
+#[tokio::test]
+async fn calls_name_kind_owner_and_expiry() {
+    let (store, clock) = (SpyStore::new(), ManualClock::new());
+    let handle = session(&over(&store, &clock)).await.unwrap();
+    handle.set(theme("dark")).await.unwrap();
+    handle.destroy().await.unwrap();
+    let calls = store.take_calls();
+    assert_eq!(
+        calls.iter().map(|call| call.operation()).collect::<Vec<_>>(),
+        [CREATE, Operation::Write(CommitKind::End)]
+    );
+    assert!(calls[0].owner().is_some() && calls[0].owner() == calls[1].owner());
+    assert_eq!(calls[0].expires(), Some(clock.now() + 2 * HOUR));
+    assert_eq!(store.take_calls(), []);
+}
