@@ -120,6 +120,12 @@ mod json;
 ///
 /// While two builds run at once, the older build skips a copy whose shape it can't read. The copy rides along for the newer
 /// build, until the older build writes the value.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no session value",
+    label = "sessions hold types that implement `SessionValue`",
+    note = "give the value a type of its own and a name: `#[derive(Serialize, Deserialize)] struct Theme(String);` and \
+            `impl SessionValue for Theme {{ const NAME: &'static str = \"theme\"; }}`"
+)]
 pub trait SessionValue: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. Cookies and stores hold the name, so it
     /// stays when the Rust type is renamed.

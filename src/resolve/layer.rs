@@ -37,6 +37,24 @@ impl LayeredSessionLayer {
     }
 }
 
+/// Makes `.layer(sessions)` say how it is written: the compiler shows the message of the bound that no service meets.
+#[doc(hidden)]
+impl<S: InnerOfSessions> Layer<S> for Sessions {
+    type Service = LayeredSession<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        LayeredSession::new(inner, self.clone())
+    }
+}
+
+#[diagnostic::on_unimplemented(
+    message = "`Sessions` is no layer",
+    label = "write `LayeredSessionLayer::new(sessions)` here",
+    note = "`Sessions` is the configuration that layers, `SessionWriteback` and jobs share"
+)]
+#[allow(unnameable_types)] // Nothing implements it.
+pub trait InnerOfSessions {}
+
 impl<S> Layer<S> for LayeredSessionLayer {
     type Service = LayeredSession<S>;
 

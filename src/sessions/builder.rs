@@ -103,6 +103,11 @@ enum Added {
 }
 
 /// Anything that [`SessionsBuilder::tier`] takes: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], and every [`Tier`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no tier",
+    note = "tiers are `MemoryTier::builder().build()`, `CookieTier::sealed(keys)`, `DefaultTier::new()` and types that \
+            implement `layered_session::tier::Tier`"
+)]
 pub trait IntoTier: sealed::Add {}
 
 impl<T: sealed::Add> IntoTier for T {}
