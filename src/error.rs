@@ -119,6 +119,14 @@ impl MissingSession {
             Some(_) => MissingSessionKind::Unavailable,
         }
     }
+
+    /// The HTTP status that a handler would answer the error with: 500 without a layer, 503 where the store did not answer.
+    pub const fn status(&self) -> http::StatusCode {
+        match self.kind() {
+            MissingSessionKind::NoLayer => http::StatusCode::INTERNAL_SERVER_ERROR,
+            MissingSessionKind::Unavailable => http::StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
 }
 
 impl From<TierError> for MissingSession {

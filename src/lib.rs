@@ -9,12 +9,12 @@
 
 mod chain;
 mod error;
-#[cfg(any(feature = "axum-0_8", feature = "tonic-0_14"))]
-mod extract;
+mod frameworks;
 mod id;
 #[cfg(feature = "inspector")]
 mod inspector;
 mod live;
+mod require;
 mod resolve;
 mod session;
 mod sessions;
@@ -28,6 +28,8 @@ mod value;
 mod version;
 mod writeback;
 
+#[cfg(feature = "axum-0_8")]
+pub use self::frameworks::axum::{MissingValue, Required, Value};
 #[cfg(feature = "inspector")]
 pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspector};
 #[cfg(feature = "tokio")]
@@ -37,6 +39,7 @@ pub use self::{
     error::{BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changed, Changes, Closed, Watch},
+    require::{Require, RequireFuture, RequireLayer},
     resolve::{
         future::ResponseFuture,
         layer::LayeredSessionLayer,

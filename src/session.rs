@@ -101,6 +101,12 @@ impl Session {
         }
     }
 
+    /// Whether a layer has seen the request.
+    #[cfg(feature = "axum-0_8")]
+    pub(crate) fn has_layer(extensions: &Extensions) -> bool {
+        extensions.get::<Loading>().is_some()
+    }
+
     /// The same without waiting: `None` without a layer, and where waiting would be needed.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         Arc::clone(&extensions.get::<Loading>()?.loader).load_now()

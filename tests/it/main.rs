@@ -23,6 +23,7 @@ mod floods;
 mod forge;
 mod formerly;
 mod frameworks;
+mod guards;
 mod handles;
 mod healing;
 mod inspector;

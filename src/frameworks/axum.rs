@@ -1,0 +1,210 @@
+//! axum: extractors of the session and of single values, and the errors as responses.
+
+use std::{error::Error, fmt};
+
+use axum_core::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    response::{IntoResponse, Response},
+};
+use http::{StatusCode, request::Parts};
+
+use crate::{
+    error::{MissingSession, WriteError},
+    session::Session,
+    value::SessionValue,
+};
+
+impl<S: Sync> FromRequestParts<S> for Session {
+    type Rejection = MissingSession;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingSession> {
+        Self::load(&parts.extensions).await
+    }
+}
+
+/// `None` without a layer. A shared store that doesn't answer is a rejection all the same: 503.
+impl<S: Sync> OptionalFromRequestParts<S> for Session {
+    type Rejection = MissingSession;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, MissingSession> {
+        // Unlike `Session::load`, which traces a missing layer as a mistake of the application.
+        if !Self::has_layer(&parts.extensions) {
+            return Ok(None);
+        }
+        Self::load(&parts.extensions).await.map(Some)
+    }
+}
+
+/// Extracts a value of the session in axum: the chain's answer, else `V::default()`, as [`Session::value`] has it.
+///
+/// `Option<Value<V>>` extracts the chain's answer alone, as [`Session::get`] has it, and needs no `Default`.
+/// [`Required`] answers 401 where the value is missing. A handler can't take a bare `V`: axum gives no crate a way to
+/// offer that.
+///
+/// The extracted value is a copy of that moment. A handler that writes takes the [`Session`].
+///
+/// # Errors
+///
+/// [`MissingSession`]: 500 without a layer, 503 where the shared store doesn't answer.
+///
+/// ```
+/// use axum::{Router, body::Body, http::Request, routing::get};
+/// use layered_session::{
+///     CookieTier, KeyRing, LayeredSessionLayer, SessionValue, Sessions, Value,
+/// };
+/// use serde::{Deserialize, Serialize};
+/// # use {http_body_util::BodyExt, tower::ServiceExt};
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// struct Division(i64);
+///
+/// impl SessionValue for Division {
+///     const NAME: &'static str = "division";
+/// }
+///
+/// async fn page(Value(Division(id)): Value<Division>) -> String {
+///     format!("division {id}")
+/// }
+///
+/// let sessions = Sessions::builder()
+///     .tier(CookieTier::sealed(KeyRing::generate()?))
+///     .value::<Division>()
+///     .build()?;
+/// let app: Router = Router::new()
+///     .route("/", get(page))
+///     .layer(LayeredSessionLayer::new(sessions));
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let response = app.oneshot(Request::get("/").body(Body::empty())?).await?;
+/// assert_eq!(response.into_body().collect().await?.to_bytes(), "division 0");
+/// # Ok::<_, layered_session::tier::BoxError>(()) }).ok_or("waits for nothing")??;
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // Handlers take it apart in their arguments.
+pub struct Value<V>(pub V);
+
+impl<S: Sync, V: SessionValue + Default> FromRequestParts<S> for Value<V> {
+    type Rejection = MissingSession;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingSession> {
+        Session::load(&parts.extensions).await.map(|session| Self(session.value()))
+    }
+}
+
+impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
+    type Rejection = MissingSession;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, MissingSession> {
+        Session::load(&parts.extensions).await.map(|session| session.get().map(Self))
+    }
+}
+
+/// Extracts a value that a handler can't do without in axum, such as the signed-in user; a request without it gets 401.
+///
+/// [`RequireLayer`](crate::RequireLayer) guards whole routers, and redirects to the login page. Behind the guard
+/// `Required` hands the value to the handler.
+///
+/// # Errors
+///
+/// [`MissingValue`]: 401 without the value, 500 without a layer, 503 where the shared store doesn't answer. A handler
+/// that takes `Result<Required<V>, MissingValue>` answers by itself.
+///
+/// ```
+/// use axum::{http::StatusCode, response::{IntoResponse, Redirect, Response}};
+/// use layered_session::{MissingValue, Required, SessionValue};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct User(String);
+///
+/// impl SessionValue for User {
+///     const NAME: &'static str = "user";
+/// }
+///
+/// /// 401 for a stranger.
+/// async fn account(Required(User(name)): Required<User>) -> String {
+///     format!("The account of {name}")
+/// }
+///
+/// /// The login page for a stranger, and a failure for a failure.
+/// async fn basket(user: Result<Required<User>, MissingValue>) -> Response {
+///     match user {
+///         Ok(Required(User(name))) => name.into_response(),
+///         Err(missing) if missing.status() == StatusCode::UNAUTHORIZED => {
+///             Redirect::to("/login").into_response()
+///         }
+///         Err(missing) => missing.into_response(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new()
+/// #     .route("/account", axum::routing::get(account))
+/// #     .route("/basket", axum::routing::get(basket));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(clippy::exhaustive_structs)] // Handlers take it apart in their arguments.
+pub struct Required<V>(pub V);
+
+impl<S: Sync, V: SessionValue> FromRequestParts<S> for Required<V> {
+    type Rejection = MissingValue;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingValue> {
+        let session = Session::load(&parts.extensions).await.map_err(|missing| MissingValue(V::NAME, Some(missing)))?;
+        session.get().map(Self).ok_or(MissingValue(V::NAME, None))
+    }
+}
+
+/// A request that has no value for [`Required`]: none in its session, or no session to look into.
+#[derive(Debug)]
+pub struct MissingValue(&'static str, Option<MissingSession>);
+
+impl MissingValue {
+    /// The value's wire name.
+    pub const fn name(&self) -> &'static str {
+        self.0
+    }
+
+    /// 401 without the value; 500 without a layer, 503 where the shared store doesn't answer.
+    pub const fn status(&self) -> StatusCode {
+        match &self.1 {
+            None => StatusCode::UNAUTHORIZED,
+            Some(missing) => missing.status(),
+        }
+    }
+}
+
+impl fmt::Display for MissingValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.1 {
+            None => write!(f, "the session has no `{}`", self.0),
+            Some(missing) => missing.fmt(f),
+        }
+    }
+}
+
+impl Error for MissingValue {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.1.as_ref().and_then(Error::source)
+    }
+}
+
+/// The status of [`MissingValue::status`], with the message.
+impl IntoResponse for MissingValue {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// The status of [`MissingSession::status`], with the message.
+impl IntoResponse for MissingSession {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}
+
+/// The status of [`WriteError::status`], with the message.
+impl IntoResponse for WriteError {
+    fn into_response(self) -> Response {
+        (self.status(), self.to_string()).into_response()
+    }
+}

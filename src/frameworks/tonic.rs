@@ -1,0 +1,39 @@
+//! tonic: the errors as statuses.
+
+use std::{error::Error, sync::Arc};
+
+use ::tonic::Status;
+
+use crate::error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind};
+
+/// `internal` without a layer, `unavailable` where the store does not answer.
+impl From<MissingSession> for Status {
+    fn from(error: MissingSession) -> Self {
+        let status = match error.kind() {
+            MissingSessionKind::NoLayer => Self::internal(error.to_string()),
+            MissingSessionKind::Unavailable => Self::unavailable(error.to_string()),
+        };
+        caused_by(status, error)
+    }
+}
+
+/// `aborted` where the session has ended or others were faster, `invalid_argument`, `resource_exhausted` for what
+/// the browser can't hold, `unavailable`, and `internal` for mistakes of the application.
+impl From<WriteError> for Status {
+    fn from(error: WriteError) -> Self {
+        let message = error.to_string();
+        let status = match error.kind() {
+            WriteErrorKind::Closed | WriteErrorKind::Contended => Self::aborted(message),
+            WriteErrorKind::Invalid => Self::invalid_argument(message),
+            WriteErrorKind::TooLarge => Self::resource_exhausted(message),
+            WriteErrorKind::Unavailable => Self::unavailable(message),
+            WriteErrorKind::HeadSent | WriteErrorKind::NoMemory | WriteErrorKind::Undeclared => Self::internal(message),
+        };
+        caused_by(status, error)
+    }
+}
+
+fn caused_by(mut status: Status, error: impl Error + Send + Sync + 'static) -> Status {
+    status.set_source(Arc::new(error));
+    status
+}

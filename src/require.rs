@@ -1,0 +1,258 @@
+//! [`RequireLayer`]: the guard before routes that need a value, such as the signed-in user.
+
+use std::{
+    fmt,
+    future::Future,
+    marker::PhantomData,
+    mem,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::{
+    chain::outside::note_missing_layer,
+    error::{BuildError, BuildErrorKind, MissingSession},
+    session::load::{Load, Loading},
+    value::SessionValue,
+};
+
+/// Lets a request through only if its session has a value of `V`: the login guard, where `V` is the signed-in user.
+///
+/// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to the
+/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard the answer is 500, and 503
+/// where a shared store doesn't answer. Each answer has an empty body, the body type's `Default`.
+///
+/// The guard stands inside the session layer. In axum `route_layer` puts the guard before all routes that were added so
+/// far, and leaves unknown paths a 404:
+///
+/// ```
+/// use axum::{Router, body::Body, http::{Request, StatusCode}, routing::get};
+/// use layered_session::{
+///     CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, RequireLayer,
+///     Required, SessionValue, Sessions,
+/// };
+/// use serde::{Deserialize, Serialize};
+/// # use tower::ServiceExt;
+///
+/// #[derive(Serialize, Deserialize)]
+/// struct User(String);
+///
+/// impl SessionValue for User {
+///     const NAME: &'static str = "user";
+/// }
+///
+/// async fn account(Required(User(name)): Required<User>) -> String {
+///     format!("The account of {name}")
+/// }
+///
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(KeyRing::generate()?))
+///     .identify_by::<User>(|User(name)| Some(Principal::new(name)))
+///     .build()?;
+/// let app: Router = Router::new()
+///     .route("/account", get(account))
+///     .route_layer(RequireLayer::<User>::new().redirect("/login")?)
+///     .route("/login", get(async || "the login form"))
+///     .layer(LayeredSessionLayer::new(sessions));
+///
+/// # futures_util::FutureExt::now_or_never(async {
+/// let stranger = Request::get("/account").body(Body::empty())?;
+/// let response = app.oneshot(stranger).await?;
+/// assert_eq!(response.status(), StatusCode::SEE_OTHER);
+/// assert_eq!(response.headers()["location"], "/login");
+/// # Ok::<_, layered_session::tier::BoxError>(()) }).ok_or("waits for nothing")??;
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+pub struct RequireLayer<V> {
+    login: Option<HeaderValue>,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V: SessionValue> RequireLayer<V> {
+    /// A guard that answers 401 where the value is missing.
+    pub const fn new() -> Self {
+        Self { login: None, value: PhantomData }
+    }
+
+    /// Redirects a navigation without the value to the login page, with 303 (See Other), so that a form that was sent too
+    /// late arrives there as a GET.
+    ///
+    /// A request of a script still gets 401: `fetch` would follow the redirect, and take the login form for its answer. Browsers
+    /// tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected.
+    ///
+    /// # Errors
+    ///
+    /// `Setting` for a location that no header can hold.
+    pub fn redirect(mut self, location: &str) -> Result<Self, BuildError> {
+        let location = HeaderValue::from_str(location).map_err(|error| {
+            BuildError::new(BuildErrorKind::Setting, "the location of a redirect holds visible ASCII only")
+                .caused_by(error)
+        })?;
+        self.login = Some(location);
+        Ok(self)
+    }
+}
+
+impl<V: SessionValue> Default for RequireLayer<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<V> Clone for RequireLayer<V> {
+    fn clone(&self) -> Self {
+        Self { login: self.login.clone(), value: PhantomData }
+    }
+}
+
+impl<V: SessionValue> fmt::Debug for RequireLayer<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequireLayer").field("value", &V::NAME).field("login", &self.login).finish()
+    }
+}
+
+impl<S, V> Layer<S> for RequireLayer<V> {
+    type Service = Require<S, V>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        Require { inner, layer: self.clone() }
+    }
+}
+
+/// The service that [`RequireLayer`] makes.
+pub struct Require<S, V> {
+    inner: S,
+    layer: RequireLayer<V>,
+}
+
+impl<S: Clone, V> Clone for Require<S, V> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone(), layer: self.layer.clone() }
+    }
+}
+
+impl<S: fmt::Debug, V: SessionValue> fmt::Debug for Require<S, V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Require").field("inner", &self.inner).field("layer", &self.layer).finish()
+    }
+}
+
+impl<S, V, ReqBody, ResBody> Service<Request<ReqBody>> for Require<S, V>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    V: SessionValue,
+    ResBody: Default,
+{
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = RequireFuture<S, V, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        // The service that was polled ready is the service to call; its clone takes its place.
+        let clone = self.inner.clone();
+        let inner = mem::replace(&mut self.inner, clone);
+        let load = request.extensions().get::<Loading>().map(|loading| Arc::clone(&loading.loader).load());
+        let login = self.layer.login.clone().filter(|_| is_navigation(request.headers()));
+        RequireFuture { state: State::Loading { load, next: Some((inner, request)) }, login, value: PhantomData }
+    }
+}
+
+/// Whether a browser shows the answer as a page. Clients without `Sec-Fetch-Mode` are old browsers or no browsers.
+fn is_navigation(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
+}
+
+pin_project! {
+    /// The response of a [`Require`].
+    #[must_use = "futures do nothing unless polled"]
+    pub struct RequireFuture<S, V, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B>,
+        login: Option<HeaderValue>,
+        value: PhantomData<fn() -> V>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        Loading { load: Option<Load>, next: Option<(S, Request<B>)> },
+        Calling { #[pin] response: S::Future },
+    }
+}
+
+impl<S, V, ReqBody, ResBody> Future for RequireFuture<S, V, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    V: SessionValue,
+    ResBody: Default,
+{
+    type Output = Result<S::Response, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let (mut inner, request) = match this.state.as_mut().project() {
+                StateProjection::Calling { response } => return response.poll(cx),
+                StateProjection::Loading { load, next } => {
+                    let loaded = match load {
+                        Some(load) => ready!(Pin::new(load).poll(cx)),
+                        None => {
+                            note_missing_layer();
+                            Err(MissingSession::no_layer())
+                        }
+                    };
+                    let refused = match loaded {
+                        Ok(session) if session.get::<V>().is_some() => None,
+                        Ok(_) => Some(without_value(this.login.take())),
+                        Err(missing) => Some(without_session(&missing)),
+                    };
+                    // Taken once: the next state is another, and a future that has answered isn't polled again.
+                    let Some(next) = next.take() else { return Poll::Pending };
+                    match refused {
+                        Some(response) => return Poll::Ready(Ok(response)),
+                        None => next,
+                    }
+                }
+            };
+            let response = inner.call(request);
+            this.state.set(State::Calling { response });
+        }
+    }
+}
+
+fn without_value<B: Default>(login: Option<HeaderValue>) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = if login.is_some() { StatusCode::SEE_OTHER } else { StatusCode::UNAUTHORIZED };
+    response.headers_mut().extend(login.map(|location| (header::LOCATION, location)));
+    response
+}
+
+fn without_session<B: Default>(missing: &MissingSession) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = missing.status();
+    response
+}
+
+impl<S: Service<Request<B>>, V, B> fmt::Debug for RequireFuture<S, V, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequireFuture").finish_non_exhaustive()
+    }
+}
