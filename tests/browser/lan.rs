@@ -49,15 +49,16 @@ struct Lan {
 
 impl Lan {
     async fn open() -> Result<Self> {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().build())
-            .tier(CookieTier::sealed(KeyRing::generate()?).plain_http())
-            .value::<Theme>()
-            .build()?;
+        Self::with(CookieTier::sealed(KeyRing::generate()?).plain_http()).await
+    }
+
+    async fn with(cookie: CookieTier) -> Result<Self> {
+        let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).value::<Theme>().build()?;
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let (port, requests) = (listener.local_addr()?.port(), Requests::default());
         let app = Router::new()
             .route("/", get(page))
+            .route("/login", get(async || Html("<form method=post><button>log in</button></form>")).post(login))
             .route("/elsewhere", get(async || Html("<p>another page</p>")))
             .nest_service("/session", SessionWriteback::new(&sessions).allow::<Theme>()?)
             .nest_service("/inspector", SessionInspector::new(&sessions))
@@ -91,6 +92,11 @@ async fn page(session: Session) -> Html<&'static str> {
          const session = connect({ url: '/session' });
          session.addEventListener('change', () => (document.title = session.values.get('theme')));</script>",
     )
+}
+
+async fn login(session: Session) -> Html<&'static str> {
+    session.set(Theme("dark".into())).await.unwrap_or_else(|error| println!("not stored: {error}"));
+    Html("<p>logged in</p>")
 }
 
 fn assert_neither_header(seen: &Seen) {
@@ -149,5 +155,34 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     let imitated = lan.requests.last("GET /session/events").await?;
     assert_neither_header(&imitated);
     assert_eq!(imitated.status, StatusCode::OK);
+    Ok(())
+}
+
+/// Posts the form of the login, and gives the request, and whether the next request brings the cookie.
+async fn log_in(lan: &Lan, tab: &Tab, url: &str) -> Result<(Seen, bool)> {
+    tab.load(&format!("{url}login")).await?;
+    tab.submit("button").await?;
+    tab.until("document.querySelector('p')?.textContent", "logged in").await?;
+    let posted = lan.requests.last("POST /login").await?;
+    tab.load(&format!("{url}elsewhere")).await?;
+    let next = lan.requests.last("GET /elsewhere").await?;
+    Ok((posted, next.headers.contains_key(header::COOKIE)))
+}
+
+// The layer tells from these fields that the browser drops the cookie.
+#[tokio::test]
+async fn secure_cookies_last_on_loopback_alone() -> Result {
+    let lan = Lan::with(CookieTier::sealed(KeyRing::generate()?)).await?;
+    let browser = lan.browser().await?;
+    let tab = browser.open_at("elsewhere").await?;
+
+    let (posted, kept) = log_in(&lan, &tab, &lan.url(HOST)).await?;
+    assert_eq!(posted.field("origin"), Some(lan.url(HOST).trim_end_matches('/')));
+    assert_eq!((posted.field("sec-fetch-site"), kept), (None, false));
+
+    let loopback = lan.url("127.0.0.1");
+    let (posted, kept) = log_in(&lan, &tab, &loopback).await?;
+    assert_eq!(posted.field("origin"), Some(loopback.trim_end_matches('/')));
+    assert_eq!((posted.field("sec-fetch-site"), kept), (Some("same-origin"), true));
     Ok(())
 }
