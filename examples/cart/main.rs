@@ -1,15 +1,12 @@
 //! A cart that every open page of a browser shows as it is: plain HTTP writes it, server-sent events tell the pages, and
 //! the sealed cookie keeps it over a restart.
 //!
-//! `cargo run --example cart`, then open the address that it prints, twice. `PORT` and `SESSION_KEYS`
-//! are read as in the `division` example, with which this one shares the browser's cookie: ports are nothing to cookies.
+//! `cargo run --example cart`, then open the address that it prints, twice.
 
-#[path = "../division/keys.rs"]
-mod keys;
 mod page;
-#[path = "../division/serve.rs"]
-mod serve;
 mod shop;
+#[path = "../site/mod.rs"]
+mod site;
 
 use std::time::Duration;
 
@@ -32,8 +29,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let sessions = sessions(keys::key_ring()?)?;
-    serve::serve(app(&sessions)?, sessions, std::future::ready(())).await
+    let sessions = sessions(site::keys::key_ring("cart")?)?;
+    site::serve::serve(app(&sessions)?, sessions, std::future::ready(())).await
 }
 
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {

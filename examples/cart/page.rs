@@ -2,37 +2,33 @@
 
 use std::fmt::Write;
 
-use axum::{
-    Router,
-    http::header,
-    response::{Html, IntoResponse},
-    routing::get,
+use axum::{Router, response::IntoResponse};
+
+use crate::{
+    shop::{PRODUCTS, Product},
+    site::html::{self, escape},
 };
 
-use crate::shop::{PRODUCTS, Product};
-
-/// All that the page may load is its own.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The page's own script, which speaks to its own server.
+const SCRIPTS: &str = "script-src 'self'; connect-src 'self'";
 
 /// The same for everybody, so that it needs no session.
 pub(crate) async fn page() -> impl IntoResponse {
-    let html = format!(include_str!("page.html"), shelf = shelf());
-    ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+    html::page(format!(include_str!("page.html"), shelf = shelf()), SCRIPTS)
 }
 
 fn shelf() -> String {
     PRODUCTS.iter().fold(String::new(), |mut html, Product { id, name, about, cents, hue }| {
-        let name = name.replace('&', "&amp;");
+        let name = escape(name);
         let (whole, rest) = (cents / 100, cents % 100);
         let _ = write!(
             html,
-            r#"<li class="product" data-product="{id}" data-name="{name}" data-cents="{cents}" data-hue="{hue}">
+            r#"<li class="product card" data-product="{id}" data-name="{name}" data-cents="{cents}" data-hue="{hue}">
   <svg class="leaf" viewBox="0 0 48 48" aria-hidden="true"><use href="/leaf.svg#leaf"/></svg>
   <h3>{name}</h3>
   <p class="about">{about}</p>
   <p class="price">€{whole}.{rest:02} <small>/ 100 g</small></p>
-  <button type="button" class="add" aria-label="Add {name} to the cart">Add</button>
+  <button type="button" class="add main button" aria-label="Add {name} to the cart">Add</button>
 </li>
 "#
         );
@@ -41,11 +37,7 @@ fn shelf() -> String {
 }
 
 pub(crate) fn assets() -> Router {
-    let asset = |kind: &'static str, body: &'static str| {
-        get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
-    };
-    Router::new()
-        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
-        .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page.js")))
-        .route("/leaf.svg", asset("image/svg+xml", include_str!("leaf.svg")))
+    html::styles(include_str!("page.css"))
+        .route("/page.js", html::asset("text/javascript; charset=utf-8", include_str!("page.js")))
+        .route("/leaf.svg", html::asset("image/svg+xml", include_str!("leaf.svg")))
 }

@@ -1,15 +1,15 @@
 //! Three live views inside one WebSocket, and a division that sticks: in memory for every other page and socket, in
 //! the browser's sealed cookie for the next visit and the next process.
 //!
-//! `cargo run --example division`, then open the address that it prints. `PORT` (3000) and
-//! `SESSION_KEYS` (comma-separated hex keys of 32 bytes, the first seals) are read from the environment.
+//! `cargo run --example division`, then open the address that it prints. `examples/README.md` names the environment
+//! variables.
 
 mod forms;
-mod keys;
 mod live;
 mod page;
 mod sample;
-mod serve;
+#[path = "../site/mod.rs"]
+mod site;
 mod values;
 mod views;
 
@@ -33,10 +33,10 @@ const FORM_BYTES: usize = 4 << 10;
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let sessions = sessions(keys::key_ring()?)?;
+    let sessions = sessions(site::keys::key_ring("division")?)?;
     // Each socket holds a clone of the sender, so the receiver hears of the last one's end.
     let (open, mut sockets) = mpsc::channel(1);
-    serve::serve(app(&sessions, open)?, sessions, async move { sockets.recv().await }).await
+    site::serve::serve(app(&sessions, open)?, sessions, async move { sockets.recv().await }).await
 }
 
 /// Every misconfiguration is found here, with its remedy in the message.

@@ -1,23 +1,18 @@
 //! The page around the views. Each view has an address of its own, so that a reload, a bookmark and a browser without
 //! scripts get it whole.
 
-use axum::{
-    Router,
-    http::header,
-    response::{Html, IntoResponse},
-    routing::get,
-};
+use axum::{Router, response::IntoResponse};
 use layered_session::Session;
 
 use crate::{
     sample::DIVISIONS,
+    site::html,
     values::{CurrentUser, Division},
-    views::{self, View, escape},
+    views::{self, View},
 };
 
-/// All that the page may load is its own.
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
-                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// The page's own script, which speaks to its own server.
+const SCRIPTS: &str = "script-src 'self'; connect-src 'self'";
 
 pub(crate) async fn home(session: Session) -> impl IntoResponse {
     page(&session, View::Home)
@@ -51,8 +46,8 @@ pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &
         options = options(division),
         signed_in = hidden(user.is_none()),
         signed_out = hidden(user.is_some()),
-        initial = escape(&user.iter().flat_map(|user| user.chars()).take(1).collect::<String>()),
-        user = escape(user.unwrap_or_default()),
+        initial = html::escape(&user.iter().flat_map(|user| user.chars()).take(1).collect::<String>()),
+        user = html::escape(user.unwrap_or_default()),
         tier = tier,
         kept = kept(tier),
         in_memory = kept("memory"),
@@ -60,7 +55,7 @@ pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &
         nowhere = kept("default"),
         main = views::render(view, division),
     );
-    ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+    html::page(html, SCRIPTS)
 }
 
 /// Where the division is kept, for people.
@@ -85,11 +80,7 @@ fn options(chosen: Division) -> String {
 }
 
 pub(crate) fn assets() -> Router {
-    let asset = |kind: &'static str, body: &'static str| {
-        get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
-    };
-    Router::new()
-        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
-        .route("/page.js", asset("text/javascript; charset=utf-8", include_str!("page.js")))
-        .route("/icon.svg", asset("image/svg+xml", include_str!("icon.svg")))
+    html::styles(include_str!("page.css"))
+        .route("/page.js", html::asset("text/javascript; charset=utf-8", include_str!("page.js")))
+        .route("/icon.svg", html::asset("image/svg+xml", include_str!("icon.svg")))
 }

@@ -42,22 +42,6 @@ pub(crate) fn render(view: View, division: Division) -> String {
     }
 }
 
-/// Text of the user's own, made safe for HTML text and attributes.
-pub(crate) fn escape(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for char in text.chars() {
-        match char {
-            '&' => safe.push_str("&amp;"),
-            '<' => safe.push_str("&lt;"),
-            '>' => safe.push_str("&gt;"),
-            '"' => safe.push_str("&quot;"),
-            '\'' => safe.push_str("&#39;"),
-            _ => safe.push(char),
-        }
-    }
-    safe
-}
-
 /// What a division has to show; all of them add up.
 struct Shown {
     name: &'static str,
@@ -185,13 +169,15 @@ fn head(eyebrow: &str, title: &str, subtitle: &str) -> String {
 }
 
 fn panel(title: &str, body: &str) -> String {
-    format!(r#"<section class="panel"><h2>{title}</h2>{body}</section>"#)
+    format!(r#"<section class="card"><h2>{title}</h2>{body}</section>"#)
 }
 
 fn figures(figures: [(&str, String, String); 4]) -> String {
     let figures: String = figures
         .iter()
-        .map(|(name, figure, note)| format!("<div><dt>{name}</dt><dd>{figure}<small>{note}</small></dd></div>"))
+        .map(|(name, figure, note)| {
+            format!(r#"<div class="card"><dt>{name}</dt><dd>{figure}<small>{note}</small></dd></div>"#)
+        })
         .collect();
     format!(r#"<dl class="figures">{figures}</dl>"#)
 }
@@ -264,7 +250,7 @@ fn card(project: &Project) -> String {
     .concat();
     let title = format!(r#"<div class="title"><h3>{name}</h3>{}</div><p>{place} · {lead}</p>"#, pill(project.state));
     let bar = progress(&format!("{name}: done"), done);
-    format!(r#"<li class="panel">{title}{bar}<dl>{facts}</dl></li>"#)
+    format!(r#"<li class="card">{title}{bar}<dl>{facts}</dl></li>"#)
 }
 
 fn row(name: &str, budget: u32, spent: u32) -> String {

@@ -1,15 +1,17 @@
 //! The inspector beside a page that changes values: open both in two windows.
 //!
-//! `cargo run --example inspector --features inspector`, then open the address that it prints. `PORT` (3000) is read
-//! from the environment. The page works without a script.
+//! `cargo run --example inspector --features inspector`, then open the address that it prints. The page works without a
+//! script.
 
-use std::{env, fmt::Write, net::Ipv4Addr, time::Duration};
+#[path = "../site/mod.rs"]
+mod site;
+
+use std::{fmt::Write, future, time::Duration};
 
 use axum::{
     Form, Router,
     extract::Path,
-    http::header,
-    response::{Html, IntoResponse, Redirect},
+    response::{IntoResponse, Redirect},
     routing::{get, post},
 };
 use layered_session::{
@@ -17,11 +19,11 @@ use layered_session::{
     SessionInspector, SessionValue, Sessions, WriteError, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpListener;
 
-/// All that the page may load is its own.
-const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; \
-                      frame-ancestors 'none'";
+use crate::site::{
+    html::{self, escape},
+    keys, serve,
+};
 
 /// The browser's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -70,11 +72,11 @@ impl SessionValue for User {
     const NAME: &'static str = "user";
 }
 
-fn sessions() -> Result<Sessions, BuildError> {
+fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().build())
-        // For http on loopback only, under a key that a restart forgets.
-        .tier(CookieTier::sealed(KeyRing::generate()?).plain_http())
+        // For http on loopback only.
+        .tier(CookieTier::sealed(keys).plain_http())
         .tier(DefaultTier::new().value(Theme::Auto))
         .value::<Theme>()
         .value::<Cart>()
@@ -101,7 +103,7 @@ async fn page(session: Session) -> impl IntoResponse {
         user = user
             .map_or_else(|| "Nobody is signed in.".to_owned(), |user| format!("Signed in as {}.", escape(&user.name))),
     );
-    ([(header::CONTENT_SECURITY_POLICY, POLICY), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Html(html))
+    html::page(html, "script-src 'none'")
 }
 
 fn items(Cart(items): &Cart) -> String {
@@ -112,10 +114,6 @@ fn items(Cart(items): &Cart) -> String {
         let _ = write!(html, "<li><span>{}</span> <b>{count}</b></li>", escape(name));
         html
     })
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 async fn add(session: Session, Form(item): Form<Item>) -> Result<Redirect, WriteError> {
@@ -136,10 +134,7 @@ async fn sign_in(session: Session, Form(user): Form<User>) -> Result<Redirect, W
 
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
-    let sessions = sessions()?;
-    let asset = |kind: &'static str, body: &'static str| {
-        get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
-    };
+    let sessions = sessions(keys::key_ring("inspector")?)?;
     let app = Router::new()
         .route("/", get(page))
         .route("/theme/{theme}", post(theme))
@@ -148,11 +143,8 @@ async fn main() -> Result<(), BoxError> {
         .route("/sign-in", post(sign_in))
         .route("/sign-out", post(async |session: Session| session.sign_out().await.map(|()| Redirect::to("/"))))
         .nest_service("/inspector", SessionInspector::new(&sessions))
-        .route("/page.css", asset("text/css; charset=utf-8", include_str!("page.css")))
-        .route("/icon.svg", asset("image/svg+xml", include_str!("icon.svg")))
-        .layer(LayeredSessionLayer::new(sessions));
-    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
-    println!("listening on http://{}", listener.local_addr()?);
-    Ok(axum::serve(listener, app).await?)
+        .route("/icon.svg", html::asset("image/svg+xml", include_str!("icon.svg")))
+        .merge(html::styles(include_str!("page.css")))
+        .layer(LayeredSessionLayer::new(sessions.clone()));
+    serve::serve(app, sessions, future::ready(())).await
 }

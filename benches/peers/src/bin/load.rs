@@ -8,6 +8,11 @@
 mod page;
 #[path = "../../../../examples/division/sample.rs"]
 mod sample;
+#[allow(dead_code, unreachable_pub)]
+#[path = "../../../../examples/site"]
+mod site {
+    pub(crate) mod html;
+}
 #[path = "../../../../examples/division/values.rs"]
 mod values;
 #[path = "../../../../examples/division/views.rs"]

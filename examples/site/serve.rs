@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 /// How long open requests, streams and sockets may take to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// Serves on `PORT`, or 3000, until the first SIGTERM or Ctrl-C; `ended` is what else has to end then.
+/// Serves on `PORT`, or 3000, until the first SIGTERM or Ctrl-C, and waits a moment for connections and for `ended`.
 pub(crate) async fn serve(app: Router, sessions: Sessions, ended: impl Future) -> Result<(), BoxError> {
     tracing_subscriber::fmt().with_env_filter(EnvFilter::from_default_env()).with_writer(io::stderr).init();
     let port = match env::var("PORT") {

@@ -1,0 +1,21 @@
+//! The keys that seal the cookie.
+//!
+//! `SESSION_KEYS` is a comma-separated list of hex keys of 32 bytes, of which the first key seals.
+
+use layered_session::{BuildError, KeyRing};
+
+/// Reads `SESSION_KEYS`, or takes the key that this machine keeps for the example: a restart keeps everybody's session.
+#[cfg(debug_assertions)]
+pub(crate) fn key_ring(example: &str) -> Result<KeyRing, BuildError> {
+    match std::env::var_os("SESSION_KEYS") {
+        Some(_) => KeyRing::from_env("SESSION_KEYS"),
+        None => KeyRing::development(example),
+    }
+}
+
+/// Reads `SESSION_KEYS`. A release build does not start without the variable: a server under a key of its own could not
+/// read the cookies of its neighbours.
+#[cfg(not(debug_assertions))]
+pub(crate) fn key_ring(_: &str) -> Result<KeyRing, BuildError> {
+    KeyRing::from_env("SESSION_KEYS")
+}
