@@ -11,6 +11,7 @@ mod hook;
 mod idle;
 mod inspector;
 mod lan;
+mod login;
 mod logins;
 mod looks;
 mod nodes;

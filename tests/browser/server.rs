@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    env,
+    env, fs,
     io::{BufRead, BufReader, Read},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -34,6 +34,25 @@ pub(crate) struct Server {
     example: &'static str,
     process: Process,
     port: u16,
+    keys: Keys,
+}
+
+/// The source of the keys that seal the cookie.
+#[derive(Debug)]
+enum Keys {
+    /// `SESSION_KEYS`.
+    Environment,
+    /// A state directory, in which the example keeps a key of its own.
+    State(PathBuf),
+}
+
+impl Keys {
+    fn give(&self, command: &mut Command) {
+        match self {
+            Self::Environment => command.env("SESSION_KEYS", KEYS),
+            Self::State(folder) => command.env_remove("SESSION_KEYS").env("XDG_STATE_HOME", folder),
+        };
+    }
 }
 
 impl Server {
@@ -43,23 +62,32 @@ impl Server {
     }
 
     pub(crate) fn of(example: &'static str) -> Result<Self> {
+        Self::sealed_by(Keys::Environment, example)
+    }
+
+    /// Starts an example without `SESSION_KEYS`. The folder stands for the state directory of a new user.
+    pub(crate) fn without_keys(example: &'static str) -> Result<Self> {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("state-{}-{}", id(), free_port()));
+        Self::sealed_by(Keys::State(folder), example)
+    }
+
+    fn sealed_by(keys: Keys, example: &'static str) -> Result<Self> {
         let port = free_port();
-        Ok(Self { example, process: serve(example, port)?, port })
+        Ok(Self { example, process: serve(Command::new(built(example)?), port, &keys)?, port, keys })
     }
 
     /// Starts the `division` example, whose sessions end unused for so long.
     pub(crate) fn idle_after(idle: Duration) -> Result<Self> {
-        let (example, port) = ("division", free_port());
+        let (example, port, keys) = ("division", free_port(), Keys::Environment);
         let mut command = Command::new(built(example)?);
         command.env("IDLE_SECONDS", idle.as_secs().to_string());
-        Ok(Self { example, process: serve_by(command, port)?, port })
+        Ok(Self { example, process: serve(command, port, &keys)?, port, keys })
     }
 
     /// Stops it as a deploy does, sockets open or not, and starts it again: same port, same keys, empty memory.
     pub(crate) fn restart(&mut self) -> Result {
         self.stop()?;
-        self.process = serve(self.example, self.port)?;
-        Ok(())
+        self.start_again()
     }
 
     /// SIGTERM, which the example answers by exiting 0 within five seconds.
@@ -72,7 +100,7 @@ impl Server {
     }
 
     pub(crate) fn start_again(&mut self) -> Result {
-        self.process = serve(self.example, self.port)?;
+        self.process = serve(Command::new(built(self.example)?), self.port, &self.keys)?;
         Ok(())
     }
 
@@ -85,12 +113,17 @@ impl Server {
     }
 }
 
-fn serve(example: &'static str, port: u16) -> Result<Process> {
-    serve_by(Command::new(built(example)?), port)
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Keys::State(folder) = &self.keys {
+            fs::remove_dir_all(folder).unwrap_or_else(|error| println!("{} stays: {error}", folder.display()));
+        }
+    }
 }
 
-fn serve_by(mut command: Command, port: u16) -> Result<Process> {
-    command.env("PORT", port.to_string()).env("SESSION_KEYS", KEYS);
+fn serve(mut command: Command, port: u16, keys: &Keys) -> Result<Process> {
+    command.env("PORT", port.to_string());
+    keys.give(&mut command);
     let (process, line) = Process::start(command, "listening on ", READY)?;
     match line.strip_suffix('/').unwrap_or(&line).ends_with(&format!("http://127.0.0.1:{port}")) {
         true => Ok(process),
