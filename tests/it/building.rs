@@ -295,7 +295,7 @@ async fn the_cookie_looks_as_configured_when_made_and_when_removed() {
     ] {
         let sessions = Sessions::builder().tier(memory()).tier(tier).value::<Theme>().clock(ManualClock::new());
         let node = Node::new(sessions.build().unwrap());
-        let mut browser = Browser::new();
+        let mut browser = Browser::at("https://app.example.org/app");
         let made = browser.told(&node, async |session| session.set(dark()).await.unwrap()).await;
         let token = browser.cookie(name).unwrap();
         assert_eq!(made, [format!("{name}={token}; {attributes}; Max-Age=172740")]);

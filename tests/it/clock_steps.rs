@@ -1,20 +1,16 @@
 //! Steps of the system's clock: no session, value or fence lives longer by a step back, and a step forward is followed.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
 use layered_session::{
     Clock, Closed, KeyRing, SessionValue, SessionsBuilder,
-    testing::{ManualClock, SpyStore},
-    tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
+    testing::{Call, ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     app::{at_once, kind, settled, soon},
-    site::{Site, dark},
+    site::{Site, dark, max_age},
     world::{Browser, DAY, HOUR, Node, TICK, Theme, Visits, builder},
 };
 
@@ -277,40 +273,14 @@ async fn restart_after_step_back_extends_by_the_step() {
     assert_eq!(browser.theme(&site.cold()).await, Theme::default());
 }
 
-/// A store that remembers until when it was last told to keep a record.
-#[derive(Clone, Debug, Default)]
-struct Told {
-    store: SpyStore,
-    expires: Arc<Mutex<Option<SystemTime>>>,
-}
-
-impl Tier for Told {
-    fn name(&self) -> &'static str {
-        "told"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        self.store.read(lookup)
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        *self.expires.lock().unwrap() = Some(commit.expires());
-        self.store.write(commit)
-    }
-}
-
 #[tokio::test]
 async fn store_is_told_times_of_the_wall_clock() {
-    let told = Told::default();
-    let tier = told.clone();
+    let store = SpyStore::new();
+    let tier = store.clone();
     let site = Site::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
     back(&site.clock, 30 * MINUTE);
     let mut browser = site.dark().await;
-    let expires = || told.expires.lock().unwrap().unwrap();
+    let expires = || store.take_calls().iter().rev().find_map(Call::expires).unwrap();
     assert_eq!(expires(), site.clock.now() + 6 * HOUR);
     browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
     assert_eq!(expires(), site.clock.now() + 6 * HOUR, "the end of the id before");
@@ -326,5 +296,5 @@ async fn step_back_changes_no_max_age() {
     site.clock.advance(MINUTE);
     back(&site.clock, 30 * MINUTE);
     let set = browser.write(&site.node, "light").await;
-    assert!(set[0].contains("; Max-Age=3540"), "{set:?}");
+    assert_eq!(max_age(&set[0]), Some(3540), "{set:?}");
 }

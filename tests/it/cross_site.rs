@@ -12,7 +12,7 @@ use layered_session::{
 use crate::{
     app::{at_once, signed_in, theme},
     site::Site,
-    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring, set_cookies},
+    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, parsed, ring, set_cookies},
 };
 
 type Headers = &'static [(&'static str, &'static str)];
@@ -242,8 +242,7 @@ async fn form_post_signs_in_from_another_site() {
         .await;
         assert_eq!(set.len(), 1, "{same_site:?}");
         assert_eq!(at_once(session.closed()), None);
-        let (pair, _) = set[0].split_once(';').unwrap();
-        browser.set("session", pair.split_once('=').unwrap().1);
+        browser.set("session", parsed(&set[0]).value());
         let seen = browser.visit(&node, async |session| (session.principal(), session.value::<Theme>())).await;
         assert_eq!(seen, (Some(Principal::new("ada")), theme("dark")));
     }

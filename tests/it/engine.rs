@@ -20,6 +20,7 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 use self::model::{Bind, Handle, Op, Refusal, Token};
 use crate::{
     app::under_way,
+    site::max_age,
     world::{BoxFuture, Browser, Node, Theme, Visits, ring, set_cookies},
 };
 
@@ -317,7 +318,7 @@ impl World {
         let carried = model.seal(&handle.bind, now);
         self.learn(at, brought.as_ref(), told)?;
         let token = &mut self.jars[jar].1;
-        match (set.first().map(|cookie| cookie.contains("Max-Age=0")), carried) {
+        match (set.first().map(|cookie| max_age(cookie) == Some(0)), carried) {
             (Some(true), carried) => {
                 let due = destroyed && holds && carried.is_none();
                 prop_assert!(due, "a cookie removed: {:?}, of a session of which there is {:?}", set, carried);

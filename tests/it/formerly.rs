@@ -1,16 +1,15 @@
 //! Deploys that change the path or domain of the cookie: browsers then hold two of its name.
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, header};
+use http::{Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, KeyRing, MemoryTier, Principal, SameSite, Session, Sessions, WriteErrorKind, testing::ManualClock,
+    CookieTier, KeyRing, MemoryTier, Principal, SameSite, Session, Sessions, WriteErrorKind,
+    testing::{Cookie, ManualClock},
 };
 
 use crate::{
-    app::{kind, theme},
-    site::attribute,
-    world::{BoxFuture, Browser, Node, TICK, Theme, User, ring, set_cookies},
+    app::{kind, sign_in, theme},
+    world::{BoxFuture, Browser, Node, TICK, Theme, User, attributes, ring, set_cookies},
 };
 
 /// The nodes of an application before and after such deploys: their keys and time.
@@ -50,63 +49,23 @@ impl Deploys {
     }
 }
 
-/// A browser that keeps cookies by path and domain, and sends all of them.
-#[derive(Clone, Debug, Default)]
-struct Jar(Vec<(String, Option<String>, String)>);
+/// A browser to which all these places belong.
+fn browser() -> Browser {
+    Browser::at("https://app.example.org/app")
+}
 
-impl Jar {
-    fn request(&self) -> Request<Full<Bytes>> {
-        let mut request = Browser::new().request();
-        if !self.0.is_empty() {
-            let pairs: Vec<_> = self.0.iter().map(|(.., value)| format!("session={value}")).collect();
-            request.headers_mut().insert(header::COOKIE, pairs.join("; ").parse().unwrap());
-        }
-        request
-    }
-
-    fn take(&mut self, headers: &HeaderMap) {
-        for cookie in set_cookies(headers) {
-            let value = cookie.split(['=', ';']).nth(1).unwrap().to_owned();
-            let path = attribute(&cookie, "Path").unwrap().to_owned();
-            let domain = attribute(&cookie, "Domain").map(str::to_owned);
-            self.0.retain(|(other, of, _)| (other, of) != (&path, &domain));
-            if attribute(&cookie, "Max-Age") != Some("0") {
-                // Browsers send the longer path first (RFC 6265bis, 5.8.3).
-                let at = self.0.iter().take_while(|(other, ..)| other.len() > path.len()).count();
-                self.0.insert(at, (path, domain, value));
-            }
-        }
-    }
-
-    async fn visit<F, Fut, T>(&mut self, node: &Node, handler: F) -> (HeaderMap, T)
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-        let (response, value) =
-            node.handle(self.request(), |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-        self.take(response.headers());
-        (response.headers().clone(), value)
-    }
-
-    async fn sign_in(&mut self, node: &Node, user: &'static str) {
-        self.visit(node, async move |session| session.sign_in(User(user.into())).await.unwrap()).await;
-    }
-
-    async fn write(&mut self, node: &Node, name: &'static str) -> Vec<String> {
-        set_cookies(&self.visit(node, async move |session| session.set(theme(name)).await.unwrap()).await.0)
-    }
-
+impl Browser {
     /// The user whom this browser's next request would be of, on a node.
     async fn user(&self, node: &Node) -> Option<String> {
         let user = async |session: Session| session.principal().map(|user| user.as_str().to_owned());
-        self.clone().visit(node, user).await.1
+        self.clone().visit(node, user).await
     }
 
+    /// The paths of its cookies, the longest first.
     fn paths(&self) -> Vec<&str> {
-        self.0.iter().map(|(path, ..)| path.as_str()).collect()
+        let mut paths: Vec<_> = self.jar().iter().filter_map(Cookie::path).collect();
+        paths.sort_by_key(|path| std::cmp::Reverse(path.len()));
+        paths
     }
 }
 
@@ -117,16 +76,16 @@ fn ada() -> Option<String> {
 #[tokio::test]
 async fn session_moves_to_the_new_place() {
     let deploys = Deploys::new();
-    let mut jar = Jar::default();
-    jar.sign_in(&deploys.old(), "ada").await;
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
     let (node, other) = (deploys.new_node(), deploys.new_node());
-    let (headers, ()) = jar.visit(&node, async |session| drop(session.value::<Theme>())).await;
+    let (headers, ()) = jar.visit_seen(&node, async |session| drop(session.value::<Theme>())).await;
     assert_eq!((set_cookies(&headers).len(), jar.paths()), (0, vec!["/app"]), "nothing to say yet");
     assert_eq!(jar.write(&node, "dark").await.len(), 2);
     assert_eq!(jar.paths(), ["/"]);
     for node in [&node, &other] {
         assert_eq!(jar.user(node).await, ada());
-        assert_eq!(jar.visit(node, async |session| session.value::<Theme>()).await.1, theme("dark"));
+        assert_eq!(jar.visit(node, async |session| session.value::<Theme>()).await, theme("dark"));
     }
     assert_eq!(jar.write(&node, "light").await.len(), 2, "for as long as it is declared");
 }
@@ -134,10 +93,10 @@ async fn session_moves_to_the_new_place() {
 #[tokio::test]
 async fn sign_in_after_a_move_reaches_every_node() {
     let deploys = Deploys::new();
-    let mut jar = Jar::default();
+    let mut jar = browser();
     jar.write(&deploys.old(), "dark").await;
     let (node, second) = (deploys.new_node(), deploys.new_node());
-    jar.sign_in(&node, "ada").await;
+    sign_in(&mut jar, &node, "ada").await;
     assert_eq!(jar.paths(), ["/"]);
     for node in [&node, &second, &deploys.new_node()] {
         assert_eq!(jar.user(node).await, ada());
@@ -154,22 +113,22 @@ async fn sign_in_after_a_move_reaches_every_node() {
 #[tokio::test]
 async fn next_sign_in_ends_a_lockout() {
     let deploys = Deploys::new();
-    let (careless, mut jar) = (deploys.careless(), Jar::default());
-    jar.sign_in(&deploys.old(), "ada").await;
+    let (careless, mut jar) = (deploys.careless(), browser());
+    sign_in(&mut jar, &deploys.old(), "ada").await;
     jar.write(&careless, "dark").await;
     assert_eq!((jar.paths(), jar.user(&careless).await), (vec!["/app", "/"], ada()));
-    jar.sign_in(&careless, "ada").await;
+    sign_in(&mut jar, &careless, "ada").await;
     for node in [&careless, &deploys.careless()] {
         assert_eq!(jar.user(node).await, None, "the old place holds another id, which may be planted");
-        let (headers, written) = jar.visit(node, async |session| kind(session.set(theme("evil")).await)).await;
+        let (headers, written) = jar.visit_seen(node, async |session| kind(session.set(theme("evil")).await)).await;
         assert_eq!((set_cookies(&headers).len(), written), (0, Some(WriteErrorKind::Closed)));
     }
     // Another sign-in helps nothing while the old place is not declared.
-    jar.sign_in(&careless, "ada").await;
+    sign_in(&mut jar, &careless, "ada").await;
     assert_eq!(jar.user(&careless).await, None);
 
     let (node, second) = (deploys.new_node(), deploys.new_node());
-    jar.sign_in(&node, "ada").await;
+    sign_in(&mut jar, &node, "ada").await;
     assert_eq!(jar.paths(), ["/"]);
     for node in [&node, &second] {
         assert_eq!(jar.user(node).await, ada());
@@ -179,21 +138,20 @@ async fn next_sign_in_ends_a_lockout() {
 #[tokio::test]
 async fn several_tokens_lose_the_old_place_unread() {
     let deploys = Deploys::new();
-    let mut jar = Jar::default();
-    jar.sign_in(&deploys.old(), "ada").await;
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
     deploys.clock.advance(TICK);
     jar.write(&deploys.careless(), "dark").await;
     assert_eq!(jar.paths(), ["/app", "/"]);
-    let (headers, _) = jar.clone().visit(&deploys.new_node(), async |_| ()).await;
+    let (headers, _) = jar.clone().visit_seen(&deploys.new_node(), async |_| ()).await;
     assert_eq!(set_cookies(&headers), ["session=; HttpOnly; SameSite=Lax; Path=/app; Max-Age=0"]);
     assert_eq!(headers[header::CACHE_CONTROL], "no-store");
     // Of several sessions too, whose tokens stay at the present place.
     let mut two = jar.clone();
-    two.0[0].2 = {
-        let mut other = Jar::default();
-        other.sign_in(&deploys.old(), "bob").await;
-        other.0[0].2.clone()
-    };
+    let mut other = browser();
+    sign_in(&mut other, &deploys.old(), "bob").await;
+    other.jar().iter().cloned().for_each(|cookie| two.plant(cookie));
+    assert_eq!(two.paths(), ["/app", "/"]);
     assert_eq!(two.user(&deploys.new_node()).await, None);
     two.visit(&deploys.new_node(), async |session| drop(session.value::<Theme>())).await;
     assert_eq!((two.paths(), two.user(&deploys.new_node()).await), (vec!["/"], ada()));
@@ -203,12 +161,12 @@ async fn several_tokens_lose_the_old_place_unread() {
 async fn sign_out_leaves_no_place() {
     let deploys = Deploys::new();
     let node = deploys.node(|cookie| cookie.formerly("/app", None).formerly("/", "example.org"));
-    let mut jar = Jar::default();
-    jar.sign_in(&deploys.old(), "ada").await;
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
     jar.write(&deploys.careless(), "dark").await;
     jar.write(&deploys.node(|cookie| cookie.domain("example.org")), "light").await;
-    assert_eq!(jar.0.len(), 3);
-    let (headers, ()) = jar.visit(&node, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(jar.jar().iter().count(), 3);
+    let (headers, ()) = jar.visit_seen(&node, async |session| session.sign_out().await.unwrap()).await;
     assert_eq!(
         set_cookies(&headers),
         [
@@ -217,7 +175,7 @@ async fn sign_out_leaves_no_place() {
             "session=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0",
         ]
     );
-    assert_eq!(jar.0, []);
+    assert_eq!(jar.jar().iter().count(), 0);
 }
 
 // R19.
@@ -228,10 +186,10 @@ async fn removals_repeat_the_attributes() {
     let cookie = cookie(&ring).path("/").domain("example.org").formerly("/app", "example.org").formerly("/", None);
     let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).value::<Theme>().clock(clock);
     let node = Node::new(sessions.build().unwrap());
-    let mut browser = Browser::new();
+    let mut browser = browser();
     assert_eq!(browser.write(&node, "dark").await.len(), 1, "no token came");
     let set = browser.write(&node, "light").await;
-    let attributes: Vec<_> = set.iter().map(|set| set.split_once("; ").unwrap().1).collect();
+    let attributes: Vec<_> = set.iter().map(|set| attributes(set)).collect();
     assert_eq!(
         attributes,
         [
@@ -246,18 +204,22 @@ async fn removals_repeat_the_attributes() {
 #[tokio::test]
 async fn visitors_and_garbage_cause_no_removal() {
     let node = Deploys::new().new_node();
-    assert_eq!(Jar::default().write(&node, "dark").await.len(), 1);
-    let mut garbage = Jar(vec![("/".into(), None, "garbage".into()), ("/app".into(), None, "more".into())]);
+    assert_eq!(browser().write(&node, "dark").await.len(), 1);
+    let mut garbage = browser();
+    for (value, path) in [("garbage", "/"), ("more", "/app")] {
+        garbage.plant(Cookie::build(("session", value)).path(path).build());
+    }
     assert_eq!(garbage.write(&node, "dark").await.len(), 1);
 }
 
 #[tokio::test]
 async fn cross_site_request_removes_no_place() {
     let deploys = Deploys::new();
-    let (mut first, mut second) = (Jar::default(), Jar::default());
-    first.sign_in(&deploys.old(), "ada").await;
-    second.sign_in(&deploys.careless(), "bob").await;
-    first.0.extend(second.0);
+    let (mut first, mut second) = (browser(), browser());
+    sign_in(&mut first, &deploys.old(), "ada").await;
+    sign_in(&mut second, &deploys.careless(), "bob").await;
+    second.jar().iter().cloned().for_each(|cookie| first.plant(cookie));
+    assert_eq!(first.paths(), ["/app", "/"]);
     let mut form = first.request();
     form.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
     let signs_in =

@@ -7,7 +7,7 @@ use layered_session::{Clock, Closed, Lifetime, Session, SessionValue, WriteError
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    site::{Site, attribute, dark},
+    site::{Site, dark, max_age},
     world::{Browser, DAY, HOUR, Node, Theme, User, Visits, builder, ring},
 };
 
@@ -72,7 +72,7 @@ async fn the_absolute_limit_holds_however_much_the_session_is_used() {
         site.clock.advance(HOUR);
         let set = browser.read(&site.node).await;
         let left = (ends - 60 * SECOND).duration_since(site.clock.now()).unwrap().as_secs();
-        let asked = set.iter().filter_map(|cookie| attribute(cookie, "Max-Age")?.parse::<u64>().ok());
+        let asked = set.iter().filter_map(|cookie| max_age(cookie));
         assert!(asked.into_iter().all(|age| age <= left), "the browser keeps it no longer than the server: {set:?}");
     }
     site.clock.set(ends - SECOND);
@@ -103,14 +103,14 @@ async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_d
     let site = site();
     let mut browser = Browser::new();
     let set = browser.write(&site.node, "dark").await;
-    assert_eq!(attribute(&set[0], "Max-Age"), Some("86340"));
+    assert_eq!(max_age(&set[0]), Some(86_340));
     for _ in 0..5 {
         site.clock.advance(DAY / 2);
         browser.read(&site.node).await;
     }
     // Half a day is left of the three.
     let set = browser.write(&site.node, "light").await;
-    assert_eq!(attribute(&set[0], "Max-Age"), Some("43140"));
+    assert_eq!(max_age(&set[0]), Some(43_140));
 }
 
 // R14.
@@ -118,7 +118,7 @@ async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_d
 async fn the_browser_is_asked_for_400_days_at_most() {
     let site = Site::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
     let set = Browser::new().write(&site.node, "dark").await;
-    assert_eq!(attribute(&set[0], "Max-Age"), Some((400 * DAY).as_secs().to_string().as_str()));
+    assert_eq!(max_age(&set[0]), Some((400 * DAY).as_secs()));
 }
 
 // R14: a browser that comes every day keeps its session, whatever it makes of the cookie's lifetime.
@@ -131,7 +131,7 @@ async fn daily_use_outlives_the_browsers_400_days() {
             let told = if day == 0 { browser.write(&site.node, "dark").await } else { browser.read(&site.node).await };
             refreshes += told.len();
             for cookie in told {
-                let seconds = attribute(&cookie, "Max-Age").unwrap().parse::<u64>().unwrap();
+                let seconds = max_age(&cookie).unwrap();
                 dropped = u64::from(day) + seconds / DAY.as_secs();
             }
             assert!(u64::from(day) < dropped || day + 1 == absolute, "{idle}, {absolute}: gone on day {day}");
@@ -235,7 +235,7 @@ async fn remember_me_is_kept_with_the_session() {
     assert_eq!(ends, site.clock.now() + 30 * DAY, "a node that knew the session learns of it");
     browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
     let set = browser.write(&site.node, "dark").await;
-    assert_eq!(attribute(&set[0], "Max-Age"), Some((30 * DAY - 60 * SECOND).as_secs().to_string().as_str()));
+    assert_eq!(max_age(&set[0]), Some((30 * DAY - 60 * SECOND).as_secs()));
     site.clock.advance(29 * DAY);
     assert_eq!(browser.theme(&site.node).await, dark());
     assert_eq!(browser.theme(&site.cold()).await, dark());
@@ -264,7 +264,7 @@ async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limit
     for node in [&site.node, &site.cold()] {
         let set = browser.read(node).await;
         assert_eq!(set.len(), 1);
-        assert_eq!(attribute(&set[0], "Max-Age"), None);
+        assert_eq!(max_age(&set[0]), None);
         site.clock.advance(DAY / 2);
     }
     site.clock.advance(DAY / 2);

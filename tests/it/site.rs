@@ -2,7 +2,7 @@
 
 use layered_session::{KeyRing, Session, SessionsBuilder, testing::ManualClock};
 
-use crate::world::{Browser, Node, Theme, builder, ring, set_cookies};
+use crate::world::{Browser, Node, Theme, builder, parsed, ring, set_cookies};
 
 pub(crate) struct Site {
     pub(crate) ring: KeyRing,
@@ -88,7 +88,7 @@ impl Browser {
     }
 }
 
-/// The value of an attribute of a `Set-Cookie`.
-pub(crate) fn attribute<'a>(cookie: &'a str, name: &str) -> Option<&'a str> {
-    cookie.split("; ").skip(1).find_map(|attribute| attribute.strip_prefix(name)?.strip_prefix('='))
+/// The seconds of a `Set-Cookie`'s `Max-Age`.
+pub(crate) fn max_age(set_cookie: &str) -> Option<u64> {
+    parsed(set_cookie).max_age().map(|age| age.whole_seconds().try_into().expect("no negative age"))
 }

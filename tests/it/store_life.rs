@@ -1,16 +1,11 @@
 //! What a shared store has is there for whoever may still ask for it: under pressure of memory, by a birth token, at the
 //! end of a day, and whatever a write takes.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
-};
+use std::time::Duration;
 
 use layered_session::{
-    Clock, CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions,
+    CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions,
     testing::{ManualClock, SpyStore},
-    tier::{Commit, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 
@@ -31,54 +26,17 @@ impl SessionValue for Quota {
     const PLACEMENT: Placement = Placement::Server;
 }
 
-/// A store that drops what it is told to expire.
-#[derive(Clone, Debug)]
-struct Expiring {
-    store: SpyStore,
-    clock: ManualClock,
-    ends: Arc<Mutex<HashMap<OwnerId, SystemTime>>>,
-}
-
-impl Expiring {
-    fn is_over(&self, owner: Option<OwnerId>) -> bool {
-        let ends = self.ends.lock().unwrap();
-        owner.and_then(|owner| ends.get(&owner)).is_some_and(|end| *end <= self.clock.now())
-    }
-}
-
-impl Tier for Expiring {
-    fn name(&self) -> &'static str {
-        "expiring"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        if self.is_over(lookup.owner()) { TierFuture::ready(Ok(Found::absent())) } else { self.store.read(lookup) }
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        if self.is_over(Some(commit.owner())) {
-            return TierFuture::ready(Ok(Committed::Absent));
-        }
-        self.ends.lock().unwrap().insert(commit.owner(), commit.expires());
-        self.store.write(commit)
-    }
-}
-
 /// Nodes over one store, of little memory.
 struct Nodes {
     ring: KeyRing,
     clock: ManualClock,
-    store: Expiring,
+    store: SpyStore,
 }
 
 impl Nodes {
     fn new() -> Self {
         let clock = ManualClock::new();
-        let store = Expiring { store: SpyStore::new(), clock: clock.clone(), ends: Arc::default() };
+        let store = SpyStore::new().expire_by(clock.clone());
         Self { ring: ring(), clock, store }
     }
 

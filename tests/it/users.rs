@@ -24,6 +24,7 @@ use self::{
 };
 use crate::{
     app::{App, under_way},
+    site::max_age,
     world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies},
 };
 
@@ -441,7 +442,7 @@ fn answered(
     time: &model::Time,
 ) -> Result<Option<Token>, TestCaseError> {
     prop_assert!(set.len() <= 1);
-    let removed = set.first().map(|cookie| cookie.contains("Max-Age=0"));
+    let removed = set.first().map(|cookie| max_age(cookie) == Some(0));
     let carried = model.seal(handle, time);
     let due = match &carried {
         Some(carried) => {

@@ -5,18 +5,18 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Full};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Scope, Session, SessionValue,
     SessionWriteback, Sessions, SessionsBuilder, WritebackBody,
-    testing::ManualClock,
+    testing::{self, Cookie, Jar, ManualClock},
     tier::{BoxError, Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
@@ -222,10 +222,31 @@ pub(crate) fn id_of(token: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
 }
 
-/// A browser: one cookie jar that does what `Set-Cookie` says.
-#[derive(Clone, Debug, Default)]
+/// Reads a `Set-Cookie` as a browser does.
+pub(crate) fn parsed(set_cookie: &str) -> Cookie<'static> {
+    Cookie::parse(set_cookie.to_owned()).expect("a cookie")
+}
+
+/// The attributes of a `Set-Cookie` as they stand.
+pub(crate) fn attributes(set_cookie: &str) -> &str {
+    let pair = parsed(set_cookie).stripped().to_string();
+    set_cookie.strip_prefix(&pair).and_then(|rest| rest.strip_prefix("; ")).expect("attributes after the pair")
+}
+
+/// A browser with the jar of the testing kit. Its cookies never expire: a server must not trust browsers to drop them.
+#[derive(Clone, Debug)]
 pub(crate) struct Browser {
-    jar: Vec<(String, String)>,
+    jar: Jar,
+    url: Uri,
+    /// A pair that no browser would keep, which any other client can send.
+    forged: String,
+}
+
+impl Default for Browser {
+    fn default() -> Self {
+        // Over TLS, so that the browser keeps cookies with and without `Secure`.
+        Self::at("https://app.example/")
+    }
 }
 
 impl Browser {
@@ -233,14 +254,23 @@ impl Browser {
         Self::default()
     }
 
-    /// The value of a cookie that it holds.
+    /// A browser whose cookies belong to this URL, for requests of any path.
+    pub(crate) fn at(url: &'static str) -> Self {
+        Self { jar: Jar::new(), url: Uri::from_static(url), forged: String::new() }
+    }
+
+    /// The value of a kept cookie.
     pub(crate) fn cookie(&self, name: &str) -> Option<&str> {
-        self.jar.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
+        self.jar.get(name).map(Cookie::value)
     }
 
     pub(crate) fn set(&mut self, name: &str, value: &str) {
-        self.jar.retain(|(known, _)| known != name);
-        self.jar.push((name.to_owned(), value.to_owned()));
+        self.jar.remove(name);
+        self.forged.clear();
+        self.plant(Cookie::build((name.to_owned(), value.to_owned())).path("/").secure(true).build());
+        if self.cookie(name) != Some(value) {
+            self.forged = format!("{name}={value}");
+        }
     }
 
     pub(crate) fn request(&self) -> Request<Full<Bytes>> {
@@ -249,8 +279,10 @@ impl Browser {
 
     pub(crate) fn request_of(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "app.example");
-        if !self.jar.is_empty() {
-            let pairs: Vec<_> = self.jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        let kept = self.jar.field(&self.url, SystemTime::UNIX_EPOCH);
+        let pairs = [kept.as_ref().and_then(|kept| kept.to_str().ok()), Some(self.forged.as_str())];
+        let pairs: Vec<_> = pairs.into_iter().flatten().filter(|pair| !pair.is_empty()).collect();
+        if !pairs.is_empty() {
             request = request.header(header::COOKIE, pairs.join("; "));
         }
         request.body(Full::new(body.into())).expect("a request")
@@ -272,14 +304,21 @@ impl Browser {
 
     /// Does what a response says about cookies.
     pub(crate) fn take(&mut self, headers: &HeaderMap) {
-        for cookie in set_cookies(headers) {
-            let (pair, attributes) = cookie.split_once(';').unwrap_or((&cookie, ""));
-            let (name, value) = pair.split_once('=').expect("a pair");
-            self.jar.retain(|(known, _)| known != name);
-            if !attributes.contains("Max-Age=0") {
-                self.jar.push((name.to_owned(), value.to_owned()));
-            }
+        let set = testing::set_cookies(headers);
+        if set.iter().any(|cookie| self.forged.split('=').next() == Some(cookie.name())) {
+            self.forged.clear();
         }
+        self.jar.take(&self.url, headers, SystemTime::UNIX_EPOCH);
+    }
+
+    /// Keeps a cookie as it is, beside others of its name.
+    pub(crate) fn plant(&mut self, cookie: Cookie<'static>) {
+        self.jar.insert(&self.url, cookie, SystemTime::UNIX_EPOCH);
+    }
+
+    /// The jar, for tests of several cookies.
+    pub(crate) const fn jar(&self) -> &Jar {
+        &self.jar
     }
 
     /// One visit: a request with its cookies, a handler, and the response's cookies into the jar.

@@ -5,7 +5,7 @@ use layered_session::{CookieTier, MemoryTier, Sessions};
 
 use crate::{
     app::{App, theme},
-    world::{Browser, Node, Theme, set_cookies},
+    world::{Browser, Node, Theme, attributes, id_of, parsed, set_cookies},
 };
 
 /// A node whose cookie has a path of its own.
@@ -15,7 +15,7 @@ fn node(app: &App) -> Node {
     Node::new(chain.value::<Theme>().build().unwrap())
 }
 
-/// The cookie that the answer to a first write sets: its token, and its attributes.
+/// The cookie that the answer to a first write sets: its token, and its attributes as they stand.
 async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -> (String, String) {
     let mut request = Browser::new().request_of(Method::GET, path, "");
     for (name, value) in fields {
@@ -26,8 +26,7 @@ async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -
     };
     let (response, ()) = node.handle(request, write).await;
     let cookie = set_cookies(response.headers()).remove(0);
-    let (pair, attributes) = cookie.split_once("; ").unwrap();
-    (pair.to_owned(), attributes.to_owned())
+    (parsed(&cookie).value().to_owned(), attributes(&cookie).to_owned())
 }
 
 #[tokio::test]
@@ -58,7 +57,6 @@ async fn requests_outside_the_cookies_path_have_own_sessions() {
     // A browser does not bring the cookie here.
     let (outside, attributes) = first_write(&node, "/elsewhere", &[]).await;
     assert!(attributes.contains("Path=/app"), "it takes the place of the other cookie");
-    let id = |pair: &str| crate::world::id_of(pair.split_once('=').unwrap().1);
-    assert_ne!(id(&inside), id(&outside));
+    assert_ne!(id_of(&inside), id_of(&outside));
     assert_eq!(node.sessions.stats().records, 2);
 }

@@ -1,12 +1,9 @@
 //! What is never shown: ids, tokens, keys, who is signed in, and anything of anybody else.
 
-use std::sync::{Arc, Mutex};
-
 use http::Method;
 use layered_session::{
     DefaultTier, KeyRing, Principal,
-    testing::SpyStore,
-    tier::{Commit, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
+    testing::{Call, SpyStore},
 };
 use serde_json::json;
 
@@ -17,36 +14,12 @@ use crate::{
     world::{Answer, Browser, Division, Node, id_of},
 };
 
-/// A store that notes whose records it is asked for.
-#[derive(Clone, Debug, Default)]
-struct Noting(SpyStore, Arc<Mutex<Vec<OwnerId>>>);
-
-impl Tier for Noting {
-    fn name(&self) -> &'static str {
-        "noting"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        self.1.lock().unwrap().extend(lookup.owner());
-        self.0.read(lookup)
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        self.1.lock().unwrap().push(commit.owner());
-        self.0.write(commit)
-    }
-}
-
 // R29, R32, R36.
 #[tokio::test]
 async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
     let key: [u8; 32] = rand::random();
     let app = App { ring: KeyRing::new([key]).unwrap(), ..App::new() };
-    let store = Noting::default();
+    let store = SpyStore::new();
     let node = app.node_with(|sessions| sessions.tier(store.clone()));
     let (mut ada, mut bob) = (Browser::new(), Browser::new());
     let (mut told, mut tokens, mut pages) = (String::new(), Vec::new(), Vec::new());
@@ -80,7 +53,7 @@ async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
     assert!(told.contains("canary-ada") && told.contains("canary-a\"") && told.contains("\"current_division_id\""));
     assert!(others.told().contains("canary-b\""));
     assert!(!told.contains("canary-b"), "another user's");
-    let owners = store.1.lock().unwrap().clone();
+    let owners: Vec<_> = store.take_calls().iter().filter_map(Call::owner).collect();
     assert!(owners.len() > 8 && tokens.len() == 5);
     for token in &tokens {
         assert!(!told.contains(&token[..24]) && !told.contains(&token[60..84]), "a token");
@@ -91,9 +64,9 @@ async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
     }
     assert!(spellings(&key).iter().all(|key| !told.contains(key)), "a key");
     let shown = report(&ada, &node).await;
-    assert_eq!(shown["chain"], json!(["memory", "cookie", "noting", "default"]));
+    assert_eq!(shown["chain"], json!(["memory", "cookie", "spy", "default"]));
     let asked = "asked when the session was loaded: what it had is in memory";
-    assert_eq!(tiers(&shown, "theme")[2], ["noting", "not_asked", asked]);
+    assert_eq!(tiers(&shown, "theme")[2], ["spy", "not_asked", asked]);
 }
 
 #[tokio::test]

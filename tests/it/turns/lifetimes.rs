@@ -1,20 +1,17 @@
 //! The lifetime with which a session begins: the configured lifetime, or the lifetime that its handle was given.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::SystemTime,
-};
+use std::time::SystemTime;
 
 use layered_session::{
     Clock, Closed, Lifetime, Session, WriteErrorKind,
-    testing::{ManualClock, SpyStore},
-    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
+    testing::{Call, ManualClock, Operation, SpyStore},
+    tier::CommitKind,
 };
 
 use super::{bring_ok, login, user};
 use crate::{
     app::{App, get, kind, set, sign_in, signed_in, socket, theme, visitor},
-    site::attribute,
+    site::max_age,
     world::{Browser, DAY, Node, Theme, Visits, set_cookies},
 };
 
@@ -48,7 +45,7 @@ async fn lasts(browser: &Browser, node: &Node, clock: &ManualClock) -> (Option<u
     };
     let (headers, expires) = browser.clone().visit_seen(node, write).await;
     let cookies = set_cookies(&headers);
-    let max_age = attribute(&cookies[0], "Max-Age").map(|seconds| seconds.parse::<u32>().unwrap());
+    let max_age = max_age(&cookies[0]).map(|seconds| u32::try_from(seconds).unwrap());
     (expires.map(|end| days(end, clock)), max_age.map(|seconds| (seconds + 60) / 86_400))
 }
 
@@ -278,40 +275,16 @@ async fn lifetime_given_later_wins_on_other_nodes() {
     }
 }
 
-/// A store that notes until when each new record has to be kept.
-#[derive(Clone, Debug, Default)]
-struct Until {
-    store: SpyStore,
-    created: Arc<Mutex<Vec<SystemTime>>>,
-}
-
-impl Tier for Until {
-    fn name(&self) -> &'static str {
-        "until"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        self.store.read(lookup)
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        if commit.kind() == CommitKind::Create {
-            self.created.lock().unwrap().push(commit.expires());
-        }
-        self.store.write(commit)
-    }
-}
-
 #[tokio::test]
 async fn store_keeps_the_session_for_its_lifetime() {
     let app = App::new();
-    let store = Until::default();
+    let store = SpyStore::new();
     let node = app.node_with(|sessions| sessions.tier(store.clone()));
-    let last = || days(*store.created.lock().unwrap().last().unwrap(), &app.clock);
+    let last = || {
+        let created = |call: &Call| call.operation() == Operation::Write(CommitKind::Create);
+        let expires = store.take_calls().into_iter().filter(created).filter_map(|call| call.expires()).next_back();
+        days(expires.unwrap(), &app.clock)
+    };
     let mut browser = Browser::new();
     let write = async |session: Session| {
         session.set_lifetime(remember_me()).await.unwrap();

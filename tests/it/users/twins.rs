@@ -13,7 +13,7 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 use super::{Op, Refusal, USERS, job, op, perform, principal};
 use crate::{
     app::under_way,
-    world::{Browser, DAY, Division, Node, User, Visits, set_cookies},
+    world::{Browser, DAY, Division, Node, User, Visits, parsed, set_cookies},
 };
 
 const JARS: usize = 3;
@@ -233,8 +233,8 @@ fn seen_of(session: &Session) -> Seen {
 fn shape(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     let text = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
     let cookies = set_cookies(headers).into_iter().map(|cookie| {
-        let (pair, attributes) = cookie.split_once(';').unwrap_or((&cookie, ""));
-        ("set-cookie", format!("{};{attributes}", pair.len()))
+        let pair = parsed(&cookie).stripped().to_string();
+        ("set-cookie", cookie.replacen(&pair, &pair.len().to_string(), 1))
     });
     let vary = text(header::VARY).map(|value| ("vary", value));
     cookies.chain(vary).chain(text(header::CACHE_CONTROL).map(|value| ("cache-control", value))).collect()

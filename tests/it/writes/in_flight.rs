@@ -3,7 +3,6 @@
 use std::{
     future::{Future, IntoFuture},
     pin::pin,
-    sync::{Arc, Mutex},
     task::{Context, Waker},
 };
 
@@ -13,7 +12,7 @@ use http_body_util::Full;
 use layered_session::{
     Clock, Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
-    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
+    tier::CommitKind,
 };
 
 use super::{Note, count, visits};
@@ -23,82 +22,12 @@ use crate::{
     world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
 };
 
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// A store whose commits of a kind wait for a test's word, before it takes them or before it answers, and which runs
-/// something of a test's at a read.
-#[derive(Clone, Default)]
-struct Gate {
-    store: SpyStore,
-    kept_out: Arc<Mutex<Option<CommitKind>>>,
-    held: Arc<Mutex<Option<CommitKind>>>,
-    on_read: Arc<Mutex<Option<Hook>>>,
-}
-
-impl std::fmt::Debug for Gate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Gate")
-    }
-}
-
-impl Gate {
-    /// From now on the store does not hear of these.
-    fn keep_out(&self, kind: CommitKind) {
-        *self.kept_out.lock().unwrap() = Some(kind);
-    }
-
-    /// From now on the store takes these, and does not say so.
-    fn hold(&self, kind: CommitKind) {
-        *self.held.lock().unwrap() = Some(kind);
-    }
-
-    fn open(&self) {
-        *self.kept_out.lock().unwrap() = None;
-        *self.held.lock().unwrap() = None;
-    }
-}
-
-impl Tier for Gate {
-    fn name(&self) -> &'static str {
-        "gate"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(async move {
-            // Apart from the lock: it may read too.
-            let run = self.on_read.lock().unwrap().take();
-            if let Some(run) = run {
-                run();
-            }
-            self.store.read(lookup).await
-        })
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::boxed(async move {
-            wait_while(&self.kept_out, commit.kind()).await;
-            let committed = self.store.write(commit).await;
-            wait_while(&self.held, commit.kind()).await;
-            committed
-        })
-    }
-}
-
-async fn wait_while(shut: &Mutex<Option<CommitKind>>, kind: CommitKind) {
-    while *shut.lock().unwrap() == Some(kind) {
-        tokio::task::yield_now().await;
-    }
-}
-
-fn gated(kind: CommitKind) -> (Gate, Site) {
-    let gate = Gate::default();
-    gate.keep_out(kind);
-    let shared = gate.clone();
-    (gate, Site::with(move |builder| builder.tier(shared.clone())))
+/// A store that commits of a kind do not reach before a test's word, and a site over the store.
+fn gated(kind: CommitKind) -> (SpyStore, Site) {
+    let store = SpyStore::new();
+    store.hold_requests(Operation::Write(kind));
+    let shared = store.clone();
+    (store, Site::with(move |builder| builder.tier(shared.clone())))
 }
 
 // Acceptance 56: asked by all at once, the store would turn away all but one each time, and some would give up.
@@ -108,7 +37,7 @@ async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
     let (gate, site) = gated(CommitKind::Update);
     let mut browser = site.dark().await;
     let session = browser.open(&site.node).await;
-    gate.store.take_operations();
+    gate.take_operations();
     let updates = (0..UPDATES).map(|n| {
         let session = session.clone();
         async move {
@@ -118,9 +47,9 @@ async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
             }
         }
     });
-    let open = async { gate.open() };
+    let open = async { gate.release() };
     tokio::join!(join_all(updates), open);
-    assert_eq!(gate.store.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
+    assert_eq!(gate.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
     assert_eq!(visits(&browser, &site.cold()).await, Visits(UPDATES as u64));
 }
 
@@ -136,28 +65,28 @@ async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
             tokio::spawn(async move { other.set(Visits(1)).await }),
         ];
         tokio::task::yield_now().await;
-        opened.open();
+        opened.release();
         for task in tasks {
             task.await.unwrap().unwrap();
         }
     };
     browser.told(&site.node, write).await;
-    assert_eq!(gate.store.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
+    assert_eq!(gate.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
     assert_eq!((browser.theme(&site.cold()).await, visits(&browser, &site.cold()).await), (dark(), Visits(1)));
 }
 
 #[tokio::test]
 async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
-    gate.hold(CommitKind::Create);
+    gate.hold_answers(Operation::Write(CommitKind::Create));
     let mut cx = Context::from_waker(Waker::noop());
     let mut write = pin!(session.set(Theme("dark".into())));
     assert!(write.as_mut().poll(&mut cx).is_pending());
     let mut sign_in = pin!(session.sign_in(User("ada".into())).into_future());
     assert!(sign_in.as_mut().poll(&mut cx).is_pending());
-    gate.open();
+    gate.release();
     write.await.unwrap();
     sign_in.await.unwrap();
     assert_eq!(session.value::<Theme>(), Theme("dark".into()));
@@ -168,7 +97,7 @@ async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
 #[tokio::test]
 async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
     for held in [CommitKind::Create, CommitKind::End, CommitKind::Update] {
-        let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+        let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
         let node = || Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
         let mut browser = Browser::new();
         let here = node();
@@ -176,7 +105,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
         let store = gate.clone();
         browser
             .visit(&here, async move |s| {
-                store.hold(held);
+                store.hold_answers(Operation::Write(held));
                 let (mut renewal, mut write) = (pin!(s.renew()), pin!(s.set(Note("two".into()))));
                 {
                     let mut cx = Context::from_waker(Waker::noop());
@@ -187,7 +116,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
                     assert!(renewal.as_mut().poll(&mut cx).is_pending());
                     assert!(write.as_mut().poll(&mut cx).is_pending());
                 }
-                store.open();
+                store.release();
                 let (renewed, written) = tokio::join!(renewal, write);
                 renewed.unwrap();
                 written.unwrap();
@@ -212,7 +141,7 @@ async fn logout_during_a_write_stays_logged_out() {
     let writing = tokio::spawn(async move { kind(socket.set(Visits(1)).await) });
     tokio::task::yield_now().await;
     browser.visit(&site.node, async |session| session.sign_out().await.unwrap()).await;
-    gate.open();
+    gate.release();
     assert_eq!(writing.await.unwrap(), Some(WriteErrorKind::Closed));
     for node in [&site.node, &site.cold()] {
         assert_eq!(late.theme(node).await, Theme::default());
@@ -222,22 +151,22 @@ async fn logout_during_a_write_stays_logged_out() {
 
 #[tokio::test]
 async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = Browser::new().visit(&node, async |s| s).await;
-    gate.hold(CommitKind::Create);
+    gate.hold_answers(Operation::Write(CommitKind::Create));
     assert!(at_once(session.set(Theme("dark".into()))).is_none());
     assert_eq!(node.sessions.stats().records, 0);
 }
 
 #[tokio::test]
 async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let session = under_way(&browser, &node).await;
-    gate.hold(CommitKind::End);
+    gate.hold_answers(Operation::Write(CommitKind::End));
     assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
     assert_eq!(node.sessions.stats().records, 1);
     assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
@@ -246,14 +175,14 @@ async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
 
 #[tokio::test]
 async fn a_renewal_that_is_dropped_lets_writes_go_on() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Note("one".into())).await.unwrap()).await;
     let session = under_way(&browser, &node).await;
-    gate.hold(CommitKind::Create);
+    gate.hold_answers(Operation::Write(CommitKind::Create));
     assert!(at_once(session.renew()).is_none());
-    gate.open();
+    gate.release();
     session.set(Note("two".into())).await.unwrap();
     assert_eq!(session.value::<Note>(), Note("two".into()));
 }
@@ -273,27 +202,27 @@ async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
     tokio::task::yield_now().await;
     dropped.abort();
     assert!(dropped.await.is_err());
-    gate.open();
+    gate.release();
     other.await.unwrap().unwrap();
-    gate.store.take_operations();
+    gate.take_operations();
     browser.theme(&site.node).await;
-    assert_eq!(gate.store.take_operations(), [Operation::Read]);
+    assert_eq!(gate.take_operations(), [Operation::Read]);
 }
 
 #[tokio::test]
 async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
     let session = browser.visit(&node, async |s| s).await;
-    gate.hold(CommitKind::Update);
+    gate.hold_answers(Operation::Write(CommitKind::Update));
     {
         let mut ends = pin!(session.set(Visits(2)));
         let mut cx = Context::from_waker(Waker::noop());
         assert!(ends.as_mut().poll(&mut cx).is_pending());
         assert!(at_once(session.set(Theme("dark".into()))).is_none(), "taken by the store, and dropped");
-        gate.open();
+        gate.release();
         ends.await.unwrap();
     }
     assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
@@ -301,61 +230,65 @@ async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
 
 #[tokio::test]
 async fn a_key_replaced_during_the_load_vouches_for_nothing() {
-    let (ring, clock, gate) = (ring(), ManualClock::new(), Gate::default());
+    let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
-    let replaced = ring.clone();
-    *gate.on_read.lock().unwrap() = Some(Box::new(move || replaced.replace([other]).unwrap()));
     let mut late = browser.clone();
     let load =
         |s: Session| Box::pin(async move { (Response::new(Full::default()), s.value::<Theme>()) }) as BoxFuture<_>;
-    second.handle(browser.request(), load).await;
+    gate.hold_requests(Operation::Read);
+    let mut loading = pin!(second.handle(browser.request(), load));
+    assert!(loading.as_mut().now_or_never().is_none(), "the load waits for the store");
+    ring.replace([other]).unwrap();
+    gate.release();
+    loading.await;
     assert_eq!(late.visit(&second, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
 // G12: nobody is told that a session is over which the answer of a write would bring back; nor does that take back a use.
 #[tokio::test]
 async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_none() {
-    let gate = Gate::default();
+    let gate = SpyStore::new();
     let shared = gate.clone();
     let site = Site::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
     let mut browser = site.dark().await;
     let session = browser.open(&site.node).await;
     site.clock.advance(HOUR - TICK);
-    gate.keep_out(CommitKind::Update);
+    gate.hold_requests(Operation::Write(CommitKind::Update));
     let mut write = pin!(session.set(Theme("light".into())));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(write.as_mut().poll(&mut cx).is_pending());
     site.clock.advance(2 * TICK);
     assert_eq!(session.closed().now_or_never(), None);
     session.touch().await.unwrap();
-    gate.open();
+    gate.release();
     assert!(write.as_mut().poll(&mut cx).is_ready());
     assert_eq!((session.value(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
 }
 
 #[tokio::test]
 async fn users_write_during_a_load_leaves_the_browser_behind() {
-    let (app, gate) = (App::new(), Gate::default());
+    let (app, gate) = (App::new(), SpyStore::new());
     let over_store = || app.node_with(|sessions| sessions.tier(gate.clone()));
     let (first, node) = (over_store(), over_store());
     let mut browser = signed_in(&first, "ada").await;
     set(&mut browser, &first, Division(3)).await;
-    let (gate, there) = (gate.clone(), node.clone());
-    let late = gate.clone();
-    let write = move || {
-        let write = async move {
-            let job = there.sessions.of(Principal::new("ada")).await.unwrap();
-            job.set(Division(4)).await.unwrap();
-        };
-        at_once(write).unwrap();
-    };
+    let mut visit = Box::pin(browser.visit(&node, async |session| session.value::<Theme>()));
     // The store is asked for the session first, and then for the user.
-    *gate.on_read.lock().unwrap() = Some(Box::new(move || *late.on_read.lock().unwrap() = Some(Box::new(write))));
-    browser.visit(&node, async |session| session.value::<Theme>()).await;
-    assert!(gate.on_read.lock().unwrap().is_none());
+    gate.hold_answers(Operation::Read);
+    assert!(visit.as_mut().now_or_never().is_none(), "the session's record is on its way");
+    gate.release();
+    gate.hold_requests(Operation::Read);
+    assert!(visit.as_mut().now_or_never().is_none(), "the user's record is asked for");
+    gate.release();
+    let write = async {
+        let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+        job.set(Division(4)).await.unwrap();
+    };
+    at_once(write).unwrap();
+    visit.await;
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }
