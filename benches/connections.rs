@@ -4,7 +4,6 @@
 use allocation_counter::measure;
 use axum::{
     Router,
-    body::Body,
     extract::{FromRequest, Request, ws::WebSocketUpgrade},
     response::{IntoResponse, Response},
     routing::{any, get},
@@ -12,14 +11,13 @@ use axum::{
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, SessionWriteback,
-    Sessions, tier::BoxError,
+    Sessions, testing::Client, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     runtime::Builder,
 };
-use tower::ServiceExt;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Count(i64);
@@ -90,9 +88,8 @@ async fn open_page(app: &Router, head: &str) -> Result<DuplexStream, BoxError> {
 
 /// The head of a page's request, with the cookie of a new session.
 async fn head(app: &Router, path: &str) -> Result<String, BoxError> {
-    let response = app.clone().oneshot(Request::get("/begin").body(Body::empty())?).await?;
-    let set = response.headers()["set-cookie"].to_str()?;
-    let cookie = set.split_once(';').map_or(set, |(cookie, _)| cookie);
+    let begun = Client::new(app.clone()).get("/begin").await?;
+    let cookie = begun.cookies().first().ok_or("a first write sends the cookie")?.stripped().to_string();
     let upgrade = match path.starts_with("/live") {
         true => {
             "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-version: 13\r\n\

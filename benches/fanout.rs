@@ -15,7 +15,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, header};
 use layered_session::{
     CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Watch,
-    tier::BoxError,
+    testing::set_cookies, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -310,9 +310,9 @@ async fn begin(layer: &LayeredSessionLayer) -> Result<HeaderMap, BoxError> {
         Ok::<_, BoxError>(Response::new(()))
     });
     let response = layer.layer(service).oneshot(Request::new(())).await?;
-    let set = response.headers()[header::SET_COOKIE].to_str()?;
-    let pair = set.split_once(';').map_or(set, |(pair, _)| pair);
-    Ok(HeaderMap::from_iter([(header::COOKIE, pair.parse()?)]))
+    let set = set_cookies(response.headers());
+    let cookie = set.first().ok_or("a first write sends the cookie")?;
+    Ok(HeaderMap::from_iter([(header::COOKIE, cookie.stripped().to_string().parse()?)]))
 }
 
 /// A handle of that session.

@@ -9,7 +9,8 @@ use bytes::BytesMut;
 use futures_util::FutureExt;
 use http::{HeaderValue, Request, Response, header};
 use layered_session::{
-    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, tier::BoxError,
+    CookieTier, DefaultTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions,
+    testing::set_cookies, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tower::{Layer, Service, service_fn};
@@ -168,7 +169,6 @@ fn as_received(field: &HeaderValue) -> HeaderValue {
 }
 
 fn cookie_field(response: &Response<()>) -> Option<HeaderValue> {
-    let set = response.headers().get(header::SET_COOKIE)?.to_str().ok()?;
-    let ours = set.split_once(';').map_or(set, |(pair, _)| pair);
-    format!("{OTHERS}; {ours}").parse().ok()
+    let set = set_cookies(response.headers());
+    format!("{OTHERS}; {}", set.first()?.stripped()).parse().ok()
 }

@@ -1,6 +1,7 @@
 //! A tier of one's own: each tenant's defaults, from a database, below memory and the cookie.
 //!
-//! `cargo run --example custom_tier` sends itself a few requests, asserts what they answer, and ends.
+//! `cargo run --example custom_tier --features testing` sends itself a few requests, asserts
+//! their answers, and ends.
 
 use std::{
     collections::HashMap,
@@ -12,13 +13,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response};
 use layered_session::{
     CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions,
+    testing::Client,
     tier::{BoxError, Found, Lookup, Tier, TierFuture},
 };
 use serde::{Deserialize, Serialize};
-use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower::{ServiceBuilder, service_fn};
 
 /// What a tenant's users see until they choose for themselves.
 #[derive(Debug)]
@@ -94,7 +96,7 @@ impl SessionValue for Theme {
 }
 
 /// Shows the theme and the tier that answered; `PUT` chooses the theme in the path first.
-async fn theme(request: Request<String>) -> Result<Response<String>, BoxError> {
+async fn theme<B>(request: Request<B>) -> Result<Response<String>, BoxError> {
     let session = Session::load(request.extensions()).await?;
     if request.method() == Method::PUT {
         session.set(Theme(request.uri().path().trim_start_matches('/').to_owned())).await?;
@@ -113,28 +115,25 @@ async fn main() -> Result<(), BoxError> {
         .value::<Theme>()
         .build()?;
     let app = ServiceBuilder::new().layer(LayeredSessionLayer::new(sessions)).service(service_fn(theme));
-    let send = async |request: http::request::Builder| {
-        let response = app.clone().oneshot(request.body(String::new())?).await?;
-        let cookie = response.headers().get(header::SET_COOKIE).cloned();
-        println!("{}", response.body());
-        Ok::<_, BoxError>((response.into_body(), cookie))
-    };
+    let browser = Client::new(app.clone());
 
-    let (stranger, _) = send(Request::get("/")).await?;
-    assert_eq!(stranger, "light from default");
+    let stranger = browser.get("/").await?;
+    assert_eq!(stranger.text()?, "light from default");
 
     for _ in 0..2 {
-        let (visitor, cookie) = send(Request::get("/").header("x-tenant", "acme")).await?;
-        assert_eq!(visitor, "dark from tenant-defaults");
-        assert_eq!(cookie, None, "a computed answer is stored nowhere");
+        let visitor = browser.get("/").header("x-tenant", "acme").await?;
+        assert_eq!(visitor.text()?, "dark from tenant-defaults");
+        assert!(visitor.cookies().is_empty(), "a computed answer is stored nowhere");
     }
     assert_eq!(database.asked.load(Ordering::Relaxed), 1, "the second visitor was answered from the tier's cache");
 
-    let (chosen, cookie) = send(Request::put("/sepia").header("x-tenant", "acme")).await?;
-    assert_eq!(chosen, "sepia from memory");
-    let cookie = cookie.ok_or("a first write sends the cookie")?;
-    let cookie = cookie.to_str()?.split(';').next().unwrap_or_default();
-    let (chosen, _) = send(Request::get("/").header("x-tenant", "acme").header(header::COOKIE, cookie)).await?;
-    assert_eq!(chosen, "sepia from memory", "whatever is stored comes before what is computed");
+    let chosen = browser.request(Method::PUT, "/sepia").header("x-tenant", "acme").await?;
+    assert_eq!((chosen.text()?, chosen.cookies().len()), ("sepia from memory", 1));
+    let kept = browser.get("/").header("x-tenant", "acme").await?;
+    assert_eq!(kept.text()?, "sepia from memory", "whatever is stored comes before what is computed");
+
+    let another = Client::new(app).get("/").header("x-tenant", "acme").await?;
+    assert_eq!(another.text()?, "dark from tenant-defaults", "another browser has chosen nothing");
+    println!("{}, {}, {}", stranger.text()?, chosen.text()?, another.text()?);
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Sessions in gRPC: a unary and a server-streaming method, the cookie in the metadata, and a client that goes round.
 //!
-//! `cargo run --example tonic_service --features tonic-0_14` starts a server on a free port, shows what its client sends
-//! and gets, and ends.
+//! `cargo run --example tonic_service --features testing,tonic-0_14` starts a server on a free port, shows what its
+//! client sends and gets, and ends.
 
 // Generated code, in its own style; division.proto is beside it.
 #[allow(missing_docs, unreachable_pub, clippy::exhaustive_structs, clippy::use_self)]
@@ -12,7 +12,7 @@ use std::{net::Ipv4Addr, pin::Pin, time::Duration};
 use futures_util::{Stream, StreamExt, stream};
 use layered_session::{
     BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Scope, Session, SessionValue, Sessions,
-    tier::BoxError,
+    testing::set_cookies, tier::BoxError,
 };
 use serde::{Deserialize, Serialize};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -165,8 +165,7 @@ fn with<T>(cookie: &MetadataValue<Ascii>, message: T) -> Request<T> {
 
 /// What a response wants kept: name and value, without the attributes.
 fn cookie(metadata: &MetadataMap) -> Option<MetadataValue<Ascii>> {
-    let set = metadata.get("set-cookie")?.to_str().ok()?;
-    set.split(';').next()?.parse().ok()
+    set_cookies(metadata.as_ref()).first()?.stripped().to_string().parse().ok()
 }
 
 fn show(what: &str, reply: &DivisionReply) {
