@@ -1,11 +1,67 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
-#![doc = include_str!("../README.md")]
+//! Session state that outlives the page, as Tower middleware for axum, hyper and tonic.
+//!
+//! Values are typed and declared once. Each value is resolved through tiers: memory, a sealed cookie, stores and sources of
+//! the application's own, a default. Every open tab, socket and task sees a change at once, and pages may write the values
+//! that the application allows.
+//!
+#![doc = include_str!("guide/tiers.svg")]
+//!
+//! ```
+//! use axum::{Router, routing::get};
+//! use layered_session::{
+//!     CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue,
+//!     Sessions, WriteError,
+//! };
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Default, Serialize, Deserialize)]
+//! struct Division(u32);
+//!
+//! impl SessionValue for Division {
+//!     const NAME: &'static str = "division";
+//! }
+//!
+//! async fn show(session: Session) -> String {
+//!     let Division(id) = session.value(); // memory, else the cookie, else the default
+//!     format!("division {id}")
+//! }
+//!
+//! async fn switch(session: Session) -> Result<(), WriteError> {
+//!     session.set(Division(3)).await // every tab and socket of this browser sees it now
+//! }
+//!
+//! let sessions = Sessions::builder()
+//!     .tier(MemoryTier::builder().build())
+//!     .tier(CookieTier::sealed(KeyRing::generate()?)) // deployed: KeyRing::from_env
+//!     .value::<Division>()
+//!     .build()?;
+//! let app: Router = Router::new()
+//!     .route("/division", get(show).post(switch))
+//!     .layer(LayeredSessionLayer::new(sessions));
+//! # Ok::<_, layered_session::BuildError>(())
+//! ```
 //!
 //! # Where to begin
 //!
-//! The entry point is [`LayeredSessionLayer`], made from [`Sessions`]. Handlers work with a [`Session`]; values are types
-//! that implement [`SessionValue`]. Stores and read-only sources of one's own implement [`Tier`](tier::Tier). Pages write through
-//! [`SessionWriteback`].
+//! | task | types |
+//! |---|---|
+//! | declare a value: its name, owner, lifetime, validity | [`SessionValue`], [`Scope`], [`Placement`] |
+//! | choose tiers and keys | [`Sessions::builder`], [`MemoryTier`], [`CookieTier`], [`KeyRing`], [`DefaultTier`] |
+//! | serve | [`LayeredSessionLayer`] |
+//! | read, write, sign in and out | [`Session`], and in axum [`Value`] and [`Required`] |
+//! | guard routes | [`RequireLayer`] |
+//! | follow changes on sockets and in streams | [`Session::watch`], [`Session::changes`], [`Session::closed`] |
+//! | let pages read and write | [`SessionWriteback`] |
+//! | read from a database, keep sessions in a store | [`tier`] |
+//! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
+//! | test | `testing` (feature `testing`) |
+//!
+//! # Features
+//!
+//! `tokio` and `axum-0_8` are on by default. hyper and tonic need no axum:
+//! `default-features = false, features = ["tokio"]`, and `tonic-0_14` for errors as statuses. Without axum
+//! [`Session::load`] takes the session from the request's extensions.
 
 mod chain;
 mod error;
@@ -66,3 +122,8 @@ pub use self::{
         service::{SessionWriteback, WritebackFuture},
     },
 };
+
+/// The README's programs, which compile with the doctests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
