@@ -66,6 +66,7 @@
 mod chain;
 mod error;
 mod frameworks;
+pub mod guide;
 mod id;
 #[cfg(feature = "inspector")]
 mod inspector;

@@ -1,0 +1,34 @@
+//! The guide: one chapter for each question that an application meets, in the order in which the questions come.
+//!
+//! | chapter | answers |
+//! |---|---|
+//! | [`first_steps`] | How does a choice survive a restart of the server? |
+//! | [`values_and_scopes`] | How is a value declared, read and written, and who owns the value? |
+//! | [`tiers`] | Where does an answer come from, and how much fits the cookie? |
+//! | [`lifetimes`] | When does a session end, and what does "remember me" do? |
+//! | [`login`] | How does a user sign in, and in which order do the layers stand? |
+//! | [`live_pages`] | How does an open page follow and change a session? |
+//! | [`testing`] | How does a test get a session? |
+//!
+//! Every program of the guide is compiled, and all but the servers run, with the tests of this crate.
+
+#[doc = include_str!("guide/first_steps.md")]
+pub mod first_steps {}
+
+#[doc = include_str!("guide/values_and_scopes.md")]
+pub mod values_and_scopes {}
+
+#[doc = include_str!("guide/tiers.md")]
+pub mod tiers {}
+
+#[doc = include_str!("guide/lifetimes.md")]
+pub mod lifetimes {}
+
+#[doc = include_str!("guide/login.md")]
+pub mod login {}
+
+#[doc = include_str!("guide/live_pages.md")]
+pub mod live_pages {}
+
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}
