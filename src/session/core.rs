@@ -192,13 +192,19 @@ impl Core {
     }
 
     pub(super) fn ordered_ids(&self) -> Vec<SessionId> {
-        let ids = |seldom: &Seldom| seldom.ordered.lock().iter().map(|ordered| ordered.id).collect();
-        self.seldom.get().map(|seldom| ids(seldom)).unwrap_or_default()
+        self.ordered_here().iter().map(|ordered| ordered.id).collect()
     }
 
-    /// The sessions that the orders of this handle begin, and that no order begins from now on.
-    pub(super) fn take_ordered(&self) -> Vec<OrderedHere> {
-        self.seldom.get().map(|seldom| std::mem::take(&mut *seldom.ordered.lock())).unwrap_or_default()
+    /// The sessions that the orders of this handle begin.
+    pub(super) fn ordered_here(&self) -> Vec<OrderedHere> {
+        self.seldom.get().map(|seldom| seldom.ordered.lock().clone()).unwrap_or_default()
+    }
+
+    /// Forgets orders that no longer begin a session.
+    pub(super) fn forget_ordered(&self, void: &[OrderedHere]) {
+        if let Some(seldom) = self.seldom.get() {
+            seldom.ordered.lock().retain(|ordered| void.iter().all(|void| void.id != ordered.id));
+        }
     }
 
     /// The lifetime that this handle was given, with which its next session begins.

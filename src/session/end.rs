@@ -36,7 +36,8 @@ impl Core {
         }
         let now = self.chain.now();
         let longest = now.after(self.chain.longest_absolute());
-        let ordered = self.take_ordered();
+        // Noted until the end is done: after a failure, or a caller that leaves, the next call takes the orders back.
+        let ordered = self.ordered_here();
         for OrderedHere { id, principal, .. } in &ordered {
             self.end_named(*id, *principal, longest, now).await?;
         }
@@ -59,12 +60,14 @@ impl Core {
             let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
             if self.end(&bound.record, reason, now).is_ok() {
                 self.forget_lifetime();
+                self.forget_ordered(&ordered);
                 named.truncate(MOST_BEGUN);
                 self.note_own_end(EndedHere { id: bound.id(), until, principal, others: named });
                 return Ok(());
             }
         }
         self.forget_lifetime();
+        self.forget_ordered(&ordered);
         // A session that is over is as destroyed as can be, and one that never was stays so.
         if !ordered.is_empty() {
             // The page may have brought the order to another node: the browser has the begun session's cookie then.

@@ -1,10 +1,10 @@
 //! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
 
-use layered_session::{Closed, Lifetime, Principal, Session};
+use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use super::{assert_refused, bring_ok, is_ada, login, principal, user};
 use crate::{
-    app::{App, at_once, bring, get, sign_in, signed_in, socket, theme, visitor},
+    app::{App, at_once, bring, get, kind, sign_in, signed_in, socket, theme, visitor},
     world::{Browser, DAY, HOUR, Node, Theme},
 };
 
@@ -52,6 +52,21 @@ async fn removal_names_the_sessions_of_all_orders() {
     live.sign_out().await.unwrap();
     bring_ok(&mut browser, &second, live.relay().unwrap().as_str()).await;
     assert_eq!((browser.cookie("session"), principal(&browser, &second).await), (None, None));
+}
+
+#[tokio::test]
+async fn sign_out_after_an_outage_takes_orders_back() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let mut browser = Browser::new();
+    let live = socket(&browser, &node).await;
+    let order = login(&live);
+    store.fail();
+    assert_eq!(kind(live.sign_out().await), Some(WriteErrorKind::Unavailable));
+    store.heal();
+    live.sign_out().await.unwrap();
+    assert_refused(&bring(&mut browser, &node, &order).await, "token_used");
+    assert_eq!(principal(&browser, &node).await, None);
 }
 
 // The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
