@@ -16,7 +16,7 @@ use crate::{
         core::Core,
         explain::{Answer, explain},
     },
-    tier::memory::record::Kind,
+    tier::memory::record::{JsonRoom, Kind},
     value::{Declared, Flaw, Json, Number, Placement, Scope},
     version::{Millis, Version, Wall},
     writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT},
@@ -74,8 +74,13 @@ struct Token {
 
 #[derive(PartialEq, Serialize)]
 struct Share {
+    /// Of the entries, with names and versions.
     bytes: usize,
     budget: usize,
+    /// Bytes of JSON that the values have.
+    json: usize,
+    /// Bytes of JSON by which the values may grow.
+    json_free: usize,
 }
 
 #[derive(PartialEq, Serialize)]
@@ -139,7 +144,7 @@ impl Report {
         let chain = &core.chain;
         let now = chain.now();
         let measured = core.measure(now);
-        let share = |bytes, budget| Share { bytes, budget };
+        let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
         let session = Life::of(core, &measured, now);
         let store = chain.store.as_ref().map(|store| store.name());
         let facts = Facts { store, has_session: session.lived.is_some(), in_step: measured.in_step };
@@ -148,8 +153,8 @@ impl Report {
             token: Token {
                 bytes: measured.token,
                 budget: chain.cookie.token_budget(),
-                session: share(measured.session, chain.budget.session),
-                principal: share(measured.principal, chain.budget.principal),
+                session: share(measured.session, chain.budget.session, measured.session_json),
+                principal: share(measured.principal, chain.budget.principal, measured.principal_json),
             },
             values: chain.schema.iter().map(|(number, declared)| Value::of(core, number, declared, facts)).collect(),
             undeclared: measured.undeclared,

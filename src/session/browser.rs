@@ -12,7 +12,7 @@ use super::{
     core::{Binding, Bound, Core},
 };
 #[cfg(feature = "inspector")]
-use crate::tier::cookie::seal::sealed_len;
+use crate::tier::{cookie::seal::sealed_len, memory::record::JsonRoom};
 use crate::{
     chain::{Budget, Signed},
     throttle::MINUTE,
@@ -62,6 +62,8 @@ pub(crate) struct Measured {
     /// Bytes of each owner's entries.
     pub(crate) session: usize,
     pub(crate) principal: usize,
+    pub(crate) session_json: JsonRoom,
+    pub(crate) principal_json: JsonRoom,
     /// Values among them that this build does not declare.
     pub(crate) undeclared: usize,
     /// The browser has all of it, or has it on the way.
@@ -157,18 +159,25 @@ impl Core {
         }
     }
 
-    /// What the token would be that a response had to carry now. Nothing is sealed, and nothing used; all is 0 without
-    /// a session.
+    /// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
     #[cfg(feature = "inspector")]
     pub(crate) fn measure(&self, now: Millis) -> Measured {
+        let terms = self.chain.terms(Scope::Principal, now);
+        let empty = JsonRoom { used: 0, free: terms.budget };
+        let users = self.signed(now).and_then(|signed| self.find_principal(&signed));
+        let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
+        let principal_json = principal_json.unwrap_or(empty);
+        let terms = self.chain.terms(Scope::Session, now);
         let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
             let parcel = self.pack(&bound, now)?;
             Some((bound, parcel))
         }) else {
-            return Measured::default();
+            let session_json = self.empty_session(now).json_room(terms);
+            return Measured { session_json, principal_json, ..Measured::default() };
         };
         let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
-        let mut measured = Measured { in_step, ..Measured::default() };
+        let session_json = bound.record.read().json_room(terms);
+        let mut measured = Measured { session_json, principal_json, in_step, ..Measured::default() };
         for entry in parcel.written.entries() {
             match entry.whose {
                 Whose::Session => measured.session += entry.len(),

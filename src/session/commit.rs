@@ -395,11 +395,9 @@ impl Refused {
         match self {
             Self::Outdated => Loss::Outdated,
             Self::Closed(reason) => Loss::Error(WriteError::closed(reason)),
-            Self::TooLarge { largest, kept } => {
-                let beside = kept.map(|room| format!(" beside the {room} bytes that are kept for a sign-in"));
-                let (beside, names) = (beside.unwrap_or_default(), largest.join(", "));
-                let message = format!("the browser's cookie can't hold the write{beside}; the largest values: {names}");
-                Loss::Error(WriteError::new(WriteErrorKind::TooLarge, message).named(largest))
+            Self::TooLarge(oversize) => {
+                let error = WriteError::new(WriteErrorKind::TooLarge, oversize.to_string());
+                Loss::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
             }
         }
     }

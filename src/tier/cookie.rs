@@ -47,6 +47,33 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 /// it under two minutes: a browser whose clock runs late, or a response that was long on its way, is not to bring the cookie
 /// of a session that is over. Browsers keep a cookie for 400 days at most, so that is the longest `Max-Age`.
 ///
+/// ```
+/// # use layered_session::{KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// use http::header::SET_COOKIE;
+/// use layered_session::{CookieTier, SameSite};
+///
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let keys = KeyRing::generate()?;
+/// let cookie = CookieTier::sealed(keys).same_site(SameSite::Strict);
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let layer = LayeredSessionLayer::new(chain.tier(cookie).value::<Theme>().build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// # session.set(Theme("dark".into())).await?;
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # let response = service.oneshot(Request::new(())).await?;
+/// let header = response.headers()[SET_COOKIE].to_str()?; // of the first write's response
+/// assert!(header.starts_with("__Host-session="));
+/// assert!(header.ends_with("; SameSite=Strict; Secure; Path=/; Max-Age=172740"));
+/// # Ok(()) }
+/// ```
+///
 /// A chain without a shared store relies on it alone after a restart, and between nodes. It can't do two things: take
 /// back a cookie before it expires on a node that did not see the logout, and reconcile two responses that a node
 /// without memory of the session sealed at the same time.
@@ -162,7 +189,21 @@ impl CookieTier {
     }
 
     /// The bytes that the finished `Set-Cookie` takes at most, with its name and its attributes: 3,000 unless told
-    /// otherwise, from 1,000 to 3,800. Writes that would not fit are refused (`TooLarge`).
+    /// otherwise, from 1,000 to 3,800. Writes that would not fit are refused (`TooLarge`), with the bytes of JSON that would
+    /// fit.
+    ///
+    /// With 3,000 bytes and the default attributes, one value whose name has five bytes, such as `theme`, may have so many
+    /// bytes of JSON:
+    ///
+    /// | declared values | users | the session's value | the user's value |
+    /// |---|---|--:|--:|
+    /// | of session scope alone | none, or by `identify` | 1,998 | |
+    /// | of session scope alone | by `identify_by` | 1,742 | |
+    /// | of both scopes | by `identify` | 991 | 990 |
+    /// | of both scopes | by `identify_by` | 735 | 990 |
+    ///
+    /// A further value takes 12 bytes and its name beside its JSON, a removed value its name and 10 bytes. Three bytes more of
+    /// JSON take four bytes of the header.
     ///
     /// A proxy reads a whole response head into one buffer, of 4 kB in nginx's default, and answers 502 where the head is
     /// larger. Raise this only where no proxy in front has such a buffer.

@@ -1,6 +1,9 @@
 //! The budget of the cookie, and deploys that change it.
 
-use layered_session::{CookieTier, KeyRing, MemoryTier, Principal, Session, Sessions, WriteErrorKind};
+use layered_session::{
+    CookieTier, KeyRing, MemoryTier, Principal, Scope, Session, SessionValue, Sessions, SessionsBuilder, WriteErrorKind,
+};
+use serde::{Deserialize, Serialize};
 
 use crate::{
     app::{App, get, kind, sign_in, signed_in, theme},
@@ -108,4 +111,105 @@ async fn lowered_budget_lets_users_sign_in() {
         let seen = browser.visit(&after, async |session| (session.principal(), session.value::<Theme>().0.len())).await;
         assert_eq!(seen, (Some(Principal::new(user)), len));
     }
+}
+
+/// The JSON of a theme: a text with its quotes.
+const QUOTES: usize = 2;
+
+/// Fails unless a theme of as many bytes of JSON as the error says is taken, and a theme of one more byte is not.
+async fn assert_fits_as_told(session: &Session, fits: usize) {
+    let theme = |json: usize| theme(&"x".repeat(json - QUOTES));
+    let refused = session.set(theme(fits + 1)).await.unwrap_err();
+    let told = format!("the write has {} bytes of JSON, and the browser's cookie has room for {fits}", fits + 1);
+    assert!(refused.to_string().starts_with(&told), "{refused}");
+    session.set(theme(fits)).await.unwrap();
+}
+
+/// The bytes of JSON for which the browser's cookie has room, as the error of a write of 4,000 bytes says.
+async fn told_room(session: &Session) -> usize {
+    let refused = session.set(theme(&"x".repeat(4_000))).await.unwrap_err().to_string();
+    let (_, room) = refused.split_once("has room for ").unwrap();
+    room.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
+}
+
+/// A value of principal scope whose name is as long as that of [`Theme`].
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Prefs(String);
+
+impl SessionValue for Prefs {
+    const NAME: &'static str = "prefs";
+    const SCOPE: Scope = Scope::Principal;
+}
+
+/// The default cookie, over keys of its own.
+fn by_default() -> SessionsBuilder {
+    Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring())).value::<Theme>()
+}
+
+/// A number as the docs write it: `1,234`.
+fn grouped(number: usize) -> String {
+    match number {
+        0..1_000 => number.to_string(),
+        _ => format!("{},{:03}", number / 1_000, number % 1_000),
+    }
+}
+
+#[tokio::test]
+async fn default_room_is_as_documented() {
+    let by_head = |chain: SessionsBuilder| chain.identify(|_| Some(Principal::new("ada")));
+    let by_value = |chain: SessionsBuilder| chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
+    let head = Node::new(by_head(by_default().value::<Prefs>()).build().unwrap());
+    let mut rooms = Vec::new();
+    for sessions in [by_default(), by_value(by_default()), by_value(by_default().value::<Prefs>())] {
+        let node = Node::new(sessions.build().unwrap());
+        let fill = async |session: Session| {
+            let room = told_room(&session).await;
+            assert_fits_as_told(&session, room).await;
+            room
+        };
+        rooms.push(Browser::new().visit(&node, fill).await);
+    }
+    let users = async |session: Session| {
+        let prefs = |json: usize| Prefs("x".repeat(json - QUOTES));
+        let refused = session.set(prefs(4_000)).await.unwrap_err().to_string();
+        let (_, room) = refused.split_once("has room for ").unwrap();
+        let room: usize = room.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap();
+        assert_eq!(kind(session.set(prefs(room + 1)).await), Some(WriteErrorKind::TooLarge));
+        session.set(prefs(room)).await.unwrap();
+        room
+    };
+    rooms.push(Browser::new().visit(&head, users).await);
+    rooms.push(Browser::new().visit(&head, async |session: Session| told_room(&session).await).await);
+    for docs in [include_str!("../../src/tier/cookie.rs"), include_str!("../../src/guide/tiers.md")] {
+        for room in &rooms {
+            assert!(docs.contains(&grouped(*room)), "{rooms:?} bytes of JSON fit");
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusal_tells_the_json_that_fits() {
+    let node = deploy(&ring(), 2_000);
+    let mut browser = signed_in(&node, "ada").await;
+    let writes = async |session: Session| {
+        let alone = told_room(&session).await;
+        assert_fits_as_told(&session, alone).await;
+        // A write over the present value may take all that the value takes.
+        assert_eq!(told_room(&session).await, alone);
+        session.set(theme("x")).await.unwrap();
+        session.set(Visits(12_345)).await.unwrap();
+        let beside = told_room(&session).await;
+        // The entry of the visits: flags, length, name, version, length, JSON.
+        assert_eq!(alone - beside, 2 + Visits::NAME.len() + 8 + 2 + 5);
+        assert_fits_as_told(&session, beside).await;
+        let batch =
+            async |json: usize| session.batch().set(theme(&"x".repeat(json - QUOTES))).set(Visits(1)).commit().await;
+        let refused = batch(4_000).await.unwrap_err().to_string();
+        let fits = format!("the write has 4001 bytes of JSON, and the browser's cookie has room for {}", beside + 5);
+        assert!(refused.starts_with(&fits), "{refused}");
+        assert!(refused.ends_with("the largest values: `theme` (4000 bytes), `user` (5 bytes), `visits` (1 bytes)"));
+        assert_eq!(kind(batch(beside + 5).await), Some(WriteErrorKind::TooLarge));
+        batch(beside + 5 - 1).await.unwrap();
+    };
+    browser.visit(&node, writes).await;
 }

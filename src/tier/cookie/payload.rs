@@ -38,7 +38,7 @@ use crate::{
         values::Kept,
     },
     id::{PrincipalTag, SessionId},
-    value::{Json, MAX_NAME},
+    value::MAX_NAME,
     version::{Millis, Version, Wall},
 };
 
@@ -109,7 +109,7 @@ impl<'a> Entry<'a> {
 
     /// How many bytes it takes.
     pub(crate) fn len(&self) -> usize {
-        len_of(self.name.len(), self.json.map(<[u8]>::len))
+        entry_len(self.name.len(), self.json.map(<[u8]>::len))
     }
 }
 
@@ -248,12 +248,8 @@ fn time_bytes(time: u64) -> [u8; TIME_LEN] {
     bytes
 }
 
-/// How many bytes an entry takes.
-pub(crate) fn entry_len(name: &str, json: Option<&Json>) -> usize {
-    len_of(name.len(), json.map(|json| json.len()))
-}
-
-const fn len_of(name: usize, json: Option<usize>) -> usize {
+/// The bytes that an entry takes whose name and JSON have these lengths; a tombstone has no JSON.
+pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
     let json = match json {
         Some(len) => 2 + len,
         None => 0,

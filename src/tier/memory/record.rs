@@ -11,6 +11,8 @@ use std::{
 
 use once_cell::race::OnceBox;
 
+#[cfg(feature = "inspector")]
+pub(crate) use super::state::room::JsonRoom;
 use super::{doubt::Doubt, expiry::Place};
 pub(crate) use super::{
     state::{Browser, InStep, Kind, RecordKey, State},
@@ -350,7 +352,7 @@ impl Record {
         self.ring();
         ended.map_err(|refused| match refused {
             Refused::Closed(closed) => closed,
-            Refused::Outdated | Refused::TooLarge { .. } => reason,
+            Refused::Outdated | Refused::TooLarge(_) => reason,
         })
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     record::{Carried, Joined, Record},
-    terms::{Extent, Refused, Share, Terms, Via},
+    terms::{Extent, Terms, Via},
 };
 use crate::{
     chain::{
@@ -20,14 +20,12 @@ use crate::{
         values::{Kept, Values},
     },
     live::Closed,
-    tier::{
-        Change,
-        cookie::{digest::Digest, payload::entry_len},
-    },
+    tier::{Change, cookie::digest::Digest},
     value::{Declared, Number, Schema, Scope},
     version::{Millis, Version},
 };
 
+pub(crate) mod room;
 mod size;
 
 /// What a record is found by: the session's id itself, or the hash of the principal. Random ids and SHA-256 outputs
@@ -107,28 +105,6 @@ impl std::fmt::Debug for RecordKey {
 }
 
 const MINUTE: u64 = 60_000;
-
-/// The bytes that entries take of a budget.
-struct Taken {
-    /// The value that says who is signed in, where room is kept for the value.
-    identity: usize,
-    others: usize,
-}
-
-impl Taken {
-    fn of<'a>(sizes: impl Iterator<Item = (usize, &'a str)>, terms: Terms<'_>) -> Self {
-        let identity = terms.kept.map(|(number, _)| terms.schema.at(number).name);
-        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, (size, name)| {
-            let part = if identity == Some(name) { &mut taken.identity } else { &mut taken.others };
-            *part += size;
-            taken
-        })
-    }
-
-    const fn total(&self) -> usize {
-        self.identity + self.others
-    }
-}
 
 fn stamp() -> u64 {
     static STAMPS: AtomicU64 = AtomicU64::new(1);
@@ -358,53 +334,6 @@ impl State {
             }
         }
         self.values.prune(terms.schema, terms.now, horizon);
-    }
-
-    pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
-        for change in changes {
-            if let Some(expected) = change.replaces {
-                let stands = self.kept(terms.schema, change.number, terms.now).map(|kept| kept.version);
-                if stands.unwrap_or_default() != expected {
-                    return Err(Refused::Outdated);
-                }
-            }
-        }
-        let changed = |name: &str| changes.iter().any(|change| change.name == name);
-        let stays = self.sizes(terms).filter(|(_, name)| !changed(name));
-        let comes = changes.iter().filter(|change| terms.schema.at(change.number).carried());
-        let sizes =
-            stays.clone().chain(comes.map(|change| (entry_len(change.name, change.json.as_ref()), change.name)));
-        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
-        // what stays on the server, whatever two nodes together have made of the rest.
-        let set = |change: &Change| change.json.is_some() && terms.schema.at(change.number).carried();
-        if !changes.iter().any(set) {
-            return Ok(());
-        }
-        let (taken, before) = (Taken::of(sizes.clone(), terms), || Taken::of(self.sizes(terms), terms));
-        let (within, room) = (taken.total() <= terms.budget, terms.kept.map_or(0, |(_, room)| room));
-        let fits = match terms.share {
-            // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
-            Share::Ordinary => {
-                let leaves_room = taken.others + taken.identity.max(room) <= terms.budget;
-                within && (leaves_room || taken.others <= before().others)
-            }
-            // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
-            Share::Whole => within || taken.total() <= terms.most.min(Taken::of(stays.clone(), terms).others + room),
-        };
-        if fits || taken.total() <= before().total() {
-            return Ok(());
-        }
-        let kept = terms.kept.filter(|_| terms.share == Share::Ordinary && within);
-        let mut sizes: Vec<_> = sizes.collect();
-        sizes.sort_unstable_by(|a, b| b.cmp(a));
-        let largest = sizes.iter().take(3).filter_map(|(_, name)| terms.schema.named(name));
-        let largest = largest.map(|number| terms.schema.at(number).name).collect();
-        Err(Refused::TooLarge { largest, kept: kept.map(|(_, room)| room) })
-    }
-
-    /// The bytes of each entry that browsers carry, with the entry's name.
-    fn sizes<'a>(&'a self, terms: Terms<'a>) -> impl Iterator<Item = (usize, &'a str)> + Clone {
-        self.carried_entries(terms.schema).map(|(name, kept)| (entry_len(name, kept.json.as_ref()), name))
     }
 
     pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::state::room::Oversize;
 use crate::{
     chain::time::Time,
     live::Closed,
@@ -16,10 +17,7 @@ pub(crate) enum Refused {
     /// Another version stands where the change would replace one.
     Outdated,
     /// Over the browser's budget, or over what the budget leaves beside the room that is kept for the user's value.
-    TooLarge {
-        largest: Vec<&'static str>,
-        kept: Option<usize>,
-    },
+    TooLarge(Box<Oversize>),
 }
 
 /// What a write needs to know beside the changes.

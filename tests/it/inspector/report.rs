@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::header;
-use layered_session::{CookieTier, DefaultTier, Resolution, SessionValue, Sessions};
+use layered_session::{CookieTier, DefaultTier, Resolution, Session, SessionValue, Sessions, WriteErrorKind};
 use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
 use crate::{
-    app::{App, BEAT, set, sign_in, theme, visitor},
+    app::{App, BEAT, kind, set, sign_in, theme, visitor},
     world::{Browser, DAY, Division, Node, NumberedTheme, Theme, Visits},
 };
 
@@ -200,4 +200,36 @@ async fn without_memory_the_report_is_the_requests_own() {
             ["default", "nothing", "no tier answers: the type's own default stands in, if it has one"]
         ]
     );
+}
+
+#[tokio::test]
+async fn values_may_grow_by_the_free_json() {
+    let app = App::new();
+    let node = app.node();
+    let json = |token: &Value, owner: &str| {
+        let bytes = |key: &str| usize::try_from(token[owner][key].as_u64().unwrap()).unwrap();
+        (bytes("json"), bytes("json_free"))
+    };
+    let nothing = report(&Browser::new(), &node).await["token"].clone();
+    let mut browser = Browser::new();
+    set(&mut browser, &node, theme("x")).await;
+    let before = report(&browser, &node).await["token"].clone();
+    let entry = 2 + Theme::NAME.len() + 8 + 2 + "\"x\"".len();
+    assert_eq!(json(&nothing, "session"), (0, json(&before, "session").1 + entry));
+    assert_eq!(json(&nothing, "principal"), json(&before, "principal"));
+
+    sign_in(&mut browser, &node, "ada").await;
+    set(&mut browser, &node, Division(3)).await;
+    let token = report(&browser, &node).await["token"].clone();
+    let (used, free) = json(&token, "session");
+    // The login stands in the room that is kept for the login.
+    assert_eq!((used, free), ("\"x\"\"ada\"".len(), json(&before, "session").1));
+    assert_eq!(json(&token, "principal").0, "3".len());
+    let grow = async move |session: Session| {
+        let grown = |by: usize| theme(&"x".repeat(1 + by));
+        assert_eq!(kind(session.set(grown(free + 1)).await), Some(WriteErrorKind::TooLarge));
+        session.set(grown(free)).await.unwrap();
+    };
+    browser.visit(&node, grow).await;
+    assert_eq!(json(&report(&browser, &node).await["token"], "session"), (used + free, 0));
 }

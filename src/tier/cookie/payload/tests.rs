@@ -6,6 +6,7 @@ use super::{
     super::order::{MOST_BEGUN, Named, Turn},
     *,
 };
+use crate::value::Json;
 
 fn sample() -> (Head, Vec<(Whose, &'static str, Kept)>) {
     let now = Wall(1_900_000_000_000);
@@ -36,7 +37,8 @@ fn bytes() -> Vec<u8> {
     let (head, entries) = sample();
     let mut writer = Writer::new(&head, None);
     assert!(writer.entries_at <= HEAD_MAX);
-    let expected: usize = entries.iter().map(|(_, name, kept)| entry_len(name, kept.json.as_ref())).sum();
+    let expected: usize =
+        entries.iter().map(|(_, name, kept)| entry_len(name.len(), kept.json.as_ref().map(|json| json.len()))).sum();
     for (whose, name, kept) in &entries {
         assert!(writer.entry(Entry::of(*whose, name, kept)));
     }

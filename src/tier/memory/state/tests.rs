@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::*;
 use crate::{
     chain::{life::Lifetime, time::Time},
-    tier::memory::record::Terms,
+    tier::memory::record::{Share, Terms},
     value::{Json, SessionValue},
     version::Wall,
 };

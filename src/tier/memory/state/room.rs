@@ -1,0 +1,165 @@
+//! The room of a browser's cookie: which writes fit, and how many bytes of JSON would.
+
+use std::fmt;
+
+use super::State;
+use crate::tier::{
+    Change,
+    cookie::payload::entry_len,
+    memory::terms::{Refused, Share, Terms},
+};
+
+/// A write that the browser's cookie has no room for. All sizes are bytes of JSON.
+#[derive(Debug)]
+pub(crate) struct Oversize {
+    /// The largest values of the owner, the written values among them.
+    pub(crate) largest: Vec<(&'static str, usize)>,
+    /// The values that the write sets.
+    written: usize,
+    /// As much as a write of the same values could set.
+    fits: usize,
+    /// The bytes that are kept for a sign-in, where the write would fit without them.
+    kept: Option<usize>,
+}
+
+impl fmt::Display for Oversize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { largest, written, fits, kept } = self;
+        write!(f, "the write has {written} bytes of JSON, and the browser's cookie has room for {fits}")?;
+        if let Some(room) = kept {
+            write!(f, " beside the {room} bytes that are kept for a sign-in")?;
+        }
+        f.write_str("; the largest values: ")?;
+        for (at, (name, bytes)) in largest.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}`{name}` ({bytes} bytes)")?;
+        }
+        Ok(())
+    }
+}
+
+/// The part of a cookie that an owner's values take and leave, in bytes of JSON.
+#[cfg(feature = "inspector")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JsonRoom {
+    pub(crate) used: usize,
+    /// By so much the values may grow. A further value takes more than its JSON.
+    pub(crate) free: usize,
+}
+
+/// An entry of the cookie, by its size.
+#[derive(Clone, Copy)]
+struct Sized<'a> {
+    name: &'a str,
+    /// Bytes of the JSON; a tombstone has none.
+    json: Option<usize>,
+}
+
+impl<'a> Sized<'a> {
+    fn written(change: &Change) -> Sized<'_> {
+        Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
+    }
+
+    const fn entry(&self) -> usize {
+        entry_len(self.name.len(), self.json)
+    }
+}
+
+/// The bytes that entries take of a budget.
+struct Taken {
+    /// The login, where room is kept for the login.
+    identity: usize,
+    others: usize,
+}
+
+impl Taken {
+    fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Self {
+        let identity = terms.kept.map(|(number, _)| terms.schema.at(number).name);
+        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
+            let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
+            *part += sized.entry();
+            taken
+        })
+    }
+
+    const fn total(&self) -> usize {
+        self.identity + self.others
+    }
+}
+
+impl State {
+    /// # Errors
+    ///
+    /// Where a change would replace another version than the present, and where the browser has no room for the changes.
+    pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
+        for change in changes {
+            if let Some(expected) = change.replaces {
+                let stands = self.kept(terms.schema, change.number, terms.now).map(|kept| kept.version);
+                if stands.unwrap_or_default() != expected {
+                    return Err(Refused::Outdated);
+                }
+            }
+        }
+        let carried = || changes.iter().filter(|change| terms.schema.at(change.number).carried());
+        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
+        // what stays on the server, whatever two nodes together have made of the rest.
+        if !carried().any(|change| change.json.is_some()) {
+            return Ok(());
+        }
+        let changed = |name: &str| changes.iter().any(|change| change.name == name);
+        let stays = self.sizes(terms).filter(|sized| !changed(sized.name));
+        let sizes = stays.clone().chain(carried().map(Sized::written));
+        let taken = Taken::of(sizes.clone(), terms);
+        let room = terms.kept.map_or(0, |(_, room)| room);
+        let before = Taken::of(self.sizes(terms), terms);
+        let limit = match terms.share {
+            // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
+            Share::Ordinary => {
+                let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
+                terms.budget.min(taken.identity + others)
+            }
+            // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
+            Share::Whole => terms.budget.max(terms.most.min(Taken::of(stays, terms).others + room)),
+        };
+        let limit = limit.max(before.total());
+        if taken.total() <= limit {
+            return Ok(());
+        }
+        let is_for_the_room = terms.share == Share::Ordinary && taken.total() <= terms.budget;
+        let written = carried().filter_map(|change| Sized::written(change).json).sum();
+        Err(Refused::TooLarge(Box::new(Oversize {
+            largest: largest(sizes, terms),
+            written,
+            fits: (limit + written).saturating_sub(taken.total()),
+            kept: terms.kept.filter(|_| is_for_the_room).map(|(_, room)| room),
+        })))
+    }
+
+    /// The JSON of the values that browsers carry of this record.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn json_room(&self, terms: Terms<'_>) -> JsonRoom {
+        let taken = Taken::of(self.sizes(terms), terms);
+        let room = terms.kept.map_or(0, |(_, room)| room);
+        JsonRoom {
+            used: self.sizes(terms).filter_map(|sized| sized.json).sum(),
+            free: terms.budget.saturating_sub(taken.others + taken.identity.max(room)),
+        }
+    }
+
+    /// The entries of this record for browsers to carry.
+    fn sizes<'a>(&'a self, terms: Terms<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
+        self.carried_entries(terms.schema)
+            .map(|(name, kept)| Sized { name, json: kept.json.as_ref().map(|json| json.len()) })
+    }
+}
+
+/// The three largest entries whose names this build declares, with the bytes of their JSON.
+fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Vec<(&'static str, usize)> {
+    let mut sizes: Vec<_> = sizes.collect();
+    sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
+    let declared = sizes.iter().filter_map(|sized| {
+        let number = terms.schema.named(sized.name)?;
+        Some((terms.schema.at(number).name, sized.json?))
+    });
+    declared.take(3).collect()
+}
