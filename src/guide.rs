@@ -30,5 +30,6 @@ pub mod login {}
 #[doc = include_str!("guide/live_pages.md")]
 pub mod live_pages {}
 
-#[doc = include_str!("guide/testing.md")]
+#[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
+#[cfg_attr(not(feature = "testing"), doc = "Testing: a chapter of the feature `testing`.")]
 pub mod testing {}

@@ -209,7 +209,35 @@ pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>,
 ///
 /// The latest wins: a reader that is slow skips what it missed, and costs nobody anything. It ends when the session is
 /// over, and checks that first, so that no value goes out after a logout. Values that are skipped as invalid count as
-/// absent. Dropped, it leaves nothing behind; `next` is cancel safe.
+/// absent. Dropped, it leaves nothing behind.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// let mut themes = session.watch::<Theme>();
+/// assert_eq!(themes.next().await, Some(Theme::default())); // the present one first
+///
+/// session.set(Theme("light".into())).await?;
+/// session.set(Theme("dark".into())).await?;
+/// assert_eq!(themes.next().await, Some(Theme("dark".into()))); // the newest
+///
+/// session.destroy().await?;
+/// assert_eq!(themes.next().await, None);
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
+/// ```
 pub struct Watch<V> {
     wait: Wait,
     number: Option<Number>,
@@ -226,6 +254,10 @@ impl<V: SessionValue + Default> Watch<V> {
     }
 
     /// The next value; `None` when the session is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `next` has taken no value: the next call returns the newest value that no call has returned.
     pub async fn next(&mut self) -> Option<V> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
@@ -307,6 +339,33 @@ pub enum Changed {
 ///
 /// It begins with changes after its creation. It keeps one version per value, so that a slow reader never costs memory:
 /// several writes of one value between two looks are told as one, and then [`Changed::CaughtUp`] is said.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Changed, Closed};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// let mut changes = session.changes();
+/// session.set(Theme("dark".into())).await?;
+/// assert!(matches!(changes.next().await, Some(Changed::Set { name: "theme", .. })));
+/// session.remove::<Theme>().await?;
+/// assert!(matches!(changes.next().await, Some(Changed::Removed { name: "theme", .. })));
+/// session.destroy().await?;
+/// assert_eq!(changes.next().await, Some(Changed::Closed(Closed::Destroyed)));
+/// assert_eq!(changes.next().await, None);
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
+/// ```
 pub struct Changes {
     wait: Wait,
     seen: Survey,
@@ -349,6 +408,10 @@ impl Changes {
     }
 
     /// The next change; `None` after [`Changed::Closed`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `next` has taken no change: the next call returns it.
     pub async fn next(&mut self) -> Option<Changed> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }

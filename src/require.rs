@@ -175,6 +175,10 @@ fn is_navigation(headers: &HeaderMap) -> bool {
 
 pin_project! {
     /// The response of a [`Require`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A response that is dropped during the load has called no inner service. Later it drops the inner service's response.
     #[must_use = "futures do nothing unless polled"]
     pub struct RequireFuture<S, V, B>
     where

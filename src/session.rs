@@ -7,7 +7,7 @@ use http::Extensions;
 use self::core::{Binding, Core};
 pub(crate) use self::read::{Look, Mark};
 use crate::{
-    chain::{Identity, life::Lifetime, outside::note_missing_layer},
+    chain::{Identity, outside::note_missing_layer},
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
     live::{Changes, Closed, Closing, Watch},
@@ -28,6 +28,7 @@ mod current;
 pub(crate) mod end;
 pub(crate) mod explain;
 mod follow;
+mod life;
 pub(crate) mod load;
 mod nested;
 pub(crate) mod order;
@@ -46,7 +47,6 @@ use self::{
     explain::Explanation,
     load::{Hold, Loader, Loading},
     relay::RelayToken,
-    sign_in::{RenewByPage, SignIn},
 };
 
 /// A session, loaded: a live view of one browser's values and of its user's.
@@ -56,6 +56,32 @@ use self::{
 /// handle: one that renews the session takes all its clones and watches along.
 ///
 /// There may be no session behind it yet. Then computed tiers answer, and the first write makes one.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Visits(u32);
+/// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// assert!(session.is_new());
+/// session.update::<Visits>(|visits| visits.0 += 1).await?;
+/// assert_eq!(session.value::<Visits>(), Visits(1));
+/// assert_eq!(session.origin::<Visits>().tier(), "memory");
+///
+/// session.remove::<Visits>().await?;
+/// assert_eq!(session.get::<Visits>(), None);
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
+/// ```
 ///
 /// Nothing of it is proof that somebody is signed in: ask for the application's own value, or [`principal`].
 ///
@@ -77,7 +103,7 @@ impl Session {
 
     /// The session of a request, from its extensions, of the innermost layer.
     ///
-    /// It waits only for a shared store, or for a source of one's own whose future is not ready. Cancel safe.
+    /// It waits only for a shared store, or for a source of one's own whose future is not ready.
     ///
     /// A streaming body that reads the session needs a handle, or a load under way, from before the response head leaves:
     /// both add `Vary: Cookie` to the head. A body that holds the extensions alone and loads the session later gets no
@@ -88,6 +114,10 @@ impl Session {
     ///
     /// [`NoLayer`](crate::MissingSessionKind::NoLayer) without a layer,
     /// [`Unavailable`](crate::MissingSessionKind::Unavailable) where the shared store does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped load has changed no session, and the next load of the request asks the tiers again.
     pub fn load(extensions: &Extensions) -> impl Future<Output = Result<Self, MissingSession>> + Send + use<> {
         let loader = extensions.get::<Loading>().map(|loading| Arc::clone(&loading.loader));
         async move {
@@ -199,7 +229,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it has written or it has not, and leaves nothing behind.
+    /// A dropped `set` has written the value or has not. With a shared store the store decides, and the next load asks the
+    /// store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.core().chain.schema.at(change.number).scope;
@@ -221,7 +252,7 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it has written or it has not.
+    /// As [`set`](Self::set): a dropped `update` has written the closure's result or has not, even if the closure has run.
     pub async fn update<V: SessionValue + Default>(
         &self,
         mut update: impl FnMut(&mut V) + Send,
@@ -235,6 +266,10 @@ impl Session {
     /// # Errors
     ///
     /// `Closed`, and what a shared store makes of it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`set`](Self::set): a dropped `remove` has removed the value or has not.
     pub async fn remove<V: SessionValue>(&self) -> Result<(), WriteError> {
         self.batch().remove::<V>().commit().await
     }
@@ -244,6 +279,10 @@ impl Session {
     /// # Errors
     ///
     /// As [`remove`](Self::remove).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that then reaches nobody.
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
         let number = self.writable::<V>()?;
         self.core().take(number).await
@@ -255,6 +294,10 @@ impl Session {
     /// # Errors
     ///
     /// As [`remove`](Self::remove).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`set`](Self::set): a dropped `clear` has removed all of the values or none.
     pub async fn clear(&self) -> Result<(), WriteError> {
         self.core().clear().await
     }
@@ -262,200 +305,6 @@ impl Session {
     /// Begins a batch: values of one scope that are written together or not at all.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
-    }
-
-    // The session's life.
-
-    /// Counts as use, as reads and writes do: for a socket whose frames mean that somebody is there.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` once the session has ended. Without a session it does nothing.
-    pub async fn touch(&self) -> Result<(), WriteError> {
-        self.core().touch();
-        let now = self.core().chain.now();
-        match self.core().live(now) {
-            Ok(bound) => bound.record.touch(now),
-            Err(Some(reason)) => return Err(WriteError::closed(reason)),
-            Err(None) => {}
-        }
-        Ok(())
-    }
-
-    /// Gives the session a lifetime of its own ("remember me"). The session keeps the lifetime, over renewals; the absolute
-    /// part counts from the session's creation.
-    ///
-    /// A sign-in begins with the configured lifetime, or with the lifetime that this handle or a clone was given before:
-    /// "remember me" of one user does not outlive a sign-in of the next user.
-    ///
-    /// ```
-    /// # use layered_session::{Lifetime, Session, SessionValue, WriteError};
-    /// # use serde::{Deserialize, Serialize};
-    /// # #[derive(Serialize, Deserialize)] struct CurrentUser(u64);
-    /// # impl SessionValue for CurrentUser { const NAME: &'static str = "user"; }
-    /// async fn log_in(session: Session, user: CurrentUser, remember_me: Option<Lifetime>) -> Result<(), WriteError> {
-    ///     if let Some(lifetime) = remember_me {
-    ///         session.set_lifetime(lifetime).await?;
-    ///     }
-    ///     session.sign_in(user).await
-    /// }
-    /// ```
-    ///
-    /// Without a session `set_lifetime` makes neither a record nor a cookie. The handle remembers the lifetime for the
-    /// session that the handle begins next, by a first write or a sign-in. The lifetime ends with the handle, and with the
-    /// handle's own [`destroy`](Self::destroy). The order of a turn begins with the configured lifetime.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` once the session has ended and this handle can't begin another session; `Invalid` on a job's handle;
-    /// `HeadSent` in a chain without memory, once the response head has left.
-    pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
-        self.core().set_lifetime(lifetime).await
-    }
-
-    /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
-    /// lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
-    /// [`Closed::Renewed`]. The old id is dead at once, whatever becomes of the response: a browser that never hears of
-    /// the new id has lost its session.
-    ///
-    /// Without a session `renew` does nothing: there is no id that somebody could have planted. After this handle's own
-    /// [`destroy`](Self::destroy) it begins a new, empty session.
-    ///
-    /// # Errors
-    ///
-    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`. Also where
-    ///   no session may begin: another site caused the request, or tokens of several sessions came.
-    /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
-    ///   [`renew_by_page`](Self::renew_by_page).
-    /// - `Invalid` on a job's handle.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped `renew` has moved the session or has not.
-    pub async fn renew(&self) -> Result<(), WriteError> {
-        self.core().renew().await
-    }
-
-    /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page brings
-    /// the token to the writeback endpoint, and the session moves to its new id there.
-    ///
-    /// Rights that come with the renewal are granted by [`with`](RenewByPage::with). Never `set` a right on a socket: the
-    /// old id would have the right too, and somebody else may hold a cookie of the old id.
-    ///
-    /// ```
-    /// # use layered_session::{RelayToken, Session, SessionValue, WriteError};
-    /// # use serde::{Deserialize, Serialize};
-    /// #[derive(Serialize, Deserialize)]
-    /// struct Mfa(bool);
-    /// # impl SessionValue for Mfa { const NAME: &'static str = "mfa"; }
-    ///
-    /// fn second_factor(live: &Session) -> Result<RelayToken, WriteError> {
-    ///     live.renew_by_page().with(&Mfa(true)).token()
-    /// }
-    /// ```
-    pub const fn renew_by_page(&self) -> RenewByPage<'_> {
-        RenewByPage::new(self)
-    }
-
-    /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The session's life
-    /// begins anew, with the configured lifetime or with the lifetime that [`set_lifetime`](Self::set_lifetime) gave this
-    /// handle before. What was chosen anonymously is left behind, unless adopted:
-    /// `session.sign_in(user).adopt::<Division>().await?`.
-    ///
-    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the page.
-    ///
-    /// A browser that loses the response keeps the cookie of the ended session. A second click on the login then signs the
-    /// user in again, in a new session: the user's own values are there, the values of the session before are lost.
-    ///
-    /// Another site's form signs nobody in: see [`SameSite`](crate::SameSite), and
-    /// [`from_another_site`](SignIn::from_another_site) for the answer of an identity provider.
-    ///
-    /// # Errors
-    ///
-    /// As [`set`](Self::set): a user value beyond the room that
-    /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session, a smaller user
-    /// value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
-    /// head has left; `Invalid` on a job's handle. A shared store is asked first for what it has of the user: where it does
-    /// not answer, nobody is signed in.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped sign-in has signed the user in or has not.
-    pub fn sign_in<V: SessionValue>(&self, user: V) -> SignIn<'_> {
-        SignIn::new(self, &user)
-    }
-
-    /// Signs out: [`destroy`](Self::destroy) by the name that an application would look for.
-    ///
-    /// A message for the page that comes next goes into a new session:
-    ///
-    /// ```
-    /// # use layered_session::{Session, SessionValue, WriteError};
-    /// # use serde::{Deserialize, Serialize};
-    /// #[derive(Serialize, Deserialize)]
-    /// struct Flash(String);
-    /// # impl SessionValue for Flash { const NAME: &'static str = "flash"; }
-    ///
-    /// async fn logout(session: Session) -> Result<(), WriteError> {
-    ///     session.sign_out().await?;
-    ///     session.renew().await?; // a new, empty session
-    ///     session.set(Flash("You have been signed out".into())).await
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As [`destroy`](Self::destroy).
-    pub async fn sign_out(&self) -> Result<(), WriteError> {
-        self.destroy().await
-    }
-
-    /// Ends the session for good, on every tier, and removes the cookie with this response. Every handle of the session
-    /// answers `Closed` from then on, and every watch ends; only this handle and its clones may [`renew`](Self::renew) or
-    /// [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a session, or with a session that is
-    /// over, `destroy` does nothing.
-    ///
-    /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
-    /// removal of the cookie for the page to bring. An order that this handle gave is void.
-    ///
-    /// For a minute, a session that another request has renewed counts as the session under its new id: a sign-out that
-    /// meets a renewal ends it. That holds on the node of the renewal, and only where the same user was signed in before
-    /// and after; with `identify`, the request must be that user's. A session that a sign-in began stays.
-    ///
-    /// # Errors
-    ///
-    /// `Closed` where the request brought cookies of several sessions, of which none can be told to be the user's: all live
-    /// on. `Unavailable` where a shared store did not answer: the session may live on. `HeadSent` in a chain without memory,
-    /// once the response head has left.
-    pub async fn destroy(&self) -> Result<(), WriteError> {
-        self.core().destroy().await
-    }
-
-    /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
-    /// counts as this handle's own [`destroy`](Self::destroy), and follows another tab's renewal as that does. Other handles
-    /// end with [`Closed::Revoked`].
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all`](crate::Sessions::end_all)).
-    /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and
-    /// the errors of `destroy`.
-    pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
-        self.core().end_all_sessions().await
-    }
-
-    /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
-    /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): whoever
-    /// holds this session decides who stays signed in.
-    ///
-    /// The other sessions end first. A failure between the two steps ends this session too, and so does another turn of
-    /// this session that comes between: the call then fails with `Closed`.
-    ///
-    /// # Errors
-    ///
-    /// As [`renew`](Self::renew), and as [`end_all_sessions`](Self::end_all_sessions).
-    pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
-        self.core().end_other_sessions().await
     }
 
     // Following it.
@@ -472,10 +321,15 @@ impl Session {
     }
 
     /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
-    /// session and none may begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). It keeps a handle of its own, so it can go into a stream or a task, and it is cancel safe.
+    /// session and none may begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). It keeps a handle of its own, so it can go
+    /// into a stream or a task.
     ///
     /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
     /// of somebody who logged out, so sends want a timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `closed()` leaves nothing behind, and the next one resolves with the same reason.
     pub fn closed(&self) -> impl Future<Output = Closed> + Send + Sync + use<> {
         Closing::new(self.clone())
     }

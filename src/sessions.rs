@@ -22,13 +22,39 @@ use crate::{
     error::{MissingSession, TierError, WriteError},
     id::Principal,
     session::{Session, load::Loader},
-    signal::Chime,
+    signal::{Chime, Hub},
     writeback::cross_site::Rule,
 };
 
 pub(crate) mod builder;
 
 /// A chain of tiers and the values that are resolved through it: build it once, clone it freely.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Principal, Scope, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Points(u32);
+/// # impl SessionValue for Points {
+/// #     const NAME: &'static str = "points";
+/// #     const SCOPE: Scope = Scope::Principal;
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(KeyRing::generate()?))
+///     .value::<Points>()
+///     .identify(|head| head.extensions.get::<Principal>().cloned())
+///     .build()?;
+///
+/// // A job gives a user points; open pages of the user show them at once.
+/// let ada = sessions.of(Principal::new("ada")).await?;
+/// ada.update::<Points>(|points| points.0 += 10).await?;
+/// assert_eq!(ada.value::<Points>(), Points(10));
+/// assert_eq!(sessions.stats().records, 1);
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Sessions {
     pub(crate) chain: Arc<Chain>,
@@ -51,6 +77,10 @@ impl Sessions {
     /// # Errors
     ///
     /// As [`Session::load`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Session::load`].
     pub async fn load(&self, extensions: &Extensions) -> Result<Session, MissingSession> {
         match Loader::of(extensions, &self.chain) {
             Some(loader) => loader.load().await,
@@ -70,6 +100,10 @@ impl Sessions {
     /// # Errors
     ///
     /// Where a shared store does not answer.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call has changed nothing.
     pub async fn of(&self, principal: Principal) -> Result<Session, TierError> {
         Session::job(&self.chain, principal).await
     }
@@ -91,6 +125,10 @@ impl Sessions {
     ///
     /// `Unavailable` where a shared store does not answer. `NoMemory` in a chain without a memory tier: a cookie tells
     /// nothing of the end of other cookies.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped call has ended all of the sessions or none: it waits only before the end, for a shared store's answer.
     pub async fn end_all(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.of(principal).await?;
         session.core().check_ends_kept()?;
@@ -110,13 +148,16 @@ impl Sessions {
     /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
     /// Without a sweeper passing calls do this work in small steps, and memory stays as it is while there are no calls.
     /// Nothing expired is ever served either way.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped sweeper stops, and leaves nothing behind. The next one goes on from there.
     pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
         let chain = Arc::clone(&self.chain);
         async move {
             let Some(memory) = &chain.memory else { return };
-            let chime = Arc::new(Chime::default());
-            let bell = chime.hang();
-            chain.hub.join(&chime);
+            let listed = Listed::join(&chain.hub);
+            let bell = listed.chime.hang();
             while !chain.is_stopping() {
                 let mut minute = chain.time.clock.sleep(Duration::from_secs(60));
                 poll_fn(|cx| {
@@ -133,7 +174,6 @@ impl Sessions {
                     yield_now().await;
                 }
             }
-            chain.hub.leave(&chime);
         }
     }
 
@@ -167,6 +207,26 @@ impl Sessions {
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Sessions").field("chain", &self.chain).finish_non_exhaustive()
+    }
+}
+
+/// The place of a sweeper in the hub that a shutdown rings. A dropped sweeper leaves its place.
+struct Listed<'a> {
+    hub: &'a Hub,
+    chime: Arc<Chime>,
+}
+
+impl<'a> Listed<'a> {
+    fn join(hub: &'a Hub) -> Self {
+        let chime = Arc::default();
+        hub.join(&chime);
+        Self { hub, chime }
+    }
+}
+
+impl Drop for Listed<'_> {
+    fn drop(&mut self) {
+        self.hub.leave(&self.chime);
     }
 }
 
@@ -229,4 +289,24 @@ pub struct Stats {
     /// Loads of these sessions from requests that no layer of theirs had seen: a mistake of the application, traced at
     /// `error`. A [`Session::load`] without any layer is traced too, and counted nowhere.
     pub missing_layers: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::{CookieTier, KeyRing, MemoryTier};
+
+    #[tokio::test]
+    async fn dropped_sweeper_leaves_nothing_behind() {
+        let sessions = Sessions::builder().tier(MemoryTier::builder().build());
+        let sessions = sessions.tier(CookieTier::sealed(KeyRing::generate().unwrap())).build().unwrap();
+        for _ in 0..3 {
+            let mut sweeper = std::pin::pin!(sessions.sweeper());
+            assert!(sweeper.as_mut().now_or_never().is_none());
+            assert_eq!(sessions.chain.hub.len(), 1);
+        }
+        assert_eq!(sessions.chain.hub.len(), 0);
+    }
 }

@@ -53,13 +53,28 @@ pub(crate) mod memory;
 ///
 ///     fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
 ///         TierFuture::ready(match lookup.head() {
-///             Some(head) if lookup.wants::<Locale>() && head.headers.contains_key("accept-language") => {
+///             Some(head) if head.headers.contains_key("accept-language") => {
 ///                 Found::value(&Locale("de".into()))
 ///             }
 ///             _ => Ok(Found::nothing()),
 ///         })
 ///     }
 /// }
+///
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, Session, Sessions};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
+/// # let chain = chain.tier(AcceptLanguage).value::<Locale>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// // In a handler of a request with `accept-language`:
+/// assert_eq!(session.get::<Locale>().map(|locale| locale.0), Some("de".into()));
+/// # Ok::<_, BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::builder().header("accept-language", "de").body(())?).await?;
+/// # Ok(()) }
 /// ```
 pub trait Tier: fmt::Debug + Send + Sync + 'static {
     /// What it is called in traces and in `Session::origin`.
@@ -98,6 +113,11 @@ pub enum Role {
 }
 
 /// A tier's answer, at once or later.
+///
+/// # Cancel safety
+///
+/// A dropped `TierFuture` drops the future of the tier's own, which the tier must be ready for: see the
+/// [contract](Tier#contract).
 pub struct TierFuture<'a, T>(Answer<'a, T>);
 
 type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;

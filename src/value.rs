@@ -103,10 +103,11 @@ mod json;
 ///     fn from(stored: Stored) -> Self {
 ///         match stored {
 ///             Stored::Counted { lines } => Self { lines },
-///             Stored::Listed { items } => items.into_iter().fold(Self::default(), |mut cart, item| {
-///                 *cart.lines.entry(item).or_default() += 1;
-///                 cart
-///             }),
+///             Stored::Listed { items } => {
+///                 let mut lines = BTreeMap::new();
+///                 items.into_iter().for_each(|item| *lines.entry(item).or_default() += 1);
+///                 Self { lines }
+///             }
 ///         }
 ///     }
 /// }

@@ -182,7 +182,7 @@ function showToken({ token: { bytes, budget, session, principal }, undeclared })
   for (const [name, share] of Object.entries({ session, principal })) {
     const row = element(`share-${name}`);
     row.hidden = share.budget === 0;
-    row.querySelector('b').textContent = `${number.format(share.json)} bytes of JSON, ${number.format(share.json_free)} free`;
+    row.querySelector('b').textContent = `${number.format(share.json)} bytes, ${number.format(share.json_free)} free`;
     row.querySelector('progress').value = share.bytes / (share.budget || 1);
   }
   const kept = `The token also keeps ${undeclared} ${undeclared === 1 ? 'value' : 'values'} that this build does not declare.`;

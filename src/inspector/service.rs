@@ -61,7 +61,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 ///
 /// # use {http::Request, tower::ServiceExt};
 /// # futures_util::FutureExt::now_or_never(async {
-/// let page = app.oneshot(Request::get("/inspector").body(axum::body::Body::empty())?).await?;
+/// let get = Request::get("/inspector").body(axum::body::Body::empty())?;
+/// let page = app.oneshot(get).await?;
 /// assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
 /// # Ok::<_, layered_session::tier::BoxError>(())
 /// # }).ok_or("it waits for nothing")??;
@@ -166,6 +167,10 @@ impl<B> Service<Request<B>> for SessionInspector {
 }
 
 /// The answer of a [`SessionInspector`].
+///
+/// # Cancel safety
+///
+/// A dropped answer has changed nothing: the inspector writes nothing.
 #[must_use = "futures do nothing unless polled"]
 pub struct InspectorFuture(Pin<Box<dyn Future<Output = Response<InspectorBody>> + Send>>);
 

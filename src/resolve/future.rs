@@ -16,7 +16,10 @@ use crate::session::load::Loader;
 pin_project! {
     /// The response of a [`LayeredSession`](super::service::LayeredSession).
     ///
-    /// Dropped, it leaves what handlers have written as it is: the browser hears of it at its next request.
+    /// # Cancel safety
+    ///
+    /// A dropped response leaves the writes of its handlers as they are: the browser receives them with the response to its
+    /// next request. A session that such a handler has begun, renewed or signed in reaches the browser no more.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]

@@ -11,6 +11,34 @@ use crate::sessions::Sessions;
 /// or stored until the session is asked for. It awaits nothing and boxes nothing, and it asks of the inner service, its
 /// bodies and its error only what `tower::Service` does.
 ///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// use http::{Request, Response, header::SET_COOKIE};
+/// use layered_session::{LayeredSessionLayer, Session, tier::BoxError};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let sessions = chain.build()?;
+/// let service = ServiceBuilder::new()
+///     .layer(LayeredSessionLayer::new(sessions))
+///     .service_fn(async |request: Request<String>| {
+///         let session = Session::load(request.extensions()).await?;
+///         session.set(Theme(request.into_body())).await?;
+///         Ok::<_, BoxError>(Response::new(()))
+///     });
+///
+/// let response = service.oneshot(Request::new("dark".to_owned())).await?;
+/// assert!(response.headers().contains_key(SET_COOKIE));
+/// # Ok(()) }
+/// ```
+///
 /// # Several layers
 ///
 /// Layers of two [`Sessions`] in one stack do not disturb each other. The same `Sessions` layered twice, around an
@@ -31,7 +59,8 @@ impl LayeredSessionLayer {
     }
 
     /// The variant that loads the session before it calls the inner service, so that values declared with `resolve`
-    /// are in the extensions even where a store or source has to be waited for. It asks `S: Clone` for it.
+    /// are in the extensions even where a store or source has to be waited for. The layer asks `S: Clone` for this. See
+    /// [`PreloadLayer`].
     pub fn preload(self) -> PreloadLayer {
         PreloadLayer::new(self.sessions)
     }

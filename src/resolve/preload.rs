@@ -18,6 +18,47 @@ use crate::{session::load::Load, sessions::Sessions};
 
 /// A layer that loads each session before it calls the inner service. See
 /// [`LayeredSessionLayer::preload`](super::layer::LayeredSessionLayer::preload).
+///
+/// ```
+/// use http::{Request, Response};
+/// use layered_session::{LayeredSessionLayer, SessionValue, Sessions};
+/// use layered_session::tier::{Found, Lookup, Tier, TierFuture};
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, tier::BoxError};
+/// # use serde::{Deserialize, Serialize};
+/// use tower::{ServiceBuilder, ServiceExt};
+///
+/// #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+///
+/// #[derive(Debug)]
+/// struct Tenants;
+///
+/// impl Tier for Tenants {
+///     # fn name(&self) -> &'static str { "tenants" }
+///     fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+///         TierFuture::boxed(async {
+///             tokio::task::yield_now().await; // stands for a query
+///             Found::value(&Theme("red".into()))
+///         })
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?));
+/// let sessions = chain.tier(Tenants).resolve::<Theme>().build()?;
+/// let service = ServiceBuilder::new()
+///     .layer(LayeredSessionLayer::new(sessions).preload())
+///     .service_fn(async |request: Request<()>| {
+///         Ok::<_, BoxError>(Response::new(request.extensions().get::<Theme>().cloned()))
+///     });
+///
+/// let response = service.oneshot(Request::new(())).await?;
+/// assert_eq!(response.into_body(), Some(Theme("red".into())));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 pub struct PreloadLayer {
     sessions: Sessions,
@@ -37,7 +78,7 @@ impl<S> Layer<S> for PreloadLayer {
     }
 }
 
-/// The service that [`PreloadLayer`] makes.
+/// The service that [`PreloadLayer`] makes. See there for an example.
 #[derive(Clone, Debug)]
 pub struct Preload<S> {
     inner: S,
@@ -68,6 +109,11 @@ where
 
 pin_project! {
     /// The response of a [`Preload`].
+    ///
+    /// # Cancel safety
+    ///
+    /// A response that is dropped during the load has called no inner service. Later it is as a
+    /// [`ResponseFuture`](crate::ResponseFuture).
     #[must_use = "futures do nothing unless polled"]
     pub struct PreloadFuture<S, B>
     where

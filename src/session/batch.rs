@@ -18,17 +18,39 @@ use crate::{
 
 /// Values of one scope that are written as one: all, or none.
 ///
-/// ```no_run
-/// # use layered_session::{Session, SessionValue, WriteError};
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
 /// # use serde::{Deserialize, Serialize};
-/// # #[derive(Serialize, Deserialize)] struct Theme(String);
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Theme(String);
 /// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
-/// # #[derive(Default, Serialize, Deserialize)] struct Visits(u32);
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Visits(u32);
 /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-/// # #[derive(Serialize, Deserialize)] struct Draft(String);
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// # struct Draft(String);
 /// # impl SessionValue for Draft { const NAME: &'static str = "draft"; }
-/// # async fn f(session: Session) -> Result<(), WriteError> {
-/// session.batch().set(Theme("dark".into())).update::<Visits>(|visits| visits.0 += 1).remove::<Draft>().commit().await?;
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>().value::<Visits>().value::<Draft>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// session.set(Draft("Dear".into())).await?;
+/// session
+///     .batch()
+///     .set(Theme("dark".into()))
+///     .update::<Visits>(|visits| visits.0 += 1)
+///     .remove::<Draft>()
+///     .commit()
+///     .await?;
+/// assert_eq!(session.get(), Some(Theme("dark".into())));
+/// assert_eq!(session.get(), Some(Visits(1)));
+/// assert_eq!(session.get::<Draft>(), None);
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
 /// # Ok(()) }
 /// ```
 #[must_use = "nothing is written before `commit`"]
@@ -100,7 +122,8 @@ impl<'a> Batch<'a> {
     ///
     /// # Cancel safety
     ///
-    /// Dropped, all of it is written or nothing.
+    /// A dropped `commit` has written all of the values or none. With a shared store the store decides, and the next load
+    /// asks the store.
     pub async fn commit(self) -> Result<(), WriteError> {
         let Self { session, mut steps, error } = self;
         if let Some(error) = error {

@@ -26,6 +26,39 @@ use crate::{
 ///
 /// It can be sent over a socket as it is: the page can neither read nor change it, and it applies to its own session
 /// only. Bringing it twice, or late, or in another order than it was made changes nothing that is newer.
+///
+/// ```
+/// # use axum::{Router, body::Body};
+/// # use http::{Request, Response, header::SET_COOKIE};
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session};
+/// # use layered_session::{SessionValue, SessionWriteback, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use tower::{Layer, ServiceExt, service_fn};
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let sessions = chain.build()?;
+/// # let layer = LayeredSessionLayer::new(sessions.clone());
+/// # let socket = layer.layer(service_fn(async |request: Request<()>| {
+/// #     Ok::<_, layered_session::MissingSession>(Response::new(Session::load(request.extensions()).await?))
+/// # }));
+/// # let session = socket.oneshot(Request::new(())).await?.into_body();
+/// session.set(Theme("dark".into())).await?; // on a socket: no response is left
+/// let token = session.relay().ok_or("the browser's cookie lacks the theme")?;
+///
+/// // The page posts the token, and the response carries the cookie:
+/// let json = format!(r#"{{"$relay": "{token}"}}"#);
+/// # let app = Router::new().nest_service("/session", SessionWriteback::new(&sessions)).layer(layer);
+/// # let post = Request::post("/session").header("content-type", "application/json");
+/// # let post = post.header("sec-fetch-site", "same-origin").body(Body::from(json))?;
+/// let response = app.oneshot(post).await?;
+/// assert!(response.headers().contains_key(SET_COOKIE));
+/// # Ok(()) }
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct RelayToken(String);
 

@@ -15,6 +15,37 @@ use crate::{
 };
 
 /// A sign-in under way: await it, or let the page bring it with [`by_page`](Self::by_page). See [`Session::sign_in`].
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Principal};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// # struct User(String);
+/// # impl SessionValue for User { const NAME: &'static str = "user"; }
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// # struct Mfa(bool);
+/// # impl SessionValue for Mfa { const NAME: &'static str = "mfa"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Mfa>().identify_by::<User>(|user| Some(Principal::new(&user.0)));
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// session.sign_in(User("ada".into())).with(&Mfa(true)).await?;
+/// assert_eq!(session.principal(), Some(Principal::new("ada")));
+/// assert_eq!(session.get(), Some(Mfa(true)));
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
+/// ```
+///
+/// # Cancel safety
+///
+/// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a sign-in
+/// that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values, or have ended
+/// the session of before without beginning the next: the user signs in again.
 #[must_use = "nothing happens until it is awaited"]
 pub struct SignIn<'a> {
     session: &'a Session,

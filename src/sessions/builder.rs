@@ -14,29 +14,27 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     chain::{
-        Budget, Chain, Computed, Counters, DEFAULT, Derive, Identify, Identity, Reads, Resolution,
-        accepted::Accepted,
-        life::Lifetime,
-        outside::{Failures, Source, Store},
-        refusals::Refusals,
-        spared::Spared,
-        time::Time,
-        traces::Traces,
+        Budget, Chain, Computed, Counters, Derive, Identify, Identity, Reads, Resolution, accepted::Accepted,
+        life::Lifetime, outside::Failures, refusals::Refusals, spared::Spared, time::Time, traces::Traces,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
     signal::Hub,
     throttle::Throttle,
     tier::{
-        Role, Tier,
+        Tier,
         cookie::{CookieTier, SameSite, digest::DigestKey},
-        default::{Answer, DefaultTier},
+        default::DefaultTier,
         memory::MemoryTier,
     },
-    value::{self, Declared, Number, Placement, Schema, Scope, SessionValue},
+    value::{self, Declared, Scope, SessionValue},
     version::Clock,
     writeback::{cross_site::Rule, origin::PublicOrigins},
 };
+
+mod check;
+
+use self::check::{chain_error, check_placement, default_clock, setting_error};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -44,6 +42,31 @@ const DAY: Duration = Duration::from_secs(86_400);
 const IDENTITY_ROOM: usize = 256;
 
 /// Settings of [`Sessions`]. Every misconfiguration is found at [`build`](Self::build).
+///
+/// ```
+/// # use layered_session::{CookieTier, DefaultTier, KeyRing, MemoryTier, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use std::time::Duration;
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # let keys = KeyRing::generate()?;
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(keys))
+///     .tier(DefaultTier::new().value(Theme("light".into())))
+///     .value::<Theme>()
+///     .idle(Duration::from_secs(3_600))
+///     .build()?;
+///
+/// let without_cookie = Sessions::builder().tier(MemoryTier::builder().build());
+/// let refused = without_cookie.build().unwrap_err();
+/// assert_eq!(
+///     refused.to_string(),
+///     "nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"
+/// );
+/// # Ok::<_, layered_session::BuildError>(())
+/// ```
 #[must_use = "nothing is checked before `build`"]
 pub struct SessionsBuilder {
     memory: Vec<MemoryTier>,
@@ -240,8 +263,8 @@ impl SessionsBuilder {
         self
     }
 
-    /// How long a load waits for each read-only source ([`Role::Source`]): 250 milliseconds unless told otherwise. After the
-    /// deadline the next tier answers, and the late source is traced and counted as
+    /// How long a load waits for each read-only source ([`Role::Source`](crate::tier::Role::Source)): 250 milliseconds unless
+    /// told otherwise. After the deadline the next tier answers, and the late source is traced and counted as
     /// [`Stats::source_failures`](crate::Stats::source_failures).
     ///
     /// A load asks its sources one after the other. A handle keeps the answers of its load: a value that a late source would
@@ -391,188 +414,6 @@ impl SessionsBuilder {
         let cross_site = Arc::new(Rule { public, bare_upgrades });
         Ok(Sessions { chain: Arc::new(chain), resolved: self.resolved.into(), cross_site })
     }
-
-    fn check_order(&self) -> Result<(), BuildError> {
-        if self.memory.len() > 1 || self.cookie.len() > 1 {
-            return Err(chain_error("a chain has one memory tier and one cookie: leave the second out"));
-        }
-        let place = |wanted: fn(&Added) -> bool| self.tiers.iter().position(wanted);
-        let (memory, cookie) =
-            (place(|tier| matches!(tier, Added::Memory)), place(|tier| matches!(tier, Added::Cookie)));
-        if memory.zip(cookie).is_some_and(|(memory, cookie)| memory > cookie) {
-            return Err(chain_error(
-                "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
-            ));
-        }
-        Ok(())
-    }
-
-    fn schema(&mut self) -> Result<Schema, BuildError> {
-        let mut schema = Schema::default();
-        if let Some((user, _)) = &self.identify_by
-            && !self.values.iter().any(|declared| declared.type_id == user.type_id)
-        {
-            self.values.insert(0, *user);
-        }
-        for declared in self.values.drain(..) {
-            value::check_name(declared.name)?;
-            if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
-                return Err(value_error(format!(
-                    "`{}` would end at the moment of its write: give `MAX_AGE` a time, or leave `MAX_AGE` out",
-                    declared.name
-                )));
-            }
-            if schema.named(declared.name).is_some() {
-                return Err(value_error(format!(
-                    "`{}` is declared twice: each value has a name of its own",
-                    declared.name
-                )));
-            }
-            schema.push(declared);
-        }
-        if schema.len() > usize::from(u8::MAX) {
-            return Err(value_error("more than 255 values: put what belongs together into one type".to_owned()));
-        }
-        Ok(schema)
-    }
-
-    fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
-        match (self.identify.take(), self.identify_by.take()) {
-            (Some(_), Some(_)) => Err(BuildError::new(
-                BuildErrorKind::Setting,
-                "both `identify` and `identify_by` say who the principal is: leave one out",
-            )),
-            (Some(head), None) => Ok(Identity::Head(head)),
-            (None, Some((user, derive))) => {
-                if user.scope != Scope::Session {
-                    let message =
-                        format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
-                    return Err(value_error(message));
-                }
-                let number = schema.named(user.name);
-                let number = number
-                    .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
-                Ok(Identity::Value { number, derive })
-            }
-            (None, None) => Ok(Identity::Nobody),
-        }
-    }
-
-    /// The room for the user's value, where browsers carry the value.
-    fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
-        let room = match identity {
-            Identity::Value { number, .. } if schema.at(*number).carried() => self.identity_room,
-            _ => 0,
-        };
-        if room > budget.session {
-            let message = format!(
-                "`identity_room` keeps {room} bytes, and the session has {}: keep less for the user's value",
-                budget.session
-            );
-            return Err(BuildError::new(BuildErrorKind::Setting, message));
-        }
-        Ok(room)
-    }
-
-    fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<Computed>), BuildError> {
-        let (mut store, mut computed): (Option<Store>, Vec<Computed>) = (None, Vec::new());
-        for tier in self.tiers.drain(..) {
-            match tier {
-                Added::Memory | Added::Cookie => {}
-                Added::Default(tier) => {
-                    if computed.iter().any(|tier| matches!(tier, Computed::Default(_))) {
-                        return Err(chain_error("two default tiers: put all defaults into one"));
-                    }
-                    computed.push(Computed::Default(rules(tier, schema)?));
-                }
-                Added::Own(tier) if tier.role() == Role::Store => {
-                    if let Some(first) = &store {
-                        let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
-                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
-                    }
-                    store = Some(Store::new(tier));
-                }
-                Added::Own(tier) => {
-                    let taken = computed.iter().any(|other| other.name() == tier.name());
-                    if taken || ["memory", "cookie", DEFAULT].contains(&tier.name()) {
-                        let message = format!(
-                            "two tiers are named `{}`, and `origin` could not tell them apart: rename one",
-                            tier.name()
-                        );
-                        return Err(chain_error(message));
-                    }
-                    computed.push(Computed::Source(Source::new(tier, self.source_deadline)));
-                }
-            }
-        }
-        Ok((store, computed))
-    }
-}
-
-fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(Number, Answer)>, BuildError> {
-    let numbered = |rule: crate::tier::default::Rule| {
-        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
-        let (number, _) = declared.ok_or_else(|| {
-            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
-        })?;
-        match rule.answer {
-            Answer::Constant(Err(flaw)) => {
-                let error =
-                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
-                Err(match flaw.into_source() {
-                    Some(source) => error.caused_by(source),
-                    None => error,
-                })
-            }
-            answer => Ok((number, answer)),
-        }
-    };
-    tier.rules.into_iter().map(numbered).collect()
-}
-
-/// Refuses values that could silently be lost.
-fn check_placement(schema: &Schema, memory: bool, store: bool) -> Result<(), BuildError> {
-    for (_, declared) in schema.iter() {
-        let name = declared.name;
-        match declared.placement {
-            Placement::Server if !store => {
-                return Err(value_error(format!(
-                    "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
-                     (`Placement::Everywhere`), or say that losing it is fine (`Placement::Volatile`)"
-                )));
-            }
-            Placement::Volatile if !memory && !store => {
-                return Err(value_error(format!(
-                    "`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`"
-                )));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-#[cfg(feature = "tokio")]
-#[allow(clippy::unnecessary_wraps)] // The other one fails.
-fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
-    Ok(Arc::new(crate::version::TokioClock))
-}
-
-#[cfg(not(feature = "tokio"))]
-fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
-    Err(BuildError::new(BuildErrorKind::Setting, "no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
-}
-
-fn setting_error(message: &'static str) -> BuildError {
-    BuildError::new(BuildErrorKind::Setting, message)
-}
-
-fn chain_error(message: impl Into<std::borrow::Cow<'static, str>>) -> BuildError {
-    BuildError::new(BuildErrorKind::Chain, message)
-}
-
-fn value_error(message: String) -> BuildError {
-    BuildError::new(BuildErrorKind::Value, message)
 }
 
 impl fmt::Debug for SessionsBuilder {

@@ -47,13 +47,15 @@ pub fn set_cookies(headers: &HeaderMap) -> Vec<Cookie<'static>> {
 ///
 /// let (now, url) = (SystemTime::now(), Uri::from_static("https://example.test/"));
 /// let mut headers = HeaderMap::new();
-/// headers.append(header::SET_COOKIE, "__Host-session=abc; Secure; Path=/; Max-Age=60".parse()?);
+/// let cookie = "__Host-session=abc; Secure; Path=/; Max-Age=60";
+/// headers.append(header::SET_COOKIE, cookie.parse()?);
 ///
 /// let mut jar = Jar::new();
 /// jar.take(&url, &headers, now);
 /// assert_eq!(jar.field(&url, now).ok_or("no cookie")?, "__Host-session=abc");
 /// assert_eq!(jar.field(&url, now + Duration::from_secs(60)), None, "expired");
-/// assert_eq!(jar.field(&Uri::from_static("http://example.test/"), now), None, "not over TLS");
+/// let plain = Uri::from_static("http://example.test/");
+/// assert_eq!(jar.field(&plain, now), None, "not over TLS");
 /// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 #[derive(Clone, Debug, Default)]

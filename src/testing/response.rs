@@ -16,7 +16,8 @@ use super::{error::TestError, jar::set_cookies};
 ///
 /// # futures_util::future::FutureExt::now_or_never(async {
 /// let service = service_fn(async |_: Request<Full<Bytes>>| {
-///     let response = Response::builder().header(header::SET_COOKIE, "seen=1; Path=/; Secure");
+///     let cookie = "seen=1; Path=/; Secure";
+///     let response = Response::builder().header(header::SET_COOKIE, cookie);
 ///     response.body(Full::new(Bytes::from_static(b"[1, 2]")))
 /// });
 /// let response = Client::new(service).get("/").await?;

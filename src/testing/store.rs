@@ -87,7 +87,8 @@ pub enum Operation {
 /// let (store, clock) = (SpyStore::new(), ManualClock::new());
 /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
 /// let hour = Duration::from_secs(3600);
-/// let sessions = chain.tier(store.clone()).clock(clock.clone()).idle(hour).absolute(hour).build()?;
+/// let chain = chain.tier(store.clone()).clock(clock.clone());
+/// let sessions = chain.idle(hour).absolute(hour).build()?;
 /// testing::session(&sessions).await?.set(Visits(1)).await?;
 /// let calls = store.take_calls();
 /// assert_eq!(calls[0].expires(), Some(clock.now() + hour));
@@ -140,7 +141,8 @@ impl SpyStore {
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
     /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-    /// use layered_session::{testing::{self, Operation, SpyStore}, tier::{BoxError, CommitKind}};
+    /// use layered_session::testing::{self, Operation, SpyStore};
+    /// use layered_session::tier::{BoxError, CommitKind};
     ///
     /// # async {
     /// let store = SpyStore::new();

@@ -11,15 +11,32 @@ use crate::value::{self, Flaw, Json, SessionValue};
 /// Without one, `V::default()` stands in where a method asks for `V: Default`.
 ///
 /// ```
-/// # use layered_session::{DefaultTier, SessionValue};
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, DefaultTier};
 /// # use serde::{Deserialize, Serialize};
-/// # #[derive(Serialize, Deserialize)] struct Theme(String);
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Theme(String);
 /// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
-/// # #[derive(Serialize, Deserialize)] struct Secure(bool);
-/// # impl SessionValue for Secure { const NAME: &'static str = "secure"; }
+/// # #[derive(Debug, PartialEq, Serialize, Deserialize)]
+/// # struct Mobile(bool);
+/// # impl SessionValue for Mobile { const NAME: &'static str = "mobile"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
 /// let defaults = DefaultTier::new()
 ///     .value(Theme("light".into()))
-///     .with::<Secure>(|head| Secure(head.uri.scheme_str() == Some("https")));
+///     .with::<Mobile>(|head| Mobile(head.headers.contains_key("sec-ch-ua-mobile")));
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).tier(defaults);
+/// # let chain = chain.value::<Theme>().value::<Mobile>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// assert_eq!(session.get(), Some(Theme("light".into())));
+/// assert_eq!(session.get(), Some(Mobile(false)));
+/// assert_eq!(session.origin::<Theme>().tier(), "default");
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
 /// ```
 #[derive(Debug, Default)]
 pub struct DefaultTier {

@@ -50,6 +50,16 @@ mod tombstones;
 ///
 /// A session with one short value takes 260 bytes in all, and 160 more once it was updated or watched.
 ///
+/// ```
+/// use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions};
+///
+/// let memory = MemoryTier::builder().max_bytes(64 << 20).build();
+/// # let keys = KeyRing::generate()?;
+/// let sessions = Sessions::builder().tier(memory).tier(CookieTier::sealed(keys)).build()?;
+/// assert_eq!(sessions.stats().bytes, 0);
+/// # Ok::<_, layered_session::BuildError>(())
+/// ```
+///
 /// # Tombstones
 ///
 /// A session that is destroyed, revoked, renewed or signed in leaves a tombstone under its old id, so that a copy of the old
@@ -102,6 +112,16 @@ impl MemoryTier {
 }
 
 /// Settings of a [`MemoryTier`].
+///
+/// ```
+/// use layered_session::{BuildErrorKind, CookieTier, KeyRing, MemoryTier, Sessions};
+///
+/// let nothing = MemoryTier::builder().max_bytes(0).build();
+/// # let keys = KeyRing::generate()?;
+/// let refused = Sessions::builder().tier(nothing).tier(CookieTier::sealed(keys)).build();
+/// assert_eq!(refused.unwrap_err().kind(), BuildErrorKind::Setting);
+/// # Ok::<_, layered_session::BuildError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct MemoryTierBuilder {
     max_bytes: usize,

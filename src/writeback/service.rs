@@ -72,6 +72,36 @@ const ECHOED_CHARS: usize = 64;
 /// an `EventSource` sends neither on plain http off loopback. Answers say `Cross-Origin-Resource-Policy: same-origin`, so
 /// that no page of another origin can embed the answers.
 ///
+/// ```
+/// # use axum::{Router, body::Body};
+/// # use http::{Request, StatusCode};
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use tower::ServiceExt;
+/// use layered_session::SessionWriteback;
+///
+/// # #[derive(Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let sessions = chain.build()?;
+/// let app: Router = Router::new()
+///     .nest_service("/session", SessionWriteback::new(&sessions).allow::<Theme>()?)
+///     .layer(LayeredSessionLayer::new(sessions));
+///
+/// # let post = async |json: &'static str| {
+/// #     let post = Request::post("/session").header("content-type", "application/json");
+/// #     let post = post.header("sec-fetch-site", "same-origin").body(Body::from(json))?;
+/// #     Ok::<_, layered_session::tier::BoxError>(app.clone().oneshot(post).await?.status())
+/// # };
+/// assert_eq!(post(r#"{"theme": "dark"}"#).await?, StatusCode::OK);
+/// assert_eq!(post(r#"{"is_admin": true}"#).await?, StatusCode::UNPROCESSABLE_ENTITY);
+/// # Ok(()) }
+/// ```
+///
 /// # Events
 ///
 /// An `EventSource`, or the hook, is told without asking again. Each connection begins with the whole state; a page that
@@ -94,7 +124,7 @@ const ECHOED_CHARS: usize = 64;
 /// ```js
 /// import { connect } from '/session/hook.js'; // types: /session/hook.d.ts
 ///
-/// const session = connect({ url: '/session' }); // `events: false` for a page with a socket of its own
+/// const session = connect({ url: '/session' }); // `events: false` beside a socket
 /// session.addEventListener('change', () => show(session.values.get('theme')));
 /// session.store({ theme: 'dark' }); // tried again until it is taken or refused
 /// ```
@@ -117,7 +147,8 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// ```
 /// use axum::{Router, http::{HeaderName, Method, header::CONTENT_TYPE}};
-/// use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, SessionWriteback, Sessions};
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier};
+/// use layered_session::{LayeredSessionLayer, SessionWriteback, Sessions};
 /// use tower_http::cors::CorsLayer;
 ///
 /// const PAGE: &str = "https://app.shop.example";
@@ -134,13 +165,16 @@ const ECHOED_CHARS: usize = 64;
 ///     .allow_headers([CONTENT_TYPE, HeaderName::from_static("session-user")]);
 /// let app: Router = Router::new()
 ///     .nest_service("/session", SessionWriteback::new(&sessions))
-///     .layer(cors) // around the writeback, and around nothing that other origins must not read
+///     .layer(cors) // around nothing that other origins must not read
 ///     .layer(LayeredSessionLayer::new(sessions));
 ///
 /// # use {axum::{body::Body, http::Request}, tower::ServiceExt};
 /// # futures_util::FutureExt::now_or_never(async {
-/// let preflight = Request::options("/session").header("origin", PAGE).header("access-control-request-method", "POST");
-/// let answer = app.oneshot(preflight.body(Body::empty())?).await?;
+/// let preflight = Request::options("/session")
+///     .header("origin", PAGE)
+///     .header("access-control-request-method", "POST")
+///     .body(Body::empty())?;
+/// let answer = app.oneshot(preflight).await?;
 /// assert_eq!(answer.headers()["access-control-allow-origin"], PAGE);
 /// # Ok::<_, layered_session::tier::BoxError>(())
 /// # }).ok_or("it waits for nothing")??;
@@ -525,8 +559,11 @@ where
     }
 }
 
-/// The answer of a [`SessionWriteback`]. Dropped before it is ready, values of one owner are stored whole or not at
-/// all.
+/// The answer of a [`SessionWriteback`].
+///
+/// # Cancel safety
+///
+/// A dropped answer has stored all values of an owner or none, and has carried out a token or has not.
 #[must_use = "futures do nothing unless polled"]
 pub struct WritebackFuture(Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
 

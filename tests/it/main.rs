@@ -14,6 +14,7 @@ mod clock_steps;
 mod cluster;
 mod cookies;
 mod cross_site;
+mod docs;
 mod ends;
 mod engine;
 mod events;

@@ -38,7 +38,8 @@ mod development;
 /// let ring = KeyRing::generate()?;
 /// assert_eq!(format!("{ring:?}"), "KeyRing { keys: 1 }");
 ///
-/// let refused = KeyRing::new(["correct horse battery staple, correct horse"]).unwrap_err();
+/// let text = "correct horse battery staple, correct horse";
+/// let refused = KeyRing::new([text]).unwrap_err();
 /// assert_eq!(refused.kind(), BuildErrorKind::Key);
 /// # Ok::<(), layered_session::BuildError>(())
 /// ```

@@ -1,0 +1,202 @@
+//! The checks of a configuration: each error names its remedy.
+
+use std::sync::Arc;
+
+use super::{Added, SessionsBuilder};
+use crate::{
+    chain::{
+        Budget, Computed, DEFAULT, Identity,
+        outside::{Source, Store},
+    },
+    error::{BuildError, BuildErrorKind},
+    tier::{
+        Role,
+        default::{Answer, DefaultTier},
+    },
+    value::{self, Number, Placement, Schema, Scope},
+    version::Clock,
+};
+
+impl SessionsBuilder {
+    pub(super) fn check_order(&self) -> Result<(), BuildError> {
+        if self.memory.len() > 1 || self.cookie.len() > 1 {
+            return Err(chain_error("a chain has one memory tier and one cookie: leave the second out"));
+        }
+        let place = |wanted: fn(&Added) -> bool| self.tiers.iter().position(wanted);
+        let (memory, cookie) =
+            (place(|tier| matches!(tier, Added::Memory)), place(|tier| matches!(tier, Added::Cookie)));
+        if memory.zip(cookie).is_some_and(|(memory, cookie)| memory > cookie) {
+            return Err(chain_error(
+                "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
+            ));
+        }
+        Ok(())
+    }
+
+    pub(super) fn schema(&mut self) -> Result<Schema, BuildError> {
+        let mut schema = Schema::default();
+        if let Some((user, _)) = &self.identify_by
+            && !self.values.iter().any(|declared| declared.type_id == user.type_id)
+        {
+            self.values.insert(0, *user);
+        }
+        for declared in self.values.drain(..) {
+            value::check_name(declared.name)?;
+            if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
+                return Err(value_error(format!(
+                    "`{}` would end at the moment of its write: give `MAX_AGE` a time, or leave `MAX_AGE` out",
+                    declared.name
+                )));
+            }
+            if schema.named(declared.name).is_some() {
+                return Err(value_error(format!(
+                    "`{}` is declared twice: each value has a name of its own",
+                    declared.name
+                )));
+            }
+            schema.push(declared);
+        }
+        if schema.len() > usize::from(u8::MAX) {
+            return Err(value_error("more than 255 values: put what belongs together into one type".to_owned()));
+        }
+        Ok(schema)
+    }
+
+    pub(super) fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
+        match (self.identify.take(), self.identify_by.take()) {
+            (Some(_), Some(_)) => Err(BuildError::new(
+                BuildErrorKind::Setting,
+                "both `identify` and `identify_by` say who the principal is: leave one out",
+            )),
+            (Some(head), None) => Ok(Identity::Head(head)),
+            (None, Some((user, derive))) => {
+                if user.scope != Scope::Session {
+                    let message =
+                        format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
+                    return Err(value_error(message));
+                }
+                let number = schema.named(user.name);
+                let number = number
+                    .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
+                Ok(Identity::Value { number, derive })
+            }
+            (None, None) => Ok(Identity::Nobody),
+        }
+    }
+
+    /// The room for the user's value, where browsers carry the value.
+    pub(super) fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
+        let room = match identity {
+            Identity::Value { number, .. } if schema.at(*number).carried() => self.identity_room,
+            _ => 0,
+        };
+        if room > budget.session {
+            let message = format!(
+                "`identity_room` keeps {room} bytes, and the session has {}: keep less for the user's value",
+                budget.session
+            );
+            return Err(BuildError::new(BuildErrorKind::Setting, message));
+        }
+        Ok(room)
+    }
+
+    pub(super) fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<Computed>), BuildError> {
+        let (mut store, mut computed): (Option<Store>, Vec<Computed>) = (None, Vec::new());
+        for tier in self.tiers.drain(..) {
+            match tier {
+                Added::Memory | Added::Cookie => {}
+                Added::Default(tier) => {
+                    if computed.iter().any(|tier| matches!(tier, Computed::Default(_))) {
+                        return Err(chain_error("two default tiers: put all defaults into one"));
+                    }
+                    computed.push(Computed::Default(rules(tier, schema)?));
+                }
+                Added::Own(tier) if tier.role() == Role::Store => {
+                    if let Some(first) = &store {
+                        let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
+                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
+                    }
+                    store = Some(Store::new(tier));
+                }
+                Added::Own(tier) => {
+                    let taken = computed.iter().any(|other| other.name() == tier.name());
+                    if taken || ["memory", "cookie", DEFAULT].contains(&tier.name()) {
+                        let message = format!(
+                            "two tiers are named `{}`, and `origin` could not tell them apart: rename one",
+                            tier.name()
+                        );
+                        return Err(chain_error(message));
+                    }
+                    computed.push(Computed::Source(Source::new(tier, self.source_deadline)));
+                }
+            }
+        }
+        Ok((store, computed))
+    }
+}
+
+fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(Number, Answer)>, BuildError> {
+    let numbered = |rule: crate::tier::default::Rule| {
+        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
+        let (number, _) = declared.ok_or_else(|| {
+            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
+        })?;
+        match rule.answer {
+            Answer::Constant(Err(flaw)) => {
+                let error =
+                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
+                Err(match flaw.into_source() {
+                    Some(source) => error.caused_by(source),
+                    None => error,
+                })
+            }
+            answer => Ok((number, answer)),
+        }
+    };
+    tier.rules.into_iter().map(numbered).collect()
+}
+
+/// Refuses values that could silently be lost.
+pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Result<(), BuildError> {
+    for (_, declared) in schema.iter() {
+        let name = declared.name;
+        match declared.placement {
+            Placement::Server if !store => {
+                return Err(value_error(format!(
+                    "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
+                     (`Placement::Everywhere`), or say that losing it is fine (`Placement::Volatile`)"
+                )));
+            }
+            Placement::Volatile if !memory && !store => {
+                return Err(value_error(format!(
+                    "`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`"
+                )));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(feature = "tokio")]
+#[allow(clippy::unnecessary_wraps)] // The other one fails.
+pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
+    Ok(Arc::new(crate::version::TokioClock))
+}
+
+#[cfg(not(feature = "tokio"))]
+pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
+    Err(BuildError::new(BuildErrorKind::Setting, "no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
+}
+
+pub(super) fn setting_error(message: &'static str) -> BuildError {
+    BuildError::new(BuildErrorKind::Setting, message)
+}
+
+pub(super) fn chain_error(message: impl Into<std::borrow::Cow<'static, str>>) -> BuildError {
+    BuildError::new(BuildErrorKind::Chain, message)
+}
+
+pub(super) fn value_error(message: String) -> BuildError {
+    BuildError::new(BuildErrorKind::Value, message)
+}
