@@ -99,10 +99,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use cookie::Cookie;
 
 pub use self::{
-    client::{Client, ClientRequest},
+    client::Client,
     clock::ManualClock,
     error::TestError,
     jar::{Jar, set_cookies},
+    request::ClientRequest,
     response::Response,
     session::{TestSession, session},
     store::{Call, Operation, SpyStore},
@@ -112,6 +113,7 @@ mod client;
 mod clock;
 mod error;
 mod jar;
+mod request;
 mod response;
 mod session;
 mod store;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), WriteError>> + Send + 'a>>;
-type Write = Box<dyn for<'a> FnOnce(&'a Session) -> Writing<'a> + Send>;
+type Write = Box<dyn for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + Sync>;
 
 /// Begins a session for a unit test. Await the builder for the handle.
 ///
@@ -107,6 +107,27 @@ impl<B> TestSession<B> {
     }
 
     /// Gives the handle's request a header field, for `identify`, for defaults and for sources that read the head.
+    ///
+    /// ```
+    /// # use layered_session::{CookieTier, KeyRing, SessionValue, Sessions, testing, tier::BoxError};
+    /// # use serde::{Deserialize, Serialize};
+    /// use layered_session::DefaultTier;
+    ///
+    /// #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    /// struct Language(String);
+    /// # impl SessionValue for Language { const NAME: &'static str = "language"; }
+    ///
+    /// # futures_util::future::FutureExt::now_or_never(async {
+    /// let defaults = DefaultTier::new().with::<Language>(|head| {
+    ///     let language = head.headers.get("accept-language");
+    ///     Language(language.and_then(|text| text.to_str().ok()).unwrap_or("en").into())
+    /// });
+    /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
+    /// let sessions = chain.tier(defaults).value::<Language>().build()?;
+    /// let session = testing::session(&sessions).header("accept-language", "de").await?;
+    /// assert_eq!(session.value::<Language>(), Language("de".into()));
+    /// # Ok::<_, BoxError>(()) }).unwrap().unwrap();
+    /// ```
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
         K: TryInto<HeaderName, Error: Into<http::Error>>,
@@ -188,7 +209,7 @@ impl<B> TestSession<B> {
 }
 
 /// Makes a closure one of every lifetime.
-fn writing(write: impl for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + 'static) -> Write {
+fn writing(write: impl for<'a> FnOnce(&'a Session) -> Writing<'a> + Send + Sync + 'static) -> Write {
     Box::new(write)
 }
 

@@ -194,6 +194,24 @@ impl SpyStore {
     }
 
     /// Marks every record as ended, as when another node has ended each session.
+    ///
+    /// ```
+    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, futures_util::future::FutureExt};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
+    /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
+    /// use layered_session::{WriteErrorKind, testing::{self, SpyStore}, tier::BoxError};
+    ///
+    /// # async {
+    /// let store = SpyStore::new();
+    /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
+    /// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+    /// let session = testing::session(&sessions).with(Visits(1)).await?;
+    /// store.end_records();
+    /// let error = session.set(Visits(2)).await.unwrap_err();
+    /// assert_eq!(error.kind(), WriteErrorKind::Closed);
+    /// # Ok::<_, BoxError>(()) }.now_or_never().unwrap().unwrap();
+    /// ```
     pub fn end_records(&self) {
         lock(&self.0).records.values_mut().for_each(|record| record.ended = true);
     }
@@ -203,8 +221,8 @@ impl SpyStore {
         lock(&self.0).records.clear();
     }
 
-    /// Drops each record once the time until which it was to be kept has come on this clock. Without a clock, records are
-    /// kept for ever.
+    /// Drops each record at the end that its last commit asked for ([`Commit::expires`]), by this clock. Without a clock the
+    /// store keeps records for ever.
     pub fn expire_by(self, clock: impl Clock) -> Self {
         lock(&self.0).clock = Some(Arc::new(clock));
         self

@@ -9,7 +9,7 @@ use layered_session::{
     Principal, RelayToken, Resolution, ResponseFuture, SameSite, Scope, Session, SessionInspector, SessionWriteback,
     Sessions, SessionsBuilder, SignIn, Sleep, Stats, TierError, TokioClock, Watch, WriteError, WriteErrorKind,
     WritebackBody, WritebackFuture,
-    testing::{ManualClock, Operation, SpyStore},
+    testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
     tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
 };
 
@@ -48,6 +48,7 @@ fn public_types_keep_their_auto_traits() {
     handle::<Changed>();
     handle::<ManualClock>();
     handle::<SpyStore>();
+    handle::<Jar>();
 
     copied::<Answer>();
     copied::<BuildErrorKind>();
@@ -58,6 +59,7 @@ fn public_types_keep_their_auto_traits() {
     copied::<Lifetime>();
     copied::<Lookup<'static>>();
     copied::<MissingSessionKind>();
+    copied::<Call>();
     copied::<Operation>();
     copied::<Origin>();
     copied::<OwnerId>();
@@ -85,6 +87,12 @@ fn public_types_keep_their_auto_traits() {
     sent_and_shared::<dyn Tier>();
     sent_and_shared::<dyn Clock>();
 
+    kept::<Client<String>>();
+    kept::<ClientRequest<String>>();
+    kept::<Response>();
+    sent_and_shared::<TestSession>();
+
+    error::<TestError>();
     error::<BuildError>();
     error::<MissingSession>();
     error::<TierError>();
