@@ -2,6 +2,7 @@
 
 use bytes::BytesMut;
 use http::{HeaderValue, Request, Response, header};
+use layered_session::testing::set_cookies;
 
 use crate::{
     peer::{Call, Peer},
@@ -117,11 +118,10 @@ pub fn cookies(peer: Peer, response: &Response<Number>) -> Option<HeaderValue> {
     let pair = match peer {
         // Nobody reads it.
         Peer::Bare => format!("{COOKIE}=AAAAAAAAAAAAAAAAAAAAAA"),
-        _ => response.headers().get_all(header::SET_COOKIE).iter().find_map(|set| {
-            let set = set.to_str().ok()?;
-            let pair = set.split_once(';').map_or(set, |(pair, _)| pair);
-            pair.starts_with(COOKIE).then(|| pair.to_owned())
-        })?,
+        _ => {
+            let set = set_cookies(response.headers());
+            set.iter().find(|cookie| cookie.name().starts_with(COOKIE))?.stripped().to_string()
+        }
     };
     format!("{OTHERS}; {pair}").parse().ok()
 }

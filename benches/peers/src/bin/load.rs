@@ -34,7 +34,10 @@ use axum::{
     response::IntoResponse,
     routing::get,
 };
-use layered_session::{BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions};
+use layered_session::{
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions,
+    testing::set_cookies,
+};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 
@@ -151,10 +154,11 @@ async fn serve(app: &str) -> Result<(), Box<dyn Error>> {
         _ => Router::new().route("/", get(constant)).route("/choose", get(constant)),
     };
     let chosen = routes.clone().oneshot(Request::get("/choose").body(Body::empty())?).await?;
-    let cookie = chosen.headers().get("set-cookie").map_or(Ok("none=0"), |cookie| cookie.to_str())?;
+    let set = set_cookies(chosen.headers());
+    let cookie = set.first().map_or_else(|| "none=0".to_owned(), |cookie| cookie.stripped().to_string());
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     println!("http://{}/", listener.local_addr()?);
-    println!("{}", cookie.split(';').next().unwrap_or_default());
+    println!("{cookie}");
     Ok(axum::serve(listener, routes).await?)
 }
 
