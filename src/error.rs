@@ -172,7 +172,8 @@ pub enum WriteErrorKind {
     /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way: HTTP
     /// 422. The source is the error of `validate`, or serde's error of encoding.
     Invalid,
-    /// The browser's cookie could not hold it; [`WriteError::names`] are the largest values: HTTP 422.
+    /// The browser's cookie has no room for the write: HTTP 422. The message tells how many bytes of JSON the write has and
+    /// how many would fit, and [`WriteError::names`] are the largest values.
     TooLarge,
     /// The shared store did not answer: HTTP 503. Whether the write arrived is not known.
     Unavailable,

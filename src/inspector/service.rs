@@ -35,7 +35,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
                       frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Shows, live and in a page of its own, the session of whoever opens it: each declared value, which tier answers and
-/// why the others do not, the versions, how full the cookie is, and changes as they happen.
+/// why the others do not, the versions, the used and the free bytes of JSON in the cookie, and changes as they happen.
 ///
 /// **It shows whoever opens it their own session's values**, those too that the application shows to nobody, such as
 /// who is signed in. Mount it in development, or behind a gate of your own. It shows no other session's values and none

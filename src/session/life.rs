@@ -144,17 +144,27 @@ impl Session {
     /// A message for the page that comes next goes into a new session:
     ///
     /// ```
-    /// # use layered_session::{Session, SessionValue, WriteError};
+    /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
     /// # use serde::{Deserialize, Serialize};
-    /// #[derive(Serialize, Deserialize)]
+    /// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+    /// #[derive(Debug, PartialEq, Serialize, Deserialize)]
     /// struct Flash(String);
     /// # impl SessionValue for Flash { const NAME: &'static str = "flash"; }
     ///
-    /// async fn logout(session: Session) -> Result<(), WriteError> {
-    ///     session.sign_out().await?;
-    ///     session.renew().await?; // a new, empty session
-    ///     session.set(Flash("You have been signed out".into())).await
-    /// }
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+    /// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+    /// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Flash>();
+    /// # let layer = LayeredSessionLayer::new(chain.build()?);
+    /// # let service = layer.layer(service_fn(async |request: Request<()>| {
+    /// # let session = Session::load(request.extensions()).await?;
+    /// session.sign_out().await?;
+    /// session.renew().await?; // a new, empty session
+    /// session.set(Flash("Goodbye".into())).await?;
+    /// assert_eq!(session.get(), Some(Flash("Goodbye".into())));
+    /// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+    /// # service.oneshot(Request::new(())).await?;
+    /// # Ok(()) }
     /// ```
     ///
     /// # Errors

@@ -34,7 +34,7 @@ fn doc(line: &str) -> Option<&str> {
     Some(text.strip_prefix(' ').unwrap_or(text))
 }
 
-/// The lines of code blocks, with their numbers: rustdoc does not show lines that begin with `# `.
+/// The lines of code blocks, with their numbers. Lines that begin with `# ` are left out: rustdoc does not show them.
 fn code<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<(usize, &'a str)> {
     let mut in_code = false;
     let mut found = Vec::new();
@@ -54,7 +54,12 @@ fn code_lines_fit_88_columns() {
         let lines = (1..).zip(text.lines()).filter_map(|(number, line)| Some((number, doc(line)?.to_owned())));
         (path, lines.collect::<Vec<_>>())
     });
-    let pages = files("src", ".md").into_iter();
+    let page = |name: &str| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let text = fs::read_to_string(&path).unwrap();
+        (path, text)
+    };
+    let pages = files("src", ".md").into_iter().chain(["README.md", "examples/README.md"].map(page));
     let pages = pages.map(|(path, text)| (path, (1..).zip(text.lines().map(str::to_owned)).collect()));
     let mut wide = Vec::new();
     for (path, lines) in rust.chain(pages) {
