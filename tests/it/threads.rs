@@ -81,10 +81,13 @@ impl Busy {
         let leaver = |busy: Self| async move {
             let (mut browser, session) = busy.session().await;
             let mut older = browser.clone();
+            let lost = busy.node.sessions.stats().revocations_lost;
             browser.visit(&busy.node, async |session| session.destroy().await.unwrap()).await;
             assert_eq!(session.closed().await, Closed::Destroyed);
             let back = older.visit(&busy.node, async |session| session.get::<Visits>()).await;
-            assert_eq!(back, None, "held by a handle, so it can't be forgotten");
+            // So small a tier holds 64 tombstones. Of those with one end, the newest may go first.
+            let forgotten = busy.node.sessions.stats().revocations_lost > lost;
+            assert!(back.is_none() || forgotten, "the session came back, and no tombstone went");
         };
         let mut sweeper = Box::pin(self.node.sessions.sweeper());
         let time = move |_| {
