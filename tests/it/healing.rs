@@ -14,7 +14,7 @@ use http_body_util::Full;
 use layered_session::{CookieTier, Lifetime, MemoryTier, Principal, Session, Sessions, testing::ManualClock};
 
 use crate::{
-    app::{App, at_once, carried, get, post, seen, socket, theme, visitor},
+    app::{App, at_once, carried, get, post, seen, sign_in, socket, theme, visitor},
     world::{Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
 };
 
@@ -157,4 +157,46 @@ async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
     browser.visit(&one, async |s| s.value::<Theme>()).await;
     let (headers, _) = browser.visit_seen(&two, async |s| s.value::<Theme>()).await;
     assert!(set_cookies(&headers).is_empty());
+}
+
+/// Sends a request whose answer a layer outside of the session layer replaces, as a timeout layer does: the browser gets
+/// no cookie.
+async fn unanswered<F, Fut>(browser: &Browser, node: &Node, handler: F)
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    browser.clone().visit(node, handler).await;
+}
+
+// The guide's chapter on login tells these costs.
+#[tokio::test]
+async fn replaced_answer_costs_a_session_nothing() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "healed");
+}
+
+#[tokio::test]
+async fn replaced_answer_costs_a_visitor_the_first_write() {
+    let node = App::new().node();
+    let mut browser = Browser::new();
+    unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn replaced_answer_of_a_login_costs_the_sessions_values() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    assert_eq!(seen, (None, None));
+    sign_in(&mut browser, &node, "ada").await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    assert_eq!(seen, (Some(Principal::new("ada")), None));
 }
