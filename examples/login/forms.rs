@@ -56,9 +56,6 @@ pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
 /// Signs the user out in all browsers. Without a request of the user, as after a reset of the password, `Sessions::end_all`
 /// does the same.
 pub(crate) async fn logout_everywhere(session: Session) -> Result<Redirect, WriteError> {
-    if session.principal().is_none() {
-        return Ok(Redirect::to("/"));
-    }
     session.end_all_sessions().await?;
     farewell(&session, Flash::SignedOutEverywhere).await
 }

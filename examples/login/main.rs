@@ -18,7 +18,8 @@ use axum::{
     routing::{get, post},
 };
 use layered_session::{
-    BuildError, CookieTier, KeyRing, LayeredSessionLayer, Lifetime, MemoryTier, Principal, Sessions, tier::BoxError,
+    BuildError, CookieTier, KeyRing, LayeredSessionLayer, Lifetime, MemoryTier, Principal, RequireLayer, Sessions,
+    tier::BoxError,
 };
 use tower_http::csrf::CsrfLayer;
 
@@ -48,7 +49,7 @@ async fn main() -> Result<(), BoxError> {
         accounts: Arc::new(Accounts::of_samples()?),
         remembered: Lifetime::new(REMEMBERED_DAYS * DAY, 365 * DAY)?,
     };
-    serve::serve(app(&sessions, state), sessions, future::ready(())).await
+    serve::serve(app(&sessions, state)?, sessions, future::ready(())).await
 }
 
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
@@ -65,18 +66,20 @@ fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
         .build()
 }
 
-fn app(sessions: &Sessions, state: AppState) -> Router {
-    Router::new()
+fn app(sessions: &Sessions, state: AppState) -> Result<Router, BuildError> {
+    Ok(Router::new()
+        .route("/account", get(pages::account))
+        .route("/logout-everywhere", post(forms::logout_everywhere))
+        // Guards the routes above: the login page is the answer to everybody else.
+        .route_layer(RequireLayer::<User>::new().redirect("/login")?)
         .route("/", get(pages::home))
         .route("/login", get(pages::login).post(forms::login))
         .route("/logout", post(forms::logout))
-        .route("/logout-everywhere", post(forms::logout_everywhere))
-        .route("/account", get(pages::account))
         .layer(DefaultBodyLimit::max(FORM_BYTES))
         .with_state(state)
         .merge(pages::assets())
         .layer(LayeredSessionLayer::new(sessions.clone()))
         // Outermost, so that a form of another site reaches neither the session nor a password check. Behind a proxy
         // that rewrites `Host`, the layer needs `add_trusted_origin`.
-        .layer(CsrfLayer::new().with_rejection_response(pages::refused))
+        .layer(CsrfLayer::new().with_rejection_response(pages::refused)))
 }

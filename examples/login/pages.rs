@@ -7,7 +7,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Redirect, Response},
 };
-use layered_session::{Session, WriteError};
+use layered_session::{Required, Session, WriteError};
 use tower_http::csrf::ProtectionError;
 
 use crate::{
@@ -67,9 +67,8 @@ fn samples() -> String {
     rows.collect()
 }
 
-/// The page of a signed-in user.
-pub(crate) async fn account(session: Session) -> Response {
-    let Some(user) = session.get::<User>() else { return Redirect::to("/login").into_response() };
+/// The page of a signed-in user, behind the guard.
+pub(crate) async fn account(session: Session, Required(user): Required<User>) -> impl IntoResponse {
     let sample = SAMPLES.iter().find(|sample| sample.name == user.name);
     let loans = sample.iter().flat_map(|sample| &sample.loans);
     let now = SystemTime::now();
@@ -83,7 +82,7 @@ pub(crate) async fn account(session: Session) -> Response {
             .map_or_else(String::new, |age| { format!("{} ago", rough(age)) }),
         until = session.expires_at().and_then(|then| then.duration_since(now).ok()).map_or_else(String::new, rough),
     );
-    page("Your account", &corner(Some(&user)), &main).into_response()
+    page("Your account", &corner(Some(&user)), &main)
 }
 
 /// A span of time as people say it.
