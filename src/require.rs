@@ -28,7 +28,8 @@ use crate::{
 /// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard the answer is 500, and 503
 /// where a shared store doesn't answer. Each answer has an empty body, the body type's `Default`.
 ///
-/// The guard stands inside the session layer. In axum `route_layer` puts the guard before all routes that were added so
+/// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the guard
+/// would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so
 /// far, and leaves unknown paths a 404:
 ///
 /// ```
@@ -85,17 +86,23 @@ impl<V: SessionValue> RequireLayer<V> {
     /// late arrives there as a GET.
     ///
     /// A request of a script still gets 401: `fetch` would follow the redirect, and take the login form for its answer. Browsers
-    /// tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected.
+    /// tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected. Browsers send no such field on plain
+    /// http off loopback. A guard before gRPC services takes no redirect: 401 ends a call with `UNAUTHENTICATED`, 303 with
+    /// `UNKNOWN`.
     ///
     /// # Errors
     ///
-    /// `Setting` for a location that no header can hold.
+    /// `Setting` for a location that is empty, which would lead the browser back to the guard, or that has other characters
+    /// than visible ASCII.
     pub fn redirect(mut self, location: &str) -> Result<Self, BuildError> {
-        let location = HeaderValue::from_str(location).map_err(|error| {
-            BuildError::new(BuildErrorKind::Setting, "the location of a redirect holds visible ASCII only")
-                .caused_by(error)
-        })?;
-        self.login = Some(location);
+        let refused = BuildError::new(
+            BuildErrorKind::Setting,
+            "the location of a redirect is a URL or a path of visible ASCII, as `/login`",
+        );
+        if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(refused);
+        }
+        self.login = Some(HeaderValue::from_str(location).map_err(|error| refused.caused_by(error))?);
         Ok(self)
     }
 }
@@ -228,7 +235,7 @@ where
                         Ok(_) => Some(without_value(this.login.take())),
                         Err(missing) => Some(without_session(&missing)),
                     };
-                    // Taken once: the next state is another, and a future that has answered isn't polled again.
+                    // Taken once: the next state is another, and a future that has answered is pending for ever.
                     let Some(next) = next.take() else { return Poll::Pending };
                     match refused {
                         Some(response) => return Poll::Ready(Ok(response)),

@@ -1,17 +1,22 @@
 //! `RequireLayer` before routes, and the extractors of single values.
 
-use std::convert::Infallible;
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use axum::{
     Router,
     body::Body,
     routing::{get, post},
 };
+use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use layered_session::{
-    LayeredSessionLayer, MissingValue, RequireLayer, Required, Session, Sessions, Value, testing::ManualClock,
-    testing::SpyStore,
+    BuildErrorKind, LayeredSessionLayer, MissingValue, RequireLayer, Required, Session, Sessions, Value,
+    testing::{ManualClock, Operation, SpyStore},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -171,6 +176,29 @@ async fn guard_calls_the_service_that_was_ready() {
 }
 
 #[tokio::test]
+async fn dropped_guard_calls_nothing() {
+    let (keys, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let node = || builder(&keys, &clock).tier(store.clone()).build().unwrap();
+    let mut browser = Browser::new();
+    send(&app(node(), RequireLayer::new()), &mut browser, request("POST", "/login")).await;
+
+    let calls = &AtomicUsize::new(0);
+    // Counts calls, polled or not.
+    let inner = service_fn(|_: Request<Full<Bytes>>| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        std::future::ready(Ok::<_, Infallible>(Response::new(())))
+    });
+    let guarded = LayeredSessionLayer::new(node()).layer(RequireLayer::<User>::new().layer(inner));
+    store.hold_requests(Operation::Read);
+    assert!(guarded.clone().oneshot(browser.request()).now_or_never().is_none());
+    store.release();
+    assert_eq!(calls.load(Ordering::Relaxed), 0);
+
+    let response = guarded.oneshot(browser.request()).await.unwrap();
+    assert_eq!((response.status(), calls.load(Ordering::Relaxed)), (StatusCode::OK, 1));
+}
+
+#[tokio::test]
 async fn guard_asks_nothing_of_bodies_but_a_default() {
     let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(7_u8)));
     let guarded = LayeredSessionLayer::new(sessions()).layer(RequireLayer::<User>::new().layer(inner));
@@ -179,9 +207,11 @@ async fn guard_asks_nothing_of_bodies_but_a_default() {
 }
 
 #[test]
-fn location_that_no_header_holds_is_refused() {
-    let refused = RequireLayer::<User>::new().redirect("/login\r\nset-cookie: a=b").unwrap_err();
-    assert_eq!(refused.kind(), layered_session::BuildErrorKind::Setting);
+fn location_that_leads_nowhere_is_refused() {
+    for location in ["/login\r\nset-cookie: a=b", "", " ", "/log in", "/login\t", "/anmeldüng"] {
+        let refused = RequireLayer::<User>::new().redirect(location).unwrap_err();
+        assert_eq!(refused.kind(), BuildErrorKind::Setting, "{location:?}");
+    }
 }
 
 async fn theme(Value(Theme(theme)): Value<Theme>) -> String {

@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, header, uri::PathAndQuery};
 use http_body_util::Full;
 use layered_session::{
-    LayeredSessionLayer, Session, SessionValue, Sessions, WriteError, WriteErrorKind,
+    LayeredSessionLayer, RequireLayer, Session, SessionValue, Sessions, WriteError, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -28,7 +28,7 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{Action, Client, Framework, OWN_COOKIE, Outcome, Reply, Server, State, Trouble, Watching, listen, perform};
-use crate::world::{Browser, Division, Node, Theme, builder, ring};
+use crate::world::{Browser, Division, Node, Theme, User, builder, ring};
 
 pub(super) struct Tonic;
 
@@ -259,4 +259,26 @@ async fn a_store_that_is_away_is_told_apart_from_a_layer_that_is_missing() {
     let missing = Status::from(Session::load(&http::Extensions::new()).await.unwrap_err());
     assert_eq!(missing.code(), Code::Internal);
     assert!(missing.message().contains("LayeredSessionLayer"), "{missing}");
+}
+
+#[tokio::test]
+async fn guard_ends_a_strangers_call_as_unauthenticated() {
+    let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
+    let (listener, origin) = listen().await;
+    let server = tonic::transport::Server::builder()
+        .layer(LayeredSessionLayer::new(sessions))
+        .layer(RequireLayer::<User>::new())
+        .add_service(Divisions)
+        .serve_with_incoming(TcpIncoming::from(listener));
+    let call = async {
+        let channel = Channel::from_shared(origin).unwrap().connect().await.expect("a connection");
+        let mut grpc = GrpcClient(channel).ready().await;
+        let path = PathAndQuery::from_static("/test.Divisions/Act");
+        let codec = ProstCodec::<Line, DivisionReply>::default();
+        grpc.unary(request(&Browser::new(), "nothing".into()), path, codec).await.unwrap_err().code()
+    };
+    tokio::select! {
+        code = call => assert_eq!(code, Code::Unauthenticated),
+        ended = server => panic!("the server ended first: {ended:?}"),
+    }
 }
