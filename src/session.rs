@@ -211,6 +211,9 @@ impl Session {
     /// Writes a value. When it returns, every later read on this node sees it, every watcher is told, and the shared
     /// store, if there is one, has it; whatever becomes of the response changes nothing about that.
     ///
+    /// In a chain without memory and without a shared store the handle alone has the value until the response carries the
+    /// cookie: the value is lost with a response that is dropped.
+    ///
     /// Two things can lose a session that a write begins:
     ///
     /// - Two first requests of one browser at the same time begin two sessions. The browser keeps the cookie of the

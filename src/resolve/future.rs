@@ -19,7 +19,8 @@ pin_project! {
     /// # Cancel safety
     ///
     /// A dropped response leaves the writes of its handlers as they are: the browser receives them with the response to its
-    /// next request. A session that such a handler has begun, renewed or signed in reaches the browser no more.
+    /// next request. A session that such a handler has begun, renewed or signed in reaches the browser no more. Without memory
+    /// and a shared store nothing but the response keeps the writes, and they are lost.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]

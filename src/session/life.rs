@@ -183,6 +183,9 @@ impl Session {
     /// [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a session, or with a session that is
     /// over, `destroy` does nothing.
     ///
+    /// In a chain without memory and without a shared store nothing but the removal of the cookie ends the session: a copy of the
+    /// cookie opens until it expires.
+    ///
     /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
     /// removal of the cookie for the page to bring. An order that this handle gave is void.
     ///

@@ -76,7 +76,8 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 ///
 /// A chain without a shared store relies on it alone after a restart, and between nodes. It can't do two things: take
 /// back a cookie before it expires on a node that did not see the logout, and reconcile two responses that a node
-/// without memory of the session sealed at the same time.
+/// without memory of the session sealed at the same time. A chain without memory and a shared store takes back no cookie at
+/// all: a copy opens after a logout too, until it expires.
 #[derive(Clone, Debug)]
 pub struct CookieTier {
     ring: KeyRing,

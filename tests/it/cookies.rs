@@ -1,5 +1,6 @@
 //! The cookie as a browser sees it: when it is set, when it is removed, and what passes untouched beside it.
 
+mod alone;
 mod attributes;
 mod authenticity;
 mod caching;
