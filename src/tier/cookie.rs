@@ -225,8 +225,8 @@ impl CookieTier {
     /// For development over plain http: no `Secure`, and `session` for the name. Browsers send such a cookie over any
     /// connection, where anyone on the way can read and replay it.
     ///
-    /// Without this, browsers drop the cookie of a page on plain http, except on loopback, and a login there ends with the
-    /// next request. The first such answer to a POST is traced.
+    /// Without this, browsers drop the cookie of a page on plain http, and a login there ends with the next request. Chrome and
+    /// Firefox make an exception for loopback, versions of Safari do not. The first such answer to a POST off loopback is traced.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
         self.transport = Transport::PlainHttp;

@@ -57,8 +57,8 @@ impl<'a> Origin<&'a str> {
 }
 
 impl<H: AsRef<str>> Origin<H> {
-    /// Whether browsers drop a `Secure` cookie for pages of this origin: on plain http, except on loopback (W3C Secure
-    /// Contexts, 3.1).
+    /// Whether every browser drops a `Secure` cookie for pages of this origin: on plain http off loopback. Versions of
+    /// Safari drop the cookie on loopback too.
     pub(super) fn drops_secure_cookies(&self) -> bool {
         self.scheme == Scheme::Http && !is_loopback(self.host.as_ref())
     }
