@@ -5,10 +5,10 @@ use std::future::Future;
 use layered_session::{
     Answer, Batch, BuildError, BuildErrorKind, ChangeOrigin, Changed, Changes, Clock, Closed, CookieTier, DefaultTier,
     Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
-    MemoryTierBuilder, MissingSession, MissingSessionKind, Origin, Placement, Preload, PreloadFuture, PreloadLayer,
-    Principal, RelayToken, Resolution, ResponseFuture, SameSite, Scope, Session, SessionInspector, SessionWriteback,
-    Sessions, SessionsBuilder, SignIn, Sleep, Stats, TierError, TokioClock, Watch, WriteError, WriteErrorKind,
-    WritebackBody, WritebackFuture,
+    MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Origin, Placement, Preload, PreloadFuture,
+    PreloadLayer, Principal, RelayToken, Require, RequireFuture, RequireLayer, Required, Resolution, ResponseFuture,
+    SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats,
+    TierError, TokioClock, Value, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
     testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
     tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
 };
@@ -38,6 +38,8 @@ fn public_types_keep_their_auto_traits() {
     handle::<PreloadLayer>();
     handle::<LayeredSession<String>>();
     handle::<Preload<String>>();
+    handle::<RequireLayer<std::rc::Rc<()>>>();
+    handle::<Require<String, std::rc::Rc<()>>>();
     handle::<KeyRing>();
     handle::<CookieTier>();
     handle::<MemoryTier>();
@@ -48,6 +50,10 @@ fn public_types_keep_their_auto_traits() {
     handle::<Changed>();
     handle::<ManualClock>();
     handle::<SpyStore>();
+    handle::<Jar>();
+
+    copied::<Required<u8>>();
+    copied::<Value<u8>>();
     handle::<Jar>();
 
     copied::<Answer>();
@@ -82,6 +88,7 @@ fn public_types_keep_their_auto_traits() {
     kept::<SessionsBuilder>();
     kept::<Watch<Division>>();
     kept::<WritebackBody>();
+    kept::<Client<String, std::rc::Rc<()>>>();
     sent_and_shared::<BoxError>();
     sent_and_shared::<Sleep>();
     sent_and_shared::<dyn Tier>();
@@ -95,6 +102,8 @@ fn public_types_keep_their_auto_traits() {
     error::<TestError>();
     error::<BuildError>();
     error::<MissingSession>();
+    error::<MissingValue>();
+    error::<TestError>();
     error::<TierError>();
     error::<WriteError>();
 }
@@ -112,6 +121,7 @@ fn wrappers_are_what_they_wrap() {
     kept::<ResponseFuture<Ready>>();
     type Service = tower::util::ServiceFn<fn(http::Request<()>) -> Ready>;
     sent::<PreloadFuture<Service, ()>>();
+    sent::<RequireFuture<Service, std::rc::Rc<()>, ()>>();
     // Its closures are the application's, of which `Sync` is not asked.
     sent::<Batch<'static>>();
 }
