@@ -141,7 +141,7 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
 /// #     .route("/account", axum::routing::get(account))
 /// #     .route("/basket", axum::routing::get(basket));
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(clippy::exhaustive_structs)] // Handlers take it apart in their arguments.
 pub struct Required<V>(pub V);
 

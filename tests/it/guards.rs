@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    marker::PhantomData,
     sync::atomic::{AtomicUsize, Ordering},
 };
 
@@ -224,6 +225,25 @@ async fn choice(theme: Option<Value<Theme>>, division: Value<Division>) -> Strin
 
 async fn own_answer(user: Result<Required<User>, MissingValue>) -> String {
     user.map_or_else(|missing| format!("no {}: {}", missing.name(), missing.status()), |Required(User(name))| name)
+}
+
+/// Whether a type has a default.
+struct Probe<T>(PhantomData<T>);
+
+impl<T: Default> Probe<T> {
+    const HAS_DEFAULT: bool = true;
+}
+
+trait Otherwise {
+    const HAS_DEFAULT: bool = false;
+}
+
+impl<T> Otherwise for Probe<T> {}
+
+/// `unwrap_or_default` on the extracted `Result` would let a stranger in.
+#[test]
+fn no_default_stands_in_for_a_required_value() {
+    assert_eq!([Probe::<Required<u8>>::HAS_DEFAULT, Probe::<Value<u8>>::HAS_DEFAULT], [false, true]);
 }
 
 async fn optional(session: Option<Session>) -> String {
