@@ -34,7 +34,9 @@ pub(crate) mod memory;
 ///   stored tiers hold. The handle keeps the answers and uses them only where no stored tier answers, so that a read after
 ///   `remove` has them. A source that waits makes every load wait, those of visitors too: a source should cache by itself.
 ///   The next tier answers where a source fails, or does not answer within
-///   [`source_deadline`](crate::SessionsBuilder::source_deadline). That is traced and counted.
+///   [`source_deadline`](crate::SessionsBuilder::source_deadline), 250 milliseconds unless told otherwise. That is traced and
+///   counted. The late future is dropped: a query that is to fill a cache all the same runs in a task of its own. The guide
+///   has such a source, [with a database and a cache](crate::guide::tiers#a-source-with-a-database).
 /// - A **store** ([`Role::Store`]) keeps versions, takes writes, and decides whether a session exists. Only one can be
 ///   in a chain. If it fails, the load or the write fails, and nothing changes.
 ///
@@ -179,7 +181,11 @@ impl<'a> Lookup<'a> {
         self.names
     }
 
-    /// Whether `V` is asked for.
+    /// Whether `V` is asked for: true wherever [`SessionsBuilder::value`](crate::SessionsBuilder::value) declares `V` on the
+    /// chain that the tier stands in, whether or not the handler reads `V`.
+    ///
+    /// A tier that several chains share uses this to skip a query where the chain has not declared the value. In the only
+    /// chain of an application, whose tier answers for declared values alone, the method is always true and needs no call.
     pub fn wants<V: SessionValue>(&self) -> bool {
         self.names.contains(&V::NAME)
     }
@@ -236,8 +242,14 @@ impl Found {
         Ok(Self { entries: vec![entry], ..Self::default() })
     }
 
-    /// A source's answers hold for so long: a handle that lives longer, a socket's, stops using them then. A watch is not
-    /// woken by that, and says so at its next change.
+    /// Limits how long a handle uses a source's answers.
+    ///
+    /// A handle asks each source once, as it loads, and keeps the answers for its life. That suits a request. A socket's
+    /// handle lives longer: after the span the *next* tier answers on that handle, and the source is not asked again. A watch
+    /// is not woken at the end of the span, and tells the other answer at its next change.
+    ///
+    /// The span is for answers that must not be used past a moment, such as a price of the day. The remaining time of an
+    /// entry in the source's own cache does not belong here: a socket that outlives the entry would fall back to the default.
     #[must_use]
     pub const fn expires_in(mut self, span: Duration) -> Self {
         self.expires_in = Some(span);

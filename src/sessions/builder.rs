@@ -265,7 +265,9 @@ impl SessionsBuilder {
 
     /// How long a load waits for each read-only source ([`Role::Source`](crate::tier::Role::Source)): 250 milliseconds unless
     /// told otherwise. After the deadline the next tier answers, and the late source is traced and counted as
-    /// [`Stats::source_failures`](crate::Stats::source_failures).
+    /// [`Stats::source_failures`](crate::Stats::source_failures). The late source's future is dropped: a
+    /// [source with a database](crate::guide::tiers#a-source-with-a-database) runs its query in a task of its own, so that a
+    /// late answer still fills the cache for the next load.
     ///
     /// A load asks its sources one after the other. A handle keeps the answers of its load: a value that a late source would
     /// have answered stays the next tier's for the handle's life, and [`update`](crate::Session::update) of a value that no

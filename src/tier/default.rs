@@ -71,6 +71,9 @@ impl DefaultTier {
     /// A value computed from the request's head, once per request, as the request reaches the layer. It runs whether
     /// or not anybody asks, so it should be cheap. In a job, which has no request, it does not answer; neither where
     /// its value is not valid.
+    ///
+    /// A value that goes by the host takes the host from the URI's authority (HTTP/2), else from `Host` (HTTP/1.1), and
+    /// compares the host without port and case: the guide has [the function](crate::guide::tiers#a-tier-of-ones-own).
     #[must_use]
     pub fn with<V: SessionValue>(self, compute: impl Fn(&Parts) -> V + Send + Sync + 'static) -> Self {
         self.rule::<V>(Answer::Computed(Box::new(move |head| value::encode(&compute(head)))))
