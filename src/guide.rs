@@ -8,6 +8,7 @@
 //! | [`lifetimes`] | When does a session end, and what does "remember me" do? |
 //! | [`login`] | How does a user sign in, and in which order do the layers stand? |
 //! | [`live_pages`] | How does an open page follow and change a session? |
+//! | [`without_axum`] | How do hyper, tonic and clients that are no browsers use a session? |
 //! | [`testing`] | How does a test get a session? |
 //!
 //! Every program of the guide is compiled, and all but the servers run, with the tests of this crate.
@@ -29,6 +30,12 @@ pub mod login {}
 
 #[doc = include_str!("guide/live_pages.md")]
 pub mod live_pages {}
+
+#[doc = include_str!("guide/without_axum.md")]
+#[cfg_attr(feature = "tonic-0_14", doc = include_str!("guide/without_axum_tonic.md"))]
+#[cfg_attr(not(feature = "tonic-0_14"), doc = "# tonic\n\nThis part comes with the feature `tonic-0_14`.\n")]
+/// Next: [`testing`].
+pub mod without_axum {}
 
 #[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
 #[cfg_attr(not(feature = "testing"), doc = "Testing: a chapter of the feature `testing`.")]
