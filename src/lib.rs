@@ -2,8 +2,8 @@
 //! Session state that outlives the page, as Tower middleware for axum, hyper and tonic.
 //!
 //! Values are typed and declared once. Each value is resolved through tiers: memory, a sealed cookie, stores and sources of
-//! the application's own, a default. Every open tab, socket and task sees a change at once, and pages may write the values
-//! that the application allows.
+//! the application's own, a default. Every open tab, socket and task of its session sees a change at once, and pages may write
+//! the values that the application allows.
 //!
 #![doc = include_str!("guide/tiers.svg")]
 //!
