@@ -21,9 +21,9 @@ use crate::{session::load::Load, sessions::Sessions};
 ///
 /// ```
 /// use http::{Request, Response};
-/// use layered_session::{LayeredSessionLayer, SessionValue, Sessions};
-/// use layered_session::tier::{Found, Lookup, Tier, TierFuture};
-/// # use layered_session::{CookieTier, KeyRing, MemoryTier, tier::BoxError};
+/// use layered_session::tier::{BoxError, Found, Lookup, Tier, TierFuture};
+/// use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier};
+/// use layered_session::{SessionValue, Sessions};
 /// # use serde::{Deserialize, Serialize};
 /// use tower::{ServiceBuilder, ServiceExt};
 ///
@@ -35,7 +35,10 @@ use crate::{session::load::Load, sessions::Sessions};
 /// struct Tenants;
 ///
 /// impl Tier for Tenants {
-///     # fn name(&self) -> &'static str { "tenants" }
+///     fn name(&self) -> &'static str {
+///         "tenants"
+///     }
+///
 ///     fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
 ///         TierFuture::boxed(async {
 ///             tokio::task::yield_now().await; // stands for a query
@@ -46,9 +49,12 @@ use crate::{session::load::Load, sessions::Sessions};
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
-/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
-/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?));
-/// let sessions = chain.tier(Tenants).resolve::<Theme>().build()?;
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(KeyRing::generate()?))
+///     .tier(Tenants)
+///     .resolve::<Theme>() // declares the theme, and puts it into the extensions
+///     .build()?;
 /// let service = ServiceBuilder::new()
 ///     .layer(LayeredSessionLayer::new(sessions).preload())
 ///     .service_fn(async |request: Request<()>| {

@@ -27,13 +27,24 @@ use crate::{
 /// It can be sent over a socket as it is: the page can neither read nor change it, and it applies to its own session
 /// only. Bringing it twice, or late, or in another order than it was made changes nothing that is newer.
 ///
+/// The hook posts the token with `session.relay(token)`. A client that is no browser posts the token as JSON, with its
+/// cookie and with `Sec-Fetch-Site: same-origin` or the application's `Origin`; else the answer is 403 `cross_site`:
+///
+/// ```text
+/// curl -b jar -c jar -H 'Sec-Fetch-Site: same-origin' \
+///      --json '{"$relay": "…"}' https://shop.example/session
 /// ```
-/// # use axum::{Router, body::Body};
-/// # use http::{Request, Response, header::SET_COOKIE};
-/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session};
-/// # use layered_session::{SessionValue, SessionWriteback, Sessions};
+///
+/// ```
+/// # use http::Response;
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Session, SessionValue, Sessions};
 /// # use serde::{Deserialize, Serialize};
-/// # use tower::{Layer, ServiceExt, service_fn};
+/// # use tower::{Layer, service_fn};
+/// use axum::{Router, body::Body};
+/// use http::{Request, header::SET_COOKIE};
+/// use layered_session::{LayeredSessionLayer, SessionWriteback};
+/// use tower::ServiceExt;
+///
 /// # #[derive(Serialize, Deserialize)]
 /// # struct Theme(String);
 /// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
@@ -42,19 +53,22 @@ use crate::{
 /// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
 /// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
 /// # let sessions = chain.build()?;
-/// # let layer = LayeredSessionLayer::new(sessions.clone());
+/// let layer = LayeredSessionLayer::new(sessions.clone());
 /// # let socket = layer.layer(service_fn(async |request: Request<()>| {
 /// #     Ok::<_, layered_session::MissingSession>(Response::new(Session::load(request.extensions()).await?))
 /// # }));
 /// # let session = socket.oneshot(Request::new(())).await?.into_body();
+/// let writeback = SessionWriteback::new(&sessions);
+/// let app: Router = Router::new().nest_service("/session", writeback).layer(layer);
+///
 /// session.set(Theme("dark".into())).await?; // on a socket: no response is left
 /// let token = session.relay().ok_or("the browser's cookie lacks the theme")?;
 ///
 /// // The page posts the token, and the response carries the cookie:
-/// let json = format!(r#"{{"$relay": "{token}"}}"#);
-/// # let app = Router::new().nest_service("/session", SessionWriteback::new(&sessions)).layer(layer);
-/// # let post = Request::post("/session").header("content-type", "application/json");
-/// # let post = post.header("sec-fetch-site", "same-origin").body(Body::from(json))?;
+/// let post = Request::post("/session")
+///     .header("content-type", "application/json")
+///     .header("sec-fetch-site", "same-origin")
+///     .body(Body::from(format!(r#"{{"$relay": "{token}"}}"#)))?;
 /// let response = app.oneshot(post).await?;
 /// assert!(response.headers().contains_key(SET_COOKIE));
 /// # Ok(()) }

@@ -73,12 +73,12 @@ const ECHOED_CHARS: usize = 64;
 /// that no page of another origin can embed the answers.
 ///
 /// ```
-/// # use axum::{Router, body::Body};
-/// # use http::{Request, StatusCode};
-/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, SessionValue, Sessions};
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, SessionValue, Sessions};
 /// # use serde::{Deserialize, Serialize};
-/// # use tower::ServiceExt;
-/// use layered_session::SessionWriteback;
+/// use axum::{Router, body::Body};
+/// use http::{Request, StatusCode};
+/// use layered_session::{LayeredSessionLayer, SessionWriteback};
+/// use tower::ServiceExt;
 ///
 /// # #[derive(Serialize, Deserialize)]
 /// # struct Theme(String);
@@ -92,14 +92,29 @@ const ECHOED_CHARS: usize = 64;
 ///     .nest_service("/session", SessionWriteback::new(&sessions).allow::<Theme>()?)
 ///     .layer(LayeredSessionLayer::new(sessions));
 ///
-/// # let post = async |json: &'static str| {
-/// #     let post = Request::post("/session").header("content-type", "application/json");
-/// #     let post = post.header("sec-fetch-site", "same-origin").body(Body::from(json))?;
-/// #     Ok::<_, layered_session::tier::BoxError>(app.clone().oneshot(post).await?.status())
-/// # };
-/// assert_eq!(post(r#"{"theme": "dark"}"#).await?, StatusCode::OK);
-/// assert_eq!(post(r#"{"is_admin": true}"#).await?, StatusCode::UNPROCESSABLE_ENTITY);
+/// let post = |json: &'static str| {
+///     Request::post("/session")
+///         .header("content-type", "application/json")
+///         .header("sec-fetch-site", "same-origin") // browsers send it by themselves
+///         .body(Body::from(json))
+/// };
+/// let stored = app.clone().oneshot(post(r#"{"theme": "dark"}"#)?).await?;
+/// assert_eq!(stored.status(), StatusCode::OK);
+/// let refused = app.oneshot(post(r#"{"is_admin": true}"#)?).await?;
+/// assert_eq!(refused.status(), StatusCode::UNPROCESSABLE_ENTITY);
 /// # Ok(()) }
+/// ```
+///
+/// # Clients that are no browsers
+///
+/// A browser says by itself that a POST comes from the application's own page. Any other client says so in a header:
+/// `Sec-Fetch-Site: same-origin`, or `Origin` with the origin that the request goes to. The body's type is
+/// `application/json`. Without the header the answer is 403 `cross_site`, and with another type 415. A relay token goes the
+/// same way, as `{"$relay": "…"}`, with the cookie of its session:
+///
+/// ```text
+/// curl -b jar -c jar -H 'Sec-Fetch-Site: same-origin' \
+///      --json '{"theme": "dark"}' https://shop.example/session
 /// ```
 ///
 /// # Events
@@ -135,7 +150,8 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// It needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. One POST is under way at a
 /// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is
-/// left sends what waits. A socket of the page's own hands [`RelayToken`](crate::RelayToken)s to `session.relay(token)`.
+/// left sends what waits. A socket of the page's own hands [`RelayToken`](crate::RelayToken)s to `session.relay(token)`. The
+/// guide has [the hook's events](crate::guide::live_pages#the-hook) and [such a socket](crate::guide::live_pages#a-websocket).
 ///
 /// # Pages of another origin
 ///
