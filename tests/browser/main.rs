@@ -7,6 +7,7 @@ mod away;
 mod browser;
 mod cart;
 mod faulty;
+mod guide;
 mod hook;
 mod idle;
 mod inspector;
