@@ -166,6 +166,11 @@ impl Session {
         number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Look::Use))
     }
 
+    /// Whether sessions can have a `V`.
+    pub(crate) fn declares<V: SessionValue>(&self) -> bool {
+        self.core().chain.schema.of::<V>().is_some()
+    }
+
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
         let core = self.core();
         core.touch();
@@ -277,7 +282,8 @@ impl Session {
         self.batch().remove::<V>().commit().await
     }
 
-    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls one gets it.
+    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls one gets it. `None` where there is
+    /// nothing to take: without a session too, in a session that is over, and where no session may begin.
     ///
     /// # Errors
     ///

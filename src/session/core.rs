@@ -131,6 +131,8 @@ pub(super) struct Marks {
     pub(super) head_sent: AtomicBool,
     /// How many sessions this handle has ended: the cookie is to go.
     pub(super) own_ends: AtomicU32,
+    /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
+    pub(super) may_begin: AtomicBool,
     /// The session was made here.
     pub(super) minted: AtomicBool,
     /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
@@ -247,7 +249,14 @@ impl Core {
         self.seldom.get().is_some_and(|seldom| seldom.own_end.lock().is_some())
     }
 
+    /// Whether a turn may begin another session where this handle's session is over.
+    pub(super) fn may_begin_anew(&self) -> bool {
+        self.has_ended_own() || self.marks.may_begin.load(Ordering::Acquire)
+    }
+
+    /// Forgets the end, since another session has begun.
     pub(super) fn forget_own_end(&self) {
+        self.marks.may_begin.store(false, Ordering::Release);
         if let Some(seldom) = self.seldom.get() {
             *seldom.own_end.lock() = None;
         }

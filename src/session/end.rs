@@ -78,6 +78,10 @@ impl Core {
             let id = named.remove(0);
             named.truncate(MOST_BEGUN);
             self.note_removal(EndedHere { id, until: longest, principal, others: named });
+        } else if let Err(Some(Closed::Destroyed | Closed::Revoked | Closed::Expired)) = self.live(now) {
+            // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
+            // which may be that of a later login by now. A renewed session goes on in another tab.
+            self.marks.may_begin.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -132,9 +136,10 @@ impl Core {
     /// The session and the principal, for a turn that concerns all sessions of the principal.
     fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
         let bound = bound.ok_or_else(|| match self.live(now) {
-            Err(None) => {
-                WriteError::new(WriteErrorKind::Invalid, "there is no session: in a job call `Sessions::end_all`")
-            }
+            Err(None) => WriteError::new(
+                WriteErrorKind::Invalid,
+                "there is no session, so nobody is signed in; a job calls `Sessions::end_all`",
+            ),
             Err(Some(reason)) => WriteError::closed(reason),
             Ok(_) => WriteError::closed(Closed::Renewed),
         })?;

@@ -72,7 +72,7 @@ impl Session {
     /// never hears of the new id has lost its session.
     ///
     /// Without a session `renew` does nothing: there is no id that somebody could have planted. After this handle's own
-    /// [`destroy`](Self::destroy) it begins a new, empty session.
+    /// [`destroy`](Self::destroy) it begins a new, empty session, also where the session had ended elsewhere before.
     ///
     /// # Errors
     ///

@@ -113,7 +113,7 @@ impl Core {
         match self.live(now) {
             Ok(bound) => self.succeed(&bound, beginning, now).await,
             // After its own end a handle may begin a new session: a page that says "you have been signed out".
-            Err(Some(_)) if self.has_ended_own() => self.begin(beginning, now).await,
+            Err(Some(_)) if self.may_begin_anew() => self.begin(beginning, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             // No id, nothing to renew.
             Err(None) => Ok(()),
@@ -238,7 +238,7 @@ impl Core {
         match self.binding() {
             Binding::Fenced(_) => true,
             Binding::Refused(CrossSite::Withheld | CrossSite::Listed) => site == Site::Another,
-            _ => self.has_ended_own(),
+            _ => self.may_begin_anew(),
         }
     }
 

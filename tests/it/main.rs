@@ -15,6 +15,7 @@ mod cluster;
 mod cookies;
 mod cross_site;
 mod docs;
+mod ended_elsewhere;
 mod ends;
 mod engine;
 mod events;

@@ -50,6 +50,8 @@ pub(super) struct Handle {
     pub(super) brought: Option<usize>,
     /// The handle has ended its session itself: it may begin another one.
     ended: bool,
+    /// The handle was told to end a session that had ended already: it may begin another one.
+    anew: bool,
     /// The response head has left: no cookie can follow.
     pub(super) sent: bool,
     /// The lifetime with which the next session of the handle begins, unused and in all.
@@ -466,7 +468,7 @@ impl Node {
         ids: &mut Ids,
         now: u64,
     ) -> Result<Option<u64>, Refusal> {
-        let Handle { bind, brought, ended, sent, lifetime } = handle;
+        let Handle { bind, brought, ended, anew, sent, lifetime } = handle;
         let closed = self.closed(bind, now);
         match op {
             Op::Read(value) => {
@@ -481,19 +483,22 @@ impl Node {
             }
             Op::Renew if *sent => return Err(Refusal::HeadSent),
             // What follows the handle's own end is another session, and an empty one.
-            Op::Renew if *ended && closed.is_some() => {
+            Op::Renew if (*ended || *anew) && closed.is_some() => {
                 *bind = self.mint(ids, *lifetime, *brought, now);
                 // Its first write, of nothing.
                 self.fresh(0, now);
-                *ended = false;
+                (*ended, *anew) = (false, false);
                 return Ok(None);
             }
             Op::Destroy if closed.is_some() => {
                 *lifetime = None;
+                *anew |= closed != Some(Refusal::Closed(Closed::Renewed));
                 return Ok(None);
             }
             // A renewal or a sign-in may follow.
-            Op::SetLifetime(idle, absolute) if closed.is_some() && (*ended || matches!(bind, Bind::Fenced(_))) => {
+            Op::SetLifetime(idle, absolute)
+                if closed.is_some() && (*ended || *anew || matches!(bind, Bind::Fenced(_))) =>
+            {
                 *lifetime = Some((*idle, *absolute));
                 return Ok(None);
             }
