@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     AppState, pages,
-    values::{Flash, NAME_CHARS, if_open},
+    values::{Flash, NAME_CHARS},
 };
 
 #[derive(Deserialize)]
@@ -62,7 +62,7 @@ pub(crate) async fn logout_everywhere(session: Session) -> Result<Redirect, Writ
 
 /// Leaves the message in a new session, since the old session has ended.
 async fn farewell(session: &Session, message: Flash) -> Result<Redirect, WriteError> {
-    if_open(session.renew().await)?;
+    session.renew().await?;
     message.leave(session).await?;
     Ok(Redirect::to("/"))
 }

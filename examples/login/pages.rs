@@ -19,7 +19,7 @@ use crate::{
 
 /// The public page. A message of the page before shows here once.
 pub(crate) async fn home(session: Session) -> Result<impl IntoResponse, WriteError> {
-    let message = match Flash::take(&session).await? {
+    let message = match session.take::<Flash>().await? {
         Some(Flash::SignedOut) => "You are signed out in this browser.",
         Some(Flash::SignedOutEverywhere) => "You are signed out in all browsers.",
         Some(Flash::Refused { .. }) | None => "",
@@ -37,7 +37,7 @@ pub(crate) async fn login(session: Session) -> Result<Response, WriteError> {
     if session.get::<User>().is_some() {
         return Ok(Redirect::to("/account").into_response());
     }
-    let refused = match Flash::take(&session).await? {
+    let refused = match session.take::<Flash>().await? {
         Some(Flash::Refused { name }) => Some(name),
         _ => None,
     };

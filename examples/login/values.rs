@@ -42,19 +42,9 @@ impl Flash {
     /// Leaves the message for the next page. `false` where the session has just ended in another browser: such a session
     /// takes no message.
     pub(crate) async fn leave(self, session: &Session) -> Result<bool, WriteError> {
-        if_open(session.set(self).await.map(|()| true))
-    }
-
-    /// Takes the message of the page before.
-    pub(crate) async fn take(session: &Session) -> Result<Option<Self>, WriteError> {
-        if_open(session.take().await)
-    }
-}
-
-/// Drops the error of a session that has ended: a page without a message is better than no page.
-pub(crate) fn if_open<T: Default>(answer: Result<T, WriteError>) -> Result<T, WriteError> {
-    match answer {
-        Err(error) if error.kind() == WriteErrorKind::Closed => Ok(T::default()),
-        answer => answer,
+        match session.set(self).await {
+            Err(error) if error.kind() == WriteErrorKind::Closed => Ok(false),
+            answer => answer.map(|()| true),
+        }
     }
 }
