@@ -25,8 +25,8 @@ use crate::{
 /// Lets a request through only if its session has a value of `V`: the login guard, where `V` is the signed-in user.
 ///
 /// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to the
-/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard the answer is 500, and 503
-/// where a shared store doesn't answer. Each answer has an empty body, the body type's `Default`.
+/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard the answer is 500, so it is for
+/// a type that was not declared, and 503 where a shared store doesn't answer. Each answer has an empty body, the body type's `Default`.
 ///
 /// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the guard
 /// would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so
@@ -232,8 +232,10 @@ where
                     };
                     let refused = match loaded {
                         Ok(session) if session.get::<V>().is_some() => None,
+                        // A mistake of the application: nobody could ever pass.
+                        Ok(session) if !session.declares::<V>() => Some(failed(StatusCode::INTERNAL_SERVER_ERROR)),
                         Ok(_) => Some(without_value(this.login.take())),
-                        Err(missing) => Some(without_session(&missing)),
+                        Err(missing) => Some(failed(missing.status())),
                     };
                     // Taken once: the next state is another, and a future that has answered is pending for ever.
                     let Some(next) = next.take() else { return Poll::Pending };
@@ -256,9 +258,9 @@ fn without_value<B: Default>(login: Option<HeaderValue>) -> Response<B> {
     response
 }
 
-fn without_session<B: Default>(missing: &MissingSession) -> Response<B> {
+fn failed<B: Default>(status: StatusCode) -> Response<B> {
     let mut response = Response::new(B::default());
-    *response.status_mut() = missing.status();
+    *response.status_mut() = status;
     response
 }
 

@@ -107,7 +107,8 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
 ///
 /// # Errors
 ///
-/// [`MissingValue`]: 401 without the value, 500 without a layer, 503 where the shared store doesn't answer. A handler
+/// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 where the shared
+/// store doesn't answer. A handler
 /// that takes `Result<Required<V>, MissingValue>` answers by itself.
 ///
 /// ```
@@ -149,42 +150,62 @@ impl<S: Sync, V: SessionValue> FromRequestParts<S> for Required<V> {
     type Rejection = MissingValue;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, MissingValue> {
-        let session = Session::load(&parts.extensions).await.map_err(|missing| MissingValue(V::NAME, Some(missing)))?;
-        session.get().map(Self).ok_or(MissingValue(V::NAME, None))
+        let missing = |cause| MissingValue { name: V::NAME, cause };
+        let session = Session::load(&parts.extensions).await.map_err(|error| missing(Cause::Session(error)))?;
+        let cause = if session.declares::<V>() { Cause::Value } else { Cause::Declaration };
+        session.get().map(Self).ok_or_else(|| missing(cause))
     }
 }
 
 /// A request that has no value for [`Required`]: none in its session, or no session to look into.
 #[derive(Debug)]
-pub struct MissingValue(&'static str, Option<MissingSession>);
+pub struct MissingValue {
+    name: &'static str,
+    cause: Cause,
+}
+
+#[derive(Debug)]
+enum Cause {
+    /// The session has no such value.
+    Value,
+    /// No session can have the value.
+    Declaration,
+    Session(MissingSession),
+}
 
 impl MissingValue {
     /// The value's wire name.
     pub const fn name(&self) -> &'static str {
-        self.0
+        self.name
     }
 
-    /// 401 without the value; 500 without a layer, 503 where the shared store doesn't answer.
+    /// 401 without the value; 500 without a layer and for a type that was not declared, 503 where the shared store doesn't
+    /// answer.
     pub const fn status(&self) -> StatusCode {
-        match &self.1 {
-            None => StatusCode::UNAUTHORIZED,
-            Some(missing) => missing.status(),
+        match &self.cause {
+            Cause::Value => StatusCode::UNAUTHORIZED,
+            Cause::Declaration => StatusCode::INTERNAL_SERVER_ERROR,
+            Cause::Session(missing) => missing.status(),
         }
     }
 }
 
 impl fmt::Display for MissingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.1 {
-            None => write!(f, "the session has no `{}`", self.0),
-            Some(missing) => missing.fmt(f),
+        match &self.cause {
+            Cause::Value => write!(f, "the session has no `{}`", self.name),
+            Cause::Declaration => write!(f, "`{}` was not declared on `Sessions::builder()`", self.name),
+            Cause::Session(missing) => missing.fmt(f),
         }
     }
 }
 
 impl Error for MissingValue {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        self.1.as_ref().and_then(Error::source)
+        match &self.cause {
+            Cause::Session(missing) => missing.source(),
+            Cause::Value | Cause::Declaration => None,
+        }
     }
 }
 

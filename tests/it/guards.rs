@@ -215,6 +215,26 @@ fn location_that_leads_nowhere_is_refused() {
     }
 }
 
+#[tokio::test]
+async fn undeclared_type_is_no_missing_login() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Undeclared;
+    impl layered_session::SessionValue for Undeclared {
+        const NAME: &'static str = "undeclared";
+    }
+
+    let handler = async |_: Required<Undeclared>| {};
+    let login = RequireLayer::<Undeclared>::new().redirect("/login").unwrap();
+    let guarded = Router::new().route("/guarded", get(async || {})).route_layer(login);
+    let app = guarded.route("/required", get(handler)).layer(LayeredSessionLayer::new(sessions()));
+    for path in ["/guarded", "/required"] {
+        let page = send(&app, &mut Browser::new(), request("GET", path)).await;
+        assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
+    }
+    let page = send(&app, &mut Browser::new(), request("GET", "/required")).await;
+    assert!(page.text.contains("`undeclared` was not declared"), "{}", page.text);
+}
+
 async fn theme(Value(Theme(theme)): Value<Theme>) -> String {
     theme
 }
