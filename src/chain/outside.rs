@@ -89,7 +89,8 @@ impl Store {
 pub(crate) struct Source {
     tier: Arc<dyn Tier>,
     deadline: Duration,
-    failures: Failures,
+    errors: Failures,
+    late: Failures,
 }
 
 /// How long a load waits for a source.
@@ -116,7 +117,7 @@ pub(crate) fn trace_missing_layer(left_out: u64) {
 
 impl Source {
     pub(crate) fn new(tier: Arc<dyn Tier>, deadline: Duration) -> Self {
-        Self { tier, deadline, failures: Failures::default() }
+        Self { tier, deadline, errors: Failures::default(), late: Failures::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -124,7 +125,7 @@ impl Source {
     }
 
     pub(crate) fn failures(&self) -> u64 {
-        self.failures.count()
+        self.errors.count() + self.late.count()
     }
 
     /// Returns the source's answers: none where the source fails or misses its deadline.
@@ -134,17 +135,18 @@ impl Source {
         let mut late: Option<Sleep> = None;
         let answered = poll_fn(|cx| {
             if let Poll::Ready(found) = Pin::new(&mut answer).poll(cx) {
-                return Poll::Ready(found);
+                return Poll::Ready(found.map_err(|error| (&self.errors, error)));
             }
             if patience == Patience::Once {
                 return Poll::Pending;
             }
             let late = late.get_or_insert_with(|| time.clock.sleep(self.deadline));
-            late.as_mut().poll(cx).map(|()| Err(Late(self.deadline).into()))
+            late.as_mut().poll(cx).map(|()| Err((&self.late, Late(self.deadline).into())))
         })
         .await;
-        answered.unwrap_or_else(|error| {
-            if let Some(left_out) = self.failures.note(time) {
+        // Traced apart: a source that is late must not hide the error that it gives a moment later.
+        answered.unwrap_or_else(|(failures, error)| {
+            if let Some(left_out) = failures.note(time) {
                 tracing::warn!(tier = self.name(), error, left_out, "a source did not answer; the next tier does");
             }
             Found::nothing()

@@ -3,8 +3,12 @@
 use std::{
     convert::Infallible,
     error::Error,
+    future::pending,
     iter,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -36,7 +40,7 @@ impl Tier for Silent {
     }
 
     fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(std::future::pending())
+        TierFuture::boxed(pending())
     }
 }
 
@@ -168,6 +172,36 @@ async fn failing_source_is_traced_once_a_second() {
     }
     assert_eq!(trace.lines_with("database is away"), 2);
     assert_eq!(node.sessions.stats().source_failures, 10);
+}
+
+/// A source that is late first, and fails then.
+#[derive(Debug, Default)]
+struct LateThenBroken(AtomicBool);
+
+impl Tier for LateThenBroken {
+    fn name(&self) -> &'static str {
+        "tenants"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        let broken = self.0.swap(true, Ordering::Relaxed);
+        TierFuture::boxed(async move { if broken { Err("database is on fire".into()) } else { pending().await } })
+    }
+}
+
+#[tokio::test]
+async fn late_source_hides_no_later_error() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.tier(LateThenBroken::default()));
+    let (trace, _guard) = Trace::begin();
+    let first = async {
+        let passing = async { app.pass(Duration::from_millis(250)) };
+        tokio::join!(biased; visitor(&node), passing).0
+    };
+    first.await;
+    visitor(&node).await;
+    assert_eq!((trace.lines_with("no answer within"), trace.lines_with("on fire")), (1, 1), "{}", trace.text());
+    assert_eq!(node.sessions.stats().source_failures, 2);
 }
 
 /// The driver's error, at the end of the causes.
