@@ -57,14 +57,19 @@ impl Closed {
     pub(crate) fn sentence(self) -> String {
         let meaning = match self {
             Self::Renewed => "another handle has renewed the session",
-            Self::Destroyed => "the session has ended, by a sign-out for example",
+            Self::Destroyed => {
+                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another"
+            }
             Self::Expired => "the session was not used for too long, or has reached its absolute lifetime",
             Self::Revoked => "all sessions of the user have ended",
-            Self::CrossSite => "another site caused the request, which has no session and begins none",
+            Self::CrossSite => "another site caused the request, which brings no session",
             Self::Ambiguous => "the request brought cookies of several sessions, of which none counts",
             Self::Shutdown => "the server is shutting down",
         };
-        format!("the session is closed: {self} ({meaning})")
+        match self {
+            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {self} ({meaning})"),
+            _ => format!("the session is closed: {self} ({meaning})"),
+        }
     }
 }
 

@@ -242,6 +242,30 @@ impl Found {
         Ok(Self { entries: vec![entry], ..Self::default() })
     }
 
+    /// Adds a further value to a source's answers.
+    ///
+    /// ```
+    /// # use layered_session::{SessionValue, tier::{BoxError, Found}};
+    /// # use serde::{Deserialize, Serialize};
+    /// # #[derive(Serialize, Deserialize)] struct Locale(String);
+    /// # impl SessionValue for Locale { const NAME: &'static str = "locale"; }
+    /// # #[derive(Serialize, Deserialize)] struct Theme(String);
+    /// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+    /// fn defaults_of_tenant() -> Result<Found, BoxError> {
+    ///     Found::value(&Locale("de".into()))?.and(&Theme("dark".into()))
+    /// }
+    /// # assert!(format!("{:?}", defaults_of_tenant()?).contains(r#"["locale", "theme"]"#));
+    /// # Ok::<_, BoxError>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`value`](Self::value).
+    pub fn and<V: SessionValue>(mut self, value: &V) -> Result<Self, BoxError> {
+        self.entries.append(&mut Self::value(value)?.entries);
+        Ok(self)
+    }
+
     /// Limits how long a handle uses a source's answers.
     ///
     /// A handle asks each source once, as it loads, and keeps the answers for its life. That suits a request. A socket's

@@ -1,9 +1,11 @@
 //! Why a value is what it is: what each tier says.
 
+use std::fmt;
+
 use super::{
     brought::Owner,
     core::Core,
-    read::{Look, Mark, Stored},
+    read::{Look, Mark, STAND_IN, Stored},
 };
 use crate::{
     chain::{COOKIE, MEMORY, values::Kept},
@@ -28,7 +30,8 @@ pub enum Answer {
     NotValid,
     /// It knows that the value was removed: no stored tier answers.
     Removed(Version),
-    /// It has nothing.
+    /// The tier has nothing. Of a cookie beside memory: no copy that is newer than memory's. Memory vouches for a cookie that it
+    /// recognises, and such a cookie is not opened again.
     Nothing,
 }
 
@@ -46,6 +49,29 @@ impl Explanation {
     /// The tier that answers; `None` where `V::default()` stands in.
     pub const fn winner(&self) -> Option<&'static str> {
         self.winner
+    }
+}
+
+/// A line for logs: `memory: removed 1893456000000.0; cookie: nothing; tenants: value; answer: tenants`. The numbers are
+/// versions; no text of a value is in the line.
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (tier, answer) in &self.answers {
+            write!(f, "{tier}: {answer}; ")?;
+        }
+        write!(f, "answer: {}", self.winner.unwrap_or(STAND_IN))
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Value(Some(version)) => write!(f, "value {version}"),
+            Self::Value(None) => f.write_str("value"),
+            Self::NotValid => f.write_str("not valid"),
+            Self::Removed(version) => write!(f, "removed {version}"),
+            Self::Nothing => f.write_str("nothing"),
+        }
     }
 }
 

@@ -65,15 +65,16 @@ pub(super) enum Site {
 impl<'a> SignIn<'a> {
     pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
         let chain = &session.core().chain;
-        let identifies = match &chain.identity {
-            Identity::Value { number, .. } => chain.schema.of::<V>() == Some(*number),
-            _ => false,
-        };
-        let user = if identifies {
-            value::encode(user).map_err(|flaw| flaw.into_error(V::NAME))
-        } else {
-            let message = format!("`{}` is not the type that `identify_by` names", V::NAME);
-            Err(WriteError::new(WriteErrorKind::Undeclared, message))
+        let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
+        let user = match &chain.identity {
+            Identity::Value { number, .. } if chain.schema.of::<V>() == Some(*number) => {
+                value::encode(user).map_err(|flaw| flaw.into_error(V::NAME))
+            }
+            Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
+            Identity::Head(_) | Identity::Nobody => undeclared(format!(
+                "`{}` signs nobody in: add `.identify_by::<..>(..)` with its type to `Sessions::builder()`",
+                V::NAME
+            )),
         };
         Self { session, user, adopt: Vec::new(), grants: Vec::new(), site: Site::Own }
     }

@@ -188,7 +188,7 @@ async fn unlisted_pages_are_refused() -> Result {
         socket(&shop, &tab).await?;
         tab.until(
             "document.title",
-            "the session is closed: cross-site (another site caused the request, which has no session and begins none)",
+            "no session may begin here: cross-site (another site caused the request, which brings no session)",
         )
         .await?;
         let seen = shop.requests.last("GET /live").await?;

@@ -261,3 +261,17 @@ async fn newer_anonymous_choice_ends_with_a_sign_in() {
     let blind = Node::new(app.chain(DefaultTier::new()).value::<Division>().build().unwrap());
     assert_eq!(get::<Division>(&mut browser, &blind).await, Division(-1));
 }
+
+#[tokio::test]
+async fn explanation_is_a_line_for_logs() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let explained = browser.visit(&node, async |session| session.explain::<Theme>().to_string()).await;
+    let (memory, rest) = explained.split_once("; ").unwrap();
+    let version = memory.strip_prefix("memory: value ").expect(&explained);
+    assert!(version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'), "{version}");
+    assert_eq!(rest, "cookie: nothing; default: nothing; answer: memory");
+    assert!(!explained.contains("light"), "no value");
+    let nothing = Browser::new().visit(&node, async |session| session.explain::<Theme>().to_string()).await;
+    assert_eq!(nothing, "memory: nothing; cookie: nothing; default: nothing; answer: default");
+}
