@@ -230,7 +230,8 @@ impl Session {
     ///
     /// `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or would not
     /// decode again, `TooLarge` for one that the browser
-    /// could not hold beside the room that is kept for a sign-in, `Closed` once the session has ended, or where none may
+    /// could not hold beside the room that is kept for a sign-in, `Closed` once the
+    /// [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or where none may
     /// begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
     /// where it found the write outdated 32 times in a row.
@@ -283,7 +284,8 @@ impl Session {
     }
 
     /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls one gets it. `None` where there is
-    /// nothing to take: without a session too, in a session that is over, and where no session may begin.
+    /// nothing to take: without a session too, in a session that is over, and where no session may begin. A page that looks for
+    /// a message at each request begins no session by that. See [messages](crate::guide::login#questions) in the guide.
     ///
     /// # Errors
     ///

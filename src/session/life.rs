@@ -141,7 +141,8 @@ impl Session {
 
     /// Signs out: [`destroy`](Self::destroy) by the name that an application would look for.
     ///
-    /// A message for the page that comes next goes into a new session:
+    /// A message for the page that comes next goes into a new session, also where the
+    /// [session had ended elsewhere](crate::guide::login#a-browser-whose-session-was-ended-elsewhere):
     ///
     /// ```
     /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
