@@ -136,13 +136,8 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// # The hook
 ///
-/// ```js
-/// import { connect } from '/session/hook.js'; // types: /session/hook.d.ts
-///
-/// const session = connect({ url: '/session' }); // `events: false` beside a socket
-/// session.addEventListener('change', () => show(session.values.get('theme')));
-/// session.store({ theme: 'dark' }); // tried again until it is taken or refused
-/// ```
+/// The hook is an ES module at `/session/hook.js`, with its types in `/session/hook.d.ts`. The guide shows
+/// [its use and its events](crate::guide::live_pages#the-hook), and [a socket beside it](crate::guide::live_pages#a-websocket).
 ///
 /// Tabs share one stream: a Web Lock says which tab holds it, and a `BroadcastChannel` carries each event to the others.
 /// Each tab shows only events of its own session and user. Where the browser has no locks (plain http off loopback) each
@@ -150,8 +145,8 @@ const ECHOED_CHARS: usize = 64;
 ///
 /// It needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. One POST is under way at a
 /// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is
-/// left sends what waits. A socket of the page's own hands [`RelayToken`](crate::RelayToken)s to `session.relay(token)`. The
-/// guide has [the hook's events](crate::guide::live_pages#the-hook) and [such a socket](crate::guide::live_pages#a-websocket).
+/// left sends what waits. A socket of the page's own hands
+/// [`RelayToken`](crate::RelayToken)s to `relay(token)` of the hook.
 ///
 /// # Pages of another origin
 ///
