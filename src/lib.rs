@@ -44,6 +44,8 @@
 //!
 //! # Where to begin
 //!
+//! The [`guide`] begins with [first steps](guide::first_steps): a choice that survives a restart, from an empty directory.
+//!
 //! | task | types |
 //! |---|---|
 //! | declare a value: its name, owner, lifetime, validity | [`SessionValue`], [`Scope`], [`Placement`] |
@@ -53,6 +55,8 @@
 //! | guard routes | [`RequireLayer`] |
 //! | follow changes on sockets and in streams | [`Session::watch`], [`Session::changes`], [`Session::closed`] |
 //! | let pages read and write | [`SessionWriteback`] |
+//! | bring a socket's writes to the browser's cookie | [`Session::relay`], [`RelayToken`] |
+//! | serve by hyper or tonic | [`Session::load`], [`guide::without_axum`] |
 //! | read from a database, keep sessions in a store | [`tier`] |
 //! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
 //! | test | `testing` (feature `testing`) |
