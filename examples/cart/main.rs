@@ -5,7 +5,7 @@
 
 mod page;
 mod shop;
-#[path = "../site/mod.rs"]
+#[path = "../site/site.rs"]
 mod site;
 
 use std::time::Duration;

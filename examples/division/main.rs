@@ -8,7 +8,7 @@ mod forms;
 mod live;
 mod page;
 mod sample;
-#[path = "../site/mod.rs"]
+#[path = "../site/site.rs"]
 mod site;
 mod values;
 mod views;

@@ -3,7 +3,7 @@
 //! `cargo run --example inspector --features inspector`, then open the address that it prints. The page works without a
 //! script.
 
-#[path = "../site/mod.rs"]
+#[path = "../site/site.rs"]
 mod site;
 
 use std::{fmt::Write, future, time::Duration};

@@ -6,7 +6,7 @@
 mod accounts;
 mod forms;
 mod pages;
-#[path = "../site/mod.rs"]
+#[path = "../site/site.rs"]
 mod site;
 mod values;
 
