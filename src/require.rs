@@ -25,12 +25,13 @@ use crate::{
 /// Lets a request through only if its session has a value of `V`: the login guard, where `V` is the signed-in user.
 ///
 /// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to the
-/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard the answer is 500, so it is for
-/// a type that was not declared, and 503 where a shared store doesn't answer. Each answer has an empty body, the body type's `Default`.
+/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard, and for a type that was not
+/// declared, the answer is 500. Where a shared store doesn't answer, the answer is 503. Each answer has an empty body, the body
+/// type's `Default`.
 ///
 /// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the guard
-/// would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so
-/// far, and leaves unknown paths a 404:
+/// would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so far, and leaves
+/// unknown paths a 404:
 ///
 /// ```
 /// use axum::{Router, body::Body, http::{Request, StatusCode}, routing::get};

@@ -283,7 +283,7 @@ impl Session {
         self.batch().remove::<V>().commit().await
     }
 
-    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls one gets it. `None` where there is
+    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls a single call gets the value. `None` where there is
     /// nothing to take: without a session too, in a session that is over, and where no session may begin. A page that looks for
     /// a message at each request begins no session by that. See [messages](crate::guide::login#questions) in the guide.
     ///

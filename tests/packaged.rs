@@ -104,7 +104,7 @@ impl Project {
         server
     }
 
-    /// What the compiler says of a program that it refuses.
+    /// Returns the compiler's messages about a program that does not compile.
     fn refused(&self, program: &str, arguments: &[&str]) -> String {
         self.write(program);
         let Output { status, stderr, .. } = cargo(&self.folder).args(arguments).output().unwrap();

@@ -108,8 +108,7 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
 /// # Errors
 ///
 /// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 where the shared
-/// store doesn't answer. A handler
-/// that takes `Result<Required<V>, MissingValue>` answers by itself.
+/// store doesn't answer. A handler that takes `Result<Required<V>, MissingValue>` answers by itself.
 ///
 /// ```
 /// use axum::{http::StatusCode, response::{IntoResponse, Redirect, Response}};

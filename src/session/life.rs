@@ -129,8 +129,8 @@ impl Session {
     /// As [`set`](Self::set): a user value beyond the room that
     /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session, a smaller user
     /// value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
-    /// head has left; `Invalid` on a job's handle. A shared store is asked first for what it has of the user: where it does
-    /// not answer, nobody is signed in.
+    /// head has left; `Invalid` on a job's handle. The sign-in reads the user's record from a shared store
+    /// first: while the store does not answer, no sign-in succeeds.
     ///
     /// # Cancel safety
     ///
@@ -227,8 +227,8 @@ impl Session {
     }
 
     /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
-    /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): whoever
-    /// holds this session decides who stays signed in.
+    /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): the
+    /// holder of a stolen session would sign the user out.
     ///
     /// The other sessions end first. A failure between the two steps ends this session too, and so does another turn of
     /// this session that comes between: the call then fails with `Closed`.

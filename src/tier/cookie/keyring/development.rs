@@ -159,7 +159,7 @@ fn read(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     }
     let mut file = File::open(path).map_err(failed)?;
     if is_open_to_others(&file.metadata().map_err(failed)?) {
-        // A tighter mode would not take the key back from whoever has read it.
+        // A tighter mode would not take the key back from its readers.
         return Err(refusal(format_args!("other users can read the development key `{shown}`"), "remove the file"));
     }
     let mut text = Zeroizing::new(String::new());
@@ -426,7 +426,7 @@ mod tests {
         for part in ["no state directory", "`KeyRing::from_env"] {
             assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");
         }
-        // A folder can't be made under a file, whoever the user is.
+        // No user, root included, can make a folder under a file.
         let state = State::new();
         fs::write(state.0.join("file"), "").unwrap();
         let output = printed(start(&[(STATE, &state.0.join("file"))]));
