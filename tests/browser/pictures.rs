@@ -66,7 +66,9 @@ async fn cart_in_both_schemes() -> Result {
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
     tab.captures("cart-empty").await?;
-    for product in [2, 5, 2] {
+    tab.add_to_cart(2).await?;
+    tab.has_in_cart(json!([[2, 1]])).await?;
+    for product in [5, 2] {
         tab.add_to_cart(product).await?;
     }
     tab.has_in_cart(json!([[2, 2], [5, 1]])).await?;
