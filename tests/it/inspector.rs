@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tower::{Layer, ServiceExt};
 
-use crate::{
+use crate::support::{
     app::{App, theme, told},
     world::{Browser, Division, Node, Theme},
 };

@@ -1,71 +1,23 @@
-//! What a user can see, through the public API.
+//! The behaviour that a user of the crate can see, through the public API. Each folder is one subject, and its head
+//! says which behaviour stands in which file.
 //!
 //! `Acceptance n`, `Gn` and `Rn` in comments are the numbers of the project's acceptance cases, guarantees and security
 //! requirements.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
-mod ambiguous;
-mod app;
-mod auto_traits;
-mod budgets;
-mod building;
-mod clock_skew;
-mod clock_steps;
-mod cluster;
-mod cookies;
-mod cross_site;
-mod docs;
-mod ended_elsewhere;
-mod ends;
-mod engine;
-mod events;
-mod expiry;
-mod facts;
-mod floods;
-mod forge;
-mod formerly;
+mod api;
+mod cookie;
 mod frameworks;
-mod guards;
-mod handles;
-mod healing;
 mod inspector;
-mod judged;
-mod late_loads;
-mod leaks;
-mod lifetimes;
-mod listed_origins;
+mod lifecycle;
 mod live;
-mod meanwhile;
 mod memory;
-mod outages;
-mod outdated;
-mod panics;
-mod principals;
+mod models;
 mod relay;
-mod removals;
-mod renewal;
 mod resolution;
-mod revocations;
-mod same_version;
-mod shapes;
-mod shown;
-mod sign_outs;
-mod site;
-mod smoke;
-mod socket_use;
-mod stacking;
-mod store_life;
-mod stored;
+mod security;
+mod store;
+mod support;
 mod testing;
-mod threads;
-mod tokens;
-mod tombstones;
-mod trace;
-mod turns;
-mod untrusted;
-mod upgrades;
-mod users;
-mod validity;
-mod world;
 mod writeback;
 mod writes;

@@ -9,7 +9,7 @@ use layered_session::{
 };
 use tower::{Layer, Service, service_fn};
 
-use crate::world::{Division, Theme, User, ring};
+use crate::support::world::{Division, Theme, User, ring};
 
 mod client;
 mod session;

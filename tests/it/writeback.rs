@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::world::{Answer, Browser, Division, Node, Theme, User, builder, ring};
+use crate::support::world::{Answer, Browser, Division, Node, Theme, User, builder, ring};
 
 const KIB: usize = 1 << 10;
 

@@ -1,20 +1,23 @@
-//! Writes: what `Ok` promises, and what an error leaves as it was.
+//! Writes of values.
+//!
+//! - `acceptance`: the writes that are accepted or refused
+//! - `concurrent`: many writers at once
+//! - `in_flight`: writes that wait for a store, or are dropped
+//! - `threads`: counters under threads that renew, expire and evict
+//! - `removals`: removed values, and how long a removal is remembered
 
+mod acceptance;
 mod concurrent;
 mod in_flight;
-mod store;
+mod removals;
+mod threads;
 
-use layered_session::{
-    CookieTier, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
-    testing::{ManualClock, Operation, SpyStore},
-    tier::CommitKind,
-};
+use layered_session::{Placement, Session, SessionValue, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    app::kind,
-    site::{Site, dark},
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
+use crate::support::{
+    site::Site,
+    world::{Browser, Node, Visits},
 };
 
 /// What the server keeps to itself.
@@ -26,285 +29,16 @@ impl SessionValue for Note {
     const PLACEMENT: Placement = Placement::Server;
 }
 
-/// What may be lost.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Scratch(String);
-
-impl SessionValue for Scratch {
-    const NAME: &'static str = "scratch";
-    const PLACEMENT: Placement = Placement::Volatile;
-}
-
-/// The principal's, of any size.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-struct Bio(String);
-
-impl SessionValue for Bio {
-    const NAME: &'static str = "bio";
-    const SCOPE: Scope = Scope::Principal;
-}
-
-async fn visits(browser: &Browser, node: &Node) -> Visits {
+pub(crate) async fn visits(browser: &Browser, node: &Node) -> Visits {
     browser.clone().visit(node, async |session| session.value::<Visits>()).await
 }
 
-async fn count(session: Session) {
+pub(crate) async fn count(session: Session) {
     session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap();
 }
 
-fn stored() -> (SpyStore, Site) {
+pub(crate) fn stored() -> (SpyStore, Site) {
     let store = SpyStore::new();
     let shared = store.clone();
     (store, Site::with(move |builder| builder.tier(shared.clone()).value::<Note>()))
-}
-
-// All or nothing.
-
-#[tokio::test]
-async fn a_batch_is_written_whole_or_not_at_all() {
-    let site = Site::with(|builder| builder.value::<Bio>());
-    let mut browser = site.dark().await;
-    let batch = |session: Session| async move {
-        session.batch().set(Theme("light".into())).update(|visits: &mut Visits| visits.0 += 2).commit().await
-    };
-    browser.visit(&site.node, batch).await.unwrap();
-    let refused = async |session: Session| {
-        let light = || session.batch().set(Theme("no".into()));
-        [
-            kind(light().set(Visits(9)).set(Division(3)).commit().await),
-            kind(light().set(Theme("twice".into())).commit().await),
-            kind(light().set(Visits(9)).set(Bio("x".repeat(5000))).commit().await),
-            kind(session.batch().set(Division(1)).set(Bio("x".repeat(5000))).commit().await),
-            kind(session.batch().set(Bio("x".into())).set(Division(99)).commit().await),
-            kind(light().set(User("eve".into())).commit().await),
-            kind(light().set(Note("x".into())).commit().await),
-        ]
-    };
-    use WriteErrorKind::{Invalid, TooLarge, Undeclared};
-    let kinds = browser.clone().visit(&site.node, refused).await;
-    assert_eq!(kinds, [Invalid, Invalid, Invalid, TooLarge, Invalid, Invalid, Undeclared].map(Some));
-    for node in [&site.node, &site.cold()] {
-        let all = async |s: Session| (s.value::<Theme>(), s.value::<Visits>(), s.value::<Division>(), s.get::<Bio>());
-        let seen = browser.clone().visit(node, all).await;
-        assert_eq!(seen, (Theme("light".into()), Visits(2), Division(-1), None));
-    }
-}
-
-// The browser's budget.
-
-/// Writes the longest value that is taken, and says how long it is.
-async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usize {
-    let (mut fits, mut too_long) = (0, 4096);
-    while fits + 1 < too_long {
-        let len = (fits + too_long) / 2;
-        match session.set(value("x".repeat(len))).await {
-            Ok(()) => fits = len,
-            Err(error) => {
-                assert_eq!((error.kind(), error.names()[0]), (WriteErrorKind::TooLarge, V::NAME), "{error}");
-                too_long = len;
-            }
-        }
-    }
-    session.set(value("x".repeat(fits))).await.unwrap();
-    fits
-}
-
-// R20.
-#[tokio::test]
-async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_brim() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    for name in ["a".to_owned(), "n".repeat(64)] {
-        let chain = || {
-            let cookie = CookieTier::sealed(ring.clone()).name(name.clone());
-            let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie);
-            let chain = chain.value::<Theme>().value::<Visits>().value::<Bio>().value::<Division>();
-            let chain = chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
-            Node::new(chain.clock(clock.clone()).idle(DAY).absolute(400 * DAY).build().unwrap())
-        };
-        let node = chain();
-        let mut browser = Browser::new();
-        let brim = async |session: Session| {
-            // As much as the room that is kept for the user.
-            session.sign_in(User("u".repeat(238))).await.unwrap();
-            session.set(Visits(u64::MAX)).await.unwrap();
-            session.set(Division(5)).await.unwrap();
-            (fill(&session, Theme).await, fill(&session, Bio).await)
-        };
-        let (headers, (theme, bio)) = browser.visit_seen(&node, brim).await;
-        let set = set_cookies(&headers);
-        assert!((2_900..=3_000).contains(&set[0].len()), "{}", set[0].len());
-        // It is all there on another node, and still fits at another time and under another id.
-        clock.advance(DAY / 2);
-        let renew = async |session: Session| {
-            session.renew().await.unwrap();
-            (session.value::<Theme>().0.len(), session.value::<Bio>().0.len())
-        };
-        let (headers, seen) = browser.visit_seen(&chain(), renew).await;
-        assert_eq!(seen, (theme, bio));
-        assert!(set_cookies(&headers)[0].len() <= 3_000);
-        assert_eq!(browser.visit(&chain(), async |session| session.value::<Bio>().0.len()).await, bio);
-    }
-}
-
-// R7, R20.
-#[tokio::test]
-async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() {
-    let store = SpyStore::new();
-    let shared = store.clone();
-    for site in [Site::new(), Site::with(move |builder| builder.tier(shared.clone()))] {
-        let mut browser = Browser::new();
-        let too_large = async |session: Session| {
-            let error = session.batch().set(Visits(1)).set(Theme("x".repeat(4000))).commit().await.unwrap_err();
-            assert_eq!((error.kind(), error.status().as_u16()), (WriteErrorKind::TooLarge, 422));
-            assert_eq!(error.names(), ["theme", "visits"], "the largest first");
-            assert!(error.to_string().contains("theme"), "{error}");
-        };
-        assert!(browser.told(&site.node, too_large).await.is_empty());
-        assert_eq!(site.node.sessions.stats().records, 0);
-        let mut browser = site.dark().await;
-        assert!(browser.told(&site.node, too_large).await.is_empty());
-        assert_eq!(browser.theme(&site.node).await, dark());
-        assert_eq!(visits(&browser, &site.node).await, Visits(0));
-    }
-    assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Create)]);
-}
-
-// R20.
-#[tokio::test]
-async fn a_sign_in_that_would_not_fit_leaves_everything_as_it_was() {
-    let site = Site::with(|builder| builder.value::<Bio>());
-    let mut browser = Browser::new();
-    let fill = async |session: Session| session.set(Theme("x".repeat(700))).await.unwrap();
-    browser.visit(&site.node, fill).await;
-    let user = User("u".repeat(800));
-    let sign_in = async |session: Session| kind(session.sign_in(user).await);
-    let before = browser.clone();
-    assert_eq!(browser.visit(&site.node, sign_in).await, Some(WriteErrorKind::TooLarge));
-    assert_eq!(browser.token(), before.token());
-    let seen = async |session: Session| (session.value::<Theme>().0.len(), session.principal());
-    for node in [&site.node, &site.cold()] {
-        assert_eq!(browser.clone().visit(node, seen).await, (700, None));
-    }
-    assert_eq!(site.node.sessions.stats().records, 1);
-}
-
-#[tokio::test]
-async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
-    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-    struct Draft(String);
-    impl SessionValue for Draft {
-        const NAME: &'static str = "draft";
-    }
-    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
-    struct Cursor(u32);
-    impl SessionValue for Cursor {
-        const NAME: &'static str = "cursor";
-        const PLACEMENT: Placement = Placement::Volatile;
-    }
-    let (ring, clock) = (ring(), ManualClock::new());
-    let node = || Node::new(builder(&ring, &clock).value::<Draft>().value::<Cursor>().build().unwrap());
-    let (one, two) = (node(), node());
-    let mut browser = Browser::new();
-    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
-    let mut twin = browser.clone();
-    browser.visit(&one, async |s| s.set(Draft("x".repeat(600))).await.unwrap()).await;
-    twin.visit(&two, async |s| s.set(Theme("x".repeat(600))).await.unwrap()).await;
-    twin.visit(&one, async |s| s.set(Cursor(7)).await.unwrap()).await;
-    assert_eq!(twin.visit(&one, async |s| s.value::<Cursor>()).await, Cursor(7));
-}
-
-// Where values live.
-
-// Acceptance 57.
-#[tokio::test]
-async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
-    let (store, site) = stored();
-    let mut browser = site.dark().await;
-    let note = async |session: Session| session.set(Note("kept by the server".repeat(500))).await.unwrap();
-    assert!(browser.told(&site.node, note).await.is_empty());
-    store.take_operations();
-    let read = async |session: Session| session.value::<Note>().0.len();
-    assert_eq!(browser.visit(&site.node, read).await, 9000);
-    assert_eq!(store.take_operations(), []);
-    assert_eq!(browser.visit(&site.cold(), read).await, 9000);
-}
-
-// Acceptance 57.
-#[tokio::test]
-async fn a_volatile_value_is_kept_in_memory_alone() {
-    let site = Site::with(|builder| builder.value::<Scratch>());
-    let mut browser = site.dark().await;
-    let scratch = async |session: Session| session.set(Scratch("x".repeat(9000))).await.unwrap();
-    assert!(browser.told(&site.node, scratch).await.is_empty());
-    let read = async |session: Session| session.get::<Scratch>().map(|scratch| scratch.0.len());
-    assert_eq!(browser.clone().visit(&site.node, read).await, Some(9000));
-    assert_eq!(browser.clone().visit(&site.cold(), read).await, None);
-    let remove = async |session: Session| session.remove::<Scratch>().await.unwrap();
-    assert!(browser.told(&site.node, remove).await.is_empty());
-    assert_eq!(browser.visit(&site.node, read).await, None);
-}
-
-#[tokio::test]
-async fn without_memory_a_job_does_not_pretend_to_write() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let sessions = Sessions::builder()
-        .tier(CookieTier::sealed(ring).name("session").plain_http())
-        .value::<Division>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .clock(clock)
-        .build()
-        .unwrap();
-    let job = sessions.of(Principal::new("ada")).await.unwrap();
-    job.set(Division(3)).await.unwrap_err();
-}
-
-// What is not written.
-
-// R7.
-#[tokio::test]
-async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
-    let site = Site::new();
-    let nothing = async |session: Session| {
-        let _ = (session.value::<Theme>(), session.get::<Division>(), session.is_new(), session.principal());
-        let _ = (session.explain::<Theme>(), session.expires_at(), session.relay(), session.changes());
-        session.watch::<Division>().next().await;
-        session.remove::<Theme>().await.unwrap();
-        session.take::<Theme>().await.unwrap();
-        session.clear().await.unwrap();
-        session.touch().await.unwrap();
-        session.renew().await.unwrap();
-        session.sign_out().await.unwrap();
-    };
-    for n in 0..5_000 {
-        let mut browser = Browser::new();
-        if n % 2 == 0 {
-            browser.set("session", &n.to_string());
-        }
-        assert!(browser.told(&site.node, nothing).await.is_empty());
-    }
-    let stats = site.node.sessions.stats();
-    assert_eq!((stats.records, stats.bytes), (0, 0));
-}
-
-// R7: the same where an outer layer says who they are.
-#[tokio::test]
-async fn thousands_of_users_who_write_nothing_leave_nothing() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring));
-    let identified = chain.value::<Division>().identify(|head| Some(Principal::new(head.uri.path())));
-    let node = Node::new(identified.clock(clock).build().unwrap());
-    for n in 0..2_000 {
-        let request = Browser::new().request_of(http::Method::GET, &format!("/{n}"), "");
-        let read = |session: Session| async move {
-            let mut watch = session.watch::<Division>();
-            assert_eq!(watch.next().await, Some(Division(-1)));
-            session.remove::<Division>().await.unwrap();
-            session.sign_out().await.unwrap();
-            (http::Response::default(), session.principal())
-        };
-        let (_, principal) = node.handle(request, read).await;
-        assert_eq!(principal, Some(Principal::new(format!("/{n}"))));
-    }
-    let stats = node.sessions.stats();
-    assert_eq!((stats.records, stats.bytes), (0, 0));
 }

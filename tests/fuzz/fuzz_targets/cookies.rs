@@ -4,11 +4,11 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../it/app.rs"]
-mod app;
-#[allow(dead_code)]
-#[path = "../../it/world.rs"]
-mod world;
+#[path = "../../it/support"]
+mod support {
+    pub(crate) mod app;
+    pub(crate) mod world;
+}
 
 use std::sync::LazyLock;
 
@@ -17,7 +17,7 @@ use http_body_util::Full;
 use layered_session::{KeyRing, Session, SessionWriteback, testing::ManualClock};
 use libfuzzer_sys::fuzz_target;
 
-use crate::{
+use crate::support::{
     app::{App, at_once},
     world::{Browser, Division, Node, Theme, User, Visits, set_cookies},
 };

@@ -5,21 +5,18 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../it/app.rs"]
-mod app;
-#[path = "../../it/cluster.rs"]
-mod cluster;
-#[path = "../../it/facts.rs"]
-mod facts;
-#[path = "../../it/forge.rs"]
-mod forge;
-#[allow(dead_code)]
-#[path = "../../it/world.rs"]
-mod world;
+#[path = "../../it/support"]
+mod support {
+    pub(crate) mod app;
+    pub(crate) mod cluster;
+    pub(crate) mod forgery;
+    pub(crate) mod history;
+    pub(crate) mod world;
+}
 
 use libfuzzer_sys::fuzz_target;
 
-use crate::{
+use crate::support::{
     app::at_once,
     cluster::{Cluster, STEP},
 };

@@ -5,13 +5,12 @@
 #![no_main]
 
 #[allow(dead_code)]
-#[path = "../../it/app.rs"]
-mod app;
-#[path = "../../it/forge.rs"]
-mod forge;
-#[allow(dead_code)]
-#[path = "../../it/world.rs"]
-mod world;
+#[path = "../../it/support"]
+mod support {
+    pub(crate) mod app;
+    pub(crate) mod forgery;
+    pub(crate) mod world;
+}
 
 use std::sync::LazyLock;
 
@@ -19,9 +18,9 @@ use http::StatusCode;
 use layered_session::{KeyRing, Session, testing::ManualClock};
 use libfuzzer_sys::fuzz_target;
 
-use crate::{
+use crate::support::{
     app::{App, at_once, bring, signed_in, socket},
-    forge::forge,
+    forgery::forge,
     world::{Answer, Browser, Division, Node, Theme, User, Visits},
 };
 

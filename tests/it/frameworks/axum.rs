@@ -18,7 +18,7 @@ use super::{
     client::{HttpClient, Version, json},
     listen, perform,
 };
-use crate::world::Division;
+use crate::support::world::Division;
 
 pub(super) struct Axum(pub(super) Version);
 

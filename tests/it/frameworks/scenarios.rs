@@ -8,7 +8,7 @@ use layered_session::{KeyRing, WriteErrorKind, testing::ManualClock};
 use tokio::time::timeout;
 
 use super::{Action, Client, Framework, Outcome, Reply, Server, State, Watching};
-use crate::{
+use crate::support::{
     site::max_age,
     world::{Browser, builder, parsed, ring, set_cookies},
 };

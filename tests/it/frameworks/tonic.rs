@@ -28,7 +28,7 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{Action, Client, Framework, OWN_COOKIE, Outcome, Reply, Server, State, Trouble, Watching, listen, perform};
-use crate::world::{Browser, Division, Node, Theme, User, builder, ring};
+use crate::support::world::{Browser, Division, Node, Theme, User, builder, ring};
 
 pub(super) struct Tonic;
 

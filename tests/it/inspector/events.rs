@@ -12,7 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 use tower::ServiceExt;
 
 use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
-use crate::{
+use crate::support::{
     app::{App, BEAT, set, socket, theme, visitor},
     world::{Answer, Browser, DAY, Node, Theme},
 };

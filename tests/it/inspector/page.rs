@@ -7,7 +7,7 @@ use layered_session::{LayeredSessionLayer, SessionInspector};
 use tower::ServiceExt;
 
 use super::{ask, request};
-use crate::{
+use crate::support::{
     app::App,
     world::{Answer, Browser},
 };

@@ -7,7 +7,7 @@ use layered_session::{CookieTier, DefaultTier, Resolution, Session, SessionValue
 use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
-use crate::{
+use crate::support::{
     app::{App, BEAT, kind, set, sign_in, theme, visitor},
     world::{Browser, DAY, Division, Node, NumberedTheme, Theme, Visits},
 };

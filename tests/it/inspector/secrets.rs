@@ -8,7 +8,7 @@ use layered_session::{
 use serde_json::json;
 
 use super::{HEARTBEAT, Page, ask, report, request, tiers};
-use crate::{
+use crate::support::{
     app::{App, set, sign_in, signed_in, theme},
     trace::spellings,
     world::{Answer, Browser, Division, Node, id_of},

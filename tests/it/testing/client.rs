@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use tower::{Service, service_fn};
 
 use super::{app, chain};
-use crate::world::{HOUR, TICK, Theme, ring};
+use crate::support::world::{HOUR, TICK, Theme, ring};
 
 /// Answers with the fields of a request that browsers set by themselves.
 async fn shown(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {

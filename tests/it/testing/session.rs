@@ -10,7 +10,7 @@ use layered_session::{
 use tower::ServiceExt;
 
 use super::chain;
-use crate::world::{Division, Theme, User, Visits, ring};
+use crate::support::world::{Division, Theme, User, Visits, ring};
 
 /// Every kind of chain: with memory or without, with a shared store or without.
 fn chains() -> [SessionsBuilder; 4] {

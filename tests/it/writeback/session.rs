@@ -12,7 +12,7 @@ use serde_json::json;
 use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
-use crate::{
+use crate::support::{
     site::dark,
     world::{Browser, DAY, Division, Faster, Node, Theme, builder, ring},
 };

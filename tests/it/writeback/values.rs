@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Draft, KIB, Level, Note, Page, Paragraph, Ratio, allowing, assert_refused};
-use crate::{
+use crate::support::{
     app::{App, post, theme, visitor},
     world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
 };

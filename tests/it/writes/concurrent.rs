@@ -6,7 +6,7 @@ use layered_session::Session;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{count, stored, visits};
-use crate::{
+use crate::support::{
     site::{Site, dark},
     world::{BoxFuture, Browser, Theme, Visits},
 };

@@ -16,7 +16,7 @@ use layered_session::{
 };
 
 use super::{Note, count, visits};
-use crate::{
+use crate::support::{
     app::{App, at_once, carried, kind, set, signed_in, under_way},
     site::{Site, dark},
     world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},

@@ -1,0 +1,11 @@
+//! The API as a whole.
+//!
+//! - `first_steps`: the main job in a few lines
+//! - `build`: the errors of `build()`, and the configured cookie
+//! - `auto_traits`: the public types that are `Send`, `Sync` and `Unpin`
+//! - `docs`: the width, length and promises of the docs
+
+mod auto_traits;
+mod build;
+mod docs;
+mod first_steps;

@@ -1,0 +1,176 @@
+//! What may be sent, shared, moved and kept. A private field that is none of it would change that without a word.
+
+use std::future::Future;
+
+use layered_session::{
+    Answer, Batch, BuildError, BuildErrorKind, ChangeOrigin, Changed, Changes, Clock, Closed, CookieTier, DefaultTier,
+    Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
+    MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Origin, Placement, Preload, PreloadFuture,
+    PreloadLayer, Principal, RelayToken, Require, RequireFuture, RequireLayer, Required, Resolution, ResponseFuture,
+    SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats,
+    TierError, TokioClock, Value, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
+    testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
+    tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
+};
+
+use crate::support::world::{Browser, Division, Node, Theme, User, Visits, builder, ring};
+
+/// What every public type is.
+fn sent_and_shared<T: Send + Sync + ?Sized>() {}
+
+/// What lives as long as one likes, and may be moved while polled.
+fn kept<T: Send + Sync + Unpin + 'static>() {}
+
+fn handle<T: Clone + Send + Sync + Unpin + 'static>() {}
+
+fn copied<T: Copy + Send + Sync + Unpin + 'static>() {}
+
+fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
+
+// Acceptance 60.
+#[test]
+fn public_types_keep_their_auto_traits() {
+    handle::<Session>();
+    handle::<Sessions>();
+    handle::<SessionInspector>();
+    handle::<SessionWriteback>();
+    handle::<LayeredSessionLayer>();
+    handle::<PreloadLayer>();
+    handle::<LayeredSession<String>>();
+    handle::<Preload<String>>();
+    handle::<RequireLayer<std::rc::Rc<()>>>();
+    handle::<Require<String, std::rc::Rc<()>>>();
+    handle::<KeyRing>();
+    handle::<CookieTier>();
+    handle::<MemoryTier>();
+    handle::<MemoryTierBuilder>();
+    handle::<Principal>();
+    handle::<RelayToken>();
+    handle::<Change>();
+    handle::<Changed>();
+    handle::<ManualClock>();
+    handle::<SpyStore>();
+    handle::<Jar>();
+
+    copied::<Required<u8>>();
+    copied::<Value<u8>>();
+    handle::<Jar>();
+
+    copied::<Answer>();
+    copied::<BuildErrorKind>();
+    copied::<ChangeOrigin>();
+    copied::<Closed>();
+    copied::<Commit<'static>>();
+    copied::<CommitKind>();
+    copied::<Lifetime>();
+    copied::<Lookup<'static>>();
+    copied::<MissingSessionKind>();
+    copied::<Call>();
+    copied::<Operation>();
+    copied::<Origin>();
+    copied::<OwnerId>();
+    copied::<Placement>();
+    copied::<Resolution>();
+    copied::<Role>();
+    copied::<SameSite>();
+    copied::<Scope>();
+    copied::<Stats>();
+    copied::<TokioClock>();
+    copied::<Version>();
+    copied::<WriteErrorKind>();
+
+    kept::<Changes>();
+    kept::<Committed>();
+    kept::<DefaultTier>();
+    kept::<Explanation>();
+    kept::<Found>();
+    kept::<InspectorBody>();
+    kept::<SessionsBuilder>();
+    kept::<Watch<Division>>();
+    kept::<WritebackBody>();
+    kept::<Client<String, std::rc::Rc<()>>>();
+    sent_and_shared::<BoxError>();
+    sent_and_shared::<Sleep>();
+    sent_and_shared::<dyn Tier>();
+    sent_and_shared::<dyn Clock>();
+
+    kept::<Client<String>>();
+    kept::<ClientRequest<String>>();
+    kept::<Response>();
+    sent_and_shared::<TestSession>();
+
+    error::<TestError>();
+    error::<BuildError>();
+    error::<MissingSession>();
+    error::<MissingValue>();
+    error::<TestError>();
+    error::<TierError>();
+    error::<WriteError>();
+}
+
+/// A watch holds no value, so that a type of value that is neither `Unpin` nor anything else can be watched.
+#[test]
+fn a_watch_is_as_free_whatever_it_watches() {
+    kept::<Watch<std::rc::Rc<std::marker::PhantomPinned>>>();
+}
+
+#[test]
+fn wrappers_are_what_they_wrap() {
+    fn sent<T: Send>() {}
+    type Ready = std::future::Ready<Result<http::Response<()>, std::convert::Infallible>>;
+    kept::<ResponseFuture<Ready>>();
+    type Service = tower::util::ServiceFn<fn(http::Request<()>) -> Ready>;
+    sent::<PreloadFuture<Service, ()>>();
+    sent::<RequireFuture<Service, std::rc::Rc<()>, ()>>();
+    // Its closures are the application's, of which `Sync` is not asked.
+    sent::<Batch<'static>>();
+}
+
+fn sent<F: Future + Send>(future: F) -> F {
+    future
+}
+
+fn sent_and_kept<F: Future + Send + 'static>(future: F) -> F {
+    future
+}
+
+// Acceptance 60.
+#[tokio::test]
+async fn every_future_can_be_spawned() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    let session = Browser::new().visit(&node, async |session| session).await;
+    let extensions = http::Extensions::new();
+
+    drop(sent_and_kept(Session::load(&extensions)));
+    drop(sent_and_kept(session.closed()));
+    drop(sent_and_kept(node.sessions.sweeper()));
+    drop(sent(node.sessions.load(&extensions)));
+    drop(sent(node.sessions.of(Principal::new("ada"))));
+    drop(sent(node.sessions.end_all(Principal::new("ada"))));
+
+    drop(sent(session.set(Theme::default())));
+    drop(sent(session.update::<Visits>(|visits| visits.0 += 1)));
+    drop(sent(session.remove::<Theme>()));
+    drop(sent(session.take::<Theme>()));
+    drop(sent(session.clear()));
+    drop(sent(session.touch()));
+    drop(sent(session.set_lifetime(Lifetime::new(crate::support::world::DAY, crate::support::world::DAY).unwrap())));
+    drop(sent(session.renew()));
+    drop(sent(session.sign_out()));
+    drop(sent(session.destroy()));
+    drop(sent(session.batch().set(Theme::default()).update::<Visits>(|_| {}).commit()));
+    drop(sent(session.watch::<Division>().next()));
+    drop(sent(session.changes().next()));
+    drop(sent(session.sign_in(User("ada".into())).adopt::<Division>().into_future()));
+
+    fn sign_in_is_sent<'a>(sign_in: SignIn<'a>) -> impl IntoFuture + Send + use<'a> {
+        sign_in
+    }
+    drop(sign_in_is_sent(session.sign_in(User("ada".into()))));
+    fn tier_future<T: Send + Unpin>(future: TierFuture<'_, T>) -> impl Future + Send + Unpin {
+        future
+    }
+    drop(tier_future(TierFuture::ready(Ok(()))));
+    let _ = sent_and_kept::<InspectorFuture>;
+    let _ = sent_and_kept::<WritebackFuture>;
+}

@@ -1,0 +1,75 @@
+//! The main job in a few lines.
+
+use layered_session::{Principal, testing::ManualClock};
+
+use crate::support::world::{Browser, DAY, Division, Node, Theme, User, builder, ring};
+
+#[tokio::test]
+async fn a_value_survives_a_restart_in_the_cookie() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    assert_eq!(browser.visit(&node, async |session| session.value::<Division>()).await, Division(-1));
+    assert!(browser.cookie("session").is_none());
+    browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert!(browser.cookie("session").is_some());
+    let again = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(again, (Division(3), "memory"));
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let restarted = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(restarted, (Division(3), "cookie"));
+    let warm = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    assert_eq!(warm, (Division(3), "memory"));
+}
+
+#[tokio::test]
+async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let old = browser.clone();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node, async |s| s.value::<Division>()).await, Division(-1));
+    assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
+    let mut late = old.clone();
+    assert!(late.visit(&node, async |s| s.set(Theme("x".into())).await).await.is_err());
+    assert_eq!(late.cookie("session"), old.cookie("session"));
+    browser.visit(&node, async |s| s.sign_out().await.unwrap()).await;
+    assert!(browser.cookie("session").is_none());
+}
+
+#[tokio::test]
+async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let sessions = builder(&ring, &clock).principal_idle(DAY).build().unwrap();
+    let ada = || Principal::new("ada");
+    sessions.of(ada()).await.unwrap().set(Division(3)).await.unwrap();
+    clock.advance(DAY / 2);
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3), "and that is a use");
+    clock.advance(DAY / 2);
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3));
+    clock.advance(DAY);
+    for _ in 0..2 {
+        assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(-1));
+    }
+    sessions.of(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
+    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(0));
+}
+
+#[tokio::test]
+async fn another_user_can_sign_in_where_one_has_just_signed_out() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser
+        .visit(&node, async |session| {
+            session.sign_out().await.unwrap();
+            assert!(session.set(Theme("dark".into())).await.is_err(), "a plain write brings nothing back");
+            session.sign_in(User("bob".into())).await.unwrap();
+        })
+        .await;
+    assert_eq!(browser.visit(&node, async |s| s.principal()).await, Some(Principal::new("bob")));
+}

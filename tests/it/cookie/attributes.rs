@@ -1,0 +1,62 @@
+//! The cookie's attributes and its path: they follow the configuration, and no request.
+
+use http::{Method, header};
+use layered_session::{CookieTier, MemoryTier, Sessions};
+
+use crate::support::{
+    app::{App, theme},
+    world::{Browser, Node, Theme, attributes, id_of, parsed, set_cookies},
+};
+
+/// A node whose cookie has a path of its own.
+fn node(app: &App) -> Node {
+    let cookie = CookieTier::sealed(app.ring.clone()).name("__Secure-session").path("/app");
+    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+    Node::new(chain.value::<Theme>().build().unwrap())
+}
+
+/// The cookie that the answer to a first write sets: its token, and its attributes as they stand.
+async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -> (String, String) {
+    let mut request = Browser::new().request_of(Method::GET, path, "");
+    for (name, value) in fields {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    let write = async |session: layered_session::Session| {
+        (http::Response::default(), session.set(theme("dark")).await.unwrap())
+    };
+    let (response, ()) = node.handle(request, write).await;
+    let cookie = set_cookies(response.headers()).remove(0);
+    (parsed(&cookie).value().to_owned(), attributes(&cookie).to_owned())
+}
+
+#[tokio::test]
+async fn attributes_never_follow_the_request() {
+    let node = node(&App::new());
+    // A minute short of two days.
+    let expected = "HttpOnly; SameSite=Lax; Secure; Path=/app; Max-Age=172740";
+    let host = header::HOST.as_str();
+    for (path, fields) in [
+        ("/app", &[][..]),
+        ("http://app.example/app", &[]),
+        ("https://other.example/", &[(host, "other.example:8443")]),
+        (
+            "/app",
+            &[("x-forwarded-proto", "http"), ("x-forwarded-host", "evil.example"), ("x-forwarded-prefix", "/evil")],
+        ),
+        ("/app", &[("forwarded", "proto=http;host=evil.example"), ("x-forwarded-ssl", "off")]),
+        ("/app", &[("origin", "http://app.example")]),
+    ] {
+        assert_eq!(first_write(&node, path, fields).await.1, expected, "{path} {fields:?}");
+    }
+}
+
+#[tokio::test]
+async fn requests_outside_the_cookies_path_have_own_sessions() {
+    let node = node(&App::new());
+    let (inside, _) = first_write(&node, "/app/page", &[]).await;
+    // A browser does not bring the cookie here.
+    let (outside, attributes) = first_write(&node, "/elsewhere", &[]).await;
+    assert!(attributes.contains("Path=/app"), "it takes the place of the other cookie");
+    assert_ne!(id_of(&inside), id_of(&outside));
+    assert_eq!(node.sessions.stats().records, 2);
+}

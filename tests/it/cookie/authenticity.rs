@@ -1,0 +1,184 @@
+//! A cookie that is not genuine is nobody's: other bits, other spellings, other names, another audience or purpose.
+
+use std::collections::HashSet;
+
+use http::{HeaderValue, StatusCode, header};
+use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, testing::ManualClock};
+
+use super::{bringing, nobody, outcome};
+use crate::support::{
+    app::App,
+    site::{Site, dark},
+    trace::Trace,
+    world::{Browser, Node, Theme, User, builder, id_of, ring, set_cookies},
+};
+
+// R1, R9.
+#[tokio::test]
+async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
+    let site = Site::new();
+    let (mut ids, mut tokens) = (HashSet::new(), HashSet::new());
+    for _ in 0..1000 {
+        let token = site.dark().await.token().to_owned();
+        ids.insert(id_of(&token));
+        tokens.insert(token);
+    }
+    assert_eq!((ids.len(), tokens.len()), (1000, 1000));
+    let zeros = |id: &Vec<u8>| id.iter().filter(|byte| **byte == 0).count();
+    assert!(ids.iter().map(zeros).sum::<usize>() < 500, "a part of the id that never changes");
+}
+
+// Acceptance 32, 40, R2, R12.
+#[tokio::test]
+async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
+    let site = Site::new();
+    let (trace, _guard) = Trace::begin();
+    let planted = "A".repeat(200);
+    let long = "x".repeat(10_000);
+    let json = r#"{"theme":"dark"}"#;
+    let signed = "eyJhbGciOiJub25lIn0.eyJ0aGVtZSI6ImRhcmsifQ.";
+    for garbage in ["", "last_clean", ".", "=", "%00", json, signed, &planted, &long] {
+        let mut browser = Browser::bringing(garbage);
+        assert_eq!(outcome(&site.node, browser.request()).await, nobody(), "{garbage}");
+        browser.write(&site.node, "dark").await;
+        assert_ne!(browser.token(), garbage, "an id is minted, never taken");
+        assert_eq!(browser.theme(&site.node).await, dark());
+    }
+    assert_eq!(trace.lines_with("ERROR"), 0);
+}
+
+// Acceptance 32.
+#[tokio::test]
+async fn ids_that_look_reserved_are_plain_misses() {
+    let node = App::new().node();
+    for id in ["last_clean", "", ".", "null", "0", &"A".repeat(43), &"a".repeat(10_000)] {
+        let mut browser = Browser::new();
+        browser.set("session", id);
+        let read = async |session: Session| (session.is_new(), session.get::<Theme>());
+        let (headers, found) = browser.visit_seen(&node, read).await;
+        assert_eq!((found, set_cookies(&headers)), ((true, None), vec![]), "{id}");
+    }
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+// R37.
+#[tokio::test]
+async fn a_cookie_that_does_not_open_is_none_and_is_replaced_by_the_next_write() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    for odd in ["", "x", "AQIDBAUG", &"A".repeat(3_000), "\"quoted\""] {
+        let mut browser = Browser::new();
+        browser.set("session", odd);
+        let (headers, theme) = browser.visit_seen(&node, async |s| s.get::<Theme>()).await;
+        assert!(theme.is_none() && !headers.contains_key(header::SET_COOKIE), "{odd}");
+        browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+        assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()), "{odd}");
+    }
+}
+
+// R2, R13.
+#[tokio::test]
+async fn any_flipped_bit_is_nobody_warm_and_cold() {
+    let site = Site::new();
+    let cold = site.cold();
+    let browser = site.dark().await;
+    let whole = browser.token().as_bytes();
+    for bit in 0..whole.len() * 8 {
+        let mut token = whole.to_vec();
+        token[bit / 8] ^= 1 << (bit % 8);
+        let Ok(field) = HeaderValue::from_bytes(&[b"session=", &token[..]].concat()) else { continue };
+        for node in [&site.node, &cold] {
+            assert_eq!(outcome(node, bringing([&field])).await, nobody(), "bit {bit}");
+        }
+    }
+    assert_eq!(cold.sessions.stats().records, 0);
+    assert_eq!(browser.theme(&site.node).await, dark());
+}
+
+// R13.
+#[tokio::test]
+async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() {
+    let site = Site::new();
+    let cold = site.cold();
+    // Three lengths, so that the last character has unused bits in some of them.
+    for theme in ["dark", "dark!", "dark!!"] {
+        let mut browser = Browser::new();
+        browser.write(&site.node, theme).await;
+        let token = browser.token().to_owned();
+        let mut others: Vec<_> = (0..token.len()).map(|len| token[..len].to_owned()).collect();
+        others.extend(["A", "=", "==", ".", "AAAA"].map(|more| format!("{token}{more}")));
+        others.extend(["A", "r.", "b."].map(|before| format!("{before}{token}")));
+        others.extend([format!("\"\"{token}\"\""), format!("\"{token}"), format!("'{token}'")]);
+        let last = token.chars().last().unwrap();
+        others.extend(('A'..='z').filter(|c| c.is_ascii_alphabetic() && *c != last).map(|c| {
+            let kept = &token[..token.len() - 1];
+            format!("{kept}{c}")
+        }));
+        others.extend([token.replace(['-', '_'], "+"), token.replace('_', "/")].into_iter().filter(|t| *t != token));
+        for other in others {
+            for node in [&site.node, &cold] {
+                assert_eq!(outcome(node, bringing([format!("session={other}")])).await, nobody(), "{other}");
+            }
+        }
+    }
+}
+
+// Acceptance 43, R11.
+#[tokio::test]
+async fn a_token_opens_only_under_the_name_and_for_the_audience_it_was_sealed_for() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = |name: &'static str, audience: &str| {
+        let tier = CookieTier::sealed(ring.clone()).name(name).plain_http();
+        let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(tier);
+        Node::new(sessions.value::<Theme>().audience(audience).clock(clock.clone()).build().unwrap())
+    };
+    let mut browser = Browser::new();
+    browser.write(&node("a", "shop"), "dark").await;
+    let token = browser.cookie("a").unwrap().to_owned();
+    for (name, audience, expected) in
+        [("a", "shop", true), ("b", "shop", false), ("a", "bank", false), ("a", "", false)]
+    {
+        let mut browser = Browser::new();
+        browser.set(name, &token);
+        assert_eq!(browser.theme(&node(name, audience)).await == dark(), expected, "{name} {audience}");
+    }
+}
+
+// R33.
+#[tokio::test]
+async fn a_cookie_of_another_audience_is_none() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let start = |audience: &str| Node::new(builder(&ring, &clock).audience(audience).build().unwrap());
+    let (shop, mut browser) = (start("shop"), Browser::new());
+    browser.visit(&shop, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    for audience in ["forum", "", "shop2"] {
+        let read = browser.clone().visit(&start(audience), async |s| (s.principal(), s.is_new())).await;
+        assert_eq!(read, (None, true), "{audience}");
+    }
+    let again = browser.visit(&start("shop"), async |s| s.principal()).await;
+    assert_eq!(again, Some(Principal::new("ada")));
+}
+
+// R11.
+#[tokio::test]
+async fn relay_and_birth_tokens_are_no_cookies_and_cookies_no_relay_tokens() {
+    let site = Site::new();
+    let relay = async |browser: &mut Browser| {
+        let socket = browser.open(&site.node).await;
+        socket.set(Theme("relayed".into())).await.unwrap();
+        socket.relay().unwrap().to_string()
+    };
+    let mut browser = site.dark().await;
+    let tokens = [relay(&mut browser).await, relay(&mut Browser::new()).await];
+    assert_eq!(tokens.clone().map(|token| token[..2].to_owned()), ["r.", "b."]);
+    for node in [&site.node, &site.cold()] {
+        for token in &tokens {
+            assert_eq!(outcome(node, bringing([format!("session={}", &token[2..])])).await, nobody());
+        }
+        for prefix in ["r.", "b."] {
+            let writeback = SessionWriteback::new(&node.sessions);
+            let body = format!(r#"{{"$relay":"{prefix}{}"}}"#, browser.token());
+            let answer = node.writeback(writeback, Browser::new().post_json(body)).await;
+            assert_eq!((answer.status, answer.set_cookies()), (StatusCode::BAD_REQUEST, Vec::new()));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Keys that come and go: what is sealed under a retired one, and under one that has left the ring.
+
+use layered_session::{KeyRing, testing::ManualClock};
+
+use super::{nobody, outcome};
+use crate::support::{
+    app::{App, get, seen, theme, visitor},
+    site::dark,
+    world::{Browser, Node, Theme, builder},
+};
+
+fn key() -> [u8; 32] {
+    rand::random()
+}
+
+// Acceptance 41, R9.
+#[tokio::test]
+async fn a_retired_key_opens_and_the_next_response_seals_anew() {
+    let (old, new, clock) = (key(), key(), ManualClock::new());
+    let node = |keys: &[[u8; 32]]| Node::new(builder(&KeyRing::new(keys).unwrap(), &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.write(&node(&[old]), "dark").await;
+    assert_eq!(browser.theme(&node(&[new])).await, Theme::default());
+    let rotated = node(&[new, old]);
+    assert_eq!(browser.theme(&rotated).await, dark());
+    assert_eq!(browser.read(&rotated).await.len(), 1, "read only, and sealed anew");
+    assert!(browser.read(&rotated).await.is_empty());
+    assert_eq!(browser.theme(&node(&[old])).await, Theme::default());
+    assert_eq!(browser.theme(&node(&[new])).await, dark());
+}
+
+// Acceptance 41, 57c, R9.
+#[tokio::test]
+async fn replacing_the_keys_takes_effect_at_the_next_request_with_memory_warm() {
+    let (old, new, clock) = (key(), key(), ManualClock::new());
+    let ring = KeyRing::new([old]).unwrap();
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.write(&node, "dark").await;
+    assert!(browser.read(&node).await.is_empty());
+
+    ring.replace([new, old]).unwrap();
+    let sealed_under_old = browser.clone();
+    assert_eq!(browser.read(&node).await.len(), 1);
+    assert_eq!(sealed_under_old.theme(&node).await, dark());
+
+    ring.replace([new]).unwrap();
+    assert_eq!(outcome(&node, sealed_under_old.request()).await, nobody());
+    assert_eq!(browser.theme(&node).await, dark());
+
+    ring.replace([key()]).unwrap();
+    assert_eq!(outcome(&node, browser.request()).await, nobody());
+}
+
+// Acceptance 57c.
+#[tokio::test]
+async fn a_key_that_leaves_the_ring_ends_its_cookies_though_memory_is_warm() {
+    let (first, second) = (key(), key());
+    let app = App { ring: KeyRing::new([first]).unwrap(), ..App::new() };
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    assert_eq!(seen(&mut browser, &node).await, (theme("light"), "memory"));
+    let old = browser.clone();
+    app.ring.replace([second, first]).unwrap();
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+    assert_ne!(browser.cookie("session"), old.cookie("session"), "not sealed again");
+    app.ring.replace([second]).unwrap();
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+    let gone = old.clone().visit(&node, async |session| (session.is_new(), session.get::<Theme>())).await;
+    assert_eq!(gone, (true, None));
+}

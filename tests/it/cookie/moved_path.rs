@@ -1,0 +1,230 @@
+//! Deploys that change the path or domain of the cookie: browsers then hold two of its name.
+
+use http::{Response, header};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, KeyRing, MemoryTier, Principal, SameSite, Session, Sessions, WriteErrorKind,
+    testing::{Cookie, ManualClock},
+};
+
+use crate::support::{
+    app::{kind, sign_in, theme},
+    world::{BoxFuture, Browser, Node, TICK, Theme, User, attributes, ring, set_cookies},
+};
+
+/// The nodes of an application before and after such deploys: their keys and time.
+struct Deploys {
+    ring: KeyRing,
+    clock: ManualClock,
+}
+
+impl Deploys {
+    fn new() -> Self {
+        Self { ring: ring(), clock: ManualClock::new() }
+    }
+
+    fn node(&self, place: impl FnOnce(CookieTier) -> CookieTier) -> Node {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().build())
+            .tier(place(CookieTier::sealed(self.ring.clone()).name("session").plain_http()))
+            .value::<Theme>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .clock(self.clock.clone());
+        Node::new(sessions.build().unwrap())
+    }
+
+    /// Before: the cookie stands at `/app`.
+    fn old(&self) -> Node {
+        self.node(|cookie| cookie.path("/app"))
+    }
+
+    /// After: the cookie stands at `/`.
+    fn new_node(&self) -> Node {
+        self.node(|cookie| cookie.formerly("/app", None))
+    }
+
+    /// After, by somebody who did not declare the old place.
+    fn careless(&self) -> Node {
+        self.node(|cookie| cookie)
+    }
+}
+
+/// A browser to which all these places belong.
+fn browser() -> Browser {
+    Browser::at("https://app.example.org/app")
+}
+
+impl Browser {
+    /// The user whom this browser's next request would be of, on a node.
+    async fn user(&self, node: &Node) -> Option<String> {
+        let user = async |session: Session| session.principal().map(|user| user.as_str().to_owned());
+        self.clone().visit(node, user).await
+    }
+
+    /// The paths of its cookies, the longest first.
+    fn paths(&self) -> Vec<&str> {
+        let mut paths: Vec<_> = self.jar().iter().filter_map(Cookie::path).collect();
+        paths.sort_by_key(|path| std::cmp::Reverse(path.len()));
+        paths
+    }
+}
+
+fn ada() -> Option<String> {
+    Some("ada".to_owned())
+}
+
+#[tokio::test]
+async fn session_moves_to_the_new_place() {
+    let deploys = Deploys::new();
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
+    let (node, other) = (deploys.new_node(), deploys.new_node());
+    let (headers, ()) = jar.visit_seen(&node, async |session| drop(session.value::<Theme>())).await;
+    assert_eq!((set_cookies(&headers).len(), jar.paths()), (0, vec!["/app"]), "nothing to say yet");
+    assert_eq!(jar.write(&node, "dark").await.len(), 2);
+    assert_eq!(jar.paths(), ["/"]);
+    for node in [&node, &other] {
+        assert_eq!(jar.user(node).await, ada());
+        assert_eq!(jar.visit(node, async |session| session.value::<Theme>()).await, theme("dark"));
+    }
+    assert_eq!(jar.write(&node, "light").await.len(), 2, "for as long as it is declared");
+}
+
+#[tokio::test]
+async fn sign_in_after_a_move_reaches_every_node() {
+    let deploys = Deploys::new();
+    let mut jar = browser();
+    jar.write(&deploys.old(), "dark").await;
+    let (node, second) = (deploys.new_node(), deploys.new_node());
+    sign_in(&mut jar, &node, "ada").await;
+    assert_eq!(jar.paths(), ["/"]);
+    for node in [&node, &second, &deploys.new_node()] {
+        assert_eq!(jar.user(node).await, ada());
+    }
+    // A node of the deploy before serves this browser once more.
+    jar.write(&deploys.old(), "light").await;
+    assert_eq!(jar.paths(), ["/app", "/"]);
+    assert_eq!(jar.user(&second).await, ada(), "two tokens of one session are that session");
+    jar.write(&second, "green").await;
+    assert_eq!(jar.paths(), ["/"]);
+}
+
+// The lockout, and the way out of it.
+#[tokio::test]
+async fn next_sign_in_ends_a_lockout() {
+    let deploys = Deploys::new();
+    let (careless, mut jar) = (deploys.careless(), browser());
+    sign_in(&mut jar, &deploys.old(), "ada").await;
+    jar.write(&careless, "dark").await;
+    assert_eq!((jar.paths(), jar.user(&careless).await), (vec!["/app", "/"], ada()));
+    sign_in(&mut jar, &careless, "ada").await;
+    for node in [&careless, &deploys.careless()] {
+        assert_eq!(jar.user(node).await, None, "the old place holds another id, which may be planted");
+        let (headers, written) = jar.visit_seen(node, async |session| kind(session.set(theme("evil")).await)).await;
+        assert_eq!((set_cookies(&headers).len(), written), (0, Some(WriteErrorKind::Closed)));
+    }
+    // Another sign-in helps nothing while the old place is not declared.
+    sign_in(&mut jar, &careless, "ada").await;
+    assert_eq!(jar.user(&careless).await, None);
+
+    let (node, second) = (deploys.new_node(), deploys.new_node());
+    sign_in(&mut jar, &node, "ada").await;
+    assert_eq!(jar.paths(), ["/"]);
+    for node in [&node, &second] {
+        assert_eq!(jar.user(node).await, ada());
+    }
+}
+
+#[tokio::test]
+async fn several_tokens_lose_the_old_place_unread() {
+    let deploys = Deploys::new();
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
+    deploys.clock.advance(TICK);
+    jar.write(&deploys.careless(), "dark").await;
+    assert_eq!(jar.paths(), ["/app", "/"]);
+    let (headers, _) = jar.clone().visit_seen(&deploys.new_node(), async |_| ()).await;
+    assert_eq!(set_cookies(&headers), ["session=; HttpOnly; SameSite=Lax; Path=/app; Max-Age=0"]);
+    assert_eq!(headers[header::CACHE_CONTROL], "no-store");
+    // Of several sessions too, whose tokens stay at the present place.
+    let mut two = jar.clone();
+    let mut other = browser();
+    sign_in(&mut other, &deploys.old(), "bob").await;
+    other.jar().iter().cloned().for_each(|cookie| two.plant(cookie));
+    assert_eq!(two.paths(), ["/app", "/"]);
+    assert_eq!(two.user(&deploys.new_node()).await, None);
+    two.visit(&deploys.new_node(), async |session| drop(session.value::<Theme>())).await;
+    assert_eq!((two.paths(), two.user(&deploys.new_node()).await), (vec!["/"], ada()));
+}
+
+#[tokio::test]
+async fn sign_out_leaves_no_place() {
+    let deploys = Deploys::new();
+    let node = deploys.node(|cookie| cookie.formerly("/app", None).formerly("/", "example.org"));
+    let mut jar = browser();
+    sign_in(&mut jar, &deploys.old(), "ada").await;
+    jar.write(&deploys.careless(), "dark").await;
+    jar.write(&deploys.node(|cookie| cookie.domain("example.org")), "light").await;
+    assert_eq!(jar.jar().iter().count(), 3);
+    let (headers, ()) = jar.visit_seen(&node, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(
+        set_cookies(&headers),
+        [
+            "session=; HttpOnly; SameSite=Lax; Path=/app; Max-Age=0",
+            "session=; HttpOnly; SameSite=Lax; Path=/; Domain=example.org; Max-Age=0",
+            "session=; HttpOnly; SameSite=Lax; Path=/; Max-Age=0",
+        ]
+    );
+    assert_eq!(jar.jar().iter().count(), 0);
+}
+
+// R19.
+#[tokio::test]
+async fn removals_repeat_the_attributes() {
+    let cookie = |ring: &KeyRing| CookieTier::sealed(ring.clone()).name("__Secure-a").same_site(SameSite::Strict);
+    let (ring, clock) = (ring(), ManualClock::new());
+    let cookie = cookie(&ring).path("/").domain("example.org").formerly("/app", "example.org").formerly("/", None);
+    let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).value::<Theme>().clock(clock);
+    let node = Node::new(sessions.build().unwrap());
+    let mut browser = browser();
+    assert_eq!(browser.write(&node, "dark").await.len(), 1, "no token came");
+    let set = browser.write(&node, "light").await;
+    let attributes: Vec<_> = set.iter().map(|set| attributes(set)).collect();
+    assert_eq!(
+        attributes,
+        [
+            "HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0",
+            "HttpOnly; SameSite=Strict; Secure; Path=/; Max-Age=0",
+            "HttpOnly; SameSite=Strict; Secure; Path=/; Domain=example.org; Max-Age=172740",
+        ]
+    );
+    assert_eq!(browser.read(&node).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn visitors_and_garbage_cause_no_removal() {
+    let node = Deploys::new().new_node();
+    assert_eq!(browser().write(&node, "dark").await.len(), 1);
+    let mut garbage = browser();
+    for (value, path) in [("garbage", "/"), ("more", "/app")] {
+        garbage.plant(Cookie::build(("session", value)).path(path).build());
+    }
+    assert_eq!(garbage.write(&node, "dark").await.len(), 1);
+}
+
+#[tokio::test]
+async fn cross_site_request_removes_no_place() {
+    let deploys = Deploys::new();
+    let (mut first, mut second) = (browser(), browser());
+    sign_in(&mut first, &deploys.old(), "ada").await;
+    sign_in(&mut second, &deploys.careless(), "bob").await;
+    second.jar().iter().cloned().for_each(|cookie| first.plant(cookie));
+    assert_eq!(first.paths(), ["/app", "/"]);
+    let mut form = first.request();
+    form.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+    let signs_in =
+        async |session: Session| (Response::new(Full::default()), kind(session.sign_in(User("eve".into())).await));
+    let (response, refused) =
+        deploys.new_node().handle(form, move |session| Box::pin(signs_in(session)) as BoxFuture<_>).await;
+    assert_eq!((set_cookies(response.headers()).len(), refused), (0, Some(WriteErrorKind::Closed)));
+}

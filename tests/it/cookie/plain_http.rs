@@ -1,0 +1,113 @@
+//! The trace of a `Secure` cookie that the browser drops, since the page came by plain http.
+
+use http::{Method, Response, header};
+use layered_session::{CookieTier, MemoryTier, SameSite, Session, Sessions};
+
+use crate::support::{
+    app::{App, theme},
+    trace::Trace,
+    world::{Browser, Node, Theme, set_cookies},
+};
+
+const TRACED: &str = "browsers drop";
+
+/// A node with a cookie of its own.
+fn node(app: &App, cookie: impl FnOnce(CookieTier) -> CookieTier) -> Node {
+    let cookie = cookie(CookieTier::sealed(app.ring.clone()));
+    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+    Node::new(chain.value::<Theme>().build().unwrap())
+}
+
+/// A first write by a page, with its fields. Gives the number of cookies.
+async fn write(node: &Node, method: Method, fields: &[(&'static str, &str)]) -> usize {
+    let mut request = Browser::new().request_of(method, "/login", "");
+    request.headers_mut().remove(header::HOST);
+    for (name, value) in fields {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    let write = async |session: Session| (Response::default(), session.set(theme("dark")).await.unwrap());
+    let (response, ()) = node.handle(request, write).await;
+    set_cookies(response.headers()).len()
+}
+
+/// The fields of a form that Chromium posts on plain http off loopback.
+const LAN: &[(&str, &str)] = &[("host", "lan.test:3000"), ("origin", "http://lan.test:3000")];
+
+#[tokio::test]
+async fn dropped_cookie_is_traced_once_with_its_remedy() {
+    let (trace, _guard) = Trace::begin();
+    let node = node(&App::new(), |cookie| cookie);
+    for _ in 0..3 {
+        assert_eq!(write(&node, Method::POST, LAN).await, 1);
+    }
+    assert_eq!(trace.lines_with("WARN"), 1, "{}", trace.text());
+    for part in [TRACED, "https", "`CookieTier::plain_http`"] {
+        assert_eq!(trace.lines_with(part), 1, "no {part:?}: {}", trace.text());
+    }
+}
+
+#[tokio::test]
+async fn every_plain_origin_off_loopback_is_traced() {
+    for (host, origin) in [
+        ("192.168.1.5", "http://192.168.1.5"),
+        ("192.168.1.5:80", "http://192.168.1.5"),
+        ("[2001:db8::1]:3000", "http://[2001:db8::1]:3000"),
+        ("localhost.test", "http://localhost.test"),
+        ("notlocalhost", "http://notlocalhost"),
+        ("128.0.0.1", "http://128.0.0.1"),
+    ] {
+        let (trace, _guard) = Trace::begin();
+        write(&node(&App::new(), |cookie| cookie), Method::POST, &[("host", host), ("origin", origin)]).await;
+        assert_eq!(trace.lines_with(TRACED), 1, "{origin}: {}", trace.text());
+    }
+}
+
+#[tokio::test]
+async fn cookies_that_browsers_keep_are_not_traced() {
+    let https = ("origin", "https://lan.test:3000");
+    let host = ("host", "lan.test:3000");
+    let loopback = |origin: &'static str| [("host", origin.split_once("://").unwrap().1), ("origin", origin)];
+    let kept: &[&[(&str, &str)]] = &[
+        &[host, https],
+        &[host],
+        &[host, ("origin", "null")],
+        &[host, ("origin", "http://other.test:3000")],
+        &[host, ("origin", "http://lan.test:3001")],
+        &[host, ("origin", "http://lan.test:3000"), ("origin", "http://lan.test:3000")],
+        // Browsers send Fetch Metadata to https and to loopback alone.
+        &[LAN[0], LAN[1], ("sec-fetch-site", "cross-site")],
+        &loopback("http://localhost:3000"),
+        &loopback("http://LOCALHOST"),
+        &loopback("http://app.localhost:3000"),
+        &loopback("http://127.0.0.1:3000"),
+        &loopback("http://127.8.9.1"),
+        &loopback("http://[::1]:3000"),
+        // Any client can send these, and a proxy speaks plain http to the server whatever the browser speaks.
+        &[host, ("x-forwarded-proto", "http"), ("forwarded", "proto=http"), https],
+    ];
+    for fields in kept {
+        let (trace, _guard) = Trace::begin();
+        // The cross-site rule is off, so that each of these requests gets a cookie.
+        let node = node(&App::new(), |cookie| cookie.same_site(SameSite::None));
+        assert_eq!(write(&node, Method::POST, fields).await, 1, "{fields:?}");
+        assert_eq!(trace.lines_with(TRACED), 0, "{fields:?}: {}", trace.text());
+        write(&node, Method::POST, LAN).await;
+        assert_eq!(trace.lines_with(TRACED), 1, "the next request of {fields:?}: {}", trace.text());
+    }
+}
+
+#[tokio::test]
+async fn plain_cookie_and_read_are_not_traced() {
+    let (trace, _guard) = Trace::begin();
+    assert_eq!(write(&node(&App::new(), CookieTier::plain_http), Method::POST, LAN).await, 1);
+    let node = node(&App::new(), |cookie| cookie);
+    let mut request = Browser::new().request_of(Method::POST, "/", "");
+    for (name, value) in LAN {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    let read = async |session: Session| (Response::default(), session.get::<Theme>());
+    assert_eq!(node.handle(request, read).await.1, None);
+    assert_eq!(trace.lines_with(TRACED), 0, "{}", trace.text());
+    write(&node, Method::POST, LAN).await;
+    assert_eq!(trace.lines_with(TRACED), 1, "{}", trace.text());
+}

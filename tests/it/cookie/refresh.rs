@@ -1,0 +1,202 @@
+//! How the browser's cookie comes to what the server has: which request brings it, and what is reason for none.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use layered_session::{CookieTier, Lifetime, MemoryTier, Principal, Session, Sessions, testing::ManualClock};
+
+use crate::support::{
+    app::{App, at_once, carried, get, post, seen, sign_in, socket, theme, visitor},
+    world::{Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
+};
+
+// Acceptance 21.
+#[tokio::test]
+async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let switch = async |name: &'static str| {
+        browser.clone().visit_seen(&node, async move |session| session.set(theme(name)).await.unwrap()).await.0
+    };
+    let (first, second) = (switch("first").await, switch("second").await);
+    browser.take(&second);
+    browser.take(&first);
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("first"));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("second"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("second"));
+}
+
+#[tokio::test]
+async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
+    type Ask = fn(Session) -> crate::support::world::BoxFuture<()>;
+    let asks: [(&str, Ask); 3] = [
+        ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
+        ("written", |session| Box::pin(async move { session.set(Visits(1)).await.unwrap() })),
+        ("watched", |session| Box::pin(async move { drop(session.watch::<Visits>()) })),
+    ];
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    socket(&browser, &node).await.set(theme("dark")).await.unwrap();
+    let (headers, ()) = browser.visit_seen(&node, async |_| ()).await;
+    assert!(set_cookies(&headers).is_empty(), "nobody asked");
+    for (what, ask) in asks {
+        let mut browser = browser.clone();
+        browser.visit(&node, ask).await;
+        assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "{what}");
+    }
+    let answer = post(&mut browser, &node, "{}").await;
+    assert_eq!(answer.json(), serde_json::json!({ "stored": [] }));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "posted nothing");
+    assert!(set_cookies(&browser.visit_seen(&node, async |session| session.value::<Theme>()).await.0).is_empty());
+}
+
+// Acceptance 57c.
+#[tokio::test]
+async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
+    let app = App::new();
+    let (node, mut browser) = (app.node(), Browser::new());
+    let failing = async |session: Session| {
+        session.set(theme("dark")).await.unwrap();
+        let mut response = Response::new(Full::<Bytes>::default());
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        (response, ())
+    };
+    let (response, ()) = node.handle(browser.request(), failing).await;
+    browser.take(response.headers());
+    assert_eq!(seen(&mut browser, &node).await, (theme("dark"), "memory"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
+}
+
+#[tokio::test]
+async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let (one, two) =
+        (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
+    let mut browser = Browser::new();
+    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut twin = browser.clone();
+    clock.advance(Duration::from_secs(1));
+    browser.visit(&one, async |s| s.set(Theme("a".into())).await.unwrap()).await;
+    twin.visit(&two, async |s| s.set(Theme("b".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&two, async |s| s.value::<Theme>()).await, Theme("b".into()));
+    let restarted = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(browser.visit(&restarted, async |s| s.value::<Theme>()).await, Theme("b".into()));
+}
+
+// G16.
+#[tokio::test]
+async fn a_browser_that_never_heard_of_its_new_lifetime_is_healed() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = visitor(&node).await;
+    let long = Lifetime::new(30 * DAY, 90 * DAY).unwrap();
+    // The response is lost, and with it the cookie that tells of it.
+    browser.clone().visit(&node, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    get::<Theme>(&mut browser, &node).await;
+    clock.advance(20 * DAY);
+    let elsewhere = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(get::<Theme>(&mut browser, &elsewhere).await, Theme("light".into()));
+}
+
+#[tokio::test]
+async fn a_write_during_the_load_leaves_the_browser_behind() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
+    let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        .value::<Theme>()
+        .identify_by::<User>(move |user| {
+            if trigger.swap(false, Ordering::SeqCst)
+                && let Some(session) = &*writer.lock().unwrap()
+            {
+                at_once(session.set(Theme("late".into()))).unwrap().unwrap();
+            }
+            Some(Principal::new(&user.0))
+        })
+        .clock(clock.clone())
+        .build()
+        .unwrap();
+    let node = Node::new(sessions);
+    let first = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Theme("early".into())).await.unwrap()).await;
+    let handle = browser.clone().visit(&node, async |s| s).await;
+    // A fresh token of the same values, which this node has to open.
+    clock.advance(DAY / 4);
+    browser.visit(&first, async |s| s.value::<Theme>()).await;
+    *other.lock().unwrap() = Some(handle);
+    armed.store(true, Ordering::SeqCst);
+    browser.visit(&node, async |s| s.value::<Theme>()).await;
+    assert!(!armed.load(Ordering::SeqCst));
+    let restarted = Node::new(builder(&ring, &clock).build().unwrap());
+    assert_eq!(browser.visit(&restarted, async |s| s.value::<Theme>()).await, Theme("late".into()));
+}
+
+#[tokio::test]
+async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).build().unwrap());
+    let (one, two) = (node(), node());
+    let mut browser = Browser::new();
+    browser.visit(&one, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let _watch = browser.visit(&two, async |s| s.watch::<Division>()).await;
+    clock.advance(Duration::from_secs(86_400 / 4));
+    browser.visit(&one, async |s| s.value::<Theme>()).await;
+    let (headers, _) = browser.visit_seen(&two, async |s| s.value::<Theme>()).await;
+    assert!(set_cookies(&headers).is_empty());
+}
+
+/// Sends a request whose answer a layer outside of the session layer replaces, as a timeout layer does: the browser gets
+/// no cookie.
+async fn unanswered<F, Fut>(browser: &Browser, node: &Node, handler: F)
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    browser.clone().visit(node, handler).await;
+}
+
+// The guide's chapter on login tells these costs.
+#[tokio::test]
+async fn replaced_answer_costs_a_session_nothing() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"), "healed");
+}
+
+#[tokio::test]
+async fn replaced_answer_costs_a_visitor_the_first_write() {
+    let node = App::new().node();
+    let mut browser = Browser::new();
+    unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn replaced_answer_of_a_login_costs_the_sessions_values() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    assert_eq!(seen, (None, None));
+    sign_in(&mut browser, &node, "ada").await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
+    assert_eq!(seen, (Some(Principal::new("ada")), None));
+}

@@ -1,0 +1,272 @@
+//! What a handle holds on to after its request, and what a response says while one lives.
+
+use std::{
+    convert::Infallible,
+    future::ready,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Extensions, HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, WriteError,
+    testing::ManualClock,
+    tier::{Found, Lookup, Tier, TierFuture},
+};
+use tower::{Layer, Service, ServiceExt, service_fn};
+
+use crate::support::world::{BoxFuture, Browser, Node, Theme, User, builder, ring, set_cookies};
+
+/// The buffer that a server read a request into, and who still holds a part of it.
+struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A source that has nothing. Whoever has one keeps the head for it.
+#[derive(Debug)]
+struct Empty;
+
+impl Tier for Empty {
+    fn name(&self) -> &'static str {
+        "empty"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+}
+
+async fn dark(sessions: &Sessions) -> Browser {
+    let service =
+        LayeredSessionLayer::new(sessions.clone()).layer(service_fn(async |request: Request<Full<Bytes>>| {
+            let session = Session::from_extensions(request.extensions()).unwrap();
+            session.set(Theme("dark".into())).await.unwrap();
+            Ok::<_, Infallible>(Response::new(()))
+        }));
+    let mut browser = Browser::new();
+    let response = service.oneshot(browser.request()).await.unwrap();
+    assert_eq!(set_cookies(response.headers()).len(), 1);
+    browser.take(response.headers());
+    browser
+}
+
+/// What a handler did with its session, by what it keeps.
+type Kept = Arc<Mutex<(Option<Session>, Option<Extensions>)>>;
+
+async fn visit<S>(service: S, request: Request<Full<Bytes>>) -> Response<()>
+where
+    S: Service<Request<Full<Bytes>>, Response = Response<()>, Error: std::fmt::Debug>,
+{
+    service.oneshot(request).await.unwrap()
+}
+
+// R21: exact in both directions, whoever else holds the request's extensions.
+#[tokio::test]
+async fn a_response_varies_while_a_handle_lives_and_not_for_extensions_that_do() {
+    let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
+    let browser = dark(&sessions).await;
+    type Keep = fn(&Request<Full<Bytes>>) -> (Option<Session>, Option<Extensions>);
+    let cases: [(&str, Keep, bool); 6] = [
+        ("nothing", |_| (None, None), false),
+        ("extensions, nobody asked", |request| (None, Some(request.extensions().clone())), false),
+        (
+            "extensions, loaded",
+            |request| {
+                drop(Session::from_extensions(request.extensions()).unwrap());
+                (None, Some(request.extensions().clone()))
+            },
+            false,
+        ),
+        (
+            "all clones dropped",
+            |request| {
+                let session = Session::from_extensions(request.extensions()).unwrap();
+                let clones =
+                    [session.clone(), session.clone(), Session::from_extensions(request.extensions()).unwrap()];
+                drop((session, clones));
+                (None, None)
+            },
+            false,
+        ),
+        ("a handle", |request| (Session::from_extensions(request.extensions()), None), true),
+        (
+            "a clone, and extensions",
+            |request| {
+                let session = Session::from_extensions(request.extensions()).unwrap();
+                let clone = session.clone();
+                drop(session);
+                (Some(clone), Some(request.extensions().clone()))
+            },
+            true,
+        ),
+    ];
+    for (what, keep, varies) in cases {
+        let kept = Kept::default();
+        let keeping = Arc::clone(&kept);
+        let service =
+            LayeredSessionLayer::new(sessions.clone()).layer(service_fn(move |request: Request<Full<Bytes>>| {
+                *keeping.lock().unwrap() = keep(&request);
+                ready(Ok::<_, Infallible>(Response::new(())))
+            }));
+        let response = visit(service, browser.request()).await;
+        let said: Vec<_> = response.headers().get_all(header::VARY).iter().collect();
+        assert_eq!(said, if varies { vec!["cookie"] } else { Vec::new() }, "{what}");
+        assert!(set_cookies(response.headers()).is_empty(), "{what}");
+    }
+}
+
+/// A socket lives for days: it is not to keep the buffer that its handshake was read into, nor the handshake's head, nor
+/// what a layer around ours has left for the same request.
+#[tokio::test]
+async fn a_handle_keeps_nothing_of_the_requests_head() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let plain = || builder(&ring, &clock);
+    let warm = plain().build().unwrap();
+    let browser = dark(&warm).await;
+    let token = browser.cookie("session").unwrap();
+    let chains = [
+        ("known to memory", warm),
+        ("opened", plain().build().unwrap()),
+        ("with a source", plain().tier(Empty).build().unwrap()),
+    ];
+    let others = plain().build().unwrap();
+    for (what, sessions) in chains {
+        for fields in
+            [vec![format!("session={token}")], vec!["a=b".into(), format!("session={token}; c=d"), "e".into()]]
+        {
+            let held = Arc::new(());
+            let mut request = Browser::new().request();
+            for field in fields {
+                let buffer = Bytes::from_owner(Buffer(field.into_bytes(), Arc::clone(&held)));
+                request.headers_mut().append(header::COOKIE, HeaderValue::from_maybe_shared(buffer).unwrap());
+            }
+            let kept = Kept::default();
+            let keeping = Arc::clone(&kept);
+            let service = service_fn(move |request: Request<Full<Bytes>>| {
+                let keeping = Arc::clone(&keeping);
+                async move {
+                    let session = Session::load(request.extensions()).await.unwrap();
+                    keeping.lock().unwrap().0 = Some(session);
+                    Ok::<_, Infallible>(Response::new(()))
+                }
+            });
+            let inner = LayeredSessionLayer::new(sessions.clone()).layer(service);
+            let response = visit(LayeredSessionLayer::new(others.clone()).layer(inner), request).await;
+            assert_eq!(response.headers()[header::VARY], "cookie", "{what}");
+            let session = kept.lock().unwrap().0.take().unwrap();
+            assert_eq!(Arc::strong_count(&held), 1, "{what}: the handle keeps the buffer");
+            assert_eq!(session.value::<Theme>(), Theme("dark".into()), "{what}");
+        }
+    }
+}
+
+/// HTTP/2 sends each pair as a field of its own, and nobody has looked into one when the request is entered.
+#[tokio::test]
+async fn every_cookie_field_is_looked_into_when_the_session_is_asked_for() {
+    let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
+    let ours = format!("session={}", dark(&sessions).await.cookie("session").unwrap());
+    for fields in [vec!["a=b", &ours], vec![&ours, "a=b"], vec!["a=b", "c=d", &ours, "e"], vec![&ours, &ours]] {
+        let mut request = Browser::new().request();
+        request.headers_mut().append(header::ACCEPT, HeaderValue::from_static("text/html"));
+        request.headers_mut().append(header::ACCEPT, HeaderValue::from_static("text/plain"));
+        for field in &fields {
+            request.headers_mut().append(header::COOKIE, field.parse().unwrap());
+        }
+        let count = fields.len();
+        let service = service_fn(move |request: Request<Full<Bytes>>| {
+            let cookies = request.headers().get_all(header::COOKIE);
+            assert_eq!(cookies.iter().filter(|field| field.is_sensitive()).count(), count);
+            assert!(request.headers().get_all(header::ACCEPT).iter().all(|field| !field.is_sensitive()));
+            let session = Session::from_extensions(request.extensions()).unwrap();
+            assert_eq!(session.value::<Theme>(), Theme("dark".into()));
+            ready(Ok::<_, Infallible>(Response::new(())))
+        });
+        let response = visit(LayeredSessionLayer::new(sessions.clone()).layer(service), request).await;
+        assert!(set_cookies(response.headers()).is_empty(), "{fields:?}");
+    }
+}
+
+/// Counts how often it is copied: each copy runs code of the application's.
+#[derive(Default)]
+struct Copied(Arc<AtomicUsize>);
+
+impl Clone for Copied {
+    fn clone(&self) -> Self {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(&self.0))
+    }
+}
+
+/// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
+#[tokio::test]
+async fn a_head_is_copied_at_entry_and_never_again() {
+    let sessions = builder(&ring(), &ManualClock::new()).tier(Empty).build().unwrap();
+    let (mut request, copies) = (Browser::new().request(), Arc::default());
+    request.extensions_mut().insert(Copied(Arc::clone(&copies)));
+    let service = service_fn(async |request: Request<Full<Bytes>>| {
+        Session::load(request.extensions()).await.unwrap();
+        Ok::<_, Infallible>(Response::new(()))
+    });
+    visit(LayeredSessionLayer::new(sessions).layer(service), request).await;
+    assert_eq!(copies.load(Ordering::Relaxed), 1);
+}
+
+/// A turn of a clone.
+type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
+
+/// The application says who a user is: however long it takes for that, or whom it waits for, no clone of the handle is
+/// held up, whether the handler is the first to ask or the response.
+#[tokio::test]
+async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
+    type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;
+    let meanwhile = Meanwhile::default();
+    let at_derivation = Arc::clone(&meanwhile);
+    let derive = move |user: &User| {
+        let taken = at_derivation.lock().unwrap().take();
+        if let Some((session, turn, told)) = taken {
+            let (done, turned) = mpsc::channel();
+            thread::spawn(move || {
+                tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(turn(session)).unwrap();
+                done.send(()).ok();
+            });
+            told.send(turned.recv_timeout(Duration::from_secs(2)).is_ok()).unwrap();
+        }
+        Some(Principal::new(&user.0))
+    };
+    let chain = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring()).name("session").plain_http());
+    let node = Node::new(chain.value::<Theme>().identify_by::<User>(derive).clock(ManualClock::new()).build().unwrap());
+    let mut browser = Browser::new();
+    let turns: [(bool, Turn); 3] = [
+        (true, |session| Box::pin(async move { session.renew().await })),
+        (true, |session| Box::pin(async move { session.destroy().await })),
+        // Once the head leaves, a clone can end the session and no more.
+        (false, |session| Box::pin(async move { session.destroy().await })),
+    ];
+    for (handler_asks, turn) in turns {
+        browser.visit(&node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+        let (told, went_on) = mpsc::channel();
+        let meanwhile = Arc::clone(&meanwhile);
+        let reading = move |session: Session| async move {
+            session.value::<Theme>();
+            *meanwhile.lock().unwrap() = Some((session.clone(), turn, told));
+            if handler_asks {
+                session.principal();
+            }
+        };
+        browser.visit(&node, reading).await;
+        assert!(went_on.recv().unwrap(), "a clone waits for the application's code");
+    }
+}

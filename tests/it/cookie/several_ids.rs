@@ -1,0 +1,177 @@
+//! A request that brings several of our cookies that open is nobody's, and leaves no trace in any of their sessions.
+
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use layered_session::{Closed, Principal, Session, SessionWriteback, WriteErrorKind};
+
+use crate::support::{
+    app::{App, at_once, get, kind, sign_in, signed_in, theme, visitor},
+    site::Site,
+    world::{BoxFuture, Browser, DAY, Node, TICK, Theme, User, Visits, parsed, set_cookies},
+};
+
+/// A browser that holds the cookies of two, one of them under another path perhaps.
+async fn ambiguous(node: &Node, cookies: [&str; 2]) -> Theme {
+    let mut request = Browser::new().request();
+    let [first, second] = cookies;
+    request.headers_mut().insert("cookie", format!("session={first}; session={second}").parse().unwrap());
+    let handler = async |session: Session| (http::Response::default(), session.value::<Theme>());
+    node.handle(request, move |session| Box::pin(handler(session))).await.1
+}
+
+fn token(browser: &Browser) -> &str {
+    browser.cookie("session").unwrap()
+}
+
+#[tokio::test]
+async fn a_request_of_nobody_does_not_say_that_a_browser_has_the_cookie() {
+    let node = App::new().node();
+    let mut first = Browser::new();
+    let session = first.visit(&node, async |session| {
+        session.set(Theme("dark".into())).await.unwrap();
+        session
+    });
+    // Its cookie is on the way, and for all that is known it never came.
+    let session = session.await;
+    let second = visitor(&node).await;
+    assert_eq!(ambiguous(&node, [token(&first), token(&second)]).await, Theme::default());
+    session.set(Theme("light".into())).await.unwrap();
+    assert!(session.relay().unwrap().as_str().starts_with("b."), "whoever has no cookie can bring it");
+    get::<Theme>(&mut first, &node).await;
+    session.set(Theme("dark".into())).await.unwrap();
+    assert!(session.relay().unwrap().as_str().starts_with("r."));
+}
+
+#[tokio::test]
+async fn one_genuine_cookie_among_others_says_so_all_the_same() {
+    let node = App::new().node();
+    let mut browser = Browser::new();
+    let session = browser.visit(&node, async |session| {
+        session.set(Theme("dark".into())).await.unwrap();
+        session
+    });
+    let session = session.await;
+    let foreign = visitor(&App::new().node()).await;
+    assert_eq!(ambiguous(&node, [token(&foreign), token(&browser)]).await, Theme("dark".into()));
+    session.set(Theme("light".into())).await.unwrap();
+    assert!(session.relay().unwrap().as_str().starts_with("r."));
+}
+
+#[tokio::test]
+async fn a_request_counts_once_however_many_cookies_it_brings() {
+    let node = App::new().node();
+    let (first, second) = (visitor(&node).await, visitor(&node).await);
+    let foreign = visitor(&App::new().node()).await;
+    let other = visitor(&App::new().node()).await;
+    let looks = || (node.sessions.stats().hits, node.sessions.stats().misses);
+    assert_eq!(looks(), (0, 0));
+    ambiguous(&node, [token(&first), token(&second)]).await;
+    assert_eq!(looks(), (1, 0));
+    ambiguous(&node, [token(&first), token(&foreign)]).await;
+    assert_eq!(looks(), (2, 0), "the session that it is of was in memory");
+    ambiguous(&node, [token(&foreign), token(&second)]).await;
+    assert_eq!(looks(), (3, 0));
+    ambiguous(&node, [token(&foreign), token(&other)]).await;
+    assert_eq!(looks(), (3, 1));
+}
+
+/// Sends a request with these tokens to a handler. Gives the `Set-Cookie` fields of the response.
+async fn told<F, Fut>(node: &Node, tokens: &[&str], handler: F) -> Vec<String>
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mut request = Browser::new().request();
+    let pairs: Vec<_> = tokens.iter().map(|token| format!("session={token}")).collect();
+    request.headers_mut().insert("cookie", pairs.join("; ").parse().unwrap());
+    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+    let (response, ()) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    set_cookies(response.headers())
+}
+
+async fn closed(session: Session) {
+    assert_eq!((session.principal(), session.get::<Theme>()), (None, None));
+    assert_eq!(kind(session.set(theme("evil")).await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(session.update::<Visits>(|visits| visits.0 += 1).await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(session.clear().await), Some(WriteErrorKind::Closed));
+    assert_eq!(at_once(session.closed()), Some(Closed::Ambiguous));
+    assert_eq!(kind(session.destroy().await), Some(WriteErrorKind::Closed), "no sign-out that changed nothing");
+}
+
+// R17.
+#[tokio::test]
+async fn several_ids_write_nothing() {
+    let site = Site::new();
+    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
+    for node in [&site.node, &site.cold()] {
+        let records = node.sessions.stats().records;
+        assert!(told(node, &[ada.token(), bob.token()], closed).await.is_empty(), "no removal deletes ours");
+        assert_eq!(node.sessions.stats().records, records);
+        for (browser, user) in [(&ada, "ada"), (&bob, "bob")] {
+            let principal = browser.clone().visit(node, async |session| session.principal()).await;
+            assert_eq!(principal, Some(Principal::new(user)), "each alone is as it was");
+        }
+    }
+}
+
+#[tokio::test]
+async fn several_ids_may_sign_in() {
+    let site = Site::new();
+    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
+    let signs_in = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
+    let set = told(&site.node, &[ada.token(), bob.token()], signs_in).await;
+    let [cookie] = &set[..] else { panic!("{set:?}") };
+    let cookie = parsed(cookie);
+    for node in [&site.node, &site.cold()] {
+        let principal = Browser::bringing(cookie.value()).visit(node, async |session| session.principal()).await;
+        assert_eq!(principal, Some(Principal::new("cid")));
+    }
+}
+
+// R17: a cookie that was planted before a sign-out does not move up after it.
+#[tokio::test]
+async fn ended_id_lets_no_other_move_up() {
+    let site = Site::new();
+    let mut ada = signed_in(&site.node, "ada").await;
+    let ended = ada.token().to_owned();
+    site.clock.advance(2 * DAY - TICK);
+    let planted = signed_in(&site.node, "eve").await;
+    ada.visit(&site.node, async |session| session.sign_out().await.unwrap()).await;
+    // Fenced, after the fence, and after the idle deadline of its own seal.
+    for span in [TICK / 2, 61_000 * TICK, DAY] {
+        site.clock.advance(span);
+        for tokens in [[&ended, planted.token()], [planted.token(), &ended]] {
+            assert!(told(&site.node, &tokens, closed).await.is_empty(), "{span:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn writeback_refuses_several_ids() {
+    let site = Site::new();
+    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
+    let both = format!("session={}; session={}", ada.token(), bob.token());
+    let writeback = || SessionWriteback::new(&site.node.sessions).allow::<Theme>().unwrap();
+    let mut post = Browser::new().post_json(r#"{"theme":"evil"}"#);
+    post.headers_mut().insert("cookie", both.parse().unwrap());
+    let answer = site.node.writeback(writeback(), post).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"));
+    assert!(answer.set_cookies().is_empty());
+
+    let mut events = Browser::new().request_of_page(http::Method::GET, "/events", "");
+    events.headers_mut().insert("cookie", both.parse().unwrap());
+    assert_eq!(site.node.stream(writeback(), events).await.status(), StatusCode::NO_CONTENT);
+}
+
+#[tokio::test]
+async fn own_leftover_goes_with_no_write() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let leftover = browser.token().to_owned();
+    sign_in(&mut browser, &site.node, "ada").await;
+    // The sign-in ended the leftover's id, here and nowhere else.
+    for node in [&site.node, &site.cold()] {
+        assert!(told(node, &[&leftover, browser.token()], closed).await.is_empty());
+    }
+}

@@ -1,0 +1,113 @@
+//! What is there when the handler begins: resolved values and sessions, waited for with a preload and not without.
+
+use std::convert::Infallible;
+
+use axum::{Extension, Router, body::Body, routing::get};
+use http::{Extensions, Request, Response, header};
+use http_body_util::BodyExt;
+use layered_session::{
+    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
+    testing::ManualClock,
+    tier::{Found, Lookup, Tier, TierFuture},
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use super::{darken, pages, send, sessions, theme};
+use crate::support::world::{Browser, Theme, builder, ring};
+
+/// A source that has to be waited for.
+#[derive(Debug)]
+struct Slow;
+
+impl Tier for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async {
+            tokio::task::yield_now().await;
+            Found::value(&Theme("slow".into()))
+        })
+    }
+}
+
+/// A source that goes by what the request asks for.
+#[derive(Debug)]
+struct Asked;
+
+impl Tier for Asked {
+    fn name(&self) -> &'static str {
+        "asked"
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
+        TierFuture::ready(theme.map_or_else(|| Ok(Found::nothing()), |theme| Found::value(&Theme(theme.into()))))
+    }
+}
+
+#[tokio::test]
+async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
+    let sessions = builder(&ring(), &ManualClock::new()).tier(Asked).build().unwrap();
+    let layer = LayeredSessionLayer::new(sessions.clone());
+    for app in [pages().layer(layer.clone()), pages().layer(layer.preload())] {
+        let request = Request::get("/").header("x-theme", "dark").body(Body::empty()).unwrap();
+        let body = app.oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(body, "dark");
+    }
+    let job = sessions.of(Principal::new("ada")).await.unwrap();
+    assert_eq!(job.origin::<Theme>().tier(), "default");
+}
+
+fn resolving(slow: bool) -> Sessions {
+    let builder = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        .clock(ManualClock::new())
+        .resolve::<Theme>();
+    if slow { builder.tier(Slow).build().unwrap() } else { builder.tier(DefaultTier::new()).build().unwrap() }
+}
+
+async fn extension(theme: Option<Extension<Theme>>) -> String {
+    theme.map_or_else(|| "none".into(), |Extension(Theme(theme))| theme)
+}
+
+#[tokio::test]
+async fn a_resolved_value_is_in_the_extensions_as_itself() {
+    let app = Router::new().route("/", get(extension).post(darken)).layer(LayeredSessionLayer::new(resolving(false)));
+    let mut browser = Browser::new();
+    let (_, headers, said) = send(&app, &mut browser, "GET", "/").await;
+    assert_eq!((said.as_str(), headers.get(header::VARY).is_some()), ("", true));
+    send(&app, &mut browser, "POST", "/").await;
+    assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "dark");
+}
+
+#[tokio::test]
+async fn a_value_that_has_to_be_waited_for_is_there_after_a_preload() {
+    let layer = LayeredSessionLayer::new(resolving(true));
+    let app = Router::new().route("/", get(extension).post(darken)).layer(layer.clone().preload());
+    let mut browser = Browser::new();
+    assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "slow");
+    send(&app, &mut browser, "POST", "/").await;
+    assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "dark");
+    // Without the preload nobody waits, and the handler that asks for the session still gets it.
+    let app = Router::new().route("/", get(extension)).route("/session", get(theme)).layer(layer);
+    assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "none");
+    assert_eq!(send(&app, &mut browser, "GET", "/session").await.2, "dark");
+}
+
+#[tokio::test]
+async fn a_session_that_would_have_to_be_waited_for_is_none_without_waiting() {
+    let seen = |sessions: Sessions| {
+        let service = service_fn(async |request: Request<()>| {
+            Ok::<_, Infallible>(Response::new(Session::from_extensions(request.extensions()).is_some()))
+        });
+        LayeredSessionLayer::new(sessions).layer(service).oneshot(Request::new(()))
+    };
+    assert!(seen(sessions()).await.unwrap().into_body());
+    assert!(!seen(resolving(true)).await.unwrap().into_body());
+    assert!(Session::from_extensions(&Extensions::new()).is_none());
+    let missing = Session::load(&Extensions::new()).await.unwrap_err();
+    assert_eq!(missing.kind(), MissingSessionKind::NoLayer);
+}

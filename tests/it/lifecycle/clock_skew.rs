@@ -1,0 +1,418 @@
+//! Clocks that differ between nodes or were set: which write is newest, which session came before `end_all`, and what the
+//! allowed skew bounds.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use layered_session::{
+    Clock, Closed, CookieTier, Lifetime, Principal, Session, Sessions, SessionsBuilder,
+    testing::{ManualClock, SpyStore},
+};
+
+use crate::support::{
+    app::{bring, sign_in, signed_in, socket},
+    site::{Site, dark},
+    world::{Browser, DAY, Division, HOUR, Node, TICK, Theme, User},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn ada() -> Principal {
+    Principal::new("ada")
+}
+
+async fn user(browser: &Browser, node: &Node) -> Option<Principal> {
+    browser.clone().visit(node, async |session| session.principal()).await
+}
+
+fn back(clock: &ManualClock, span: Duration) {
+    clock.set(clock.now() - span);
+}
+
+/// Two nodes, each with a clock of its own, without a store and over a shared one.
+fn pairs() -> Vec<(Site, ManualClock, Node)> {
+    [false, true]
+        .into_iter()
+        .map(|stored| {
+            let store = SpyStore::new();
+            let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
+            let (site, clock) = (Site::with(add), ManualClock::new());
+            let other = site.cold_at(&clock);
+            (site, clock, other)
+        })
+        .collect()
+}
+
+// R6.
+#[tokio::test]
+async fn end_all_after_step_back_ends_everything() {
+    for step in [TICK, SECOND, HOUR - TICK, HOUR, HOUR + TICK, 3 * DAY] {
+        for (site, clock, other) in pairs() {
+            let mut browser = signed_in(&site.node, "ada").await;
+            let handle = browser.open(&site.node).await;
+            let renewed = signed_in(&site.node, "ada").await;
+            renewed.clone().visit(&site.node, async |session| session.renew().await.unwrap()).await;
+            assert_eq!(user(&browser, &other).await, Some(ada()));
+            for clock in [&site.clock, &clock] {
+                back(clock, step);
+            }
+            for node in [&site.node, &other] {
+                node.sessions.end_all(ada()).await.unwrap();
+                assert_eq!(user(&browser, node).await, None, "{step:?}");
+                assert_eq!(user(&renewed, node).await, None, "{step:?}");
+                let again = signed_in(node, "ada").await;
+                assert_eq!(user(&again, node).await, Some(ada()), "a later sign-in after {step:?}");
+            }
+            assert_eq!(handle.closed().now_or_never(), Some(Closed::Revoked), "{step:?}");
+        }
+    }
+}
+
+// R6. The order's birth is above all that the node behind would stamp by its own clock.
+#[tokio::test]
+async fn end_all_ends_the_session_of_an_order_from_ahead() {
+    for (site, _, behind) in pairs() {
+        site.clock.advance(30 * SECOND);
+        for _ in 0..9 {
+            site.dark().await; // versions of the order's millisecond
+        }
+        let live = socket(&Browser::new(), &site.node).await;
+        let order = live.sign_in(User("ada".into())).by_page().unwrap();
+        let mut browser = Browser::new();
+        bring(&mut browser, &behind, order.as_str()).await;
+        assert_eq!(user(&browser, &behind).await, Some(ada()));
+        behind.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &behind).await, None);
+    }
+}
+
+// R6: in the very millisecond, over an anonymous session that lives.
+#[tokio::test]
+async fn sign_in_right_after_end_all_holds() {
+    for (site, _, _) in pairs() {
+        let mut browser = site.dark().await;
+        let sessions = site.node.sessions.clone();
+        let sign_in = async move |session: Session| {
+            sessions.end_all(ada()).await.unwrap();
+            session.sign_in(User("ada".into())).await.unwrap();
+            session.closed().now_or_never()
+        };
+        assert_eq!(browser.visit(&site.node, sign_in).await, None);
+        assert_eq!(user(&browser, &site.node).await, Some(ada()));
+    }
+}
+
+// The birth of a renewed session is above the one before, which no `end_all` has reached.
+#[tokio::test]
+async fn renewal_after_step_back_stays_above_end_all() {
+    for step in [SECOND, 2 * HOUR] {
+        let site = Site::new();
+        site.node.sessions.end_all(ada()).await.unwrap();
+        site.clock.advance(TICK);
+        let mut browser = signed_in(&site.node, "ada").await;
+        back(&site.clock, step);
+        browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+        assert_eq!(user(&browser, &site.node).await, Some(ada()), "{step:?}");
+    }
+}
+
+// R6: what this node has seen before `end_all` is ended, however far ahead within the skew its clock was.
+#[tokio::test]
+async fn end_all_ends_seen_sessions_of_faster_clocks() {
+    for ahead in [SECOND, 60 * SECOND, HOUR] {
+        for (site, clock, other) in pairs() {
+            clock.advance(ahead);
+            let browser = signed_in(&other, "ada").await;
+            assert_eq!(user(&browser, &site.node).await, Some(ada()), "{ahead:?}");
+            site.node.sessions.end_all(ada()).await.unwrap();
+            assert_eq!(user(&browser, &site.node).await, None, "{ahead:?}");
+            let again = signed_in(&site.node, "ada").await;
+            assert_eq!(user(&again, &site.node).await, Some(ada()), "{ahead:?}");
+        }
+    }
+}
+
+// The bound that the docs of `end_all` state, at its edge.
+#[tokio::test]
+async fn end_all_misses_unseen_sign_ins_of_faster_clocks() {
+    const AHEAD: Duration = Duration::from_secs(60);
+    for (late, ended) in [(AHEAD - TICK, false), (AHEAD, true)] {
+        let (site, clock) = (Site::new(), ManualClock::new());
+        clock.advance(AHEAD);
+        let browser = signed_in(&site.cold_at(&clock), "ada").await;
+        site.clock.advance(late);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &site.node).await.is_none(), ended, "{late:?}");
+        // Called again once the difference has passed, it reaches all.
+        site.clock.advance(AHEAD);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &site.node).await, None);
+    }
+}
+
+// The same bound, the other way round.
+#[tokio::test]
+async fn end_all_of_faster_clock_ends_later_sign_ins() {
+    const AHEAD: Duration = Duration::from_secs(60);
+    for (late, ended) in [(AHEAD, true), (AHEAD + TICK, false)] {
+        let (site, clock) = (Site::new(), ManualClock::new());
+        let other = site.cold_at(&clock);
+        site.clock.advance(AHEAD);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        clock.advance(late);
+        let browser = signed_in(&other, "ada").await;
+        assert_eq!(user(&browser, &site.node).await.is_none(), ended, "{late:?}");
+    }
+}
+
+// A clock further ahead than the allowed skew, once corrected, ends no later sign-in.
+#[tokio::test]
+async fn corrected_end_all_spares_later_sign_ins() {
+    for ahead in [HOUR + SECOND, 5 * DAY] {
+        let (site, clock) = (Site::new(), ManualClock::new());
+        let other = site.cold_at(&clock);
+        site.clock.advance(ahead);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        back(&site.clock, ahead);
+        let here = signed_in(&site.node, "ada").await;
+        assert_eq!(user(&here, &site.node).await, Some(ada()), "{ahead:?}");
+        for clock in [&site.clock, &clock] {
+            clock.advance(SECOND);
+        }
+        let elsewhere = signed_in(&other, "ada").await;
+        assert_eq!(user(&elsewhere, &site.node).await, Some(ada()), "{ahead:?}");
+        assert_eq!(user(&here, &other).await, Some(ada()), "{ahead:?}");
+    }
+}
+
+// G8: a fresh write wins, whatever steps the clock makes.
+#[tokio::test]
+async fn fresh_write_after_step_back_wins() {
+    for step in [SECOND, HOUR, 2 * HOUR] {
+        for (site, clock, other) in pairs() {
+            let mut browser = site.dark().await;
+            let older = browser.clone();
+            for clock in [&site.clock, &clock] {
+                back(clock, step);
+            }
+            browser.write(&site.node, "light").await;
+            for node in [&site.node, &other] {
+                older.theme(node).await;
+                assert_eq!(
+                    browser.theme(node).await,
+                    Theme("light".into()),
+                    "{step:?} on {}",
+                    std::ptr::eq(node, &other)
+                );
+            }
+        }
+    }
+}
+
+/// A browser whose token was sealed by a right clock, but holds what the node wrote while its clock was ahead.
+async fn poisoned(site: &Site, ahead: Duration) -> Browser {
+    let (clock, mut browser) = (ManualClock::new(), Browser::new());
+    let node = site.cold_at(&clock);
+    clock.advance(ahead);
+    sign_in(&mut browser, &node, "ada").await;
+    let write = async |session: Session| {
+        session.set(dark()).await.unwrap();
+        session.set(Division(4)).await.unwrap();
+    };
+    browser.visit(&node, write).await;
+    back(&clock, ahead);
+    // Something else is written, so that the browser gets a new token.
+    browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
+    browser
+}
+
+// R14.
+#[tokio::test]
+async fn version_from_far_ahead_reads_as_of_now() {
+    for (ahead, poisons) in [(HOUR, false), (HOUR + SECOND, true), (5 * DAY, true)] {
+        let site = Site::new();
+        let mut browser = poisoned(&site, ahead).await;
+        let older = browser.clone();
+        assert_eq!((user(&browser, &site.node).await, browser.theme(&site.node).await), (Some(ada()), dark()));
+        let counted = site.node.sessions.stats().skewed_versions;
+        assert_eq!(counted > 0, poisons, "{ahead:?}: {counted}");
+        site.clock.advance(SECOND);
+        browser.write(&site.node, "light").await;
+        for node in [&site.node, &site.cold()] {
+            assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
+            // The token is no newer for coming again.
+            older.theme(node).await;
+            assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
+        }
+    }
+}
+
+// R6, R14.
+#[tokio::test]
+async fn end_all_ends_sessions_of_poisoned_births() {
+    for ahead in [HOUR, HOUR + SECOND, 5 * DAY] {
+        let site = Site::new();
+        let browser = poisoned(&site, ahead).await;
+        let unseen = browser.clone();
+        for seen in [false, true] {
+            if seen {
+                assert_eq!(user(&browser, &site.node).await, Some(ada()));
+            }
+            let node = if seen { site.node.clone() } else { site.cold() };
+            site.clock.advance(SECOND);
+            node.sessions.end_all(ada()).await.unwrap();
+            // Within the skew a birth that nobody saw is ahead of the end for as long.
+            if seen || ahead > HOUR {
+                assert_eq!(user(&unseen, &node).await, None, "{ahead:?}, seen: {seen}");
+            }
+            let again = signed_in(&node, "ada").await;
+            assert_eq!(user(&again, &site.cold()).await, Some(ada()));
+        }
+    }
+}
+
+// A version from far ahead lifts nothing but what stands above it.
+#[tokio::test]
+async fn poisoned_token_poisons_nothing_else() {
+    let site = Site::new();
+    let other = site.cold();
+    let browser = poisoned(&site, 5 * DAY).await;
+    browser.theme(&site.node).await;
+    let mut bob = signed_in(&site.node, "bob").await;
+    bob.write(&site.node, "dark").await;
+    site.clock.advance(SECOND);
+    bob.clone().visit(&other, async |session| session.value::<Theme>()).await;
+    bob.write(&other, "light").await;
+    assert_eq!(bob.theme(&site.node).await, Theme("light".into()));
+    assert_eq!(site.node.sessions.stats().skewed_versions, other.sessions.stats().skewed_versions + 3);
+}
+
+// A record of the node whose clock was ahead takes later writes of other nodes.
+#[tokio::test]
+async fn corrected_nodes_record_takes_newer_writes() {
+    let (site, clock) = (Site::new(), ManualClock::new());
+    let other = site.cold_at(&clock);
+    site.clock.advance(5 * DAY);
+    let mut browser = site.dark().await;
+    back(&site.clock, 5 * DAY);
+    browser.visit(&site.node, async |session| session.set(Division(1)).await.unwrap()).await;
+    for clock in [&site.clock, &clock] {
+        clock.advance(SECOND);
+    }
+    browser.write(&other, "light").await;
+    assert_eq!(browser.theme(&site.node).await, Theme("light".into()));
+}
+
+// A token that was issued too far ahead for its purpose is refused: a birth token by more than a minute.
+#[tokio::test]
+async fn birth_token_from_ahead_is_refused() {
+    for (ahead, late, accepted) in [
+        (Duration::ZERO, 60 * SECOND - TICK, true),
+        (Duration::ZERO, 60 * SECOND, false),
+        (60 * SECOND, Duration::ZERO, true),
+        (60 * SECOND + TICK, Duration::ZERO, false),
+        (50 * 60 * SECOND, Duration::ZERO, false),
+        (50 * 60 * SECOND, 45 * 60 * SECOND, false),
+    ] {
+        let (site, clock) = (Site::new(), ManualClock::new());
+        clock.advance(ahead);
+        let live = socket(&Browser::new(), &site.cold_at(&clock)).await;
+        live.set(dark()).await.unwrap();
+        let token = live.relay().unwrap();
+        site.clock.advance(late);
+        let mut browser = Browser::new();
+        let answer = bring(&mut browser, &site.node, token.as_str()).await;
+        assert_eq!(answer.status.is_success(), accepted, "{ahead:?} ahead, {late:?} late");
+        assert_eq!(browser.cookie("session").is_some(), accepted);
+    }
+}
+
+// A word on the lifetime from a faster clock moves neither the session's beginning here nor its birth.
+#[tokio::test]
+async fn lifetime_of_faster_clock_moves_no_beginning() {
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    let (site, ahead) = (Site::new(), ManualClock::new());
+    ahead.advance(60 * SECOND);
+    let (other, mut browser, begun) = (site.cold_at(&ahead), Browser::new(), site.clock.now());
+    browser.write(&other, "dark").await;
+    assert_eq!(browser.visit(&site.node, async |session| session.created_at()).await, Some(begun));
+    for clock in [&site.clock, &ahead] {
+        clock.advance(10 * SECOND);
+    }
+    browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    let seen = browser.visit(&site.node, async |session| (session.created_at(), session.expires_at())).await;
+    assert_eq!(seen, (Some(begun), Some(site.clock.now() + 10 * DAY)));
+}
+
+// The birth of such a session counts as of the first seal that this node saw.
+#[tokio::test]
+async fn lifetime_of_poisoned_session_moves_no_birth() {
+    let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
+    let (site, clock) = (Site::new(), ManualClock::new());
+    let (other, mut browser) = (site.cold_at(&clock), Browser::new());
+    clock.advance(5 * DAY);
+    sign_in(&mut browser, &other, "ada").await;
+    back(&clock, 5 * DAY);
+    browser.visit(&other, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert_eq!(user(&browser, &site.node).await, Some(ada()));
+    for clock in [&site.clock, &clock] {
+        clock.advance(SECOND);
+    }
+    site.node.sessions.end_all(ada()).await.unwrap();
+    clock.advance(SECOND);
+    browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    site.clock.advance(SECOND);
+    assert_eq!(user(&browser, &site.node).await, None);
+}
+
+// A chain without memory has the same authority.
+#[tokio::test]
+async fn fresh_write_wins_without_memory_too() {
+    let (site, clock) = (Site::new(), ManualClock::new());
+    let bare = Sessions::builder().tier(CookieTier::sealed(site.ring.clone()).name("session").plain_http());
+    let node = Node::new(bare.value::<Theme>().clock(clock.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.write(&node, "dark").await;
+    back(&clock, 2 * SECOND);
+    browser.write(&node, "light").await;
+    assert_eq!(browser.theme(&node).await, Theme("light".into()));
+}
+
+#[tokio::test]
+async fn corrected_clock_gives_newer_lifetimes() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let set_lifetime = |idle| {
+        async move |session: Session| {
+            session.set_lifetime(Lifetime::new(idle, 90 * DAY).unwrap()).await.unwrap();
+            session.expires_at()
+        }
+    };
+    site.clock.advance(2 * HOUR);
+    browser.visit(&site.node, set_lifetime(30 * DAY)).await;
+    let earlier = browser.clone();
+    back(&site.clock, 2 * HOUR);
+    browser.visit(&site.node, set_lifetime(DAY)).await;
+    site.clock.advance(3 * HOUR);
+    let expires = earlier.clone().visit(&site.node, async |session| session.expires_at()).await;
+    assert!(expires.unwrap() <= site.clock.now() + DAY, "the cookie of the earlier lifetime brings nothing back");
+}
+
+#[tokio::test]
+async fn corrected_end_all_spares_later_turns() {
+    for by_page in [true, false] {
+        let site = Site::new();
+        let mut browser = site.dark().await;
+        site.clock.advance(DAY);
+        site.node.sessions.end_all(ada()).await.unwrap();
+        back(&site.clock, DAY);
+        if by_page {
+            let live = socket(&browser, &site.node).await;
+            let order = live.sign_in(User("ada".into())).by_page().unwrap();
+            assert_eq!(bring(&mut browser, &site.node, order.as_str()).await.status, 200);
+        } else {
+            sign_in(&mut browser, &site.node, "ada").await;
+        }
+        assert_eq!(user(&browser, &site.node).await, Some(ada()), "{by_page}");
+    }
+}

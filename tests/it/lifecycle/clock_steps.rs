@@ -1,0 +1,300 @@
+//! Steps of the system's clock: no session, value or fence lives longer by a step back, and a step forward is followed.
+
+use std::time::Duration;
+
+use layered_session::{
+    Clock, Closed, KeyRing, SessionValue, SessionsBuilder,
+    testing::{Call, ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{at_once, kind, settled, soon},
+    site::{Site, dark, max_age},
+    world::{Browser, DAY, HOUR, Node, TICK, Theme, Visits, builder},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A value that ends before its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Code(u32);
+
+impl SessionValue for Code {
+    const NAME: &'static str = "code";
+    const MAX_AGE: Option<Duration> = Some(Duration::from_secs(300));
+}
+
+/// An hour unused, six in all.
+fn site() -> Site {
+    Site::with(|builder| builder.idle(HOUR).absolute(6 * HOUR).value::<Code>())
+}
+
+fn back(clock: &ManualClock, span: Duration) {
+    clock.set(clock.now() - span);
+}
+
+// R5.
+#[tokio::test]
+async fn step_back_extends_no_idle_lifetime() {
+    let steps = [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY];
+    for (step, stored) in steps.into_iter().flat_map(|step| [(step, false), (step, true)]) {
+        let store = SpyStore::new();
+        let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
+        let site = Site::with(move |builder| add(builder.idle(HOUR).absolute(6 * HOUR)));
+        let mut browser = site.dark().await;
+        let handle = browser.open(&site.node).await;
+        site.clock.advance(MINUTE);
+        assert_eq!(handle.get(), Some(dark()));
+        back(&site.clock, step);
+        site.clock.advance(HOUR - TICK);
+        assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK), "{step:?}");
+        site.clock.advance(TICK);
+        assert_eq!(browser.theme(&site.node).await, Theme::default(), "{step:?}");
+        assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+    }
+}
+
+// R5.
+#[tokio::test]
+async fn step_back_extends_no_absolute_lifetime() {
+    let site = site();
+    let mut browser = site.dark().await;
+    for minutes in 1..6 * 60 {
+        site.clock.advance(MINUTE);
+        if minutes % 60 == 0 {
+            back(&site.clock, 9 * MINUTE);
+        }
+        browser.read(&site.node).await;
+    }
+    assert_eq!(browser.theme(&site.node).await, dark());
+    site.clock.advance(MINUTE);
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn step_back_extends_no_value() {
+    let site = site();
+    let mut browser = Browser::new();
+    browser.visit(&site.node, async |session| session.set(Code(7)).await.unwrap()).await;
+    site.clock.advance(MINUTE);
+    back(&site.clock, 29 * MINUTE);
+    site.clock.advance(4 * MINUTE - TICK);
+    assert_eq!(browser.visit(&site.node, async |session| session.get()).await, Some(Code(7)));
+    site.clock.advance(TICK);
+    assert_eq!(browser.visit(&site.node, async |session| session.get::<Code>()).await, None);
+}
+
+// G13.
+#[tokio::test]
+async fn step_back_extends_no_fence() {
+    let site = site();
+    let browser = site.dark().await;
+    browser.clone().visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    site.clock.advance(MINUTE / 2);
+    back(&site.clock, HOUR);
+    let write = async |session: layered_session::Session| kind(session.set(Visits(1)).await);
+    site.clock.advance(MINUTE / 2 - TICK);
+    assert!(browser.clone().visit(&site.node, write).await.is_some());
+    site.clock.advance(TICK);
+    assert_eq!(browser.clone().visit(&site.node, write).await, None);
+}
+
+/// A node whose memory recognises no token by its bytes: `reopen` gives the ring its own key again.
+struct Opening {
+    ring: KeyRing,
+    clock: ManualClock,
+    node: Node,
+}
+
+impl Opening {
+    fn new() -> Self {
+        let (ring, clock) = (KeyRing::new([Self::key()]).unwrap(), ManualClock::new());
+        let node = Node::new(builder(&ring, &clock).idle(HOUR).absolute(6 * HOUR).build().unwrap());
+        Self { ring, clock, node }
+    }
+
+    fn key() -> Vec<u8> {
+        (0..64u8).map(|at| at.wrapping_mul(91) ^ 0x3c).collect()
+    }
+
+    fn reopen(&self) {
+        self.ring.replace([Self::key()]).unwrap();
+    }
+}
+
+// R5: the seal tells the node's own earlier times.
+#[tokio::test]
+async fn own_token_lives_no_longer_after_step_back() {
+    for evicted in [false, true] {
+        let opening = Opening::new();
+        let mut browser = Browser::new();
+        browser.write(&opening.node, "dark").await;
+        let older = browser.clone();
+        opening.clock.advance(20 * MINUTE);
+        browser.read(&opening.node).await;
+        back(&opening.clock, 30 * MINUTE);
+        if evicted {
+            // Another visit after the record's end drops the record.
+            opening.clock.advance(HOUR + MINUTE);
+            for _ in 0..3 {
+                Browser::new().write(&opening.node, "light").await;
+            }
+        } else {
+            opening.clock.advance(HOUR);
+        }
+        opening.reopen();
+        assert_eq!(browser.theme(&opening.node).await, Theme::default(), "evicted: {evicted}");
+        assert_eq!(older.theme(&opening.node).await, Theme::default(), "an older cookie, evicted: {evicted}");
+    }
+}
+
+// R5: a token that is opened after a step back counts as no later use than it tells of.
+#[tokio::test]
+async fn older_cookie_extends_nothing_after_step_back() {
+    let opening = Opening::new();
+    let mut browser = Browser::new();
+    browser.write(&opening.node, "dark").await;
+    let older = browser.clone();
+    opening.clock.advance(10 * MINUTE);
+    browser.read(&opening.node).await;
+    back(&opening.clock, 30 * MINUTE);
+    opening.clock.advance(45 * MINUTE);
+    opening.reopen();
+    let ends = older.clone().visit(&opening.node, async |session| session.expires_at()).await;
+    assert_eq!(ends, Some(opening.clock.now() + 15 * MINUTE));
+}
+
+// A clock that was wrong for a while, and is right again, misleads neither this node nor others.
+#[tokio::test]
+async fn corrected_clock_seals_right_times() {
+    for ahead in [10 * MINUTE, 3 * DAY] {
+        let site = Site::with(|builder| builder.idle(DAY).absolute(3 * DAY));
+        let right = site.clock.now();
+        site.clock.set(right + ahead);
+        site.dark().await;
+        site.clock.set(right);
+        let mut browser = site.dark().await;
+        for node in [&site.node, &site.cold()] {
+            let seen = browser.visit(node, async |session| (session.created_at(), session.expires_at())).await;
+            assert_eq!(seen, (Some(right), Some(right + DAY)), "{ahead:?}");
+        }
+        site.clock.advance(DAY);
+        for node in [&site.node, &site.cold()] {
+            assert_eq!(browser.theme(node).await, Theme::default(), "{ahead:?}");
+        }
+    }
+}
+
+// A clock that was days ahead for a moment ends no session that another node has sealed meanwhile.
+#[tokio::test]
+async fn corrected_clock_reads_other_nodes_tokens() {
+    let site = Site::with(|builder| builder.idle(DAY).absolute(3 * DAY));
+    let other = site.cold_at(&ManualClock::new());
+    let mut browser = Browser::new();
+    browser.write(&other, "dark").await;
+    let right = site.clock.now();
+    site.clock.set(right + 5 * DAY);
+    site.dark().await;
+    site.clock.set(right);
+    site.clock.advance(HOUR);
+    assert_eq!(browser.theme(&site.node).await, dark());
+}
+
+// A node whose clock was set back within the allowed skew still serves the others' sessions.
+#[tokio::test]
+async fn step_back_signs_nobody_out() {
+    let clock = ManualClock::new();
+    let site = Site::with(|builder| builder.idle(3 * HOUR).absolute(DAY));
+    let other = site.cold_at(&clock);
+    let mut browser = Browser::new();
+    browser.write(&other, "dark").await;
+    assert_eq!(browser.theme(&site.node).await, dark());
+    back(&site.clock, HOUR);
+    for _ in 0..20 {
+        site.clock.advance(10 * MINUTE);
+        clock.advance(10 * MINUTE);
+        browser.read(&other).await;
+        assert_eq!(browser.theme(&site.node).await, dark());
+    }
+}
+
+#[tokio::test]
+async fn step_forward_is_followed() {
+    let site = site();
+    let mut browser = site.dark().await;
+    let handle = browser.open(&site.node).await;
+    site.clock.set(site.clock.now() + HOUR - TICK);
+    assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK));
+    site.clock.set(site.clock.now() + TICK);
+    assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+    assert_eq!(browser.read(&site.node).await.len(), 0);
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn sleeper_wakes_on_time_after_step_back() {
+    let site = Site::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
+    let mut browser = site.dark().await;
+    let closed = tokio::spawn(browser.open(&site.node).await.closed());
+    settled().await;
+    back(&site.clock, 2 * HOUR);
+    settled().await;
+    site.clock.advance(3 * HOUR - TICK);
+    settled().await;
+    assert!(!closed.is_finished());
+    site.clock.advance(TICK);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+}
+
+#[tokio::test]
+async fn sleeper_notices_step_forward_within_an_hour() {
+    let site = Site::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
+    let mut browser = site.dark().await;
+    let closed = tokio::spawn(browser.open(&site.node).await.closed());
+    settled().await;
+    site.clock.set(site.clock.now() + 3 * DAY);
+    settled().await;
+    site.clock.advance(HOUR);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+}
+
+// The bound that the docs of `Clock` state: a restart forgets how far the clock was set back.
+#[tokio::test]
+async fn restart_after_step_back_extends_by_the_step() {
+    let site = site();
+    let browser = site.dark().await;
+    site.clock.advance(MINUTE);
+    back(&site.clock, 30 * MINUTE);
+    site.clock.advance(89 * MINUTE - TICK);
+    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    site.clock.advance(TICK);
+    assert_eq!(browser.theme(&site.cold()).await, Theme::default());
+}
+
+#[tokio::test]
+async fn store_is_told_times_of_the_wall_clock() {
+    let store = SpyStore::new();
+    let tier = store.clone();
+    let site = Site::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
+    back(&site.clock, 30 * MINUTE);
+    let mut browser = site.dark().await;
+    let expires = || store.take_calls().iter().rev().find_map(Call::expires).unwrap();
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR, "the end of the id before");
+    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
+}
+
+// The cookie's own lifetime counts from the response, whatever the clock shows.
+#[tokio::test]
+async fn step_back_changes_no_max_age() {
+    let site = site();
+    let mut browser = site.dark().await;
+    site.clock.advance(MINUTE);
+    back(&site.clock, 30 * MINUTE);
+    let set = browser.write(&site.node, "light").await;
+    assert_eq!(max_age(&set[0]), Some(3540), "{set:?}");
+}

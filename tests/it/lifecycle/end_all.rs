@@ -1,0 +1,86 @@
+//! The ends of all of a user's sessions, from one of them.
+
+use layered_session::{Closed, Principal, Session, WriteErrorKind};
+
+use crate::support::{
+    app::{App, at_once, get, kind, signed_in, socket, theme, visitor},
+    turns::{is_ada, principal, user},
+    world::{Division, Theme},
+};
+
+#[tokio::test]
+async fn end_of_all_sessions_signs_out_everywhere() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let (other, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let (live, same) = (socket(&other, &node).await, socket(&browser, &node).await);
+    let end = async |session: Session| {
+        session.end_all_sessions().await.unwrap();
+        let refused = kind(session.set(theme("dark")).await);
+        (refused, at_once(session.closed()), session.principal())
+    };
+    let ended = browser.visit(&node, end).await;
+    assert_eq!(ended, (Some(WriteErrorKind::Closed), Some(Closed::Revoked), None));
+    assert_eq!(browser.cookie("session"), None);
+    assert_eq!(at_once(live.closed()), Some(Closed::Revoked));
+    assert_eq!(at_once(same.closed()), Some(Closed::Revoked));
+    assert_eq!(kind(same.set(theme("dark")).await), Some(WriteErrorKind::Closed));
+    assert_eq!((principal(&other, &node).await, principal(&bob, &node).await), (None, Some(Principal::new("bob"))));
+}
+
+#[tokio::test]
+async fn only_the_ending_handle_signs_in_again() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let end = async |session: Session| {
+        session.end_all_sessions().await.unwrap();
+        session.sign_in(user("ada")).await.unwrap();
+    };
+    browser.visit(&node, end).await;
+    assert!(is_ada(principal(&browser, &node).await));
+}
+
+#[tokio::test]
+async fn password_change_ends_the_other_sessions() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    browser.visit(&node, async |s| s.set(theme("dark")).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Division(2)).await.unwrap()).await;
+    let (other, old) = (signed_in(&node, "ada").await, browser.clone());
+    let live = socket(&other, &node).await;
+    browser.visit(&node, async |session| session.end_other_sessions().await.unwrap()).await;
+    assert!(is_ada(principal(&browser, &node).await));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    assert_eq!(get::<Division>(&mut browser, &node).await, Division(2));
+    assert_eq!((principal(&other, &node).await, at_once(live.closed())), (None, Some(Closed::Revoked)));
+    assert_eq!(principal(&old, &node).await, None, "a copy of this session's old cookie");
+    assert!(is_ada(principal(&browser, &app.node()).await), "after a restart");
+}
+
+#[tokio::test]
+async fn ends_of_all_need_a_user_and_a_request() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let both =
+        async |session: Session| (kind(session.end_all_sessions().await), kind(session.end_other_sessions().await));
+    let invalid = Some(WriteErrorKind::Invalid);
+    assert_eq!(browser.visit(&node, both).await, (invalid, invalid), "nobody is signed in");
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    assert_eq!(both(job).await, (invalid, invalid));
+    let browser = signed_in(&node, "ada").await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(kind(live.end_other_sessions().await), Some(WriteErrorKind::HeadSent));
+    assert!(is_ada(principal(&browser, &node).await));
+    live.end_all_sessions().await.unwrap();
+    assert_eq!(principal(&browser, &node).await, None);
+    assert!(live.relay().is_some_and(|token| token.as_str().starts_with("t.")), "the removal of the cookie");
+}
+
+#[tokio::test]
+async fn end_of_all_sessions_alone_removes_the_cookie() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    browser.visit(&node, async |session| session.end_all_sessions().await.unwrap()).await;
+    assert_eq!(browser.cookie("session"), None);
+}

@@ -1,0 +1,82 @@
+//! A browser that still brings the cookie of a session that another browser, or another tab, has ended.
+
+use layered_session::{Principal, Session, WriteErrorKind};
+
+use crate::support::{
+    app::{App, get, kind, sign_in, signed_in, theme, under_way},
+    world::{Browser, Node, Theme, User, set_cookies},
+};
+
+/// The browsers of a user who has ended all sessions a moment ago, in another browser.
+async fn revoked(node: &Node) -> Browser {
+    let browser = signed_in(node, "ada").await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    browser
+}
+
+#[tokio::test]
+async fn page_that_looks_for_a_message_works() {
+    let node = App::new().node();
+    let mut browser = revoked(&node).await;
+    let looks =
+        async |session: Session| (session.take::<Theme>().await.unwrap(), kind(session.set(theme("late")).await));
+    assert_eq!(browser.visit(&node, looks).await, (None, Some(WriteErrorKind::Closed)));
+}
+
+// A link from another site, where the browser withholds the cookie, and cookies of two sessions.
+#[tokio::test]
+async fn page_without_any_session_looks_for_a_message() {
+    let node = App::new().node();
+    let mut request = Browser::new().request();
+    request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+    let looks = async |session: Session| (Default::default(), session.take::<Theme>().await.unwrap());
+    assert_eq!(node.handle(request, looks).await.1, None);
+
+    let (one, mut both) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let token = both.cookie("session").unwrap().to_owned();
+    both.set("session", &format!("{token}; session={}", one.cookie("session").unwrap()));
+    let looks = async |session: Session| {
+        assert_eq!(session.get::<User>(), None);
+        (session.take::<Theme>().await.unwrap(), kind(session.remove::<Theme>().await))
+    };
+    assert_eq!(both.visit(&node, looks).await, (None, Some(WriteErrorKind::Closed)));
+}
+
+#[tokio::test]
+async fn sign_out_leaves_a_message_and_another_session() {
+    let node = App::new().node();
+    let mut browser = revoked(&node).await;
+    let sign_out = async |session: Session| {
+        session.sign_out().await.unwrap();
+        session.renew().await.unwrap();
+        session.set(theme("bye")).await.unwrap();
+    };
+    let (headers, ()) = browser.visit_seen(&node, sign_out).await;
+    assert_eq!(set_cookies(&headers).len(), 1);
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("bye"));
+}
+
+#[tokio::test]
+async fn handle_from_before_the_end_signs_out_and_begins_anew() {
+    let node = App::new().node();
+    let browser = signed_in(&node, "ada").await;
+    let session = under_way(&browser, &node).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed), "no sign-out of its own");
+    session.sign_out().await.unwrap();
+    session.renew().await.unwrap();
+    session.set(theme("bye")).await.unwrap();
+    assert_eq!((session.value::<Theme>(), session.principal()), (theme("bye"), None));
+}
+
+// The renewed session lives on in the same browser: a late sign-out of the old id must not begin another session over it.
+#[tokio::test]
+async fn renewal_in_another_tab_is_no_end_to_begin_anew_from() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let late = browser.clone();
+    sign_in(&mut browser, &node, "bob").await;
+    let session = under_way(&late, &node).await;
+    session.sign_out().await.unwrap();
+    assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed));
+}

@@ -1,0 +1,251 @@
+//! What ends by itself: from which use its time counts, that nothing of it is served or revived, and when it goes.
+
+use std::{
+    pin::pin,
+    task::{Context, Waker},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use layered_session::{
+    Changed, Clock, Closed, Lifetime, Placement, Principal, Scope, SessionValue, WriteErrorKind, testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, carried, get, kind, seen, settled, signed_in, socket, soon, theme, visitor},
+    world::{Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+};
+
+// Acceptance 24.
+#[tokio::test]
+async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
+    let app = App::new();
+    let node = app.node();
+    // Kept from an ordinary request: a socket's reads are no use.
+    let live = visitor(&node).await.visit(&node, async |session| session).await;
+    for n in 1..=3 {
+        app.pass(2 * DAY - TICK);
+        live.set(Visits(n)).await.unwrap();
+        app.pass(2 * DAY - TICK);
+        assert_eq!(live.value::<Theme>(), theme("light"), "after a write");
+        app.pass(2 * DAY - TICK);
+        live.touch().await.expect("after a read");
+    }
+    assert_eq!(live.expires_at(), Some(app.clock.now() + 2 * DAY));
+    app.pass(2 * DAY);
+    assert_eq!((live.get::<Theme>(), live.expires_at()), (None, None));
+    assert_eq!(kind(live.touch().await), Some(WriteErrorKind::Closed));
+}
+
+// Acceptance 24.
+#[tokio::test]
+async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
+    let app = App::new();
+    let node = app.node();
+    let live = signed_in(&node, "ada").await.visit(&node, async |session| session).await;
+    for n in 0..3 {
+        assert_eq!(live.value::<Division>(), Division(n - 1));
+        app.pass(2 * DAY - TICK);
+        live.set(Division(n)).await.unwrap();
+        app.pass(2 * DAY - TICK);
+    }
+    app.pass(TICK);
+    assert_eq!(at_once(live.closed()), Some(Closed::Expired));
+}
+
+// Acceptance 24.
+#[tokio::test]
+async fn reading_extends_what_the_browser_carries() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    for _ in 0..3 {
+        app.pass(36 * HOUR);
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+    }
+    app.pass(2 * DAY - TICK);
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
+    app.pass(TICK);
+    assert_eq!(carried::<Theme>(&browser, &app).await, Theme::default());
+}
+
+// Acceptance 12.
+#[tokio::test]
+async fn a_users_values_are_kept_31_days_from_their_last_use() {
+    let app = App::new();
+    let node = app.node();
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().value::<Division>();
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
+    for _ in 0..2 {
+        app.pass(31 * DAY - Duration::from_millis(1));
+        assert_eq!(ada().await, Division(2));
+    }
+    app.pass(31 * DAY);
+    assert_eq!(ada().await, Division(-1));
+}
+
+/// Something about the principal that no browser carries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Unread(u32);
+
+impl SessionValue for Unread {
+    const NAME: &'static str = "unread";
+    const SCOPE: Scope = Scope::Principal;
+    const PLACEMENT: Placement = Placement::Volatile;
+}
+
+#[tokio::test]
+async fn a_principals_values_end_with_their_idle_time_whether_or_not_expiry_work_has_run() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
+    clock.advance(40 * DAY);
+    assert_eq!(node.sessions.of(Principal::new("ada")).await.unwrap().value::<Unread>(), Unread(0));
+}
+
+#[tokio::test]
+async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_record() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let lived = || builder(&ring, &clock).value::<Unread>().idle(100 * DAY).absolute(365 * DAY);
+    let node = Node::new(lived().build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser.visit(&node, async |s| s.set(Unread(7)).await.unwrap()).await;
+    clock.advance(40 * DAY);
+    let found = browser.visit(&node, async |s| (s.value::<Division>(), s.value::<Unread>())).await;
+    assert_eq!(found, (Division(3), Unread(0)));
+}
+
+#[tokio::test]
+async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cookie() {
+    let short = Lifetime::new(Duration::from_secs(900), 30 * DAY).unwrap();
+    for swept in [false, true] {
+        let (ring, clock) = (ring(), ManualClock::new());
+        let node = Node::new(builder(&ring, &clock).build().unwrap());
+        let mut browser = Browser::new();
+        browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+        let mut old = browser.clone();
+        browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
+        clock.advance(Duration::from_secs(3_600));
+        if swept {
+            Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+        }
+        assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
+        assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default(), "swept: {swept}");
+    }
+}
+
+// Expiry work.
+
+// Acceptance 25.
+#[tokio::test]
+async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
+    let app = App::new();
+    let node = app.node();
+    let mut sweeper = pin!(node.sessions.sweeper());
+    let mut sweep = |span| {
+        app.pass(span);
+        assert!(sweeper.as_mut().now_or_never().is_none());
+        node.sessions.stats().records
+    };
+    assert_eq!(sweep(TICK), 0);
+    drop(visitor(&node).await);
+    assert_eq!(sweep(DAY), 1);
+    let mut later = visitor(&node).await;
+    assert_eq!(sweep(HOUR), 2, "nothing was over");
+    assert_eq!(sweep(DAY), 1);
+    assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
+    assert_eq!(sweep(DAY), 1, "it has been used");
+    assert_eq!(seen(&mut later, &node).await, (theme("light"), "memory"));
+    assert_eq!((sweep(2 * DAY + HOUR), node.sessions.stats().expired), (0, 2));
+}
+
+// Acceptance 25.
+#[tokio::test]
+async fn what_has_expired_is_not_served_before_it_is_dropped() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    app.pass(2 * DAY);
+    assert_eq!(node.sessions.stats().records, 1, "still there");
+    assert_eq!(seen(&mut browser, &node).await, (Theme::default(), "default"));
+}
+
+#[tokio::test]
+async fn the_sweeper_lets_others_have_their_turn() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    for _ in 0..200 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    }
+    let mut sweeper = pin!(node.sessions.sweeper());
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    clock.advance(40 * DAY);
+    assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    assert!((100..200).contains(&node.sessions.stats().records), "a bounded step");
+    for _ in 0..4 {
+        assert!(sweeper.as_mut().poll(&mut cx).is_pending());
+    }
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+// Who sleeps on it.
+
+#[tokio::test]
+async fn the_end_of_a_session_wakes_all_who_sleep_on_it() {
+    let app = App::new();
+    let node = app.node();
+    let live = socket(&visitor(&node).await, &node).await;
+    let (mut watch, mut changes) = (live.watch::<Theme>(), live.changes());
+    assert_eq!(soon(watch.next()).await, Some(theme("light")));
+    let closed = tokio::spawn(live.closed());
+    let watching = tokio::spawn(async move { watch.next().await });
+    let changing = tokio::spawn(async move { changes.next().await });
+    tokio::task::yield_now().await;
+    app.pass(2 * DAY - TICK);
+    tokio::task::yield_now().await;
+    assert!(!closed.is_finished() && !watching.is_finished() && !changing.is_finished());
+    app.pass(TICK);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(watching).await.unwrap(), None);
+    assert_eq!(soon(changing).await.unwrap(), Some(Changed::Closed(Closed::Expired)));
+}
+
+#[tokio::test]
+async fn a_sleeper_follows_a_deadline_that_moves() {
+    let app = App::new();
+    let node = app.node();
+    let live = socket(&visitor(&node).await, &node).await;
+    let closed = tokio::spawn(live.closed());
+    tokio::task::yield_now().await;
+    app.pass(DAY);
+    live.touch().await.unwrap();
+    app.pass(DAY);
+    tokio::task::yield_now().await;
+    assert!(!closed.is_finished(), "a touch moved it out");
+    live.set_lifetime(Lifetime::new(HOUR, DAY * 30).unwrap()).await.unwrap();
+    tokio::task::yield_now().await;
+    app.pass(HOUR - TICK);
+    tokio::task::yield_now().await;
+    assert!(!closed.is_finished(), "it is a use too");
+    app.pass(TICK);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+}
+
+#[tokio::test]
+async fn a_sleeper_hears_of_a_shorter_life_that_a_cookie_brings() {
+    let app = App::new();
+    let (here, elsewhere) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let closed = tokio::spawn(socket(&browser, &here).await.closed());
+    settled().await;
+    let shorter = Lifetime::new(HOUR, DAY * 30).unwrap();
+    browser.visit(&elsewhere, async move |session| session.set_lifetime(shorter).await.unwrap()).await;
+    get::<Theme>(&mut browser, &here).await;
+    settled().await;
+    app.pass(HOUR);
+    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+}

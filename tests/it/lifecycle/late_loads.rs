@@ -1,0 +1,170 @@
+//! Sessions that are loaded once the response head has left, and what a chain without memory can't keep then.
+
+use std::sync::{Arc, Mutex};
+
+use http::{Extensions, Request, Response, header};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, LayeredSessionLayer, Lifetime, Principal, Session, Sessions, WriteErrorKind,
+    testing::SpyStore,
+    tier::{BoxError, Found, Lookup, Role, Tier, TierFuture},
+};
+use tokio::sync::Semaphore;
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{
+    app::{App, bring, get, kind, set, signed_in, soon, theme, visitor},
+    world::{Browser, DAY, Node, Theme, User, Visits},
+};
+
+const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
+
+/// Nodes with memory, without memory, with memory over a store, and without memory over a store.
+fn nodes(app: &App) -> [(Node, bool); 4] {
+    let without = || {
+        let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
+        let chain = Sessions::builder().tier(cookie).value::<Theme>().value::<Visits>().clock(app.clock.clone());
+        chain.identify_by::<User>(|user| Some(Principal::new(&user.0)))
+    };
+    [
+        (app.node(), true),
+        (Node::new(without().build().unwrap()), false),
+        (app.node_with(|sessions| sessions.tier(SpyStore::new())), true),
+        (Node::new(without().tier(SpyStore::new()).build().unwrap()), false),
+    ]
+}
+
+/// A request whose handler loads nothing, and keeps the extensions past the response head, as a streaming body may.
+async fn late(browser: &Browser, node: &Node, loads_before: bool) -> Extensions {
+    let kept = Arc::new(Mutex::new(None));
+    let keeping = Arc::clone(&kept);
+    let service = service_fn(move |request: Request<Full<bytes::Bytes>>| {
+        let keeping = Arc::clone(&keeping);
+        async move {
+            if loads_before {
+                drop(Session::load(request.extensions()).await?);
+            }
+            *keeping.lock().unwrap() = Some(request.extensions().clone());
+            Ok::<_, BoxError>(Response::new(()))
+        }
+    });
+    let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
+    let response = layered.oneshot(browser.request()).await.unwrap();
+    assert_eq!(response.headers().get(header::VARY), None);
+    kept.lock().unwrap().take().unwrap()
+}
+
+#[tokio::test]
+async fn late_load_knows_that_the_head_has_left() {
+    let app = App::new();
+    for loads_before in [false, true] {
+        for (node, has_memory) in nodes(&app) {
+            for mut browser in [visitor(&node).await, Browser::new()] {
+                let session = Session::load(&late(&browser, &node, loads_before).await).await.unwrap();
+                let expected = if has_memory { None } else { HEAD_SENT };
+                assert_eq!(kind(session.clone().set(Visits(7)).await), expected);
+                assert_eq!(kind(session.update(|visits: &mut Visits| visits.0 += 1).await), expected);
+                let lifetime = Lifetime::new(DAY, DAY).unwrap();
+                assert_eq!(kind(session.set_lifetime(lifetime).await), expected);
+                assert_eq!(kind(session.renew().await), HEAD_SENT);
+                assert_eq!(kind(session.sign_in(User("ada".into())).await), HEAD_SENT);
+                if has_memory {
+                    let token = session.relay().expect("the browser lacks the visits");
+                    assert_eq!(bring(&mut browser, &node, token.as_str()).await.status, 200);
+                    assert_eq!(get::<Visits>(&mut browser, &node).await, Visits(8));
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn late_end_gives_the_page_a_removal() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let session = Session::from_extensions(&late(&browser, &node, false).await).unwrap();
+    session.destroy().await.unwrap();
+    let removal = session.relay().expect("no response removes the cookie");
+    assert_eq!(bring(&mut browser, &node, removal.as_str()).await.status, 200);
+    assert_eq!(browser.cookie("session"), None);
+}
+
+/// A source that answers once it is let.
+#[derive(Debug)]
+struct Slow(Arc<Semaphore>);
+
+impl Tier for Slow {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+
+    fn role(&self) -> Role {
+        Role::Source
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async {
+            self.0.acquire().await?.forget();
+            Ok(Found::nothing())
+        })
+    }
+}
+
+#[tokio::test]
+async fn response_varies_for_every_load_that_waited() {
+    let app = App::new();
+    let answers = Arc::new(Semaphore::new(1));
+    let source = || Slow(Arc::clone(&answers));
+    let node = app.node_with(|sessions| sessions.tier(source()));
+    let browser = visitor(&node).await;
+    for waits in [true, false] {
+        let (out, handed_out) = tokio::sync::oneshot::channel();
+        let out = Mutex::new(Some(out));
+        let service = service_fn(move |request: Request<Full<bytes::Bytes>>| {
+            let out = out.lock().unwrap().take().unwrap();
+            let load = Session::load(request.extensions());
+            async move {
+                let load = tokio::spawn(load);
+                crate::support::app::settled().await;
+                if !waits {
+                    load.abort();
+                    crate::support::app::settled().await;
+                }
+                let _ = out.send(load);
+                Ok::<_, BoxError>(Response::new(()))
+            }
+        });
+        let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
+        let response = layered.oneshot(browser.request()).await.unwrap();
+        // A handler that has given its load up may answer as for a visitor.
+        assert_eq!(response.headers()[header::VARY], "cookie");
+        if waits {
+            answers.add_permits(1);
+            let session = soon(handed_out.await.unwrap()).await.unwrap().unwrap();
+            assert_eq!((session.value::<Theme>(), kind(session.renew().await)), (theme("light"), HEAD_SENT));
+        }
+    }
+}
+
+#[tokio::test]
+async fn ends_of_all_need_memory() {
+    let app = App::new();
+    for (node, has_memory) in nodes(&app) {
+        let mut browser = signed_in(&node, "ada").await;
+        let turns = async |session: Session| {
+            [session.end_other_sessions().await, session.end_all_sessions().await].map(|turn| kind(turn).is_none())
+        };
+        let end_all = node.sessions.end_all(Principal::new("eve")).await;
+        assert_eq!(end_all.is_ok(), has_memory);
+        if let Err(error) = end_all {
+            assert!(error.to_string().contains("MemoryTier"), "the remedy: {error}");
+        }
+        assert_eq!(browser.visit(&node, turns).await, [has_memory; 2]);
+        if !has_memory {
+            set(&mut browser, &node, theme("dark")).await;
+            let seen = async |session: Session| (session.principal(), session.value::<Theme>());
+            assert_eq!(browser.visit(&node, seen).await, (Some(Principal::new("ada")), theme("dark")));
+        }
+    }
+}

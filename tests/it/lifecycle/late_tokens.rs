@@ -1,0 +1,437 @@
+//! Ends of sessions and removals of values: nothing that is late or older brings them back.
+
+use std::{
+    future::poll_fn,
+    sync::{Arc, Mutex},
+    task::{Poll, Waker},
+    time::{Duration, SystemTime},
+};
+
+use futures_util::FutureExt;
+use http::StatusCode;
+use layered_session::{Clock, Closed, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
+
+use crate::support::{
+    app::{
+        App, at_once, bring, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
+    },
+    site::{Site, dark},
+    world::{Answer, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring, set_cookies},
+};
+
+/// A visit with a cookie: whether it had no session, what it could write, and whether the response said anything of
+/// our cookie.
+async fn attempt(browser: &Browser, node: &Node) -> (bool, Option<WriteErrorKind>, bool) {
+    let write = async |session: Session| (session.is_new(), kind(session.set(Visits(9)).await));
+    let (headers, (is_new, written)) = browser.clone().visit_seen(node, write).await;
+    (is_new, written, !set_cookies(&headers).is_empty())
+}
+
+/// What a request with a renewed or ended id gets for a minute: no session, no write, no word on the cookie.
+const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind::Closed), false);
+
+// Acceptance 29.
+#[tokio::test]
+async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let (live, request) = (socket(&browser, &node).await, under_way(&browser, &node).await);
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    assert!(browser.cookie("session").is_none());
+    for turn in [live.renew().await, live.sign_in(User("ada".into())).await] {
+        assert_eq!(kind(turn), Some(WriteErrorKind::HeadSent));
+    }
+    let refused = [
+        live.set(theme("late")).await,
+        live.update::<Visits>(|visits| visits.0 += 1).await.map(drop),
+        live.set(Division(1)).await,
+        live.remove::<Theme>().await,
+        live.clear().await,
+        live.touch().await,
+        request.renew().await,
+        request.sign_in(User("ada".into())).await,
+        live.set_lifetime(Lifetime::new(DAY, DAY).unwrap()).await,
+    ];
+    for (at, refused) in refused.into_iter().enumerate() {
+        assert_eq!(kind(refused), Some(WriteErrorKind::Closed), "{at}");
+    }
+    assert_eq!(live.take::<Theme>().await.unwrap(), None, "there is nothing to take");
+    for session in [live, request] {
+        session.destroy().await.unwrap();
+        assert_eq!((session.get::<Theme>(), session.relay(), session.is_new()), (None, None, true));
+    }
+    assert_eq!(node.sessions.stats().records, 1, "its tombstone");
+    assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
+}
+
+// Acceptance 48, R4.
+#[tokio::test]
+async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
+    let site = Site::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
+    let mut browser = site.dark().await;
+    site.clock.advance(3 * DAY);
+    browser.read(&site.node).await;
+    let (late, slow) = (browser.clone(), browser.open(&site.node).await);
+    let request = under_way(&browser, &site.node).await;
+    let relayed = slow.relay();
+    slow.set(Visits(1)).await.unwrap();
+    let relay = slow.relay().unwrap();
+    assert_eq!(relayed, None);
+    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    let closed = [
+        kind(slow.set(Theme("light".into())).await),
+        kind(slow.update(|visits: &mut Visits| visits.0 += 1).await),
+        kind(slow.remove::<Theme>().await),
+        kind(slow.clear().await),
+        kind(request.renew().await),
+        kind(request.sign_in(User("eve".into())).await),
+        kind(slow.touch().await),
+        kind(slow.batch().set(Visits(2)).commit().await),
+    ];
+    assert_eq!(closed, [Some(WriteErrorKind::Closed); 8]);
+    assert_eq!(slow.take::<Theme>().await.unwrap(), None, "there is nothing to take");
+    let turns = [kind(slow.renew().await), kind(slow.sign_in(User("eve".into())).await)];
+    assert_eq!(turns, [Some(WriteErrorKind::HeadSent); 2]);
+    assert_eq!((slow.value::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
+    slow.destroy().await.unwrap();
+    assert_eq!(slow.relay(), None, "another handle has ended the session");
+    drop((slow, request));
+
+    // The old cookie may make no successor for a minute, and has nothing to give to one after it.
+    let write = async |session: Session| session.set(Visits(9)).await;
+    assert_eq!(kind(late.clone().visit(&site.node, write).await), Some(WriteErrorKind::Closed));
+    let writeback = layered_session::SessionWriteback::new(&site.node.sessions);
+    let answer: Answer = site.node.writeback(writeback, late.post_json(format!(r#"{{"$relay":"{relay}"}}"#))).await;
+    assert_eq!((answer.status.as_u16(), answer.set_cookies()), (409, Vec::new()));
+    site.clock.advance(Duration::from_secs(60));
+    let mut successor = late.clone();
+    successor.visit(&site.node, write).await.unwrap();
+    assert_ne!(successor.token()[..56], late.token()[..56]);
+    assert_eq!(successor.theme(&site.node).await, Theme::default());
+
+    // For as long as the cookie could open, whatever else happens on this node.
+    site.clock.advance(6 * DAY - Duration::from_secs(61));
+    for _ in 0..100 {
+        site.dark().await;
+    }
+    assert_eq!(late.theme(&site.node).await, Theme::default());
+    assert_eq!(late.theme(&site.cold()).await, dark(), "a node that does not know can't tell");
+}
+
+#[tokio::test]
+async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let (mut old, live) = (browser.clone(), socket(&browser, &node).await);
+    live.set(theme("dark")).await.unwrap();
+    let token = live.relay().unwrap();
+    let slow = async move |session: Session| {
+        live.destroy().await.unwrap();
+        (session.value::<Theme>(), kind(session.set(theme("slow")).await))
+    };
+    let (headers, answer) = browser.visit_seen(&node, slow).await;
+    assert_eq!(answer, (Theme::default(), Some(WriteErrorKind::Closed)));
+    assert!(set_cookies(&headers).is_empty());
+    assert_eq!(bring(&mut old, &node, token.as_str()).await.status, StatusCode::CONFLICT);
+    assert_eq!(bring(&mut Browser::new(), &node, token.as_str()).await.status, StatusCode::CONFLICT);
+    assert_eq!(attempt(&old, &node).await, FENCED);
+}
+
+#[tokio::test]
+async fn for_a_minute_an_id_that_is_over_gets_nothing_and_then_counts_as_no_cookie() {
+    let app = App::new();
+    for renews in [true, false] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let old = browser.clone();
+        let turn = async move |session: Session| if renews { session.renew().await } else { session.destroy().await };
+        browser.visit(&node, turn).await.unwrap();
+        app.pass(Duration::from_secs(60) - TICK);
+        assert_eq!(attempt(&old, &node).await, FENCED);
+        for body in [r#"{"theme": "late"}"#, "{}"] {
+            let answer = post(&mut old.clone(), &node, body).await;
+            assert_eq!((answer.status, answer.set_cookies()), (StatusCode::CONFLICT, vec![]), "{body}");
+        }
+        let destroyed = old.clone().visit_seen(&node, async |session| session.destroy().await.unwrap()).await;
+        assert!(set_cookies(&destroyed.0).is_empty());
+        let live = socket(&old, &node).await;
+        assert_eq!(at_once(live.closed()), Some(if renews { Closed::Renewed } else { Closed::Destroyed }));
+        app.pass(TICK);
+        assert_eq!(attempt(&old, &node).await, (true, None, true));
+        let expected = if renews { theme("light") } else { Theme::default() };
+        assert_eq!(get::<Theme>(&mut browser, &node).await, expected, "its successor is untouched");
+    }
+}
+
+#[tokio::test]
+async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
+    let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    clock.advance(DAY);
+    browser.visit(&node, async |s| s.value::<Theme>()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
+    browser.visit(&node, async |s| s.destroy().await.unwrap()).await;
+    clock.advance(DAY + DAY / 2);
+    for _ in 0..3 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    }
+    assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
+}
+
+// Removals.
+
+#[tokio::test]
+async fn an_older_cookie_brings_no_removed_value_back() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let old = browser.clone();
+    let late = socket(&browser, &node).await;
+    browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
+    assert_eq!(late.get::<Theme>(), None, "an open socket");
+    app.pass(2 * DAY - HOUR);
+    set(&mut browser, &node, Visits(1)).await;
+    assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default(), "in memory");
+    let restarted = app.node();
+    assert_eq!(get::<Visits>(&mut browser, &restarted).await, Visits(1));
+    assert_eq!(get::<Theme>(&mut old.clone(), &restarted).await, Theme::default(), "by the newer cookie");
+}
+
+#[tokio::test]
+async fn a_removal_outlives_every_cookie_of_a_remembered_session() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let remember = async |session: Session| session.set_lifetime(Lifetime::new(30 * DAY, 365 * DAY).unwrap()).await;
+    browser.visit(&node, remember).await.unwrap();
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
+    app.pass(10 * DAY);
+    set(&mut browser, &node, Visits(1)).await;
+    assert_eq!(get::<Theme>(&mut old, &node).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
+    let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |s| s.remove::<Theme>().await.unwrap()).await;
+    clock.advance(5 * DAY);
+    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
+}
+
+// G12: a shorter lifetime does not end the cookies that were sealed for a longer one.
+#[tokio::test]
+async fn removal_outlives_cookies_of_an_earlier_lifetime() {
+    let app = App::new();
+    let node = app.node();
+    let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();
+    let (long, short) = (lifetime(31 * DAY), lifetime(HOUR));
+    let mut browser = visitor(&node).await;
+    browser.visit(&node, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.remove::<Theme>().await.unwrap()).await;
+    browser.visit(&node, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    let live = socket(&browser, &node).await;
+    for hours in 0..4 * 24 {
+        app.pass(HOUR - TICK);
+        live.set(Visits(hours)).await.unwrap();
+    }
+    assert_eq!(get::<Theme>(&mut old, &node).await, Theme::default());
+}
+
+// All sessions of a user.
+
+#[tokio::test]
+async fn ending_all_sessions_of_a_user_ends_hers_and_no_others() {
+    let app = App::new();
+    let node = app.node();
+    let (mut first, second, mut bob) =
+        (signed_in(&node, "ada").await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let live = socket(&second, &node).await;
+    let mut watch = live.watch::<Theme>();
+    assert_eq!(soon(watch.next()).await, Some(Theme::default()));
+    let (closed, watching) = (tokio::spawn(live.closed()), tokio::spawn(async move { watch.next().await }));
+    tokio::task::yield_now().await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (Closed::Revoked, None));
+    assert_eq!(attempt(&first, &node).await, FENCED);
+    assert_eq!(bob.visit(&node, async |s| s.principal()).await, Some(Principal::new("bob")));
+    sign_in(&mut first, &node, "ada").await;
+    assert_eq!(first.visit(&node, async |s| s.principal()).await, Some(Principal::new("ada")));
+    app.pass(Duration::from_secs(61));
+    assert_eq!(second.clone().visit(&node, async |s| s.principal()).await, None);
+}
+
+// R6.
+#[tokio::test]
+async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
+    let site = Site::new();
+    let sign_in = async |name: &'static str| {
+        let mut browser = site.dark().await;
+        browser.visit(&site.node, async move |session| session.sign_in(User(name.into())).await.unwrap()).await;
+        browser
+    };
+    let (ada, bob) = (sign_in("ada").await, sign_in("bob").await);
+    let cold = site.cold();
+    let mut sockets = Vec::new();
+    for browser in [&ada, &bob] {
+        sockets.push(browser.clone().open(&site.node).await);
+    }
+    for node in [&site.node, &cold] {
+        node.sessions.end_all(Principal::new("ada")).await.unwrap();
+        assert_eq!(ada.theme(node).await, Theme::default());
+        assert_eq!(bob.theme(node).await, dark());
+        let write = async |session: Session| session.set(Visits(1)).await.map_err(|error| error.kind());
+        assert_eq!(ada.clone().visit(node, write).await, Err(WriteErrorKind::Closed));
+        let mut again = ada.clone();
+        again.visit(node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+        let user = async |session: Session| session.principal();
+        assert_eq!(again.visit(node, user).await, Some(Principal::new("ada")));
+    }
+    assert_eq!(sockets[0].closed().now_or_never(), Some(Closed::Revoked));
+    assert_eq!(sockets[1].value::<Theme>(), dark());
+}
+
+#[tokio::test]
+async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
+    let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    clock.advance(40 * DAY);
+    for _ in 0..5 {
+        Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    }
+    assert_eq!(browser.visit(&node, async |s| s.principal()).await, None);
+}
+
+#[tokio::test]
+async fn end_all_brings_no_idled_out_value_back() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.principal_idle(DAY));
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada().await.set(Division(3)).await.unwrap();
+    app.pass(DAY);
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(ada().await.value::<Division>(), Division(-1));
+}
+
+#[tokio::test]
+async fn end_all_counts_as_use_of_the_mark() {
+    let app = App::new();
+    let node = || app.node_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
+    let (here, there) = (node(), node());
+    here.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    app.pass(20 * DAY);
+    let mut browser = signed_in(&there, "ada").await;
+    here.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(45 * DAY);
+    for _ in 0..5 {
+        drop(visitor(&here).await);
+    }
+    assert_eq!(browser.visit(&here, async |session| session.principal()).await, None);
+}
+
+// A restarted node learns from a cookie how long sessions may live.
+#[tokio::test]
+async fn end_all_after_restart_outlasts_long_lifetimes() {
+    let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
+    let app = App::new();
+    let (before, after) = (app.node(), app.node());
+    let mut browsers = [signed_in(&before, "ada").await, signed_in(&before, "ada").await];
+    for browser in &mut browsers {
+        browser.visit(&before, async move |session| session.set_lifetime(long).await.unwrap()).await;
+    }
+    let [mut seen, mut unseen] = browsers;
+    get::<Theme>(&mut seen, &after).await;
+    after.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(40 * DAY);
+    for _ in 0..5 {
+        drop(visitor(&after).await);
+    }
+    assert_eq!(unseen.visit(&after, async |session| session.principal()).await, None);
+}
+
+// R6: a sign-in on a node whose clock is ahead came before, too.
+#[tokio::test]
+async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
+    let (site, ahead) = (Site::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(60));
+    let mut browser = Browser::new();
+    browser.visit(&site.cold_at(&ahead), async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let user = async |session: Session| session.principal();
+    assert_eq!(browser.clone().visit(&site.node, user).await, Some(Principal::new("ada")));
+    site.clock.advance(Duration::from_secs(10));
+    site.node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(browser.visit(&site.node, user).await, None);
+}
+
+/// A clock that wakes sleepers at their time and no earlier.
+#[derive(Clone, Debug, Default)]
+struct Punctual {
+    hands: ManualClock,
+    sleeping: Arc<Mutex<Vec<(Duration, Waker)>>>,
+}
+
+impl Punctual {
+    fn pass(&self, span: Duration) {
+        self.hands.advance(span);
+        let due = |(end, _): &mut (Duration, _)| *end <= self.hands.monotonic();
+        self.sleeping.lock().unwrap().extract_if(.., due).for_each(|(_, waker)| waker.wake());
+    }
+}
+
+impl Clock for Punctual {
+    fn now(&self) -> SystemTime {
+        self.hands.now()
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.hands.monotonic()
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        let (clock, end) = (self.clone(), self.monotonic() + span);
+        Box::pin(poll_fn(move |cx| match clock.monotonic() >= end {
+            true => Poll::Ready(()),
+            false => {
+                clock.sleeping.lock().unwrap().push((end, cx.waker().clone()));
+                Poll::Pending
+            }
+        }))
+    }
+}
+
+// G18: a handle that waits for the end has set its timer by the longer lifetime.
+#[tokio::test]
+async fn closed_wakes_on_time_after_a_shorter_lifetime() {
+    let (app, clock) = (App::new(), Punctual::default());
+    let node = || app.node_with(|sessions| sessions.clock(clock.clone()));
+    let (here, there) = (node(), node());
+    let mut browser = visitor(&here).await;
+    let waiting = tokio::spawn(socket(&browser, &here).await.closed());
+    settled().await;
+    let short = Lifetime::new(HOUR / 4, HOUR).unwrap();
+    browser.visit(&there, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    get::<Theme>(&mut browser, &here).await;
+    settled().await;
+    clock.pass(HOUR / 4);
+    settled().await;
+    assert!(waiting.is_finished(), "nobody told it that the end comes earlier");
+    assert_eq!(waiting.await.unwrap(), Closed::Expired);
+}

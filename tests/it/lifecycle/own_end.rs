@@ -1,0 +1,247 @@
+//! What a handle may do after it has ended its own session, and turns of clones and requests at the same time.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use layered_session::{
+    Closed, DefaultTier, Lifetime, Principal, RelayToken, Resolution, Session, SessionWriteback, WriteErrorKind,
+};
+
+use crate::support::{
+    app::{App, at_once, get, kind, set, signed_in, socket, soon, theme, upgrade, visitor},
+    turns::{assert_refused, bring_ok, is_ada, principal, user},
+    world::{Answer, Browser, DAY, Node, Theme, Visits, set_cookies},
+};
+
+#[tokio::test]
+async fn flash_message_follows_a_sign_out() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let other = socket(&browser, &node).await;
+    let sign_out = async |session: Session| {
+        session.sign_out().await.unwrap();
+        let refused = kind(session.set(theme("bye")).await);
+        session.renew().await.unwrap();
+        session.set(theme("bye")).await.unwrap();
+        (refused, session.value::<Theme>(), session.is_new())
+    };
+    let (headers, seen) = browser.visit_seen(&node, sign_out).await;
+    assert_eq!(seen, (Some(WriteErrorKind::Closed), theme("bye"), true));
+    assert_eq!(set_cookies(&headers).len(), 1);
+    assert_eq!((get::<Theme>(&mut browser, &node).await, principal(&browser, &node).await), (theme("bye"), None));
+    assert_eq!(at_once(other.closed()), Some(Closed::Destroyed));
+    assert_eq!(kind(other.set(theme("late")).await), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn watches_end_with_the_handles_own_end() {
+    let node = App::new().node();
+    for signs_in in [true, false] {
+        for polled in [true, false] {
+            let mut browser = signed_in(&node, "ada").await;
+            let turn = async move |session: Session| {
+                let (mut watch, mut changes, mut closed) =
+                    (session.watch::<Theme>(), session.changes(), Box::pin(session.closed()));
+                assert_eq!(watch.next().await, Some(Theme::default()));
+                session.destroy().await.unwrap();
+                if polled {
+                    assert_eq!(soon(watch.next()).await, None);
+                    assert_eq!(soon(closed.as_mut()).await, Closed::Destroyed);
+                }
+                match signs_in {
+                    true => session.sign_in(user("bob")).await.unwrap(),
+                    false => session.renew().await.unwrap(),
+                }
+                session.set(theme("dark")).await.unwrap();
+                assert_eq!(soon(watch.next()).await, None, "of the session before");
+                assert_eq!(soon(changes.next()).await, Some(layered_session::Changed::Closed(Closed::Destroyed)));
+                if !polled {
+                    assert_eq!(soon(closed).await, Closed::Destroyed);
+                }
+                assert_eq!(session.watch::<Theme>().next().await, Some(theme("dark")), "a new watch");
+                assert_eq!(at_once(session.closed()), None);
+            };
+            browser.visit(&node, turn).await;
+        }
+    }
+}
+
+/// A node with `identify`, and a visitor.
+async fn identified_by_head() -> (Node, Browser) {
+    let sessions = App::new().chain(DefaultTier::new()).value::<Theme>();
+    let identified = sessions.identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
+    let node = Node::new(identified.build().unwrap());
+    let browser = visitor(&node).await;
+    (node, browser)
+}
+
+fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Bytes>> {
+    request.headers_mut().insert("x-user", user.parse().unwrap());
+    request
+}
+
+/// Ends ada's session on her socket, and orders the next.
+async fn renewal_after_an_end(node: &Node, browser: &Browser) -> RelayToken {
+    let handler = async |session| (Response::new(Full::default()), session);
+    let (_, live) = node.handle(of(upgrade(browser), "ada"), handler).await;
+    live.destroy().await.unwrap();
+    live.renew_by_page().token().unwrap()
+}
+
+async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &RelayToken) -> Answer {
+    let body = serde_json::json!({ "$relay": order.as_str() }).to_string();
+    node.writeback(SessionWriteback::new(&node.sessions), of(browser.post_json(body), user)).await
+}
+
+// With `identify` the user of the requests stays when the session ends.
+#[tokio::test]
+async fn order_after_an_own_end_is_the_same_users() {
+    let (node, browser) = identified_by_head().await;
+    let order = renewal_after_an_end(&node, &browser).await;
+    for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {
+        assert_eq!(bring_as(&browser, &node, user, &order).await.status, status, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn order_after_an_own_end_obeys_the_users_end_of_all() {
+    let (node, browser) = identified_by_head().await;
+    let order = renewal_after_an_end(&node, &browser).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring_as(&browser, &node, "ada", &order).await, "session_closed");
+}
+
+// Memory of another node may hold the session that the order's handle has ended.
+#[tokio::test]
+async fn values_of_an_ended_session_follow_no_order() {
+    let app = App::new();
+    for resolution in [Resolution::Newest, Resolution::FirstHit] {
+        let [first, second, third] = [(); 3].map(|()| app.node_with(|sessions| sessions.resolution(resolution)));
+        let mut browser = visitor(&first).await;
+        let live = socket(&browser, &first).await;
+        assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
+        // The cookie has a newer copy now than the second node's memory, which `FirstHit` leaves as it is.
+        app.pass(Duration::from_secs(1));
+        set(&mut browser, &first, theme("dark")).await;
+        live.destroy().await.unwrap();
+        let order = live.sign_in(user("ada")).by_page().unwrap();
+        bring_ok(&mut browser, &second, order.as_str()).await;
+        for node in [&second, &third] {
+            assert!(is_ada(principal(&browser, node).await));
+            assert_eq!(get::<Theme>(&mut browser.clone(), node).await, Theme::default(), "{resolution:?}");
+        }
+    }
+}
+
+// The removal of an order says nothing of the session that the handle's next write makes.
+#[tokio::test]
+async fn handle_that_took_back_an_order_has_not_ended_its_next_session() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    let _order = live.sign_in(user("ada")).by_page().unwrap();
+    live.destroy().await.unwrap();
+    live.set(theme("dark")).await.unwrap();
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, live.relay().unwrap().as_str()).await;
+    browser.visit(&node, async |session| session.sign_out().await.unwrap()).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Closed));
+    assert_eq!(live.relay(), None);
+}
+
+// The handle's first end gives no say over the session that came after it.
+#[tokio::test]
+async fn end_of_the_next_session_is_somebody_elses() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let inner = node.clone();
+    let turn = async move |session: Session| {
+        session.sign_out().await.unwrap();
+        session.sign_in(user("bob")).await.unwrap();
+        inner.sessions.end_all(layered_session::Principal::new("bob")).await.unwrap();
+        (kind(session.renew().await), kind(session.sign_in(user("eve")).await), session)
+    };
+    let closed = Some(WriteErrorKind::Closed);
+    let (headers, (renewed, signed, session)) = browser.visit_seen(&node, turn).await;
+    assert_eq!((renewed, signed, set_cookies(&headers)), (closed, closed, vec![]));
+    assert_eq!(session.relay(), None);
+}
+
+#[tokio::test]
+async fn renewal_of_an_id_that_another_request_ended_is_closed() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let old = browser.clone();
+    browser.visit(&node, async |session| session.sign_in(user("ada")).await.unwrap()).await;
+    let renew = async |session: Session| kind(session.renew().await);
+    let (headers, renewed) = old.clone().visit_seen(&node, renew).await;
+    assert_eq!((renewed, set_cookies(&headers)), (Some(WriteErrorKind::Closed), vec![]));
+    assert!(is_ada(principal(&browser, &node).await));
+}
+
+#[tokio::test]
+async fn two_renewals_at_once_leave_one_session() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let mut second = browser.clone();
+    let first_browser = browser.clone();
+    let (inner, mut first) = (node.clone(), first_browser.clone());
+    let both = async move |session: Session| {
+        first.visit(&inner, async |session| session.renew().await.unwrap()).await;
+        (first, session.renew().await.unwrap_err().to_string())
+    };
+    let (headers, (mut first, error)) = second.visit_seen(&node, both).await;
+    assert_eq!(
+        (error.as_str(), set_cookies(&headers)),
+        ("the session is closed: renewed (another handle has renewed the session)", vec![])
+    );
+    assert_eq!(get::<Theme>(&mut first, &node).await, theme("light"));
+}
+
+// A clone's renewal was taken for somebody else's: the sign-out was `Ok`, and the user still signed in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sign_out_beside_a_clones_renewal_signs_out() {
+    let node = App::new().node();
+    for _ in 0..200 {
+        let mut browser = signed_in(&node, "ada").await;
+        let turn = async |session: Session| {
+            let (one, two) = (session.clone(), session.clone());
+            let renewing = tokio::spawn(async move { one.renew().await });
+            let ending = tokio::spawn(async move { two.destroy().await });
+            let _ = renewing.await.unwrap();
+            ending.await.unwrap().unwrap();
+            session.principal()
+        };
+        assert_eq!(browser.visit(&node, turn).await, None);
+        assert_eq!(principal(&browser, &node).await, None);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lifetime_follows_a_clones_renewal() {
+    let node = App::new().node();
+    let short = Lifetime::new(DAY / 4, DAY / 2).unwrap();
+    for _ in 0..200 {
+        let mut browser = visitor(&node).await;
+        let turn = async move |session: Session| {
+            let (one, two) = (session.clone(), session.clone());
+            let renewing = tokio::spawn(async move { one.renew().await });
+            let setting = tokio::spawn(async move { two.set_lifetime(short).await });
+            renewing.await.unwrap().unwrap();
+            setting.await.unwrap().unwrap();
+            session.expires_at()
+        };
+        let expires = browser.visit(&node, turn).await;
+        let again = browser.visit(&node, async |session| session.expires_at()).await;
+        let mut other = Browser::new();
+        let set = async |session: Session| {
+            session.set(Visits(1)).await.unwrap();
+            session.expires_at()
+        };
+        let configured = other.visit(&node, set).await;
+        assert_eq!(expires, again);
+        assert!(expires < configured, "the lifetime of the session's own");
+    }
+}

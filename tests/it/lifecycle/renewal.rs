@@ -1,0 +1,259 @@
+//! A session that is renewed or signed in: what goes along to the new id, what stays behind, and what ends.
+
+use std::{pin::pin, time::Duration};
+
+use futures_util::FutureExt;
+use http::StatusCode;
+use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
+
+use crate::support::{
+    app::{
+        App, carried, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
+        waiting_for,
+    },
+    site::{Site, dark},
+    world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
+};
+
+// Renewed.
+
+// Acceptance 39, R3.
+#[tokio::test]
+async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let (old, socket) = (browser.clone(), browser.open(&site.node).await);
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    assert_ne!(browser.token()[..56], old.token()[..56]);
+    assert_eq!(browser.theme(&site.node).await, dark());
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(old.theme(&site.node).await, Theme::default());
+    assert_eq!(socket.closed().now_or_never(), Some(Closed::Renewed));
+    assert_eq!(kind(socket.set(Visits(1)).await), Some(WriteErrorKind::Closed));
+    assert_eq!(socket.value::<Theme>(), Theme::default());
+}
+
+// Acceptance 56, R3.
+#[tokio::test]
+async fn renewal_where_memory_has_lost_the_session_keeps_it() {
+    let site = Site::new();
+    let mut browser = site.dark().await;
+    let old = browser.clone();
+    let cold = site.cold();
+    browser.visit(&cold, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(browser.theme(&cold).await, dark());
+    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(old.theme(&cold).await, Theme::default());
+}
+
+// R3: a browser that never heard of the new id has lost its session.
+#[tokio::test]
+async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
+    let site = Site::new();
+    let browser = site.dark().await;
+    browser.clone().visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    for _ in 0..2 {
+        assert_eq!(browser.theme(&site.node).await, Theme::default());
+        site.clock.advance(Duration::from_secs(61));
+    }
+}
+
+// Acceptance 30.
+#[tokio::test]
+async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
+    let (mut mine, mut clones, mut others) =
+        (live.watch::<Theme>(), live.clone().watch::<Theme>(), other.watch::<Theme>());
+    for watch in [&mut mine, &mut clones, &mut others] {
+        assert_eq!(soon(watch.next()).await, Some(theme("light")));
+    }
+    let (closed, ending) = (tokio::spawn(other.closed()), tokio::spawn(async move { others.next().await }));
+    let mut open = pin!(live.closed());
+    tokio::task::yield_now().await;
+    live.renew().await.unwrap();
+    assert_eq!((soon(closed).await.unwrap(), soon(ending).await.unwrap()), (Closed::Renewed, None));
+    assert_eq!(kind(other.set(theme("late")).await), Some(WriteErrorKind::Closed));
+    assert!(open.as_mut().now_or_never().is_none());
+    let waiting = [waiting_for(mine, theme("dark")).await, waiting_for(clones, theme("dark")).await];
+    live.set(theme("dark")).await.unwrap();
+    for page in waiting {
+        soon(page).await.unwrap();
+    }
+}
+
+// Acceptance 30.
+#[tokio::test]
+async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
+    let node = App::new().node();
+    let live = under_way(&visitor(&node).await, &node).await;
+    let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
+    live.renew().await.unwrap();
+    settled().await;
+    live.set(theme("dark")).await.unwrap();
+    soon(page).await.unwrap();
+}
+
+#[tokio::test]
+async fn login_follows_any_end_and_renewal_only_its_own() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let old = browser.clone();
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let mut again = old.clone();
+    sign_in(&mut again, &node, "ada").await;
+    assert_eq!(again.visit(&node, async |s| s.principal()).await, Some(Principal::new("ada")));
+    let refused = old.clone().visit(&node, async |session| session.renew().await).await;
+    assert_eq!(kind(refused), Some(WriteErrorKind::Closed));
+    let mut renewed = visitor(&node).await;
+    let renew = async |session: Session| {
+        session.destroy().await.unwrap();
+        session.renew().await.unwrap();
+        session.set(Visits(1)).await.unwrap();
+    };
+    renewed.visit(&node, renew).await;
+    assert_eq!((get(&mut renewed, &node).await, get(&mut renewed, &node).await), (Visits(1), Theme::default()));
+}
+
+// Signed in.
+
+// Acceptance 57b.
+#[tokio::test]
+async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_users_own() {
+    for (own, adopts, expected) in
+        [(None, false, -1), (None, true, 3), (Some(Division(2)), false, 2), (Some(Division(2)), true, 2)]
+    {
+        let app = App::new();
+        let node = app.node();
+        if let Some(own) = own {
+            node.sessions.of(Principal::new("ada")).await.unwrap().set(own).await.unwrap();
+        }
+        let mut browser = Browser::new();
+        set(&mut browser, &node, Division(3)).await;
+        let sign_in = async move |session: Session| {
+            let turn = session.sign_in(User("ada".into()));
+            if adopts { turn.adopt::<Division>().await } else { turn.await }
+        };
+        browser.visit(&node, sign_in).await.unwrap();
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(expected));
+        assert_eq!(carried::<Division>(&browser, &app).await, Division(expected));
+    }
+}
+
+// Acceptance 57b.
+#[tokio::test]
+async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principal() {
+    let app = App::new();
+    let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
+    let node = || app.node_with(|sessions| sessions.identify_by::<User>(principal));
+    let (node, restarted) = (node(), node());
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(3)).await;
+    set(&mut browser, &node, theme("dark")).await;
+    sign_in(&mut browser, &node, "guest").await;
+    for node in [node, restarted] {
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1));
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    }
+}
+
+// Acceptance 57b.
+#[tokio::test]
+async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let tab = socket(&browser, &node).await;
+    let closed = tokio::spawn(tab.closed());
+    tokio::task::yield_now().await;
+    sign_in(&mut browser, &node, "ada").await;
+    assert_eq!(soon(closed).await.unwrap(), Closed::Renewed);
+    assert_eq!(tab.principal(), None);
+    assert_eq!(socket(&browser, &node).await.principal(), Some(Principal::new("ada")));
+}
+
+// Acceptance 57b.
+#[tokio::test]
+async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut late = browser.clone();
+    sign_in(&mut browser, &node, "ada").await;
+    let answer = post(&mut late, &node, r#"{"theme": "late"}"#).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"));
+    assert!(answer.set_cookies().is_empty());
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+    assert_eq!(browser.visit(&node, async |s| s.principal()).await, Some(Principal::new("ada")));
+}
+
+#[tokio::test]
+async fn a_watch_that_signs_in_follows_the_users_own_value() {
+    let node = App::new().node();
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    job.set(Division(2)).await.unwrap();
+    let live = under_way(&visitor(&node).await, &node).await;
+    live.set(Division(3)).await.unwrap();
+    let mut watch = live.watch::<Division>();
+    assert_eq!(soon(watch.next()).await, Some(Division(3)));
+    live.sign_in(User("ada".into())).await.unwrap();
+    assert_eq!(soon(watch.next()).await, Some(Division(2)));
+    let (page, other) = (waiting_for(watch, Division(4)).await, live.watch::<Visits>());
+    let other = waiting_for(other, Visits(1)).await;
+    job.set(Division(4)).await.unwrap();
+    live.set(Visits(1)).await.unwrap();
+    soon(page).await.unwrap();
+    soon(other).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = Node::new(builder(&ring, &clock).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let session = under_way(&browser, &node).await;
+    let mut divisions = session.watch::<Division>();
+    assert_eq!(divisions.next().await, Some(Division(-1)));
+    let refused = session.sign_in(User("x".repeat(9_000))).await;
+    assert_eq!(kind(refused), Some(WriteErrorKind::TooLarge));
+    let woken = tokio::spawn(async move { divisions.next().await });
+    tokio::task::yield_now().await;
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
+    let woken = tokio::time::timeout(Duration::from_secs(2), woken).await;
+    assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
+}
+
+#[tokio::test]
+async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
+    let (first, second) = (node(), node());
+    let mut browser = Browser::new();
+    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Division(1)).await.unwrap()).await;
+    browser.visit(&second, async |s| s.value::<Division>()).await;
+    clock.advance(Duration::from_secs(1));
+    browser.visit(&first, async |s| s.set(Division(2)).await.unwrap()).await;
+    browser.visit(&second, async |s| s.sign_in(User("bob".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node(), async |s| s.value::<Division>()).await, Division(-1));
+}
+
+// Acceptance 22.
+#[tokio::test]
+async fn the_next_user_of_a_browser_sees_nothing_of_the_last_ones() {
+    for signs_out in [true, false] {
+        let app = App::new();
+        let node = app.node();
+        let mut browser = signed_in(&node, "ada").await;
+        set(&mut browser, &node, Division(2)).await;
+        if signs_out {
+            browser.visit(&node, async |session| session.sign_out().await.unwrap()).await;
+            assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1));
+        }
+        sign_in(&mut browser, &node, "bob").await;
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(-1));
+        assert_eq!(carried::<Division>(&browser, &app).await, Division(-1));
+        sign_in(&mut browser, &node, "ada").await;
+        assert_eq!(get::<Division>(&mut browser, &node).await, Division(2), "hers are hers");
+    }
+}

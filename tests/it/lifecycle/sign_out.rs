@@ -1,0 +1,228 @@
+//! Sign-outs that meet a renewal: `destroy` with the old id ends the session that goes on under the new id.
+
+use std::{future::Future, time::Duration};
+
+use http::Response;
+use http_body_util::Full;
+use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
+
+use crate::support::{
+    app::{App, at_once, get, sign_in, signed_in, socket, theme, visitor},
+    world::{BoxFuture, Browser, Node, TICK, Theme, set_cookies},
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+async fn renew(browser: &mut Browser, node: &Node) {
+    browser.visit(node, async |session| session.renew().await.unwrap()).await;
+}
+
+/// Signs out. Returns whether the response removed the cookie.
+async fn sign_out(browser: &Browser, node: &Node) -> bool {
+    let mut browser = browser.clone();
+    let (headers, ()) = browser.visit_seen(node, async |session| session.sign_out().await.unwrap()).await;
+    let said = !set_cookies(&headers).is_empty();
+    assert_eq!(said, browser.cookie("session").is_none(), "nothing but a removal");
+    said
+}
+
+async fn user(browser: &Browser, node: &Node) -> Option<Principal> {
+    browser.clone().visit(node, async |session| session.principal()).await
+}
+
+fn ada() -> Option<Principal> {
+    Some(Principal::new("ada"))
+}
+
+// G13.
+#[tokio::test]
+async fn late_sign_out_ends_renewed_session() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    let tab = socket(&browser, &node).await;
+    assert!(sign_out(&late, &node).await, "the browser may hold the new cookie by now");
+    assert_eq!((user(&browser, &node).await, at_once(tab.closed())), (None, Some(Closed::Destroyed)));
+    assert!(!sign_out(&late, &node).await, "nothing was left to end");
+}
+
+// G13.
+#[tokio::test]
+async fn sign_out_in_flight_ends_renewed_session() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let (late, other) = (browser.clone(), node.clone());
+    let slow = async move |session: Session| {
+        renew(&mut browser, &other).await;
+        session.sign_out().await.unwrap();
+        browser
+    };
+    let (headers, renewed) = late.clone().visit_seen(&node, slow).await;
+    assert_eq!((user(&renewed, &node).await, set_cookies(&headers).len()), (None, 1));
+}
+
+// G13.
+#[tokio::test]
+async fn sign_out_follows_every_renewal() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let late = browser.clone();
+    for _ in 0..3 {
+        renew(&mut browser, &node).await;
+    }
+    assert_eq!(user(&browser, &node).await, ada());
+    assert!(sign_out(&late, &node).await);
+    assert_eq!(user(&browser, &node).await, None);
+}
+
+// G13.
+#[tokio::test]
+async fn sign_out_after_a_minute_follows_nothing() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let (late, tab) = (browser.clone(), socket(&browser, &node).await);
+    renew(&mut browser, &node).await;
+    app.pass(MINUTE);
+    tab.sign_out().await.unwrap();
+    assert!(!sign_out(&late, &node).await);
+    assert_eq!(user(&browser, &node).await, ada());
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    app.pass(MINUTE - TICK);
+    assert!(sign_out(&late, &node).await, "within the minute");
+}
+
+// G13: somebody may have planted the cookie from before the login.
+#[tokio::test]
+async fn sign_out_never_follows_a_login() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let (planted, tab) = (browser.clone(), socket(&browser, &node).await);
+    sign_in(&mut browser, &node, "ada").await;
+    let before = browser.clone();
+    for user in ["bob", "ada"] {
+        sign_in(&mut browser, &node, user).await;
+    }
+    tab.sign_out().await.unwrap();
+    for late in [planted, before] {
+        assert!(!sign_out(&late, &node).await);
+        assert_eq!(user(&browser, &node).await, ada());
+    }
+}
+
+// G13.
+#[tokio::test]
+async fn login_after_a_renewal_ends_the_chain() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    sign_in(&mut browser, &node, "ada").await;
+    assert!(!sign_out(&late, &node).await);
+    assert_eq!(user(&browser, &node).await, ada());
+}
+
+// G13.
+#[tokio::test]
+async fn anonymous_renewal_is_not_followed() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    assert!(!sign_out(&late, &node).await);
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+}
+
+/// A visit of a user whom the head names, or of nobody.
+async fn visit_as<F, Fut>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F)
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = ()> + Send + 'static,
+{
+    let mut request = browser.request();
+    if let Some(user) = user {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+    }
+    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+    let (response, ()) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    browser.take(response.headers());
+}
+
+// G13: the head names the principal of each request.
+#[tokio::test]
+async fn sign_out_follows_its_own_principal_alone() {
+    let identify = |head: &http::request::Parts| {
+        let user = head.headers.get("x-user")?;
+        Some(Principal::new(user.to_str().unwrap()))
+    };
+    let lives = |renews: Option<&'static str>, destroys: Option<&'static str>| async move {
+        let chain = App::new().chain(DefaultTier::new()).value::<Theme>().identify(identify);
+        let node = Node::new(chain.build().unwrap());
+        let mut browser = visitor(&node).await;
+        let mut late = browser.clone();
+        visit_as(&mut browser, &node, renews, async |session| session.renew().await.unwrap()).await;
+        visit_as(&mut late, &node, destroys, async |session| session.destroy().await.unwrap()).await;
+        get::<Theme>(&mut browser, &node).await == theme("light")
+    };
+    let (ada, bob) = (Some("ada"), Some("bob"));
+    assert!(!lives(ada, ada).await);
+    for (renews, destroys) in [(ada, bob), (ada, None), (None, ada), (None, None)] {
+        assert!(lives(renews, destroys).await, "{renews:?} {destroys:?}");
+    }
+}
+
+// G13 over a store: the successor ends there too.
+#[tokio::test]
+async fn sign_out_ends_renewed_session_in_the_store() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (here, there) = (node(), node());
+    let mut browser = signed_in(&here, "ada").await;
+    let late = browser.clone();
+    renew(&mut browser, &here).await;
+    assert!(sign_out(&late, &here).await);
+    assert_eq!(user(&browser, &there).await, None);
+}
+
+// A store says of an ended id that it has ended, and not whether it was renewed: a sign-out on a node that learnt of the
+// end from the store ends nothing.
+#[tokio::test]
+async fn sign_out_on_another_node_follows_nothing() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (here, there) = (node(), node());
+    let mut browser = signed_in(&here, "ada").await;
+    let late = browser.clone();
+    renew(&mut browser, &here).await;
+    assert_eq!(user(&late, &there).await, None);
+    assert!(!sign_out(&late, &there).await);
+    assert_eq!(user(&browser, &there).await, ada(), "a late request is no sign-out");
+}
+
+// G13: without a store a node learns of a renewal from the new cookie.
+#[tokio::test]
+async fn sign_out_follows_renewal_of_another_node() {
+    let app = App::new();
+    let (here, there) = (app.node(), app.node());
+    let mut browser = signed_in(&here, "ada").await;
+    let late = browser.clone();
+    renew(&mut browser, &here).await;
+    assert_eq!(user(&browser, &there).await, ada());
+    assert!(sign_out(&late, &there).await);
+    assert_eq!(user(&browser, &there).await, None);
+}
+
+#[tokio::test]
+async fn late_sign_out_leaves_an_idle_successor() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let brief = Lifetime::new(MINUTE / 4, MINUTE).unwrap();
+    browser.visit(&node, async move |session| session.set_lifetime(brief).await.unwrap()).await;
+    let late = browser.clone();
+    renew(&mut browser, &node).await;
+    app.pass(MINUTE / 2);
+    assert!(!sign_out(&late, &node).await, "nothing was left to end");
+}

@@ -1,0 +1,388 @@
+//! What goes on after the response: watches, changes, and writes of handles that outlive their request.
+
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+    task::{Context, Wake, Waker},
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use layered_session::{
+    ChangeOrigin, Changed, Changes, Closed, DefaultTier, Session, SessionValue, WriteErrorKind, testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, carried, get, kind, set, signed_in, socket, soon, theme, under_way, visitor, waiting_for},
+    world::{Browser, DAY, Division, HOUR, Node, Theme, Visits, builder, ring},
+};
+
+/// What a stream of changes has to say now.
+fn told(changes: &mut Changes) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(Some(changed)) = at_once(changes.next()) {
+        told.push(match changed {
+            Changed::Set { name, .. } => format!("set {name}"),
+            Changed::Removed { name, .. } => format!("removed {name}"),
+            Changed::Expired { name, .. } => format!("expired {name}"),
+            Changed::Cleared { .. } => "cleared".to_owned(),
+            Changed::Closed(reason) => format!("closed: {reason}"),
+            other => format!("{other:?}").to_lowercase(),
+        });
+    }
+    told
+}
+
+/// It ends an hour after its last write.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Notice(String);
+
+impl SessionValue for Notice {
+    const NAME: &'static str = "notice";
+    const MAX_AGE: Option<Duration> = Some(HOUR);
+}
+
+// Watches and changes.
+
+// Acceptance 26.
+#[tokio::test]
+async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    let (mut changes, mut watch) = (live.changes(), live.watch::<Theme>());
+    assert_eq!(soon(watch.next()).await, Some(Theme::default()));
+    live.set(theme("dark")).await.unwrap();
+    assert_eq!(told(&mut changes), ["set theme"]);
+    assert_eq!(soon(watch.next()).await, Some(theme("dark")), "a writer sees its own change");
+    live.set(Visits(1)).await.unwrap();
+    assert_eq!(told(&mut changes), ["set visits"]);
+    assert_eq!((live.value::<Theme>(), live.value::<Visits>()), (theme("dark"), Visits(1)));
+    assert_eq!(at_once(watch.next()), None, "another value is none of its business");
+}
+
+#[tokio::test]
+async fn set_removed_cleared_renewed_and_closed_are_told_apart() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
+    let (mut changes, mut others) = (live.changes(), other.changes());
+    live.set(Visits(1)).await.unwrap();
+    assert_eq!(told(&mut changes), ["set visits"]);
+    live.remove::<Visits>().await.unwrap();
+    assert_eq!(told(&mut changes), ["removed visits"]);
+    live.clear().await.unwrap();
+    assert_eq!(told(&mut changes), ["cleared", "removed theme"]);
+    live.set(theme("dark")).await.unwrap();
+    live.set(Visits(2)).await.unwrap();
+    assert_eq!(told(&mut changes), ["set theme", "set visits", "caughtup"]);
+    live.renew().await.unwrap();
+    assert_eq!(told(&mut changes), ["renewed", "set theme", "set visits"]);
+    assert_eq!(told(&mut others), ["closed: renewed"]);
+    live.destroy().await.unwrap();
+    assert_eq!(told(&mut changes), ["closed: destroyed"]);
+    assert_eq!(soon(changes.next()).await, None);
+}
+
+/// A task that looks at a stream of changes in the very moment in which it is woken.
+struct Prompt(Mutex<(Changes, Vec<String>)>);
+
+impl Wake for Prompt {
+    fn wake(self: Arc<Self>) {
+        let (changes, seen) = &mut *self.0.lock().unwrap();
+        seen.extend(told(changes));
+    }
+}
+
+#[tokio::test]
+async fn nobody_sees_half_of_a_clear() {
+    let app = App::new();
+    let newer = app.chain(DefaultTier::new()).value::<Theme>().value::<Notice>().build().unwrap();
+    let mut browser = visitor(&app.node()).await;
+    set(&mut browser, &Node::new(newer), Notice("rides along".into())).await;
+    let live = socket(&browser, &app.node()).await;
+    live.set(Visits(1)).await.unwrap();
+    let prompt = Arc::new(Prompt(Mutex::new((live.changes(), Vec::new()))));
+    let mut woken = live.changes();
+    assert!(pin!(woken.next()).as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&prompt)))).is_pending());
+    live.clear().await.unwrap();
+    assert_eq!(prompt.0.lock().unwrap().1, ["cleared", "removed theme", "removed visits"]);
+}
+
+#[tokio::test]
+async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
+    let app = App::new();
+    let (here, elsewhere) = (app.node(), app.node());
+    let mut browser = visitor(&here).await;
+    let mut streams = [socket(&browser, &here).await, socket(&browser, &elsewhere).await].map(|live| live.changes());
+    browser
+        .visit(&here, async |session| session.batch().set(Visits(1)).remove::<Theme>().commit().await.unwrap())
+        .await;
+    get::<Visits>(&mut browser, &elsewhere).await;
+    let origins = streams.each_mut().map(|changes| {
+        let all = std::iter::from_fn(|| at_once(changes.next()).flatten());
+        let origin = |changed| match changed {
+            Changed::Set { name: "visits", origin, .. } | Changed::Removed { name: "theme", origin, .. } => origin,
+            other => panic!("{other:?}"),
+        };
+        all.map(origin).collect::<Vec<_>>()
+    });
+    assert_eq!(origins, [[ChangeOrigin::Fresh; 2], [ChangeOrigin::Carried; 2]]);
+}
+
+// Acceptance 31.
+#[tokio::test]
+async fn a_destroyed_session_is_not_an_emptied_one() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
+    let (mut watch, mut closed) = (other.watch::<Theme>(), pin!(other.closed()));
+    assert_eq!(soon(watch.next()).await, Some(theme("light")));
+    live.clear().await.unwrap();
+    assert_eq!(soon(watch.next()).await, Some(Theme::default()));
+    assert!(closed.as_mut().now_or_never().is_none());
+    other.set(Visits(1)).await.unwrap();
+    live.destroy().await.unwrap();
+    assert_eq!(soon(watch.next()).await, None);
+    assert_eq!(soon(closed).await, Closed::Destroyed);
+    assert_eq!(kind(other.set(Visits(2)).await), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn a_slow_reader_skips_to_the_newest_and_holds_no_writer_up() {
+    let node = App::new().node();
+    let live = socket(&visitor(&node).await, &node).await;
+    let (mut watch, mut changes) = (live.watch::<Visits>(), live.changes());
+    for n in 1..=10_000 {
+        live.set(Visits(n)).await.unwrap();
+    }
+    assert_eq!(at_once(watch.next()), Some(Some(Visits(10_000))));
+    assert_eq!(at_once(watch.next()), None);
+    assert_eq!(told(&mut changes), ["set visits", "caughtup"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_watcher_comes_to_the_final_state() {
+    const LAST: u64 = 2000;
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let mut watching = Vec::new();
+    for _ in 0..8 {
+        let mut watch = socket(&browser, &node).await.watch::<Visits>();
+        watching.push(tokio::spawn(async move {
+            let mut before = None;
+            loop {
+                let Visits(now) = watch.next().await.expect("the session lives");
+                assert!(before < Some(now), "{now} after {before:?}");
+                if now == LAST {
+                    break;
+                }
+                before = Some(now);
+            }
+        }));
+    }
+    let live = socket(&browser, &node).await;
+    for n in 1..=LAST {
+        live.set(Visits(n)).await.unwrap();
+    }
+    for watching in watching {
+        soon(watching).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_one_owner_reaches_anothers_watcher() {
+    let node = App::new().node();
+    let mut ada = signed_in(&node, "ada").await;
+    let bob = socket(&signed_in(&node, "bob").await, &node).await;
+    let nobody = socket(&visitor(&node).await, &node).await;
+    let mut streams = [bob.changes(), nobody.changes()];
+    let mut watches = [bob.watch::<Division>(), nobody.watch::<Division>()];
+    for watch in &mut watches {
+        assert_eq!(soon(watch.next()).await, Some(Division(-1)));
+    }
+    set(&mut ada, &node, Division(2)).await;
+    set(&mut ada, &node, theme("dark")).await;
+    ada.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    assert!(streams.iter_mut().all(|stream| told(stream).is_empty()));
+    assert!(watches.iter_mut().all(|watch| at_once(watch.next()).is_none()));
+}
+
+// Acceptance 28.
+#[tokio::test]
+async fn who_watches_before_there_is_a_session_sees_it_come() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    let (mut watch, mut changes, mut closed) = (live.watch::<Theme>(), live.changes(), pin!(live.closed()));
+    assert_eq!(soon(watch.next()).await, Some(Theme::default()));
+    assert_eq!((told(&mut changes), node.sessions.stats().records), (vec![], 0));
+    live.clone().set(theme("dark")).await.unwrap();
+    assert_eq!(soon(watch.next()).await, Some(theme("dark")));
+    assert_eq!(told(&mut changes), ["set theme"]);
+    let page = waiting_for(watch, theme("light")).await;
+    live.set(theme("light")).await.unwrap();
+    soon(page).await.unwrap();
+    assert!(closed.as_mut().now_or_never().is_none());
+    live.destroy().await.unwrap();
+    assert_eq!(soon(closed).await, Closed::Destroyed);
+}
+
+// Acceptance 9.
+#[tokio::test]
+async fn the_next_view_of_a_socket_begins_with_the_newest_value() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let mut first_view = live.watch::<Theme>();
+    assert_eq!(at_once(first_view.next()), Some(Some(theme("light"))));
+    set(&mut browser, &node, theme("dark")).await;
+    drop(first_view);
+    assert_eq!(live.value::<Theme>(), theme("dark"));
+    assert_eq!(at_once(live.watch::<Theme>().next()), Some(Some(theme("dark"))));
+}
+
+#[tokio::test]
+async fn the_end_of_a_value_wakes_its_watch() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Notice>().value::<Theme>().build().unwrap());
+    let live = socket(&visitor(&node).await, &node).await;
+    live.set(Notice("saved".into())).await.unwrap();
+    let (mut watch, mut changes) = (live.watch::<Notice>(), live.changes());
+    assert_eq!(soon(watch.next()).await, Some(Notice("saved".into())));
+    let watching = tokio::spawn(async move { watch.next().await });
+    let changing = tokio::spawn(async move { changes.next().await });
+    tokio::task::yield_now().await;
+    app.pass(HOUR);
+    assert_eq!(soon(watching).await.unwrap(), Some(Notice::default()));
+    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: "notice", .. })));
+    assert_eq!(live.get::<Notice>(), None);
+}
+
+#[tokio::test]
+async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.idle(60 * DAY).absolute(365 * DAY));
+    let live = socket(&signed_in(&node, "ada").await, &node).await;
+    live.set(Division(2)).await.unwrap();
+    let (mut watch, mut changes) = (live.watch::<Division>(), live.changes());
+    assert_eq!(soon(watch.next()).await, Some(Division(2)));
+    let watching = tokio::spawn(async move { watch.next().await });
+    let changing = tokio::spawn(async move { changes.next().await });
+    tokio::task::yield_now().await;
+    app.pass(31 * DAY);
+    assert_eq!(soon(watching).await.unwrap(), Some(Division(-1)));
+    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: Division::NAME, .. })));
+    assert_eq!(live.get::<Division>(), None);
+}
+
+// G18.
+#[tokio::test]
+async fn whoever_watches_is_told_of_the_greater_bytes_of_an_equal_version() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
+    let mut browser = visitor(&nodes[0]).await;
+    let socket = browser.clone().visit(&nodes[0], async |session| session).await;
+    // Both nodes have yet to write, at the same moment.
+    set(&mut browser.clone(), &nodes[0], Visits(1)).await;
+    set(&mut browser, &nodes[1], Visits(2)).await;
+    let (mut watch, mut changes) = (socket.watch::<Visits>(), socket.changes());
+    assert_eq!(at_once(watch.next()), Some(Some(Visits(1))));
+    get::<Visits>(&mut browser, &nodes[0]).await;
+    assert_eq!(at_once(watch.next()), Some(Some(Visits(2))));
+    assert!(matches!(at_once(changes.next()), Some(Some(Changed::Set { .. }))));
+}
+
+#[tokio::test]
+async fn sweeper_ends_at_a_shutdown() {
+    let node = App::new().node();
+    let sweeper = tokio::spawn(node.sessions.sweeper());
+    tokio::task::yield_now().await;
+    assert!(!sweeper.is_finished());
+    node.sessions.shutdown();
+    soon(sweeper).await.unwrap();
+    soon(node.sessions.sweeper()).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_what_waits_and_no_session() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let (mut watch, mut changes) = (live.watch::<Theme>(), live.changes());
+    assert_eq!(soon(watch.next()).await, Some(theme("light")));
+    let (closed, watching) = (tokio::spawn(live.closed()), tokio::spawn(async move { watch.next().await }));
+    tokio::task::yield_now().await;
+    node.sessions.shutdown();
+    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (Closed::Shutdown, None));
+    assert_eq!(told(&mut changes), ["closed: shutdown"]);
+    live.set(theme("dark")).await.unwrap();
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+// Writes of open handles.
+
+// Acceptance 27.
+#[tokio::test]
+async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    socket(&browser, &node).await.set(theme("dark")).await.unwrap();
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    assert_eq!(socket(&browser, &node).await.value::<Theme>(), theme("dark"));
+}
+
+#[tokio::test]
+async fn clones_that_write_first_at_once_make_one_session() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    let (one, other) = tokio::join!(live.set(theme("dark")), live.set(Visits(1)));
+    one.and(other).unwrap();
+    assert_eq!((live.value::<Theme>(), live.value::<Visits>()), (theme("dark"), Visits(1)));
+    assert_eq!(node.sessions.stats().records, 1);
+}
+
+// Acceptance 33.
+#[tokio::test]
+async fn two_sockets_that_write_different_names_keep_both() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let (one, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
+    let (first, second) = tokio::join!(one.set(theme("dark")), other.set(Visits(1)));
+    first.and(second).unwrap();
+    assert_eq!((get(&mut browser, &node).await, get(&mut browser, &node).await), (theme("dark"), Visits(1)));
+    assert_eq!((carried(&browser, &app).await, carried(&browser, &app).await), (theme("dark"), Visits(1)));
+}
+
+// Acceptance 33.
+#[tokio::test]
+async fn a_response_never_writes_back_what_its_request_loaded() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let slow = async move |session: Session| {
+        let loaded = session.value::<Theme>();
+        live.set(theme("dark")).await.unwrap();
+        session.set(Visits(1)).await.unwrap();
+        loaded
+    };
+    assert_eq!(browser.visit(&node, slow).await, theme("light"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+// Acceptance 34.
+#[tokio::test]
+async fn ordinary_handlers_read_and_write_as_sockets_do() {
+    let node = App::new().node();
+    let mut browser = Browser::new();
+    let handler = async |session: Session| {
+        session.batch().set(theme("dark")).set(Visits(1)).commit().await.unwrap();
+        session.update::<Visits>(|visits| visits.0 += 1).await.unwrap();
+        session.take::<Theme>().await.unwrap()
+    };
+    assert_eq!(browser.visit(&node, handler).await, Some(theme("dark")));
+    assert_eq!((get(&mut browser, &node).await, get(&mut browser, &node).await), (Theme::default(), Visits(2)));
+}

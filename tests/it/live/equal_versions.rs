@@ -1,0 +1,32 @@
+//! Two nodes can write at the same version. The greater bytes win then, and whoever follows the session is told.
+
+use std::time::Duration;
+
+use layered_session::{Changed, SessionValue};
+
+use crate::support::{
+    app::{App, at_once, get, set, visitor},
+    world::Theme,
+};
+
+#[tokio::test]
+async fn a_stream_of_changes_tells_of_what_wins_at_the_same_version() {
+    let app = App::new();
+    let (one, two, third) = (app.node(), app.node(), app.node());
+    let mut browser = visitor(&one).await;
+    let mut twin = browser.clone();
+    app.pass(Duration::from_secs(1));
+    set(&mut browser, &one, Theme("a".into())).await;
+    set(&mut twin, &two, Theme("b".into())).await;
+
+    let mut changes = browser.visit(&third, async |session| session.changes()).await;
+    assert!(at_once(changes.next()).is_none());
+    assert_eq!(get::<Theme>(&mut twin, &third).await, Theme("b".into()));
+    let told = at_once(changes.next()).flatten();
+    assert!(matches!(told, Some(Changed::Set { name: Theme::NAME, .. })), "{told:?}");
+    assert!(at_once(changes.next()).is_none(), "once");
+
+    // The loser comes again, which changes nothing.
+    get::<Theme>(&mut browser.clone(), &third).await;
+    assert!(at_once(changes.next()).is_none());
+}

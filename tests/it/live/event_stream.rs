@@ -1,0 +1,475 @@
+//! The event stream: what a page is told of its session, and what it never is.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{HeaderMap, Method, StatusCode, header};
+use http_body_util::BodyExt;
+use layered_session::{
+    BuildErrorKind, DefaultTier, Principal, Session, SessionValue, SessionWriteback, WritebackBody,
+    tier::{Found, Lookup, Tier, TierFuture},
+};
+
+use crate::support::{
+    app::{
+        App, BEAT, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, under_way, visitor,
+    },
+    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
+};
+
+const HEARTBEAT: Duration = Duration::from_secs(15);
+const RELAY_DELAY: Duration = Duration::from_millis(200);
+
+/// A writeback that lets pages write the theme and the division, and read the user; of visits they hear nothing.
+fn writeback(node: &Node) -> SessionWriteback {
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    writeback.allow::<Division>().unwrap().expose::<User>().unwrap()
+}
+
+fn request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    browser.request_of_page(Method::GET, "/events", "")
+}
+
+/// A page with its stream open.
+struct Page {
+    head: HeaderMap,
+    stream: WritebackBody,
+}
+
+impl Page {
+    async fn open(browser: &Browser, node: &Node) -> Self {
+        let response = node.stream(writeback(node), request(browser)).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        let (head, stream) = response.into_parts();
+        Self { head: head.headers, stream }
+    }
+
+    /// The same, past what every stream begins with.
+    async fn opened(browser: &Browser, node: &Node) -> Self {
+        let mut page = Self::open(browser, node).await;
+        assert!(page.told().starts_with("event: state\n"));
+        page
+    }
+
+    /// All that there is to read now.
+    fn told(&mut self) -> String {
+        told(&mut self.stream)
+    }
+
+    /// The relay token that it is told to bring, after the time in which a response could have brought it.
+    fn relay(&mut self, app: &App) -> Option<String> {
+        app.pass(RELAY_DELAY);
+        let told = self.told();
+        let token = told.strip_prefix("event: relay\ndata: \"")?.strip_suffix("\"\n\n").expect("one event");
+        Some(token.to_owned())
+    }
+
+    fn is_over(&mut self) -> bool {
+        matches!(self.stream.frame().now_or_never(), Some(None))
+    }
+}
+
+/// The marks of session and user in a state, and the state without them.
+fn marks(state: &str) -> (String, String, String) {
+    let (before, rest) = state.split_once("\"session\":\"").expect("a state");
+    let (session, rest) = rest.split_once("\",\"user\":\"").unwrap();
+    let (user, after) = rest.split_once("\",").unwrap();
+    (session.to_owned(), user.to_owned(), format!("{before}{after}"))
+}
+
+#[tokio::test]
+async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    set(&mut browser, &node, Division(2)).await;
+    set(&mut browser, &node, Visits(7)).await;
+    let mut page = Page::open(&browser, &node).await;
+    let (session, user, told) = marks(&page.told());
+    assert_eq!((session.len(), user.len()), (16, 16));
+    let state = r#"{"heartbeat":15000,"values":{"current_division_id":2,"user":"ada"}}"#;
+    assert_eq!(told, format!("event: state\ndata: {state}\n\n"));
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-store, no-transform"),
+        (header::VARY, "cookie"),
+    ] {
+        assert_eq!(page.head[&name].to_str().unwrap().to_lowercase(), value);
+    }
+    assert_eq!(page.head.get(header::SET_COOKIE), None);
+    assert_eq!(page.head["x-accel-buffering"], "no");
+}
+
+/// The request of a same-origin `EventSource` on plain http off loopback: neither `Origin` nor `Sec-Fetch-Site`.
+fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes>> {
+    let mut request = browser.request_of(Method::GET, "/events", "");
+    request.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
+    request
+}
+
+// R24.
+#[tokio::test]
+async fn event_source_on_plain_http_is_told() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut response = node.stream(writeback(&node), bare_request(&browser)).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert!(told(response.body_mut()).contains(r#""theme":"light""#));
+
+    let mut plain_get = bare_request(&browser);
+    plain_get.headers_mut().remove(header::ACCEPT);
+    assert_eq!(node.writeback(writeback(&node), plain_get).await.code(), "cross_site");
+
+    let closed = browser.clone();
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let gone = node.stream(writeback(&node), bare_request(&closed)).await;
+    assert_eq!(gone.status(), StatusCode::NO_CONTENT);
+}
+
+// A page elsewhere can send the same by a `no-cors` fetch.
+#[tokio::test]
+async fn other_origins_are_kept_from_every_answer() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let closed = browser.clone();
+    let answer = async |request| node.stream(writeback(&node), request).await.headers().clone();
+    let mut answers =
+        vec![answer(bare_request(&browser)).await, answer(browser.request_of(Method::GET, "/events", "")).await];
+    answers.push(answer(browser.post_json("{}")).await);
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    answers.push(answer(bare_request(&closed)).await);
+    for head in answers {
+        assert_eq!(head["cross-origin-resource-policy"], "same-origin");
+        assert_eq!(head[header::X_CONTENT_TYPE_OPTIONS], "nosniff");
+    }
+}
+
+#[tokio::test]
+async fn each_change_is_told_whoever_made_it() {
+    let app = App::new();
+    let node = Node::new(
+        app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().value::<Division>().build().unwrap(),
+    );
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap().allow::<Division>().unwrap();
+    let mut browser = visitor(&node).await;
+    let response = node.stream(writeback(), request(&browser)).await;
+    let mut page = Page { head: HeaderMap::new(), stream: response.into_body() };
+    page.told();
+    set(&mut browser, &node, theme("dark")).await;
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"dark\"}\n\n");
+    node.writeback(writeback(), browser.post_json(r#"{"current_division_id":3}"#)).await;
+    assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":3}\n\n");
+    socket(&browser, &node).await.remove::<Division>().await.unwrap();
+    assert_eq!(page.told(), "event: removed\ndata: [\"current_division_id\"]\n\n");
+    socket(&browser, &node).await.remove::<Theme>().await.unwrap();
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"light\"}\n\n", "the default answers");
+}
+
+#[tokio::test]
+async fn a_users_values_are_told_to_all_her_pages_and_to_nobody_elses() {
+    let app = App::new();
+    let node = app.node();
+    let (ada, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let mut pages = [Page::opened(&ada, &node).await, Page::opened(&signed_in(&node, "ada").await, &node).await];
+    let mut others = [Page::opened(&bob, &node).await, Page::opened(&visitor(&node).await, &node).await];
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    job.set(Division(4)).await.unwrap();
+    for page in &mut pages {
+        assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":4}\n\n");
+    }
+    set(&mut ada.clone(), &node, theme("dark")).await;
+    assert_eq!(pages.map(|mut page| page.told().is_empty()), [false, true], "the theme is one browser's");
+    app.pass(RELAY_DELAY);
+    assert!(others.iter_mut().all(|page| page.told().is_empty()));
+}
+
+#[tokio::test]
+async fn a_slow_page_is_told_the_newest_alone() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    let mut page = Page::opened(&browser, &node).await;
+    let live = socket(&browser, &node).await;
+    for n in 0..10_000 {
+        live.set(theme(&n.to_string())).await.unwrap();
+    }
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"9999\"}\n\n");
+}
+
+#[tokio::test]
+async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
+    let app = App::new();
+    let node = app.node();
+    let mut page = Page::open(&Browser::new(), &node).await;
+    assert_eq!(
+        page.told(),
+        "event: state\ndata: {\"session\":\"\",\"user\":\"\",\"heartbeat\":15000,\"values\":{}}\n\n"
+    );
+    for _ in 0..3 {
+        app.pass(HEARTBEAT - Duration::from_millis(1));
+        assert_eq!(page.told(), "");
+        app.pass(Duration::from_millis(1));
+        assert_eq!(page.told(), BEAT);
+    }
+    assert_eq!(page.head.get(header::SET_COOKIE), None);
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+#[tokio::test]
+async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
+    type End = fn(Session, Node, App) -> crate::support::world::BoxFuture<()>;
+    let ends: [(&str, End); 5] = [
+        ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
+        ("destroyed", |request, _, _| Box::pin(async move { request.destroy().await.unwrap() })),
+        ("revoked", |_, node, _| Box::pin(async move { node.sessions.end_all(Principal::new("ada")).await.unwrap() })),
+        ("expired", |_, _, app| Box::pin(async move { app.pass(2 * DAY) })),
+        ("shutdown", |_, node, _| Box::pin(async move { node.sessions.shutdown() })),
+    ];
+    for (reason, end) in ends {
+        let app = App::new();
+        let node = app.node();
+        let browser = signed_in(&node, "ada").await;
+        let mut page = Page::opened(&browser, &node).await;
+        end(under_way(&browser, &node).await, node.clone(), app).await;
+        assert_eq!(page.told(), format!("event: closed\ndata: \"{reason}\"\n\n"));
+        assert!(page.is_over(), "{reason}");
+    }
+}
+
+// R29.
+#[tokio::test]
+async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    socket(&browser, &node).await.destroy().await.unwrap();
+    let answer = node.writeback(writeback(&node), request(&browser)).await;
+    assert_eq!((answer.status, answer.body.len(), answer.set_cookies()), (StatusCode::NO_CONTENT, 0, vec![]));
+    app.pass(Duration::from_secs(60));
+    assert!(Page::open(&browser, &node).await.told().contains("\"session\":\"\""));
+}
+
+// R29.
+#[tokio::test]
+async fn only_a_get_of_a_page_of_the_same_origin_opens_it() {
+    let node = App::new().node();
+    let browser = visitor(&node).await;
+    for site in ["cross-site", "same-site", "none", ""] {
+        let mut request = request(&browser);
+        request.headers_mut().insert("sec-fetch-site", site.parse().unwrap());
+        if site.is_empty() {
+            request.headers_mut().remove("sec-fetch-site");
+        }
+        let answer = soon(node.writeback(writeback(&node), request)).await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"), "{site}");
+    }
+    for method in [Method::HEAD, Method::POST, Method::OPTIONS] {
+        let mut request = request(&browser);
+        *request.method_mut() = method;
+        let answer = node.writeback(writeback(&node), request).await;
+        assert_eq!(
+            (answer.status, &answer.headers[header::ALLOW]),
+            (StatusCode::METHOD_NOT_ALLOWED, &"GET".parse().unwrap())
+        );
+    }
+    let bare = tower::ServiceExt::oneshot(writeback(&node), request(&browser)).await.unwrap();
+    assert_eq!(Answer::of(bare).await.code(), "no_layer");
+}
+
+#[tokio::test]
+async fn it_can_be_switched_off_and_needs_memory() {
+    let app = App::new();
+    let node = app.node();
+    let answer = node.writeback(writeback(&node).without_events(), request(&Browser::new())).await;
+    assert_eq!(answer.code(), "not_found");
+    let forgetful = layered_session::Sessions::builder()
+        .tier(layered_session::CookieTier::sealed(app.ring.clone()))
+        .value::<Theme>()
+        .build()
+        .unwrap();
+    let bare = SessionWriteback::new(&forgetful);
+    assert_eq!(Node::new(forgetful).writeback(bare, request(&Browser::new())).await.code(), "not_found");
+    let undeclared = SessionWriteback::new(&Node::new(app.chain(DefaultTier::new()).build().unwrap()).sessions);
+    assert_eq!(undeclared.expose::<Theme>().unwrap_err().kind(), BuildErrorKind::Value);
+}
+
+#[tokio::test]
+async fn what_no_response_takes_to_the_browser_is_relayed_through_the_page() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let mut page = Page::opened(&browser, &node).await;
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    job.set(Division(1)).await.unwrap();
+    socket(&browser, &node).await.set(Visits(5)).await.unwrap();
+    assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":1}\n\n");
+    let token = page.relay(&app).expect("a job has no response");
+    assert_eq!(page.relay(&app), None, "once");
+    assert_eq!(bring(&mut browser, &node, &token).await.status, StatusCode::OK);
+    assert_eq!(carried::<Division>(&browser, &app).await, Division(1));
+    assert_eq!(carried::<Visits>(&browser, &app).await, Visits(5), "what the page may not read travels all the same");
+    job.set(Division(2)).await.unwrap();
+    page.told();
+    let newer = page.relay(&app).expect("another change");
+    bring(&mut browser, &node, &newer).await;
+    bring(&mut browser, &node, &token).await;
+    assert_eq!(carried::<Division>(&browser, &app).await, Division(2));
+}
+
+#[tokio::test]
+async fn what_a_response_has_taken_to_the_browser_is_not_relayed() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let mut page = Page::opened(&browser, &node).await;
+    post(&mut browser, &node, r#"{"theme":"dark"}"#).await;
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"dark\"}\n\n");
+    assert_eq!(page.relay(&app), None);
+    // Opened while the browser is behind: the stream's own response heals it.
+    socket(&browser, &node).await.set(theme("blue")).await.unwrap();
+    page.told();
+    let mut other = Page::opened(&browser, &node).await;
+    assert!(other.head.contains_key(header::SET_COOKIE));
+    assert_eq!((page.relay(&app), other.relay(&app)), (None, None));
+}
+
+#[tokio::test]
+async fn an_open_stream_does_not_keep_a_session_from_idling_out() {
+    let app = App::new();
+    let node = app.node();
+    let mut page = Page::opened(&visitor(&node).await, &node).await;
+    for _ in 0..48 {
+        app.pass(Duration::from_secs(3599));
+        assert_eq!(page.told(), BEAT);
+    }
+    app.pass(Duration::from_secs(48));
+    assert_eq!(page.told(), "event: closed\ndata: \"expired\"\n\n");
+}
+
+/// A source whose database keeps JSON as somebody laid it out.
+#[derive(Debug)]
+struct Laid;
+
+impl Tier for Laid {
+    fn name(&self) -> &'static str {
+        "laid"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        let json = "\n\n\"event: closed\"\n\n";
+        TierFuture::ready(Ok(Found::from_iter([(Theme::NAME, json)])))
+    }
+}
+
+#[tokio::test]
+async fn no_value_can_break_out_of_its_event() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).tier(Laid).value::<Theme>().build().unwrap());
+    let open = async |browser: &Browser| {
+        let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+        Page { head: HeaderMap::new(), stream: node.stream(writeback, request(browser)).await.into_body() }
+    };
+    let state = open(&Browser::new()).await.told();
+    assert_eq!(
+        state,
+        "event: state\ndata: {\"session\":\"\",\"user\":\"\",\"heartbeat\":15000,\"values\":{\"theme\":\"event: closed\"}}\n\n"
+    );
+    let mut browser = visitor(&node).await;
+    let mut page = open(&browser).await;
+    page.told();
+    set(&mut browser, &node, theme("a\n\nevent: closed\ndata: \u{2028}\r")).await;
+    let told = page.told();
+    assert_eq!((told.matches('\n').count(), told.matches('\r').count()), (3, 0));
+}
+
+#[tokio::test]
+async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut page = Page::opened(&browser, &node).await;
+    sign_in(&mut browser, &node, "ada").await;
+    assert_eq!(page.told(), "event: closed\ndata: \"renewed\"\n\n");
+    assert!(Page::open(&browser, &node).await.told().contains("\"user\":\"ada\""));
+}
+
+#[tokio::test]
+async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
+    let app = App::new();
+    let node = app.node();
+    let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
+    let (visitor, mut ada, mut bob) =
+        (visitor(&node).await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
+    let (nobody, adas, bobs) = (mark(&visitor, &node).await, mark(&ada, &node).await, mark(&bob, &node).await);
+    assert_eq!(nobody, "");
+    assert_ne!(adas, bobs);
+    let again = signed_in(&app.node(), "ada").await;
+    assert_eq!(mark(&again, &app.node()).await, adas, "on every node, in every session of hers");
+
+    let post = async |browser: &mut Browser, mark: &str, level: i64| {
+        let mut request = browser.post_json(format!(r#"{{"current_division_id":{level}}}"#));
+        request.headers_mut().insert("session-user", mark.parse().unwrap());
+        let answer = node.writeback(writeback(&node), request).await;
+        browser.take(&answer.headers);
+        answer
+    };
+    assert_eq!(post(&mut ada, &adas, 1).await.status, StatusCode::OK);
+    for mark in ["", &bobs, "x", "\u{e4}"] {
+        let refused = post(&mut ada, mark, 2).await;
+        assert_eq!((refused.status, refused.code()), (StatusCode::CONFLICT, "user_changed".into()), "{mark:?}");
+    }
+    ada.visit(&node, async |session| session.sign_in(User("bob".into())).await.unwrap()).await;
+    assert_eq!(post(&mut ada, &adas, 3).await.code(), "user_changed");
+    assert_eq!(get::<Division>(&mut bob, &node).await, Division::default(), "of ada's page nothing is bob's");
+    assert_eq!(post(&mut ada, &bobs, 4).await.status, StatusCode::OK);
+    assert_eq!(get::<Division>(&mut bob, &node).await, Division(4));
+}
+
+#[tokio::test]
+async fn session_mark_follows_the_session_on_every_node() {
+    let app = App::new();
+    let node = app.node();
+    let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).0;
+    let (mut browser, other) = (visitor(&node).await, visitor(&node).await);
+    let first = mark(&browser, &node).await;
+    assert_eq!(mark(&browser, &app.node()).await, first);
+    assert_ne!(mark(&other, &node).await, first);
+    set(&mut browser, &node, theme("dark")).await;
+    assert_eq!(mark(&browser, &node).await, first);
+    sign_in(&mut browser, &node, "ada").await;
+    assert_ne!(mark(&browser, &node).await, first);
+    assert_eq!(mark(&Browser::new(), &node).await, "");
+}
+
+#[tokio::test]
+async fn heartbeat_comes_at_the_interval_that_state_tells() {
+    let app = App::new();
+    let node = app.node();
+    let writeback = writeback(&node).heartbeat(Duration::from_secs(1)).unwrap();
+    let mut stream = node.stream(writeback, request(&visitor(&node).await)).await.into_body();
+    assert!(told(&mut stream).contains("\"heartbeat\":1000,"));
+    for _ in 0..3 {
+        app.pass(Duration::from_millis(999));
+        assert_eq!(told(&mut stream), "");
+        app.pass(Duration::from_millis(1));
+        assert_eq!(told(&mut stream), BEAT);
+    }
+}
+
+#[test]
+fn heartbeat_interval_has_bounds() {
+    let node = App::new().node();
+    for (interval, possible) in [(999, false), (1_000, true), (300_000, true), (300_001, false), (0, false)] {
+        let built = writeback(&node).heartbeat(Duration::from_millis(interval));
+        assert_eq!(built.map_err(|error| error.kind()).err(), (!possible).then_some(BuildErrorKind::Setting));
+    }
+}
+
+#[tokio::test]
+async fn of_two_writes_at_one_version_a_page_is_told_which_stayed() {
+    let app = App::new();
+    let nodes = [app.node(), app.node()];
+    let mut browser = visitor(&nodes[0]).await;
+    set(&mut browser.clone(), &nodes[0], theme("dark")).await;
+    let mut page = Page::opened(&browser, &nodes[0]).await;
+    set(&mut browser, &nodes[1], theme("dawn")).await;
+    get::<Theme>(&mut browser, &nodes[0]).await;
+    assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"dawn\"}\n\n");
+}

@@ -1,0 +1,170 @@
+//! Use of a session on its socket: what counts as use, and how the browser's own copy keeps up.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
+
+use crate::support::{
+    app::{App, BEAT, bring, carried, get, set, socket, theme, told, visitor},
+    world::{Browser, DAY, HOUR, Node, Theme, Visits, set_cookies},
+};
+
+/// The idle lifetime of the application, of which a tenth is the refresh point.
+const IDLE: Duration = Duration::from_secs(2 * 86_400);
+
+async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let mut stream = node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await.into_body();
+    assert!(told(&mut stream).starts_with("event: state\n"));
+    stream
+}
+
+/// The relay token that a stream tells, heartbeats left out.
+fn relayed(stream: &mut WritebackBody) -> Option<String> {
+    let told = told(stream).replace(BEAT, "");
+    let token = told.strip_prefix("event: relay\ndata: \"")?.strip_suffix("\"\n\n").expect("one event");
+    Some(token.to_owned())
+}
+
+/// Lets a stream's timers come, one after the other.
+fn pass(app: &App, stream: &mut WritebackBody, span: Duration) -> Option<String> {
+    app.pass(span);
+    relayed(stream).or_else(|| {
+        app.pass(Duration::from_millis(200));
+        relayed(stream)
+    })
+}
+
+#[tokio::test]
+async fn stream_brings_a_token_once_use_is_due() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let (live, mut page) = (socket(&browser, &node).await, stream(&browser, &node).await);
+    app.pass(HOUR);
+    live.touch().await.unwrap();
+    assert_eq!(pass(&app, &mut page, IDLE / 10 - HOUR), None, "used, and the browser's copy is not due");
+    live.touch().await.unwrap();
+    let token = pass(&app, &mut page, IDLE / 10).expect("a token");
+    let answer = bring(&mut browser, &node, &token).await;
+    assert_eq!(answer.set_cookies().len(), 1, "the cookie with its later end");
+    assert_eq!(pass(&app, &mut page, IDLE / 10), None, "the browser has it");
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
+}
+
+#[tokio::test]
+async fn open_page_alone_brings_nothing_and_expires() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let mut page = stream(&browser, &node).await;
+    for _ in 0..9 {
+        assert_eq!(pass(&app, &mut page, IDLE / 10), None);
+    }
+    app.pass(IDLE / 10);
+    assert!(told(&mut page).contains("event: closed\ndata: \"expired\""));
+}
+
+#[tokio::test]
+async fn socket_relays_mere_use_until_the_browser_has_it() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.touch().await.unwrap();
+    assert_eq!(live.relay(), None);
+    app.pass(IDLE / 10);
+    live.touch().await.unwrap();
+    let token = live.relay().expect("due");
+    bring(&mut browser, &node, token.as_str()).await;
+    assert_eq!(live.relay(), None, "the browser has it");
+    app.pass(IDLE - HOUR);
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "on any node");
+}
+
+// Two users of one page: its socket, and the session that its next request began.
+#[tokio::test]
+async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    for _ in 0..3 {
+        app.pass(DAY);
+        live.touch().await.unwrap();
+    }
+    live.set(Visits(7)).await.unwrap();
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, Theme::default(), "the seal alone");
+    let (headers, visits) = browser.visit_seen(&node, async |session| session.value::<Visits>()).await;
+    assert_eq!((visits, set_cookies(&headers).len()), (Visits(7), 1));
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "the new seal");
+    set(&mut browser, &node, Visits(8)).await;
+    assert_eq!(live.value::<Visits>(), Visits(8), "one session");
+}
+
+// The relay token tells of a later use than the cookie does, and the store says whether there is a session to use.
+#[tokio::test]
+async fn store_decides_whether_an_idled_out_session_lives() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let first = over(store.clone());
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    app.pass(IDLE - HOUR);
+    live.touch().await.unwrap();
+    app.pass(IDLE - HOUR);
+    let token = live.relay().unwrap();
+    let elsewhere = bring(&mut browser.clone(), &over(SpyStore::new()), token.as_str()).await;
+    assert_eq!((elsewhere.code().as_str(), elsewhere.set_cookies().len()), ("relay_other_session", 0));
+    let second = over(store);
+    assert_eq!(bring(&mut browser, &second, token.as_str()).await.status, StatusCode::OK);
+    assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
+}
+
+#[tokio::test]
+async fn idled_out_token_brings_no_values() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    set(&mut browser, &node, theme("old")).await;
+    let old = browser.clone();
+    let live = socket(&browser, &node).await;
+    app.pass(DAY);
+    // The tombstone is dropped once no token of before could open: older tokens may bring their values no more.
+    live.remove::<Theme>().await.unwrap();
+    for _ in 0..40 {
+        app.pass(DAY / 2);
+        live.set(Visits(1)).await.unwrap();
+    }
+    assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default());
+    assert_eq!(get::<Visits>(&mut old.clone(), &node).await, Visits(1));
+    assert_eq!(live.value::<Theme>(), Theme::default());
+}
+
+#[tokio::test]
+async fn reads_and_watches_of_a_socket_are_no_use() {
+    let app = App::new();
+    for used in [false, true] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let live = socket(&browser, &node).await;
+        app.pass(DAY);
+        live.value::<Theme>();
+        live.explain::<Theme>();
+        drop((live.watch::<Theme>(), live.changes(), live.closed()));
+        if used {
+            live.touch().await.unwrap();
+        }
+        app.pass(DAY);
+        let expected = if used { theme("light") } else { Theme::default() };
+        assert_eq!(get::<Theme>(&mut browser, &node).await, expected);
+    }
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let kept = browser.visit(&node, async |session: Session| session).await;
+    app.pass(DAY);
+    kept.value::<Theme>();
+    app.pass(DAY);
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"), "of an ordinary request");
+}

@@ -1,0 +1,393 @@
+//! What happens in the middle of something else: a turn of the session, an expiry, a clock that is set, while somebody watches.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc,
+    },
+    time::{Duration, SystemTime},
+};
+
+use http::{Method, Response, StatusCode};
+use layered_session::{
+    Clock, DefaultTier, LayeredSessionLayer, Principal, Session, SessionValue, SessionWriteback, Sleep, WritebackBody,
+    testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{
+    app::{App, BEAT, at_once, set, signed_in, socket, theme, told, under_way, visitor},
+    world::{Answer, Browser, Division, HOUR, Node, Theme, User, Visits},
+};
+
+async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {
+    let response = node.stream(writeback, browser.request_of_page(Method::GET, "/events", "")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    browser.take(response.headers());
+    response.into_body()
+}
+
+// G12: renew moves the handle that called it, its clones and watches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_never_sees_its_own_renewal_as_an_end() {
+    let node = App::new().node();
+    let live = under_way(&visitor(&node).await, &node).await;
+    live.set(Division(4)).await.unwrap();
+    let done = Arc::new(AtomicBool::new(false));
+    let (clone, stop) = (live.clone(), Arc::clone(&done));
+    let reader = std::thread::spawn(move || {
+        let (mut watch, mut changes) = (clone.watch::<Visits>(), clone.changes());
+        let mut divisions = clone.watch::<Division>();
+        let (mut lost, mut refused, mut ended, mut n) = (0, 0, 0, 0);
+        while !stop.load(Ordering::Relaxed) {
+            n += 1;
+            lost += usize::from(clone.value::<Theme>() != theme("light"));
+            refused += usize::from(at_once(clone.set(Visits(n))).is_some_and(|set| set.is_err()));
+            ended += usize::from(at_once(watch.next()) == Some(None));
+            lost += usize::from(at_once(divisions.next()).is_some_and(|next| next != Some(Division(4))));
+            while let Some(changed) = at_once(changes.next()) {
+                let changed = format!("{changed:?}");
+                let wrong =
+                    changed.starts_with("Some(Expired") || changed == "None" || changed.starts_with("Some(Closed");
+                ended += usize::from(wrong);
+                if changed == "None" {
+                    break;
+                }
+            }
+        }
+        (lost, refused, ended)
+    });
+    for _ in 0..20_000 {
+        live.renew().await.unwrap();
+    }
+    done.store(true, Ordering::Relaxed);
+    assert_eq!(reader.join().unwrap(), (0, 0, 0), "values lost, writes refused, watches ended");
+}
+
+// G7: what is known of who is signed in goes by the value's version, of another session of the same moment too.
+#[tokio::test]
+async fn who_signs_in_next_is_not_taken_for_who_was_before() {
+    let node = App::new().node();
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
+    let seen = Browser::new()
+        .visit(&node, async |session| {
+            session.sign_in(User("ada".into())).await.unwrap();
+            assert_eq!(session.value::<Division>(), Division(4));
+            session.sign_out().await.unwrap();
+            session.sign_in(User("bob".into())).await.unwrap();
+            (session.principal(), session.value::<Division>())
+        })
+        .await;
+    assert_eq!(seen, (Some(Principal::new("bob")), Division(-1)));
+}
+
+// G18: a watch that begins while a clone signs another user in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_begun_during_a_sign_in_follows_the_new_user() {
+    let gate = Arc::new(AtomicBool::new(false));
+    let (entered, at_gate) = mpsc::channel();
+    let (release, released) = mpsc::channel::<()>();
+    let (armed, released) = (Arc::clone(&gate), std::sync::Mutex::new(released));
+    let node = App::new().node_with(|sessions| {
+        sessions.identify_by::<User>(move |user| {
+            if user.0 == "ada" && armed.swap(false, Ordering::SeqCst) {
+                entered.send(()).unwrap();
+                released.lock().unwrap().recv().unwrap();
+            }
+            Some(Principal::new(&user.0))
+        })
+    });
+    let live = under_way(&Browser::new(), &node).await;
+    live.sign_in(User("ada".into())).await.unwrap();
+    gate.store(true, Ordering::SeqCst);
+    let clone = live.clone();
+    let watching = std::thread::spawn(move || clone.watch::<Division>());
+    at_gate.recv().unwrap();
+    live.sign_in(User("bob".into())).await.unwrap();
+    release.send(()).unwrap();
+    let mut watch = watching.join().unwrap();
+    assert_eq!(at_once(watch.next()), Some(Some(Division(-1))));
+    assert_eq!(at_once(watch.next()), None);
+    node.sessions.of(Principal::new("bob")).await.unwrap().set(Division(3)).await.unwrap();
+    assert_eq!(at_once(watch.next()), Some(Some(Division(3))), "it is woken by what happens to bob's");
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Guest(String);
+
+impl SessionValue for Guest {
+    const NAME: &'static str = "guest";
+    const MAX_AGE: Option<Duration> = Some(HOUR);
+}
+
+// G18: expiry wakes a sleeping one, of who is signed in too.
+#[tokio::test]
+async fn a_watch_is_told_when_the_sign_in_itself_expires() {
+    let app = App::new();
+    let sessions =
+        app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
+    let node = Node::new(sessions.build().unwrap());
+    let live = under_way(&Browser::new(), &node).await;
+    live.sign_in(Guest("ada".into())).await.unwrap();
+    live.set(Division(4)).await.unwrap();
+    let mut watch = live.watch::<Division>();
+    assert_eq!(at_once(watch.next()), Some(Some(Division(4))));
+    assert_eq!(at_once(watch.next()), None);
+    app.pass(HOUR);
+    assert_eq!(live.value::<Division>(), Division(-1));
+    assert_eq!(at_once(watch.next()), Some(Some(Division(-1))));
+}
+
+#[tokio::test]
+async fn a_page_is_told_when_the_sign_in_itself_expires() {
+    let app = App::new();
+    let sessions =
+        app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
+    let node = Node::new(sessions.build().unwrap());
+    let mut browser = Browser::new();
+    browser
+        .visit(&node, async |session| {
+            session.sign_in(Guest("ada".into())).await.unwrap();
+            session.set(Division(4)).await.unwrap();
+        })
+        .await;
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
+    let mut page = open(&mut browser, &node, writeback).await;
+    assert!(told(&mut page).contains("\"current_division_id\":4"));
+    app.pass(HOUR);
+    assert!(
+        told(&mut page).contains("event: removed\ndata: [\"current_division_id\"]"),
+        "the user's value is still shown"
+    );
+}
+
+/// A clock that passes one millisecond in the course of a look, at its n-th glance.
+#[derive(Clone, Debug)]
+struct Ticking {
+    clock: ManualClock,
+    left: Arc<AtomicUsize>,
+}
+
+impl Clock for Ticking {
+    fn now(&self) -> SystemTime {
+        let now = self.clock.now();
+        let left = self.left.load(Ordering::SeqCst);
+        if left > 0 {
+            self.left.store(left - 1, Ordering::SeqCst);
+            if left == 1 {
+                self.clock.advance(Duration::from_millis(1));
+            }
+        }
+        now
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
+    fn sleep(&self, span: Duration) -> Sleep {
+        self.clock.sleep(span)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Brief(u8);
+
+impl SessionValue for Brief {
+    const NAME: &'static str = "brief";
+    const MAX_AGE: Option<Duration> = Some(HOUR);
+}
+
+// G18: a value that expires between the look and the setting of the alarm.
+#[tokio::test]
+async fn an_expiry_in_the_middle_of_a_look_is_told() {
+    let mut missed = Vec::new();
+    for at in 1..30 {
+        let app = App::new();
+        let clock = Ticking { clock: app.clock.clone(), left: Arc::default() };
+        let left = Arc::clone(&clock.left);
+        let sessions = app.chain(DefaultTier::new()).clock(clock).value::<Brief>().value::<Theme>();
+        let node = Node::new(sessions.build().unwrap());
+        let mut browser = visitor(&node).await;
+        set(&mut browser, &node, Brief(1)).await;
+        let live = socket(&browser, &node).await;
+        let writeback = SessionWriteback::new(&node.sessions).allow::<Brief>().unwrap();
+        let mut page = open(&mut browser, &node, writeback).await;
+        let (mut watch, mut changes) = (live.watch::<Brief>(), live.changes());
+        app.pass(HOUR - Duration::from_millis(1));
+        left.store(at, Ordering::SeqCst);
+        let mut seen = told(&mut page);
+        left.store(0, Ordering::SeqCst);
+        app.clock.advance(Duration::ZERO);
+        app.pass(Duration::from_millis(1));
+        seen += &told(&mut page);
+        let shown_last = seen.rfind("\"brief\":1").map_or(0, |at| at);
+        if seen.contains("\"brief\":1") && !seen[shown_last..].contains("removed") {
+            missed.push(("page", at));
+        }
+        let app2 = &app;
+        let _ = (at_once(watch.next()), app2);
+        let _ = at_once(changes.next());
+    }
+    assert_eq!(missed, [], "looks in which the expiry was lost for good");
+}
+
+#[tokio::test]
+async fn an_expiry_in_the_middle_of_a_look_is_among_the_changes() {
+    let mut missed = Vec::new();
+    for at in 1..30 {
+        let app = App::new();
+        let clock = Ticking { clock: app.clock.clone(), left: Arc::default() };
+        let left = Arc::clone(&clock.left);
+        let sessions = app.chain(DefaultTier::new()).clock(clock).value::<Brief>().value::<Theme>();
+        let node = Node::new(sessions.build().unwrap());
+        let live = socket(&visitor(&node).await, &node).await;
+        live.set(Brief(1)).await.unwrap();
+        let mut changes = live.changes();
+        app.pass(HOUR - Duration::from_millis(1));
+        left.store(at, Ordering::SeqCst);
+        let mut all = format!("{:?}", at_once(changes.next()));
+        left.store(0, Ordering::SeqCst);
+        app.pass(Duration::from_millis(1));
+        all += &format!("{:?}", at_once(changes.next()));
+        if !all.contains("Expired") {
+            missed.push(at);
+        }
+    }
+    assert_eq!(missed, [] as [usize; 0], "looks in which the expiry was lost for good");
+}
+
+// "The stream itself is no use of the session, and does not keep it from idling out."
+#[tokio::test]
+async fn a_stream_that_comes_back_does_not_keep_a_session_from_idling_out() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    for _ in 0..16 {
+        app.pass(5 * HOUR);
+        let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+        told(&mut open(&mut browser, &node, writeback).await);
+    }
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let state = told(&mut open(&mut browser, &node, writeback).await);
+    assert!(state.contains("\"session\":\"\""), "80 hours of nothing but streams: {state}");
+}
+
+#[tokio::test]
+async fn a_relay_token_by_itself_does_not_keep_a_session_from_idling_out() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
+    let mut page = open(&mut browser, &node, writeback).await;
+    let mut all = told(&mut page);
+    for n in 0..10 {
+        app.pass(12 * HOUR);
+        job.set(Division(n % 5)).await.unwrap();
+        all += &told(&mut page);
+        app.pass(Duration::from_millis(200));
+        all += &told(&mut page);
+    }
+    assert!(
+        all.contains("\"expired\""),
+        "five days in which only a job wrote: {} relays",
+        all.matches("relay").count()
+    );
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Layout(Box<RawValue>);
+
+impl SessionValue for Layout {
+    const NAME: &'static str = "layout";
+}
+
+// An event is one line of data, whatever the type's own encoding is.
+#[tokio::test]
+async fn a_type_that_keeps_its_json_as_it_came_does_not_break_its_event() {
+    let app = App::new();
+    let node = Node::new(app.chain(DefaultTier::new()).value::<Layout>().build().unwrap());
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Layout>().unwrap();
+    let mut browser = Browser::new();
+    let answer = node.writeback(writeback(), browser.post_json("{\"layout\":{\n\n\"a\":\r1}}")).await;
+    assert_eq!(answer.status, StatusCode::OK);
+    browser.take(&answer.headers);
+    let state = told(&mut open(&mut browser, &node, writeback()).await);
+    assert_eq!((state.matches('\n').count(), state.matches('\r').count()), (3, 0), "{state:?}");
+}
+
+// A birth token of a session that `end_all` has ended is refused, also where a middleware watches the request's handle.
+#[tokio::test]
+async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
+    let app = App::new();
+    let (here, there) = (app.node(), app.node());
+    let live = under_way(&Browser::new(), &there).await;
+    live.sign_in(User("ada".into())).await.unwrap();
+    let token = live.relay().unwrap();
+    app.pass(Duration::from_secs(1));
+    here.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(Duration::from_secs(1));
+    let body = serde_json::json!({ "$relay": token.as_str() }).to_string();
+    for watched in [true, false] {
+        let writeback = SessionWriteback::new(&here.sessions);
+        let service = service_fn(move |request: http::Request<http_body_util::Full<bytes::Bytes>>| {
+            let writeback = writeback.clone();
+            async move {
+                let session = Session::load(request.extensions()).await.unwrap();
+                let _watch = watched.then(|| session.watch::<Theme>());
+                writeback.oneshot(request).await
+            }
+        });
+        let layer = LayeredSessionLayer::new(here.sessions.clone());
+        let response: Response<WritebackBody> =
+            layer.layer(service).oneshot(Browser::new().post_json(body.clone())).await.unwrap();
+        let answer = Answer::of(response).await;
+        assert_eq!((answer.status, answer.set_cookies().len()), (StatusCode::CONFLICT, 0), "watched: {watched}");
+    }
+}
+
+// A heartbeat comes after 15 seconds, not when the clock on the wall says so.
+#[tokio::test]
+async fn a_clock_set_back_does_not_silence_a_stream() {
+    let app = App::new();
+    let node = app.node();
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+    let mut page = open(&mut visitor(&node).await, &node, writeback).await;
+    told(&mut page);
+    app.clock.set(app.clock.now() - HOUR);
+    for _ in 0..4 {
+        app.pass(Duration::from_secs(15));
+        assert_eq!(told(&mut page), BEAT);
+    }
+}
+
+// Where an outer layer says who it is, its login renews the session: what was open for one user ends with that.
+#[tokio::test]
+async fn a_page_of_one_user_ends_where_the_outer_layers_login_renews_the_session() {
+    let app = App::new();
+    let sessions = app
+        .chain(DefaultTier::new())
+        .value::<Division>()
+        .value::<Theme>()
+        .identify(|head| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?)));
+    let node = Node::new(sessions.build().unwrap());
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
+    let request = |browser: &Browser, user: &str| {
+        let mut request = browser.request_of_page(Method::GET, "/events", "");
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+        request
+    };
+    let mut browser = visitor(&node).await;
+    let mut adas = node.stream(writeback(), request(&browser, "ada")).await.into_body();
+    told(&mut adas);
+    browser.visit(&node, async |session| session.renew().await.unwrap()).await;
+    let mut bobs = node.stream(writeback(), request(&browser, "bob")).await.into_body();
+    told(&mut bobs);
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
+    assert_eq!(told(&mut bobs), "");
+    assert_eq!(told(&mut adas), "event: closed\ndata: \"renewed\"\n\n");
+}

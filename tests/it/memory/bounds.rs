@@ -1,0 +1,351 @@
+//! What the memory tier says of its bytes, its bound, and of what goes first: a test for each sentence of its docs.
+
+use std::{future::Future, time::Duration};
+
+use layered_session::{
+    CookieTier, Lifetime, MemoryTier, Placement, Principal, Session, SessionValue, Sessions, Stats,
+    testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::at_once,
+    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+};
+
+/// One of eight.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Nth<const N: usize>(String);
+
+impl<const N: usize> SessionValue for Nth<N> {
+    const NAME: &'static str = ["a", "b", "c", "d", "e", "f", "g", "h"][N];
+}
+
+/// What no browser carries.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Draft(String);
+
+impl SessionValue for Draft {
+    const NAME: &'static str = "draft";
+    const PLACEMENT: Placement = Placement::Volatile;
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Tier {
+    clock: ManualClock,
+    node: Node,
+}
+
+impl Tier {
+    fn new(max_bytes: usize) -> Self {
+        let clock = ManualClock::new();
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
+            .tier(CookieTier::sealed(ring()).name("session").plain_http())
+            .value::<Theme>()
+            .value::<Visits>()
+            .value::<Division>()
+            .value::<Draft>()
+            .value::<Nth<0>>()
+            .value::<Nth<1>>()
+            .value::<Nth<2>>()
+            .value::<Nth<3>>()
+            .value::<Nth<4>>()
+            .value::<Nth<5>>()
+            .value::<Nth<6>>()
+            .value::<Nth<7>>()
+            .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
+            .clock(clock.clone());
+        Self { node: Node::new(sessions.build().unwrap()), clock }
+    }
+
+    fn stats(&self) -> Stats {
+        self.node.sessions.stats()
+    }
+
+    /// A session whose browser holds all of it.
+    fn saved(&self) -> Browser {
+        let mut browser = Browser::new();
+        self.visit(&mut browser, async |session| session.set(Theme("dark".into())).await.unwrap());
+        browser
+    }
+
+    /// A session with something that only this node has.
+    fn unsaved(&self) -> Browser {
+        let mut browser = self.saved();
+        self.visit(&mut browser, async |session| session.set(Draft("dear".into())).await.unwrap());
+        browser
+    }
+
+    /// What there is of a session that has ended, and the cookie that somebody kept.
+    fn ended(&self) -> Browser {
+        let browser = self.saved();
+        self.visit(&mut browser.clone(), async |session| session.destroy().await.unwrap());
+        browser
+    }
+
+    fn visit<F, Fut, T>(&self, browser: &mut Browser, handler: F) -> T
+    where
+        F: FnOnce(Session) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
+    }
+
+    /// Whether a session's record is still here. That is no use of it, but where it is not it comes back.
+    fn is_here(&self, browser: &Browser) -> bool {
+        let before = self.stats();
+        self.visit(&mut browser.clone(), async |_| ());
+        self.stats().hits > before.hits
+    }
+}
+
+async fn eight(session: Session, length: usize) {
+    let text = |number: usize| char::from(b'a' + number as u8).to_string().repeat(length);
+    let batch = session.batch().set(Nth::<0>(text(0))).set(Nth::<1>(text(1))).set(Nth::<2>(text(2)));
+    let batch = batch.set(Nth::<3>(text(3))).set(Nth::<4>(text(4))).set(Nth::<5>(text(5)));
+    batch.set(Nth::<6>(text(6))).set(Nth::<7>(text(7))).commit().await.unwrap();
+}
+
+/// Makes thousands of records and compares what the tier counts with what the allocator was asked for.
+fn assert_counts(what: &str, make: impl Fn(&Tier, usize)) {
+    const RECORDS: usize = 3000;
+    let tier = Tier::new(256 << 20);
+    // Whatever is made once and kept.
+    make(&tier, RECORDS);
+    let before = tier.stats();
+    let asked = allocation_counter::measure(|| (0..RECORDS).for_each(|number| make(&tier, number)));
+    let after = tier.stats();
+    assert_eq!(after.records - before.records, RECORDS, "{what}");
+    let counted = (after.bytes - before.bytes) as f64 / RECORDS as f64;
+    let asked = asked.bytes_current as f64 / RECORDS as f64;
+    assert!((counted / asked - 1.0).abs() < 0.15, "{what}: counted {counted:.0} bytes, asked for {asked:.0}");
+}
+
+#[test]
+fn bytes_are_what_the_allocator_was_asked_for() {
+    let new = |tier: &Tier| (tier.saved(), tier.clock.advance(SECOND / 1000)).0;
+    assert_counts("a short value", |tier, _| drop(new(tier)));
+    assert_counts("a long value", |tier, _| {
+        tier.visit(&mut Browser::new(), async |session| session.set(Theme("x".repeat(800))).await.unwrap());
+    });
+    assert_counts("eight short values", |tier, _| {
+        tier.visit(&mut Browser::new(), async |session| eight(session, 3).await);
+    });
+    assert_counts("eight long values", |tier, _| {
+        tier.visit(&mut Browser::new(), async |session| eight(session, 80).await);
+    });
+    assert_counts("a removed value", |tier, _| {
+        tier.visit(&mut tier.saved(), async |session| session.remove::<Theme>().await.unwrap());
+    });
+    assert_counts("a value that is counted up", |tier, _| {
+        let count = async |session: Session| session.update(|visits: &mut Visits| visits.0 += 1).await.map(drop);
+        tier.visit(&mut tier.saved(), count).unwrap();
+    });
+    assert_counts("a lifetime of its own", |tier, _| {
+        let lifetime = Lifetime::new(30 * DAY, 90 * DAY).unwrap();
+        tier.visit(&mut tier.saved(), async move |session| session.set_lifetime(lifetime).await.unwrap());
+    });
+    assert_counts("a tombstone", |tier, _| drop(tier.ended()));
+    assert_counts("a principal", |tier, number| {
+        let job = at_once(tier.node.sessions.of(Principal::new(number))).unwrap().unwrap();
+        at_once(job.set(Division(3))).unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_session_with_one_short_value_and_a_tombstone_take_what_the_docs_say() {
+    let tier = Tier::new(256 << 20);
+    tier.saved();
+    let session = tier.stats().bytes;
+    tier.ended();
+    let first = tier.stats().bytes - session;
+    tier.clock.advance(120 * SECOND);
+    tier.visit(&mut tier.saved(), async |session| session.set(Theme("dark".into())).await.unwrap());
+    let later = tier.stats().bytes - 2 * session;
+    assert!((250..=270).contains(&session) && (first, later) == (190, 40), "{session} {first} {later}");
+}
+
+#[test]
+fn memory_is_bounded_and_what_grows_makes_room_for_all_of_itself() {
+    let tier = Tier::new(100_000);
+    for _ in 0..1000 {
+        tier.saved();
+        assert!(tier.stats().bytes <= 100_000);
+    }
+    assert!(tier.stats().bytes > 90_000, "no more goes than has to: {:?}", tier.stats());
+    let mut browser = tier.saved();
+    tier.visit(&mut browser, async |session| session.set(Draft("x".repeat(80_000))).await.unwrap());
+    let stats = tier.stats();
+    assert!(stats.bytes <= 100_000 && stats.evicted_saved > 600, "{stats:?}");
+    assert!(tier.is_here(&browser));
+}
+
+#[test]
+fn what_a_handle_is_using_stays_whatever_the_bound() {
+    let tier = Tier::new(2000);
+    let held: Vec<_> = (0..20)
+        .map(|_| {
+            let mut browser = tier.saved();
+            let session = tier.visit(&mut browser, async |session| session);
+            (browser, session)
+        })
+        .collect();
+    (0..100).for_each(|_| drop(tier.saved()));
+    assert!(held.iter().all(|(browser, _)| tier.is_here(browser)));
+    drop(held);
+    (0..10).for_each(|_| drop(tier.saved()));
+    assert!(tier.stats().bytes <= 2000, "{:?}", tier.stats());
+}
+
+#[test]
+fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
+    let tier = Tier::new(100_000);
+    let browsers: Vec<_> = (0..300).map(|_| tier.saved()).collect();
+    assert_eq!(tier.stats().evicted_saved, 0);
+    tier.clock.advance(60 * SECOND);
+    for browser in &browsers[..150] {
+        tier.visit(&mut browser.clone(), async |session| session.value::<Theme>());
+    }
+    tier.clock.advance(60 * SECOND);
+    while tier.stats().evicted_saved < 100 {
+        tier.saved();
+    }
+    // Those first that mostly are: what is not here comes back, and takes another's place.
+    let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
+    let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
+    // By chance both would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
+    assert!(used > 120 && unused < 60, "{used} of those that were used, {unused} of the others");
+}
+
+// G7, G9: what a recognised token holds of its user is there until the head has left, though it is of another record.
+#[test]
+fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
+    let clock = ManualClock::new();
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().max_bytes(1).build())
+        .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        .value::<Theme>()
+        .value::<Division>()
+        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+        .clock(clock.clone());
+    let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
+    let mut ada = Browser::new();
+    tier.visit(&mut ada, async |session| {
+        session.sign_in(User("ada".into())).await.unwrap();
+        session.set(Division(3)).await.unwrap();
+    });
+    let other = tier.node.clone();
+    let meanwhile = async move |session: Session| {
+        session.get::<Theme>();
+        for _ in 0..3 {
+            let write = async |session: Session| session.set(Theme("dark".into())).await.unwrap();
+            Browser::new().visit(&other, write).await;
+        }
+        session.set(Theme("light".into())).await.unwrap();
+        session.value::<Division>()
+    };
+    assert_eq!(tier.visit(&mut ada, meanwhile), Division(3));
+    assert_eq!(tier.visit(&mut ada, async |session| session.value::<Division>()), Division(3));
+}
+
+#[test]
+fn what_nobody_else_has_stays_while_there_are_others() {
+    let tier = Tier::new(200_000);
+    // Used longer ago, and far more of them.
+    let unsaved: Vec<_> = (0..500).map(|_| tier.unsaved()).collect();
+    tier.clock.advance(60 * SECOND);
+    for _ in 0..1000 {
+        tier.saved();
+    }
+    let stats = tier.stats();
+    assert!(stats.evicted_saved > 700 && stats.evicted_unsaved == 0, "{stats:?}");
+    assert!(unsaved.iter().all(|browser| tier.is_here(browser)));
+    // Now there is nothing else.
+    (0..1000).for_each(|_| drop(tier.unsaved()));
+    let stats = tier.stats();
+    assert!(stats.evicted_unsaved > 500 && stats.revocations_lost == 0, "{stats:?}");
+}
+
+#[test]
+fn tombstones_go_last_and_then_their_cookies_open_again() {
+    let tier = Tier::new(50_000);
+    let ended: Vec<_> = (0..100).map(|_| tier.ended()).collect();
+    tier.clock.advance(120 * SECOND);
+    (0..500).for_each(|_| drop(tier.unsaved()));
+    let stats = tier.stats();
+    assert!(stats.evicted_unsaved > 300 && stats.revocations_lost == 0, "{stats:?}");
+    let themes = || ended.iter().map(|browser| tier.visit(&mut browser.clone(), async |it| it.get::<Theme>()));
+    assert_eq!(themes().flatten().count(), 0, "ended stays ended");
+
+    (0..500).for_each(|_| drop(tier.ended()));
+    let lost = tier.stats().revocations_lost;
+    assert!(lost > 100, "{:?}", tier.stats());
+    let open = themes().flatten().count() as u64;
+    assert!((1..=lost).contains(&open), "{open} of {lost}");
+}
+
+#[test]
+fn hits_and_misses_are_requests_that_ask_for_their_session() {
+    let tier = Tier::new(256 << 20);
+    let looks = || (tier.stats().hits, tier.stats().misses);
+    let mut browser = tier.saved();
+    assert_eq!(looks(), (0, 0), "no cookie, nothing to look for");
+    tier.visit(&mut browser, async |session| session.value::<Theme>());
+    assert_eq!(looks(), (1, 0));
+    let mut foreign = Tier::new(256 << 20).saved();
+    tier.visit(&mut foreign, async |session| session.value::<Theme>());
+    assert_eq!(looks(), (1, 1), "the cookie of another application");
+    tier.visit(&mut tier.ended(), async |session| session.value::<Theme>());
+    assert_eq!(looks(), (3, 1), "to be destroyed, and as a tombstone");
+}
+
+#[tokio::test]
+async fn a_few_sockets_do_not_stop_eviction() {
+    let Tier { clock, node } = Tier::new(20_000);
+    let mut held = Vec::new();
+    for _ in 0..16 {
+        held.push(Browser::new().visit(&node, async |s| s.set(Theme("held".into())).await.map(|()| s).unwrap()).await);
+    }
+    for _ in 0..500 {
+        clock.advance(Duration::from_secs(1));
+        Browser::new().visit(&node, async |s| s.set(Theme("passing".into())).await.unwrap()).await;
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}
+
+#[tokio::test]
+async fn the_same_within_one_minute() {
+    let Tier { node, .. } = Tier::new(20_000);
+    let mut held = Vec::new();
+    for number in 0..200 {
+        let session = Browser::new().visit(&node, async |s| s.set(Theme("x".into())).await.map(|()| s).unwrap()).await;
+        if number % 10 == 0 {
+            held.push(session);
+        }
+    }
+    let bytes = node.sessions.stats().bytes;
+    assert!(bytes < 40_000, "{bytes}");
+}
+
+#[test]
+fn what_only_this_node_has_is_that_after_a_renewal_too() {
+    let tier = Tier::new(1);
+    let mut browser = tier.unsaved();
+    tier.visit(&mut browser, async |session| session.renew().await.unwrap());
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_saved, stats.evicted_unsaved), (0, 1), "{stats:?}");
+}
+
+#[test]
+fn that_all_of_a_users_sessions_were_ended_is_a_revocation_to_lose() {
+    let tier = Tier::new(1);
+    at_once(tier.node.sessions.end_all(Principal::new("ada"))).expect("nothing to wait for").unwrap();
+    tier.saved();
+    let stats = tier.stats();
+    assert_eq!((stats.evicted_unsaved, stats.revocations_lost), (0, 1), "{stats:?}");
+}

@@ -1,0 +1,117 @@
+//! A value's own code never runs under a lock of ours: it may ask for the very session that its copies come to.
+
+use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
+
+use bytes::Bytes;
+use layered_session::{
+    Session, SessionValue,
+    tier::{BoxError, Commit, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, get, set},
+    world::{Browser, Theme, Visits},
+};
+
+thread_local! {
+    static ASKED: RefCell<Option<Session>> = const { RefCell::new(None) };
+}
+
+/// A value whose code looks at another one of a session, wherever it runs. Another build knows more of them than this.
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Nosy(u64);
+
+impl Nosy {
+    fn look() {
+        let session = ASKED.with_borrow(Clone::clone);
+        session.inspect(|session| drop(session.value::<Theme>()));
+    }
+}
+
+impl SessionValue for Nosy {
+    const NAME: &'static str = "nosy";
+
+    fn validate(&self) -> Result<(), BoxError> {
+        Self::look();
+        if self.0 < 100 { Ok(()) } else { Err("from another build".into()) }
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        Self::look();
+    }
+}
+
+/// What would wait for itself does so on a thread that nobody waits for.
+fn in_time(test: impl FnOnce() + Send + 'static) {
+    let (done, over) = mpsc::channel::<()>();
+    let running = thread::spawn(move || {
+        test();
+        drop(done);
+    });
+    match over.recv_timeout(Duration::from_secs(10)) {
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("it waits for itself"),
+        _ => running.join().unwrap(),
+    }
+}
+
+#[test]
+fn what_a_cookie_brings_is_judged_under_no_lock() {
+    in_time(|| {
+        let app = App::new();
+        let node = || app.node_with(|sessions| sessions.value::<Nosy>());
+        let (here, elsewhere) = (node(), node());
+        let mut browser = Browser::new();
+        at_once(set(&mut browser, &here, Nosy(1))).unwrap();
+        let mut late = browser.clone();
+        let session = at_once(browser.visit(&here, async |session| session)).unwrap();
+        app.pass(Duration::from_secs(1));
+        at_once(set(&mut browser, &elsewhere, Nosy(2))).unwrap();
+        at_once(set(&mut browser, &elsewhere, Visits(1))).unwrap();
+        ASKED.set(Some(session));
+        assert_eq!(at_once(get::<Nosy>(&mut browser, &here)), Some(Nosy(2)), "newer than what stands");
+        assert_eq!(at_once(get::<Nosy>(&mut late, &here)), Some(Nosy(2)), "and older");
+        ASKED.take();
+    });
+}
+
+/// A store whose answer to a write of [`Nosy`] is overtaken by what another build wrote after it.
+#[derive(Debug)]
+struct Overtaken;
+
+impl Tier for Overtaken {
+    fn name(&self) -> &'static str {
+        "overtaken"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        let newer = Some(Bytes::from_static(b"777"));
+        TierFuture::ready(Ok(Found::nothing().entry(Nosy::NAME, newer, Version::from_u64(1 << 60))))
+    }
+
+    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok(Committed::Applied(Version::from_u64(1 << 59))))
+    }
+}
+
+#[test]
+fn what_a_store_has_stamped_is_judged_under_no_lock() {
+    in_time(|| {
+        let app = App::new();
+        let node = || app.node_with(|sessions| sessions.value::<Nosy>().tier(Overtaken));
+        let mut browser = Browser::new();
+        at_once(set(&mut browser, &node(), Theme("dark".into()))).unwrap();
+        // This node asks the store, which has a newer copy already, that this build can't read.
+        let session = at_once(browser.visit(&node(), async |session| session)).unwrap();
+        ASKED.set(Some(session.clone()));
+        at_once(session.set(Nosy(1))).unwrap().unwrap();
+        assert_eq!(session.value::<Nosy>(), Nosy(1), "the one that can be read");
+        ASKED.take();
+    });
+}

@@ -1,0 +1,247 @@
+//! Tombstones under pressure: what they may take, and which of them go.
+
+use std::{future::Future, time::Duration};
+
+use http::StatusCode;
+use layered_session::{
+    Closed, CookieTier, KeyRing, MemoryTier, Principal, Session, SessionWriteback, Sessions, Stats, WriteErrorKind,
+    testing::ManualClock,
+};
+
+use crate::support::{
+    app::{at_once, kind, socket},
+    world::{Browser, DAY, Node, Theme, User, ring, set_cookies},
+};
+
+struct Tier {
+    clock: ManualClock,
+    node: Node,
+}
+
+impl Tier {
+    fn new(max_bytes: usize) -> Self {
+        Self::of(&ring(), ManualClock::new(), max_bytes)
+    }
+
+    /// A node that shares keys and time with others.
+    fn of(ring: &KeyRing, clock: ManualClock, max_bytes: usize) -> Self {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
+            .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+            .value::<Theme>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .clock(clock.clone());
+        Self { node: Node::new(sessions.build().unwrap()), clock }
+    }
+
+    fn stats(&self) -> Stats {
+        self.node.sessions.stats()
+    }
+
+    fn visit<F, Fut, T>(&self, browser: &mut Browser, handler: F) -> T
+    where
+        F: FnOnce(Session) -> Fut + Send + 'static,
+        Fut: Future<Output = T> + Send + 'static,
+        T: Send + 'static,
+    {
+        at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
+    }
+
+    fn visitor(&self) -> Browser {
+        let mut browser = Browser::new();
+        self.visit(&mut browser, async |session| session.set(Theme("dark".into())).await.unwrap());
+        browser
+    }
+
+    fn user(&self, name: &'static str) -> Browser {
+        let mut browser = Browser::new();
+        self.visit(&mut browser, async move |session| session.sign_in(User(name.into())).await.unwrap());
+        browser
+    }
+
+    /// Ends a session. Returns the cookie that somebody kept.
+    fn end(&self, browser: Browser) -> Browser {
+        self.visit(&mut browser.clone(), async |session| session.sign_out().await.unwrap());
+        browser
+    }
+
+    /// Has a copy of a browser bring a token.
+    fn bring(&self, browser: &Browser, token: &str) -> StatusCode {
+        let body = serde_json::json!({ "$relay": token }).to_string();
+        let writeback = SessionWriteback::new(&self.node.sessions);
+        at_once(self.node.writeback(writeback, browser.post_json(body))).expect("nothing to wait for").status
+    }
+
+    fn sweep(&self) {
+        let mut sweeper = Box::pin(self.node.sessions.sweeper());
+        assert_eq!(at_once(sweeper.as_mut()), None);
+        self.clock.advance(Duration::from_secs(60));
+        (0..100).for_each(|_| assert_eq!(at_once(sweeper.as_mut()), None));
+    }
+
+    /// Whether the session's record is here, rather than taken from the cookie.
+    fn is_here(&self, browser: &Browser) -> bool {
+        let before = self.stats().hits;
+        self.visit(&mut browser.clone(), async |session| drop(session.get::<Theme>()));
+        self.stats().hits > before
+    }
+
+    fn principal(&self, browser: &Browser) -> Option<Principal> {
+        self.visit(&mut browser.clone(), async |session| session.principal())
+    }
+}
+
+/// A cap of 250 tombstones.
+const SMALL: usize = 40_000;
+
+#[test]
+fn tombstones_push_out_no_living_session() {
+    let tier = Tier::new(100_000);
+    let living: Vec<_> = (0..200).map(|_| tier.visitor()).collect();
+    tier.clock.advance(Duration::from_secs(1));
+    (0..3000).for_each(|_| drop(tier.end(tier.visitor())));
+    assert!(living.iter().all(|browser| tier.is_here(browser)), "{:?}", tier.stats());
+}
+
+#[test]
+fn one_account_erases_no_other_users_revocation() {
+    let tier = Tier::new(SMALL);
+    let ada = tier.end(tier.user("ada"));
+    (0..2500).for_each(|_| drop(tier.end(tier.user("eve"))));
+    assert_eq!(tier.principal(&ada), None);
+    assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
+}
+
+#[test]
+fn anonymous_sessions_erase_no_users_revocation() {
+    let tier = Tier::new(SMALL);
+    let ada = tier.end(tier.user("ada"));
+    (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
+    assert_eq!(tier.principal(&ada), None);
+    assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
+}
+
+/// Two nodes without a store, of which the second has a small cap.
+fn two_nodes() -> (Tier, Tier) {
+    let (ring, clock) = (ring(), ManualClock::new());
+    (Tier::of(&ring, clock.clone(), 1 << 20), Tier::of(&ring, clock, SMALL))
+}
+
+/// Ends so many visitors' sessions that their tombstones pass the small cap ten times.
+fn flood(tier: &Tier) {
+    (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
+    assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
+}
+
+#[test]
+fn visitors_erase_no_renewal_of_another_node() {
+    let (first, second) = two_nodes();
+    let mut ada = first.user("ada");
+    let old = ada.clone();
+    first.visit(&mut ada, async |session| session.renew().await.unwrap());
+    assert!(second.principal(&ada).is_some(), "the new cookie names the old id");
+    flood(&second);
+    assert_eq!(second.principal(&old), None);
+}
+
+// The second node learns of the visitor's session by its cookie, and of the ordered one by the removal alone.
+#[test]
+fn visitors_erase_no_removal_of_an_ordered_session() {
+    let (first, second) = two_nodes();
+    for ended_before in [false, true] {
+        let browser = first.visitor();
+        let live = at_once(socket(&browser, &first.node)).unwrap();
+        if ended_before {
+            at_once(live.destroy()).unwrap().unwrap();
+        }
+        let order = live.sign_in(User("ada".into())).by_page().unwrap();
+        at_once(live.destroy()).unwrap().unwrap();
+        let removal = live.relay().unwrap();
+        assert_eq!(second.bring(&browser, removal.as_str()), StatusCode::OK);
+        flood(&second);
+        assert_eq!(second.bring(&browser, order.as_str()), StatusCode::CONFLICT);
+    }
+}
+
+// The second node learns by the order that ada's handle had ended the id.
+#[test]
+fn visitors_erase_no_end_that_an_order_tells_of() {
+    let (first, second) = two_nodes();
+    let ada = first.user("ada");
+    let live = at_once(socket(&ada, &first.node)).unwrap();
+    at_once(live.sign_out()).unwrap().unwrap();
+    let order = live.sign_in(User("ada".into())).by_page().unwrap();
+    assert_eq!(second.bring(&Browser::new(), order.as_str()), StatusCode::OK);
+    flood(&second);
+    assert_eq!(second.principal(&ada), None);
+}
+
+// G12, G13.
+#[test]
+fn long_ended_id_never_lives_again() {
+    let tier = Tier::new(1 << 20);
+    let ended = tier.end(tier.visitor());
+    for _ in 0..3 {
+        tier.sweep();
+        let late = async |session: Session| (session.get::<Theme>(), session.is_new());
+        assert_eq!(tier.visit(&mut ended.clone(), late), (None, true));
+    }
+    let write = async |session: Session| kind(session.set(Theme("light".into())).await);
+    let mut again = ended.clone();
+    let (headers, written) = at_once(again.visit_seen(&tier.node, write)).unwrap();
+    assert_eq!((written, set_cookies(&headers).len()), (None, 1), "it counts as no cookie");
+    assert_ne!(again.token()[..56], ended.token()[..56]);
+}
+
+#[test]
+fn open_handle_keeps_why_its_session_ended() {
+    let tier = Tier::new(1 << 20);
+    let mut browser = tier.visitor();
+    let open = tier.visit(&mut browser, async |session| session);
+    tier.end(browser);
+    for _ in 0..3 {
+        tier.sweep();
+        assert_eq!(at_once(open.closed()), Some(Closed::Destroyed));
+        assert_eq!(at_once(open.set(Theme("late".into()))).map(kind), Some(Some(WriteErrorKind::Closed)));
+        assert_eq!(at_once(open.destroy()).map(kind), Some(None));
+    }
+    assert_eq!((tier.stats().records, tier.stats().tombstones), (1, 1));
+    drop(open);
+    assert_eq!((tier.stats().records, tier.stats().bytes), (1, 40), "no record is left beside its tombstone");
+}
+
+#[test]
+fn expired_session_leaves_no_tombstone() {
+    let tier = Tier::new(1 << 20);
+    tier.visitor();
+    tier.end(tier.visitor());
+    assert_eq!((tier.stats().records, tier.stats().tombstones), (2, 1));
+    tier.clock.advance(2 * DAY);
+    tier.sweep();
+    tier.sweep();
+    assert_eq!((tier.stats().records, tier.stats().tombstones), (1, 1));
+    tier.clock.advance(28 * DAY);
+    tier.sweep();
+    assert_eq!((tier.stats().records, tier.stats().bytes, tier.stats().expired), (0, 0, 2));
+}
+
+// R6.
+#[test]
+fn end_of_all_sessions_outlasts_visitors() {
+    let tier = Tier::new(SMALL);
+    let ada = tier.user("ada");
+    at_once(tier.node.sessions.end_all(Principal::new("ada"))).unwrap().unwrap();
+    (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
+    (0..500).for_each(|_| drop(tier.visitor()));
+    assert_eq!(tier.principal(&ada), None);
+}
+
+#[test]
+fn renewals_leave_nothing_but_tombstones() {
+    let tier = Tier::new(1 << 20);
+    let mut browser = tier.visitor();
+    (0..50).for_each(|_| tier.visit(&mut browser, async |session| session.renew().await.unwrap()));
+    let stats = tier.stats();
+    assert_eq!((stats.records, stats.tombstones), (51, 50));
+    assert!(stats.bytes < 400 + 50 * 190, "{stats:?}");
+}

@@ -1,0 +1,98 @@
+//! A session that has ended takes what a tombstone takes, at once, and is remembered as one, whoever found out that it has.
+
+use std::time::Duration;
+
+use layered_session::{
+    Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
+    testing::{Operation, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, kind, set, signed_in, under_way},
+    world::{Browser, Node, Theme},
+};
+
+/// What no browser carries, so that it may be long.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Draft(String);
+
+impl SessionValue for Draft {
+    const NAME: &'static str = "draft";
+    const SCOPE: Scope = Scope::Session;
+    const PLACEMENT: Placement = Placement::Volatile;
+}
+
+const LONG: usize = 100_000;
+
+fn bytes(sessions: &Sessions) -> usize {
+    sessions.stats().bytes
+}
+
+async fn drafting(browser: &mut Browser, node: &Node) -> Session {
+    let session = browser.visit(node, async |session| {
+        session.set(Draft("x".repeat(LONG))).await.unwrap();
+        session
+    });
+    let session = session.await;
+    assert!(bytes(&node.sessions) > LONG);
+    session
+}
+
+#[tokio::test]
+async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
+    let node = App::new().node_with(|sessions| sessions.value::<Draft>());
+    let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(session.get::<Draft>(), None);
+    assert!(bytes(&node.sessions) < LONG, "{:?}", node.sessions.stats());
+}
+
+#[tokio::test]
+async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || app.node_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let (here, elsewhere) = (node(), node());
+    let mut browser = Browser::new();
+    let session = drafting(&mut browser, &here).await;
+    browser.clone().visit(&elsewhere, async |session| session.destroy().await.unwrap()).await;
+    // A write of which nobody knows what became makes this node ask.
+    store.fail();
+    session.set(Theme("dark".into())).await.unwrap_err();
+    store.heal();
+    assert_eq!(browser.visit(&here, async |session| session.get::<Draft>()).await, None);
+    assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
+}
+
+#[tokio::test]
+async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ended() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || app.node_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let (here, elsewhere) = (node(), node());
+    let mut browser = Browser::new();
+    drop(drafting(&mut browser, &here).await);
+    let session = under_way(&browser, &here).await;
+    browser.visit(&elsewhere, async |session| session.destroy().await.unwrap()).await;
+    let refused = at_once(session.renew()).expect("a store that answers at once");
+    assert_eq!(kind(refused), Some(WriteErrorKind::Closed));
+    assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
+}
+
+// G4, G13: nobody says when, and so the minute begins with the first request that brings it.
+#[tokio::test]
+async fn of_a_session_that_ended_elsewhere_the_store_is_asked_once_and_its_id_is_fenced_for_a_minute() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let [here, there] = [(); 2].map(|()| app.node_with(|sessions| sessions.tier(store.clone())));
+    let mut browser = Browser::new();
+    set(&mut browser, &there, Theme("dark".into())).await;
+    let late = browser.clone();
+    browser.visit(&there, async |session| session.destroy().await.unwrap()).await;
+    store.take_operations();
+    let write = async |session: Session| session.set(Theme("light".into())).await.map_err(|error| error.kind());
+    for _ in 0..2 {
+        assert_eq!(late.clone().visit(&here, write).await, Err(WriteErrorKind::Closed));
+    }
+    assert_eq!(store.take_operations(), [Operation::Read]);
+    app.pass(Duration::from_secs(60));
+    assert_eq!(late.clone().visit(&here, write).await, Ok(()));
+}

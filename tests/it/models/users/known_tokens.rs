@@ -1,0 +1,275 @@
+//! Memory that knows a token by its bytes answers as if the seal had been opened: the same requests go to twins of which
+//! one recognises and the other can't, and both say and send the same, up to what encryption makes of it.
+
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use http::{HeaderMap, header};
+use layered_session::{
+    CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, testing::ManualClock,
+};
+use proptest::{prelude::*, test_runner::TestCaseError};
+
+use super::{Op, Refusal, USERS, job, op, perform, principal};
+use crate::support::{
+    app::under_way,
+    world::{Browser, DAY, Division, Node, User, Visits, parsed, set_cookies},
+};
+
+const JARS: usize = 3;
+const SOCKETS: usize = 2;
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// After more than a day memory forgets a removal of which a token may still tell.
+const LONGEST: Duration = DAY;
+
+#[derive(Clone, Debug)]
+enum Step {
+    Visit {
+        jar: usize,
+        ops: Vec<Op>,
+        keep: bool,
+        /// The response is lost on its way.
+        lost: bool,
+    },
+    /// A request whose response never leaves.
+    Begin {
+        jar: usize,
+    },
+    Socket {
+        which: usize,
+        op: Op,
+    },
+    Close {
+        which: usize,
+    },
+    Copy {
+        from: usize,
+        to: usize,
+    },
+    Job {
+        user: usize,
+        op: Op,
+    },
+    EndAll {
+        user: usize,
+    },
+    Restart,
+    Wait(Duration),
+}
+
+fn visit(op: impl Strategy<Value = Op>, [keep, lost]: [f64; 2]) -> impl Strategy<Value = Step> {
+    (0..JARS, proptest::collection::vec(op, 0..4), prop::bool::weighted(keep), prop::bool::weighted(lost))
+        .prop_map(|(jar, ops, keep, lost)| Step::Visit { jar, ops, keep, lost })
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let spans = vec![IDLE / 50, IDLE / 9, IDLE - Duration::from_millis(1), IDLE, 3 * IDLE];
+    prop_oneof![
+        12 => visit(op(), [0.2, 0.1]),
+        2 => (0..JARS).prop_map(|jar| Step::Begin { jar }),
+        4 => (0..SOCKETS, op()).prop_map(|(which, op)| Step::Socket { which, op }),
+        1 => (0..SOCKETS).prop_map(|which| Step::Close { which }),
+        2 => (0..JARS, 0..JARS).prop_map(|(from, to)| Step::Copy { from, to }),
+        1 => (0..USERS, job()).prop_map(|(user, op)| Step::Job { user, op }),
+        1 => (0..USERS).prop_map(|user| Step::EndAll { user }),
+        1 => Just(Step::Restart),
+        4 => proptest::sample::select(spans).prop_map(Step::Wait),
+    ]
+}
+
+/// What a chain without memory does as well: a browser's own requests, each with the cookie that the last one gave, of
+/// values that the session's own end does not outlive.
+fn alone() -> impl Strategy<Value = Step> {
+    let op = op().prop_map(|op| match op {
+        Op::SignIn { .. } => Op::Renew,
+        Op::SignOut => Op::Clear,
+        op => op,
+    });
+    prop_oneof![4 => visit(op, [0.0, 0.0]), 1 => Just(Step::Wait(IDLE / 9)), 1 => Just(Step::Wait(IDLE))]
+}
+
+/// How a node comes to know a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Twin {
+    /// By its bytes.
+    Warm,
+    /// Never: before each request the ring is given its own key again, and memory vouches for no token of a ring before.
+    Opening,
+    /// It has no memory.
+    Bare,
+}
+
+struct World {
+    twin: Twin,
+    ring: KeyRing,
+    clock: ManualClock,
+    waited: Duration,
+    resolution: Resolution,
+    node: Node,
+    jars: Vec<Browser>,
+    sockets: [Option<Session>; SOCKETS],
+}
+
+/// What there is to compare of a step.
+#[derive(Debug, Default, PartialEq)]
+struct Seen {
+    came: Vec<Result<Option<i64>, Refusal>>,
+    head: Vec<(&'static str, String)>,
+    user: Option<Principal>,
+    ends: Option<u128>,
+    new: bool,
+}
+
+impl World {
+    fn new(twin: Twin, resolution: Resolution) -> Self {
+        let (ring, clock) = (KeyRing::new([key()]).unwrap(), ManualClock::new());
+        let node = Self::node(twin, &ring, &clock, resolution);
+        let (jars, sockets) = (vec![Browser::new(); JARS], Default::default());
+        Self { twin, ring, clock, waited: Duration::ZERO, resolution, node, jars, sockets }
+    }
+
+    fn node(twin: Twin, ring: &KeyRing, clock: &ManualClock, resolution: Resolution) -> Node {
+        let mut sessions = Sessions::builder();
+        if twin != Twin::Bare {
+            sessions = sessions.tier(MemoryTier::builder().build());
+        }
+        let sessions = sessions
+            .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+            .value::<Division>()
+            .value::<Visits>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .resolution(resolution)
+            .idle(IDLE)
+            .absolute(2 * LONGEST)
+            .clock(clock.clone());
+        Node::new(sessions.build().unwrap())
+    }
+
+    fn step(&mut self, step: Step) -> Seen {
+        self.clock.advance(Duration::from_millis(1));
+        let waits = "nothing to wait for";
+        match step {
+            Step::Visit { jar, ops, keep, lost } => return self.visit(jar, ops, (keep, lost)),
+            Step::Begin { jar } => {
+                self.renew_key();
+                if let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none()) {
+                    let session = under_way(&self.jars[jar], &self.node).now_or_never().expect(waits);
+                    return seen_of(place.insert(session));
+                }
+            }
+            Step::Socket { which, op } => {
+                let Some(session) = &self.sockets[which] else { return Seen::default() };
+                let came = perform(session, &op).now_or_never().expect(waits);
+                return Seen { came: vec![came], ..seen_of(session) };
+            }
+            Step::Close { which } => self.sockets[which] = None,
+            Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
+            Step::Job { user, op } => {
+                let session = self.node.sessions.of(principal(user)).now_or_never().expect(waits).unwrap();
+                return Seen { came: vec![perform(&session, &op).now_or_never().expect(waits)], ..Seen::default() };
+            }
+            Step::EndAll { user } => {
+                self.node.sessions.end_all(principal(user)).now_or_never().expect(waits).unwrap();
+            }
+            Step::Restart => {
+                self.sockets = Default::default();
+                self.node = Self::node(self.twin, &self.ring, &self.clock, self.resolution);
+            }
+            Step::Wait(span) if self.waited + span > LONGEST => {}
+            Step::Wait(span) => {
+                self.waited += span;
+                self.clock.advance(span);
+            }
+        }
+        Seen::default()
+    }
+
+    /// Before each request of the twin that opens every token.
+    fn renew_key(&self) {
+        if self.twin == Twin::Opening {
+            self.ring.replace([key()]).unwrap();
+        }
+    }
+
+    fn visit(&mut self, jar: usize, ops: Vec<Op>, (keep, lost): (bool, bool)) -> Seen {
+        self.renew_key();
+        let handler = async move |session: Session| {
+            let mut came = Vec::new();
+            for op in &ops {
+                came.push(perform(&session, op).await);
+            }
+            // A request that asks for nothing is one too.
+            let seen = if ops.is_empty() { Seen::default() } else { seen_of(&session) };
+            (Seen { came, ..seen }, keep.then_some(session))
+        };
+        let mut browser = self.jars[jar].clone();
+        let visit = browser.visit_seen(&self.node, handler).now_or_never();
+        let (headers, (mut seen, session)) = visit.expect("nothing to wait for");
+        if !lost {
+            self.jars[jar] = browser;
+        }
+        seen.head = shape(&headers);
+        if session.is_some()
+            && let Some(place) = self.sockets.iter_mut().find(|socket| socket.is_none())
+        {
+            *place = session;
+        }
+        seen
+    }
+}
+
+/// The same each time, which a generated one is not.
+fn key() -> Vec<u8> {
+    (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect()
+}
+
+fn seen_of(session: &Session) -> Seen {
+    let ends = session.expires_at().map(|ends| ends.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis());
+    Seen { user: session.principal(), new: session.is_new(), ends, ..Seen::default() }
+}
+
+/// What a response says, with a token's length in the place of the token.
+fn shape(headers: &HeaderMap) -> Vec<(&'static str, String)> {
+    let text = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
+    let cookies = set_cookies(headers).into_iter().map(|cookie| {
+        let pair = parsed(&cookie).stripped().to_string();
+        ("set-cookie", cookie.replacen(&pair, &pair.len().to_string(), 1))
+    });
+    let vary = text(header::VARY).map(|value| ("vary", value));
+    cookies.chain(vary).chain(text(header::CACHE_CONTROL).map(|value| ("cache-control", value))).collect()
+}
+
+fn alike(twins: [Twin; 2], resolution: Resolution, steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let [mut one, mut other] = twins.map(|twin| World::new(twin, resolution));
+    for step in steps {
+        let shown = format!("{step:?}");
+        let [mut one, mut other] = [one.step(step.clone()), other.step(step)];
+        if twins.contains(&Twin::Bare) {
+            // Use since the cookie was sealed is what memory alone knows of.
+            (one.ends, other.ends) = (None, None);
+        }
+        prop_assert_eq!(one, other, "{}", shown);
+    }
+    Ok(())
+}
+
+fn config() -> ProptestConfig {
+    let cases = std::env::var("KNOWN_TOKENS_CASES").map_or(150, |cases| cases.parse().expect("a number"));
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() }
+}
+
+#[test]
+fn a_token_that_is_recognised_gives_what_it_gives_when_it_is_opened() {
+    proptest!(config(), |(first_hit in any::<bool>(), steps in proptest::collection::vec(step(), 1..50))| {
+        let resolution = if first_hit { Resolution::FirstHit } else { Resolution::Newest };
+        alike([Twin::Warm, Twin::Opening], resolution, steps)?;
+    });
+}
+
+#[test]
+fn a_browser_that_is_alone_gets_from_its_cookie_what_it_gets_from_memory() {
+    proptest!(config(), |(steps in proptest::collection::vec(alone(), 1..50))| {
+        alike([Twin::Warm, Twin::Bare], Resolution::Newest, steps)?;
+    });
+}

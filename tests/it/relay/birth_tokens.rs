@@ -1,0 +1,85 @@
+//! Birth tokens: each gives the cookie of a new session to one browser.
+
+use layered_session::testing::SpyStore;
+
+use crate::support::{
+    app::{App, bring, get, set, socket, theme, visitor},
+    trace::Trace,
+    turns::{assert_refused, bring_ok},
+    world::{Browser, Node, Theme},
+};
+
+async fn born(node: &Node) -> String {
+    let live = socket(&Browser::new(), node).await;
+    live.set(theme("dark")).await.unwrap();
+    live.relay().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn birth_token_gives_its_cookie_once() {
+    let app = App::new();
+    let node = app.node();
+    let token = born(&node).await;
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, &token).await;
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    bring_ok(&mut browser, &node, &token).await;
+}
+
+#[tokio::test]
+async fn later_birth_token_of_the_session_is_another() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("light")).await.unwrap();
+    let first = live.relay().unwrap();
+    live.set(theme("dark")).await.unwrap();
+    let second = live.relay().unwrap();
+    // The answer to the first was lost.
+    bring_ok(&mut Browser::new(), &node, first.as_str()).await;
+    let mut browser = Browser::new();
+    bring_ok(&mut browser, &node, second.as_str()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+#[tokio::test]
+async fn other_nodes_accept_a_birth_token_once_each() {
+    let app = App::new();
+    let node = app.node();
+    let token = born(&node).await;
+    for node in [node, app.node()] {
+        bring_ok(&mut Browser::new(), &node, &token).await;
+        assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+    }
+}
+
+#[tokio::test]
+async fn store_decides_whether_the_born_session_lives() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let first = over(store.clone());
+    let live = socket(&Browser::new(), &first).await;
+    live.set(theme("dark")).await.unwrap();
+    let token = live.relay().unwrap().to_string();
+    let mut browser = Browser::new();
+    assert_refused(&bring(&mut browser, &over(SpyStore::new()), &token).await, "relay_other_session");
+    bring_ok(&mut browser, &over(store.clone()), &token).await;
+    live.destroy().await.unwrap();
+    assert_refused(&bring(&mut Browser::new(), &over(store), &token).await, "session_closed");
+}
+
+#[tokio::test]
+async fn late_beginning_is_traced_with_its_remedy() {
+    let app = App::new();
+    let node = app.node();
+    let (trace, _guard) = Trace::begin();
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("dark")).await.unwrap();
+    live.clone().set(theme("light")).await.unwrap();
+    assert_eq!(trace.lines_with("Session::relay"), 1, "{}", trace.text());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.set(theme("dark")).await.unwrap();
+    set(&mut browser, &node, theme("light")).await;
+    assert_eq!(trace.lines_with("Session::relay"), 1, "sessions that have a cookie");
+}

@@ -1,0 +1,340 @@
+//! Orders that are refused: late, used, of another session or user, or past the end of all of a user's sessions.
+
+use std::{sync::Barrier, thread, time::Duration};
+
+use http::StatusCode;
+use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind, testing::SpyStore};
+
+use crate::support::{
+    app::{App, at_once, bring, get, kind, post, sign_in, signed_in, socket, theme, visitor},
+    turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user},
+    world::{Browser, Division, Node, Theme},
+};
+
+#[tokio::test]
+async fn order_lives_a_minute() {
+    let app = App::new();
+    for (passed, taken) in [(59_999, true), (60_000, false)] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let token = login(&socket(&browser, &node).await);
+        app.pass(Duration::from_millis(passed));
+        let answer = bring(&mut browser, &node, &token).await;
+        assert_eq!(answer.code(), if taken { "" } else { "relay_expired" });
+        assert_eq!(is_ada(principal(&browser, &node).await), taken);
+    }
+}
+
+// After a step back the clock shows times again: an order of before must not live longer by the step.
+#[tokio::test]
+async fn order_is_old_until_the_clock_has_caught_up() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let before = login(&live);
+    app.clock.set(app.clock.now() - Duration::from_secs(600));
+    let after = login(&live);
+    for token in [&before, &after] {
+        assert_refused(&bring(&mut browser, &node, token).await, "relay_expired");
+    }
+    app.pass(Duration::from_secs(601));
+    assert_refused(&bring(&mut browser, &node, &before).await, "relay_expired");
+    bring_ok(&mut browser, &node, &login(&live)).await;
+}
+
+#[tokio::test]
+async fn order_begins_one_session_wherever_it_is_brought() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    let mut begun = Vec::new();
+    for node in [node.clone(), app.node(), app.node()] {
+        let mut page = browser.clone();
+        bring_ok(&mut page, &node, &token).await;
+        begun.push(id(&page));
+        assert_refused(&bring(&mut browser.clone(), &node, &token).await, "token_used");
+        assert_refused(&bring(&mut page, &node, &token).await, "token_used");
+    }
+    begun.dedup();
+    assert_eq!(begun.len(), 1);
+    let token = login(&socket(&Browser::new(), &node).await);
+    bring_ok(&mut Browser::new(), &node, &token).await;
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
+}
+
+#[tokio::test]
+async fn order_needs_the_cookie_of_its_session() {
+    let app = App::new();
+    let node = app.node();
+    let browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
+    let mut other = visitor(&node).await;
+    assert_refused(&bring(&mut other, &node, &token).await, "relay_other_session");
+    let mut garbage = Browser::new();
+    garbage.set("session", "garbage");
+    assert_refused(&bring(&mut garbage, &node, &token).await, "relay_other_session");
+    // An order of a visitor without a session is nothing to a browser that has one, or an unreadable cookie.
+    let token = login(&socket(&Browser::new(), &node).await);
+    for browser in [&mut other, &mut garbage] {
+        assert_refused(&bring(browser, &node, &token).await, "relay_other_session");
+    }
+    assert_eq!(get::<Theme>(&mut other, &node).await, theme("light"));
+}
+
+#[tokio::test]
+async fn order_does_not_outlive_a_sign_out() {
+    let app = App::new();
+    for renews in [true, false] {
+        let node = app.node();
+        let mut browser = visitor(&node).await;
+        let (mut old, token) = (browser.clone(), login(&socket(&browser, &node).await));
+        let turn = async move |session: Session| if renews { session.renew().await } else { session.sign_out().await };
+        browser.visit(&node, turn).await.unwrap();
+        assert_refused(&bring(&mut old, &node, &token).await, "session_closed");
+        assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");
+        assert_eq!(principal(&browser, &node).await, None);
+    }
+}
+
+#[tokio::test]
+async fn order_does_not_outlive_the_users_end_of_all() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    // Stamped before the order: the order's session comes later.
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    other.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.pass(Duration::from_millis(1));
+    let token = login(&live);
+    for node in [&node, &other] {
+        let mut page = browser.clone();
+        let stamped = app.node();
+        stamped.sessions.end_all(Principal::new("ada")).await.unwrap();
+        assert_refused(&bring(&mut page, &stamped, &token).await, "session_closed");
+        bring_ok(&mut page, node, &token).await;
+        assert!(is_ada(principal(&page, node).await));
+    }
+    // Stamped after the order, on the node of the order.
+    let mut late = visitor(&node).await;
+    let token = login(&socket(&late, &node).await);
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring(&mut late, &node, &token).await, "session_closed");
+    assert_eq!(principal(&late, &node).await, None);
+    browser.set("session", "gone");
+}
+
+#[tokio::test]
+async fn stamp_of_the_present_user_stops_a_change_of_user() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = signed_in(&node, "ada").await;
+    let token = socket(&browser, &node).await.sign_in(user("bob")).by_page().unwrap();
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_refused(&bring(&mut browser, &node, token.as_str()).await, "session_closed");
+    assert_eq!(principal(&browser, &node).await, None);
+}
+
+#[tokio::test]
+async fn order_of_another_user_is_refused() {
+    let app = App::new();
+    let node = app.node_with(|sessions| {
+        sessions.identify_by::<crate::support::world::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
+    });
+    let mut browser = visitor(&node).await;
+    // Ordered while nobody was signed in; the page's own cookie is of a session that somebody signed into since.
+    let token = login(&socket(&browser, &node).await);
+    sign_in(&mut browser, &node, "bob").await;
+    assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");
+    assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
+}
+
+#[tokio::test]
+async fn closed_handles_and_jobs_give_no_order() {
+    let app = App::new();
+    let node = node(&app);
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    assert_eq!(kind(job.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.renew_by_page().token()), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.sign_in(user("ada")).await), Some(WriteErrorKind::Invalid));
+    assert_eq!(kind(job.renew().await), Some(WriteErrorKind::Invalid));
+    let visitors = socket(&Browser::new(), &node).await;
+    assert_eq!(kind(visitors.renew_by_page().token()), Some(WriteErrorKind::Invalid), "nothing to renew");
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn chain_without_memory_gives_no_order() {
+    let app = App::new();
+    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
+    let chain = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone());
+    let identified = chain.identify_by::<crate::support::world::User>(|user| Some(Principal::new(&user.0)));
+    let node = Node::new(identified.build().unwrap());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::NoMemory));
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::NoMemory));
+}
+
+// A sign-out takes back every order of its handle, so a handle gives no more orders than the sign-out can take back.
+#[tokio::test]
+async fn ninth_order_of_a_handle_is_refused() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (node, other) = (over_store(), over_store());
+    let live = socket(&Browser::new(), &node).await;
+    let order = |number: usize| live.sign_in(user(&format!("user {number}"))).by_page();
+    assert_eq!(
+        kind(live.sign_in(user(&"x".repeat(4_000))).by_page()),
+        Some(WriteErrorKind::TooLarge),
+        "takes no place"
+    );
+    let mut tokens: Vec<_> = (0..8).map(|number| order(number).unwrap().to_string()).collect();
+    for _ in 0..2 {
+        assert_eq!(kind(order(8)), Some(WriteErrorKind::Invalid));
+    }
+    assert!(order(8).unwrap_err().to_string().contains("new request"), "the remedy");
+    tokens.extend((0..8).map(|number| order(number).expect("another order for the same user").to_string()));
+    live.destroy().await.unwrap();
+    for node in [&node, &other] {
+        for token in &tokens {
+            let answer = bring(&mut Browser::new(), node, token).await;
+            assert_eq!((answer.status, answer.set_cookies()), (StatusCode::CONFLICT, vec![]));
+        }
+    }
+}
+
+#[tokio::test]
+async fn removal_names_every_order_that_was_given() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let (mut given, mut refused) = (Vec::new(), 0);
+    for number in 0..24 {
+        match live.sign_in(user(&format!("user {number}"))).by_page() {
+            Ok(token) => given.push(token.to_string()),
+            Err(error) => {
+                assert_eq!(error.kind(), WriteErrorKind::Invalid);
+                refused += 1;
+                live.destroy().await.unwrap();
+            }
+        }
+    }
+    assert_eq!(given.len() + refused, 24);
+    live.destroy().await.unwrap();
+    let mut pages = Vec::new();
+    for token in &given {
+        let mut page = browser.clone();
+        // The node knows of no end yet.
+        let answer = bring(&mut page, &app.node(), token).await;
+        if answer.status == StatusCode::OK {
+            pages.push(page);
+        }
+    }
+    assert!(pages.len() >= 14, "{}", pages.len());
+    let removal = live.relay().unwrap().to_string();
+    bring_ok(&mut pages[0].clone(), &other, &removal).await;
+    for page in &pages {
+        assert_eq!(principal(page, &other).await, None);
+    }
+}
+
+// Two orders that clones give at the same moment name the same session.
+#[test]
+fn orders_of_clones_begin_one_session() {
+    let node = App::new().node();
+    for _ in 0..200 {
+        let live = at_once(socket(&Browser::new(), &node)).unwrap();
+        let barrier = Barrier::new(2);
+        let order = || {
+            barrier.wait();
+            login(&live)
+        };
+        let tokens = thread::scope(|scope| [scope.spawn(order), scope.spawn(order)].map(|it| it.join().unwrap()));
+        let [first, second] = tokens.map(|token| at_once(bring(&mut Browser::new(), &node, &token)).unwrap());
+        assert_eq!((first.status, second.code().as_str()), (StatusCode::OK, "token_used"));
+    }
+}
+
+#[tokio::test]
+async fn order_that_would_not_fit_is_refused_when_ordered() {
+    let app = App::new();
+    let node = node(&app);
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(kind(live.sign_in(user(&"x".repeat(4_000))).by_page()), Some(WriteErrorKind::TooLarge));
+    assert_eq!(kind(live.renew_by_page().with(&theme(&"x".repeat(4_000))).token()), Some(WriteErrorKind::TooLarge));
+    let grants = live.renew_by_page().with(&Division(1));
+    assert_eq!(kind(grants.token()), Some(WriteErrorKind::Invalid), "of principal scope");
+    assert_eq!(kind(live.renew_by_page().with(&user("eve")).token()), Some(WriteErrorKind::Invalid), "the identity");
+    let undeclared = socket(&browser, &app.node()).await;
+    assert_eq!(kind(undeclared.renew_by_page().with(&Mfa(true)).token()), Some(WriteErrorKind::Undeclared));
+    let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();
+    bring_ok(&mut browser, &node, token.as_str()).await;
+}
+
+#[tokio::test]
+async fn refused_order_takes_in_its_relay_part() {
+    let app = App::new();
+    let node = app.node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.set(theme("dark")).await.unwrap();
+    let token = login(&live);
+    let restarted = app.node();
+    restarted.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(bring(&mut browser, &restarted, &token).await.code(), "session_closed");
+    assert_eq!(get::<Theme>(&mut browser, &restarted).await, theme("dark"));
+    assert_eq!(principal(&browser, &restarted).await, None);
+}
+
+#[tokio::test]
+async fn order_takes_no_writeback_beside() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let token = login(&socket(&browser, &node).await);
+    let body = serde_json::json!({ "$relay": token, "theme": "dark" }).to_string();
+    assert_eq!(post(&mut browser, &node, body).await.code(), "relay_not_alone");
+    assert_eq!(principal(&browser, &node).await, None);
+}
+
+#[tokio::test]
+async fn order_over_an_ended_cookie_needs_the_cookie() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let live = socket(&old, &node).await;
+    assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::Closed));
+    let token = login(&live);
+    assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
+    bring_ok(&mut old, &node, &token).await;
+    assert!(is_ada(principal(&old, &node).await));
+}
+
+#[tokio::test]
+async fn carried_out_order_is_a_handles_last() {
+    let node = App::new().node();
+    let live = socket(&Browser::new(), &node).await;
+    bring_ok(&mut Browser::new(), &node, &login(&live)).await;
+    assert_eq!(kind(live.sign_in(user("bob")).by_page()), Some(WriteErrorKind::Closed));
+}
+
+#[tokio::test]
+async fn ended_order_begins_nothing_at_another_node() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let (node, other) = (over_store(), over_store());
+    let live = socket(&Browser::new(), &node).await;
+    let token = login(&live);
+    live.destroy().await.unwrap();
+    assert_refused(&bring(&mut Browser::new(), &other, &token).await, "session_closed");
+}

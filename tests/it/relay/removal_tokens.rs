@@ -1,0 +1,304 @@
+//! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
+
+use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
+
+use crate::support::{
+    app::{App, at_once, bring, get, kind, sign_in, signed_in, socket, theme, visitor},
+    turns::{assert_refused, bring_ok, is_ada, login, principal, user},
+    world::{Browser, DAY, HOUR, Node, Theme},
+};
+
+async fn sign_out(live: &Session) -> String {
+    live.sign_out().await.unwrap();
+    live.relay().expect("a removal").to_string()
+}
+
+/// A request with this cookie has no session on a node that knew nothing before the removal.
+async fn is_dead(browser: &Browser, node: &Node) -> bool {
+    browser.clone().visit(node, async |session| session.is_new()).await
+}
+
+#[tokio::test]
+async fn logout_on_a_socket_reaches_the_browser() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = signed_in(&node, "ada").await;
+    let live = socket(&browser, &node).await;
+    assert_eq!(live.relay(), None);
+    let token = sign_out(&live).await;
+    assert_eq!(at_once(live.closed()), Some(Closed::Destroyed));
+    assert_eq!(principal(&browser, &node).await, None, "at once, before the page brings anything");
+    // On this node, on one that knows nothing, and a second time.
+    for node in [&node, &other, &other] {
+        let mut page = browser.clone();
+        bring_ok(&mut page, node, &token).await;
+        assert_eq!(page.cookie("session"), None);
+        assert!(is_dead(&browser, node).await, "a copy of the cookie");
+    }
+    let answer = bring(&mut Browser::new(), &node, &token).await;
+    assert_eq!((answer.code(), answer.set_cookies()), (String::new(), vec![]), "nothing to remove");
+}
+
+#[tokio::test]
+async fn removal_names_the_sessions_of_all_orders() {
+    let app = App::new();
+    let (first, second) = (app.node(), app.node());
+    let mut browser = visitor(&first).await;
+    let live = socket(&browser, &first).await;
+    bring_ok(&mut browser, &second, &login(&live)).await;
+    live.sign_out().await.unwrap();
+    // The hook keeps the newest removal alone.
+    login(&live);
+    live.sign_out().await.unwrap();
+    bring_ok(&mut browser, &second, live.relay().unwrap().as_str()).await;
+    assert_eq!((browser.cookie("session"), principal(&browser, &second).await), (None, None));
+}
+
+#[tokio::test]
+async fn sign_out_after_an_outage_takes_orders_back() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let mut browser = Browser::new();
+    let live = socket(&browser, &node).await;
+    let order = login(&live);
+    store.fail();
+    assert_eq!(kind(live.sign_out().await), Some(WriteErrorKind::Unavailable));
+    store.heal();
+    live.sign_out().await.unwrap();
+    assert_refused(&bring(&mut browser, &node, &order).await, "token_used");
+    assert_eq!(principal(&browser, &node).await, None);
+}
+
+// The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
+#[tokio::test]
+async fn removal_spares_a_renewed_session_that_it_does_not_name() {
+    let node = App::new().node();
+    let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
+    let mut browser = visitor(&node).await;
+    let mut old = browser.clone();
+    browser.visit(&node, async |session| session.renew().await.unwrap()).await;
+    assert_refused(&bring(&mut old, &node, &removal).await, "session_closed");
+}
+
+#[tokio::test]
+async fn clones_of_the_ending_handle_give_the_removal() {
+    let node = App::new().node();
+    let browser = signed_in(&node, "ada").await;
+    let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
+    let clone = live.clone();
+    sign_out(&live).await;
+    assert!(clone.relay().is_some_and(|token| token.as_str().starts_with("t.")));
+    assert_eq!(other.relay(), None, "another handle of the session");
+    let mut ended = signed_in(&node, "ada").await;
+    let live = socket(&ended, &node).await;
+    ended.visit(&node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(live.relay(), None, "another request has ended the session");
+}
+
+#[tokio::test]
+async fn removal_spares_a_later_sign_in() {
+    for signs_over in [true, false] {
+        let node = App::new().node();
+        let mut browser = signed_in(&node, "ada").await;
+        let old = browser.clone();
+        let live = socket(&browser, &node).await;
+        if signs_over {
+            // Another tab signs in over the session; the socket's session is over with that, so its end is nothing.
+            sign_in(&mut browser, &node, "bob").await;
+            live.sign_out().await.unwrap();
+            assert_eq!(live.relay(), None);
+        } else {
+            let token = sign_out(&live).await;
+            sign_in(&mut browser, &node, "bob").await;
+            assert_refused(&bring(&mut browser, &node, &token).await, "session_closed");
+            bring_ok(&mut old.clone(), &node, &token).await;
+        }
+        assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
+    }
+}
+
+#[tokio::test]
+async fn removal_of_a_renewed_id_says_nothing_of_the_cookie() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = signed_in(&node, "ada").await;
+    let token = sign_out(&socket(&browser, &node).await).await;
+    // The other node has renewed the session, of whose end it knows nothing.
+    let mut renewed = browser.clone();
+    renewed.visit(&other, async |session| session.renew().await.unwrap()).await;
+    assert_refused(&bring(&mut browser.clone(), &other, &token).await, "session_closed");
+    assert!(is_ada(principal(&renewed, &other).await), "the removal follows no successor that it does not name");
+}
+
+#[tokio::test]
+async fn logout_voids_an_order_in_flight() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let order = login(&live);
+    let removal = sign_out(&live).await;
+    assert_refused(&bring(&mut browser.clone(), &node, &order).await, "session_closed");
+    // Brought to a node that knows of no end, the order is carried out; the removal names the begun session too.
+    let mut page = browser.clone();
+    bring_ok(&mut page, &other, &order).await;
+    assert!(is_ada(principal(&page, &other).await));
+    bring_ok(&mut page.clone(), &other, &removal).await;
+    assert_eq!(principal(&page, &other).await, None);
+    bring_ok(&mut browser, &node, &removal).await;
+    assert_eq!(browser.cookie("session"), None);
+}
+
+#[tokio::test]
+async fn logout_ends_the_session_of_a_carried_out_order() {
+    let node = App::new().node();
+    for with_session in [true, false] {
+        let mut browser = if with_session { visitor(&node).await } else { Browser::new() };
+        let live = socket(&browser, &node).await;
+        let order = login(&live);
+        bring_ok(&mut browser, &node, &order).await;
+        assert!(is_ada(principal(&browser, &node).await));
+        live.sign_out().await.unwrap();
+        assert_eq!(principal(&browser, &node).await, None, "with a session: {with_session}");
+    }
+}
+
+// The order was brought to another node, and this node heard of the begun session before the logout.
+#[tokio::test]
+async fn logout_names_a_session_begun_elsewhere() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    bring_ok(&mut browser, &other, &login(&live)).await;
+    assert!(is_ada(principal(&browser, &node).await));
+    live.sign_out().await.unwrap();
+    assert_eq!(principal(&browser, &node).await, None);
+    assert!(is_ada(principal(&browser, &other).await), "the other node has yet to hear of it");
+    let removal = live.relay().expect("a removal").to_string();
+    bring_ok(&mut browser.clone(), &other, &removal).await;
+    assert_eq!(principal(&browser, &other).await, None);
+}
+
+#[tokio::test]
+async fn removal_spares_a_cookie_that_does_not_open() {
+    let node = App::new().node();
+    let browser = signed_in(&node, "ada").await;
+    let token = sign_out(&socket(&browser, &node).await).await;
+    let mut unread = Browser::new();
+    unread.set("session", "sealed-under-a-newer-key");
+    assert_refused(&bring(&mut unread, &node, &token).await, "session_closed");
+}
+
+#[tokio::test]
+async fn socket_signs_out_and_in_again() {
+    let app = App::new();
+    for brings_removal in [true, false] {
+        let node = app.node();
+        let mut browser = signed_in(&node, "ada").await;
+        let live = socket(&browser, &node).await;
+        let removal = sign_out(&live).await;
+        let order = live.sign_in(user("bob")).by_page().unwrap();
+        if brings_removal {
+            bring_ok(&mut browser, &node, &removal).await;
+        }
+        bring_ok(&mut browser, &node, order.as_str()).await;
+        assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
+        // On a node that does not know of the end, the order ends the old id first.
+        let (restarted, mut page) = (app.node(), signed_in(&node, "ada").await);
+        let old = page.clone();
+        let live = socket(&page, &node).await;
+        sign_out(&live).await;
+        let order = live.sign_in(user("bob")).by_page().unwrap();
+        bring_ok(&mut page, &restarted, order.as_str()).await;
+        assert_eq!(principal(&page, &restarted).await, Some(Principal::new("bob")));
+        assert_eq!(principal(&old, &restarted).await, None);
+    }
+}
+
+#[tokio::test]
+async fn renewal_after_an_own_end_begins_an_empty_session() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    live.destroy().await.unwrap();
+    let token = live.renew_by_page().with(&theme("dark")).token().unwrap();
+    bring_ok(&mut browser, &node, token.as_str()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+}
+
+#[tokio::test]
+async fn removal_without_a_cookie_ends_nothing() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    let token = sign_out(&live).await;
+    bring_ok(&mut Browser::new(), &other, &token).await;
+    assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
+}
+
+// A sign-in begins with the configured lifetime, whatever the lifetime of the session before.
+#[tokio::test]
+async fn removal_outlives_a_short_session() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = Browser::new();
+    let begin = async |session: Session| {
+        session.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
+        session.set(theme("light")).await.unwrap();
+    };
+    browser.visit(&node, begin).await;
+    let live = socket(&browser, &node).await;
+    bring_ok(&mut browser, &other, &login(&live)).await;
+    let token = sign_out(&live).await;
+    app.pass(2 * HOUR);
+    let mut page = browser.clone();
+    bring_ok(&mut page, &other, &token).await;
+    assert_eq!((page.cookie("session"), principal(&browser, &other).await), (None, None));
+}
+
+#[tokio::test]
+async fn order_ends_a_remembered_session_for_good() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    let year = Lifetime::new(365 * DAY, 365 * DAY).unwrap();
+    browser.visit(&node, async move |session| session.set_lifetime(year).await.unwrap()).await;
+    let live = socket(&browser, &node).await;
+    live.sign_out().await.unwrap();
+    // Without the cookie, the token alone tells how long the session could have lived.
+    bring_ok(&mut Browser::new(), &other, &login(&live)).await;
+    app.pass(364 * DAY);
+    for _ in 0..8 {
+        visitor(&other).await;
+    }
+    assert_eq!(get::<Theme>(&mut browser, &other).await, Theme::default());
+}
+
+// The response that took the cookie away was lost, and the order may have been brought elsewhere.
+#[tokio::test]
+async fn removal_names_a_session_that_another_request_ended() {
+    let app = App::new();
+    let (node, other) = (app.node(), app.node());
+    let browser = visitor(&node).await;
+    let live = socket(&browser, &node).await;
+    login(&live);
+    browser.clone().visit(&node, async |session| session.destroy().await.unwrap()).await;
+    let token = sign_out(&live).await;
+    let mut page = browser.clone();
+    bring_ok(&mut page, &other, &token).await;
+    assert_eq!(page.cookie("session"), None);
+}
+
+#[tokio::test]
+async fn request_gives_no_removal() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    let sign_out = async |session: Session| {
+        session.sign_out().await.unwrap();
+        session.relay()
+    };
+    assert_eq!(browser.visit(&node, sign_out).await, None);
+    assert_eq!(browser.cookie("session"), None, "its response takes the cookie away");
+}

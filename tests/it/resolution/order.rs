@@ -1,0 +1,277 @@
+//! Which tier answers, and that nothing old or expired does.
+
+use std::time::Duration;
+
+use layered_session::{
+    CookieTier, DefaultTier, MemoryTier, Resolution, Session, SessionValue, Sessions, testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, carried, get, seen, set, sign_in, signed_in, socket, theme, visitor},
+    world::{Browser, DAY, Division, Node, TICK, Theme, Visits, builder, ring},
+};
+
+/// It ends 31 days after its last write.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Draft(String);
+
+impl SessionValue for Draft {
+    const NAME: &'static str = "draft";
+    const MAX_AGE: Option<Duration> = Some(Duration::from_secs(31 * 86_400));
+}
+
+/// A node with drafts, whose sessions outlive them.
+fn drafting(app: &App, resolution: Resolution) -> Node {
+    let chain = app.chain(DefaultTier::new().value(Draft("blank".into()))).value::<Draft>().value::<Theme>();
+    Node::new(chain.resolution(resolution).idle(60 * DAY).absolute(365 * DAY).build().unwrap())
+}
+
+// Acceptance 1 and 18.
+#[tokio::test]
+async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
+    for (resolution, expected) in
+        [(Resolution::Newest, (Division(2), "cookie")), (Resolution::FirstHit, (Division(1), "memory"))]
+    {
+        let app = App::new();
+        let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(resolution)));
+        let mut browser = signed_in(&elsewhere, "ada").await;
+        set(&mut browser, &elsewhere, Division(1)).await;
+        get::<Division>(&mut browser, &node).await;
+        set(&mut browser, &elsewhere, Division(2)).await;
+        assert_eq!(seen(&mut browser, &node).await, expected);
+        assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "the older one overwrote the newer");
+        for visits in [1, 2] {
+            set(&mut browser, &node, Visits(visits)).await;
+            assert_eq!(carried::<Visits>(&browser, &app).await, Visits(visits));
+            assert_eq!(carried::<Division>(&browser, &app).await, Division(2), "a write of another value lost it");
+        }
+    }
+}
+
+// Acceptance 1.
+#[tokio::test]
+async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
+    let app = App::new();
+    let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let mut browser = visitor(&elsewhere).await;
+    get::<Theme>(&mut browser, &node).await;
+    for name in ["a", "b", "c"] {
+        set(&mut browser, &elsewhere, theme(name)).await;
+    }
+    set(&mut browser, &node, theme("mine")).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("mine"));
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("mine"));
+}
+
+#[tokio::test]
+async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
+    let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
+    ahead.advance(Duration::from_secs(300));
+    let node = |clock| Node::new(builder(&ring, clock).resolution(Resolution::FirstHit).build().unwrap());
+    let (first, second) = (node(&ahead), node(&clock));
+    let mut browser = Browser::new();
+    browser.visit(&second, async |s| s.set(Theme("old".into())).await.unwrap()).await;
+    browser.visit(&first, async |s| s.set(Theme("newer".into())).await.unwrap()).await;
+    browser.visit(&second, async |s| s.set(Theme("last".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&node(&clock), async |s| s.value::<Theme>()).await, Theme("last".into()));
+}
+
+// Acceptance 2 and 3.
+#[tokio::test]
+async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
+    let app = App::new();
+    let node = || Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
+    let (first, restarted) = (node(), node());
+    let mut browser = Browser::new();
+    assert_eq!(seen(&mut browser, &first).await, (theme("light"), "default"));
+    set(&mut browser, &first, theme("dark")).await;
+    assert_eq!(seen(&mut browser, &first).await, (theme("dark"), "memory"));
+    assert_eq!(seen(&mut browser, &restarted).await, (theme("dark"), "cookie"));
+    assert_eq!(seen(&mut browser, &restarted).await, (theme("dark"), "memory"));
+    browser.visit(&restarted, async |session| session.remove::<Theme>().await.unwrap()).await;
+    assert_eq!(seen(&mut browser, &restarted).await, (theme("light"), "default"));
+    assert_eq!(seen(&mut browser, &node()).await, (theme("light"), "default"));
+}
+
+// Acceptance 8.
+#[tokio::test]
+async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
+    let app = App::new();
+    let mut browser = signed_in(&app.node(), "ada").await;
+    set(&mut browser, &app.node(), Division(2)).await;
+    let live = socket(&browser, &app.node()).await;
+    assert_eq!((live.value::<Division>(), live.origin::<Division>().tier()), (Division(2), "cookie"));
+    assert_eq!(at_once(live.watch::<Division>().next()), Some(Some(Division(2))));
+}
+
+// Acceptance 10 and 35.
+#[tokio::test]
+async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
+    let app = App::new();
+    let mut node = app.node();
+    let mut browser = visitor(&node).await;
+    set(&mut browser, &node, theme("dark")).await;
+    for _ in 0..3 {
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a reload");
+        app.pass(DAY);
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a visit a day later");
+        node = app.node();
+        assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a deploy");
+    }
+}
+
+// Acceptance 12.
+#[tokio::test]
+async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
+    let app = App::new();
+    let node = drafting(&app, Resolution::Newest);
+    let restarted = || drafting(&app, Resolution::Newest);
+    let mut browser = visitor(&node).await;
+    set(&mut browser, &node, Draft("mine".into())).await;
+    app.pass(31 * DAY - Duration::from_millis(1));
+    assert_eq!(get::<Draft>(&mut browser, &restarted()).await, Draft("mine".into()));
+    assert_eq!(get::<Draft>(&mut browser, &node).await, Draft("mine".into()));
+    app.pass(Duration::from_millis(1));
+    assert_eq!(seen(&mut browser.clone(), &restarted()).await, (Draft("blank".into()), "default"));
+    assert_eq!(seen(&mut browser, &node).await, (Draft("blank".into()), "default"));
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
+}
+
+// Acceptance 13 and 19.
+#[tokio::test]
+async fn an_expired_copy_in_memory_hides_nothing_below_it() {
+    let app = App::new();
+    let (elsewhere, node) = (drafting(&app, Resolution::Newest), drafting(&app, Resolution::FirstHit));
+    let mut browser = Browser::new();
+    set(&mut browser, &elsewhere, Draft("old".into())).await;
+    get::<Draft>(&mut browser, &node).await;
+    app.pass(20 * DAY);
+    set(&mut browser, &elsewhere, Draft("new".into())).await;
+    assert_eq!(seen(&mut browser, &node).await, (Draft("old".into()), "memory"));
+    app.pass(11 * DAY);
+    assert_eq!(seen(&mut browser, &node).await, (Draft("new".into()), "cookie"));
+    app.pass(20 * DAY);
+    assert_eq!(seen(&mut browser, &node).await, (Draft("blank".into()), "default"));
+}
+
+// Acceptance 19.
+#[tokio::test]
+async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
+    let app = App::new();
+    let (elsewhere, node) = (app.node(), app.node());
+    let mut browser = visitor(&node).await;
+    app.pass(36 * Duration::from_secs(3600));
+    set(&mut browser, &elsewhere, Visits(1)).await;
+    app.pass(36 * Duration::from_secs(3600));
+    let both = async |session: Session| (session.value::<Theme>(), session.value::<Visits>());
+    assert_eq!(browser.visit(&node, both).await, (theme("light"), Visits(1)));
+}
+
+// Acceptance 19.
+#[tokio::test]
+async fn what_was_evicted_comes_from_the_cookie() {
+    let app = App::new();
+    let tight = MemoryTier::builder().max_bytes(4096).build();
+    let chain = Sessions::builder().tier(tight).tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
+    let node = Node::new(chain.value::<Theme>().clock(app.clock.clone()).build().unwrap());
+    let mut browser = visitor(&node).await;
+    // Used longest ago, so that it goes as soon as it is looked at; and after so many evictions it has been.
+    app.pass(Duration::from_secs(1));
+    for _ in 0..64 {
+        get::<Theme>(&mut visitor(&node).await, &node).await;
+    }
+    assert!(node.sessions.stats().evicted_saved > 0);
+    assert_eq!(seen(&mut browser, &node).await, (theme("light"), "cookie"));
+}
+
+#[tokio::test]
+async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest_from_the_cookie() {
+    const NAME: &str = "__Host-session";
+    let app = App::new();
+    let node = || {
+        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
+        let chain =
+            chain.tier(MemoryTier::builder().build()).tier(CookieTier::sealed(app.ring.clone()).max_bytes(3_800));
+        Node::new(chain.tier(DefaultTier::new()).build().unwrap())
+    };
+    let (one, other) = (node(), node());
+    let mut browser = Browser::new();
+    set(&mut browser, &one, Visits(7)).await;
+    let before = browser.cookie(NAME).unwrap().to_owned();
+    set(&mut browser, &one, Draft("d".repeat(2000))).await;
+    let drafted = browser.cookie(NAME).unwrap().to_owned();
+    app.pass(Duration::from_secs(1));
+    browser.set(NAME, &before);
+    set(&mut browser, &other, theme(&"t".repeat(2000))).await;
+    app.pass(Duration::from_secs(1));
+    set(&mut browser, &other, Visits(8)).await;
+    browser.set(NAME, &drafted);
+    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000);
+    assert_ne!(browser.cookie(NAME), Some(&*drafted), "a response brings what the browser lacks");
+    let cold = node();
+    assert_eq!(get::<Visits>(&mut browser, &cold).await, Visits(8));
+    assert_eq!(get::<Theme>(&mut browser, &cold).await, theme(&"t".repeat(2000)));
+    assert_eq!(get::<Draft>(&mut browser, &cold).await, Draft::default());
+    assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "it stays where it is");
+}
+
+/// As above on a node that has room for a few sessions: one that has what no browser has goes after all others.
+#[tokio::test]
+async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
+    const NAME: &str = "session";
+    let app = App::new();
+    let node = |bytes| {
+        let memory = MemoryTier::builder().max_bytes(bytes).build();
+        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
+        let cookie = CookieTier::sealed(app.ring.clone()).name(NAME).plain_http().max_bytes(3_800);
+        Node::new(chain.tier(memory).tier(cookie).build().unwrap())
+    };
+    let (elsewhere, tight) = (node(1 << 20), node(16 << 10));
+    let mut browser = Browser::new();
+    set(&mut browser, &elsewhere, Visits(7)).await;
+    let before = browser.cookie(NAME).unwrap().to_owned();
+    set(&mut browser, &tight, Draft("d".repeat(2000))).await;
+    let drafted = browser.cookie(NAME).unwrap().to_owned();
+    app.pass(Duration::from_secs(1));
+    browser.set(NAME, &before);
+    set(&mut browser, &elsewhere, theme(&"t".repeat(2000))).await;
+    assert_ne!(browser.cookie(NAME), Some(&*drafted));
+    assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000);
+    app.pass(Duration::from_secs(1));
+    for _ in 0..256 {
+        set(&mut Browser::new(), &tight, Visits(1)).await;
+    }
+    let stats = tight.sessions.stats();
+    assert!(stats.evicted_saved > 0, "{stats:?}");
+    assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000, "{stats:?}");
+}
+
+#[tokio::test]
+async fn newer_anonymous_choice_ends_with_a_sign_in() {
+    let app = App::new();
+    let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let mut browser = Browser::new();
+    set(&mut browser, &node, Division(1)).await;
+    app.pass(TICK);
+    set(&mut browser, &elsewhere, Division(2)).await;
+    assert_eq!(get::<Division>(&mut browser.clone(), &node).await, Division(1), "memory answers");
+    sign_in(&mut browser, &node, "ada").await;
+    // A chain that knows no user shows all that the cookie holds.
+    let blind = Node::new(app.chain(DefaultTier::new()).value::<Division>().build().unwrap());
+    assert_eq!(get::<Division>(&mut browser, &blind).await, Division(-1));
+}
+
+#[tokio::test]
+async fn explanation_is_a_line_for_logs() {
+    let node = App::new().node();
+    let mut browser = visitor(&node).await;
+    let explained = browser.visit(&node, async |session| session.explain::<Theme>().to_string()).await;
+    let (memory, rest) = explained.split_once("; ").unwrap();
+    let version = memory.strip_prefix("memory: value ").expect(&explained);
+    assert!(version.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.'), "{version}");
+    assert_eq!(rest, "cookie: nothing; default: nothing; answer: memory");
+    assert!(!explained.contains("light"), "no value");
+    let nothing = Browser::new().visit(&node, async |session| session.explain::<Theme>().to_string()).await;
+    assert_eq!(nothing, "memory: nothing; cookie: nothing; default: nothing; answer: default");
+}

@@ -1,0 +1,387 @@
+//! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
+
+use std::future::Future;
+
+use http::Response;
+use http_body_util::Full;
+use layered_session::{
+    Changed, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, at_once, carried, get, post, seen, set, signed_in, socket, under_way},
+    site::dark,
+    world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+};
+
+/// Another one of the user's.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Language(String);
+
+impl SessionValue for Language {
+    const NAME: &'static str = "language";
+    const SCOPE: Scope = Scope::Principal;
+}
+
+// G2, G7, G9.
+#[tokio::test]
+async fn who_signs_in_finds_what_the_store_has_of_the_user() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = || app.node_with(|sessions| sessions.tier(store.clone()).value::<Language>());
+    let ada = async |node: &Node| node.sessions.of(Principal::new("ada")).await.unwrap();
+    let elsewhere = node();
+    ada(&elsewhere).await.set(Division(3)).await.unwrap();
+    let sign_in = async |session: &Session| session.sign_in(User("ada".into())).await.unwrap();
+
+    let at_once = async move |session: Session| {
+        sign_in(&session).await;
+        (session.value::<Division>(), session)
+    };
+    let (here, mut browser) = (node(), Browser::new());
+    let (found, socket) = browser.visit(&here, at_once).await;
+    assert_eq!((found, socket.value()), (Division(3), Division(3)));
+    assert_eq!(browser.visit(&here, async |session| session.value::<Division>()).await, Division(3));
+
+    // What is written first does not hide the rest.
+    let writes = async move |session: Session| {
+        sign_in(&session).await;
+        session.set(Language("de".into())).await.unwrap();
+    };
+    let (here, mut browser) = (node(), Browser::new());
+    browser.visit(&here, writes).await;
+    assert_eq!(browser.visit(&here, async |session| session.value::<Division>()).await, Division(3));
+
+    let removes = async move |session: Session| {
+        sign_in(&session).await;
+        session.remove::<Division>().await.unwrap();
+    };
+    Browser::new().visit(&node(), removes).await;
+    assert_eq!(ada(&node()).await.get::<Division>(), None);
+}
+
+// G9: a store that doesn't answer leaves everything as it was.
+#[tokio::test]
+async fn nobody_signs_in_while_the_store_is_away() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let session = under_way(&Browser::new(), &node).await;
+    session.set(Theme("dark".into())).await.unwrap();
+    store.fail();
+    let refused = session.sign_in(User("ada".into())).await.unwrap_err();
+    store.heal();
+    assert_eq!((refused.kind(), session.principal(), session.value()), (WriteErrorKind::Unavailable, None, dark()));
+}
+
+// Acceptance 4.
+#[tokio::test]
+async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_is_touched() {
+    let app = App::new();
+    let node = app.node();
+    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada().await.set(Division(2)).await.unwrap();
+    let mut browser = Browser::new();
+    assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"));
+    set(&mut browser, &node, Division(3)).await;
+    assert_eq!(seen(&mut browser, &node).await, (Division(3), "memory"));
+    assert_eq!(seen(&mut browser, &app.node()).await, (Division(3), "cookie"));
+    assert_eq!(ada().await.value::<Division>(), Division(2));
+    assert_eq!(node.sessions.stats().records, 2, "one session and one user");
+}
+
+// Acceptance 5.
+#[tokio::test]
+async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie() {
+    let app = App::new();
+    let node = app.node();
+    let (mut first, mut second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
+    set(&mut first, &node, Division(1)).await;
+    assert_eq!(get::<Division>(&mut second, &node).await, Division(1));
+    set(&mut first, &node, Division(2)).await;
+    assert_eq!(carried::<Division>(&second, &app).await, Division(1));
+    assert_eq!(seen(&mut second, &node).await, (Division(2), "memory"));
+    assert_eq!(carried::<Division>(&second, &app).await, Division(2));
+}
+
+// Acceptance 11.
+#[tokio::test]
+async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
+    let app = App::new();
+    let node = app.node();
+    let (mut first, second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
+    let mut page = socket(&second, &node).await.watch::<Division>();
+    assert_eq!(at_once(page.next()), Some(Some(Division(-1))));
+    set(&mut first, &node, Division(1)).await;
+    assert_eq!(at_once(page.next()), Some(Some(Division(1))));
+    post(&mut first, &node, r#"{"current_division_id": 2}"#).await;
+    assert_eq!(at_once(page.next()), Some(Some(Division(2))));
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    assert_eq!(at_once(page.next()), Some(Some(Division(3))));
+}
+
+// R35.
+#[tokio::test]
+async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    let mut browser = Browser::new();
+    for theme in ["first", "second"] {
+        let (user, principal) = browser
+            .visit(&node, async move |s| {
+                s.set(Theme(theme.into())).await.unwrap();
+                (s.get::<User>(), s.principal())
+            })
+            .await;
+        assert_eq!((user, principal), (None, None), "{theme}");
+    }
+}
+
+// Named by the head.
+
+/// A chain whose outer layer says in a header who is signed in.
+fn identified_by_head(app: &App) -> SessionsBuilder {
+    app.chain(DefaultTier::new())
+        .value::<Division>()
+        .value::<Theme>()
+        .value::<Visits>()
+        .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
+}
+
+/// A visit of a user whom the head names, or of nobody.
+async fn visit_as<F, Fut, T>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F) -> T
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    let mut request = browser.request();
+    if let Some(user) = user {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+    }
+    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
+    let (response, value) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    browser.take(response.headers());
+    value
+}
+
+async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division: Division) {
+    visit_as(browser, node, user, async move |session| session.set(division).await.unwrap()).await;
+}
+
+async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Division {
+    visit_as(browser, node, user, async |session| session.value::<Division>()).await
+}
+
+// Acceptance 22.
+#[tokio::test]
+async fn users_who_share_one_session_cookie_share_no_values() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, mut browser) = (start(), Browser::new());
+    choose(&mut browser, &node, Some("ada"), Division(2)).await;
+    for user in [Some("bob"), None] {
+        assert_eq!(chosen(&mut browser.clone(), &start(), user).await, Division(-1), "{user:?} by cookie");
+        assert_eq!(chosen(&mut browser, &node, user).await, Division(-1), "{user:?}");
+    }
+    choose(&mut browser, &node, Some("bob"), Division(4)).await;
+    assert_eq!(chosen(&mut browser.clone(), &start(), Some("ada")).await, Division(-1));
+    assert_eq!(chosen(&mut browser, &node, Some("ada")).await, Division(2));
+    assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
+}
+
+// Acceptance 4 and 10.
+#[tokio::test]
+async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, mut browser) = (start(), Browser::new());
+    choose(&mut browser, &node, None, Division(3)).await;
+    choose(&mut browser, &node, Some("ada"), Division(2)).await;
+    assert_eq!(chosen(&mut browser, &node, None).await, Division(3));
+    assert_eq!(chosen(&mut browser, &start(), None).await, Division(3));
+}
+
+#[tokio::test]
+async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values() {
+    let app = App::new();
+    let mut browser = Browser::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    choose(&mut browser, &node, Some("ada"), Division(3)).await;
+
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let theme = visit_as(&mut browser, &node, None, async |s| s.value::<Theme>()).await;
+    assert_eq!(theme, Theme::default());
+    assert_eq!(chosen(&mut browser, &node, Some("ada")).await, Division(3));
+}
+
+#[tokio::test]
+async fn a_session_begun_after_end_all_is_not_ended_by_it() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let mut before = Browser::new();
+    choose(&mut before, &node, Some("ada"), Division(3)).await;
+    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    let mut after = Browser::new();
+    visit_as(&mut after, &node, Some("ada"), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let theme = visit_as(&mut after, &node, Some("ada"), async |s| s.value::<Theme>()).await;
+    assert_eq!(theme, Theme("dark".into()));
+}
+
+#[tokio::test]
+async fn a_refused_write_of_the_principals_makes_no_session() {
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    struct Notes(String);
+    impl SessionValue for Notes {
+        const NAME: &'static str = "notes";
+        const SCOPE: Scope = Scope::Principal;
+    }
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).value::<Notes>().build().unwrap());
+    let mut browser = Browser::new();
+    let refused = visit_as(&mut browser, &node, Some("ada"), async |s| s.set(Notes("x".repeat(9_000))).await).await;
+    assert_eq!(refused.unwrap_err().kind(), WriteErrorKind::TooLarge);
+    assert_eq!(browser.cookie("session"), None);
+    assert_eq!(node.sessions.stats().records, 0);
+}
+
+#[tokio::test]
+async fn a_session_that_begins_under_a_principal_is_no_renewal() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let told = async |s: Session| {
+        let mut changes = s.changes();
+        s.set(Theme("dark".into())).await.unwrap();
+        changes.next().await.unwrap()
+    };
+    let first = visit_as(&mut Browser::new(), &node, Some("ada"), told).await;
+    assert!(matches!(first, Changed::Set { name: "theme", .. }), "{first:?}");
+}
+
+#[tokio::test]
+async fn a_principal_whom_the_head_names_is_read_from_the_store() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
+    node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
+}
+
+// G15: the user's part of the cookie stays, for the next request of that user.
+#[tokio::test]
+async fn request_of_nobody_rewrites_no_cookie() {
+    let app = App::new();
+    let node = Node::new(identified_by_head(&app).build().unwrap());
+    let mut browser = Browser::new();
+    choose(&mut browser, &node, Some("ada"), Division(3)).await;
+    let before = browser.cookie("session").unwrap().to_owned();
+    assert_eq!(chosen(&mut browser, &node, None).await, Division(-1));
+    assert_eq!(browser.cookie("session"), Some(&*before));
+}
+
+#[tokio::test]
+async fn other_users_part_leaves_the_cookie() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let mut browser = Browser::new();
+    choose(&mut browser, &start(), Some("ada"), Division(2)).await;
+    let node = start();
+    let bob = node.sessions.of(Principal::new("bob")).await.unwrap();
+    bob.set(Division(4)).await.unwrap();
+    assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
+    assert_eq!(chosen(&mut browser.clone(), &start(), Some("bob")).await, Division(4), "by the cookie");
+    assert_eq!(chosen(&mut browser, &start(), Some("ada")).await, Division(-1));
+}
+
+#[tokio::test]
+async fn cookie_keeps_the_users_record() {
+    let app = App::new();
+    let node = || app.node_with(|sessions| sessions.principal_idle(HOUR));
+    let (here, there) = (node(), node());
+    let mut browser = signed_in(&here, "ada").await;
+    browser.visit(&here, async |session| session.set(Division(3)).await.unwrap()).await;
+    assert_eq!(get::<Division>(&mut browser, &there).await, Division(3));
+    app.pass(HOUR - TICK);
+    set(&mut browser, &here, Theme("dark".into())).await;
+    browser.visit(&there, async |_| ()).await;
+    app.pass(HOUR - TICK);
+    assert_eq!(there.sessions.of(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
+}
+
+// A user may count as nobody to an earlier build, where the user's choices are the session's.
+#[tokio::test]
+async fn sign_in_adopts_no_other_users_choice() {
+    let app = App::new();
+    let guests = app.chain(DefaultTier::new()).value::<Division>();
+    let guests = guests.identify_by::<User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)));
+    let earlier = Node::new(guests.build().unwrap());
+    let mut browser = signed_in(&earlier, "guest").await;
+    set(&mut browser, &earlier, Division(2)).await;
+    let node = app.node();
+    let turn = async |session: Session| {
+        let before = session.principal();
+        session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
+        (before, session.principal(), session.get::<Division>())
+    };
+    let (before, after, division) = browser.visit(&node, turn).await;
+    assert_eq!((before, after), (Some(Principal::new("guest")), Some(Principal::new("ada"))));
+    assert_eq!(division, None);
+}
+
+#[tokio::test]
+async fn clear_signs_nobody_out() {
+    let node = App::new().node();
+    let mut browser = signed_in(&node, "ada").await;
+    set(&mut browser, &node, dark()).await;
+    browser.visit(&node, async |session| session.clear().await.unwrap()).await;
+    let seen = browser.visit(&node, async |session| (session.principal(), session.value::<Theme>())).await;
+    assert_eq!(seen, (Some(Principal::new("ada")), Theme::default()));
+}
+
+#[tokio::test]
+async fn choice_that_does_not_fit_signs_nobody_in() {
+    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let mut length = 4000;
+    while ada.set(Language("x".repeat(length))).await.is_err() {
+        length -= 1;
+    }
+    let turn = async |session: Session| {
+        session.set(Division(2)).await.unwrap();
+        let refused = session.sign_in(User("ada".into())).adopt::<Division>().await;
+        (refused.map_err(|error| error.kind()), session.principal())
+    };
+    assert_eq!(Browser::new().visit(&node, turn).await, (Err(WriteErrorKind::TooLarge), None));
+}
+
+// G13: `identify` may name another user at the next request.
+#[tokio::test]
+async fn sign_out_elsewhere_spares_a_renewal_by_head() {
+    let app = App::new();
+    let start = || Node::new(identified_by_head(&app).build().unwrap());
+    let (node, other, mut browser) = (start(), start(), Browser::new());
+    let ada = Some("ada");
+    visit_as(&mut browser, &node, ada, async |session| session.set(dark()).await.unwrap()).await;
+    let mut old = browser.clone();
+    visit_as(&mut browser, &node, ada, async |session| session.renew().await.unwrap()).await;
+    visit_as(&mut old, &other, ada, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.value::<Theme>()).await, dark());
+}
+
+// The user has a division already: the longer choice of the browser is not carried over, and needs no room.
+#[tokio::test]
+async fn full_record_refuses_no_choice_that_it_has() {
+    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    ada.set(Division(1)).await.unwrap();
+    let mut length = 4000;
+    while ada.set(Language("x".repeat(length))).await.is_err() {
+        length -= 1;
+    }
+    let turn = async |session: Session| {
+        session.set(Division(-1)).await.unwrap();
+        session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
+        session.value::<Division>()
+    };
+    assert_eq!(Browser::new().visit(&node, turn).await, Division(1));
+}

@@ -1,0 +1,200 @@
+//! Computed tiers that are late or fail.
+
+use std::{
+    convert::Infallible,
+    future::pending,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::FutureExt;
+use http::{Request, Response};
+use layered_session::{
+    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
+    TokioClock,
+    tier::{Found, Lookup, Tier, TierFuture},
+};
+use tower::{Layer, Service, service_fn};
+
+use crate::support::{
+    app::{App, at_once, theme, visitor},
+    trace::Trace,
+    world::{Browser, Node, Theme},
+};
+
+/// A source that never answers.
+#[derive(Debug)]
+struct Silent(&'static str);
+
+impl Tier for Silent {
+    fn name(&self) -> &'static str {
+        self.0
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(pending())
+    }
+}
+
+/// A source that fails at once.
+#[derive(Debug)]
+struct Broken;
+
+impl Tier for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Err("the tenant's database is away".into()))
+    }
+}
+
+/// Memory and the cookie, as the nodes of the application have them.
+fn chain(app: &App) -> SessionsBuilder {
+    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
+    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie);
+    chain.value::<Theme>().clock(app.clock.clone())
+}
+
+/// A node whose chain asks a silent source before its defaults.
+fn silent_node(app: &App) -> Node {
+    let sessions = chain(app).tier(Silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
+    Node::new(sessions.build().unwrap())
+}
+
+/// The source's deadline passes once the load waits.
+async fn past_deadline<T>(app: &App, load: impl Future<Output = T>) -> T {
+    let mut load = std::pin::pin!(load);
+    assert!(load.as_mut().now_or_never().is_none(), "waits for the source");
+    app.pass(Duration::from_millis(249));
+    assert!(load.as_mut().now_or_never().is_none(), "waits until the deadline");
+    app.pass(Duration::from_millis(1));
+    load.now_or_never().expect("the next tier answers")
+}
+
+#[tokio::test]
+async fn late_source_gives_way_to_next_tier() {
+    let app = App::new();
+    let (trace, _guard) = Trace::begin();
+    let node = silent_node(&app);
+    let visit = async |session: Session| session.value::<Theme>();
+    let mut browser = Browser::new();
+    assert_eq!(past_deadline(&app, browser.visit(&node, visit)).await, theme("plain"));
+    // Another node, whose chain has no source, has stored the value in the cookie.
+    let mut stored = visitor(&app.node()).await;
+    assert_eq!(past_deadline(&app, stored.visit(&node, visit)).await, theme("light"));
+    assert_eq!(
+        past_deadline(&app, node.sessions.of(Principal::new("ada"))).await.unwrap().value::<Theme>(),
+        theme("plain")
+    );
+    assert_eq!(trace.lines_with("no answer within 250 ms"), 1, "{}", trace.text());
+    assert_eq!(node.sessions.stats().source_failures, 3);
+}
+
+#[tokio::test]
+async fn each_source_has_its_own_deadline() {
+    let app = App::new();
+    let sessions = chain(&app).tier(Silent("first")).tier(Silent("second"));
+    let sessions = sessions.source_deadline(Duration::from_secs(2)).build().unwrap();
+    let mut job = Box::pin(sessions.of(Principal::new("ada")));
+    for _ in 0..2 {
+        assert!(at_once(job.as_mut()).is_none());
+        app.pass(Duration::from_millis(1999));
+        assert!(at_once(job.as_mut()).is_none());
+        app.pass(Duration::from_millis(1));
+    }
+    assert!(at_once(job).is_some());
+}
+
+// A timer needs a runtime, and a look at the extensions needs none.
+#[test]
+fn load_without_waiting_arms_no_timer() {
+    let sessions = chain(&App::new()).clock(TokioClock::default()).tier(Silent("tenant")).build().unwrap();
+    let service = service_fn(|request: Request<()>| {
+        let found = Session::from_extensions(request.extensions()).is_some();
+        std::future::ready(Ok::<_, Infallible>(Response::new(found)))
+    });
+    let mut layered = LayeredSessionLayer::new(sessions).layer(service);
+    let found = at_once(layered.call(Request::new(()))).unwrap().unwrap();
+    assert!(!found.into_body());
+}
+
+#[tokio::test]
+async fn source_is_asked_for_every_declared_value() {
+    #[derive(Debug)]
+    struct Naming(Arc<Mutex<Vec<Vec<&'static str>>>>);
+
+    impl Tier for Naming {
+        fn name(&self) -> &'static str {
+            "naming"
+        }
+
+        fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+            self.0.lock().unwrap().push(lookup.names().to_vec());
+            TierFuture::ready(Found::value(&Theme("source".into())))
+        }
+    }
+    let (app, asked) = (App::new(), Arc::default());
+    let node = app.node_with(|sessions| sessions.tier(Naming(Arc::clone(&asked))));
+    let mut browser = visitor(&node).await;
+    asked.lock().unwrap().clear();
+    let visit = async |session: Session| {
+        let before = session.value::<Theme>();
+        session.remove::<Theme>().await.unwrap();
+        (before, session.value::<Theme>())
+    };
+    assert_eq!(browser.visit(&node, visit).await, (theme("light"), theme("source")));
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.len(), 1, "once a load");
+    assert!(asked[0].contains(&"theme") && asked[0].contains(&"current_division_id"), "{asked:?}");
+}
+
+#[tokio::test]
+async fn failing_source_is_traced_once_a_second() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.tier(Broken));
+    let (trace, _guard) = Trace::begin();
+    for (passed, left_out) in [(0, "left_out=0"), (1000, "left_out=4")] {
+        app.pass(Duration::from_millis(passed));
+        for _ in 0..5 {
+            visitor(&node).await;
+        }
+        assert_eq!(trace.lines_with(left_out), 1, "{}", trace.text());
+    }
+    assert_eq!(trace.lines_with("database is away"), 2);
+    assert_eq!(node.sessions.stats().source_failures, 10);
+}
+
+/// A source that is late first, and fails then.
+#[derive(Debug, Default)]
+struct LateThenBroken(AtomicBool);
+
+impl Tier for LateThenBroken {
+    fn name(&self) -> &'static str {
+        "tenants"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        let broken = self.0.swap(true, Ordering::Relaxed);
+        TierFuture::boxed(async move { if broken { Err("database is on fire".into()) } else { pending().await } })
+    }
+}
+
+#[tokio::test]
+async fn late_source_hides_no_later_error() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.tier(LateThenBroken::default()));
+    let (trace, _guard) = Trace::begin();
+    let first = async {
+        let passing = async { app.pass(Duration::from_millis(250)) };
+        tokio::join!(biased; visitor(&node), passing).0
+    };
+    first.await;
+    visitor(&node).await;
+    assert_eq!((trace.lines_with("no answer within"), trace.lines_with("on fire")), (1, 1), "{}", trace.text());
+    assert_eq!(node.sessions.stats().source_failures, 2);
+}

@@ -1,0 +1,145 @@
+//! Builds of one application that differ in the shape of a value.
+
+use std::collections::BTreeMap;
+
+use layered_session::{DefaultTier, SessionValue};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{App, get, set},
+    world::{Browser, Node},
+};
+
+/// The build that came first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Cart {
+    items: Vec<String>,
+}
+
+impl SessionValue for Cart {
+    const NAME: &'static str = "cart";
+}
+
+fn cart(items: &[&str]) -> Cart {
+    Cart { items: items.iter().map(|item| (*item).to_owned()).collect() }
+}
+
+/// A later build renamed the type and its field, and added a field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Basket {
+    #[serde(alias = "items")]
+    entries: Vec<String>,
+    #[serde(default)]
+    discount: u32,
+}
+
+impl SessionValue for Basket {
+    const NAME: &'static str = Cart::NAME;
+}
+
+/// A later build counts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(from = "Stored")]
+struct Counts {
+    lines: BTreeMap<String, u32>,
+}
+
+impl SessionValue for Counts {
+    const NAME: &'static str = Cart::NAME;
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Stored {
+    Counted { lines: BTreeMap<String, u32> },
+    Listed { items: Vec<String> },
+}
+
+impl From<Stored> for Counts {
+    fn from(stored: Stored) -> Self {
+        let mut counts = Self::default();
+        match stored {
+            Stored::Counted { lines } => counts.lines = lines,
+            Stored::Listed { items } => items.into_iter().for_each(|item| *counts.lines.entry(item).or_default() += 1),
+        }
+        counts
+    }
+}
+
+/// A build that forgot `#[serde(default)]`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Careless {
+    items: Vec<String>,
+    discount: u32,
+}
+
+impl SessionValue for Careless {
+    const NAME: &'static str = Cart::NAME;
+}
+
+/// A build that renamed the value itself.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Trolley(BTreeMap<String, u32>);
+
+impl SessionValue for Trolley {
+    const NAME: &'static str = "trolley";
+}
+
+fn build<V: SessionValue>(app: &App) -> Node {
+    Node::new(app.chain(DefaultTier::new()).value::<V>().build().unwrap())
+}
+
+/// A browser with two teas in the cart of the first build.
+async fn shopper(app: &App) -> Browser {
+    let mut browser = Browser::new();
+    set(&mut browser, &build::<Cart>(app), cart(&["tea", "tea"])).await;
+    browser
+}
+
+#[tokio::test]
+async fn renamed_type_and_field_keep_the_value() {
+    let app = App::new();
+    let mut browser = shopper(&app).await;
+    let later = build::<Basket>(&app);
+    let teas = Basket { entries: cart(&["tea", "tea"]).items, discount: 0 };
+    assert_eq!(get::<Basket>(&mut browser, &later).await, teas);
+    let reduced =
+        browser.visit(&later, async |session| session.update::<Basket>(|cart| cart.discount = 5).await.unwrap());
+    assert_eq!(reduced.await, Basket { discount: 5, ..teas.clone() });
+
+    // The first build can't read the new name of the field. The newer copy rides along with the browser.
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default());
+    assert_eq!(get::<Basket>(&mut browser, &build::<Basket>(&app)).await, Basket { discount: 5, ..teas });
+}
+
+#[tokio::test]
+async fn both_shapes_are_read_through_an_untagged_enum() {
+    let app = App::new();
+    let mut browser = shopper(&app).await;
+    for (node, count) in [(build::<Counts>(&app), 2), (build::<Counts>(&app), 3)] {
+        assert_eq!(get::<Counts>(&mut browser, &node).await.lines["tea"], count);
+        let more = async |session: layered_session::Session| {
+            session.update::<Counts>(|counts| *counts.lines.entry("tea".to_owned()).or_default() += 1).await.unwrap();
+        };
+        browser.visit(&node, more).await;
+    }
+}
+
+#[tokio::test]
+async fn field_without_default_loses_older_copies() {
+    let app = App::new();
+    let (mut browser, careless) = (shopper(&app).await, build::<Careless>(&app));
+    assert_eq!(get::<Careless>(&mut browser, &careless).await, Careless::default(), "a read skips the copy");
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, cart(&["tea", "tea"]), "and keeps it");
+    browser.visit(&careless, async |session| session.update::<Careless>(|cart| cart.discount = 5).await.unwrap()).await;
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default(), "a write replaces it");
+}
+
+#[tokio::test]
+async fn copies_under_an_old_name_ride_along() {
+    let app = App::new();
+    let (mut browser, later) = (shopper(&app).await, build::<Trolley>(&app));
+    assert_eq!(get::<Trolley>(&mut browser, &later).await, Trolley::default());
+    set(&mut browser, &later, Trolley(BTreeMap::from([("tea".to_owned(), 1)]))).await;
+    assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, cart(&["tea", "tea"]));
+}

@@ -1,0 +1,188 @@
+//! Pages of listed public origins that are another site: the writeback takes what they post, no session begins for
+//! them, and the principal that the head names is theirs.
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use layered_session::{
+    Closed, CookieTier, MemoryTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder,
+    WriteErrorKind,
+    testing::{ManualClock, SpyStore},
+};
+
+use crate::support::{
+    app::{App, at_once, kind, socket, theme, told},
+    trace::Trace,
+    world::{Answer, BoxFuture, Browser, Division, Node, Theme, User, ring, set_cookies},
+};
+
+const LISTED: &str = "https://public.example";
+const UNLISTED: &str = "https://evil.example";
+
+/// A chain in which a header names the user, as an outer layer would after its own checks.
+fn chain() -> SessionsBuilder {
+    Sessions::builder()
+        .value::<Division>()
+        .value::<Theme>()
+        .identify(|head| Some(Principal::new(head.headers.get("user")?.to_str().ok()?)))
+        .public_origins([LISTED])
+        .clock(ManualClock::new())
+}
+
+fn cookie() -> CookieTier {
+    CookieTier::sealed(ring()).name("session").plain_http()
+}
+
+fn node() -> Node {
+    Node::new(chain().tier(MemoryTier::builder().build()).tier(cookie()).build().unwrap())
+}
+
+/// A request of ada's by `fetch` from a page of another site, which sends no cookie of ours.
+fn fetch(method: Method, path: &str, origin: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
+    let mut request = Browser::new().request_of(method, path, body);
+    let fields = [("sec-fetch-site", "cross-site"), ("user", "ada"), ("content-type", "application/json")];
+    for (name, value) in fields.into_iter().chain([("origin", origin), ("accept", "text/event-stream")]) {
+        request.headers_mut().insert(name, value.parse().unwrap());
+    }
+    request
+}
+
+async fn open(node: &Node, request: Request<Full<Bytes>>) -> Session {
+    let hold = async |session| (Response::new(Full::default()), session);
+    let (response, session) = node.handle(request, move |session| Box::pin(hold(session)) as BoxFuture<_>).await;
+    assert!(set_cookies(response.headers()).is_empty());
+    session
+}
+
+async fn post(node: &Node, origin: &str, body: &'static str) -> Answer {
+    let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap().allow::<Theme>().unwrap();
+    let answer = node.writeback(writeback, fetch(Method::POST, "/", origin, body)).await;
+    assert!(answer.set_cookies().is_empty());
+    answer
+}
+
+async fn division(node: &Node) -> Option<Division> {
+    node.sessions.of(Principal::new("ada")).await.unwrap().get()
+}
+
+#[tokio::test]
+async fn listed_origin_has_the_principals_values() {
+    let store = SpyStore::new();
+    let stored = || chain().tier(MemoryTier::builder().build()).tier(cookie()).tier(store.clone());
+    let (shared, other) = (Node::new(stored().build().unwrap()), Node::new(stored().build().unwrap()));
+    for (node, reader) in [(&shared, &other), (&node(), &node())] {
+        let session = open(node, fetch(Method::POST, "/", LISTED, "")).await;
+        let mut watch = session.watch::<Division>();
+        assert_eq!(watch.next().await, Some(Division(-1)));
+        session.set(Division(3)).await.unwrap();
+        assert_eq!((session.principal(), session.value()), (Some(Principal::new("ada")), Division(3)));
+        assert_eq!(watch.next().await, Some(Division(3)));
+        assert_eq!(session.update::<Division>(|division| division.0 += 1).await.unwrap(), Division(4));
+        assert_eq!(division(node).await, Some(Division(4)));
+        assert_eq!(at_once(session.closed()), None);
+        if std::ptr::eq(node, &shared) {
+            assert_eq!(division(reader).await, Some(Division(4)), "the store has it");
+        }
+        assert_eq!(kind(session.set(theme("dark")).await), Some(WriteErrorKind::Closed));
+        assert!(session.is_new() && session.relay().is_none());
+        session.remove::<Division>().await.unwrap();
+        assert_eq!(division(node).await, None);
+    }
+}
+
+#[tokio::test]
+async fn unlisted_origin_has_no_principal() {
+    let node = node();
+    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    let session = open(&node, fetch(Method::POST, "/", UNLISTED, "")).await;
+    assert_eq!((session.principal(), session.get::<Division>()), (None, None));
+    assert_eq!(kind(session.set(Division(5)).await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(session.remove::<Division>().await), Some(WriteErrorKind::Closed));
+    assert_eq!(at_once(session.closed()), Some(Closed::CrossSite));
+    assert_eq!(division(&node).await, Some(Division(3)));
+}
+
+#[tokio::test]
+async fn principal_without_a_place_is_not_written() {
+    let node = Node::new(chain().tier(cookie()).build().unwrap());
+    let write = async |session: Session| (Response::new(Full::default()), kind(session.set(Division(3)).await));
+    let request = fetch(Method::POST, "/", LISTED, "");
+    let (response, written) = node.handle(request, move |session| Box::pin(write(session)) as BoxFuture<_>).await;
+    assert_eq!((set_cookies(response.headers()).len(), written), (0, Some(WriteErrorKind::Closed)));
+}
+
+// R24.
+#[tokio::test]
+async fn listed_origin_posts_principals_values_alone() {
+    let node = node();
+    let (trace, _guard) = Trace::begin();
+    let answer = post(&node, LISTED, r#"{"theme":"dark"}"#).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"));
+    assert_eq!(trace.lines_with("serve the page from the same site, or set `SameSite::None`"), 1);
+    let answer = post(&node, LISTED, r#"{"current_division_id":3}"#).await;
+    assert_eq!((answer.status, division(&node).await), (StatusCode::OK, Some(Division(3))));
+    let answer = post(&node, UNLISTED, r#"{"current_division_id":5}"#).await;
+    assert_eq!((answer.status, answer.code().as_str()), (StatusCode::FORBIDDEN, "cross_site"));
+    assert_eq!(division(&node).await, Some(Division(3)));
+}
+
+#[tokio::test]
+async fn listed_origin_follows_principals_events() {
+    let node = node();
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
+    let events = || fetch(Method::GET, "/events", LISTED, "");
+    let mut stream = node.stream(writeback(), events()).await.into_body();
+    assert!(told(&mut stream).contains(r#""session":"""#));
+    post(&node, LISTED, r#"{"current_division_id":3}"#).await;
+    assert!(told(&mut stream).contains(r#"{"current_division_id":3}"#));
+
+    let mut nobodys = events();
+    nobodys.headers_mut().remove("user");
+    assert_eq!(node.stream(writeback(), nobodys).await.status(), StatusCode::NO_CONTENT);
+}
+
+// `SameSite=None` withholds nothing, so writes of a listed origin begin sessions; tokens are the own page's all the same.
+#[tokio::test]
+async fn tokens_of_listed_origin_mint_nothing_under_same_site_none() {
+    let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
+    let sessions = chain().tier(MemoryTier::builder().build()).tier(cookie).build().unwrap();
+    let node = Node::new(sessions);
+    let live = socket(&Browser::new(), &node).await;
+    live.set(theme("dark")).await.unwrap();
+    let body = serde_json::json!({ "$relay": live.relay().unwrap().as_str() }).to_string();
+    let bring = async |site: &'static str| {
+        let mut request = fetch(Method::POST, "/", LISTED, body.clone());
+        request.headers_mut().insert("sec-fetch-site", header::HeaderValue::from_static(site));
+        node.writeback(SessionWriteback::new(&node.sessions), request).await
+    };
+    for site in ["cross-site", "same-site"] {
+        assert_eq!(bring(site).await.code(), "session_closed", "{site}");
+    }
+    assert_eq!(bring("same-origin").await.set_cookies().len(), 1);
+}
+
+// Birth tokens and orders give the cookie of a session: without a cookie that is minting.
+#[tokio::test]
+async fn tokens_of_listed_origin_mint_nothing() {
+    let app = App::new();
+    let node = app.node_with(|sessions| sessions.public_origins([LISTED]));
+    let live = socket(&Browser::new(), &node).await;
+    let order = live.sign_in(User("ada".into())).by_page().unwrap();
+    live.set(theme("dark")).await.unwrap();
+    let birth = live.relay().unwrap();
+    for (token, prefix) in [(order, "t."), (birth, "b.")] {
+        assert!(token.as_str().starts_with(prefix));
+        let body = serde_json::json!({ "$relay": token.as_str() }).to_string();
+        let bring = async |site: &'static str| {
+            let mut request = fetch(Method::POST, "/", LISTED, body.clone());
+            request.headers_mut().insert("sec-fetch-site", header::HeaderValue::from_static(site));
+            node.writeback(SessionWriteback::new(&node.sessions), request).await
+        };
+        let answer = bring("cross-site").await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"), "{prefix}");
+        assert!(answer.set_cookies().is_empty());
+        let answer = bring("same-site").await;
+        assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"), "{prefix}");
+        assert_eq!(bring("same-origin").await.set_cookies().len(), 1, "the origin by which browsers know this node");
+    }
+}

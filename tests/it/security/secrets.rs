@@ -1,0 +1,255 @@
+//! What must not be seen: in traces, in `Debug`, in refusals, by stores.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body_util::Full;
+use layered_session::{
+    BuildErrorKind, CookieTier, DefaultTier, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
+    Principal, Session, SessionWriteback, Sessions,
+    testing::{ManualClock, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{
+    trace::{Trace, spellings},
+    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, User, Visits, builder, id_of, ring},
+};
+
+/// Every value, id and error that is an application's own has it in it.
+const CANARY: &str = "canary";
+
+fn canary(of: &str) -> String {
+    format!("{CANARY}-{of}")
+}
+
+fn assert_hides(text: &str, secret: &str) {
+    if let Some(at) = text.find(secret) {
+        let from = text[..at].rfind('\n').map_or(0, |end| end + 1);
+        panic!("{secret:?} is shown: {}", &text[from..(at + secret.len()).min(text.len())]);
+    }
+}
+
+// R32.
+#[tokio::test]
+async fn traces_and_debug_hold_no_value_id_token_or_key() {
+    let (traced, _guard) = Trace::begin();
+    let key: [u8; 32] = rand::random();
+    let (ring, clock) = (KeyRing::new([key]).unwrap(), ManualClock::new());
+    let with_store = |store: &SpyStore| builder(&ring, &clock).tier(store.clone());
+    let store = SpyStore::new();
+    let mut tokens = Vec::new();
+    for sessions in [builder(&ring, &clock), with_store(&store)] {
+        traced.show(&sessions);
+        let node = Node::new(sessions.build().unwrap());
+        let mut browser = Browser::new();
+        let theme = || Theme(canary("theme"));
+        browser.visit(&node, async move |s| s.set(theme()).await.unwrap()).await;
+        tokens.extend(browser.cookie("session").map(str::to_owned));
+        let anonymous = browser.clone();
+        browser.visit(&node, async |s| s.sign_in(User(canary("user"))).adopt::<Division>().await.unwrap()).await;
+        tokens.extend(browser.cookie("session").map(str::to_owned));
+        let socket = browser.visit(&node, async |s| s).await;
+        socket.set(theme()).await.unwrap();
+        tokens.extend(socket.relay().map(|token| token.as_str()[2..].to_owned()));
+        show_all(&traced, &node, &socket).await;
+
+        // What fails on the way.
+        let too_large = socket.set(Theme(canary("long").repeat(1_000))).await.unwrap_err();
+        traced.show(&too_large);
+        let mut late = anonymous;
+        traced.show(&late.visit(&node, async move |s| s.set(theme()).await.unwrap_err()).await);
+        let allowing = || SessionWriteback::new(&node.sessions).allow::<Visits>().unwrap();
+        traced.show(&allowing());
+        for body in [
+            format!(r#"{{"visits":"{CANARY}"}}"#),
+            format!(r#"{{"{CANARY}":1}}"#),
+            format!(r#"{{"$relay":"r.{CANARY}"}}"#),
+            format!(r#"{{"{CANARY}"#),
+        ] {
+            let answer = node.writeback(allowing(), browser.post_json(body)).await;
+            assert!(answer.status.is_client_error());
+        }
+        let mut odd = browser.clone();
+        odd.set("session", &canary("cookie"));
+        odd.visit(&node, async |s| s.value::<Theme>()).await;
+        let request = browser.request_of(http::Method::GET, "/", "");
+        for headers in [format!("session={}; session={}", tokens[0], tokens[1]), format!("a={}", CANARY.repeat(4_000))]
+        {
+            let mut request = Request::from_parts(request.clone().into_parts().0, Full::default());
+            request.headers_mut().insert(header::COOKIE, headers.parse().unwrap());
+            pass(&traced, &node, request).await;
+        }
+        pass(&traced, &node, browser.request()).await;
+
+        // Another build that can't read it, clocks apart, a store that is away, and the end.
+        let other = Sessions::builder().tier(MemoryTier::builder().build()).value::<NumberedTheme>();
+        let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
+        let other = Node::new(other.tier(cookie).clock(clock.clone()).build().unwrap());
+        browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
+        clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000) - DAY);
+        browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
+        clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000));
+        store.fail();
+        let cold = Node::new(with_store(&store).build().unwrap());
+        let layer = LayeredSessionLayer::new(cold.sessions);
+        let load = service_fn(|request: Request<Full<Bytes>>| async move {
+            Session::load(request.extensions()).await.map(Response::new)
+        });
+        traced.show(&layer.layer(load).oneshot(browser.request()).await.map(drop));
+        traced.show(&socket.destroy().await);
+        store.heal();
+        traced.show(&socket.destroy().await);
+        traced.show(&(socket, &store));
+        tokens.extend(browser.cookie("session").map(str::to_owned));
+    }
+
+    let text = traced.text();
+    assert!(text.contains("WARN") && text.contains("skipped a copy"), "the subscriber hears nothing");
+    assert_hides(&text, CANARY);
+    assert_hides(&text, "636E617279");
+    assert!(tokens.len() >= 8);
+    for token in &tokens {
+        assert_hides(&text, token);
+        spellings(&id_of(token)).iter().for_each(|id| assert_hides(&text, id));
+        // The id as any token of the session has it, for not every token is kept here.
+        assert_hides(&text, &token[8..48]);
+    }
+    spellings(&key).iter().for_each(|key| assert_hides(&text, key));
+}
+
+/// `Debug` of everything that an application can have in its hands.
+async fn show_all(traced: &Trace, node: &Node, session: &Session) {
+    let principal = session.principal().expect("somebody is signed in");
+    traced.show(&(&node.sessions, session, &principal, session.origin::<Theme>(), session.explain::<Theme>()));
+    traced.show(&(session.watch::<Theme>(), session.changes(), session.relay()));
+    let mut changes = session.changes();
+    session.set(Theme(canary("shown"))).await.unwrap();
+    traced.show(&(changes.next().await, &changes, session.batch().set(Theme(canary("batch")))));
+    traced.show(&session.sign_in(User(canary("next"))));
+    traced.show(&(node.sessions.of(principal.clone()).await.unwrap(), node.sessions.stats()));
+    let layer = LayeredSessionLayer::new(node.sessions.clone());
+    traced.show(&(layer.layer(Unseen), LayeredSession::new(Unseen, node.sessions.clone()), layer.clone().preload()));
+    traced.show(&layer.preload().layer(Unseen));
+    traced.show(&(CookieTier::sealed(ring()), MemoryTier::builder(), MemoryTier::builder().build()));
+    traced.show(&DefaultTier::new().value(Theme(canary("default"))).with::<Division>(|_| Division(1)));
+    let found = Found::value(&Theme(canary("found"))).unwrap();
+    traced.show(&(Lifetime::new(DAY, DAY).unwrap(), &found, Found::from_iter([("theme", canary("row"))])));
+    traced.show(&(TierFuture::ready(Ok(canary("tier"))), Committed::Outdated(found)));
+    traced.show(&KeyRing::new([canary("key").as_bytes()]).map(drop));
+    traced.show(&KeyRing::from_hex(&canary("hex")).map(drop));
+}
+
+#[derive(Clone, Debug)]
+struct Unseen;
+
+/// One request through the layer, shown inside and after it.
+async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
+    let to = traced.clone();
+    let show = service_fn(move |request: Request<Full<Bytes>>| {
+        let to = to.clone();
+        async move {
+            to.show(&request);
+            let session = Session::load(request.extensions()).await.unwrap();
+            // Refused where several sessions' tokens came: the refusal is shown too.
+            to.show(&session.set(Visits(session.value::<Visits>().0 + 1)).await);
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
+        }
+    });
+    let response = LayeredSessionLayer::new(node.sessions.clone()).layer(show);
+    traced.show(&response);
+    let future = response.oneshot(request);
+    traced.show(&future.await.unwrap().headers());
+}
+
+// R32.
+#[test]
+fn a_refused_key_is_not_in_the_refusal() {
+    for key in [canary("short"), canary("text").repeat(8)] {
+        let refused = KeyRing::new([key.as_bytes()]).unwrap_err();
+        assert_eq!(refused.kind(), BuildErrorKind::Key);
+        assert_hides(&format!("{refused:?} {refused} {:?}", KeyRing::from_hex(&key).unwrap_err()), CANARY);
+    }
+}
+
+// R32. What marks them is what keeps them out of HTTP/2's compression tables, too.
+#[tokio::test]
+async fn both_ways_the_cookie_is_marked_sensitive() {
+    let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.set("other", "x");
+    let sensitive = |headers: &http::HeaderMap, name| headers.get_all(name).iter().all(HeaderValue::is_sensitive);
+    let (headers, ()) = browser.visit_seen(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    assert!(headers.contains_key(header::SET_COOKIE) && sensitive(&headers, header::SET_COOKIE));
+    let seen = service_fn(|request: Request<Full<Bytes>>| async move {
+        Ok::<_, Infallible>(Response::new(request.headers().clone()))
+    });
+    let mut request = browser.request();
+    request.headers_mut().append(header::COOKIE, HeaderValue::from_static("a=b"));
+    let seen = LayeredSessionLayer::new(node.sessions.clone()).layer(seen).oneshot(request).await.unwrap();
+    assert!(seen.body().get_all(header::COOKIE).iter().count() == 2 && sensitive(seen.body(), header::COOKIE));
+    let (headers, ()) = browser.visit_seen(&node, async |s| s.destroy().await.unwrap()).await;
+    assert!(headers.contains_key(header::SET_COOKIE) && sensitive(&headers, header::SET_COOKIE));
+}
+
+/// A store that notes whom it is asked about, and keeps nothing.
+#[derive(Clone, Debug, Default)]
+struct Nosy(Arc<Mutex<Vec<OwnerId>>>);
+
+impl Tier for Nosy {
+    fn name(&self) -> &'static str {
+        "nosy"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        assert!(lookup.head().is_none(), "a store has no business with the request");
+        assert_hides(&format!("{lookup:?}"), CANARY);
+        self.0.lock().unwrap().extend(lookup.owner());
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        assert_hides(&format!("{commit:?}"), CANARY);
+        self.0.lock().unwrap().push(commit.owner());
+        let version = layered_session::tier::Version::from_u64(1_893_456_000_000 << 16);
+        assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
+        TierFuture::ready(Ok(Committed::Applied(version)))
+    }
+}
+
+// R33.
+#[tokio::test]
+async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let mut seen = Vec::new();
+    for audience in ["", "a", "b"] {
+        let nosy = Nosy::default();
+        let node = Node::new(builder(&ring, &clock).audience(audience).tier(nosy.clone()).build().unwrap());
+        let mut browser = Browser::new();
+        browser.visit(&node, async |s| s.set(Theme(canary("theme"))).await.unwrap()).await;
+        let id = id_of(browser.cookie("session").unwrap());
+        let session = nosy.0.lock().unwrap().drain(..).next_back().unwrap();
+        assert!(session.as_bytes().windows(8).all(|part| !id.windows(8).any(|other| other == part)));
+        node.sessions.of(Principal::new("ada")).await.unwrap();
+        let principal = nosy.0.lock().unwrap().drain(..).next_back().unwrap();
+        // A principal that is called what a session's id is, is not that session.
+        node.sessions.of(Principal::new(URL_SAFE_NO_PAD.encode(&id))).await.unwrap();
+        assert_ne!(nosy.0.lock().unwrap().drain(..).next_back(), Some(session));
+        seen.extend([session, principal]);
+    }
+    let all = seen.len();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen.len(), all, "the same principal is another owner in another application");
+}

@@ -1,0 +1,360 @@
+//! Sockets that another site opens: browsers send them with cookies, and let the page there read and write.
+
+use std::{net::Ipv4Addr, time::Duration};
+
+use axum::{Router, extract::ws::WebSocketUpgrade, routing::any};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::{Method, Request, Response, Version, header};
+use http_body_util::Full;
+use layered_session::{
+    Changed, Closed, CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, SameSite, Session,
+    SessionValue, Sessions, SessionsBuilder, WriteError, WriteErrorKind, testing::ManualClock,
+};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tower::{Layer, ServiceExt};
+
+use crate::support::{
+    app::{at_once, kind, theme},
+    trace::Trace,
+    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring},
+};
+
+/// Computed from the head, for those too who have no session.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Locale(String);
+
+impl SessionValue for Locale {
+    const NAME: &'static str = "locale";
+}
+
+fn node() -> Node {
+    node_with(CookieTier::sealed(ring()).name("session").plain_http(), |sessions| sessions)
+}
+
+fn node_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
+    let sessions = Sessions::builder()
+        .tier(MemoryTier::builder().build())
+        .tier(cookie)
+        .tier(DefaultTier::new().with::<Locale>(|head| Locale(head.uri.path().into())).value(Division(2)))
+        .value::<Division>()
+        .value::<Theme>()
+        .value::<Visits>()
+        .value::<Locale>()
+        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+        .public_origins(["https://public.example"])
+        .clock(ManualClock::new());
+    Node::new(settings(sessions).build().unwrap())
+}
+
+/// A node and a browser in which ada has a theme and a division.
+async fn signed_in() -> (Node, Browser) {
+    let node = node();
+    let browser = ada_at(&node).await;
+    (node, browser)
+}
+
+async fn ada_at(node: &Node) -> Browser {
+    let mut browser = Browser::new();
+    browser.visit(node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    browser.visit(node, async |s| s.set(Division(3)).await.unwrap()).await;
+    browser
+}
+
+async fn open(node: &Node, request: Request<Full<Bytes>>) -> (Response<Full<Bytes>>, Session) {
+    let hold = async |session| (Response::new(Full::default()), session);
+    node.handle(request, move |session| Box::pin(hold(session)) as BoxFuture<_>).await
+}
+
+fn upgrade(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = browser.request_of(Method::GET, "/live", "");
+    request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
+    request.headers_mut().insert(header::CONNECTION, "upgrade".parse().unwrap());
+    for (name, value) in headers {
+        request.headers_mut().append(*name, value.parse().unwrap());
+    }
+    request
+}
+
+/// Extended CONNECT, as a socket over HTTP/2 begins.
+fn connect(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
+    let mut request = upgrade(browser, headers);
+    *request.method_mut() = Method::CONNECT;
+    *request.uri_mut() = "https://app.example/live".parse().unwrap();
+    *request.version_mut() = Version::HTTP_2;
+    request.headers_mut().remove(header::UPGRADE);
+    request.headers_mut().remove(header::HOST);
+    request
+}
+
+const OURS: &[&[(&str, &str)]] = &[
+    // No browser's: a browser sends `Origin` with every WebSocket.
+    &[],
+    &[("sec-fetch-site", "same-origin")],
+    &[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")],
+    &[("origin", "https://app.example")],
+    &[("origin", "https://public.example")],
+];
+
+const NOT_OURS: &[&[(&str, &str)]] = &[
+    &[("sec-fetch-site", "cross-site")],
+    &[("sec-fetch-site", "cross-site"), ("origin", "https://app.example")],
+    &[("sec-fetch-site", "same-site"), ("origin", "https://app.example")],
+    &[("sec-fetch-site", "none")],
+    &[("origin", "https://evil.example")],
+    &[("origin", "http://public.example")],
+    &[("origin", "https://app.example:8443")],
+    &[("origin", "null")],
+    &[("origin", "https://app.example"), ("origin", "https://app.example")],
+];
+
+// R29.
+#[tokio::test]
+async fn a_socket_of_our_own_page_has_its_session() {
+    let (node, browser) = signed_in().await;
+    for headers in OURS {
+        for request in [upgrade(&browser, headers), connect(&browser, headers)] {
+            let (_, session) = open(&node, request).await;
+            assert_eq!(session.principal(), Some(Principal::new("ada")), "{headers:?}");
+            session.set(Theme("live".into())).await.unwrap();
+            assert!(session.relay().is_some());
+        }
+    }
+}
+
+// R29.
+#[tokio::test]
+async fn client_without_origin_has_its_session() {
+    let cookie = |same_site| CookieTier::sealed(ring()).name("session").same_site(same_site);
+    for (same_site, setting, passes) in [
+        (SameSite::Lax, false, true),
+        (SameSite::Strict, false, true),
+        (SameSite::None, false, false),
+        (SameSite::None, true, true),
+    ] {
+        let settings = |builder: SessionsBuilder| if setting { builder.upgrades_without_origin() } else { builder };
+        let node = node_with(cookie(same_site), settings);
+        let browser = ada_at(&node).await;
+        for request in [upgrade(&browser, &[]), connect(&browser, &[])] {
+            let (_, session) = open(&node, request).await;
+            let user = passes.then(|| Principal::new("ada"));
+            assert_eq!(session.principal(), user, "{same_site:?} {setting}");
+            assert_eq!(session.set(theme("live")).await.is_ok(), passes);
+        }
+        let evil = [("origin", "https://evil.example")];
+        assert_eq!(open(&node, upgrade(&browser, &evil)).await.1.principal(), None);
+    }
+}
+
+// A client that is no browser: tungstenite sends neither `Origin` nor `Sec-Fetch-Site`.
+#[tokio::test]
+async fn tungstenite_has_its_session() {
+    let (node, browser) = signed_in().await;
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let live = async |session: Session, socket: WebSocketUpgrade| {
+        socket.on_upgrade(async move |mut socket| {
+            let stored = session.set(theme("live")).await.map(|()| session.value::<Theme>().0);
+            socket.send(stored.unwrap_or_else(|error| error.to_string()).into()).await.unwrap();
+        })
+    };
+    let app = Router::new().route("/live", any(live)).layer(LayeredSessionLayer::new(node.sessions.clone()));
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+
+    let mut request = format!("ws://{address}/live").into_client_request().unwrap();
+    assert_eq!(request.headers().get(header::ORIGIN), None);
+    let cookie = browser.request().headers()[header::COOKIE].clone();
+    request.headers_mut().insert(header::COOKIE, cookie);
+    let (mut socket, _) = tokio_tungstenite::connect_async(request).await.unwrap();
+    assert_eq!(socket.next().await.unwrap().unwrap().into_text().unwrap(), "live");
+    serving.abort();
+}
+
+// R29.
+#[tokio::test]
+async fn refused_socket_is_traced_with_remedy() {
+    let (trace, _guard) = Trace::begin();
+    let clock = ManualClock::new();
+    let cookie = CookieTier::sealed(ring()).name("session").same_site(SameSite::None);
+    let node = node_with(cookie, |sessions| sessions.clock(clock.clone()));
+    let browser = ada_at(&node).await;
+    let refuse = async |headers: &[(&'static str, &str)]| drop(open(&node, upgrade(&browser, headers)).await);
+    let long = format!("https://{}.example", "x".repeat(500));
+    // A proxy has rewritten `Host`.
+    refuse(&[("origin", &long)]).await;
+    assert_eq!((trace.lines_with(&"x".repeat(120)), trace.lines_with(&"x".repeat(121))), (1, 0), "{}", trace.text());
+    assert_eq!(trace.lines_with("host=\"app.example\" left_out=0"), 1, "{}", trace.text());
+    for _ in 0..3 {
+        refuse(&[("origin", "https://app.example:8443")]).await;
+        refuse(&[("origin", "null")]).await;
+        refuse(&[("sec-fetch-site", "cross-site")]).await;
+        refuse(&[]).await;
+    }
+    let remedies = ["have it pass `Host` on", "`Origin` is `null`", "`public_origins`", "`upgrades_without_origin`"];
+    let told = |trace: &Trace| remedies.map(|remedy| trace.lines_with(remedy));
+    assert_eq!(told(&trace), [1, 1, 2, 1], "{}", trace.text());
+    clock.advance(Duration::from_secs(59));
+    refuse(&[("origin", "https://app.example:8443")]).await;
+    assert_eq!(told(&trace), [1, 1, 2, 1]);
+    clock.advance(Duration::from_secs(1));
+    refuse(&[("origin", "https://app.example:8443")]).await;
+    refuse(&[]).await;
+    assert_eq!(told(&trace), [2, 1, 3, 2]);
+    let left_out = ["left_out=4", "left_out=2"].map(|left_out| trace.lines_with(left_out));
+    assert_eq!(left_out, [1, 1], "{}", trace.text());
+}
+
+// R29, R32.
+#[tokio::test]
+async fn traced_refusal_holds_no_userinfo() {
+    let (trace, _guard) = Trace::begin();
+    let clock = ManualClock::new();
+    let node = node_with(CookieTier::sealed(ring()).name("session"), |sessions| sessions.clock(clock.clone()));
+    let browser = ada_at(&node).await;
+    let long = "hunter2".repeat(100);
+    let targets = [
+        ("http://ada:hunter2@app.example:8080/live".to_owned(), None),
+        (format!("http://{long}@app.example:8080/live"), None),
+        ("/live".to_owned(), Some("ada:hunter2@app.example:8080")),
+    ];
+    for (told, (target, host)) in targets.into_iter().enumerate() {
+        let mut request = upgrade(&browser, &[("origin", "https://ada:hunter2@evil.example")]);
+        *request.uri_mut() = target.parse().unwrap();
+        if let Some(host) = host {
+            request.headers_mut().insert(header::HOST, host.parse().unwrap());
+        }
+        drop(open(&node, request).await);
+        assert_eq!(trace.lines_with("host=\"app.example:8080\""), told + 1, "{}", trace.text());
+        assert_eq!(trace.lines_with("hunter2"), 0, "{}", trace.text());
+        clock.advance(Duration::from_secs(60));
+    }
+}
+
+// G4. A socket that asks for no session is the application's own.
+#[tokio::test]
+async fn refused_socket_without_session_is_not_traced() {
+    let (trace, _guard) = Trace::begin();
+    let (node, browser) = signed_in().await;
+    let before = trace.text();
+    let request = upgrade(&browser, &[("origin", "https://evil.example")]);
+    let service =
+        tower::service_fn(async |_| Ok::<_, std::convert::Infallible>(Response::new(Full::<Bytes>::default())));
+    LayeredSessionLayer::new(node.sessions.clone()).layer(service).oneshot(request).await.unwrap();
+    assert_eq!(trace.text(), before);
+}
+
+// curl --http2 and Java's HttpClient offer HTTP/2 so, and are answered in HTTP/1.1.
+#[tokio::test]
+async fn client_that_offers_http2_has_its_session() {
+    let (node, browser) = signed_in().await;
+    let offers = [
+        [("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c")],
+        [("connection", "keep-alive"), ("upgrade", "websocket")],
+        [("connection", "upgrade"), ("upgrade", "websockets")],
+    ];
+    for offer in offers {
+        let mut request = browser.request_of(Method::GET, "/", "");
+        offer.iter().for_each(|(name, value)| drop(request.headers_mut().insert(*name, value.parse().unwrap())));
+        let (_, session) = open(&node, request).await;
+        assert_eq!(session.principal(), Some(Principal::new("ada")), "{offer:?}");
+        session.set(Theme("dark".into())).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn members_of_both_lists_make_a_socket() {
+    let (node, browser) = signed_in().await;
+    for (connection, upgrade) in [("keep-alive, Upgrade", "WebSocket"), ("UPGRADE", "h2c ,websocket")] {
+        let mut request = browser.request_of(Method::GET, "/live", "");
+        request.headers_mut().insert("connection", connection.parse().unwrap());
+        request.headers_mut().insert("upgrade", upgrade.parse().unwrap());
+        request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
+        assert_has_nothing(&open(&node, request).await.1).await;
+    }
+}
+
+// R29.
+#[tokio::test]
+async fn a_socket_of_another_site_has_no_session_and_gets_none() {
+    let (node, browser) = signed_in().await;
+    let records = node.sessions.stats().records;
+    for headers in NOT_OURS {
+        for browser in [&browser, &Browser::new()] {
+            for request in [upgrade(browser, headers), connect(browser, headers)] {
+                let (response, session) = open(&node, request).await;
+                assert!(response.headers().get(header::SET_COOKIE).is_none(), "{headers:?}");
+                assert_has_nothing(&session).await;
+                assert_gets_nothing(&session).await;
+                assert_has_nothing(&session).await;
+            }
+        }
+    }
+    assert_eq!(node.sessions.stats().records, records);
+    let kept = browser.clone().visit(&node, async |s| (s.value::<Theme>(), s.value::<Division>())).await;
+    assert_eq!(kept, (Theme("dark".into()), Division(3)));
+}
+
+async fn assert_has_nothing(session: &Session) {
+    assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
+    // Computed tiers answer.
+    assert_eq!((session.value::<Division>(), session.origin::<Division>().tier()), (Division(2), "default"));
+    assert_eq!(session.value::<Locale>(), Locale("/live".into()));
+    assert!(session.is_new() && session.created_at().is_none() && session.expires_at().is_none());
+    assert!(session.relay().is_none());
+    assert_eq!(session.closed().await, Closed::CrossSite);
+    assert_eq!(session.watch::<Division>().next().await, None);
+    assert_eq!(session.changes().next().await, Some(Changed::Closed(Closed::CrossSite)));
+}
+
+async fn assert_gets_nothing(session: &Session) {
+    let closed = |written: Result<(), WriteError>, what| {
+        let error = written.expect_err(what);
+        assert_eq!(error.kind(), WriteErrorKind::Closed, "{what}");
+        assert!(error.to_string().contains("cross-site"), "{what}: {error}");
+    };
+    closed(session.set(Theme("evil".into())).await, "set");
+    closed(session.set(Division(5)).await, "set of the principal's");
+    closed(session.update::<Visits>(|visits| visits.0 += 1).await.map(drop), "update");
+    closed(session.batch().set(Theme("evil".into())).set(Visits(1)).commit().await, "batch");
+    let turns = [
+        session.sign_in(User("eve".into())).await,
+        session.sign_in(User("ada".into())).adopt::<Division>().await,
+        session.renew().await,
+    ];
+    assert_eq!(turns.map(kind), [Some(WriteErrorKind::HeadSent); 3]);
+    assert!(
+        session
+            .set_lifetime(
+                layered_session::Lifetime::new(crate::support::world::DAY, crate::support::world::DAY).unwrap()
+            )
+            .await
+            .is_err()
+    );
+    // There is nothing that these could change.
+    assert_eq!(session.take::<Theme>().await.ok().flatten(), None);
+    drop((session.remove::<Theme>().await, session.clear().await, session.destroy().await));
+}
+
+// R29. A request that makes no connection of itself is the cookie's own concern (`SameSite`).
+#[tokio::test]
+async fn a_link_from_another_site_arrives_signed_in() {
+    let (node, browser) = signed_in().await;
+    let mut request = upgrade(&browser, &[("sec-fetch-site", "cross-site")]);
+    request.headers_mut().remove(header::UPGRADE);
+    let (_, session) = open(&node, request).await;
+    assert_eq!(session.principal(), Some(Principal::new("ada")));
+}
+
+#[tokio::test]
+async fn a_socket_that_another_site_opened_is_closed_from_the_start() {
+    let (node, browser) = signed_in().await;
+    let headers = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
+    let (_, live) = open(&node, upgrade(&browser, &headers)).await;
+    assert_eq!((live.get::<Theme>(), live.relay()), (None, None));
+    assert_eq!(kind(live.set(theme("evil")).await), Some(WriteErrorKind::Closed));
+    assert_eq!(kind(live.remove::<Theme>().await), Some(WriteErrorKind::Closed));
+    assert_eq!(at_once(live.closed()), Some(Closed::CrossSite));
+}

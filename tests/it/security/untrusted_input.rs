@@ -1,0 +1,180 @@
+//! Whatever bytes come, in a cookie, a body, a token or another build's copy: they are missed, and nothing fails.
+
+use futures_util::FutureExt;
+use http::{HeaderValue, Response, header};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, SessionsBuilder,
+    testing::ManualClock,
+};
+use proptest::{prelude::*, sample::Index};
+
+use crate::support::{
+    app::{App, get, set, visitor},
+    trace::Trace,
+    world::{BoxFuture, Browser, Node, NumberedTheme, Theme, User, Visits, builder, ring},
+};
+
+// R37.
+#[tokio::test]
+async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_write() {
+    let (traced, _guard) = Trace::begin();
+    let (ring, clock) = (ring(), ManualClock::new());
+    let tiers = || {
+        let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
+        Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(clock.clone()).value::<Visits>()
+    };
+    let old = Node::new(tiers().value::<NumberedTheme>().build().unwrap());
+    let new = || Node::new(tiers().value::<Theme>().build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&old, async |s| s.batch().set(NumberedTheme(7)).set(Visits(1)).commit().await.unwrap()).await;
+    let node = new();
+    for _ in 0..2 {
+        let read = browser.visit(&node, async |s| (s.get::<Theme>(), s.value::<Visits>())).await;
+        assert_eq!(read, (None, Visits(1)));
+    }
+    assert!(traced.text().contains("skipped a copy"));
+    let kept = browser.clone().visit(&old, async |s| s.get::<NumberedTheme>()).await;
+    assert_eq!(kept, Some(NumberedTheme(7)), "reading took nothing away");
+    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let read = browser.visit(&new(), async |s| (s.value::<Theme>(), s.value::<Visits>())).await;
+    assert_eq!(read, (Theme("dark".into()), Visits(1)));
+}
+
+/// What somebody may do to bytes that he has: change, drop, put in, cut off, do twice.
+fn mutate(bytes: &[u8], steps: &[(u8, Index, u8)]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    for (step, at, byte) in steps {
+        let at = at.index(bytes.len() + 1);
+        match step % 6 {
+            0 if at < bytes.len() => bytes[at] ^= 1 << (byte % 8),
+            1 if at < bytes.len() => drop(bytes.remove(at)),
+            2 => bytes.insert(at, *byte),
+            3 => bytes.truncate(at),
+            4 => bytes.extend_from_within(at..),
+            _ if at < bytes.len() => bytes[at] = b"=; \",-_A9"[usize::from(byte % 9)],
+            _ => {}
+        }
+    }
+    bytes
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u8, Index, u8)>> {
+    prop::collection::vec((any::<u8>(), any::<Index>(), any::<u8>()), 1..4)
+}
+
+/// Ada's browser, on a node that knows it and on one that doesn't.
+fn ada() -> (Node, Node, Browser) {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let [warm, cold] = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
+    let mut browser = Browser::new();
+    browser.visit(&warm, async |s| s.sign_in(User("ada".into())).await.unwrap()).now_or_never().unwrap();
+    (warm, cold, browser)
+}
+
+fn config() -> ProptestConfig {
+    ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() }
+}
+
+// R37.
+#[test]
+fn no_cookie_but_a_genuine_one_is_ever_a_session() {
+    let (warm, cold, browser) = ada();
+    let token = browser.cookie("session").unwrap();
+    let genuine = format!("session={token}").into_bytes();
+    let never_a_session = |bytes: &[u8]| {
+        let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
+        // A genuine pair with something odd beside it, or blanks around its name and value, is still one.
+        let is_genuine = |pair: &[u8]| {
+            let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
+            let (name, value) = pair.split_at(at);
+            [name.trim_ascii(), b"=", value.get(1..).unwrap_or_default().trim_ascii()].concat() == genuine
+        };
+        if bytes.split(|byte| *byte == b';').any(is_genuine) {
+            return;
+        }
+        for node in [&warm, &cold] {
+            let mut request = Browser::new().request();
+            request.headers_mut().insert(header::COOKIE, value.clone());
+            let look = async |s: Session| (Response::new(Full::default()), (s.is_new(), s.principal(), s.created_at()));
+            let look = node.handle(request, move |session| Box::pin(look(session)) as BoxFuture<_>);
+            let (response, seen) = look.now_or_never().expect("it waits for nothing");
+            assert_eq!(seen, (true, None, None), "{value:?}");
+            assert!(response.headers().get(header::SET_COOKIE).is_none());
+        }
+    };
+    for (at, byte) in (0..).zip(token.bytes()) {
+        let changed = |to: &str| format!("session={}{to}{}", &token[..at], &token[at + 1..]).into_bytes();
+        // The neighbour differs in the lowest bit, which at the end of base64 may mean nothing.
+        let neighbour = char::from(if byte % 2 == 0 { byte + 1 } else { byte - 1 }).to_string();
+        [&neighbour, "", "A", "=", "%41"].iter().filter(|to| to.as_bytes() != [byte]).for_each(|to| {
+            never_a_session(&changed(to));
+        });
+        never_a_session(&genuine[..genuine.len() - 1 - at]);
+    }
+    for more in ["A", "=", "==", ".", "\"", "%", token] {
+        never_a_session(&[&genuine, more.as_bytes()].concat());
+    }
+    let any_bytes = prop::collection::vec(any::<u8>(), 0..200);
+    proptest!(config(), |(steps in steps(), garbage in any_bytes)| {
+        never_a_session(&mutate(&genuine, &steps));
+        never_a_session(&garbage);
+        never_a_session(&[b"session=", garbage.as_slice()].concat());
+    });
+    let read = browser.clone().visit(&cold, async |s| s.principal()).now_or_never().unwrap();
+    assert_eq!(read, Some(Principal::new("ada")), "the genuine one still is");
+}
+
+// R37.
+#[test]
+fn no_body_and_no_token_makes_the_writeback_fail_or_take_what_is_not_allowed() {
+    let (node, _, browser) = ada();
+    let socket = browser.clone().visit(&node, async |s| s).now_or_never().unwrap();
+    socket.set(Theme("dark".into())).now_or_never().unwrap().unwrap();
+    let relay = socket.relay().unwrap();
+    let seeds = [r#"{"theme":"dark","visits":1,"x":[{"y":null}]}"#.to_owned(), format!(r#"{{"$relay":"{relay}"}}"#)];
+    let any_bytes = prop::collection::vec(any::<u8>(), 0..200);
+    let writeback = || SessionWriteback::new(&node.sessions).allow::<Visits>().unwrap();
+    let post = |body: Vec<u8>| node.writeback(writeback(), browser.post_json(body)).now_or_never().unwrap();
+    proptest!(config(), |(steps in steps(), garbage in any_bytes)| {
+        for body in seeds.iter().map(|seed| mutate(seed.as_bytes(), &steps)).chain([garbage]) {
+            let status = post(body).status.as_u16();
+            prop_assert!([200, 400, 413, 422].contains(&status), "{}", status);
+        }
+        let mutated = String::from_utf8_lossy(&mutate(relay.as_str().as_bytes(), &steps)).into_owned();
+        if mutated != relay.as_str() {
+            let answer = post(serde_json::json!({ "$relay": mutated }).to_string().into());
+            prop_assert_eq!((answer.status.as_u16(), answer.code()), (400, "relay_invalid".to_owned()));
+        }
+    });
+    assert_eq!(post(seeds[1].clone().into()).status.as_u16(), 200, "the genuine one is taken");
+    let user = browser.clone().visit(&node, async |s| s.get::<User>()).now_or_never().unwrap();
+    assert_eq!(user, Some(User("ada".into())));
+}
+
+/// Two builds of an application that declare a value of one name as different types.
+fn builds(app: &App) -> (Node, Node) {
+    let of = |sessions: SessionsBuilder| Node::new(sessions.build().unwrap());
+    (of(app.chain(DefaultTier::new()).value::<NumberedTheme>()), of(app.chain(DefaultTier::new()).value::<Theme>()))
+}
+
+#[tokio::test]
+async fn remove_takes_an_unreadable_copy() {
+    let (numbered, named) = builds(&App::new());
+    let mut browser = visitor(&named).await;
+    let remove = async |session: Session| session.remove::<Theme>().await.unwrap();
+    browser.visit(&named, remove).await;
+    // The node that can't read the copy keeps the copy beside its own tombstone.
+    set(&mut browser, &numbered, NumberedTheme(7)).await;
+    browser.visit(&named, remove).await;
+    assert_eq!(get::<NumberedTheme>(&mut browser, &numbered).await, NumberedTheme::default());
+}
+
+#[tokio::test]
+async fn clear_takes_undeclared_values_alone() {
+    let app = App::new();
+    let blind = Node::new(app.chain(DefaultTier::new()).value::<Visits>().build().unwrap());
+    let mut browser = visitor(&app.node()).await;
+    browser.visit(&blind, async |session| session.clear().await.unwrap()).await;
+    assert_eq!(get::<Theme>(&mut browser, &app.node()).await, Theme::default());
+}

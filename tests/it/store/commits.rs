@@ -1,0 +1,269 @@
+//! What a shared store is asked, and what comes of what it says: errors, refusals, sessions that it does not know.
+
+use std::convert::Infallible;
+
+use axum::{Router, routing::get};
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body_util::Full;
+use layered_session::{
+    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
+    WriteErrorKind,
+    testing::{ManualClock, Operation, SpyStore},
+    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::{
+    support::{
+        app::{kind, under_way},
+        site::dark,
+        trace::Trace,
+        world::{BoxFuture, Browser, Division, Faster, Node, Theme, User, Visits, builder, ring, set_cookies},
+    },
+    writes::{count, stored, visits},
+};
+
+#[tokio::test]
+async fn a_batch_is_one_commit_in_the_store() {
+    let (store, site) = stored();
+    let mut browser = site.dark().await;
+    store.take_operations();
+    let batch = async |session: Session| {
+        session.batch().set(Visits(1)).update(|theme: &mut Theme| theme.0.push('!')).commit().await.unwrap();
+    };
+    browser.told(&site.node, batch).await;
+    assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Update)]);
+    assert_eq!(browser.theme(&site.cold()).await, Theme("dark!".into()));
+}
+
+// Acceptance 45.
+#[tokio::test]
+async fn removing_what_is_absent_asks_the_store_for_nothing() {
+    let (store, site) = stored();
+    let mut browser = site.dark().await;
+    store.take_operations();
+    let absent = async |session: Session| {
+        session.remove::<Visits>().await.unwrap();
+        session.take::<Visits>().await.unwrap();
+    };
+    browser.told(&site.node, absent).await;
+    assert_eq!(store.take_operations(), []);
+}
+
+// Acceptance 50.
+#[tokio::test]
+async fn a_stores_error_fails_the_write_and_changes_nothing() {
+    let (store, site) = stored();
+    let mut browser = site.dark().await;
+    let (socket, request) = (browser.open(&site.node).await, under_way(&browser, &site.node).await);
+    store.fail();
+    let failed = [
+        kind(socket.set(Theme("light".into())).await),
+        kind(socket.update(|visits: &mut Visits| visits.0 += 1).await),
+        kind(socket.remove::<Theme>().await),
+        kind(socket.take::<Theme>().await),
+        kind(socket.clear().await),
+        kind(request.renew().await),
+        kind(request.sign_in(User("ada".into())).await),
+        kind(socket.destroy().await),
+    ];
+    assert_eq!(failed, [Some(WriteErrorKind::Unavailable); 8]);
+    drop((socket, request));
+    let (headers, error) =
+        Browser::new().visit_seen(&site.node, async |session| session.set(dark()).await.unwrap_err()).await;
+    assert_eq!((error.status().as_u16(), set_cookies(&headers).len()), (503, 0));
+    assert_eq!(site.node.sessions.stats().records, 1);
+
+    store.heal();
+    for node in [&site.node, &site.cold()] {
+        assert_eq!(browser.theme(node).await, dark());
+        assert_eq!(visits(&browser, node).await, Visits(0));
+        let principal = browser.clone().visit(node, async |session| session.principal().is_none()).await;
+        assert!(principal);
+    }
+}
+
+#[tokio::test]
+async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() {
+    type Write = fn(Session) -> BoxFuture<Option<WriteErrorKind>>;
+    let writes: [Write; 2] = [
+        |session| Box::pin(async move { kind(session.set(Visits(1)).await) }),
+        |session| Box::pin(async move { kind(session.set(Division(1)).await) }),
+    ];
+    for write in writes {
+        let (store, site) = stored();
+        let mut browser = site.dark().await;
+        let sign_in = async |session: Session| {
+            session.sign_in(User("ada".into())).await.unwrap();
+            session.set(Division(2)).await.unwrap();
+        };
+        browser.visit(&site.node, sign_in).await;
+        store.fail();
+        assert_eq!(browser.visit(&site.node, write).await, Some(WriteErrorKind::Unavailable));
+        store.heal();
+        store.take_operations();
+        for asked in [1, 0] {
+            assert_eq!(browser.visit(&site.node, async |session| session.value::<Division>()).await, Division(2));
+            assert_eq!(store.take_operations(), vec![Operation::Read; asked]);
+        }
+    }
+}
+
+// Acceptance 50.
+#[tokio::test]
+async fn a_store_that_is_away_fails_the_load_with_503() {
+    let (store, site) = stored();
+    let browser = site.dark().await;
+    let cold = site.cold();
+    store.fail();
+    let load = service_fn(async |request: http::Request<http_body_util::Full<bytes::Bytes>>| {
+        let error = Session::load(request.extensions()).await.unwrap_err();
+        Ok::<_, std::convert::Infallible>(http::Response::new(error.kind()))
+    });
+    let response = LayeredSessionLayer::new(cold.sessions.clone()).layer(load).oneshot(browser.request());
+    assert_eq!(response.await.unwrap().into_body(), MissingSessionKind::Unavailable);
+
+    let page = Router::new().route("/", get(async |session: Session| session.value::<Theme>().0));
+    let page = page.layer(LayeredSessionLayer::new(cold.sessions.clone()));
+    let request = |browser: &Browser| browser.request().map(axum::body::Body::new);
+    assert_eq!(page.clone().oneshot(request(&browser)).await.unwrap().status(), 503);
+    assert_eq!(page.clone().oneshot(request(&Browser::new())).await.unwrap().status(), 200, "a visitor needs no store");
+    store.heal();
+    let response = page.oneshot(request(&browser)).await.unwrap();
+    let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+    assert_eq!(body, "dark");
+}
+
+// R35.
+#[tokio::test]
+async fn an_outage_is_not_an_anonymous_user() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
+    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&start(), async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    store.fail();
+    let ask = service_fn(|request: Request<Full<Bytes>>| async move {
+        let kind = Session::load(request.extensions()).await.map(drop).unwrap_err().kind();
+        assert!(Session::from_extensions(request.extensions()).is_none());
+        Ok::<_, Infallible>(Response::new(kind))
+    });
+    let cold = start();
+    let asked = LayeredSessionLayer::new(cold.sessions.clone()).layer(ask).oneshot(browser.request()).await.unwrap();
+    assert_eq!(*asked.body(), MissingSessionKind::Unavailable);
+    assert!(asked.headers().get(header::SET_COOKIE).is_none(), "the cookie is kept for when it is back");
+    store.heal();
+    assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
+}
+
+// R2: the seal is genuine, and the store has never heard of the session.
+#[tokio::test]
+async fn a_session_that_the_store_does_not_know_is_absent_and_is_not_made_again() {
+    let (_, site) = stored();
+    let browser = site.dark().await;
+    let node = Node::new(builder(&site.ring, &site.clock).tier(SpyStore::new()).build().unwrap());
+    assert_eq!(browser.theme(&node).await, Theme::default());
+    let mut writing = browser.clone();
+    writing.visit(&node, count).await;
+    assert_eq!(writing.theme(&node).await, Theme::default());
+    assert_ne!(writing.token()[..56], browser.token()[..56], "another id");
+}
+
+// R3.
+#[tokio::test]
+async fn renewal_makes_the_new_before_it_ends_the_old_in_the_store() {
+    let (store, site) = stored();
+    let mut browser = site.dark().await;
+    let old = browser.clone();
+    store.take_operations();
+    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    let expected = [CommitKind::Create, CommitKind::End].map(Operation::Write);
+    assert_eq!(store.take_operations(), expected);
+    for node in [&site.node, &site.cold()] {
+        assert_eq!(browser.theme(node).await, dark());
+        assert_eq!(old.theme(node).await, Theme::default());
+        let write = async |session: Session| kind(session.set(Visits(1)).await);
+        assert_eq!(old.clone().visit(node, write).await, Some(WriteErrorKind::Closed));
+    }
+}
+
+#[tokio::test]
+async fn what_came_with_a_refusal_is_counted() {
+    let theirs = || {
+        let long = bytes::Bytes::from(vec![b'7'; 10_000]);
+        Found::nothing().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
+    };
+    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Faster(theirs)).build().unwrap());
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
+    assert!(node.sessions.stats().bytes > 10_000);
+}
+
+/// A store in whose records another program writes as well, under names that no declaration can have.
+#[derive(Clone, Debug, Default)]
+struct Shared(SpyStore);
+
+impl Tier for Shared {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    fn role(&self) -> Role {
+        Role::Store
+    }
+
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::boxed(async move {
+            let found = self.0.read(lookup).await?;
+            let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
+            Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
+        })
+    }
+
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        self.0.write(commit)
+    }
+}
+
+#[tokio::test]
+async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
+    let (ring, clock, store) = (ring(), ManualClock::new(), Shared::default());
+    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let mut browser = Browser::new();
+    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let another = node();
+    browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let seen = async |s: Session| (s.value::<Theme>(), s.value::<Visits>());
+    assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
+}
+
+/// A source that fails or answers.
+#[derive(Debug)]
+struct Tenant(Result<Theme, &'static str>);
+
+impl Tier for Tenant {
+    fn name(&self) -> &'static str {
+        "tenant"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        match &self.0 {
+            Ok(theme) => TierFuture::ready(Found::value(theme)),
+            Err(error) => TierFuture::boxed(async { Err((*error).into()) }),
+        }
+    }
+}
+
+// Acceptance 50.
+#[tokio::test]
+async fn a_failing_source_is_traced_and_the_next_tier_answers() {
+    for (source, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
+        let (ring, clock) = (ring(), ManualClock::new());
+        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring));
+        let chain = chain.tier(Tenant(source)).tier(DefaultTier::new().value(Theme("plain".into()))).value::<Theme>();
+        let node = Node::new(chain.clock(clock).build().unwrap());
+        let (trace, _guard) = Trace::begin();
+        let origin = Browser::new().visit(&node, async |session| session.origin::<Theme>().tier()).await;
+        assert_eq!((origin, trace.lines_with("the tenants' table is away")), (expected, traced));
+    }
+}

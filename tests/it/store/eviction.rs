@@ -1,0 +1,213 @@
+//! What a shared store holds is not lost with memory, and goes first; what it was never told of goes last.
+
+use std::{future::Future, time::Duration};
+
+use layered_session::{
+    CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Session, SessionValue, Sessions,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::support::{
+    app::{at_once, under_way},
+    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+};
+
+/// The session's, on servers only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stock(pub(crate) u32);
+
+impl SessionValue for Stock {
+    const NAME: &'static str = "stock";
+    const PLACEMENT: Placement = Placement::Server;
+}
+
+/// Nodes over one store, of little memory.
+struct Nodes {
+    ring: KeyRing,
+    clock: ManualClock,
+    store: SpyStore,
+}
+
+impl Nodes {
+    fn new() -> Self {
+        Self { ring: ring(), clock: ManualClock::new(), store: SpyStore::new() }
+    }
+
+    fn node(&self, max_bytes: usize) -> Node {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
+            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+            .tier(self.store.clone())
+            .value::<Theme>()
+            .value::<Visits>()
+            .value::<Stock>()
+            .value::<Division>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .idle(20 * DAY)
+            .clock(self.clock.clone());
+        Node::new(sessions.build().unwrap())
+    }
+}
+
+fn visit<F, Fut, T>(browser: &mut Browser, node: &Node, handler: F) -> T
+where
+    F: FnOnce(Session) -> Fut + Send + 'static,
+    Fut: Future<Output = T> + Send + 'static,
+    T: Send + 'static,
+{
+    at_once(browser.visit(node, handler)).expect("a store that answers at once")
+}
+
+/// A session with a theme, of which the browser holds all.
+fn themed(node: &Node) -> (Browser, Session) {
+    let mut browser = Browser::new();
+    let session = visit(&mut browser, node, async |session| {
+        session.set(Theme("dark".into())).await.unwrap();
+        session
+    });
+    (browser, session)
+}
+
+fn now<T, E: std::fmt::Debug>(done: impl Future<Output = Result<T, E>>) -> T {
+    at_once(done).expect("a store that answers at once").unwrap()
+}
+
+type Make = fn(&Nodes, &Node) -> Browser;
+
+/// Sessions that the store holds at least as much of as anybody.
+const HELD: [(&str, Make); 5] = [
+    ("a value that no browser carries", |_, node| {
+        let (mut browser, _) = themed(node);
+        visit(&mut browser, node, async |session| session.set(Stock(7)).await.unwrap());
+        browser
+    }),
+    ("written on an open socket", |_, node| {
+        let (browser, session) = themed(node);
+        now(session.batch().set(Theme("dark".into())).set(Visits(1)).commit());
+        now(session.set(Stock(7)));
+        browser
+    }),
+    ("signed in, and then a socket's", |_, node| {
+        let (mut browser, _) = themed(node);
+        let session = visit(&mut browser, node, async |session| {
+            session.sign_in(User("ada".into())).await.unwrap();
+            session
+        });
+        now(session.set(Visits(1)));
+        now(session.set(Stock(7)));
+        browser
+    }),
+    ("renewed, and then a socket's", |_, node| {
+        let (mut browser, _) = themed(node);
+        let session = visit(&mut browser, node, async |session| {
+            session.renew().await.unwrap();
+            session
+        });
+        now(session.set(Stock(7)));
+        now(session.set(Visits(1)));
+        browser
+    }),
+    ("partly what a cookie brought, and the rest the store's", |nodes, node| {
+        let (mut browser, _) = themed(node);
+        visit(&mut browser, node, async |session| session.set(Stock(7)).await.unwrap());
+        visit(&mut browser, &nodes.node(1 << 20), async |session| session.set(Visits(1)).await.unwrap());
+        assert_eq!(visit(&mut browser, node, async |session| session.value::<Visits>()), Visits(1));
+        browser
+    }),
+];
+
+#[test]
+fn what_the_store_holds_goes_as_saved_and_comes_back() {
+    for (what, make) in HELD {
+        let nodes = Nodes::new();
+        let node = nodes.node(100_000);
+        let browsers: Vec<_> = (0..1000).map(|_| make(&nodes, &node)).collect();
+        let stats = node.sessions.stats();
+        assert!(stats.evicted_saved > 500, "{what}: {stats:?}");
+        assert_eq!(stats.evicted_unsaved, 0, "{what}: {stats:?}");
+        for mut browser in browsers {
+            let found =
+                visit(&mut browser, &node, async |session| (session.value::<Theme>(), session.value::<Stock>()));
+            assert_eq!(found, (Theme("dark".into()), Stock(7)), "{what}");
+        }
+    }
+}
+
+#[test]
+fn a_principal_whom_the_store_holds_goes_as_saved_and_comes_back() {
+    let node = Nodes::new().node(100_000);
+    let of = |user: usize| at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
+    (0..1000).for_each(|user| now(of(user).set(Division(user as i64 % 5))));
+    let stats = node.sessions.stats();
+    assert!(stats.evicted_saved > 500 && stats.evicted_unsaved == 0, "{stats:?}");
+    (0..1000).for_each(|user| assert_eq!(of(user).value::<Division>(), Division(user as i64 % 5)));
+}
+
+/// Sessions with something of which the store was not told.
+const UNHELD: [(&str, Make); 4] = [
+    ("a lifetime that no browser was told of", |_, node| {
+        let (browser, session) = themed(node);
+        now(session.set_lifetime(Lifetime::new(10 * DAY, 30 * DAY).unwrap()));
+        browser
+    }),
+    ("renewed with one", |_, node| {
+        let (browser, _) = themed(node);
+        let session = at_once(under_way(&browser, node)).unwrap();
+        now(session.set_lifetime(Lifetime::new(10 * DAY, 30 * DAY).unwrap()));
+        now(session.renew());
+        let token = session.relay().expect("the browser knows nothing of it");
+        let mut browser = Browser::new();
+        let answer = at_once(crate::support::app::bring(&mut browser, node, token.as_str())).unwrap();
+        assert_eq!(answer.status, 200);
+        now(session.set(Visits(1)));
+        browser
+    }),
+    ("a value that only a cookie brought", |nodes, node| {
+        let (mut browser, session) = themed(node);
+        let elsewhere = nodes.node(1 << 20);
+        visit(&mut browser, &elsewhere, async |session| session.set(Visits(1)).await.unwrap());
+        assert_eq!(visit(&mut browser, node, async |session| session.value::<Visits>()), Visits(1));
+        now(session.set(Theme("light".into())));
+        browser
+    }),
+    ("a write of which nobody knows what became", |nodes, node| {
+        let (browser, session) = themed(node);
+        nodes.store.fail();
+        at_once(session.set(Visits(1))).unwrap().unwrap_err();
+        nodes.store.heal();
+        browser
+    }),
+];
+
+#[test]
+fn what_the_store_was_not_told_of_stays_while_there_is_anything_else() {
+    for (what, make) in UNHELD {
+        let nodes = Nodes::new();
+        let node = nodes.node(100_000);
+        let browsers: Vec<_> = (0..50).map(|_| make(&nodes, &node)).collect();
+        nodes.clock.advance(Duration::from_secs(1));
+        (0..1000).for_each(|_| drop(HELD[1].1(&nodes, &node)));
+        let stats = node.sessions.stats();
+        assert!(stats.evicted_saved > 500 && stats.evicted_unsaved == 0, "{what}: {stats:?}");
+        for browser in &browsers {
+            let before = node.sessions.stats().hits;
+            visit(&mut browser.clone(), &node, async |_| ());
+            assert!(node.sessions.stats().hits > before, "{what}");
+        }
+    }
+}
+
+#[test]
+fn without_a_store_nobody_vouches_for_a_principal() {
+    let chain = Sessions::builder().tier(MemoryTier::builder().max_bytes(50_000).build());
+    let chain = chain.tier(CookieTier::sealed(ring()).name("session").plain_http()).value::<Division>();
+    let chain = chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
+    let node = Node::new(chain.clock(ManualClock::new()).build().unwrap());
+    for user in 0..500 {
+        let job = at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
+        now(job.set(Division(1)));
+    }
+    let stats = node.sessions.stats();
+    assert!(stats.evicted_unsaved > 200 && stats.evicted_saved == 0, "{stats:?}");
+}

@@ -1,0 +1,114 @@
+//! A store that is down.
+
+use std::{convert::Infallible, error::Error, iter, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::Full;
+use layered_session::{
+    LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, WriteErrorKind,
+    testing::SpyStore,
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use crate::support::{
+    app::{App, get, set, theme, visitor},
+    trace::Trace,
+    world::{Browser, Theme},
+};
+
+/// The driver's error, at the end of the causes.
+fn driver(error: &(dyn Error + 'static)) -> String {
+    iter::successors(Some(error), |error: &&'_ (dyn Error + 'static)| (*error).source()).last().unwrap().to_string()
+}
+
+#[tokio::test]
+async fn store_outage_is_traced_with_its_cause() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let mut browser = visitor(&node).await;
+    let (trace, _guard) = Trace::begin();
+    // A handler's own write, and one by the writeback.
+    let fail = store.clone();
+    let write = async move |session: Session| {
+        fail.fail();
+        session.set(theme("dark")).await.unwrap_err()
+    };
+    let error = browser.visit(&node, write).await;
+    assert_eq!((error.kind(), driver(&error).as_str()), (WriteErrorKind::Unavailable, "told to fail"));
+    let post = async || {
+        let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
+        node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await.status
+    };
+    let errors = || (trace.lines_with("ERROR"), trace.lines_with("told to fail"));
+    assert_eq!((post().await, errors()), (StatusCode::SERVICE_UNAVAILABLE, (2, 2)), "{}", trace.text());
+    app.pass(Duration::from_secs(1));
+    // The failed write has left doubt, so that each load asks the store.
+    assert_eq!(post().await, StatusCode::SERVICE_UNAVAILABLE);
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap_err();
+    assert_eq!(driver(&job), "told to fail");
+    assert!(trace.text().contains("failed to write") && trace.text().contains("failed to read"), "{}", trace.text());
+    let stats = node.sessions.stats();
+    assert!(stats.store_failures >= 4, "{stats:?}");
+    store.heal();
+    set(&mut browser, &node, theme("dark")).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
+    assert_eq!(node.sessions.stats().store_failures, stats.store_failures);
+}
+
+#[tokio::test]
+async fn extractors_outage_is_traced_and_counted() {
+    let (app, store) = (App::new(), SpyStore::new());
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let browser = visitor(&node).await;
+    // A node that knows nothing yet has to ask.
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    store.fail();
+    let (trace, _guard) = Trace::begin();
+    let load = async || {
+        let service = service_fn(async |request: Request<_>| {
+            let loaded = Session::load(request.extensions()).await.map(drop);
+            Ok::<_, Infallible>(Response::new(loaded))
+        });
+        let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
+        layered.oneshot(browser.request()).await.unwrap().into_body().unwrap_err()
+    };
+    for _ in 0..3 {
+        let error = load().await;
+        assert_eq!((error.kind(), driver(&error).as_str()), (MissingSessionKind::Unavailable, "told to fail"));
+    }
+    assert_eq!(trace.lines_with("ERROR"), 1, "{}", trace.text());
+    app.pass(Duration::from_secs(1));
+    load().await;
+    assert_eq!(trace.lines_with("left_out=2"), 1, "{}", trace.text());
+    assert_eq!(node.sessions.stats().store_failures, 4);
+}
+
+// The handler of a failed load may answer as for a visitor.
+#[tokio::test]
+async fn answers_after_a_failed_load_are_private() {
+    let app = App::new();
+    let store = SpyStore::new();
+    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let mut browser = Browser::new();
+    set(&mut browser, &node, theme("light")).await;
+    let cold = app.node_with(|sessions| sessions.tier(store.clone()));
+    store.fail();
+    let visit = async |sessions: Sessions, waits: bool| {
+        let service = service_fn(move |request: Request<_>| async move {
+            let _: &Request<Full<Bytes>> = &request;
+            let found = match waits {
+                true => Session::load(request.extensions()).await.is_ok(),
+                false => Session::from_extensions(request.extensions()).is_some(),
+            };
+            Ok::<_, Infallible>(Response::new(found))
+        });
+        LayeredSessionLayer::new(sessions).layer(service).oneshot(browser.request()).await.unwrap()
+    };
+    for waits in [true, false] {
+        let response = visit(cold.sessions.clone(), waits).await;
+        assert!(!response.body());
+        assert_eq!(response.headers()[header::VARY], "cookie");
+        assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("private"));
+    }
+}

@@ -1,0 +1,46 @@
+//! A store may only ever compare: then it finds outdated what replaces nothing, too.
+
+use layered_session::{Principal, WriteErrorKind, testing::SpyStore};
+
+use crate::support::{
+    app::{App, under_way},
+    world::{Browser, Theme, User, Visits},
+};
+
+#[tokio::test]
+async fn a_fresh_write_is_tried_as_often_as_an_update() {
+    let store = SpyStore::new();
+    store.outdate(31);
+    let node = App::new().node_with(|sessions| sessions.tier(store.clone()));
+    let session = Browser::new().visit(&node, async |session| session).await;
+    session.set(Theme("dark".into())).await.unwrap();
+    store.outdate(31);
+    session.batch().set(Theme("light".into())).set(Visits(1)).commit().await.unwrap();
+    store.outdate(31);
+    session.clear().await.unwrap();
+    assert_eq!((session.get::<Theme>(), session.get::<Visits>()), (None, None));
+
+    let session = under_way(&Browser::new(), &node).await;
+    store.outdate(31);
+    session.sign_in(User("ada".into())).await.unwrap();
+    assert_eq!(session.principal(), Some(Principal::new("ada")));
+}
+
+#[tokio::test]
+async fn and_is_said_to_have_lost_so_often_only_where_it_has() {
+    let store = SpyStore::new();
+    store.outdate(1000);
+    let node = App::new().node_with(|sessions| sessions.tier(store.clone()));
+    let session = under_way(&Browser::new(), &node).await;
+    for tried in 1..4 {
+        let error = match tried {
+            1 => session.set(Theme("dark".into())).await.unwrap_err(),
+            2 => session.batch().set(Theme("dark".into())).commit().await.unwrap_err(),
+            _ => session.sign_in(User("ada".into())).await.unwrap_err(),
+        };
+        assert_eq!(error.kind(), WriteErrorKind::Contended, "{error}");
+        assert_eq!(store.left_to_outdate(), 1000 - 32 * tried);
+    }
+    // No session's: that the user has nothing in the store is remembered.
+    assert_eq!(node.sessions.stats().records, 1);
+}

@@ -1,0 +1,147 @@
+//! What a shared store has is there for whoever may still ask for it: under pressure of memory, by a birth token, at the
+//! end of a day, and whatever a write takes.
+
+use std::time::Duration;
+
+use layered_session::{
+    CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions,
+    testing::{ManualClock, SpyStore},
+};
+use serde::{Deserialize, Serialize};
+
+use super::eviction::Stock;
+use crate::support::{
+    app::{bring, socket},
+    site::dark,
+    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+};
+
+/// The user's, on servers only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Quota(u32);
+
+impl SessionValue for Quota {
+    const NAME: &'static str = "quota";
+    const SCOPE: Scope = Scope::Principal;
+    const PLACEMENT: Placement = Placement::Server;
+}
+
+/// Nodes over one store, of little memory.
+struct Nodes {
+    ring: KeyRing,
+    clock: ManualClock,
+    store: SpyStore,
+}
+
+impl Nodes {
+    fn new() -> Self {
+        let clock = ManualClock::new();
+        let store = SpyStore::new().expire_by(clock.clone());
+        Self { ring: ring(), clock, store }
+    }
+
+    fn node(&self) -> Node {
+        let sessions = Sessions::builder()
+            .tier(MemoryTier::builder().max_bytes(20_000).build())
+            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+            .tier(self.store.clone())
+            .value::<Theme>()
+            .value::<Visits>()
+            .value::<Stock>()
+            .value::<Quota>()
+            .value::<Division>()
+            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .idle(2 * DAY)
+            .absolute(20 * DAY)
+            .clock(self.clock.clone());
+        Node::new(sessions.build().unwrap())
+    }
+}
+
+/// So many others come that memory has no room for what nobody holds.
+async fn crowd(node: &Node) {
+    for _ in 0..600 {
+        Browser::new().visit(node, async |session| session.set(dark()).await.unwrap()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_open_handle_reads_and_completes_what_is_the_users_however_many_others_come() {
+    let nodes = Nodes::new();
+    let node = nodes.node();
+    let mut browser = Browser::new();
+    let sign_in = async |session: Session| {
+        session.sign_in(User("ada".into())).await.unwrap();
+        session.set(Quota(9)).await.unwrap();
+    };
+    browser.visit(&node, sign_in).await;
+    let socket = browser.visit(&node, async |session| session).await;
+    nodes.clock.advance(Duration::from_secs(1));
+    crowd(&node).await;
+    assert_eq!(socket.value::<Quota>(), Quota(9));
+    socket.set(Division(3)).await.unwrap();
+    drop(socket);
+    let seen = browser.visit(&node, async |session| (session.value::<Quota>(), session.value::<Division>())).await;
+    assert_eq!(seen, (Quota(9), Division(3)));
+}
+
+#[tokio::test]
+async fn who_comes_by_a_birth_token_finds_what_the_store_has_of_the_session() {
+    let nodes = Nodes::new();
+    let [here, there] = [(); 2].map(|()| nodes.node());
+    let mut browser = Browser::new();
+    let open = socket(&browser, &there).await;
+    open.set(dark()).await.unwrap();
+    open.set(Stock(7)).await.unwrap();
+    let token = open.relay().unwrap();
+    assert_eq!(bring(&mut browser, &here, token.as_str()).await.status, 200);
+    let seen = browser.visit(&here, async |session| (session.value::<Theme>(), session.value::<Stock>())).await;
+    assert_eq!(seen, (dark(), Stock(7)));
+}
+
+#[tokio::test]
+async fn a_birth_token_brings_back_no_session_that_the_store_knows_to_be_over() {
+    let nodes = Nodes::new();
+    let [here, there] = [(); 2].map(|()| nodes.node());
+    let mut browser = Browser::new();
+    let open = socket(&browser, &there).await;
+    open.set(dark()).await.unwrap();
+    let token = open.relay().unwrap();
+    open.destroy().await.unwrap();
+    bring(&mut browser, &here, token.as_str()).await;
+    assert_eq!(browser.theme(&here).await, Theme::default());
+}
+
+#[tokio::test]
+async fn a_session_that_is_read_each_day_is_in_the_store_as_long_as_it_lives() {
+    let nodes = Nodes::new();
+    let node = nodes.node();
+    let mut browser = Browser::new();
+    browser.write(&node, "dark").await;
+    for _ in 0..6 {
+        nodes.clock.advance(DAY);
+        browser.read(&node).await;
+    }
+    crowd(&node).await;
+    assert_eq!(browser.theme(&node).await, dark());
+    assert_eq!(browser.theme(&nodes.node()).await, dark());
+}
+
+// G12: a store that drops what has expired keeps a removal for as long as a cookie could bring the value back.
+#[tokio::test]
+async fn store_keeps_a_removal_as_long_as_cookies() {
+    let nodes = Nodes::new();
+    let node = nodes.node();
+    let mut browser = Browser::new();
+    let sign_in = async |session: Session| {
+        session.sign_in(User("ada".into())).await.unwrap();
+        session.set_lifetime(Lifetime::new(365 * DAY, 365 * DAY).unwrap()).await.unwrap();
+        session.set(Division(3)).await.unwrap();
+        session.set(dark()).await.unwrap();
+    };
+    browser.visit(&node, sign_in).await;
+    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    job.remove::<Division>().await.unwrap();
+    nodes.clock.advance(40 * DAY);
+    assert_eq!(browser.visit(&nodes.node(), async |session| session.value::<Division>()).await, Division(-1));
+}
