@@ -14,7 +14,10 @@ use layered_session::{Session, Sessions, WriteError, WriteErrorKind};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 
 use self::{axum::Axum, client::Version, hyper::Hyper, tonic::Tonic};
-use crate::support::world::{Browser, Division, User, Visits};
+use crate::support::{
+    browser::Browser,
+    values::{Division, User, Visits},
+};
 
 // Acceptance 58.
 #[tokio::test]

@@ -16,8 +16,11 @@ use serde_json::Value;
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    app::{App, theme, told},
-    world::{Browser, Division, Node, Theme},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{Division, Theme, theme},
+    waiting::told,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);

@@ -9,7 +9,10 @@ use layered_session::{
 };
 use tower::{Layer, Service, service_fn};
 
-use crate::support::world::{Division, Theme, User, ring};
+use crate::support::{
+    app::ring,
+    values::{Division, Theme, User},
+};
 
 mod client;
 mod session;

@@ -17,7 +17,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::support::world::{Answer, Browser, Division, Node, Theme, User, builder, ring};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::{Answer, Node},
+    values::{Division, Theme, User},
+};
 
 const KIB: usize = 1 << 10;
 

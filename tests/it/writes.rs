@@ -15,10 +15,7 @@ mod threads;
 use layered_session::{Placement, Session, SessionValue, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    site::Site,
-    world::{Browser, Node, Visits},
-};
+use crate::support::{app::App, browser::Browser, node::Node, values::Visits};
 
 /// What the server keeps to itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -37,8 +34,8 @@ pub(crate) async fn count(session: Session) {
     session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap();
 }
 
-pub(crate) fn stored() -> (SpyStore, Site) {
+pub(crate) fn stored() -> (SpyStore, App) {
     let store = SpyStore::new();
     let shared = store.clone();
-    (store, Site::with(move |builder| builder.tier(shared.clone()).value::<Note>()))
+    (store, App::with(move |builder| builder.tier(shared.clone()).value::<Note>()))
 }

@@ -7,19 +7,28 @@
 #[path = "../../it/support"]
 mod support {
     pub(crate) mod app;
-    pub(crate) mod world;
+    pub(crate) mod browser;
+    pub(crate) mod node;
+    pub(crate) mod tokens;
+    pub(crate) mod values;
+    pub(crate) mod visits;
+    pub(crate) mod waiting;
 }
 
 use std::sync::LazyLock;
 
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
-use layered_session::{KeyRing, Session, SessionWriteback, testing::ManualClock};
+use layered_session::{KeyRing, Session, SessionWriteback};
 use libfuzzer_sys::fuzz_target;
 
 use crate::support::{
-    app::{App, at_once},
-    world::{Browser, Division, Node, Theme, User, Visits, set_cookies},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{Division, Theme, User, Visits},
+    waiting::at_once,
 };
 
 /// Of the flags in the first byte: the header's part is the value of a cookie of our name, the body's part is a relay
@@ -30,7 +39,7 @@ const VALUE: u8 = 4;
 
 static APP: LazyLock<App> = LazyLock::new(|| {
     let key: [u8; 32] = std::array::from_fn(|n| (n as u8).wrapping_mul(151) ^ 0xa5);
-    App { ring: KeyRing::new([key]).expect("a key"), clock: ManualClock::new() }
+    App::with_keys(KeyRing::new([key]).expect("a key"))
 });
 
 /// A browser that sends this header is nobody's, and is given nothing.
@@ -53,7 +62,7 @@ async fn run(input: &[u8]) {
     let (cookie, body) = rest.split_at(usize::from(u16::from_be_bytes([high, low])) % (rest.len() + 1));
     let name: &[u8] = if flags & OUR_NAME != 0 { b"session=" } else { b"" };
     let Ok(cookie) = HeaderValue::from_bytes(&[name, cookie].concat()) else { return };
-    let node = APP.node();
+    let node = APP.start();
     assert_anonymous(&node, &cookie).await;
 
     let body = match flags & (RELAY | VALUE) {

@@ -8,17 +8,22 @@
 #[path = "../../it/support"]
 mod support {
     pub(crate) mod app;
+    pub(crate) mod browser;
     pub(crate) mod cluster;
     pub(crate) mod forgery;
     pub(crate) mod history;
-    pub(crate) mod world;
+    pub(crate) mod node;
+    pub(crate) mod tokens;
+    pub(crate) mod values;
+    pub(crate) mod visits;
+    pub(crate) mod waiting;
 }
 
 use libfuzzer_sys::fuzz_target;
 
 use crate::support::{
-    app::at_once,
     cluster::{Cluster, STEP},
+    waiting::at_once,
 };
 
 const MOST_STEPS: usize = 64;

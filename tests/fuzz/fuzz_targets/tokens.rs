@@ -8,20 +8,29 @@
 #[path = "../../it/support"]
 mod support {
     pub(crate) mod app;
+    pub(crate) mod browser;
     pub(crate) mod forgery;
-    pub(crate) mod world;
+    pub(crate) mod node;
+    pub(crate) mod tokens;
+    pub(crate) mod values;
+    pub(crate) mod visits;
+    pub(crate) mod waiting;
 }
 
 use std::sync::LazyLock;
 
 use http::StatusCode;
-use layered_session::{KeyRing, Session, testing::ManualClock};
+use layered_session::{KeyRing, Session};
 use libfuzzer_sys::fuzz_target;
 
 use crate::support::{
-    app::{App, at_once, bring, signed_in, socket},
+    app::App,
+    browser::Browser,
     forgery::forge,
-    world::{Answer, Browser, Division, Node, Theme, User, Visits},
+    node::{Answer, Node},
+    values::{Division, Theme, User, Visits},
+    visits::{bring, signed_in, socket},
+    waiting::at_once,
 };
 
 const STEP: usize = 6;
@@ -51,7 +60,7 @@ struct Page {
 
 impl Page {
     async fn new(app: &App, browser: Browser) -> Self {
-        let node = app.node();
+        let node = app.start();
         let live = socket(&browser, &node).await;
         let before = held(&live);
         let mut tokens = Vec::new();
@@ -83,7 +92,7 @@ struct Made {
 
 /// Tokens that no page brings with success: two orders of a session whose cookie neither page has, and a cookie.
 async fn foreign(app: &App) -> [String; 3] {
-    let (node, browser) = (app.node(), signed_in(&app.node(), "bob").await);
+    let (node, browser) = (app.start(), signed_in(&app.start(), "bob").await);
     let live = socket(&browser, &node).await;
     let login = live.sign_in(User("ada".into())).by_page().expect("an order");
     let renewal = live.renew_by_page().with(&Visits(7)).token().expect("an order");
@@ -92,9 +101,9 @@ async fn foreign(app: &App) -> [String; 3] {
 
 static MADE: LazyLock<Made> = LazyLock::new(|| {
     let key: [u8; 32] = std::array::from_fn(|n| (n as u8).wrapping_mul(151) ^ 0xa5);
-    let app = App { ring: KeyRing::new([key]).expect("a key"), clock: ManualClock::new() };
+    let app = App::with_keys(KeyRing::new([key]).expect("a key"));
     let made = async {
-        let user = signed_in(&app.node(), "ada").await;
+        let user = signed_in(&app.start(), "ada").await;
         ([Page::new(&app, user).await, Page::new(&app, Browser::new()).await], foreign(&app).await)
     };
     let (pages, foreign) = at_once(made).expect("nothing waits");
@@ -113,8 +122,8 @@ async fn run(program: &[u8]) {
     let Some((which, program)) = program.split_first() else { return };
     let Made { ring, pages, all } = &*MADE;
     let page = &pages[usize::from(which % 2)];
-    let app = App { ring: ring.clone(), clock: ManualClock::new() };
-    let mut nodes: [Node; 2] = std::array::from_fn(|_| app.node());
+    let app = App::with_keys(ring.clone());
+    let mut nodes: [Node; 2] = std::array::from_fn(|_| app.start());
     let mut browser = page.browser.clone();
     let mut known: Option<usize> = None;
     let mut text = String::new();
@@ -122,7 +131,7 @@ async fn run(program: &[u8]) {
         let &[which, flags, ref change @ ..] = step else { unreachable!("chunks are of one length") };
         let node = &mut nodes[usize::from(flags & OTHER_NODE)];
         if flags & RESTARTED != 0 {
-            *node = app.node();
+            *node = app.start();
         }
         if flags & AGAIN == 0 || text.is_empty() || text.len() > LONGEST {
             text.clone_from(&all[usize::from(which) % all.len()]);
@@ -147,7 +156,7 @@ async fn run(program: &[u8]) {
             }
         }
         let expected = known.map_or(&page.before, |known| &page.tokens[known].1);
-        for node in [node, &app.node()] {
+        for node in [node, &app.start()] {
             let found = browser.clone().visit(node, async |session| held(&session)).await;
             assert_eq!(&found, expected, "{text:?}");
         }

@@ -13,7 +13,12 @@ use layered_session::{
     tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
 };
 
-use crate::support::world::{Browser, Division, Node, Theme, User, Visits, builder, ring};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{Division, Theme, User, Visits},
+};
 
 /// What every public type is.
 fn sent_and_shared<T: Send + Sync + ?Sized>() {}
@@ -154,7 +159,7 @@ async fn every_future_can_be_spawned() {
     drop(sent(session.take::<Theme>()));
     drop(sent(session.clear()));
     drop(sent(session.touch()));
-    drop(sent(session.set_lifetime(Lifetime::new(crate::support::world::DAY, crate::support::world::DAY).unwrap())));
+    drop(sent(session.set_lifetime(Lifetime::new(crate::support::values::DAY, crate::support::values::DAY).unwrap())));
     drop(sent(session.renew()));
     drop(sent(session.sign_out()));
     drop(sent(session.destroy()));

@@ -11,8 +11,10 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    site::dark,
-    world::{Browser, DAY, Division, Node, Theme, User, ring},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User, dark},
 };
 
 fn memory() -> MemoryTier {

@@ -2,7 +2,12 @@
 
 use layered_session::{Principal, testing::ManualClock};
 
-use crate::support::world::{Browser, DAY, Division, Node, Theme, User, builder, ring};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User},
+};
 
 #[tokio::test]
 async fn a_value_survives_a_restart_in_the_cookie() {

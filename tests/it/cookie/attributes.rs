@@ -4,8 +4,11 @@ use http::{Method, header};
 use layered_session::{CookieTier, MemoryTier, Sessions};
 
 use crate::support::{
-    app::{App, theme},
-    world::{Browser, Node, Theme, attributes, id_of, parsed, set_cookies},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::{attributes, id_of, parsed, set_cookies},
+    values::{Theme, theme},
 };
 
 /// A node whose cookie has a path of its own.

@@ -7,19 +7,21 @@ use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionWriteba
 
 use super::{bringing, nobody, outcome};
 use crate::support::{
-    app::App,
-    site::{Site, dark},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    tokens::{id_of, set_cookies},
     trace::Trace,
-    world::{Browser, Node, Theme, User, builder, id_of, ring, set_cookies},
+    values::{Theme, User, dark},
 };
 
 // R1, R9.
 #[tokio::test]
 async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
-    let site = Site::new();
+    let app = App::new();
     let (mut ids, mut tokens) = (HashSet::new(), HashSet::new());
     for _ in 0..1000 {
-        let token = site.dark().await.token().to_owned();
+        let token = app.dark().await.token().to_owned();
         ids.insert(id_of(&token));
         tokens.insert(token);
     }
@@ -31,7 +33,7 @@ async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
 // Acceptance 32, 40, R2, R12.
 #[tokio::test]
 async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
-    let site = Site::new();
+    let app = App::new();
     let (trace, _guard) = Trace::begin();
     let planted = "A".repeat(200);
     let long = "x".repeat(10_000);
@@ -39,10 +41,10 @@ async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
     let signed = "eyJhbGciOiJub25lIn0.eyJ0aGVtZSI6ImRhcmsifQ.";
     for garbage in ["", "last_clean", ".", "=", "%00", json, signed, &planted, &long] {
         let mut browser = Browser::bringing(garbage);
-        assert_eq!(outcome(&site.node, browser.request()).await, nobody(), "{garbage}");
-        browser.write(&site.node, "dark").await;
+        assert_eq!(outcome(&app.node, browser.request()).await, nobody(), "{garbage}");
+        browser.write(&app.node, "dark").await;
         assert_ne!(browser.token(), garbage, "an id is minted, never taken");
-        assert_eq!(browser.theme(&site.node).await, dark());
+        assert_eq!(browser.theme(&app.node).await, dark());
     }
     assert_eq!(trace.lines_with("ERROR"), 0);
 }
@@ -50,7 +52,7 @@ async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
 // Acceptance 32.
 #[tokio::test]
 async fn ids_that_look_reserved_are_plain_misses() {
-    let node = App::new().node();
+    let node = App::new().node;
     for id in ["last_clean", "", ".", "null", "0", &"A".repeat(43), &"a".repeat(10_000)] {
         let mut browser = Browser::new();
         browser.set("session", id);
@@ -78,31 +80,31 @@ async fn a_cookie_that_does_not_open_is_none_and_is_replaced_by_the_next_write()
 // R2, R13.
 #[tokio::test]
 async fn any_flipped_bit_is_nobody_warm_and_cold() {
-    let site = Site::new();
-    let cold = site.cold();
-    let browser = site.dark().await;
+    let app = App::new();
+    let cold = app.start();
+    let browser = app.dark().await;
     let whole = browser.token().as_bytes();
     for bit in 0..whole.len() * 8 {
         let mut token = whole.to_vec();
         token[bit / 8] ^= 1 << (bit % 8);
         let Ok(field) = HeaderValue::from_bytes(&[b"session=", &token[..]].concat()) else { continue };
-        for node in [&site.node, &cold] {
+        for node in [&app.node, &cold] {
             assert_eq!(outcome(node, bringing([&field])).await, nobody(), "bit {bit}");
         }
     }
     assert_eq!(cold.sessions.stats().records, 0);
-    assert_eq!(browser.theme(&site.node).await, dark());
+    assert_eq!(browser.theme(&app.node).await, dark());
 }
 
 // R13.
 #[tokio::test]
 async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() {
-    let site = Site::new();
-    let cold = site.cold();
+    let app = App::new();
+    let cold = app.start();
     // Three lengths, so that the last character has unused bits in some of them.
     for theme in ["dark", "dark!", "dark!!"] {
         let mut browser = Browser::new();
-        browser.write(&site.node, theme).await;
+        browser.write(&app.node, theme).await;
         let token = browser.token().to_owned();
         let mut others: Vec<_> = (0..token.len()).map(|len| token[..len].to_owned()).collect();
         others.extend(["A", "=", "==", ".", "AAAA"].map(|more| format!("{token}{more}")));
@@ -115,7 +117,7 @@ async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() 
         }));
         others.extend([token.replace(['-', '_'], "+"), token.replace('_', "/")].into_iter().filter(|t| *t != token));
         for other in others {
-            for node in [&site.node, &cold] {
+            for node in [&app.node, &cold] {
                 assert_eq!(outcome(node, bringing([format!("session={other}")])).await, nobody(), "{other}");
             }
         }
@@ -161,16 +163,16 @@ async fn a_cookie_of_another_audience_is_none() {
 // R11.
 #[tokio::test]
 async fn relay_and_birth_tokens_are_no_cookies_and_cookies_no_relay_tokens() {
-    let site = Site::new();
+    let app = App::new();
     let relay = async |browser: &mut Browser| {
-        let socket = browser.open(&site.node).await;
+        let socket = browser.open(&app.node).await;
         socket.set(Theme("relayed".into())).await.unwrap();
         socket.relay().unwrap().to_string()
     };
-    let mut browser = site.dark().await;
+    let mut browser = app.dark().await;
     let tokens = [relay(&mut browser).await, relay(&mut Browser::new()).await];
     assert_eq!(tokens.clone().map(|token| token[..2].to_owned()), ["r.", "b."]);
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         for token in &tokens {
             assert_eq!(outcome(node, bringing([format!("session={}", &token[2..])])).await, nobody());
         }

@@ -6,9 +6,13 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, get, kind, sign_in, signed_in, theme},
+    app::{App, ring},
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
     trace::Trace,
-    world::{Browser, Division, Node, Theme, User, Visits, ring, set_cookies},
+    values::{Division, Theme, User, Visits, theme},
+    visits::{get, kind, sign_in, signed_in},
 };
 
 /// A deploy whose cookies have a budget of so many bytes, over keys that all deploys share.
@@ -47,7 +51,7 @@ async fn finished_header_fits_its_budget() {
         // Half of the room is the user's, and some is kept for the user's value.
         assert!(len > bytes / 4 && len <= bytes, "{len} of {bytes}");
     }
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let both = async |session: Session| {
         fill(session.clone()).await;

@@ -12,9 +12,12 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::upgrade,
-    site::Site,
-    world::{BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, ring, set_cookies},
+    app::{App, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::set_cookies,
+    values::{DAY, Division, Theme, User, Visits},
+    visits::upgrade,
 };
 
 /// Something that a handler can learn from or do to its session, and what it then answers.
@@ -84,11 +87,11 @@ async fn signed_in(node: &Node, name: &'static str) -> Browser {
 #[tokio::test]
 async fn every_access_varies_by_cookie_once_and_every_cookie_forbids_storing() {
     for (name, access) in accesses() {
-        let site = Site::new();
-        let ended = signed_in(&site.node, "eve").await;
-        ended.clone().visit(&site.node, async |session| session.destroy().await.unwrap()).await;
-        for browser in [Browser::new(), signed_in(&site.node, "ada").await, ended] {
-            let (headers, _) = visit_public(&browser, &site.node, access).await;
+        let app = App::new();
+        let ended = signed_in(&app.node, "eve").await;
+        ended.clone().visit(&app.node, async |session| session.destroy().await.unwrap()).await;
+        for browser in [Browser::new(), signed_in(&app.node, "ada").await, ended] {
+            let (headers, _) = visit_public(&browser, &app.node, access).await;
             let vary: Vec<_> = headers.get_all(header::VARY).iter().collect();
             assert_eq!(vary, ["cookie"], "{name}");
             let handlers = set_cookies(&headers).is_empty();
@@ -114,10 +117,10 @@ const PRIVATE: &str = "max-age=0, private, must-revalidate";
 #[tokio::test]
 async fn every_access_is_private_by_default() {
     for (name, access) in accesses() {
-        let (site, off) = (Site::new(), Site::with(layered_session::SessionsBuilder::without_cache_control));
-        for (site, private) in [(&site, Some(PRIVATE)), (&off, None)] {
-            for browser in [Browser::new(), signed_in(&site.node, "ada").await] {
-                let headers = visit_saying(&browser, &site.node, access, &[]).await;
+        let (app, off) = (App::new(), App::with(layered_session::SessionsBuilder::without_cache_control));
+        for (app, private) in [(&app, Some(PRIVATE)), (&off, None)] {
+            for browser in [Browser::new(), signed_in(&app.node, "ada").await] {
+                let headers = visit_saying(&browser, &app.node, access, &[]).await;
                 let expected = if set_cookies(&headers).is_empty() { private } else { Some("no-store") };
                 let said = headers.get(header::CACHE_CONTROL).map(|value| value.to_str().unwrap());
                 assert_eq!((said, &headers[header::VARY]), (expected, &HeaderValue::from_static("cookie")), "{name}");
@@ -129,8 +132,8 @@ async fn every_access_is_private_by_default() {
 // R21.
 #[tokio::test]
 async fn handlers_word_on_caching_stands() {
-    let site = Site::new();
-    let browser = signed_in(&site.node, "ada").await;
+    let app = App::new();
+    let browser = signed_in(&app.node, "ada").await;
     let read: Access = |s| Box::pin(async move { s.value::<Theme>().0 });
     let write: Access = |s| Box::pin(async move { format!("{:?}", s.set(Visits(9)).await) });
     for (name, value) in [
@@ -141,26 +144,26 @@ async fn handlers_word_on_caching_stands() {
         ("surrogate-control", "max-age=60"),
         ("x-accel-expires", "60"),
     ] {
-        let browser = signed_in(&site.node, "ada").await;
-        let headers = visit_saying(&browser, &site.node, read, &[(name, value)]).await;
+        let browser = signed_in(&app.node, "ada").await;
+        let headers = visit_saying(&browser, &app.node, read, &[(name, value)]).await;
         assert_eq!(headers[name], value);
         assert_eq!(headers.contains_key(header::CACHE_CONTROL), name == "cache-control", "{name}");
         // The cookie is another matter.
-        let headers = visit_saying(&browser, &site.node, write, &[(name, value), ("x-own", "1")]).await;
+        let headers = visit_saying(&browser, &app.node, write, &[(name, value), ("x-own", "1")]).await;
         assert!(headers[header::CACHE_CONTROL].to_str().unwrap().starts_with("no-store"), "{name}");
         assert_eq!(headers.contains_key(name), matches!(name, "cache-control" | "expires"), "{name}");
         assert_eq!((&headers["x-own"], set_cookies(&headers).len()), (&HeaderValue::from_static("1"), 1));
     }
-    let headers = visit_saying(&browser, &site.node, write, &[("cache-control", "no-transform")]).await;
+    let headers = visit_saying(&browser, &app.node, write, &[("cache-control", "no-transform")]).await;
     assert_eq!(headers[header::CACHE_CONTROL], "no-store, no-transform");
 }
 
 // A handle that lives on may be read while the body goes out; a connection that switches is not HTTP's any more.
 #[tokio::test]
 async fn living_handle_is_private_and_switched_connection_untouched() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
-    let (headers, _stream) = browser.visit_seen(&site.node, async |session| session).await;
+    let app = App::new();
+    let mut browser = app.dark().await;
+    let (headers, _stream) = browser.visit_seen(&app.node, async |session| session).await;
     assert_eq!(headers[header::CACHE_CONTROL], PRIVATE);
     let switch = async |session: Session| {
         let mut switching = Response::new(Full::default());
@@ -168,15 +171,15 @@ async fn living_handle_is_private_and_switched_connection_untouched() {
         drop(session.value::<Theme>());
         (switching, session)
     };
-    let (response, _socket) = site.node.handle(upgrade(&browser), switch).await;
+    let (response, _socket) = app.node.handle(upgrade(&browser), switch).await;
     assert!(response.headers().is_empty(), "{:?}", response.headers());
 }
 
 // R21.
 #[tokio::test]
 async fn vary_is_not_said_twice_and_not_where_nobody_asked() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     for (said, expected) in [
         (vec!["Cookie"], vec!["Cookie"]),
         (vec!["accept, COOKIE"], vec!["accept, COOKIE"]),
@@ -192,13 +195,13 @@ async fn vary_is_not_said_twice_and_not_where_nobody_asked() {
             }
             (response, ())
         };
-        let (response, ()) = site.node.handle(browser.request(), answer).await;
+        let (response, ()) = app.node.handle(browser.request(), answer).await;
         assert_eq!(response.headers().get_all(header::VARY).iter().collect::<Vec<_>>(), expected);
     }
-    let (untouched, ()) = browser.visit_seen(&site.node, async |_| ()).await;
+    let (untouched, ()) = browser.visit_seen(&app.node, async |_| ()).await;
     assert!(untouched.is_empty(), "{untouched:?}");
     // One that is still there may be asked while the body goes out.
-    let (headers, _socket) = browser.visit_seen(&site.node, async |session| session).await;
+    let (headers, _socket) = browser.visit_seen(&app.node, async |session| session).await;
     assert_eq!(headers.get(header::VARY).unwrap(), "cookie");
 }
 
@@ -243,10 +246,10 @@ impl Cache {
 }
 
 /// Two visitors and two users, of whom one signed in half a day before the other, so that her cookie is to be refreshed.
-async fn users(site: &Site) -> [Browser; 4] {
-    let ada = signed_in(&site.node, "ada").await;
-    site.clock.advance(DAY / 2);
-    [Browser::new(), ada, signed_in(&site.node, "grace").await, Browser::new()]
+async fn users(app: &App) -> [Browser; 4] {
+    let ada = signed_in(&app.node, "ada").await;
+    app.clock.advance(DAY / 2);
+    [Browser::new(), ada, signed_in(&app.node, "grace").await, Browser::new()]
 }
 
 // R21.
@@ -254,12 +257,12 @@ async fn users(site: &Site) -> [Browser; 4] {
 async fn a_shared_cache_gives_nobody_the_answer_or_the_cookie_of_another() {
     for (name, access) in accesses().into_iter().filter(|(name, _)| *name != "explain") {
         // The same without a cache, to compare with.
-        let (site, direct) = (Site::new(), Site::new());
-        let (mut users, mut twins) = (users(&site).await, users(&direct).await);
+        let (app, direct) = (App::new(), App::new());
+        let (mut users, mut twins) = (users(&app).await, users(&direct).await);
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 2, 0]] {
             let mut cache = Cache::default();
             for user in order {
-                let cached = cache.visit(&mut users[user], &site.node, access).await;
+                let cached = cache.visit(&mut users[user], &app.node, access).await;
                 let answer = Cache::default().visit(&mut twins[user], &direct.node, access).await;
                 assert_eq!(cached, answer, "{name} of user {user}");
                 let holds = |browser: &Browser| browser.cookie("session").is_some();

@@ -9,7 +9,7 @@ use http_body_util::Full;
 use layered_session::{CookieTier, LayeredSessionLayer, MemoryTier, Session, Sessions, testing::ManualClock};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::world::{Browser, Node, Theme, ring};
+use crate::support::{app::ring, browser::Browser, node::Node, values::Theme};
 
 fn node(memory: bool) -> Node {
     let builder = Sessions::builder();

@@ -4,16 +4,16 @@ use http::StatusCode;
 
 use super::{bringing, nobody, outcome};
 use crate::support::{
-    site::{Site, dark},
+    app::App,
     trace::Trace,
-    world::{TICK, Theme},
+    values::{TICK, Theme, dark},
 };
 
 // Acceptance 55, R16.
 #[tokio::test]
 async fn our_cookie_is_found_in_any_field_beside_any_garbage() {
-    let site = Site::new();
-    let browser = site.dark().await;
+    let app = App::new();
+    let browser = app.dark().await;
     let ours = format!("session={}", browser.token());
     let quoted = format!("$Version=\"1\"; session=\"{}\";$Path=\"/\"", browser.token());
     let upper = ours.replacen("session", "Session", 1);
@@ -24,27 +24,27 @@ async fn our_cookie_is_found_in_any_field_beside_any_garbage() {
         vec![&format!("a=\"b; \t{ours}\t ;c"), "session2=x"],
         vec![&upper, "%73ession=x", "\u{a0}session=x", &ours],
     ] {
-        for node in [&site.node, &site.cold()] {
+        for node in [&app.node, &app.start()] {
             let (status, set, theme, ..) = outcome(node, bringing(&fields)).await;
             assert_eq!((status, set.len(), theme), (StatusCode::OK, 0, dark()), "{fields:?}");
         }
     }
     let encoded = ours.replacen('s', "%73", 1);
     for others in [&upper, &encoded, &format!("\u{a0}{ours}"), &format!("={ours}")] {
-        assert_eq!(outcome(&site.node, bringing([others])).await, nobody(), "{others}");
+        assert_eq!(outcome(&app.node, bringing([others])).await, nobody(), "{others}");
     }
 }
 
 // R17.
 #[tokio::test]
 async fn several_genuine_ids_are_no_session() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let first = format!("session={}", browser.token());
-    browser.write(&site.node, "light").await;
-    let (newer, other) = (format!("session={}", browser.token()), format!("session={}", site.dark().await.token()));
+    browser.write(&app.node, "light").await;
+    let (newer, other) = (format!("session={}", browser.token()), format!("session={}", app.dark().await.token()));
     let garbage: Vec<_> = (0..4).map(|n| format!("session={n}")).collect();
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         for one in [vec![&newer, &newer], vec![&garbage[0], &newer, &garbage[1], &newer, &garbage[2]]] {
             let (status, set, theme, ..) = outcome(node, bringing(&one)).await;
             assert_eq!((status, set, theme), (StatusCode::OK, Vec::new(), Theme("light".into())), "{one:?}");
@@ -63,21 +63,21 @@ async fn several_genuine_ids_are_no_session() {
 // R17.
 #[tokio::test]
 async fn newest_of_one_sessions_tokens_counts() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let mut tokens = vec![format!("session={}", browser.token())];
     for theme in ["green", "light"] {
-        site.clock.advance(TICK);
-        browser.write(&site.node, theme).await;
+        app.clock.advance(TICK);
+        browser.write(&app.node, theme).await;
         tokens.push(format!("session={}", browser.token()));
     }
     let [dark, green, light] = &tokens[..] else { unreachable!() };
     for several in [vec![green, light], vec![light, green], vec![green, dark], vec![dark, light, green]] {
         let newest = if several.contains(&light) { "light" } else { "green" };
-        let (status, set, theme, ..) = outcome(&site.cold(), bringing(&several)).await;
+        let (status, set, theme, ..) = outcome(&app.start(), bringing(&several)).await;
         assert_eq!((status, set, theme), (StatusCode::OK, Vec::new(), Theme(newest.into())), "{several:?}");
         // What this node knows is newer still, and goes to the browser.
-        let (status, set, theme, ..) = outcome(&site.node, bringing(&several)).await;
+        let (status, set, theme, ..) = outcome(&app.node, bringing(&several)).await;
         assert_eq!((status, theme), (StatusCode::OK, Theme("light".into())));
         assert_eq!(set.len(), usize::from(newest == "green"), "{several:?}");
     }
@@ -86,16 +86,16 @@ async fn newest_of_one_sessions_tokens_counts() {
 // R18.
 #[tokio::test]
 async fn beyond_the_caps_nobody_is_seen_and_it_is_counted() {
-    let site = Site::new();
-    let ours = format!("session={}", site.dark().await.token());
+    let app = App::new();
+    let ours = format!("session={}", app.dark().await.token());
     let most = "y".repeat((16 << 10) - ours.len());
     let pairs = "a=b;".repeat(179);
     for within in [[&ours, &most], [&most, &ours], [&ours, &pairs], [&pairs, &ours]] {
-        assert_eq!(outcome(&site.node, bringing(within)).await.2, dark());
+        assert_eq!(outcome(&app.node, bringing(within)).await.2, dark());
     }
-    assert_eq!(site.node.sessions.stats().capped_cookies, 0);
+    assert_eq!(app.node.sessions.stats().capped_cookies, 0);
     for beyond in [[&ours, &most, "z"], [&ours, &pairs, "z"]] {
-        assert_eq!(outcome(&site.node, bringing(beyond)).await, nobody());
+        assert_eq!(outcome(&app.node, bringing(beyond)).await, nobody());
     }
-    assert_eq!(site.node.sessions.stats().capped_cookies, 2);
+    assert_eq!(app.node.sessions.stats().capped_cookies, 2);
 }

@@ -4,9 +4,11 @@ use layered_session::{KeyRing, testing::ManualClock};
 
 use super::{nobody, outcome};
 use crate::support::{
-    app::{App, get, seen, theme, visitor},
-    site::dark,
-    world::{Browser, Node, Theme, builder},
+    app::{App, builder},
+    browser::Browser,
+    node::Node,
+    values::{Theme, dark, theme},
+    visits::{get, seen, visitor},
 };
 
 fn key() -> [u8; 32] {
@@ -56,8 +58,8 @@ async fn replacing_the_keys_takes_effect_at_the_next_request_with_memory_warm() 
 #[tokio::test]
 async fn a_key_that_leaves_the_ring_ends_its_cookies_though_memory_is_warm() {
     let (first, second) = (key(), key());
-    let app = App { ring: KeyRing::new([first]).unwrap(), ..App::new() };
-    let node = app.node();
+    let app = App::with_keys(KeyRing::new([first]).unwrap());
+    let node = app.start();
     let mut browser = visitor(&node).await;
     assert_eq!(seen(&mut browser, &node).await, (theme("light"), "memory"));
     let old = browser.clone();

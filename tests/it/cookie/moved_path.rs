@@ -8,8 +8,12 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{kind, sign_in, theme},
-    world::{BoxFuture, Browser, Node, TICK, Theme, User, attributes, ring, set_cookies},
+    app::ring,
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::{attributes, set_cookies},
+    values::{TICK, Theme, User, theme},
+    visits::{kind, sign_in},
 };
 
 /// The nodes of an application before and after such deploys: their keys and time.

@@ -4,9 +4,12 @@ use http::{Method, Response, header};
 use layered_session::{CookieTier, MemoryTier, SameSite, Session, Sessions};
 
 use crate::support::{
-    app::{App, theme},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
     trace::Trace,
-    world::{Browser, Node, Theme, set_cookies},
+    values::{Theme, theme},
 };
 
 const TRACED: &str = "browsers drop";

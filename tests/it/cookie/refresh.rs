@@ -14,15 +14,20 @@ use http_body_util::Full;
 use layered_session::{CookieTier, Lifetime, MemoryTier, Principal, Session, Sessions, testing::ManualClock};
 
 use crate::support::{
-    app::{App, at_once, carried, get, post, seen, sign_in, socket, theme, visitor},
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{DAY, Division, Theme, User, Visits, theme},
+    visits::{carried, get, post, seen, sign_in, socket, visitor},
+    waiting::at_once,
 };
 
 // Acceptance 21.
 #[tokio::test]
 async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let switch = async |name: &'static str| {
         browser.clone().visit_seen(&node, async move |session| session.set(theme(name)).await.unwrap()).await.0
@@ -37,14 +42,14 @@ async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
 
 #[tokio::test]
 async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
-    type Ask = fn(Session) -> crate::support::world::BoxFuture<()>;
+    type Ask = fn(Session) -> crate::support::node::BoxFuture<()>;
     let asks: [(&str, Ask); 3] = [
         ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
         ("written", |session| Box::pin(async move { session.set(Visits(1)).await.unwrap() })),
         ("watched", |session| Box::pin(async move { drop(session.watch::<Visits>()) })),
     ];
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
     let (headers, ()) = browser.visit_seen(&node, async |_| ()).await;
@@ -64,7 +69,7 @@ async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
 #[tokio::test]
 async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
     let app = App::new();
-    let (node, mut browser) = (app.node(), Browser::new());
+    let (node, mut browser) = (app.start(), Browser::new());
     let failing = async |session: Session| {
         session.set(theme("dark")).await.unwrap();
         let mut response = Response::new(Full::<Bytes>::default());
@@ -173,7 +178,7 @@ where
 #[tokio::test]
 async fn replaced_answer_costs_a_session_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("light"));
@@ -183,7 +188,7 @@ async fn replaced_answer_costs_a_session_nothing() {
 
 #[tokio::test]
 async fn replaced_answer_costs_a_visitor_the_first_write() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = Browser::new();
     unanswered(&browser, &node, async |session| session.set(theme("dark")).await.unwrap()).await;
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
@@ -191,7 +196,7 @@ async fn replaced_answer_costs_a_visitor_the_first_write() {
 
 #[tokio::test]
 async fn replaced_answer_of_a_login_costs_the_sessions_values() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
     let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;

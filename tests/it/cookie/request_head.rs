@@ -22,7 +22,13 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::world::{BoxFuture, Browser, Node, Theme, User, builder, ring, set_cookies};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::set_cookies,
+    values::{Theme, User},
+};
 
 /// The buffer that a server read a request into, and who still holds a part of it.
 struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);

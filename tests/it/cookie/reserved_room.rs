@@ -7,9 +7,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, get, kind, post, socket, theme, visitor},
-    turns::{self, Mfa, bring_ok, user},
-    world::{Browser, Node, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    node::Node,
+    turns::{self, Mfa, bring_ok},
+    values::{Theme, User, Visits, theme, user},
+    visits::{get, kind, post, socket, visitor},
 };
 
 /// The bytes of an entry beside the name and the JSON.
@@ -28,7 +31,7 @@ fn settings() -> [(Node, Node); 3] {
     let (one, two, stored) = (App::new(), App::new(), App::new());
     let node = turns::node(&one);
     let store = SpyStore::new();
-    let over_store = || stored.node_with(|sessions| sessions.tier(store.clone()).value::<Mfa>());
+    let over_store = || stored.start_with(|sessions| sessions.tier(store.clone()).value::<Mfa>());
     [(node.clone(), node), (turns::node(&two), turns::node(&two)), (over_store(), over_store())]
 }
 
@@ -97,7 +100,7 @@ async fn next_user_of_a_full_session_signs_in() {
 #[tokio::test]
 async fn sign_in_leaves_ordinary_writes_their_room() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = Browser::new();
     let anonymous = async |session: Session| fill(&session).await;
     let before = browser.visit(&node, anonymous).await;
@@ -145,9 +148,9 @@ async fn orders_of_a_full_session_fit() {
 #[tokio::test]
 async fn order_of_a_visitor_may_take_all() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let whole = {
-        let without = app.node_with(|sessions| sessions.identity_room(0));
+        let without = app.start_with(|sessions| sessions.identity_room(0));
         Browser::new().visit(&without, async |session| fill(&session).await).await
     };
     let live = socket(&Browser::new(), &node).await;
@@ -167,10 +170,10 @@ async fn room_follows_the_setting() {
     let app = App::new();
     let mut lens = Vec::new();
     for room in [0, 100, ROOM] {
-        let node = app.node_with(|sessions| sessions.identity_room(room));
+        let node = app.start_with(|sessions| sessions.identity_room(room));
         lens.push(Browser::new().visit(&node, async |session| fill(&session).await).await + room);
     }
-    let node = app.node();
+    let node = app.start();
     lens.push(Browser::new().visit(&node, async |session| fill(&session).await).await + ROOM);
     assert_eq!(lens, [lens[0]; 4]);
 }
@@ -199,7 +202,7 @@ async fn nobody_needs_no_room() {
 #[tokio::test]
 async fn refused_write_names_the_room() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = full(&node).await;
     let error = browser.visit(&node, async |session| session.set(Visits(1)).await.unwrap_err()).await;
     assert_eq!((error.kind(), error.names()), (WriteErrorKind::TooLarge, &["theme", "visits"][..]));
@@ -213,7 +216,7 @@ async fn refused_write_names_the_room() {
 #[tokio::test]
 async fn removals_of_a_full_session_are_taken() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let remove = async |session: Session| {
         session.set(Visits(1)).await.unwrap();

@@ -17,87 +17,89 @@ use layered_session::{LayeredSessionLayer, Session, tier::BoxError};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    site::{Site, dark},
-    world::{Browser, Theme, Visits, attributes, parsed, set_cookies},
+    app::App,
+    browser::Browser,
+    tokens::{attributes, parsed, set_cookies},
+    values::{Theme, Visits, dark},
 };
 
 // Acceptance 37.
 #[tokio::test]
 async fn a_cookie_is_set_by_the_first_write_and_then_only_when_the_browser_is_behind() {
-    let site = Site::new();
+    let app = App::new();
     let mut browser = Browser::new();
-    assert!(browser.told(&site.node, async |_| ()).await.is_empty());
-    assert!(browser.read(&site.node).await.is_empty());
-    assert_eq!(browser.write(&site.node, "light").await.len(), 1);
-    assert!(browser.read(&site.node).await.is_empty());
+    assert!(browser.told(&app.node, async |_| ()).await.is_empty());
+    assert!(browser.read(&app.node).await.is_empty());
+    assert_eq!(browser.write(&app.node, "light").await.len(), 1);
+    assert!(browser.read(&app.node).await.is_empty());
 
     // Written after the head has left: a request that asks for its session is healed, and only that.
-    let socket = browser.open(&site.node).await;
+    let socket = browser.open(&app.node).await;
     socket.set(dark()).await.unwrap();
-    assert!(browser.told(&site.node, async |_| ()).await.is_empty());
-    assert_eq!(browser.read(&site.node).await.len(), 1);
-    assert!(browser.read(&site.node).await.is_empty());
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert!(browser.told(&app.node, async |_| ()).await.is_empty());
+    assert_eq!(browser.read(&app.node).await.len(), 1);
+    assert!(browser.read(&app.node).await.is_empty());
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
 // Acceptance 45.
 #[tokio::test]
 async fn removing_what_is_absent_is_no_modification() {
-    let site = Site::new();
+    let app = App::new();
     let absent = async |session: Session| {
         session.remove::<Visits>().await.unwrap();
         assert_eq!(session.take::<Visits>().await.unwrap(), None);
         session.batch().remove::<Visits>().commit().await.unwrap();
     };
     let mut browser = Browser::new();
-    assert!(browser.told(&site.node, absent).await.is_empty());
-    assert_eq!(site.node.sessions.stats().records, 0);
-    let mut browser = site.dark().await;
-    assert!(browser.told(&site.node, absent).await.is_empty());
+    assert!(browser.told(&app.node, absent).await.is_empty());
+    assert_eq!(app.node.sessions.stats().records, 0);
+    let mut browser = app.dark().await;
+    assert!(browser.told(&app.node, absent).await.is_empty());
 }
 
 // Acceptance 38, 53, R19.
 #[tokio::test]
 async fn a_removal_repeats_the_attributes_and_answers_only_who_brought_a_cookie() {
-    let site = Site::new();
+    let app = App::new();
     let mut browser = Browser::new();
     let destroy = async |session: Session| session.destroy().await.unwrap();
-    assert!(browser.told(&site.node, destroy).await.is_empty());
+    assert!(browser.told(&app.node, destroy).await.is_empty());
     let both = async |session: Session| {
         session.set(dark()).await.unwrap();
         session.destroy().await.unwrap();
     };
-    assert!(browser.told(&site.node, both).await.is_empty());
-    let set = browser.write(&site.node, "dark").await;
+    assert!(browser.told(&app.node, both).await.is_empty());
+    let set = browser.write(&app.node, "dark").await;
     let late = browser.clone();
-    let removed = browser.told(&site.node, destroy).await;
+    let removed = browser.told(&app.node, destroy).await;
     let attributes = attributes(&set[0]).rsplit_once("Max-Age").unwrap().0;
     assert_eq!(removed, [format!("session=; {attributes}Max-Age=0")]);
     for mut browser in [late, browser, Browser::bringing("garbage")] {
-        assert!(browser.told(&site.node, destroy).await.is_empty());
+        assert!(browser.told(&app.node, destroy).await.is_empty());
     }
 }
 
 // Acceptance 47, R22.
 #[tokio::test]
 async fn a_handlers_own_cookies_and_those_of_another_path_are_untouched() {
-    let site = Site::new();
+    let app = App::new();
     let response = |session: Session| async move {
         session.set(dark()).await.unwrap();
         let own =
             Response::builder().header(header::SET_COOKIE, "a=1").header(header::SET_COOKIE, "session=x; Path=/b");
         (own.body(Full::default()).unwrap(), ())
     };
-    let (response, ()) = site.node.handle(Browser::new().request(), response).await;
+    let (response, ()) = app.node.handle(Browser::new().request(), response).await;
     let set = set_cookies(response.headers());
     assert_eq!(set[..2], ["a=1", "session=x; Path=/b"]);
-    assert_eq!(Browser::bringing(parsed(&set[2]).value()).theme(&site.cold()).await, dark());
+    assert_eq!(Browser::bringing(parsed(&set[2]).value()).theme(&app.start()).await, dark());
 }
 
 // Acceptance 57c, R3, R22: no status undoes a write, and a renewal reaches the browser whatever follows.
 #[tokio::test]
 async fn a_failed_response_keeps_the_write_and_carries_the_cookie() {
-    let site = Site::new();
+    let app = App::new();
     for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
         let mut browser = Browser::new();
         for renewed in [false, true] {
@@ -108,11 +110,11 @@ async fn a_failed_response_keeps_the_write_and_carries_the_cookie() {
                 }
                 (Response::builder().status(status).body(Full::default()).unwrap(), ())
             };
-            let (response, ()) = site.node.handle(browser.request(), fail).await;
+            let (response, ()) = app.node.handle(browser.request(), fail).await;
             assert_eq!((response.status(), set_cookies(response.headers()).len()), (status, 1));
             browser.take(response.headers());
-            assert_eq!(browser.theme(&site.node).await, dark());
-            assert_eq!(browser.theme(&site.cold()).await, dark());
+            assert_eq!(browser.theme(&app.node).await, dark());
+            assert_eq!(browser.theme(&app.start()).await, dark());
         }
     }
 }
@@ -120,8 +122,8 @@ async fn a_failed_response_keeps_the_write_and_carries_the_cookie() {
 // R23.
 #[tokio::test]
 async fn no_byte_of_a_value_reaches_a_header() {
-    let site = Site::new();
-    let set = Browser::new().write(&site.node, "x\r\nSet-Cookie: a=b; Domain=evil, \u{0} \"ü\"").await;
+    let app = App::new();
+    let set = Browser::new().write(&app.node, "x\r\nSet-Cookie: a=b; Domain=evil, \u{0} \"ü\"").await;
     let ours = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
     assert!(parsed(&set[0]).value().bytes().all(ours), "{set:?}");
     assert_eq!(attributes(&set[0]), "HttpOnly; SameSite=Lax; Path=/; Max-Age=172740");
@@ -141,7 +143,7 @@ impl Body for Stream {
 }
 
 /// Answers once, with a body that is read by nobody, after a write.
-async fn stream(site: &Site, browser: &Browser, head: http::response::Builder) -> (Response<Stream>, Session) {
+async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> (Response<Stream>, Session) {
     let kept = Arc::new(std::sync::Mutex::new(None));
     let (slot, head) = (Arc::clone(&kept), std::sync::Mutex::new(Some(head)));
     let service = service_fn(move |request: Request<Full<Bytes>>| {
@@ -154,7 +156,7 @@ async fn stream(site: &Site, browser: &Browser, head: http::response::Builder) -
             Ok::<_, BoxError>(head.body(Stream(Arc::default()))?)
         }
     });
-    let response = LayeredSessionLayer::new(site.node.sessions.clone()).layer(service).oneshot(browser.request());
+    let response = LayeredSessionLayer::new(app.node.sessions.clone()).layer(service).oneshot(browser.request());
     let response = response.await.unwrap();
     let session = kept.lock().unwrap().take().unwrap();
     (response, session)
@@ -163,30 +165,30 @@ async fn stream(site: &Site, browser: &Browser, head: http::response::Builder) -
 // Acceptance 46, R21.
 #[tokio::test]
 async fn the_cookie_precedes_the_first_byte_of_a_stream_and_a_write_after_it_heals_later() {
-    let site = Site::new();
+    let app = App::new();
     let mut browser = Browser::new();
     let head = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
-    let (response, session) = stream(&site, &browser, head).await;
+    let (response, session) = stream(&app, &browser, head).await;
     assert_eq!(set_cookies(response.headers()).len(), 1);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
     assert!(!response.body().0.load(Ordering::Relaxed), "the body is its reader's alone");
     browser.take(response.headers());
     session.set(Theme("late".into())).await.unwrap();
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    assert_eq!(browser.read(&site.node).await.len(), 1);
-    assert_eq!(browser.theme(&site.cold()).await, Theme("late".into()));
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    assert_eq!(browser.read(&app.node).await.len(), 1);
+    assert_eq!(browser.theme(&app.start()).await, Theme("late".into()));
 }
 
 // Acceptance 46, R22.
 #[tokio::test]
 async fn an_upgrade_passes_untouched_and_its_write_heals_later() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let head = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::UPGRADE, "websocket");
-    let (response, session) = stream(&site, &browser, head).await;
+    let (response, session) = stream(&app, &browser, head).await;
     assert_eq!(response.headers().len(), 1, "{:?}", response.headers());
     assert_eq!(response.headers()[header::UPGRADE], "websocket");
     drop(session);
-    assert_eq!(browser.read(&site.node).await.len(), 1);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(browser.read(&app.node).await.len(), 1);
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }

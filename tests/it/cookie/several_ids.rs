@@ -5,9 +5,13 @@ use http_body_util::Full;
 use layered_session::{Closed, Principal, Session, SessionWriteback, WriteErrorKind};
 
 use crate::support::{
-    app::{App, at_once, get, kind, sign_in, signed_in, theme, visitor},
-    site::Site,
-    world::{BoxFuture, Browser, DAY, Node, TICK, Theme, User, Visits, parsed, set_cookies},
+    app::App,
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::{parsed, set_cookies},
+    values::{DAY, TICK, Theme, User, Visits, theme},
+    visits::{get, kind, sign_in, signed_in, visitor},
+    waiting::at_once,
 };
 
 /// A browser that holds the cookies of two, one of them under another path perhaps.
@@ -25,7 +29,7 @@ fn token(browser: &Browser) -> &str {
 
 #[tokio::test]
 async fn a_request_of_nobody_does_not_say_that_a_browser_has_the_cookie() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut first = Browser::new();
     let session = first.visit(&node, async |session| {
         session.set(Theme("dark".into())).await.unwrap();
@@ -44,14 +48,14 @@ async fn a_request_of_nobody_does_not_say_that_a_browser_has_the_cookie() {
 
 #[tokio::test]
 async fn one_genuine_cookie_among_others_says_so_all_the_same() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = Browser::new();
     let session = browser.visit(&node, async |session| {
         session.set(Theme("dark".into())).await.unwrap();
         session
     });
     let session = session.await;
-    let foreign = visitor(&App::new().node()).await;
+    let foreign = visitor(&App::new().node).await;
     assert_eq!(ambiguous(&node, [token(&foreign), token(&browser)]).await, Theme("dark".into()));
     session.set(Theme("light".into())).await.unwrap();
     assert!(session.relay().unwrap().as_str().starts_with("r."));
@@ -59,10 +63,10 @@ async fn one_genuine_cookie_among_others_says_so_all_the_same() {
 
 #[tokio::test]
 async fn a_request_counts_once_however_many_cookies_it_brings() {
-    let node = App::new().node();
+    let node = App::new().node;
     let (first, second) = (visitor(&node).await, visitor(&node).await);
-    let foreign = visitor(&App::new().node()).await;
-    let other = visitor(&App::new().node()).await;
+    let foreign = visitor(&App::new().node).await;
+    let other = visitor(&App::new().node).await;
     let looks = || (node.sessions.stats().hits, node.sessions.stats().misses);
     assert_eq!(looks(), (0, 0));
     ambiguous(&node, [token(&first), token(&second)]).await;
@@ -102,9 +106,9 @@ async fn closed(session: Session) {
 // R17.
 #[tokio::test]
 async fn several_ids_write_nothing() {
-    let site = Site::new();
-    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
-    for node in [&site.node, &site.cold()] {
+    let app = App::new();
+    let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
+    for node in [&app.node, &app.start()] {
         let records = node.sessions.stats().records;
         assert!(told(node, &[ada.token(), bob.token()], closed).await.is_empty(), "no removal deletes ours");
         assert_eq!(node.sessions.stats().records, records);
@@ -117,13 +121,13 @@ async fn several_ids_write_nothing() {
 
 #[tokio::test]
 async fn several_ids_may_sign_in() {
-    let site = Site::new();
-    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
+    let app = App::new();
+    let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     let signs_in = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
-    let set = told(&site.node, &[ada.token(), bob.token()], signs_in).await;
+    let set = told(&app.node, &[ada.token(), bob.token()], signs_in).await;
     let [cookie] = &set[..] else { panic!("{set:?}") };
     let cookie = parsed(cookie);
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         let principal = Browser::bringing(cookie.value()).visit(node, async |session| session.principal()).await;
         assert_eq!(principal, Some(Principal::new("cid")));
     }
@@ -132,46 +136,46 @@ async fn several_ids_may_sign_in() {
 // R17: a cookie that was planted before a sign-out does not move up after it.
 #[tokio::test]
 async fn ended_id_lets_no_other_move_up() {
-    let site = Site::new();
-    let mut ada = signed_in(&site.node, "ada").await;
+    let app = App::new();
+    let mut ada = signed_in(&app.node, "ada").await;
     let ended = ada.token().to_owned();
-    site.clock.advance(2 * DAY - TICK);
-    let planted = signed_in(&site.node, "eve").await;
-    ada.visit(&site.node, async |session| session.sign_out().await.unwrap()).await;
+    app.clock.advance(2 * DAY - TICK);
+    let planted = signed_in(&app.node, "eve").await;
+    ada.visit(&app.node, async |session| session.sign_out().await.unwrap()).await;
     // Fenced, after the fence, and after the idle deadline of its own seal.
     for span in [TICK / 2, 61_000 * TICK, DAY] {
-        site.clock.advance(span);
+        app.clock.advance(span);
         for tokens in [[&ended, planted.token()], [planted.token(), &ended]] {
-            assert!(told(&site.node, &tokens, closed).await.is_empty(), "{span:?}");
+            assert!(told(&app.node, &tokens, closed).await.is_empty(), "{span:?}");
         }
     }
 }
 
 #[tokio::test]
 async fn writeback_refuses_several_ids() {
-    let site = Site::new();
-    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
+    let app = App::new();
+    let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
     let both = format!("session={}; session={}", ada.token(), bob.token());
-    let writeback = || SessionWriteback::new(&site.node.sessions).allow::<Theme>().unwrap();
+    let writeback = || SessionWriteback::new(&app.node.sessions).allow::<Theme>().unwrap();
     let mut post = Browser::new().post_json(r#"{"theme":"evil"}"#);
     post.headers_mut().insert("cookie", both.parse().unwrap());
-    let answer = site.node.writeback(writeback(), post).await;
+    let answer = app.node.writeback(writeback(), post).await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"));
     assert!(answer.set_cookies().is_empty());
 
     let mut events = Browser::new().request_of_page(http::Method::GET, "/events", "");
     events.headers_mut().insert("cookie", both.parse().unwrap());
-    assert_eq!(site.node.stream(writeback(), events).await.status(), StatusCode::NO_CONTENT);
+    assert_eq!(app.node.stream(writeback(), events).await.status(), StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
 async fn own_leftover_goes_with_no_write() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let leftover = browser.token().to_owned();
-    sign_in(&mut browser, &site.node, "ada").await;
+    sign_in(&mut browser, &app.node, "ada").await;
     // The sign-in ended the leftover's id, here and nowhere else.
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         assert!(told(node, &[&leftover, browser.token()], closed).await.is_empty());
     }
 }

@@ -18,7 +18,7 @@ use super::{
     client::{HttpClient, Version, json},
     listen, perform,
 };
-use crate::support::world::Division;
+use crate::support::values::Division;
 
 pub(super) struct Axum(pub(super) Version);
 

@@ -21,7 +21,7 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::world::{Browser, Division, Theme, User, builder, ring};
+use crate::support::{app::{builder, ring}, browser::{Browser}, values::{Division, Theme, User}};
 
 fn sessions() -> Sessions {
     builder(&ring(), &ManualClock::new()).build().unwrap()

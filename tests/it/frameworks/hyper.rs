@@ -19,7 +19,7 @@ use super::{
     client::{HttpClient, Version, json},
     listen, perform,
 };
-use crate::support::world::Division;
+use crate::support::values::Division;
 
 pub(super) struct Hyper(pub(super) Version);
 

@@ -9,8 +9,9 @@ use tokio::time::timeout;
 
 use super::{Action, Client, Framework, Outcome, Reply, Server, State, Watching};
 use crate::support::{
-    site::max_age,
-    world::{Browser, builder, parsed, ring, set_cookies},
+    app::{builder, ring},
+    browser::Browser,
+    tokens::{max_age, parsed, set_cookies},
 };
 
 /// Every scenario on one framework, each with a server of its own.

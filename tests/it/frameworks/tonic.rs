@@ -28,7 +28,12 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{Action, Client, Framework, OWN_COOKIE, Outcome, Reply, Server, State, Trouble, Watching, listen, perform};
-use crate::support::world::{Browser, Division, Node, Theme, User, builder, ring};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{Division, Theme, User},
+};
 
 pub(super) struct Tonic;
 

@@ -13,8 +13,12 @@ use tower::ServiceExt;
 
 use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
 use crate::support::{
-    app::{App, BEAT, set, socket, theme, visitor},
-    world::{Answer, Browser, DAY, Node, Theme},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    values::{DAY, Theme, theme},
+    visits::{set, socket, visitor},
+    waiting::BEAT,
 };
 
 #[tokio::test]
@@ -72,7 +76,7 @@ async fn what_another_node_wrote_is_shown_as_carried() {
 #[tokio::test]
 async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
     // By a request, whose response is sealed after the change was told.
@@ -102,7 +106,7 @@ async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
 #[tokio::test]
 async fn an_open_inspector_does_not_keep_a_session_from_idling_out_and_sees_its_use_elsewhere() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let mut page = Page::open(&browser, &node).await;
     let first = page.report();
@@ -133,7 +137,7 @@ async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
 // R24, R29.
 #[tokio::test]
 async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     for path in ["/events", "/?events"] {
         for site in ["cross-site", "same-site", "none", ""] {
@@ -172,7 +176,7 @@ async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
 #[tokio::test]
 async fn a_session_that_has_ended_gets_no_stream() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     socket(&browser, &node).await.destroy().await.unwrap();
     let answer = refused(&node, request(&browser, Method::GET, "/events")).await;

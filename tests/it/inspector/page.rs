@@ -7,15 +7,12 @@ use layered_session::{LayeredSessionLayer, SessionInspector};
 use tower::ServiceExt;
 
 use super::{ask, request};
-use crate::support::{
-    app::App,
-    world::{Answer, Browser},
-};
+use crate::support::{app::App, browser::Browser, node::Answer};
 
 /// Whatever a page is served under, what it refers to is there too.
 #[tokio::test]
 async fn the_page_finds_its_parts_under_any_mount_with_and_without_a_slash() {
-    let node = App::new().node();
+    let node = App::new().node;
     let sessions = || node.sessions.clone();
     let inspector = || SessionInspector::new(&node.sessions);
     let nested = Router::new().nest_service("/inspector", inspector());
@@ -60,7 +57,7 @@ async fn the_page_finds_its_parts_under_any_mount_with_and_without_a_slash() {
 
 #[tokio::test]
 async fn the_page_may_load_nothing_but_its_own_and_parts_are_asked_for_again_only_once_they_change() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = Browser::new();
     for path in ["/", "/?utm=1", "/page.js", "/page.css", "/icon.svg", "/?page.js"] {
         let answer = Answer::of(ask(&node, request(&browser, Method::GET, path)).await).await;
@@ -96,7 +93,7 @@ async fn the_page_may_load_nothing_but_its_own_and_parts_are_asked_for_again_onl
 /// It reads no request's body, so that may be anything.
 #[tokio::test]
 async fn it_takes_any_body() {
-    let inspector = SessionInspector::new(&App::new().node().sessions);
+    let inspector = SessionInspector::new(&App::new().node.sessions);
     let response = inspector.oneshot(Request::get("/").body(std::rc::Rc::new(())).unwrap()).await.unwrap();
     assert_eq!(response.status(), StatusCode::OK);
 }

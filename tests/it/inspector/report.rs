@@ -8,8 +8,12 @@ use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
 use crate::support::{
-    app::{App, BEAT, kind, set, sign_in, theme, visitor},
-    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, Visits},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, NumberedTheme, Theme, Visits, theme},
+    visits::{kind, set, sign_in, visitor},
+    waiting::BEAT,
 };
 
 #[tokio::test]
@@ -112,7 +116,7 @@ async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
 #[tokio::test]
 async fn a_copy_that_is_not_valid_is_said_to_be_and_undeclared_ones_are_counted_and_not_named() {
     let app = App::new();
-    let browser = visitor(&app.node()).await;
+    let browser = visitor(&app.start()).await;
     let other = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
     let shown = report(&browser, &other).await;
     assert_eq!(
@@ -150,7 +154,7 @@ async fn under_first_hit_the_cookies_newer_copy_is_shown_beside_the_one_that_ans
 #[tokio::test]
 async fn the_token_is_as_long_as_the_one_that_is_sealed() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = Browser::new();
     let name = "session".len() + 1;
     for step in 0..6 {
@@ -205,7 +209,7 @@ async fn without_memory_the_report_is_the_requests_own() {
 #[tokio::test]
 async fn values_may_grow_by_the_free_json() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let json = |token: &Value, owner: &str| {
         let bytes = |key: &str| usize::try_from(token[owner][key].as_u64().unwrap()).unwrap();
         (bytes("json"), bytes("json_free"))

@@ -9,18 +9,22 @@ use serde_json::json;
 
 use super::{HEARTBEAT, Page, ask, report, request, tiers};
 use crate::support::{
-    app::{App, set, sign_in, signed_in, theme},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    tokens::id_of,
     trace::spellings,
-    world::{Answer, Browser, Division, Node, id_of},
+    values::{Division, theme},
+    visits::{set, sign_in, signed_in},
 };
 
 // R29, R32, R36.
 #[tokio::test]
 async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
     let key: [u8; 32] = rand::random();
-    let app = App { ring: KeyRing::new([key]).unwrap(), ..App::new() };
+    let app = App::with_keys(KeyRing::new([key]).unwrap());
     let store = SpyStore::new();
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let (mut ada, mut bob) = (Browser::new(), Browser::new());
     let (mut told, mut tokens, mut pages) = (String::new(), Vec::new(), Vec::new());
     for (browser, user, division, name) in
@@ -80,6 +84,6 @@ async fn only_who_is_signed_in_is_shown_and_not_as_whom() {
     set(&mut browser, &node, Division(2)).await;
     let told = Page::open(&browser, &node).await.told();
     assert!(told.contains("\"signed_in\":true") && !told.contains("canary"), "{told}");
-    let ada = signed_in(&app.node(), "ada").await;
-    assert_eq!(report(&ada, &app.node()).await["session"]["signed_in"], true);
+    let ada = signed_in(&app.start(), "ada").await;
+    assert_eq!(report(&ada, &app.start()).await["session"]["signed_in"], true);
 }

@@ -10,9 +10,11 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{bring, sign_in, signed_in, socket},
-    site::{Site, dark},
-    world::{Browser, DAY, Division, HOUR, Node, TICK, Theme, User},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, HOUR, TICK, Theme, User, dark},
+    visits::{bring, sign_in, signed_in, socket},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,15 +32,15 @@ fn back(clock: &ManualClock, span: Duration) {
 }
 
 /// Two nodes, each with a clock of its own, without a store and over a shared one.
-fn pairs() -> Vec<(Site, ManualClock, Node)> {
+fn pairs() -> Vec<(App, ManualClock, Node)> {
     [false, true]
         .into_iter()
         .map(|stored| {
             let store = SpyStore::new();
             let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
-            let (site, clock) = (Site::with(add), ManualClock::new());
-            let other = site.cold_at(&clock);
-            (site, clock, other)
+            let (app, clock) = (App::with(add), ManualClock::new());
+            let other = app.start_at(&clock);
+            (app, clock, other)
         })
         .collect()
 }
@@ -47,16 +49,16 @@ fn pairs() -> Vec<(Site, ManualClock, Node)> {
 #[tokio::test]
 async fn end_all_after_step_back_ends_everything() {
     for step in [TICK, SECOND, HOUR - TICK, HOUR, HOUR + TICK, 3 * DAY] {
-        for (site, clock, other) in pairs() {
-            let mut browser = signed_in(&site.node, "ada").await;
-            let handle = browser.open(&site.node).await;
-            let renewed = signed_in(&site.node, "ada").await;
-            renewed.clone().visit(&site.node, async |session| session.renew().await.unwrap()).await;
+        for (app, clock, other) in pairs() {
+            let mut browser = signed_in(&app.node, "ada").await;
+            let handle = browser.open(&app.node).await;
+            let renewed = signed_in(&app.node, "ada").await;
+            renewed.clone().visit(&app.node, async |session| session.renew().await.unwrap()).await;
             assert_eq!(user(&browser, &other).await, Some(ada()));
-            for clock in [&site.clock, &clock] {
+            for clock in [&app.clock, &clock] {
                 back(clock, step);
             }
-            for node in [&site.node, &other] {
+            for node in [&app.node, &other] {
                 node.sessions.end_all(ada()).await.unwrap();
                 assert_eq!(user(&browser, node).await, None, "{step:?}");
                 assert_eq!(user(&renewed, node).await, None, "{step:?}");
@@ -71,12 +73,12 @@ async fn end_all_after_step_back_ends_everything() {
 // R6. The order's birth is above all that the node behind would stamp by its own clock.
 #[tokio::test]
 async fn end_all_ends_the_session_of_an_order_from_ahead() {
-    for (site, _, behind) in pairs() {
-        site.clock.advance(30 * SECOND);
+    for (app, _, behind) in pairs() {
+        app.clock.advance(30 * SECOND);
         for _ in 0..9 {
-            site.dark().await; // versions of the order's millisecond
+            app.dark().await; // versions of the order's millisecond
         }
-        let live = socket(&Browser::new(), &site.node).await;
+        let live = socket(&Browser::new(), &app.node).await;
         let order = live.sign_in(User("ada".into())).by_page().unwrap();
         let mut browser = Browser::new();
         bring(&mut browser, &behind, order.as_str()).await;
@@ -89,16 +91,16 @@ async fn end_all_ends_the_session_of_an_order_from_ahead() {
 // R6: in the very millisecond, over an anonymous session that lives.
 #[tokio::test]
 async fn sign_in_right_after_end_all_holds() {
-    for (site, _, _) in pairs() {
-        let mut browser = site.dark().await;
-        let sessions = site.node.sessions.clone();
+    for (app, _, _) in pairs() {
+        let mut browser = app.dark().await;
+        let sessions = app.node.sessions.clone();
         let sign_in = async move |session: Session| {
             sessions.end_all(ada()).await.unwrap();
             session.sign_in(User("ada".into())).await.unwrap();
             session.closed().now_or_never()
         };
-        assert_eq!(browser.visit(&site.node, sign_in).await, None);
-        assert_eq!(user(&browser, &site.node).await, Some(ada()));
+        assert_eq!(browser.visit(&app.node, sign_in).await, None);
+        assert_eq!(user(&browser, &app.node).await, Some(ada()));
     }
 }
 
@@ -106,13 +108,13 @@ async fn sign_in_right_after_end_all_holds() {
 #[tokio::test]
 async fn renewal_after_step_back_stays_above_end_all() {
     for step in [SECOND, 2 * HOUR] {
-        let site = Site::new();
-        site.node.sessions.end_all(ada()).await.unwrap();
-        site.clock.advance(TICK);
-        let mut browser = signed_in(&site.node, "ada").await;
-        back(&site.clock, step);
-        browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-        assert_eq!(user(&browser, &site.node).await, Some(ada()), "{step:?}");
+        let app = App::new();
+        app.node.sessions.end_all(ada()).await.unwrap();
+        app.clock.advance(TICK);
+        let mut browser = signed_in(&app.node, "ada").await;
+        back(&app.clock, step);
+        browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+        assert_eq!(user(&browser, &app.node).await, Some(ada()), "{step:?}");
     }
 }
 
@@ -120,14 +122,14 @@ async fn renewal_after_step_back_stays_above_end_all() {
 #[tokio::test]
 async fn end_all_ends_seen_sessions_of_faster_clocks() {
     for ahead in [SECOND, 60 * SECOND, HOUR] {
-        for (site, clock, other) in pairs() {
+        for (app, clock, other) in pairs() {
             clock.advance(ahead);
             let browser = signed_in(&other, "ada").await;
-            assert_eq!(user(&browser, &site.node).await, Some(ada()), "{ahead:?}");
-            site.node.sessions.end_all(ada()).await.unwrap();
-            assert_eq!(user(&browser, &site.node).await, None, "{ahead:?}");
-            let again = signed_in(&site.node, "ada").await;
-            assert_eq!(user(&again, &site.node).await, Some(ada()), "{ahead:?}");
+            assert_eq!(user(&browser, &app.node).await, Some(ada()), "{ahead:?}");
+            app.node.sessions.end_all(ada()).await.unwrap();
+            assert_eq!(user(&browser, &app.node).await, None, "{ahead:?}");
+            let again = signed_in(&app.node, "ada").await;
+            assert_eq!(user(&again, &app.node).await, Some(ada()), "{ahead:?}");
         }
     }
 }
@@ -137,16 +139,16 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
 async fn end_all_misses_unseen_sign_ins_of_faster_clocks() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD - TICK, false), (AHEAD, true)] {
-        let (site, clock) = (Site::new(), ManualClock::new());
+        let (app, clock) = (App::new(), ManualClock::new());
         clock.advance(AHEAD);
-        let browser = signed_in(&site.cold_at(&clock), "ada").await;
-        site.clock.advance(late);
-        site.node.sessions.end_all(ada()).await.unwrap();
-        assert_eq!(user(&browser, &site.node).await.is_none(), ended, "{late:?}");
+        let browser = signed_in(&app.start_at(&clock), "ada").await;
+        app.clock.advance(late);
+        app.node.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
         // Called again once the difference has passed, it reaches all.
-        site.clock.advance(AHEAD);
-        site.node.sessions.end_all(ada()).await.unwrap();
-        assert_eq!(user(&browser, &site.node).await, None);
+        app.clock.advance(AHEAD);
+        app.node.sessions.end_all(ada()).await.unwrap();
+        assert_eq!(user(&browser, &app.node).await, None);
     }
 }
 
@@ -155,13 +157,13 @@ async fn end_all_misses_unseen_sign_ins_of_faster_clocks() {
 async fn end_all_of_faster_clock_ends_later_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD, true), (AHEAD + TICK, false)] {
-        let (site, clock) = (Site::new(), ManualClock::new());
-        let other = site.cold_at(&clock);
-        site.clock.advance(AHEAD);
-        site.node.sessions.end_all(ada()).await.unwrap();
+        let (app, clock) = (App::new(), ManualClock::new());
+        let other = app.start_at(&clock);
+        app.clock.advance(AHEAD);
+        app.node.sessions.end_all(ada()).await.unwrap();
         clock.advance(late);
         let browser = signed_in(&other, "ada").await;
-        assert_eq!(user(&browser, &site.node).await.is_none(), ended, "{late:?}");
+        assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
     }
 }
 
@@ -169,18 +171,18 @@ async fn end_all_of_faster_clock_ends_later_sign_ins() {
 #[tokio::test]
 async fn corrected_end_all_spares_later_sign_ins() {
     for ahead in [HOUR + SECOND, 5 * DAY] {
-        let (site, clock) = (Site::new(), ManualClock::new());
-        let other = site.cold_at(&clock);
-        site.clock.advance(ahead);
-        site.node.sessions.end_all(ada()).await.unwrap();
-        back(&site.clock, ahead);
-        let here = signed_in(&site.node, "ada").await;
-        assert_eq!(user(&here, &site.node).await, Some(ada()), "{ahead:?}");
-        for clock in [&site.clock, &clock] {
+        let (app, clock) = (App::new(), ManualClock::new());
+        let other = app.start_at(&clock);
+        app.clock.advance(ahead);
+        app.node.sessions.end_all(ada()).await.unwrap();
+        back(&app.clock, ahead);
+        let here = signed_in(&app.node, "ada").await;
+        assert_eq!(user(&here, &app.node).await, Some(ada()), "{ahead:?}");
+        for clock in [&app.clock, &clock] {
             clock.advance(SECOND);
         }
         let elsewhere = signed_in(&other, "ada").await;
-        assert_eq!(user(&elsewhere, &site.node).await, Some(ada()), "{ahead:?}");
+        assert_eq!(user(&elsewhere, &app.node).await, Some(ada()), "{ahead:?}");
         assert_eq!(user(&here, &other).await, Some(ada()), "{ahead:?}");
     }
 }
@@ -189,14 +191,14 @@ async fn corrected_end_all_spares_later_sign_ins() {
 #[tokio::test]
 async fn fresh_write_after_step_back_wins() {
     for step in [SECOND, HOUR, 2 * HOUR] {
-        for (site, clock, other) in pairs() {
-            let mut browser = site.dark().await;
+        for (app, clock, other) in pairs() {
+            let mut browser = app.dark().await;
             let older = browser.clone();
-            for clock in [&site.clock, &clock] {
+            for clock in [&app.clock, &clock] {
                 back(clock, step);
             }
-            browser.write(&site.node, "light").await;
-            for node in [&site.node, &other] {
+            browser.write(&app.node, "light").await;
+            for node in [&app.node, &other] {
                 older.theme(node).await;
                 assert_eq!(
                     browser.theme(node).await,
@@ -210,9 +212,9 @@ async fn fresh_write_after_step_back_wins() {
 }
 
 /// A browser whose token was sealed by a right clock, but holds what the node wrote while its clock was ahead.
-async fn poisoned(site: &Site, ahead: Duration) -> Browser {
+async fn poisoned(app: &App, ahead: Duration) -> Browser {
     let (clock, mut browser) = (ManualClock::new(), Browser::new());
-    let node = site.cold_at(&clock);
+    let node = app.start_at(&clock);
     clock.advance(ahead);
     sign_in(&mut browser, &node, "ada").await;
     let write = async |session: Session| {
@@ -230,15 +232,15 @@ async fn poisoned(site: &Site, ahead: Duration) -> Browser {
 #[tokio::test]
 async fn version_from_far_ahead_reads_as_of_now() {
     for (ahead, poisons) in [(HOUR, false), (HOUR + SECOND, true), (5 * DAY, true)] {
-        let site = Site::new();
-        let mut browser = poisoned(&site, ahead).await;
+        let app = App::new();
+        let mut browser = poisoned(&app, ahead).await;
         let older = browser.clone();
-        assert_eq!((user(&browser, &site.node).await, browser.theme(&site.node).await), (Some(ada()), dark()));
-        let counted = site.node.sessions.stats().skewed_versions;
+        assert_eq!((user(&browser, &app.node).await, browser.theme(&app.node).await), (Some(ada()), dark()));
+        let counted = app.node.sessions.stats().skewed_versions;
         assert_eq!(counted > 0, poisons, "{ahead:?}: {counted}");
-        site.clock.advance(SECOND);
-        browser.write(&site.node, "light").await;
-        for node in [&site.node, &site.cold()] {
+        app.clock.advance(SECOND);
+        browser.write(&app.node, "light").await;
+        for node in [&app.node, &app.start()] {
             assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
             // The token is no newer for coming again.
             older.theme(node).await;
@@ -251,22 +253,22 @@ async fn version_from_far_ahead_reads_as_of_now() {
 #[tokio::test]
 async fn end_all_ends_sessions_of_poisoned_births() {
     for ahead in [HOUR, HOUR + SECOND, 5 * DAY] {
-        let site = Site::new();
-        let browser = poisoned(&site, ahead).await;
+        let app = App::new();
+        let browser = poisoned(&app, ahead).await;
         let unseen = browser.clone();
         for seen in [false, true] {
             if seen {
-                assert_eq!(user(&browser, &site.node).await, Some(ada()));
+                assert_eq!(user(&browser, &app.node).await, Some(ada()));
             }
-            let node = if seen { site.node.clone() } else { site.cold() };
-            site.clock.advance(SECOND);
+            let node = if seen { app.node.clone() } else { app.start() };
+            app.clock.advance(SECOND);
             node.sessions.end_all(ada()).await.unwrap();
             // Within the skew a birth that nobody saw is ahead of the end for as long.
             if seen || ahead > HOUR {
                 assert_eq!(user(&unseen, &node).await, None, "{ahead:?}, seen: {seen}");
             }
             let again = signed_in(&node, "ada").await;
-            assert_eq!(user(&again, &site.cold()).await, Some(ada()));
+            assert_eq!(user(&again, &app.start()).await, Some(ada()));
         }
     }
 }
@@ -274,33 +276,33 @@ async fn end_all_ends_sessions_of_poisoned_births() {
 // A version from far ahead lifts nothing but what stands above it.
 #[tokio::test]
 async fn poisoned_token_poisons_nothing_else() {
-    let site = Site::new();
-    let other = site.cold();
-    let browser = poisoned(&site, 5 * DAY).await;
-    browser.theme(&site.node).await;
-    let mut bob = signed_in(&site.node, "bob").await;
-    bob.write(&site.node, "dark").await;
-    site.clock.advance(SECOND);
+    let app = App::new();
+    let other = app.start();
+    let browser = poisoned(&app, 5 * DAY).await;
+    browser.theme(&app.node).await;
+    let mut bob = signed_in(&app.node, "bob").await;
+    bob.write(&app.node, "dark").await;
+    app.clock.advance(SECOND);
     bob.clone().visit(&other, async |session| session.value::<Theme>()).await;
     bob.write(&other, "light").await;
-    assert_eq!(bob.theme(&site.node).await, Theme("light".into()));
-    assert_eq!(site.node.sessions.stats().skewed_versions, other.sessions.stats().skewed_versions + 3);
+    assert_eq!(bob.theme(&app.node).await, Theme("light".into()));
+    assert_eq!(app.node.sessions.stats().skewed_versions, other.sessions.stats().skewed_versions + 3);
 }
 
 // A record of the node whose clock was ahead takes later writes of other nodes.
 #[tokio::test]
 async fn corrected_nodes_record_takes_newer_writes() {
-    let (site, clock) = (Site::new(), ManualClock::new());
-    let other = site.cold_at(&clock);
-    site.clock.advance(5 * DAY);
-    let mut browser = site.dark().await;
-    back(&site.clock, 5 * DAY);
-    browser.visit(&site.node, async |session| session.set(Division(1)).await.unwrap()).await;
-    for clock in [&site.clock, &clock] {
+    let (app, clock) = (App::new(), ManualClock::new());
+    let other = app.start_at(&clock);
+    app.clock.advance(5 * DAY);
+    let mut browser = app.dark().await;
+    back(&app.clock, 5 * DAY);
+    browser.visit(&app.node, async |session| session.set(Division(1)).await.unwrap()).await;
+    for clock in [&app.clock, &clock] {
         clock.advance(SECOND);
     }
     browser.write(&other, "light").await;
-    assert_eq!(browser.theme(&site.node).await, Theme("light".into()));
+    assert_eq!(browser.theme(&app.node).await, Theme("light".into()));
 }
 
 // A token that was issued too far ahead for its purpose is refused: a birth token by more than a minute.
@@ -314,14 +316,14 @@ async fn birth_token_from_ahead_is_refused() {
         (50 * 60 * SECOND, Duration::ZERO, false),
         (50 * 60 * SECOND, 45 * 60 * SECOND, false),
     ] {
-        let (site, clock) = (Site::new(), ManualClock::new());
+        let (app, clock) = (App::new(), ManualClock::new());
         clock.advance(ahead);
-        let live = socket(&Browser::new(), &site.cold_at(&clock)).await;
+        let live = socket(&Browser::new(), &app.start_at(&clock)).await;
         live.set(dark()).await.unwrap();
         let token = live.relay().unwrap();
-        site.clock.advance(late);
+        app.clock.advance(late);
         let mut browser = Browser::new();
-        let answer = bring(&mut browser, &site.node, token.as_str()).await;
+        let answer = bring(&mut browser, &app.node, token.as_str()).await;
         assert_eq!(answer.status.is_success(), accepted, "{ahead:?} ahead, {late:?} late");
         assert_eq!(browser.cookie("session").is_some(), accepted);
     }
@@ -331,45 +333,45 @@ async fn birth_token_from_ahead_is_refused() {
 #[tokio::test]
 async fn lifetime_of_faster_clock_moves_no_beginning() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
-    let (site, ahead) = (Site::new(), ManualClock::new());
+    let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(60 * SECOND);
-    let (other, mut browser, begun) = (site.cold_at(&ahead), Browser::new(), site.clock.now());
+    let (other, mut browser, begun) = (app.start_at(&ahead), Browser::new(), app.clock.now());
     browser.write(&other, "dark").await;
-    assert_eq!(browser.visit(&site.node, async |session| session.created_at()).await, Some(begun));
-    for clock in [&site.clock, &ahead] {
+    assert_eq!(browser.visit(&app.node, async |session| session.created_at()).await, Some(begun));
+    for clock in [&app.clock, &ahead] {
         clock.advance(10 * SECOND);
     }
     browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
-    let seen = browser.visit(&site.node, async |session| (session.created_at(), session.expires_at())).await;
-    assert_eq!(seen, (Some(begun), Some(site.clock.now() + 10 * DAY)));
+    let seen = browser.visit(&app.node, async |session| (session.created_at(), session.expires_at())).await;
+    assert_eq!(seen, (Some(begun), Some(app.clock.now() + 10 * DAY)));
 }
 
 // The birth of such a session counts as of the first seal that this node saw.
 #[tokio::test]
 async fn lifetime_of_poisoned_session_moves_no_birth() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
-    let (site, clock) = (Site::new(), ManualClock::new());
-    let (other, mut browser) = (site.cold_at(&clock), Browser::new());
+    let (app, clock) = (App::new(), ManualClock::new());
+    let (other, mut browser) = (app.start_at(&clock), Browser::new());
     clock.advance(5 * DAY);
     sign_in(&mut browser, &other, "ada").await;
     back(&clock, 5 * DAY);
     browser.visit(&other, async |session| session.set(Division(3)).await.unwrap()).await;
-    assert_eq!(user(&browser, &site.node).await, Some(ada()));
-    for clock in [&site.clock, &clock] {
+    assert_eq!(user(&browser, &app.node).await, Some(ada()));
+    for clock in [&app.clock, &clock] {
         clock.advance(SECOND);
     }
-    site.node.sessions.end_all(ada()).await.unwrap();
+    app.node.sessions.end_all(ada()).await.unwrap();
     clock.advance(SECOND);
     browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
-    site.clock.advance(SECOND);
-    assert_eq!(user(&browser, &site.node).await, None);
+    app.clock.advance(SECOND);
+    assert_eq!(user(&browser, &app.node).await, None);
 }
 
 // A chain without memory has the same authority.
 #[tokio::test]
 async fn fresh_write_wins_without_memory_too() {
-    let (site, clock) = (Site::new(), ManualClock::new());
-    let bare = Sessions::builder().tier(CookieTier::sealed(site.ring.clone()).name("session").plain_http());
+    let (app, clock) = (App::new(), ManualClock::new());
+    let bare = Sessions::builder().tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
     let node = Node::new(bare.value::<Theme>().clock(clock.clone()).build().unwrap());
     let mut browser = Browser::new();
     browser.write(&node, "dark").await;
@@ -380,39 +382,39 @@ async fn fresh_write_wins_without_memory_too() {
 
 #[tokio::test]
 async fn corrected_clock_gives_newer_lifetimes() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let set_lifetime = |idle| {
         async move |session: Session| {
             session.set_lifetime(Lifetime::new(idle, 90 * DAY).unwrap()).await.unwrap();
             session.expires_at()
         }
     };
-    site.clock.advance(2 * HOUR);
-    browser.visit(&site.node, set_lifetime(30 * DAY)).await;
+    app.clock.advance(2 * HOUR);
+    browser.visit(&app.node, set_lifetime(30 * DAY)).await;
     let earlier = browser.clone();
-    back(&site.clock, 2 * HOUR);
-    browser.visit(&site.node, set_lifetime(DAY)).await;
-    site.clock.advance(3 * HOUR);
-    let expires = earlier.clone().visit(&site.node, async |session| session.expires_at()).await;
-    assert!(expires.unwrap() <= site.clock.now() + DAY, "the cookie of the earlier lifetime brings nothing back");
+    back(&app.clock, 2 * HOUR);
+    browser.visit(&app.node, set_lifetime(DAY)).await;
+    app.clock.advance(3 * HOUR);
+    let expires = earlier.clone().visit(&app.node, async |session| session.expires_at()).await;
+    assert!(expires.unwrap() <= app.clock.now() + DAY, "the cookie of the earlier lifetime brings nothing back");
 }
 
 #[tokio::test]
 async fn corrected_end_all_spares_later_turns() {
     for by_page in [true, false] {
-        let site = Site::new();
-        let mut browser = site.dark().await;
-        site.clock.advance(DAY);
-        site.node.sessions.end_all(ada()).await.unwrap();
-        back(&site.clock, DAY);
+        let app = App::new();
+        let mut browser = app.dark().await;
+        app.clock.advance(DAY);
+        app.node.sessions.end_all(ada()).await.unwrap();
+        back(&app.clock, DAY);
         if by_page {
-            let live = socket(&browser, &site.node).await;
+            let live = socket(&browser, &app.node).await;
             let order = live.sign_in(User("ada".into())).by_page().unwrap();
-            assert_eq!(bring(&mut browser, &site.node, order.as_str()).await.status, 200);
+            assert_eq!(bring(&mut browser, &app.node, order.as_str()).await.status, 200);
         } else {
-            sign_in(&mut browser, &site.node, "ada").await;
+            sign_in(&mut browser, &app.node, "ada").await;
         }
-        assert_eq!(user(&browser, &site.node).await, Some(ada()), "{by_page}");
+        assert_eq!(user(&browser, &app.node).await, Some(ada()), "{by_page}");
     }
 }

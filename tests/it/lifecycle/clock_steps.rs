@@ -9,9 +9,13 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{at_once, kind, settled, soon},
-    site::{Site, dark, max_age},
-    world::{Browser, DAY, HOUR, Node, TICK, Theme, Visits, builder},
+    app::{App, builder},
+    browser::Browser,
+    node::Node,
+    tokens::max_age,
+    values::{DAY, HOUR, TICK, Theme, Visits, dark},
+    visits::kind,
+    waiting::{at_once, settled, soon},
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -26,8 +30,8 @@ impl SessionValue for Code {
 }
 
 /// An hour unused, six in all.
-fn site() -> Site {
-    Site::with(|builder| builder.idle(HOUR).absolute(6 * HOUR).value::<Code>())
+fn app() -> App {
+    App::with(|builder| builder.idle(HOUR).absolute(6 * HOUR).value::<Code>())
 }
 
 fn back(clock: &ManualClock, span: Duration) {
@@ -41,16 +45,16 @@ async fn step_back_extends_no_idle_lifetime() {
     for (step, stored) in steps.into_iter().flat_map(|step| [(step, false), (step, true)]) {
         let store = SpyStore::new();
         let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
-        let site = Site::with(move |builder| add(builder.idle(HOUR).absolute(6 * HOUR)));
-        let mut browser = site.dark().await;
-        let handle = browser.open(&site.node).await;
-        site.clock.advance(MINUTE);
+        let app = App::with(move |builder| add(builder.idle(HOUR).absolute(6 * HOUR)));
+        let mut browser = app.dark().await;
+        let handle = browser.open(&app.node).await;
+        app.clock.advance(MINUTE);
         assert_eq!(handle.get(), Some(dark()));
-        back(&site.clock, step);
-        site.clock.advance(HOUR - TICK);
-        assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK), "{step:?}");
-        site.clock.advance(TICK);
-        assert_eq!(browser.theme(&site.node).await, Theme::default(), "{step:?}");
+        back(&app.clock, step);
+        app.clock.advance(HOUR - TICK);
+        assert_eq!(handle.expires_at(), Some(app.clock.now() + TICK), "{step:?}");
+        app.clock.advance(TICK);
+        assert_eq!(browser.theme(&app.node).await, Theme::default(), "{step:?}");
         assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
     }
 }
@@ -58,46 +62,46 @@ async fn step_back_extends_no_idle_lifetime() {
 // R5.
 #[tokio::test]
 async fn step_back_extends_no_absolute_lifetime() {
-    let site = site();
-    let mut browser = site.dark().await;
+    let app = app();
+    let mut browser = app.dark().await;
     for minutes in 1..6 * 60 {
-        site.clock.advance(MINUTE);
+        app.clock.advance(MINUTE);
         if minutes % 60 == 0 {
-            back(&site.clock, 9 * MINUTE);
+            back(&app.clock, 9 * MINUTE);
         }
-        browser.read(&site.node).await;
+        browser.read(&app.node).await;
     }
-    assert_eq!(browser.theme(&site.node).await, dark());
-    site.clock.advance(MINUTE);
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.theme(&app.node).await, dark());
+    app.clock.advance(MINUTE);
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
 
 #[tokio::test]
 async fn step_back_extends_no_value() {
-    let site = site();
+    let app = app();
     let mut browser = Browser::new();
-    browser.visit(&site.node, async |session| session.set(Code(7)).await.unwrap()).await;
-    site.clock.advance(MINUTE);
-    back(&site.clock, 29 * MINUTE);
-    site.clock.advance(4 * MINUTE - TICK);
-    assert_eq!(browser.visit(&site.node, async |session| session.get()).await, Some(Code(7)));
-    site.clock.advance(TICK);
-    assert_eq!(browser.visit(&site.node, async |session| session.get::<Code>()).await, None);
+    browser.visit(&app.node, async |session| session.set(Code(7)).await.unwrap()).await;
+    app.clock.advance(MINUTE);
+    back(&app.clock, 29 * MINUTE);
+    app.clock.advance(4 * MINUTE - TICK);
+    assert_eq!(browser.visit(&app.node, async |session| session.get()).await, Some(Code(7)));
+    app.clock.advance(TICK);
+    assert_eq!(browser.visit(&app.node, async |session| session.get::<Code>()).await, None);
 }
 
 // G13.
 #[tokio::test]
 async fn step_back_extends_no_fence() {
-    let site = site();
-    let browser = site.dark().await;
-    browser.clone().visit(&site.node, async |session| session.destroy().await.unwrap()).await;
-    site.clock.advance(MINUTE / 2);
-    back(&site.clock, HOUR);
+    let app = app();
+    let browser = app.dark().await;
+    browser.clone().visit(&app.node, async |session| session.destroy().await.unwrap()).await;
+    app.clock.advance(MINUTE / 2);
+    back(&app.clock, HOUR);
     let write = async |session: layered_session::Session| kind(session.set(Visits(1)).await);
-    site.clock.advance(MINUTE / 2 - TICK);
-    assert!(browser.clone().visit(&site.node, write).await.is_some());
-    site.clock.advance(TICK);
-    assert_eq!(browser.clone().visit(&site.node, write).await, None);
+    app.clock.advance(MINUTE / 2 - TICK);
+    assert!(browser.clone().visit(&app.node, write).await.is_some());
+    app.clock.advance(TICK);
+    assert_eq!(browser.clone().visit(&app.node, write).await, None);
 }
 
 /// A node whose memory recognises no token by its bytes: `reopen` gives the ring its own key again.
@@ -169,18 +173,18 @@ async fn older_cookie_extends_nothing_after_step_back() {
 #[tokio::test]
 async fn corrected_clock_seals_right_times() {
     for ahead in [10 * MINUTE, 3 * DAY] {
-        let site = Site::with(|builder| builder.idle(DAY).absolute(3 * DAY));
-        let right = site.clock.now();
-        site.clock.set(right + ahead);
-        site.dark().await;
-        site.clock.set(right);
-        let mut browser = site.dark().await;
-        for node in [&site.node, &site.cold()] {
+        let app = App::with(|builder| builder.idle(DAY).absolute(3 * DAY));
+        let right = app.clock.now();
+        app.clock.set(right + ahead);
+        app.dark().await;
+        app.clock.set(right);
+        let mut browser = app.dark().await;
+        for node in [&app.node, &app.start()] {
             let seen = browser.visit(node, async |session| (session.created_at(), session.expires_at())).await;
             assert_eq!(seen, (Some(right), Some(right + DAY)), "{ahead:?}");
         }
-        site.clock.advance(DAY);
-        for node in [&site.node, &site.cold()] {
+        app.clock.advance(DAY);
+        for node in [&app.node, &app.start()] {
             assert_eq!(browser.theme(node).await, Theme::default(), "{ahead:?}");
         }
     }
@@ -189,112 +193,112 @@ async fn corrected_clock_seals_right_times() {
 // A clock that was days ahead for a moment ends no session that another node has sealed meanwhile.
 #[tokio::test]
 async fn corrected_clock_reads_other_nodes_tokens() {
-    let site = Site::with(|builder| builder.idle(DAY).absolute(3 * DAY));
-    let other = site.cold_at(&ManualClock::new());
+    let app = App::with(|builder| builder.idle(DAY).absolute(3 * DAY));
+    let other = app.start_at(&ManualClock::new());
     let mut browser = Browser::new();
     browser.write(&other, "dark").await;
-    let right = site.clock.now();
-    site.clock.set(right + 5 * DAY);
-    site.dark().await;
-    site.clock.set(right);
-    site.clock.advance(HOUR);
-    assert_eq!(browser.theme(&site.node).await, dark());
+    let right = app.clock.now();
+    app.clock.set(right + 5 * DAY);
+    app.dark().await;
+    app.clock.set(right);
+    app.clock.advance(HOUR);
+    assert_eq!(browser.theme(&app.node).await, dark());
 }
 
 // A node whose clock was set back within the allowed skew still serves the others' sessions.
 #[tokio::test]
 async fn step_back_signs_nobody_out() {
     let clock = ManualClock::new();
-    let site = Site::with(|builder| builder.idle(3 * HOUR).absolute(DAY));
-    let other = site.cold_at(&clock);
+    let app = App::with(|builder| builder.idle(3 * HOUR).absolute(DAY));
+    let other = app.start_at(&clock);
     let mut browser = Browser::new();
     browser.write(&other, "dark").await;
-    assert_eq!(browser.theme(&site.node).await, dark());
-    back(&site.clock, HOUR);
+    assert_eq!(browser.theme(&app.node).await, dark());
+    back(&app.clock, HOUR);
     for _ in 0..20 {
-        site.clock.advance(10 * MINUTE);
+        app.clock.advance(10 * MINUTE);
         clock.advance(10 * MINUTE);
         browser.read(&other).await;
-        assert_eq!(browser.theme(&site.node).await, dark());
+        assert_eq!(browser.theme(&app.node).await, dark());
     }
 }
 
 #[tokio::test]
 async fn step_forward_is_followed() {
-    let site = site();
-    let mut browser = site.dark().await;
-    let handle = browser.open(&site.node).await;
-    site.clock.set(site.clock.now() + HOUR - TICK);
-    assert_eq!(handle.expires_at(), Some(site.clock.now() + TICK));
-    site.clock.set(site.clock.now() + TICK);
+    let app = app();
+    let mut browser = app.dark().await;
+    let handle = browser.open(&app.node).await;
+    app.clock.set(app.clock.now() + HOUR - TICK);
+    assert_eq!(handle.expires_at(), Some(app.clock.now() + TICK));
+    app.clock.set(app.clock.now() + TICK);
     assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
-    assert_eq!(browser.read(&site.node).await.len(), 0);
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.read(&app.node).await.len(), 0);
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
 
 #[tokio::test]
 async fn sleeper_wakes_on_time_after_step_back() {
-    let site = Site::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
-    let mut browser = site.dark().await;
-    let closed = tokio::spawn(browser.open(&site.node).await.closed());
+    let app = App::with(|builder| builder.idle(3 * HOUR).absolute(6 * HOUR));
+    let mut browser = app.dark().await;
+    let closed = tokio::spawn(browser.open(&app.node).await.closed());
     settled().await;
-    back(&site.clock, 2 * HOUR);
+    back(&app.clock, 2 * HOUR);
     settled().await;
-    site.clock.advance(3 * HOUR - TICK);
+    app.clock.advance(3 * HOUR - TICK);
     settled().await;
     assert!(!closed.is_finished());
-    site.clock.advance(TICK);
+    app.clock.advance(TICK);
     assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
 }
 
 #[tokio::test]
 async fn sleeper_notices_step_forward_within_an_hour() {
-    let site = Site::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
-    let mut browser = site.dark().await;
-    let closed = tokio::spawn(browser.open(&site.node).await.closed());
+    let app = App::with(|builder| builder.idle(3 * DAY).absolute(6 * DAY));
+    let mut browser = app.dark().await;
+    let closed = tokio::spawn(browser.open(&app.node).await.closed());
     settled().await;
-    site.clock.set(site.clock.now() + 3 * DAY);
+    app.clock.set(app.clock.now() + 3 * DAY);
     settled().await;
-    site.clock.advance(HOUR);
+    app.clock.advance(HOUR);
     assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
 }
 
 // The bound that the docs of `Clock` state: a restart forgets how far the clock was set back.
 #[tokio::test]
 async fn restart_after_step_back_extends_by_the_step() {
-    let site = site();
-    let browser = site.dark().await;
-    site.clock.advance(MINUTE);
-    back(&site.clock, 30 * MINUTE);
-    site.clock.advance(89 * MINUTE - TICK);
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    site.clock.advance(TICK);
-    assert_eq!(browser.theme(&site.cold()).await, Theme::default());
+    let app = app();
+    let browser = app.dark().await;
+    app.clock.advance(MINUTE);
+    back(&app.clock, 30 * MINUTE);
+    app.clock.advance(89 * MINUTE - TICK);
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    app.clock.advance(TICK);
+    assert_eq!(browser.theme(&app.start()).await, Theme::default());
 }
 
 #[tokio::test]
 async fn store_is_told_times_of_the_wall_clock() {
     let store = SpyStore::new();
     let tier = store.clone();
-    let site = Site::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
-    back(&site.clock, 30 * MINUTE);
-    let mut browser = site.dark().await;
+    let app = App::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
+    back(&app.clock, 30 * MINUTE);
+    let mut browser = app.dark().await;
     let expires = || store.take_calls().iter().rev().find_map(Call::expires).unwrap();
-    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
-    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    assert_eq!(expires(), site.clock.now() + 6 * HOUR, "the end of the id before");
-    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
-    assert_eq!(expires(), site.clock.now() + 6 * HOUR);
+    assert_eq!(expires(), app.clock.now() + 6 * HOUR);
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(expires(), app.clock.now() + 6 * HOUR, "the end of the id before");
+    browser.visit(&app.node, async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(expires(), app.clock.now() + 6 * HOUR);
 }
 
 // The cookie's own lifetime counts from the response, whatever the clock shows.
 #[tokio::test]
 async fn step_back_changes_no_max_age() {
-    let site = site();
-    let mut browser = site.dark().await;
-    site.clock.advance(MINUTE);
-    back(&site.clock, 30 * MINUTE);
-    let set = browser.write(&site.node, "light").await;
+    let app = app();
+    let mut browser = app.dark().await;
+    app.clock.advance(MINUTE);
+    back(&app.clock, 30 * MINUTE);
+    let set = browser.write(&app.node, "light").await;
     assert_eq!(max_age(&set[0]), Some(3540), "{set:?}");
 }

@@ -3,14 +3,16 @@
 use layered_session::{Closed, Principal, Session, WriteErrorKind};
 
 use crate::support::{
-    app::{App, at_once, get, kind, signed_in, socket, theme, visitor},
-    turns::{is_ada, principal, user},
-    world::{Division, Theme},
+    app::App,
+    turns::{is_ada, principal},
+    values::{Division, Theme, theme, user},
+    visits::{get, kind, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 #[tokio::test]
 async fn end_of_all_sessions_signs_out_everywhere() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let (other, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let (live, same) = (socket(&other, &node).await, socket(&browser, &node).await);
@@ -30,7 +32,7 @@ async fn end_of_all_sessions_signs_out_everywhere() {
 
 #[tokio::test]
 async fn only_the_ending_handle_signs_in_again() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let end = async |session: Session| {
         session.end_all_sessions().await.unwrap();
@@ -43,7 +45,7 @@ async fn only_the_ending_handle_signs_in_again() {
 #[tokio::test]
 async fn password_change_ends_the_other_sessions() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async |s| s.set(theme("dark")).await.unwrap()).await;
     browser.visit(&node, async |s| s.set(Division(2)).await.unwrap()).await;
@@ -55,12 +57,12 @@ async fn password_change_ends_the_other_sessions() {
     assert_eq!(get::<Division>(&mut browser, &node).await, Division(2));
     assert_eq!((principal(&other, &node).await, at_once(live.closed())), (None, Some(Closed::Revoked)));
     assert_eq!(principal(&old, &node).await, None, "a copy of this session's old cookie");
-    assert!(is_ada(principal(&browser, &app.node()).await), "after a restart");
+    assert!(is_ada(principal(&browser, &app.start()).await), "after a restart");
 }
 
 #[tokio::test]
 async fn ends_of_all_need_a_user_and_a_request() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let both =
         async |session: Session| (kind(session.end_all_sessions().await), kind(session.end_other_sessions().await));
@@ -79,7 +81,7 @@ async fn ends_of_all_need_a_user_and_a_request() {
 
 #[tokio::test]
 async fn end_of_all_sessions_alone_removes_the_cookie() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async |session| session.end_all_sessions().await.unwrap()).await;
     assert_eq!(browser.cookie("session"), None);

@@ -3,8 +3,12 @@
 use layered_session::{Principal, Session, WriteErrorKind};
 
 use crate::support::{
-    app::{App, get, kind, sign_in, signed_in, theme, under_way},
-    world::{Browser, Node, Theme, User, set_cookies},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{Theme, User, theme},
+    visits::{get, kind, sign_in, signed_in, under_way},
 };
 
 /// The browsers of a user who has ended all sessions a moment ago, in another browser.
@@ -16,7 +20,7 @@ async fn revoked(node: &Node) -> Browser {
 
 #[tokio::test]
 async fn page_that_looks_for_a_message_works() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = revoked(&node).await;
     let looks =
         async |session: Session| (session.take::<Theme>().await.unwrap(), kind(session.set(theme("late")).await));
@@ -26,7 +30,7 @@ async fn page_that_looks_for_a_message_works() {
 // A link from another site, where the browser withholds the cookie, and cookies of two sessions.
 #[tokio::test]
 async fn page_without_any_session_looks_for_a_message() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut request = Browser::new().request();
     request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
     let looks = async |session: Session| (Default::default(), session.take::<Theme>().await.unwrap());
@@ -44,7 +48,7 @@ async fn page_without_any_session_looks_for_a_message() {
 
 #[tokio::test]
 async fn sign_out_leaves_a_message_and_another_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = revoked(&node).await;
     let sign_out = async |session: Session| {
         session.sign_out().await.unwrap();
@@ -58,7 +62,7 @@ async fn sign_out_leaves_a_message_and_another_session() {
 
 #[tokio::test]
 async fn handle_from_before_the_end_signs_out_and_begins_anew() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
@@ -72,7 +76,7 @@ async fn handle_from_before_the_end_signs_out_and_begins_anew() {
 // The renewed session lives on in the same browser: a late sign-out of the old id must not begin another session over it.
 #[tokio::test]
 async fn renewal_in_another_tab_is_no_end_to_begin_anew_from() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();
     sign_in(&mut browser, &node, "bob").await;

@@ -13,15 +13,19 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, carried, get, kind, seen, settled, signed_in, socket, soon, theme, visitor},
-    world::{Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, HOUR, TICK, Theme, User, Visits, theme},
+    visits::{carried, get, kind, seen, signed_in, socket, visitor},
+    waiting::{at_once, settled, soon},
 };
 
 // Acceptance 24.
 #[tokio::test]
 async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     // Kept from an ordinary request: a socket's reads are no use.
     let live = visitor(&node).await.visit(&node, async |session| session).await;
     for n in 1..=3 {
@@ -42,7 +46,7 @@ async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
 #[tokio::test]
 async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let live = signed_in(&node, "ada").await.visit(&node, async |session| session).await;
     for n in 0..3 {
         assert_eq!(live.value::<Division>(), Division(n - 1));
@@ -58,7 +62,7 @@ async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
 #[tokio::test]
 async fn reading_extends_what_the_browser_carries() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     for _ in 0..3 {
         app.pass(36 * HOUR);
@@ -74,7 +78,7 @@ async fn reading_extends_what_the_browser_carries() {
 #[tokio::test]
 async fn a_users_values_are_kept_31_days_from_their_last_use() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().value::<Division>();
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
     for _ in 0..2 {
@@ -143,7 +147,7 @@ async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cooki
 #[tokio::test]
 async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut sweeper = pin!(node.sessions.sweeper());
     let mut sweep = |span| {
         app.pass(span);
@@ -166,7 +170,7 @@ async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
 #[tokio::test]
 async fn what_has_expired_is_not_served_before_it_is_dropped() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     app.pass(2 * DAY);
     assert_eq!(node.sessions.stats().records, 1, "still there");
@@ -197,7 +201,7 @@ async fn the_sweeper_lets_others_have_their_turn() {
 #[tokio::test]
 async fn the_end_of_a_session_wakes_all_who_sleep_on_it() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let live = socket(&visitor(&node).await, &node).await;
     let (mut watch, mut changes) = (live.watch::<Theme>(), live.changes());
     assert_eq!(soon(watch.next()).await, Some(theme("light")));
@@ -217,7 +221,7 @@ async fn the_end_of_a_session_wakes_all_who_sleep_on_it() {
 #[tokio::test]
 async fn a_sleeper_follows_a_deadline_that_moves() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let live = socket(&visitor(&node).await, &node).await;
     let closed = tokio::spawn(live.closed());
     tokio::task::yield_now().await;
@@ -238,7 +242,7 @@ async fn a_sleeper_follows_a_deadline_that_moves() {
 #[tokio::test]
 async fn a_sleeper_hears_of_a_shorter_life_that_a_cookie_brings() {
     let app = App::new();
-    let (here, elsewhere) = (app.node(), app.node());
+    let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;
     let closed = tokio::spawn(socket(&browser, &here).await.closed());
     settled().await;

@@ -9,10 +9,13 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, get, kind, set, sign_in, signed_in, socket, theme, visitor},
-    site::max_age,
-    turns::{bring_ok, login, user},
-    world::{Browser, DAY, Node, Theme, Visits, set_cookies},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::{max_age, set_cookies},
+    turns::{bring_ok, login},
+    values::{DAY, Theme, Visits, theme, user},
+    visits::{get, kind, set, sign_in, signed_in, socket, visitor},
 };
 
 /// The idle lifetime that the builder configures.
@@ -29,10 +32,10 @@ fn public_terminal() -> Lifetime {
 /// A single node, two nodes that share keys alone, and two nodes over one store.
 fn settings() -> [(App, Node, Node); 3] {
     let (one, two, stored) = (App::new(), App::new(), App::new());
-    let node = one.node();
-    let (first, second) = (two.node(), two.node());
+    let node = one.start();
+    let (first, second) = (two.start(), two.start());
     let store = SpyStore::new();
-    let over_store = || stored.node_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || stored.start_with(|sessions| sessions.tier(store.clone()));
     let (third, fourth) = (over_store(), over_store());
     [(one, node.clone(), node), (two, first, second), (stored, third, fourth)]
 }
@@ -80,7 +83,7 @@ async fn next_user_is_not_remembered() {
 #[tokio::test]
 async fn next_user_keeps_a_cookie_past_the_browser() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async |session| session.set_lifetime(public_terminal()).await.unwrap()).await;
     assert_eq!(lasts(&browser, &node, &app.clock).await, (Some(0), None));
@@ -132,7 +135,7 @@ async fn lifetime_waits_for_the_first_write() {
 #[tokio::test]
 async fn lifetime_before_a_session_ends_with_the_handle() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = Browser::new();
     remember(&mut browser, &node).await;
     set(&mut browser, &node, theme("dark")).await;
@@ -163,7 +166,7 @@ async fn own_end_forgets_the_lifetime() {
 #[tokio::test]
 async fn lifetime_after_the_own_end_begins_the_next() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     for signs_in in [true, false] {
         let mut browser = visitor(&node).await;
         let turn = async move |session: Session| {
@@ -183,7 +186,7 @@ async fn lifetime_after_the_own_end_begins_the_next() {
 #[tokio::test]
 async fn late_login_is_remembered() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let mut late = browser.clone();
     browser.visit(&node, async |session| session.sign_out().await.unwrap()).await;
@@ -210,7 +213,7 @@ async fn renewal_keeps_its_lifetime() {
 #[tokio::test]
 async fn every_cookie_goes_with_its_browser() {
     let app = App::new();
-    let until_closed = || app.node_with(|sessions| sessions.until_browser_closes());
+    let until_closed = || app.start_with(|sessions| sessions.until_browser_closes());
     let (node, other) = (until_closed(), until_closed());
     let mut browser = visitor(&node).await;
     let mut until_closed = vec![lasts(&browser, &node, &app.clock).await];
@@ -229,7 +232,7 @@ async fn every_cookie_goes_with_its_browser() {
 #[tokio::test]
 async fn order_begins_with_the_configured_lifetime() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     for has_session in [true, false] {
         let mut browser = if has_session { visitor(&node).await } else { Browser::new() };
         let live = socket(&browser, &node).await;
@@ -247,7 +250,7 @@ async fn order_begins_with_the_configured_lifetime() {
 #[tokio::test]
 async fn jobs_and_ended_sessions_take_no_lifetime() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let job = node.sessions.of(layered_session::Principal::new("ada")).await.unwrap();
     assert_eq!(kind(job.set_lifetime(remember_me()).await), Some(WriteErrorKind::Invalid));
     let mut browser = visitor(&node).await;
@@ -279,7 +282,7 @@ async fn lifetime_given_later_wins_on_other_nodes() {
 async fn store_keeps_the_session_for_its_lifetime() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let last = || {
         let created = |call: &Call| call.operation() == Operation::Write(CommitKind::Create);
         let expires = store.take_calls().into_iter().filter(created).filter_map(|call| call.expires()).next_back();

@@ -13,8 +13,12 @@ use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, bring, get, kind, set, signed_in, soon, theme, visitor},
-    world::{Browser, DAY, Node, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Theme, User, Visits, theme},
+    visits::{bring, get, kind, set, signed_in, visitor},
+    waiting::soon,
 };
 
 const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
@@ -27,9 +31,9 @@ fn nodes(app: &App) -> [(Node, bool); 4] {
         chain.identify_by::<User>(|user| Some(Principal::new(&user.0)))
     };
     [
-        (app.node(), true),
+        (app.start(), true),
         (Node::new(without().build().unwrap()), false),
-        (app.node_with(|sessions| sessions.tier(SpyStore::new())), true),
+        (app.start_with(|sessions| sessions.tier(SpyStore::new())), true),
         (Node::new(without().tier(SpyStore::new()).build().unwrap()), false),
     ]
 }
@@ -81,7 +85,7 @@ async fn late_load_knows_that_the_head_has_left() {
 #[tokio::test]
 async fn late_end_gives_the_page_a_removal() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let session = Session::from_extensions(&late(&browser, &node, false).await).unwrap();
     session.destroy().await.unwrap();
@@ -116,7 +120,7 @@ async fn response_varies_for_every_load_that_waited() {
     let app = App::new();
     let answers = Arc::new(Semaphore::new(1));
     let source = || Slow(Arc::clone(&answers));
-    let node = app.node_with(|sessions| sessions.tier(source()));
+    let node = app.start_with(|sessions| sessions.tier(source()));
     let browser = visitor(&node).await;
     for waits in [true, false] {
         let (out, handed_out) = tokio::sync::oneshot::channel();
@@ -126,10 +130,10 @@ async fn response_varies_for_every_load_that_waited() {
             let load = Session::load(request.extensions());
             async move {
                 let load = tokio::spawn(load);
-                crate::support::app::settled().await;
+                crate::support::waiting::settled().await;
                 if !waits {
                     load.abort();
-                    crate::support::app::settled().await;
+                    crate::support::waiting::settled().await;
                 }
                 let _ = out.send(load);
                 Ok::<_, BoxError>(Response::new(()))

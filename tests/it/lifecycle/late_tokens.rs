@@ -12,11 +12,13 @@ use http::StatusCode;
 use layered_session::{Clock, Closed, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
-    app::{
-        App, at_once, bring, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
-    },
-    site::{Site, dark},
-    world::{Answer, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring, set_cookies},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::{Answer, Node},
+    tokens::set_cookies,
+    values::{DAY, Division, HOUR, TICK, Theme, User, Visits, dark, theme},
+    visits::{bring, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
+    waiting::{at_once, settled, soon},
 };
 
 /// A visit with a cookie: whether it had no session, what it could write, and whether the response said anything of
@@ -34,7 +36,7 @@ const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind:
 #[tokio::test]
 async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let (live, request) = (socket(&browser, &node).await, under_way(&browser, &node).await);
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
@@ -68,17 +70,17 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
 // Acceptance 48, R4.
 #[tokio::test]
 async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
-    let site = Site::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
-    let mut browser = site.dark().await;
-    site.clock.advance(3 * DAY);
-    browser.read(&site.node).await;
-    let (late, slow) = (browser.clone(), browser.open(&site.node).await);
-    let request = under_way(&browser, &site.node).await;
+    let app = App::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
+    let mut browser = app.dark().await;
+    app.clock.advance(3 * DAY);
+    browser.read(&app.node).await;
+    let (late, slow) = (browser.clone(), browser.open(&app.node).await);
+    let request = under_way(&browser, &app.node).await;
     let relayed = slow.relay();
     slow.set(Visits(1)).await.unwrap();
     let relay = slow.relay().unwrap();
     assert_eq!(relayed, None);
-    browser.visit(&site.node, async |session| session.destroy().await.unwrap()).await;
+    browser.visit(&app.node, async |session| session.destroy().await.unwrap()).await;
     let closed = [
         kind(slow.set(Theme("light".into())).await),
         kind(slow.update(|visits: &mut Visits| visits.0 += 1).await),
@@ -100,28 +102,28 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
 
     // The old cookie may make no successor for a minute, and has nothing to give to one after it.
     let write = async |session: Session| session.set(Visits(9)).await;
-    assert_eq!(kind(late.clone().visit(&site.node, write).await), Some(WriteErrorKind::Closed));
-    let writeback = layered_session::SessionWriteback::new(&site.node.sessions);
-    let answer: Answer = site.node.writeback(writeback, late.post_json(format!(r#"{{"$relay":"{relay}"}}"#))).await;
+    assert_eq!(kind(late.clone().visit(&app.node, write).await), Some(WriteErrorKind::Closed));
+    let writeback = layered_session::SessionWriteback::new(&app.node.sessions);
+    let answer: Answer = app.node.writeback(writeback, late.post_json(format!(r#"{{"$relay":"{relay}"}}"#))).await;
     assert_eq!((answer.status.as_u16(), answer.set_cookies()), (409, Vec::new()));
-    site.clock.advance(Duration::from_secs(60));
+    app.clock.advance(Duration::from_secs(60));
     let mut successor = late.clone();
-    successor.visit(&site.node, write).await.unwrap();
+    successor.visit(&app.node, write).await.unwrap();
     assert_ne!(successor.token()[..56], late.token()[..56]);
-    assert_eq!(successor.theme(&site.node).await, Theme::default());
+    assert_eq!(successor.theme(&app.node).await, Theme::default());
 
     // For as long as the cookie could open, whatever else happens on this node.
-    site.clock.advance(6 * DAY - Duration::from_secs(61));
+    app.clock.advance(6 * DAY - Duration::from_secs(61));
     for _ in 0..100 {
-        site.dark().await;
+        app.dark().await;
     }
-    assert_eq!(late.theme(&site.node).await, Theme::default());
-    assert_eq!(late.theme(&site.cold()).await, dark(), "a node that does not know can't tell");
+    assert_eq!(late.theme(&app.node).await, Theme::default());
+    assert_eq!(late.theme(&app.start()).await, dark(), "a node that does not know can't tell");
 }
 
 #[tokio::test]
 async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (mut old, live) = (browser.clone(), socket(&browser, &node).await);
     live.set(theme("dark")).await.unwrap();
@@ -142,7 +144,7 @@ async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
 async fn for_a_minute_an_id_that_is_over_gets_nothing_and_then_counts_as_no_cookie() {
     let app = App::new();
     for renews in [true, false] {
-        let node = app.node();
+        let node = app.start();
         let mut browser = visitor(&node).await;
         let old = browser.clone();
         let turn = async move |session: Session| if renews { session.renew().await } else { session.destroy().await };
@@ -188,7 +190,7 @@ async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
 #[tokio::test]
 async fn an_older_cookie_brings_no_removed_value_back() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let old = browser.clone();
     let late = socket(&browser, &node).await;
@@ -197,7 +199,7 @@ async fn an_older_cookie_brings_no_removed_value_back() {
     app.pass(2 * DAY - HOUR);
     set(&mut browser, &node, Visits(1)).await;
     assert_eq!(get::<Theme>(&mut old.clone(), &node).await, Theme::default(), "in memory");
-    let restarted = app.node();
+    let restarted = app.start();
     assert_eq!(get::<Visits>(&mut browser, &restarted).await, Visits(1));
     assert_eq!(get::<Theme>(&mut old.clone(), &restarted).await, Theme::default(), "by the newer cookie");
 }
@@ -205,7 +207,7 @@ async fn an_older_cookie_brings_no_removed_value_back() {
 #[tokio::test]
 async fn a_removal_outlives_every_cookie_of_a_remembered_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let remember = async |session: Session| session.set_lifetime(Lifetime::new(30 * DAY, 365 * DAY).unwrap()).await;
     browser.visit(&node, remember).await.unwrap();
@@ -235,7 +237,7 @@ async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
 #[tokio::test]
 async fn removal_outlives_cookies_of_an_earlier_lifetime() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let lifetime = |idle| Lifetime::new(idle, 365 * DAY).unwrap();
     let (long, short) = (lifetime(31 * DAY), lifetime(HOUR));
     let mut browser = visitor(&node).await;
@@ -256,7 +258,7 @@ async fn removal_outlives_cookies_of_an_earlier_lifetime() {
 #[tokio::test]
 async fn ending_all_sessions_of_a_user_ends_hers_and_no_others() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (mut first, second, mut bob) =
         (signed_in(&node, "ada").await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let live = socket(&second, &node).await;
@@ -277,19 +279,19 @@ async fn ending_all_sessions_of_a_user_ends_hers_and_no_others() {
 // R6.
 #[tokio::test]
 async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
-    let site = Site::new();
+    let app = App::new();
     let sign_in = async |name: &'static str| {
-        let mut browser = site.dark().await;
-        browser.visit(&site.node, async move |session| session.sign_in(User(name.into())).await.unwrap()).await;
+        let mut browser = app.dark().await;
+        browser.visit(&app.node, async move |session| session.sign_in(User(name.into())).await.unwrap()).await;
         browser
     };
     let (ada, bob) = (sign_in("ada").await, sign_in("bob").await);
-    let cold = site.cold();
+    let cold = app.start();
     let mut sockets = Vec::new();
     for browser in [&ada, &bob] {
-        sockets.push(browser.clone().open(&site.node).await);
+        sockets.push(browser.clone().open(&app.node).await);
     }
-    for node in [&site.node, &cold] {
+    for node in [&app.node, &cold] {
         node.sessions.end_all(Principal::new("ada")).await.unwrap();
         assert_eq!(ada.theme(node).await, Theme::default());
         assert_eq!(bob.theme(node).await, dark());
@@ -323,7 +325,7 @@ async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
 #[tokio::test]
 async fn end_all_brings_no_idled_out_value_back() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.principal_idle(DAY));
+    let node = app.start_with(|sessions| sessions.principal_idle(DAY));
     let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
     ada().await.set(Division(3)).await.unwrap();
     app.pass(DAY);
@@ -334,7 +336,7 @@ async fn end_all_brings_no_idled_out_value_back() {
 #[tokio::test]
 async fn end_all_counts_as_use_of_the_mark() {
     let app = App::new();
-    let node = || app.node_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
+    let node = || app.start_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
     let (here, there) = (node(), node());
     here.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     app.pass(20 * DAY);
@@ -352,7 +354,7 @@ async fn end_all_counts_as_use_of_the_mark() {
 async fn end_all_after_restart_outlasts_long_lifetimes() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let app = App::new();
-    let (before, after) = (app.node(), app.node());
+    let (before, after) = (app.start(), app.start());
     let mut browsers = [signed_in(&before, "ada").await, signed_in(&before, "ada").await];
     for browser in &mut browsers {
         browser.visit(&before, async move |session| session.set_lifetime(long).await.unwrap()).await;
@@ -370,15 +372,15 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
 // R6: a sign-in on a node whose clock is ahead came before, too.
 #[tokio::test]
 async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
-    let (site, ahead) = (Site::new(), ManualClock::new());
+    let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(60));
     let mut browser = Browser::new();
-    browser.visit(&site.cold_at(&ahead), async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    browser.visit(&app.start_at(&ahead), async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
     let user = async |session: Session| session.principal();
-    assert_eq!(browser.clone().visit(&site.node, user).await, Some(Principal::new("ada")));
-    site.clock.advance(Duration::from_secs(10));
-    site.node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    assert_eq!(browser.visit(&site.node, user).await, None);
+    assert_eq!(browser.clone().visit(&app.node, user).await, Some(Principal::new("ada")));
+    app.clock.advance(Duration::from_secs(10));
+    app.node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    assert_eq!(browser.visit(&app.node, user).await, None);
 }
 
 /// A clock that wakes sleepers at their time and no earlier.
@@ -421,7 +423,7 @@ impl Clock for Punctual {
 #[tokio::test]
 async fn closed_wakes_on_time_after_a_shorter_lifetime() {
     let (app, clock) = (App::new(), Punctual::default());
-    let node = || app.node_with(|sessions| sessions.clock(clock.clone()));
+    let node = || app.start_with(|sessions| sessions.clock(clock.clone()));
     let (here, there) = (node(), node());
     let mut browser = visitor(&here).await;
     let waiting = tokio::spawn(socket(&browser, &here).await.closed());

@@ -7,15 +7,18 @@ use layered_session::{Clock, Closed, Lifetime, Session, SessionValue, WriteError
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    site::{Site, dark, max_age},
-    world::{Browser, DAY, HOUR, Node, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    tokens::max_age,
+    values::{DAY, HOUR, Theme, User, Visits, dark},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A day unused, three in all.
-fn site() -> Site {
-    Site::with(|builder| builder.idle(DAY).absolute(3 * DAY).value::<Code>())
+fn app() -> App {
+    App::with(|builder| builder.idle(DAY).absolute(3 * DAY).value::<Code>())
 }
 
 /// A value that ends before its session.
@@ -36,28 +39,28 @@ async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
 // Acceptance 44, R5.
 #[tokio::test]
 async fn use_extends_the_idle_limit_and_nothing_else_does() {
-    let site = site();
-    let mut browser = site.dark().await;
-    site.clock.advance(DAY - SECOND);
-    browser.read(&site.node).await;
-    site.clock.advance(DAY - SECOND);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    assert_eq!(browser.theme(&site.node).await, dark());
+    let app = app();
+    let mut browser = app.dark().await;
+    app.clock.advance(DAY - SECOND);
+    browser.read(&app.node).await;
+    app.clock.advance(DAY - SECOND);
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    assert_eq!(browser.theme(&app.node).await, dark());
 
-    site.clock.advance(DAY);
-    gone_from(&browser, [&site.node, &site.cold()]).await;
+    app.clock.advance(DAY);
+    gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
 // R5: what is checked is the server's own deadline, not what the browser does with Max-Age.
 #[tokio::test]
 async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
-    let site = site();
-    let browser = site.dark().await;
-    let handle = browser.clone().open(&site.node).await;
-    site.clock.advance(DAY - SECOND);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    site.clock.advance(SECOND);
-    gone_from(&browser, [&site.node, &site.cold()]).await;
+    let app = app();
+    let browser = app.dark().await;
+    let handle = browser.clone().open(&app.node).await;
+    app.clock.advance(DAY - SECOND);
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    app.clock.advance(SECOND);
+    gone_from(&browser, [&app.node, &app.start()]).await;
     let refused = handle.set(Theme("late".into())).await.unwrap_err();
     assert_eq!((refused.kind(), handle.closed().now_or_never()), (WriteErrorKind::Closed, Some(Closed::Expired)));
 }
@@ -65,59 +68,59 @@ async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
 // Acceptance 44, R5.
 #[tokio::test]
 async fn the_absolute_limit_holds_however_much_the_session_is_used() {
-    let site = site();
-    let mut browser = site.dark().await;
-    let ends = site.clock.now() + 3 * DAY;
-    while site.clock.now() + HOUR < ends {
-        site.clock.advance(HOUR);
-        let set = browser.read(&site.node).await;
-        let left = (ends - 60 * SECOND).duration_since(site.clock.now()).unwrap().as_secs();
+    let app = app();
+    let mut browser = app.dark().await;
+    let ends = app.clock.now() + 3 * DAY;
+    while app.clock.now() + HOUR < ends {
+        app.clock.advance(HOUR);
+        let set = browser.read(&app.node).await;
+        let left = (ends - 60 * SECOND).duration_since(app.clock.now()).unwrap().as_secs();
         let asked = set.iter().filter_map(|cookie| max_age(cookie));
         assert!(asked.into_iter().all(|age| age <= left), "the browser keeps it no longer than the server: {set:?}");
     }
-    site.clock.set(ends - SECOND);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    browser.read(&site.node).await;
-    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    assert_eq!(browser.theme(&site.node).await, dark());
-    site.clock.set(ends);
-    gone_from(&browser, [&site.node, &site.cold()]).await;
+    app.clock.set(ends - SECOND);
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    browser.read(&app.node).await;
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(browser.theme(&app.node).await, dark());
+    app.clock.set(ends);
+    gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
 #[tokio::test]
 async fn renewal_keeps_the_beginning_of_a_session_and_sign_in_begins_anew() {
-    let site = site();
-    let mut browser = site.dark().await;
-    let begun = site.clock.now();
+    let app = app();
+    let mut browser = app.dark().await;
+    let begun = app.clock.now();
     let began = async |session: Session| session.created_at();
-    site.clock.advance(HOUR);
-    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    assert_eq!(browser.visit(&site.cold(), began).await, Some(begun));
-    browser.visit(&site.node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
-    assert_eq!(browser.visit(&site.cold(), began).await, Some(begun + HOUR));
+    app.clock.advance(HOUR);
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(browser.visit(&app.start(), began).await, Some(begun));
+    browser.visit(&app.node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    assert_eq!(browser.visit(&app.start(), began).await, Some(begun + HOUR));
 }
 
 // R14.
 #[tokio::test]
 async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_does() {
-    let site = site();
+    let app = app();
     let mut browser = Browser::new();
-    let set = browser.write(&site.node, "dark").await;
+    let set = browser.write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some(86_340));
     for _ in 0..5 {
-        site.clock.advance(DAY / 2);
-        browser.read(&site.node).await;
+        app.clock.advance(DAY / 2);
+        browser.read(&app.node).await;
     }
     // Half a day is left of the three.
-    let set = browser.write(&site.node, "light").await;
+    let set = browser.write(&app.node, "light").await;
     assert_eq!(max_age(&set[0]), Some(43_140));
 }
 
 // R14.
 #[tokio::test]
 async fn the_browser_is_asked_for_400_days_at_most() {
-    let site = Site::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
-    let set = Browser::new().write(&site.node, "dark").await;
+    let app = App::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
+    let set = Browser::new().write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some((400 * DAY).as_secs()));
 }
 
@@ -125,17 +128,17 @@ async fn the_browser_is_asked_for_400_days_at_most() {
 #[tokio::test]
 async fn daily_use_outlives_the_browsers_400_days() {
     for (idle, absolute) in [(500, 500), (450, 1000), (5000, 9000)] {
-        let site = Site::with(move |builder| builder.idle(idle * DAY).absolute(absolute * DAY));
+        let app = App::with(move |builder| builder.idle(idle * DAY).absolute(absolute * DAY));
         let (mut browser, mut dropped, mut refreshes) = (Browser::new(), 0, 0);
         for day in 0..absolute.min(1500) {
-            let told = if day == 0 { browser.write(&site.node, "dark").await } else { browser.read(&site.node).await };
+            let told = if day == 0 { browser.write(&app.node, "dark").await } else { browser.read(&app.node).await };
             refreshes += told.len();
             for cookie in told {
                 let seconds = max_age(&cookie).unwrap();
                 dropped = u64::from(day) + seconds / DAY.as_secs();
             }
             assert!(u64::from(day) < dropped || day + 1 == absolute, "{idle}, {absolute}: gone on day {day}");
-            site.clock.advance(DAY);
+            app.clock.advance(DAY);
         }
         assert!(refreshes <= 1500 / 40 + 1, "{refreshes}");
     }
@@ -144,78 +147,78 @@ async fn daily_use_outlives_the_browsers_400_days() {
 // R5.
 #[tokio::test]
 async fn at_most_one_refresh_is_sent_per_tenth_of_the_idle_time() {
-    let site = Site::with(|builder| builder.idle(10 * HOUR).absolute(30 * DAY));
-    let mut browser = site.dark().await;
-    site.clock.advance(HOUR - SECOND);
-    assert!(browser.read(&site.node).await.is_empty());
-    site.clock.advance(SECOND);
-    assert_eq!(browser.read(&site.node).await.len(), 1);
-    assert!(browser.read(&site.node).await.is_empty());
+    let app = App::with(|builder| builder.idle(10 * HOUR).absolute(30 * DAY));
+    let mut browser = app.dark().await;
+    app.clock.advance(HOUR - SECOND);
+    assert!(browser.read(&app.node).await.is_empty());
+    app.clock.advance(SECOND);
+    assert_eq!(browser.read(&app.node).await.len(), 1);
+    assert!(browser.read(&app.node).await.is_empty());
 
     let mut refreshes = 0;
     for _ in 0..600 {
-        site.clock.advance(60 * SECOND);
-        refreshes += browser.read(&site.node).await.len();
+        app.clock.advance(60 * SECOND);
+        refreshes += browser.read(&app.node).await.len();
     }
     assert_eq!(refreshes, 10);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
 // R14.
 #[tokio::test]
 async fn a_cookie_from_a_clock_that_is_ahead_is_read_as_sealed_now() {
-    let (site, ahead) = (site(), ManualClock::new());
+    let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
-    browser.write(&site.cold_at(&ahead), "dark").await;
-    let ends = browser.visit(&site.node, async |session| session.expires_at().unwrap()).await;
-    assert_eq!(ends, site.clock.now() + DAY);
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    browser.write(&app.start_at(&ahead), "dark").await;
+    let ends = browser.visit(&app.node, async |session| session.expires_at().unwrap()).await;
+    assert_eq!(ends, app.clock.now() + DAY);
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
 // R14.
 #[tokio::test]
 async fn a_clock_that_is_ahead_extends_no_absolute_limit() {
-    let (site, ahead) = (site(), ManualClock::new());
+    let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
-    browser.write(&site.cold_at(&ahead), "dark").await;
-    let ends = site.clock.now() + 3 * DAY;
-    assert_eq!(browser.visit(&site.node, async |session| session.created_at()).await, Some(site.clock.now()));
-    while site.clock.now() + HOUR < ends {
-        site.clock.advance(HOUR);
-        browser.read(&site.node).await;
+    browser.write(&app.start_at(&ahead), "dark").await;
+    let ends = app.clock.now() + 3 * DAY;
+    assert_eq!(browser.visit(&app.node, async |session| session.created_at()).await, Some(app.clock.now()));
+    while app.clock.now() + HOUR < ends {
+        app.clock.advance(HOUR);
+        browser.read(&app.node).await;
     }
-    assert_eq!(browser.theme(&site.node).await, dark());
-    site.clock.set(ends);
-    gone_from(&browser, [&site.node, &site.cold()]).await;
+    assert_eq!(browser.theme(&app.node).await, dark());
+    app.clock.set(ends);
+    gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
 // R14.
 #[tokio::test]
 async fn a_cookie_from_further_ahead_than_the_allowed_skew_is_absent_and_counted() {
-    let (site, ahead) = (site(), ManualClock::new());
+    let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR + SECOND);
     let mut browser = Browser::new();
-    browser.write(&site.cold_at(&ahead), "dark").await;
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
-    assert_eq!(site.node.sessions.stats().skewed_tokens, 1);
-    site.clock.advance(SECOND);
-    assert_eq!(browser.theme(&site.node).await, dark());
-    assert_eq!(site.node.sessions.stats().skewed_tokens, 1);
+    browser.write(&app.start_at(&ahead), "dark").await;
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
+    assert_eq!(app.node.sessions.stats().skewed_tokens, 1);
+    app.clock.advance(SECOND);
+    assert_eq!(browser.theme(&app.node).await, dark());
+    assert_eq!(app.node.sessions.stats().skewed_tokens, 1);
 }
 
 #[tokio::test]
 async fn a_clock_that_steps_back_ends_nothing_and_extends_nothing() {
-    let site = site();
-    let begun = site.clock.now();
-    let mut browser = site.dark().await;
-    site.clock.advance(HOUR);
-    browser.read(&site.node).await;
-    site.clock.set(begun);
-    assert_eq!(browser.visit(&site.node, async |session| session.value::<Theme>()).await, dark());
-    browser.write(&site.node, "light").await;
-    for node in [&site.node, &site.cold()] {
+    let app = app();
+    let begun = app.clock.now();
+    let mut browser = app.dark().await;
+    app.clock.advance(HOUR);
+    browser.read(&app.node).await;
+    app.clock.set(begun);
+    assert_eq!(browser.visit(&app.node, async |session| session.value::<Theme>()).await, dark());
+    browser.write(&app.node, "light").await;
+    for node in [&app.node, &app.start()] {
         assert_eq!(browser.theme(node).await, Theme("light".into()), "a fresh write wins all the same");
         let ends = browser.clone().visit(node, async |session| session.expires_at().unwrap()).await;
         assert_eq!(ends, begun + DAY);
@@ -225,65 +228,65 @@ async fn a_clock_that_steps_back_ends_nothing_and_extends_nothing() {
 // R5.
 #[tokio::test]
 async fn remember_me_is_kept_with_the_session() {
-    let site = site();
-    let mut browser = site.dark().await;
-    let other = site.cold();
+    let app = app();
+    let mut browser = app.dark().await;
+    let other = app.start();
     browser.read(&other).await;
     let lifetime = Lifetime::new(30 * DAY, 365 * DAY).unwrap();
-    browser.visit(&site.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
+    browser.visit(&app.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
     let ends = browser.visit(&other, async |session| session.expires_at().unwrap()).await;
-    assert_eq!(ends, site.clock.now() + 30 * DAY, "a node that knew the session learns of it");
-    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    let set = browser.write(&site.node, "dark").await;
+    assert_eq!(ends, app.clock.now() + 30 * DAY, "a node that knew the session learns of it");
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
+    let set = browser.write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some((30 * DAY - 60 * SECOND).as_secs()));
-    site.clock.advance(29 * DAY);
-    assert_eq!(browser.theme(&site.node).await, dark());
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    site.clock.advance(DAY);
-    gone_from(&browser, [&site.cold(), &site.cold()]).await;
+    app.clock.advance(29 * DAY);
+    assert_eq!(browser.theme(&app.node).await, dark());
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    app.clock.advance(DAY);
+    gone_from(&browser, [&app.start(), &app.start()]).await;
 }
 
 #[tokio::test]
 async fn the_absolute_part_of_a_lifetime_counts_from_the_beginning() {
-    let site = site();
-    let mut browser = site.dark().await;
-    site.clock.advance(2 * HOUR);
-    let handle = browser.open(&site.node).await;
+    let app = app();
+    let mut browser = app.dark().await;
+    app.clock.advance(2 * HOUR);
+    let handle = browser.open(&app.node).await;
     handle.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
     assert_eq!(handle.closed().now_or_never(), Some(Closed::Expired));
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
 
 #[tokio::test]
 async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limits() {
-    let site = site();
-    let mut browser = site.dark().await;
+    let app = app();
+    let mut browser = app.dark().await;
     let lifetime = Lifetime::new(DAY, 3 * DAY).unwrap().until_browser_closes();
-    browser.visit(&site.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
-    site.clock.advance(DAY - SECOND);
-    for node in [&site.node, &site.cold()] {
+    browser.visit(&app.node, async move |session| session.set_lifetime(lifetime).await.unwrap()).await;
+    app.clock.advance(DAY - SECOND);
+    for node in [&app.node, &app.start()] {
         let set = browser.read(node).await;
         assert_eq!(set.len(), 1);
         assert_eq!(max_age(&set[0]), None);
-        site.clock.advance(DAY / 2);
+        app.clock.advance(DAY / 2);
     }
-    site.clock.advance(DAY / 2);
-    gone_from(&browser, [&site.node, &site.cold()]).await;
+    app.clock.advance(DAY / 2);
+    gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
 #[tokio::test]
 async fn a_value_with_a_max_age_ends_before_its_session() {
-    let site = site();
-    let mut browser = site.dark().await;
+    let app = app();
+    let mut browser = app.dark().await;
     let code = async |session: Session| session.get::<Code>();
-    browser.visit(&site.node, async |session| session.set(Code(7)).await.unwrap()).await;
-    site.clock.advance(599 * SECOND);
-    assert_eq!(browser.visit(&site.cold(), code).await, Some(Code(7)));
+    browser.visit(&app.node, async |session| session.set(Code(7)).await.unwrap()).await;
+    app.clock.advance(599 * SECOND);
+    assert_eq!(browser.visit(&app.start(), code).await, Some(Code(7)));
     // Written again where nothing but the cookie is known: neither that nor a re-sealed cookie makes it live longer.
-    browser.write(&site.cold(), "light").await;
-    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
-    site.clock.advance(SECOND);
-    for node in [&site.node, &site.cold()] {
+    browser.write(&app.start(), "light").await;
+    assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
+    app.clock.advance(SECOND);
+    for node in [&app.node, &app.start()] {
         assert_eq!(browser.clone().visit(node, code).await, None);
         assert_eq!(browser.theme(node).await, Theme("light".into()));
     }
@@ -292,62 +295,62 @@ async fn a_value_with_a_max_age_ends_before_its_session() {
 // A writer whose clock is ahead makes no value live longer than that from when it was first seen.
 #[tokio::test]
 async fn faster_clock_extends_no_value_here() {
-    let (site, ahead) = (site(), ManualClock::new());
+    let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR / 2);
     let mut browser = Browser::new();
-    browser.visit(&site.cold_at(&ahead), async |session| session.set(Code(7)).await.unwrap()).await;
+    browser.visit(&app.start_at(&ahead), async |session| session.set(Code(7)).await.unwrap()).await;
     let code = async |session: Session| session.get::<Code>();
-    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
-    site.clock.advance(600 * SECOND - SECOND);
-    assert_eq!(browser.visit(&site.node, code).await, Some(Code(7)));
-    site.clock.advance(SECOND);
-    assert_eq!(browser.visit(&site.node, code).await, None);
+    assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
+    app.clock.advance(600 * SECOND - SECOND);
+    assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
+    app.clock.advance(SECOND);
+    assert_eq!(browser.visit(&app.node, code).await, None);
 }
 
 #[tokio::test]
 async fn each_write_begins_a_max_age_anew() {
-    let site = site();
+    let app = app();
     let mut browser = Browser::new();
     let count = async |session: Session| session.update(|code: &mut Code| code.0 += 1).await.unwrap();
-    browser.visit(&site.node, count).await;
-    site.clock.advance(599 * SECOND);
-    assert_eq!(browser.visit(&site.node, count).await, Code(2));
-    site.clock.advance(599 * SECOND);
-    assert_eq!(browser.clone().visit(&site.cold(), async |s| s.value::<Code>()).await, Code(2));
-    site.clock.advance(SECOND);
-    assert_eq!(browser.visit(&site.node, count).await, Code(1), "an update begins with what there is: nothing");
+    browser.visit(&app.node, count).await;
+    app.clock.advance(599 * SECOND);
+    assert_eq!(browser.visit(&app.node, count).await, Code(2));
+    app.clock.advance(599 * SECOND);
+    assert_eq!(browser.clone().visit(&app.start(), async |s| s.value::<Code>()).await, Code(2));
+    app.clock.advance(SECOND);
+    assert_eq!(browser.visit(&app.node, count).await, Code(1), "an update begins with what there is: nothing");
 }
 
 // R5: use that only a socket sees counts too.
 #[tokio::test]
 async fn touch_keeps_a_session_and_does_not_revive_one() {
-    let site = site();
-    let mut browser = site.dark().await;
-    let socket = browser.open(&site.node).await;
-    site.clock.advance(DAY - SECOND);
+    let app = app();
+    let mut browser = app.dark().await;
+    let socket = browser.open(&app.node).await;
+    app.clock.advance(DAY - SECOND);
     socket.touch().await.unwrap();
-    site.clock.advance(DAY - SECOND);
+    app.clock.advance(DAY - SECOND);
     assert_eq!(socket.value::<Theme>(), dark());
-    site.clock.advance(DAY);
+    app.clock.advance(DAY);
     assert_eq!(socket.touch().await.unwrap_err().kind(), WriteErrorKind::Closed);
     assert_eq!(socket.value::<Theme>(), Theme::default());
 }
 
 #[tokio::test]
 async fn expired_sessions_leave_memory() {
-    let site = site();
+    let app = app();
     for _ in 0..100 {
-        site.dark().await;
+        app.dark().await;
     }
-    assert_eq!(site.node.sessions.stats().records, 100);
-    site.clock.advance(DAY + HOUR);
+    assert_eq!(app.node.sessions.stats().records, 100);
+    app.clock.advance(DAY + HOUR);
     let mut browser = Browser::new();
     for _ in 0..60 {
         browser
-            .visit(&site.node, async |session| session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap())
+            .visit(&app.node, async |session| session.update(|visits: &mut Visits| visits.0 += 1).await.unwrap())
             .await;
     }
-    let stats = site.node.sessions.stats();
+    let stats = app.node.sessions.stats();
     assert_eq!((stats.records, stats.expired), (1, 100));
 }
 
@@ -384,35 +387,35 @@ async fn the_longest_lifetimes_survive_a_restart() {
 // G12: a shorter life is remembered for as long as a cookie of the longer one opens, whatever is swept meanwhile.
 #[tokio::test]
 async fn a_cookie_of_a_longer_lifetime_revives_nothing_once_the_shorter_one_is_over() {
-    let site = site();
-    let mut browser = site.dark().await;
-    site.clock.advance(DAY / 2);
-    browser.read(&site.node).await;
+    let app = app();
+    let mut browser = app.dark().await;
+    app.clock.advance(DAY / 2);
+    browser.read(&app.node).await;
     let older = browser.clone();
     let short = Lifetime::new(HOUR, 2 * DAY).unwrap();
-    browser.visit(&site.node, async move |session| session.set_lifetime(short).await.unwrap()).await;
+    browser.visit(&app.node, async move |session| session.set_lifetime(short).await.unwrap()).await;
     // The minute in which the session would first have been over: what passes looks at it.
-    site.clock.advance(DAY / 2 + HOUR);
-    site.dark().await;
-    assert_eq!(older.theme(&site.node).await, Theme::default());
-    site.clock.advance(DAY / 2);
-    site.dark().await;
-    assert_eq!(site.node.sessions.stats().expired, 1, "no longer than that");
+    app.clock.advance(DAY / 2 + HOUR);
+    app.dark().await;
+    assert_eq!(older.theme(&app.node).await, Theme::default());
+    app.clock.advance(DAY / 2);
+    app.dark().await;
+    assert_eq!(app.node.sessions.stats().expired, 1, "no longer than that");
 }
 
 // G16: that its end is as far off as before does not mean that the browser knows of another lifetime.
 #[tokio::test]
 async fn a_browser_is_told_of_a_lifetime_that_ends_no_later_for_now() {
-    let site = site();
-    let mut browser = site.dark().await;
+    let app = app();
+    let mut browser = app.dark().await;
     let longer = Lifetime::new(DAY, 9 * DAY).unwrap();
     // The response is lost, and with it the cookie that tells of it.
-    browser.clone().visit(&site.node, async move |session| session.set_lifetime(longer).await.unwrap()).await;
-    assert_eq!(browser.read(&site.node).await.len(), 1);
-    assert!(browser.read(&site.node).await.is_empty());
+    browser.clone().visit(&app.node, async move |session| session.set_lifetime(longer).await.unwrap()).await;
+    assert_eq!(browser.read(&app.node).await.len(), 1);
+    assert!(browser.read(&app.node).await.is_empty());
     for _ in 0..8 {
-        site.clock.advance(DAY - HOUR);
-        browser.read(&site.cold()).await;
+        app.clock.advance(DAY - HOUR);
+        browser.read(&app.start()).await;
     }
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(browser.theme(&app.start()).await, dark());
 }

@@ -10,15 +10,20 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, at_once, get, kind, set, signed_in, socket, soon, theme, upgrade, visitor},
-    turns::{assert_refused, bring_ok, is_ada, principal, user},
-    world::{Answer, Browser, DAY, Node, Theme, Visits, set_cookies},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    tokens::set_cookies,
+    turns::{assert_refused, bring_ok, is_ada, principal},
+    values::{DAY, Theme, Visits, theme, user},
+    visits::{get, kind, set, signed_in, socket, upgrade, visitor},
+    waiting::{at_once, soon},
 };
 
 #[tokio::test]
 async fn flash_message_follows_a_sign_out() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let other = socket(&browser, &node).await;
     let sign_out = async |session: Session| {
@@ -38,7 +43,7 @@ async fn flash_message_follows_a_sign_out() {
 
 #[tokio::test]
 async fn watches_end_with_the_handles_own_end() {
-    let node = App::new().node();
+    let node = App::new().node;
     for signs_in in [true, false] {
         for polled in [true, false] {
             let mut browser = signed_in(&node, "ada").await;
@@ -119,7 +124,7 @@ async fn order_after_an_own_end_obeys_the_users_end_of_all() {
 async fn values_of_an_ended_session_follow_no_order() {
     let app = App::new();
     for resolution in [Resolution::Newest, Resolution::FirstHit] {
-        let [first, second, third] = [(); 3].map(|()| app.node_with(|sessions| sessions.resolution(resolution)));
+        let [first, second, third] = [(); 3].map(|()| app.start_with(|sessions| sessions.resolution(resolution)));
         let mut browser = visitor(&first).await;
         let live = socket(&browser, &first).await;
         assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
@@ -139,7 +144,7 @@ async fn values_of_an_ended_session_follow_no_order() {
 // The removal of an order says nothing of the session that the handle's next write makes.
 #[tokio::test]
 async fn handle_that_took_back_an_order_has_not_ended_its_next_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let _order = live.sign_in(user("ada")).by_page().unwrap();
     live.destroy().await.unwrap();
@@ -154,7 +159,7 @@ async fn handle_that_took_back_an_order_has_not_ended_its_next_session() {
 // The handle's first end gives no say over the session that came after it.
 #[tokio::test]
 async fn end_of_the_next_session_is_somebody_elses() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let inner = node.clone();
     let turn = async move |session: Session| {
@@ -171,7 +176,7 @@ async fn end_of_the_next_session_is_somebody_elses() {
 
 #[tokio::test]
 async fn renewal_of_an_id_that_another_request_ended_is_closed() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
     browser.visit(&node, async |session| session.sign_in(user("ada")).await.unwrap()).await;
@@ -183,7 +188,7 @@ async fn renewal_of_an_id_that_another_request_ended_is_closed() {
 
 #[tokio::test]
 async fn two_renewals_at_once_leave_one_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let mut second = browser.clone();
     let first_browser = browser.clone();
@@ -203,7 +208,7 @@ async fn two_renewals_at_once_leave_one_session() {
 // A clone's renewal was taken for somebody else's: the sign-out was `Ok`, and the user still signed in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_out_beside_a_clones_renewal_signs_out() {
-    let node = App::new().node();
+    let node = App::new().node;
     for _ in 0..200 {
         let mut browser = signed_in(&node, "ada").await;
         let turn = async |session: Session| {
@@ -221,7 +226,7 @@ async fn sign_out_beside_a_clones_renewal_signs_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn lifetime_follows_a_clones_renewal() {
-    let node = App::new().node();
+    let node = App::new().node;
     let short = Lifetime::new(DAY / 4, DAY / 2).unwrap();
     for _ in 0..200 {
         let mut browser = visitor(&node).await;

@@ -5,16 +5,18 @@ use std::time::Duration;
 use layered_session::{Closed, Lifetime, Session};
 
 use crate::support::{
-    app::{App, at_once, get, sign_in, signed_in, socket, soon, theme, visitor},
-    turns::{is_ada, principal, user},
-    world::{DAY, Theme},
+    app::App,
+    turns::{is_ada, principal},
+    values::{DAY, Theme, theme, user},
+    visits::{get, sign_in, signed_in, socket, visitor},
+    waiting::{at_once, soon},
 };
 
 #[tokio::test]
 async fn new_cookie_ends_the_old_id_on_other_nodes() {
     for signs_in in [true, false] {
         let app = App::new();
-        let (node, other) = (app.node(), app.node());
+        let (node, other) = (app.start(), app.start());
         let mut browser = visitor(&node).await;
         let old = browser.clone();
         let live = socket(&old, &other).await;
@@ -27,7 +29,7 @@ async fn new_cookie_ends_the_old_id_on_other_nodes() {
         assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
         assert_eq!(soon(closed).await.unwrap(), Closed::Renewed);
         assert_eq!(get::<Theme>(&mut old.clone(), &other).await, Theme::default());
-        let unseen = app.node();
+        let unseen = app.start();
         get::<Theme>(&mut browser.clone(), &unseen).await;
         assert_eq!(get::<Theme>(&mut old.clone(), &unseen).await, Theme::default(), "of which it had no record");
     }
@@ -37,7 +39,7 @@ async fn new_cookie_ends_the_old_id_on_other_nodes() {
 async fn cookie_names_its_predecessor_for_a_minute() {
     for (passed, named) in [(59_999, true), (60_000, false)] {
         let app = App::new();
-        let (node, other) = (app.node(), app.node());
+        let (node, other) = (app.start(), app.start());
         let mut browser = visitor(&node).await;
         let old = browser.clone();
         browser.visit(&node, async |session| session.renew().await.unwrap()).await;
@@ -52,7 +54,7 @@ async fn cookie_names_its_predecessor_for_a_minute() {
 #[tokio::test]
 async fn sign_out_elsewhere_reaches_the_renewed_session() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "ada").await;
     let old = browser.clone();
     let renew = async |session: Session| session.renew().await.unwrap();
@@ -75,7 +77,7 @@ async fn sign_out_elsewhere_reaches_the_renewed_session() {
 #[tokio::test]
 async fn later_cookies_name_the_predecessor() {
     let app = App::new();
-    let [first, second, third] = [(); 3].map(|()| app.node());
+    let [first, second, third] = [(); 3].map(|()| app.start());
     let mut browser = signed_in(&first, "ada").await;
     let old = browser.clone();
     browser.visit(&first, async |session| session.renew().await.unwrap()).await;
@@ -90,7 +92,7 @@ async fn later_cookies_name_the_predecessor() {
 #[tokio::test]
 async fn session_after_an_own_end_names_the_ended_id() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &other).await;
     let turn = async |session: Session| {
@@ -105,7 +107,7 @@ async fn session_after_an_own_end_names_the_ended_id() {
 #[tokio::test]
 async fn sign_out_elsewhere_spares_the_next_users_session() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = signed_in(&node, "bob").await;
     let old = browser.clone();
     sign_in(&mut browser, &node, "ada").await;

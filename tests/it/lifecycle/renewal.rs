@@ -7,12 +7,12 @@ use http::StatusCode;
 use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
-    app::{
-        App, carried, get, kind, post, set, settled, sign_in, signed_in, socket, soon, theme, under_way, visitor,
-        waiting_for,
-    },
-    site::{Site, dark},
-    world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{Division, Theme, User, Visits, dark, theme},
+    visits::{carried, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
+    waiting::{settled, soon, waiting_for},
 };
 
 // Renewed.
@@ -20,14 +20,14 @@ use crate::support::{
 // Acceptance 39, R3.
 #[tokio::test]
 async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
-    let (old, socket) = (browser.clone(), browser.open(&site.node).await);
-    browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    let app = App::new();
+    let mut browser = app.dark().await;
+    let (old, socket) = (browser.clone(), browser.open(&app.node).await);
+    browser.visit(&app.node, async |session| session.renew().await.unwrap()).await;
     assert_ne!(browser.token()[..56], old.token()[..56]);
-    assert_eq!(browser.theme(&site.node).await, dark());
-    assert_eq!(browser.theme(&site.cold()).await, dark());
-    assert_eq!(old.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.theme(&app.node).await, dark());
+    assert_eq!(browser.theme(&app.start()).await, dark());
+    assert_eq!(old.theme(&app.node).await, Theme::default());
     assert_eq!(socket.closed().now_or_never(), Some(Closed::Renewed));
     assert_eq!(kind(socket.set(Visits(1)).await), Some(WriteErrorKind::Closed));
     assert_eq!(socket.value::<Theme>(), Theme::default());
@@ -36,32 +36,32 @@ async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
 // Acceptance 56, R3.
 #[tokio::test]
 async fn renewal_where_memory_has_lost_the_session_keeps_it() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let old = browser.clone();
-    let cold = site.cold();
+    let cold = app.start();
     browser.visit(&cold, async |session| session.renew().await.unwrap()).await;
     assert_eq!(browser.theme(&cold).await, dark());
-    assert_eq!(browser.theme(&site.cold()).await, dark());
+    assert_eq!(browser.theme(&app.start()).await, dark());
     assert_eq!(old.theme(&cold).await, Theme::default());
 }
 
 // R3: a browser that never heard of the new id has lost its session.
 #[tokio::test]
 async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
-    let site = Site::new();
-    let browser = site.dark().await;
-    browser.clone().visit(&site.node, async |session| session.renew().await.unwrap()).await;
+    let app = App::new();
+    let browser = app.dark().await;
+    browser.clone().visit(&app.node, async |session| session.renew().await.unwrap()).await;
     for _ in 0..2 {
-        assert_eq!(browser.theme(&site.node).await, Theme::default());
-        site.clock.advance(Duration::from_secs(61));
+        assert_eq!(browser.theme(&app.node).await, Theme::default());
+        app.clock.advance(Duration::from_secs(61));
     }
 }
 
 // Acceptance 30.
 #[tokio::test]
 async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
     let (mut mine, mut clones, mut others) =
@@ -86,7 +86,7 @@ async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
 // Acceptance 30.
 #[tokio::test]
 async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
     live.renew().await.unwrap();
@@ -97,7 +97,7 @@ async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_
 
 #[tokio::test]
 async fn login_follows_any_end_and_renewal_only_its_own() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
@@ -125,7 +125,7 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
         [(None, false, -1), (None, true, 3), (Some(Division(2)), false, 2), (Some(Division(2)), true, 2)]
     {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         if let Some(own) = own {
             node.sessions.of(Principal::new("ada")).await.unwrap().set(own).await.unwrap();
         }
@@ -146,7 +146,7 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
 async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principal() {
     let app = App::new();
     let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
-    let node = || app.node_with(|sessions| sessions.identify_by::<User>(principal));
+    let node = || app.start_with(|sessions| sessions.identify_by::<User>(principal));
     let (node, restarted) = (node(), node());
     let mut browser = Browser::new();
     set(&mut browser, &node, Division(3)).await;
@@ -161,7 +161,7 @@ async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principa
 // Acceptance 57b.
 #[tokio::test]
 async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let tab = socket(&browser, &node).await;
     let closed = tokio::spawn(tab.closed());
@@ -175,7 +175,7 @@ async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
 // Acceptance 57b.
 #[tokio::test]
 async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut late = browser.clone();
     sign_in(&mut browser, &node, "ada").await;
@@ -188,7 +188,7 @@ async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
 
 #[tokio::test]
 async fn a_watch_that_signs_in_follows_the_users_own_value() {
-    let node = App::new().node();
+    let node = App::new().node;
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     job.set(Division(2)).await.unwrap();
     let live = under_way(&visitor(&node).await, &node).await;
@@ -243,7 +243,7 @@ async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
 async fn the_next_user_of_a_browser_sees_nothing_of_the_last_ones() {
     for signs_out in [true, false] {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         let mut browser = signed_in(&node, "ada").await;
         set(&mut browser, &node, Division(2)).await;
         if signs_out {

@@ -7,8 +7,13 @@ use http_body_util::Full;
 use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
 
 use crate::support::{
-    app::{App, at_once, get, sign_in, signed_in, socket, theme, visitor},
-    world::{BoxFuture, Browser, Node, TICK, Theme, set_cookies},
+    app::App,
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::set_cookies,
+    values::{TICK, Theme, theme},
+    visits::{get, sign_in, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -37,7 +42,7 @@ fn ada() -> Option<Principal> {
 // G13.
 #[tokio::test]
 async fn late_sign_out_ends_renewed_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();
     renew(&mut browser, &node).await;
@@ -50,7 +55,7 @@ async fn late_sign_out_ends_renewed_session() {
 // G13.
 #[tokio::test]
 async fn sign_out_in_flight_ends_renewed_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let (late, other) = (browser.clone(), node.clone());
     let slow = async move |session: Session| {
@@ -65,7 +70,7 @@ async fn sign_out_in_flight_ends_renewed_session() {
 // G13.
 #[tokio::test]
 async fn sign_out_follows_every_renewal() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();
     for _ in 0..3 {
@@ -80,7 +85,7 @@ async fn sign_out_follows_every_renewal() {
 #[tokio::test]
 async fn sign_out_after_a_minute_follows_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let (late, tab) = (browser.clone(), socket(&browser, &node).await);
     renew(&mut browser, &node).await;
@@ -97,7 +102,7 @@ async fn sign_out_after_a_minute_follows_nothing() {
 // G13: somebody may have planted the cookie from before the login.
 #[tokio::test]
 async fn sign_out_never_follows_a_login() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (planted, tab) = (browser.clone(), socket(&browser, &node).await);
     sign_in(&mut browser, &node, "ada").await;
@@ -115,7 +120,7 @@ async fn sign_out_never_follows_a_login() {
 // G13.
 #[tokio::test]
 async fn login_after_a_renewal_ends_the_chain() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();
     renew(&mut browser, &node).await;
@@ -127,7 +132,7 @@ async fn login_after_a_renewal_ends_the_chain() {
 // G13.
 #[tokio::test]
 async fn anonymous_renewal_is_not_followed() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let late = browser.clone();
     renew(&mut browser, &node).await;
@@ -177,7 +182,7 @@ async fn sign_out_follows_its_own_principal_alone() {
 #[tokio::test]
 async fn sign_out_ends_renewed_session_in_the_store() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
     let (here, there) = (node(), node());
     let mut browser = signed_in(&here, "ada").await;
     let late = browser.clone();
@@ -191,7 +196,7 @@ async fn sign_out_ends_renewed_session_in_the_store() {
 #[tokio::test]
 async fn sign_out_on_another_node_follows_nothing() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
     let (here, there) = (node(), node());
     let mut browser = signed_in(&here, "ada").await;
     let late = browser.clone();
@@ -205,7 +210,7 @@ async fn sign_out_on_another_node_follows_nothing() {
 #[tokio::test]
 async fn sign_out_follows_renewal_of_another_node() {
     let app = App::new();
-    let (here, there) = (app.node(), app.node());
+    let (here, there) = (app.start(), app.start());
     let mut browser = signed_in(&here, "ada").await;
     let late = browser.clone();
     renew(&mut browser, &here).await;
@@ -217,7 +222,7 @@ async fn sign_out_follows_renewal_of_another_node() {
 #[tokio::test]
 async fn late_sign_out_leaves_an_idle_successor() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let brief = Lifetime::new(MINUTE / 4, MINUTE).unwrap();
     browser.visit(&node, async move |session| session.set_lifetime(brief).await.unwrap()).await;

@@ -14,8 +14,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, carried, get, kind, set, signed_in, socket, soon, theme, under_way, visitor, waiting_for},
-    world::{Browser, DAY, Division, HOUR, Node, Theme, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, HOUR, Theme, Visits, theme},
+    visits::{carried, get, kind, set, signed_in, socket, under_way, visitor},
+    waiting::{at_once, soon, waiting_for},
 };
 
 /// What a stream of changes has to say now.
@@ -48,7 +52,7 @@ impl SessionValue for Notice {
 // Acceptance 26.
 #[tokio::test]
 async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (mut changes, mut watch) = (live.changes(), live.watch::<Theme>());
     assert_eq!(soon(watch.next()).await, Some(Theme::default()));
@@ -63,7 +67,7 @@ async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
 
 #[tokio::test]
 async fn set_removed_cleared_renewed_and_closed_are_told_apart() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
     let (mut changes, mut others) = (live.changes(), other.changes());
@@ -98,9 +102,9 @@ impl Wake for Prompt {
 async fn nobody_sees_half_of_a_clear() {
     let app = App::new();
     let newer = app.chain(DefaultTier::new()).value::<Theme>().value::<Notice>().build().unwrap();
-    let mut browser = visitor(&app.node()).await;
+    let mut browser = visitor(&app.start()).await;
     set(&mut browser, &Node::new(newer), Notice("rides along".into())).await;
-    let live = socket(&browser, &app.node()).await;
+    let live = socket(&browser, &app.start()).await;
     live.set(Visits(1)).await.unwrap();
     let prompt = Arc::new(Prompt(Mutex::new((live.changes(), Vec::new()))));
     let mut woken = live.changes();
@@ -112,7 +116,7 @@ async fn nobody_sees_half_of_a_clear() {
 #[tokio::test]
 async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
     let app = App::new();
-    let (here, elsewhere) = (app.node(), app.node());
+    let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;
     let mut streams = [socket(&browser, &here).await, socket(&browser, &elsewhere).await].map(|live| live.changes());
     browser
@@ -133,7 +137,7 @@ async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
 // Acceptance 31.
 #[tokio::test]
 async fn a_destroyed_session_is_not_an_emptied_one() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
     let (mut watch, mut closed) = (other.watch::<Theme>(), pin!(other.closed()));
@@ -150,7 +154,7 @@ async fn a_destroyed_session_is_not_an_emptied_one() {
 
 #[tokio::test]
 async fn a_slow_reader_skips_to_the_newest_and_holds_no_writer_up() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&visitor(&node).await, &node).await;
     let (mut watch, mut changes) = (live.watch::<Visits>(), live.changes());
     for n in 1..=10_000 {
@@ -164,7 +168,7 @@ async fn a_slow_reader_skips_to_the_newest_and_holds_no_writer_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_watcher_comes_to_the_final_state() {
     const LAST: u64 = 2000;
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let mut watching = Vec::new();
     for _ in 0..8 {
@@ -192,7 +196,7 @@ async fn every_watcher_comes_to_the_final_state() {
 
 #[tokio::test]
 async fn nothing_of_one_owner_reaches_anothers_watcher() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut ada = signed_in(&node, "ada").await;
     let bob = socket(&signed_in(&node, "bob").await, &node).await;
     let nobody = socket(&visitor(&node).await, &node).await;
@@ -211,7 +215,7 @@ async fn nothing_of_one_owner_reaches_anothers_watcher() {
 // Acceptance 28.
 #[tokio::test]
 async fn who_watches_before_there_is_a_session_sees_it_come() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (mut watch, mut changes, mut closed) = (live.watch::<Theme>(), live.changes(), pin!(live.closed()));
     assert_eq!(soon(watch.next()).await, Some(Theme::default()));
@@ -231,7 +235,7 @@ async fn who_watches_before_there_is_a_session_sees_it_come() {
 #[tokio::test]
 async fn the_next_view_of_a_socket_begins_with_the_newest_value() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let mut first_view = live.watch::<Theme>();
@@ -262,7 +266,7 @@ async fn the_end_of_a_value_wakes_its_watch() {
 #[tokio::test]
 async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.idle(60 * DAY).absolute(365 * DAY));
+    let node = app.start_with(|sessions| sessions.idle(60 * DAY).absolute(365 * DAY));
     let live = socket(&signed_in(&node, "ada").await, &node).await;
     live.set(Division(2)).await.unwrap();
     let (mut watch, mut changes) = (live.watch::<Division>(), live.changes());
@@ -295,7 +299,7 @@ async fn whoever_watches_is_told_of_the_greater_bytes_of_an_equal_version() {
 
 #[tokio::test]
 async fn sweeper_ends_at_a_shutdown() {
-    let node = App::new().node();
+    let node = App::new().node;
     let sweeper = tokio::spawn(node.sessions.sweeper());
     tokio::task::yield_now().await;
     assert!(!sweeper.is_finished());
@@ -306,7 +310,7 @@ async fn sweeper_ends_at_a_shutdown() {
 
 #[tokio::test]
 async fn a_shutdown_ends_what_waits_and_no_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let (mut watch, mut changes) = (live.watch::<Theme>(), live.changes());
@@ -325,7 +329,7 @@ async fn a_shutdown_ends_what_waits_and_no_session() {
 // Acceptance 27.
 #[tokio::test]
 async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
@@ -334,7 +338,7 @@ async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
 
 #[tokio::test]
 async fn clones_that_write_first_at_once_make_one_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (one, other) = tokio::join!(live.set(theme("dark")), live.set(Visits(1)));
     one.and(other).unwrap();
@@ -346,7 +350,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
 #[tokio::test]
 async fn two_sockets_that_write_different_names_keep_both() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let (one, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
     let (first, second) = tokio::join!(one.set(theme("dark")), other.set(Visits(1)));
@@ -359,7 +363,7 @@ async fn two_sockets_that_write_different_names_keep_both() {
 #[tokio::test]
 async fn a_response_never_writes_back_what_its_request_loaded() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let slow = async move |session: Session| {
@@ -376,7 +380,7 @@ async fn a_response_never_writes_back_what_its_request_loaded() {
 // Acceptance 34.
 #[tokio::test]
 async fn ordinary_handlers_read_and_write_as_sockets_do() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = Browser::new();
     let handler = async |session: Session| {
         session.batch().set(theme("dark")).set(Visits(1)).commit().await.unwrap();

@@ -5,14 +5,16 @@ use std::time::Duration;
 use layered_session::{Changed, SessionValue};
 
 use crate::support::{
-    app::{App, at_once, get, set, visitor},
-    world::Theme,
+    app::App,
+    values::Theme,
+    visits::{get, set, visitor},
+    waiting::at_once,
 };
 
 #[tokio::test]
 async fn a_stream_of_changes_tells_of_what_wins_at_the_same_version() {
     let app = App::new();
-    let (one, two, third) = (app.node(), app.node(), app.node());
+    let (one, two, third) = (app.start(), app.start(), app.start());
     let mut browser = visitor(&one).await;
     let mut twin = browser.clone();
     app.pass(Duration::from_secs(1));

@@ -11,10 +11,12 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{
-        App, BEAT, bring, carried, get, post, set, sign_in, signed_in, socket, soon, theme, told, under_way, visitor,
-    },
-    world::{Answer, Browser, DAY, Division, Node, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    values::{DAY, Division, Theme, User, Visits, theme},
+    visits::{bring, carried, get, post, set, sign_in, signed_in, socket, under_way, visitor},
+    waiting::{BEAT, soon, told},
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -79,7 +81,7 @@ fn marks(state: &str) -> (String, String, String) {
 
 #[tokio::test]
 async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, Division(2)).await;
     set(&mut browser, &node, Visits(7)).await;
@@ -109,7 +111,7 @@ fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::
 // R24.
 #[tokio::test]
 async fn event_source_on_plain_http_is_told() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut response = node.stream(writeback(&node), bare_request(&browser)).await;
     assert_eq!(response.status(), StatusCode::OK);
@@ -128,7 +130,7 @@ async fn event_source_on_plain_http_is_told() {
 // A page elsewhere can send the same by a `no-cors` fetch.
 #[tokio::test]
 async fn other_origins_are_kept_from_every_answer() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let closed = browser.clone();
     let answer = async |request| node.stream(writeback(&node), request).await.headers().clone();
@@ -167,7 +169,7 @@ async fn each_change_is_told_whoever_made_it() {
 #[tokio::test]
 async fn a_users_values_are_told_to_all_her_pages_and_to_nobody_elses() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (ada, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let mut pages = [Page::opened(&ada, &node).await, Page::opened(&signed_in(&node, "ada").await, &node).await];
     let mut others = [Page::opened(&bob, &node).await, Page::opened(&visitor(&node).await, &node).await];
@@ -184,7 +186,7 @@ async fn a_users_values_are_told_to_all_her_pages_and_to_nobody_elses() {
 
 #[tokio::test]
 async fn a_slow_page_is_told_the_newest_alone() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
     let live = socket(&browser, &node).await;
@@ -197,7 +199,7 @@ async fn a_slow_page_is_told_the_newest_alone() {
 #[tokio::test]
 async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut page = Page::open(&Browser::new(), &node).await;
     assert_eq!(
         page.told(),
@@ -215,7 +217,7 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
 
 #[tokio::test]
 async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
-    type End = fn(Session, Node, App) -> crate::support::world::BoxFuture<()>;
+    type End = fn(Session, Node, App) -> crate::support::node::BoxFuture<()>;
     let ends: [(&str, End); 5] = [
         ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
         ("destroyed", |request, _, _| Box::pin(async move { request.destroy().await.unwrap() })),
@@ -225,7 +227,7 @@ async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
     ];
     for (reason, end) in ends {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         let browser = signed_in(&node, "ada").await;
         let mut page = Page::opened(&browser, &node).await;
         end(under_way(&browser, &node).await, node.clone(), app).await;
@@ -238,7 +240,7 @@ async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
 #[tokio::test]
 async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     socket(&browser, &node).await.destroy().await.unwrap();
     let answer = node.writeback(writeback(&node), request(&browser)).await;
@@ -250,7 +252,7 @@ async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors()
 // R29.
 #[tokio::test]
 async fn only_a_get_of_a_page_of_the_same_origin_opens_it() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = visitor(&node).await;
     for site in ["cross-site", "same-site", "none", ""] {
         let mut request = request(&browser);
@@ -277,7 +279,7 @@ async fn only_a_get_of_a_page_of_the_same_origin_opens_it() {
 #[tokio::test]
 async fn it_can_be_switched_off_and_needs_memory() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let answer = node.writeback(writeback(&node).without_events(), request(&Browser::new())).await;
     assert_eq!(answer.code(), "not_found");
     let forgetful = layered_session::Sessions::builder()
@@ -294,7 +296,7 @@ async fn it_can_be_switched_off_and_needs_memory() {
 #[tokio::test]
 async fn what_no_response_takes_to_the_browser_is_relayed_through_the_page() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let mut page = Page::opened(&browser, &node).await;
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
@@ -317,7 +319,7 @@ async fn what_no_response_takes_to_the_browser_is_relayed_through_the_page() {
 #[tokio::test]
 async fn what_a_response_has_taken_to_the_browser_is_not_relayed() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
     post(&mut browser, &node, r#"{"theme":"dark"}"#).await;
@@ -334,7 +336,7 @@ async fn what_a_response_has_taken_to_the_browser_is_not_relayed() {
 #[tokio::test]
 async fn an_open_stream_does_not_keep_a_session_from_idling_out() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut page = Page::opened(&visitor(&node).await, &node).await;
     for _ in 0..48 {
         app.pass(Duration::from_secs(3599));
@@ -382,7 +384,7 @@ async fn no_value_can_break_out_of_its_event() {
 
 #[tokio::test]
 async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
     sign_in(&mut browser, &node, "ada").await;
@@ -393,15 +395,15 @@ async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() 
 #[tokio::test]
 async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
     let (visitor, mut ada, mut bob) =
         (visitor(&node).await, signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let (nobody, adas, bobs) = (mark(&visitor, &node).await, mark(&ada, &node).await, mark(&bob, &node).await);
     assert_eq!(nobody, "");
     assert_ne!(adas, bobs);
-    let again = signed_in(&app.node(), "ada").await;
-    assert_eq!(mark(&again, &app.node()).await, adas, "on every node, in every session of hers");
+    let again = signed_in(&app.start(), "ada").await;
+    assert_eq!(mark(&again, &app.start()).await, adas, "on every node, in every session of hers");
 
     let post = async |browser: &mut Browser, mark: &str, level: i64| {
         let mut request = browser.post_json(format!(r#"{{"current_division_id":{level}}}"#));
@@ -425,11 +427,11 @@ async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
 #[tokio::test]
 async fn session_mark_follows_the_session_on_every_node() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).0;
     let (mut browser, other) = (visitor(&node).await, visitor(&node).await);
     let first = mark(&browser, &node).await;
-    assert_eq!(mark(&browser, &app.node()).await, first);
+    assert_eq!(mark(&browser, &app.start()).await, first);
     assert_ne!(mark(&other, &node).await, first);
     set(&mut browser, &node, theme("dark")).await;
     assert_eq!(mark(&browser, &node).await, first);
@@ -441,7 +443,7 @@ async fn session_mark_follows_the_session_on_every_node() {
 #[tokio::test]
 async fn heartbeat_comes_at_the_interval_that_state_tells() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let writeback = writeback(&node).heartbeat(Duration::from_secs(1)).unwrap();
     let mut stream = node.stream(writeback, request(&visitor(&node).await)).await.into_body();
     assert!(told(&mut stream).contains("\"heartbeat\":1000,"));
@@ -455,7 +457,7 @@ async fn heartbeat_comes_at_the_interval_that_state_tells() {
 
 #[test]
 fn heartbeat_interval_has_bounds() {
-    let node = App::new().node();
+    let node = App::new().node;
     for (interval, possible) in [(999, false), (1_000, true), (300_000, true), (300_001, false), (0, false)] {
         let built = writeback(&node).heartbeat(Duration::from_millis(interval));
         assert_eq!(built.map_err(|error| error.kind()).err(), (!possible).then_some(BuildErrorKind::Setting));
@@ -465,7 +467,7 @@ fn heartbeat_interval_has_bounds() {
 #[tokio::test]
 async fn of_two_writes_at_one_version_a_page_is_told_which_stayed() {
     let app = App::new();
-    let nodes = [app.node(), app.node()];
+    let nodes = [app.start(), app.start()];
     let mut browser = visitor(&nodes[0]).await;
     set(&mut browser.clone(), &nodes[0], theme("dark")).await;
     let mut page = Page::opened(&browser, &nodes[0]).await;

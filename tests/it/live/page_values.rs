@@ -15,9 +15,13 @@ use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    app::{App, set, socket, theme, told, visitor},
+    app::App,
+    browser::Browser,
+    node::Node,
     trace::Trace,
-    world::{Browser, Node, Theme},
+    values::{Theme, theme},
+    visits::{set, socket, visitor},
+    waiting::told,
 };
 
 /// The inspector looks again so long after a change.

@@ -6,8 +6,13 @@ use http::{Method, StatusCode};
 use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
 
 use crate::support::{
-    app::{App, BEAT, bring, carried, get, set, socket, theme, told, visitor},
-    world::{Browser, DAY, HOUR, Node, Theme, Visits, set_cookies},
+    app::App,
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{DAY, HOUR, Theme, Visits, theme},
+    visits::{bring, carried, get, set, socket, visitor},
+    waiting::{BEAT, told},
 };
 
 /// The idle lifetime of the application, of which a tenth is the refresh point.
@@ -39,7 +44,7 @@ fn pass(app: &App, stream: &mut WritebackBody, span: Duration) -> Option<String>
 #[tokio::test]
 async fn stream_brings_a_token_once_use_is_due() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let (live, mut page) = (socket(&browser, &node).await, stream(&browser, &node).await);
     app.pass(HOUR);
@@ -56,7 +61,7 @@ async fn stream_brings_a_token_once_use_is_due() {
 #[tokio::test]
 async fn open_page_alone_brings_nothing_and_expires() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let mut page = stream(&browser, &node).await;
     for _ in 0..9 {
@@ -69,7 +74,7 @@ async fn open_page_alone_brings_nothing_and_expires() {
 #[tokio::test]
 async fn socket_relays_mere_use_until_the_browser_has_it() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     live.touch().await.unwrap();
@@ -80,14 +85,14 @@ async fn socket_relays_mere_use_until_the_browser_has_it() {
     bring(&mut browser, &node, token.as_str()).await;
     assert_eq!(live.relay(), None, "the browser has it");
     app.pass(IDLE - HOUR);
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "on any node");
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, theme("light"), "on any node");
 }
 
 // Two users of one page: its socket, and the session that its next request began.
 #[tokio::test]
 async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     for _ in 0..3 {
@@ -95,10 +100,10 @@ async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
         live.touch().await.unwrap();
     }
     live.set(Visits(7)).await.unwrap();
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, Theme::default(), "the seal alone");
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, Theme::default(), "the seal alone");
     let (headers, visits) = browser.visit_seen(&node, async |session| session.value::<Visits>()).await;
     assert_eq!((visits, set_cookies(&headers).len()), (Visits(7), 1));
-    assert_eq!(get::<Theme>(&mut browser.clone(), &app.node()).await, theme("light"), "the new seal");
+    assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, theme("light"), "the new seal");
     set(&mut browser, &node, Visits(8)).await;
     assert_eq!(live.value::<Visits>(), Visits(8), "one session");
 }
@@ -107,7 +112,7 @@ async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
 #[tokio::test]
 async fn store_decides_whether_an_idled_out_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(store));
     let first = over(store.clone());
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;
@@ -125,7 +130,7 @@ async fn store_decides_whether_an_idled_out_session_lives() {
 #[tokio::test]
 async fn idled_out_token_brings_no_values() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     set(&mut browser, &node, theme("old")).await;
     let old = browser.clone();
@@ -146,7 +151,7 @@ async fn idled_out_token_brings_no_values() {
 async fn reads_and_watches_of_a_socket_are_no_use() {
     let app = App::new();
     for used in [false, true] {
-        let node = app.node();
+        let node = app.start();
         let mut browser = visitor(&node).await;
         let live = socket(&browser, &node).await;
         app.pass(DAY);
@@ -160,7 +165,7 @@ async fn reads_and_watches_of_a_socket_are_no_use() {
         let expected = if used { theme("light") } else { Theme::default() };
         assert_eq!(get::<Theme>(&mut browser, &node).await, expected);
     }
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let kept = browser.visit(&node, async |session: Session| session).await;
     app.pass(DAY);

@@ -19,8 +19,12 @@ use serde_json::value::RawValue;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, BEAT, at_once, set, signed_in, socket, theme, told, under_way, visitor},
-    world::{Answer, Browser, Division, HOUR, Node, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    values::{Division, HOUR, Theme, User, Visits, theme},
+    visits::{set, signed_in, socket, under_way, visitor},
+    waiting::{BEAT, at_once, told},
 };
 
 async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {
@@ -33,7 +37,7 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
 // G12: renew moves the handle that called it, its clones and watches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_clone_never_sees_its_own_renewal_as_an_end() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(4)).await.unwrap();
     let done = Arc::new(AtomicBool::new(false));
@@ -70,7 +74,7 @@ async fn a_clone_never_sees_its_own_renewal_as_an_end() {
 // G7: what is known of who is signed in goes by the value's version, of another session of the same moment too.
 #[tokio::test]
 async fn who_signs_in_next_is_not_taken_for_who_was_before() {
-    let node = App::new().node();
+    let node = App::new().node;
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let seen = Browser::new()
         .visit(&node, async |session| {
@@ -91,7 +95,7 @@ async fn a_watch_begun_during_a_sign_in_follows_the_new_user() {
     let (entered, at_gate) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
     let (armed, released) = (Arc::clone(&gate), std::sync::Mutex::new(released));
-    let node = App::new().node_with(|sessions| {
+    let node = App::new().start_with(|sessions| {
         sessions.identify_by::<User>(move |user| {
             if user.0 == "ada" && armed.swap(false, Ordering::SeqCst) {
                 entered.send(()).unwrap();
@@ -264,7 +268,7 @@ async fn an_expiry_in_the_middle_of_a_look_is_among_the_changes() {
 #[tokio::test]
 async fn a_stream_that_comes_back_does_not_keep_a_session_from_idling_out() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     for _ in 0..16 {
         app.pass(5 * HOUR);
@@ -279,7 +283,7 @@ async fn a_stream_that_comes_back_does_not_keep_a_session_from_idling_out() {
 #[tokio::test]
 async fn a_relay_token_by_itself_does_not_keep_a_session_from_idling_out() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
@@ -324,7 +328,7 @@ async fn a_type_that_keeps_its_json_as_it_came_does_not_break_its_event() {
 #[tokio::test]
 async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
     let app = App::new();
-    let (here, there) = (app.node(), app.node());
+    let (here, there) = (app.start(), app.start());
     let live = under_way(&Browser::new(), &there).await;
     live.sign_in(User("ada".into())).await.unwrap();
     let token = live.relay().unwrap();
@@ -354,7 +358,7 @@ async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
 #[tokio::test]
 async fn a_clock_set_back_does_not_silence_a_stream() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let mut page = open(&mut visitor(&node).await, &node, writeback).await;
     told(&mut page);

@@ -9,8 +9,11 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::at_once,
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User, Visits},
+    waiting::at_once,
 };
 
 /// One of eight.

@@ -10,8 +10,11 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, get, set},
-    world::{Browser, Theme, Visits},
+    app::App,
+    browser::Browser,
+    values::{Theme, Visits},
+    visits::{get, set},
+    waiting::at_once,
 };
 
 thread_local! {
@@ -61,7 +64,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 fn what_a_cookie_brings_is_judged_under_no_lock() {
     in_time(|| {
         let app = App::new();
-        let node = || app.node_with(|sessions| sessions.value::<Nosy>());
+        let node = || app.start_with(|sessions| sessions.value::<Nosy>());
         let (here, elsewhere) = (node(), node());
         let mut browser = Browser::new();
         at_once(set(&mut browser, &here, Nosy(1))).unwrap();
@@ -104,7 +107,7 @@ impl Tier for Overtaken {
 fn what_a_store_has_stamped_is_judged_under_no_lock() {
     in_time(|| {
         let app = App::new();
-        let node = || app.node_with(|sessions| sessions.value::<Nosy>().tier(Overtaken));
+        let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(Overtaken));
         let mut browser = Browser::new();
         at_once(set(&mut browser, &node(), Theme("dark".into()))).unwrap();
         // This node asks the store, which has a newer copy already, that this build can't read.

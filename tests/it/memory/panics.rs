@@ -14,8 +14,11 @@ use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionValue, 
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, bring},
-    world::{Browser, DAY, Division, Node, Theme, User},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User},
+    visits::bring,
 };
 
 /// A value whose validation panics when told to: of the text `bad`.
@@ -46,7 +49,7 @@ fn node(app: &App, panics: &Arc<AtomicBool>, store: Option<&SpyStore>) -> Node {
         .value::<Theme>()
         .value::<Division>()
         .value::<Brittle>()
-        .value::<crate::support::world::Visits>()
+        .value::<crate::support::values::Visits>()
         .identify_by::<User>(move |user| {
             assert!(!panics.load(Ordering::SeqCst), "told to panic");
             Some(Principal::new(&user.0))

@@ -9,8 +9,13 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{at_once, kind, socket},
-    world::{Browser, DAY, Node, Theme, User, ring, set_cookies},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{DAY, Theme, User},
+    visits::{kind, socket},
+    waiting::at_once,
 };
 
 struct Tier {

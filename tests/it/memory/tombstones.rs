@@ -9,8 +9,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, kind, set, signed_in, under_way},
-    world::{Browser, Node, Theme},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::Theme,
+    visits::{kind, set, signed_in, under_way},
+    waiting::at_once,
 };
 
 /// What no browser carries, so that it may be long.
@@ -41,7 +45,7 @@ async fn drafting(browser: &mut Browser, node: &Node) -> Session {
 
 #[tokio::test]
 async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
-    let node = App::new().node_with(|sessions| sessions.value::<Draft>());
+    let node = App::new().start_with(|sessions| sessions.value::<Draft>());
     let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
     assert_eq!(session.get::<Draft>(), None);
@@ -51,7 +55,7 @@ async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
 #[tokio::test]
 async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.node_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
     let (here, elsewhere) = (node(), node());
     let mut browser = Browser::new();
     let session = drafting(&mut browser, &here).await;
@@ -67,7 +71,7 @@ async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
 #[tokio::test]
 async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.node_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
     let (here, elsewhere) = (node(), node());
     let mut browser = Browser::new();
     drop(drafting(&mut browser, &here).await);
@@ -82,7 +86,7 @@ async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ende
 #[tokio::test]
 async fn of_a_session_that_ended_elsewhere_the_store_is_asked_once_and_its_id_is_fenced_for_a_minute() {
     let (app, store) = (App::new(), SpyStore::new());
-    let [here, there] = [(); 2].map(|()| app.node_with(|sessions| sessions.tier(store.clone())));
+    let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(store.clone())));
     let mut browser = Browser::new();
     set(&mut browser, &there, Theme("dark".into())).await;
     let late = browser.clone();

@@ -19,9 +19,12 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 
 use self::model::{Bind, Handle, Op, Refusal, Token};
 use crate::support::{
-    app::under_way,
-    site::max_age,
-    world::{BoxFuture, Browser, Node, Theme, Visits, ring, set_cookies},
+    app::ring,
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::{max_age, set_cookies},
+    values::{Theme, Visits},
+    visits::under_way,
 };
 
 mod model;

@@ -23,9 +23,12 @@ use self::{
     orders::Given,
 };
 use crate::support::{
-    app::{App, under_way},
-    site::max_age,
-    world::{Browser, DAY, Division, Node, User, Visits, ring, set_cookies},
+    app::{App, ring},
+    browser::Browser,
+    node::Node,
+    tokens::{max_age, set_cookies},
+    values::{DAY, Division, User, Visits},
+    visits::under_way,
 };
 
 mod known_tokens;
@@ -538,7 +541,7 @@ fn whoever_signs_in_and_out_wherever_everybody_sees_what_is_theirs() {
 #[tokio::test]
 async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before() {
     let app = App::new();
-    let nodes = [(); 2].map(|()| app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let nodes = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = Browser::new();
     for (node, visits) in nodes.iter().zip(1..) {
         app.pass(Duration::from_secs(1));
@@ -550,7 +553,7 @@ async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before(
         session.sign_in(User(name(0))).await.unwrap();
     };
     browser.visit(&nodes[0], again).await;
-    assert_eq!(browser.visit(&app.node(), async |session| session.get::<Visits>()).await, None);
+    assert_eq!(browser.visit(&app.start(), async |session| session.get::<Visits>()).await, None);
 }
 
 // G7: that the user removed it long ago is no reason against it.
@@ -558,7 +561,7 @@ async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before(
 async fn a_choice_is_adopted_over_a_removal_of_any_age() {
     const HOUR: Duration = Duration::from_secs(3600);
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));
+    let node = app.start_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));
     for age in [HOUR, 7 * HOUR, 8 * HOUR] {
         let job = node.sessions.of(principal(0)).await.unwrap();
         job.set(Division(1)).await.unwrap();

@@ -3,10 +3,13 @@
 use layered_session::testing::SpyStore;
 
 use crate::support::{
-    app::{App, bring, get, set, socket, theme, visitor},
+    app::App,
+    browser::Browser,
+    node::Node,
     trace::Trace,
     turns::{assert_refused, bring_ok},
-    world::{Browser, Node, Theme},
+    values::{Theme, theme},
+    visits::{bring, get, set, socket, visitor},
 };
 
 async fn born(node: &Node) -> String {
@@ -18,7 +21,7 @@ async fn born(node: &Node) -> String {
 #[tokio::test]
 async fn birth_token_gives_its_cookie_once() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let token = born(&node).await;
     let mut browser = Browser::new();
     bring_ok(&mut browser, &node, &token).await;
@@ -29,7 +32,7 @@ async fn birth_token_gives_its_cookie_once() {
 
 #[tokio::test]
 async fn later_birth_token_of_the_session_is_another() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("light")).await.unwrap();
     let first = live.relay().unwrap();
@@ -45,9 +48,9 @@ async fn later_birth_token_of_the_session_is_another() {
 #[tokio::test]
 async fn other_nodes_accept_a_birth_token_once_each() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let token = born(&node).await;
-    for node in [node, app.node()] {
+    for node in [node, app.start()] {
         bring_ok(&mut Browser::new(), &node, &token).await;
         assert_refused(&bring(&mut Browser::new(), &node, &token).await, "token_used");
     }
@@ -56,7 +59,7 @@ async fn other_nodes_accept_a_birth_token_once_each() {
 #[tokio::test]
 async fn store_decides_whether_the_born_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over = |store: SpyStore| app.node_with(|sessions| sessions.tier(store));
+    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(store));
     let first = over(store.clone());
     let live = socket(&Browser::new(), &first).await;
     live.set(theme("dark")).await.unwrap();
@@ -71,7 +74,7 @@ async fn store_decides_whether_the_born_session_lives() {
 #[tokio::test]
 async fn late_beginning_is_traced_with_its_remedy() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (trace, _guard) = Trace::begin();
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("dark")).await.unwrap();

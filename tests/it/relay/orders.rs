@@ -3,15 +3,18 @@
 use layered_session::{Closed, Principal, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::{App, at_once, get, kind, set, signed_in, socket, theme, visitor},
-    turns::{self, Mfa, bring_ok, id, is_ada, login, node, principal, user},
-    world::{Browser, DAY, Division, Theme},
+    app::App,
+    browser::Browser,
+    turns::{self, Mfa, bring_ok, id, is_ada, login, node, principal},
+    values::{DAY, Division, Theme, theme, user},
+    visits::{get, kind, set, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 #[tokio::test]
 async fn turns_on_a_socket_change_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     assert_eq!(kind(live.sign_in(user("ada")).await), Some(WriteErrorKind::HeadSent));
@@ -25,14 +28,14 @@ async fn turns_on_a_socket_change_nothing() {
 #[tokio::test]
 async fn order_signs_the_page_in() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let (old, live) = (browser.clone(), socket(&browser, &node).await);
     let token = login(&live);
     assert_eq!((live.principal(), principal(&browser, &node).await), (None, None), "nothing has changed yet");
     bring_ok(&mut browser, &node, &token).await;
     assert!(is_ada(principal(&browser, &node).await));
-    assert!(is_ada(principal(&browser, &app.node()).await), "by the cookie alone");
+    assert!(is_ada(principal(&browser, &app.start()).await), "by the cookie alone");
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
     assert_eq!(at_once(live.closed()), Some(Closed::Renewed));
     assert_ne!(id(&browser), id(&old));
@@ -42,7 +45,7 @@ async fn order_signs_the_page_in() {
 #[tokio::test]
 async fn order_adopts_the_visitors_choice() {
     for (adopts, expected) in [(true, Division(3)), (false, Division(-1))] {
-        let node = App::new().node();
+        let node = App::new().node;
         let mut browser = visitor(&node).await;
         let live = socket(&browser, &node).await;
         // The cookie lacks the switch: the order brings the switch along.
@@ -57,7 +60,7 @@ async fn order_adopts_the_visitors_choice() {
 #[tokio::test]
 async fn visitor_without_a_session_signs_in() {
     let app = App::new();
-    let (first, second) = (app.node(), app.node());
+    let (first, second) = (app.start(), app.start());
     let live = socket(&Browser::new(), &first).await;
     let token = login(&live);
     for node in [&first, &second] {
@@ -71,11 +74,11 @@ async fn visitor_without_a_session_signs_in() {
 async fn order_of_an_unconfirmed_session_needs_no_cookie() {
     let app = App::new();
     for restarts in [false, true] {
-        let node = app.node();
+        let node = app.start();
         let live = socket(&Browser::new(), &node).await;
         live.set(theme("dark")).await.unwrap();
         let token = login(&live);
-        let node = if restarts { app.node() } else { node };
+        let node = if restarts { app.start() } else { node };
         let mut browser = Browser::new();
         bring_ok(&mut browser, &node, &token).await;
         assert!(is_ada(principal(&browser, &node).await));
@@ -131,7 +134,7 @@ async fn orders_of_two_users_begin_two_sessions() {
 #[tokio::test]
 async fn other_handles_of_a_planted_cookie_get_no_order() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let planted = browser.clone();
     let (live, other) = (socket(&browser, &node).await, socket(&planted, &node).await);
@@ -149,12 +152,12 @@ async fn other_handles_of_a_planted_cookie_get_no_order() {
 #[tokio::test]
 async fn newer_order_of_a_handle_replaces_the_older() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let (first, second) = (login(&live), live.sign_in(user("bob")).by_page().unwrap().to_string());
     bring_ok(&mut browser, &node, &second).await;
-    let refused = crate::support::app::bring(&mut browser, &node, &first).await;
+    let refused = crate::support::visits::bring(&mut browser, &node, &first).await;
     turns::assert_refused(&refused, "relay_other_session");
     assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
 }
@@ -162,7 +165,7 @@ async fn newer_order_of_a_handle_replaces_the_older() {
 #[tokio::test]
 async fn order_carries_the_use_of_an_idle_cookie() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     app.pass(DAY);
@@ -170,7 +173,7 @@ async fn order_carries_the_use_of_an_idle_cookie() {
     app.pass(DAY);
     let token = login(&live);
     // The cookie's own seal is two days old, and the token's use is one day old, on whichever node.
-    for node in [node, app.node()] {
+    for node in [node, app.start()] {
         let mut browser = browser.clone();
         bring_ok(&mut browser, &node, &token).await;
         assert!(is_ada(principal(&browser, &node).await));
@@ -181,7 +184,7 @@ async fn order_carries_the_use_of_an_idle_cookie() {
 #[tokio::test]
 async fn order_over_a_store_begins_one_session() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
     let (first, second) = (node(), node());
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;
@@ -190,17 +193,17 @@ async fn order_over_a_store_begins_one_session() {
     bring_ok(&mut browser, &second, &token).await;
     assert!(is_ada(principal(&browser, &first).await));
     assert_eq!(get::<Theme>(&mut browser, &first).await, theme("dark"));
-    let again = crate::support::app::bring(&mut old.clone(), &first, &token).await;
+    let again = crate::support::visits::bring(&mut old.clone(), &first, &token).await;
     turns::assert_refused(&again, "session_closed");
     // Where no cookie is possible, the store alone knows that the begun id is in use.
     let token = login(&socket(&Browser::new(), &first).await);
     bring_ok(&mut Browser::new(), &first, &token).await;
-    turns::assert_refused(&crate::support::app::bring(&mut Browser::new(), &second, &token).await, "session_closed");
+    turns::assert_refused(&crate::support::visits::bring(&mut Browser::new(), &second, &token).await, "session_closed");
 }
 
 #[tokio::test]
 async fn order_adopts_each_value_once() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = Browser::new();
     set(&mut browser, &node, Division(2)).await;
     let live = socket(&browser, &node).await;
@@ -211,7 +214,7 @@ async fn order_adopts_each_value_once() {
 
 #[tokio::test]
 async fn only_a_users_value_is_adopted() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&visitor(&node).await, &node).await;
     let refused = live.sign_in(user("ada")).adopt::<Theme>().by_page();
     assert_eq!(kind(refused), Some(WriteErrorKind::Undeclared));

@@ -6,16 +6,20 @@ use http::StatusCode;
 use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::{App, at_once, bring, get, kind, post, sign_in, signed_in, socket, theme, visitor},
-    turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal, user},
-    world::{Browser, Division, Node, Theme},
+    app::App,
+    browser::Browser,
+    node::Node,
+    turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal},
+    values::{Division, Theme, theme, user},
+    visits::{bring, get, kind, post, sign_in, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 #[tokio::test]
 async fn order_lives_a_minute() {
     let app = App::new();
     for (passed, taken) in [(59_999, true), (60_000, false)] {
-        let node = app.node();
+        let node = app.start();
         let mut browser = visitor(&node).await;
         let token = login(&socket(&browser, &node).await);
         app.pass(Duration::from_millis(passed));
@@ -29,7 +33,7 @@ async fn order_lives_a_minute() {
 #[tokio::test]
 async fn order_is_old_until_the_clock_has_caught_up() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let before = login(&live);
@@ -46,11 +50,11 @@ async fn order_is_old_until_the_clock_has_caught_up() {
 #[tokio::test]
 async fn order_begins_one_session_wherever_it_is_brought() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let token = login(&socket(&browser, &node).await);
     let mut begun = Vec::new();
-    for node in [node.clone(), app.node(), app.node()] {
+    for node in [node.clone(), app.start(), app.start()] {
         let mut page = browser.clone();
         bring_ok(&mut page, &node, &token).await;
         begun.push(id(&page));
@@ -67,7 +71,7 @@ async fn order_begins_one_session_wherever_it_is_brought() {
 #[tokio::test]
 async fn order_needs_the_cookie_of_its_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let token = login(&socket(&browser, &node).await);
     assert_refused(&bring(&mut Browser::new(), &node, &token).await, "relay_other_session");
@@ -88,7 +92,7 @@ async fn order_needs_the_cookie_of_its_session() {
 async fn order_does_not_outlive_a_sign_out() {
     let app = App::new();
     for renews in [true, false] {
-        let node = app.node();
+        let node = app.start();
         let mut browser = visitor(&node).await;
         let (mut old, token) = (browser.clone(), login(&socket(&browser, &node).await));
         let turn = async move |session: Session| if renews { session.renew().await } else { session.sign_out().await };
@@ -102,7 +106,7 @@ async fn order_does_not_outlive_a_sign_out() {
 #[tokio::test]
 async fn order_does_not_outlive_the_users_end_of_all() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     // Stamped before the order: the order's session comes later.
@@ -112,7 +116,7 @@ async fn order_does_not_outlive_the_users_end_of_all() {
     let token = login(&live);
     for node in [&node, &other] {
         let mut page = browser.clone();
-        let stamped = app.node();
+        let stamped = app.start();
         stamped.sessions.end_all(Principal::new("ada")).await.unwrap();
         assert_refused(&bring(&mut page, &stamped, &token).await, "session_closed");
         bring_ok(&mut page, node, &token).await;
@@ -130,7 +134,7 @@ async fn order_does_not_outlive_the_users_end_of_all() {
 #[tokio::test]
 async fn stamp_of_the_present_user_stops_a_change_of_user() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let token = socket(&browser, &node).await.sign_in(user("bob")).by_page().unwrap();
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
@@ -141,8 +145,9 @@ async fn stamp_of_the_present_user_stops_a_change_of_user() {
 #[tokio::test]
 async fn order_of_another_user_is_refused() {
     let app = App::new();
-    let node = app.node_with(|sessions| {
-        sessions.identify_by::<crate::support::world::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
+    let node = app.start_with(|sessions| {
+        sessions
+            .identify_by::<crate::support::values::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
     });
     let mut browser = visitor(&node).await;
     // Ordered while nobody was signed in; the page's own cookie is of a session that somebody signed into since.
@@ -175,7 +180,7 @@ async fn chain_without_memory_gives_no_order() {
     let app = App::new();
     let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
     let chain = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone());
-    let identified = chain.identify_by::<crate::support::world::User>(|user| Some(Principal::new(&user.0)));
+    let identified = chain.identify_by::<crate::support::values::User>(|user| Some(Principal::new(&user.0)));
     let node = Node::new(identified.build().unwrap());
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
@@ -187,7 +192,7 @@ async fn chain_without_memory_gives_no_order() {
 #[tokio::test]
 async fn ninth_order_of_a_handle_is_refused() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(store.clone()));
     let (node, other) = (over_store(), over_store());
     let live = socket(&Browser::new(), &node).await;
     let order = |number: usize| live.sign_in(user(&format!("user {number}"))).by_page();
@@ -214,7 +219,7 @@ async fn ninth_order_of_a_handle_is_refused() {
 #[tokio::test]
 async fn removal_names_every_order_that_was_given() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let (mut given, mut refused) = (Vec::new(), 0);
@@ -234,7 +239,7 @@ async fn removal_names_every_order_that_was_given() {
     for token in &given {
         let mut page = browser.clone();
         // The node knows of no end yet.
-        let answer = bring(&mut page, &app.node(), token).await;
+        let answer = bring(&mut page, &app.start(), token).await;
         if answer.status == StatusCode::OK {
             pages.push(page);
         }
@@ -250,7 +255,7 @@ async fn removal_names_every_order_that_was_given() {
 // Two orders that clones give at the same moment name the same session.
 #[test]
 fn orders_of_clones_begin_one_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     for _ in 0..200 {
         let live = at_once(socket(&Browser::new(), &node)).unwrap();
         let barrier = Barrier::new(2);
@@ -275,7 +280,7 @@ async fn order_that_would_not_fit_is_refused_when_ordered() {
     let grants = live.renew_by_page().with(&Division(1));
     assert_eq!(kind(grants.token()), Some(WriteErrorKind::Invalid), "of principal scope");
     assert_eq!(kind(live.renew_by_page().with(&user("eve")).token()), Some(WriteErrorKind::Invalid), "the identity");
-    let undeclared = socket(&browser, &app.node()).await;
+    let undeclared = socket(&browser, &app.start()).await;
     assert_eq!(kind(undeclared.renew_by_page().with(&Mfa(true)).token()), Some(WriteErrorKind::Undeclared));
     let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();
     bring_ok(&mut browser, &node, token.as_str()).await;
@@ -284,12 +289,12 @@ async fn order_that_would_not_fit_is_refused_when_ordered() {
 #[tokio::test]
 async fn refused_order_takes_in_its_relay_part() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     live.set(theme("dark")).await.unwrap();
     let token = login(&live);
-    let restarted = app.node();
+    let restarted = app.start();
     restarted.sessions.end_all(Principal::new("ada")).await.unwrap();
     assert_eq!(bring(&mut browser, &restarted, &token).await.code(), "session_closed");
     assert_eq!(get::<Theme>(&mut browser, &restarted).await, theme("dark"));
@@ -298,7 +303,7 @@ async fn refused_order_takes_in_its_relay_part() {
 
 #[tokio::test]
 async fn order_takes_no_writeback_beside() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let token = login(&socket(&browser, &node).await);
     let body = serde_json::json!({ "$relay": token, "theme": "dark" }).to_string();
@@ -308,7 +313,7 @@ async fn order_takes_no_writeback_beside() {
 
 #[tokio::test]
 async fn order_over_an_ended_cookie_needs_the_cookie() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut old = browser.clone();
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
@@ -322,7 +327,7 @@ async fn order_over_an_ended_cookie_needs_the_cookie() {
 
 #[tokio::test]
 async fn carried_out_order_is_a_handles_last() {
-    let node = App::new().node();
+    let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     bring_ok(&mut Browser::new(), &node, &login(&live)).await;
     assert_eq!(kind(live.sign_in(user("bob")).by_page()), Some(WriteErrorKind::Closed));
@@ -331,7 +336,7 @@ async fn carried_out_order_is_a_handles_last() {
 #[tokio::test]
 async fn ended_order_begins_nothing_at_another_node() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over_store = || app.node_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(store.clone()));
     let (node, other) = (over_store(), over_store());
     let live = socket(&Browser::new(), &node).await;
     let token = login(&live);

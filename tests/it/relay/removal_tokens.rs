@@ -3,9 +3,13 @@
 use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::{App, at_once, bring, get, kind, sign_in, signed_in, socket, theme, visitor},
-    turns::{assert_refused, bring_ok, is_ada, login, principal, user},
-    world::{Browser, DAY, HOUR, Node, Theme},
+    app::App,
+    browser::Browser,
+    node::Node,
+    turns::{assert_refused, bring_ok, is_ada, login, principal},
+    values::{DAY, HOUR, Theme, theme, user},
+    visits::{bring, get, kind, sign_in, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 async fn sign_out(live: &Session) -> String {
@@ -21,7 +25,7 @@ async fn is_dead(browser: &Browser, node: &Node) -> bool {
 #[tokio::test]
 async fn logout_on_a_socket_reaches_the_browser() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
     let live = socket(&browser, &node).await;
     assert_eq!(live.relay(), None);
@@ -42,7 +46,7 @@ async fn logout_on_a_socket_reaches_the_browser() {
 #[tokio::test]
 async fn removal_names_the_sessions_of_all_orders() {
     let app = App::new();
-    let (first, second) = (app.node(), app.node());
+    let (first, second) = (app.start(), app.start());
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;
     bring_ok(&mut browser, &second, &login(&live)).await;
@@ -57,7 +61,7 @@ async fn removal_names_the_sessions_of_all_orders() {
 #[tokio::test]
 async fn sign_out_after_an_outage_takes_orders_back() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let mut browser = Browser::new();
     let live = socket(&browser, &node).await;
     let order = login(&live);
@@ -72,7 +76,7 @@ async fn sign_out_after_an_outage_takes_orders_back() {
 // The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
 #[tokio::test]
 async fn removal_spares_a_renewed_session_that_it_does_not_name() {
-    let node = App::new().node();
+    let node = App::new().node;
     let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
     let mut browser = visitor(&node).await;
     let mut old = browser.clone();
@@ -82,7 +86,7 @@ async fn removal_spares_a_renewed_session_that_it_does_not_name() {
 
 #[tokio::test]
 async fn clones_of_the_ending_handle_give_the_removal() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let (live, other) = (socket(&browser, &node).await, socket(&browser, &node).await);
     let clone = live.clone();
@@ -98,7 +102,7 @@ async fn clones_of_the_ending_handle_give_the_removal() {
 #[tokio::test]
 async fn removal_spares_a_later_sign_in() {
     for signs_over in [true, false] {
-        let node = App::new().node();
+        let node = App::new().node;
         let mut browser = signed_in(&node, "ada").await;
         let old = browser.clone();
         let live = socket(&browser, &node).await;
@@ -120,7 +124,7 @@ async fn removal_spares_a_later_sign_in() {
 #[tokio::test]
 async fn removal_of_a_renewed_id_says_nothing_of_the_cookie() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
     let token = sign_out(&socket(&browser, &node).await).await;
     // The other node has renewed the session, of whose end it knows nothing.
@@ -133,7 +137,7 @@ async fn removal_of_a_renewed_id_says_nothing_of_the_cookie() {
 #[tokio::test]
 async fn logout_voids_an_order_in_flight() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let order = login(&live);
@@ -151,7 +155,7 @@ async fn logout_voids_an_order_in_flight() {
 
 #[tokio::test]
 async fn logout_ends_the_session_of_a_carried_out_order() {
-    let node = App::new().node();
+    let node = App::new().node;
     for with_session in [true, false] {
         let mut browser = if with_session { visitor(&node).await } else { Browser::new() };
         let live = socket(&browser, &node).await;
@@ -167,7 +171,7 @@ async fn logout_ends_the_session_of_a_carried_out_order() {
 #[tokio::test]
 async fn logout_names_a_session_begun_elsewhere() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     bring_ok(&mut browser, &other, &login(&live)).await;
@@ -182,7 +186,7 @@ async fn logout_names_a_session_begun_elsewhere() {
 
 #[tokio::test]
 async fn removal_spares_a_cookie_that_does_not_open() {
-    let node = App::new().node();
+    let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let token = sign_out(&socket(&browser, &node).await).await;
     let mut unread = Browser::new();
@@ -194,7 +198,7 @@ async fn removal_spares_a_cookie_that_does_not_open() {
 async fn socket_signs_out_and_in_again() {
     let app = App::new();
     for brings_removal in [true, false] {
-        let node = app.node();
+        let node = app.start();
         let mut browser = signed_in(&node, "ada").await;
         let live = socket(&browser, &node).await;
         let removal = sign_out(&live).await;
@@ -205,7 +209,7 @@ async fn socket_signs_out_and_in_again() {
         bring_ok(&mut browser, &node, order.as_str()).await;
         assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
         // On a node that does not know of the end, the order ends the old id first.
-        let (restarted, mut page) = (app.node(), signed_in(&node, "ada").await);
+        let (restarted, mut page) = (app.start(), signed_in(&node, "ada").await);
         let old = page.clone();
         let live = socket(&page, &node).await;
         sign_out(&live).await;
@@ -218,7 +222,7 @@ async fn socket_signs_out_and_in_again() {
 
 #[tokio::test]
 async fn renewal_after_an_own_end_begins_an_empty_session() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     live.destroy().await.unwrap();
@@ -230,7 +234,7 @@ async fn renewal_after_an_own_end_begins_an_empty_session() {
 #[tokio::test]
 async fn removal_without_a_cookie_ends_nothing() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let token = sign_out(&live).await;
@@ -242,7 +246,7 @@ async fn removal_without_a_cookie_ends_nothing() {
 #[tokio::test]
 async fn removal_outlives_a_short_session() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = Browser::new();
     let begin = async |session: Session| {
         session.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
@@ -261,7 +265,7 @@ async fn removal_outlives_a_short_session() {
 #[tokio::test]
 async fn order_ends_a_remembered_session_for_good() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let year = Lifetime::new(365 * DAY, 365 * DAY).unwrap();
     browser.visit(&node, async move |session| session.set_lifetime(year).await.unwrap()).await;
@@ -280,7 +284,7 @@ async fn order_ends_a_remembered_session_for_good() {
 #[tokio::test]
 async fn removal_names_a_session_that_another_request_ended() {
     let app = App::new();
-    let (node, other) = (app.node(), app.node());
+    let (node, other) = (app.start(), app.start());
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     login(&live);
@@ -293,7 +297,7 @@ async fn removal_names_a_session_that_another_request_ended() {
 
 #[tokio::test]
 async fn request_gives_no_removal() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let sign_out = async |session: Session| {
         session.sign_out().await.unwrap();

@@ -6,8 +6,11 @@ use http::StatusCode;
 use layered_session::{Resolution, Session, SessionWriteback};
 
 use crate::support::{
-    app::{App, bring, carried, get, set, sign_in, signed_in, socket, theme, under_way, visitor},
-    world::{Answer, Browser, DAY, Division, HOUR, Node, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    values::{DAY, Division, HOUR, Theme, User, Visits, theme},
+    visits::{bring, carried, get, set, sign_in, signed_in, socket, under_way, visitor},
 };
 
 /// Writes on a socket, and takes what the page is to bring.
@@ -32,7 +35,7 @@ async fn born(node: &Node) -> (Session, String) {
 #[tokio::test]
 async fn a_token_takes_every_change_to_the_cookie_of_its_own_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let live = socket(&browser, &node).await;
     assert_eq!(live.relay(), None, "the cookie lacks nothing");
@@ -51,7 +54,7 @@ async fn a_token_takes_every_change_to_the_cookie_of_its_own_session() {
 #[tokio::test]
 async fn first_hit_takes_a_newer_value_from_a_token() {
     let app = App::new();
-    let [first, second] = [(); 2].map(|()| app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let [first, second] = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = signed_in(&first, "ada").await;
     set(&mut browser, &first, theme("light")).await;
     set(&mut browser, &first, Division(1)).await;
@@ -69,11 +72,11 @@ async fn first_hit_takes_a_newer_value_from_a_token() {
 #[tokio::test]
 async fn another_node_with_the_same_keys_takes_the_token() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let token = switch(&socket(&browser, &node).await, "dark").await;
     drop(node);
-    let restarted = app.node();
+    let restarted = app.start();
     assert_eq!(bring(&mut browser, &restarted, &token).await.status, StatusCode::OK);
     assert_eq!(get::<Theme>(&mut browser.clone(), &restarted).await, theme("dark"));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
@@ -82,7 +85,7 @@ async fn another_node_with_the_same_keys_takes_the_token() {
 #[tokio::test]
 async fn another_session_a_request_without_one_and_a_session_that_is_over_can_bring_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let token = switch(&socket(&browser, &node).await, "dark").await;
     let mut other = visitor(&node).await;
@@ -102,11 +105,11 @@ async fn another_session_a_request_without_one_and_a_session_that_is_over_can_br
 async fn a_token_lives_as_long_as_a_cookie_sealed_with_it() {
     for (left, expected) in [(Duration::from_millis(1), StatusCode::OK), (Duration::ZERO, StatusCode::CONFLICT)] {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         let mut browser = visitor(&node).await;
         let token = switch(&socket(&browser, &node).await, "dark").await;
         app.pass(DAY);
-        let restarted = app.node();
+        let restarted = app.start();
         get::<Theme>(&mut browser, &restarted).await;
         app.pass(DAY - left);
         let answer = bring(&mut browser, &restarted, &token).await;
@@ -122,12 +125,12 @@ async fn a_token_lives_as_long_as_a_cookie_sealed_with_it() {
 #[tokio::test]
 async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_come() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let tokens = [switch(&live, "first").await, switch(&live, "second").await, switch(&live, "third").await];
     for order in [[0, 1, 2, 2], [2, 1, 0, 1], [1, 2, 0, 2], [2, 0, 1, 0]] {
-        let (restarted, mut browser) = (app.node(), browser.clone());
+        let (restarted, mut browser) = (app.start(), browser.clone());
         for at in order {
             assert_eq!(bring(&mut browser, &restarted, &tokens[at]).await.status, StatusCode::OK);
         }
@@ -140,14 +143,14 @@ async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_c
 #[tokio::test]
 async fn a_removal_survives_a_restart_an_older_cookie_and_an_older_token() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     let older_token = switch(&live, "dark").await;
     let older_cookie = browser.clone();
     live.remove::<Theme>().await.unwrap();
     bring(&mut browser, &node, live.relay().unwrap().as_str()).await;
-    for node in [node, app.node()] {
+    for node in [node, app.start()] {
         assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
         assert_eq!(get::<Theme>(&mut older_cookie.clone(), &node).await, Theme::default(), "the older cookie");
         assert_eq!(bring(&mut browser, &node, &older_token).await.status, StatusCode::OK);
@@ -158,7 +161,7 @@ async fn a_removal_survives_a_restart_an_older_cookie_and_an_older_token() {
 #[tokio::test]
 async fn a_token_made_for_something_else_is_refused() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let token = switch(&socket(&browser, &node).await, "dark").await;
     let (_, birth) = born(&node).await;
@@ -181,14 +184,14 @@ async fn a_token_made_for_something_else_is_refused() {
         thief.set("session", sealed);
         assert_eq!(get::<Theme>(&mut thief, &node).await, Theme::default(), "a token is no cookie");
     }
-    assert_eq!(bring(&mut browser, &App::new().node(), &token).await.code(), "relay_invalid", "other keys");
+    assert_eq!(bring(&mut browser, &App::new().node, &token).await.code(), "relay_invalid", "other keys");
 }
 
 // Acceptance 28.
 #[tokio::test]
 async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = Browser::new();
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
     let live = socket(&browser, &node).await;
@@ -206,13 +209,13 @@ async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart()
 #[tokio::test]
 async fn a_birth_token_opens_its_session_on_a_restarted_node() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let live = under_way(&Browser::new(), &node).await;
     let token = switch(&live, "dark").await;
     live.sign_in(User("ada".into())).await.unwrap();
     live.set(Division(2)).await.unwrap();
     let signed = live.relay().unwrap();
-    let (restarted, mut browser) = (app.node(), Browser::new());
+    let (restarted, mut browser) = (app.start(), Browser::new());
     assert_eq!(bring(&mut browser, &restarted, signed.as_str()).await.status, StatusCode::OK);
     assert_eq!(get::<Division>(&mut browser, &restarted).await, Division(2));
     assert_eq!(carried::<Theme>(&browser, &app).await, theme("dark"));
@@ -223,13 +226,13 @@ async fn a_birth_token_opens_its_session_on_a_restarted_node() {
 #[tokio::test]
 async fn a_birth_token_without_its_cookie_is_good_for_a_minute() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (_live, token) = born(&node).await;
     app.pass(Duration::from_millis(59_999));
     let (mut browser, mut late) = (Browser::new(), Browser::new());
     assert_eq!(bring(&mut browser, &node, &token).await.status, StatusCode::OK);
     app.pass(Duration::from_millis(1));
-    for node in [&node, &app.node()] {
+    for node in [&node, &app.start()] {
         assert_refused(&bring(&mut late, node, &token).await, StatusCode::CONFLICT, "relay_expired");
     }
     assert!(late.cookie("session").is_none());
@@ -240,11 +243,11 @@ async fn a_birth_token_without_its_cookie_is_good_for_a_minute() {
 #[tokio::test]
 async fn a_birth_token_changes_nothing_for_the_live_cookie_of_another_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (_live, token) = born(&node).await;
     let mut other = visitor(&node).await;
     let before = other.clone();
-    for node in [&node, &app.node()] {
+    for node in [&node, &app.start()] {
         assert_refused(&bring(&mut other, node, &token).await, StatusCode::CONFLICT, "relay_other_session");
     }
     assert_eq!(other.cookie("session"), before.cookie("session"));
@@ -256,7 +259,7 @@ async fn a_birth_token_changes_nothing_for_the_live_cookie_of_another_session() 
 #[tokio::test]
 async fn a_birth_token_brought_again_is_the_same_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (live, token) = born(&node).await;
     let newer = switch(&live, "light").await;
     let mut browser = Browser::new();
@@ -270,7 +273,7 @@ async fn a_birth_token_brought_again_is_the_same_session() {
 #[tokio::test]
 async fn once_the_cookie_was_seen_the_sockets_tokens_open_no_session() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (live, token) = born(&node).await;
     let mut browser = Browser::new();
     bring(&mut browser, &node, &token).await;
@@ -284,7 +287,7 @@ async fn once_the_cookie_was_seen_the_sockets_tokens_open_no_session() {
 
 #[tokio::test]
 async fn another_site_can_bring_no_token() {
-    let node = App::new().node();
+    let node = App::new().node;
     let (_live, token) = born(&node).await;
     let mut request = Browser::new().post_json(serde_json::json!({ "$relay": token }).to_string());
     for site in ["cross-site", "same-site", "none"] {
@@ -297,7 +300,7 @@ async fn another_site_can_bring_no_token() {
 #[tokio::test]
 async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (live, token) = born(&node).await;
     live.destroy().await.unwrap();
     let removal = live.relay().expect("the browser may have the cookie");
@@ -313,7 +316,7 @@ async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
 #[tokio::test]
 async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_through_the_page() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let live = socket(&browser, &node).await;
     live.set(Division(4)).await.unwrap();
@@ -329,7 +332,7 @@ async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_throug
 async fn token_brings_the_use_of_a_socket() {
     for hours in [7, 9] {
         let app = App::new();
-        let (here, there) = (app.node(), app.node());
+        let (here, there) = (app.start(), app.start());
         let mut browser = visitor(&here).await;
         let live = socket(&browser, &here).await;
         assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"));
@@ -346,7 +349,7 @@ async fn token_brings_the_use_of_a_socket() {
 #[tokio::test]
 async fn brought_values_are_counted() {
     let app = App::new();
-    let (here, there) = (app.node(), app.node());
+    let (here, there) = (app.start(), app.start());
     let mut browser = visitor(&here).await;
     let live = socket(&browser, &here).await;
     assert_eq!(get::<Theme>(&mut browser, &there).await, theme("light"));

@@ -8,8 +8,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, carried, get, seen, set, sign_in, signed_in, socket, theme, visitor},
-    world::{Browser, DAY, Division, Node, TICK, Theme, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, TICK, Theme, Visits, theme},
+    visits::{carried, get, seen, set, sign_in, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 /// It ends 31 days after its last write.
@@ -34,7 +38,7 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
         [(Resolution::Newest, (Division(2), "cookie")), (Resolution::FirstHit, (Division(1), "memory"))]
     {
         let app = App::new();
-        let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(resolution)));
+        let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(resolution)));
         let mut browser = signed_in(&elsewhere, "ada").await;
         set(&mut browser, &elsewhere, Division(1)).await;
         get::<Division>(&mut browser, &node).await;
@@ -53,7 +57,7 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
 #[tokio::test]
 async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
     let app = App::new();
-    let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = visitor(&elsewhere).await;
     get::<Theme>(&mut browser, &node).await;
     for name in ["a", "b", "c"] {
@@ -98,9 +102,9 @@ async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
 #[tokio::test]
 async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
     let app = App::new();
-    let mut browser = signed_in(&app.node(), "ada").await;
-    set(&mut browser, &app.node(), Division(2)).await;
-    let live = socket(&browser, &app.node()).await;
+    let mut browser = signed_in(&app.start(), "ada").await;
+    set(&mut browser, &app.start(), Division(2)).await;
+    let live = socket(&browser, &app.start()).await;
     assert_eq!((live.value::<Division>(), live.origin::<Division>().tier()), (Division(2), "cookie"));
     assert_eq!(at_once(live.watch::<Division>().next()), Some(Some(Division(2))));
 }
@@ -109,14 +113,14 @@ async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
 #[tokio::test]
 async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
     let app = App::new();
-    let mut node = app.node();
+    let mut node = app.start();
     let mut browser = visitor(&node).await;
     set(&mut browser, &node, theme("dark")).await;
     for _ in 0..3 {
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a reload");
         app.pass(DAY);
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a visit a day later");
-        node = app.node();
+        node = app.start();
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"), "a deploy");
     }
 }
@@ -159,7 +163,7 @@ async fn an_expired_copy_in_memory_hides_nothing_below_it() {
 #[tokio::test]
 async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
     let app = App::new();
-    let (elsewhere, node) = (app.node(), app.node());
+    let (elsewhere, node) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     app.pass(36 * Duration::from_secs(3600));
     set(&mut browser, &elsewhere, Visits(1)).await;
@@ -250,7 +254,7 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
 #[tokio::test]
 async fn newer_anonymous_choice_ends_with_a_sign_in() {
     let app = App::new();
-    let (elsewhere, node) = (app.node(), app.node_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = Browser::new();
     set(&mut browser, &node, Division(1)).await;
     app.pass(TICK);
@@ -264,7 +268,7 @@ async fn newer_anonymous_choice_ends_with_a_sign_in() {
 
 #[tokio::test]
 async fn explanation_is_a_line_for_logs() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = visitor(&node).await;
     let explained = browser.visit(&node, async |session| session.explain::<Theme>().to_string()).await;
     let (memory, rest) = explained.split_once("; ").unwrap();

@@ -11,9 +11,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, carried, get, post, seen, set, signed_in, socket, under_way},
-    site::dark,
-    world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    values::{Division, HOUR, TICK, Theme, User, Visits, dark},
+    visits::{carried, get, post, seen, set, signed_in, socket, under_way},
+    waiting::at_once,
 };
 
 /// Another one of the user's.
@@ -30,7 +33,7 @@ impl SessionValue for Language {
 async fn who_signs_in_finds_what_the_store_has_of_the_user() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = || app.node_with(|sessions| sessions.tier(store.clone()).value::<Language>());
+    let node = || app.start_with(|sessions| sessions.tier(store.clone()).value::<Language>());
     let ada = async |node: &Node| node.sessions.of(Principal::new("ada")).await.unwrap();
     let elsewhere = node();
     ada(&elsewhere).await.set(Division(3)).await.unwrap();
@@ -67,7 +70,7 @@ async fn who_signs_in_finds_what_the_store_has_of_the_user() {
 async fn nobody_signs_in_while_the_store_is_away() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let session = under_way(&Browser::new(), &node).await;
     session.set(Theme("dark".into())).await.unwrap();
     store.fail();
@@ -80,14 +83,14 @@ async fn nobody_signs_in_while_the_store_is_away() {
 #[tokio::test]
 async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_is_touched() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
     ada().await.set(Division(2)).await.unwrap();
     let mut browser = Browser::new();
     assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"));
     set(&mut browser, &node, Division(3)).await;
     assert_eq!(seen(&mut browser, &node).await, (Division(3), "memory"));
-    assert_eq!(seen(&mut browser, &app.node()).await, (Division(3), "cookie"));
+    assert_eq!(seen(&mut browser, &app.start()).await, (Division(3), "cookie"));
     assert_eq!(ada().await.value::<Division>(), Division(2));
     assert_eq!(node.sessions.stats().records, 2, "one session and one user");
 }
@@ -96,7 +99,7 @@ async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_
 #[tokio::test]
 async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (mut first, mut second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
     set(&mut first, &node, Division(1)).await;
     assert_eq!(get::<Division>(&mut second, &node).await, Division(1));
@@ -110,7 +113,7 @@ async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie
 #[tokio::test]
 async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (mut first, second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
     let mut page = socket(&second, &node).await.watch::<Division>();
     assert_eq!(at_once(page.next()), Some(Some(Division(-1))));
@@ -296,7 +299,7 @@ async fn other_users_part_leaves_the_cookie() {
 #[tokio::test]
 async fn cookie_keeps_the_users_record() {
     let app = App::new();
-    let node = || app.node_with(|sessions| sessions.principal_idle(HOUR));
+    let node = || app.start_with(|sessions| sessions.principal_idle(HOUR));
     let (here, there) = (node(), node());
     let mut browser = signed_in(&here, "ada").await;
     browser.visit(&here, async |session| session.set(Division(3)).await.unwrap()).await;
@@ -317,7 +320,7 @@ async fn sign_in_adopts_no_other_users_choice() {
     let earlier = Node::new(guests.build().unwrap());
     let mut browser = signed_in(&earlier, "guest").await;
     set(&mut browser, &earlier, Division(2)).await;
-    let node = app.node();
+    let node = app.start();
     let turn = async |session: Session| {
         let before = session.principal();
         session.sign_in(User("ada".into())).adopt::<Division>().await.unwrap();
@@ -330,7 +333,7 @@ async fn sign_in_adopts_no_other_users_choice() {
 
 #[tokio::test]
 async fn clear_signs_nobody_out() {
-    let node = App::new().node();
+    let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, dark()).await;
     browser.visit(&node, async |session| session.clear().await.unwrap()).await;
@@ -340,7 +343,7 @@ async fn clear_signs_nobody_out() {
 
 #[tokio::test]
 async fn choice_that_does_not_fit_signs_nobody_in() {
-    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
     let mut length = 4000;
     while ada.set(Language("x".repeat(length))).await.is_err() {
@@ -371,7 +374,7 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
 // The user has a division already: the longer choice of the browser is not carried over, and needs no room.
 #[tokio::test]
 async fn full_record_refuses_no_choice_that_it_has() {
-    let node = App::new().node_with(|sessions| sessions.value::<Language>());
+    let node = App::new().start_with(|sessions| sessions.value::<Language>());
     let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
     ada.set(Division(1)).await.unwrap();
     let mut length = 4000;

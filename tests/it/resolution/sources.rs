@@ -20,9 +20,13 @@ use layered_session::{
 use tower::{Layer, Service, service_fn};
 
 use crate::support::{
-    app::{App, at_once, theme, visitor},
+    app::App,
+    browser::Browser,
+    node::Node,
     trace::Trace,
-    world::{Browser, Node, Theme},
+    values::{Theme, theme},
+    visits::visitor,
+    waiting::at_once,
 };
 
 /// A source that never answers.
@@ -85,7 +89,7 @@ async fn late_source_gives_way_to_next_tier() {
     let mut browser = Browser::new();
     assert_eq!(past_deadline(&app, browser.visit(&node, visit)).await, theme("plain"));
     // Another node, whose chain has no source, has stored the value in the cookie.
-    let mut stored = visitor(&app.node()).await;
+    let mut stored = visitor(&app.start()).await;
     assert_eq!(past_deadline(&app, stored.visit(&node, visit)).await, theme("light"));
     assert_eq!(
         past_deadline(&app, node.sessions.of(Principal::new("ada"))).await.unwrap().value::<Theme>(),
@@ -139,7 +143,7 @@ async fn source_is_asked_for_every_declared_value() {
         }
     }
     let (app, asked) = (App::new(), Arc::default());
-    let node = app.node_with(|sessions| sessions.tier(Naming(Arc::clone(&asked))));
+    let node = app.start_with(|sessions| sessions.tier(Naming(Arc::clone(&asked))));
     let mut browser = visitor(&node).await;
     asked.lock().unwrap().clear();
     let visit = async |session: Session| {
@@ -156,7 +160,7 @@ async fn source_is_asked_for_every_declared_value() {
 #[tokio::test]
 async fn failing_source_is_traced_once_a_second() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.tier(Broken));
+    let node = app.start_with(|sessions| sessions.tier(Broken));
     let (trace, _guard) = Trace::begin();
     for (passed, left_out) in [(0, "left_out=0"), (1000, "left_out=4")] {
         app.pass(Duration::from_millis(passed));
@@ -187,7 +191,7 @@ impl Tier for LateThenBroken {
 #[tokio::test]
 async fn late_source_hides_no_later_error() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.tier(LateThenBroken::default()));
+    let node = app.start_with(|sessions| sessions.tier(LateThenBroken::default()));
     let (trace, _guard) = Trace::begin();
     let first = async {
         let passing = async { app.pass(Duration::from_millis(250)) };

@@ -9,8 +9,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, at_once, get, post, seen, set, socket, theme},
-    world::{Browser, Division, Node, NumberedTheme, Theme, Visits},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{Division, NumberedTheme, Theme, Visits, theme},
+    visits::{get, post, seen, set, socket},
+    waiting::at_once,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -75,7 +79,7 @@ async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
     set(&mut browser, &node, Visits(3)).await;
     assert_eq!(get::<NumberedTheme>(&mut browser, &earlier).await, NumberedTheme(7), "skipping deleted it");
     set(&mut browser, &node, theme("dark")).await;
-    for node in [node, app.node()] {
+    for node in [node, app.start()] {
         assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     }
 }
@@ -150,7 +154,7 @@ async fn one_type_decides_what_is_valid_on_every_path() {
     let twice = app.chain(DefaultTier::new()).value::<Division>().value::<AnyDivision>().build().unwrap_err();
     assert_eq!(twice.kind(), BuildErrorKind::Value);
     let lax = Node::new(app.chain(DefaultTier::new()).value::<AnyDivision>().build().unwrap());
-    let (node, mut browser) = (app.node(), Browser::new());
+    let (node, mut browser) = (app.start(), Browser::new());
     set(&mut browser, &lax, AnyDivision(9)).await;
     assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"), "out of the cookie");
     assert_eq!(post(&mut browser, &node, r#"{"current_division_id": 9}"#).await.code(), "invalid_value");

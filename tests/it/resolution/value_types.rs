@@ -6,8 +6,10 @@ use layered_session::{DefaultTier, SessionValue};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, get, set},
-    world::{Browser, Node},
+    app::App,
+    browser::Browser,
+    node::Node,
+    visits::{get, set},
 };
 
 /// The build that came first.

@@ -10,9 +10,13 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{at_once, signed_in, theme},
-    site::Site,
-    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, parsed, ring, set_cookies},
+    app::{App, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tokens::{parsed, set_cookies},
+    values::{Division, Theme, User, Visits, theme},
+    visits::signed_in,
+    waiting::at_once,
 };
 
 type Headers = &'static [(&'static str, &'static str)];
@@ -84,10 +88,10 @@ async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
 // R19, login CSRF.
 #[tokio::test]
 async fn cross_site_form_keeps_login() {
-    let site = Site::new();
-    let mut ada = signed_in(&site.node, "ada").await;
-    ada.write(&site.node, "dark").await;
-    for node in [&site.node, &site.cold()] {
+    let app = App::new();
+    let mut ada = signed_in(&app.node, "ada").await;
+    ada.write(&app.node, "dark").await;
+    for node in [&app.node, &app.start()] {
         assert_mints_nothing(node, request(&Browser::new(), Method::POST, FORM)).await;
         let kept = ada.clone().visit(node, async |session| (session.get::<User>(), session.value::<Theme>())).await;
         assert_eq!(kept, (Some(User("ada".into())), theme("dark")));
@@ -96,9 +100,9 @@ async fn cross_site_form_keeps_login() {
 
 #[tokio::test]
 async fn tokens_that_open_nothing_mint_nothing() {
-    let site = Site::new();
-    let (ada, bob) = (signed_in(&site.node, "ada").await, signed_in(&site.node, "bob").await);
-    let foreign = signed_in(&Site::new().node, "ada").await;
+    let app = App::new();
+    let (ada, bob) = (signed_in(&app.node, "ada").await, signed_in(&app.node, "bob").await);
+    let foreign = signed_in(&App::new().node, "ada").await;
     let jars = [
         "other=1".to_owned(),
         "session=".to_owned(),
@@ -110,15 +114,15 @@ async fn tokens_that_open_nothing_mint_nothing() {
     for jar in jars {
         let mut request = request(&Browser::new(), Method::POST, FORM);
         request.headers_mut().insert(header::COOKIE, jar.parse().unwrap());
-        assert_mints_nothing(&site.node, request).await;
+        assert_mints_nothing(&app.node, request).await;
     }
 }
 
 #[tokio::test]
 async fn opened_token_lifts_the_rule() {
-    let site = Site::new();
-    for node in [&site.node, &site.cold()] {
-        let ada = signed_in(&site.node, "ada").await;
+    let app = App::new();
+    for node in [&app.node, &app.start()] {
+        let ada = signed_in(&app.node, "ada").await;
         let (set, ()) = send(node, request(&ada, Method::POST, FORM), async |session| {
             session.set(theme("dark")).await.unwrap();
             session.sign_in(User("bob".into())).await.unwrap();
@@ -276,9 +280,9 @@ async fn form_post_opens_no_cross_site_socket() {
 
 #[tokio::test]
 async fn form_post_changes_nothing_on_own_pages() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let signed = async |session: Session| session.sign_in(User("ada".into())).from_another_site().await.unwrap();
-    assert_eq!(browser.told(&site.node, signed).await.len(), 1);
-    assert_eq!(browser.theme(&site.node).await, theme("dark"));
+    assert_eq!(browser.told(&app.node, signed).await.len(), 1);
+    assert_eq!(browser.theme(&app.node).await, theme("dark"));
 }

@@ -11,10 +11,14 @@ use std::{
 };
 
 use crate::support::{
-    app::{App, at_once, bring, sign_in, signed_in, socket, under_way, visitor},
+    app::App,
+    browser::Browser,
     cluster::{self, Cluster, Tally},
     forgery::{PURPOSES, forge, parts},
-    world::{Browser, Division, Node, Theme, User, Visits},
+    node::Node,
+    values::{Division, Theme, User, Visits},
+    visits::{bring, sign_in, signed_in, socket, under_way, visitor},
+    waiting::at_once,
 };
 
 fn config(cases: u32) -> ProptestConfig {
@@ -96,7 +100,7 @@ async fn removal(node: &Node) -> (Browser, String) {
 #[test]
 fn no_purpose_passes_for_another() {
     let app = App::new();
-    let home = app.node();
+    let home = app.start();
     let genuine = async {
         let mut genuine = vec![removal(&home).await];
         for beginning in [Beginning::Visitor, Beginning::User, Beginning::Newcomer] {
@@ -114,7 +118,7 @@ fn no_purpose_passes_for_another() {
         let (purpose, sealed) = parts(&token);
         for other in PURPOSES {
             let swapped = format!("{other}{sealed}");
-            for (mut page, node) in [(browser.clone(), &home), (browser.clone(), &app.node()), (Browser::new(), &home)]
+            for (mut page, node) in [(browser.clone(), &home), (browser.clone(), &app.start()), (Browser::new(), &home)]
             {
                 if other != purpose || other.is_empty() {
                     let answer = at_once(bring(&mut page, node, &swapped)).unwrap();
@@ -134,7 +138,7 @@ fn no_purpose_passes_for_another() {
 #[test]
 fn forged_token_changes_nothing() {
     let app = App::new();
-    let home = app.node();
+    let home = app.start();
     let mut tokens = Vec::new();
     let mut more = Vec::new();
     let mut browsers = Vec::new();
@@ -160,7 +164,7 @@ fn forged_token_changes_nothing() {
     tokens.extend(more.into_iter().chain([removal]));
 
     // A node that knows what the tokens hold would look the same if it took them: the other one would not.
-    let cold = app.node();
+    let cold = app.start();
     let mut places = Vec::new();
     for (browser, node) in browsers.iter().flat_map(|browser| [(browser, &home), (browser, &cold)]) {
         let before = at_once(seen(browser, node)).unwrap();
@@ -266,7 +270,7 @@ async fn deliver(
     (last, at, anew): Delivery,
 ) -> Result<(), TestCaseError> {
     let app = App::new();
-    let mut nodes: [Node; NODES] = std::array::from_fn(|_| app.node());
+    let mut nodes: [Node; NODES] = std::array::from_fn(|_| app.start());
     let (mut browser, live) = page(beginning, &nodes[0]).await;
     let mut other = Browser::new();
     sign_in(&mut other, &nodes[0], "ada").await;
@@ -286,13 +290,13 @@ async fn deliver(
     let (mut home, mut known) = (true, 0);
     for (which, at, anew) in order {
         if anew {
-            nodes[at] = app.node();
+            nodes[at] = app.start();
             home &= at != 0;
         }
         known = known.max(if at == 0 && home { newest } else { which });
         let answer = bring(&mut browser, &nodes[at], &tokens[which].0).await;
         prop_assert_eq!(answer.status, StatusCode::OK, "{:?}", answer);
-        for node in [&nodes[at], &app.node()] {
+        for node in [&nodes[at], &app.start()] {
             prop_assert_eq!(&seen(&browser, node).await.held, &tokens[known].1);
         }
     }

@@ -11,9 +11,14 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, at_once, kind, socket, theme, told},
+    app::{App, ring},
+    browser::Browser,
+    node::{Answer, BoxFuture, Node},
+    tokens::set_cookies,
     trace::Trace,
-    world::{Answer, BoxFuture, Browser, Division, Node, Theme, User, ring, set_cookies},
+    values::{Division, Theme, User, theme},
+    visits::{kind, socket},
+    waiting::{at_once, told},
 };
 
 const LISTED: &str = "https://public.example";
@@ -165,7 +170,7 @@ async fn tokens_of_listed_origin_mint_nothing_under_same_site_none() {
 #[tokio::test]
 async fn tokens_of_listed_origin_mint_nothing() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.public_origins([LISTED]));
+    let node = app.start_with(|sessions| sessions.public_origins([LISTED]));
     let live = socket(&Browser::new(), &node).await;
     let order = live.sign_in(User("ada".into())).by_page().unwrap();
     live.set(theme("dark")).await.unwrap();

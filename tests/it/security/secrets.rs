@@ -19,8 +19,12 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::Node,
+    tokens::id_of,
     trace::{Trace, spellings},
-    world::{Browser, DAY, Division, Node, NumberedTheme, Theme, User, Visits, builder, id_of, ring},
+    values::{DAY, Division, NumberedTheme, Theme, User, Visits},
 };
 
 /// Every value, id and error that is an application's own has it in it.

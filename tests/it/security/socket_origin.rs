@@ -17,9 +17,13 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    app::{at_once, kind, theme},
+    app::ring,
+    browser::Browser,
+    node::{BoxFuture, Node},
     trace::Trace,
-    world::{BoxFuture, Browser, Division, Node, Theme, User, Visits, ring},
+    values::{Division, Theme, User, Visits, theme},
+    visits::kind,
+    waiting::at_once,
 };
 
 /// Computed from the head, for those too who have no session.
@@ -31,10 +35,10 @@ impl SessionValue for Locale {
 }
 
 fn node() -> Node {
-    node_with(CookieTier::sealed(ring()).name("session").plain_http(), |sessions| sessions)
+    start_with(CookieTier::sealed(ring()).name("session").plain_http(), |sessions| sessions)
 }
 
-fn node_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
+fn start_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
     let sessions = Sessions::builder()
         .tier(MemoryTier::builder().build())
         .tier(cookie)
@@ -136,7 +140,7 @@ async fn client_without_origin_has_its_session() {
         (SameSite::None, true, true),
     ] {
         let settings = |builder: SessionsBuilder| if setting { builder.upgrades_without_origin() } else { builder };
-        let node = node_with(cookie(same_site), settings);
+        let node = start_with(cookie(same_site), settings);
         let browser = ada_at(&node).await;
         for request in [upgrade(&browser, &[]), connect(&browser, &[])] {
             let (_, session) = open(&node, request).await;
@@ -179,7 +183,7 @@ async fn refused_socket_is_traced_with_remedy() {
     let (trace, _guard) = Trace::begin();
     let clock = ManualClock::new();
     let cookie = CookieTier::sealed(ring()).name("session").same_site(SameSite::None);
-    let node = node_with(cookie, |sessions| sessions.clock(clock.clone()));
+    let node = start_with(cookie, |sessions| sessions.clock(clock.clone()));
     let browser = ada_at(&node).await;
     let refuse = async |headers: &[(&'static str, &str)]| drop(open(&node, upgrade(&browser, headers)).await);
     let long = format!("https://{}.example", "x".repeat(500));
@@ -212,7 +216,7 @@ async fn refused_socket_is_traced_with_remedy() {
 async fn traced_refusal_holds_no_userinfo() {
     let (trace, _guard) = Trace::begin();
     let clock = ManualClock::new();
-    let node = node_with(CookieTier::sealed(ring()).name("session"), |sessions| sessions.clock(clock.clone()));
+    let node = start_with(CookieTier::sealed(ring()).name("session"), |sessions| sessions.clock(clock.clone()));
     let browser = ada_at(&node).await;
     let long = "hunter2".repeat(100);
     let targets = [
@@ -328,7 +332,7 @@ async fn assert_gets_nothing(session: &Session) {
     assert!(
         session
             .set_lifetime(
-                layered_session::Lifetime::new(crate::support::world::DAY, crate::support::world::DAY).unwrap()
+                layered_session::Lifetime::new(crate::support::values::DAY, crate::support::values::DAY).unwrap()
             )
             .await
             .is_err()

@@ -11,9 +11,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, bring, get, set, socket, theme, visitor},
+    app::App,
+    browser::Browser,
+    node::Node,
     trace::Trace,
-    world::{Browser, Node, Theme, Visits},
+    values::{Theme, Visits, theme},
+    visits::{bring, get, set, socket, visitor},
 };
 
 /// What `validate` quotes of the client's.
@@ -83,7 +86,7 @@ async fn unreadable_copies_are_traced_once_a_minute() {
     let app = App::new();
     let after = Node::new(app.chain(DefaultTier::new()).value::<ShortTheme>().build().unwrap());
     let mut browser = Browser::new();
-    set(&mut browser, &app.node(), theme(SECRET)).await;
+    set(&mut browser, &app.start(), theme(SECRET)).await;
     let (trace, _guard) = Trace::begin();
     for told in [[0].as_slice(), &[0, 49]] {
         for _ in 0..50 {
@@ -198,7 +201,7 @@ async fn watch_of_undeclared_value_is_traced_as_a_read_is() {
 #[tokio::test]
 async fn missing_layer_is_traced_and_counted() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let (trace, _guard) = Trace::begin();
     for _ in 0..3 {
         let missing = node.sessions.load(&Extensions::new()).await.unwrap_err();
@@ -220,7 +223,7 @@ async fn missing_layer_is_traced_and_counted() {
 #[tokio::test]
 async fn bad_tokens_are_counted_and_not_traced() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     live.set(theme("dark")).await.unwrap();
@@ -245,7 +248,7 @@ async fn bad_tokens_are_counted_and_not_traced() {
     assert_eq!(stats(), (2, 2));
     // Sealed further ahead than the allowed skew of clocks.
     app.clock.set(app.clock.now() - Duration::from_secs(7200));
-    get::<Theme>(&mut browser.clone(), &app.node()).await;
+    get::<Theme>(&mut browser.clone(), &app.start()).await;
     for level in ["WARN", "ERROR"] {
         let clock = |line: &&str| !line.contains("clock was set back");
         let lines: Vec<_> = trace.text().lines().map(str::to_owned).collect();

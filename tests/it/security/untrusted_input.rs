@@ -10,9 +10,12 @@ use layered_session::{
 use proptest::{prelude::*, sample::Index};
 
 use crate::support::{
-    app::{App, get, set, visitor},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
     trace::Trace,
-    world::{BoxFuture, Browser, Node, NumberedTheme, Theme, User, Visits, builder, ring},
+    values::{NumberedTheme, Theme, User, Visits},
+    visits::{get, set, visitor},
 };
 
 // R37.
@@ -174,7 +177,7 @@ async fn remove_takes_an_unreadable_copy() {
 async fn clear_takes_undeclared_values_alone() {
     let app = App::new();
     let blind = Node::new(app.chain(DefaultTier::new()).value::<Visits>().build().unwrap());
-    let mut browser = visitor(&app.node()).await;
+    let mut browser = visitor(&app.start()).await;
     browser.visit(&blind, async |session| session.clear().await.unwrap()).await;
-    assert_eq!(get::<Theme>(&mut browser, &app.node()).await, Theme::default());
+    assert_eq!(get::<Theme>(&mut browser, &app.start()).await, Theme::default());
 }

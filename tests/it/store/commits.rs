@@ -14,15 +14,17 @@ use layered_session::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::{
-    support::{
-        app::{kind, under_way},
-        site::dark,
-        trace::Trace,
-        world::{BoxFuture, Browser, Division, Faster, Node, Theme, User, Visits, builder, ring, set_cookies},
-    },
-    writes::{count, stored, visits},
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    tiers::Faster,
+    tokens::set_cookies,
+    trace::Trace,
+    values::{Division, Theme, User, Visits, dark},
+    visits::{kind, under_way},
 };
+use crate::writes::{count, stored, visits};
 
 #[tokio::test]
 async fn a_batch_is_one_commit_in_the_store() {
@@ -34,7 +36,7 @@ async fn a_batch_is_one_commit_in_the_store() {
     };
     browser.told(&site.node, batch).await;
     assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Update)]);
-    assert_eq!(browser.theme(&site.cold()).await, Theme("dark!".into()));
+    assert_eq!(browser.theme(&site.start()).await, Theme("dark!".into()));
 }
 
 // Acceptance 45.
@@ -76,7 +78,7 @@ async fn a_stores_error_fails_the_write_and_changes_nothing() {
     assert_eq!(site.node.sessions.stats().records, 1);
 
     store.heal();
-    for node in [&site.node, &site.cold()] {
+    for node in [&site.node, &site.start()] {
         assert_eq!(browser.theme(node).await, dark());
         assert_eq!(visits(&browser, node).await, Visits(0));
         let principal = browser.clone().visit(node, async |session| session.principal().is_none()).await;
@@ -115,7 +117,7 @@ async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() 
 async fn a_store_that_is_away_fails_the_load_with_503() {
     let (store, site) = stored();
     let browser = site.dark().await;
-    let cold = site.cold();
+    let cold = site.start();
     store.fail();
     let load = service_fn(async |request: http::Request<http_body_util::Full<bytes::Bytes>>| {
         let error = Session::load(request.extensions()).await.unwrap_err();
@@ -179,7 +181,7 @@ async fn renewal_makes_the_new_before_it_ends_the_old_in_the_store() {
     browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
     let expected = [CommitKind::Create, CommitKind::End].map(Operation::Write);
     assert_eq!(store.take_operations(), expected);
-    for node in [&site.node, &site.cold()] {
+    for node in [&site.node, &site.start()] {
         assert_eq!(browser.theme(node).await, dark());
         assert_eq!(old.theme(node).await, Theme::default());
         let write = async |session: Session| kind(session.set(Visits(1)).await);

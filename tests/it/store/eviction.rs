@@ -9,8 +9,12 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{at_once, under_way},
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User, Visits},
+    visits::under_way,
+    waiting::at_once,
 };
 
 /// The session's, on servers only.
@@ -158,7 +162,7 @@ const UNHELD: [(&str, Make); 4] = [
         now(session.renew());
         let token = session.relay().expect("the browser knows nothing of it");
         let mut browser = Browser::new();
-        let answer = at_once(crate::support::app::bring(&mut browser, node, token.as_str())).unwrap();
+        let answer = at_once(crate::support::visits::bring(&mut browser, node, token.as_str())).unwrap();
         assert_eq!(answer.status, 200);
         now(session.set(Visits(1)));
         browser

@@ -12,9 +12,11 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, get, set, theme, visitor},
+    app::App,
+    browser::Browser,
     trace::Trace,
-    world::{Browser, Theme},
+    values::{Theme, theme},
+    visits::{get, set, visitor},
 };
 
 /// The driver's error, at the end of the causes.
@@ -25,7 +27,7 @@ fn driver(error: &(dyn Error + 'static)) -> String {
 #[tokio::test]
 async fn store_outage_is_traced_with_its_cause() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let mut browser = visitor(&node).await;
     let (trace, _guard) = Trace::begin();
     // A handler's own write, and one by the writeback.
@@ -59,10 +61,10 @@ async fn store_outage_is_traced_with_its_cause() {
 #[tokio::test]
 async fn extractors_outage_is_traced_and_counted() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let browser = visitor(&node).await;
     // A node that knows nothing yet has to ask.
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     store.fail();
     let (trace, _guard) = Trace::begin();
     let load = async || {
@@ -89,10 +91,10 @@ async fn extractors_outage_is_traced_and_counted() {
 async fn answers_after_a_failed_load_are_private() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.node_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let mut browser = Browser::new();
     set(&mut browser, &node, theme("light")).await;
-    let cold = app.node_with(|sessions| sessions.tier(store.clone()));
+    let cold = app.start_with(|sessions| sessions.tier(store.clone()));
     store.fail();
     let visit = async |sessions: Sessions, waits: bool| {
         let service = service_fn(move |request: Request<_>| async move {

@@ -3,15 +3,17 @@
 use layered_session::{Principal, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::{App, under_way},
-    world::{Browser, Theme, User, Visits},
+    app::App,
+    browser::Browser,
+    values::{Theme, User, Visits},
+    visits::under_way,
 };
 
 #[tokio::test]
 async fn a_fresh_write_is_tried_as_often_as_an_update() {
     let store = SpyStore::new();
     store.outdate(31);
-    let node = App::new().node_with(|sessions| sessions.tier(store.clone()));
+    let node = App::new().start_with(|sessions| sessions.tier(store.clone()));
     let session = Browser::new().visit(&node, async |session| session).await;
     session.set(Theme("dark".into())).await.unwrap();
     store.outdate(31);
@@ -30,7 +32,7 @@ async fn a_fresh_write_is_tried_as_often_as_an_update() {
 async fn and_is_said_to_have_lost_so_often_only_where_it_has() {
     let store = SpyStore::new();
     store.outdate(1000);
-    let node = App::new().node_with(|sessions| sessions.tier(store.clone()));
+    let node = App::new().start_with(|sessions| sessions.tier(store.clone()));
     let session = under_way(&Browser::new(), &node).await;
     for tried in 1..4 {
         let error = match tried {

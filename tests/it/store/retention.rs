@@ -11,9 +11,11 @@ use serde::{Deserialize, Serialize};
 
 use super::eviction::Stock;
 use crate::support::{
-    app::{bring, socket},
-    site::dark,
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, ring},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, Theme, User, Visits, dark},
+    visits::{bring, socket},
 };
 
 /// The user's, on servers only.

@@ -10,10 +10,15 @@ use http::{HeaderValue, StatusCode};
 use layered_session::{Principal, Session};
 
 use crate::support::{
-    app::{App, at_once, bring, sign_in, signed_in, socket, theme, visitor},
+    app::App,
+    browser::Browser,
     forgery::{forge, parts},
     history::{Facts, Id, Kind, MINUTE, Name, Ordered, Token, USERS},
-    world::{Browser, Division, Node, Theme, User, id_of, set_cookies},
+    node::Node,
+    tokens::{id_of, set_cookies},
+    values::{Division, Theme, User, theme},
+    visits::{bring, sign_in, signed_in, socket, visitor},
+    waiting::at_once,
 };
 
 /// The bytes of a step: what, which browser, which node, which socket or token, and four bytes that say how.
@@ -98,7 +103,7 @@ impl Cluster {
 
     async fn new() -> Self {
         let app = App::new();
-        let places: Vec<_> = (0..NODES).map(|process| Place { node: app.node(), process }).collect();
+        let places: Vec<_> = (0..NODES).map(|process| Place { node: app.start(), process }).collect();
         let home = &places[0].node;
         let browsers = [signed_in(home, "ada").await, visitor(home).await, Browser::new()];
         let mut cluster = Self {
@@ -165,7 +170,7 @@ impl Cluster {
             }
             12 => self.pass(Duration::from_millis([1, 900, 20_000, 59_998, 60_000][usize::from(how) % 5])),
             13 => {
-                self.places[place] = Place { node: self.app.node(), process: self.processes };
+                self.places[place] = Place { node: self.app.start(), process: self.processes };
                 self.processes += 1;
             }
             14 => self.look(browser, place).await,
@@ -406,7 +411,7 @@ impl Cluster {
         let backwards = tokens.iter().rev().chain(&tokens).chain(tokens.iter().rev());
         let mut ends = Vec::new();
         for deliveries in [tokens.iter().collect::<Vec<_>>(), backwards.collect()] {
-            let (mut page, node) = (page.clone(), self.app.node());
+            let (mut page, node) = (page.clone(), self.app.start());
             for token in deliveries {
                 assert_eq!(bring(&mut page, &node, &token.text).await.status, StatusCode::OK);
             }

@@ -4,9 +4,13 @@ use http::StatusCode;
 use layered_session::{Principal, Session, SessionValue};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::{App, bring},
-    world::{Answer, Browser, Node, User, id_of},
+use super::{
+    app::App,
+    browser::Browser,
+    node::{Answer, Node},
+    tokens::id_of,
+    values::user,
+    visits::bring,
 };
 
 /// A right that only a second factor gives.
@@ -19,11 +23,7 @@ impl SessionValue for Mfa {
 
 /// An application that also knows [`Mfa`].
 pub(crate) fn node(app: &App) -> Node {
-    app.node_with(|sessions| sessions.value::<Mfa>())
-}
-
-pub(crate) fn user(name: &str) -> User {
-    User(name.into())
+    app.start_with(|sessions| sessions.value::<Mfa>())
 }
 
 pub(crate) async fn principal(browser: &Browser, node: &Node) -> Option<Principal> {

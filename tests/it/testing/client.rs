@@ -19,7 +19,10 @@ use serde::{Deserialize, Serialize};
 use tower::{Service, service_fn};
 
 use super::{app, chain};
-use crate::support::world::{HOUR, TICK, Theme, ring};
+use crate::support::{
+    app::ring,
+    values::{HOUR, TICK, Theme},
+};
 
 /// Answers with the fields of a request that browsers set by themselves.
 async fn shown(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {

@@ -10,7 +10,10 @@ use layered_session::{
 use tower::ServiceExt;
 
 use super::chain;
-use crate::support::world::{Division, Theme, User, Visits, ring};
+use crate::support::{
+    app::ring,
+    values::{Division, Theme, User, Visits},
+};
 
 /// Every kind of chain: with memory or without, with a shared store or without.
 fn chains() -> [SessionsBuilder; 4] {

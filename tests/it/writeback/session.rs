@@ -13,8 +13,11 @@ use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::support::{
-    site::dark,
-    world::{Browser, DAY, Division, Faster, Node, Theme, builder, ring},
+    app::{builder, ring},
+    browser::Browser,
+    node::Node,
+    tiers::Faster,
+    values::{DAY, Division, Theme, dark},
 };
 
 // R28.

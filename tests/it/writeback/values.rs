@@ -7,8 +7,11 @@ use serde_json::json;
 
 use super::{Draft, KIB, Level, Note, Page, Paragraph, Ratio, allowing, assert_refused};
 use crate::support::{
-    app::{App, post, theme, visitor},
-    world::{Browser, Division, Node, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    values::{Division, Theme, User, Visits, theme},
+    visits::{post, visitor},
 };
 
 // R28.
@@ -198,14 +201,14 @@ async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
 #[tokio::test]
 async fn a_post_stores_every_allowed_name_and_never_another() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = Browser::new();
     let answer = post(&mut browser, &node, r#"{"theme": "dark", "visits": 3}"#).await;
     assert_eq!(answer.json(), serde_json::json!({ "stored": ["theme", "visits"] }));
     let answer = post(&mut browser, &node, r#"{"theme": "light", "user": "eve"}"#).await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::UNPROCESSABLE_ENTITY, "not_allowed"));
     assert_eq!(answer.json()["names"], serde_json::json!(["user"]));
-    for node in [node, app.node()] {
+    for node in [node, app.start()] {
         let all = async |session: Session| (session.value::<Theme>(), session.value::<Visits>(), session.get::<User>());
         assert_eq!(browser.visit(&node, all).await, (theme("dark"), Visits(3), None));
         let error = SessionWriteback::new(&node.sessions).allow::<User>().unwrap_err();
@@ -217,7 +220,7 @@ async fn a_post_stores_every_allowed_name_and_never_another() {
 #[tokio::test]
 async fn a_thousand_unknown_names_leave_nothing_behind() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = visitor(&node).await;
     let (before, cookie) = (node.sessions.stats(), browser.clone());
     let object = |names: std::ops::Range<u32>| {
@@ -241,7 +244,7 @@ async fn a_thousand_unknown_names_leave_nothing_behind() {
 // Acceptance 16.
 #[tokio::test]
 async fn a_name_of_10_kb_is_refused() {
-    let node = App::new().node();
+    let node = App::new().node;
     let name = "n".repeat(10_000);
     let answer = post(&mut Browser::new(), &node, format!(r#"{{"{name}": 1}}"#)).await;
     assert!(answer.status.is_client_error());

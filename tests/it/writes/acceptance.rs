@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::{Note, stored, visits};
 use crate::support::{
-    app::kind,
-    site::{Site, dark},
-    world::{Browser, DAY, Division, Node, Theme, User, Visits, builder, ring, set_cookies},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::Node,
+    tokens::set_cookies,
+    values::{DAY, Division, Theme, User, Visits, dark},
+    visits::kind,
 };
 
 /// What may be lost.
@@ -36,12 +39,12 @@ impl SessionValue for Bio {
 
 #[tokio::test]
 async fn a_batch_is_written_whole_or_not_at_all() {
-    let site = Site::with(|builder| builder.value::<Bio>());
-    let mut browser = site.dark().await;
+    let app = App::with(|builder| builder.value::<Bio>());
+    let mut browser = app.dark().await;
     let batch = |session: Session| async move {
         session.batch().set(Theme("light".into())).update(|visits: &mut Visits| visits.0 += 2).commit().await
     };
-    browser.visit(&site.node, batch).await.unwrap();
+    browser.visit(&app.node, batch).await.unwrap();
     let refused = async |session: Session| {
         let light = || session.batch().set(Theme("no".into()));
         [
@@ -55,9 +58,9 @@ async fn a_batch_is_written_whole_or_not_at_all() {
         ]
     };
     use WriteErrorKind::{Invalid, TooLarge, Undeclared};
-    let kinds = browser.clone().visit(&site.node, refused).await;
+    let kinds = browser.clone().visit(&app.node, refused).await;
     assert_eq!(kinds, [Invalid, Invalid, Invalid, TooLarge, Invalid, Invalid, Undeclared].map(Some));
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         let all = async |s: Session| (s.value::<Theme>(), s.value::<Visits>(), s.value::<Division>(), s.get::<Bio>());
         let seen = browser.clone().visit(node, all).await;
         assert_eq!(seen, (Theme("light".into()), Visits(2), Division(-1), None));
@@ -125,7 +128,7 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
 async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() {
     let store = SpyStore::new();
     let shared = store.clone();
-    for site in [Site::new(), Site::with(move |builder| builder.tier(shared.clone()))] {
+    for app in [App::new(), App::with(move |builder| builder.tier(shared.clone()))] {
         let mut browser = Browser::new();
         let too_large = async |session: Session| {
             let error = session.batch().set(Visits(1)).set(Theme("x".repeat(4000))).commit().await.unwrap_err();
@@ -133,12 +136,12 @@ async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() 
             assert_eq!(error.names(), ["theme", "visits"], "the largest first");
             assert!(error.to_string().contains("theme"), "{error}");
         };
-        assert!(browser.told(&site.node, too_large).await.is_empty());
-        assert_eq!(site.node.sessions.stats().records, 0);
-        let mut browser = site.dark().await;
-        assert!(browser.told(&site.node, too_large).await.is_empty());
-        assert_eq!(browser.theme(&site.node).await, dark());
-        assert_eq!(visits(&browser, &site.node).await, Visits(0));
+        assert!(browser.told(&app.node, too_large).await.is_empty());
+        assert_eq!(app.node.sessions.stats().records, 0);
+        let mut browser = app.dark().await;
+        assert!(browser.told(&app.node, too_large).await.is_empty());
+        assert_eq!(browser.theme(&app.node).await, dark());
+        assert_eq!(visits(&browser, &app.node).await, Visits(0));
     }
     assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Create)]);
 }
@@ -146,20 +149,20 @@ async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() 
 // R20.
 #[tokio::test]
 async fn a_sign_in_that_would_not_fit_leaves_everything_as_it_was() {
-    let site = Site::with(|builder| builder.value::<Bio>());
+    let app = App::with(|builder| builder.value::<Bio>());
     let mut browser = Browser::new();
     let fill = async |session: Session| session.set(Theme("x".repeat(700))).await.unwrap();
-    browser.visit(&site.node, fill).await;
+    browser.visit(&app.node, fill).await;
     let user = User("u".repeat(800));
     let sign_in = async |session: Session| kind(session.sign_in(user).await);
     let before = browser.clone();
-    assert_eq!(browser.visit(&site.node, sign_in).await, Some(WriteErrorKind::TooLarge));
+    assert_eq!(browser.visit(&app.node, sign_in).await, Some(WriteErrorKind::TooLarge));
     assert_eq!(browser.token(), before.token());
     let seen = async |session: Session| (session.value::<Theme>().0.len(), session.principal());
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         assert_eq!(browser.clone().visit(node, seen).await, (700, None));
     }
-    assert_eq!(site.node.sessions.stats().records, 1);
+    assert_eq!(app.node.sessions.stats().records, 1);
 }
 
 #[tokio::test]
@@ -192,30 +195,30 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
 // Acceptance 57.
 #[tokio::test]
 async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
-    let (store, site) = stored();
-    let mut browser = site.dark().await;
+    let (store, app) = stored();
+    let mut browser = app.dark().await;
     let note = async |session: Session| session.set(Note("kept by the server".repeat(500))).await.unwrap();
-    assert!(browser.told(&site.node, note).await.is_empty());
+    assert!(browser.told(&app.node, note).await.is_empty());
     store.take_operations();
     let read = async |session: Session| session.value::<Note>().0.len();
-    assert_eq!(browser.visit(&site.node, read).await, 9000);
+    assert_eq!(browser.visit(&app.node, read).await, 9000);
     assert_eq!(store.take_operations(), []);
-    assert_eq!(browser.visit(&site.cold(), read).await, 9000);
+    assert_eq!(browser.visit(&app.start(), read).await, 9000);
 }
 
 // Acceptance 57.
 #[tokio::test]
 async fn a_volatile_value_is_kept_in_memory_alone() {
-    let site = Site::with(|builder| builder.value::<Scratch>());
-    let mut browser = site.dark().await;
+    let app = App::with(|builder| builder.value::<Scratch>());
+    let mut browser = app.dark().await;
     let scratch = async |session: Session| session.set(Scratch("x".repeat(9000))).await.unwrap();
-    assert!(browser.told(&site.node, scratch).await.is_empty());
+    assert!(browser.told(&app.node, scratch).await.is_empty());
     let read = async |session: Session| session.get::<Scratch>().map(|scratch| scratch.0.len());
-    assert_eq!(browser.clone().visit(&site.node, read).await, Some(9000));
-    assert_eq!(browser.clone().visit(&site.cold(), read).await, None);
+    assert_eq!(browser.clone().visit(&app.node, read).await, Some(9000));
+    assert_eq!(browser.clone().visit(&app.start(), read).await, None);
     let remove = async |session: Session| session.remove::<Scratch>().await.unwrap();
-    assert!(browser.told(&site.node, remove).await.is_empty());
-    assert_eq!(browser.visit(&site.node, read).await, None);
+    assert!(browser.told(&app.node, remove).await.is_empty());
+    assert_eq!(browser.visit(&app.node, read).await, None);
 }
 
 #[tokio::test]
@@ -237,7 +240,7 @@ async fn without_memory_a_job_does_not_pretend_to_write() {
 // R7.
 #[tokio::test]
 async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
-    let site = Site::new();
+    let app = App::new();
     let nothing = async |session: Session| {
         let _ = (session.value::<Theme>(), session.get::<Division>(), session.is_new(), session.principal());
         let _ = (session.explain::<Theme>(), session.expires_at(), session.relay(), session.changes());
@@ -254,9 +257,9 @@ async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
         if n % 2 == 0 {
             browser.set("session", &n.to_string());
         }
-        assert!(browser.told(&site.node, nothing).await.is_empty());
+        assert!(browser.told(&app.node, nothing).await.is_empty());
     }
-    let stats = site.node.sessions.stats();
+    let stats = app.node.sessions.stats();
     assert_eq!((stats.records, stats.bytes), (0, 0));
 }
 

@@ -7,8 +7,10 @@ use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{count, stored, visits};
 use crate::support::{
-    site::{Site, dark},
-    world::{BoxFuture, Browser, Theme, Visits},
+    app::App,
+    browser::Browser,
+    node::BoxFuture,
+    values::{Theme, Visits, dark},
 };
 
 /// Runs all at once, on as many threads as there are.
@@ -22,38 +24,38 @@ async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
 // Acceptance 56.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn as_many_increments_as_there_are_writers() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let mut handles = Vec::new();
     for _ in 0..64 {
-        handles.push(browser.open(&site.node).await);
+        handles.push(browser.open(&app.node).await);
     }
     all(handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>)).await;
-    assert_eq!(visits(&browser, &site.node).await, Visits(64));
-    browser.read(&site.node).await;
-    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
+    assert_eq!(visits(&browser, &app.node).await, Visits(64));
+    browser.read(&app.node).await;
+    assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
 // Acceptance 56: among them is the one that makes the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn clones_that_write_first_at_once_make_one_session() {
-    let site = Site::new();
+    let app = App::new();
     let mut browser = Browser::new();
     let write = async |session: Session| {
         all((0..64).map(|_| Box::pin(count(session.clone())) as BoxFuture<()>)).await;
     };
-    assert_eq!(browser.told(&site.node, write).await.len(), 1);
-    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
-    assert_eq!(site.node.sessions.stats().records, 1);
+    assert_eq!(browser.told(&app.node, write).await.len(), 1);
+    assert_eq!(visits(&browser, &app.start()).await, Visits(64));
+    assert_eq!(app.node.sessions.stats().records, 1);
 }
 
 // Acceptance 56: the moment between the look and the making is short, so it takes many rounds to hit it.
 #[tokio::test]
 async fn threads_that_write_first_in_the_same_moment_make_one_session() {
     const ROUNDS: usize = 500;
-    let site = Site::new();
+    let app = App::new();
     for _ in 0..ROUNDS {
-        let (session, start) = (Browser::new().open(&site.node).await, Arc::new(Barrier::new(2)));
+        let (session, start) = (Browser::new().open(&app.node).await, Arc::new(Barrier::new(2)));
         let writers = [(); 2].map(|()| {
             let (session, start, runtime) = (session.clone(), Arc::clone(&start), Handle::current());
             tokio::task::spawn_blocking(move || {
@@ -66,31 +68,31 @@ async fn threads_that_write_first_in_the_same_moment_make_one_session() {
         }
         assert_eq!(session.value::<Visits>(), Visits(2));
     }
-    assert_eq!(site.node.sessions.stats().records, ROUNDS);
+    assert_eq!(app.node.sessions.stats().records, ROUNDS);
 }
 
 // Acceptance 56: two nodes over one store, each with a memory of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn increments_on_two_nodes_are_all_counted_by_the_store() {
-    let (_, site) = stored();
-    let nodes = [site.node.clone(), site.cold()];
-    let mut browser = site.dark().await;
+    let (_, app) = stored();
+    let nodes = [app.node.clone(), app.start()];
+    let mut browser = app.dark().await;
     let mut handles = Vec::new();
     for n in 0..64 {
         handles.push(browser.open(&nodes[n % 2]).await);
     }
     all(handles.into_iter().map(|session| Box::pin(count(session)) as BoxFuture<()>)).await;
-    assert_eq!(visits(&browser, &site.cold()).await, Visits(64));
+    assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn of_many_that_take_a_value_one_gets_it() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
+    let app = App::new();
+    let mut browser = app.dark().await;
     let got = Arc::new(Semaphore::new(0));
     let mut handles = Vec::new();
     for _ in 0..32 {
-        handles.push(browser.open(&site.node).await);
+        handles.push(browser.open(&app.node).await);
     }
     let take = |session: Session| {
         let got = Arc::clone(&got);
@@ -103,15 +105,15 @@ async fn of_many_that_take_a_value_one_gets_it() {
     };
     all(handles.into_iter().map(take)).await;
     assert_eq!(got.available_permits(), 1);
-    assert_eq!(browser.theme(&site.node).await, Theme::default());
+    assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
 
 #[tokio::test]
 async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
-    let (_, site) = stored();
-    let mut browser = site.dark().await;
+    let (_, app) = stored();
+    let mut browser = app.dark().await;
     let take = async |session: Session| session.take::<Theme>().await.unwrap();
-    let (node, other) = (&site.node, site.cold());
+    let (node, other) = (&app.node, app.start());
     assert_eq!(browser.theme(&other).await, dark());
     assert_eq!(browser.clone().visit(node, take).await, Some(dark()));
     assert_eq!(browser.visit(&other, take).await, None);
@@ -120,13 +122,13 @@ async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
 // Acceptance 33, 49.
 #[tokio::test]
 async fn writers_of_different_values_keep_each_others() {
-    let site = Site::new();
-    let mut browser = site.dark().await;
-    let (one, other) = (browser.open(&site.node).await, browser.open(&site.node).await);
+    let app = App::new();
+    let mut browser = app.dark().await;
+    let (one, other) = (browser.open(&app.node).await, browser.open(&app.node).await);
     one.set(Visits(7)).await.unwrap();
     other.set(Theme("light".into())).await.unwrap();
-    browser.read(&site.node).await;
-    for node in [&site.node, &site.cold()] {
+    browser.read(&app.node).await;
+    for node in [&app.node, &app.start()] {
         let both =
             browser.clone().visit(node, async |session| (session.value::<Theme>(), session.value::<Visits>())).await;
         assert_eq!(both, (Theme("light".into()), Visits(7)));

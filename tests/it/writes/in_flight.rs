@@ -17,26 +17,29 @@ use layered_session::{
 
 use super::{Note, count, visits};
 use crate::support::{
-    app::{App, at_once, carried, kind, set, signed_in, under_way},
-    site::{Site, dark},
-    world::{BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, builder, ring},
+    app::{App, builder, ring},
+    browser::Browser,
+    node::{BoxFuture, Node},
+    values::{Division, HOUR, TICK, Theme, User, Visits, dark},
+    visits::{carried, kind, set, signed_in, under_way},
+    waiting::at_once,
 };
 
 /// A store that commits of a kind do not reach before a test's word, and a site over the store.
-fn gated(kind: CommitKind) -> (SpyStore, Site) {
+fn gated(kind: CommitKind) -> (SpyStore, App) {
     let store = SpyStore::new();
     store.hold_requests(Operation::Write(kind));
     let shared = store.clone();
-    (store, Site::with(move |builder| builder.tier(shared.clone())))
+    (store, App::with(move |builder| builder.tier(shared.clone())))
 }
 
 // Acceptance 56: asked by all at once, the store would turn away all but one each time, and some would give up.
 #[tokio::test]
 async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
     const UPDATES: usize = 40;
-    let (gate, site) = gated(CommitKind::Update);
-    let mut browser = site.dark().await;
-    let session = browser.open(&site.node).await;
+    let (gate, app) = gated(CommitKind::Update);
+    let mut browser = app.dark().await;
+    let session = browser.open(&app.node).await;
     gate.take_operations();
     let updates = (0..UPDATES).map(|n| {
         let session = session.clone();
@@ -50,12 +53,12 @@ async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
     let open = async { gate.release() };
     tokio::join!(join_all(updates), open);
     assert_eq!(gate.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
-    assert_eq!(visits(&browser, &site.cold()).await, Visits(UPDATES as u64));
+    assert_eq!(visits(&browser, &app.start()).await, Visits(UPDATES as u64));
 }
 
 #[tokio::test]
 async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
-    let (gate, site) = gated(CommitKind::Create);
+    let (gate, app) = gated(CommitKind::Create);
     let mut browser = Browser::new();
     let opened = gate.clone();
     let write = async move |session: Session| {
@@ -70,9 +73,9 @@ async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
             task.await.unwrap().unwrap();
         }
     };
-    browser.told(&site.node, write).await;
+    browser.told(&app.node, write).await;
     assert_eq!(gate.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
-    assert_eq!((browser.theme(&site.cold()).await, visits(&browser, &site.cold()).await), (dark(), Visits(1)));
+    assert_eq!((browser.theme(&app.start()).await, visits(&browser, &app.start()).await), (dark(), Visits(1)));
 }
 
 #[tokio::test]
@@ -134,16 +137,16 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
 // Acceptance 56, R4.
 #[tokio::test]
 async fn logout_during_a_write_stays_logged_out() {
-    let (gate, site) = gated(CommitKind::Update);
-    let mut browser = site.dark().await;
-    let socket = browser.open(&site.node).await;
+    let (gate, app) = gated(CommitKind::Update);
+    let mut browser = app.dark().await;
+    let socket = browser.open(&app.node).await;
     let late = browser.clone();
     let writing = tokio::spawn(async move { kind(socket.set(Visits(1)).await) });
     tokio::task::yield_now().await;
-    browser.visit(&site.node, async |session| session.sign_out().await.unwrap()).await;
+    browser.visit(&app.node, async |session| session.sign_out().await.unwrap()).await;
     gate.release();
     assert_eq!(writing.await.unwrap(), Some(WriteErrorKind::Closed));
-    for node in [&site.node, &site.cold()] {
+    for node in [&app.node, &app.start()] {
         assert_eq!(late.theme(node).await, Theme::default());
         assert_eq!(visits(&late, node).await, Visits(0));
     }
@@ -190,9 +193,9 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
 // A write dropped before the store's reply may have arrived, whatever other writes come to.
 #[tokio::test]
 async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
-    let (gate, site) = gated(CommitKind::Update);
-    let mut browser = site.dark().await;
-    let socket = browser.open(&site.node).await;
+    let (gate, app) = gated(CommitKind::Update);
+    let mut browser = app.dark().await;
+    let socket = browser.open(&app.node).await;
     let dropped = tokio::spawn({
         let socket = socket.clone();
         async move { socket.set(Visits(1)).await }
@@ -205,7 +208,7 @@ async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
     gate.release();
     other.await.unwrap().unwrap();
     gate.take_operations();
-    browser.theme(&site.node).await;
+    browser.theme(&app.node).await;
     assert_eq!(gate.take_operations(), [Operation::Read]);
 }
 
@@ -253,26 +256,26 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
 async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_none() {
     let gate = SpyStore::new();
     let shared = gate.clone();
-    let site = Site::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
-    let mut browser = site.dark().await;
-    let session = browser.open(&site.node).await;
-    site.clock.advance(HOUR - TICK);
+    let app = App::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
+    let mut browser = app.dark().await;
+    let session = browser.open(&app.node).await;
+    app.clock.advance(HOUR - TICK);
     gate.hold_requests(Operation::Write(CommitKind::Update));
     let mut write = pin!(session.set(Theme("light".into())));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(write.as_mut().poll(&mut cx).is_pending());
-    site.clock.advance(2 * TICK);
+    app.clock.advance(2 * TICK);
     assert_eq!(session.closed().now_or_never(), None);
     session.touch().await.unwrap();
     gate.release();
     assert!(write.as_mut().poll(&mut cx).is_ready());
-    assert_eq!((session.value(), session.expires_at()), (Theme("light".into()), Some(site.clock.now() + HOUR)));
+    assert_eq!((session.value(), session.expires_at()), (Theme("light".into()), Some(app.clock.now() + HOUR)));
 }
 
 #[tokio::test]
 async fn users_write_during_a_load_leaves_the_browser_behind() {
     let (app, gate) = (App::new(), SpyStore::new());
-    let over_store = || app.node_with(|sessions| sessions.tier(gate.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(gate.clone()));
     let (first, node) = (over_store(), over_store());
     let mut browser = signed_in(&first, "ada").await;
     set(&mut browser, &first, Division(3)).await;

@@ -4,8 +4,12 @@ use layered_session::{Lifetime, Principal, Session};
 use proptest::prelude::*;
 
 use crate::support::{
-    app::{App, at_once, get, set, signed_in, visitor},
-    world::{Browser, DAY, Division, HOUR, Node, User},
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{DAY, Division, HOUR, User},
+    visits::{get, set, signed_in, visitor},
+    waiting::at_once,
 };
 
 /// A user whose browser keeps her signed in for a year, with a value of hers.
@@ -25,7 +29,7 @@ async fn ada(node: &Node) -> Session {
 async fn removal_outlives_the_users_idle_record() {
     for crowd in [0, 8] {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         let mut browser = remembered(&node).await;
         ada(&node).await.remove::<Division>().await.unwrap();
         app.pass(364 * DAY);
@@ -40,7 +44,7 @@ async fn removal_outlives_the_users_idle_record() {
 #[tokio::test]
 async fn clear_outlives_the_users_idle_record() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     let mut browser = remembered(&node).await;
     ada(&node).await.clear().await.unwrap();
     app.pass(40 * DAY);
@@ -51,7 +55,7 @@ async fn clear_outlives_the_users_idle_record() {
 #[tokio::test]
 async fn removal_from_a_cookie_is_kept_as_long() {
     let app = App::new();
-    let (here, there) = (app.node(), app.node());
+    let (here, there) = (app.start(), app.start());
     let mut old = remembered(&here).await;
     let mut browser = old.clone();
     browser.visit(&here, async |session| session.remove::<Division>().await.unwrap()).await;
@@ -64,7 +68,7 @@ async fn removal_from_a_cookie_is_kept_as_long() {
 #[tokio::test]
 async fn record_goes_once_its_removals_may() {
     let app = App::new();
-    let node = app.node();
+    let node = app.start();
     remembered(&node).await;
     ada(&node).await.remove::<Division>().await.unwrap();
     let records = async || {
@@ -84,7 +88,7 @@ async fn record_goes_once_its_removals_may() {
 #[tokio::test]
 async fn idle_values_stay_gone_beside_a_removal() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.principal_idle(HOUR));
+    let node = app.start_with(|sessions| sessions.principal_idle(HOUR));
     ada(&node).await.set(Division(3)).await.unwrap();
     ada(&node).await.remove::<Division>().await.unwrap();
     ada(&node).await.set(Division(4)).await.unwrap();
@@ -98,7 +102,7 @@ async fn idle_values_stay_gone_beside_a_removal() {
 #[tokio::test]
 async fn choice_is_adopted_over_an_idle_record() {
     let app = App::new();
-    let node = app.node_with(|sessions| sessions.principal_idle(HOUR));
+    let node = app.start_with(|sessions| sessions.principal_idle(HOUR));
     ada(&node).await.set(Division(3)).await.unwrap();
     app.pass(HOUR);
     let adopt = async |session: Session| {
@@ -136,7 +140,7 @@ fn no_removed_value_returns() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in proptest::collection::vec(step(), 1..30))| {
         let app = App::new();
-        let node = app.node();
+        let node = app.start();
         let mut browsers: Vec<_> =
             (0..BROWSERS).map(|_| at_once(remembered(&node)).expect("nothing to wait for")).collect();
         let mut removed = false;

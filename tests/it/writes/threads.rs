@@ -13,8 +13,12 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{at_once, soon, under_way},
-    world::{Browser, Node, Theme, Visits, ring},
+    app::ring,
+    browser::Browser,
+    node::Node,
+    values::{Theme, Visits},
+    visits::under_way,
+    waiting::{at_once, soon},
 };
 
 const HOUR: Duration = Duration::from_secs(3600);

@@ -12,8 +12,11 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{Op, Refusal, USERS, job, op, perform, principal};
 use crate::support::{
-    app::under_way,
-    world::{Browser, DAY, Division, Node, User, Visits, parsed, set_cookies},
+    browser::Browser,
+    node::Node,
+    tokens::{parsed, set_cookies},
+    values::{DAY, Division, User, Visits},
+    visits::under_way,
 };
 
 const JARS: usize = 3;

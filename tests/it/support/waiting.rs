@@ -1,0 +1,52 @@
+//! Futures and streams, polled without a wait or with a limit.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http_body::Body;
+use http_body_util::BodyExt;
+use layered_session::{SessionValue, Watch};
+use tokio::task::JoinHandle;
+
+/// The event of a stream that has nothing to tell.
+pub(crate) const BEAT: &str = "event: heartbeat\ndata: null\n\n";
+
+/// What is there without waiting.
+pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    future.now_or_never()
+}
+
+/// All that a stream has to tell now.
+pub(crate) fn told<B>(stream: &mut B) -> String
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut told = String::new();
+    while let Some(Some(Ok(frame))) = at_once(stream.frame()) {
+        told.push_str(std::str::from_utf8(frame.data_ref().expect("no trailers")).unwrap());
+    }
+    told
+}
+
+/// A page that waits for a value, and has had its look: from here on only a change wakes it.
+pub(crate) async fn waiting_for<V>(mut watch: Watch<V>, value: V) -> JoinHandle<()>
+where
+    V: SessionValue + Default + PartialEq,
+{
+    let waiting = tokio::spawn(async move { while watch.next().await.expect("the session lives") != value {} });
+    settled().await;
+    waiting
+}
+
+/// Lets every task go on until it waits.
+pub(crate) async fn settled() {
+    for _ in 0..8 {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits, but not for ever: a test that would hang fails.
+pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(20), future).await.expect("it never came")
+}
