@@ -10,6 +10,8 @@
 //! | [`live_pages`] | How does an open page follow and change a session? |
 //! | [`without_axum`] | How do hyper, tonic and clients that are no browsers use a session? |
 //! | [`testing`] | How does a test get a session? |
+//! | [`guarantees`] | What does the crate promise, where does a promise end, and which test shows the promise? |
+//! | [`glossary`] | What does a word of the docs mean? |
 //!
 //! Every program of the guide is compiled, and all but the servers run, with the tests of this crate.
 
@@ -40,3 +42,9 @@ pub mod without_axum {}
 #[cfg_attr(feature = "testing", doc = include_str!("guide/testing.md"))]
 #[cfg_attr(not(feature = "testing"), doc = "Testing: a chapter of the feature `testing`.")]
 pub mod testing {}
+
+#[doc = include_str!("guide/guarantees.md")]
+pub mod guarantees {}
+
+#[doc = include_str!("guide/glossary.md")]
+pub mod glossary {}

@@ -60,6 +60,7 @@
 //! | read from a database, keep sessions in a store | [`tier`] |
 //! | look into a session | [`Session::explain`], `SessionInspector` (feature `inspector`) |
 //! | test | `testing` (feature `testing`) |
+//! | know the promises, their limits and the words | [`guide::guarantees`], [`guide::glossary`] |
 //!
 //! # Features
 //!
