@@ -4,8 +4,10 @@
 //! - `build`: the errors of `build()`, and the configured cookie
 //! - `auto_traits`: the public types that are `Send`, `Sync` and `Unpin`
 //! - `docs`: the width, length and promises of the docs
+//! - `references`: the entries of the guarantees that comments name, and the tests that the entries name
 
 mod auto_traits;
 mod build;
 mod docs;
 mod first_steps;
+mod references;

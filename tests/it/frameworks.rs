@@ -19,7 +19,6 @@ use crate::support::{
     values::{Division, User, Visits},
 };
 
-// Acceptance 58.
 #[tokio::test]
 async fn axum_over_http_1() {
     scenarios::run(&Axum(Version::Http1)).await;

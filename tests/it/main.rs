@@ -1,8 +1,7 @@
 //! The behaviour that a user of the crate can see, through the public API. Each folder is one subject, and its head
 //! says which behaviour stands in which file.
 //!
-//! `Acceptance n`, `Gn` and `Rn` in comments are the numbers of the project's acceptance cases, guarantees and security
-//! requirements.
+//! A number in a comment, such as G12 or R4, names an entry of the guide's chapter `guarantees`.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
 
 mod api;

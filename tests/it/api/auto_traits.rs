@@ -32,7 +32,6 @@ fn copied<T: Copy + Send + Sync + Unpin + 'static>() {}
 
 fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
 
-// Acceptance 60.
 #[test]
 fn public_types_keep_their_auto_traits() {
     handle::<Session>();
@@ -139,7 +138,6 @@ fn sent_and_kept<F: Future + Send + 'static>(future: F) -> F {
     future
 }
 
-// Acceptance 60.
 #[tokio::test]
 async fn every_future_can_be_spawned() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());

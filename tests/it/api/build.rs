@@ -207,7 +207,7 @@ fn settings_that_cant_work_are_refused() {
     }
 }
 
-// Acceptance 42, R10.
+// R10.
 #[test]
 fn keys_that_could_be_guessed_are_refused_without_a_panic() {
     let good = rand::random::<[u8; 32]>();
@@ -224,7 +224,7 @@ fn keys_that_could_be_guessed_are_refused_without_a_panic() {
     refusal(KeyRing::from_env("LAYERED_SESSION_UNSET"), BuildErrorKind::Key, "is not set");
 }
 
-// Acceptance 53, R19.
+// R19.
 /// A cookie path of so many bytes.
 fn path_of(bytes: usize) -> String {
     format!("/{}", "p".repeat(bytes - 1))
@@ -283,7 +283,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
     }
 }
 
-// Acceptance 53, R19.
+// R19.
 #[tokio::test]
 async fn the_cookie_looks_as_configured_when_made_and_when_removed() {
     let other = || cookie().name("__Secure-a").path("/app").domain("example.org").same_site(SameSite::Strict);

@@ -8,14 +8,14 @@ use std::{
 /// The widest line of code that a page of docs.rs and a README show without a scroll bar.
 const COLUMNS: usize = 88;
 
-/// Each file under a folder of the package whose name ends so, with its text.
-fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
+/// Each file under a folder of the package whose name ends so, with its text. Folders of build output are left out.
+pub(super) fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            if path.is_dir() && !path.ends_with("target") {
                 folders.push(path);
             } else if path.to_str().unwrap().ends_with(ending) {
                 let text = fs::read_to_string(&path).unwrap();
@@ -25,6 +25,13 @@ fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     }
     assert!(!found.is_empty());
     found
+}
+
+/// A page at the root of the package, with its text.
+pub(super) fn page(name: &str) -> (PathBuf, String) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let text = fs::read_to_string(&path).unwrap();
+    (path, text)
 }
 
 /// The text of a doc comment's line.
@@ -54,11 +61,6 @@ fn code_lines_fit_88_columns() {
         let lines = (1..).zip(text.lines()).filter_map(|(number, line)| Some((number, doc(line)?.to_owned())));
         (path, lines.collect::<Vec<_>>())
     });
-    let page = |name: &str| {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
-        let text = fs::read_to_string(&path).unwrap();
-        (path, text)
-    };
     let pages = files("src", ".md").into_iter().chain(["README.md", "examples/README.md"].map(page));
     let pages = pages.map(|(path, text)| (path, (1..).zip(text.lines().map(str::to_owned)).collect()));
     let mut wide = Vec::new();

@@ -30,7 +30,7 @@ async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
     assert!(ids.iter().map(zeros).sum::<usize>() < 500, "a part of the id that never changes");
 }
 
-// Acceptance 32, 40, R2, R12.
+// R2, R12.
 #[tokio::test]
 async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
     let app = App::new();
@@ -49,7 +49,7 @@ async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
     assert_eq!(trace.lines_with("ERROR"), 0);
 }
 
-// Acceptance 32.
+// R2.
 #[tokio::test]
 async fn ids_that_look_reserved_are_plain_misses() {
     let node = App::new().node;
@@ -124,7 +124,7 @@ async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() 
     }
 }
 
-// Acceptance 43, R11.
+// R11.
 #[tokio::test]
 async fn a_token_opens_only_under_the_name_and_for_the_audience_it_was_sealed_for() {
     let (ring, clock) = (ring(), ManualClock::new());

@@ -9,7 +9,7 @@ use crate::support::{
     values::{TICK, Theme, dark},
 };
 
-// Acceptance 55, R16.
+// R16.
 #[tokio::test]
 async fn our_cookie_is_found_in_any_field_beside_any_garbage() {
     let app = App::new();

@@ -15,7 +15,7 @@ fn key() -> [u8; 32] {
     rand::random()
 }
 
-// Acceptance 41, R9.
+// R9.
 #[tokio::test]
 async fn a_retired_key_opens_and_the_next_response_seals_anew() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
@@ -31,7 +31,7 @@ async fn a_retired_key_opens_and_the_next_response_seals_anew() {
     assert_eq!(browser.theme(&node(&[new])).await, dark());
 }
 
-// Acceptance 41, 57c, R9.
+// R9.
 #[tokio::test]
 async fn replacing_the_keys_takes_effect_at_the_next_request_with_memory_warm() {
     let (old, new, clock) = (key(), key(), ManualClock::new());
@@ -54,7 +54,7 @@ async fn replacing_the_keys_takes_effect_at_the_next_request_with_memory_warm() 
     assert_eq!(outcome(&node, browser.request()).await, nobody());
 }
 
-// Acceptance 57c.
+// R9.
 #[tokio::test]
 async fn a_key_that_leaves_the_ring_ends_its_cookies_though_memory_is_warm() {
     let (first, second) = (key(), key());

@@ -23,7 +23,7 @@ use crate::support::{
     waiting::at_once,
 };
 
-// Acceptance 21.
+// G8.
 #[tokio::test]
 async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
     let app = App::new();
@@ -65,7 +65,7 @@ async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
     assert!(set_cookies(&browser.visit_seen(&node, async |session| session.value::<Theme>()).await.0).is_empty());
 }
 
-// Acceptance 57c.
+// G9.
 #[tokio::test]
 async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
     let app = App::new();

@@ -23,7 +23,7 @@ use crate::support::{
     values::{Theme, Visits, dark},
 };
 
-// Acceptance 37.
+// G15.
 #[tokio::test]
 async fn a_cookie_is_set_by_the_first_write_and_then_only_when_the_browser_is_behind() {
     let app = App::new();
@@ -42,7 +42,7 @@ async fn a_cookie_is_set_by_the_first_write_and_then_only_when_the_browser_is_be
     assert_eq!(browser.theme(&app.start()).await, dark());
 }
 
-// Acceptance 45.
+// G15.
 #[tokio::test]
 async fn removing_what_is_absent_is_no_modification() {
     let app = App::new();
@@ -58,7 +58,7 @@ async fn removing_what_is_absent_is_no_modification() {
     assert!(browser.told(&app.node, absent).await.is_empty());
 }
 
-// Acceptance 38, 53, R19.
+// R19.
 #[tokio::test]
 async fn a_removal_repeats_the_attributes_and_answers_only_who_brought_a_cookie() {
     let app = App::new();
@@ -80,7 +80,7 @@ async fn a_removal_repeats_the_attributes_and_answers_only_who_brought_a_cookie(
     }
 }
 
-// Acceptance 47, R22.
+// G15, R22.
 #[tokio::test]
 async fn a_handlers_own_cookies_and_those_of_another_path_are_untouched() {
     let app = App::new();
@@ -96,7 +96,7 @@ async fn a_handlers_own_cookies_and_those_of_another_path_are_untouched() {
     assert_eq!(Browser::bringing(parsed(&set[2]).value()).theme(&app.start()).await, dark());
 }
 
-// Acceptance 57c, R3, R22: no status undoes a write, and a renewal reaches the browser whatever follows.
+// G9, R3, R22: no status undoes a write, and a renewal reaches the browser whatever follows.
 #[tokio::test]
 async fn a_failed_response_keeps_the_write_and_carries_the_cookie() {
     let app = App::new();
@@ -162,7 +162,7 @@ async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> 
     (response, session)
 }
 
-// Acceptance 46, R21.
+// G17, R21.
 #[tokio::test]
 async fn the_cookie_precedes_the_first_byte_of_a_stream_and_a_write_after_it_heals_later() {
     let app = App::new();
@@ -179,7 +179,7 @@ async fn the_cookie_precedes_the_first_byte_of_a_stream_and_a_write_after_it_hea
     assert_eq!(browser.theme(&app.start()).await, Theme("late".into()));
 }
 
-// Acceptance 46, R22.
+// G17, R22.
 #[tokio::test]
 async fn an_upgrade_passes_untouched_and_its_write_heals_later() {
     let app = App::new();

@@ -58,7 +58,6 @@ async fn assert_keeps_a_theme(app: Router, path: &str) {
     assert_eq!(send(&app, &mut browser, "GET", path).await.2, "dark");
 }
 
-// Acceptance 59.
 #[tokio::test]
 async fn it_serves_around_a_router_its_routes_and_its_nested_routers() {
     assert_keeps_a_theme(pages().layer(layer()), "/").await;
@@ -114,7 +113,6 @@ fn admin_sessions() -> Sessions {
         .unwrap()
 }
 
-// Acceptance 54.
 #[tokio::test]
 async fn two_layers_with_names_of_their_own_do_not_disturb_each_other() {
     let (outer, inner) = (sessions(), admin_sessions());
@@ -178,7 +176,6 @@ async fn two_layers_of_the_same_sessions_still_set_one_cookie() {
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "dark");
 }
 
-// Acceptance 54.
 #[tokio::test]
 async fn two_layers_in_one_stack_dont_disturb_each_other() {
     let (keys, clock) = (ring(), ManualClock::new());

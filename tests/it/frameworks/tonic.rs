@@ -249,7 +249,7 @@ async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<S
     Ok(http::Response::new(Session::load(request.extensions()).await.unwrap_err().into()))
 }
 
-// Acceptance 50.
+// G6.
 #[tokio::test]
 async fn a_store_that_is_away_is_told_apart_from_a_layer_that_is_missing() {
     let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());

@@ -21,7 +21,7 @@ use crate::support::{
     waiting::{at_once, settled, soon},
 };
 
-// Acceptance 24.
+// R5.
 #[tokio::test]
 async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
     let app = App::new();
@@ -42,7 +42,7 @@ async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
     assert_eq!(kind(live.touch().await), Some(WriteErrorKind::Closed));
 }
 
-// Acceptance 24.
+// R5.
 #[tokio::test]
 async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
     let app = App::new();
@@ -58,7 +58,7 @@ async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
     assert_eq!(at_once(live.closed()), Some(Closed::Expired));
 }
 
-// Acceptance 24.
+// R5.
 #[tokio::test]
 async fn reading_extends_what_the_browser_carries() {
     let app = App::new();
@@ -74,7 +74,6 @@ async fn reading_extends_what_the_browser_carries() {
     assert_eq!(carried::<Theme>(&browser, &app).await, Theme::default());
 }
 
-// Acceptance 12.
 #[tokio::test]
 async fn a_users_values_are_kept_31_days_from_their_last_use() {
     let app = App::new();
@@ -143,7 +142,7 @@ async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cooki
 
 // Expiry work.
 
-// Acceptance 25.
+// R5.
 #[tokio::test]
 async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
     let app = App::new();
@@ -166,7 +165,7 @@ async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
     assert_eq!((sweep(2 * DAY + HOUR), node.sessions.stats().expired), (0, 2));
 }
 
-// Acceptance 25.
+// R5.
 #[tokio::test]
 async fn what_has_expired_is_not_served_before_it_is_dropped() {
     let app = App::new();

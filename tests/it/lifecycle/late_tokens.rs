@@ -32,7 +32,7 @@ async fn attempt(browser: &Browser, node: &Node) -> (bool, Option<WriteErrorKind
 /// What a request with a renewed or ended id gets for a minute: no session, no write, no word on the cookie.
 const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind::Closed), false);
 
-// Acceptance 29.
+// G12.
 #[tokio::test]
 async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back() {
     let app = App::new();
@@ -67,7 +67,7 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
     assert_eq!(get::<Theme>(&mut browser, &node).await, Theme::default());
 }
 
-// Acceptance 48, R4.
+// R4.
 #[tokio::test]
 async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
     let app = App::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));

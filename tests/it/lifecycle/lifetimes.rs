@@ -36,7 +36,7 @@ async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
     }
 }
 
-// Acceptance 44, R5.
+// R5.
 #[tokio::test]
 async fn use_extends_the_idle_limit_and_nothing_else_does() {
     let app = app();
@@ -65,7 +65,7 @@ async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
     assert_eq!((refused.kind(), handle.closed().now_or_never()), (WriteErrorKind::Closed, Some(Closed::Expired)));
 }
 
-// Acceptance 44, R5.
+// R5.
 #[tokio::test]
 async fn the_absolute_limit_holds_however_much_the_session_is_used() {
     let app = app();

@@ -17,7 +17,7 @@ use crate::support::{
 
 // Renewed.
 
-// Acceptance 39, R3.
+// R3.
 #[tokio::test]
 async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
     let app = App::new();
@@ -33,7 +33,7 @@ async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
     assert_eq!(socket.value::<Theme>(), Theme::default());
 }
 
-// Acceptance 56, R3.
+// R3.
 #[tokio::test]
 async fn renewal_where_memory_has_lost_the_session_keeps_it() {
     let app = App::new();
@@ -58,7 +58,7 @@ async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
     }
 }
 
-// Acceptance 30.
+// G12.
 #[tokio::test]
 async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
     let node = App::new().node;
@@ -83,7 +83,7 @@ async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
     }
 }
 
-// Acceptance 30.
+// G12.
 #[tokio::test]
 async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
     let node = App::new().node;
@@ -118,7 +118,7 @@ async fn login_follows_any_end_and_renewal_only_its_own() {
 
 // Signed in.
 
-// Acceptance 57b.
+// G7.
 #[tokio::test]
 async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_users_own() {
     for (own, adopts, expected) in
@@ -141,7 +141,7 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
     }
 }
 
-// Acceptance 57b.
+// G7.
 #[tokio::test]
 async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principal() {
     let app = App::new();
@@ -158,7 +158,7 @@ async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principa
     }
 }
 
-// Acceptance 57b.
+// G12.
 #[tokio::test]
 async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
     let node = App::new().node;
@@ -172,7 +172,7 @@ async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
     assert_eq!(socket(&browser, &node).await.principal(), Some(Principal::new("ada")));
 }
 
-// Acceptance 57b.
+// G13.
 #[tokio::test]
 async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
     let node = App::new().node;
@@ -238,7 +238,7 @@ async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
     assert_eq!(browser.visit(&node(), async |s| s.value::<Division>()).await, Division(-1));
 }
 
-// Acceptance 22.
+// G7.
 #[tokio::test]
 async fn the_next_user_of_a_browser_sees_nothing_of_the_last_ones() {
     for signs_out in [true, false] {

@@ -49,7 +49,7 @@ impl SessionValue for Notice {
 
 // Watches and changes.
 
-// Acceptance 26.
+// G18.
 #[tokio::test]
 async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
     let node = App::new().node;
@@ -134,7 +134,7 @@ async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
     assert_eq!(origins, [[ChangeOrigin::Fresh; 2], [ChangeOrigin::Carried; 2]]);
 }
 
-// Acceptance 31.
+// G18.
 #[tokio::test]
 async fn a_destroyed_session_is_not_an_emptied_one() {
     let node = App::new().node;
@@ -212,7 +212,7 @@ async fn nothing_of_one_owner_reaches_anothers_watcher() {
     assert!(watches.iter_mut().all(|watch| at_once(watch.next()).is_none()));
 }
 
-// Acceptance 28.
+// G18.
 #[tokio::test]
 async fn who_watches_before_there_is_a_session_sees_it_come() {
     let node = App::new().node;
@@ -231,7 +231,7 @@ async fn who_watches_before_there_is_a_session_sees_it_come() {
     assert_eq!(soon(closed).await, Closed::Destroyed);
 }
 
-// Acceptance 9.
+// G18.
 #[tokio::test]
 async fn the_next_view_of_a_socket_begins_with_the_newest_value() {
     let app = App::new();
@@ -326,7 +326,7 @@ async fn a_shutdown_ends_what_waits_and_no_session() {
 
 // Writes of open handles.
 
-// Acceptance 27.
+// G9.
 #[tokio::test]
 async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
     let node = App::new().node;
@@ -346,7 +346,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
     assert_eq!(node.sessions.stats().records, 1);
 }
 
-// Acceptance 33.
+// G8.
 #[tokio::test]
 async fn two_sockets_that_write_different_names_keep_both() {
     let app = App::new();
@@ -359,7 +359,7 @@ async fn two_sockets_that_write_different_names_keep_both() {
     assert_eq!((carried(&browser, &app).await, carried(&browser, &app).await), (theme("dark"), Visits(1)));
 }
 
-// Acceptance 33.
+// G8.
 #[tokio::test]
 async fn a_response_never_writes_back_what_its_request_loaded() {
     let app = App::new();
@@ -377,7 +377,6 @@ async fn a_response_never_writes_back_what_its_request_loaded() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
 }
 
-// Acceptance 34.
 #[tokio::test]
 async fn ordinary_handlers_read_and_write_as_sockets_do() {
     let node = App::new().node;

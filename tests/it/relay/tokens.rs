@@ -121,7 +121,7 @@ async fn a_token_lives_as_long_as_a_cookie_sealed_with_it() {
     }
 }
 
-// Acceptance 57a.
+// G19.
 #[tokio::test]
 async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_come() {
     let app = App::new();
@@ -139,7 +139,7 @@ async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_c
     }
 }
 
-// Acceptance 57a.
+// G12.
 #[tokio::test]
 async fn a_removal_survives_a_restart_an_older_cookie_and_an_older_token() {
     let app = App::new();
@@ -187,7 +187,7 @@ async fn a_token_made_for_something_else_is_refused() {
     assert_eq!(bring(&mut browser, &App::new().node, &token).await.code(), "relay_invalid", "other keys");
 }
 
-// Acceptance 28.
+// G19.
 #[tokio::test]
 async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart() {
     let app = App::new();
@@ -312,7 +312,7 @@ async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
     }
 }
 
-// Acceptance 6.
+// G19.
 #[tokio::test]
 async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_through_the_page() {
     let app = App::new();

@@ -31,7 +31,7 @@ fn drafting(app: &App, resolution: Resolution) -> Node {
     Node::new(chain.resolution(resolution).idle(60 * DAY).absolute(365 * DAY).build().unwrap())
 }
 
-// Acceptance 1 and 18.
+// G2.
 #[tokio::test]
 async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
     for (resolution, expected) in
@@ -53,7 +53,7 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
     }
 }
 
-// Acceptance 1.
+// G2.
 #[tokio::test]
 async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
     let app = App::new();
@@ -81,7 +81,7 @@ async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
     assert_eq!(browser.visit(&node(&clock), async |s| s.value::<Theme>()).await, Theme("last".into()));
 }
 
-// Acceptance 2 and 3.
+// G2.
 #[tokio::test]
 async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
     let app = App::new();
@@ -98,7 +98,7 @@ async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
     assert_eq!(seen(&mut browser, &node()).await, (theme("light"), "default"));
 }
 
-// Acceptance 8.
+// G2.
 #[tokio::test]
 async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
     let app = App::new();
@@ -109,7 +109,6 @@ async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
     assert_eq!(at_once(live.watch::<Division>().next()), Some(Some(Division(2))));
 }
 
-// Acceptance 10 and 35.
 #[tokio::test]
 async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
     let app = App::new();
@@ -125,7 +124,7 @@ async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
     }
 }
 
-// Acceptance 12.
+// G3.
 #[tokio::test]
 async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
     let app = App::new();
@@ -142,7 +141,7 @@ async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
 }
 
-// Acceptance 13 and 19.
+// G1, G3.
 #[tokio::test]
 async fn an_expired_copy_in_memory_hides_nothing_below_it() {
     let app = App::new();
@@ -159,7 +158,7 @@ async fn an_expired_copy_in_memory_hides_nothing_below_it() {
     assert_eq!(seen(&mut browser, &node).await, (Draft("blank".into()), "default"));
 }
 
-// Acceptance 19.
+// G5.
 #[tokio::test]
 async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
     let app = App::new();
@@ -172,7 +171,7 @@ async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
     assert_eq!(browser.visit(&node, both).await, (theme("light"), Visits(1)));
 }
 
-// Acceptance 19.
+// G3.
 #[tokio::test]
 async fn what_was_evicted_comes_from_the_cookie() {
     let app = App::new();

@@ -79,7 +79,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
     assert_eq!((refused.kind(), session.principal(), session.value()), (WriteErrorKind::Unavailable, None, dark()));
 }
 
-// Acceptance 4.
+// G7.
 #[tokio::test]
 async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_is_touched() {
     let app = App::new();
@@ -95,7 +95,7 @@ async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_
     assert_eq!(node.sessions.stats().records, 2, "one session and one user");
 }
 
-// Acceptance 5.
+// G16.
 #[tokio::test]
 async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie() {
     let app = App::new();
@@ -109,7 +109,7 @@ async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie
     assert_eq!(carried::<Division>(&second, &app).await, Division(2));
 }
 
-// Acceptance 11.
+// G18.
 #[tokio::test]
 async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
     let app = App::new();
@@ -177,7 +177,7 @@ async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Divis
     visit_as(browser, node, user, async |session| session.value::<Division>()).await
 }
 
-// Acceptance 22.
+// G7.
 #[tokio::test]
 async fn users_who_share_one_session_cookie_share_no_values() {
     let app = App::new();
@@ -194,7 +194,7 @@ async fn users_who_share_one_session_cookie_share_no_values() {
     assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
 }
 
-// Acceptance 4 and 10.
+// G7.
 #[tokio::test]
 async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
     let app = App::new();

@@ -31,7 +31,7 @@ impl SessionValue for Choice {
     const NAME: &'static str = "choice";
 }
 
-// Acceptance 14.
+// G1.
 #[tokio::test]
 async fn false_zero_empty_and_null_are_answers() {
     let app = App::new();
@@ -59,7 +59,7 @@ async fn false_zero_empty_and_null_are_answers() {
     }
 }
 
-// Acceptance 17.
+// G1, G20.
 #[tokio::test]
 async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
     let app = App::new();
@@ -84,7 +84,7 @@ async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
     }
 }
 
-// Acceptance 17.
+// G1.
 #[tokio::test]
 async fn a_watch_skips_a_wrong_typed_value_as_a_read_does() {
     let app = App::new();
@@ -147,7 +147,6 @@ impl SessionValue for AnyDivision {
     const SCOPE: Scope = Scope::Principal;
 }
 
-// Acceptance 20.
 #[tokio::test]
 async fn one_type_decides_what_is_valid_on_every_path() {
     let app = App::new();

@@ -39,7 +39,6 @@ async fn a_batch_is_one_commit_in_the_store() {
     assert_eq!(browser.theme(&site.start()).await, Theme("dark!".into()));
 }
 
-// Acceptance 45.
 #[tokio::test]
 async fn removing_what_is_absent_asks_the_store_for_nothing() {
     let (store, site) = stored();
@@ -53,7 +52,7 @@ async fn removing_what_is_absent_asks_the_store_for_nothing() {
     assert_eq!(store.take_operations(), []);
 }
 
-// Acceptance 50.
+// G9.
 #[tokio::test]
 async fn a_stores_error_fails_the_write_and_changes_nothing() {
     let (store, site) = stored();
@@ -112,7 +111,7 @@ async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() 
     }
 }
 
-// Acceptance 50.
+// G6.
 #[tokio::test]
 async fn a_store_that_is_away_fails_the_load_with_503() {
     let (store, site) = stored();
@@ -256,7 +255,7 @@ impl Tier for Tenant {
     }
 }
 
-// Acceptance 50.
+// G6.
 #[tokio::test]
 async fn a_failing_source_is_traced_and_the_next_tier_answers() {
     for (source, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {

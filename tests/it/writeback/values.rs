@@ -197,7 +197,7 @@ async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
     assert_eq!(page.read::<Theme>().await, None);
 }
 
-// Acceptance 7.
+// G20.
 #[tokio::test]
 async fn a_post_stores_every_allowed_name_and_never_another() {
     let app = App::new();
@@ -216,7 +216,7 @@ async fn a_post_stores_every_allowed_name_and_never_another() {
     }
 }
 
-// Acceptance 15.
+// R28.
 #[tokio::test]
 async fn a_thousand_unknown_names_leave_nothing_behind() {
     let app = App::new();
@@ -241,7 +241,7 @@ async fn a_thousand_unknown_names_leave_nothing_behind() {
     assert_eq!(browser.cookie("session"), cookie.cookie("session"));
 }
 
-// Acceptance 16.
+// R28.
 #[tokio::test]
 async fn a_name_of_10_kb_is_refused() {
     let node = App::new().node;

@@ -192,7 +192,7 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
 
 // Where values live.
 
-// Acceptance 57.
+// G15.
 #[tokio::test]
 async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
     let (store, app) = stored();
@@ -206,7 +206,7 @@ async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
     assert_eq!(browser.visit(&app.start(), read).await, 9000);
 }
 
-// Acceptance 57.
+// G15.
 #[tokio::test]
 async fn a_volatile_value_is_kept_in_memory_alone() {
     let app = App::with(|builder| builder.value::<Scratch>());

@@ -21,7 +21,7 @@ async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
     }
 }
 
-// Acceptance 56.
+// G10.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn as_many_increments_as_there_are_writers() {
     let app = App::new();
@@ -36,7 +36,7 @@ async fn as_many_increments_as_there_are_writers() {
     assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
-// Acceptance 56: among them is the one that makes the session.
+// G10: among them is the one that makes the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn clones_that_write_first_at_once_make_one_session() {
     let app = App::new();
@@ -49,7 +49,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, 1);
 }
 
-// Acceptance 56: the moment between the look and the making is short, so it takes many rounds to hit it.
+// G10: the moment between the look and the making is short, so it takes many rounds to hit it.
 #[tokio::test]
 async fn threads_that_write_first_in_the_same_moment_make_one_session() {
     const ROUNDS: usize = 500;
@@ -71,7 +71,7 @@ async fn threads_that_write_first_in_the_same_moment_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, ROUNDS);
 }
 
-// Acceptance 56: two nodes over one store, each with a memory of its own.
+// G10: two nodes over one store, each with a memory of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn increments_on_two_nodes_are_all_counted_by_the_store() {
     let (_, app) = stored();
@@ -119,7 +119,7 @@ async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
     assert_eq!(browser.visit(&other, take).await, None);
 }
 
-// Acceptance 33, 49.
+// G8.
 #[tokio::test]
 async fn writers_of_different_values_keep_each_others() {
     let app = App::new();

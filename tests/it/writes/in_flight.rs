@@ -33,7 +33,7 @@ fn gated(kind: CommitKind) -> (SpyStore, App) {
     (store, App::with(move |builder| builder.tier(shared.clone())))
 }
 
-// Acceptance 56: asked by all at once, the store would turn away all but one each time, and some would give up.
+// G10: asked by all at once, the store would turn away all but one each time, and some would give up.
 #[tokio::test]
 async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
     const UPDATES: usize = 40;
@@ -134,7 +134,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
     }
 }
 
-// Acceptance 56, R4.
+// R4.
 #[tokio::test]
 async fn logout_during_a_write_stays_logged_out() {
     let (gate, app) = gated(CommitKind::Update);

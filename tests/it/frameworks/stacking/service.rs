@@ -52,7 +52,6 @@ impl<'a> Service<Request<Borrowed<'a>>> for Counting<'_> {
     }
 }
 
-// Acceptance 58.
 #[test]
 fn a_service_that_borrows_fails_and_is_no_clone_is_served_as_it_is() {
     let (calls, touched) = (Cell::new(0), Cell::new(0));
