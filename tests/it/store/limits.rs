@@ -1,0 +1,103 @@
+//! The limits of a shared store, as the guide's chapter `guarantees` tells the limits: news that a node gets late or never.
+
+use std::task::{Context, Waker};
+
+use layered_session::{
+    Principal, Session,
+    testing::{Operation, SpyStore},
+};
+
+use crate::support::{
+    app::App,
+    browser::Browser,
+    node::Node,
+    values::{Theme, dark, theme},
+    visits::{get, set, signed_in},
+};
+
+/// An application over a store.
+fn over_store() -> (App, SpyStore) {
+    let store = SpyStore::new();
+    let shared = store.clone();
+    (App::with(move |sessions| sessions.tier(shared.clone())), store)
+}
+
+async fn user(browser: &Browser, node: &Node) -> Option<Principal> {
+    browser.clone().visit(node, async |session| session.principal()).await
+}
+
+// R6.
+#[tokio::test]
+async fn end_of_all_sessions_is_each_nodes_own() {
+    for app in [App::new(), over_store().0] {
+        let (here, there) = (&app.node, app.start());
+        let (mut first, second) = (signed_in(here, "ada").await, signed_in(here, "ada").await);
+        first.visit(here, async |session| session.end_all_sessions().await.unwrap()).await;
+        assert_eq!(user(&second, here).await, None);
+        for node in [&there, &app.start()] {
+            assert_eq!(user(&second, node).await, Some(Principal::new("ada")));
+        }
+    }
+}
+
+// G18.
+#[tokio::test]
+async fn write_of_another_node_comes_with_the_newer_cookie() {
+    let (app, store) = over_store();
+    let (here, there) = (&app.node, app.start());
+    let mut browser = app.dark().await;
+    let mut old = browser.clone();
+    set(&mut browser, &there, theme("light")).await;
+    store.take_operations();
+    assert_eq!(get::<Theme>(&mut old, here).await, dark());
+    assert_eq!(store.take_operations(), []);
+    assert_eq!(get::<Theme>(&mut browser, here).await, theme("light"));
+}
+
+// G12.
+#[tokio::test]
+async fn end_on_another_node_leaves_the_record_here() {
+    let (app, _) = over_store();
+    let mut browser = app.dark().await;
+    let copy = browser.clone();
+    browser.visit(&app.start(), async |session| session.destroy().await.unwrap()).await;
+    assert_eq!(copy.theme(&app.node).await, dark());
+    assert_eq!(copy.theme(&app.start()).await, Theme::default());
+}
+
+// G4.
+#[tokio::test]
+async fn loads_at_once_each_read_the_store() {
+    let (app, store) = over_store();
+    let browser = app.dark().await;
+    let cold = app.start();
+    store.take_operations();
+    store.hold_answers(Operation::Read);
+    let mut loads = [(); 2].map(|()| {
+        let (mut browser, cold) = (browser.clone(), &cold);
+        Box::pin(async move { browser.visit(cold, async |session: Session| session.value::<Theme>()).await })
+    });
+    let mut cx = Context::from_waker(Waker::noop());
+    for load in &mut loads {
+        assert!(load.as_mut().poll(&mut cx).is_pending());
+    }
+    store.release();
+    for load in loads {
+        assert_eq!(load.await, dark());
+    }
+    assert_eq!(store.take_operations(), [Operation::Read; 2]);
+}
+
+// G4.
+#[tokio::test]
+async fn unknown_id_is_asked_for_at_each_load() {
+    let (app, store) = over_store();
+    let browser = app.dark().await;
+    store.forget_records();
+    let cold = app.start();
+    store.take_operations();
+    for _ in 0..2 {
+        assert_eq!(browser.theme(&cold).await, Theme::default());
+    }
+    assert_eq!(store.take_operations(), [Operation::Read; 2]);
+}
