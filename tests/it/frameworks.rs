@@ -1,9 +1,15 @@
-//! One list of scenarios on axum, on hyper alone and on tonic: real servers on free ports of loopback, real clients.
+//! The frameworks around the layer.
+//!
+//! - `scenarios`: one list of scenarios on `axum`, on `hyper` alone and on `tonic`, with real servers and a real `client`
+//! - `stacking`: the places where the layer may stand, and the services that the layer may wrap
+//! - `guards`: `RequireLayer` before routes, and the extractors of single values
 
 mod axum;
 mod client;
+mod guards;
 mod hyper;
 mod scenarios;
+mod stacking;
 mod tonic;
 
 use std::{future::Future, net::Ipv4Addr, time::Duration};

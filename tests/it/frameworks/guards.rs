@@ -21,7 +21,11 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{app::{builder, ring}, browser::{Browser}, values::{Division, Theme, User}};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    values::{Division, Theme, User},
+};
 
 fn sessions() -> Sessions {
     builder(&ring(), &ManualClock::new()).build().unwrap()

@@ -20,7 +20,12 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::{app::{builder, ring}, browser::{Browser}, tokens::{parsed, set_cookies}, values::{Theme}};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    tokens::{parsed, set_cookies},
+    values::Theme,
+};
 
 fn sessions() -> Sessions {
     builder(&ring(), &ManualClock::new()).build().unwrap()

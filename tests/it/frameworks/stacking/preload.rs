@@ -13,7 +13,11 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{darken, pages, send, sessions, theme};
-use crate::support::{app::{builder, ring}, browser::{Browser}, values::{Theme}};
+use crate::support::{
+    app::{builder, ring},
+    browser::Browser,
+    values::Theme,
+};
 
 /// A source that has to be waited for.
 #[derive(Debug)]

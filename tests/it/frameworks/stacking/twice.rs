@@ -16,7 +16,13 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::send;
-use crate::support::{app::{ring}, browser::{Browser}, node::{BoxFuture}, tokens::{set_cookies}, values::{Division, Theme, theme}};
+use crate::support::{
+    app::ring,
+    browser::Browser,
+    node::BoxFuture,
+    tokens::set_cookies,
+    values::{Division, Theme, theme},
+};
 
 /// The actions of a service between the two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
