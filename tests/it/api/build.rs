@@ -6,7 +6,7 @@ use layered_session::{
     BuildError, BuildErrorKind, CookieTier, DefaultTier, KeyRing, MemoryTier, Placement, Principal, SameSite, Scope,
     SessionValue, Sessions, SessionsBuilder,
     testing::{ManualClock, SpyStore},
-    tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture},
+    tier::{Committed, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::support::{
     app::ring,
     browser::Browser,
     node::Node,
+    tiers::{empty_source, nothing, store},
     values::{DAY, Division, Theme, User, dark},
 };
 
@@ -74,42 +75,24 @@ fn a_chain_needs_one_cookie_behind_at_most_one_memory() {
     refused(Sessions::builder().tier(cookie()).tier(memory()), Chain, "memory comes before the cookie");
 }
 
-/// A tier that has nothing to say.
-#[derive(Debug)]
-struct Silent(&'static str, Role);
-
-impl Tier for Silent {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-
-    fn role(&self) -> Role {
-        self.1
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::ready(Ok(Found::nothing()))
-    }
-
-    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::ReadOnly))
-    }
-}
-
 #[test]
 fn tiers_are_told_apart_and_one_store_decides() {
     use BuildErrorKind::Chain;
-    chain().tier(SpyStore::new()).tier(Silent("a", Role::Source)).tier(Silent("b", Role::Source)).build().unwrap();
+    chain().tier(SpyStore::new()).tier(empty_source("a")).tier(empty_source("b")).build().unwrap();
     refused(chain().tier(DefaultTier::new()).tier(DefaultTier::new()), Chain, "put all defaults into one");
-    let stores = chain().tier(SpyStore::new()).tier(Silent("other", Role::Store));
+    let stores = chain().tier(SpyStore::new()).tier(store(
+        "other",
+        |_| nothing(),
+        |_| TierFuture::ready(Ok(Committed::ReadOnly)),
+    ));
     refused(
         stores,
         Chain,
         "`spy` and `other` are both shared stores: a chain has one shared store, leave the other out",
     );
-    refused(chain().tier(Silent("a", Role::Source)).tier(Silent("a", Role::Source)), Chain, "two tiers are named `a`");
+    refused(chain().tier(empty_source("a")).tier(empty_source("a")), Chain, "two tiers are named `a`");
     for taken in ["memory", "cookie", "default"] {
-        refused(chain().tier(Silent(taken, Role::Source)), Chain, &format!("two tiers are named `{taken}`"));
+        refused(chain().tier(empty_source(taken)), Chain, &format!("two tiers are named `{taken}`"));
     }
 }
 

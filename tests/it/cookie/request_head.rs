@@ -16,9 +16,7 @@ use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, WriteError,
-    testing::ManualClock,
-    tier::{Found, Lookup, Tier, TierFuture},
+    CookieTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, WriteError, testing::ManualClock,
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
@@ -26,6 +24,7 @@ use crate::support::{
     app::{builder, ring},
     browser::Browser,
     node::{BoxFuture, Node},
+    tiers::empty_source,
     tokens::set_cookies,
     values::{Theme, User},
 };
@@ -36,20 +35,6 @@ struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);
 impl AsRef<[u8]> for Buffer {
     fn as_ref(&self) -> &[u8] {
         &self.0
-    }
-}
-
-/// A source that has nothing. Whoever has one keeps the head for it.
-#[derive(Debug)]
-struct Empty;
-
-impl Tier for Empty {
-    fn name(&self) -> &'static str {
-        "empty"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::ready(Ok(Found::nothing()))
     }
 }
 
@@ -144,7 +129,7 @@ async fn a_handle_keeps_nothing_of_the_requests_head() {
     let chains = [
         ("known to memory", warm),
         ("opened", plain().build().unwrap()),
-        ("with a source", plain().tier(Empty).build().unwrap()),
+        ("with a source", plain().tier(empty_source("empty")).build().unwrap()),
     ];
     let others = plain().build().unwrap();
     for (what, sessions) in chains {
@@ -217,7 +202,7 @@ impl Clone for Copied {
 /// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
 #[tokio::test]
 async fn a_head_is_copied_at_entry_and_never_again() {
-    let sessions = builder(&ring(), &ManualClock::new()).tier(Empty).build().unwrap();
+    let sessions = builder(&ring(), &ManualClock::new()).tier(empty_source("empty")).build().unwrap();
     let (mut request, copies) = (Browser::new().request(), Arc::default());
     request.extensions_mut().insert(Copied(Arc::clone(&copies)));
     let service = service_fn(async |request: Request<Full<Bytes>>| {

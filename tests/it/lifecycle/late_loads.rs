@@ -7,7 +7,7 @@ use http_body_util::Full;
 use layered_session::{
     CookieTier, LayeredSessionLayer, Lifetime, Principal, Session, Sessions, WriteErrorKind,
     testing::SpyStore,
-    tier::{BoxError, Found, Lookup, Role, Tier, TierFuture},
+    tier::{BoxError, Found, TierFuture},
 };
 use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
@@ -16,6 +16,7 @@ use crate::support::{
     app::App,
     browser::Browser,
     node::Node,
+    tiers::source,
     values::{DAY, Theme, User, Visits, theme},
     visits::{bring, get, kind, set, signed_in, visitor},
     waiting::soon,
@@ -94,33 +95,19 @@ async fn late_end_gives_the_page_a_removal() {
     assert_eq!(browser.cookie("session"), None);
 }
 
-/// A source that answers once it is let.
-#[derive(Debug)]
-struct Slow(Arc<Semaphore>);
-
-impl Tier for Slow {
-    fn name(&self) -> &'static str {
-        "slow"
-    }
-
-    fn role(&self) -> Role {
-        Role::Source
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(async {
-            self.0.acquire().await?.forget();
-            Ok(Found::nothing())
-        })
-    }
-}
-
 #[tokio::test]
 async fn response_varies_for_every_load_that_waited() {
     let app = App::new();
     let answers = Arc::new(Semaphore::new(1));
-    let source = || Slow(Arc::clone(&answers));
-    let node = app.start_with(|sessions| sessions.tier(source()));
+    let permits = Arc::clone(&answers);
+    let slow = source("slow", move |_| {
+        let permits = Arc::clone(&permits);
+        TierFuture::boxed(async move {
+            permits.acquire().await?.forget();
+            Ok(Found::nothing())
+        })
+    });
+    let node = app.start_with(|sessions| sessions.tier(slow));
     let browser = visitor(&node).await;
     for waits in [true, false] {
         let (out, handed_out) = tokio::sync::oneshot::channel();

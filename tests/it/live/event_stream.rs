@@ -7,13 +7,14 @@ use http::{HeaderMap, Method, StatusCode, header};
 use http_body_util::BodyExt;
 use layered_session::{
     BuildErrorKind, DefaultTier, Principal, Session, SessionValue, SessionWriteback, WritebackBody,
-    tier::{Found, Lookup, Tier, TierFuture},
+    tier::{Found, TierFuture},
 };
 
 use crate::support::{
     app::App,
     browser::Browser,
     node::{Answer, Node},
+    tiers::source,
     values::{DAY, Division, Theme, User, Visits, theme},
     visits::{bring, carried, get, post, set, sign_in, signed_in, socket, under_way, visitor},
     waiting::{BEAT, soon, told},
@@ -346,25 +347,13 @@ async fn an_open_stream_does_not_keep_a_session_from_idling_out() {
     assert_eq!(page.told(), "event: closed\ndata: \"expired\"\n\n");
 }
 
-/// A source whose database keeps JSON as somebody laid it out.
-#[derive(Debug)]
-struct Laid;
-
-impl Tier for Laid {
-    fn name(&self) -> &'static str {
-        "laid"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        let json = "\n\n\"event: closed\"\n\n";
-        TierFuture::ready(Ok(Found::from_iter([(Theme::NAME, json)])))
-    }
-}
-
 #[tokio::test]
 async fn no_value_can_break_out_of_its_event() {
     let app = App::new();
-    let node = Node::new(app.chain(DefaultTier::new()).tier(Laid).value::<Theme>().build().unwrap());
+    // A source whose database keeps JSON with its line feeds.
+    let json = "\n\n\"event: closed\"\n\n";
+    let spaced = source("spaced", move |_| TierFuture::ready(Ok(Found::from_iter([(Theme::NAME, json)]))));
+    let node = Node::new(app.chain(DefaultTier::new()).tier(spaced).value::<Theme>().build().unwrap());
     let open = async |browser: &Browser| {
         let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
         Page { head: HeaderMap::new(), stream: node.stream(writeback, request(browser)).await.into_body() }

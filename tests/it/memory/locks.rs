@@ -5,13 +5,14 @@ use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
 use bytes::Bytes;
 use layered_session::{
     Session, SessionValue,
-    tier::{BoxError, Commit, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
+    tier::{BoxError, Committed, Found, TierFuture, Version},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
     app::App,
     browser::Browser,
+    tiers::{Scripted, store},
     values::{Theme, Visits},
     visits::{get, set},
     waiting::at_once,
@@ -80,34 +81,23 @@ fn what_a_cookie_brings_is_judged_under_no_lock() {
     });
 }
 
-/// A store whose answer to a write of [`Nosy`] is overtaken by what another build wrote after it.
-#[derive(Debug)]
-struct Overtaken;
-
-impl Tier for Overtaken {
-    fn name(&self) -> &'static str {
-        "overtaken"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        let newer = Some(Bytes::from_static(b"777"));
-        TierFuture::ready(Ok(Found::nothing().entry(Nosy::NAME, newer, Version::from_u64(1 << 60))))
-    }
-
-    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::Applied(Version::from_u64(1 << 59))))
-    }
+/// A store whose answer to a write of [`Nosy`] is overtaken by the write of another build.
+fn overtaken() -> Scripted {
+    store(
+        "overtaken",
+        |_| {
+            let newer = Some(Bytes::from_static(b"777"));
+            TierFuture::ready(Ok(Found::nothing().entry(Nosy::NAME, newer, Version::from_u64(1 << 60))))
+        },
+        |_| TierFuture::ready(Ok(Committed::Applied(Version::from_u64(1 << 59)))),
+    )
 }
 
 #[test]
 fn what_a_store_has_stamped_is_judged_under_no_lock() {
     in_time(|| {
         let app = App::new();
-        let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(Overtaken));
+        let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(overtaken()));
         let mut browser = Browser::new();
         at_once(set(&mut browser, &node(), Theme("dark".into()))).unwrap();
         // This node asks the store, which has a newer copy already, that this build can't read.

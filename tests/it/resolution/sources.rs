@@ -15,7 +15,7 @@ use http::{Request, Response};
 use layered_session::{
     CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
     TokioClock,
-    tier::{Found, Lookup, Tier, TierFuture},
+    tier::{Found, TierFuture},
 };
 use tower::{Layer, Service, service_fn};
 
@@ -23,6 +23,7 @@ use crate::support::{
     app::App,
     browser::Browser,
     node::Node,
+    tiers::{Scripted, source},
     trace::Trace,
     values::{Theme, theme},
     visits::visitor,
@@ -30,31 +31,13 @@ use crate::support::{
 };
 
 /// A source that never answers.
-#[derive(Debug)]
-struct Silent(&'static str);
-
-impl Tier for Silent {
-    fn name(&self) -> &'static str {
-        self.0
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(pending())
-    }
+fn silent(name: &'static str) -> Scripted {
+    source(name, |_| TierFuture::boxed(pending()))
 }
 
 /// A source that fails at once.
-#[derive(Debug)]
-struct Broken;
-
-impl Tier for Broken {
-    fn name(&self) -> &'static str {
-        "broken"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::ready(Err("the tenant's database is away".into()))
-    }
+fn broken() -> Scripted {
+    source("broken", |_| TierFuture::ready(Err("the tenant's database is away".into())))
 }
 
 /// Memory and the cookie, as the nodes of the application have them.
@@ -66,7 +49,7 @@ fn chain(app: &App) -> SessionsBuilder {
 
 /// A node whose chain asks a silent source before its defaults.
 fn silent_node(app: &App) -> Node {
-    let sessions = chain(app).tier(Silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
+    let sessions = chain(app).tier(silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
     Node::new(sessions.build().unwrap())
 }
 
@@ -102,7 +85,7 @@ async fn late_source_gives_way_to_next_tier() {
 #[tokio::test]
 async fn each_source_has_its_own_deadline() {
     let app = App::new();
-    let sessions = chain(&app).tier(Silent("first")).tier(Silent("second"));
+    let sessions = chain(&app).tier(silent("first")).tier(silent("second"));
     let sessions = sessions.source_deadline(Duration::from_secs(2)).build().unwrap();
     let mut job = Box::pin(sessions.of(Principal::new("ada")));
     for _ in 0..2 {
@@ -117,7 +100,7 @@ async fn each_source_has_its_own_deadline() {
 // A timer needs a runtime, and a look at the extensions needs none.
 #[test]
 fn load_without_waiting_arms_no_timer() {
-    let sessions = chain(&App::new()).clock(TokioClock::default()).tier(Silent("tenant")).build().unwrap();
+    let sessions = chain(&App::new()).clock(TokioClock::default()).tier(silent("tenant")).build().unwrap();
     let service = service_fn(|request: Request<()>| {
         let found = Session::from_extensions(request.extensions()).is_some();
         std::future::ready(Ok::<_, Infallible>(Response::new(found)))
@@ -129,21 +112,13 @@ fn load_without_waiting_arms_no_timer() {
 
 #[tokio::test]
 async fn source_is_asked_for_every_declared_value() {
-    #[derive(Debug)]
-    struct Naming(Arc<Mutex<Vec<Vec<&'static str>>>>);
-
-    impl Tier for Naming {
-        fn name(&self) -> &'static str {
-            "naming"
-        }
-
-        fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-            self.0.lock().unwrap().push(lookup.names().to_vec());
-            TierFuture::ready(Found::value(&Theme("source".into())))
-        }
-    }
-    let (app, asked) = (App::new(), Arc::default());
-    let node = app.start_with(|sessions| sessions.tier(Naming(Arc::clone(&asked))));
+    let (app, asked) = (App::new(), Arc::<Mutex<Vec<Vec<&'static str>>>>::default());
+    let names = Arc::clone(&asked);
+    let naming = source("naming", move |lookup| {
+        names.lock().unwrap().push(lookup.names().to_vec());
+        TierFuture::ready(Found::value(&theme("source")))
+    });
+    let node = app.start_with(|sessions| sessions.tier(naming));
     let mut browser = visitor(&node).await;
     asked.lock().unwrap().clear();
     let visit = async |session: Session| {
@@ -160,7 +135,7 @@ async fn source_is_asked_for_every_declared_value() {
 #[tokio::test]
 async fn failing_source_is_traced_once_a_second() {
     let app = App::new();
-    let node = app.start_with(|sessions| sessions.tier(Broken));
+    let node = app.start_with(|sessions| sessions.tier(broken()));
     let (trace, _guard) = Trace::begin();
     for (passed, left_out) in [(0, "left_out=0"), (1000, "left_out=4")] {
         app.pass(Duration::from_millis(passed));
@@ -173,25 +148,15 @@ async fn failing_source_is_traced_once_a_second() {
     assert_eq!(node.sessions.stats().source_failures, 10);
 }
 
-/// A source that is late first, and fails then.
-#[derive(Debug, Default)]
-struct LateThenBroken(AtomicBool);
-
-impl Tier for LateThenBroken {
-    fn name(&self) -> &'static str {
-        "tenants"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        let broken = self.0.swap(true, Ordering::Relaxed);
-        TierFuture::boxed(async move { if broken { Err("database is on fire".into()) } else { pending().await } })
-    }
-}
-
 #[tokio::test]
 async fn late_source_hides_no_later_error() {
     let app = App::new();
-    let node = app.start_with(|sessions| sessions.tier(LateThenBroken::default()));
+    let late = AtomicBool::new(true);
+    let late_then_broken = source("tenants", move |_| {
+        let late = late.swap(false, Ordering::Relaxed);
+        TierFuture::boxed(async move { if late { pending().await } else { Err("database is on fire".into()) } })
+    });
+    let node = app.start_with(|sessions| sessions.tier(late_then_broken));
     let (trace, _guard) = Trace::begin();
     let first = async {
         let passing = async { app.pass(Duration::from_millis(250)) };

@@ -14,7 +14,7 @@ use layered_session::{
     BuildErrorKind, CookieTier, DefaultTier, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
     Principal, Session, SessionWriteback, Sessions,
     testing::{ManualClock, SpyStore},
-    tier::{Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture},
+    tier::{CommitKind, Committed, Found, OwnerId, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -22,6 +22,7 @@ use crate::support::{
     app::{builder, ring},
     browser::Browser,
     node::Node,
+    tiers::{Scripted, nothing, store},
     tokens::id_of,
     trace::{Trace, spellings},
     values::{DAY, Division, NumberedTheme, Theme, User, Visits},
@@ -203,33 +204,25 @@ async fn both_ways_the_cookie_is_marked_sensitive() {
     assert!(headers.contains_key(header::SET_COOKIE) && sensitive(&headers, header::SET_COOKIE));
 }
 
-/// A store that notes whom it is asked about, and keeps nothing.
-#[derive(Clone, Debug, Default)]
-struct Nosy(Arc<Mutex<Vec<OwnerId>>>);
-
-impl Tier for Nosy {
-    fn name(&self) -> &'static str {
-        "nosy"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        assert!(lookup.head().is_none(), "a store has no business with the request");
-        assert_hides(&format!("{lookup:?}"), CANARY);
-        self.0.lock().unwrap().extend(lookup.owner());
-        TierFuture::ready(Ok(Found::nothing()))
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        assert_hides(&format!("{commit:?}"), CANARY);
-        self.0.lock().unwrap().push(commit.owner());
-        let version = layered_session::tier::Version::from_u64(1_893_456_000_000 << 16);
-        assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
-        TierFuture::ready(Ok(Committed::Applied(version)))
-    }
+/// A store that notes the owners of its calls, and keeps nothing.
+fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> Scripted {
+    let (of_reads, of_writes) = (Arc::clone(owners), Arc::clone(owners));
+    store(
+        "noting",
+        move |lookup| {
+            assert!(lookup.head().is_none(), "a store has no business with the request");
+            assert_hides(&format!("{lookup:?}"), CANARY);
+            of_reads.lock().unwrap().extend(lookup.owner());
+            nothing()
+        },
+        move |commit| {
+            assert_hides(&format!("{commit:?}"), CANARY);
+            of_writes.lock().unwrap().push(commit.owner());
+            let version = layered_session::tier::Version::from_u64(1_893_456_000_000 << 16);
+            assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
+            TierFuture::ready(Ok(Committed::Applied(version)))
+        },
+    )
 }
 
 // R33.
@@ -238,18 +231,18 @@ async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
     let (ring, clock) = (ring(), ManualClock::new());
     let mut seen = Vec::new();
     for audience in ["", "a", "b"] {
-        let nosy = Nosy::default();
-        let node = Node::new(builder(&ring, &clock).audience(audience).tier(nosy.clone()).build().unwrap());
+        let owners = Arc::default();
+        let node = Node::new(builder(&ring, &clock).audience(audience).tier(noting(&owners)).build().unwrap());
         let mut browser = Browser::new();
         browser.visit(&node, async |s| s.set(Theme(canary("theme"))).await.unwrap()).await;
         let id = id_of(browser.cookie("session").unwrap());
-        let session = nosy.0.lock().unwrap().drain(..).next_back().unwrap();
+        let session = owners.lock().unwrap().drain(..).next_back().unwrap();
         assert!(session.as_bytes().windows(8).all(|part| !id.windows(8).any(|other| other == part)));
         node.sessions.of(Principal::new("ada")).await.unwrap();
-        let principal = nosy.0.lock().unwrap().drain(..).next_back().unwrap();
+        let principal = owners.lock().unwrap().drain(..).next_back().unwrap();
         // A principal that is called what a session's id is, is not that session.
         node.sessions.of(Principal::new(URL_SAFE_NO_PAD.encode(&id))).await.unwrap();
-        assert_ne!(nosy.0.lock().unwrap().drain(..).next_back(), Some(session));
+        assert_ne!(owners.lock().unwrap().drain(..).next_back(), Some(session));
         seen.extend([session, principal]);
     }
     let all = seen.len();

@@ -1,12 +1,12 @@
 //! Requests that cause a trace each time: the trace is one line a minute, and tells how many lines were left out.
 //! Counters tell of bad tokens, which cause no trace.
 
-use std::{future::poll_fn, mem, task::Poll, time::Duration};
+use std::time::Duration;
 
 use http::{Extensions, Method};
 use layered_session::{
     Clock, CookieTier, DefaultTier, MemoryTier, MissingSessionKind, Session, SessionValue, Sessions,
-    tier::{BoxError, Found, Lookup, Tier, TierFuture},
+    tier::{BoxError, Found, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,7 @@ use crate::support::{
     app::App,
     browser::Browser,
     node::Node,
+    tiers::source,
     trace::Trace,
     values::{Theme, Visits, theme},
     visits::{bring, get, set, socket, visitor},
@@ -130,32 +131,18 @@ impl SessionValue for Draft {
     const NAME: &'static str = "draft";
 }
 
-/// A source that does not answer at its first poll.
-#[derive(Debug)]
-struct Later;
-
-impl Tier for Later {
-    fn name(&self) -> &'static str {
-        "later"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        let mut polled = false;
-        TierFuture::boxed(poll_fn(move |cx| {
-            if mem::replace(&mut polled, true) {
-                return Poll::Ready(Ok(Found::nothing()));
-            }
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }))
-    }
-}
-
 #[tokio::test]
 async fn resolve_without_preload_is_traced_once_a_minute() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
-    let node = Node::new(app.chain(DefaultTier::new()).resolve::<Theme>().tier(Later).build().unwrap());
+    // A source that does not answer at its first poll.
+    let later = source("later", |_| {
+        TierFuture::boxed(async {
+            tokio::task::yield_now().await;
+            Ok(Found::nothing())
+        })
+    });
+    let node = Node::new(app.chain(DefaultTier::new()).resolve::<Theme>().tier(later).build().unwrap());
     for told in [[0].as_slice(), &[0, 49]] {
         for _ in 0..50 {
             get::<Theme>(&mut Browser::new(), &node).await;

@@ -10,18 +10,18 @@ use layered_session::{
     CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
     WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
-    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture, Version},
+    tier::{CommitKind, Committed, Found, Tier, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, ring},
+    app::{App, builder, ring},
     browser::Browser,
     node::{BoxFuture, Node},
-    tiers::Faster,
+    tiers::{nothing, source, store},
     tokens::set_cookies,
     trace::Trace,
-    values::{Division, Theme, User, Visits, dark},
+    values::{Division, Theme, User, Visits, dark, theme},
     visits::{kind, under_way},
 };
 use crate::writes::{count, stored, visits};
@@ -194,42 +194,40 @@ async fn what_came_with_a_refusal_is_counted() {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
         Found::nothing().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
     };
-    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Faster(theirs)).build().unwrap());
+    let node = Node::new(
+        builder(&ring(), &ManualClock::new())
+            .tier(store("faster", |_| nothing(), move |_| TierFuture::ready(Ok(Committed::Outdated(theirs())))))
+            .build()
+            .unwrap(),
+    );
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
     assert!(node.sessions.stats().bytes > 10_000);
 }
 
-/// A store in whose records another program writes as well, under names that no declaration can have.
-#[derive(Clone, Debug, Default)]
-struct Shared(SpyStore);
-
-impl Tier for Shared {
-    fn name(&self) -> &'static str {
-        "shared"
-    }
-
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::boxed(async move {
-            let found = self.0.read(lookup).await?;
-            let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
-            Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
-        })
-    }
-
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        self.0.write(commit)
-    }
-}
-
 #[tokio::test]
 async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
-    let (ring, clock, store) = (ring(), ManualClock::new(), Shared::default());
-    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let (app, records) = (App::new(), SpyStore::new());
+    // Another program writes into the records as well, under names that no declaration can have.
+    let shared = || {
+        let (reads, writes) = (records.clone(), records.clone());
+        store(
+            "shared",
+            move |lookup| {
+                let records = reads.clone();
+                TierFuture::boxed(async move {
+                    let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
+                    let found = records.read(lookup).await?;
+                    Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
+                })
+            },
+            move |commit| {
+                let records = writes.clone();
+                TierFuture::boxed(async move { records.write(commit).await })
+            },
+        )
+    };
+    let node = || app.start_with(|sessions| sessions.tier(shared()));
     let mut browser = Browser::new();
     browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let another = node();
@@ -238,31 +236,17 @@ async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
     assert_eq!(browser.visit(&node(), seen).await, (Theme("dark".into()), Visits(1)));
 }
 
-/// A source that fails or answers.
-#[derive(Debug)]
-struct Tenant(Result<Theme, &'static str>);
-
-impl Tier for Tenant {
-    fn name(&self) -> &'static str {
-        "tenant"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        match &self.0 {
-            Ok(theme) => TierFuture::ready(Found::value(theme)),
-            Err(error) => TierFuture::boxed(async { Err((*error).into()) }),
-        }
-    }
-}
-
 // G6.
 #[tokio::test]
 async fn a_failing_source_is_traced_and_the_next_tier_answers() {
-    for (source, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
-        let (ring, clock) = (ring(), ManualClock::new());
-        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring));
-        let chain = chain.tier(Tenant(source)).tier(DefaultTier::new().value(Theme("plain".into()))).value::<Theme>();
-        let node = Node::new(chain.clock(clock).build().unwrap());
+    for (answer, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
+        let tenant = source("tenant", move |_| match &answer {
+            Ok(theme) => TierFuture::ready(Found::value(theme)),
+            Err(error) => TierFuture::ready(Err((*error).into())),
+        });
+        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring()));
+        let chain = chain.tier(tenant).tier(DefaultTier::new().value(theme("plain"))).value::<Theme>();
+        let node = Node::new(chain.clock(ManualClock::new()).build().unwrap());
         let (trace, _guard) = Trace::begin();
         let origin = Browser::new().visit(&node, async |session| session.origin::<Theme>().tier()).await;
         assert_eq!((origin, trace.lines_with("the tenants' table is away")), (expected, traced));

@@ -1,25 +1,68 @@
-//! Tiers that follow a script.
+//! Tiers whose answers are closures.
+
+use std::fmt;
 
 use layered_session::tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture};
 
-/// A store in which somebody else was always faster, and what they wrote.
-#[derive(Debug)]
-pub(crate) struct Faster(pub(crate) fn() -> Found);
+type Read = Box<dyn for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync>;
+type Write = Box<dyn for<'a> Fn(Commit<'a>) -> TierFuture<'a, Committed> + Send + Sync>;
 
-impl Tier for Faster {
+pub(crate) struct Scripted {
+    name: &'static str,
+    read: Read,
+    write: Option<Write>,
+}
+
+/// A computed tier.
+pub(crate) fn source<R>(name: &'static str, read: R) -> Scripted
+where
+    R: for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync + 'static,
+{
+    Scripted { name, read: Box::new(read), write: None }
+}
+
+/// A computed tier that has no value.
+pub(crate) fn empty_source(name: &'static str) -> Scripted {
+    source(name, |_| nothing())
+}
+
+/// A shared store.
+pub(crate) fn store<R, W>(name: &'static str, read: R, write: W) -> Scripted
+where
+    R: for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync + 'static,
+    W: for<'a> Fn(Commit<'a>) -> TierFuture<'a, Committed> + Send + Sync + 'static,
+{
+    Scripted { write: Some(Box::new(write)), ..source(name, read) }
+}
+
+/// The answer of a tier that has no value.
+pub(crate) fn nothing<'a>() -> TierFuture<'a, Found> {
+    TierFuture::ready(Ok(Found::nothing()))
+}
+
+impl fmt::Debug for Scripted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Tier for Scripted {
     fn name(&self) -> &'static str {
-        "faster"
+        self.name
     }
 
     fn role(&self) -> Role {
-        Role::Store
+        if self.write.is_some() { Role::Store } else { Role::Source }
     }
 
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
-        TierFuture::ready(Ok(Found::nothing()))
+    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+        (self.read)(lookup)
     }
 
-    fn write<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
-        TierFuture::ready(Ok(Committed::Outdated((self.0)())))
+    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        match &self.write {
+            Some(write) => write(commit),
+            None => TierFuture::ready(Ok(Committed::ReadOnly)),
+        }
     }
 }

@@ -6,17 +6,15 @@ use http::StatusCode;
 use layered_session::{
     CookieTier, LayeredSessionLayer, SessionWriteback, Sessions,
     testing::{ManualClock, SpyStore},
-    tier::Found,
 };
 use serde_json::json;
 use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::support::{
-    app::{builder, ring},
+    app::{App, builder, ring},
     browser::Browser,
     node::Node,
-    tiers::Faster,
     values::{DAY, Division, Theme, dark},
 };
 
@@ -214,7 +212,9 @@ async fn a_store_that_is_away_is_told_and_nothing_is_written() {
 
 #[tokio::test]
 async fn a_write_that_loses_to_others_is_told() {
-    let node = Node::new(builder(&ring(), &ManualClock::new()).tier(Faster(Found::nothing)).build().unwrap());
+    let store = SpyStore::new();
+    store.outdate(usize::MAX);
+    let node = App::new().start_with(|sessions| sessions.tier(store));
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
     assert_refused(&answer, 409, "contended", "somebody was faster");

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use layered_session::{
     CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
     testing::ManualClock,
-    tier::{Found, Lookup, Tier, TierFuture},
+    tier::{Found, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -16,44 +16,27 @@ use super::{darken, pages, send, sessions, theme};
 use crate::support::{
     app::{builder, ring},
     browser::Browser,
+    tiers::{Scripted, nothing, source},
     values::Theme,
 };
 
 /// A source that has to be waited for.
-#[derive(Debug)]
-struct Slow;
-
-impl Tier for Slow {
-    fn name(&self) -> &'static str {
-        "slow"
-    }
-
-    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+fn slow() -> Scripted {
+    source("slow", |_| {
         TierFuture::boxed(async {
             tokio::task::yield_now().await;
             Found::value(&Theme("slow".into()))
         })
-    }
-}
-
-/// A source that goes by what the request asks for.
-#[derive(Debug)]
-struct Asked;
-
-impl Tier for Asked {
-    fn name(&self) -> &'static str {
-        "asked"
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
-        let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
-        TierFuture::ready(theme.map_or_else(|| Ok(Found::nothing()), |theme| Found::value(&Theme(theme.into()))))
-    }
+    })
 }
 
 #[tokio::test]
 async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
-    let sessions = builder(&ring(), &ManualClock::new()).tier(Asked).build().unwrap();
+    let asked = source("asked", |lookup| {
+        let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
+        theme.map_or_else(nothing, |theme| TierFuture::ready(Found::value(&Theme(theme.into()))))
+    });
+    let sessions = builder(&ring(), &ManualClock::new()).tier(asked).build().unwrap();
     let layer = LayeredSessionLayer::new(sessions.clone());
     for app in [pages().layer(layer.clone()), pages().layer(layer.preload())] {
         let request = Request::get("/").header("x-theme", "dark").body(Body::empty()).unwrap();
@@ -64,13 +47,13 @@ async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
     assert_eq!(job.origin::<Theme>().tier(), "default");
 }
 
-fn resolving(slow: bool) -> Sessions {
+fn resolving(waits: bool) -> Sessions {
     let builder = Sessions::builder()
         .tier(MemoryTier::builder().build())
         .tier(CookieTier::sealed(ring()).name("session").plain_http())
         .clock(ManualClock::new())
         .resolve::<Theme>();
-    if slow { builder.tier(Slow).build().unwrap() } else { builder.tier(DefaultTier::new()).build().unwrap() }
+    if waits { builder.tier(slow()).build().unwrap() } else { builder.tier(DefaultTier::new()).build().unwrap() }
 }
 
 async fn extension(theme: Option<Extension<Theme>>) -> String {
