@@ -4,13 +4,12 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
-    tier::BoxError,
+    CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Session, Sessions, SessionsBuilder, tier::BoxError,
 };
 use tower::{Layer, Service, service_fn};
 
 use crate::support::{
-    app::ring,
+    app::{named, ring},
     values::{Division, Theme, User},
 };
 
@@ -22,8 +21,7 @@ mod store;
 fn chain(memory: bool) -> SessionsBuilder {
     let builder = Sessions::builder();
     let builder = if memory { builder.tier(MemoryTier::builder().build()) } else { builder };
-    let cookie = CookieTier::sealed(ring());
-    builder.tier(cookie).value::<Theme>().value::<Division>().identify_by::<User>(|user| Some(Principal::new(&user.0)))
+    builder.tier(CookieTier::sealed(ring())).value::<Theme>().value::<Division>().identify_by::<User>(named)
 }
 
 /// Answers `POST` by the theme of the body, written, and `GET` by the theme that the session has.

@@ -1,10 +1,10 @@
 //! The cookie's attributes and its path: they follow the configuration, and no request.
 
 use http::{Method, header};
-use layered_session::{CookieTier, MemoryTier, Sessions};
+use layered_session::CookieTier;
 
 use crate::support::{
-    app::App,
+    app::{App, chain, memory},
     browser::Browser,
     node::Node,
     tokens::{attributes, id_of, parsed, set_cookies},
@@ -14,7 +14,7 @@ use crate::support::{
 /// A node whose cookie has a path of its own.
 fn node(app: &App) -> Node {
     let cookie = CookieTier::sealed(app.ring.clone()).name("__Secure-session").path("/app");
-    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+    let chain = chain(memory(), cookie, &app.clock);
     Node::new(chain.value::<Theme>().build().unwrap())
 }
 

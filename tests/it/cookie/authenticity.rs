@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 
 use http::{HeaderValue, StatusCode, header};
-use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, testing::ManualClock};
+use layered_session::{CookieTier, Principal, Session, SessionWriteback, testing::ManualClock};
 
 use super::{bringing, nobody, outcome};
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, builder, chain, memory, ring},
     browser::Browser,
     node::Node,
     tokens::{id_of, set_cookies},
@@ -130,8 +130,7 @@ async fn a_token_opens_only_under_the_name_and_for_the_audience_it_was_sealed_fo
     let (ring, clock) = (ring(), ManualClock::new());
     let node = |name: &'static str, audience: &str| {
         let tier = CookieTier::sealed(ring.clone()).name(name).plain_http();
-        let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(tier);
-        Node::new(sessions.value::<Theme>().audience(audience).clock(clock.clone()).build().unwrap())
+        Node::new(chain(memory(), tier, &clock).value::<Theme>().audience(audience).build().unwrap())
     };
     let mut browser = Browser::new();
     browser.write(&node("a", "shop"), "dark").await;

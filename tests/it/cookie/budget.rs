@@ -1,12 +1,12 @@
 //! The budget of the cookie, and deploys that change it.
 
 use layered_session::{
-    CookieTier, KeyRing, MemoryTier, Principal, Scope, Session, SessionValue, Sessions, SessionsBuilder, WriteErrorKind,
+    CookieTier, KeyRing, Principal, Scope, Session, SessionValue, Sessions, SessionsBuilder, WriteErrorKind,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, ring},
+    app::{App, memory, named, ring},
     browser::Browser,
     node::Node,
     tokens::set_cookies,
@@ -18,12 +18,12 @@ use crate::support::{
 /// A deploy whose cookies have a budget of so many bytes, over keys that all deploys share.
 fn deploy(ring: &KeyRing, bytes: usize) -> Node {
     let sessions = Sessions::builder()
-        .tier(MemoryTier::builder().build())
+        .tier(memory())
         .tier(CookieTier::sealed(ring.clone()).name("session").max_bytes(bytes))
         .value::<Theme>()
         .value::<Visits>()
         .value::<Division>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)));
+        .identify_by::<User>(named);
     Node::new(sessions.build().unwrap())
 }
 
@@ -147,7 +147,7 @@ impl SessionValue for Prefs {
 
 /// The default cookie, over keys of its own.
 fn by_default() -> SessionsBuilder {
-    Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring())).value::<Theme>()
+    Sessions::builder().tier(memory()).tier(CookieTier::sealed(ring())).value::<Theme>()
 }
 
 /// A number as the docs write it: `1,234`.
@@ -161,7 +161,7 @@ fn grouped(number: usize) -> String {
 #[tokio::test]
 async fn default_room_is_as_documented() {
     let by_head = |chain: SessionsBuilder| chain.identify(|_| Some(Principal::new("ada")));
-    let by_value = |chain: SessionsBuilder| chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
+    let by_value = |chain: SessionsBuilder| chain.identify_by::<User>(named);
     let head = Node::new(by_head(by_default().value::<Prefs>()).build().unwrap());
     let mut rooms = Vec::new();
     for sessions in [by_default(), by_value(by_default()), by_value(by_default().value::<Prefs>())] {

@@ -6,13 +6,11 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use layered_session::{
-    CookieTier, LayeredSessionLayer, Lifetime, MemoryTier, Session, Sessions, testing::ManualClock, tier::BoxError,
-};
+use layered_session::{LayeredSessionLayer, Lifetime, Session, testing::ManualClock, tier::BoxError};
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, ring},
+    app::{App, chain, cookie, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tokens::set_cookies,
@@ -208,9 +206,8 @@ async fn vary_is_not_said_twice_and_not_where_nobody_asked() {
 // R21: what the layer itself reads for the application counts as well.
 #[tokio::test]
 async fn a_resolved_value_varies_by_cookie() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring));
-    let sessions = sessions.resolve::<Theme>().clock(clock).build().unwrap();
+    let chain = chain(memory(), cookie(&ring()), &ManualClock::new());
+    let sessions = chain.resolve::<Theme>().build().unwrap();
     let service = service_fn(async |request: Request<Full<Bytes>>| {
         Ok::<_, BoxError>(Response::new(request.extensions().get::<Theme>().unwrap().0.clone()))
     });

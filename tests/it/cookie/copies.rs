@@ -6,16 +6,20 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{Request, Response};
 use http_body_util::Full;
-use layered_session::{CookieTier, LayeredSessionLayer, MemoryTier, Session, Sessions, testing::ManualClock};
+use layered_session::{LayeredSessionLayer, Session, testing::ManualClock};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{app::ring, browser::Browser, node::Node, values::Theme};
+use crate::support::{
+    app::{bare, chain, cookie, memory, ring},
+    browser::Browser,
+    node::Node,
+    values::Theme,
+};
 
-fn node(memory: bool) -> Node {
-    let builder = Sessions::builder();
-    let builder = if memory { builder.tier(MemoryTier::builder().build()) } else { builder };
-    let cookie = CookieTier::sealed(ring()).name("session").plain_http();
-    Node::new(builder.tier(cookie).value::<Theme>().clock(ManualClock::new()).build().unwrap())
+fn node(has_memory: bool) -> Node {
+    let (ring, clock) = (ring(), ManualClock::new());
+    let chain = if has_memory { chain(memory(), cookie(&ring), &clock) } else { bare(&ring, &clock) };
+    Node::new(chain.value::<Theme>().build().unwrap())
 }
 
 async fn choose(browser: &mut Browser, node: &Node, theme: &'static str) {

@@ -3,12 +3,12 @@
 use http::{Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, KeyRing, MemoryTier, Principal, SameSite, Session, Sessions, WriteErrorKind,
+    CookieTier, KeyRing, SameSite, Session, WriteErrorKind,
     testing::{Cookie, ManualClock},
 };
 
 use crate::support::{
-    app::ring,
+    app::{chain, cookie, declared, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tokens::{attributes, set_cookies},
@@ -28,13 +28,7 @@ impl Deploys {
     }
 
     fn node(&self, place: impl FnOnce(CookieTier) -> CookieTier) -> Node {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().build())
-            .tier(place(CookieTier::sealed(self.ring.clone()).name("session").plain_http()))
-            .value::<Theme>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-            .clock(self.clock.clone());
-        Node::new(sessions.build().unwrap())
+        Node::new(declared(memory(), place(cookie(&self.ring)), &self.clock).build().unwrap())
     }
 
     /// Before: the cookie stands at `/app`.
@@ -188,7 +182,7 @@ async fn removals_repeat_the_attributes() {
     let cookie = |ring: &KeyRing| CookieTier::sealed(ring.clone()).name("__Secure-a").same_site(SameSite::Strict);
     let (ring, clock) = (ring(), ManualClock::new());
     let cookie = cookie(&ring).path("/").domain("example.org").formerly("/app", "example.org").formerly("/", None);
-    let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).value::<Theme>().clock(clock);
+    let sessions = chain(memory(), cookie, &clock).value::<Theme>();
     let node = Node::new(sessions.build().unwrap());
     let mut browser = browser();
     assert_eq!(browser.write(&node, "dark").await.len(), 1, "no token came");

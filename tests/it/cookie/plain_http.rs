@@ -1,10 +1,10 @@
 //! The trace of a `Secure` cookie that the browser drops, since the page came by plain http.
 
 use http::{Method, Response, header};
-use layered_session::{CookieTier, MemoryTier, SameSite, Session, Sessions};
+use layered_session::{CookieTier, SameSite, Session};
 
 use crate::support::{
-    app::App,
+    app::{App, chain, memory},
     browser::Browser,
     node::Node,
     tokens::set_cookies,
@@ -17,7 +17,7 @@ const TRACED: &str = "browsers drop";
 /// A node with a cookie of its own.
 fn node(app: &App, cookie: impl FnOnce(CookieTier) -> CookieTier) -> Node {
     let cookie = cookie(CookieTier::sealed(app.ring.clone()));
-    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+    let chain = chain(memory(), cookie, &app.clock);
     Node::new(chain.value::<Theme>().build().unwrap())
 }
 

@@ -11,10 +11,10 @@ use std::{
 use bytes::Bytes;
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use layered_session::{CookieTier, Lifetime, MemoryTier, Principal, Session, Sessions, testing::ManualClock};
+use layered_session::{Lifetime, Principal, Session, testing::ManualClock};
 
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, builder, chain, cookie, memory, ring},
     browser::Browser,
     node::Node,
     tokens::set_cookies,
@@ -118,9 +118,7 @@ async fn a_write_during_the_load_leaves_the_browser_behind() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
     let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
-    let sessions = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+    let sessions = chain(memory(), cookie(&ring), &clock)
         .value::<Theme>()
         .identify_by::<User>(move |user| {
             if trigger.swap(false, Ordering::SeqCst)
@@ -130,7 +128,6 @@ async fn a_write_during_the_load_leaves_the_browser_behind() {
             }
             Some(Principal::new(&user.0))
         })
-        .clock(clock.clone())
         .build()
         .unwrap();
     let node = Node::new(sessions);

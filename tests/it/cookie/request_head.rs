@@ -15,13 +15,11 @@ use std::{
 use bytes::Bytes;
 use http::{Extensions, HeaderValue, Request, Response, header};
 use http_body_util::Full;
-use layered_session::{
-    CookieTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, WriteError, testing::ManualClock,
-};
+use layered_session::{LayeredSessionLayer, Principal, Session, Sessions, WriteError, testing::ManualClock};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, ring},
+    app::{builder, chain, cookie, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tiers::empty_source,
@@ -235,10 +233,8 @@ async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
         }
         Some(Principal::new(&user.0))
     };
-    let chain = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring()).name("session").plain_http());
-    let node = Node::new(chain.value::<Theme>().identify_by::<User>(derive).clock(ManualClock::new()).build().unwrap());
+    let chain = chain(memory(), cookie(&ring()), &ManualClock::new());
+    let node = Node::new(chain.value::<Theme>().identify_by::<User>(derive).build().unwrap());
     let mut browser = Browser::new();
     let turns: [(bool, Turn); 3] = [
         (true, |session| Box::pin(async move { session.renew().await })),

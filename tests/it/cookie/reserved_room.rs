@@ -7,7 +7,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::App,
+    app::{App, named},
     browser::Browser,
     node::Node,
     turns::{self, Mfa, bring_ok},
@@ -190,7 +190,7 @@ async fn nobody_needs_no_room() {
     let app = App::new();
     let chain = || app.chain(DefaultTier::new()).value::<Theme>();
     let kept_apart = chain().identify_by::<Account>(|account| Some(Principal::new(&account.0)));
-    let with_room = chain().identify_by::<User>(|user| Some(Principal::new(&user.0)));
+    let with_room = chain().identify_by::<User>(named);
     let mut lens = Vec::new();
     for sessions in [chain(), chain().identity_room(500), kept_apart, with_room] {
         let node = Node::new(sessions.build().unwrap());

@@ -15,13 +15,12 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    CookieTier, LayeredSession, LayeredSessionLayer, MemoryTier, Preload, Session, Sessions, testing::ManualClock,
-    tier::BoxError,
+    CookieTier, LayeredSession, LayeredSessionLayer, Preload, Session, Sessions, testing::ManualClock, tier::BoxError,
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, ring},
+    app::{builder, chain, memory, ring},
     browser::Browser,
     tokens::{parsed, set_cookies},
     values::Theme,
@@ -109,11 +108,8 @@ async fn a_service_builder_takes_it_among_other_layers() {
 
 /// Another application's sessions, under a cookie name of their own.
 fn admin_sessions() -> Sessions {
-    Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring()).name("admin").plain_http())
+    chain(memory(), CookieTier::sealed(ring()).name("admin").plain_http(), &ManualClock::new())
         .value::<Theme>()
-        .clock(ManualClock::new())
         .build()
         .unwrap()
 }
@@ -186,8 +182,7 @@ async fn two_layers_in_one_stack_dont_disturb_each_other() {
     let (keys, clock) = (ring(), ManualClock::new());
     let sessions = |name: &'static str| {
         let tier = CookieTier::sealed(keys.clone()).name(name).plain_http();
-        let sessions = Sessions::builder().tier(MemoryTier::builder().build()).tier(tier);
-        sessions.value::<Theme>().clock(clock.clone()).build().unwrap()
+        chain(memory(), tier, &clock).value::<Theme>().build().unwrap()
     };
     let (outer, inner) = (sessions("outer"), sessions("inner"));
     let visit = async |browser: &mut Browser, write: bool| {

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use http::header;
-use layered_session::{CookieTier, DefaultTier, Resolution, Session, SessionValue, Sessions, WriteErrorKind};
+use layered_session::{DefaultTier, Resolution, Session, SessionValue, WriteErrorKind};
 use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
 use crate::support::{
-    app::App,
+    app::{App, bare},
     browser::Browser,
     node::Node,
     values::{DAY, Division, NumberedTheme, Theme, Visits, theme},
@@ -189,9 +189,7 @@ async fn the_token_is_as_long_as_the_one_that_is_sealed() {
 #[tokio::test]
 async fn without_memory_the_report_is_the_requests_own() {
     let app = App::new();
-    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
-    let sessions = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone()).build().unwrap();
-    let node = Node::new(sessions);
+    let node = Node::new(bare(&app.ring, &app.clock).value::<Theme>().build().unwrap());
     let mut browser = visitor(&node).await;
     let shown = report(&browser, &node).await;
     assert_eq!((&shown["chain"], &shown["session"]["in_step"]), (&json!(["cookie"]), &json!(true)));

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, CookieTier, Lifetime, Principal, Session, Sessions, SessionsBuilder,
+    Clock, Closed, Lifetime, Principal, Session, SessionsBuilder,
     testing::{ManualClock, SpyStore},
 };
 
 use crate::support::{
-    app::App,
+    app::{App, bare},
     browser::Browser,
     node::Node,
     values::{DAY, Division, HOUR, TICK, Theme, User, dark},
@@ -371,8 +371,7 @@ async fn lifetime_of_poisoned_session_moves_no_birth() {
 #[tokio::test]
 async fn fresh_write_wins_without_memory_too() {
     let (app, clock) = (App::new(), ManualClock::new());
-    let bare = Sessions::builder().tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
-    let node = Node::new(bare.value::<Theme>().clock(clock.clone()).build().unwrap());
+    let node = Node::new(bare(&app.ring, &clock).value::<Theme>().build().unwrap());
     let mut browser = Browser::new();
     browser.write(&node, "dark").await;
     back(&clock, 2 * SECOND);

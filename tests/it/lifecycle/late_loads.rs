@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use http::{Extensions, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, LayeredSessionLayer, Lifetime, Principal, Session, Sessions, WriteErrorKind,
+    LayeredSessionLayer, Lifetime, Principal, Session, SessionsBuilder, WriteErrorKind,
     testing::SpyStore,
     tier::{BoxError, Found, TierFuture},
 };
@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::App,
+    app::{App, bare, named},
     browser::Browser,
     node::Node,
     tiers::source,
@@ -26,11 +26,8 @@ const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
 
 /// Nodes with memory, without memory, with memory over a store, and without memory over a store.
 fn nodes(app: &App) -> [(Node, bool); 4] {
-    let without = || {
-        let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
-        let chain = Sessions::builder().tier(cookie).value::<Theme>().value::<Visits>().clock(app.clock.clone());
-        chain.identify_by::<User>(|user| Some(Principal::new(&user.0)))
-    };
+    let values = |chain: SessionsBuilder| chain.value::<Theme>().value::<Visits>().identify_by::<User>(named);
+    let without = || values(bare(&app.ring, &app.clock));
     [
         (app.start(), true),
         (Node::new(without().build().unwrap()), false),

@@ -2,14 +2,11 @@
 
 use std::{future::Future, time::Duration};
 
-use layered_session::{
-    CookieTier, Lifetime, MemoryTier, Placement, Principal, Session, SessionValue, Sessions, Stats,
-    testing::ManualClock,
-};
+use layered_session::{Lifetime, Placement, Principal, Session, SessionValue, Stats, testing::ManualClock};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::ring,
+    app::{chain, cookie, declared, memory_of, ring},
     browser::Browser,
     node::Node,
     values::{DAY, Division, Theme, User, Visits},
@@ -43,9 +40,7 @@ struct Tier {
 impl Tier {
     fn new(max_bytes: usize) -> Self {
         let clock = ManualClock::new();
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
-            .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        let sessions = chain(memory_of(max_bytes), cookie(&ring()), &clock)
             .value::<Theme>()
             .value::<Visits>()
             .value::<Division>()
@@ -58,8 +53,7 @@ impl Tier {
             .value::<Nth<5>>()
             .value::<Nth<6>>()
             .value::<Nth<7>>()
-            .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
-            .clock(clock.clone());
+            .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())));
         Self { node: Node::new(sessions.build().unwrap()), clock }
     }
 
@@ -227,13 +221,7 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
 #[test]
 fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
     let clock = ManualClock::new();
-    let sessions = Sessions::builder()
-        .tier(MemoryTier::builder().max_bytes(1).build())
-        .tier(CookieTier::sealed(ring()).name("session").plain_http())
-        .value::<Theme>()
-        .value::<Division>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .clock(clock.clone());
+    let sessions = declared(memory_of(1), cookie(&ring()), &clock);
     let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
     let mut ada = Browser::new();
     tier.visit(&mut ada, async |session| {

@@ -10,14 +10,14 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use layered_session::{CookieTier, MemoryTier, Principal, Session, SessionValue, Sessions, testing::SpyStore};
+use layered_session::{Principal, Session, SessionValue, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::App,
+    app::{App, chain, cookie, memory},
     browser::Browser,
     node::Node,
-    values::{DAY, Division, Theme, User},
+    values::{DAY, Division, Theme, User, Visits},
     visits::bring,
 };
 
@@ -39,22 +39,17 @@ impl SessionValue for Brittle {
 /// A node whose `identify_by` panics when told to.
 fn node(app: &App, panics: &Arc<AtomicBool>, store: Option<&SpyStore>) -> Node {
     let panics = Arc::clone(panics);
-    let mut sessions = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
+    let mut sessions = chain(memory(), cookie(&app.ring), &app.clock);
     if let Some(store) = store {
         sessions = sessions.tier(store.clone());
     }
-    let sessions = sessions
-        .value::<Theme>()
-        .value::<Division>()
-        .value::<Brittle>()
-        .value::<crate::support::values::Visits>()
-        .identify_by::<User>(move |user| {
-            assert!(!panics.load(Ordering::SeqCst), "told to panic");
-            Some(Principal::new(&user.0))
-        })
-        .clock(app.clock.clone());
+    let sessions =
+        sessions.value::<Theme>().value::<Division>().value::<Brittle>().value::<Visits>().identify_by::<User>(
+            move |user| {
+                assert!(!panics.load(Ordering::SeqCst), "told to panic");
+                Some(Principal::new(&user.0))
+            },
+        );
     Node::new(sessions.build().unwrap())
 }
 

@@ -4,12 +4,11 @@ use std::{future::Future, time::Duration};
 
 use http::StatusCode;
 use layered_session::{
-    Closed, CookieTier, KeyRing, MemoryTier, Principal, Session, SessionWriteback, Sessions, Stats, WriteErrorKind,
-    testing::ManualClock,
+    Closed, KeyRing, Principal, Session, SessionWriteback, Stats, WriteErrorKind, testing::ManualClock,
 };
 
 use crate::support::{
-    app::ring,
+    app::{cookie, declared, memory_of, ring},
     browser::Browser,
     node::Node,
     tokens::set_cookies,
@@ -30,13 +29,8 @@ impl Tier {
 
     /// A node that shares keys and time with others.
     fn of(ring: &KeyRing, clock: ManualClock, max_bytes: usize) -> Self {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
-            .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
-            .value::<Theme>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-            .clock(clock.clone());
-        Self { node: Node::new(sessions.build().unwrap()), clock }
+        let sessions = declared(memory_of(max_bytes), cookie(ring), &clock).build().unwrap();
+        Self { node: Node::new(sessions), clock }
     }
 
     fn stats(&self) -> Stats {

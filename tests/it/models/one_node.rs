@@ -12,14 +12,13 @@ use std::{
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind,
-    testing::ManualClock,
+    Clock, Closed, Lifetime, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use self::model::{Bind, Handle, Op, Refusal, Token};
 use crate::support::{
-    app::ring,
+    app::{chain, cookie, memory_of, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tokens::{max_age, set_cookies},
@@ -171,14 +170,11 @@ impl World {
     fn new(plan: Plan) -> Self {
         let (ring, max_bytes) = (ring(), plan.max_bytes);
         let build = move |clock: &ManualClock| {
-            let sessions = Sessions::builder()
-                .tier(MemoryTier::builder().max_bytes(max_bytes).build())
-                .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+            let sessions = chain(memory_of(max_bytes), cookie(&ring), clock)
                 .value::<Theme>()
                 .value::<Visits>()
                 .idle(IDLE)
-                .absolute(ABSOLUTE)
-                .clock(clock.clone());
+                .absolute(ABSOLUTE);
             sessions.build().unwrap()
         };
         let mut world = Self {

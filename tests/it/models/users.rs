@@ -13,8 +13,8 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use layered_session::{
-    Clock, Closed, CookieTier, KeyRing, MemoryTier, Principal, RelayToken, Resolution, Session, SessionWriteback,
-    Sessions, Watch, WriteError, WriteErrorKind, testing::ManualClock,
+    Clock, Closed, KeyRing, Principal, RelayToken, Resolution, Session, SessionWriteback, Watch, WriteError,
+    WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
@@ -23,7 +23,7 @@ use self::{
     orders::Given,
 };
 use crate::support::{
-    app::{App, ring},
+    app::{App, chain, cookie, memory, ring},
     browser::Browser,
     node::Node,
     tokens::{max_age, set_cookies},
@@ -232,16 +232,13 @@ impl World {
     }
 
     fn node(&self) -> (Node, model::Node) {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().build())
-            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+        let sessions = chain(memory(), cookie(&self.ring), &self.clock)
             .value::<Division>()
             .value::<Visits>()
             .identify_by::<User>(|user| if PANICS.get() { panic() } else { Some(Principal::new(&user.0)) })
             .resolution(if self.first_hit { Resolution::FirstHit } else { Resolution::Newest })
             .idle(31 * DAY)
-            .absolute(365 * DAY)
-            .clock(self.clock.clone());
+            .absolute(365 * DAY);
         (Node::new(sessions.build().unwrap()), model::Node::new(self.first_hit))
     }
 

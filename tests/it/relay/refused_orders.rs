@@ -3,14 +3,14 @@
 use std::{sync::Barrier, thread, time::Duration};
 
 use http::StatusCode;
-use layered_session::{Clock, CookieTier, Principal, Session, Sessions, WriteErrorKind, testing::SpyStore};
+use layered_session::{Clock, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::App,
+    app::{App, bare, named},
     browser::Browser,
     node::Node,
     turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal},
-    values::{Division, Theme, theme, user},
+    values::{Division, Theme, User, theme, user},
     visits::{bring, get, kind, post, sign_in, signed_in, socket, visitor},
     waiting::at_once,
 };
@@ -178,10 +178,8 @@ async fn closed_handles_and_jobs_give_no_order() {
 #[tokio::test]
 async fn chain_without_memory_gives_no_order() {
     let app = App::new();
-    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
-    let chain = Sessions::builder().tier(cookie).value::<Theme>().clock(app.clock.clone());
-    let identified = chain.identify_by::<crate::support::values::User>(|user| Some(Principal::new(&user.0)));
-    let node = Node::new(identified.build().unwrap());
+    let chain = bare(&app.ring, &app.clock).value::<Theme>().identify_by::<User>(named);
+    let node = Node::new(chain.build().unwrap());
     let browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     assert_eq!(kind(live.sign_in(user("ada")).by_page()), Some(WriteErrorKind::NoMemory));

@@ -2,13 +2,11 @@
 
 use std::time::Duration;
 
-use layered_session::{
-    CookieTier, DefaultTier, MemoryTier, Resolution, Session, SessionValue, Sessions, testing::ManualClock,
-};
+use layered_session::{CookieTier, DefaultTier, Resolution, Session, SessionValue, testing::ManualClock};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, builder, chain, cookie, memory, memory_of, ring},
     browser::Browser,
     node::Node,
     values::{DAY, Division, TICK, Theme, Visits, theme},
@@ -175,9 +173,8 @@ async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
 #[tokio::test]
 async fn what_was_evicted_comes_from_the_cookie() {
     let app = App::new();
-    let tight = MemoryTier::builder().max_bytes(4096).build();
-    let chain = Sessions::builder().tier(tight).tier(CookieTier::sealed(app.ring.clone()).name("session").plain_http());
-    let node = Node::new(chain.value::<Theme>().clock(app.clock.clone()).build().unwrap());
+    let chain = chain(memory_of(4096), cookie(&app.ring), &app.clock);
+    let node = Node::new(chain.value::<Theme>().build().unwrap());
     let mut browser = visitor(&node).await;
     // Used longest ago, so that it goes as soon as it is looked at; and after so many evictions it has been.
     app.pass(Duration::from_secs(1));
@@ -193,10 +190,9 @@ async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest
     const NAME: &str = "__Host-session";
     let app = App::new();
     let node = || {
-        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
-        let chain =
-            chain.tier(MemoryTier::builder().build()).tier(CookieTier::sealed(app.ring.clone()).max_bytes(3_800));
-        Node::new(chain.tier(DefaultTier::new()).build().unwrap())
+        let cookie = CookieTier::sealed(app.ring.clone()).max_bytes(3_800);
+        let chain = chain(memory(), cookie, &app.clock).value::<Draft>().value::<Theme>().value::<Visits>();
+        Node::new(chain.build().unwrap())
     };
     let (one, other) = (node(), node());
     let mut browser = Browser::new();
@@ -225,10 +221,8 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
     const NAME: &str = "session";
     let app = App::new();
     let node = |bytes| {
-        let memory = MemoryTier::builder().max_bytes(bytes).build();
-        let chain = Sessions::builder().clock(app.clock.clone()).value::<Draft>().value::<Theme>().value::<Visits>();
-        let cookie = CookieTier::sealed(app.ring.clone()).name(NAME).plain_http().max_bytes(3_800);
-        Node::new(chain.tier(memory).tier(cookie).build().unwrap())
+        let chain = chain(memory_of(bytes), cookie(&app.ring).max_bytes(3_800), &app.clock);
+        Node::new(chain.value::<Draft>().value::<Theme>().value::<Visits>().build().unwrap())
     };
     let (elsewhere, tight) = (node(1 << 20), node(16 << 10));
     let mut browser = Browser::new();

@@ -13,14 +13,13 @@ use std::{
 use futures_util::FutureExt;
 use http::{Request, Response};
 use layered_session::{
-    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
-    TokioClock,
+    DefaultTier, LayeredSessionLayer, Principal, Session, SessionsBuilder, TokioClock,
     tier::{Found, TierFuture},
 };
 use tower::{Layer, Service, service_fn};
 
 use crate::support::{
-    app::App,
+    app::{App, chain, cookie, memory},
     browser::Browser,
     node::Node,
     tiers::{Scripted, source},
@@ -41,15 +40,13 @@ fn broken() -> Scripted {
 }
 
 /// Memory and the cookie, as the nodes of the application have them.
-fn chain(app: &App) -> SessionsBuilder {
-    let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http();
-    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie);
-    chain.value::<Theme>().clock(app.clock.clone())
+fn themed(app: &App) -> SessionsBuilder {
+    chain(memory(), cookie(&app.ring), &app.clock).value::<Theme>()
 }
 
 /// A node whose chain asks a silent source before its defaults.
 fn silent_node(app: &App) -> Node {
-    let sessions = chain(app).tier(silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
+    let sessions = themed(app).tier(silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
     Node::new(sessions.build().unwrap())
 }
 
@@ -85,7 +82,7 @@ async fn late_source_gives_way_to_next_tier() {
 #[tokio::test]
 async fn each_source_has_its_own_deadline() {
     let app = App::new();
-    let sessions = chain(&app).tier(silent("first")).tier(silent("second"));
+    let sessions = themed(&app).tier(silent("first")).tier(silent("second"));
     let sessions = sessions.source_deadline(Duration::from_secs(2)).build().unwrap();
     let mut job = Box::pin(sessions.of(Principal::new("ada")));
     for _ in 0..2 {
@@ -100,7 +97,7 @@ async fn each_source_has_its_own_deadline() {
 // A timer needs a runtime, and a look at the extensions needs none.
 #[test]
 fn load_without_waiting_arms_no_timer() {
-    let sessions = chain(&App::new()).clock(TokioClock::default()).tier(silent("tenant")).build().unwrap();
+    let sessions = themed(&App::new()).clock(TokioClock::default()).tier(silent("tenant")).build().unwrap();
     let service = service_fn(|request: Request<()>| {
         let found = Session::from_extensions(request.extensions()).is_some();
         std::future::ready(Ok::<_, Infallible>(Response::new(found)))

@@ -5,12 +5,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Closed, CookieTier, DefaultTier, MemoryTier, Principal, SameSite, Session, Sessions, WriteError,
-    WriteErrorKind, testing::ManualClock,
+    Changed, Closed, CookieTier, DefaultTier, Principal, SameSite, Session, WriteError, WriteErrorKind,
+    testing::ManualClock,
 };
 
 use crate::support::{
-    app::{App, ring},
+    app::{App, declared, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tokens::{parsed, set_cookies},
@@ -140,16 +140,10 @@ const STRICT: SameSite = SameSite::Strict;
 const NONE: SameSite = SameSite::None;
 
 fn node(same_site: SameSite) -> Node {
-    let sessions = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring()).name("session").same_site(same_site))
-        .tier(DefaultTier::new().value(Division(2)))
-        .value::<Division>()
-        .value::<Theme>()
-        .value::<Visits>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .public_origins(["https://public.example"])
-        .clock(ManualClock::new());
+    let sessions =
+        declared(memory(), CookieTier::sealed(ring()).name("session").same_site(same_site), &ManualClock::new())
+            .tier(DefaultTier::new().value(Division(2)))
+            .public_origins(["https://public.example"]);
     Node::new(sessions.build().unwrap())
 }
 

@@ -5,13 +5,12 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    Closed, CookieTier, MemoryTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder,
-    WriteErrorKind,
+    Closed, CookieTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 
 use crate::support::{
-    app::{App, ring},
+    app::{App, cookie, memory, ring},
     browser::Browser,
     node::{Answer, BoxFuture, Node},
     tokens::set_cookies,
@@ -34,12 +33,8 @@ fn chain() -> SessionsBuilder {
         .clock(ManualClock::new())
 }
 
-fn cookie() -> CookieTier {
-    CookieTier::sealed(ring()).name("session").plain_http()
-}
-
 fn node() -> Node {
-    Node::new(chain().tier(MemoryTier::builder().build()).tier(cookie()).build().unwrap())
+    Node::new(chain().tier(memory()).tier(cookie(&ring())).build().unwrap())
 }
 
 /// A request of ada's by `fetch` from a page of another site, which sends no cookie of ours.
@@ -73,7 +68,7 @@ async fn division(node: &Node) -> Option<Division> {
 #[tokio::test]
 async fn listed_origin_has_the_principals_values() {
     let store = SpyStore::new();
-    let stored = || chain().tier(MemoryTier::builder().build()).tier(cookie()).tier(store.clone());
+    let stored = || chain().tier(memory()).tier(cookie(&ring())).tier(store.clone());
     let (shared, other) = (Node::new(stored().build().unwrap()), Node::new(stored().build().unwrap()));
     for (node, reader) in [(&shared, &other), (&node(), &node())] {
         let session = open(node, fetch(Method::POST, "/", LISTED, "")).await;
@@ -109,7 +104,7 @@ async fn unlisted_origin_has_no_principal() {
 
 #[tokio::test]
 async fn principal_without_a_place_is_not_written() {
-    let node = Node::new(chain().tier(cookie()).build().unwrap());
+    let node = Node::new(chain().tier(cookie(&ring())).build().unwrap());
     let write = async |session: Session| (Response::new(Full::default()), kind(session.set(Division(3)).await));
     let request = fetch(Method::POST, "/", LISTED, "");
     let (response, written) = node.handle(request, move |session| Box::pin(write(session)) as BoxFuture<_>).await;
@@ -150,7 +145,7 @@ async fn listed_origin_follows_principals_events() {
 #[tokio::test]
 async fn tokens_of_listed_origin_mint_nothing_under_same_site_none() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
-    let sessions = chain().tier(MemoryTier::builder().build()).tier(cookie).build().unwrap();
+    let sessions = chain().tier(memory()).tier(cookie).build().unwrap();
     let node = Node::new(sessions);
     let live = socket(&Browser::new(), &node).await;
     live.set(theme("dark")).await.unwrap();

@@ -12,14 +12,14 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
     BuildErrorKind, CookieTier, DefaultTier, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
-    Principal, Session, SessionWriteback, Sessions,
+    Principal, Session, SessionWriteback,
     testing::{ManualClock, SpyStore},
     tier::{CommitKind, Committed, Found, OwnerId, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, ring},
+    app::{builder, chain, cookie, memory, ring},
     browser::Browser,
     node::Node,
     tiers::{Scripted, nothing, store},
@@ -95,9 +95,8 @@ async fn traces_and_debug_hold_no_value_id_token_or_key() {
         pass(&traced, &node, browser.request()).await;
 
         // Another build that can't read it, clocks apart, a store that is away, and the end.
-        let other = Sessions::builder().tier(MemoryTier::builder().build()).value::<NumberedTheme>();
-        let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
-        let other = Node::new(other.tier(cookie).clock(clock.clone()).build().unwrap());
+        let other = chain(memory(), cookie(&ring), &clock).value::<NumberedTheme>();
+        let other = Node::new(other.build().unwrap());
         browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
         clock.set(SystemTime::UNIX_EPOCH + Duration::from_secs(1_893_456_000) - DAY);
         browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;

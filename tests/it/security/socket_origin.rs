@@ -8,8 +8,8 @@ use futures_util::StreamExt;
 use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Closed, CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, Principal, SameSite, Session,
-    SessionValue, Sessions, SessionsBuilder, WriteError, WriteErrorKind, testing::ManualClock,
+    Changed, Closed, CookieTier, DefaultTier, LayeredSessionLayer, Principal, SameSite, Session, SessionValue,
+    SessionsBuilder, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    app::ring,
+    app::{cookie, declared, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     trace::Trace,
@@ -35,21 +35,14 @@ impl SessionValue for Locale {
 }
 
 fn node() -> Node {
-    start_with(CookieTier::sealed(ring()).name("session").plain_http(), |sessions| sessions)
+    start_with(cookie(&ring()), |sessions| sessions)
 }
 
 fn start_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
-    let sessions = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(cookie)
+    let sessions = declared(memory(), cookie, &ManualClock::new())
         .tier(DefaultTier::new().with::<Locale>(|head| Locale(head.uri.path().into())).value(Division(2)))
-        .value::<Division>()
-        .value::<Theme>()
-        .value::<Visits>()
         .value::<Locale>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .public_origins(["https://public.example"])
-        .clock(ManualClock::new());
+        .public_origins(["https://public.example"]);
     Node::new(settings(sessions).build().unwrap())
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use http::{Extensions, Method};
 use layered_session::{
-    Clock, CookieTier, DefaultTier, MemoryTier, MissingSessionKind, Session, SessionValue, Sessions,
+    Clock, DefaultTier, MissingSessionKind, Session, SessionValue,
     tier::{BoxError, Found, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::App,
+    app::{App, chain, cookie, memory},
     browser::Browser,
     node::Node,
     tiers::source,
@@ -102,8 +102,7 @@ async fn unreadable_copies_are_traced_once_a_minute() {
 async fn values_beyond_the_cookie_are_traced_once() {
     let app = App::new();
     let node = || {
-        let cookie = CookieTier::sealed(app.ring.clone()).name("session").plain_http().max_bytes(3_800);
-        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(app.clock.clone());
+        let chain = chain(memory(), cookie(&app.ring).max_bytes(3_800), &app.clock);
         Node::new(chain.value::<Theme>().value::<Visits>().value::<Draft>().build().unwrap())
     };
     let (one, two) = (node(), node());

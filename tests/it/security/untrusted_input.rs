@@ -3,14 +3,11 @@
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, header};
 use http_body_util::Full;
-use layered_session::{
-    CookieTier, DefaultTier, MemoryTier, Principal, Session, SessionWriteback, Sessions, SessionsBuilder,
-    testing::ManualClock,
-};
+use layered_session::{DefaultTier, Principal, Session, SessionWriteback, SessionsBuilder, testing::ManualClock};
 use proptest::{prelude::*, sample::Index};
 
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, builder, chain, cookie, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     trace::Trace,
@@ -23,10 +20,7 @@ use crate::support::{
 async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_write() {
     let (traced, _guard) = Trace::begin();
     let (ring, clock) = (ring(), ManualClock::new());
-    let tiers = || {
-        let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
-        Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie).clock(clock.clone()).value::<Visits>()
-    };
+    let tiers = || chain(memory(), cookie(&ring), &clock).value::<Visits>();
     let old = Node::new(tiers().value::<NumberedTheme>().build().unwrap());
     let new = || Node::new(tiers().value::<Theme>().build().unwrap());
     let mut browser = Browser::new();

@@ -7,15 +7,14 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
-    WriteErrorKind,
+    DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
     tier::{CommitKind, Committed, Found, Tier, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, builder, chain, cookie, memory, ring},
     browser::Browser,
     node::{BoxFuture, Node},
     tiers::{nothing, source, store},
@@ -244,9 +243,9 @@ async fn a_failing_source_is_traced_and_the_next_tier_answers() {
             Ok(theme) => TierFuture::ready(Found::value(theme)),
             Err(error) => TierFuture::ready(Err((*error).into())),
         });
-        let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring()));
-        let chain = chain.tier(tenant).tier(DefaultTier::new().value(theme("plain"))).value::<Theme>();
-        let node = Node::new(chain.clock(ManualClock::new()).build().unwrap());
+        let chain = chain(memory(), cookie(&ring()), &ManualClock::new()).tier(tenant);
+        let chain = chain.tier(DefaultTier::new().value(theme("plain"))).value::<Theme>();
+        let node = Node::new(chain.build().unwrap());
         let (trace, _guard) = Trace::begin();
         let origin = Browser::new().visit(&node, async |session| session.origin::<Theme>().tier()).await;
         assert_eq!((origin, trace.lines_with("the tenants' table is away")), (expected, traced));

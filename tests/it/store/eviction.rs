@@ -3,13 +3,13 @@
 use std::{future::Future, time::Duration};
 
 use layered_session::{
-    CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Session, SessionValue, Sessions,
+    KeyRing, Lifetime, Placement, Principal, Session, SessionValue,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::ring,
+    app::{cookie, declared, memory_of, ring},
     browser::Browser,
     node::Node,
     values::{DAY, Division, Theme, User, Visits},
@@ -39,17 +39,10 @@ impl Nodes {
     }
 
     fn node(&self, max_bytes: usize) -> Node {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().max_bytes(max_bytes).build())
-            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+        let sessions = declared(memory_of(max_bytes), cookie(&self.ring), &self.clock)
             .tier(self.store.clone())
-            .value::<Theme>()
-            .value::<Visits>()
             .value::<Stock>()
-            .value::<Division>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-            .idle(20 * DAY)
-            .clock(self.clock.clone());
+            .idle(20 * DAY);
         Node::new(sessions.build().unwrap())
     }
 }
@@ -204,10 +197,7 @@ fn what_the_store_was_not_told_of_stays_while_there_is_anything_else() {
 
 #[test]
 fn without_a_store_nobody_vouches_for_a_principal() {
-    let chain = Sessions::builder().tier(MemoryTier::builder().max_bytes(50_000).build());
-    let chain = chain.tier(CookieTier::sealed(ring()).name("session").plain_http()).value::<Division>();
-    let chain = chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
-    let node = Node::new(chain.clock(ManualClock::new()).build().unwrap());
+    let node = Node::new(declared(memory_of(50_000), cookie(&ring()), &ManualClock::new()).build().unwrap());
     for user in 0..500 {
         let job = at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
         now(job.set(Division(1)));

@@ -4,17 +4,17 @@
 use std::time::Duration;
 
 use layered_session::{
-    CookieTier, KeyRing, Lifetime, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions,
+    KeyRing, Lifetime, Placement, Principal, Scope, Session, SessionValue,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
 
 use super::eviction::Stock;
 use crate::support::{
-    app::ring,
+    app::{cookie, declared, memory_of, ring},
     browser::Browser,
     node::Node,
-    values::{DAY, Division, Theme, User, Visits, dark},
+    values::{DAY, Division, Theme, User, dark},
     visits::{bring, socket},
 };
 
@@ -43,19 +43,12 @@ impl Nodes {
     }
 
     fn node(&self) -> Node {
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().max_bytes(20_000).build())
-            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
+        let sessions = declared(memory_of(20_000), cookie(&self.ring), &self.clock)
             .tier(self.store.clone())
-            .value::<Theme>()
-            .value::<Visits>()
             .value::<Stock>()
             .value::<Quota>()
-            .value::<Division>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
             .idle(2 * DAY)
-            .absolute(20 * DAY)
-            .clock(self.clock.clone());
+            .absolute(20 * DAY);
         Node::new(sessions.build().unwrap())
     }
 }

@@ -58,13 +58,9 @@ impl App {
         Node::new(more((self.settings)(builder(&self.ring, &self.clock))).build().unwrap())
     }
 
-    /// A chain under the same keys that declares nothing yet.
+    /// A chain under the same keys that declares no value.
     pub(crate) fn chain(&self, defaults: DefaultTier) -> SessionsBuilder {
-        Sessions::builder()
-            .tier(MemoryTier::builder().build())
-            .tier(CookieTier::sealed(self.ring.clone()).name("session").plain_http())
-            .tier(defaults)
-            .clock(self.clock.clone())
+        chain(memory(), cookie(&self.ring), &self.clock).tier(defaults)
     }
 
     /// A browser with a session in which the theme is dark.
@@ -84,15 +80,41 @@ pub(crate) fn ring() -> KeyRing {
     KeyRing::generate().expect("the system has randomness")
 }
 
-/// Memory, cookie and default over a clock that moves by hand, with every value above, identified by [`User`].
+pub(crate) fn memory() -> MemoryTier {
+    MemoryTier::builder().build()
+}
+
+pub(crate) fn memory_of(max_bytes: usize) -> MemoryTier {
+    MemoryTier::builder().max_bytes(max_bytes).build()
+}
+
+/// The cookie `session`, without `Secure`.
+pub(crate) fn cookie(ring: &KeyRing) -> CookieTier {
+    CookieTier::sealed(ring.clone()).name("session").plain_http()
+}
+
+/// A chain of these tiers that declares no value.
+pub(crate) fn chain(memory: MemoryTier, cookie: CookieTier, clock: &ManualClock) -> SessionsBuilder {
+    Sessions::builder().tier(memory).tier(cookie).clock(clock.clone())
+}
+
+/// A chain without memory that declares no value.
+pub(crate) fn bare(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
+    Sessions::builder().tier(cookie(ring)).clock(clock.clone())
+}
+
+/// A chain of these tiers with the values of every application, identified by [`User`].
+pub(crate) fn declared(memory: MemoryTier, cookie: CookieTier, clock: &ManualClock) -> SessionsBuilder {
+    let chain = chain(memory, cookie, clock).value::<Division>().value::<Theme>().value::<Visits>();
+    chain.identify_by::<User>(named)
+}
+
+/// The chain of every application: memory, cookie and default, by a clock that moves by hand.
 pub(crate) fn builder(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
-    Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
-        .tier(DefaultTier::new())
-        .value::<Division>()
-        .value::<Theme>()
-        .value::<Visits>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .clock(clock.clone())
+    declared(memory(), cookie(ring), clock).tier(DefaultTier::new())
+}
+
+/// The principal of a user.
+pub(crate) fn named(user: &User) -> Option<Principal> {
+    Some(Principal::new(&user.0))
 }

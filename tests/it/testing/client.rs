@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    CookieTier, LayeredSessionLayer, SessionWriteback, Sessions,
+    LayeredSessionLayer, SessionWriteback, Sessions,
     testing::{Client, Jar, ManualClock},
     tier::BoxError,
 };
@@ -20,7 +20,7 @@ use tower::{Service, service_fn};
 
 use super::{app, chain};
 use crate::support::{
-    app::ring,
+    app::{cookie, ring},
     values::{HOUR, TICK, Theme},
 };
 
@@ -145,7 +145,7 @@ async fn secure_cookies_need_tls() {
         browser.post("/").body("dark").await.unwrap();
         assert_eq!(browser.get("/").await.unwrap().text().unwrap(), expected, "{origin}");
     }
-    let plain = Sessions::builder().tier(CookieTier::sealed(ring()).name("session").plain_http()).value::<Theme>();
+    let plain = Sessions::builder().tier(cookie(&ring())).value::<Theme>();
     let browser = Client::new(app(plain)).origin("http://localhost");
     browser.post("/").body("dark").await.unwrap();
     assert_eq!(browser.get("/").await.unwrap().text().unwrap(), "dark");

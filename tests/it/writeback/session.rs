@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
-    CookieTier, LayeredSessionLayer, SessionWriteback, Sessions,
+    LayeredSessionLayer, SessionWriteback,
     testing::{ManualClock, SpyStore},
 };
 use serde_json::json;
@@ -12,7 +12,7 @@ use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, bare, builder, ring},
     browser::Browser,
     node::Node,
     values::{DAY, Division, Theme, dark},
@@ -148,9 +148,7 @@ async fn without_its_own_layer_it_says_so() {
 
 #[tokio::test]
 async fn a_chain_without_memory_is_written_through_the_cookie() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let cookie = CookieTier::sealed(ring).name("session").plain_http();
-    let node = Node::new(Sessions::builder().tier(cookie).value::<Theme>().clock(clock).build().unwrap());
+    let node = Node::new(bare(&ring(), &ManualClock::new()).value::<Theme>().build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let mut browser = Browser::new();
     let answer = node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await;

@@ -1,7 +1,7 @@
 //! Writes: what `Ok` promises, and what an error leaves as it was.
 
 use layered_session::{
-    CookieTier, MemoryTier, Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
+    CookieTier, Placement, Principal, Scope, Session, SessionValue, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
     tier::CommitKind,
 };
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Note, stored, visits};
 use crate::support::{
-    app::{App, builder, ring},
+    app::{App, bare, builder, chain, cookie, declared, memory, named, ring},
     browser::Browser,
     node::Node,
     tokens::set_cookies,
@@ -93,10 +93,8 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
     for name in ["a".to_owned(), "n".repeat(64)] {
         let chain = || {
             let cookie = CookieTier::sealed(ring.clone()).name(name.clone());
-            let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(cookie);
-            let chain = chain.value::<Theme>().value::<Visits>().value::<Bio>().value::<Division>();
-            let chain = chain.identify_by::<User>(|user| Some(Principal::new(&user.0)));
-            Node::new(chain.clock(clock.clone()).idle(DAY).absolute(400 * DAY).build().unwrap())
+            let chain = declared(memory(), cookie, &clock).value::<Bio>();
+            Node::new(chain.idle(DAY).absolute(400 * DAY).build().unwrap())
         };
         let node = chain();
         let mut browser = Browser::new();
@@ -223,14 +221,8 @@ async fn a_volatile_value_is_kept_in_memory_alone() {
 
 #[tokio::test]
 async fn without_memory_a_job_does_not_pretend_to_write() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let sessions = Sessions::builder()
-        .tier(CookieTier::sealed(ring).name("session").plain_http())
-        .value::<Division>()
-        .identify_by::<User>(|user| Some(Principal::new(&user.0)))
-        .clock(clock)
-        .build()
-        .unwrap();
+    let chain = bare(&ring(), &ManualClock::new()).value::<Division>();
+    let sessions = chain.identify_by::<User>(named).build().unwrap();
     let job = sessions.of(Principal::new("ada")).await.unwrap();
     job.set(Division(3)).await.unwrap_err();
 }
@@ -266,10 +258,9 @@ async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
 // R7: the same where an outer layer says who they are.
 #[tokio::test]
 async fn thousands_of_users_who_write_nothing_leave_nothing() {
-    let (ring, clock) = (ring(), ManualClock::new());
-    let chain = Sessions::builder().tier(MemoryTier::builder().build()).tier(CookieTier::sealed(ring));
-    let identified = chain.value::<Division>().identify(|head| Some(Principal::new(head.uri.path())));
-    let node = Node::new(identified.clock(clock).build().unwrap());
+    let chain = chain(memory(), cookie(&ring()), &ManualClock::new()).value::<Division>();
+    let identified = chain.identify(|head| Some(Principal::new(head.uri.path())));
+    let node = Node::new(identified.build().unwrap());
     for n in 0..2_000 {
         let request = Browser::new().request_of(http::Method::GET, &format!("/{n}"), "");
         let read = |session: Session| async move {

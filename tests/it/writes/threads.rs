@@ -8,12 +8,10 @@ use std::{
     time::Duration,
 };
 
-use layered_session::{
-    Closed, CookieTier, Lifetime, MemoryTier, Session, Sessions, WriteErrorKind, testing::ManualClock,
-};
+use layered_session::{Closed, Lifetime, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
-    app::ring,
+    app::{chain, cookie, memory_of, ring},
     browser::Browser,
     node::Node,
     values::{Theme, Visits},
@@ -34,14 +32,11 @@ struct Busy {
 impl Busy {
     fn new() -> Self {
         let clock = ManualClock::new();
-        let sessions = Sessions::builder()
-            .tier(MemoryTier::builder().max_bytes(MAX_BYTES).build())
-            .tier(CookieTier::sealed(ring()).name("session").plain_http())
+        let sessions = chain(memory_of(MAX_BYTES), cookie(&ring()), &clock)
             .value::<Theme>()
             .value::<Visits>()
             .idle(HOUR)
-            .absolute(24 * HOUR)
-            .clock(clock.clone());
+            .absolute(24 * HOUR);
         Self { node: Node::new(sessions.build().unwrap()), clock, over: Arc::default() }
     }
 

@@ -6,7 +6,7 @@ use axum::{Extension, Router, body::Body, routing::get};
 use http::{Extensions, Request, Response, header};
 use http_body_util::BodyExt;
 use layered_session::{
-    CookieTier, DefaultTier, LayeredSessionLayer, MemoryTier, MissingSessionKind, Principal, Session, Sessions,
+    DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, Sessions,
     testing::ManualClock,
     tier::{Found, TierFuture},
 };
@@ -14,7 +14,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use super::{darken, pages, send, sessions, theme};
 use crate::support::{
-    app::{builder, ring},
+    app::{builder, chain, cookie, memory, ring},
     browser::Browser,
     tiers::{Scripted, nothing, source},
     values::Theme,
@@ -48,11 +48,7 @@ async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
 }
 
 fn resolving(waits: bool) -> Sessions {
-    let builder = Sessions::builder()
-        .tier(MemoryTier::builder().build())
-        .tier(CookieTier::sealed(ring()).name("session").plain_http())
-        .clock(ManualClock::new())
-        .resolve::<Theme>();
+    let builder = chain(memory(), cookie(&ring()), &ManualClock::new()).resolve::<Theme>();
     if waits { builder.tier(slow()).build().unwrap() } else { builder.tier(DefaultTier::new()).build().unwrap() }
 }
 

@@ -10,14 +10,13 @@ use bytes::Bytes;
 use http::{Extensions, HeaderMap, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder,
-    testing::ManualClock,
+    KeyRing, LayeredSessionLayer, MemoryTier, Principal, Session, Sessions, SessionsBuilder, testing::ManualClock,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::send;
 use crate::support::{
-    app::ring,
+    app::{cookie, ring},
     browser::Browser,
     node::BoxFuture,
     tokens::set_cookies,
@@ -51,7 +50,7 @@ fn builder(ring: &KeyRing, memory: bool) -> SessionsBuilder {
         sessions = sessions.tier(MemoryTier::builder().build());
     }
     let identify = |head: &http::request::Parts| Some(Principal::new(head.headers.get("x-user")?.to_str().ok()?));
-    let cookie = CookieTier::sealed(ring.clone()).name("session").plain_http();
+    let cookie = cookie(ring);
     sessions.tier(cookie).value::<Theme>().clock(ManualClock::new()).identify(identify)
 }
 

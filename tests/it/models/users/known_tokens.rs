@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use http::{HeaderMap, header};
-use layered_session::{
-    CookieTier, KeyRing, MemoryTier, Principal, Resolution, Session, Sessions, testing::ManualClock,
-};
+use layered_session::{KeyRing, Principal, Resolution, Session, testing::ManualClock};
 use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{Op, Refusal, USERS, job, op, perform, principal};
 use crate::support::{
+    app::{bare, chain, cookie, memory, named},
     browser::Browser,
     node::Node,
     tokens::{parsed, set_cookies},
@@ -133,19 +132,17 @@ impl World {
     }
 
     fn node(twin: Twin, ring: &KeyRing, clock: &ManualClock, resolution: Resolution) -> Node {
-        let mut sessions = Sessions::builder();
-        if twin != Twin::Bare {
-            sessions = sessions.tier(MemoryTier::builder().build());
-        }
-        let sessions = sessions
-            .tier(CookieTier::sealed(ring.clone()).name("session").plain_http())
+        let chain = match twin {
+            Twin::Bare => bare(ring, clock),
+            _ => chain(memory(), cookie(ring), clock),
+        };
+        let sessions = chain
             .value::<Division>()
             .value::<Visits>()
-            .identify_by::<User>(|user| Some(Principal::new(&user.0)))
+            .identify_by::<User>(named)
             .resolution(resolution)
             .idle(IDLE)
-            .absolute(2 * LONGEST)
-            .clock(clock.clone());
+            .absolute(2 * LONGEST);
         Node::new(sessions.build().unwrap())
     }
 
