@@ -7,6 +7,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::{DAY, Division, Theme, User},
+    visits::{first_write, signed_in},
 };
 
 #[tokio::test]
@@ -31,8 +32,7 @@ async fn a_value_survives_a_restart_in_the_cookie() {
 async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
+    let mut browser = first_write(&node, Division(3)).await;
     browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let old = browser.clone();
     browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
@@ -67,8 +67,7 @@ async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
 async fn another_user_can_sign_in_where_one_has_just_signed_out() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&node, "ada").await;
     browser
         .visit(&node, async |session| {
             session.sign_out().await.unwrap();

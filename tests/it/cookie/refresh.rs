@@ -19,7 +19,7 @@ use crate::support::{
     node::Node,
     tokens::set_cookies,
     values::{DAY, Division, Theme, User, Visits, theme},
-    visits::{carried, get, post, seen, sign_in, socket, visitor},
+    visits::{carried, first_write, get, post, seen, sign_in, signed_in, socket, visitor},
     waiting::at_once,
 };
 
@@ -87,8 +87,7 @@ async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (one, two) =
         (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
-    let mut browser = Browser::new();
-    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut browser = first_write(&one, Visits(1)).await;
     let mut twin = browser.clone();
     clock.advance(Duration::from_secs(1));
     browser.visit(&one, async |s| s.set(Theme("a".into())).await.unwrap()).await;
@@ -132,8 +131,7 @@ async fn a_write_during_the_load_leaves_the_browser_behind() {
         .unwrap();
     let node = Node::new(sessions);
     let first = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&first, "ada").await;
     browser.visit(&first, async |s| s.set(Theme("early".into())).await.unwrap()).await;
     let handle = browser.clone().visit(&node, async |s| s).await;
     // A fresh token of the same values, which this node has to open.
@@ -152,8 +150,7 @@ async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).build().unwrap());
     let (one, two) = (node(), node());
-    let mut browser = Browser::new();
-    browser.visit(&one, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&one, "ada").await;
     let _watch = browser.visit(&two, async |s| s.watch::<Division>()).await;
     clock.advance(Duration::from_secs(86_400 / 4));
     browser.visit(&one, async |s| s.value::<Theme>()).await;

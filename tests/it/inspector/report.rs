@@ -12,7 +12,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::{DAY, Division, NumberedTheme, Theme, Visits, theme},
-    visits::{kind, set, sign_in, visitor},
+    visits::{first_write, kind, set, sign_in, visitor},
     waiting::BEAT,
 };
 
@@ -61,8 +61,7 @@ async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() 
 async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
     let app = App::new();
     let first = node(&app);
-    let mut browser = Browser::new();
-    set(&mut browser, &first, theme("dark")).await;
+    let mut browser = first_write(&first, theme("dark")).await;
     set(&mut browser, &first, Draft(4)).await;
     let shown = report(&browser, &first).await;
     let stored = ["default", "value", "not asked: a stored tier answers"];
@@ -213,8 +212,7 @@ async fn values_may_grow_by_the_free_json() {
         (bytes("json"), bytes("json_free"))
     };
     let nothing = report(&Browser::new(), &node).await["token"].clone();
-    let mut browser = Browser::new();
-    set(&mut browser, &node, theme("x")).await;
+    let mut browser = first_write(&node, theme("x")).await;
     let before = report(&browser, &node).await["token"].clone();
     let entry = 2 + Theme::NAME.len() + 8 + 2 + "\"x\"".len();
     assert_eq!(json(&nothing, "session"), (0, json(&before, "session").1 + entry));

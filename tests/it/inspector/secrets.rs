@@ -15,7 +15,7 @@ use crate::support::{
     tokens::id_of,
     trace::spellings,
     values::{Division, theme},
-    visits::{set, sign_in, signed_in},
+    visits::{first_write, set, sign_in, signed_in},
 };
 
 // R29, R32, R36.
@@ -80,8 +80,7 @@ async fn only_who_is_signed_in_is_shown_and_not_as_whom() {
     let node = Node::new(
         app.chain(DefaultTier::new()).value::<Division>().identify(|_| Some(Principal::new("canary"))).build().unwrap(),
     );
-    let mut browser = Browser::new();
-    set(&mut browser, &node, Division(2)).await;
+    let browser = first_write(&node, Division(2)).await;
     let told = Page::open(&browser, &node).await.told();
     assert!(told.contains("\"signed_in\":true") && !told.contains("canary"), "{told}");
     let ada = signed_in(&app.start(), "ada").await;

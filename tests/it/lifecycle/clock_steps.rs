@@ -14,7 +14,7 @@ use crate::support::{
     node::Node,
     tokens::max_age,
     values::{DAY, HOUR, TICK, Theme, Visits, dark},
-    visits::kind,
+    visits::{first_write, kind},
     waiting::{at_once, settled, soon},
 };
 
@@ -79,8 +79,7 @@ async fn step_back_extends_no_absolute_lifetime() {
 #[tokio::test]
 async fn step_back_extends_no_value() {
     let app = app();
-    let mut browser = Browser::new();
-    browser.visit(&app.node, async |session| session.set(Code(7)).await.unwrap()).await;
+    let mut browser = first_write(&app.node, Code(7)).await;
     app.clock.advance(MINUTE);
     back(&app.clock, 29 * MINUTE);
     app.clock.advance(4 * MINUTE - TICK);

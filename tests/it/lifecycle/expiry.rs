@@ -16,8 +16,8 @@ use crate::support::{
     app::{App, builder, ring},
     browser::Browser,
     node::Node,
-    values::{DAY, Division, HOUR, TICK, Theme, User, Visits, theme},
-    visits::{carried, get, kind, seen, signed_in, socket, visitor},
+    values::{DAY, Division, HOUR, TICK, Theme, Visits, theme},
+    visits::{carried, first_write, get, kind, seen, signed_in, socket, visitor},
     waiting::{at_once, settled, soon},
 };
 
@@ -112,8 +112,7 @@ async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_r
     let (ring, clock) = (ring(), ManualClock::new());
     let lived = || builder(&ring, &clock).value::<Unread>().idle(100 * DAY).absolute(365 * DAY);
     let node = Node::new(lived().build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async |s| s.set(Division(3)).await.unwrap()).await;
     browser.visit(&node, async |s| s.set(Unread(7)).await.unwrap()).await;
     clock.advance(40 * DAY);
@@ -127,8 +126,7 @@ async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cooki
     for swept in [false, true] {
         let (ring, clock) = (ring(), ManualClock::new());
         let node = Node::new(builder(&ring, &clock).build().unwrap());
-        let mut browser = Browser::new();
-        browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+        let mut browser = first_write(&node, Theme("dark".into())).await;
         let mut old = browser.clone();
         browser.visit(&node, async move |s| s.set_lifetime(short).await.unwrap()).await;
         clock.advance(Duration::from_secs(3_600));

@@ -17,7 +17,7 @@ use crate::support::{
     node::{Answer, Node},
     tokens::set_cookies,
     values::{DAY, Division, HOUR, TICK, Theme, User, Visits, dark, theme},
-    visits::{bring, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
+    visits::{bring, first_write, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
     waiting::{at_once, settled, soon},
 };
 
@@ -171,8 +171,7 @@ async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
     let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&node, Theme("dark".into())).await;
     clock.advance(DAY);
     browser.visit(&node, async |s| s.value::<Theme>()).await;
     let mut old = browser.clone();
@@ -223,8 +222,7 @@ async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
     let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&node, Theme("dark".into())).await;
     browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
     let mut old = browser.clone();
     browser.visit(&node, async |s| s.remove::<Theme>().await.unwrap()).await;
@@ -311,8 +309,7 @@ async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
     clock.advance(40 * DAY);
@@ -374,8 +371,7 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
 async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
     let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(60));
-    let mut browser = Browser::new();
-    browser.visit(&app.start_at(&ahead), async |session| session.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&app.start_at(&ahead), "ada").await;
     let user = async |session: Session| session.principal();
     assert_eq!(browser.clone().visit(&app.node, user).await, Some(Principal::new("ada")));
     app.clock.advance(Duration::from_secs(10));

@@ -12,6 +12,7 @@ use crate::support::{
     node::Node,
     tokens::max_age,
     values::{DAY, HOUR, Theme, User, Visits, dark},
+    visits::first_write,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -297,8 +298,7 @@ async fn a_value_with_a_max_age_ends_before_its_session() {
 async fn faster_clock_extends_no_value_here() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR / 2);
-    let mut browser = Browser::new();
-    browser.visit(&app.start_at(&ahead), async |session| session.set(Code(7)).await.unwrap()).await;
+    let mut browser = first_write(&app.start_at(&ahead), Code(7)).await;
     let code = async |session: Session| session.get::<Code>();
     assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
     app.clock.advance(600 * SECOND - SECOND);
@@ -360,8 +360,7 @@ async fn a_lifetime_given_later_wins_over_one_from_a_node_whose_clock_is_ahead()
     ahead.advance(Duration::from_secs(300));
     let first = Node::new(builder(&ring, &ahead).build().unwrap());
     let second = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&first, Theme("dark".into())).await;
     ahead.advance(Duration::from_secs(1));
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
     browser.visit(&first, async move |s| s.set_lifetime(long).await.unwrap()).await;
@@ -378,8 +377,7 @@ async fn the_longest_lifetimes_survive_a_restart() {
     let (ring, clock) = (ring(), ManualClock::new());
     let ages = Duration::from_secs(1 << 61);
     let node = || Node::new(builder(&ring, &clock).idle(ages).absolute(ages).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&node(), Theme("dark".into())).await;
     clock.advance(DAY);
     assert_eq!(browser.visit(&node(), async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }

@@ -8,10 +8,9 @@ use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, te
 
 use crate::support::{
     app::{App, builder, ring},
-    browser::Browser,
     node::Node,
     values::{Division, Theme, User, Visits, dark, theme},
-    visits::{carried, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
+    visits::{carried, first_write, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
     waiting::{settled, soon, waiting_for},
 };
 
@@ -129,8 +128,7 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
         if let Some(own) = own {
             node.sessions.of(Principal::new("ada")).await.unwrap().set(own).await.unwrap();
         }
-        let mut browser = Browser::new();
-        set(&mut browser, &node, Division(3)).await;
+        let mut browser = first_write(&node, Division(3)).await;
         let sign_in = async move |session: Session| {
             let turn = session.sign_in(User("ada".into()));
             if adopts { turn.adopt::<Division>().await } else { turn.await }
@@ -148,8 +146,7 @@ async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principa
     let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
     let node = || app.start_with(|sessions| sessions.identify_by::<User>(principal));
     let (node, restarted) = (node(), node());
-    let mut browser = Browser::new();
-    set(&mut browser, &node, Division(3)).await;
+    let mut browser = first_write(&node, Division(3)).await;
     set(&mut browser, &node, theme("dark")).await;
     sign_in(&mut browser, &node, "guest").await;
     for node in [node, restarted] {
@@ -209,8 +206,7 @@ async fn a_watch_that_signs_in_follows_the_users_own_value() {
 async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
     let mut divisions = session.watch::<Division>();
     assert_eq!(divisions.next().await, Some(Division(-1)));
@@ -228,8 +224,7 @@ async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
     let (first, second) = (node(), node());
-    let mut browser = Browser::new();
-    browser.visit(&first, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&first, "ada").await;
     browser.visit(&first, async |s| s.set(Division(1)).await.unwrap()).await;
     browser.visit(&second, async |s| s.value::<Division>()).await;
     clock.advance(Duration::from_secs(1));

@@ -18,7 +18,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::{DAY, Division, Theme, User, Visits},
-    visits::bring,
+    visits::{bring, first_write},
 };
 
 /// A value whose validation panics when told to: of the text `bad`.
@@ -107,8 +107,7 @@ async fn panicking_identify_by_leaks_no_record() {
 async fn panicking_validation_leaks_no_record() {
     let (app, calm) = (App::new(), Arc::new(AtomicBool::new(false)));
     let (here, there) = (node(&app, &calm, None), node(&app, &calm, None));
-    let mut browser = Browser::new();
-    browser.visit(&there, async |session| session.set(Brittle("one".into())).await.unwrap()).await;
+    let mut browser = first_write(&there, Brittle("one".into())).await;
     browser.visit(&here, async |session| session.value::<Brittle>()).await;
     browser.visit(&there, async |session| session.set(Brittle("two".into())).await.unwrap()).await;
     BRITTLE.store(true, Ordering::SeqCst);

@@ -13,7 +13,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::Theme,
-    visits::{kind, set, signed_in, under_way},
+    visits::{first_write, kind, signed_in, under_way},
     waiting::at_once,
 };
 
@@ -87,8 +87,7 @@ async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ende
 async fn of_a_session_that_ended_elsewhere_the_store_is_asked_once_and_its_id_is_fenced_for_a_minute() {
     let (app, store) = (App::new(), SpyStore::new());
     let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(store.clone())));
-    let mut browser = Browser::new();
-    set(&mut browser, &there, Theme("dark".into())).await;
+    let mut browser = first_write(&there, Theme("dark".into())).await;
     let late = browser.clone();
     browser.visit(&there, async |session| session.destroy().await.unwrap()).await;
     store.take_operations();

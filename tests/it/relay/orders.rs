@@ -7,7 +7,7 @@ use crate::support::{
     browser::Browser,
     turns::{self, Mfa, bring_ok, id, is_ada, login, node, principal},
     values::{DAY, Division, Theme, theme, user},
-    visits::{get, kind, set, signed_in, socket, visitor},
+    visits::{first_write, get, kind, set, signed_in, socket, visitor},
     waiting::at_once,
 };
 
@@ -204,8 +204,7 @@ async fn order_over_a_store_begins_one_session() {
 #[tokio::test]
 async fn order_adopts_each_value_once() {
     let node = App::new().node;
-    let mut browser = Browser::new();
-    set(&mut browser, &node, Division(2)).await;
+    let mut browser = first_write(&node, Division(2)).await;
     let live = socket(&browser, &node).await;
     let ordered = (0..256).fold(live.sign_in(user("ada")), |sign_in, _| sign_in.adopt::<Division>());
     bring_ok(&mut browser, &node, ordered.by_page().unwrap().as_str()).await;

@@ -10,7 +10,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::{DAY, Division, TICK, Theme, Visits, theme},
-    visits::{carried, get, seen, set, sign_in, signed_in, socket, visitor},
+    visits::{carried, first_write, get, seen, set, sign_in, signed_in, socket, visitor},
     waiting::at_once,
 };
 
@@ -72,8 +72,7 @@ async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
     ahead.advance(Duration::from_secs(300));
     let node = |clock| Node::new(builder(&ring, clock).resolution(Resolution::FirstHit).build().unwrap());
     let (first, second) = (node(&ahead), node(&clock));
-    let mut browser = Browser::new();
-    browser.visit(&second, async |s| s.set(Theme("old".into())).await.unwrap()).await;
+    let mut browser = first_write(&second, Theme("old".into())).await;
     browser.visit(&first, async |s| s.set(Theme("newer".into())).await.unwrap()).await;
     browser.visit(&second, async |s| s.set(Theme("last".into())).await.unwrap()).await;
     assert_eq!(browser.visit(&node(&clock), async |s| s.value::<Theme>()).await, Theme("last".into()));
@@ -144,8 +143,7 @@ async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
 async fn an_expired_copy_in_memory_hides_nothing_below_it() {
     let app = App::new();
     let (elsewhere, node) = (drafting(&app, Resolution::Newest), drafting(&app, Resolution::FirstHit));
-    let mut browser = Browser::new();
-    set(&mut browser, &elsewhere, Draft("old".into())).await;
+    let mut browser = first_write(&elsewhere, Draft("old".into())).await;
     get::<Draft>(&mut browser, &node).await;
     app.pass(20 * DAY);
     set(&mut browser, &elsewhere, Draft("new".into())).await;
@@ -195,8 +193,7 @@ async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest
         Node::new(chain.build().unwrap())
     };
     let (one, other) = (node(), node());
-    let mut browser = Browser::new();
-    set(&mut browser, &one, Visits(7)).await;
+    let mut browser = first_write(&one, Visits(7)).await;
     let before = browser.cookie(NAME).unwrap().to_owned();
     set(&mut browser, &one, Draft("d".repeat(2000))).await;
     let drafted = browser.cookie(NAME).unwrap().to_owned();
@@ -225,8 +222,7 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
         Node::new(chain.value::<Draft>().value::<Theme>().value::<Visits>().build().unwrap())
     };
     let (elsewhere, tight) = (node(1 << 20), node(16 << 10));
-    let mut browser = Browser::new();
-    set(&mut browser, &elsewhere, Visits(7)).await;
+    let mut browser = first_write(&elsewhere, Visits(7)).await;
     let before = browser.cookie(NAME).unwrap().to_owned();
     set(&mut browser, &tight, Draft("d".repeat(2000))).await;
     let drafted = browser.cookie(NAME).unwrap().to_owned();
@@ -248,8 +244,7 @@ async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
 async fn newer_anonymous_choice_ends_with_a_sign_in() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
-    let mut browser = Browser::new();
-    set(&mut browser, &node, Division(1)).await;
+    let mut browser = first_write(&node, Division(1)).await;
     app.pass(TICK);
     set(&mut browser, &elsewhere, Division(2)).await;
     assert_eq!(get::<Division>(&mut browser.clone(), &node).await, Division(1), "memory answers");

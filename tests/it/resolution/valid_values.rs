@@ -13,7 +13,7 @@ use crate::support::{
     browser::Browser,
     node::Node,
     values::{Division, NumberedTheme, Theme, Visits, theme},
-    visits::{get, post, seen, set, socket},
+    visits::{first_write, get, post, seen, set, socket},
     waiting::at_once,
 };
 
@@ -90,8 +90,7 @@ async fn a_watch_skips_a_wrong_typed_value_as_a_read_does() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
     let node = Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
-    let mut browser = Browser::new();
-    set(&mut browser, &earlier, NumberedTheme(7)).await;
+    let mut browser = first_write(&earlier, NumberedTheme(7)).await;
     let mut page = socket(&browser, &node).await.watch::<Theme>();
     assert_eq!(at_once(page.next()), Some(Some(theme("light"))));
     set(&mut browser, &node, theme("dark")).await;

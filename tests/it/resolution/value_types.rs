@@ -9,7 +9,7 @@ use crate::support::{
     app::App,
     browser::Browser,
     node::Node,
-    visits::{get, set},
+    visits::{first_write, get, set},
 };
 
 /// The build that came first.
@@ -93,9 +93,7 @@ fn build<V: SessionValue>(app: &App) -> Node {
 
 /// A browser with two teas in the cart of the first build.
 async fn shopper(app: &App) -> Browser {
-    let mut browser = Browser::new();
-    set(&mut browser, &build::<Cart>(app), cart(&["tea", "tea"])).await;
-    browser
+    first_write(&build::<Cart>(app), cart(&["tea", "tea"])).await
 }
 
 #[tokio::test]

@@ -17,7 +17,7 @@ use crate::support::{
     forgery::{PURPOSES, forge, parts},
     node::Node,
     values::{Division, Theme, User, Visits},
-    visits::{bring, sign_in, signed_in, socket, under_way, visitor},
+    visits::{bring, signed_in, socket, under_way, visitor},
     waiting::at_once,
 };
 
@@ -272,8 +272,7 @@ async fn deliver(
     let app = App::new();
     let mut nodes: [Node; NODES] = std::array::from_fn(|_| app.start());
     let (mut browser, live) = page(beginning, &nodes[0]).await;
-    let mut other = Browser::new();
-    sign_in(&mut other, &nodes[0], "ada").await;
+    let other = signed_in(&nodes[0], "ada").await;
     let elsewhere = socket(&other, &nodes[0]).await;
 
     let mut tokens = Vec::new();

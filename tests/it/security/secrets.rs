@@ -26,6 +26,7 @@ use crate::support::{
     tokens::id_of,
     trace::{Trace, spellings},
     values::{DAY, Division, NumberedTheme, Theme, User, Visits},
+    visits::first_write,
 };
 
 /// Every value, id and error that is an application's own has it in it.
@@ -232,8 +233,7 @@ async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
     for audience in ["", "a", "b"] {
         let owners = Arc::default();
         let node = Node::new(builder(&ring, &clock).audience(audience).tier(noting(&owners)).build().unwrap());
-        let mut browser = Browser::new();
-        browser.visit(&node, async |s| s.set(Theme(canary("theme"))).await.unwrap()).await;
+        let browser = first_write(&node, Theme(canary("theme"))).await;
         let id = id_of(browser.cookie("session").unwrap());
         let session = owners.lock().unwrap().drain(..).next_back().unwrap();
         assert!(session.as_bytes().windows(8).all(|part| !id.windows(8).any(|other| other == part)));

@@ -22,7 +22,7 @@ use crate::support::{
     node::{BoxFuture, Node},
     trace::Trace,
     values::{Division, Theme, User, Visits, theme},
-    visits::kind,
+    visits::{self, kind},
     waiting::at_once,
 };
 
@@ -54,8 +54,7 @@ async fn signed_in() -> (Node, Browser) {
 }
 
 async fn ada_at(node: &Node) -> Browser {
-    let mut browser = Browser::new();
-    browser.visit(node, async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = visits::signed_in(node, "ada").await;
     browser.visit(node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     browser.visit(node, async |s| s.set(Division(3)).await.unwrap()).await;
     browser

@@ -17,7 +17,7 @@ use crate::support::{
     tiers::source,
     trace::Trace,
     values::{Theme, Visits, theme},
-    visits::{bring, get, set, socket, visitor},
+    visits::{bring, first_write, get, set, socket, visitor},
 };
 
 /// What `validate` quotes of the client's.
@@ -86,8 +86,7 @@ async fn invalid_computed_defaults_are_traced_once_a_minute() {
 async fn unreadable_copies_are_traced_once_a_minute() {
     let app = App::new();
     let after = Node::new(app.chain(DefaultTier::new()).value::<ShortTheme>().build().unwrap());
-    let mut browser = Browser::new();
-    set(&mut browser, &app.start(), theme(SECRET)).await;
+    let mut browser = first_write(&app.start(), theme(SECRET)).await;
     let (trace, _guard) = Trace::begin();
     for told in [[0].as_slice(), &[0, 49]] {
         for _ in 0..50 {
@@ -106,8 +105,7 @@ async fn values_beyond_the_cookie_are_traced_once() {
         Node::new(chain.value::<Theme>().value::<Visits>().value::<Draft>().build().unwrap())
     };
     let (one, two) = (node(), node());
-    let mut browser = Browser::new();
-    set(&mut browser, &one, Visits(1)).await;
+    let mut browser = first_write(&one, Visits(1)).await;
     let mut fork = browser.clone();
     set(&mut browser, &one, theme(&"x".repeat(2_000))).await;
     app.pass(Duration::from_secs(1));

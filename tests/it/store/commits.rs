@@ -21,7 +21,7 @@ use crate::support::{
     tokens::set_cookies,
     trace::Trace,
     values::{Division, Theme, User, Visits, dark, theme},
-    visits::{kind, under_way},
+    visits::{first_write, kind, signed_in, under_way},
 };
 use crate::writes::{count, stored, visits};
 
@@ -140,8 +140,7 @@ async fn a_store_that_is_away_fails_the_load_with_503() {
 async fn an_outage_is_not_an_anonymous_user() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&start(), async |s| s.sign_in(User("ada".into())).await.unwrap()).await;
+    let mut browser = signed_in(&start(), "ada").await;
     store.fail();
     let ask = service_fn(|request: Request<Full<Bytes>>| async move {
         let kind = Session::load(request.extensions()).await.map(drop).unwrap_err().kind();
@@ -227,8 +226,7 @@ async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
         )
     };
     let node = || app.start_with(|sessions| sessions.tier(shared()));
-    let mut browser = Browser::new();
-    browser.visit(&node(), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&node(), Theme("dark".into())).await;
     let another = node();
     browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;
     let seen = async |s: Session| (s.value::<Theme>(), s.value::<Visits>());

@@ -13,10 +13,9 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     app::App,
-    browser::Browser,
     trace::Trace,
     values::{Theme, theme},
-    visits::{get, set, visitor},
+    visits::{first_write, get, set, visitor},
 };
 
 /// The driver's error, at the end of the causes.
@@ -92,8 +91,7 @@ async fn answers_after_a_failed_load_are_private() {
     let app = App::new();
     let store = SpyStore::new();
     let node = app.start_with(|sessions| sessions.tier(store.clone()));
-    let mut browser = Browser::new();
-    set(&mut browser, &node, theme("light")).await;
+    let browser = first_write(&node, theme("light")).await;
     let cold = app.start_with(|sessions| sessions.tier(store.clone()));
     store.fail();
     let visit = async |sessions: Sessions, waits: bool| {

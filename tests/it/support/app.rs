@@ -10,7 +10,7 @@ use super::{
     browser::Browser,
     node::Node,
     values::{Division, Theme, User, Visits, dark},
-    visits::set,
+    visits::first_write,
 };
 
 type Settings = Box<dyn Fn(SessionsBuilder) -> SessionsBuilder + Send + Sync>;
@@ -65,9 +65,7 @@ impl App {
 
     /// A browser with a session in which the theme is dark.
     pub(crate) async fn dark(&self) -> Browser {
-        let mut browser = Browser::new();
-        set(&mut browser, &self.node, dark()).await;
-        browser
+        first_write(&self.node, dark()).await
     }
 
     pub(crate) fn pass(&self, span: Duration) {

@@ -34,11 +34,16 @@ pub(crate) async fn set<V: SessionValue>(browser: &mut Browser, node: &Node, val
     browser.visit(node, async |session| session.set(value).await.unwrap()).await;
 }
 
+/// A browser whose session begins with a value.
+pub(crate) async fn first_write<V: SessionValue>(node: &Node, value: V) -> Browser {
+    let mut browser = Browser::new();
+    set(&mut browser, node, value).await;
+    browser
+}
+
 /// A browser that has a theme, and so a session.
 pub(crate) async fn visitor(node: &Node) -> Browser {
-    let mut browser = Browser::new();
-    set(&mut browser, node, theme("light")).await;
-    browser
+    first_write(node, theme("light")).await
 }
 
 pub(crate) async fn sign_in(browser: &mut Browser, node: &Node, user: &'static str) {

@@ -14,7 +14,7 @@ use crate::support::{
     node::Node,
     tokens::set_cookies,
     values::{DAY, Division, Theme, User, Visits, dark},
-    visits::kind,
+    visits::{first_write, kind},
 };
 
 /// What may be lost.
@@ -179,8 +179,7 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).value::<Draft>().value::<Cursor>().build().unwrap());
     let (one, two) = (node(), node());
-    let mut browser = Browser::new();
-    browser.visit(&one, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut browser = first_write(&one, Visits(1)).await;
     let mut twin = browser.clone();
     browser.visit(&one, async |s| s.set(Draft("x".repeat(600))).await.unwrap()).await;
     twin.visit(&two, async |s| s.set(Theme("x".repeat(600))).await.unwrap()).await;

@@ -21,7 +21,7 @@ use crate::support::{
     browser::Browser,
     node::{BoxFuture, Node},
     values::{Division, HOUR, TICK, Theme, User, Visits, dark},
-    visits::{carried, kind, set, signed_in, under_way},
+    visits::{carried, first_write, kind, set, signed_in, under_way},
     waiting::at_once,
 };
 
@@ -166,8 +166,7 @@ async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
 async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let mut browser = first_write(&node, Theme("dark".into())).await;
     let session = under_way(&browser, &node).await;
     gate.hold_answers(Operation::Write(CommitKind::End));
     assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
@@ -180,8 +179,7 @@ async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
 async fn a_renewal_that_is_dropped_lets_writes_go_on() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Note("one".into())).await.unwrap()).await;
+    let browser = first_write(&node, Note("one".into())).await;
     let session = under_way(&browser, &node).await;
     gate.hold_answers(Operation::Write(CommitKind::Create));
     assert!(at_once(session.renew()).is_none());
@@ -216,8 +214,7 @@ async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
 async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
+    let mut browser = first_write(&node, Visits(1)).await;
     let session = browser.visit(&node, async |s| s).await;
     gate.hold_answers(Operation::Write(CommitKind::Update));
     {
@@ -235,8 +232,7 @@ async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
 async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
-    let mut browser = Browser::new();
-    browser.visit(&first, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
+    let browser = first_write(&first, Theme("dark".into())).await;
     let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
     let mut late = browser.clone();
