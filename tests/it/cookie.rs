@@ -35,7 +35,7 @@ use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::Session;
 
-use crate::support::{browser::Browser, node::Node, tokens::set_cookies, values::Theme};
+use crate::support::{Browser, Node, Theme, set_cookies};
 
 /// All that a request can tell of its session: the status, `Set-Cookie`, the value, its tier, and whether it is new.
 type Outcome = (StatusCode, Vec<String>, Theme, &'static str, bool);

@@ -20,10 +20,7 @@ use layered_session::{Session, Sessions, WriteError, WriteErrorKind};
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle, time::timeout};
 
 use self::{axum::Axum, client::Version, hyper::Hyper, tonic::Tonic};
-use crate::support::{
-    browser::Browser,
-    values::{Division, User, Visits},
-};
+use crate::support::{Browser, Division, User, Visits};
 
 #[tokio::test]
 async fn axum_over_http_1() {

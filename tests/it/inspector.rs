@@ -15,13 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tower::{Layer, ServiceExt};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    values::{Division, Theme, theme},
-    waiting::told,
-};
+use crate::support::{App, Browser, Division, Node, Theme, theme, told};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 

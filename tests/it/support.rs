@@ -6,16 +6,34 @@
 //! - `tiers`: scripted tiers; `trace`: the traces of a test; `waiting`: futures that must or must not wait
 //! - `cluster`: random programs of three nodes; `history`: the acts that no node may do any more
 
-pub(crate) mod app;
-pub(crate) mod browser;
-pub(crate) mod cluster;
-pub(crate) mod forgery;
-pub(crate) mod history;
-pub(crate) mod node;
-pub(crate) mod tiers;
-pub(crate) mod tokens;
-pub(crate) mod trace;
-pub(crate) mod turns;
-pub(crate) mod values;
-pub(crate) mod visits;
-pub(crate) mod waiting;
+mod app;
+mod browser;
+mod cluster;
+mod forgery;
+mod history;
+mod node;
+mod tiers;
+mod tokens;
+mod trace;
+mod turns;
+mod values;
+mod visits;
+mod waiting;
+
+pub(crate) use self::{
+    app::{App, bare, builder, chain, cookie, declared, memory, memory_of, named, ring},
+    browser::Browser,
+    cluster::{Cluster, STEP, Tally},
+    forgery::{PURPOSES, forge, parts},
+    node::{Answer, BoxFuture, Node},
+    tiers::{Scripted, empty_source, nothing, source, store},
+    tokens::{attributes, id_of, max_age, parsed, set_cookies},
+    trace::{Trace, spellings},
+    turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, mfa_node, principal},
+    values::{DAY, Division, HOUR, NumberedTheme, TICK, Theme, User, Visits, dark, theme, user},
+    visits::{
+        bring, carried, first_write, get, kind, post, seen, set, sign_in, signed_in, socket, under_way, upgrade,
+        visitor,
+    },
+    waiting::{BEAT, at_once, settled, soon, told, waiting_for},
+};

@@ -8,10 +8,7 @@ use layered_session::{
 };
 use tower::{Layer, Service, service_fn};
 
-use crate::support::{
-    app::{named, ring},
-    values::{Division, Theme, User},
-};
+use crate::support::{Division, Theme, User, named, ring};
 
 mod client;
 mod session;

@@ -17,12 +17,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tower::ServiceExt;
 
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    node::{Answer, Node},
-    values::{Division, Theme, User},
-};
+use crate::support::{Answer, Browser, Division, Node, Theme, User, builder, ring};
 
 const KIB: usize = 1 << 10;
 

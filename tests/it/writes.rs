@@ -15,7 +15,7 @@ mod threads;
 use layered_session::{Placement, Session, SessionValue, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{app::App, browser::Browser, node::Node, values::Visits};
+use crate::support::{App, Browser, Node, Visits};
 
 /// What the server keeps to itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

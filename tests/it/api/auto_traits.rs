@@ -13,12 +13,7 @@ use layered_session::{
     tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
 };
 
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{Division, Theme, User, Visits},
-};
+use crate::support::{Browser, Division, Node, Theme, User, Visits, builder, ring};
 
 /// What every public type is.
 fn sent_and_shared<T: Send + Sync + ?Sized>() {}
@@ -157,7 +152,7 @@ async fn every_future_can_be_spawned() {
     drop(sent(session.take::<Theme>()));
     drop(sent(session.clear()));
     drop(sent(session.touch()));
-    drop(sent(session.set_lifetime(Lifetime::new(crate::support::values::DAY, crate::support::values::DAY).unwrap())));
+    drop(sent(session.set_lifetime(Lifetime::new(crate::support::DAY, crate::support::DAY).unwrap())));
     drop(sent(session.renew()));
     drop(sent(session.sign_out()));
     drop(sent(session.destroy()));

@@ -10,13 +10,7 @@ use layered_session::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::ring,
-    browser::Browser,
-    node::Node,
-    tiers::{empty_source, nothing, store},
-    values::{DAY, Division, Theme, User, dark},
-};
+use crate::support::{Browser, DAY, Division, Node, Theme, User, dark, empty_source, nothing, ring, store};
 
 fn memory() -> MemoryTier {
     MemoryTier::builder().build()

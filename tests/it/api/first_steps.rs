@@ -2,13 +2,7 @@
 
 use layered_session::{Principal, testing::ManualClock};
 
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, User},
-    visits::{first_write, signed_in},
-};
+use crate::support::{Browser, DAY, Division, Node, Theme, User, builder, first_write, ring, signed_in};
 
 #[tokio::test]
 async fn a_value_survives_a_restart_in_the_cookie() {

@@ -3,13 +3,7 @@
 use http::{Method, header};
 use layered_session::CookieTier;
 
-use crate::support::{
-    app::{App, chain, memory},
-    browser::Browser,
-    node::Node,
-    tokens::{attributes, id_of, parsed, set_cookies},
-    values::{Theme, theme},
-};
+use crate::support::{App, Browser, Node, Theme, attributes, chain, id_of, memory, parsed, set_cookies, theme};
 
 /// A node whose cookie has a path of its own.
 fn node(app: &App) -> Node {

@@ -6,14 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 use layered_session::{CookieTier, Principal, Session, SessionWriteback, testing::ManualClock};
 
 use super::{bringing, nobody, outcome};
-use crate::support::{
-    app::{App, builder, chain, memory, ring},
-    browser::Browser,
-    node::Node,
-    tokens::{id_of, set_cookies},
-    trace::Trace,
-    values::{Theme, User, dark},
-};
+use crate::support::{App, Browser, Node, Theme, Trace, User, builder, chain, dark, id_of, memory, ring, set_cookies};
 
 // R1, R9.
 #[tokio::test]

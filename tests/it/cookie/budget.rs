@@ -6,13 +6,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, memory, named, ring},
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    trace::Trace,
-    values::{Division, Theme, User, Visits, theme},
-    visits::{get, kind, sign_in, signed_in},
+    App, Browser, Division, Node, Theme, Trace, User, Visits, get, kind, memory, named, ring, set_cookies, sign_in,
+    signed_in, theme,
 };
 
 /// A deploy whose cookies have a budget of so many bytes, over keys that all deploys share.

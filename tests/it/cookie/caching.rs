@@ -10,12 +10,8 @@ use layered_session::{LayeredSessionLayer, Lifetime, Session, testing::ManualClo
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, chain, cookie, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::set_cookies,
-    values::{DAY, Division, Theme, User, Visits},
-    visits::upgrade,
+    App, BoxFuture, Browser, DAY, Division, Node, Theme, User, Visits, chain, cookie, memory, ring, set_cookies,
+    upgrade,
 };
 
 /// Something that a handler can learn from or do to its session, and what it then answers.

@@ -9,12 +9,7 @@ use http_body_util::Full;
 use layered_session::{LayeredSessionLayer, Session, testing::ManualClock};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{
-    app::{bare, chain, cookie, memory, ring},
-    browser::Browser,
-    node::Node,
-    values::Theme,
-};
+use crate::support::{Browser, Node, Theme, bare, chain, cookie, memory, ring};
 
 fn node(has_memory: bool) -> Node {
     let (ring, clock) = (ring(), ManualClock::new());

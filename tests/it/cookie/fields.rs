@@ -3,11 +3,7 @@
 use http::StatusCode;
 
 use super::{bringing, nobody, outcome};
-use crate::support::{
-    app::App,
-    trace::Trace,
-    values::{TICK, Theme, dark},
-};
+use crate::support::{App, TICK, Theme, Trace, dark};
 
 // R16.
 #[tokio::test]

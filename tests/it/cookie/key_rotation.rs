@@ -3,13 +3,7 @@
 use layered_session::{KeyRing, testing::ManualClock};
 
 use super::{nobody, outcome};
-use crate::support::{
-    app::{App, builder},
-    browser::Browser,
-    node::Node,
-    values::{Theme, dark, theme},
-    visits::{get, seen, visitor},
-};
+use crate::support::{App, Browser, Node, Theme, builder, dark, get, seen, theme, visitor};
 
 fn key() -> [u8; 32] {
     rand::random()

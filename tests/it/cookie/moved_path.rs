@@ -8,12 +8,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{chain, cookie, declared, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::{attributes, set_cookies},
-    values::{TICK, Theme, User, theme},
-    visits::{kind, sign_in},
+    BoxFuture, Browser, Node, TICK, Theme, User, attributes, chain, cookie, declared, kind, memory, ring, set_cookies,
+    sign_in, theme,
 };
 
 /// The nodes of an application before and after such deploys: their keys and time.

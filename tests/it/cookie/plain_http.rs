@@ -3,14 +3,7 @@
 use http::{Method, Response, header};
 use layered_session::{CookieTier, SameSite, Session};
 
-use crate::support::{
-    app::{App, chain, memory},
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    trace::Trace,
-    values::{Theme, theme},
-};
+use crate::support::{App, Browser, Node, Theme, Trace, chain, memory, set_cookies, theme};
 
 const TRACED: &str = "browsers drop";
 

@@ -14,13 +14,8 @@ use http_body_util::Full;
 use layered_session::{Lifetime, Principal, Session, testing::ManualClock};
 
 use crate::support::{
-    app::{App, builder, chain, cookie, memory, ring},
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    values::{DAY, Division, Theme, User, Visits, theme},
-    visits::{carried, first_write, get, post, seen, sign_in, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Browser, DAY, Division, Node, Theme, User, Visits, at_once, builder, carried, chain, cookie, first_write, get,
+    memory, post, ring, seen, set_cookies, sign_in, signed_in, socket, theme, visitor,
 };
 
 // G8.
@@ -42,7 +37,7 @@ async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
 
 #[tokio::test]
 async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
-    type Ask = fn(Session) -> crate::support::node::BoxFuture<()>;
+    type Ask = fn(Session) -> crate::support::BoxFuture<()>;
     let asks: [(&str, Ask); 3] = [
         ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
         ("written", |session| Box::pin(async move { session.set(Visits(1)).await.unwrap() })),

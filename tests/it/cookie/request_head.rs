@@ -19,12 +19,7 @@ use layered_session::{LayeredSessionLayer, Principal, Session, Sessions, WriteEr
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, chain, cookie, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tiers::empty_source,
-    tokens::set_cookies,
-    values::{Theme, User},
+    BoxFuture, Browser, Node, Theme, User, builder, chain, cookie, empty_source, memory, ring, set_cookies,
 };
 
 /// The buffer that a server read a request into, and who still holds a part of it.

@@ -7,12 +7,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, named},
-    browser::Browser,
-    node::Node,
-    turns::{self, Mfa, bring_ok},
-    values::{Theme, User, Visits, theme, user},
-    visits::{get, kind, post, socket, visitor},
+    App, Browser, Mfa, Node, Theme, User, Visits, bring_ok, get, kind, mfa_node, named, post, socket, theme, user,
+    visitor,
 };
 
 /// The bytes of an entry beside the name and the JSON.
@@ -29,10 +25,10 @@ fn user_of(bytes: usize) -> User {
 /// One node, two nodes that share keys alone, and two nodes over one store, which all know [`Mfa`].
 fn settings() -> [(Node, Node); 3] {
     let (one, two, stored) = (App::new(), App::new(), App::new());
-    let node = turns::node(&one);
+    let node = mfa_node(&one);
     let store = SpyStore::new();
     let over_store = || stored.start_with(|sessions| sessions.tier(store.clone()).value::<Mfa>());
-    [(node.clone(), node), (turns::node(&two), turns::node(&two)), (over_store(), over_store())]
+    [(node.clone(), node), (mfa_node(&two), mfa_node(&two)), (over_store(), over_store())]
 }
 
 /// Writes the longest theme that the session takes, and says how long the theme is.

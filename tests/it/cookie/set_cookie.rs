@@ -16,12 +16,7 @@ use http_body_util::Full;
 use layered_session::{LayeredSessionLayer, Session, tier::BoxError};
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    tokens::{attributes, parsed, set_cookies},
-    values::{Theme, Visits, dark},
-};
+use crate::support::{App, Browser, Theme, Visits, attributes, dark, parsed, set_cookies};
 
 // G15.
 #[tokio::test]

@@ -5,13 +5,8 @@ use http_body_util::Full;
 use layered_session::{Closed, Principal, Session, SessionWriteback, WriteErrorKind};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::{parsed, set_cookies},
-    values::{DAY, TICK, Theme, User, Visits, theme},
-    visits::{get, kind, sign_in, signed_in, visitor},
-    waiting::at_once,
+    App, BoxFuture, Browser, DAY, Node, TICK, Theme, User, Visits, at_once, get, kind, parsed, set_cookies, sign_in,
+    signed_in, theme, visitor,
 };
 
 /// A browser that holds the cookies of two, one of them under another path perhaps.

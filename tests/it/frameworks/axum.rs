@@ -18,7 +18,7 @@ use super::{
     client::{HttpClient, Version, json},
     listen, perform,
 };
-use crate::support::values::Division;
+use crate::support::Division;
 
 pub(super) struct Axum(pub(super) Version);
 

@@ -13,7 +13,7 @@ use layered_session::WriteErrorKind;
 use serde_json::Value;
 
 use super::{Action, Client, Outcome, Reply, State, Watching};
-use crate::support::browser::Browser;
+use crate::support::Browser;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {

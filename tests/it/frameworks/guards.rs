@@ -21,11 +21,7 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    values::{Division, Theme, User},
-};
+use crate::support::{Browser, Division, Theme, User, builder, ring};
 
 fn sessions() -> Sessions {
     builder(&ring(), &ManualClock::new()).build().unwrap()

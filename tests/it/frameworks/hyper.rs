@@ -19,7 +19,7 @@ use super::{
     client::{HttpClient, Version, json},
     listen, perform,
 };
-use crate::support::values::Division;
+use crate::support::Division;
 
 pub(super) struct Hyper(pub(super) Version);
 

@@ -8,11 +8,7 @@ use layered_session::{KeyRing, WriteErrorKind, testing::ManualClock};
 use tokio::time::timeout;
 
 use super::{Action, Client, Framework, Outcome, Reply, Server, State, Watching};
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    tokens::{max_age, parsed, set_cookies},
-};
+use crate::support::{Browser, builder, max_age, parsed, ring, set_cookies};
 
 /// Every scenario on one framework, each with a server of its own.
 pub(super) async fn run<F: Framework>(framework: &F) {

@@ -19,12 +19,7 @@ use layered_session::{
 };
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::support::{
-    app::{builder, chain, memory, ring},
-    browser::Browser,
-    tokens::{parsed, set_cookies},
-    values::Theme,
-};
+use crate::support::{Browser, Theme, builder, chain, memory, parsed, ring, set_cookies};
 
 fn sessions() -> Sessions {
     builder(&ring(), &ManualClock::new()).build().unwrap()

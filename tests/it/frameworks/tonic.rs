@@ -28,12 +28,7 @@ use tonic_prost::ProstCodec;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use super::{Action, Client, Framework, OWN_COOKIE, Outcome, Reply, Server, State, Trouble, Watching, listen, perform};
-use crate::support::{
-    app::{builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{Division, Theme, User},
-};
+use crate::support::{Browser, Division, Node, Theme, User, builder, ring};
 
 pub(super) struct Tonic;
 

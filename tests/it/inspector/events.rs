@@ -12,14 +12,7 @@ use serde_json::{Value, json, value::RawValue};
 use tower::ServiceExt;
 
 use super::{Draft, HEARTBEAT, Page, SETTLED, ask, node, report, request, value};
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    values::{DAY, Theme, theme},
-    visits::{set, socket, visitor},
-    waiting::BEAT,
-};
+use crate::support::{Answer, App, BEAT, Browser, DAY, Node, Theme, set, socket, theme, visitor};
 
 #[tokio::test]
 async fn each_change_is_shown_whoever_made_it() {

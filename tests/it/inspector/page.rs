@@ -7,7 +7,7 @@ use layered_session::{LayeredSessionLayer, SessionInspector};
 use tower::ServiceExt;
 
 use super::{ask, request};
-use crate::support::{app::App, browser::Browser, node::Answer};
+use crate::support::{Answer, App, Browser};
 
 /// Whatever a page is served under, what it refers to is there too.
 #[tokio::test]

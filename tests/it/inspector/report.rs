@@ -8,12 +8,8 @@ use serde_json::{Value, json};
 
 use super::{Draft, HEARTBEAT, Page, node, report, tiers, value};
 use crate::support::{
-    app::{App, bare},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, NumberedTheme, Theme, Visits, theme},
-    visits::{first_write, kind, set, sign_in, visitor},
-    waiting::BEAT,
+    App, BEAT, Browser, DAY, Division, Node, NumberedTheme, Theme, Visits, bare, first_write, kind, set, sign_in,
+    theme, visitor,
 };
 
 #[tokio::test]

@@ -9,13 +9,7 @@ use serde_json::json;
 
 use super::{HEARTBEAT, Page, ask, report, request, tiers};
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    tokens::id_of,
-    trace::spellings,
-    values::{Division, theme},
-    visits::{first_write, set, sign_in, signed_in},
+    Answer, App, Browser, Division, Node, first_write, id_of, set, sign_in, signed_in, spellings, theme,
 };
 
 // R29, R32, R36.

@@ -10,11 +10,7 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, bare},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, HOUR, TICK, Theme, User, dark},
-    visits::{bring, sign_in, signed_in, socket},
+    App, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, bare, bring, dark, sign_in, signed_in, socket,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

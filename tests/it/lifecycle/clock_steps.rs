@@ -9,13 +9,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder},
-    browser::Browser,
-    node::Node,
-    tokens::max_age,
-    values::{DAY, HOUR, TICK, Theme, Visits, dark},
-    visits::{first_write, kind},
-    waiting::{at_once, settled, soon},
+    App, Browser, DAY, HOUR, Node, TICK, Theme, Visits, at_once, builder, dark, first_write, kind, max_age, settled,
+    soon,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -3,11 +3,7 @@
 use layered_session::{Closed, Principal, Session, WriteErrorKind};
 
 use crate::support::{
-    app::App,
-    turns::{is_ada, principal},
-    values::{Division, Theme, theme, user},
-    visits::{get, kind, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Division, Theme, at_once, get, is_ada, kind, principal, signed_in, socket, theme, user, visitor,
 };
 
 #[tokio::test]

@@ -2,14 +2,7 @@
 
 use layered_session::{Principal, Session, WriteErrorKind};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    values::{Theme, User, theme},
-    visits::{get, kind, sign_in, signed_in, under_way},
-};
+use crate::support::{App, Browser, Node, Theme, User, get, kind, set_cookies, sign_in, signed_in, theme, under_way};
 
 /// The browsers of a user who has ended all sessions a moment ago, in another browser.
 async fn revoked(node: &Node) -> Browser {

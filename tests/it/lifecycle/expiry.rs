@@ -13,12 +13,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, HOUR, TICK, Theme, Visits, theme},
-    visits::{carried, first_write, get, kind, seen, signed_in, socket, visitor},
-    waiting::{at_once, settled, soon},
+    App, Browser, DAY, Division, HOUR, Node, TICK, Theme, Visits, at_once, builder, carried, first_write, get, kind,
+    ring, seen, settled, signed_in, socket, soon, theme, visitor,
 };
 
 // R5.

@@ -9,13 +9,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    tokens::{max_age, set_cookies},
-    turns::{bring_ok, login},
-    values::{DAY, Theme, Visits, theme, user},
-    visits::{get, kind, set, sign_in, signed_in, socket, visitor},
+    App, Browser, DAY, Node, Theme, Visits, bring_ok, get, kind, login, max_age, set, set_cookies, sign_in, signed_in,
+    socket, theme, user, visitor,
 };
 
 /// The idle lifetime that the builder configures.

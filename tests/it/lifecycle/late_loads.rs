@@ -13,13 +13,8 @@ use tokio::sync::Semaphore;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, bare, named},
-    browser::Browser,
-    node::Node,
-    tiers::source,
-    values::{DAY, Theme, User, Visits, theme},
-    visits::{bring, get, kind, set, signed_in, visitor},
-    waiting::soon,
+    App, Browser, DAY, Node, Theme, User, Visits, bare, bring, get, kind, named, set, signed_in, soon, source, theme,
+    visitor,
 };
 
 const HEAD_SENT: Option<WriteErrorKind> = Some(WriteErrorKind::HeadSent);
@@ -114,10 +109,10 @@ async fn response_varies_for_every_load_that_waited() {
             let load = Session::load(request.extensions());
             async move {
                 let load = tokio::spawn(load);
-                crate::support::waiting::settled().await;
+                crate::support::settled().await;
                 if !waits {
                     load.abort();
-                    crate::support::waiting::settled().await;
+                    crate::support::settled().await;
                 }
                 let _ = out.send(load);
                 Ok::<_, BoxError>(Response::new(()))

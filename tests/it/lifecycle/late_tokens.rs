@@ -12,13 +12,9 @@ use http::StatusCode;
 use layered_session::{Clock, Closed, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::{Answer, Node},
-    tokens::set_cookies,
-    values::{DAY, Division, HOUR, TICK, Theme, User, Visits, dark, theme},
-    visits::{bring, first_write, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
-    waiting::{at_once, settled, soon},
+    Answer, App, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, bring, builder, dark,
+    first_write, get, kind, post, ring, set, set_cookies, settled, sign_in, signed_in, socket, soon, theme, under_way,
+    visitor,
 };
 
 /// A visit with a cookie: whether it had no session, what it could write, and whether the response said anything of

@@ -6,14 +6,7 @@ use futures_util::FutureExt;
 use layered_session::{Clock, Closed, Lifetime, Session, SessionValue, WriteErrorKind, testing::ManualClock};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::Node,
-    tokens::max_age,
-    values::{DAY, HOUR, Theme, User, Visits, dark},
-    visits::first_write,
-};
+use crate::support::{App, Browser, DAY, HOUR, Node, Theme, User, Visits, builder, dark, first_write, max_age, ring};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -10,14 +10,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    tokens::set_cookies,
-    turns::{assert_refused, bring_ok, is_ada, principal},
-    values::{DAY, Theme, Visits, theme, user},
-    visits::{get, kind, set, signed_in, socket, upgrade, visitor},
-    waiting::{at_once, soon},
+    Answer, App, Browser, DAY, Node, Theme, Visits, assert_refused, at_once, bring_ok, get, is_ada, kind, principal,
+    set, set_cookies, signed_in, socket, soon, theme, upgrade, user, visitor,
 };
 
 #[tokio::test]

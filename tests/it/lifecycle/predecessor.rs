@@ -5,11 +5,7 @@ use std::time::Duration;
 use layered_session::{Closed, Lifetime, Session};
 
 use crate::support::{
-    app::App,
-    turns::{is_ada, principal},
-    values::{DAY, Theme, theme, user},
-    visits::{get, sign_in, signed_in, socket, visitor},
-    waiting::{at_once, soon},
+    App, DAY, Theme, at_once, get, is_ada, principal, sign_in, signed_in, socket, soon, theme, user, visitor,
 };
 
 #[tokio::test]

@@ -7,11 +7,8 @@ use http::StatusCode;
 use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
-    app::{App, builder, ring},
-    node::Node,
-    values::{Division, Theme, User, Visits, dark, theme},
-    visits::{carried, first_write, get, kind, post, set, sign_in, signed_in, socket, under_way, visitor},
-    waiting::{settled, soon, waiting_for},
+    App, Division, Node, Theme, User, Visits, builder, carried, dark, first_write, get, kind, post, ring, set, settled,
+    sign_in, signed_in, socket, soon, theme, under_way, visitor, waiting_for,
 };
 
 // Renewed.

@@ -7,13 +7,7 @@ use http_body_util::Full;
 use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::set_cookies,
-    values::{TICK, Theme, theme},
-    visits::{get, sign_in, signed_in, socket, visitor},
-    waiting::at_once,
+    App, BoxFuture, Browser, Node, TICK, Theme, at_once, get, set_cookies, sign_in, signed_in, socket, theme, visitor,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -14,12 +14,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, HOUR, Theme, Visits, theme},
-    visits::{carried, get, kind, set, signed_in, socket, under_way, visitor},
-    waiting::{at_once, soon, waiting_for},
+    App, Browser, DAY, Division, HOUR, Node, Theme, Visits, at_once, builder, carried, get, kind, ring, set, signed_in,
+    socket, soon, theme, under_way, visitor, waiting_for,
 };
 
 /// What a stream of changes has to say now.

@@ -4,12 +4,7 @@ use std::time::Duration;
 
 use layered_session::{Changed, SessionValue};
 
-use crate::support::{
-    app::App,
-    values::Theme,
-    visits::{get, set, visitor},
-    waiting::at_once,
-};
+use crate::support::{App, Theme, at_once, get, set, visitor};
 
 #[tokio::test]
 async fn a_stream_of_changes_tells_of_what_wins_at_the_same_version() {

@@ -11,13 +11,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    tiers::source,
-    values::{DAY, Division, Theme, User, Visits, theme},
-    visits::{bring, carried, get, post, set, sign_in, signed_in, socket, under_way, visitor},
-    waiting::{BEAT, soon, told},
+    Answer, App, BEAT, Browser, DAY, Division, Node, Theme, User, Visits, bring, carried, get, post, set, sign_in,
+    signed_in, socket, soon, source, theme, told, under_way, visitor,
 };
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -218,7 +213,7 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
 
 #[tokio::test]
 async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
-    type End = fn(Session, Node, App) -> crate::support::node::BoxFuture<()>;
+    type End = fn(Session, Node, App) -> crate::support::BoxFuture<()>;
     let ends: [(&str, End); 5] = [
         ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
         ("destroyed", |request, _, _| Box::pin(async move { request.destroy().await.unwrap() })),

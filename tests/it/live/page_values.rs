@@ -14,15 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tower::{Layer, ServiceExt};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    trace::Trace,
-    values::{Theme, theme},
-    visits::{set, socket, visitor},
-    waiting::told,
-};
+use crate::support::{App, Browser, Node, Theme, Trace, set, socket, theme, told, visitor};
 
 /// The inspector looks again so long after a change.
 const SETTLED: Duration = Duration::from_millis(250);

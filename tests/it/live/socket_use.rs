@@ -6,13 +6,8 @@ use http::{Method, StatusCode};
 use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    values::{DAY, HOUR, Theme, Visits, theme},
-    visits::{bring, carried, get, set, socket, visitor},
-    waiting::{BEAT, told},
+    App, BEAT, Browser, DAY, HOUR, Node, Theme, Visits, bring, carried, get, set, set_cookies, socket, theme, told,
+    visitor,
 };
 
 /// The idle lifetime of the application, of which a tenth is the refresh point.

@@ -19,12 +19,8 @@ use serde_json::value::RawValue;
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    values::{Division, HOUR, Theme, User, Visits, theme},
-    visits::{set, signed_in, socket, under_way, visitor},
-    waiting::{BEAT, at_once, told},
+    Answer, App, BEAT, Browser, Division, HOUR, Node, Theme, User, Visits, at_once, set, signed_in, socket, theme,
+    told, under_way, visitor,
 };
 
 async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -> WritebackBody {

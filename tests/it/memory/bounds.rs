@@ -6,11 +6,7 @@ use layered_session::{Lifetime, Placement, Principal, Session, SessionValue, Sta
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{chain, cookie, declared, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, User, Visits},
-    waiting::at_once,
+    Browser, DAY, Division, Node, Theme, User, Visits, at_once, chain, cookie, declared, memory_of, ring,
 };
 
 /// One of eight.

@@ -9,14 +9,7 @@ use layered_session::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    tiers::{Scripted, store},
-    values::{Theme, Visits},
-    visits::{get, set},
-    waiting::at_once,
-};
+use crate::support::{App, Browser, Scripted, Theme, Visits, at_once, get, set, store};
 
 thread_local! {
     static ASKED: RefCell<Option<Session>> = const { RefCell::new(None) };

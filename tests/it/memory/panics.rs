@@ -14,11 +14,7 @@ use layered_session::{Principal, Session, SessionValue, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, chain, cookie, memory},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, User, Visits},
-    visits::{bring, first_write},
+    App, Browser, DAY, Division, Node, Theme, User, Visits, bring, chain, cookie, first_write, memory,
 };
 
 /// A value whose validation panics when told to: of the text `bad`.

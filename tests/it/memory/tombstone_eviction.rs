@@ -8,13 +8,7 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{cookie, declared, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    values::{DAY, Theme, User},
-    visits::{kind, socket},
-    waiting::at_once,
+    Browser, DAY, Node, Theme, User, at_once, cookie, declared, kind, memory_of, ring, set_cookies, socket,
 };
 
 struct Tier {

@@ -8,14 +8,7 @@ use layered_session::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    values::Theme,
-    visits::{first_write, kind, signed_in, under_way},
-    waiting::at_once,
-};
+use crate::support::{App, Browser, Node, Theme, at_once, first_write, kind, signed_in, under_way};
 
 /// What no browser carries, so that it may be long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

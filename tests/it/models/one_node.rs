@@ -18,12 +18,7 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 
 use self::model::{Bind, Handle, Op, Refusal, Token};
 use crate::support::{
-    app::{chain, cookie, memory_of, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::{max_age, set_cookies},
-    values::{Theme, Visits},
-    visits::under_way,
+    BoxFuture, Browser, Node, Theme, Visits, chain, cookie, max_age, memory_of, ring, set_cookies, under_way,
 };
 
 mod model;

@@ -23,12 +23,7 @@ use self::{
     orders::Given,
 };
 use crate::support::{
-    app::{App, chain, cookie, memory, ring},
-    browser::Browser,
-    node::Node,
-    tokens::{max_age, set_cookies},
-    values::{DAY, Division, User, Visits},
-    visits::under_way,
+    App, Browser, DAY, Division, Node, User, Visits, chain, cookie, max_age, memory, ring, set_cookies, under_way,
 };
 
 mod known_tokens;

@@ -3,13 +3,7 @@
 use layered_session::testing::SpyStore;
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    trace::Trace,
-    turns::{assert_refused, bring_ok},
-    values::{Theme, theme},
-    visits::{bring, get, set, socket, visitor},
+    App, Browser, Node, Theme, Trace, assert_refused, bring, bring_ok, get, set, socket, theme, visitor,
 };
 
 async fn born(node: &Node) -> String {

@@ -3,12 +3,8 @@
 use layered_session::{Closed, Principal, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    turns::{self, Mfa, bring_ok, id, is_ada, login, node, principal},
-    values::{DAY, Division, Theme, theme, user},
-    visits::{first_write, get, kind, set, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Browser, DAY, Division, Mfa, Theme, assert_refused, at_once, bring_ok, first_write, get, id, is_ada, kind,
+    login, mfa_node, principal, set, signed_in, socket, theme, user, visitor,
 };
 
 #[tokio::test]
@@ -89,7 +85,7 @@ async fn order_of_an_unconfirmed_session_needs_no_cookie() {
 #[tokio::test]
 async fn granted_right_never_reaches_the_old_cookie() {
     let app = App::new();
-    let node = node(&app);
+    let node = mfa_node(&app);
     let mut browser = signed_in(&node, "ada").await;
     let (old, live) = (browser.clone(), socket(&browser, &node).await);
     let token = live.renew_by_page().with(&Mfa(true)).token().unwrap();
@@ -98,7 +94,7 @@ async fn granted_right_never_reaches_the_old_cookie() {
     assert_eq!(get::<Mfa>(&mut browser, &node).await, Mfa(true));
     assert_eq!(get::<Mfa>(&mut old.clone(), &node).await, Mfa(false));
     assert!(is_ada(principal(&browser, &node).await));
-    let restarted = turns::node(&app);
+    let restarted = mfa_node(&app);
     assert_eq!(get::<Mfa>(&mut browser.clone(), &restarted).await, Mfa(true));
     assert_eq!(get::<Mfa>(&mut old.clone(), &restarted).await, Mfa(false), "the new cookie names the old id");
 }
@@ -106,7 +102,7 @@ async fn granted_right_never_reaches_the_old_cookie() {
 #[tokio::test]
 async fn sign_in_grants_values_in_the_same_step() {
     let app = App::new();
-    let node = node(&app);
+    let node = mfa_node(&app);
     let mut browser = visitor(&node).await;
     let old = browser.clone();
     browser.visit(&node, async |session| session.sign_in(user("ada")).with(&Mfa(true)).await.unwrap()).await;
@@ -120,7 +116,7 @@ async fn sign_in_grants_values_in_the_same_step() {
 #[tokio::test]
 async fn orders_of_two_users_begin_two_sessions() {
     let app = App::new();
-    let (first, second) = (node(&app), node(&app));
+    let (first, second) = (mfa_node(&app), mfa_node(&app));
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;
     let ada = live.sign_in(user("ada")).with(&Mfa(true)).by_page().unwrap();
@@ -157,8 +153,8 @@ async fn newer_order_of_a_handle_replaces_the_older() {
     let live = socket(&browser, &node).await;
     let (first, second) = (login(&live), live.sign_in(user("bob")).by_page().unwrap().to_string());
     bring_ok(&mut browser, &node, &second).await;
-    let refused = crate::support::visits::bring(&mut browser, &node, &first).await;
-    turns::assert_refused(&refused, "relay_other_session");
+    let refused = crate::support::bring(&mut browser, &node, &first).await;
+    assert_refused(&refused, "relay_other_session");
     assert_eq!(principal(&browser, &node).await, Some(Principal::new("bob")));
 }
 
@@ -193,12 +189,12 @@ async fn order_over_a_store_begins_one_session() {
     bring_ok(&mut browser, &second, &token).await;
     assert!(is_ada(principal(&browser, &first).await));
     assert_eq!(get::<Theme>(&mut browser, &first).await, theme("dark"));
-    let again = crate::support::visits::bring(&mut old.clone(), &first, &token).await;
-    turns::assert_refused(&again, "session_closed");
+    let again = crate::support::bring(&mut old.clone(), &first, &token).await;
+    assert_refused(&again, "session_closed");
     // Where no cookie is possible, the store alone knows that the begun id is in use.
     let token = login(&socket(&Browser::new(), &first).await);
     bring_ok(&mut Browser::new(), &first, &token).await;
-    turns::assert_refused(&crate::support::visits::bring(&mut Browser::new(), &second, &token).await, "session_closed");
+    assert_refused(&crate::support::bring(&mut Browser::new(), &second, &token).await, "session_closed");
 }
 
 #[tokio::test]

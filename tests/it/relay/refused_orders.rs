@@ -6,13 +6,8 @@ use http::StatusCode;
 use layered_session::{Clock, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::{App, bare, named},
-    browser::Browser,
-    node::Node,
-    turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, node, principal},
-    values::{Division, Theme, User, theme, user},
-    visits::{bring, get, kind, post, sign_in, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Browser, Division, Mfa, Node, Theme, User, assert_refused, at_once, bare, bring, bring_ok, get, id, is_ada,
+    kind, login, mfa_node, named, post, principal, sign_in, signed_in, socket, theme, user, visitor,
 };
 
 #[tokio::test]
@@ -146,8 +141,7 @@ async fn stamp_of_the_present_user_stops_a_change_of_user() {
 async fn order_of_another_user_is_refused() {
     let app = App::new();
     let node = app.start_with(|sessions| {
-        sessions
-            .identify_by::<crate::support::values::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
+        sessions.identify_by::<crate::support::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
     });
     let mut browser = visitor(&node).await;
     // Ordered while nobody was signed in; the page's own cookie is of a session that somebody signed into since.
@@ -160,7 +154,7 @@ async fn order_of_another_user_is_refused() {
 #[tokio::test]
 async fn closed_handles_and_jobs_give_no_order() {
     let app = App::new();
-    let node = node(&app);
+    let node = mfa_node(&app);
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     assert_eq!(kind(job.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Invalid));
     assert_eq!(kind(job.renew_by_page().token()), Some(WriteErrorKind::Invalid));
@@ -270,7 +264,7 @@ fn orders_of_clones_begin_one_session() {
 #[tokio::test]
 async fn order_that_would_not_fit_is_refused_when_ordered() {
     let app = App::new();
-    let node = node(&app);
+    let node = mfa_node(&app);
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     assert_eq!(kind(live.sign_in(user(&"x".repeat(4_000))).by_page()), Some(WriteErrorKind::TooLarge));

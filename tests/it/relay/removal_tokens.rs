@@ -3,13 +3,8 @@
 use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    turns::{assert_refused, bring_ok, is_ada, login, principal},
-    values::{DAY, HOUR, Theme, theme, user},
-    visits::{bring, get, kind, sign_in, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Browser, DAY, HOUR, Node, Theme, assert_refused, at_once, bring, bring_ok, get, is_ada, kind, login,
+    principal, sign_in, signed_in, socket, theme, user, visitor,
 };
 
 async fn sign_out(live: &Session) -> String {

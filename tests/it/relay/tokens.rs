@@ -6,11 +6,8 @@ use http::StatusCode;
 use layered_session::{Resolution, Session, SessionWriteback};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::{Answer, Node},
-    values::{DAY, Division, HOUR, Theme, User, Visits, theme},
-    visits::{bring, carried, get, set, sign_in, signed_in, socket, under_way, visitor},
+    Answer, App, Browser, DAY, Division, HOUR, Node, Theme, User, Visits, bring, carried, get, set, sign_in, signed_in,
+    socket, theme, under_way, visitor,
 };
 
 /// Writes on a socket, and takes what the page is to bring.

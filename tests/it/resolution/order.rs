@@ -6,12 +6,8 @@ use layered_session::{CookieTier, DefaultTier, Resolution, Session, SessionValue
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder, chain, cookie, memory, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, TICK, Theme, Visits, theme},
-    visits::{carried, first_write, get, seen, set, sign_in, signed_in, socket, visitor},
-    waiting::at_once,
+    App, Browser, DAY, Division, Node, TICK, Theme, Visits, at_once, builder, carried, chain, cookie, first_write, get,
+    memory, memory_of, ring, seen, set, sign_in, signed_in, socket, theme, visitor,
 };
 
 /// It ends 31 days after its last write.

@@ -11,12 +11,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    values::{Division, HOUR, TICK, Theme, User, Visits, dark},
-    visits::{carried, get, post, seen, set, signed_in, socket, under_way},
-    waiting::at_once,
+    App, BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark, get,
+    post, ring, seen, set, signed_in, socket, under_way,
 };
 
 /// Another one of the user's.

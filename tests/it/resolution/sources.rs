@@ -19,14 +19,7 @@ use layered_session::{
 use tower::{Layer, Service, service_fn};
 
 use crate::support::{
-    app::{App, chain, cookie, memory},
-    browser::Browser,
-    node::Node,
-    tiers::{Scripted, source},
-    trace::Trace,
-    values::{Theme, theme},
-    visits::visitor,
-    waiting::at_once,
+    App, Browser, Node, Scripted, Theme, Trace, at_once, chain, cookie, memory, source, theme, visitor,
 };
 
 /// A source that never answers.

@@ -9,12 +9,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    values::{Division, NumberedTheme, Theme, Visits, theme},
-    visits::{first_write, get, post, seen, set, socket},
-    waiting::at_once,
+    App, Browser, Division, Node, NumberedTheme, Theme, Visits, at_once, first_write, get, post, seen, set, socket,
+    theme,
 };
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

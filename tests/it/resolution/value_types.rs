@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 use layered_session::{DefaultTier, SessionValue};
 use serde::{Deserialize, Serialize};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    visits::{first_write, get, set},
-};
+use crate::support::{App, Browser, Node, first_write, get, set};
 
 /// The build that came first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

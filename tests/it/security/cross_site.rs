@@ -10,13 +10,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, declared, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tokens::{parsed, set_cookies},
-    values::{Division, Theme, User, Visits, theme},
-    visits::signed_in,
-    waiting::at_once,
+    App, BoxFuture, Browser, Division, Node, Theme, User, Visits, at_once, declared, memory, parsed, ring, set_cookies,
+    signed_in, theme,
 };
 
 type Headers = &'static [(&'static str, &'static str)];

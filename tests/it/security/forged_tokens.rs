@@ -11,14 +11,8 @@ use std::{
 };
 
 use crate::support::{
-    app::App,
-    browser::Browser,
-    cluster::{self, Cluster, Tally},
-    forgery::{PURPOSES, forge, parts},
-    node::Node,
-    values::{Division, Theme, User, Visits},
-    visits::{bring, signed_in, socket, under_way, visitor},
-    waiting::at_once,
+    App, Browser, Cluster, Division, Node, PURPOSES, STEP, Tally, Theme, User, Visits, at_once, bring, forge, parts,
+    signed_in, socket, under_way, visitor,
 };
 
 fn config(cases: u32) -> ProptestConfig {
@@ -331,7 +325,7 @@ fn assert_met(tally: &Tally) {
 fn no_token_gives_more_than_its_own() {
     let cases = std::env::var("TOKEN_CASES").map_or(200, |cases| cases.parse().expect("a number"));
     let tally = RefCell::new(Tally::new());
-    let program = vec(any::<[u8; cluster::STEP]>(), 1..40);
+    let program = vec(any::<[u8; STEP]>(), 1..40);
     let config = ProptestConfig { max_shrink_iters: 4000, ..config(cases) };
     proptest!(config, |(program in program)| {
         let met = at_once(Cluster::run(&program)).expect("nothing waits");

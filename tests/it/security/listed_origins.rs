@@ -10,14 +10,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    app::{App, cookie, memory, ring},
-    browser::Browser,
-    node::{Answer, BoxFuture, Node},
-    tokens::set_cookies,
-    trace::Trace,
-    values::{Division, Theme, User, theme},
-    visits::{kind, socket},
-    waiting::{at_once, told},
+    Answer, App, BoxFuture, Browser, Division, Node, Theme, Trace, User, at_once, cookie, kind, memory, ring,
+    set_cookies, socket, theme, told,
 };
 
 const LISTED: &str = "https://public.example";

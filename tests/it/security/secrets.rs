@@ -19,14 +19,8 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{builder, chain, cookie, memory, ring},
-    browser::Browser,
-    node::Node,
-    tiers::{Scripted, nothing, store},
-    tokens::id_of,
-    trace::{Trace, spellings},
-    values::{DAY, Division, NumberedTheme, Theme, User, Visits},
-    visits::first_write,
+    Browser, DAY, Division, Node, NumberedTheme, Scripted, Theme, Trace, User, Visits, builder, chain, cookie,
+    first_write, id_of, memory, nothing, ring, spellings, store,
 };
 
 /// Every value, id and error that is an application's own has it in it.

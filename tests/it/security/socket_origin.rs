@@ -17,13 +17,8 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    app::{cookie, declared, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    trace::Trace,
-    values::{Division, Theme, User, Visits, theme},
-    visits::{self, kind},
-    waiting::at_once,
+    BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, at_once, cookie, declared, kind, memory, ring,
+    theme,
 };
 
 /// Computed from the head, for those too who have no session.
@@ -54,7 +49,7 @@ async fn signed_in() -> (Node, Browser) {
 }
 
 async fn ada_at(node: &Node) -> Browser {
-    let mut browser = visits::signed_in(node, "ada").await;
+    let mut browser = crate::support::signed_in(node, "ada").await;
     browser.visit(node, async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     browser.visit(node, async |s| s.set(Division(3)).await.unwrap()).await;
     browser
@@ -323,9 +318,7 @@ async fn assert_gets_nothing(session: &Session) {
     assert_eq!(turns.map(kind), [Some(WriteErrorKind::HeadSent); 3]);
     assert!(
         session
-            .set_lifetime(
-                layered_session::Lifetime::new(crate::support::values::DAY, crate::support::values::DAY).unwrap()
-            )
+            .set_lifetime(layered_session::Lifetime::new(crate::support::DAY, crate::support::DAY).unwrap())
             .await
             .is_err()
     );

@@ -11,13 +11,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{App, chain, cookie, memory},
-    browser::Browser,
-    node::Node,
-    tiers::source,
-    trace::Trace,
-    values::{Theme, Visits, theme},
-    visits::{bring, first_write, get, set, socket, visitor},
+    App, Browser, Node, Theme, Trace, Visits, bring, chain, cookie, first_write, get, memory, set, socket, source,
+    theme, visitor,
 };
 
 /// What `validate` quotes of the client's.

@@ -7,12 +7,8 @@ use layered_session::{DefaultTier, Principal, Session, SessionWriteback, Session
 use proptest::{prelude::*, sample::Index};
 
 use crate::support::{
-    app::{App, builder, chain, cookie, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    trace::Trace,
-    values::{NumberedTheme, Theme, User, Visits},
-    visits::{get, set, visitor},
+    App, BoxFuture, Browser, Node, NumberedTheme, Theme, Trace, User, Visits, builder, chain, cookie, get, memory,
+    ring, set, visitor,
 };
 
 // R37.

@@ -14,14 +14,8 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    app::{App, builder, chain, cookie, memory, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    tiers::{nothing, source, store},
-    tokens::set_cookies,
-    trace::Trace,
-    values::{Division, Theme, User, Visits, dark, theme},
-    visits::{first_write, kind, signed_in, under_way},
+    App, BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, builder, chain, cookie, dark, first_write,
+    kind, memory, nothing, ring, set_cookies, signed_in, source, store, theme, under_way,
 };
 use crate::writes::{count, stored, visits};
 

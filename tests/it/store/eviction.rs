@@ -9,12 +9,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    app::{cookie, declared, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, User, Visits},
-    visits::under_way,
-    waiting::at_once,
+    Browser, DAY, Division, Node, Theme, User, Visits, at_once, cookie, declared, memory_of, ring, under_way,
 };
 
 /// The session's, on servers only.
@@ -155,7 +150,7 @@ const UNHELD: [(&str, Make); 4] = [
         now(session.renew());
         let token = session.relay().expect("the browser knows nothing of it");
         let mut browser = Browser::new();
-        let answer = at_once(crate::support::visits::bring(&mut browser, node, token.as_str())).unwrap();
+        let answer = at_once(crate::support::bring(&mut browser, node, token.as_str())).unwrap();
         assert_eq!(answer.status, 200);
         now(session.set(Visits(1)));
         browser

@@ -7,13 +7,7 @@ use layered_session::{
     testing::{Operation, SpyStore},
 };
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    values::{Theme, dark, theme},
-    visits::{get, set, signed_in},
-};
+use crate::support::{App, Browser, Node, Theme, dark, get, set, signed_in, theme};
 
 /// An application over a store.
 fn over_store() -> (App, SpyStore) {

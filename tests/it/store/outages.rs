@@ -11,12 +11,7 @@ use layered_session::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use crate::support::{
-    app::App,
-    trace::Trace,
-    values::{Theme, theme},
-    visits::{first_write, get, set, visitor},
-};
+use crate::support::{App, Theme, Trace, first_write, get, set, theme, visitor};
 
 /// The driver's error, at the end of the causes.
 fn driver(error: &(dyn Error + 'static)) -> String {

@@ -2,12 +2,7 @@
 
 use layered_session::{Principal, WriteErrorKind, testing::SpyStore};
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    values::{Theme, User, Visits},
-    visits::under_way,
-};
+use crate::support::{App, Browser, Theme, User, Visits, under_way};
 
 #[tokio::test]
 async fn a_fresh_write_is_tried_as_often_as_an_update() {

@@ -11,11 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::eviction::Stock;
 use crate::support::{
-    app::{cookie, declared, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, User, dark},
-    visits::{bring, socket},
+    Browser, DAY, Division, Node, Theme, User, bring, cookie, dark, declared, memory_of, ring, socket,
 };
 
 /// The user's, on servers only.

@@ -22,7 +22,7 @@ impl SessionValue for Mfa {
 }
 
 /// An application that also knows [`Mfa`].
-pub(crate) fn node(app: &App) -> Node {
+pub(crate) fn mfa_node(app: &App) -> Node {
     app.start_with(|sessions| sessions.value::<Mfa>())
 }
 

@@ -19,10 +19,7 @@ use serde::{Deserialize, Serialize};
 use tower::{Service, service_fn};
 
 use super::{app, chain};
-use crate::support::{
-    app::{cookie, ring},
-    values::{HOUR, TICK, Theme},
-};
+use crate::support::{HOUR, TICK, Theme, cookie, ring};
 
 /// Answers with the fields of a request that browsers set by themselves.
 async fn shown(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {

@@ -10,10 +10,7 @@ use layered_session::{
 use tower::ServiceExt;
 
 use super::chain;
-use crate::support::{
-    app::ring,
-    values::{Division, Theme, User, Visits},
-};
+use crate::support::{Division, Theme, User, Visits, ring};
 
 /// Every kind of chain: with memory or without, with a shared store or without.
 fn chains() -> [SessionsBuilder; 4] {

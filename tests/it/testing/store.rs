@@ -10,7 +10,7 @@ use layered_session::{
 };
 
 use super::chain;
-use crate::support::values::{HOUR, TICK, Theme};
+use crate::support::{HOUR, TICK, Theme};
 
 const CREATE: Operation = Operation::Write(CommitKind::Create);
 const UPDATE: Operation = Operation::Write(CommitKind::Update);
@@ -62,7 +62,7 @@ async fn held_answers_follow_the_release() {
         let handle = handle.clone();
         async move { handle.set(theme("light")).await }
     });
-    crate::support::waiting::settled().await;
+    crate::support::settled().await;
     assert!(!write.is_finished());
     assert_eq!(store.take_operations(), [UPDATE]);
     let other = again(&sessions, &request).await.unwrap();

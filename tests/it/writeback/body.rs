@@ -17,7 +17,7 @@ use layered_session::{Clock, LayeredSessionLayer, tier::BoxError};
 use tower::{Layer, ServiceExt};
 
 use super::{KIB, Level, Page, Ratio, allowing, assert_refused};
-use crate::support::values::Theme;
+use crate::support::Theme;
 
 type Chunk = Result<Frame<Bytes>, BoxError>;
 

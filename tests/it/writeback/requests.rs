@@ -9,7 +9,7 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::CorsLayer;
 
 use super::{KIB, Page, allowing, assert_refused, send_bare};
-use crate::support::trace::Trace;
+use crate::support::Trace;
 
 // R24.
 #[tokio::test]

@@ -11,12 +11,7 @@ use serde_json::json;
 use tower::{Layer, ServiceExt};
 
 use super::{Page, allowing, assert_refused, relaying, send_bare};
-use crate::support::{
-    app::{App, bare, builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, Theme, dark},
-};
+use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, dark, ring};
 
 // R28.
 #[tokio::test]

@@ -6,13 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::{Draft, KIB, Level, Note, Page, Paragraph, Ratio, allowing, assert_refused};
-use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::Node,
-    values::{Division, Theme, User, Visits, theme},
-    visits::{post, visitor},
-};
+use crate::support::{App, Browser, Division, Node, Theme, User, Visits, builder, post, ring, theme, visitor};
 
 // R28.
 #[tokio::test]

@@ -9,12 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Note, stored, visits};
 use crate::support::{
-    app::{App, bare, builder, chain, cookie, declared, memory, named, ring},
-    browser::Browser,
-    node::Node,
-    tokens::set_cookies,
-    values::{DAY, Division, Theme, User, Visits, dark},
-    visits::{first_write, kind},
+    App, Browser, DAY, Division, Node, Theme, User, Visits, bare, builder, chain, cookie, dark, declared, first_write,
+    kind, memory, named, ring, set_cookies,
 };
 
 /// What may be lost.

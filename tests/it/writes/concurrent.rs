@@ -6,12 +6,7 @@ use layered_session::Session;
 use tokio::{runtime::Handle, sync::Semaphore};
 
 use super::{count, stored, visits};
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::BoxFuture,
-    values::{Theme, Visits, dark},
-};
+use crate::support::{App, BoxFuture, Browser, Theme, Visits, dark};
 
 /// Runs all at once, on as many threads as there are.
 async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {

@@ -17,12 +17,8 @@ use layered_session::{
 
 use super::{Note, count, visits};
 use crate::support::{
-    app::{App, builder, ring},
-    browser::Browser,
-    node::{BoxFuture, Node},
-    values::{Division, HOUR, TICK, Theme, User, Visits, dark},
-    visits::{carried, first_write, kind, set, signed_in, under_way},
-    waiting::at_once,
+    App, BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark,
+    first_write, kind, ring, set, signed_in, under_way,
 };
 
 /// A store that commits of a kind do not reach before a test's word, and a site over the store.

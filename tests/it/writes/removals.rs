@@ -3,14 +3,7 @@
 use layered_session::{Lifetime, Principal, Session};
 use proptest::prelude::*;
 
-use crate::support::{
-    app::App,
-    browser::Browser,
-    node::Node,
-    values::{DAY, Division, HOUR, User},
-    visits::{get, set, signed_in, visitor},
-    waiting::at_once,
-};
+use crate::support::{App, Browser, DAY, Division, HOUR, Node, User, at_once, get, set, signed_in, visitor};
 
 /// A user whose browser keeps her signed in for a year, with a value of hers.
 async fn remembered(node: &Node) -> Browser {

@@ -10,14 +10,7 @@ use std::{
 
 use layered_session::{Closed, Lifetime, Session, WriteErrorKind, testing::ManualClock};
 
-use crate::support::{
-    app::{chain, cookie, memory_of, ring},
-    browser::Browser,
-    node::Node,
-    values::{Theme, Visits},
-    visits::under_way,
-    waiting::{at_once, soon},
-};
+use crate::support::{Browser, Node, Theme, Visits, at_once, chain, cookie, memory_of, ring, soon, under_way};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MAX_BYTES: usize = 5000;

@@ -13,12 +13,7 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{darken, pages, send, sessions, theme};
-use crate::support::{
-    app::{builder, chain, cookie, memory, ring},
-    browser::Browser,
-    tiers::{Scripted, nothing, source},
-    values::Theme,
-};
+use crate::support::{Browser, Scripted, Theme, builder, chain, cookie, memory, nothing, ring, source};
 
 /// A source that has to be waited for.
 fn slow() -> Scripted {

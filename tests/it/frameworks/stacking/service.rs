@@ -22,7 +22,7 @@ use layered_session::Session;
 use tower::{Service, ServiceExt, service_fn};
 
 use super::{preloads, serves};
-use crate::support::{tokens::set_cookies, values::Theme};
+use crate::support::{Theme, set_cookies};
 
 /// An error with no trait at all.
 struct Mishap(#[expect(dead_code, reason = "makes it neither Send nor Sync")] Rc<()>);

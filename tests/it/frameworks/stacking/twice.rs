@@ -15,13 +15,7 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::send;
-use crate::support::{
-    app::{cookie, ring},
-    browser::Browser,
-    node::BoxFuture,
-    tokens::set_cookies,
-    values::{Division, Theme, theme},
-};
+use crate::support::{BoxFuture, Browser, Division, Theme, cookie, ring, set_cookies, theme};
 
 /// The actions of a service between the two layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,12 +10,7 @@ use proptest::{prelude::*, test_runner::TestCaseError};
 
 use super::{Op, Refusal, USERS, job, op, perform, principal};
 use crate::support::{
-    app::{bare, chain, cookie, memory, named},
-    browser::Browser,
-    node::Node,
-    tokens::{parsed, set_cookies},
-    values::{DAY, Division, User, Visits},
-    visits::under_way,
+    Browser, DAY, Division, Node, User, Visits, bare, chain, cookie, memory, named, parsed, set_cookies, under_way,
 };
 
 const JARS: usize = 3;
