@@ -33,7 +33,7 @@ pub(crate) use self::{
     values::{DAY, Division, HOUR, NumberedTheme, TICK, Theme, User, Visits, dark, theme, user},
     visits::{
         bring, carried, first_write, get, kind, post, seen, set, sign_in, signed_in, socket, under_way, upgrade,
-        visitor,
+        visit_as, visitor,
     },
     waiting::{BEAT, at_once, settled, soon, told, waiting_for},
 };

@@ -8,8 +8,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    BoxFuture, Browser, Node, TICK, Theme, User, attributes, chain, cookie, declared, kind, memory, ring, set_cookies,
-    sign_in, theme,
+    Browser, Node, TICK, Theme, User, attributes, chain, cookie, declared, kind, memory, ring, set_cookies, sign_in,
+    theme,
 };
 
 /// The nodes of an application before and after such deploys: their keys and time.
@@ -218,7 +218,6 @@ async fn cross_site_request_removes_no_place() {
     form.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
     let signs_in =
         async |session: Session| (Response::new(Full::default()), kind(session.sign_in(User("eve".into())).await));
-    let (response, refused) =
-        deploys.new_node().handle(form, move |session| Box::pin(signs_in(session)) as BoxFuture<_>).await;
+    let (response, refused) = deploys.new_node().handle(form, signs_in).await;
     assert_eq!((set_cookies(response.headers()).len(), refused), (0, Some(WriteErrorKind::Closed)));
 }

@@ -155,11 +155,7 @@ async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
 
 /// Sends a request whose answer a layer outside of the session layer replaces, as a timeout layer does: the browser gets
 /// no cookie.
-async fn unanswered<F, Fut>(browser: &Browser, node: &Node, handler: F)
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+async fn unanswered(browser: &Browser, node: &Node, handler: impl AsyncFnOnce(Session)) {
     browser.clone().visit(node, handler).await;
 }
 

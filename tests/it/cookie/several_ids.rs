@@ -1,12 +1,11 @@
 //! A request that brings several of our cookies that open is nobody's, and leaves no trace in any of their sessions.
 
-use http::{Response, StatusCode};
-use http_body_util::Full;
+use http::StatusCode;
 use layered_session::{Closed, Principal, Session, SessionWriteback, WriteErrorKind};
 
 use crate::support::{
-    App, BoxFuture, Browser, DAY, Node, TICK, Theme, User, Visits, at_once, get, kind, parsed, set_cookies, sign_in,
-    signed_in, theme, visitor,
+    App, Browser, DAY, Node, TICK, Theme, User, Visits, at_once, get, kind, parsed, set_cookies, sign_in, signed_in,
+    theme, visitor,
 };
 
 /// A browser that holds the cookies of two, one of them under another path perhaps.
@@ -75,17 +74,11 @@ async fn a_request_counts_once_however_many_cookies_it_brings() {
 }
 
 /// Sends a request with these tokens to a handler. Gives the `Set-Cookie` fields of the response.
-async fn told<F, Fut>(node: &Node, tokens: &[&str], handler: F) -> Vec<String>
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
+async fn told(node: &Node, tokens: &[&str], handler: impl AsyncFnOnce(Session)) -> Vec<String> {
     let mut request = Browser::new().request();
     let pairs: Vec<_> = tokens.iter().map(|token| format!("session={token}")).collect();
     request.headers_mut().insert("cookie", pairs.join("; ").parse().unwrap());
-    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-    let (response, ()) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-    set_cookies(response.headers())
+    set_cookies(&node.ask(request, handler).await.0)
 }
 
 async fn closed(session: Session) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use http_body_util::Full;
 use layered_session::{
     Closed, DefaultTier, Lifetime, Principal, RelayToken, Resolution, Session, SessionWriteback, WriteErrorKind,
@@ -84,8 +84,7 @@ fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Byt
 
 /// Ends ada's session on her socket, and orders the next.
 async fn renewal_after_an_end(node: &Node, browser: &Browser) -> RelayToken {
-    let handler = async |session| (Response::new(Full::default()), session);
-    let (_, live) = node.handle(of(upgrade(browser), "ada"), handler).await;
+    let (_, live) = node.ask(of(upgrade(browser), "ada"), async |session| session).await;
     live.destroy().await.unwrap();
     live.renew_by_page().token().unwrap()
 }

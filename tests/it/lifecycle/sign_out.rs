@@ -1,13 +1,11 @@
 //! Sign-outs that meet a renewal: `destroy` with the old id ends the session that goes on under the new id.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
-use http::Response;
-use http_body_util::Full;
 use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
 
 use crate::support::{
-    App, BoxFuture, Browser, Node, TICK, Theme, at_once, get, set_cookies, sign_in, signed_in, socket, theme, visitor,
+    App, Browser, Node, TICK, Theme, at_once, get, set_cookies, sign_in, signed_in, socket, theme, visit_as, visitor,
 };
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -132,21 +130,6 @@ async fn anonymous_renewal_is_not_followed() {
     renew(&mut browser, &node).await;
     assert!(!sign_out(&late, &node).await);
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-}
-
-/// A visit of a user whom the head names, or of nobody.
-async fn visit_as<F, Fut>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F)
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = ()> + Send + 'static,
-{
-    let mut request = browser.request();
-    if let Some(user) = user {
-        request.headers_mut().insert("x-user", user.parse().unwrap());
-    }
-    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-    let (response, ()) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-    browser.take(response.headers());
 }
 
 // G13: the head names the principal of each request.

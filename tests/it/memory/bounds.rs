@@ -1,6 +1,6 @@
 //! What the memory tier says of its bytes, its bound, and of what goes first: a test for each sentence of its docs.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use layered_session::{Lifetime, Placement, Principal, Session, SessionValue, Stats, testing::ManualClock};
 use serde::{Deserialize, Serialize};
@@ -78,12 +78,7 @@ impl Tier {
         browser
     }
 
-    fn visit<F, Fut, T>(&self, browser: &mut Browser, handler: F) -> T
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
+    fn visit<T>(&self, browser: &mut Browser, handler: impl AsyncFnOnce(Session) -> T) -> T {
         at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
     }
 

@@ -1,6 +1,6 @@
 //! Tombstones under pressure: what they may take, and which of them go.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
@@ -31,12 +31,7 @@ impl Tier {
         self.node.sessions.stats()
     }
 
-    fn visit<F, Fut, T>(&self, browser: &mut Browser, handler: F) -> T
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
+    fn visit<T>(&self, browser: &mut Browser, handler: impl AsyncFnOnce(Session) -> T) -> T {
         at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
     }
 

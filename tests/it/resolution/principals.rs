@@ -1,9 +1,5 @@
 //! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
 
-use std::future::Future;
-
-use http::Response;
-use http_body_util::Full;
 use layered_session::{
     Changed, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
     testing::{ManualClock, SpyStore},
@@ -11,8 +7,8 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    App, BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark, get,
-    post, ring, seen, set, signed_in, socket, under_way,
+    App, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark, get, post, ring,
+    seen, set, signed_in, socket, under_way, visit_as,
 };
 
 /// Another one of the user's.
@@ -149,22 +145,6 @@ fn identified_by_head(app: &App) -> SessionsBuilder {
 }
 
 /// A visit of a user whom the head names, or of nobody.
-async fn visit_as<F, Fut, T>(browser: &mut Browser, node: &Node, user: Option<&str>, handler: F) -> T
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + Send + 'static,
-    T: Send + 'static,
-{
-    let mut request = browser.request();
-    if let Some(user) = user {
-        request.headers_mut().insert("x-user", user.parse().unwrap());
-    }
-    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-    let (response, value) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-    browser.take(response.headers());
-    value
-}
-
 async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division: Division) {
     visit_as(browser, node, user, async move |session| session.set(division).await.unwrap()).await;
 }

@@ -10,8 +10,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    App, BoxFuture, Browser, Division, Node, Theme, User, Visits, at_once, declared, memory, parsed, ring, set_cookies,
-    signed_in, theme,
+    App, Browser, Division, Node, Theme, User, Visits, at_once, declared, memory, parsed, ring, set_cookies, signed_in,
+    theme,
 };
 
 type Headers = &'static [(&'static str, &'static str)];
@@ -37,15 +37,13 @@ fn request(browser: &Browser, method: Method, headers: Headers) -> Request<Full<
 }
 
 /// Sends a request to a handler. Gives the `Set-Cookie` fields of the response, and the handler's result.
-async fn send<F, Fut, T>(node: &Node, request: Request<Full<Bytes>>, handler: F) -> (Vec<String>, T)
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + Send + 'static,
-    T: Send + 'static,
-{
-    let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-    let (response, value) = node.handle(request, |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-    (set_cookies(response.headers()), value)
+async fn send<T>(
+    node: &Node,
+    request: Request<Full<Bytes>>,
+    handler: impl AsyncFnOnce(Session) -> T,
+) -> (Vec<String>, T) {
+    let (headers, value) = node.ask(request, handler).await;
+    (set_cookies(&headers), value)
 }
 
 fn assert_closed<T: std::fmt::Debug>(written: Result<T, WriteError>, write: &str) {
@@ -212,7 +210,7 @@ async fn cross_site_response_varies_by_cookie() {
     let node = node(LAX);
     let answered = async |session: Session| (Response::new(Full::default()), session.value::<Theme>());
     let form = request(&Browser::new(), Method::POST, FORM);
-    let (response, _) = node.handle(form, move |session| Box::pin(answered(session)) as BoxFuture<_>).await;
+    let (response, _) = node.handle(form, answered).await;
     assert_eq!(response.headers()[header::VARY], "cookie");
 }
 

@@ -10,8 +10,8 @@ use layered_session::{
 };
 
 use crate::support::{
-    Answer, App, BoxFuture, Browser, Division, Node, Theme, Trace, User, at_once, cookie, kind, memory, ring,
-    set_cookies, socket, theme, told,
+    Answer, App, Browser, Division, Node, Theme, Trace, User, at_once, cookie, kind, memory, ring, set_cookies, socket,
+    theme, told,
 };
 
 const LISTED: &str = "https://public.example";
@@ -42,9 +42,8 @@ fn fetch(method: Method, path: &str, origin: &str, body: impl Into<Bytes>) -> Re
 }
 
 async fn open(node: &Node, request: Request<Full<Bytes>>) -> Session {
-    let hold = async |session| (Response::new(Full::default()), session);
-    let (response, session) = node.handle(request, move |session| Box::pin(hold(session)) as BoxFuture<_>).await;
-    assert!(set_cookies(response.headers()).is_empty());
+    let (headers, session) = node.ask(request, async |session| session).await;
+    assert!(set_cookies(&headers).is_empty());
     session
 }
 
@@ -101,7 +100,7 @@ async fn principal_without_a_place_is_not_written() {
     let node = Node::new(chain().tier(cookie(&ring())).build().unwrap());
     let write = async |session: Session| (Response::new(Full::default()), kind(session.set(Division(3)).await));
     let request = fetch(Method::POST, "/", LISTED, "");
-    let (response, written) = node.handle(request, move |session| Box::pin(write(session)) as BoxFuture<_>).await;
+    let (response, written) = node.handle(request, write).await;
     assert_eq!((set_cookies(response.headers()).len(), written), (0, Some(WriteErrorKind::Closed)));
 }
 

@@ -17,8 +17,7 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tower::{Layer, ServiceExt};
 
 use crate::support::{
-    BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, at_once, cookie, declared, kind, memory, ring,
-    theme,
+    Browser, Division, Node, Theme, Trace, User, Visits, at_once, cookie, declared, kind, memory, ring, theme,
 };
 
 /// Computed from the head, for those too who have no session.
@@ -57,7 +56,7 @@ async fn ada_at(node: &Node) -> Browser {
 
 async fn open(node: &Node, request: Request<Full<Bytes>>) -> (Response<Full<Bytes>>, Session) {
     let hold = async |session| (Response::new(Full::default()), session);
-    node.handle(request, move |session| Box::pin(hold(session)) as BoxFuture<_>).await
+    node.handle(request, hold).await
 }
 
 fn upgrade(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<Bytes>> {

@@ -7,8 +7,8 @@ use layered_session::{DefaultTier, Principal, Session, SessionWriteback, Session
 use proptest::{prelude::*, sample::Index};
 
 use crate::support::{
-    App, BoxFuture, Browser, Node, NumberedTheme, Theme, Trace, User, Visits, builder, chain, cookie, get, memory,
-    ring, set, visitor,
+    App, Browser, Node, NumberedTheme, Theme, Trace, User, Visits, builder, chain, cookie, get, memory, ring, set,
+    visitor,
 };
 
 // R37.
@@ -90,7 +90,7 @@ fn no_cookie_but_a_genuine_one_is_ever_a_session() {
             let mut request = Browser::new().request();
             request.headers_mut().insert(header::COOKIE, value.clone());
             let look = async |s: Session| (Response::new(Full::default()), (s.is_new(), s.principal(), s.created_at()));
-            let look = node.handle(request, move |session| Box::pin(look(session)) as BoxFuture<_>);
+            let look = node.handle(request, look);
             let (response, seen) = look.now_or_never().expect("it waits for nothing");
             assert_eq!(seen, (true, None, None), "{value:?}");
             assert!(response.headers().get(header::SET_COOKIE).is_none());

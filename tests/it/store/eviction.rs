@@ -42,12 +42,7 @@ impl Nodes {
     }
 }
 
-fn visit<F, Fut, T>(browser: &mut Browser, node: &Node, handler: F) -> T
-where
-    F: FnOnce(Session) -> Fut + Send + 'static,
-    Fut: Future<Output = T> + Send + 'static,
-    T: Send + 'static,
-{
+fn visit<T>(browser: &mut Browser, node: &Node, handler: impl AsyncFnOnce(Session) -> T) -> T {
     at_once(browser.visit(node, handler)).expect("a store that answers at once")
 }
 

@@ -1,20 +1,16 @@
 //! A browser that keeps cookies.
 
-use std::{future::Future, time::SystemTime};
+use std::time::SystemTime;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, Uri, header};
+use http::{HeaderMap, Method, Request, Uri, header};
 use http_body_util::Full;
 use layered_session::{
     Session,
     testing::{self, Cookie, Jar},
 };
 
-use super::{
-    node::{BoxFuture, Node},
-    tokens::set_cookies,
-    values::Theme,
-};
+use super::{node::Node, tokens::set_cookies, values::Theme};
 
 /// A browser with the jar of the testing kit. Its cookies never expire: a server must not trust browsers to drop them.
 #[derive(Clone, Debug)]
@@ -105,27 +101,19 @@ impl Browser {
     }
 
     /// One visit: a request with its cookies, a handler, and the response's cookies into the jar.
-    pub(crate) async fn visit<F, Fut, T>(&mut self, node: &Node, handler: F) -> T
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
+    pub(crate) async fn visit<T>(&mut self, node: &Node, handler: impl AsyncFnOnce(Session) -> T) -> T {
         self.visit_seen(node, handler).await.1
     }
 
     /// The same, with the response's headers.
-    pub(crate) async fn visit_seen<F, Fut, T>(&mut self, node: &Node, handler: F) -> (HeaderMap, T)
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = T> + Send + 'static,
-        T: Send + 'static,
-    {
-        let answered = async move |session| (Response::new(Full::default()), handler(session).await);
-        let (response, value) =
-            node.handle(self.request(), |session| Box::pin(answered(session)) as BoxFuture<_>).await;
-        self.take(response.headers());
-        (response.headers().clone(), value)
+    pub(crate) async fn visit_seen<T>(
+        &mut self,
+        node: &Node,
+        handler: impl AsyncFnOnce(Session) -> T,
+    ) -> (HeaderMap, T) {
+        let (headers, value) = node.ask(self.request(), handler).await;
+        self.take(&headers);
+        (headers, value)
     }
 
     /// The theme that a request of this browser reads; what the response does to cookies is left aside.
@@ -134,11 +122,7 @@ impl Browser {
     }
 
     /// Visits, and says which `Set-Cookie` came.
-    pub(crate) async fn told<F, Fut>(&mut self, node: &Node, handler: F) -> Vec<String>
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = ()> + Send + 'static,
-    {
+    pub(crate) async fn told(&mut self, node: &Node, handler: impl AsyncFnOnce(Session)) -> Vec<String> {
         set_cookies(&self.visit_seen(node, handler).await.0)
     }
 

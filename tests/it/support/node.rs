@@ -18,8 +18,6 @@ use super::tokens::set_cookies;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-type Handler = Arc<dyn Fn(Session, Request<Full<Bytes>>) -> BoxFuture<Response<Full<Bytes>>> + Send + Sync>;
-
 /// One node: sessions, and a service that runs whatever handler a test gives, with the writeback at `/store_session`.
 #[derive(Clone)]
 pub(crate) struct Node {
@@ -32,37 +30,38 @@ impl Node {
     }
 
     /// Sends one request through the layer to a handler, which has the loaded session.
-    pub(crate) async fn handle<F, Fut, T>(
+    pub(crate) async fn handle<T>(
         &self,
         request: Request<Full<Bytes>>,
-        handler: F,
-    ) -> (Response<Full<Bytes>>, T)
-    where
-        F: FnOnce(Session) -> Fut + Send + 'static,
-        Fut: Future<Output = (Response<Full<Bytes>>, T)> + Send + 'static,
-        T: Send + 'static,
-    {
-        let slot = Arc::new(Mutex::new(None));
-        let (out, handler) = (Arc::clone(&slot), Mutex::new(Some(handler)));
-        let handler: Handler = Arc::new(move |session, _| {
-            let handler = handler.lock().unwrap().take().expect("one request, one call");
-            let out = Arc::clone(&out);
-            Box::pin(async move {
-                let (response, value) = handler(session).await;
-                *out.lock().unwrap() = Some(value);
-                response
-            })
-        });
+        act: impl AsyncFnOnce(Session) -> (Response<Full<Bytes>>, T),
+    ) -> (Response<Full<Bytes>>, T) {
+        let (slot, act) = (Arc::new(Mutex::new(None)), Mutex::new(Some(act)));
+        let out = Arc::clone(&slot);
         let service = service_fn(move |request: Request<Full<Bytes>>| {
-            let handler = Arc::clone(&handler);
+            let act = act.lock().unwrap().take().expect("one request, one call");
+            let out = Arc::clone(&out);
             async move {
                 let session = Session::load(request.extensions()).await?;
-                Ok::<_, BoxError>(handler(session, request).await)
+                drop(request);
+                let (response, value) = act(session).await;
+                *out.lock().unwrap() = Some(value);
+                Ok::<_, BoxError>(response)
             }
         });
         let response = LayeredSessionLayer::new(self.sessions.clone()).layer(service).oneshot(request).await;
         let value = slot.lock().unwrap().take().expect("the handler ran");
         (response.expect("the handler answers"), value)
+    }
+
+    /// The same for a handler that answers with an empty response. Returns the response's headers.
+    pub(crate) async fn ask<T>(
+        &self,
+        request: Request<Full<Bytes>>,
+        act: impl AsyncFnOnce(Session) -> T,
+    ) -> (HeaderMap, T) {
+        let empty = async |session| (Response::new(Full::default()), act(session).await);
+        let (response, value) = self.handle(request, empty).await;
+        (response.into_parts().0.headers, value)
     }
 
     /// Sends one request to the writeback.

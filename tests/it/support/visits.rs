@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use super::{
     app::App,
     browser::Browser,
-    node::{Answer, BoxFuture, Node},
+    node::{Answer, Node},
     values::{Division, Theme, User, Visits, theme},
 };
 
@@ -56,6 +56,22 @@ pub(crate) async fn signed_in(node: &Node, user: &'static str) -> Browser {
     browser
 }
 
+/// A visit of a user whom the field `x-user` of the head names, or of nobody.
+pub(crate) async fn visit_as<T>(
+    browser: &mut Browser,
+    node: &Node,
+    user: Option<&str>,
+    act: impl AsyncFnOnce(Session) -> T,
+) -> T {
+    let mut request = browser.request();
+    if let Some(user) = user {
+        request.headers_mut().insert("x-user", user.parse().unwrap());
+    }
+    let (headers, value) = node.ask(request, act).await;
+    browser.take(&headers);
+    value
+}
+
 /// The handshake of a socket of a page of ours.
 pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
     let mut request = browser.request_of_page(Method::GET, "/", "");
@@ -77,11 +93,11 @@ pub(crate) async fn socket(browser: &Browser, node: &Node) -> Session {
 /// The handle of a request that is still under way: its response head never leaves, so it can renew and sign in.
 pub(crate) async fn under_way(browser: &Browser, node: &Node) -> Session {
     let (out, handed_out) = oneshot::channel();
-    let handler = move |session| {
+    let handler = async |session| {
         out.send(session).expect("the test waits for the handle");
-        Box::pin(pending()) as BoxFuture<(Response<Full<Bytes>>, ())>
+        pending::<()>().await
     };
-    let answering = Box::pin(node.handle(browser.request(), handler));
+    let answering = Box::pin(node.ask(browser.request(), handler));
     match futures_util::future::select(answering, handed_out).await {
         Either::Left(_) => unreachable!("the handler never answers"),
         Either::Right((session, _)) => session.expect("the handler has sent its handle"),

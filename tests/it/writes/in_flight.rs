@@ -7,8 +7,6 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::join_all};
-use http::Response;
-use http_body_util::Full;
 use layered_session::{
     Clock, Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
@@ -17,8 +15,8 @@ use layered_session::{
 
 use super::{Note, count, visits};
 use crate::support::{
-    App, BoxFuture, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark,
-    first_write, kind, ring, set, signed_in, under_way,
+    App, Browser, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, builder, carried, dark, first_write, kind,
+    ring, set, signed_in, under_way,
 };
 
 /// A store that commits of a kind do not reach before a test's word, and a site over the store.
@@ -232,10 +230,8 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
     let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
     let mut late = browser.clone();
-    let load =
-        |s: Session| Box::pin(async move { (Response::new(Full::default()), s.value::<Theme>()) }) as BoxFuture<_>;
     gate.hold_requests(Operation::Read);
-    let mut loading = pin!(second.handle(browser.request(), load));
+    let mut loading = pin!(second.ask(browser.request(), async |s| s.value::<Theme>()));
     assert!(loading.as_mut().now_or_never().is_none(), "the load waits for the store");
     ring.replace([other]).unwrap();
     gate.release();
