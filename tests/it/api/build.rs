@@ -59,7 +59,7 @@ value!(Account, "account", SCOPE: Scope = Scope::Principal);
 value!(Flash, "flash", MAX_AGE: Option<Duration> = Some(Duration::ZERO));
 
 #[test]
-fn a_chain_needs_one_cookie_behind_at_most_one_memory() {
+fn chain_needs_one_cookie_after_memory() {
     use BuildErrorKind::Chain;
     chain().build().unwrap();
     Sessions::builder().tier(cookie()).build().unwrap();
@@ -91,7 +91,7 @@ fn tiers_are_told_apart_and_one_store_decides() {
 }
 
 #[test]
-fn values_have_names_of_their_own_that_can_go_on_the_wire() {
+fn value_names_are_unique_and_valid() {
     use BuildErrorKind::Value;
     refused(chain().value::<Proto>(), Value, "use a letter and then up to 63 letters");
     refused(chain().value::<Constructor>(), Value, "neither `constructor` nor `prototype`");
@@ -133,7 +133,7 @@ fn a_chain_has_255_values_at_most() {
 }
 
 #[test]
-fn a_value_that_could_silently_be_lost_is_refused() {
+fn value_without_a_place_is_refused() {
     use BuildErrorKind::Value;
     refused(chain().value::<Server>(), Value, "add a shared store");
     refused(chain().value::<Server>(), Value, "`Placement::Everywhere`");
@@ -148,7 +148,7 @@ fn a_value_that_could_silently_be_lost_is_refused() {
 }
 
 #[test]
-fn a_default_is_a_valid_value_of_a_declared_type() {
+fn default_must_be_declared_and_valid() {
     use BuildErrorKind::Value;
     let default = |number| chain().tier(DefaultTier::new().value(Division(number)));
     refused(default(1), Value, "`current_division_id`, which is not declared: add `.value::<..>()`");
@@ -157,7 +157,7 @@ fn a_default_is_a_valid_value_of_a_declared_type() {
 }
 
 #[test]
-fn one_rule_says_who_is_signed_in_and_it_is_the_sessions() {
+fn identity_has_one_rule_of_session_scope() {
     let principal = |user: &User| Some(Principal::new(&user.0));
     let both = chain().identify(|_| None).identify_by::<User>(principal);
     refused(both, BuildErrorKind::Setting, "leave one out");
@@ -186,7 +186,7 @@ fn settings_that_cant_work_are_refused() {
 
 // R10.
 #[test]
-fn keys_that_could_be_guessed_are_refused_without_a_panic() {
+fn weak_keys_are_refused_without_a_panic() {
     let good = rand::random::<[u8; 32]>();
     for bad in [&good[..31], &[0; 32], &[0xff; 64], &good[..16].repeat(2), b"", b"secretsecretsecretsecretsecretsecret"]
     {
@@ -262,7 +262,7 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
 
 // R19.
 #[tokio::test]
-async fn the_cookie_looks_as_configured_when_made_and_when_removed() {
+async fn cookie_and_removal_follow_the_configuration() {
     let other = || cookie().name("__Secure-a").path("/app").domain("example.org").same_site(SameSite::Strict);
     for (tier, name, attributes) in [
         (cookie(), "__Host-session", "HttpOnly; SameSite=Lax; Secure; Path=/"),

@@ -23,7 +23,7 @@ async fn a_value_survives_a_restart_in_the_cookie() {
 }
 
 #[tokio::test]
-async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
+async fn sign_in_drops_anonymous_choice_unless_adopted() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = first_write(&node, Division(3)).await;
@@ -40,7 +40,7 @@ async fn signing_in_leaves_the_anonymous_choice_behind_unless_adopted() {
 }
 
 #[tokio::test]
-async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
+async fn reading_revives_no_expired_principal_value() {
     let (ring, clock) = (ring(), ManualClock::new());
     let sessions = builder(&ring, &clock).principal_idle(DAY).build().unwrap();
     let ada = || Principal::new("ada");
@@ -58,7 +58,7 @@ async fn what_was_kept_too_long_for_a_principal_is_not_revived_by_reading() {
 }
 
 #[tokio::test]
-async fn another_user_can_sign_in_where_one_has_just_signed_out() {
+async fn next_user_signs_in_after_a_sign_out() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = signed_in(&node, "ada").await;

@@ -10,7 +10,7 @@ use crate::support::{App, Browser, Node, Theme, Trace, User, builder, chain, dar
 
 // R1, R9.
 #[tokio::test]
-async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
+async fn ids_have_32_bytes_and_tokens_differ() {
     let app = App::new();
     let (mut ids, mut tokens) = (HashSet::new(), HashSet::new());
     for _ in 0..1000 {
@@ -25,7 +25,7 @@ async fn ids_are_32_bytes_and_no_two_tokens_are_alike() {
 
 // R2, R12.
 #[tokio::test]
-async fn what_is_not_genuine_is_no_session_and_no_error_and_is_never_adopted() {
+async fn forged_cookie_is_ignored_and_never_adopted() {
     let app = App::new();
     let (trace, _guard) = Trace::begin();
     let planted = "A".repeat(200);
@@ -58,7 +58,7 @@ async fn ids_that_look_reserved_are_plain_misses() {
 
 // R37.
 #[tokio::test]
-async fn a_cookie_that_does_not_open_is_none_and_is_replaced_by_the_next_write() {
+async fn next_write_replaces_an_unopenable_cookie() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
     for odd in ["", "x", "AQIDBAUG", &"A".repeat(3_000), "\"quoted\""] {
         let mut browser = Browser::new();
@@ -91,7 +91,7 @@ async fn any_flipped_bit_is_nobody_warm_and_cold() {
 
 // R13.
 #[tokio::test]
-async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() {
+async fn malformed_tokens_open_no_session() {
     let app = App::new();
     let cold = app.start();
     // Three lengths, so that the last character has unused bits in some of them.
@@ -119,7 +119,7 @@ async fn shorter_longer_and_otherwise_encoded_tokens_are_nobody_warm_and_cold() 
 
 // R11.
 #[tokio::test]
-async fn a_token_opens_only_under_the_name_and_for_the_audience_it_was_sealed_for() {
+async fn token_is_bound_to_name_and_audience() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = |name: &'static str, audience: &str| {
         let tier = CookieTier::sealed(ring.clone()).name(name).plain_http();
@@ -154,7 +154,7 @@ async fn a_cookie_of_another_audience_is_none() {
 
 // R11.
 #[tokio::test]
-async fn relay_and_birth_tokens_are_no_cookies_and_cookies_no_relay_tokens() {
+async fn tokens_of_other_purposes_are_no_cookies() {
     let app = App::new();
     let relay = async |browser: &mut Browser| {
         let socket = browser.open(&app.node).await;

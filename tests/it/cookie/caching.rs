@@ -79,7 +79,7 @@ async fn signed_in(node: &Node, name: &'static str) -> Browser {
 
 // R21.
 #[tokio::test]
-async fn every_access_varies_by_cookie_once_and_every_cookie_forbids_storing() {
+async fn every_access_varies_and_cookies_forbid_storing() {
     for (name, access) in accesses() {
         let app = App::new();
         let ended = signed_in(&app.node, "eve").await;
@@ -171,7 +171,7 @@ async fn living_handle_is_private_and_switched_connection_untouched() {
 
 // R21.
 #[tokio::test]
-async fn vary_is_not_said_twice_and_not_where_nobody_asked() {
+async fn vary_appears_once_and_only_after_access() {
     let app = App::new();
     let mut browser = app.dark().await;
     for (said, expected) in [
@@ -247,7 +247,7 @@ async fn users(app: &App) -> [Browser; 4] {
 
 // R21.
 #[tokio::test]
-async fn a_shared_cache_gives_nobody_the_answer_or_the_cookie_of_another() {
+async fn shared_cache_mixes_no_users() {
     for (name, access) in accesses().into_iter().filter(|(name, _)| *name != "explain") {
         // The same without a cache, to compare with.
         let (app, direct) = (App::new(), App::new());

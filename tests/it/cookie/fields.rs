@@ -7,7 +7,7 @@ use crate::support::{App, TICK, Theme, Trace, dark};
 
 // R16.
 #[tokio::test]
-async fn our_cookie_is_found_in_any_field_beside_any_garbage() {
+async fn cookie_is_found_among_any_garbage() {
     let app = App::new();
     let browser = app.dark().await;
     let ours = format!("session={}", browser.token());
@@ -81,7 +81,7 @@ async fn newest_of_one_sessions_tokens_counts() {
 
 // R18.
 #[tokio::test]
-async fn beyond_the_caps_nobody_is_seen_and_it_is_counted() {
+async fn cookies_beyond_the_caps_are_counted_and_ignored() {
     let app = App::new();
     let ours = format!("session={}", app.dark().await.token());
     let most = "y".repeat((16 << 10) - ours.len());

@@ -20,7 +20,7 @@ use crate::support::{
 
 // G8.
 #[tokio::test]
-async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
+async fn last_write_wins_over_the_last_response() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -36,7 +36,7 @@ async fn of_two_quick_switches_the_last_one_wins_not_the_last_response() {
 }
 
 #[tokio::test]
-async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
+async fn any_session_access_refreshes_an_outdated_cookie() {
     type Ask = fn(Session) -> crate::support::BoxFuture<()>;
     let asks: [(&str, Ask); 3] = [
         ("read", |session| Box::pin(async move { _ = session.value::<Visits>() })),
@@ -62,7 +62,7 @@ async fn a_browser_that_is_behind_is_healed_by_whatever_asks_for_the_session() {
 
 // G9.
 #[tokio::test]
-async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
+async fn failed_handler_keeps_its_write() {
     let app = App::new();
     let (node, mut browser) = (app.start(), Browser::new());
     let failing = async |session: Session| {
@@ -78,7 +78,7 @@ async fn a_value_written_by_a_handler_that_then_fails_is_kept() {
 }
 
 #[tokio::test]
-async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
+async fn loser_of_equal_versions_is_replaced() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (one, two) =
         (Node::new(builder(&ring, &clock).build().unwrap()), Node::new(builder(&ring, &clock).build().unwrap()));
@@ -94,7 +94,7 @@ async fn a_browser_with_the_losing_bytes_of_an_equal_version_is_healed() {
 
 // G16.
 #[tokio::test]
-async fn a_browser_that_never_heard_of_its_new_lifetime_is_healed() {
+async fn lost_lifetime_change_is_sent_again() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = visitor(&node).await;
@@ -108,7 +108,7 @@ async fn a_browser_that_never_heard_of_its_new_lifetime_is_healed() {
 }
 
 #[tokio::test]
-async fn a_write_during_the_load_leaves_the_browser_behind() {
+async fn write_during_the_load_marks_cookie_outdated() {
     let (ring, clock) = (ring(), ManualClock::new());
     let (other, armed) = (Arc::new(Mutex::new(None::<Session>)), Arc::new(AtomicBool::new(false)));
     let (writer, trigger) = (Arc::clone(&other), Arc::clone(&armed));
@@ -141,7 +141,7 @@ async fn a_write_during_the_load_leaves_the_browser_behind() {
 }
 
 #[tokio::test]
-async fn a_watch_of_a_principal_without_values_is_no_reason_for_a_cookie() {
+async fn watch_of_an_empty_principal_sets_no_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).build().unwrap());
     let (one, two) = (node(), node());
@@ -180,7 +180,7 @@ async fn replaced_answer_costs_a_visitor_the_first_write() {
 }
 
 #[tokio::test]
-async fn replaced_answer_of_a_login_costs_the_sessions_values() {
+async fn lost_login_response_costs_the_sessions_values() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     unanswered(&browser, &node, async |session| session.sign_in(User("ada".into())).await.unwrap()).await;

@@ -57,7 +57,7 @@ where
 
 // R21: exact in both directions, whoever else holds the request's extensions.
 #[tokio::test]
-async fn a_response_varies_while_a_handle_lives_and_not_for_extensions_that_do() {
+async fn response_varies_while_a_handle_lives() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
     let browser = dark(&sessions).await;
     type Keep = fn(&Request<Full<Bytes>>) -> (Option<Session>, Option<Extensions>);
@@ -157,7 +157,7 @@ async fn a_handle_keeps_nothing_of_the_requests_head() {
 
 /// HTTP/2 sends each pair as a field of its own, and nobody has looked into one when the request is entered.
 #[tokio::test]
-async fn every_cookie_field_is_looked_into_when_the_session_is_asked_for() {
+async fn load_searches_every_cookie_field() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
     let ours = format!("session={}", dark(&sessions).await.cookie("session").unwrap());
     for fields in [vec!["a=b", &ours], vec![&ours, "a=b"], vec!["a=b", "c=d", &ours, "e"], vec![&ours, &ours]] {
@@ -194,7 +194,7 @@ impl Clone for Copied {
 
 /// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
 #[tokio::test]
-async fn a_head_is_copied_at_entry_and_never_again() {
+async fn head_is_copied_once_at_entry() {
     let sessions = builder(&ring(), &ManualClock::new()).tier(empty_source("empty")).build().unwrap();
     let (mut request, copies) = (Browser::new().request(), Arc::default());
     request.extensions_mut().insert(Copied(Arc::clone(&copies)));
@@ -212,7 +212,7 @@ type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
 /// The application says who a user is: however long it takes for that, or whom it waits for, no clone of the handle is
 /// held up, whether the handler is the first to ask or the response.
 #[tokio::test]
-async fn who_is_signed_in_is_derived_under_no_lock_of_a_handle() {
+async fn identify_by_runs_under_no_lock() {
     type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;
     let meanwhile = Meanwhile::default();
     let at_derivation = Arc::clone(&meanwhile);

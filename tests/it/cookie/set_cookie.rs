@@ -20,7 +20,7 @@ use crate::support::{App, Browser, Theme, Visits, attributes, dark, parsed, set_
 
 // G15.
 #[tokio::test]
-async fn a_cookie_is_set_by_the_first_write_and_then_only_when_the_browser_is_behind() {
+async fn cookie_is_set_only_when_browser_is_behind() {
     let app = App::new();
     let mut browser = Browser::new();
     assert!(browser.told(&app.node, async |_| ()).await.is_empty());
@@ -55,7 +55,7 @@ async fn removing_what_is_absent_is_no_modification() {
 
 // R19.
 #[tokio::test]
-async fn a_removal_repeats_the_attributes_and_answers_only_who_brought_a_cookie() {
+async fn removal_repeats_attributes_and_needs_a_cookie() {
     let app = App::new();
     let mut browser = Browser::new();
     let destroy = async |session: Session| session.destroy().await.unwrap();
@@ -77,7 +77,7 @@ async fn a_removal_repeats_the_attributes_and_answers_only_who_brought_a_cookie(
 
 // G15, R22.
 #[tokio::test]
-async fn a_handlers_own_cookies_and_those_of_another_path_are_untouched() {
+async fn other_cookies_are_untouched() {
     let app = App::new();
     let response = |session: Session| async move {
         session.set(dark()).await.unwrap();
@@ -93,7 +93,7 @@ async fn a_handlers_own_cookies_and_those_of_another_path_are_untouched() {
 
 // G9, R3, R22: no status undoes a write, and a renewal reaches the browser whatever follows.
 #[tokio::test]
-async fn a_failed_response_keeps_the_write_and_carries_the_cookie() {
+async fn failed_response_carries_the_cookie() {
     let app = App::new();
     for status in [StatusCode::NOT_FOUND, StatusCode::INTERNAL_SERVER_ERROR] {
         let mut browser = Browser::new();
@@ -159,7 +159,7 @@ async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> 
 
 // G17, R21.
 #[tokio::test]
-async fn the_cookie_precedes_the_first_byte_of_a_stream_and_a_write_after_it_heals_later() {
+async fn cookie_leaves_before_the_streamed_body() {
     let app = App::new();
     let mut browser = Browser::new();
     let head = Response::builder().header(header::CONTENT_TYPE, "text/event-stream");
@@ -176,7 +176,7 @@ async fn the_cookie_precedes_the_first_byte_of_a_stream_and_a_write_after_it_hea
 
 // G17, R22.
 #[tokio::test]
-async fn an_upgrade_passes_untouched_and_its_write_heals_later() {
+async fn upgrade_passes_untouched_and_cookie_follows() {
     let app = App::new();
     let mut browser = app.dark().await;
     let head = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).header(header::UPGRADE, "websocket");

@@ -22,7 +22,7 @@ fn token(browser: &Browser) -> &str {
 }
 
 #[tokio::test]
-async fn a_request_of_nobody_does_not_say_that_a_browser_has_the_cookie() {
+async fn ambiguous_request_confirms_no_cookie() {
     let node = App::new().node;
     let mut first = Browser::new();
     let session = first.visit(&node, async |session| {
@@ -41,7 +41,7 @@ async fn a_request_of_nobody_does_not_say_that_a_browser_has_the_cookie() {
 }
 
 #[tokio::test]
-async fn one_genuine_cookie_among_others_says_so_all_the_same() {
+async fn genuine_cookie_among_garbage_is_confirmed() {
     let node = App::new().node;
     let mut browser = Browser::new();
     let session = browser.visit(&node, async |session| {
@@ -56,7 +56,7 @@ async fn one_genuine_cookie_among_others_says_so_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_request_counts_once_however_many_cookies_it_brings() {
+async fn request_with_many_cookies_counts_once() {
     let node = App::new().node;
     let (first, second) = (visitor(&node).await, visitor(&node).await);
     let foreign = visitor(&App::new().node).await;

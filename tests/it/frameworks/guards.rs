@@ -112,7 +112,7 @@ async fn guard_leaves_unknown_paths_alone() {
 }
 
 #[tokio::test]
-async fn missing_layers_and_silent_stores_are_no_missing_login() {
+async fn missing_layer_or_store_is_no_missing_login() {
     let bare = Router::new().route("/account", get(account)).route_layer(RequireLayer::<User>::new());
     let page = send(&bare, &mut Browser::new(), request("GET", "/account")).await;
     assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR);

@@ -58,7 +58,7 @@ async fn assert_keeps_a_theme(app: Router, path: &str) {
 }
 
 #[tokio::test]
-async fn it_serves_around_a_router_its_routes_and_its_nested_routers() {
+async fn layer_serves_routers_routes_and_nested_routers() {
     assert_keeps_a_theme(pages().layer(layer()), "/").await;
     assert_keeps_a_theme(pages().route_layer(layer()), "/").await;
     assert_keeps_a_theme(Router::new().nest("/inner", pages()).layer(layer()), "/inner").await;
@@ -71,7 +71,7 @@ async fn it_serves_around_a_router_its_routes_and_its_nested_routers() {
 }
 
 #[tokio::test]
-async fn a_layer_on_routes_alone_leaves_what_is_not_found_alone() {
+async fn route_layer_leaves_not_found_alone() {
     let app = pages()
         .route_layer(layer())
         .fallback(|extensions: Extensions| async move { Session::load(&extensions).await.unwrap_err().to_string() });
@@ -80,7 +80,7 @@ async fn a_layer_on_routes_alone_leaves_what_is_not_found_alone() {
 }
 
 #[tokio::test]
-async fn a_handler_without_a_layer_is_told_what_is_missing() {
+async fn missing_layer_is_named_in_the_error() {
     let (status, _, said) = send(&pages(), &mut Browser::new(), "GET", "/").await;
     assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     assert!(said.contains("LayeredSessionLayer"), "{said}");
@@ -110,7 +110,7 @@ fn admin_sessions() -> Sessions {
 }
 
 #[tokio::test]
-async fn two_layers_with_names_of_their_own_do_not_disturb_each_other() {
+async fn layers_with_two_names_are_independent() {
     let (outer, inner) = (sessions(), admin_sessions());
     let of = |sessions: &Sessions| {
         let sessions = sessions.clone();
@@ -163,7 +163,7 @@ async fn two_layers_with_names_of_their_own_do_not_disturb_each_other() {
 }
 
 #[tokio::test]
-async fn two_layers_of_the_same_sessions_still_set_one_cookie() {
+async fn layering_twice_sets_one_cookie() {
     let sessions = sessions();
     let app = pages().layer(LayeredSessionLayer::new(sessions.clone())).layer(LayeredSessionLayer::new(sessions));
     let mut browser = Browser::new();
@@ -173,7 +173,7 @@ async fn two_layers_of_the_same_sessions_still_set_one_cookie() {
 }
 
 #[tokio::test]
-async fn two_layers_in_one_stack_dont_disturb_each_other() {
+async fn two_layers_in_one_stack_are_independent() {
     let (keys, clock) = (ring(), ManualClock::new());
     let sessions = |name: &'static str| {
         let tier = CookieTier::sealed(keys.clone()).name(name).plain_http();

@@ -226,7 +226,7 @@ fn code(written: Result<(), WriteError>) -> Code {
 }
 
 #[tokio::test]
-async fn what_refuses_a_write_is_told_by_the_code() {
+async fn refused_write_has_its_status_code() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let codes = async |session: Session| {
@@ -246,7 +246,7 @@ async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<S
 
 // G6.
 #[tokio::test]
-async fn a_store_that_is_away_is_told_apart_from_a_layer_that_is_missing() {
+async fn store_outage_differs_from_a_missing_layer() {
     let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
     let (mut browser, warm, cold) = (Browser::new(), node(), node());

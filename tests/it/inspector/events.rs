@@ -67,7 +67,7 @@ async fn what_another_node_wrote_is_shown_as_carried() {
 }
 
 #[tokio::test]
-async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
+async fn inspector_shows_cookie_state_and_relays_nothing() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -97,7 +97,7 @@ async fn it_says_whether_the_browser_has_it_and_brings_it_nothing_itself() {
 }
 
 #[tokio::test]
-async fn an_open_inspector_does_not_keep_a_session_from_idling_out_and_sees_its_use_elsewhere() {
+async fn open_inspector_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -129,7 +129,7 @@ async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
 
 // R24, R29.
 #[tokio::test]
-async fn only_a_get_of_a_page_of_the_same_origin_opens_the_stream() {
+async fn only_same_origin_get_opens_the_stream() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     for path in ["/events", "/?events"] {

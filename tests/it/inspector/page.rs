@@ -11,7 +11,7 @@ use crate::support::{Answer, App, Browser};
 
 /// Whatever a page is served under, what it refers to is there too.
 #[tokio::test]
-async fn the_page_finds_its_parts_under_any_mount_with_and_without_a_slash() {
+async fn page_finds_its_parts_under_any_mount() {
     let node = App::new().node;
     let sessions = || node.sessions.clone();
     let inspector = || SessionInspector::new(&node.sessions);
@@ -56,7 +56,7 @@ async fn the_page_finds_its_parts_under_any_mount_with_and_without_a_slash() {
 }
 
 #[tokio::test]
-async fn the_page_may_load_nothing_but_its_own_and_parts_are_asked_for_again_only_once_they_change() {
+async fn page_loads_only_its_own_cached_parts() {
     let node = App::new().node;
     let browser = Browser::new();
     for path in ["/", "/?utm=1", "/page.js", "/page.css", "/icon.svg", "/?page.js"] {

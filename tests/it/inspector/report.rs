@@ -13,7 +13,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() {
+async fn visitor_sees_defaults_and_leaves_nothing() {
     let app = App::new();
     let node = node(&app);
     let mut page = Page::open(&Browser::new(), &node).await;
@@ -54,7 +54,7 @@ async fn a_visitor_is_shown_what_answers_without_a_session_and_leaves_nothing() 
 }
 
 #[tokio::test]
-async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
+async fn each_tier_shows_its_copy_and_reason() {
     let app = App::new();
     let first = node(&app);
     let mut browser = first_write(&first, theme("dark")).await;
@@ -109,7 +109,7 @@ async fn each_tier_says_what_it_has_and_why_it_does_not_answer() {
 }
 
 #[tokio::test]
-async fn a_copy_that_is_not_valid_is_said_to_be_and_undeclared_ones_are_counted_and_not_named() {
+async fn invalid_copies_are_shown_and_undeclared_counted() {
     let app = App::new();
     let browser = visitor(&app.start()).await;
     let other = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
@@ -131,7 +131,7 @@ async fn a_copy_that_is_not_valid_is_said_to_be_and_undeclared_ones_are_counted_
 }
 
 #[tokio::test]
-async fn under_first_hit_the_cookies_newer_copy_is_shown_beside_the_one_that_answers() {
+async fn first_hit_shows_the_newer_cookie_copy() {
     let app = App::new();
     let start =
         || Node::new(app.chain(DefaultTier::new()).value::<Theme>().resolution(Resolution::FirstHit).build().unwrap());
@@ -147,7 +147,7 @@ async fn under_first_hit_the_cookies_newer_copy_is_shown_beside_the_one_that_ans
 }
 
 #[tokio::test]
-async fn the_token_is_as_long_as_the_one_that_is_sealed() {
+async fn shown_token_length_is_the_sealed_length() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();

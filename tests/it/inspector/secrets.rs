@@ -14,7 +14,7 @@ use crate::support::{
 
 // R29, R32, R36.
 #[tokio::test]
-async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
+async fn report_shows_no_secret_and_no_other_user() {
     let key: [u8; 32] = rand::random();
     let app = App::with_keys(KeyRing::new([key]).unwrap());
     let store = SpyStore::new();
@@ -68,7 +68,7 @@ async fn it_shows_no_id_no_token_no_key_and_nothing_of_anybody_else() {
 }
 
 #[tokio::test]
-async fn only_who_is_signed_in_is_shown_and_not_as_whom() {
+async fn report_shows_a_login_without_the_name() {
     let app = App::new();
     // Nobody's value names the user here.
     let node = Node::new(

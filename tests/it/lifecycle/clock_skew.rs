@@ -68,7 +68,7 @@ async fn end_all_after_step_back_ends_everything() {
 
 // R6. The order's birth is above all that the node behind would stamp by its own clock.
 #[tokio::test]
-async fn end_all_ends_the_session_of_an_order_from_ahead() {
+async fn end_all_ends_orders_from_fast_clocks() {
     for (app, _, behind) in pairs() {
         app.clock.advance(30 * SECOND);
         for _ in 0..9 {
@@ -132,7 +132,7 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
 
 // The bound that the docs of `end_all` state, at its edge.
 #[tokio::test]
-async fn end_all_misses_unseen_sign_ins_of_faster_clocks() {
+async fn end_all_misses_unseen_fast_clock_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD - TICK, false), (AHEAD, true)] {
         let (app, clock) = (App::new(), ManualClock::new());
@@ -150,7 +150,7 @@ async fn end_all_misses_unseen_sign_ins_of_faster_clocks() {
 
 // The same bound, the other way round.
 #[tokio::test]
-async fn end_all_of_faster_clock_ends_later_sign_ins() {
+async fn fast_clocks_end_all_ends_later_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
     for (late, ended) in [(AHEAD, true), (AHEAD + TICK, false)] {
         let (app, clock) = (App::new(), ManualClock::new());

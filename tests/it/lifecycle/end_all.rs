@@ -57,7 +57,7 @@ async fn password_change_ends_the_other_sessions() {
 }
 
 #[tokio::test]
-async fn ends_of_all_need_a_user_and_a_request() {
+async fn end_all_needs_a_user_and_a_request() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let both =

@@ -54,7 +54,7 @@ async fn sign_out_leaves_a_message_and_another_session() {
 }
 
 #[tokio::test]
-async fn handle_from_before_the_end_signs_out_and_begins_anew() {
+async fn old_handle_signs_out_and_begins_anew() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
@@ -68,7 +68,7 @@ async fn handle_from_before_the_end_signs_out_and_begins_anew() {
 
 // The renewed session lives on in the same browser: a late sign-out of the old id must not begin another session over it.
 #[tokio::test]
-async fn renewal_in_another_tab_is_no_end_to_begin_anew_from() {
+async fn renewal_in_another_tab_permits_no_new_session() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     let late = browser.clone();

@@ -19,7 +19,7 @@ use crate::support::{
 
 // R5.
 #[tokio::test]
-async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
+async fn access_extends_idle_time_and_expiry_is_punctual() {
     let app = App::new();
     let node = app.start();
     // Kept from an ordinary request: a socket's reads are no use.
@@ -40,7 +40,7 @@ async fn reads_and_writes_extend_the_two_days_and_the_end_is_on_time() {
 
 // R5.
 #[tokio::test]
-async fn reading_and_writing_what_is_the_users_is_use_of_the_session() {
+async fn user_value_access_uses_the_session() {
     let app = App::new();
     let node = app.start();
     let live = signed_in(&node, "ada").await.visit(&node, async |session| session).await;
@@ -71,7 +71,7 @@ async fn reading_extends_what_the_browser_carries() {
 }
 
 #[tokio::test]
-async fn a_users_values_are_kept_31_days_from_their_last_use() {
+async fn user_values_last_31_days_from_use() {
     let app = App::new();
     let node = app.start();
     let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().value::<Division>();
@@ -95,7 +95,7 @@ impl SessionValue for Unread {
 }
 
 #[tokio::test]
-async fn a_principals_values_end_with_their_idle_time_whether_or_not_expiry_work_has_run() {
+async fn principal_values_expire_without_a_sweep() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
@@ -104,7 +104,7 @@ async fn a_principals_values_end_with_their_idle_time_whether_or_not_expiry_work
 }
 
 #[tokio::test]
-async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_record() {
+async fn cookie_revives_no_expired_principal_values() {
     let (ring, clock) = (ring(), ManualClock::new());
     let lived = || builder(&ring, &clock).value::<Unread>().idle(100 * DAY).absolute(365 * DAY);
     let node = Node::new(lived().build().unwrap());
@@ -117,7 +117,7 @@ async fn what_a_cookie_brings_does_not_revive_the_expired_rest_of_a_principals_r
 }
 
 #[tokio::test]
-async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cookie() {
+async fn older_cookie_revives_no_shortened_session() {
     let short = Lifetime::new(Duration::from_secs(900), 30 * DAY).unwrap();
     for swept in [false, true] {
         let (ring, clock) = (ring(), ManualClock::new());
@@ -138,7 +138,7 @@ async fn a_session_whose_lifetime_was_shortened_is_not_revived_by_an_older_cooki
 
 // R5.
 #[tokio::test]
-async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
+async fn sweep_drops_only_expired_records() {
     let app = App::new();
     let node = app.start();
     let mut sweeper = pin!(node.sessions.sweeper());
@@ -161,7 +161,7 @@ async fn a_pass_of_expiry_work_drops_what_is_over_and_nothing_else() {
 
 // R5.
 #[tokio::test]
-async fn what_has_expired_is_not_served_before_it_is_dropped() {
+async fn expired_values_are_not_served_before_the_sweep() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -192,7 +192,7 @@ async fn the_sweeper_lets_others_have_their_turn() {
 // Who sleeps on it.
 
 #[tokio::test]
-async fn the_end_of_a_session_wakes_all_who_sleep_on_it() {
+async fn end_wakes_every_sleeper() {
     let app = App::new();
     let node = app.start();
     let live = socket(&visitor(&node).await, &node).await;
@@ -233,7 +233,7 @@ async fn a_sleeper_follows_a_deadline_that_moves() {
 }
 
 #[tokio::test]
-async fn a_sleeper_hears_of_a_shorter_life_that_a_cookie_brings() {
+async fn sleeper_follows_a_shorter_lifetime_from_cookies() {
     let app = App::new();
     let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;

@@ -30,7 +30,7 @@ const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind:
 
 // G12.
 #[tokio::test]
-async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back() {
+async fn writes_after_the_end_revive_nothing() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -65,7 +65,7 @@ async fn nothing_written_through_a_handle_after_the_end_brings_the_session_back(
 
 // R4.
 #[tokio::test]
-async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
+async fn nothing_revives_a_destroyed_session() {
     let app = App::with(|builder| builder.idle(6 * DAY).absolute(10 * DAY));
     let mut browser = app.dark().await;
     app.clock.advance(3 * DAY);
@@ -118,7 +118,7 @@ async fn nothing_brings_a_destroyed_session_back_on_a_node_that_knows() {
 }
 
 #[tokio::test]
-async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
+async fn late_request_cookie_and_token_undo_no_end() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let (mut old, live) = (browser.clone(), socket(&browser, &node).await);
@@ -137,7 +137,7 @@ async fn a_slow_request_an_older_cookie_and_an_older_token_undo_no_end() {
 }
 
 #[tokio::test]
-async fn for_a_minute_an_id_that_is_over_gets_nothing_and_then_counts_as_no_cookie() {
+async fn ended_id_is_fenced_for_a_minute() {
     let app = App::new();
     for renews in [true, false] {
         let node = app.start();
@@ -163,7 +163,7 @@ async fn for_a_minute_an_id_that_is_over_gets_nothing_and_then_counts_as_no_cook
 }
 
 #[tokio::test]
-async fn a_tombstone_outlives_the_cookies_of_an_earlier_lifetime() {
+async fn tombstone_outlives_cookies_of_earlier_lifetimes() {
     let short = Lifetime::new(DAY / 96, DAY + DAY / 4).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -200,7 +200,7 @@ async fn an_older_cookie_brings_no_removed_value_back() {
 }
 
 #[tokio::test]
-async fn a_removal_outlives_every_cookie_of_a_remembered_session() {
+async fn removal_outlives_cookies_of_remembered_sessions() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -214,7 +214,7 @@ async fn a_removal_outlives_every_cookie_of_a_remembered_session() {
 }
 
 #[tokio::test]
-async fn a_removal_outlives_the_cookies_of_a_longer_lifetime() {
+async fn removal_outlives_cookies_of_longer_lifetimes() {
     let long = Lifetime::new(31 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -250,7 +250,7 @@ async fn removal_outlives_cookies_of_an_earlier_lifetime() {
 // All sessions of a user.
 
 #[tokio::test]
-async fn ending_all_sessions_of_a_user_ends_hers_and_no_others() {
+async fn end_all_spares_other_users() {
     let app = App::new();
     let node = app.start();
     let (mut first, second, mut bob) =
@@ -272,7 +272,7 @@ async fn ending_all_sessions_of_a_user_ends_hers_and_no_others() {
 
 // R6.
 #[tokio::test]
-async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
+async fn end_all_ends_sessions_that_arrive_later() {
     let app = App::new();
     let sign_in = async |name: &'static str| {
         let mut browser = app.dark().await;
@@ -301,7 +301,7 @@ async fn all_sessions_of_a_principal_end_at_once_those_that_come_later_too() {
 }
 
 #[tokio::test]
-async fn end_all_holds_for_as_long_as_any_lifetime_that_was_given() {
+async fn end_all_outlasts_every_given_lifetime() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
@@ -364,7 +364,7 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
 
 // R6: a sign-in on a node whose clock is ahead came before, too.
 #[tokio::test]
-async fn end_all_ends_a_session_from_a_clock_that_is_ahead() {
+async fn end_all_ends_sessions_of_fast_clocks() {
     let (app, ahead) = (App::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(60));
     let mut browser = signed_in(&app.start_at(&ahead), "ada").await;

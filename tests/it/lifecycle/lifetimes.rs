@@ -32,7 +32,7 @@ async fn gone_from(browser: &Browser, nodes: [&Node; 2]) {
 
 // R5.
 #[tokio::test]
-async fn use_extends_the_idle_limit_and_nothing_else_does() {
+async fn only_use_extends_the_idle_limit() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(DAY - SECOND);
@@ -47,7 +47,7 @@ async fn use_extends_the_idle_limit_and_nothing_else_does() {
 
 // R5: what is checked is the server's own deadline, not what the browser does with Max-Age.
 #[tokio::test]
-async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
+async fn cookie_expires_at_its_exact_second() {
     let app = app();
     let browser = app.dark().await;
     let handle = browser.clone().open(&app.node).await;
@@ -61,7 +61,7 @@ async fn a_cookie_is_over_at_the_second_its_idle_limit_says_warm_and_cold() {
 
 // R5.
 #[tokio::test]
-async fn the_absolute_limit_holds_however_much_the_session_is_used() {
+async fn use_extends_no_absolute_limit() {
     let app = app();
     let mut browser = app.dark().await;
     let ends = app.clock.now() + 3 * DAY;
@@ -82,7 +82,7 @@ async fn the_absolute_limit_holds_however_much_the_session_is_used() {
 }
 
 #[tokio::test]
-async fn renewal_keeps_the_beginning_of_a_session_and_sign_in_begins_anew() {
+async fn renewal_keeps_and_sign_in_resets_the_beginning() {
     let app = app();
     let mut browser = app.dark().await;
     let begun = app.clock.now();
@@ -96,7 +96,7 @@ async fn renewal_keeps_the_beginning_of_a_session_and_sign_in_begins_anew() {
 
 // R14.
 #[tokio::test]
-async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_does() {
+async fn max_age_ends_a_minute_before_the_server() {
     let app = app();
     let mut browser = Browser::new();
     let set = browser.write(&app.node, "dark").await;
@@ -112,7 +112,7 @@ async fn the_browser_is_asked_to_keep_the_cookie_a_minute_less_than_the_server_d
 
 // R14.
 #[tokio::test]
-async fn the_browser_is_asked_for_400_days_at_most() {
+async fn max_age_is_400_days_at_most() {
     let app = App::with(|builder| builder.idle(500 * DAY).absolute(1000 * DAY));
     let set = Browser::new().write(&app.node, "dark").await;
     assert_eq!(max_age(&set[0]), Some((400 * DAY).as_secs()));
@@ -140,7 +140,7 @@ async fn daily_use_outlives_the_browsers_400_days() {
 
 // R5.
 #[tokio::test]
-async fn at_most_one_refresh_is_sent_per_tenth_of_the_idle_time() {
+async fn cookie_refreshes_once_per_idle_tenth() {
     let app = App::with(|builder| builder.idle(10 * HOUR).absolute(30 * DAY));
     let mut browser = app.dark().await;
     app.clock.advance(HOUR - SECOND);
@@ -160,7 +160,7 @@ async fn at_most_one_refresh_is_sent_per_tenth_of_the_idle_time() {
 
 // R14.
 #[tokio::test]
-async fn a_cookie_from_a_clock_that_is_ahead_is_read_as_sealed_now() {
+async fn cookie_of_fast_clock_counts_as_sealed_now() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
@@ -172,7 +172,7 @@ async fn a_cookie_from_a_clock_that_is_ahead_is_read_as_sealed_now() {
 
 // R14.
 #[tokio::test]
-async fn a_clock_that_is_ahead_extends_no_absolute_limit() {
+async fn fast_clock_extends_no_absolute_limit() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR);
     let mut browser = Browser::new();
@@ -190,7 +190,7 @@ async fn a_clock_that_is_ahead_extends_no_absolute_limit() {
 
 // R14.
 #[tokio::test]
-async fn a_cookie_from_further_ahead_than_the_allowed_skew_is_absent_and_counted() {
+async fn cookie_beyond_allowed_skew_is_refused() {
     let (app, ahead) = (app(), ManualClock::new());
     ahead.advance(HOUR + SECOND);
     let mut browser = Browser::new();
@@ -203,7 +203,7 @@ async fn a_cookie_from_further_ahead_than_the_allowed_skew_is_absent_and_counted
 }
 
 #[tokio::test]
-async fn a_clock_that_steps_back_ends_nothing_and_extends_nothing() {
+async fn step_back_ends_and_extends_nothing() {
     let app = app();
     let begun = app.clock.now();
     let mut browser = app.dark().await;
@@ -241,7 +241,7 @@ async fn remember_me_is_kept_with_the_session() {
 }
 
 #[tokio::test]
-async fn the_absolute_part_of_a_lifetime_counts_from_the_beginning() {
+async fn absolute_lifetime_counts_from_the_beginning() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(2 * HOUR);
@@ -252,7 +252,7 @@ async fn the_absolute_part_of_a_lifetime_counts_from_the_beginning() {
 }
 
 #[tokio::test]
-async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limits() {
+async fn browser_session_has_no_max_age() {
     let app = app();
     let mut browser = app.dark().await;
     let lifetime = Lifetime::new(DAY, 3 * DAY).unwrap().until_browser_closes();
@@ -269,7 +269,7 @@ async fn a_session_until_the_browser_closes_has_no_max_age_and_the_servers_limit
 }
 
 #[tokio::test]
-async fn a_value_with_a_max_age_ends_before_its_session() {
+async fn value_max_age_ends_before_the_session() {
     let app = app();
     let mut browser = app.dark().await;
     let code = async |session: Session| session.get::<Code>();
@@ -316,7 +316,7 @@ async fn each_write_begins_a_max_age_anew() {
 
 // R5: use that only a socket sees counts too.
 #[tokio::test]
-async fn touch_keeps_a_session_and_does_not_revive_one() {
+async fn touch_extends_but_never_revives() {
     let app = app();
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -348,7 +348,7 @@ async fn expired_sessions_leave_memory() {
 }
 
 #[tokio::test]
-async fn a_lifetime_given_later_wins_over_one_from_a_node_whose_clock_is_ahead() {
+async fn later_lifetime_wins_over_fast_clocks() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let first = Node::new(builder(&ring, &ahead).build().unwrap());
@@ -377,7 +377,7 @@ async fn the_longest_lifetimes_survive_a_restart() {
 
 // G12: a shorter life is remembered for as long as a cookie of the longer one opens, whatever is swept meanwhile.
 #[tokio::test]
-async fn a_cookie_of_a_longer_lifetime_revives_nothing_once_the_shorter_one_is_over() {
+async fn longer_cookie_revives_no_shortened_session() {
     let app = app();
     let mut browser = app.dark().await;
     app.clock.advance(DAY / 2);
@@ -396,7 +396,7 @@ async fn a_cookie_of_a_longer_lifetime_revives_nothing_once_the_shorter_one_is_o
 
 // G16: that its end is as far off as before does not mean that the browser knows of another lifetime.
 #[tokio::test]
-async fn a_browser_is_told_of_a_lifetime_that_ends_no_later_for_now() {
+async fn lifetime_change_reaches_browser_despite_equal_end() {
     let app = app();
     let mut browser = app.dark().await;
     let longer = Lifetime::new(DAY, 9 * DAY).unwrap();

@@ -96,7 +96,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
 
 // With `identify` the user of the requests stays when the session ends.
 #[tokio::test]
-async fn order_after_an_own_end_is_the_same_users() {
+async fn order_after_own_end_keeps_the_user() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
     for (user, status) in [("bob", StatusCode::CONFLICT), ("ada", StatusCode::OK)] {
@@ -105,7 +105,7 @@ async fn order_after_an_own_end_is_the_same_users() {
 }
 
 #[tokio::test]
-async fn order_after_an_own_end_obeys_the_users_end_of_all() {
+async fn order_after_own_end_obeys_end_all() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
@@ -136,7 +136,7 @@ async fn values_of_an_ended_session_follow_no_order() {
 
 // The removal of an order says nothing of the session that the handle's next write makes.
 #[tokio::test]
-async fn handle_that_took_back_an_order_has_not_ended_its_next_session() {
+async fn revoked_order_ends_no_next_session() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let _order = live.sign_in(user("ada")).by_page().unwrap();
@@ -168,7 +168,7 @@ async fn end_of_the_next_session_is_somebody_elses() {
 }
 
 #[tokio::test]
-async fn renewal_of_an_id_that_another_request_ended_is_closed() {
+async fn renewal_of_an_ended_id_is_closed() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();

@@ -9,7 +9,7 @@ use crate::support::{
 };
 
 #[tokio::test]
-async fn new_cookie_ends_the_old_id_on_other_nodes() {
+async fn new_cookie_ends_old_id_elsewhere() {
     for signs_in in [true, false] {
         let app = App::new();
         let (node, other) = (app.start(), app.start());
@@ -86,7 +86,7 @@ async fn later_cookies_name_the_predecessor() {
 }
 
 #[tokio::test]
-async fn session_after_an_own_end_names_the_ended_id() {
+async fn session_after_own_end_names_ended_id() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;

@@ -15,7 +15,7 @@ use crate::support::{
 
 // R3.
 #[tokio::test]
-async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
+async fn renewal_moves_data_and_ends_old_id() {
     let app = App::new();
     let mut browser = app.dark().await;
     let (old, socket) = (browser.clone(), browser.open(&app.node).await);
@@ -31,7 +31,7 @@ async fn renewal_keeps_the_data_under_another_id_and_ends_the_old_one() {
 
 // R3.
 #[tokio::test]
-async fn renewal_where_memory_has_lost_the_session_keeps_it() {
+async fn renewal_survives_lost_memory() {
     let app = App::new();
     let mut browser = app.dark().await;
     let old = browser.clone();
@@ -44,7 +44,7 @@ async fn renewal_where_memory_has_lost_the_session_keeps_it() {
 
 // R3: a browser that never heard of the new id has lost its session.
 #[tokio::test]
-async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
+async fn lost_renewal_keeps_no_old_id() {
     let app = App::new();
     let browser = app.dark().await;
     browser.clone().visit(&app.node, async |session| session.renew().await.unwrap()).await;
@@ -56,7 +56,7 @@ async fn a_lost_renewal_is_not_healed_by_keeping_the_old_id() {
 
 // G12.
 #[tokio::test]
-async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
+async fn renewal_keeps_own_watches_and_ends_others() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
@@ -81,7 +81,7 @@ async fn watches_go_along_with_the_handle_that_renews_and_all_others_end() {
 
 // G12.
 #[tokio::test]
-async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_it() {
+async fn sleeping_page_wakes_for_writes_after_renewal() {
     let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     let page = waiting_for(live.watch::<Theme>(), theme("dark")).await;
@@ -92,7 +92,7 @@ async fn a_page_that_sleeps_through_a_renewal_is_woken_by_what_is_written_after_
 }
 
 #[tokio::test]
-async fn login_follows_any_end_and_renewal_only_its_own() {
+async fn renewal_follows_only_its_own_end() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let old = browser.clone();
@@ -116,7 +116,7 @@ async fn login_follows_any_end_and_renewal_only_its_own() {
 
 // G7.
 #[tokio::test]
-async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_users_own() {
+async fn adoption_never_replaces_the_users_value() {
     for (own, adopts, expected) in
         [(None, false, -1), (None, true, 3), (Some(Division(2)), false, 2), (Some(Division(2)), true, 2)]
     {
@@ -138,7 +138,7 @@ async fn an_anonymous_choice_is_not_the_users_unless_adopted_and_never_over_the_
 
 // G7.
 #[tokio::test]
-async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principal() {
+async fn anonymous_choice_ends_with_any_sign_in() {
     let app = App::new();
     let principal = |user: &User| (user.0 != "guest").then(|| Principal::new(&user.0));
     let node = || app.start_with(|sessions| sessions.identify_by::<User>(principal));
@@ -154,7 +154,7 @@ async fn an_anonymous_choice_is_gone_after_a_sign_in_though_nobody_is_a_principa
 
 // G12.
 #[tokio::test]
-async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
+async fn sign_in_ends_other_tabs_sockets() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let tab = socket(&browser, &node).await;
@@ -168,7 +168,7 @@ async fn a_second_tabs_socket_ends_at_sign_in_and_comes_back_signed_in() {
 
 // G13.
 #[tokio::test]
-async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
+async fn post_with_old_cookie_keeps_the_login() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut late = browser.clone();
@@ -181,7 +181,7 @@ async fn a_post_with_the_cookie_from_before_a_login_leaves_the_login_alone() {
 }
 
 #[tokio::test]
-async fn a_watch_that_signs_in_follows_the_users_own_value() {
+async fn watch_follows_the_signed_in_user() {
     let node = App::new().node;
     let job = node.sessions.of(Principal::new("ada")).await.unwrap();
     job.set(Division(2)).await.unwrap();
@@ -200,7 +200,7 @@ async fn a_watch_that_signs_in_follows_the_users_own_value() {
 }
 
 #[tokio::test]
-async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
+async fn refused_sign_in_keeps_the_watches() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let browser = signed_in(&node, "ada").await;
@@ -217,7 +217,7 @@ async fn a_refused_sign_in_leaves_the_watches_of_the_present_user() {
 }
 
 #[tokio::test]
-async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
+async fn first_hit_sign_in_keeps_no_earlier_user() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = || Node::new(builder(&ring, &clock).resolution(Resolution::FirstHit).build().unwrap());
     let (first, second) = (node(), node());
@@ -232,7 +232,7 @@ async fn under_first_hit_a_sign_in_takes_nothing_of_the_user_before_along() {
 
 // G7.
 #[tokio::test]
-async fn the_next_user_of_a_browser_sees_nothing_of_the_last_ones() {
+async fn next_user_sees_nothing_of_the_last() {
     for signs_out in [true, false] {
         let app = App::new();
         let node = app.start();

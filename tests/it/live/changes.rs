@@ -47,7 +47,7 @@ impl SessionValue for Notice {
 
 // G18.
 #[tokio::test]
-async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
+async fn two_writes_cause_two_changes() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (mut changes, mut watch) = (live.changes(), live.watch::<Theme>());
@@ -62,7 +62,7 @@ async fn each_of_two_writes_is_told_and_the_second_state_holds_both() {
 }
 
 #[tokio::test]
-async fn set_removed_cleared_renewed_and_closed_are_told_apart() {
+async fn change_kinds_are_told_apart() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     let (live, other) = (under_way(&browser, &node).await, socket(&browser, &node).await);
@@ -110,7 +110,7 @@ async fn nobody_sees_half_of_a_clear() {
 }
 
 #[tokio::test]
-async fn a_change_is_fresh_on_the_node_that_made_it_and_carried_on_others() {
+async fn change_is_fresh_here_and_carried_elsewhere() {
     let app = App::new();
     let (here, elsewhere) = (app.start(), app.start());
     let mut browser = visitor(&here).await;
@@ -149,7 +149,7 @@ async fn a_destroyed_session_is_not_an_emptied_one() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_skips_to_the_newest_and_holds_no_writer_up() {
+async fn slow_reader_skips_to_the_newest() {
     let node = App::new().node;
     let live = socket(&visitor(&node).await, &node).await;
     let (mut watch, mut changes) = (live.watch::<Visits>(), live.changes());
@@ -210,7 +210,7 @@ async fn nothing_of_one_owner_reaches_anothers_watcher() {
 
 // G18.
 #[tokio::test]
-async fn who_watches_before_there_is_a_session_sees_it_come() {
+async fn watch_sees_the_session_begin() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (mut watch, mut changes, mut closed) = (live.watch::<Theme>(), live.changes(), pin!(live.closed()));
@@ -229,7 +229,7 @@ async fn who_watches_before_there_is_a_session_sees_it_come() {
 
 // G18.
 #[tokio::test]
-async fn the_next_view_of_a_socket_begins_with_the_newest_value() {
+async fn next_watch_begins_with_the_newest_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -260,7 +260,7 @@ async fn the_end_of_a_value_wakes_its_watch() {
 }
 
 #[tokio::test]
-async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
+async fn watch_sees_user_values_expire() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.idle(60 * DAY).absolute(365 * DAY));
     let live = socket(&signed_in(&node, "ada").await, &node).await;
@@ -278,7 +278,7 @@ async fn the_end_of_a_users_values_is_told_to_who_watches_them() {
 
 // G18.
 #[tokio::test]
-async fn whoever_watches_is_told_of_the_greater_bytes_of_an_equal_version() {
+async fn watch_sees_the_winner_of_equal_versions() {
     let (ring, clock) = (ring(), ManualClock::new());
     let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
     let mut browser = visitor(&nodes[0]).await;
@@ -324,7 +324,7 @@ async fn a_shutdown_ends_what_waits_and_no_session() {
 
 // G9.
 #[tokio::test]
-async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
+async fn write_of_an_unwatched_handle_is_kept() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     socket(&browser, &node).await.set(theme("dark")).await.unwrap();
@@ -333,7 +333,7 @@ async fn what_a_handle_writes_that_follows_nothing_is_read_later() {
 }
 
 #[tokio::test]
-async fn clones_that_write_first_at_once_make_one_session() {
+async fn concurrent_first_writes_make_one_session() {
     let node = App::new().node;
     let live = socket(&Browser::new(), &node).await;
     let (one, other) = tokio::join!(live.set(theme("dark")), live.set(Visits(1)));
@@ -357,7 +357,7 @@ async fn two_sockets_that_write_different_names_keep_both() {
 
 // G8.
 #[tokio::test]
-async fn a_response_never_writes_back_what_its_request_loaded() {
+async fn response_writes_back_no_loaded_value() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

@@ -7,7 +7,7 @@ use layered_session::{Changed, SessionValue};
 use crate::support::{App, Theme, at_once, get, set, visitor};
 
 #[tokio::test]
-async fn a_stream_of_changes_tells_of_what_wins_at_the_same_version() {
+async fn change_stream_names_winner_of_equal_versions() {
     let app = App::new();
     let (one, two, third) = (app.start(), app.start(), app.start());
     let mut browser = visitor(&one).await;

@@ -76,7 +76,7 @@ fn marks(state: &str) -> (String, String, String) {
 }
 
 #[tokio::test]
-async fn it_begins_with_all_that_the_page_may_read_and_nothing_else() {
+async fn stream_begins_with_exactly_the_readable_values() {
     let node = App::new().node;
     let mut browser = signed_in(&node, "ada").await;
     set(&mut browser, &node, Division(2)).await;
@@ -163,7 +163,7 @@ async fn each_change_is_told_whoever_made_it() {
 }
 
 #[tokio::test]
-async fn a_users_values_are_told_to_all_her_pages_and_to_nobody_elses() {
+async fn user_values_reach_only_the_users_pages() {
     let app = App::new();
     let node = app.start();
     let (ada, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
@@ -193,7 +193,7 @@ async fn a_slow_page_is_told_the_newest_alone() {
 }
 
 #[tokio::test]
-async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
+async fn visitors_stream_leaves_nothing() {
     let app = App::new();
     let node = app.start();
     let mut page = Page::open(&Browser::new(), &node).await;
@@ -212,7 +212,7 @@ async fn a_visitor_without_a_session_has_an_open_stream_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
+async fn close_reason_is_the_last_event() {
     type End = fn(Session, Node, App) -> crate::support::BoxFuture<()>;
     let ends: [(&str, End); 5] = [
         ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
@@ -234,7 +234,7 @@ async fn the_end_is_told_with_its_reason_and_ends_the_stream() {
 
 // R29.
 #[tokio::test]
-async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors() {
+async fn ended_session_gets_no_stream_for_a_minute() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -247,7 +247,7 @@ async fn a_session_that_has_ended_gets_no_stream_and_a_minute_later_a_visitors()
 
 // R29.
 #[tokio::test]
-async fn only_a_get_of_a_page_of_the_same_origin_opens_it() {
+async fn only_same_origin_get_opens_the_event_stream() {
     let node = App::new().node;
     let browser = visitor(&node).await;
     for site in ["cross-site", "same-site", "none", ""] {
@@ -290,7 +290,7 @@ async fn it_can_be_switched_off_and_needs_memory() {
 }
 
 #[tokio::test]
-async fn what_no_response_takes_to_the_browser_is_relayed_through_the_page() {
+async fn undelivered_changes_are_relayed() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -313,7 +313,7 @@ async fn what_no_response_takes_to_the_browser_is_relayed_through_the_page() {
 }
 
 #[tokio::test]
-async fn what_a_response_has_taken_to_the_browser_is_not_relayed() {
+async fn delivered_changes_are_not_relayed() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -330,7 +330,7 @@ async fn what_a_response_has_taken_to_the_browser_is_not_relayed() {
 }
 
 #[tokio::test]
-async fn an_open_stream_does_not_keep_a_session_from_idling_out() {
+async fn open_stream_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let mut page = Page::opened(&visitor(&node).await, &node).await;
@@ -367,7 +367,7 @@ async fn no_value_can_break_out_of_its_event() {
 }
 
 #[tokio::test]
-async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() {
+async fn stream_ends_at_a_sign_in_elsewhere() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
@@ -377,7 +377,7 @@ async fn it_is_the_session_of_its_own_request_and_ends_at_a_sign_in_elsewhere() 
 }
 
 #[tokio::test]
-async fn a_page_that_posts_for_a_user_stores_nothing_for_the_next() {
+async fn old_page_stores_nothing_for_next_user() {
     let app = App::new();
     let node = app.start();
     let mark = async |browser: &Browser, node: &Node| marks(&Page::open(browser, node).await.told()).1;
@@ -449,7 +449,7 @@ fn heartbeat_interval_has_bounds() {
 }
 
 #[tokio::test]
-async fn of_two_writes_at_one_version_a_page_is_told_which_stayed() {
+async fn page_sees_the_winner_of_equal_versions() {
     let app = App::new();
     let nodes = [app.start(), app.start()];
     let mut browser = visitor(&nodes[0]).await;

@@ -67,7 +67,7 @@ async fn open_page_alone_brings_nothing_and_expires() {
 }
 
 #[tokio::test]
-async fn socket_relays_mere_use_until_the_browser_has_it() {
+async fn socket_relays_use_until_delivered() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -85,7 +85,7 @@ async fn socket_relays_mere_use_until_the_browser_has_it() {
 
 // Two users of one page: its socket, and the session that its next request began.
 #[tokio::test]
-async fn cookie_that_idled_out_by_its_seal_follows_the_record() {
+async fn idle_cookie_follows_the_living_record() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -143,7 +143,7 @@ async fn idled_out_token_brings_no_values() {
 }
 
 #[tokio::test]
-async fn reads_and_watches_of_a_socket_are_no_use() {
+async fn socket_reads_and_watches_are_no_use() {
     let app = App::new();
     for used in [false, true] {
         let node = app.start();

@@ -32,7 +32,7 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
 
 // G12: renew moves the handle that called it, its clones and watches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_clone_never_sees_its_own_renewal_as_an_end() {
+async fn clone_sees_own_renewal_as_no_end() {
     let node = App::new().node;
     let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(4)).await.unwrap();
@@ -69,7 +69,7 @@ async fn a_clone_never_sees_its_own_renewal_as_an_end() {
 
 // G7: what is known of who is signed in goes by the value's version, of another session of the same moment too.
 #[tokio::test]
-async fn who_signs_in_next_is_not_taken_for_who_was_before() {
+async fn next_user_is_not_mistaken_for_the_last() {
     let node = App::new().node;
     node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let seen = Browser::new()
@@ -86,7 +86,7 @@ async fn who_signs_in_next_is_not_taken_for_who_was_before() {
 
 // G18: a watch that begins while a clone signs another user in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_watch_begun_during_a_sign_in_follows_the_new_user() {
+async fn watch_during_sign_in_follows_new_user() {
     let gate = Arc::new(AtomicBool::new(false));
     let (entered, at_gate) = mpsc::channel();
     let (release, released) = mpsc::channel::<()>();
@@ -125,7 +125,7 @@ impl SessionValue for Guest {
 
 // G18: expiry wakes a sleeping one, of who is signed in too.
 #[tokio::test]
-async fn a_watch_is_told_when_the_sign_in_itself_expires() {
+async fn watch_sees_the_sign_in_expire() {
     let app = App::new();
     let sessions =
         app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
@@ -142,7 +142,7 @@ async fn a_watch_is_told_when_the_sign_in_itself_expires() {
 }
 
 #[tokio::test]
-async fn a_page_is_told_when_the_sign_in_itself_expires() {
+async fn page_sees_the_sign_in_expire() {
     let app = App::new();
     let sessions =
         app.chain(DefaultTier::new()).value::<Division>().identify_by::<Guest>(|guest| Some(Principal::new(&guest.0)));
@@ -203,7 +203,7 @@ impl SessionValue for Brief {
 
 // G18: a value that expires between the look and the setting of the alarm.
 #[tokio::test]
-async fn an_expiry_in_the_middle_of_a_look_is_told() {
+async fn expiry_during_a_read_reaches_the_watch() {
     let mut missed = Vec::new();
     for at in 1..30 {
         let app = App::new();
@@ -236,7 +236,7 @@ async fn an_expiry_in_the_middle_of_a_look_is_told() {
 }
 
 #[tokio::test]
-async fn an_expiry_in_the_middle_of_a_look_is_among_the_changes() {
+async fn expiry_during_a_read_is_among_changes() {
     let mut missed = Vec::new();
     for at in 1..30 {
         let app = App::new();
@@ -262,7 +262,7 @@ async fn an_expiry_in_the_middle_of_a_look_is_among_the_changes() {
 
 // "The stream itself is no use of the session, and does not keep it from idling out."
 #[tokio::test]
-async fn a_stream_that_comes_back_does_not_keep_a_session_from_idling_out() {
+async fn reconnected_stream_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -277,7 +277,7 @@ async fn a_stream_that_comes_back_does_not_keep_a_session_from_idling_out() {
 }
 
 #[tokio::test]
-async fn a_relay_token_by_itself_does_not_keep_a_session_from_idling_out() {
+async fn relay_token_alone_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -308,7 +308,7 @@ impl SessionValue for Layout {
 
 // An event is one line of data, whatever the type's own encoding is.
 #[tokio::test]
-async fn a_type_that_keeps_its_json_as_it_came_does_not_break_its_event() {
+async fn raw_json_breaks_no_event() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Layout>().build().unwrap());
     let writeback = || SessionWriteback::new(&node.sessions).allow::<Layout>().unwrap();
@@ -322,7 +322,7 @@ async fn a_type_that_keeps_its_json_as_it_came_does_not_break_its_event() {
 
 // A birth token of a session that `end_all` has ended is refused, also where a middleware watches the request's handle.
 #[tokio::test]
-async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
+async fn birth_token_of_revoked_session_is_refused() {
     let app = App::new();
     let (here, there) = (app.start(), app.start());
     let live = under_way(&Browser::new(), &there).await;
@@ -352,7 +352,7 @@ async fn a_birth_token_of_a_revoked_session_is_refused_on_a_watched_handle() {
 
 // A heartbeat comes after 15 seconds, not when the clock on the wall says so.
 #[tokio::test]
-async fn a_clock_set_back_does_not_silence_a_stream() {
+async fn step_back_silences_no_stream() {
     let app = App::new();
     let node = app.start();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
@@ -367,7 +367,7 @@ async fn a_clock_set_back_does_not_silence_a_stream() {
 
 // Where an outer layer says who it is, its login renews the session: what was open for one user ends with that.
 #[tokio::test]
-async fn a_page_of_one_user_ends_where_the_outer_layers_login_renews_the_session() {
+async fn outer_login_ends_the_earlier_users_page() {
     let app = App::new();
     let sessions = app
         .chain(DefaultTier::new())

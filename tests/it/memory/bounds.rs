@@ -144,7 +144,7 @@ fn bytes_are_what_the_allocator_was_asked_for() {
 }
 
 #[test]
-fn a_session_with_one_short_value_and_a_tombstone_take_what_the_docs_say() {
+fn documented_record_sizes_hold() {
     let tier = Tier::new(256 << 20);
     tier.saved();
     let session = tier.stats().bytes;
@@ -157,7 +157,7 @@ fn a_session_with_one_short_value_and_a_tombstone_take_what_the_docs_say() {
 }
 
 #[test]
-fn memory_is_bounded_and_what_grows_makes_room_for_all_of_itself() {
+fn memory_stays_within_its_bound() {
     let tier = Tier::new(100_000);
     for _ in 0..1000 {
         tier.saved();
@@ -172,7 +172,7 @@ fn memory_is_bounded_and_what_grows_makes_room_for_all_of_itself() {
 }
 
 #[test]
-fn what_a_handle_is_using_stays_whatever_the_bound() {
+fn records_in_use_are_never_evicted() {
     let tier = Tier::new(2000);
     let held: Vec<_> = (0..20)
         .map(|_| {
@@ -189,7 +189,7 @@ fn what_a_handle_is_using_stays_whatever_the_bound() {
 }
 
 #[test]
-fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
+fn least_recently_used_saved_sessions_go_first() {
     let tier = Tier::new(100_000);
     let browsers: Vec<_> = (0..300).map(|_| tier.saved()).collect();
     assert_eq!(tier.stats().evicted_saved, 0);
@@ -210,7 +210,7 @@ fn of_saved_sessions_those_go_that_were_not_used_for_longest() {
 
 // G7, G9: what a recognised token holds of its user is there until the head has left, though it is of another record.
 #[test]
-fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
+fn eviction_during_a_request_keeps_cookie_values() {
     let clock = ManualClock::new();
     let sessions = declared(memory_of(1), cookie(&ring()), &clock);
     let tier = Tier { node: Node::new(sessions.build().unwrap()), clock };
@@ -234,7 +234,7 @@ fn an_eviction_in_the_middle_of_a_request_takes_nothing_from_the_cookie() {
 }
 
 #[test]
-fn what_nobody_else_has_stays_while_there_are_others() {
+fn unsaved_records_outlast_saved_ones() {
     let tier = Tier::new(200_000);
     // Used longer ago, and far more of them.
     let unsaved: Vec<_> = (0..500).map(|_| tier.unsaved()).collect();
@@ -252,7 +252,7 @@ fn what_nobody_else_has_stays_while_there_are_others() {
 }
 
 #[test]
-fn tombstones_go_last_and_then_their_cookies_open_again() {
+fn tombstones_are_evicted_last() {
     let tier = Tier::new(50_000);
     let ended: Vec<_> = (0..100).map(|_| tier.ended()).collect();
     tier.clock.advance(120 * SECOND);
@@ -270,7 +270,7 @@ fn tombstones_go_last_and_then_their_cookies_open_again() {
 }
 
 #[test]
-fn hits_and_misses_are_requests_that_ask_for_their_session() {
+fn hits_and_misses_count_session_loads() {
     let tier = Tier::new(256 << 20);
     let looks = || (tier.stats().hits, tier.stats().misses);
     let mut browser = tier.saved();
@@ -314,7 +314,7 @@ async fn the_same_within_one_minute() {
 }
 
 #[test]
-fn what_only_this_node_has_is_that_after_a_renewal_too() {
+fn renewal_keeps_a_record_unsaved() {
     let tier = Tier::new(1);
     let mut browser = tier.unsaved();
     tier.visit(&mut browser, async |session| session.renew().await.unwrap());
@@ -324,7 +324,7 @@ fn what_only_this_node_has_is_that_after_a_renewal_too() {
 }
 
 #[test]
-fn that_all_of_a_users_sessions_were_ended_is_a_revocation_to_lose() {
+fn lost_end_all_counts_as_lost_revocation() {
     let tier = Tier::new(1);
     at_once(tier.node.sessions.end_all(Principal::new("ada"))).expect("nothing to wait for").unwrap();
     tier.saved();

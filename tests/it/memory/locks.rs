@@ -55,7 +55,7 @@ fn in_time(test: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn what_a_cookie_brings_is_judged_under_no_lock() {
+fn cookie_values_are_validated_under_no_lock() {
     in_time(|| {
         let app = App::new();
         let node = || app.start_with(|sessions| sessions.value::<Nosy>());
@@ -87,7 +87,7 @@ fn overtaken() -> Scripted {
 }
 
 #[test]
-fn what_a_store_has_stamped_is_judged_under_no_lock() {
+fn store_values_are_validated_under_no_lock() {
     in_time(|| {
         let app = App::new();
         let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(overtaken()));

@@ -153,7 +153,7 @@ fn visitors_erase_no_removal_of_an_ordered_session() {
 
 // The second node learns by the order that ada's handle had ended the id.
 #[test]
-fn visitors_erase_no_end_that_an_order_tells_of() {
+fn visitors_erase_no_end_from_an_order() {
     let (first, second) = two_nodes();
     let ada = first.user("ada");
     let live = at_once(socket(&ada, &first.node)).unwrap();

@@ -37,7 +37,7 @@ async fn drafting(browser: &mut Browser, node: &Node) -> Session {
 }
 
 #[tokio::test]
-async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
+async fn revoked_session_counts_as_ended() {
     let node = App::new().start_with(|sessions| sessions.value::<Draft>());
     let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
     node.sessions.end_all(Principal::new("ada")).await.unwrap();
@@ -46,7 +46,7 @@ async fn a_session_that_finds_itself_revoked_is_counted_as_ended() {
 }
 
 #[tokio::test]
-async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
+async fn session_ended_in_store_counts_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
     let (here, elsewhere) = (node(), node());
@@ -62,7 +62,7 @@ async fn a_session_that_the_store_says_has_ended_is_counted_as_ended() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ended() {
+async fn refused_renewal_counts_the_session_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
     let (here, elsewhere) = (node(), node());
@@ -77,7 +77,7 @@ async fn a_renewal_that_the_store_refuses_for_an_ended_session_counts_it_as_ende
 
 // G4, G13: nobody says when, and so the minute begins with the first request that brings it.
 #[tokio::test]
-async fn of_a_session_that_ended_elsewhere_the_store_is_asked_once_and_its_id_is_fenced_for_a_minute() {
+async fn store_is_asked_once_about_an_end() {
     let (app, store) = (App::new(), SpyStore::new());
     let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(store.clone())));
     let mut browser = first_write(&there, Theme("dark".into())).await;

@@ -496,7 +496,7 @@ fn refusal(session: &Session, error: &WriteError) -> Refusal {
 }
 
 #[test]
-fn whatever_happens_in_whatever_order_memory_says_what_a_plain_map_would() {
+fn memory_matches_the_model() {
     let cases = std::env::var("ONE_NODE_CASES").map_or(1200, |cases| cases.parse().expect("a number"));
     let config =
         ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() };

@@ -516,7 +516,7 @@ fn refusal(session: &Session, error: &WriteError) -> Refusal {
 }
 
 #[test]
-fn whoever_signs_in_and_out_wherever_everybody_sees_what_is_theirs() {
+fn users_match_the_model() {
     let cases = std::env::var("USERS_CASES").map_or(300, |cases| cases.parse().expect("a number"));
     let config =
         ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 4000, ..ProptestConfig::default() };
@@ -531,7 +531,7 @@ fn whoever_signs_in_and_out_wherever_everybody_sees_what_is_theirs() {
 
 // G12, under `FirstHit`, where the cookie may hold more than memory.
 #[tokio::test]
-async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before() {
+async fn immediate_sign_in_finds_no_earlier_session() {
     let app = App::new();
     let nodes = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = Browser::new();
@@ -550,7 +550,7 @@ async fn who_signs_out_and_in_again_at_once_finds_nothing_of_the_session_before(
 
 // G7: that the user removed it long ago is no reason against it.
 #[tokio::test]
-async fn a_choice_is_adopted_over_a_removal_of_any_age() {
+async fn adoption_overrides_removals_of_any_age() {
     const HOUR: Duration = Duration::from_secs(3600);
     let app = App::new();
     let node = app.start_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));

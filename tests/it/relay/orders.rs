@@ -128,7 +128,7 @@ async fn orders_of_two_users_begin_two_sessions() {
 }
 
 #[tokio::test]
-async fn other_handles_of_a_planted_cookie_get_no_order() {
+async fn handles_of_planted_cookies_get_no_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;

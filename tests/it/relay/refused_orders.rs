@@ -26,7 +26,7 @@ async fn order_lives_a_minute() {
 
 // After a step back the clock shows times again: an order of before must not live longer by the step.
 #[tokio::test]
-async fn order_is_old_until_the_clock_has_caught_up() {
+async fn order_stays_old_until_clock_catches_up() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -99,7 +99,7 @@ async fn order_does_not_outlive_a_sign_out() {
 }
 
 #[tokio::test]
-async fn order_does_not_outlive_the_users_end_of_all() {
+async fn order_ends_with_end_all() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -127,7 +127,7 @@ async fn order_does_not_outlive_the_users_end_of_all() {
 }
 
 #[tokio::test]
-async fn stamp_of_the_present_user_stops_a_change_of_user() {
+async fn end_all_of_present_user_stops_order() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -262,7 +262,7 @@ fn orders_of_clones_begin_one_session() {
 }
 
 #[tokio::test]
-async fn order_that_would_not_fit_is_refused_when_ordered() {
+async fn oversized_order_is_refused_when_ordered() {
     let app = App::new();
     let node = mfa_node(&app);
     let mut browser = visitor(&node).await;

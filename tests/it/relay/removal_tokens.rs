@@ -70,7 +70,7 @@ async fn sign_out_after_an_outage_takes_orders_back() {
 
 // The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
 #[tokio::test]
-async fn removal_spares_a_renewed_session_that_it_does_not_name() {
+async fn removal_spares_unnamed_renewed_sessions() {
     let node = App::new().node;
     let removal = sign_out(&socket(&visitor(&node).await, &node).await).await;
     let mut browser = visitor(&node).await;
@@ -117,7 +117,7 @@ async fn removal_spares_a_later_sign_in() {
 }
 
 #[tokio::test]
-async fn removal_of_a_renewed_id_says_nothing_of_the_cookie() {
+async fn removal_of_renewed_id_keeps_the_cookie() {
     let app = App::new();
     let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
@@ -149,7 +149,7 @@ async fn logout_voids_an_order_in_flight() {
 }
 
 #[tokio::test]
-async fn logout_ends_the_session_of_a_carried_out_order() {
+async fn logout_ends_a_carried_out_orders_session() {
     let node = App::new().node;
     for with_session in [true, false] {
         let mut browser = if with_session { visitor(&node).await } else { Browser::new() };
@@ -216,7 +216,7 @@ async fn socket_signs_out_and_in_again() {
 }
 
 #[tokio::test]
-async fn renewal_after_an_own_end_begins_an_empty_session() {
+async fn renewal_after_own_end_begins_empty() {
     let node = App::new().node;
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;

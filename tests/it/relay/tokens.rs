@@ -30,7 +30,7 @@ async fn born(node: &Node) -> (Session, String) {
 }
 
 #[tokio::test]
-async fn a_token_takes_every_change_to_the_cookie_of_its_own_session() {
+async fn token_carries_every_change_to_its_cookie() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
@@ -49,7 +49,7 @@ async fn a_token_takes_every_change_to_the_cookie_of_its_own_session() {
 
 // Memory answers first, but a write on a socket is newer than the other node's memory.
 #[tokio::test]
-async fn first_hit_takes_a_newer_value_from_a_token() {
+async fn first_hit_takes_newer_token_values() {
     let app = App::new();
     let [first, second] = [(); 2].map(|()| app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = signed_in(&first, "ada").await;
@@ -67,7 +67,7 @@ async fn first_hit_takes_a_newer_value_from_a_token() {
 }
 
 #[tokio::test]
-async fn another_node_with_the_same_keys_takes_the_token() {
+async fn nodes_with_the_same_keys_accept_tokens() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -80,7 +80,7 @@ async fn another_node_with_the_same_keys_takes_the_token() {
 }
 
 #[tokio::test]
-async fn another_session_a_request_without_one_and_a_session_that_is_over_can_bring_nothing() {
+async fn only_the_living_own_session_brings_tokens() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -99,7 +99,7 @@ async fn another_session_a_request_without_one_and_a_session_that_is_over_can_br
 }
 
 #[tokio::test]
-async fn a_token_lives_as_long_as_a_cookie_sealed_with_it() {
+async fn token_lives_as_long_as_the_cookie() {
     for (left, expected) in [(Duration::from_millis(1), StatusCode::OK), (Duration::ZERO, StatusCode::CONFLICT)] {
         let app = App::new();
         let node = app.start();
@@ -120,7 +120,7 @@ async fn a_token_lives_as_long_as_a_cookie_sealed_with_it() {
 
 // G19.
 #[tokio::test]
-async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_come() {
+async fn token_order_and_repetition_change_nothing() {
     let app = App::new();
     let node = app.start();
     let browser = visitor(&node).await;
@@ -138,7 +138,7 @@ async fn tokens_end_in_the_same_state_in_whatever_order_and_however_often_they_c
 
 // G12.
 #[tokio::test]
-async fn a_removal_survives_a_restart_an_older_cookie_and_an_older_token() {
+async fn removal_survives_restarts_and_older_tokens() {
     let app = App::new();
     let node = app.start();
     let mut browser = visitor(&node).await;
@@ -186,7 +186,7 @@ async fn a_token_made_for_something_else_is_refused() {
 
 // G19.
 #[tokio::test]
-async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart() {
+async fn socket_born_session_survives_a_restart() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();
@@ -204,7 +204,7 @@ async fn a_session_born_on_a_socket_reaches_the_browser_and_outlives_a_restart()
 }
 
 #[tokio::test]
-async fn a_birth_token_opens_its_session_on_a_restarted_node() {
+async fn birth_token_opens_after_a_restart() {
     let app = App::new();
     let node = app.start();
     let live = under_way(&Browser::new(), &node).await;
@@ -221,7 +221,7 @@ async fn a_birth_token_opens_its_session_on_a_restarted_node() {
 }
 
 #[tokio::test]
-async fn a_birth_token_without_its_cookie_is_good_for_a_minute() {
+async fn birth_token_lives_a_minute_without_its_cookie() {
     let app = App::new();
     let node = app.start();
     let (_live, token) = born(&node).await;
@@ -238,7 +238,7 @@ async fn a_birth_token_without_its_cookie_is_good_for_a_minute() {
 }
 
 #[tokio::test]
-async fn a_birth_token_changes_nothing_for_the_live_cookie_of_another_session() {
+async fn birth_token_leaves_other_live_cookies_alone() {
     let app = App::new();
     let node = app.start();
     let (_live, token) = born(&node).await;
@@ -254,7 +254,7 @@ async fn a_birth_token_changes_nothing_for_the_live_cookie_of_another_session() 
 }
 
 #[tokio::test]
-async fn a_birth_token_brought_again_is_the_same_session() {
+async fn repeated_birth_token_gives_the_same_session() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -268,7 +268,7 @@ async fn a_birth_token_brought_again_is_the_same_session() {
 }
 
 #[tokio::test]
-async fn once_the_cookie_was_seen_the_sockets_tokens_open_no_session() {
+async fn confirmed_cookie_ends_birth_tokens() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -295,7 +295,7 @@ async fn another_site_can_bring_no_token() {
 }
 
 #[tokio::test]
-async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
+async fn ended_session_gives_and_takes_no_token() {
     let app = App::new();
     let node = app.start();
     let (live, token) = born(&node).await;
@@ -311,7 +311,7 @@ async fn a_session_that_is_over_has_nothing_to_bring_and_takes_nothing() {
 
 // G19.
 #[tokio::test]
-async fn a_switch_on_a_socket_is_in_memory_at_once_and_reaches_the_cookie_through_the_page() {
+async fn socket_write_reaches_the_cookie_through_the_page() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;

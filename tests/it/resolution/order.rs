@@ -27,7 +27,7 @@ fn drafting(app: &App, resolution: Resolution) -> Node {
 
 // G2.
 #[tokio::test]
-async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
+async fn newest_copy_answers_unless_first_hit() {
     for (resolution, expected) in
         [(Resolution::Newest, (Division(2), "cookie")), (Resolution::FirstHit, (Division(1), "memory"))]
     {
@@ -49,7 +49,7 @@ async fn the_newest_copy_answers_unless_the_first_hit_is_asked_for() {
 
 // G2.
 #[tokio::test]
-async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
+async fn write_wins_over_a_hidden_newer_cookie() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
     let mut browser = visitor(&elsewhere).await;
@@ -63,7 +63,7 @@ async fn a_write_wins_over_a_newer_cookie_that_the_first_hit_hides() {
 }
 
 #[tokio::test]
-async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
+async fn first_hit_write_wins_over_newer_cookie() {
     let (ring, ahead, clock) = (ring(), ManualClock::new(), ManualClock::new());
     ahead.advance(Duration::from_secs(300));
     let node = |clock| Node::new(builder(&ring, clock).resolution(Resolution::FirstHit).build().unwrap());
@@ -76,7 +76,7 @@ async fn under_first_hit_a_fresh_write_is_above_the_newer_cookie_too() {
 
 // G2.
 #[tokio::test]
-async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
+async fn cookie_answers_before_the_default() {
     let app = App::new();
     let node = || Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
     let (first, restarted) = (node(), node());
@@ -93,7 +93,7 @@ async fn the_cookie_answers_what_memory_lacks_and_the_default_what_both_lack() {
 
 // G2.
 #[tokio::test]
-async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
+async fn socket_after_restart_resolves_from_its_handshake() {
     let app = App::new();
     let mut browser = signed_in(&app.start(), "ada").await;
     set(&mut browser, &app.start(), Division(2)).await;
@@ -103,7 +103,7 @@ async fn after_a_restart_a_socket_resolves_from_the_cookie_of_its_handshake() {
 }
 
 #[tokio::test]
-async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
+async fn value_survives_reload_deploy_and_other_nodes() {
     let app = App::new();
     let mut node = app.start();
     let mut browser = visitor(&node).await;
@@ -119,7 +119,7 @@ async fn a_value_is_kept_over_reload_revisit_deploy_and_another_node() {
 
 // G3.
 #[tokio::test]
-async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
+async fn value_max_age_ends_both_copies() {
     let app = App::new();
     let node = drafting(&app, Resolution::Newest);
     let restarted = || drafting(&app, Resolution::Newest);
@@ -136,7 +136,7 @@ async fn a_value_ends_with_its_own_lifetime_in_memory_and_in_the_cookie() {
 
 // G1, G3.
 #[tokio::test]
-async fn an_expired_copy_in_memory_hides_nothing_below_it() {
+async fn expired_memory_copy_hides_nothing_below() {
     let app = App::new();
     let (elsewhere, node) = (drafting(&app, Resolution::Newest), drafting(&app, Resolution::FirstHit));
     let mut browser = first_write(&elsewhere, Draft("old".into())).await;
@@ -152,7 +152,7 @@ async fn an_expired_copy_in_memory_hides_nothing_below_it() {
 
 // G5.
 #[tokio::test]
-async fn a_session_that_idled_out_here_but_was_used_elsewhere_lives() {
+async fn use_elsewhere_keeps_an_idle_session() {
     let app = App::new();
     let (elsewhere, node) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
@@ -180,7 +180,7 @@ async fn what_was_evicted_comes_from_the_cookie() {
 }
 
 #[tokio::test]
-async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest_from_the_cookie() {
+async fn overfull_merge_drops_oldest_from_the_cookie() {
     const NAME: &str = "__Host-session";
     let app = App::new();
     let node = || {
@@ -210,7 +210,7 @@ async fn what_two_nodes_accepted_apart_and_is_too_much_together_loses_the_oldest
 
 /// As above on a node that has room for a few sessions: one that has what no browser has goes after all others.
 #[tokio::test]
-async fn what_stays_on_the_server_is_not_evicted_as_if_the_browser_had_it() {
+async fn values_dropped_from_the_cookie_stay_unsaved() {
     const NAME: &str = "session";
     let app = App::new();
     let node = |bytes| {

@@ -22,7 +22,7 @@ impl SessionValue for Language {
 
 // G2, G7, G9.
 #[tokio::test]
-async fn who_signs_in_finds_what_the_store_has_of_the_user() {
+async fn sign_in_loads_user_values_from_store() {
     let app = App::new();
     let store = SpyStore::new();
     let node = || app.start_with(|sessions| sessions.tier(store.clone()).value::<Language>());
@@ -73,7 +73,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
 
 // G7.
 #[tokio::test]
-async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_is_touched() {
+async fn anonymous_choice_answers_and_touches_no_user() {
     let app = App::new();
     let node = app.start();
     let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
@@ -89,7 +89,7 @@ async fn while_nobody_is_signed_in_the_browsers_own_choice_answers_and_no_users_
 
 // G16.
 #[tokio::test]
-async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie() {
+async fn user_switch_reaches_the_users_other_browser() {
     let app = App::new();
     let node = app.start();
     let (mut first, mut second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
@@ -103,7 +103,7 @@ async fn a_users_switch_in_one_browser_is_seen_in_the_other_and_heals_its_cookie
 
 // G18.
 #[tokio::test]
-async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
+async fn user_pages_see_switches_from_anywhere() {
     let app = App::new();
     let node = app.start();
     let (mut first, second) = (signed_in(&node, "ada").await, signed_in(&node, "ada").await);
@@ -119,7 +119,7 @@ async fn a_users_open_pages_are_told_wherever_the_switch_was_made() {
 
 // R35.
 #[tokio::test]
-async fn that_there_is_a_session_does_not_mean_that_somebody_is_signed_in() {
+async fn session_alone_is_no_login() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
     let mut browser = Browser::new();
     for theme in ["first", "second"] {
@@ -155,7 +155,7 @@ async fn chosen(browser: &mut Browser, node: &Node, user: Option<&str>) -> Divis
 
 // G7.
 #[tokio::test]
-async fn users_who_share_one_session_cookie_share_no_values() {
+async fn users_of_one_cookie_share_no_values() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -172,7 +172,7 @@ async fn users_who_share_one_session_cookie_share_no_values() {
 
 // G7.
 #[tokio::test]
-async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
+async fn browser_choice_outlasts_users_and_deploys() {
     let app = App::new();
     let start = || Node::new(identified_by_head(&app).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
@@ -183,7 +183,7 @@ async fn a_browsers_own_choice_outlasts_a_user_and_a_deploy() {
 }
 
 #[tokio::test]
-async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values() {
+async fn anonymous_request_after_restart_keeps_user_values() {
     let app = App::new();
     let mut browser = Browser::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
@@ -196,7 +196,7 @@ async fn a_request_of_nobody_after_a_restart_does_not_cost_the_user_their_values
 }
 
 #[tokio::test]
-async fn a_session_begun_after_end_all_is_not_ended_by_it() {
+async fn end_all_spares_later_sessions() {
     let app = App::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let mut before = Browser::new();
@@ -209,7 +209,7 @@ async fn a_session_begun_after_end_all_is_not_ended_by_it() {
 }
 
 #[tokio::test]
-async fn a_refused_write_of_the_principals_makes_no_session() {
+async fn refused_principal_write_makes_no_session() {
     #[derive(Debug, Default, Serialize, Deserialize)]
     struct Notes(String);
     impl SessionValue for Notes {
@@ -226,7 +226,7 @@ async fn a_refused_write_of_the_principals_makes_no_session() {
 }
 
 #[tokio::test]
-async fn a_session_that_begins_under_a_principal_is_no_renewal() {
+async fn session_beginning_under_a_principal_is_no_renewal() {
     let app = App::new();
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let told = async |s: Session| {
@@ -239,7 +239,7 @@ async fn a_session_that_begins_under_a_principal_is_no_renewal() {
 }
 
 #[tokio::test]
-async fn a_principal_whom_the_head_names_is_read_from_the_store() {
+async fn principal_from_head_is_read_from_store() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
     node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();

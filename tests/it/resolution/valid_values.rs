@@ -57,7 +57,7 @@ async fn false_zero_empty_and_null_are_answers() {
 
 // G1, G20.
 #[tokio::test]
-async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
+async fn wrong_type_is_refused_or_skipped() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().value::<Visits>().build().unwrap());
     let chain = app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().value::<Visits>();
@@ -82,7 +82,7 @@ async fn a_wrong_typed_value_is_refused_in_a_post_and_skipped_in_a_cookie() {
 
 // G1.
 #[tokio::test]
-async fn a_watch_skips_a_wrong_typed_value_as_a_read_does() {
+async fn watch_and_read_skip_wrong_types() {
     let app = App::new();
     let earlier = Node::new(app.chain(DefaultTier::new()).value::<NumberedTheme>().build().unwrap());
     let node = Node::new(app.chain(DefaultTier::new().value(theme("light"))).value::<Theme>().build().unwrap());
@@ -143,7 +143,7 @@ impl SessionValue for AnyDivision {
 }
 
 #[tokio::test]
-async fn one_type_decides_what_is_valid_on_every_path() {
+async fn type_decides_validity_on_every_path() {
     let app = App::new();
     let twice = app.chain(DefaultTier::new()).value::<Division>().value::<AnyDivision>().build().unwrap_err();
     assert_eq!(twice.kind(), BuildErrorKind::Value);

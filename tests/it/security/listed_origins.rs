@@ -136,7 +136,7 @@ async fn listed_origin_follows_principals_events() {
 
 // `SameSite=None` withholds nothing, so writes of a listed origin begin sessions; tokens are the own page's all the same.
 #[tokio::test]
-async fn tokens_of_listed_origin_mint_nothing_under_same_site_none() {
+async fn listed_origin_tokens_mint_nothing_under_none() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
     let sessions = chain().tier(memory()).tier(cookie).build().unwrap();
     let node = Node::new(sessions);

@@ -39,7 +39,7 @@ fn assert_hides(text: &str, secret: &str) {
 
 // R32.
 #[tokio::test]
-async fn traces_and_debug_hold_no_value_id_token_or_key() {
+async fn traces_and_debug_hold_no_secret() {
     let (traced, _guard) = Trace::begin();
     let key: [u8; 32] = rand::random();
     let (ring, clock) = (KeyRing::new([key]).unwrap(), ManualClock::new());
@@ -221,7 +221,7 @@ fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> Scripted {
 
 // R33.
 #[tokio::test]
-async fn a_store_sees_hashes_that_differ_by_audience_and_kind() {
+async fn store_hashes_differ_by_audience_and_kind() {
     let (ring, clock) = (ring(), ManualClock::new());
     let mut seen = Vec::new();
     for audience in ["", "a", "b"] {

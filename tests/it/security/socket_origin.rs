@@ -103,7 +103,7 @@ const NOT_OURS: &[&[(&str, &str)]] = &[
 
 // R29.
 #[tokio::test]
-async fn a_socket_of_our_own_page_has_its_session() {
+async fn same_origin_socket_has_its_session() {
     let (node, browser) = signed_in().await;
     for headers in OURS {
         for request in [upgrade(&browser, headers), connect(&browser, headers)] {
@@ -268,7 +268,7 @@ async fn members_of_both_lists_make_a_socket() {
 
 // R29.
 #[tokio::test]
-async fn a_socket_of_another_site_has_no_session_and_gets_none() {
+async fn cross_site_socket_gets_no_session() {
     let (node, browser) = signed_in().await;
     let records = node.sessions.stats().records;
     for headers in NOT_OURS {
@@ -337,7 +337,7 @@ async fn a_link_from_another_site_arrives_signed_in() {
 }
 
 #[tokio::test]
-async fn a_socket_that_another_site_opened_is_closed_from_the_start() {
+async fn cross_site_socket_is_closed_from_the_start() {
     let (node, browser) = signed_in().await;
     let headers = [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")];
     let (_, live) = open(&node, upgrade(&browser, &headers)).await;

@@ -159,7 +159,7 @@ async fn reads_of_undeclared_values_are_traced_once() {
 }
 
 #[tokio::test]
-async fn watch_of_undeclared_value_is_traced_as_a_read_is() {
+async fn watch_of_undeclared_value_is_traced() {
     let app = App::new();
     let node = Node::new(app.chain(DefaultTier::new()).value::<Theme>().build().unwrap());
     let looks: [fn(&Session); 4] = [

@@ -13,7 +13,7 @@ use crate::support::{
 
 // R37.
 #[tokio::test]
-async fn a_copy_that_does_not_decode_is_missed_alone_and_replaced_by_the_next_write() {
+async fn undecodable_copy_is_skipped_and_replaced() {
     let (traced, _guard) = Trace::begin();
     let (ring, clock) = (ring(), ManualClock::new());
     let tiers = || chain(memory(), cookie(&ring), &clock).value::<Visits>();
@@ -71,7 +71,7 @@ fn config() -> ProptestConfig {
 
 // R37.
 #[test]
-fn no_cookie_but_a_genuine_one_is_ever_a_session() {
+fn only_genuine_cookies_open_a_session() {
     let (warm, cold, browser) = ada();
     let token = browser.cookie("session").unwrap();
     let genuine = format!("session={token}").into_bytes();
@@ -120,7 +120,7 @@ fn no_cookie_but_a_genuine_one_is_ever_a_session() {
 
 // R37.
 #[test]
-fn no_body_and_no_token_makes_the_writeback_fail_or_take_what_is_not_allowed() {
+fn arbitrary_bodies_never_break_the_writeback() {
     let (node, _, browser) = ada();
     let socket = browser.clone().visit(&node, async |s| s).now_or_never().unwrap();
     socket.set(Theme("dark".into())).now_or_never().unwrap().unwrap();

@@ -33,7 +33,7 @@ async fn a_batch_is_one_commit_in_the_store() {
 }
 
 #[tokio::test]
-async fn removing_what_is_absent_asks_the_store_for_nothing() {
+async fn removing_absent_values_skips_the_store() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     store.take_operations();
@@ -47,7 +47,7 @@ async fn removing_what_is_absent_asks_the_store_for_nothing() {
 
 // G9.
 #[tokio::test]
-async fn a_stores_error_fails_the_write_and_changes_nothing() {
+async fn store_error_fails_the_write_alone() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     let (socket, request) = (browser.open(&site.node).await, under_way(&browser, &site.node).await);
@@ -79,7 +79,7 @@ async fn a_stores_error_fails_the_write_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() {
+async fn failed_write_rereads_the_store_once() {
     type Write = fn(Session) -> BoxFuture<Option<WriteErrorKind>>;
     let writes: [Write; 2] = [
         |session| Box::pin(async move { kind(session.set(Visits(1)).await) }),
@@ -106,7 +106,7 @@ async fn a_failed_write_has_the_store_asked_once_more_and_then_memory_answers() 
 
 // G6.
 #[tokio::test]
-async fn a_store_that_is_away_fails_the_load_with_503() {
+async fn store_outage_fails_load_with_503() {
     let (store, site) = stored();
     let browser = site.dark().await;
     let cold = site.start();
@@ -151,7 +151,7 @@ async fn an_outage_is_not_an_anonymous_user() {
 
 // R2: the seal is genuine, and the store has never heard of the session.
 #[tokio::test]
-async fn a_session_that_the_store_does_not_know_is_absent_and_is_not_made_again() {
+async fn session_unknown_to_store_is_not_recreated() {
     let (_, site) = stored();
     let browser = site.dark().await;
     let node = Node::new(builder(&site.ring, &site.clock).tier(SpyStore::new()).build().unwrap());
@@ -164,7 +164,7 @@ async fn a_session_that_the_store_does_not_know_is_absent_and_is_not_made_again(
 
 // R3.
 #[tokio::test]
-async fn renewal_makes_the_new_before_it_ends_the_old_in_the_store() {
+async fn renewal_creates_new_before_ending_old() {
     let (store, site) = stored();
     let mut browser = site.dark().await;
     let old = browser.clone();
@@ -198,7 +198,7 @@ async fn what_came_with_a_refusal_is_counted() {
 }
 
 #[tokio::test]
-async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
+async fn invalid_store_names_spoil_no_cookie() {
     let (app, records) = (App::new(), SpyStore::new());
     // Another program writes into the records as well, under names that no declaration can have.
     let shared = || {
@@ -229,7 +229,7 @@ async fn a_name_in_the_store_that_no_value_can_have_spoils_no_cookie() {
 
 // G6.
 #[tokio::test]
-async fn a_failing_source_is_traced_and_the_next_tier_answers() {
+async fn failing_source_yields_to_the_next_tier() {
     for (answer, expected, traced) in [(Ok(dark()), "tenant", 0), (Err("the tenants' table is away"), "default", 1)] {
         let tenant = source("tenant", move |_| match &answer {
             Ok(theme) => TierFuture::ready(Found::value(theme)),

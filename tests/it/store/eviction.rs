@@ -105,7 +105,7 @@ const HELD: [(&str, Make); 5] = [
 ];
 
 #[test]
-fn what_the_store_holds_goes_as_saved_and_comes_back() {
+fn stored_session_is_evicted_as_saved() {
     for (what, make) in HELD {
         let nodes = Nodes::new();
         let node = nodes.node(100_000);
@@ -122,7 +122,7 @@ fn what_the_store_holds_goes_as_saved_and_comes_back() {
 }
 
 #[test]
-fn a_principal_whom_the_store_holds_goes_as_saved_and_comes_back() {
+fn stored_principal_is_evicted_as_saved() {
     let node = Nodes::new().node(100_000);
     let of = |user: usize| at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
     (0..1000).for_each(|user| now(of(user).set(Division(user as i64 % 5))));
@@ -168,7 +168,7 @@ const UNHELD: [(&str, Make); 4] = [
 ];
 
 #[test]
-fn what_the_store_was_not_told_of_stays_while_there_is_anything_else() {
+fn unstored_records_are_evicted_last() {
     for (what, make) in UNHELD {
         let nodes = Nodes::new();
         let node = nodes.node(100_000);

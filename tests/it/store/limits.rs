@@ -36,7 +36,7 @@ async fn end_of_all_sessions_is_each_nodes_own() {
 
 // G18.
 #[tokio::test]
-async fn write_of_another_node_comes_with_the_newer_cookie() {
+async fn newer_cookie_brings_another_nodes_write() {
     let (app, store) = over_store();
     let (here, there) = (&app.node, app.start());
     let mut browser = app.dark().await;

@@ -5,7 +5,7 @@ use layered_session::{Principal, WriteErrorKind, testing::SpyStore};
 use crate::support::{App, Browser, Theme, User, Visits, under_way};
 
 #[tokio::test]
-async fn a_fresh_write_is_tried_as_often_as_an_update() {
+async fn plain_writes_retry_like_updates() {
     let store = SpyStore::new();
     store.outdate(31);
     let node = App::new().start_with(|sessions| sessions.tier(store.clone()));
@@ -24,7 +24,7 @@ async fn a_fresh_write_is_tried_as_often_as_an_update() {
 }
 
 #[tokio::test]
-async fn and_is_said_to_have_lost_so_often_only_where_it_has() {
+async fn contended_error_needs_32_lost_tries() {
     let store = SpyStore::new();
     store.outdate(1000);
     let node = App::new().start_with(|sessions| sessions.tier(store.clone()));

@@ -57,7 +57,7 @@ async fn crowd(node: &Node) {
 }
 
 #[tokio::test]
-async fn an_open_handle_reads_and_completes_what_is_the_users_however_many_others_come() {
+async fn open_handle_survives_pressure_of_memory() {
     let nodes = Nodes::new();
     let node = nodes.node();
     let mut browser = Browser::new();
@@ -77,7 +77,7 @@ async fn an_open_handle_reads_and_completes_what_is_the_users_however_many_other
 }
 
 #[tokio::test]
-async fn who_comes_by_a_birth_token_finds_what_the_store_has_of_the_session() {
+async fn birth_token_finds_the_stored_session() {
     let nodes = Nodes::new();
     let [here, there] = [(); 2].map(|()| nodes.node());
     let mut browser = Browser::new();
@@ -91,7 +91,7 @@ async fn who_comes_by_a_birth_token_finds_what_the_store_has_of_the_session() {
 }
 
 #[tokio::test]
-async fn a_birth_token_brings_back_no_session_that_the_store_knows_to_be_over() {
+async fn birth_token_revives_no_session_ended_in_store() {
     let nodes = Nodes::new();
     let [here, there] = [(); 2].map(|()| nodes.node());
     let mut browser = Browser::new();
@@ -104,7 +104,7 @@ async fn a_birth_token_brings_back_no_session_that_the_store_knows_to_be_over() 
 }
 
 #[tokio::test]
-async fn a_session_that_is_read_each_day_is_in_the_store_as_long_as_it_lives() {
+async fn daily_reads_keep_the_stored_session() {
     let nodes = Nodes::new();
     let node = nodes.node();
     let mut browser = Browser::new();

@@ -125,7 +125,7 @@ async fn cookies_expire_in_the_time_of_the_test() {
 }
 
 #[tokio::test]
-async fn other_sites_forms_bring_no_lax_cookie_and_their_links_do() {
+async fn cross_site_links_bring_lax_cookies() {
     let browser = Client::new(app(chain(true)));
     browser.post("/").body("dark").await.unwrap();
     let evil = browser.from_site("https://evil.example");

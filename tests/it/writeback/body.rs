@@ -43,7 +43,7 @@ fn posting<B>(page: &Page, body: B) -> Request<B> {
 
 // R26.
 #[tokio::test]
-async fn a_body_of_16_kib_is_read_and_one_byte_more_is_not() {
+async fn body_limit_is_16_kib() {
     let mut page = Page::new();
     let padded = |len: usize| format!(r#"{{"theme":"dark"}}{}"#, " ".repeat(len - r#"{"theme":"dark"}"#.len()));
     assert_eq!(page.post(padded(16 * KIB)).await.status, StatusCode::OK);
@@ -52,7 +52,7 @@ async fn a_body_of_16_kib_is_read_and_one_byte_more_is_not() {
 
 // R26. A client that sends first and reads later is to see the answer, but isn't listened to for ever.
 #[tokio::test]
-async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
+async fn long_body_is_drained_then_cut_off() {
     let page = Page::new();
     // How many KiB come, whether the client says how long the body is, and how many are taken.
     for (sent, announced, taken) in [
@@ -78,7 +78,7 @@ async fn a_body_too_long_is_drained_for_a_while_and_then_cut_off() {
 }
 
 #[tokio::test]
-async fn client_that_waits_for_100_is_refused_at_once() {
+async fn expect_continue_is_refused_at_once() {
     let page = Page::new();
     for (announced, refused) in [(16 * KIB + 1, true), (16 * KIB, false)] {
         let (body, _) = pieces(stream::pending());
@@ -149,7 +149,7 @@ async fn a_body_in_pieces_is_one_body() {
 
 // R26. As a tree of values such bodies take up to 87 times their length.
 #[test]
-fn a_hostile_body_takes_a_small_multiple_of_its_length() {
+fn hostile_body_needs_little_memory() {
     let page = Page::new();
     let fill = |unit: &dyn Fn(usize) -> String, open: &str, close: &str| {
         let mut body = open.to_owned();
@@ -195,7 +195,7 @@ fn a_hostile_body_takes_a_small_multiple_of_its_length() {
 
 // R26, R27.
 #[tokio::test]
-async fn a_body_that_could_mean_two_things_changes_nothing() {
+async fn ambiguous_json_changes_nothing() {
     let deep = format!(r#"{{"theme":{}1{}}}"#, "[".repeat(16), "]".repeat(16));
     let names: Vec<_> = (0..65).map(|n| format!(r#""n{n}":0"#)).collect();
     let many = format!("{{{}}}", names.join(","));
@@ -276,7 +276,7 @@ async fn a_body_that_could_mean_two_things_changes_nothing() {
 
 // R27.
 #[tokio::test]
-async fn a_large_integer_is_taken_by_a_type_that_keeps_it() {
+async fn large_integers_need_a_type_that_fits() {
     let mut page = Page::new();
     for integer in [9_007_199_254_740_993, i64::MAX, i64::MIN] {
         let answer = page.post(format!(r#"{{"level":{integer}}}"#)).await;
@@ -289,7 +289,7 @@ async fn a_large_integer_is_taken_by_a_type_that_keeps_it() {
 
 // R27.
 #[tokio::test]
-async fn an_ambiguous_integer_is_said_first_wherever_it_stands() {
+async fn ambiguous_integer_is_reported_first() {
     let mut page = Page::new();
     for body in [
         r#"{"ratio":9007199254740993,"visits":1,"current_division_id":99}"#,

@@ -166,7 +166,7 @@ async fn only_json_is_read() {
 
 // R24 to R28. One fault after the other is put right.
 #[tokio::test]
-async fn of_several_faults_the_first_of_the_list_answers() {
+async fn first_listed_fault_answers() {
     let mut page = Page::signed_in().await;
     let closed = page.browser.clone();
     page.browser.visit(&page.node, async |s| s.sign_out().await.unwrap()).await;
@@ -205,7 +205,7 @@ async fn of_several_faults_the_first_of_the_list_answers() {
 }
 
 #[tokio::test]
-async fn the_hook_is_a_module_that_caches_ask_about() {
+async fn hook_is_a_revalidated_module() {
     let page = Page::new();
     let hook = async |method: Method, tag: Option<&str>| {
         // Scripts are fetched across sites too, and without a content type.
@@ -251,7 +251,7 @@ async fn the_hook_is_a_module_that_caches_ask_about() {
 }
 
 #[tokio::test]
-async fn it_is_found_where_it_is_mounted_and_nowhere_else() {
+async fn writeback_answers_only_under_its_mount() {
     let page = Page::new();
     let post = |path: &str| {
         let mut request = page.browser.post_json(r#"{"theme":"dark"}"#);

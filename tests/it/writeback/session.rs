@@ -15,7 +15,7 @@ use crate::support::{App, Browser, DAY, Division, Node, Theme, bare, builder, da
 
 // R28.
 #[tokio::test]
-async fn a_session_that_is_over_is_not_written_to() {
+async fn ended_session_takes_no_write() {
     let mut page = Page::signed_in().await;
     let late = page.browser.clone();
     page.browser.visit(&page.node, async |s| s.renew().await.unwrap()).await;
@@ -31,7 +31,7 @@ async fn a_session_that_is_over_is_not_written_to() {
 }
 
 #[tokio::test]
-async fn a_relay_token_brings_the_cookie_what_a_socket_wrote() {
+async fn relay_token_brings_socket_writes() {
     let mut page = Page::signed_in().await;
     let older = page.relay("older").await;
     let token = page.relay("newest").await;
@@ -47,7 +47,7 @@ async fn a_relay_token_brings_the_cookie_what_a_socket_wrote() {
 
 // R29. A birth token gives a cookie, so it asks for more than one that only brings changes.
 #[tokio::test]
-async fn a_relay_token_is_for_its_own_session_and_time() {
+async fn relay_token_is_bound_to_session_and_time() {
     let mut page = Page::new();
     let birth = page.relay("mine").await;
     let mut other = Page { browser: Browser::new(), node: page.node.clone(), ..Page::new() };
@@ -75,7 +75,7 @@ async fn a_relay_token_is_for_its_own_session_and_time() {
 }
 
 #[tokio::test]
-async fn a_relay_token_does_not_bring_back_a_session_that_has_ended() {
+async fn relay_token_revives_no_ended_session() {
     let mut page = Page::signed_in().await;
     let token = page.relay("late").await;
     let late = page.browser.clone();
@@ -87,7 +87,7 @@ async fn a_relay_token_does_not_bring_back_a_session_that_has_ended() {
 }
 
 #[tokio::test]
-async fn a_relay_token_that_does_not_open_is_said_before_there_is_no_session_for_it() {
+async fn invalid_token_is_reported_before_missing_session() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
     let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };
@@ -142,7 +142,7 @@ async fn without_its_own_layer_it_says_so() {
 }
 
 #[tokio::test]
-async fn a_chain_without_memory_is_written_through_the_cookie() {
+async fn chain_without_memory_writes_the_cookie() {
     let node = Node::new(bare(&ring(), &ManualClock::new()).value::<Theme>().build().unwrap());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let mut browser = Browser::new();
@@ -153,7 +153,7 @@ async fn a_chain_without_memory_is_written_through_the_cookie() {
 
 // While nobody is signed in, the values of both scopes are the session's.
 #[tokio::test]
-async fn post_of_a_visitor_is_stored_whole_or_not_at_all() {
+async fn visitors_post_is_all_or_nothing() {
     let mut page = Page::new();
     for body in [
         json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
@@ -169,7 +169,7 @@ async fn post_of_a_visitor_is_stored_whole_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn post_of_two_owners_is_admitted_before_it_is_stored() {
+async fn post_of_two_owners_is_checked_first() {
     let mut page = Page::signed_in().await;
     for body in [
         json!({ "current_division_id": 3, "theme": "x".repeat(6000) }),
@@ -182,7 +182,7 @@ async fn post_of_two_owners_is_admitted_before_it_is_stored() {
 
 // R35.
 #[tokio::test]
-async fn a_store_that_is_away_is_told_and_nothing_is_written() {
+async fn store_outage_writes_nothing() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
     let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());

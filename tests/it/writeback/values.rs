@@ -10,7 +10,7 @@ use crate::support::{App, Browser, Division, Node, Theme, User, Visits, builder,
 
 // R28.
 #[tokio::test]
-async fn allowed_values_are_stored_and_listed_in_the_order_they_came() {
+async fn stored_names_are_listed_in_order() {
     let mut page = Page::signed_in().await;
     for body in [
         r#"{"theme":"dark","current_division_id":3,"level":1}"#,
@@ -29,7 +29,7 @@ async fn allowed_values_are_stored_and_listed_in_the_order_they_came() {
 
 // R28. What is stored is what the type itself writes, so that a page can't choose the bytes.
 #[tokio::test]
-async fn a_value_is_stored_as_its_type_encodes_it() {
+async fn value_is_stored_as_its_type_encodes() {
     #[derive(Debug, Serialize, Deserialize)]
     struct Raw(serde_json::Value);
     impl SessionValue for Raw {
@@ -53,7 +53,7 @@ async fn a_value_is_stored_as_its_type_encodes_it() {
 
 // R28.
 #[tokio::test]
-async fn what_is_not_allowed_changes_nothing_and_is_named() {
+async fn forbidden_name_changes_nothing() {
     let mut page = Page::new();
     for (body, names) in [
         (r#"{"theme":"dark","visits":7}"#, &["visits"][..]),
@@ -97,7 +97,7 @@ async fn one_wrong_value_among_good_ones_stores_none() {
 
 // R28. Owners are written one by one: what of one owner does not fit leaves that owner as it was.
 #[tokio::test]
-async fn values_of_one_owner_are_stored_together_or_not_at_all() {
+async fn one_owners_values_are_all_or_nothing() {
     let mut page = Page::signed_in().await;
     let long = "x".repeat(4 * KIB);
     let answer = page.post(json!({ "theme": long, "level": 1 }).to_string()).await;
@@ -112,7 +112,7 @@ async fn values_of_one_owner_are_stored_together_or_not_at_all() {
 
 // R28.
 #[tokio::test]
-async fn names_that_are_not_allowed_can_be_passed_over_and_are_reported() {
+async fn unknown_names_can_be_ignored_and_reported() {
     let mut page = Page::new();
     let writeback = || allowing(&page.node.sessions).ignore_unknown();
     let request = page.browser.post_json(r#"{"newer":[1],"theme":"dark","visits":7,"user":"eve"}"#);
@@ -128,7 +128,7 @@ async fn names_that_are_not_allowed_can_be_passed_over_and_are_reported() {
 
 // R28.
 #[test]
-fn who_is_signed_in_and_what_is_not_declared_cannot_be_allowed() {
+fn user_and_undeclared_values_cannot_be_allowed() {
     let page = Page::new();
     let plain = || SessionWriteback::new(&page.node.sessions);
     assert!(plain().allow::<User>().unwrap_err().to_string().contains("signed in"));
@@ -158,7 +158,7 @@ async fn refused_names_leave_nothing_behind() {
 
 // R28. What a client sends is not said back whole, whatever it is.
 #[tokio::test]
-async fn sixteen_names_are_said_back_and_none_of_them_whole() {
+async fn refusal_lists_sixteen_shortened_names() {
     let page = Page::new();
     let names: Vec<_> = (0..60).map(|n| format!("{n}{}", "é".repeat(100))).collect();
     let said: Vec<String> = names.iter().take(16).map(|name| name.chars().take(64).collect()).collect();
@@ -175,7 +175,7 @@ async fn sixteen_names_are_said_back_and_none_of_them_whole() {
 
 // R26.
 #[tokio::test]
-async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
+async fn server_values_are_bounded_too() {
     let mut page = Page::new();
     let text = |len: usize| json!({ "draft": [{ "text": "x".repeat(len) }] }).to_string();
     assert_eq!(page.post(text(15 * KIB)).await.status, StatusCode::OK);
@@ -193,7 +193,7 @@ async fn a_value_that_the_browser_does_not_carry_is_bounded_too() {
 
 // G20.
 #[tokio::test]
-async fn a_post_stores_every_allowed_name_and_never_another() {
+async fn post_stores_exactly_the_allowed_names() {
     let app = App::new();
     let node = app.start();
     let mut browser = Browser::new();

@@ -34,7 +34,7 @@ impl SessionValue for Bio {
 // All or nothing.
 
 #[tokio::test]
-async fn a_batch_is_written_whole_or_not_at_all() {
+async fn batch_is_all_or_nothing() {
     let app = App::with(|builder| builder.value::<Bio>());
     let mut browser = app.dark().await;
     let batch = |session: Session| async move {
@@ -84,7 +84,7 @@ async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usi
 
 // R20.
 #[tokio::test]
-async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_brim() {
+async fn accepted_values_fit_the_full_cookie() {
     let (ring, clock) = (ring(), ManualClock::new());
     for name in ["a".to_owned(), "n".repeat(64)] {
         let chain = || {
@@ -119,7 +119,7 @@ async fn whatever_is_accepted_fits_the_cookie_with_both_scopes_filled_to_the_bri
 
 // R7, R20.
 #[tokio::test]
-async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() {
+async fn oversized_write_is_refused_before_the_store() {
     let store = SpyStore::new();
     let shared = store.clone();
     for app in [App::new(), App::with(move |builder| builder.tier(shared.clone()))] {
@@ -142,7 +142,7 @@ async fn what_the_browser_could_not_hold_is_refused_before_anything_is_stored() 
 
 // R20.
 #[tokio::test]
-async fn a_sign_in_that_would_not_fit_leaves_everything_as_it_was() {
+async fn oversized_sign_in_changes_nothing() {
     let app = App::with(|builder| builder.value::<Bio>());
     let mut browser = Browser::new();
     let fill = async |session: Session| session.set(Theme("x".repeat(700))).await.unwrap();
@@ -160,7 +160,7 @@ async fn a_sign_in_that_would_not_fit_leaves_everything_as_it_was() {
 }
 
 #[tokio::test]
-async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
+async fn server_values_ignore_the_cookie_budget() {
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Draft(String);
     impl SessionValue for Draft {
@@ -187,7 +187,7 @@ async fn what_no_browser_carries_is_not_refused_for_what_browsers_carry() {
 
 // G15.
 #[tokio::test]
-async fn a_value_that_the_cookie_does_not_hold_leaves_the_cookie_alone() {
+async fn server_value_leaves_the_cookie_alone() {
     let (store, app) = stored();
     let mut browser = app.dark().await;
     let note = async |session: Session| session.set(Note("kept by the server".repeat(500))).await.unwrap();
@@ -215,7 +215,7 @@ async fn a_volatile_value_is_kept_in_memory_alone() {
 }
 
 #[tokio::test]
-async fn without_memory_a_job_does_not_pretend_to_write() {
+async fn job_without_memory_refuses_writes() {
     let chain = bare(&ring(), &ManualClock::new()).value::<Division>();
     let sessions = chain.identify_by::<User>(named).build().unwrap();
     let job = sessions.of(Principal::new("ada")).await.unwrap();

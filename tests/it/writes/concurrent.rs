@@ -33,7 +33,7 @@ async fn as_many_increments_as_there_are_writers() {
 
 // G10: among them is the one that makes the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn clones_that_write_first_at_once_make_one_session() {
+async fn concurrent_first_writes_make_one_session() {
     let app = App::new();
     let mut browser = Browser::new();
     let write = async |session: Session| {
@@ -46,7 +46,7 @@ async fn clones_that_write_first_at_once_make_one_session() {
 
 // G10: the moment between the look and the making is short, so it takes many rounds to hit it.
 #[tokio::test]
-async fn threads_that_write_first_in_the_same_moment_make_one_session() {
+async fn racing_first_writes_make_one_session() {
     const ROUNDS: usize = 500;
     let app = App::new();
     for _ in 0..ROUNDS {
@@ -68,7 +68,7 @@ async fn threads_that_write_first_in_the_same_moment_make_one_session() {
 
 // G10: two nodes over one store, each with a memory of its own.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn increments_on_two_nodes_are_all_counted_by_the_store() {
+async fn store_counts_increments_of_two_nodes() {
     let (_, app) = stored();
     let nodes = [app.node.clone(), app.start()];
     let mut browser = app.dark().await;
@@ -81,7 +81,7 @@ async fn increments_on_two_nodes_are_all_counted_by_the_store() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn of_many_that_take_a_value_one_gets_it() {
+async fn one_of_many_takes_gets_it() {
     let app = App::new();
     let mut browser = app.dark().await;
     let got = Arc::new(Semaphore::new(0));
@@ -104,7 +104,7 @@ async fn of_many_that_take_a_value_one_gets_it() {
 }
 
 #[tokio::test]
-async fn what_was_taken_on_one_node_is_not_taken_again_on_another() {
+async fn value_taken_once_across_nodes() {
     let (_, app) = stored();
     let mut browser = app.dark().await;
     let take = async |session: Session| session.take::<Theme>().await.unwrap();

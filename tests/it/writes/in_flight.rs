@@ -29,7 +29,7 @@ fn gated(kind: CommitKind) -> (SpyStore, App) {
 
 // G10: asked by all at once, the store would turn away all but one each time, and some would give up.
 #[tokio::test]
-async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
+async fn queued_updates_ask_the_store_once_each() {
     const UPDATES: usize = 40;
     let (gate, app) = gated(CommitKind::Update);
     let mut browser = app.dark().await;
@@ -51,7 +51,7 @@ async fn updates_on_one_node_queue_and_ask_the_store_once_each() {
 }
 
 #[tokio::test]
-async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
+async fn clones_wait_for_the_session_being_made() {
     let (gate, app) = gated(CommitKind::Create);
     let mut browser = Browser::new();
     let opened = gate.clone();
@@ -73,7 +73,7 @@ async fn clones_that_write_while_the_session_is_being_made_wait_for_it() {
 }
 
 #[tokio::test]
-async fn a_sign_in_keeps_what_a_clone_writes_meanwhile() {
+async fn sign_in_keeps_concurrent_clone_writes() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
@@ -147,7 +147,7 @@ async fn logout_during_a_write_stays_logged_out() {
 }
 
 #[tokio::test]
-async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
+async fn dropped_first_write_leaves_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = Browser::new().visit(&node, async |s| s).await;
@@ -157,7 +157,7 @@ async fn a_first_write_dropped_while_the_store_thinks_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
+async fn dropped_renewal_has_its_id_reread() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = first_write(&node, Theme("dark".into())).await;
@@ -170,7 +170,7 @@ async fn an_id_whose_renewal_was_dropped_half_way_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn a_renewal_that_is_dropped_lets_writes_go_on() {
+async fn dropped_renewal_unblocks_writes() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
     let browser = first_write(&node, Note("one".into())).await;
@@ -184,7 +184,7 @@ async fn a_renewal_that_is_dropped_lets_writes_go_on() {
 
 // A write dropped before the store's reply may have arrived, whatever other writes come to.
 #[tokio::test]
-async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
+async fn dropped_write_is_reread_despite_later_writes() {
     let (gate, app) = gated(CommitKind::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
@@ -205,7 +205,7 @@ async fn a_dropped_write_is_asked_for_although_another_has_ended_since() {
 }
 
 #[tokio::test]
-async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
+async fn finished_write_keeps_doubt_of_dropped_one() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = first_write(&node, Visits(1)).await;
@@ -223,7 +223,7 @@ async fn a_write_that_ends_does_not_clear_the_doubt_of_one_that_was_dropped() {
 }
 
 #[tokio::test]
-async fn a_key_replaced_during_the_load_vouches_for_nothing() {
+async fn key_replaced_during_load_confirms_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let browser = first_write(&first, Theme("dark".into())).await;
@@ -241,7 +241,7 @@ async fn a_key_replaced_during_the_load_vouches_for_nothing() {
 
 // G12: nobody is told that a session is over which the answer of a write would bring back; nor does that take back a use.
 #[tokio::test]
-async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_none() {
+async fn slow_write_counts_as_use_from_start() {
     let gate = SpyStore::new();
     let shared = gate.clone();
     let app = App::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
@@ -261,7 +261,7 @@ async fn a_slow_write_is_use_of_the_session_from_its_beginning_and_takes_back_no
 }
 
 #[tokio::test]
-async fn users_write_during_a_load_leaves_the_browser_behind() {
+async fn user_write_during_load_marks_cookie_outdated() {
     let (app, gate) = (App::new(), SpyStore::new());
     let over_store = || app.start_with(|sessions| sessions.tier(gate.clone()));
     let (first, node) = (over_store(), over_store());

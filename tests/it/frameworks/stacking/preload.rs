@@ -26,7 +26,7 @@ fn slow() -> Scripted {
 }
 
 #[tokio::test]
-async fn a_source_has_the_head_of_its_request_and_none_in_a_job() {
+async fn source_sees_the_head_except_in_jobs() {
     let asked = source("asked", |lookup| {
         let theme = lookup.head().and_then(|head| head.headers.get("x-theme")?.to_str().ok());
         theme.map_or_else(nothing, |theme| TierFuture::ready(Found::value(&Theme(theme.into()))))
@@ -52,7 +52,7 @@ async fn extension(theme: Option<Extension<Theme>>) -> String {
 }
 
 #[tokio::test]
-async fn a_resolved_value_is_in_the_extensions_as_itself() {
+async fn resolved_value_is_in_the_extensions() {
     let app = Router::new().route("/", get(extension).post(darken)).layer(LayeredSessionLayer::new(resolving(false)));
     let mut browser = Browser::new();
     let (_, headers, said) = send(&app, &mut browser, "GET", "/").await;
@@ -62,7 +62,7 @@ async fn a_resolved_value_is_in_the_extensions_as_itself() {
 }
 
 #[tokio::test]
-async fn a_value_that_has_to_be_waited_for_is_there_after_a_preload() {
+async fn preload_waits_for_slow_values() {
     let layer = LayeredSessionLayer::new(resolving(true));
     let app = Router::new().route("/", get(extension).post(darken)).layer(layer.clone().preload());
     let mut browser = Browser::new();
@@ -76,7 +76,7 @@ async fn a_value_that_has_to_be_waited_for_is_there_after_a_preload() {
 }
 
 #[tokio::test]
-async fn a_session_that_would_have_to_be_waited_for_is_none_without_waiting() {
+async fn from_extensions_never_waits() {
     let seen = |sessions: Sessions| {
         let service = service_fn(async |request: Request<()>| {
             Ok::<_, Infallible>(Response::new(Session::from_extensions(request.extensions()).is_some()))

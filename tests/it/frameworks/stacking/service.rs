@@ -53,7 +53,7 @@ impl<'a> Service<Request<Borrowed<'a>>> for Counting<'_> {
 }
 
 #[test]
-fn a_service_that_borrows_fails_and_is_no_clone_is_served_as_it_is() {
+fn borrowing_service_without_clone_is_served() {
     let (calls, touched) = (Cell::new(0), Cell::new(0));
     {
         let mut service = serves(Counting { calls: &calls });
@@ -92,7 +92,7 @@ async fn answer<B>(body: B) -> B {
 }
 
 #[tokio::test]
-async fn bodies_pass_untouched_boxed_empty_streaming_or_none_at_all() {
+async fn bodies_of_any_kind_pass_untouched() {
     assert!(answer(Empty::<Bytes>::new()).await.is_end_stream());
     assert_eq!(answer(Full::<Bytes>::from("whole")).await.size_hint().exact(), Some(5));
     let boxed = Full::<Bytes>::from("boxed").map_err(|never| match never {}).boxed_unsync();
@@ -117,7 +117,7 @@ async fn bodies_pass_untouched_boxed_empty_streaming_or_none_at_all() {
 }
 
 #[tokio::test]
-async fn nothing_of_a_body_is_polled_before_the_head_leaves() {
+async fn body_is_polled_after_the_head_left() {
     let polled = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&polled);
     let frames = stream::poll_fn(move |_| {

@@ -255,7 +255,7 @@ fn config() -> ProptestConfig {
 }
 
 #[test]
-fn a_token_that_is_recognised_gives_what_it_gives_when_it_is_opened() {
+fn recognised_token_answers_as_an_opened_one() {
     proptest!(config(), |(first_hit in any::<bool>(), steps in proptest::collection::vec(step(), 1..50))| {
         let resolution = if first_hit { Resolution::FirstHit } else { Resolution::Newest };
         alike([Twin::Warm, Twin::Opening], resolution, steps)?;
@@ -263,7 +263,7 @@ fn a_token_that_is_recognised_gives_what_it_gives_when_it_is_opened() {
 }
 
 #[test]
-fn a_browser_that_is_alone_gets_from_its_cookie_what_it_gets_from_memory() {
+fn cookie_alone_answers_as_memory_does() {
     proptest!(config(), |(steps in proptest::collection::vec(alone(), 1..50))| {
         alike([Twin::Warm, Twin::Bare], Resolution::Newest, steps)?;
     });
