@@ -102,7 +102,7 @@ async fn theme<B>(request: Request<B>) -> Result<Response<String>, BoxError> {
         session.set(Theme(request.uri().path().trim_start_matches('/').to_owned())).await?;
     }
     let Theme(theme) = session.value();
-    Ok(Response::new(format!("{theme} from {}", session.origin::<Theme>().tier())))
+    Ok(Response::new(format!("{theme} from {}", session.value_source::<Theme>().tier())))
 }
 
 #[tokio::main(flavor = "current_thread")]

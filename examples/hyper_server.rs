@@ -52,7 +52,7 @@ impl SessionValue for Division {
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let sessions = sessions()?;
-    let writeback = SessionWriteback::new(&sessions).allow::<Division>()?.at("/store_session");
+    let writeback = SessionWriteback::new(&sessions).allow::<Division>()?.mount_path("/store_session");
     let app = ServiceBuilder::new()
         .layer(LayeredSessionLayer::new(sessions.clone()))
         .service(service_fn(move |request| route(request, writeback.clone())));
@@ -128,5 +128,5 @@ async fn page(request: &Request<Incoming>) -> Result<(StatusCode, String), BoxEr
         _ => return Ok((StatusCode::NOT_FOUND, "try /division\n".to_owned())),
     }
     let Division(id) = session.value();
-    Ok((StatusCode::OK, format!("{id} from {}\n", session.origin::<Division>().tier())))
+    Ok((StatusCode::OK, format!("{id} from {}\n", session.value_source::<Division>().tier())))
 }

@@ -98,7 +98,7 @@ pub(crate) struct Chain {
     /// Handles that wait for anything: a shutdown tells them.
     pub(crate) hub: Hub,
     pub(crate) stopping: AtomicBool,
-    /// Counts calls of `end_all`: a handle looks its principal up again only after one.
+    /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after one.
     pub(crate) revocations: AtomicU64,
     pub(crate) spared: Spared,
     pub(crate) accepted: Accepted,

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use crate::live::Closed;
+use crate::live::CloseReason;
 
 /// Any error of the application's own.
 pub type BoxError = Box<dyn Error + Send + Sync>;
@@ -165,7 +165,7 @@ pub struct WriteError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteErrorKind {
-    /// The session has ended, was renewed by another handle, or may not begin here ([`Closed`]): HTTP 409.
+    /// The session has ended, was renewed by another handle, or may not begin here ([`CloseReason`]): HTTP 409.
     Closed,
     /// `update` lost against other writers 32 times in a row: HTTP 409, worth a retry.
     Contended,
@@ -190,7 +190,7 @@ impl WriteError {
         Self { kind, message: message.into(), names: Vec::new(), source: None }
     }
 
-    pub(crate) fn closed(reason: Closed) -> Self {
+    pub(crate) fn closed(reason: CloseReason) -> Self {
         Self::new(WriteErrorKind::Closed, reason.sentence())
     }
 

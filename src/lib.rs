@@ -100,7 +100,7 @@ pub use self::{
     chain::{Resolution, life::Lifetime, values::ChangeOrigin},
     error::{BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind},
     id::Principal,
-    live::{Changed, Changes, Closed, Watch},
+    live::{ChangeEvent, Changes, CloseReason, Watch},
     require::{Require, RequireFuture, RequireLayer},
     resolve::{
         future::ResponseFuture,
@@ -109,9 +109,9 @@ pub use self::{
         service::LayeredSession,
     },
     session::{
-        Origin, Session,
+        Session, ValueSource,
         batch::Batch,
-        explain::{Answer, Explanation},
+        explain::{Explanation, TierAnswer},
         relay::RelayToken,
         sign_in::{RenewByPage, SignIn},
     },

@@ -23,7 +23,7 @@ use crate::{
 /// Why a session is over, or a handle of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Closed {
+pub enum CloseReason {
     /// Another handle renewed it: it goes on under an id that this handle does not have.
     Renewed,
     /// It was destroyed: the user signed out.
@@ -43,7 +43,7 @@ pub enum Closed {
     Shutdown,
 }
 
-impl Closed {
+impl CloseReason {
     /// The code with which to close a WebSocket for it (RFC 6455, 7.4.1), beside `to_string()` as the reason: 1001,
     /// going away, at a shutdown, after which a page comes back by itself, and else 1008, policy violation.
     pub const fn close_code(self) -> u16 {
@@ -73,7 +73,7 @@ impl Closed {
     }
 }
 
-impl fmt::Display for Closed {
+impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Renewed => "renewed",
@@ -172,7 +172,7 @@ impl Wait {
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut look: impl FnMut(&Session, Option<Closed>) -> Said<T>,
+        mut look: impl FnMut(&Session, Option<CloseReason>) -> Said<T>,
     ) -> Poll<T> {
         loop {
             let rung = self.bell.poll(cx).is_ready();
@@ -180,7 +180,7 @@ impl Wait {
                 return Poll::Pending;
             }
             let ended = self.session.core().own_ends() != self.own_ends;
-            let said = look(&self.session, ended.then_some(Closed::Destroyed));
+            let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
                 Said::Some(said) => {
                     self.quiet = false;
@@ -199,9 +199,9 @@ impl Wait {
 }
 
 /// Why it is over for who waits on a session.
-pub(crate) fn closed(session: &Session) -> Option<Closed> {
+pub(crate) fn closed(session: &Session) -> Option<CloseReason> {
     let core = session.core();
-    core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(Closed::Shutdown))
+    core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(CloseReason::Shutdown))
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
@@ -298,7 +298,7 @@ impl<V> fmt::Debug for Watch<V> {
 /// What happened to a session or its principal's values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Changed {
+pub enum ChangeEvent {
     /// A value was written.
     #[non_exhaustive]
     Set {
@@ -337,16 +337,16 @@ pub enum Changed {
     /// There were more changes than were told one by one; the state told is the newest.
     CaughtUp,
     /// The session is over. The stream ends.
-    Closed(Closed),
+    Closed(CloseReason),
 }
 
 /// A stream of everything that happens to the values of a session and of its principal.
 ///
 /// It begins with changes after its creation. It keeps one version per value, so that a slow reader never costs memory:
-/// several writes of one value between two looks are told as one, and then [`Changed::CaughtUp`] is said.
+/// several writes of one value between two looks are told as one, and then [`ChangeEvent::CaughtUp`] is said.
 ///
 /// ```
-/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, Changed, Closed};
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, ChangeEvent, CloseReason};
 /// # use serde::{Deserialize, Serialize};
 /// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
 /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -361,11 +361,11 @@ pub enum Changed {
 /// # let session = Session::load(request.extensions()).await?;
 /// let mut changes = session.changes();
 /// session.set(Theme("dark".into())).await?;
-/// assert!(matches!(changes.next().await, Some(Changed::Set { name: "theme", .. })));
+/// assert!(matches!(changes.next().await, Some(ChangeEvent::Set { name: "theme", .. })));
 /// session.remove::<Theme>().await?;
-/// assert!(matches!(changes.next().await, Some(Changed::Removed { name: "theme", .. })));
+/// assert!(matches!(changes.next().await, Some(ChangeEvent::Removed { name: "theme", .. })));
 /// session.destroy().await?;
-/// assert_eq!(changes.next().await, Some(Changed::Closed(Closed::Destroyed)));
+/// assert_eq!(changes.next().await, Some(ChangeEvent::Closed(CloseReason::Destroyed)));
 /// assert_eq!(changes.next().await, None);
 /// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
 /// # service.oneshot(Request::new(())).await?;
@@ -374,7 +374,7 @@ pub enum Changed {
 pub struct Changes {
     wait: Wait,
     seen: Survey,
-    queue: std::collections::VecDeque<Changed>,
+    queue: std::collections::VecDeque<ChangeEvent>,
     over: bool,
 }
 
@@ -412,12 +412,12 @@ impl Changes {
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
-    /// The next change; `None` after [`Changed::Closed`].
+    /// The next change; `None` after [`ChangeEvent::Closed`].
     ///
     /// # Cancel safety
     ///
     /// A dropped `next` has taken no change: the next call returns it.
-    pub async fn next(&mut self) -> Option<Changed> {
+    pub async fn next(&mut self) -> Option<ChangeEvent> {
         std::future::poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
     }
 }
@@ -430,7 +430,7 @@ impl Survey {
     }
 
     /// What to tell somebody who saw `self`, if this is how it is now.
-    pub(crate) fn tell(&self, now: &Self, session: &Session) -> Vec<Changed> {
+    pub(crate) fn tell(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
         let schema = &session.core().chain.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
@@ -438,11 +438,11 @@ impl Survey {
         let stays = |owner: &Owner| now.owners.iter().any(|other| other.key == owner.key);
         let renewed = !self.owners.iter().all(stays);
         if renewed {
-            told.push(Changed::Renewed);
+            told.push(ChangeEvent::Renewed);
         }
         let mut pairs = self.owners.iter().zip(&now.owners).filter(|_| same);
         if let Some((_, after)) = pairs.find(|(before, after)| before.cleared != after.cleared) {
-            told.push(Changed::Cleared { version: after.cleared });
+            told.push(ChangeEvent::Cleared { version: after.cleared });
         }
         let before: &[Seen] = if renewed { &[] } else { &self.values };
         let find = |values: &[Seen], number| values.iter().find(|seen| seen.number == number).copied();
@@ -452,25 +452,25 @@ impl Survey {
             match find(before, number) {
                 Some(seen) if seen == after => {}
                 None if !is_value => {}
-                _ if is_value => told.push(Changed::Set { name, version, origin }),
-                _ => told.push(Changed::Removed { name, version, origin }),
+                _ if is_value => told.push(ChangeEvent::Set { name, version, origin }),
+                _ => told.push(ChangeEvent::Removed { name, version, origin }),
             }
         }
         for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.number).is_none()) {
-            told.push(Changed::Expired { name: schema.at(seen.number).name });
+            told.push(ChangeEvent::Expired { name: schema.at(seen.number).name });
         }
         let steps = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
         if same && steps(now) > steps(self) + 1 && !told.is_empty() {
-            told.push(Changed::CaughtUp);
+            told.push(ChangeEvent::CaughtUp);
         }
         told
     }
 }
 
 impl Stream for Changes {
-    type Item = Changed;
+    type Item = ChangeEvent;
 
-    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Changed>> {
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<ChangeEvent>> {
         let Self { wait, seen, queue, over } = self.get_mut();
         if *over {
             return Poll::Ready(None);
@@ -479,7 +479,7 @@ impl Stream for Changes {
             if let Some(reason) = ended.or_else(|| closed(session)) {
                 queue.clear();
                 *over = true;
-                return Said::Some(Some(Changed::Closed(reason)));
+                return Said::Some(Some(ChangeEvent::Closed(reason)));
             }
             let chain = &session.core().chain;
             let now = chain.now();
@@ -513,9 +513,9 @@ impl Closing {
 }
 
 impl Future for Closing {
-    type Output = Closed;
+    type Output = CloseReason;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Closed> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.get_mut().0.poll(cx, |session, ended| {
             let now = session.core().chain.now();
             ended.or_else(|| closed(session)).map_or_else(|| Said::Nothing(ends(session, [], now)), Said::Some)

@@ -10,9 +10,9 @@ use crate::{
     chain::{Identity, outside::note_missing_layer},
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
-    live::{Changes, Closed, Closing, Watch},
+    live::{Changes, CloseReason, Closing, Watch},
     tier::{
-        Change,
+        Mutation,
         memory::record::{Extent, Kind},
     },
     value::{self, Json, Number, SessionValue},
@@ -74,7 +74,7 @@ use self::{
 /// assert!(session.is_new());
 /// session.update::<Visits>(|visits| visits.0 += 1).await?;
 /// assert_eq!(session.value::<Visits>(), Visits(1));
-/// assert_eq!(session.origin::<Visits>().tier(), "memory");
+/// assert_eq!(session.value_source::<Visits>().tier(), "memory");
 ///
 /// session.remove::<Visits>().await?;
 /// assert_eq!(session.get::<Visits>(), None);
@@ -155,8 +155,8 @@ impl Session {
     }
 
     /// Which tier answers for `V`.
-    pub fn origin<V: SessionValue>(&self) -> Origin {
-        Origin { tier: self.resolve::<V>().map_or(read::STAND_IN, |(_, tier)| tier) }
+    pub fn value_source<V: SessionValue>(&self) -> ValueSource {
+        ValueSource { tier: self.resolve::<V>().map_or(read::STAND_IN, |(_, tier)| tier) }
     }
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
@@ -232,7 +232,7 @@ impl Session {
     /// decode again, `TooLarge` for one that the browser
     /// could not hold beside the room that is kept for a sign-in, `Closed` once the
     /// [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or where none may
-    /// begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
+    /// begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
     /// where it found the write outdated 32 times in a row.
     ///
@@ -332,7 +332,7 @@ impl Session {
     }
 
     /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
-    /// session and none may begin ([`Closed::CrossSite`], [`Closed::Ambiguous`]). It keeps a handle of its own, so it can go
+    /// session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). It keeps a handle of its own, so it can go
     /// into a stream or a task.
     ///
     /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
@@ -341,7 +341,7 @@ impl Session {
     /// # Cancel safety
     ///
     /// A dropped `closed()` leaves nothing behind, and the next one resolves with the same reason.
-    pub fn closed(&self) -> impl Future<Output = Closed> + Send + Sync + use<> {
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + Sync + use<> {
         Closing::new(self.clone())
     }
 
@@ -372,16 +372,16 @@ impl Session {
     }
 
     /// What writing a value comes to.
-    pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Change, WriteError> {
+    pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
         let number = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_error(V::NAME))?;
-        Ok(Change { number, name: V::NAME, json: Some(json), version: None, replaces: None })
+        Ok(Mutation { number, name: V::NAME, json: Some(json), version: None, replaces: None })
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
             let name = self.core().chain.schema.at(number).name;
-            Change { number, name, json: Some(json), version: None, replaces: None }
+            Mutation { number, name, json: Some(json), version: None, replaces: None }
         };
         self.core().commit_of_owners(values.into_iter().map(change)).await
     }
@@ -405,11 +405,11 @@ impl fmt::Debug for Session {
 
 /// Which tier answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Origin {
+pub struct ValueSource {
     tier: &'static str,
 }
 
-impl Origin {
+impl ValueSource {
     /// `memory`, `cookie`, `default` (also where `V::default()` stands in), or the name of a tier of one's own.
     pub const fn tier(&self) -> &'static str {
         self.tier

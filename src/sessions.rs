@@ -49,7 +49,7 @@ pub(crate) mod builder;
 ///     .build()?;
 ///
 /// // A job gives a user points; open pages of the user show them at once.
-/// let ada = sessions.of(Principal::new("ada")).await?;
+/// let ada = sessions.for_principal(Principal::new("ada")).await?;
 /// ada.update::<Points>(|points| points.0 += 10).await?;
 /// assert_eq!(ada.value::<Points>(), Points(10));
 /// assert_eq!(sessions.stats().records, 1);
@@ -104,7 +104,7 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// A dropped call has changed nothing.
-    pub async fn of(&self, principal: Principal) -> Result<Session, TierError> {
+    pub async fn for_principal(&self, principal: Principal) -> Result<Session, TierError> {
         Session::job(&self.chain, principal).await
     }
 
@@ -129,8 +129,8 @@ impl Sessions {
     /// # Cancel safety
     ///
     /// A dropped call has ended all of the sessions or none: it waits only before the end, for a shared store's answer.
-    pub async fn end_all(&self, principal: Principal) -> Result<(), WriteError> {
-        let session = self.of(principal).await?;
+    pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
+        let session = self.for_principal(principal).await?;
         session.core().check_ends_kept()?;
         if let Some(signed) = session.core().signed(self.chain.now()) {
             session.core().revoke(&signed);
@@ -138,7 +138,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Ends every `closed()`, watch and stream with [`Closed::Shutdown`](crate::Closed::Shutdown), so that sockets
+    /// Ends every `closed()`, watch and stream with [`CloseReason::Shutdown`](crate::CloseReason::Shutdown), so that sockets
     /// don't hold a graceful stop up. Sessions live on, and requests that are still on their way are served.
     pub fn shutdown(&self) {
         self.chain.stopping.store(true, Ordering::Release);
@@ -189,8 +189,8 @@ impl Sessions {
             hits: memory.map_or(0, crate::tier::memory::Memory::hits),
             misses: memory.map_or(0, crate::tier::memory::Memory::misses),
             expired: count(|memory| &memory.expired),
-            evicted_saved: count(|memory| &memory.evicted_saved),
-            evicted_unsaved: count(|memory| &memory.evicted_unsaved),
+            evicted_clean: count(|memory| &memory.evicted_clean),
+            evicted_dirty: count(|memory| &memory.evicted_dirty),
             revocations_lost: count(|memory| &memory.revocations_lost),
             capped_cookies: read(&self.chain.counters.capped_cookies),
             skewed_tokens: read(&self.chain.counters.skewed_tokens),
@@ -261,9 +261,9 @@ pub struct Stats {
     /// Records dropped because they were over.
     pub expired: u64,
     /// Evicted records that a browser or the shared store holds whole, or both together.
-    pub evicted_saved: u64,
+    pub evicted_clean: u64,
     /// Evicted records with something that nobody else had.
-    pub evicted_unsaved: u64,
+    pub evicted_dirty: u64,
     /// Tombstones dropped at their cap, and evicted records of users whose sessions were all ended: their cookies could
     /// still open, and do now on this node. Each is traced as an error, a minute's in one line.
     pub revocations_lost: u64,

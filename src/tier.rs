@@ -2,7 +2,7 @@
 //!
 //! [`MemoryTier`](crate::MemoryTier), [`CookieTier`](crate::CookieTier) and [`DefaultTier`](crate::DefaultTier) come with
 //! this crate. [`Tier`] is for everything else: a read-only source, such as a tenant's defaults in a database, or a shared
-//! store. A source needs [`Lookup`] and [`Found`] alone; [`Commit`], [`Change`] and [`Committed`] are for stores.
+//! store. A source needs [`Lookup`] and [`Found`] alone; [`Commit`], [`Mutation`] and [`Committed`] are for stores.
 
 use std::{
     fmt,
@@ -79,7 +79,7 @@ pub(crate) mod memory;
 /// # Ok(()) }
 /// ```
 pub trait Tier: fmt::Debug + Send + Sync + 'static {
-    /// What it is called in traces and in `Session::origin`.
+    /// What it is called in traces and in `Session::value_source`.
     fn name(&self) -> &'static str;
 
     /// Whether it only answers, or stores.
@@ -120,11 +120,11 @@ pub enum Role {
 ///
 /// A dropped `TierFuture` drops the future of the tier's own, which the tier must be ready for: see the
 /// [contract](Tier#contract).
-pub struct TierFuture<'a, T>(Answer<'a, T>);
+pub struct TierFuture<'a, T>(FutureState<'a, T>);
 
 type Later<'a, T> = Pin<Box<dyn Future<Output = Result<T, BoxError>> + Send + 'a>>;
 
-enum Answer<'a, T> {
+enum FutureState<'a, T> {
     Now(Option<Result<T, BoxError>>),
     Later(Later<'a, T>),
 }
@@ -132,12 +132,12 @@ enum Answer<'a, T> {
 impl<'a, T> TierFuture<'a, T> {
     /// An answer that is there already. Nothing is boxed.
     pub const fn ready(answer: Result<T, BoxError>) -> Self {
-        Self(Answer::Now(Some(answer)))
+        Self(FutureState::Now(Some(answer)))
     }
 
     /// An answer that has to be waited for.
     pub fn boxed(future: impl Future<Output = Result<T, BoxError>> + Send + 'a) -> Self {
-        Self(Answer::Later(Box::pin(future)))
+        Self(FutureState::Later(Box::pin(future)))
     }
 }
 
@@ -146,15 +146,15 @@ impl<T: Unpin> Future for TierFuture<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            Answer::Now(answer) => answer.take().map_or(Poll::Pending, Poll::Ready),
-            Answer::Later(future) => future.as_mut().poll(cx),
+            FutureState::Now(answer) => answer.take().map_or(Poll::Pending, Poll::Ready),
+            FutureState::Later(future) => future.as_mut().poll(cx),
         }
     }
 }
 
 impl<T> fmt::Debug for TierFuture<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TierFuture").field("boxed", &matches!(self.0, Answer::Later(_))).finish()
+        f.debug_struct("TierFuture").field("boxed", &matches!(self.0, FutureState::Later(_))).finish()
     }
 }
 
@@ -329,7 +329,7 @@ impl fmt::Debug for Found {
 pub struct Commit<'a> {
     owner: OwnerId,
     kind: CommitKind,
-    changes: &'a [Change],
+    changes: &'a [Mutation],
     expires: SystemTime,
 }
 
@@ -348,7 +348,7 @@ pub enum CommitKind {
 }
 
 impl<'a> Commit<'a> {
-    pub(crate) const fn new(owner: OwnerId, kind: CommitKind, changes: &'a [Change], expires: SystemTime) -> Self {
+    pub(crate) const fn new(owner: OwnerId, kind: CommitKind, changes: &'a [Mutation], expires: SystemTime) -> Self {
         Self { owner, kind, changes, expires }
     }
 
@@ -363,7 +363,7 @@ impl<'a> Commit<'a> {
     }
 
     /// The changes, none for an end.
-    pub const fn changes(&self) -> &'a [Change] {
+    pub const fn changes(&self) -> &'a [Mutation] {
         self.changes
     }
 
@@ -376,7 +376,7 @@ impl<'a> Commit<'a> {
 
 /// One value set or removed.
 #[derive(Clone)]
-pub struct Change {
+pub struct Mutation {
     pub(crate) number: value::Number,
     pub(crate) name: &'static str,
     pub(crate) json: Option<Json>,
@@ -384,7 +384,7 @@ pub struct Change {
     pub(crate) replaces: Option<Version>,
 }
 
-impl Change {
+impl Mutation {
     /// The value's wire name.
     pub const fn name(&self) -> &'static str {
         self.name
@@ -408,7 +408,7 @@ impl Change {
 }
 
 /// The name and the versions; the value is the application's.
-impl fmt::Debug for Change {
+impl fmt::Debug for Mutation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Change")
             .field("name", &self.name)

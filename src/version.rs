@@ -133,7 +133,7 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 /// - Versions order writes across all steps on one node. Between nodes, a write on a node whose clock is ahead wins against
 ///   later writes on a node that has not seen it, for as long as the clocks differ. A version from further ahead than
 ///   `max_skew` counts as written when its token was sealed.
-/// - [`end_all`](crate::Sessions::end_all) compares moments of different nodes too, and says what follows.
+/// - [`end_all_sessions`](crate::Sessions::end_all_sessions) compares moments of different nodes too, and says what follows.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Returns the wall clock's time. Some milliseconds late is in time: a clock that costs little serves better than an
     /// exact clock, since each read of a session takes the time twice.

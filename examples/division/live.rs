@@ -80,7 +80,7 @@ impl Status {
     pub(crate) fn of(session: &Session) -> Self {
         Self {
             division: session.value(),
-            tier: session.origin::<Division>().tier(),
+            tier: session.value_source::<Division>().tier(),
             user: session.get::<CurrentUser>().map(|user| user.name),
             session: session.created_at().is_some(),
         }

@@ -28,7 +28,7 @@ pub(crate) async fn costs(session: Session) -> impl IntoResponse {
 
 fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
     let user = session.get::<CurrentUser>().map(|user| user.name);
-    render(view, session.value(), user.as_deref(), session.origin::<Division>().tier())
+    render(view, session.value(), user.as_deref(), session.value_source::<Division>().tier())
 }
 
 /// The page of whoever is signed in, and of the division that they look at, which a tier answered for.

@@ -53,7 +53,7 @@ pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
     farewell(&session, Flash::SignedOut).await
 }
 
-/// Signs the user out in all browsers. Without a request of the user, as after a reset of the password, `Sessions::end_all`
+/// Signs the user out in all browsers. Without a request of the user, as after a reset of the password, `Sessions::end_all_sessions`
 /// does the same.
 pub(crate) async fn logout_everywhere(session: Session) -> Result<Redirect, WriteError> {
     session.end_all_sessions().await?;

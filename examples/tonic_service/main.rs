@@ -84,7 +84,7 @@ impl Divisions for Service {
 
 fn reply(session: &Session) -> DivisionReply {
     let Division(id) = session.value();
-    DivisionReply { id, tier: session.origin::<Division>().tier().to_owned() }
+    DivisionReply { id, tier: session.value_source::<Division>().tier().to_owned() }
 }
 
 #[tokio::main]

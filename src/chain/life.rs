@@ -6,7 +6,7 @@ use super::time::Time;
 use crate::{
     error::{BuildError, BuildErrorKind},
     id::{PrincipalTag, SessionId},
-    live::Closed,
+    live::CloseReason,
     tier::{cookie::MAX_AGE, memory::record::RecordKey},
     version::{Millis, Version},
 };
@@ -87,7 +87,7 @@ struct Special {
 pub(crate) struct Told<T = Millis> {
     /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
     pub(crate) created: T,
-    /// When this id was minted: what `end_all` compares with.
+    /// When this id was minted: what `end_all_sessions` compares with.
     pub(crate) birth: Version,
     pub(crate) absolute_deadline: T,
     pub(crate) idle: Duration,
@@ -264,7 +264,7 @@ pub(crate) struct Predecessor {
 /// How a record ended.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
-    pub(crate) reason: Closed,
+    pub(crate) reason: CloseReason,
     pub(crate) at: Millis,
     /// The last moment at which something sealed for this id could still open.
     pub(crate) until: Millis,
@@ -292,7 +292,7 @@ impl End {
 
     /// Whether the session was destroyed, rather than renewed on another node.
     pub(crate) fn is_sign_out(&self) -> bool {
-        self.reason == Closed::Destroyed && !matches!(self.sequel, Sequel::Untold)
+        self.reason == CloseReason::Destroyed && !matches!(self.sequel, Sequel::Untold)
     }
 }
 

@@ -58,9 +58,9 @@ impl std::fmt::Debug for Kept {
 #[non_exhaustive]
 pub enum ChangeOrigin {
     /// Written here, by the application or an allowed POST: exactly one node says so of a write.
-    Fresh,
+    Local,
     /// Written elsewhere, or here before a restart, and brought by a cookie, a relay token or the shared store.
-    Carried,
+    Remote,
 }
 
 /// All values of one owner.
@@ -92,7 +92,7 @@ impl Slot {
     /// Whether this build can read a copy that meets here, if no verdict is needed for that: what was written on this node
     /// it can. So nobody waits for a verdict on what is written again and again.
     fn can_read(&self, kept: &Kept, judge: &Judge<'_>) -> Result<bool, (Number, Json)> {
-        let ours = self.origin == ChangeOrigin::Fresh && std::ptr::eq(&self.kept, kept);
+        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.kept, kept);
         if ours { Ok(true) } else { judge.can_read(self.number, kept) }
     }
 }
@@ -168,7 +168,7 @@ impl Values {
 
     /// How a declared value came here, whatever it is now.
     pub(crate) fn origin(&self, number: Number) -> ChangeOrigin {
-        self.slot(number).map_or(ChangeOrigin::Carried, |slot| slot.origin)
+        self.slot(number).map_or(ChangeOrigin::Remote, |slot| slot.origin)
     }
 
     /// Which of its record's changes brought what stands there.
@@ -179,7 +179,7 @@ impl Values {
     /// Notes that this node wrote what stands there, though its version came from a store.
     pub(crate) fn own(&mut self, number: Number) {
         if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
-            slot.origin = ChangeOrigin::Fresh;
+            slot.origin = ChangeOrigin::Local;
         }
     }
 
@@ -237,7 +237,7 @@ impl Values {
         if let Some(rest) = &mut self.rest {
             rest.opaque.retain(|(opaque, _)| **opaque != *name);
         }
-        let slot = Slot { number, origin: ChangeOrigin::Fresh, change, kept };
+        let slot = Slot { number, origin: ChangeOrigin::Local, change, kept };
         match self.position(number) {
             Ok(at) => {
                 if let Some(place) = self.slots.at(at) {
@@ -278,7 +278,7 @@ impl Values {
     pub(crate) fn join(&mut self, number: Number, kept: Kept, change: u32, judge: &Judge<'_>) -> bool {
         let at = match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Carried, change, kept });
+                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Remote, change, kept });
                 return true;
             }
             Ok(at) => at,
@@ -291,12 +291,12 @@ impl Values {
         match meeting {
             Meeting::Stays => false,
             Meeting::Yields => {
-                *slot = Slot { number, origin: ChangeOrigin::Carried, change, kept };
+                *slot = Slot { number, origin: ChangeOrigin::Remote, change, kept };
                 true
             }
             Meeting::Accompanied => self.join_opaque(name, kept),
             Meeting::Accompanies => {
-                let newer = std::mem::replace(slot, Slot { number, origin: ChangeOrigin::Carried, change, kept });
+                let newer = std::mem::replace(slot, Slot { number, origin: ChangeOrigin::Remote, change, kept });
                 self.join_opaque(name, newer.kept);
                 true
             }

@@ -11,7 +11,7 @@ use serde_json::json;
 use super::report::Report;
 use crate::{
     chain::values::ChangeOrigin,
-    live::{Changed, Said, Survey, Wait, closed, ends},
+    live::{ChangeEvent, Said, Survey, Wait, closed, ends},
     session::Session,
     version::{Clock, Sleep, Version},
     writeback::stream::{BEAT, Teller, Told, event},
@@ -100,22 +100,22 @@ impl Teller for Reports {
     }
 }
 
-fn change(changed: &Changed) -> serde_json::Value {
+fn change(changed: &ChangeEvent) -> serde_json::Value {
     let of = |kind: &str, name: &str, version: &Version, origin: &ChangeOrigin| {
         let origin = match origin {
-            ChangeOrigin::Fresh => "fresh",
-            ChangeOrigin::Carried => "carried",
+            ChangeOrigin::Local => "fresh",
+            ChangeOrigin::Remote => "carried",
         };
         json!({ "kind": kind, "name": name, "version": version.to_string(), "origin": origin })
     };
     match changed {
-        Changed::Set { name, version, origin } => of("set", name, version, origin),
-        Changed::Removed { name, version, origin } => of("removed", name, version, origin),
-        Changed::Expired { name } => json!({ "kind": "expired", "name": name }),
-        Changed::Cleared { version } => json!({ "kind": "cleared", "version": version.to_string() }),
-        Changed::Renewed => json!({ "kind": "renewed" }),
-        Changed::CaughtUp => json!({ "kind": "caught_up" }),
-        Changed::Closed(reason) => json!({ "kind": "closed", "reason": reason.to_string() }),
+        ChangeEvent::Set { name, version, origin } => of("set", name, version, origin),
+        ChangeEvent::Removed { name, version, origin } => of("removed", name, version, origin),
+        ChangeEvent::Expired { name } => json!({ "kind": "expired", "name": name }),
+        ChangeEvent::Cleared { version } => json!({ "kind": "cleared", "version": version.to_string() }),
+        ChangeEvent::Renewed => json!({ "kind": "renewed" }),
+        ChangeEvent::CaughtUp => json!({ "kind": "caught_up" }),
+        ChangeEvent::Closed(reason) => json!({ "kind": "closed", "reason": reason.to_string() }),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::{
         Look, Session,
         browser::Measured,
         core::Core,
-        explain::{Answer, explain},
+        explain::{TierAnswer, explain},
     },
     tier::memory::record::{JsonRoom, Kind},
     value::{Declared, Flaw, Json, Number, Placement, Scope},
@@ -255,14 +255,14 @@ struct Facts {
 
 /// Each tier's answer with its reason, in the chain's order. This is the one place that words them.
 fn rows(
-    answers: &[(&'static str, Answer)],
+    answers: &[(&'static str, TierAnswer)],
     winner: Option<&'static str>,
     placement: Placement,
     facts: Facts,
 ) -> Vec<Row> {
     let is_stored = |tier: &str| matches!(tier, MEMORY | COOKIE);
     // Memory and cookie are joined when a request comes: of what they have together one is the source.
-    let source = answers.iter().copied().find(|(tier, answer)| is_stored(tier) && *answer != Answer::Nothing);
+    let source = answers.iter().copied().find(|(tier, answer)| is_stored(tier) && *answer != TierAnswer::Nothing);
     let mut rows = Vec::new();
     for &(tier, answer) in answers {
         let is_source = source.is_some_and(|(source, _)| source == tier);
@@ -270,12 +270,12 @@ fn rows(
             (MEMORY | COOKIE, _) if is_source => (answer, held(answer)),
             (MEMORY | COOKIE, _) => beside(tier, answer, source.map(|(_, answer)| answer), placement, facts),
             (_, _) if winner == Some(tier) => (answer, "answers, since no stored tier does".to_owned()),
-            (_, Answer::NotValid) => (answer, "passed over: its answer is not valid".to_owned()),
-            (DEFAULT, Answer::Nothing) if winner.is_none() => {
+            (_, TierAnswer::NotValid) => (answer, "passed over: its answer is not valid".to_owned()),
+            (DEFAULT, TierAnswer::Nothing) if winner.is_none() => {
                 (answer, "has no rule for it: the type's own default stands in, if it has one".to_owned())
             }
-            (DEFAULT, Answer::Nothing) => (answer, "has no rule for it".to_owned()),
-            (_, Answer::Nothing) => (answer, "has no answer for it".to_owned()),
+            (DEFAULT, TierAnswer::Nothing) => (answer, "has no rule for it".to_owned()),
+            (_, TierAnswer::Nothing) => (answer, "has no answer for it".to_owned()),
             (_, _) => match winner {
                 Some(winner) if !is_stored(winner) => (answer, format!("not asked: {winner} comes first")),
                 _ => (answer, "not asked: a stored tier answers".to_owned()),
@@ -291,29 +291,35 @@ fn rows(
     }
     if winner.is_none() && rows.iter().all(|row| row.tier != DEFAULT) {
         let why = "no tier answers: the type's own default stands in, if it has one".to_owned();
-        rows.push(Row::new(DEFAULT, Answer::Nothing, why));
+        rows.push(Row::new(DEFAULT, TierAnswer::Nothing, why));
     }
     rows
 }
 
 /// Of the tier whose copy it is.
-fn held(answer: Answer) -> String {
+fn held(answer: TierAnswer) -> String {
     match answer {
-        Answer::Removed(_) => "removed here: no stored tier answers",
-        Answer::NotValid => "passed over: its copy is not valid",
-        Answer::Value(_) | Answer::Nothing => "answers",
+        TierAnswer::Removed(_) => "removed here: no stored tier answers",
+        TierAnswer::NotValid => "passed over: its copy is not valid",
+        TierAnswer::Value(_) | TierAnswer::Nothing => "answers",
     }
     .to_owned()
 }
 
 /// Of the other of the two.
-fn beside(tier: &str, answer: Answer, source: Option<Answer>, placement: Placement, facts: Facts) -> (Answer, String) {
+fn beside(
+    tier: &str,
+    answer: TierAnswer,
+    source: Option<TierAnswer>,
+    placement: Placement,
+    facts: Facts,
+) -> (TierAnswer, String) {
     let (answer, why) = match (tier, placement, source) {
         (COOKIE, Placement::Server | Placement::Volatile, _) => (answer, "never has it: it is placed on servers only"),
         (_, _, None) if !facts.has_session => (answer, "has no copy: there is no session yet"),
         (_, _, None) => (answer, "has no copy"),
-        (COOKIE, _, Some(_)) if answer != Answer::Nothing => (answer, "newer, but memory comes first"),
-        (COOKIE, _, Some(source @ Answer::Removed(_))) if facts.in_step => (source, "knows of the removal too"),
+        (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "newer, but memory comes first"),
+        (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "knows of the removal too"),
         (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),
         (COOKIE, _, Some(_)) => (answer, "has nothing newer: the next response brings it up to date"),
         (_, _, Some(_)) => (answer, "had nothing newer: it has taken over the cookie's copy"),
@@ -322,12 +328,12 @@ fn beside(tier: &str, answer: Answer, source: Option<Answer>, placement: Placeme
 }
 
 impl Row {
-    fn new(tier: &'static str, answer: Answer, why: String) -> Self {
+    fn new(tier: &'static str, answer: TierAnswer, why: String) -> Self {
         let (answer, version) = match answer {
-            Answer::Value(version) => ("value", version),
-            Answer::NotValid => ("not_valid", None),
-            Answer::Removed(version) => ("removed", Some(version)),
-            Answer::Nothing => ("nothing", None),
+            TierAnswer::Value(version) => ("value", version),
+            TierAnswer::NotValid => ("not_valid", None),
+            TierAnswer::Removed(version) => ("removed", Some(version)),
+            TierAnswer::Nothing => ("nothing", None),
         };
         Self { tier, answer, version, why }
     }
@@ -342,7 +348,7 @@ mod tests {
     const NEW: Version = Version::from_u64(2 << 16);
 
     /// Each tier's answer, version and reason, as text.
-    fn said(answers: &[(&'static str, Answer)], winner: Option<&'static str>, facts: Facts) -> Vec<String> {
+    fn said(answers: &[(&'static str, TierAnswer)], winner: Option<&'static str>, facts: Facts) -> Vec<String> {
         let rows = rows(answers, winner, Placement::Everywhere, facts);
         let text = |Row { tier, answer, version, why }| match version {
             Some(version) => format!("{tier}: {answer} {version}: {why}"),
@@ -353,7 +359,7 @@ mod tests {
 
     #[test]
     fn of_memory_and_cookie_one_is_the_source() {
-        let (value, nothing) = (Answer::Value(Some(NEW)), Answer::Nothing);
+        let (value, nothing) = (TierAnswer::Value(Some(NEW)), TierAnswer::Nothing);
         assert_eq!(
             said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), FACTS),
             ["memory: value 2.0: answers", "cookie: value 2.0: has the same copy"]
@@ -370,7 +376,7 @@ mod tests {
             said(&[(MEMORY, nothing), (COOKIE, value)], Some(COOKIE), FACTS),
             ["memory: nothing: had nothing newer: it has taken over the cookie's copy", "cookie: value 2.0: answers"]
         );
-        let older = Answer::Value(Some(OLD));
+        let older = TierAnswer::Value(Some(OLD));
         assert_eq!(
             said(&[(MEMORY, older), (COOKIE, value)], Some(MEMORY), behind),
             ["memory: value 1.0: answers", "cookie: value 2.0: newer, but memory comes first"]
@@ -379,8 +385,8 @@ mod tests {
 
     #[test]
     fn what_no_stored_tier_answers_a_computed_one_does() {
-        let (value, nothing) = (Answer::Value(None), Answer::Nothing);
-        let removed = [(MEMORY, Answer::Removed(NEW)), (COOKIE, nothing), ("tenant", value), (DEFAULT, value)];
+        let (value, nothing) = (TierAnswer::Value(None), TierAnswer::Nothing);
+        let removed = [(MEMORY, TierAnswer::Removed(NEW)), (COOKIE, nothing), ("tenant", value), (DEFAULT, value)];
         assert_eq!(
             said(&removed, Some("tenant"), FACTS),
             [
@@ -390,7 +396,8 @@ mod tests {
                 "default: value: not asked: tenant comes first"
             ]
         );
-        let invalid = [(MEMORY, Answer::NotValid), (COOKIE, nothing), ("tenant", Answer::NotValid), (DEFAULT, value)];
+        let invalid =
+            [(MEMORY, TierAnswer::NotValid), (COOKIE, nothing), ("tenant", TierAnswer::NotValid), (DEFAULT, value)];
         assert_eq!(
             said(&invalid, Some(DEFAULT), FACTS),
             [
@@ -400,7 +407,7 @@ mod tests {
                 "default: value: answers, since no stored tier does"
             ]
         );
-        let stored = [(MEMORY, Answer::Value(Some(NEW))), (COOKIE, nothing), ("tenant", nothing), (DEFAULT, value)];
+        let stored = [(MEMORY, TierAnswer::Value(Some(NEW))), (COOKIE, nothing), ("tenant", nothing), (DEFAULT, value)];
         assert_eq!(
             said(&stored, Some(MEMORY), FACTS)[2..],
             ["tenant: nothing: has no answer for it", "default: value: not asked: a stored tier answers"]
@@ -409,7 +416,7 @@ mod tests {
 
     #[test]
     fn where_nothing_answers_the_type_itself_does() {
-        let nothing = [(MEMORY, Answer::Nothing), (COOKIE, Answer::Nothing)];
+        let nothing = [(MEMORY, TierAnswer::Nothing), (COOKIE, TierAnswer::Nothing)];
         let visitor = Facts { has_session: false, in_step: false, ..FACTS };
         let own = "the type's own default stands in, if it has one";
         assert_eq!(
@@ -420,7 +427,7 @@ mod tests {
                 format!("default: nothing: no tier answers: {own}")
             ]
         );
-        let without = [nothing[0], nothing[1], (DEFAULT, Answer::Nothing)];
+        let without = [nothing[0], nothing[1], (DEFAULT, TierAnswer::Nothing)];
         assert_eq!(
             said(&without, None, FACTS)[1..],
             ["cookie: nothing: has no copy".to_owned(), format!("default: nothing: has no rule for it: {own}")]
@@ -430,7 +437,7 @@ mod tests {
     #[test]
     fn what_a_browser_never_carries_is_not_looked_for_there() {
         let facts = Facts { store: Some("redis"), ..FACTS };
-        let answers = [(MEMORY, Answer::Value(Some(NEW))), (COOKIE, Answer::Nothing)];
+        let answers = [(MEMORY, TierAnswer::Value(Some(NEW))), (COOKIE, TierAnswer::Nothing)];
         let rows = rows(&answers, Some(MEMORY), Placement::Server, facts);
         let said: Vec<_> = rows.iter().map(|row| (row.tier, row.answer, row.why.as_str())).collect();
         assert_eq!(

@@ -42,7 +42,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// of another user, and never an id, a token or a key; nothing can be changed through it.
 ///
 /// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`at`](Self::at) where nothing does. The
+/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`at`](Self::mount_path) where nothing does. The
 /// page is the same with and without a slash at the end.
 ///
 /// ```
@@ -85,7 +85,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// | event | data |
 /// |---|---|
 /// | `report` | first, and whenever it has changed: `now`, `heartbeat`, `session`, `token`, `values`, `undeclared`, `chain`, `resolution` and `lifetime`: the page's own, in a form that may change |
-/// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`Changed`](crate::Changed) tells, after the report that it led to |
+/// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`ChangeEvent`](crate::ChangeEvent) tells, after the report that it led to |
 /// | `heartbeat` | `null`, after 15 seconds without another event: the page gives a stream up after two and a half intervals |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
@@ -105,7 +105,7 @@ impl SessionInspector {
 
     /// The path under which it is mounted, where no router strips it: `/inspector`.
     #[must_use]
-    pub fn at(mut self, path: &str) -> Self {
+    pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);
         self
     }

@@ -13,7 +13,7 @@ use crate::{
     chain::{Resolution, Signed},
     error::{TierError, WriteError},
     id::SessionId,
-    live::Closed,
+    live::CloseReason,
     sync::RwLock,
     tier::{
         Found, Lookup, Standing,
@@ -75,7 +75,7 @@ impl Core {
             && let Binding::Live(bound) = self.binding()
             && self.obey_revocations(&bound, now).is_err()
         {
-            self.binding = RwLock::new(fenced(&bound.record, now).unwrap_or(Binding::Fenced(Closed::Revoked)));
+            self.binding = RwLock::new(fenced(&bound.record, now).unwrap_or(Binding::Fenced(CloseReason::Revoked)));
         }
     }
 
@@ -262,7 +262,7 @@ impl Core {
             match found.standing {
                 Standing::Present => {}
                 Standing::Absent => return Err(RelayRefused::OtherSession),
-                Standing::Ended => return Err(RelayRefused::Closed(Closed::Destroyed)),
+                Standing::Ended => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
             }
         }
         let make = || {

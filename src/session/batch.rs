@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{WriteError, WriteErrorKind},
-    tier::{Change, memory::record::Extent},
+    tier::{Mutation, memory::record::Extent},
     value::{self, Number, Scope, SessionValue},
     version::{Millis, Version},
 };
@@ -60,11 +60,11 @@ pub struct Batch<'a> {
     error: Option<WriteError>,
 }
 
-type Reread<'a> = Box<dyn FnMut(&Core, Millis) -> Result<Change, WriteError> + Send + 'a>;
+type Reread<'a> = Box<dyn FnMut(&Core, Millis) -> Result<Mutation, WriteError> + Send + 'a>;
 
 enum Step<'a> {
-    Set(Change),
-    Remove(Change),
+    Set(Mutation),
+    Remove(Mutation),
     Update(Number, Reread<'a>),
 }
 
@@ -195,14 +195,14 @@ impl Core {
         number: Number,
         update: &mut (impl FnMut(&mut V) + ?Sized),
         now: Millis,
-    ) -> Result<(Change, V), WriteError> {
+    ) -> Result<(Mutation, V), WriteError> {
         self.touch();
         let (answer, mark) = self.resolve(number, now, Look::Use, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
         let json = value::encode(&value).map_err(|flaw| flaw.into_error(V::NAME))?;
         let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-        Ok((Change { number, name: V::NAME, json: Some(json), version: None, replaces }, value))
+        Ok((Mutation { number, name: V::NAME, json: Some(json), version: None, replaces }, value))
     }
 
     pub(super) async fn update<V: SessionValue + Default>(
@@ -240,7 +240,7 @@ impl Core {
                 // for a message works all the same.
                 Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
             };
-            let change = Change { replaces: Some(version), ..removal(number, V::NAME) };
+            let change = Mutation { replaces: Some(version), ..removal(number, V::NAME) };
             match self.try_commit(scope, Extent::Named, &[change]).await {
                 Ok(_) => return Ok(value::decode(&json).ok()),
                 Err(Loss::Outdated) => {}

@@ -10,9 +10,9 @@ use crate::{
     chain::{life::Life, values::Kept},
     error::{TierError, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
-    live::Closed,
+    live::CloseReason,
     tier::{
-        Change, Commit, CommitKind, Committed, Found,
+        Commit, CommitKind, Committed, Found, Mutation,
         memory::{
             Memory, Taken,
             record::{Browser, Carried, Extent, Kind, Record, RecordKey, Refused, Share, State, Terms, Via},
@@ -115,18 +115,23 @@ impl Core {
     ///
     /// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
     /// nothing is awaited once the change begins.
-    pub(crate) async fn commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, WriteError> {
+    pub(crate) async fn commit(
+        &self,
+        scope: Scope,
+        extent: Extent,
+        changes: &[Mutation],
+    ) -> Result<Version, WriteError> {
         insist(|| self.try_commit(scope, extent, changes)).await
     }
 
     /// Makes changes of values of both scopes: of each owner all or none, and none at all where an owner's are refused.
     ///
     /// Cancel safe for each owner, as [`commit`](Self::commit) is.
-    pub(crate) async fn commit_of_owners(&self, changes: impl Iterator<Item = Change>) -> Result<(), WriteError> {
+    pub(crate) async fn commit_of_owners(&self, changes: impl Iterator<Item = Mutation>) -> Result<(), WriteError> {
         let now = self.chain.now();
         let signed = self.signed(now);
         // While nobody is signed in, the session owns the values of both scopes.
-        let is_users = |change: &Change| match self.chain.schema.at(change.number).scope {
+        let is_users = |change: &Mutation| match self.chain.schema.at(change.number).scope {
             Scope::Session => false,
             Scope::Principal => signed.is_some(),
         };
@@ -155,7 +160,7 @@ impl Core {
         State::new(Kind::Session { life, browser: Browser::default() })
     }
 
-    pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
+    pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Mutation]) -> Result<Version, Loss> {
         self.touch();
         self.check_head()?;
         loop {
@@ -175,7 +180,7 @@ impl Core {
         }
     }
 
-    async fn commit_here(&self, scope: Scope, extent: Extent, changes: &[Change]) -> Result<Version, Loss> {
+    async fn commit_here(&self, scope: Scope, extent: Extent, changes: &[Mutation]) -> Result<Version, Loss> {
         let now = self.chain.now();
         if scope == Scope::Principal
             && let Some(signed) = self.signed(now)
@@ -189,7 +194,7 @@ impl Core {
             if self.is_principals() {
                 // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
                 if self.chain.store.is_none() && self.chain.memory.is_none() {
-                    return Err(WriteError::closed(Closed::CrossSite).into());
+                    return Err(WriteError::closed(CloseReason::CrossSite).into());
                 }
             } else if let Some(bound) = self.writable(now)? {
                 bound.record.touch(now);
@@ -216,16 +221,16 @@ impl Core {
     }
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
-    async fn mint(&self, changes: &[Change], above: Version, now: Millis) -> Result<Version, Loss> {
+    async fn mint(&self, changes: &[Mutation], above: Version, now: Millis) -> Result<Version, Loss> {
         let _turning = self.turning().await;
         match self.binding() {
             Binding::Anonymous => {}
             Binding::Job => {
-                let message = "a handle of `Sessions::of` has no session to keep values of session scope";
+                let message = "a handle of `Sessions::for_principal` has no session to keep values of session scope";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
             }
             _ => {
-                let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(Closed::Expired))?;
+                let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
                 return match changes {
                     [] => Ok(Version::ZERO),
                     _ => self.write(&Target::session(bound.record), CommitKind::Update, changes, now).await,
@@ -248,7 +253,7 @@ impl Core {
     /// A new session with its first values, bound to nobody yet.
     pub(super) async fn found(
         &self,
-        changes: &[Change],
+        changes: &[Mutation],
         share: Share,
         drawn: Option<Drawn>,
         above: Version,
@@ -284,7 +289,7 @@ impl Core {
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.create(&key, now, make).map_err(|Taken| WriteError::closed(Closed::Renewed))?,
+            Some(memory) => memory.create(&key, now, make).map_err(|Taken| WriteError::closed(CloseReason::Renewed))?,
             None => Arc::new(make()),
         };
         Ok((Bound { record }, Made { memory, key }))
@@ -295,7 +300,7 @@ impl Core {
         &self,
         target: &Target,
         kind: CommitKind,
-        changes: &[Change],
+        changes: &[Mutation],
         now: Millis,
     ) -> Result<Version, Loss> {
         let terms = self.chain.terms(target.scope, now).for_share(target.share);
@@ -329,7 +334,7 @@ impl Core {
                 self.chain.see(version, now);
                 let stamped: Vec<_> = changes
                     .iter()
-                    .map(|change| Change {
+                    .map(|change| Mutation {
                         version: Some(change.version.unwrap_or(version)),
                         replaces: None,
                         ..change.clone()
@@ -349,9 +354,9 @@ impl Core {
                 Err(Loss::Outdated)
             }
             Committed::Absent | Committed::Ended => {
-                let _ = self.end(&target.record, Closed::Destroyed, now);
+                let _ = self.end(&target.record, CloseReason::Destroyed, now);
                 doubt.clear();
-                Err(WriteError::closed(Closed::Destroyed).into())
+                Err(WriteError::closed(CloseReason::Destroyed).into())
             }
             Committed::ReadOnly => {
                 let message = "the shared store takes no writes";

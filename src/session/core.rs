@@ -10,7 +10,7 @@ use crate::{
     chain::{Chain, Computation, Identity, Signed, life::Lifetime, spared::Renewer},
     error::{WriteError, WriteErrorKind},
     id::{PageMark, PrincipalTag, SessionId},
-    live::Closed,
+    live::CloseReason,
     signal::{Bell, Chime},
     sync::{Mutex, RwLock},
     tier::{
@@ -27,7 +27,7 @@ pub(crate) struct Core {
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
     pub(super) given: Option<Arc<Signed>>,
-    /// The count of `end_all` up to which the principal was looked at.
+    /// The count of `end_all_sessions` up to which the principal was looked at.
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[Computation]>,
     pub(super) brought: Brought,
@@ -63,7 +63,7 @@ pub(crate) enum Binding {
     Anonymous,
     Live(Bound),
     /// The request brought an id that has just ended: none, and a plain write may not make one.
-    Fenced(Closed),
+    Fenced(CloseReason),
     /// Another site caused the request, which brought no session, and gets none.
     Refused(CrossSite),
     /// A job's: a principal's record alone.
@@ -306,18 +306,18 @@ impl Core {
     }
 
     /// The session if it lives; else why not, if it ever did.
-    pub(crate) fn live(&self, now: Millis) -> Result<Bound, Option<Closed>> {
+    pub(crate) fn live(&self, now: Millis) -> Result<Bound, Option<CloseReason>> {
         let bound = loop {
             let bound = match self.binding() {
                 Binding::Live(bound) => bound,
                 Binding::Fenced(reason) => return Err(Some(reason)),
-                Binding::Refused(_) => return Err(Some(Closed::CrossSite)),
+                Binding::Refused(_) => return Err(Some(CloseReason::CrossSite)),
                 Binding::Anonymous | Binding::Job => return Err(None),
             };
             match bound.record.closed(now) {
                 None => break bound,
                 // A clone has renewed it between the two looks, and this handle went along.
-                Some(Closed::Renewed) if self.bound_key() != Some(bound.key()) => {}
+                Some(CloseReason::Renewed) if self.bound_key() != Some(bound.key()) => {}
                 Some(closed) => return Err(Some(closed)),
             }
         };
@@ -326,7 +326,7 @@ impl Core {
     }
 
     /// Why the handle can't be used any more; `None` if it can, be it for the principal's values alone.
-    pub(crate) fn closed(&self, now: Millis) -> Option<Closed> {
+    pub(crate) fn closed(&self, now: Millis) -> Option<CloseReason> {
         self.live(now).err().flatten().filter(|_| !self.is_principals())
     }
 
@@ -348,7 +348,7 @@ impl Core {
     }
 
     /// Ends the session if all of its principal's were ended after its id was minted.
-    pub(super) fn obey_revocations(&self, bound: &Bound, now: Millis) -> Result<(), Closed> {
+    pub(super) fn obey_revocations(&self, bound: &Bound, now: Millis) -> Result<(), CloseReason> {
         let revocations = self.chain.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {
             return Ok(());
@@ -361,11 +361,11 @@ impl Core {
             if birth.is_some_and(|birth| birth <= not_before) {
                 if let Some(renewer) = self.chain.spared.renewer(&bound.key()) {
                     // The renewal decides. Until then the session is the renewing handle's alone.
-                    return if renewer == self.renewer() { Ok(()) } else { Err(Closed::Revoked) };
+                    return if renewer == self.renewer() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
                 // Another handle may have been faster; either way it is over.
-                let _ = self.end(&bound.record, Closed::Revoked, now);
-                return Err(Closed::Revoked);
+                let _ = self.end(&bound.record, CloseReason::Revoked, now);
+                return Err(CloseReason::Revoked);
             }
         }
         self.revocations.store(revocations, Ordering::Relaxed);

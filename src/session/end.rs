@@ -14,7 +14,7 @@ use crate::{
     chain::Signed,
     error::{WriteError, WriteErrorKind},
     id::SessionId,
-    live::Closed,
+    live::CloseReason,
     tier::{Commit, CommitKind, cookie::order::MOST_BEGUN, memory::record::Kind},
     version::{Millis, Version},
 };
@@ -24,15 +24,15 @@ impl Core {
         self.touch();
         self.check_head()?;
         let _turning = self.turning().await;
-        self.end_own(Closed::Destroyed).await
+        self.end_own(CloseReason::Destroyed).await
     }
 
     /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
     /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
-    pub(super) async fn end_own(&self, reason: Closed) -> Result<(), WriteError> {
-        if matches!(self.binding(), Binding::Fenced(Closed::Ambiguous)) {
+    pub(super) async fn end_own(&self, reason: CloseReason) -> Result<(), WriteError> {
+        if matches!(self.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
             // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
-            return Err(WriteError::closed(Closed::Ambiguous));
+            return Err(WriteError::closed(CloseReason::Ambiguous));
         }
         let now = self.chain.now();
         let longest = now.after(self.chain.longest_absolute());
@@ -78,7 +78,7 @@ impl Core {
             let id = named.remove(0);
             named.truncate(MOST_BEGUN);
             self.note_removal(EndedHere { id, until: longest, principal, others: named });
-        } else if let Err(Some(Closed::Destroyed | Closed::Revoked | Closed::Expired)) = self.live(now) {
+        } else if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = self.live(now) {
             // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
             // which may be that of a later login by now. A renewed session goes on in another tab.
             self.marks.may_begin.store(true, Ordering::Release);
@@ -102,7 +102,7 @@ impl Core {
         };
         self.check_ends_kept()?;
         // First, so that the stamp does not take this handle's own end for somebody else's.
-        self.end_own(Closed::Revoked).await?;
+        self.end_own(CloseReason::Revoked).await?;
         self.revoke(&signed);
         Ok(())
     }
@@ -138,10 +138,10 @@ impl Core {
         let bound = bound.ok_or_else(|| match self.live(now) {
             Err(None) => WriteError::new(
                 WriteErrorKind::Invalid,
-                "there is no session, so nobody is signed in; a job calls `Sessions::end_all`",
+                "there is no session, so nobody is signed in; a job calls `Sessions::end_all_sessions`",
             ),
             Err(Some(reason)) => WriteError::closed(reason),
-            Ok(_) => WriteError::closed(Closed::Renewed),
+            Ok(_) => WriteError::closed(CloseReason::Renewed),
         })?;
         let nobody = || match bound.record.closed(now) {
             // Another request was faster: the record no longer says whose it was.

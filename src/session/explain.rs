@@ -16,14 +16,14 @@ use crate::{
 /// What each tier of the chain says of one value. See [`Session::explain`](super::Session::explain).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    answers: Vec<(&'static str, Answer)>,
+    answers: Vec<(&'static str, TierAnswer)>,
     winner: Option<&'static str>,
 }
 
 /// What one tier says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Answer {
+pub enum TierAnswer {
     /// It has a valid value, of this version if it is a stored one.
     Value(Option<Version>),
     /// It has bytes that are no valid value.
@@ -42,7 +42,7 @@ impl Explanation {
     }
 
     /// Each tier by name, in the chain's order, with what it says.
-    pub fn answers(&self) -> impl Iterator<Item = (&'static str, Answer)> + '_ {
+    pub fn answers(&self) -> impl Iterator<Item = (&'static str, TierAnswer)> + '_ {
         self.answers.iter().copied()
     }
 
@@ -63,7 +63,7 @@ impl fmt::Display for Explanation {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for TierAnswer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Value(Some(version)) => write!(f, "value {version}"),
@@ -79,14 +79,14 @@ pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
     let now = core.chain.now();
     let declared = core.chain.schema.at(number);
     let judge = |json: &[u8], version| match (declared.check)(json) {
-        Ok(()) => Answer::Value(version),
-        Err(_) => Answer::NotValid,
+        Ok(()) => TierAnswer::Value(version),
+        Err(_) => TierAnswer::NotValid,
     };
     let (stored, mark) = core.stored(number, now, look);
     let (tier, answer) = match stored {
         Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
-        Stored::Tombstone { version, tier } => (tier, Answer::Removed(version)),
-        Stored::Nothing => (MEMORY, Answer::Nothing),
+        Stored::Tombstone { version, tier } => (tier, TierAnswer::Removed(version)),
+        Stored::Nothing => (MEMORY, TierAnswer::Nothing),
     };
     let mut answers = Vec::new();
     // The record holds what memory and the cookie have together; the one whose copy it is says so, the other has none
@@ -97,19 +97,19 @@ pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
         }
         let newer = || match passed_over(core, declared.name, mark) {
             Some(Kept { version, json: Some(json), .. }) => judge(json, Some(*version)),
-            Some(Kept { version, json: None, .. }) => Answer::Removed(*version),
-            None => Answer::Nothing,
+            Some(Kept { version, json: None, .. }) => TierAnswer::Removed(*version),
+            None => TierAnswer::Nothing,
         };
         let said = match stored {
             stored if stored == tier => answer,
             COOKIE => newer(),
-            _ => Answer::Nothing,
+            _ => TierAnswer::Nothing,
         };
         answers.push((stored, said));
     }
     for computed in &core.chain.computed {
         let said = core.computed(number, now).find(|(name, _)| *name == computed.name());
-        answers.push((computed.name(), said.map_or(Answer::Nothing, |(_, json)| judge(json, None))));
+        answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
     let winner = core.resolve(number, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }

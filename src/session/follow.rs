@@ -11,14 +11,14 @@ use crate::{
         Identity,
         life::{End, Sequel},
     },
-    live::Closed,
+    live::CloseReason,
     tier::memory::{Ended, Known, record::Record},
     version::Millis,
 };
 
 impl Core {
     /// Ends a record, unless it is over already, and counts what it no longer takes.
-    pub(super) fn end(&self, record: &Arc<Record>, reason: Closed, now: Millis) -> Result<(), Closed> {
+    pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
         self.end_as(record, reason, Sequel::Nothing, now)
     }
 
@@ -26,10 +26,10 @@ impl Core {
     pub(super) fn end_as(
         &self,
         record: &Arc<Record>,
-        reason: Closed,
+        reason: CloseReason,
         sequel: Sequel,
         now: Millis,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), CloseReason> {
         let signed = self.signed_of(&Bound { record: Arc::clone(record) }, now);
         let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), sequel, now);
         self.settle(record, now);

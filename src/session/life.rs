@@ -68,7 +68,7 @@ impl Session {
 
     /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
     /// lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
-    /// [`Closed::Renewed`](crate::Closed::Renewed). The old id is dead at once, whatever becomes of the response: a browser that
+    /// [`CloseReason::Renewed`](crate::CloseReason::Renewed). The old id is dead at once, whatever becomes of the response: a browser that
     /// never hears of the new id has lost its session.
     ///
     /// Without a session `renew` does nothing: there is no id that somebody could have planted. After this handle's own
@@ -210,18 +210,18 @@ impl Session {
 
     /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
     /// counts as this handle's own [`destroy`](Self::destroy), and follows another tab's renewal as that does. Other handles
-    /// end with [`Closed::Revoked`](crate::Closed::Revoked).
+    /// end with [`CloseReason::Revoked`](crate::CloseReason::Revoked).
     ///
     /// # Errors
     ///
-    /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all`](crate::Sessions::end_all)).
+    /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
     /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and
     /// the errors of `destroy`.
     ///
     /// # Cancel safety
     ///
     /// A dropped call has ended all of the sessions or none. With a shared store it may have ended this session alone:
-    /// [`Sessions::end_all`](crate::Sessions::end_all) ends the others.
+    /// [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
         self.core().end_all_sessions().await
     }

@@ -20,9 +20,9 @@ use crate::{
     },
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
-    live::Closed,
+    live::CloseReason,
     tier::{
-        Change, Commit, CommitKind, Committed,
+        Commit, CommitKind, Committed, Mutation,
         cookie::{
             order::{Named, Order, Turn},
             payload::{Entry, Head, Payload, Whose, Writer},
@@ -40,8 +40,8 @@ use crate::{
 /// A turn as the application orders it.
 pub(super) struct Ordering {
     pub(super) turn: Turn,
-    pub(super) user: Option<Change>,
-    pub(super) grants: Vec<Change>,
+    pub(super) user: Option<Mutation>,
+    pub(super) grants: Vec<Mutation>,
     pub(super) adopts: Vec<Number>,
 }
 
@@ -87,7 +87,7 @@ impl Core {
         let (id, mut written) = match ordered {
             Ordered::Living(bound) => {
                 let written = self.pack_order(&bound, &order, now);
-                (bound.id(), written.ok_or_else(|| WriteError::closed(Closed::Expired))?)
+                (bound.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
             }
             Ordered::Ended(id, until) => (id, self.bare(&order, self.given_tag(), until, now)),
             Ordered::Nothing => {
@@ -121,7 +121,7 @@ impl Core {
             Err(Some(_)) if turn == Turn::SignIn && matches!(self.binding(), Binding::Fenced(_)) => {}
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) if matches!(self.binding(), Binding::Job) => {
-                let message = "a handle of `Sessions::of` has no page to bring an order";
+                let message = "a handle of `Sessions::for_principal` has no page to bring an order";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             Err(None) if self.has_ended_own() => {}
@@ -142,7 +142,7 @@ impl Core {
     fn draw(&self, user: Option<&Signed>, now: Millis) -> Result<Drawn, WriteError> {
         // The page has brought an order of this handle: the page is in another session by now.
         if self.ordered_ids().iter().any(|id| self.is_known(id)) {
-            return Err(WriteError::closed(Closed::Renewed));
+            return Err(WriteError::closed(CloseReason::Renewed));
         }
         let time = &self.chain.time;
         let known = user.and_then(|signed| self.find_principal(signed));
@@ -155,19 +155,19 @@ impl Core {
         self.given.as_ref().map(|signed| signed.owner.tag())
     }
 
-    fn signs_in(&self, user: &Change) -> Option<Arc<Signed>> {
+    fn signs_in(&self, user: &Mutation) -> Option<Arc<Signed>> {
         let Identity::Value { derive, .. } = &self.chain.identity else { return None };
         derive(user.json.as_deref()?).map(|principal| self.chain.signed(principal))
     }
 
     /// The change that signs a user in.
-    pub(super) fn user_change(&self, user: Json) -> Result<Change, WriteError> {
+    pub(super) fn user_change(&self, user: Json) -> Result<Mutation, WriteError> {
         let Identity::Value { number, .. } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
         let name = self.chain.schema.at(*number).name;
-        Ok(Change { number: *number, name, json: Some(user), version: None, replaces: None })
+        Ok(Mutation { number: *number, name, json: Some(user), version: None, replaces: None })
     }
 
     /// Whether what the turn writes would fit the browser, were it carried out now.
@@ -176,7 +176,7 @@ impl Core {
         ordered: &Ordered,
         turn: Turn,
         drawn: Drawn,
-        changes: &[Change],
+        changes: &[Mutation],
         now: Millis,
     ) -> Result<(), WriteError> {
         let kind = match turn {
@@ -244,7 +244,7 @@ impl Core {
         let named = || iter::once(&relayed.id).chain(&order.begun);
         let names = |id: &SessionId| named().any(|named| named == id);
         // The cookie of the next session may be on its way.
-        let turned = came.ids.iter().any(|id| self.reason_of(id) == Some(Closed::Renewed));
+        let turned = came.ids.iter().any(|id| self.reason_of(id) == Some(CloseReason::Renewed));
         for id in named() {
             let Current { life, payload, .. } = &relayed.current;
             self.end_named(*id, payload.head.principal, life.absolute_deadline(), now).await?;
@@ -252,7 +252,7 @@ impl Core {
         let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
         // A value that this node can't open may be a later login.
         if other || turned || came.unread {
-            return Err(RelayRefused::Closed(Closed::Renewed));
+            return Err(RelayRefused::Closed(CloseReason::Renewed));
         }
         self.note_own_end(EndedHere { id: relayed.id, until: now, principal: None, others: Vec::new() });
         Ok(())
@@ -363,7 +363,7 @@ impl Core {
             self.find_principal(&signed).is_some_and(|record| record.not_before(&self.chain.time, now) >= drawn.birth)
         };
         if [signed, user].into_iter().flatten().any(stamped) {
-            return Err(RelayRefused::Closed(Closed::Revoked));
+            return Err(RelayRefused::Closed(CloseReason::Revoked));
         }
         if self.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
     }
@@ -378,10 +378,10 @@ impl Core {
     }
 
     /// A value that an order grants. A value that this build does not declare can't be granted.
-    fn change(&self, entry: &Entry<'_>) -> Result<Change, RelayRefused> {
+    fn change(&self, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
         let number = self.chain.schema.spelt(entry.name).ok_or(RelayRefused::NotGenuine)?;
         let (name, json) = (self.chain.schema.at(number).name, entry.json.map(Json::from));
-        Ok(Change { number, name, json, version: None, replaces: None })
+        Ok(Mutation { number, name, json, version: None, replaces: None })
     }
 
     fn known(&self, id: &SessionId) -> Known {
@@ -395,7 +395,7 @@ impl Core {
     }
 
     /// Why the session of an id has ended, as far as this node knows.
-    pub(super) fn reason_of(&self, id: &SessionId) -> Option<Closed> {
+    pub(super) fn reason_of(&self, id: &SessionId) -> Option<CloseReason> {
         match self.known(id) {
             Known::Ended(ended) => Some(ended.reason()),
             Known::Living(_) | Known::Unknown => None,
@@ -425,9 +425,9 @@ impl Core {
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
-            let end = End { reason: Closed::Destroyed, at: now, until, principal, sequel: Sequel::Nothing };
+            let end = End { reason: CloseReason::Destroyed, at: now, until, principal, sequel: Sequel::Nothing };
             if let Known::Living(record) = memory.end_unknown(&key, end, now) {
-                let _ = self.end(&record, Closed::Destroyed, now);
+                let _ = self.end(&record, CloseReason::Destroyed, now);
             }
         }
         Ok(())

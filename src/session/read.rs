@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use super::core::{Binding, Bound, Core};
 use crate::{
     chain::{COOKIE, Computation, DEFAULT, Identity, MEMORY, values::Kept},
-    live::{self, Closed},
+    live::{self, CloseReason},
     tier::{
         default::Answer,
         memory::record::{Record, RecordKey},
@@ -69,7 +69,7 @@ impl Core {
             match self.stored_in(key, &record, number, now, touch) {
                 Ok(stored) => return stored,
                 // Since it was found, and by a clone or for good: looked for again, there is another or none.
-                Err(Closed::Renewed) => {}
+                Err(CloseReason::Renewed) => {}
                 Err(_) => return (Stored::Nothing, None),
             }
         }
@@ -82,7 +82,7 @@ impl Core {
         number: Number,
         now: Millis,
         touch: impl FnOnce(&Record),
-    ) -> Result<(Stored, Mark), Closed> {
+    ) -> Result<(Stored, Mark), CloseReason> {
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
@@ -124,7 +124,7 @@ impl Core {
     /// # Errors
     ///
     /// Why the session is over.
-    pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, Closed> {
+    pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, CloseReason> {
         let scope = number.map_or(Scope::Session, |number| self.chain.schema.at(number).scope);
         if let Some(glance) = self.of_session(scope, |bound| self.glance_at(&bound.record, bound.key(), number, now)) {
             return glance;
@@ -137,7 +137,7 @@ impl Core {
         let (kept, mark, until) = match glance {
             Some(Ok(glance)) => glance,
             // Since the look above: renewed by a clone, or ended, and then no value goes out.
-            Some(Err(reason)) if reason != Closed::Expired => return self.glance(number, now),
+            Some(Err(reason)) if reason != CloseReason::Expired => return self.glance(number, now),
             // A principal's record that idled out holds nothing, and ends nothing.
             Some(Err(_)) | None => Glance::default(),
         };
@@ -150,7 +150,7 @@ impl Core {
         key: RecordKey,
         number: Option<Number>,
         now: Millis,
-    ) -> Result<Glance, Closed> {
+    ) -> Result<Glance, CloseReason> {
         let state = record.read_live(now)?;
         let ends = state.deadline(record.used());
         let schema = &self.chain.schema;

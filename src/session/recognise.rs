@@ -15,7 +15,7 @@ use crate::{
     },
     error::TierError,
     id::SessionId,
-    live::Closed,
+    live::CloseReason,
     sync::RwLock,
     tier::{
         Lookup, Standing,
@@ -200,7 +200,7 @@ impl Core {
             tracing::debug!(
                 "a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`"
             );
-            self.binding = RwLock::new(Binding::Fenced(Closed::Ambiguous));
+            self.binding = RwLock::new(Binding::Fenced(CloseReason::Ambiguous));
             return None;
         }
         newest
@@ -241,7 +241,7 @@ impl Core {
         if standing == Some(Standing::Absent) {
             // What is open on this node learns of it too.
             if let Some(record) = &known {
-                let _ = self.end(record, Closed::Destroyed, now);
+                let _ = self.end(record, CloseReason::Destroyed, now);
             }
             return nothing(Brought::default());
         }
@@ -256,7 +256,7 @@ impl Core {
         }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
-            let _ = self.end_as(&record, Closed::Destroyed, Sequel::Untold, now);
+            let _ = self.end_as(&record, CloseReason::Destroyed, Sequel::Untold, now);
         }
         let life = &current.life;
         self.chain.note_absolute(life.absolute_deadline().since(life.created()));
@@ -294,10 +294,10 @@ impl Core {
             true => Sequel::Session(Box::new(*record.key())),
             false => Sequel::Nothing,
         };
-        let end = End { reason: Closed::Renewed, at, until, principal, sequel: sequel.clone() };
+        let end = End { reason: CloseReason::Renewed, at, until, principal, sequel: sequel.clone() };
         let signed_out = match memory.end_unknown(&key, end, now) {
             Known::Living(before) => {
-                let _ = self.end_as(&before, Closed::Renewed, sequel, now);
+                let _ = self.end_as(&before, CloseReason::Renewed, sequel, now);
                 false
             }
             Known::Ended(Ended::Recently(end)) => end.is_sign_out(),
@@ -305,7 +305,7 @@ impl Core {
         };
         if predecessor.shares_end && signed_out {
             // The sign-out came to this node before the renewal did.
-            let _ = self.end(record, Closed::Destroyed, now);
+            let _ = self.end(record, CloseReason::Destroyed, now);
         }
     }
 }

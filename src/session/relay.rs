@@ -11,7 +11,7 @@ use crate::{
     chain::{Chain, Resolution},
     error::WriteError,
     id::SessionId,
-    live::Closed,
+    live::CloseReason,
     tier::{
         cookie::{
             Opened,
@@ -107,7 +107,7 @@ pub(crate) enum RelayRefused {
     Expired,
     /// The request's session is another one, or none.
     OtherSession,
-    Closed(Closed),
+    Closed(CloseReason),
     /// A birth token or an order was brought before.
     Used,
     /// Another user than the order's is signed in.
@@ -270,7 +270,7 @@ impl Core {
     /// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
     pub(super) fn check_minting(&self, page: Page) -> Result<(), RelayRefused> {
         if page == Page::Listed || matches!(self.binding(), Binding::Refused(_)) {
-            return Err(RelayRefused::Closed(Closed::CrossSite));
+            return Err(RelayRefused::Closed(CloseReason::CrossSite));
         }
         Ok(())
     }

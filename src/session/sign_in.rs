@@ -10,7 +10,7 @@ use super::{Session, order::Ordering, relay::RelayToken};
 use crate::{
     chain::Identity,
     error::{WriteError, WriteErrorKind},
-    tier::{Change, cookie::order::Turn},
+    tier::{Mutation, cookie::order::Turn},
     value::{self, Json, Number, Scope, SessionValue},
 };
 
@@ -51,7 +51,7 @@ pub struct SignIn<'a> {
     session: &'a Session,
     user: Result<Json, WriteError>,
     adopt: Vec<Number>,
-    grants: Vec<Change>,
+    grants: Vec<Mutation>,
     site: Site,
 }
 
@@ -149,7 +149,7 @@ impl<'a> SignIn<'a> {
 #[derive(Debug)]
 pub struct RenewByPage<'a> {
     session: &'a Session,
-    grants: Result<Vec<Change>, WriteError>,
+    grants: Result<Vec<Mutation>, WriteError>,
 }
 
 impl<'a> RenewByPage<'a> {
@@ -181,7 +181,7 @@ impl<'a> RenewByPage<'a> {
 }
 
 /// A value that a turn writes.
-fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Change, WriteError> {
+fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Mutation, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {
         let message = format!("a turn can't write `{}`: declare it with `Scope::Session`", V::NAME);

@@ -20,9 +20,9 @@ use crate::{
     },
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
-    live::Closed,
+    live::CloseReason,
     tier::{
-        Change, Commit, CommitKind, Committed,
+        Commit, CommitKind, Committed, Mutation,
         memory::record::{Extent, Kind, Record, Refused, Share, State},
     },
     value::{Json, Number, Scope},
@@ -35,7 +35,7 @@ pub(super) struct Beginning<'a> {
     /// The id and the birth that an order has drawn; without an order the turn draws both.
     pub(super) drawn: Option<Drawn>,
     /// Values that are written under the new id: the user's own first, if somebody signs in.
-    pub(super) changes: &'a [Change],
+    pub(super) changes: &'a [Mutation],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,7 +61,7 @@ pub(super) struct Drawn {
 pub(super) struct SigningIn<'a> {
     pub(super) user: Json,
     /// Values that are written with the user's own.
-    pub(super) grants: &'a [Change],
+    pub(super) grants: &'a [Mutation],
     pub(super) adopt: &'a [Number],
     pub(super) drawn: Option<Drawn>,
     /// Whether a session may begin where none lives any more.
@@ -89,7 +89,7 @@ impl Core {
     /// Where no response is left that could take a turn to the browser.
     pub(super) fn check_turn(&self) -> Result<(), WriteError> {
         if matches!(self.binding(), Binding::Job) {
-            let message = "a handle of `Sessions::of` has no session to sign in, renew or end";
+            let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
         if self.head_has_left() {
@@ -127,7 +127,7 @@ impl Core {
         let (bound, _) = match beginning.drawn {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
-                Loss::Outdated => WriteError::closed(Closed::Renewed),
+                Loss::Outdated => WriteError::closed(CloseReason::Renewed),
                 Loss::Error(error) => error,
             })?,
             None => insist(begun).await?,
@@ -147,7 +147,7 @@ impl Core {
     pub(super) async fn sign_in(
         &self,
         user: Json,
-        grants: &[Change],
+        grants: &[Mutation],
         adopt: &[Number],
         site: Site,
     ) -> Result<(), WriteError> {
@@ -175,7 +175,7 @@ impl Core {
         };
         let name = self.chain.schema.at(*number).name;
         let signed = derive(&user).map(|principal| self.chain.signed(principal));
-        let user = Change { number: *number, name, json: Some(user), version: None, replaces: None };
+        let user = Mutation { number: *number, name, json: Some(user), version: None, replaces: None };
         let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
@@ -198,7 +198,7 @@ impl Core {
         let beginning = Beginning { kind: BeginningKind::SignIn { above }, drawn, changes: &changes };
         match before {
             Ok(bound) => self.succeed(&bound, &beginning, now).await?,
-            Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(Closed::Expired))),
+            Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
             Err(_) => self.begin(&beginning, now).await?,
         }
         if let Some(record) = asked {
@@ -211,23 +211,23 @@ impl Core {
     }
 
     /// The browser's own choices among the values to adopt.
-    fn chosen(&self, bound: &Bound, adopt: &[Number], now: Millis) -> Vec<Change> {
+    fn chosen(&self, bound: &Bound, adopt: &[Number], now: Millis) -> Vec<Mutation> {
         let schema = &self.chain.schema;
         let state = bound.record.read();
         let json = |number: Number| state.kept(schema, number, now).and_then(|kept| kept.json.clone());
         let change = |number: &Number| {
             let name = schema.at(*number).name;
-            Some(Change { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
+            Some(Mutation { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
         };
         adopt.iter().filter_map(change).collect()
     }
 
     /// The choices of which the user has none yet, and for which the user's record has room.
-    fn adoptable(&self, record: &Record, chosen: Vec<Change>, now: Millis) -> Result<Vec<Change>, WriteError> {
-        let has = |state: &State, change: &Change| {
+    fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
+        let has = |state: &State, change: &Mutation| {
             state.kept(&self.chain.schema, change.number, now).is_some_and(|kept| kept.json.is_some())
         };
-        let is_new = |change: &Change| !record.live(now, |state| has(state, change)).unwrap_or(false);
+        let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
         let terms = self.chain.terms(Scope::Principal, now);
         record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
@@ -243,7 +243,7 @@ impl Core {
     }
 
     /// Gives the principal what it does not have. Losing to another value is as it should be.
-    async fn adopt(&self, signed: &Signed, chosen: Vec<Change>, now: Millis) -> Result<(), WriteError> {
+    async fn adopt(&self, signed: &Signed, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         let stands = |number| {
             let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
@@ -309,7 +309,7 @@ impl Core {
         succession: &Succession<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let retired = bound.record.retire(Closed::Renewed, principal, now, |state| {
+        let retired = bound.record.retire(CloseReason::Renewed, principal, now, |state| {
             let successor = self.successor(state, succession, now)?;
             *next.record.write() = successor;
             // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
@@ -330,8 +330,8 @@ impl Core {
         Succession { beginning, predecessor }: &Succession<'_>,
         now: Millis,
     ) -> Result<State, Refused> {
-        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(Closed::Expired)) };
-        // Above the one before, which no `end_all` has reached, as all that this node has seen.
+        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(CloseReason::Expired)) };
+        // Above the one before, which no `end_all_sessions` has reached, as all that this node has seen.
         let fresh = |above| self.chain.time.fresh(now, above);
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
@@ -354,7 +354,7 @@ impl Core {
         // As if the store had stamped it: it takes what it is told of a successor as it is.
         let stamp = self.chain.store.as_ref().map(|_| version);
         let changes: Vec<_> =
-            beginning.changes.iter().map(|change| Change { version: stamp, ..change.clone() }).collect();
+            beginning.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
         next.admit(&changes, terms)?;
         next.apply(&changes, version, terms, &Judge::new(terms.schema));
         Ok(next)
@@ -377,7 +377,7 @@ impl Core {
         let changes: Vec<_> = successor
             .values
             .declared()
-            .map(|(number, kept)| Change {
+            .map(|(number, kept)| Mutation {
                 number,
                 name: schema.at(number).name,
                 json: kept.json.clone(),
@@ -392,7 +392,7 @@ impl Core {
         match store.write(create, &self.chain.time).await? {
             Committed::Applied(_) => {}
             // Another node has carried the order out.
-            _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(Closed::Renewed)),
+            _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
             _ => return Err(refused()),
         }
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
@@ -403,8 +403,8 @@ impl Core {
         match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended => {
-                let _ = self.end(&bound.record, Closed::Destroyed, now);
-                Err(WriteError::closed(Closed::Destroyed))
+                let _ = self.end(&bound.record, CloseReason::Destroyed, now);
+                Err(WriteError::closed(CloseReason::Destroyed))
             }
             _ => Err(refused()),
         }
@@ -422,7 +422,7 @@ impl Core {
             }
             Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
             Err(_) if matches!(self.binding(), Binding::Job) => {
-                let message = "a handle of `Sessions::of` has no session that a lifetime could be set for";
+                let message = "a handle of `Sessions::for_principal` has no session that a lifetime could be set for";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             // The next session of this handle begins with the lifetime.
@@ -463,6 +463,6 @@ impl Core {
     }
 }
 
-pub(super) const fn removal(number: Number, name: &'static str) -> Change {
-    Change { number, name, json: None, version: None, replaces: None }
+pub(super) const fn removal(number: Number, name: &'static str) -> Mutation {
+    Mutation { number, name, json: None, version: None, replaces: None }
 }

@@ -178,7 +178,7 @@ impl CookieTier {
     ///
     /// Browsers tell cookies of one name apart by path and domain, so that a deploy which changes either leaves the old
     /// cookie beside the new one. Two tokens of one session are that session, of which the newest counts. Tokens of two
-    /// sessions are none ([`Closed::Ambiguous`](crate::Closed::Ambiguous)): a sign-in is enough to get there. So every
+    /// sessions are none ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)): a sign-in is enough to get there. So every
     /// response that answers a token of ours with a cookie also removes the cookie at each declared place, and so does
     /// every response to a request with several tokens. Keep the declaration for as long as a session lives, the absolute
     /// lifetime.

@@ -33,7 +33,7 @@ use crate::value::{self, Flaw, Json, SessionValue};
 /// # let session = Session::load(request.extensions()).await?;
 /// assert_eq!(session.get(), Some(Theme("light".into())));
 /// assert_eq!(session.get(), Some(Mobile(false)));
-/// assert_eq!(session.origin::<Theme>().tier(), "default");
+/// assert_eq!(session.value_source::<Theme>().tier(), "default");
 /// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
 /// # service.oneshot(Request::new(())).await?;
 /// # Ok(()) }

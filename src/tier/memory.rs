@@ -78,7 +78,7 @@ mod tombstones;
 /// At the cap those tombstones go first that ended while nobody was signed in; then, of a random sample of sixteen, the oldest
 /// of the user who has most of them. So neither visitors nor one account can erase the sign-outs of another account.
 /// Each loss is counted as `revocations_lost` and traced as an error: the cookie of such a session, if somebody kept a
-/// copy, opens again on this node. A user all of whose sessions were ended (`end_all`) is remembered in the user's record,
+/// copy, opens again on this node. A user all of whose sessions were ended (`end_all_sessions`) is remembered in the user's record,
 /// which is evicted last.
 ///
 /// For its minute a tombstone also tells how the session ended. A sixteenth of the bound is for that; above it the oldest
@@ -103,8 +103,8 @@ impl MemoryTier {
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
             max_bytes: self.max_bytes,
-            evicted_saved: Counter::new(0),
-            evicted_unsaved: Counter::new(0),
+            evicted_clean: Counter::new(0),
+            evicted_dirty: Counter::new(0),
             revocations_lost: Counter::new(0),
             expired: Counter::new(0),
         }
@@ -152,8 +152,8 @@ pub(crate) struct Memory {
     due: AtomicU64,
     bytes: AtomicUsize,
     max_bytes: usize,
-    pub(crate) evicted_saved: Counter,
-    pub(crate) evicted_unsaved: Counter,
+    pub(crate) evicted_clean: Counter,
+    pub(crate) evicted_dirty: Counter,
     pub(crate) revocations_lost: Counter,
     pub(crate) expired: Counter,
 }

@@ -14,7 +14,7 @@ use super::{
     stream::{Teller, Told, event},
 };
 use crate::{
-    live::{Closed, Said, Wait, closed, ends},
+    live::{CloseReason, Said, Wait, closed, ends},
     session::{Mark, Session, browser::Stand},
     value::{Json, Number},
     version::{Clock, Sleep},
@@ -60,7 +60,7 @@ impl Events {
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
         let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
-        let over = |reason: Closed| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
+        let over = |reason: CloseReason| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| closed(session)) {
                 return over(reason);

@@ -55,7 +55,7 @@ const ECHOED_CHARS: usize = 64;
 /// Takes JSON from the hook in a page, of allowed values only, tells pages what changes, and serves the hook.
 ///
 /// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/session", ..)` under axum, which strips the path, or with [`at`](Self::at) where nothing does.
+/// `nest_service("/session", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where nothing does.
 ///
 /// | request | answer |
 /// |---|---|
@@ -327,7 +327,7 @@ impl SessionWriteback {
 
     /// The path under which it is mounted, where no router strips it: `/session`.
     #[must_use]
-    pub fn at(mut self, path: &str) -> Self {
+    pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);
         self
     }

@@ -14,7 +14,7 @@ use axum::{
     routing::any,
 };
 use layered_session::{
-    BuildError, Closed, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, SameSite, Session,
+    BuildError, CloseReason, CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Principal, SameSite, Session,
     SessionValue, Sessions, WriteError,
 };
 use serde::{Deserialize, Serialize};
@@ -157,7 +157,7 @@ async fn page(
     let done = |written: Result<(), WriteError>| match written {
         Ok(()) => Outcome::Done,
         Err(error) => {
-            assert!(error.to_string().contains(&Closed::CrossSite.to_string()), "{error}");
+            assert!(error.to_string().contains(&CloseReason::CrossSite.to_string()), "{error}");
             Outcome::Closed
         }
     };

@@ -46,7 +46,7 @@ fn nobody() -> Outcome {
 
 async fn outcome(node: &Node, request: Request<Full<Bytes>>) -> Outcome {
     let read = async |session: Session| {
-        let seen = (session.value::<Theme>(), session.origin::<Theme>().tier(), session.is_new());
+        let seen = (session.value::<Theme>(), session.value_source::<Theme>().tier(), session.is_new());
         (Response::new(Full::default()), seen)
     };
     let (response, (theme, tier, is_new)) = node.handle(request, read).await;

@@ -122,7 +122,7 @@ async fn perform(session: &Session, line: &str) -> Result<State, Trouble> {
         _ => return Err(Trouble::Unknown),
     }
     let (Division(division), Visits(visits)) = (session.value(), session.value());
-    Ok(State { division, tier: session.origin::<Division>().tier().into(), visits })
+    Ok(State { division, tier: session.value_source::<Division>().tier().into(), visits })
 }
 
 /// A cookie of the application's own, on every answer of every server.

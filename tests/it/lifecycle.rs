@@ -10,7 +10,7 @@
 //! - `sign_out`: sign-outs that meet a renewal
 //! - `own_end`: a handle after it has ended its own session
 //! - `ended_elsewhere`: a browser with the cookie of an ended session
-//! - `end_all`: the end of all sessions of a user
+//! - `end_all_sessions`: the end of all sessions of a user
 //! - `late_tokens`: older cookies, tokens and handles that revive nothing
 //! - `late_loads`: sessions that load after the response head has left
 

@@ -5,7 +5,7 @@
 /// A browser that withholds the cookie may hold a login all the same, and a session that such a request began would
 /// replace that login. So under `Lax` and `Strict` a request that another site caused, and in which no token of ours
 /// opens, reads computed tiers and begins no session: writes, `renew` and `sign_in` fail with
-/// [`Closed::CrossSite`](crate::Closed::CrossSite). That closes login CSRF too. For an identity provider's answer see
+/// [`CloseReason::CrossSite`](crate::CloseReason::CrossSite). That closes login CSRF too. For an identity provider's answer see
 /// [`SignIn::from_another_site`](crate::SignIn::from_another_site).
 ///
 /// `Sec-Fetch-Site` tells other sites from our own. Without that field (old browsers, plain http off loopback), an

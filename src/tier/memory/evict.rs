@@ -52,8 +52,8 @@ impl Memory {
             return true;
         }
         let counter = match seen.0 {
-            Worth::Saved => &self.evicted_saved,
-            Worth::Unsaved => &self.evicted_unsaved,
+            Worth::Saved => &self.evicted_clean,
+            Worth::Unsaved => &self.evicted_dirty,
             Worth::Revocation => &self.revocations_lost,
         };
         counter.fetch_add(1, Ordering::Relaxed);

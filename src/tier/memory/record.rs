@@ -26,12 +26,12 @@ use crate::{
         values::Kept,
     },
     id::PrincipalTag,
-    live::Closed,
+    live::CloseReason,
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
         atomic::{AtomicU64, Ordering},
     },
-    tier::Change,
+    tier::Mutation,
     value::Number,
     version::{Millis, Version},
 };
@@ -144,7 +144,7 @@ impl Record {
     }
 
     /// Why it can't be used any more.
-    pub(crate) fn closed(&self, now: Millis) -> Option<Closed> {
+    pub(crate) fn closed(&self, now: Millis) -> Option<CloseReason> {
         self.read().closed(self.used(), now)
     }
 
@@ -183,13 +183,13 @@ impl Record {
     }
 
     /// Runs a reader on the state if it is not closed.
-    pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, Closed> {
+    pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, CloseReason> {
         self.read_live(now).map(|state| read(&state))
     }
 
     /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
-    pub(crate) fn commit(&self, changes: &[Change], terms: Terms<'_>) -> Result<Version, Refused> {
-        let stamped = |change: &Change| {
+    pub(crate) fn commit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<Version, Refused> {
+        let stamped = |change: &Mutation| {
             let version = change.version?;
             let written = terms.time.written(version, terms.now);
             Some((change.number, Kept::new(version, change.json.clone(), written)))
@@ -229,13 +229,13 @@ impl Record {
 
     /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
     /// session at once.
-    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &Time, now: Millis) -> Result<(), Closed> {
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &Time, now: Millis) -> Result<(), CloseReason> {
         {
             let mut state = self.write();
             if let Some(closed) = state.closed(self.used(), now) {
                 return Err(closed);
             }
-            let Kind::Session { life, .. } = &state.kind else { return Err(Closed::Expired) };
+            let Kind::Session { life, .. } = &state.kind else { return Err(CloseReason::Expired) };
             let version = time.fresh(now, life.lifetime_version());
             let _ = state.change_lifetime(now, |life, before| {
                 life.set_lifetime(lifetime, version, before);
@@ -269,7 +269,7 @@ impl Record {
     }
 
     /// Whether the changes would be taken, without making them.
-    pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
+    pub(crate) fn admit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<(), Refused> {
         let state = self.read();
         match state.closed(self.used(), terms.now) {
             Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(Refused::Closed(closed)),
@@ -343,11 +343,11 @@ impl Record {
     /// Ends the record, unless it is over already. What waits on it is told.
     pub(crate) fn end(
         &self,
-        reason: Closed,
+        reason: CloseReason,
         principal: Option<PrincipalTag>,
         sequel: Sequel,
         now: Millis,
-    ) -> Result<(), Closed> {
+    ) -> Result<(), CloseReason> {
         let ended = self.retire(reason, principal, now, |_| Ok(sequel));
         self.ring();
         ended.map_err(|refused| match refused {
@@ -360,7 +360,7 @@ impl Record {
     /// noted as [`End::sequel`]. Nobody is told yet.
     pub(crate) fn retire(
         &self,
-        reason: Closed,
+        reason: CloseReason,
         principal: Option<PrincipalTag>,
         now: Millis,
         succeed: impl FnOnce(&State) -> Result<Sequel, Refused>,
@@ -387,7 +387,7 @@ impl Record {
         }
     }
 
-    pub(crate) fn read_live(&self, now: Millis) -> Result<RwLockReadGuard<'_, State>, Closed> {
+    pub(crate) fn read_live(&self, now: Millis) -> Result<RwLockReadGuard<'_, State>, CloseReason> {
         let state = self.read();
         match state.closed(self.used(), now) {
             None => Ok(state),

@@ -19,8 +19,8 @@ use crate::{
         time::Time,
         values::{Kept, Values},
     },
-    live::Closed,
-    tier::{Change, cookie::digest::Digest},
+    live::CloseReason,
+    tier::{Mutation, cookie::digest::Digest},
     value::{Declared, Number, Schema, Scope},
     version::{Millis, Version},
 };
@@ -200,10 +200,10 @@ impl State {
         }
     }
 
-    pub(crate) fn closed(&self, used: Millis, now: Millis) -> Option<Closed> {
+    pub(crate) fn closed(&self, used: Millis, now: Millis) -> Option<CloseReason> {
         match &self.kind {
             Kind::Ended(end) => Some(end.reason),
-            _ if self.deadline(used) <= now => Some(Closed::Expired),
+            _ if self.deadline(used) <= now => Some(CloseReason::Expired),
             _ => None,
         }
     }
@@ -336,7 +336,7 @@ impl State {
         self.values.prune(terms.schema, terms.now, horizon);
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Change], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
+    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
         if terms.extent == Extent::All || changes.iter().any(|change| change.json.is_none()) {
             self.note_removal(terms.now, terms);
         }

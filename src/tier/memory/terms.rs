@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::state::room::Oversize;
 use crate::{
     chain::time::Time,
-    live::Closed,
+    live::CloseReason,
     value::{Number, Schema},
     version::Millis,
 };
@@ -13,7 +13,7 @@ use crate::{
 /// Why a record took no change.
 #[derive(Debug)]
 pub(crate) enum Refused {
-    Closed(Closed),
+    Closed(CloseReason),
     /// Another version stands where the change would replace one.
     Outdated,
     /// Over the browser's budget, or over what the budget leaves beside the room that is kept for the user's value.

@@ -11,8 +11,8 @@ use crate::{
         life::{Life, Lifetime, Sequel},
         time::Time,
     },
-    live::Closed,
-    tier::Change,
+    live::CloseReason,
+    tier::Mutation,
     value::{Declared, Json, Schema, SessionValue},
     version::{Version, Wall},
 };
@@ -86,13 +86,13 @@ impl Tier {
 
     pub(super) fn write(&self, record: &Arc<Record>, length: usize, now: Millis) {
         let json = Some(Json::from(&vec![b'"'; length][..]));
-        let change = Change { number: 0, name: Text::NAME, json, version: None, replaces: None };
+        let change = Mutation { number: 0, name: Text::NAME, json, version: None, replaces: None };
         let _ = record.commit(&[change], self.terms(now));
         self.memory.settle(record, now);
     }
 
     pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
-        let _ = record.end(Closed::Destroyed, None, Sequel::Nothing, now);
+        let _ = record.end(CloseReason::Destroyed, None, Sequel::Nothing, now);
         self.memory.settle(record, now);
     }
 
@@ -134,7 +134,7 @@ impl Tier {
             assert!(!record.has_ended() && !memory.tombstones.contains(record.key()));
             sessions += u64::from(record.key().0[0] == 1);
         }
-        let gone = [&memory.expired, &memory.evicted_saved, &memory.evicted_unsaved, &memory.revocations_lost];
+        let gone = [&memory.expired, &memory.evicted_clean, &memory.evicted_dirty, &memory.revocations_lost];
         let sessions = sessions + memory.tombstones() as u64;
         let gone: u64 = gone.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
         assert_eq!(sessions + gone, self.made.load(Ordering::Relaxed));

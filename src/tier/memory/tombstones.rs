@@ -17,7 +17,7 @@ use super::record::RecordKey;
 use crate::{
     chain::life::End,
     id::PrincipalTag,
-    live::Closed,
+    live::CloseReason,
     sync::{
         Mutex, RwLock,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
@@ -40,10 +40,10 @@ impl Ended {
     }
 
     /// Why the session ended, as far as that is still known.
-    pub(crate) const fn reason(&self) -> Closed {
+    pub(crate) const fn reason(&self) -> CloseReason {
         match self {
             Self::Recently(end) => end.reason,
-            Self::LongAgo => Closed::Destroyed,
+            Self::LongAgo => CloseReason::Destroyed,
         }
     }
 }

@@ -3,14 +3,17 @@
 use std::future::Future;
 
 use layered_session::{
-    Answer, Batch, BuildError, BuildErrorKind, ChangeOrigin, Changed, Changes, Clock, Closed, CookieTier, DefaultTier,
+    Batch, BuildError, BuildErrorKind, ChangeEvent, ChangeOrigin, Changes, Clock, CloseReason, CookieTier, DefaultTier,
     Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
-    MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Origin, Placement, Preload, PreloadFuture,
+    MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Placement, Preload, PreloadFuture,
     PreloadLayer, Principal, RelayToken, Require, RequireFuture, RequireLayer, Required, Resolution, ResponseFuture,
     SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats,
-    TierError, TokioClock, Value, Watch, WriteError, WriteErrorKind, WritebackBody, WritebackFuture,
+    TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError, WriteErrorKind, WritebackBody,
+    WritebackFuture,
     testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
-    tier::{BoxError, Change, Commit, CommitKind, Committed, Found, Lookup, OwnerId, Role, Tier, TierFuture, Version},
+    tier::{
+        BoxError, Commit, CommitKind, Committed, Found, Lookup, Mutation, OwnerId, Role, Tier, TierFuture, Version,
+    },
 };
 
 use crate::support::{Browser, Division, Node, Theme, User, Visits, builder, ring};
@@ -45,8 +48,8 @@ fn public_types_keep_their_auto_traits() {
     handle::<MemoryTierBuilder>();
     handle::<Principal>();
     handle::<RelayToken>();
-    handle::<Change>();
-    handle::<Changed>();
+    handle::<Mutation>();
+    handle::<ChangeEvent>();
     handle::<ManualClock>();
     handle::<SpyStore>();
     handle::<Jar>();
@@ -55,10 +58,10 @@ fn public_types_keep_their_auto_traits() {
     copied::<Value<u8>>();
     handle::<Jar>();
 
-    copied::<Answer>();
+    copied::<TierAnswer>();
     copied::<BuildErrorKind>();
     copied::<ChangeOrigin>();
-    copied::<Closed>();
+    copied::<CloseReason>();
     copied::<Commit<'static>>();
     copied::<CommitKind>();
     copied::<Lifetime>();
@@ -66,7 +69,7 @@ fn public_types_keep_their_auto_traits() {
     copied::<MissingSessionKind>();
     copied::<Call>();
     copied::<Operation>();
-    copied::<Origin>();
+    copied::<ValueSource>();
     copied::<OwnerId>();
     copied::<Placement>();
     copied::<Resolution>();
@@ -143,8 +146,8 @@ async fn every_future_can_be_spawned() {
     drop(sent_and_kept(session.closed()));
     drop(sent_and_kept(node.sessions.sweeper()));
     drop(sent(node.sessions.load(&extensions)));
-    drop(sent(node.sessions.of(Principal::new("ada"))));
-    drop(sent(node.sessions.end_all(Principal::new("ada"))));
+    drop(sent(node.sessions.for_principal(Principal::new("ada"))));
+    drop(sent(node.sessions.end_all_sessions(Principal::new("ada"))));
 
     drop(sent(session.set(Theme::default())));
     drop(sent(session.update::<Visits>(|visits| visits.0 += 1)));

@@ -13,12 +13,12 @@ async fn a_value_survives_a_restart_in_the_cookie() {
     assert!(browser.cookie("session").is_none());
     browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
     assert!(browser.cookie("session").is_some());
-    let again = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    let again = browser.visit(&node, async |s| (s.value::<Division>(), s.value_source::<Division>().tier())).await;
     assert_eq!(again, (Division(3), "memory"));
     let node = Node::new(builder(&ring, &clock).build().unwrap());
-    let restarted = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    let restarted = browser.visit(&node, async |s| (s.value::<Division>(), s.value_source::<Division>().tier())).await;
     assert_eq!(restarted, (Division(3), "cookie"));
-    let warm = browser.visit(&node, async |s| (s.value::<Division>(), s.origin::<Division>().tier())).await;
+    let warm = browser.visit(&node, async |s| (s.value::<Division>(), s.value_source::<Division>().tier())).await;
     assert_eq!(warm, (Division(3), "memory"));
 }
 
@@ -44,17 +44,17 @@ async fn reading_revives_no_expired_principal_value() {
     let (ring, clock) = (ring(), ManualClock::new());
     let sessions = builder(&ring, &clock).principal_idle(DAY).build().unwrap();
     let ada = || Principal::new("ada");
-    sessions.of(ada()).await.unwrap().set(Division(3)).await.unwrap();
+    sessions.for_principal(ada()).await.unwrap().set(Division(3)).await.unwrap();
     clock.advance(DAY / 2);
-    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3), "and that is a use");
+    assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(3), "and that is a use");
     clock.advance(DAY / 2);
-    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(3));
+    assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(3));
     clock.advance(DAY);
     for _ in 0..2 {
-        assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(-1));
+        assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(-1));
     }
-    sessions.of(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
-    assert_eq!(sessions.of(ada()).await.unwrap().value::<Division>(), Division(0));
+    sessions.for_principal(ada()).await.unwrap().update::<Division>(|division| division.0 += 1).await.unwrap();
+    assert_eq!(sessions.for_principal(ada()).await.unwrap().value::<Division>(), Division(0));
 }
 
 #[tokio::test]

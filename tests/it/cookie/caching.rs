@@ -27,7 +27,7 @@ fn accesses() -> Vec<(&'static str, Access)> {
     vec![
         ("value", |s| Box::pin(async move { s.value::<Theme>().0 })),
         ("get", |s| Box::pin(async move { format!("{:?}", s.get::<Visits>()) })),
-        ("origin", |s| Box::pin(async move { s.origin::<Theme>().tier().to_owned() })),
+        ("origin", |s| Box::pin(async move { s.value_source::<Theme>().tier().to_owned() })),
         ("explain", |s| Box::pin(async move { format!("{:?}", s.explain::<Theme>()) })),
         ("is_new", |s| Box::pin(async move { s.is_new().to_string() })),
         ("created_at", |s| Box::pin(async move { format!("{:?}", s.created_at()) })),

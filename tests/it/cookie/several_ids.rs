@@ -1,7 +1,7 @@
 //! A request that brings several of our cookies that open is nobody's, and leaves no trace in any of their sessions.
 
 use http::StatusCode;
-use layered_session::{Closed, Principal, Session, SessionWriteback, WriteErrorKind};
+use layered_session::{CloseReason, Principal, Session, SessionWriteback, WriteErrorKind};
 
 use crate::support::{
     App, Browser, DAY, Node, TICK, Theme, User, Visits, at_once, get, kind, parsed, set_cookies, sign_in, signed_in,
@@ -87,7 +87,7 @@ async fn closed(session: Session) {
     assert_eq!(kind(session.update::<Visits>(|visits| visits.0 += 1).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.clear().await), Some(WriteErrorKind::Closed));
-    assert_eq!(at_once(session.closed()), Some(Closed::Ambiguous));
+    assert_eq!(at_once(session.closed()), Some(CloseReason::Ambiguous));
     assert_eq!(kind(session.destroy().await), Some(WriteErrorKind::Closed), "no sign-out that changed nothing");
 }
 

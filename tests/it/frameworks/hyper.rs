@@ -34,7 +34,7 @@ impl Framework for Hyper {
 }
 
 async fn serve(listener: TcpListener, sessions: Sessions, mut stopped: oneshot::Receiver<()>) {
-    let writeback = SessionWriteback::new(&sessions).allow::<Division>().unwrap().at("/session");
+    let writeback = SessionWriteback::new(&sessions).allow::<Division>().unwrap().mount_path("/session");
     let service = ServiceBuilder::new()
         .layer(LayeredSessionLayer::new(sessions))
         .service_fn(move |request| answer(writeback.clone(), request));

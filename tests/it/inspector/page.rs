@@ -17,8 +17,8 @@ async fn page_finds_its_parts_under_any_mount() {
     let inspector = || SessionInspector::new(&node.sessions);
     let nested = Router::new().nest_service("/inspector", inspector());
     let deep = Router::new().nest("/debug", nested.clone());
-    let routed = Router::new().route_service("/inspector", inspector().at("/inspector"));
-    let whole = Router::new().fallback_service(inspector().at("/inspector/"));
+    let routed = Router::new().route_service("/inspector", inspector().mount_path("/inspector"));
+    let whole = Router::new().fallback_service(inspector().mount_path("/inspector/"));
     for (app, paths) in [
         (nested, &["/inspector", "/inspector/"][..]),
         (deep, &["/debug/inspector", "/debug/inspector/"]),

@@ -37,8 +37,8 @@ async fn report_shows_no_secret_and_no_other_user() {
         told += &page.told();
         app.pass(HEARTBEAT);
         told += &page.told();
-        node.sessions.of(Principal::new("canary-ada")).await.unwrap().set(Division(2 + end)).await.unwrap();
-        node.sessions.of(Principal::new("canary-bob")).await.unwrap().set(Division(4)).await.unwrap();
+        node.sessions.for_principal(Principal::new("canary-ada")).await.unwrap().set(Division(2 + end)).await.unwrap();
+        node.sessions.for_principal(Principal::new("canary-bob")).await.unwrap().set(Division(4)).await.unwrap();
         told += &page.told();
     }
     sign_in(&mut ada, &node, "canary-ada").await;

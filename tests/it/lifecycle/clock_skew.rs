@@ -1,11 +1,11 @@
-//! Clocks that differ between nodes or were set: which write is newest, which session came before `end_all`, and what the
+//! Clocks that differ between nodes or were set: which write is newest, which session came before `end_all_sessions`, and what the
 //! allowed skew bounds.
 
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, Lifetime, Principal, Session, SessionsBuilder,
+    Clock, CloseReason, Lifetime, Principal, Session, SessionsBuilder,
     testing::{ManualClock, SpyStore},
 };
 
@@ -55,13 +55,13 @@ async fn end_all_after_step_back_ends_everything() {
                 back(clock, step);
             }
             for node in [&app.node, &other] {
-                node.sessions.end_all(ada()).await.unwrap();
+                node.sessions.end_all_sessions(ada()).await.unwrap();
                 assert_eq!(user(&browser, node).await, None, "{step:?}");
                 assert_eq!(user(&renewed, node).await, None, "{step:?}");
                 let again = signed_in(node, "ada").await;
                 assert_eq!(user(&again, node).await, Some(ada()), "a later sign-in after {step:?}");
             }
-            assert_eq!(handle.closed().now_or_never(), Some(Closed::Revoked), "{step:?}");
+            assert_eq!(handle.closed().now_or_never(), Some(CloseReason::Revoked), "{step:?}");
         }
     }
 }
@@ -79,7 +79,7 @@ async fn end_all_ends_orders_from_fast_clocks() {
         let mut browser = Browser::new();
         bring(&mut browser, &behind, order.as_str()).await;
         assert_eq!(user(&browser, &behind).await, Some(ada()));
-        behind.sessions.end_all(ada()).await.unwrap();
+        behind.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &behind).await, None);
     }
 }
@@ -91,7 +91,7 @@ async fn sign_in_right_after_end_all_holds() {
         let mut browser = app.dark().await;
         let sessions = app.node.sessions.clone();
         let sign_in = async move |session: Session| {
-            sessions.end_all(ada()).await.unwrap();
+            sessions.end_all_sessions(ada()).await.unwrap();
             session.sign_in(User("ada".into())).await.unwrap();
             session.closed().now_or_never()
         };
@@ -100,12 +100,12 @@ async fn sign_in_right_after_end_all_holds() {
     }
 }
 
-// The birth of a renewed session is above the one before, which no `end_all` has reached.
+// The birth of a renewed session is above the one before, which no `end_all_sessions` has reached.
 #[tokio::test]
 async fn renewal_after_step_back_stays_above_end_all() {
     for step in [SECOND, 2 * HOUR] {
         let app = App::new();
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         app.clock.advance(TICK);
         let mut browser = signed_in(&app.node, "ada").await;
         back(&app.clock, step);
@@ -114,7 +114,7 @@ async fn renewal_after_step_back_stays_above_end_all() {
     }
 }
 
-// R6: what this node has seen before `end_all` is ended, however far ahead within the skew its clock was.
+// R6: what this node has seen before `end_all_sessions` is ended, however far ahead within the skew its clock was.
 #[tokio::test]
 async fn end_all_ends_seen_sessions_of_faster_clocks() {
     for ahead in [SECOND, 60 * SECOND, HOUR] {
@@ -122,7 +122,7 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
             clock.advance(ahead);
             let browser = signed_in(&other, "ada").await;
             assert_eq!(user(&browser, &app.node).await, Some(ada()), "{ahead:?}");
-            app.node.sessions.end_all(ada()).await.unwrap();
+            app.node.sessions.end_all_sessions(ada()).await.unwrap();
             assert_eq!(user(&browser, &app.node).await, None, "{ahead:?}");
             let again = signed_in(&app.node, "ada").await;
             assert_eq!(user(&again, &app.node).await, Some(ada()), "{ahead:?}");
@@ -130,7 +130,7 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
     }
 }
 
-// The bound that the docs of `end_all` state, at its edge.
+// The bound that the docs of `end_all_sessions` state, at its edge.
 #[tokio::test]
 async fn end_all_misses_unseen_fast_clock_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -139,11 +139,11 @@ async fn end_all_misses_unseen_fast_clock_sign_ins() {
         clock.advance(AHEAD);
         let browser = signed_in(&app.start_at(&clock), "ada").await;
         app.clock.advance(late);
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
         // Called again once the difference has passed, it reaches all.
         app.clock.advance(AHEAD);
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await, None);
     }
 }
@@ -156,7 +156,7 @@ async fn fast_clocks_end_all_ends_later_sign_ins() {
         let (app, clock) = (App::new(), ManualClock::new());
         let other = app.start_at(&clock);
         app.clock.advance(AHEAD);
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         clock.advance(late);
         let browser = signed_in(&other, "ada").await;
         assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
@@ -170,7 +170,7 @@ async fn corrected_end_all_spares_later_sign_ins() {
         let (app, clock) = (App::new(), ManualClock::new());
         let other = app.start_at(&clock);
         app.clock.advance(ahead);
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         back(&app.clock, ahead);
         let here = signed_in(&app.node, "ada").await;
         assert_eq!(user(&here, &app.node).await, Some(ada()), "{ahead:?}");
@@ -258,7 +258,7 @@ async fn end_all_ends_sessions_of_poisoned_births() {
             }
             let node = if seen { app.node.clone() } else { app.start() };
             app.clock.advance(SECOND);
-            node.sessions.end_all(ada()).await.unwrap();
+            node.sessions.end_all_sessions(ada()).await.unwrap();
             // Within the skew a birth that nobody saw is ahead of the end for as long.
             if seen || ahead > HOUR {
                 assert_eq!(user(&unseen, &node).await, None, "{ahead:?}, seen: {seen}");
@@ -356,7 +356,7 @@ async fn lifetime_of_poisoned_session_moves_no_birth() {
     for clock in [&app.clock, &clock] {
         clock.advance(SECOND);
     }
-    app.node.sessions.end_all(ada()).await.unwrap();
+    app.node.sessions.end_all_sessions(ada()).await.unwrap();
     clock.advance(SECOND);
     browser.visit(&other, async move |session| session.set_lifetime(long).await.unwrap()).await;
     app.clock.advance(SECOND);
@@ -401,7 +401,7 @@ async fn corrected_end_all_spares_later_turns() {
         let app = App::new();
         let mut browser = app.dark().await;
         app.clock.advance(DAY);
-        app.node.sessions.end_all(ada()).await.unwrap();
+        app.node.sessions.end_all_sessions(ada()).await.unwrap();
         back(&app.clock, DAY);
         if by_page {
             let live = socket(&browser, &app.node).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use layered_session::{
-    Clock, Closed, KeyRing, SessionValue, SessionsBuilder,
+    Clock, CloseReason, KeyRing, SessionValue, SessionsBuilder,
     testing::{Call, ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -50,7 +50,7 @@ async fn step_back_extends_no_idle_lifetime() {
         assert_eq!(handle.expires_at(), Some(app.clock.now() + TICK), "{step:?}");
         app.clock.advance(TICK);
         assert_eq!(browser.theme(&app.node).await, Theme::default(), "{step:?}");
-        assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+        assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(CloseReason::Expired)));
     }
 }
 
@@ -225,7 +225,7 @@ async fn step_forward_is_followed() {
     app.clock.set(app.clock.now() + HOUR - TICK);
     assert_eq!(handle.expires_at(), Some(app.clock.now() + TICK));
     app.clock.set(app.clock.now() + TICK);
-    assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(Closed::Expired)));
+    assert_eq!((handle.get::<Theme>(), at_once(handle.closed())), (None, Some(CloseReason::Expired)));
     assert_eq!(browser.read(&app.node).await.len(), 0);
     assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
@@ -242,7 +242,7 @@ async fn sleeper_wakes_on_time_after_step_back() {
     settled().await;
     assert!(!closed.is_finished());
     app.clock.advance(TICK);
-    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }
 
 #[tokio::test]
@@ -254,7 +254,7 @@ async fn sleeper_notices_step_forward_within_an_hour() {
     app.clock.set(app.clock.now() + 3 * DAY);
     settled().await;
     app.clock.advance(HOUR);
-    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }
 
 // The bound that the docs of `Clock` state: a restart forgets how far the clock was set back.

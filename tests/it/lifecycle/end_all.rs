@@ -1,6 +1,6 @@
 //! The ends of all of a user's sessions, from one of them.
 
-use layered_session::{Closed, Principal, Session, WriteErrorKind};
+use layered_session::{CloseReason, Principal, Session, WriteErrorKind};
 
 use crate::support::{
     App, Division, Theme, at_once, get, is_ada, kind, principal, signed_in, socket, theme, user, visitor,
@@ -18,10 +18,10 @@ async fn end_of_all_sessions_signs_out_everywhere() {
         (refused, at_once(session.closed()), session.principal())
     };
     let ended = browser.visit(&node, end).await;
-    assert_eq!(ended, (Some(WriteErrorKind::Closed), Some(Closed::Revoked), None));
+    assert_eq!(ended, (Some(WriteErrorKind::Closed), Some(CloseReason::Revoked), None));
     assert_eq!(browser.cookie("session"), None);
-    assert_eq!(at_once(live.closed()), Some(Closed::Revoked));
-    assert_eq!(at_once(same.closed()), Some(Closed::Revoked));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::Revoked));
+    assert_eq!(at_once(same.closed()), Some(CloseReason::Revoked));
     assert_eq!(kind(same.set(theme("dark")).await), Some(WriteErrorKind::Closed));
     assert_eq!((principal(&other, &node).await, principal(&bob, &node).await), (None, Some(Principal::new("bob"))));
 }
@@ -51,7 +51,7 @@ async fn password_change_ends_the_other_sessions() {
     assert!(is_ada(principal(&browser, &node).await));
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));
     assert_eq!(get::<Division>(&mut browser, &node).await, Division(2));
-    assert_eq!((principal(&other, &node).await, at_once(live.closed())), (None, Some(Closed::Revoked)));
+    assert_eq!((principal(&other, &node).await, at_once(live.closed())), (None, Some(CloseReason::Revoked)));
     assert_eq!(principal(&old, &node).await, None, "a copy of this session's old cookie");
     assert!(is_ada(principal(&browser, &app.start()).await), "after a restart");
 }
@@ -64,7 +64,7 @@ async fn end_all_needs_a_user_and_a_request() {
         async |session: Session| (kind(session.end_all_sessions().await), kind(session.end_other_sessions().await));
     let invalid = Some(WriteErrorKind::Invalid);
     assert_eq!(browser.visit(&node, both).await, (invalid, invalid), "nobody is signed in");
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     assert_eq!(both(job).await, (invalid, invalid));
     let browser = signed_in(&node, "ada").await;
     let live = socket(&browser, &node).await;

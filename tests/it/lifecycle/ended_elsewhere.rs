@@ -7,7 +7,7 @@ use crate::support::{App, Browser, Node, Theme, User, get, kind, set_cookies, si
 /// The browsers of a user who has ended all sessions a moment ago, in another browser.
 async fn revoked(node: &Node) -> Browser {
     let browser = signed_in(node, "ada").await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     browser
 }
 
@@ -58,7 +58,7 @@ async fn old_handle_signs_out_and_begins_anew() {
     let node = App::new().node;
     let browser = signed_in(&node, "ada").await;
     let session = under_way(&browser, &node).await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(kind(session.renew().await), Some(WriteErrorKind::Closed), "no sign-out of its own");
     session.sign_out().await.unwrap();
     session.renew().await.unwrap();

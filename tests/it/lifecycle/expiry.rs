@@ -8,7 +8,8 @@ use std::{
 
 use futures_util::FutureExt;
 use layered_session::{
-    Changed, Clock, Closed, Lifetime, Placement, Principal, Scope, SessionValue, WriteErrorKind, testing::ManualClock,
+    ChangeEvent, Clock, CloseReason, Lifetime, Placement, Principal, Scope, SessionValue, WriteErrorKind,
+    testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +52,7 @@ async fn user_value_access_uses_the_session() {
         app.pass(2 * DAY - TICK);
     }
     app.pass(TICK);
-    assert_eq!(at_once(live.closed()), Some(Closed::Expired));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::Expired));
 }
 
 // R5.
@@ -74,8 +75,8 @@ async fn reading_extends_what_the_browser_carries() {
 async fn user_values_last_31_days_from_use() {
     let app = App::new();
     let node = app.start();
-    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap().value::<Division>();
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
+    let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap().value::<Division>();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
     for _ in 0..2 {
         app.pass(31 * DAY - Duration::from_millis(1));
         assert_eq!(ada().await, Division(2));
@@ -98,9 +99,9 @@ impl SessionValue for Unread {
 async fn principal_values_expire_without_a_sweep() {
     let (ring, clock) = (ring(), ManualClock::new());
     let node = Node::new(builder(&ring, &clock).value::<Unread>().build().unwrap());
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Unread(7)).await.unwrap();
     clock.advance(40 * DAY);
-    assert_eq!(node.sessions.of(Principal::new("ada")).await.unwrap().value::<Unread>(), Unread(0));
+    assert_eq!(node.sessions.for_principal(Principal::new("ada")).await.unwrap().value::<Unread>(), Unread(0));
 }
 
 #[tokio::test]
@@ -206,9 +207,9 @@ async fn end_wakes_every_sleeper() {
     tokio::task::yield_now().await;
     assert!(!closed.is_finished() && !watching.is_finished() && !changing.is_finished());
     app.pass(TICK);
-    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
     assert_eq!(soon(watching).await.unwrap(), None);
-    assert_eq!(soon(changing).await.unwrap(), Some(Changed::Closed(Closed::Expired)));
+    assert_eq!(soon(changing).await.unwrap(), Some(ChangeEvent::Closed(CloseReason::Expired)));
 }
 
 #[tokio::test]
@@ -229,7 +230,7 @@ async fn a_sleeper_follows_a_deadline_that_moves() {
     tokio::task::yield_now().await;
     assert!(!closed.is_finished(), "it is a use too");
     app.pass(TICK);
-    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }
 
 #[tokio::test]
@@ -244,5 +245,5 @@ async fn sleeper_follows_a_shorter_lifetime_from_cookies() {
     get::<Theme>(&mut browser, &here).await;
     settled().await;
     app.pass(HOUR);
-    assert_eq!(soon(closed).await.unwrap(), Closed::Expired);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }

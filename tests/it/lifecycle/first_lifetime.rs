@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use layered_session::{
-    Clock, Closed, Lifetime, Session, WriteErrorKind,
+    Clock, CloseReason, Lifetime, Session, WriteErrorKind,
     testing::{Call, ManualClock, Operation, SpyStore},
     tier::CommitKind,
 };
@@ -246,12 +246,12 @@ async fn order_begins_with_the_configured_lifetime() {
 async fn jobs_and_ended_sessions_take_no_lifetime() {
     let app = App::new();
     let node = app.start();
-    let job = node.sessions.of(layered_session::Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(layered_session::Principal::new("ada")).await.unwrap();
     assert_eq!(kind(job.set_lifetime(remember_me()).await), Some(WriteErrorKind::Invalid));
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     browser.visit(&node, async |session| session.destroy().await.unwrap()).await;
-    assert_eq!(live.closed().await, Closed::Destroyed);
+    assert_eq!(live.closed().await, CloseReason::Destroyed);
     assert_eq!(kind(live.set_lifetime(remember_me()).await), Some(WriteErrorKind::Closed));
 }
 

@@ -138,7 +138,7 @@ async fn ends_of_all_need_memory() {
         let turns = async |session: Session| {
             [session.end_other_sessions().await, session.end_all_sessions().await].map(|turn| kind(turn).is_none())
         };
-        let end_all = node.sessions.end_all(Principal::new("eve")).await;
+        let end_all = node.sessions.end_all_sessions(Principal::new("eve")).await;
         assert_eq!(end_all.is_ok(), has_memory);
         if let Err(error) = end_all {
             assert!(error.to_string().contains("MemoryTier"), "the remedy: {error}");

@@ -9,7 +9,7 @@ use std::{
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use layered_session::{Clock, Closed, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
+use layered_session::{Clock, CloseReason, Lifetime, Principal, Session, Sleep, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
     Answer, App, Browser, DAY, Division, HOUR, Node, TICK, Theme, User, Visits, at_once, bring, builder, dark,
@@ -91,7 +91,7 @@ async fn nothing_revives_a_destroyed_session() {
     assert_eq!(slow.take::<Theme>().await.unwrap(), None, "there is nothing to take");
     let turns = [kind(slow.renew().await), kind(slow.sign_in(User("eve".into())).await)];
     assert_eq!(turns, [Some(WriteErrorKind::HeadSent); 2]);
-    assert_eq!((slow.value::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(Closed::Destroyed)));
+    assert_eq!((slow.value::<Theme>(), slow.closed().now_or_never()), (Theme::default(), Some(CloseReason::Destroyed)));
     slow.destroy().await.unwrap();
     assert_eq!(slow.relay(), None, "another handle has ended the session");
     drop((slow, request));
@@ -154,7 +154,7 @@ async fn ended_id_is_fenced_for_a_minute() {
         let destroyed = old.clone().visit_seen(&node, async |session| session.destroy().await.unwrap()).await;
         assert!(set_cookies(&destroyed.0).is_empty());
         let live = socket(&old, &node).await;
-        assert_eq!(at_once(live.closed()), Some(if renews { Closed::Renewed } else { Closed::Destroyed }));
+        assert_eq!(at_once(live.closed()), Some(if renews { CloseReason::Renewed } else { CloseReason::Destroyed }));
         app.pass(TICK);
         assert_eq!(attempt(&old, &node).await, (true, None, true));
         let expected = if renews { theme("light") } else { Theme::default() };
@@ -260,8 +260,8 @@ async fn end_all_spares_other_users() {
     assert_eq!(soon(watch.next()).await, Some(Theme::default()));
     let (closed, watching) = (tokio::spawn(live.closed()), tokio::spawn(async move { watch.next().await }));
     tokio::task::yield_now().await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (Closed::Revoked, None));
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (CloseReason::Revoked, None));
     assert_eq!(attempt(&first, &node).await, FENCED);
     assert_eq!(bob.visit(&node, async |s| s.principal()).await, Some(Principal::new("bob")));
     sign_in(&mut first, &node, "ada").await;
@@ -286,7 +286,7 @@ async fn end_all_ends_sessions_that_arrive_later() {
         sockets.push(browser.clone().open(&app.node).await);
     }
     for node in [&app.node, &cold] {
-        node.sessions.end_all(Principal::new("ada")).await.unwrap();
+        node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
         assert_eq!(ada.theme(node).await, Theme::default());
         assert_eq!(bob.theme(node).await, dark());
         let write = async |session: Session| session.set(Visits(1)).await.map_err(|error| error.kind());
@@ -296,7 +296,7 @@ async fn end_all_ends_sessions_that_arrive_later() {
         let user = async |session: Session| session.principal();
         assert_eq!(again.visit(node, user).await, Some(Principal::new("ada")));
     }
-    assert_eq!(sockets[0].closed().now_or_never(), Some(Closed::Revoked));
+    assert_eq!(sockets[0].closed().now_or_never(), Some(CloseReason::Revoked));
     assert_eq!(sockets[1].value::<Theme>(), dark());
 }
 
@@ -307,7 +307,7 @@ async fn end_all_outlasts_every_given_lifetime() {
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = signed_in(&node, "ada").await;
     browser.visit(&node, async move |s| s.set_lifetime(long).await.unwrap()).await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     clock.advance(40 * DAY);
     for _ in 0..5 {
         Browser::new().visit(&node, async |s| s.set(Visits(1)).await.unwrap()).await;
@@ -319,10 +319,10 @@ async fn end_all_outlasts_every_given_lifetime() {
 async fn end_all_brings_no_idled_out_value_back() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.principal_idle(DAY));
-    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     ada().await.set(Division(3)).await.unwrap();
     app.pass(DAY);
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(ada().await.value::<Division>(), Division(-1));
 }
 
@@ -331,10 +331,10 @@ async fn end_all_counts_as_use_of_the_mark() {
     let app = App::new();
     let node = || app.start_with(|sessions| sessions.idle(60 * DAY).absolute(60 * DAY));
     let (here, there) = (node(), node());
-    here.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    here.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     app.pass(20 * DAY);
     let mut browser = signed_in(&there, "ada").await;
-    here.sessions.end_all(Principal::new("ada")).await.unwrap();
+    here.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(45 * DAY);
     for _ in 0..5 {
         drop(visitor(&here).await);
@@ -354,7 +354,7 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
     }
     let [mut seen, mut unseen] = browsers;
     get::<Theme>(&mut seen, &after).await;
-    after.sessions.end_all(Principal::new("ada")).await.unwrap();
+    after.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(40 * DAY);
     for _ in 0..5 {
         drop(visitor(&after).await);
@@ -371,7 +371,7 @@ async fn end_all_ends_sessions_of_fast_clocks() {
     let user = async |session: Session| session.principal();
     assert_eq!(browser.clone().visit(&app.node, user).await, Some(Principal::new("ada")));
     app.clock.advance(Duration::from_secs(10));
-    app.node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    app.node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(browser.visit(&app.node, user).await, None);
 }
 
@@ -427,5 +427,5 @@ async fn closed_wakes_on_time_after_a_shorter_lifetime() {
     clock.pass(HOUR / 4);
     settled().await;
     assert!(waiting.is_finished(), "nobody told it that the end comes earlier");
-    assert_eq!(waiting.await.unwrap(), Closed::Expired);
+    assert_eq!(waiting.await.unwrap(), CloseReason::Expired);
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use layered_session::{Clock, Closed, Lifetime, Session, SessionValue, WriteErrorKind, testing::ManualClock};
+use layered_session::{Clock, CloseReason, Lifetime, Session, SessionValue, WriteErrorKind, testing::ManualClock};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{App, Browser, DAY, HOUR, Node, Theme, User, Visits, builder, dark, first_write, max_age, ring};
@@ -56,7 +56,7 @@ async fn cookie_expires_at_its_exact_second() {
     app.clock.advance(SECOND);
     gone_from(&browser, [&app.node, &app.start()]).await;
     let refused = handle.set(Theme("late".into())).await.unwrap_err();
-    assert_eq!((refused.kind(), handle.closed().now_or_never()), (WriteErrorKind::Closed, Some(Closed::Expired)));
+    assert_eq!((refused.kind(), handle.closed().now_or_never()), (WriteErrorKind::Closed, Some(CloseReason::Expired)));
 }
 
 // R5.
@@ -247,7 +247,7 @@ async fn absolute_lifetime_counts_from_the_beginning() {
     app.clock.advance(2 * HOUR);
     let handle = browser.open(&app.node).await;
     handle.set_lifetime(Lifetime::new(HOUR, HOUR).unwrap()).await.unwrap();
-    assert_eq!(handle.closed().now_or_never(), Some(Closed::Expired));
+    assert_eq!(handle.closed().now_or_never(), Some(CloseReason::Expired));
     assert_eq!(browser.theme(&app.node).await, Theme::default());
 }
 

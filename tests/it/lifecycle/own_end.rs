@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, StatusCode};
 use http_body_util::Full;
 use layered_session::{
-    Closed, DefaultTier, Lifetime, Principal, RelayToken, Resolution, Session, SessionWriteback, WriteErrorKind,
+    CloseReason, DefaultTier, Lifetime, Principal, RelayToken, Resolution, Session, SessionWriteback, WriteErrorKind,
 };
 
 use crate::support::{
@@ -31,7 +31,7 @@ async fn flash_message_follows_a_sign_out() {
     assert_eq!(seen, (Some(WriteErrorKind::Closed), theme("bye"), true));
     assert_eq!(set_cookies(&headers).len(), 1);
     assert_eq!((get::<Theme>(&mut browser, &node).await, principal(&browser, &node).await), (theme("bye"), None));
-    assert_eq!(at_once(other.closed()), Some(Closed::Destroyed));
+    assert_eq!(at_once(other.closed()), Some(CloseReason::Destroyed));
     assert_eq!(kind(other.set(theme("late")).await), Some(WriteErrorKind::Closed));
 }
 
@@ -48,7 +48,7 @@ async fn watches_end_with_the_handles_own_end() {
                 session.destroy().await.unwrap();
                 if polled {
                     assert_eq!(soon(watch.next()).await, None);
-                    assert_eq!(soon(closed.as_mut()).await, Closed::Destroyed);
+                    assert_eq!(soon(closed.as_mut()).await, CloseReason::Destroyed);
                 }
                 match signs_in {
                     true => session.sign_in(user("bob")).await.unwrap(),
@@ -56,9 +56,12 @@ async fn watches_end_with_the_handles_own_end() {
                 }
                 session.set(theme("dark")).await.unwrap();
                 assert_eq!(soon(watch.next()).await, None, "of the session before");
-                assert_eq!(soon(changes.next()).await, Some(layered_session::Changed::Closed(Closed::Destroyed)));
+                assert_eq!(
+                    soon(changes.next()).await,
+                    Some(layered_session::ChangeEvent::Closed(CloseReason::Destroyed))
+                );
                 if !polled {
-                    assert_eq!(soon(closed).await, Closed::Destroyed);
+                    assert_eq!(soon(closed).await, CloseReason::Destroyed);
                 }
                 assert_eq!(session.watch::<Theme>().next().await, Some(theme("dark")), "a new watch");
                 assert_eq!(at_once(session.closed()), None);
@@ -108,7 +111,7 @@ async fn order_after_own_end_keeps_the_user() {
 async fn order_after_own_end_obeys_end_all() {
     let (node, browser) = identified_by_head().await;
     let order = renewal_after_an_end(&node, &browser).await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_refused(&bring_as(&browser, &node, "ada", &order).await, "session_closed");
 }
 
@@ -158,7 +161,7 @@ async fn end_of_the_next_session_is_somebody_elses() {
     let turn = async move |session: Session| {
         session.sign_out().await.unwrap();
         session.sign_in(user("bob")).await.unwrap();
-        inner.sessions.end_all(layered_session::Principal::new("bob")).await.unwrap();
+        inner.sessions.end_all_sessions(layered_session::Principal::new("bob")).await.unwrap();
         (kind(session.renew().await), kind(session.sign_in(user("eve")).await), session)
     };
     let closed = Some(WriteErrorKind::Closed);

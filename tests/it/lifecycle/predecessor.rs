@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use layered_session::{Closed, Lifetime, Session};
+use layered_session::{CloseReason, Lifetime, Session};
 
 use crate::support::{
     App, DAY, Theme, at_once, get, is_ada, principal, sign_in, signed_in, socket, soon, theme, user, visitor,
@@ -23,7 +23,7 @@ async fn new_cookie_ends_old_id_elsewhere() {
         }
         assert_eq!(at_once(live.closed()), None, "the other node knows of nothing yet");
         assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
-        assert_eq!(soon(closed).await.unwrap(), Closed::Renewed);
+        assert_eq!(soon(closed).await.unwrap(), CloseReason::Renewed);
         assert_eq!(get::<Theme>(&mut old.clone(), &other).await, Theme::default());
         let unseen = app.start();
         get::<Theme>(&mut browser.clone(), &unseen).await;
@@ -97,7 +97,7 @@ async fn session_after_own_end_names_ended_id() {
     };
     browser.visit(&node, turn).await;
     assert!(is_ada(principal(&browser, &other).await));
-    assert_eq!(at_once(live.closed()), Some(Closed::Renewed));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::Renewed));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::{pin::pin, time::Duration};
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use layered_session::{Closed, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
+use layered_session::{CloseReason, Principal, Resolution, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{
     App, Division, Node, Theme, User, Visits, builder, carried, dark, first_write, get, kind, post, ring, set, settled,
@@ -24,7 +24,7 @@ async fn renewal_moves_data_and_ends_old_id() {
     assert_eq!(browser.theme(&app.node).await, dark());
     assert_eq!(browser.theme(&app.start()).await, dark());
     assert_eq!(old.theme(&app.node).await, Theme::default());
-    assert_eq!(socket.closed().now_or_never(), Some(Closed::Renewed));
+    assert_eq!(socket.closed().now_or_never(), Some(CloseReason::Renewed));
     assert_eq!(kind(socket.set(Visits(1)).await), Some(WriteErrorKind::Closed));
     assert_eq!(socket.value::<Theme>(), Theme::default());
 }
@@ -69,7 +69,7 @@ async fn renewal_keeps_own_watches_and_ends_others() {
     let mut open = pin!(live.closed());
     tokio::task::yield_now().await;
     live.renew().await.unwrap();
-    assert_eq!((soon(closed).await.unwrap(), soon(ending).await.unwrap()), (Closed::Renewed, None));
+    assert_eq!((soon(closed).await.unwrap(), soon(ending).await.unwrap()), (CloseReason::Renewed, None));
     assert_eq!(kind(other.set(theme("late")).await), Some(WriteErrorKind::Closed));
     assert!(open.as_mut().now_or_never().is_none());
     let waiting = [waiting_for(mine, theme("dark")).await, waiting_for(clones, theme("dark")).await];
@@ -123,7 +123,7 @@ async fn adoption_never_replaces_the_users_value() {
         let app = App::new();
         let node = app.start();
         if let Some(own) = own {
-            node.sessions.of(Principal::new("ada")).await.unwrap().set(own).await.unwrap();
+            node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(own).await.unwrap();
         }
         let mut browser = first_write(&node, Division(3)).await;
         let sign_in = async move |session: Session| {
@@ -161,7 +161,7 @@ async fn sign_in_ends_other_tabs_sockets() {
     let closed = tokio::spawn(tab.closed());
     tokio::task::yield_now().await;
     sign_in(&mut browser, &node, "ada").await;
-    assert_eq!(soon(closed).await.unwrap(), Closed::Renewed);
+    assert_eq!(soon(closed).await.unwrap(), CloseReason::Renewed);
     assert_eq!(tab.principal(), None);
     assert_eq!(socket(&browser, &node).await.principal(), Some(Principal::new("ada")));
 }
@@ -183,7 +183,7 @@ async fn post_with_old_cookie_keeps_the_login() {
 #[tokio::test]
 async fn watch_follows_the_signed_in_user() {
     let node = App::new().node;
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.set(Division(2)).await.unwrap();
     let live = under_way(&visitor(&node).await, &node).await;
     live.set(Division(3)).await.unwrap();
@@ -211,7 +211,7 @@ async fn refused_sign_in_keeps_the_watches() {
     assert_eq!(kind(refused), Some(WriteErrorKind::TooLarge));
     let woken = tokio::spawn(async move { divisions.next().await });
     tokio::task::yield_now().await;
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let woken = tokio::time::timeout(Duration::from_secs(2), woken).await;
     assert_eq!(woken.expect("the watch is told").unwrap(), Some(Division(4)));
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use layered_session::{Closed, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
+use layered_session::{CloseReason, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
 
 use crate::support::{
     App, Browser, Node, TICK, Theme, at_once, get, set_cookies, sign_in, signed_in, socket, theme, visit_as, visitor,
@@ -40,7 +40,7 @@ async fn late_sign_out_ends_renewed_session() {
     renew(&mut browser, &node).await;
     let tab = socket(&browser, &node).await;
     assert!(sign_out(&late, &node).await, "the browser may hold the new cookie by now");
-    assert_eq!((user(&browser, &node).await, at_once(tab.closed())), (None, Some(Closed::Destroyed)));
+    assert_eq!((user(&browser, &node).await, at_once(tab.closed())), (None, Some(CloseReason::Destroyed)));
     assert!(!sign_out(&late, &node).await, "nothing was left to end");
 }
 

@@ -9,7 +9,8 @@ use std::{
 
 use futures_util::FutureExt;
 use layered_session::{
-    ChangeOrigin, Changed, Changes, Closed, DefaultTier, Session, SessionValue, WriteErrorKind, testing::ManualClock,
+    ChangeEvent, ChangeOrigin, Changes, CloseReason, DefaultTier, Session, SessionValue, WriteErrorKind,
+    testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
 
@@ -23,11 +24,11 @@ fn told(changes: &mut Changes) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(Some(changed)) = at_once(changes.next()) {
         told.push(match changed {
-            Changed::Set { name, .. } => format!("set {name}"),
-            Changed::Removed { name, .. } => format!("removed {name}"),
-            Changed::Expired { name, .. } => format!("expired {name}"),
-            Changed::Cleared { .. } => "cleared".to_owned(),
-            Changed::Closed(reason) => format!("closed: {reason}"),
+            ChangeEvent::Set { name, .. } => format!("set {name}"),
+            ChangeEvent::Removed { name, .. } => format!("removed {name}"),
+            ChangeEvent::Expired { name, .. } => format!("expired {name}"),
+            ChangeEvent::Cleared { .. } => "cleared".to_owned(),
+            ChangeEvent::Closed(reason) => format!("closed: {reason}"),
             other => format!("{other:?}").to_lowercase(),
         });
     }
@@ -122,12 +123,14 @@ async fn change_is_fresh_here_and_carried_elsewhere() {
     let origins = streams.each_mut().map(|changes| {
         let all = std::iter::from_fn(|| at_once(changes.next()).flatten());
         let origin = |changed| match changed {
-            Changed::Set { name: "visits", origin, .. } | Changed::Removed { name: "theme", origin, .. } => origin,
+            ChangeEvent::Set { name: "visits", origin, .. } | ChangeEvent::Removed { name: "theme", origin, .. } => {
+                origin
+            }
             other => panic!("{other:?}"),
         };
         all.map(origin).collect::<Vec<_>>()
     });
-    assert_eq!(origins, [[ChangeOrigin::Fresh; 2], [ChangeOrigin::Carried; 2]]);
+    assert_eq!(origins, [[ChangeOrigin::Local; 2], [ChangeOrigin::Remote; 2]]);
 }
 
 // G18.
@@ -144,7 +147,7 @@ async fn a_destroyed_session_is_not_an_emptied_one() {
     other.set(Visits(1)).await.unwrap();
     live.destroy().await.unwrap();
     assert_eq!(soon(watch.next()).await, None);
-    assert_eq!(soon(closed).await, Closed::Destroyed);
+    assert_eq!(soon(closed).await, CloseReason::Destroyed);
     assert_eq!(kind(other.set(Visits(2)).await), Some(WriteErrorKind::Closed));
 }
 
@@ -224,7 +227,7 @@ async fn watch_sees_the_session_begin() {
     soon(page).await.unwrap();
     assert!(closed.as_mut().now_or_never().is_none());
     live.destroy().await.unwrap();
-    assert_eq!(soon(closed).await, Closed::Destroyed);
+    assert_eq!(soon(closed).await, CloseReason::Destroyed);
 }
 
 // G18.
@@ -255,7 +258,7 @@ async fn the_end_of_a_value_wakes_its_watch() {
     tokio::task::yield_now().await;
     app.pass(HOUR);
     assert_eq!(soon(watching).await.unwrap(), Some(Notice::default()));
-    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: "notice", .. })));
+    assert!(matches!(soon(changing).await.unwrap(), Some(ChangeEvent::Expired { name: "notice", .. })));
     assert_eq!(live.get::<Notice>(), None);
 }
 
@@ -272,7 +275,7 @@ async fn watch_sees_user_values_expire() {
     tokio::task::yield_now().await;
     app.pass(31 * DAY);
     assert_eq!(soon(watching).await.unwrap(), Some(Division(-1)));
-    assert!(matches!(soon(changing).await.unwrap(), Some(Changed::Expired { name: Division::NAME, .. })));
+    assert!(matches!(soon(changing).await.unwrap(), Some(ChangeEvent::Expired { name: Division::NAME, .. })));
     assert_eq!(live.get::<Division>(), None);
 }
 
@@ -290,7 +293,7 @@ async fn watch_sees_the_winner_of_equal_versions() {
     assert_eq!(at_once(watch.next()), Some(Some(Visits(1))));
     get::<Visits>(&mut browser, &nodes[0]).await;
     assert_eq!(at_once(watch.next()), Some(Some(Visits(2))));
-    assert!(matches!(at_once(changes.next()), Some(Some(Changed::Set { .. }))));
+    assert!(matches!(at_once(changes.next()), Some(Some(ChangeEvent::Set { .. }))));
 }
 
 #[tokio::test]
@@ -314,7 +317,7 @@ async fn a_shutdown_ends_what_waits_and_no_session() {
     let (closed, watching) = (tokio::spawn(live.closed()), tokio::spawn(async move { watch.next().await }));
     tokio::task::yield_now().await;
     node.sessions.shutdown();
-    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (Closed::Shutdown, None));
+    assert_eq!((soon(closed).await.unwrap(), soon(watching).await.unwrap()), (CloseReason::Shutdown, None));
     assert_eq!(told(&mut changes), ["closed: shutdown"]);
     live.set(theme("dark")).await.unwrap();
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("dark"));

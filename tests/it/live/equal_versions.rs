@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use layered_session::{Changed, SessionValue};
+use layered_session::{ChangeEvent, SessionValue};
 
 use crate::support::{App, Theme, at_once, get, set, visitor};
 
@@ -20,7 +20,7 @@ async fn change_stream_names_winner_of_equal_versions() {
     assert!(at_once(changes.next()).is_none());
     assert_eq!(get::<Theme>(&mut twin, &third).await, Theme("b".into()));
     let told = at_once(changes.next()).flatten();
-    assert!(matches!(told, Some(Changed::Set { name: Theme::NAME, .. })), "{told:?}");
+    assert!(matches!(told, Some(ChangeEvent::Set { name: Theme::NAME, .. })), "{told:?}");
     assert!(at_once(changes.next()).is_none(), "once");
 
     // The loser comes again, which changes nothing.

@@ -169,7 +169,7 @@ async fn user_values_reach_only_the_users_pages() {
     let (ada, bob) = (signed_in(&node, "ada").await, signed_in(&node, "bob").await);
     let mut pages = [Page::opened(&ada, &node).await, Page::opened(&signed_in(&node, "ada").await, &node).await];
     let mut others = [Page::opened(&bob, &node).await, Page::opened(&visitor(&node).await, &node).await];
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.set(Division(4)).await.unwrap();
     for page in &mut pages {
         assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":4}\n\n");
@@ -217,7 +217,9 @@ async fn close_reason_is_the_last_event() {
     let ends: [(&str, End); 5] = [
         ("renewed", |request, _, _| Box::pin(async move { request.renew().await.unwrap() })),
         ("destroyed", |request, _, _| Box::pin(async move { request.destroy().await.unwrap() })),
-        ("revoked", |_, node, _| Box::pin(async move { node.sessions.end_all(Principal::new("ada")).await.unwrap() })),
+        ("revoked", |_, node, _| {
+            Box::pin(async move { node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap() })
+        }),
         ("expired", |_, _, app| Box::pin(async move { app.pass(2 * DAY) })),
         ("shutdown", |_, node, _| Box::pin(async move { node.sessions.shutdown() })),
     ];
@@ -295,7 +297,7 @@ async fn undelivered_changes_are_relayed() {
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let mut page = Page::opened(&browser, &node).await;
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.set(Division(1)).await.unwrap();
     socket(&browser, &node).await.set(Visits(5)).await.unwrap();
     assert_eq!(page.told(), "event: set\ndata: {\"current_division_id\":1}\n\n");

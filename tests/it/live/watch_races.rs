@@ -71,7 +71,7 @@ async fn clone_sees_own_renewal_as_no_end() {
 #[tokio::test]
 async fn next_user_is_not_mistaken_for_the_last() {
     let node = App::new().node;
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(4)).await.unwrap();
     let seen = Browser::new()
         .visit(&node, async |session| {
             session.sign_in(User("ada".into())).await.unwrap();
@@ -111,7 +111,7 @@ async fn watch_during_sign_in_follows_new_user() {
     let mut watch = watching.join().unwrap();
     assert_eq!(at_once(watch.next()), Some(Some(Division(-1))));
     assert_eq!(at_once(watch.next()), None);
-    node.sessions.of(Principal::new("bob")).await.unwrap().set(Division(3)).await.unwrap();
+    node.sessions.for_principal(Principal::new("bob")).await.unwrap().set(Division(3)).await.unwrap();
     assert_eq!(at_once(watch.next()), Some(Some(Division(3))), "it is woken by what happens to bob's");
 }
 
@@ -281,7 +281,7 @@ async fn relay_token_alone_extends_no_session() {
     let app = App::new();
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
     let mut page = open(&mut browser, &node, writeback).await;
     let mut all = told(&mut page);
@@ -320,7 +320,7 @@ async fn raw_json_breaks_no_event() {
     assert_eq!((state.matches('\n').count(), state.matches('\r').count()), (3, 0), "{state:?}");
 }
 
-// A birth token of a session that `end_all` has ended is refused, also where a middleware watches the request's handle.
+// A birth token of a session that `end_all_sessions` has ended is refused, also where a middleware watches the request's handle.
 #[tokio::test]
 async fn birth_token_of_revoked_session_is_refused() {
     let app = App::new();
@@ -329,7 +329,7 @@ async fn birth_token_of_revoked_session_is_refused() {
     live.sign_in(User("ada".into())).await.unwrap();
     let token = live.relay().unwrap();
     app.pass(Duration::from_secs(1));
-    here.sessions.end_all(Principal::new("ada")).await.unwrap();
+    here.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(Duration::from_secs(1));
     let body = serde_json::json!({ "$relay": token.as_str() }).to_string();
     for watched in [true, false] {
@@ -387,7 +387,7 @@ async fn outer_login_ends_the_earlier_users_page() {
     browser.visit(&node, async |session| session.renew().await.unwrap()).await;
     let mut bobs = node.stream(writeback(), request(&browser, "bob")).await.into_body();
     told(&mut bobs);
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(2)).await.unwrap();
     assert_eq!(told(&mut bobs), "");
     assert_eq!(told(&mut adas), "event: closed\ndata: \"renewed\"\n\n");
 }

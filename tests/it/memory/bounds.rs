@@ -138,7 +138,7 @@ fn bytes_are_what_the_allocator_was_asked_for() {
     });
     assert_counts("a tombstone", |tier, _| drop(tier.ended()));
     assert_counts("a principal", |tier, number| {
-        let job = at_once(tier.node.sessions.of(Principal::new(number))).unwrap().unwrap();
+        let job = at_once(tier.node.sessions.for_principal(Principal::new(number))).unwrap().unwrap();
         at_once(job.set(Division(3))).unwrap().unwrap();
     });
 }
@@ -167,7 +167,7 @@ fn memory_stays_within_its_bound() {
     let mut browser = tier.saved();
     tier.visit(&mut browser, async |session| session.set(Draft("x".repeat(80_000))).await.unwrap());
     let stats = tier.stats();
-    assert!(stats.bytes <= 100_000 && stats.evicted_saved > 600, "{stats:?}");
+    assert!(stats.bytes <= 100_000 && stats.evicted_clean > 600, "{stats:?}");
     assert!(tier.is_here(&browser));
 }
 
@@ -192,13 +192,13 @@ fn records_in_use_are_never_evicted() {
 fn least_recently_used_saved_sessions_go_first() {
     let tier = Tier::new(100_000);
     let browsers: Vec<_> = (0..300).map(|_| tier.saved()).collect();
-    assert_eq!(tier.stats().evicted_saved, 0);
+    assert_eq!(tier.stats().evicted_clean, 0);
     tier.clock.advance(60 * SECOND);
     for browser in &browsers[..150] {
         tier.visit(&mut browser.clone(), async |session| session.value::<Theme>());
     }
     tier.clock.advance(60 * SECOND);
-    while tier.stats().evicted_saved < 100 {
+    while tier.stats().evicted_clean < 100 {
         tier.saved();
     }
     // Those first that mostly are: what is not here comes back, and takes another's place.
@@ -243,12 +243,12 @@ fn unsaved_records_outlast_saved_ones() {
         tier.saved();
     }
     let stats = tier.stats();
-    assert!(stats.evicted_saved > 700 && stats.evicted_unsaved == 0, "{stats:?}");
+    assert!(stats.evicted_clean > 700 && stats.evicted_dirty == 0, "{stats:?}");
     assert!(unsaved.iter().all(|browser| tier.is_here(browser)));
     // Now there is nothing else.
     (0..1000).for_each(|_| drop(tier.unsaved()));
     let stats = tier.stats();
-    assert!(stats.evicted_unsaved > 500 && stats.revocations_lost == 0, "{stats:?}");
+    assert!(stats.evicted_dirty > 500 && stats.revocations_lost == 0, "{stats:?}");
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn tombstones_are_evicted_last() {
     tier.clock.advance(120 * SECOND);
     (0..500).for_each(|_| drop(tier.unsaved()));
     let stats = tier.stats();
-    assert!(stats.evicted_unsaved > 300 && stats.revocations_lost == 0, "{stats:?}");
+    assert!(stats.evicted_dirty > 300 && stats.revocations_lost == 0, "{stats:?}");
     let themes = || ended.iter().map(|browser| tier.visit(&mut browser.clone(), async |it| it.get::<Theme>()));
     assert_eq!(themes().flatten().count(), 0, "ended stays ended");
 
@@ -320,14 +320,14 @@ fn renewal_keeps_a_record_unsaved() {
     tier.visit(&mut browser, async |session| session.renew().await.unwrap());
     tier.saved();
     let stats = tier.stats();
-    assert_eq!((stats.evicted_saved, stats.evicted_unsaved), (0, 1), "{stats:?}");
+    assert_eq!((stats.evicted_clean, stats.evicted_dirty), (0, 1), "{stats:?}");
 }
 
 #[test]
 fn lost_end_all_counts_as_lost_revocation() {
     let tier = Tier::new(1);
-    at_once(tier.node.sessions.end_all(Principal::new("ada"))).expect("nothing to wait for").unwrap();
+    at_once(tier.node.sessions.end_all_sessions(Principal::new("ada"))).expect("nothing to wait for").unwrap();
     tier.saved();
     let stats = tier.stats();
-    assert_eq!((stats.evicted_unsaved, stats.revocations_lost), (0, 1), "{stats:?}");
+    assert_eq!((stats.evicted_dirty, stats.revocations_lost), (0, 1), "{stats:?}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
-    Closed, KeyRing, Principal, Session, SessionWriteback, Stats, WriteErrorKind, testing::ManualClock,
+    CloseReason, KeyRing, Principal, Session, SessionWriteback, Stats, WriteErrorKind, testing::ManualClock,
 };
 
 use crate::support::{
@@ -189,7 +189,7 @@ fn open_handle_keeps_why_its_session_ended() {
     tier.end(browser);
     for _ in 0..3 {
         tier.sweep();
-        assert_eq!(at_once(open.closed()), Some(Closed::Destroyed));
+        assert_eq!(at_once(open.closed()), Some(CloseReason::Destroyed));
         assert_eq!(at_once(open.set(Theme("late".into()))).map(kind), Some(Some(WriteErrorKind::Closed)));
         assert_eq!(at_once(open.destroy()).map(kind), Some(None));
     }
@@ -218,7 +218,7 @@ fn expired_session_leaves_no_tombstone() {
 fn end_of_all_sessions_outlasts_visitors() {
     let tier = Tier::new(SMALL);
     let ada = tier.user("ada");
-    at_once(tier.node.sessions.end_all(Principal::new("ada"))).unwrap().unwrap();
+    at_once(tier.node.sessions.end_all_sessions(Principal::new("ada"))).unwrap().unwrap();
     (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
     (0..500).for_each(|_| drop(tier.visitor()));
     assert_eq!(tier.principal(&ada), None);

@@ -40,7 +40,7 @@ async fn drafting(browser: &mut Browser, node: &Node) -> Session {
 async fn revoked_session_counts_as_ended() {
     let node = App::new().start_with(|sessions| sessions.value::<Draft>());
     let session = drafting(&mut signed_in(&node, "ada").await, &node).await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(session.get::<Draft>(), None);
     assert!(bytes(&node.sessions) < LONG, "{:?}", node.sessions.stats());
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Closed, Lifetime, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind, testing::ManualClock,
+    Clock, CloseReason, Lifetime, Session, Sessions, Stats, Watch, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
 
@@ -133,8 +133,8 @@ struct Socket {
     session: Session,
     watch: Watch<Visits>,
     told: Option<u64>,
-    closed: Pin<Box<dyn Future<Output = Closed>>>,
-    reason: Option<Closed>,
+    closed: Pin<Box<dyn Future<Output = CloseReason>>>,
+    reason: Option<CloseReason>,
 }
 
 impl Socket {
@@ -436,14 +436,14 @@ impl World {
                 missed,
                 stats
             );
-            prop_assert!(missed.unsaved <= stats.evicted_unsaved, "{:?} {:?}", missed, stats);
+            prop_assert!(missed.unsaved <= stats.evicted_dirty, "{:?} {:?}", missed, stats);
         }
         Ok(())
     }
 }
 
 const fn evicted(stats: &Stats) -> u64 {
-    stats.evicted_saved + stats.evicted_unsaved + stats.revocations_lost
+    stats.evicted_clean + stats.evicted_dirty + stats.revocations_lost
 }
 
 /// Records that were made.

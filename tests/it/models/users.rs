@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{FutureExt, StreamExt, future::join_all, stream};
 use layered_session::{
-    Clock, Closed, KeyRing, Principal, RelayToken, Resolution, Session, SessionWriteback, Watch, WriteError,
+    Clock, CloseReason, KeyRing, Principal, RelayToken, Resolution, Session, SessionWriteback, Watch, WriteError,
     WriteErrorKind, testing::ManualClock,
 };
 use proptest::{prelude::*, test_runner::TestCaseError};
@@ -166,8 +166,8 @@ struct Socket {
     visits: Watch<Visits>,
     division: Watch<Division>,
     told: [Option<i64>; 2],
-    closing: Pin<Box<dyn Future<Output = Closed>>>,
-    closed: Option<Closed>,
+    closing: Pin<Box<dyn Future<Output = CloseReason>>>,
+    closed: Option<CloseReason>,
 }
 
 impl Socket {
@@ -305,7 +305,8 @@ impl World {
                 let node = node % self.nodes.len();
                 let (node, model) = &mut self.nodes[node];
                 model.job(user, &op, &mut self.time);
-                let session = node.sessions.of(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
+                let session =
+                    node.sessions.for_principal(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
                 let came = perform(&session, &op).now_or_never().expect("nothing to wait for");
                 prop_assert!(came.is_ok(), "{:?} in a job", op);
             }
@@ -313,7 +314,7 @@ impl World {
                 let node = node % self.nodes.len();
                 let (node, model) = &mut self.nodes[node];
                 model.end_all(user, &mut self.time);
-                node.sessions.end_all(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
+                node.sessions.end_all_sessions(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
             // What a node has not seen, of another node or of itself before a restart, it orders by its clock.
             Step::Restart { .. } if self.behind > 0 => {}
@@ -555,7 +556,7 @@ async fn adoption_overrides_removals_of_any_age() {
     let app = App::new();
     let node = app.start_with(|sessions| sessions.idle(HOUR).absolute(6 * HOUR));
     for age in [HOUR, 7 * HOUR, 8 * HOUR] {
-        let job = node.sessions.of(principal(0)).await.unwrap();
+        let job = node.sessions.for_principal(principal(0)).await.unwrap();
         job.set(Division(1)).await.unwrap();
         job.remove::<Division>().await.unwrap();
         drop(job);

@@ -1,6 +1,6 @@
 //! Orders that are carried out: a turn that a socket asks for and its page brings.
 
-use layered_session::{Closed, Principal, WriteErrorKind, testing::SpyStore};
+use layered_session::{CloseReason, Principal, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
     App, Browser, DAY, Division, Mfa, Theme, assert_refused, at_once, bring_ok, first_write, get, id, is_ada, kind,
@@ -33,7 +33,7 @@ async fn order_signs_the_page_in() {
     assert!(is_ada(principal(&browser, &node).await));
     assert!(is_ada(principal(&browser, &app.start()).await), "by the cookie alone");
     assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"));
-    assert_eq!(at_once(live.closed()), Some(Closed::Renewed));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::Renewed));
     assert_ne!(id(&browser), id(&old));
     assert_eq!(principal(&old, &node).await, None);
 }
@@ -141,7 +141,7 @@ async fn handles_of_planted_cookies_get_no_order() {
         assert!(handle.relay().is_none_or(|relay| relay.as_str().starts_with("r.")), "changes, and no order");
     }
     bring_ok(&mut browser, &node, &token).await;
-    assert_eq!((other.principal(), other.relay(), at_once(other.closed())), (None, None, Some(Closed::Renewed)));
+    assert_eq!((other.principal(), other.relay(), at_once(other.closed())), (None, None, Some(CloseReason::Renewed)));
     assert_eq!(principal(&planted, &node).await, None);
 }
 

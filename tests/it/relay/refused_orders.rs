@@ -105,14 +105,14 @@ async fn order_ends_with_end_all() {
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
     // Stamped before the order: the order's session comes later.
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
-    other.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    other.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(Duration::from_millis(1));
     let token = login(&live);
     for node in [&node, &other] {
         let mut page = browser.clone();
         let stamped = app.start();
-        stamped.sessions.end_all(Principal::new("ada")).await.unwrap();
+        stamped.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
         assert_refused(&bring(&mut page, &stamped, &token).await, "session_closed");
         bring_ok(&mut page, node, &token).await;
         assert!(is_ada(principal(&page, node).await));
@@ -120,7 +120,7 @@ async fn order_ends_with_end_all() {
     // Stamped after the order, on the node of the order.
     let mut late = visitor(&node).await;
     let token = login(&socket(&late, &node).await);
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_refused(&bring(&mut late, &node, &token).await, "session_closed");
     assert_eq!(principal(&late, &node).await, None);
     browser.set("session", "gone");
@@ -132,7 +132,7 @@ async fn end_all_of_present_user_stops_order() {
     let node = app.start();
     let mut browser = signed_in(&node, "ada").await;
     let token = socket(&browser, &node).await.sign_in(user("bob")).by_page().unwrap();
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_refused(&bring(&mut browser, &node, token.as_str()).await, "session_closed");
     assert_eq!(principal(&browser, &node).await, None);
 }
@@ -155,7 +155,7 @@ async fn order_of_another_user_is_refused() {
 async fn closed_handles_and_jobs_give_no_order() {
     let app = App::new();
     let node = mfa_node(&app);
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     assert_eq!(kind(job.sign_in(user("ada")).by_page()), Some(WriteErrorKind::Invalid));
     assert_eq!(kind(job.renew_by_page().token()), Some(WriteErrorKind::Invalid));
     assert_eq!(kind(job.sign_in(user("ada")).await), Some(WriteErrorKind::Invalid));
@@ -287,7 +287,7 @@ async fn refused_order_takes_in_its_relay_part() {
     live.set(theme("dark")).await.unwrap();
     let token = login(&live);
     let restarted = app.start();
-    restarted.sessions.end_all(Principal::new("ada")).await.unwrap();
+    restarted.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(bring(&mut browser, &restarted, &token).await.code(), "session_closed");
     assert_eq!(get::<Theme>(&mut browser, &restarted).await, theme("dark"));
     assert_eq!(principal(&browser, &restarted).await, None);

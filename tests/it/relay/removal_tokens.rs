@@ -1,6 +1,6 @@
 //! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
 
-use layered_session::{Closed, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
+use layered_session::{CloseReason, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
     App, Browser, DAY, HOUR, Node, Theme, assert_refused, at_once, bring, bring_ok, get, is_ada, kind, login,
@@ -25,7 +25,7 @@ async fn logout_on_a_socket_reaches_the_browser() {
     let live = socket(&browser, &node).await;
     assert_eq!(live.relay(), None);
     let token = sign_out(&live).await;
-    assert_eq!(at_once(live.closed()), Some(Closed::Destroyed));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::Destroyed));
     assert_eq!(principal(&browser, &node).await, None, "at once, before the page brings anything");
     // On this node, on one that knows nothing, and a second time.
     for node in [&node, &other, &other] {

@@ -1,7 +1,7 @@
 //! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
 
 use layered_session::{
-    Changed, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
+    ChangeEvent, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ async fn sign_in_loads_user_values_from_store() {
     let app = App::new();
     let store = SpyStore::new();
     let node = || app.start_with(|sessions| sessions.tier(store.clone()).value::<Language>());
-    let ada = async |node: &Node| node.sessions.of(Principal::new("ada")).await.unwrap();
+    let ada = async |node: &Node| node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let elsewhere = node();
     ada(&elsewhere).await.set(Division(3)).await.unwrap();
     let sign_in = async |session: &Session| session.sign_in(User("ada".into())).await.unwrap();
@@ -76,7 +76,7 @@ async fn nobody_signs_in_while_the_store_is_away() {
 async fn anonymous_choice_answers_and_touches_no_user() {
     let app = App::new();
     let node = app.start();
-    let ada = async || node.sessions.of(Principal::new("ada")).await.unwrap();
+    let ada = async || node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     ada().await.set(Division(2)).await.unwrap();
     let mut browser = Browser::new();
     assert_eq!(seen(&mut browser, &node).await, (Division(-1), "default"));
@@ -113,7 +113,7 @@ async fn user_pages_see_switches_from_anywhere() {
     assert_eq!(at_once(page.next()), Some(Some(Division(1))));
     post(&mut first, &node, r#"{"current_division_id": 2}"#).await;
     assert_eq!(at_once(page.next()), Some(Some(Division(2))));
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     assert_eq!(at_once(page.next()), Some(Some(Division(3))));
 }
 
@@ -201,7 +201,7 @@ async fn end_all_spares_later_sessions() {
     let node = Node::new(identified_by_head(&app).build().unwrap());
     let mut before = Browser::new();
     choose(&mut before, &node, Some("ada"), Division(3)).await;
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     let mut after = Browser::new();
     visit_as(&mut after, &node, Some("ada"), async |s| s.set(Theme("dark".into())).await.unwrap()).await;
     let theme = visit_as(&mut after, &node, Some("ada"), async |s| s.value::<Theme>()).await;
@@ -235,14 +235,14 @@ async fn session_beginning_under_a_principal_is_no_renewal() {
         changes.next().await.unwrap()
     };
     let first = visit_as(&mut Browser::new(), &node, Some("ada"), told).await;
-    assert!(matches!(first, Changed::Set { name: "theme", .. }), "{first:?}");
+    assert!(matches!(first, ChangeEvent::Set { name: "theme", .. }), "{first:?}");
 }
 
 #[tokio::test]
 async fn principal_from_head_is_read_from_store() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
-    node().sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    node().sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
 }
 
@@ -265,7 +265,7 @@ async fn other_users_part_leaves_the_cookie() {
     let mut browser = Browser::new();
     choose(&mut browser, &start(), Some("ada"), Division(2)).await;
     let node = start();
-    let bob = node.sessions.of(Principal::new("bob")).await.unwrap();
+    let bob = node.sessions.for_principal(Principal::new("bob")).await.unwrap();
     bob.set(Division(4)).await.unwrap();
     assert_eq!(chosen(&mut browser, &node, Some("bob")).await, Division(4));
     assert_eq!(chosen(&mut browser.clone(), &start(), Some("bob")).await, Division(4), "by the cookie");
@@ -284,7 +284,7 @@ async fn cookie_keeps_the_users_record() {
     set(&mut browser, &here, Theme("dark".into())).await;
     browser.visit(&there, async |_| ()).await;
     app.pass(HOUR - TICK);
-    assert_eq!(there.sessions.of(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
+    assert_eq!(there.sessions.for_principal(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
 }
 
 // A user may count as nobody to an earlier build, where the user's choices are the session's.
@@ -320,7 +320,7 @@ async fn clear_signs_nobody_out() {
 #[tokio::test]
 async fn choice_that_does_not_fit_signs_nobody_in() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
-    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let mut length = 4000;
     while ada.set(Language("x".repeat(length))).await.is_err() {
         length -= 1;
@@ -351,7 +351,7 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
 #[tokio::test]
 async fn full_record_refuses_no_choice_that_it_has() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());
-    let ada = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let ada = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     ada.set(Division(1)).await.unwrap();
     let mut length = 4000;
     while ada.set(Language("x".repeat(length))).await.is_err() {

@@ -65,7 +65,7 @@ async fn late_source_gives_way_to_next_tier() {
     let mut stored = visitor(&app.start()).await;
     assert_eq!(past_deadline(&app, stored.visit(&node, visit)).await, theme("light"));
     assert_eq!(
-        past_deadline(&app, node.sessions.of(Principal::new("ada"))).await.unwrap().value::<Theme>(),
+        past_deadline(&app, node.sessions.for_principal(Principal::new("ada"))).await.unwrap().value::<Theme>(),
         theme("plain")
     );
     assert_eq!(trace.lines_with("no answer within 250 ms"), 1, "{}", trace.text());
@@ -77,7 +77,7 @@ async fn each_source_has_its_own_deadline() {
     let app = App::new();
     let sessions = themed(&app).tier(silent("first")).tier(silent("second"));
     let sessions = sessions.source_deadline(Duration::from_secs(2)).build().unwrap();
-    let mut job = Box::pin(sessions.of(Principal::new("ada")));
+    let mut job = Box::pin(sessions.for_principal(Principal::new("ada")));
     for _ in 0..2 {
         assert!(at_once(job.as_mut()).is_none());
         app.pass(Duration::from_millis(1999));

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Closed, CookieTier, DefaultTier, Principal, SameSite, Session, WriteError, WriteErrorKind,
+    ChangeEvent, CloseReason, CookieTier, DefaultTier, Principal, SameSite, Session, WriteError, WriteErrorKind,
     testing::ManualClock,
 };
 
@@ -69,9 +69,9 @@ async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
         session.sign_out().await.unwrap();
         assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
         assert!(session.is_new() && session.created_at().is_none() && session.relay().is_none());
-        assert_eq!(at_once(session.closed()), Some(Closed::CrossSite));
+        assert_eq!(at_once(session.closed()), Some(CloseReason::CrossSite));
         assert_eq!(session.watch::<Division>().next().await, None);
-        assert_eq!(session.changes().next().await, Some(Changed::Closed(Closed::CrossSite)));
+        assert_eq!(session.changes().next().await, Some(ChangeEvent::Closed(CloseReason::CrossSite)));
     })
     .await;
     assert!(set.is_empty(), "{set:?}");
@@ -200,7 +200,7 @@ async fn same_site_decides_who_may_mint() {
 #[tokio::test]
 async fn computed_tiers_answer_cross_site_requests() {
     let node = node(LAX);
-    let seen = async |session: Session| (session.value::<Division>(), session.origin::<Division>().tier());
+    let seen = async |session: Session| (session.value::<Division>(), session.value_source::<Division>().tier());
     let (set, seen) = send(&node, request(&Browser::new(), Method::POST, FORM), seen).await;
     assert_eq!((set.len(), seen), (0, (Division(2), "default")));
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    Closed, CookieTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder, WriteErrorKind,
+    CloseReason, CookieTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 
@@ -55,7 +55,7 @@ async fn post(node: &Node, origin: &str, body: &'static str) -> Answer {
 }
 
 async fn division(node: &Node) -> Option<Division> {
-    node.sessions.of(Principal::new("ada")).await.unwrap().get()
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().get()
 }
 
 #[tokio::test]
@@ -86,12 +86,12 @@ async fn listed_origin_has_the_principals_values() {
 #[tokio::test]
 async fn unlisted_origin_has_no_principal() {
     let node = node();
-    node.sessions.of(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     let session = open(&node, fetch(Method::POST, "/", UNLISTED, "")).await;
     assert_eq!((session.principal(), session.get::<Division>()), (None, None));
     assert_eq!(kind(session.set(Division(5)).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(session.remove::<Division>().await), Some(WriteErrorKind::Closed));
-    assert_eq!(at_once(session.closed()), Some(Closed::CrossSite));
+    assert_eq!(at_once(session.closed()), Some(CloseReason::CrossSite));
     assert_eq!(division(&node).await, Some(Division(3)));
 }
 

@@ -127,13 +127,13 @@ async fn traces_and_debug_hold_no_secret() {
 /// `Debug` of everything that an application can have in its hands.
 async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     let principal = session.principal().expect("somebody is signed in");
-    traced.show(&(&node.sessions, session, &principal, session.origin::<Theme>(), session.explain::<Theme>()));
+    traced.show(&(&node.sessions, session, &principal, session.value_source::<Theme>(), session.explain::<Theme>()));
     traced.show(&(session.watch::<Theme>(), session.changes(), session.relay()));
     let mut changes = session.changes();
     session.set(Theme(canary("shown"))).await.unwrap();
     traced.show(&(changes.next().await, &changes, session.batch().set(Theme(canary("batch")))));
     traced.show(&session.sign_in(User(canary("next"))));
-    traced.show(&(node.sessions.of(principal.clone()).await.unwrap(), node.sessions.stats()));
+    traced.show(&(node.sessions.for_principal(principal.clone()).await.unwrap(), node.sessions.stats()));
     let layer = LayeredSessionLayer::new(node.sessions.clone());
     traced.show(&(layer.layer(Unseen), LayeredSession::new(Unseen, node.sessions.clone()), layer.clone().preload()));
     traced.show(&layer.preload().layer(Unseen));
@@ -231,10 +231,10 @@ async fn store_hashes_differ_by_audience_and_kind() {
         let id = id_of(browser.cookie("session").unwrap());
         let session = owners.lock().unwrap().drain(..).next_back().unwrap();
         assert!(session.as_bytes().windows(8).all(|part| !id.windows(8).any(|other| other == part)));
-        node.sessions.of(Principal::new("ada")).await.unwrap();
+        node.sessions.for_principal(Principal::new("ada")).await.unwrap();
         let principal = owners.lock().unwrap().drain(..).next_back().unwrap();
         // A principal that is called what a session's id is, is not that session.
-        node.sessions.of(Principal::new(URL_SAFE_NO_PAD.encode(&id))).await.unwrap();
+        node.sessions.for_principal(Principal::new(URL_SAFE_NO_PAD.encode(&id))).await.unwrap();
         assert_ne!(owners.lock().unwrap().drain(..).next_back(), Some(session));
         seen.extend([session, principal]);
     }

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use http::{Method, Request, Response, Version, header};
 use http_body_util::Full;
 use layered_session::{
-    Changed, Closed, CookieTier, DefaultTier, LayeredSessionLayer, Principal, SameSite, Session, SessionValue,
+    ChangeEvent, CloseReason, CookieTier, DefaultTier, LayeredSessionLayer, Principal, SameSite, Session, SessionValue,
     SessionsBuilder, WriteError, WriteErrorKind, testing::ManualClock,
 };
 use serde::{Deserialize, Serialize};
@@ -290,13 +290,13 @@ async fn cross_site_socket_gets_no_session() {
 async fn assert_has_nothing(session: &Session) {
     assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
     // Computed tiers answer.
-    assert_eq!((session.value::<Division>(), session.origin::<Division>().tier()), (Division(2), "default"));
+    assert_eq!((session.value::<Division>(), session.value_source::<Division>().tier()), (Division(2), "default"));
     assert_eq!(session.value::<Locale>(), Locale("/live".into()));
     assert!(session.is_new() && session.created_at().is_none() && session.expires_at().is_none());
     assert!(session.relay().is_none());
-    assert_eq!(session.closed().await, Closed::CrossSite);
+    assert_eq!(session.closed().await, CloseReason::CrossSite);
     assert_eq!(session.watch::<Division>().next().await, None);
-    assert_eq!(session.changes().next().await, Some(Changed::Closed(Closed::CrossSite)));
+    assert_eq!(session.changes().next().await, Some(ChangeEvent::Closed(CloseReason::CrossSite)));
 }
 
 async fn assert_gets_nothing(session: &Session) {
@@ -344,5 +344,5 @@ async fn cross_site_socket_is_closed_from_the_start() {
     assert_eq!((live.get::<Theme>(), live.relay()), (None, None));
     assert_eq!(kind(live.set(theme("evil")).await), Some(WriteErrorKind::Closed));
     assert_eq!(kind(live.remove::<Theme>().await), Some(WriteErrorKind::Closed));
-    assert_eq!(at_once(live.closed()), Some(Closed::CrossSite));
+    assert_eq!(at_once(live.closed()), Some(CloseReason::CrossSite));
 }

@@ -166,7 +166,7 @@ async fn watch_of_undeclared_value_is_traced() {
         |session| assert_eq!(session.get::<Visits>(), None),
         |session| drop(session.watch::<Visits>()),
         |session| drop(session.explain::<Visits>()),
-        |session| assert_eq!(session.origin::<Visits>().tier(), "default"),
+        |session| assert_eq!(session.value_source::<Visits>().tier(), "default"),
     ];
     for (number, look) in looks.into_iter().enumerate() {
         let (trace, _guard) = Trace::begin();

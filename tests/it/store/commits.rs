@@ -192,7 +192,7 @@ async fn what_came_with_a_refusal_is_counted() {
             .build()
             .unwrap(),
     );
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
     assert!(node.sessions.stats().bytes > 10_000);
 }
@@ -239,7 +239,7 @@ async fn failing_source_yields_to_the_next_tier() {
         let chain = chain.tier(DefaultTier::new().value(theme("plain"))).value::<Theme>();
         let node = Node::new(chain.build().unwrap());
         let (trace, _guard) = Trace::begin();
-        let origin = Browser::new().visit(&node, async |session| session.origin::<Theme>().tier()).await;
+        let origin = Browser::new().visit(&node, async |session| session.value_source::<Theme>().tier()).await;
         assert_eq!((origin, trace.lines_with("the tenants' table is away")), (expected, traced));
     }
 }

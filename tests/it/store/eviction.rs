@@ -111,8 +111,8 @@ fn stored_session_is_evicted_as_saved() {
         let node = nodes.node(100_000);
         let browsers: Vec<_> = (0..1000).map(|_| make(&nodes, &node)).collect();
         let stats = node.sessions.stats();
-        assert!(stats.evicted_saved > 500, "{what}: {stats:?}");
-        assert_eq!(stats.evicted_unsaved, 0, "{what}: {stats:?}");
+        assert!(stats.evicted_clean > 500, "{what}: {stats:?}");
+        assert_eq!(stats.evicted_dirty, 0, "{what}: {stats:?}");
         for mut browser in browsers {
             let found =
                 visit(&mut browser, &node, async |session| (session.value::<Theme>(), session.value::<Stock>()));
@@ -124,10 +124,10 @@ fn stored_session_is_evicted_as_saved() {
 #[test]
 fn stored_principal_is_evicted_as_saved() {
     let node = Nodes::new().node(100_000);
-    let of = |user: usize| at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
+    let of = |user: usize| at_once(node.sessions.for_principal(Principal::new(user.to_string()))).unwrap().unwrap();
     (0..1000).for_each(|user| now(of(user).set(Division(user as i64 % 5))));
     let stats = node.sessions.stats();
-    assert!(stats.evicted_saved > 500 && stats.evicted_unsaved == 0, "{stats:?}");
+    assert!(stats.evicted_clean > 500 && stats.evicted_dirty == 0, "{stats:?}");
     (0..1000).for_each(|user| assert_eq!(of(user).value::<Division>(), Division(user as i64 % 5)));
 }
 
@@ -176,7 +176,7 @@ fn unstored_records_are_evicted_last() {
         nodes.clock.advance(Duration::from_secs(1));
         (0..1000).for_each(|_| drop(HELD[1].1(&nodes, &node)));
         let stats = node.sessions.stats();
-        assert!(stats.evicted_saved > 500 && stats.evicted_unsaved == 0, "{what}: {stats:?}");
+        assert!(stats.evicted_clean > 500 && stats.evicted_dirty == 0, "{what}: {stats:?}");
         for browser in &browsers {
             let before = node.sessions.stats().hits;
             visit(&mut browser.clone(), &node, async |_| ());
@@ -189,9 +189,9 @@ fn unstored_records_are_evicted_last() {
 fn without_a_store_nobody_vouches_for_a_principal() {
     let node = Node::new(declared(memory_of(50_000), cookie(&ring()), &ManualClock::new()).build().unwrap());
     for user in 0..500 {
-        let job = at_once(node.sessions.of(Principal::new(user.to_string()))).unwrap().unwrap();
+        let job = at_once(node.sessions.for_principal(Principal::new(user.to_string()))).unwrap().unwrap();
         now(job.set(Division(1)));
     }
     let stats = node.sessions.stats();
-    assert!(stats.evicted_unsaved > 200 && stats.evicted_saved == 0, "{stats:?}");
+    assert!(stats.evicted_dirty > 200 && stats.evicted_clean == 0, "{stats:?}");
 }

@@ -41,7 +41,7 @@ async fn store_outage_is_traced_with_its_cause() {
     app.pass(Duration::from_secs(1));
     // The failed write has left doubt, so that each load asks the store.
     assert_eq!(post().await, StatusCode::SERVICE_UNAVAILABLE);
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap_err();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
     assert_eq!(driver(&job), "told to fail");
     assert!(trace.text().contains("failed to write") && trace.text().contains("failed to read"), "{}", trace.text());
     let stats = node.sessions.stats();

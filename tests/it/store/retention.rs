@@ -131,7 +131,7 @@ async fn store_keeps_a_removal_as_long_as_cookies() {
         session.set(dark()).await.unwrap();
     };
     browser.visit(&node, sign_in).await;
-    let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+    let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.remove::<Division>().await.unwrap();
     nodes.clock.advance(40 * DAY);
     assert_eq!(browser.visit(&nodes.node(), async |session| session.value::<Division>()).await, Division(-1));

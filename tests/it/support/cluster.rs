@@ -160,7 +160,7 @@ impl Cluster {
             9 => self.request(browser, place, how).await,
             10 => {
                 let user = USERS[usize::from(how) % USERS.len()];
-                self.places[place].node.sessions.end_all(Principal::new(user)).await.expect("memory keeps it");
+                self.places[place].node.sessions.end_all_sessions(Principal::new(user)).await.expect("memory keeps it");
                 self.facts.stamps.insert((self.places[place].process, user), self.step);
                 self.pass(Duration::from_millis(1));
             }

@@ -27,7 +27,7 @@ pub(crate) async fn carried<V: SessionValue + Default>(browser: &Browser, app: &
 
 /// A value and the tier that answered.
 pub(crate) async fn seen<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> (V, &'static str) {
-    browser.visit(node, async |session| (session.value::<V>(), session.origin::<V>().tier())).await
+    browser.visit(node, async |session| (session.value::<V>(), session.value_source::<V>().tier())).await
 }
 
 pub(crate) async fn set<V: SessionValue>(browser: &mut Browser, node: &Node, value: V) {

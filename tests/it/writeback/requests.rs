@@ -271,7 +271,7 @@ async fn writeback_answers_only_under_its_mount() {
             ("/session//", 404),
             ("/Session", 404),
         ] {
-            let answer = page.node.writeback(allowing(&page.node.sessions).at(at), post(path)).await;
+            let answer = page.node.writeback(allowing(&page.node.sessions).mount_path(at), post(path)).await;
             assert_eq!(answer.status.as_u16(), status, "{path} at {at}");
         }
     }

@@ -218,7 +218,7 @@ async fn a_volatile_value_is_kept_in_memory_alone() {
 async fn job_without_memory_refuses_writes() {
     let chain = bare(&ring(), &ManualClock::new()).value::<Division>();
     let sessions = chain.identify_by::<User>(named).build().unwrap();
-    let job = sessions.of(Principal::new("ada")).await.unwrap();
+    let job = sessions.for_principal(Principal::new("ada")).await.unwrap();
     job.set(Division(3)).await.unwrap_err();
 }
 

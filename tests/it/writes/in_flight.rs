@@ -276,7 +276,7 @@ async fn user_write_during_load_marks_cookie_outdated() {
     assert!(visit.as_mut().now_or_never().is_none(), "the user's record is asked for");
     gate.release();
     let write = async {
-        let job = node.sessions.of(Principal::new("ada")).await.unwrap();
+        let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
         job.set(Division(4)).await.unwrap();
     };
     at_once(write).unwrap();

@@ -15,7 +15,7 @@ async fn remembered(node: &Node) -> Browser {
 }
 
 async fn ada(node: &Node) -> Session {
-    node.sessions.of(Principal::new("ada")).await.unwrap()
+    node.sessions.for_principal(Principal::new("ada")).await.unwrap()
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn idle_values_stay_gone_beside_a_removal() {
     app.pass(2 * HOUR);
     visitor(&node).await;
     assert_eq!(ada(&node).await.get::<Division>(), None);
-    node.sessions.end_all(Principal::new("ada")).await.unwrap();
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     assert_eq!(ada(&node).await.get::<Division>(), None, "an end of all sessions is no use of them");
 }
 

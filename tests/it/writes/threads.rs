@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use layered_session::{Closed, Lifetime, Session, WriteErrorKind, testing::ManualClock};
+use layered_session::{CloseReason, Lifetime, Session, WriteErrorKind, testing::ManualClock};
 
 use crate::support::{Browser, Node, Theme, Visits, at_once, chain, cookie, memory_of, ring, soon, under_way};
 
@@ -75,7 +75,7 @@ impl Busy {
             let mut older = browser.clone();
             let lost = busy.node.sessions.stats().revocations_lost;
             browser.visit(&busy.node, async |session| session.destroy().await.unwrap()).await;
-            assert_eq!(session.closed().await, Closed::Destroyed);
+            assert_eq!(session.closed().await, CloseReason::Destroyed);
             let back = older.visit(&busy.node, async |session| session.get::<Visits>()).await;
             // So small a tier holds 64 tombstones. Of those with one end, the newest may go first.
             let forgotten = busy.node.sessions.stats().revocations_lost > lost;
@@ -96,7 +96,7 @@ impl Busy {
         }
         let stats = self.node.sessions.stats();
         assert!(stats.records > 0 && stats.bytes > 0, "{stats:?}");
-        assert!(stats.evicted_saved + stats.evicted_unsaved + stats.revocations_lost > 0, "{stats:?}");
+        assert!(stats.evicted_clean + stats.evicted_dirty + stats.revocations_lost > 0, "{stats:?}");
     }
 }
 
@@ -153,7 +153,7 @@ async fn renewing_clone_loses_no_update() {
     }
     soon(renewing).await.unwrap();
     assert_eq!(session.value::<Visits>(), Visits(TASKS * TIMES));
-    assert_eq!(soon(other.closed()).await, Closed::Renewed);
+    assert_eq!(soon(other.closed()).await, CloseReason::Renewed);
     assert_eq!(other.set(Visits(1)).await.unwrap_err().kind(), WriteErrorKind::Closed);
     busy.end(bustle).await;
 }

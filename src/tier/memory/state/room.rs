@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::State;
 use crate::tier::{
-    Change,
+    Mutation,
     cookie::payload::entry_len,
     memory::terms::{Refused, Share, Terms},
 };
@@ -56,7 +56,7 @@ struct Sized<'a> {
 }
 
 impl<'a> Sized<'a> {
-    fn written(change: &Change) -> Sized<'_> {
+    fn written(change: &Mutation) -> Sized<'_> {
         Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
     }
 
@@ -91,7 +91,7 @@ impl State {
     /// # Errors
     ///
     /// Where a change would replace another version than the present, and where the browser has no room for the changes.
-    pub(crate) fn admit(&self, changes: &[Change], terms: Terms<'_>) -> Result<(), Refused> {
+    pub(crate) fn admit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<(), Refused> {
         for change in changes {
             if let Some(expected) = change.replaces {
                 let stands = self.kept(terms.schema, change.number, terms.now).map(|kept| kept.version);

@@ -63,9 +63,9 @@ fn kept(version: Version, json: Option<&str>) -> Kept {
     Kept::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
 }
 
-fn change(json: Option<&str>) -> Change {
+fn change(json: Option<&str>) -> Mutation {
     let json = json.map(|json| Json::from(json.as_bytes()));
-    Change { number: 0, name: Text::NAME, json, version: None, replaces: None }
+    Mutation { number: 0, name: Text::NAME, json, version: None, replaces: None }
 }
 
 /// A session of which a declared and an undeclared value were removed.

@@ -26,7 +26,7 @@ fn user(number: u64) -> Option<PrincipalTag> {
 
 fn end(principal: Option<PrincipalTag>, until: u64) -> End {
     let until = Millis(NOW.0 + until * MINUTE);
-    End { reason: Closed::Destroyed, at: NOW, until, principal, sequel: Sequel::Nothing }
+    End { reason: CloseReason::Destroyed, at: NOW, until, principal, sequel: Sequel::Nothing }
 }
 
 /// Ends sessions by the hundred, each of them later than all before. Returns how many tombstones went.

@@ -38,8 +38,8 @@ async fn source_sees_the_head_except_in_jobs() {
         let body = app.oneshot(request).await.unwrap().into_body().collect().await.unwrap().to_bytes();
         assert_eq!(body, "dark");
     }
-    let job = sessions.of(Principal::new("ada")).await.unwrap();
-    assert_eq!(job.origin::<Theme>().tier(), "default");
+    let job = sessions.for_principal(Principal::new("ada")).await.unwrap();
+    assert_eq!(job.value_source::<Theme>().tier(), "default");
 }
 
 fn resolving(waits: bool) -> Sessions {

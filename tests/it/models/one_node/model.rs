@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use layered_session::Closed;
+use layered_session::CloseReason;
 
 /// What is done to a session: to `Theme` as value 0 or to `Visits` as value 1. Lifetimes are in seconds.
 #[derive(Clone, Debug)]
@@ -22,14 +22,14 @@ pub(super) enum Op {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Closed(Closed),
+    Closed(CloseReason),
     Invalid,
     HeadSent,
     Panicked,
 }
 
-impl From<Closed> for Refusal {
-    fn from(closed: Closed) -> Self {
+impl From<CloseReason> for Refusal {
+    fn from(closed: CloseReason) -> Self {
         Self::Closed(closed)
     }
 }
@@ -40,7 +40,7 @@ pub(super) enum Bind {
     #[default]
     Anonymous,
     Live(usize),
-    Fenced(Closed),
+    Fenced(CloseReason),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -130,22 +130,22 @@ enum State {
         predecessor: Option<usize>,
     },
     Ended {
-        reason: Closed,
+        reason: CloseReason,
         at: u64,
         until: u64,
     },
 }
 
 impl Record {
-    fn closed(&self, now: u64) -> Option<Closed> {
+    fn closed(&self, now: u64) -> Option<CloseReason> {
         match &self.state {
             State::Ended { reason, .. } => Some(*reason),
-            State::Live { life, .. } => (life.deadline(self.used) <= now).then_some(Closed::Expired),
+            State::Live { life, .. } => (life.deadline(self.used) <= now).then_some(CloseReason::Expired),
         }
     }
 
     /// Ends it, unless it is over.
-    fn end(&mut self, reason: Closed, now: u64) {
+    fn end(&mut self, reason: CloseReason, now: u64) {
         if let (None, State::Live { life, .. }) = (self.closed(now), &self.state) {
             self.state = State::Ended { reason, at: now, until: life.absolute.max(self.until()) };
         }
@@ -345,13 +345,13 @@ impl Node {
         if made {
             self.lose(predecessor, held, ids, now)?;
             let (token, at) = (self.read(token, now), self.turned(token.life.birth, now));
-            let state = State::Ended { reason: Closed::Renewed, at, until: token.life.absolute };
+            let state = State::Ended { reason: CloseReason::Renewed, at, until: token.life.absolute };
             self.records.insert(predecessor, Record { state, used: at, known: None });
             self.made += 1;
             return Ok(());
         }
         match self.records.get_mut(&predecessor) {
-            Some(record) => record.end(Closed::Renewed, now),
+            Some(record) => record.end(CloseReason::Renewed, now),
             // Memory may know the token by its bytes, and have forgotten the tombstone since.
             None if hit => {}
             None => return Err(format!("nobody was told that session {predecessor} has ended")),
@@ -492,7 +492,7 @@ impl Node {
             }
             Op::Destroy if closed.is_some() => {
                 *lifetime = None;
-                *anew |= closed != Some(Refusal::Closed(Closed::Renewed));
+                *anew |= closed != Some(Refusal::Closed(CloseReason::Renewed));
                 return Ok(None);
             }
             // A renewal or a sign-in may follow.
@@ -556,13 +556,13 @@ impl Node {
             Op::Renew => {
                 let (values, newest) = (*values, *newest);
                 let life = Life { birth: fresh(authority, life.birth, wall), ..*life };
-                record.end(Closed::Renewed, now);
+                record.end(CloseReason::Renewed, now);
                 let predecessor = Some(id);
                 *bind = self.make(ids, State::Live { values, newest, life, earlier: 0, predecessor }, now);
                 return Ok(None);
             }
             Op::Destroy => {
-                record.end(Closed::Destroyed, now);
+                record.end(CloseReason::Destroyed, now);
                 *ended = true;
                 return Ok(None);
             }

@@ -161,11 +161,11 @@ impl World {
             Step::Close { which } => self.sockets[which] = None,
             Step::Copy { from, to } => self.jars[to] = self.jars[from].clone(),
             Step::Job { user, op } => {
-                let session = self.node.sessions.of(principal(user)).now_or_never().expect(waits).unwrap();
+                let session = self.node.sessions.for_principal(principal(user)).now_or_never().expect(waits).unwrap();
                 return Seen { came: vec![perform(&session, &op).now_or_never().expect(waits)], ..Seen::default() };
             }
             Step::EndAll { user } => {
-                self.node.sessions.end_all(principal(user)).now_or_never().expect(waits).unwrap();
+                self.node.sessions.end_all_sessions(principal(user)).now_or_never().expect(waits).unwrap();
             }
             Step::Restart => {
                 self.sockets = Default::default();

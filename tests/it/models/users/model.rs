@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use layered_session::Closed;
+use layered_session::CloseReason;
 
 pub(super) const USERS: usize = 2;
 
@@ -37,7 +37,7 @@ pub(super) enum Op {
 /// Why nothing was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    Closed(Closed),
+    Closed(CloseReason),
     HeadSent,
     Panicked,
 }
@@ -59,7 +59,7 @@ pub(super) struct Session {
     /// Somebody's choice who is not signed in.
     pub(super) anonymous: Option<Copy>,
     /// Why, and when.
-    pub(super) ended: Option<(Closed, u64)>,
+    pub(super) ended: Option<(CloseReason, u64)>,
     /// The session before the last turn, and when that was.
     pub(super) predecessor: Option<(Predecessor, u64)>,
     /// The session that a renewal for a user began.
@@ -114,7 +114,7 @@ impl Token {
 pub(super) enum Bind {
     Nobody,
     Live(usize),
-    Fenced(Closed),
+    Fenced(CloseReason),
 }
 
 #[derive(Clone, Debug)]
@@ -207,7 +207,7 @@ impl Node {
         {
             let signed_out = self.sessions.get(&id).and_then(|before| before.ended);
             let signed_out =
-                signed_out.is_some_and(|(reason, at)| reason == Closed::Destroyed && time.now < at + FENCE);
+                signed_out.is_some_and(|(reason, at)| reason == CloseReason::Destroyed && time.now < at + FENCE);
             if is_users(id) || shares_end && signed_out && is_users(token.id) {
                 return;
             }
@@ -248,7 +248,7 @@ impl Node {
         if self.sessions[&token.id].ended.is_some() {
             return;
         }
-        let ended = Some((Closed::Renewed, turned));
+        let ended = Some((CloseReason::Renewed, turned));
         let successor = shares_end.then_some(token.id);
         let unknown = Session { ended, successor, ..Session::default() };
         let before = self.sessions.entry(id).or_insert(unknown);
@@ -256,22 +256,22 @@ impl Node {
             before.successor = successor;
         }
         let before = before.ended;
-        self.retire(&Bind::Live(id), Closed::Renewed, time);
-        if shares_end && before.is_some_and(|(reason, at)| reason == Closed::Destroyed && time.now < at + FENCE) {
-            self.retire(&Bind::Live(token.id), Closed::Destroyed, time);
+        self.retire(&Bind::Live(id), CloseReason::Renewed, time);
+        if shares_end && before.is_some_and(|(reason, at)| reason == CloseReason::Destroyed && time.now < at + FENCE) {
+            self.retire(&Bind::Live(token.id), CloseReason::Destroyed, time);
         }
     }
 
     /// A session that was ended with all of its user's is seen to be over when somebody looks.
-    pub(super) fn ended(&mut self, id: usize, time: &Time) -> Option<(Closed, u64)> {
+    pub(super) fn ended(&mut self, id: usize, time: &Time) -> Option<(CloseReason, u64)> {
         let session = self.sessions.get_mut(&id).expect("whoever asks has it");
         if session.user.is_some_and(|user| session.minted <= self.users[user].ended) {
-            session.ended.get_or_insert((Closed::Revoked, time.now));
+            session.ended.get_or_insert((CloseReason::Revoked, time.now));
         }
         session.ended
     }
 
-    pub(super) fn closed(&mut self, bind: &Bind, time: &Time) -> Option<Closed> {
+    pub(super) fn closed(&mut self, bind: &Bind, time: &Time) -> Option<CloseReason> {
         match *bind {
             Bind::Nobody => None,
             Bind::Fenced(reason) => Some(reason),
@@ -358,7 +358,7 @@ impl Node {
                 let own = before.and_then(|session| session.own);
                 let chosen = before.and_then(|session| session.anonymous);
                 let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
-                self.retire(&handle.bind, Closed::Renewed, time);
+                self.retire(&handle.bind, CloseReason::Renewed, time);
                 handle.bind = self.make(Some((user, time.next())), own, None, before.or(brought), time);
                 handle.ended = None;
                 if adopt {
@@ -367,7 +367,7 @@ impl Node {
             }
             Op::Renew => match session {
                 Some((id, Session { user, signed, own, anonymous, .. })) => {
-                    self.retire(&handle.bind, Closed::Renewed, time);
+                    self.retire(&handle.bind, CloseReason::Renewed, time);
                     let before = Predecessor { id, shares_end: user.is_some() };
                     handle.bind = self.make(user.map(|user| (user, signed)), own, anonymous, Some(before), time);
                     let renewed = self.sessions.get_mut(&id).expect("it has just ended");
@@ -414,7 +414,7 @@ impl Node {
         named.append(&mut handle.also_ended);
         let own = self.live(&handle.bind, time).map(|(id, _)| id);
         if let Some(id) = own.or_else(|| self.successor(handle, time)) {
-            self.retire(&Bind::Live(id), Closed::Destroyed, time);
+            self.retire(&Bind::Live(id), CloseReason::Destroyed, time);
             (handle.ended, handle.also_ended) = (Some(id), named);
             handle.forget_brought();
         } else if let Some((_, id)) = ordered.last() {
@@ -442,7 +442,7 @@ impl Node {
         Some(id)
     }
 
-    pub(super) fn retire(&mut self, bind: &Bind, reason: Closed, time: &Time) {
+    pub(super) fn retire(&mut self, bind: &Bind, reason: CloseReason, time: &Time) {
         if let Bind::Live(id) = bind {
             let session = self.sessions.get_mut(id).expect("it lives");
             session.ended.get_or_insert((reason, time.now));

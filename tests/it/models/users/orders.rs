@@ -1,6 +1,6 @@
 //! The model's turn tokens: the order that a socket gives its page, and the removal after a sign-out on a socket.
 
-use layered_session::Closed;
+use layered_session::CloseReason;
 
 use super::model::{Bind, FENCE, Handle, Node, Predecessor, Session, Time, Token};
 
@@ -96,7 +96,7 @@ impl Node {
     fn bring_removal(&mut self, named: &[usize], handle: &mut Handle, time: &Time) -> Result<(), &'static str> {
         let Some(came) = handle.came else { return Ok(()) };
         let names = named.contains(&came);
-        let renewed = self.reason_of(came, time) == Some(Closed::Renewed);
+        let renewed = self.reason_of(came, time) == Some(CloseReason::Renewed);
         named.iter().for_each(|id| self.end_named(*id, time));
         if renewed || !names && self.reason_of(came, time).is_none() {
             return Err("session_closed");
@@ -172,7 +172,7 @@ impl Node {
             None => handle.came.map(|id| Predecessor { id, shares_end: false }),
         };
         if let Some(id) = bound {
-            self.retire(&Bind::Live(id), Closed::Renewed, time);
+            self.retire(&Bind::Live(id), CloseReason::Renewed, time);
             self.sessions.get_mut(&id).expect("it lived").successor = shares_end.then_some(order.begun);
         }
         let session = Session {
@@ -202,12 +202,12 @@ impl Node {
     /// Ends a session that this node may not know.
     pub(super) fn end_named(&mut self, id: usize, time: &Time) {
         self.sessions.entry(id).or_default();
-        self.retire(&Bind::Live(id), Closed::Destroyed, time);
+        self.retire(&Bind::Live(id), CloseReason::Destroyed, time);
     }
 
-    fn reason_of(&self, id: usize, time: &Time) -> Option<Closed> {
+    fn reason_of(&self, id: usize, time: &Time) -> Option<CloseReason> {
         let (reason, at) = self.sessions.get(&id)?.ended?;
         // The node tells how a session ended for a minute.
-        Some(if time.now < at + FENCE { reason } else { Closed::Destroyed })
+        Some(if time.now < at + FENCE { reason } else { CloseReason::Destroyed })
     }
 }
