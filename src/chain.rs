@@ -22,7 +22,7 @@ use self::{
 };
 use crate::{
     id::{OwnerId, Principal, SessionId},
-    signal::Hub,
+    notify::Subscribers,
     throttle::{MINUTE, Throttle},
     tier::{
         cookie::{CookieTier, digest::DigestKey, header::Name},
@@ -96,7 +96,7 @@ pub(crate) struct Chain {
     /// Cookies over the budget that no trace has told of.
     pub(crate) over_budget: Throttle,
     /// Handles that wait for anything: a shutdown tells them.
-    pub(crate) hub: Hub,
+    pub(crate) subscribers: Subscribers,
     pub(crate) stopping: AtomicBool,
     /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after one.
     pub(crate) revocations: AtomicU64,

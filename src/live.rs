@@ -14,8 +14,8 @@ use futures_core::Stream;
 
 use crate::{
     chain::{time::Time, values::ChangeOrigin},
+    notify::{TimerWaker, WakerSlot},
     session::Session,
-    signal::{Bell, Ringer},
     value::{self, Json, Number, SessionValue},
     version::{Millis, Sleep, Version},
 };
@@ -91,17 +91,17 @@ impl fmt::Display for CloseReason {
 ///
 /// It rings the bell rather than the task: a task that is woken for every write would poll it each time for nothing.
 #[derive(Default)]
-struct Alarm {
+struct DeadlineTimer {
     armed: Option<(Millis, Sleep)>,
     /// Set anew, and not polled since.
-    fresh: bool,
-    ringer: Option<Arc<Ringer>>,
+    needs_poll: bool,
+    waker: Option<Arc<TimerWaker>>,
 }
 
 /// The longest that an alarm sleeps before the next look: a step forward of the clock makes deadlines come earlier.
 const AT_MOST: Duration = Duration::from_secs(3600);
 
-impl Alarm {
+impl DeadlineTimer {
     /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
     /// out, and a look too many per lifetime costs less than a timer per use.
     fn set(&mut self, time: &Time, deadline: Option<Millis>) {
@@ -112,16 +112,16 @@ impl Alarm {
                 let now = time.now();
                 let span = deadline.since(now).min(AT_MOST);
                 self.armed = Some((now.after(span), time.clock.sleep(span)));
-                self.fresh = true;
+                self.needs_poll = true;
             }
         }
     }
 
     /// Whether the time has come.
-    fn poll(&mut self, bell: &Bell) -> bool {
+    fn poll(&mut self, bell: &WakerSlot) -> bool {
         let Some((_, sleep)) = &mut self.armed else { return false };
-        let ringer = self.ringer.get_or_insert_with(|| bell.ringer());
-        if !ringer.take() && !std::mem::take(&mut self.fresh) {
+        let ringer = self.waker.get_or_insert_with(|| bell.timer_waker());
+        if !ringer.take_fired() && !std::mem::take(&mut self.needs_poll) {
             return false;
         }
         let waker = Waker::from(Arc::clone(ringer));
@@ -134,31 +134,31 @@ impl Alarm {
 }
 
 /// What came of a look.
-pub(crate) enum Said<T> {
+pub(crate) enum Next<T> {
     /// This, and perhaps more.
     Some(T),
     /// This, and no more before the next ring or that time.
-    All(T, Option<Millis>),
+    Last(T, Option<Millis>),
     /// Nothing before the next ring or that time.
-    Nothing(Option<Millis>),
+    Idle(Option<Millis>),
 }
 
 /// What all waiting on a session is made of: its bell and its alarm.
 pub(crate) struct Wait {
     session: Session,
-    bell: Bell,
-    alarm: Alarm,
+    slot: WakerSlot,
+    timer: DeadlineTimer,
     /// All was said: until something rings there is no use in looking.
-    quiet: bool,
+    drained: bool,
     /// How many sessions the handle had ended before.
     own_ends: u32,
 }
 
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
-        let bell = session.core().listen();
+        let slot = session.core().subscribe();
         let own_ends = session.core().own_ends();
-        Self { session, bell, alarm: Alarm::default(), quiet: false, own_ends }
+        Self { session, slot, timer: DeadlineTimer::default(), drained: false, own_ends }
     }
 
     pub(crate) const fn session(&self) -> &Session {
@@ -172,25 +172,25 @@ impl Wait {
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
-        mut look: impl FnMut(&Session, Option<CloseReason>) -> Said<T>,
+        mut look: impl FnMut(&Session, Option<CloseReason>) -> Next<T>,
     ) -> Poll<T> {
         loop {
-            let rung = self.bell.poll(cx).is_ready();
-            if self.quiet && !rung && !self.alarm.poll(&self.bell) {
+            let rung = self.slot.poll(cx).is_ready();
+            if self.drained && !rung && !self.timer.poll(&self.slot) {
                 return Poll::Pending;
             }
             let ended = self.session.core().own_ends() != self.own_ends;
             let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
-                Said::Some(said) => {
-                    self.quiet = false;
+                Next::Some(said) => {
+                    self.drained = false;
                     return Poll::Ready(said);
                 }
-                Said::All(said, until) => (Some(said), until),
-                Said::Nothing(until) => (None, until),
+                Next::Last(said, until) => (Some(said), until),
+                Next::Idle(until) => (None, until),
             };
-            self.quiet = true;
-            self.alarm.set(&self.session.core().chain.time, until);
+            self.drained = true;
+            self.timer.set(&self.session.core().chain.time, until);
             if let Some(said) = said {
                 return Poll::Ready(said);
             }
@@ -199,13 +199,13 @@ impl Wait {
 }
 
 /// Why it is over for who waits on a session.
-pub(crate) fn closed(session: &Session) -> Option<CloseReason> {
+pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     let core = session.core();
     core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(CloseReason::Shutdown))
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
-pub(crate) fn ends(session: &Session, numbers: impl IntoIterator<Item = Number>, now: Millis) -> Option<Millis> {
+pub(crate) fn next_end(session: &Session, numbers: impl IntoIterator<Item = Number>, now: Millis) -> Option<Millis> {
     let core = session.core();
     core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number, now))).min()
 }
@@ -253,7 +253,7 @@ pub struct Watch<V> {
 
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().follow();
+        session.core().mark_watched();
         let number = session.core().looked_at::<V>();
         Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
     }
@@ -276,15 +276,15 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
         wait.poll(cx, |session, ended| {
             let core = session.core();
             if ended.is_some() || core.chain.is_stopping() {
-                return Said::Some(None);
+                return Next::Some(None);
             }
-            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Said::Some(None) };
+            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Next::Some(None) };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == kept) {
-                return Said::Nothing(until);
+                return Next::Idle(until);
             }
             *seen = Some((mark, kept.clone()));
             let value = number.and_then(|number| core.answer(number, kept, |json| value::decode::<V>(json)));
-            Said::All(Some(value.unwrap_or_default()), until)
+            Next::Last(Some(value.unwrap_or_default()), until)
         })
     }
 }
@@ -373,21 +373,21 @@ pub enum ChangeEvent {
 /// ```
 pub struct Changes {
     wait: Wait,
-    seen: Survey,
+    seen: Snapshot,
     queue: std::collections::VecDeque<ChangeEvent>,
     over: bool,
 }
 
 /// All that a stream of changes last saw.
 #[derive(Clone, Default, PartialEq)]
-pub(crate) struct Survey {
-    owners: Vec<Owner>,
-    values: Vec<Seen>,
+pub(crate) struct Snapshot {
+    owners: Vec<SeenRecord>,
+    values: Vec<SeenValue>,
 }
 
 /// A value or a removal as a stream of changes last saw it.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) struct Seen {
+pub(crate) struct SeenValue {
     pub(crate) number: Number,
     pub(crate) version: Version,
     /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
@@ -398,7 +398,7 @@ pub(crate) struct Seen {
 
 /// A record as a stream of changes last saw it.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) struct Owner {
+pub(crate) struct SeenRecord {
     pub(crate) key: crate::tier::memory::record::RecordKey,
     pub(crate) changes: u32,
     pub(crate) cleared: Version,
@@ -406,9 +406,9 @@ pub(crate) struct Owner {
 
 impl Changes {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().follow();
+        session.core().mark_watched();
         let wait = Wait::new(session);
-        let seen = Survey::of(&wait.session, wait.session.core().chain.now());
+        let seen = Snapshot::of(&wait.session, wait.session.core().chain.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
@@ -422,20 +422,20 @@ impl Changes {
     }
 }
 
-impl Survey {
+impl Snapshot {
     pub(crate) fn of(session: &Session, now: Millis) -> Self {
-        let (owners, mut values) = session.core().survey(now);
+        let (owners, mut values) = session.core().snapshot(now);
         values.sort_unstable_by_key(|seen| seen.number);
         Self { owners, values }
     }
 
     /// What to tell somebody who saw `self`, if this is how it is now.
-    pub(crate) fn tell(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
+    pub(crate) fn diff(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
         let schema = &session.core().chain.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
         // A session that comes to be on an anonymous handle voids nothing, and neither does what stays beside it.
-        let stays = |owner: &Owner| now.owners.iter().any(|other| other.key == owner.key);
+        let stays = |owner: &SeenRecord| now.owners.iter().any(|other| other.key == owner.key);
         let renewed = !self.owners.iter().all(stays);
         if renewed {
             told.push(ChangeEvent::Renewed);
@@ -444,10 +444,10 @@ impl Survey {
         if let Some((_, after)) = pairs.find(|(before, after)| before.cleared != after.cleared) {
             told.push(ChangeEvent::Cleared { version: after.cleared });
         }
-        let before: &[Seen] = if renewed { &[] } else { &self.values };
-        let find = |values: &[Seen], number| values.iter().find(|seen| seen.number == number).copied();
+        let before: &[SeenValue] = if renewed { &[] } else { &self.values };
+        let find = |values: &[SeenValue], number| values.iter().find(|seen| seen.number == number).copied();
         for &after in &now.values {
-            let Seen { number, version, is_value, origin, .. } = after;
+            let SeenValue { number, version, is_value, origin, .. } = after;
             let name = schema.at(number).name;
             match find(before, number) {
                 Some(seen) if seen == after => {}
@@ -476,21 +476,21 @@ impl Stream for Changes {
             return Poll::Ready(None);
         }
         wait.poll(cx, |session, ended| {
-            if let Some(reason) = ended.or_else(|| closed(session)) {
+            if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 queue.clear();
                 *over = true;
-                return Said::Some(Some(ChangeEvent::Closed(reason)));
+                return Next::Some(Some(ChangeEvent::Closed(reason)));
             }
             let chain = &session.core().chain;
             let now = chain.now();
             if queue.is_empty() {
-                let survey = Survey::of(session, now);
-                queue.extend(seen.tell(&survey, session));
+                let survey = Snapshot::of(session, now);
+                queue.extend(seen.diff(&survey, session));
                 *seen = survey;
             }
             match queue.pop_front() {
-                Some(changed) => Said::Some(Some(changed)),
-                None => Said::Nothing(ends(session, chain.schema.iter().map(|(number, _)| number), now)),
+                Some(changed) => Next::Some(Some(changed)),
+                None => Next::Idle(next_end(session, chain.schema.iter().map(|(number, _)| number), now)),
             }
         })
     }
@@ -502,12 +502,12 @@ impl fmt::Debug for Changes {
     }
 }
 
-/// Resolves when the session is over. See [`Session::closed`].
+/// Resolves when the session is over. See [`Session::close_reason`].
 pub(crate) struct Closing(Wait);
 
 impl Closing {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().follow();
+        session.core().mark_watched();
         Self(Wait::new(session))
     }
 }
@@ -518,7 +518,7 @@ impl Future for Closing {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.get_mut().0.poll(cx, |session, ended| {
             let now = session.core().chain.now();
-            ended.or_else(|| closed(session)).map_or_else(|| Said::Nothing(ends(session, [], now)), Said::Some)
+            ended.or_else(|| close_reason(session)).map_or_else(|| Next::Idle(next_end(session, [], now)), Next::Some)
         })
     }
 }

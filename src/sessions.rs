@@ -21,8 +21,8 @@ use crate::{
     },
     error::{MissingSession, TierError, WriteError},
     id::Principal,
+    notify::{HandleWakers, Subscribers},
     session::{Session, load::Loader},
-    signal::{Chime, Hub},
     writeback::cross_site::Rule,
 };
 
@@ -142,7 +142,7 @@ impl Sessions {
     /// don't hold a graceful stop up. Sessions live on, and requests that are still on their way are served.
     pub fn shutdown(&self) {
         self.chain.stopping.store(true, Ordering::Release);
-        self.chain.hub.ring();
+        self.chain.subscribers.notify_all();
     }
 
     /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
@@ -156,8 +156,8 @@ impl Sessions {
         let chain = Arc::clone(&self.chain);
         async move {
             let Some(memory) = &chain.memory else { return };
-            let listed = Listed::join(&chain.hub);
-            let bell = listed.chime.hang();
+            let listed = Listed::join(&chain.subscribers);
+            let bell = listed.chime.register();
             while !chain.is_stopping() {
                 let mut minute = chain.time.clock.sleep(Duration::from_secs(60));
                 poll_fn(|cx| {
@@ -212,21 +212,21 @@ impl fmt::Debug for Sessions {
 
 /// The place of a sweeper in the hub that a shutdown rings. A dropped sweeper leaves its place.
 struct Listed<'a> {
-    hub: &'a Hub,
-    chime: Arc<Chime>,
+    hub: &'a Subscribers,
+    chime: Arc<HandleWakers>,
 }
 
 impl<'a> Listed<'a> {
-    fn join(hub: &'a Hub) -> Self {
+    fn join(hub: &'a Subscribers) -> Self {
         let chime = Arc::default();
-        hub.join(&chime);
+        hub.subscribe(&chime);
         Self { hub, chime }
     }
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.hub.leave(&self.chime);
+        self.hub.unsubscribe(&self.chime);
     }
 }
 
@@ -305,8 +305,8 @@ mod tests {
         for _ in 0..3 {
             let mut sweeper = std::pin::pin!(sessions.sweeper());
             assert!(sweeper.as_mut().now_or_never().is_none());
-            assert_eq!(sessions.chain.hub.len(), 1);
+            assert_eq!(sessions.chain.subscribers.len(), 1);
         }
-        assert_eq!(sessions.chain.hub.len(), 0);
+        assert_eq!(sessions.chain.subscribers.len(), 0);
     }
 }

@@ -11,10 +11,10 @@ use serde_json::json;
 use super::report::Report;
 use crate::{
     chain::values::ChangeOrigin,
-    live::{ChangeEvent, Said, Survey, Wait, closed, ends},
+    live::{ChangeEvent, Next, Snapshot, Wait, close_reason, next_end},
     session::Session,
     version::{Clock, Sleep, Version},
-    writeback::stream::{BEAT, Teller, Told, event},
+    writeback::stream::{EventSource, EventText, HEARTBEAT_EVENT, event},
 };
 
 /// Nothing wakes a stream when a response has taken a change to the browser, or when a request elsewhere was a use of
@@ -24,7 +24,7 @@ const SETTLED: Duration = Duration::from_millis(250);
 /// What one inspector's page is told.
 pub(super) struct Reports {
     wait: Wait,
-    seen: Survey,
+    seen: Snapshot,
     /// The report that was last told.
     told: Option<Report>,
     settling: Option<Sleep>,
@@ -33,20 +33,20 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn new(session: Session) -> Self {
         let wait = Wait::new(session);
-        let seen = Survey::of(wait.session(), wait.session().core().chain.now());
+        let seen = Snapshot::of(wait.session(), wait.session().core().chain.now());
         Self { wait, seen, told: None, settling: None }
     }
 
-    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         let Self { wait, seen, told, settling } = self;
         wait.poll(cx, |session, ended| {
-            if let Some(reason) = ended.or_else(|| closed(session)) {
-                return Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
+            if let Some(reason) = ended.or_else(|| close_reason(session)) {
+                return Next::Some(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
             let now = core.chain.now();
-            let survey = Survey::of(session, now);
-            let changes = seen.tell(&survey, session);
+            let survey = Snapshot::of(session, now);
+            let changes = seen.diff(&survey, session);
             *seen = survey;
             // The report first: who reads of a change can look up what it came to.
             let mut text = news(session, told).unwrap_or_default();
@@ -54,12 +54,12 @@ impl Reports {
                 let changes: Vec<_> = changes.iter().map(change).collect();
                 text += &event("changes", &json!({ "now": now.0, "changes": changes }));
             }
-            let until = ends(session, core.chain.schema.iter().map(|(number, _)| number), now);
+            let until = next_end(session, core.chain.schema.iter().map(|(number, _)| number), now);
             if text.is_empty() {
-                return Said::Nothing(until);
+                return Next::Idle(until);
             }
             *settling = Some(core.chain.time.clock.sleep(SETTLED));
-            Said::All(Told::Some(text), until)
+            Next::Last(EventText::More(text), until)
         })
     }
 
@@ -83,20 +83,20 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
     Some(text)
 }
 
-impl Teller for Reports {
+impl EventSource for Reports {
     fn clock(&self) -> &dyn Clock {
         &*self.wait.session().core().chain.time.clock
     }
 
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         match self.poll_changes(cx) {
-            Poll::Pending => self.poll_settled(cx).map(Told::Some),
+            Poll::Pending => self.poll_settled(cx).map(EventText::More),
             told => told,
         }
     }
 
-    fn break_silence(&mut self) -> String {
-        news(self.wait.session(), &mut self.told).unwrap_or_else(|| BEAT.to_owned())
+    fn heartbeat(&mut self) -> String {
+        news(self.wait.session(), &mut self.told).unwrap_or_else(|| HEARTBEAT_EVENT.to_owned())
     }
 }
 

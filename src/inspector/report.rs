@@ -19,7 +19,7 @@ use crate::{
     tier::memory::record::{JsonRoom, Kind},
     value::{Declared, Flaw, Json, Number, Placement, Scope},
     version::{Millis, Version, Wall},
-    writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT},
+    writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
 };
 
 /// All of it. Times are milliseconds since 1970, as the server's clock tells them.
@@ -177,7 +177,7 @@ impl Report {
             report: &'a Report,
         }
         // Values are JSON already and the rest always encodes.
-        serde_json::to_string(&Timed { now: now.0, heartbeat: millis(HEARTBEAT), report: self })
+        serde_json::to_string(&Timed { now: now.0, heartbeat: millis(HEARTBEAT_INTERVAL), report: self })
             .unwrap_or_else(|_| "null".to_owned())
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         cross_site::Kind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
-        stream::HEARTBEAT,
+        stream::HEARTBEAT_INTERVAL,
     },
 };
 
@@ -142,7 +142,7 @@ impl SessionInspector {
         if core.closed(core.chain.now()).is_some() {
             return Ok(gone());
         }
-        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session), HEARTBEAT))))
+        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session), HEARTBEAT_INTERVAL))))
     }
 }
 

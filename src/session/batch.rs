@@ -135,7 +135,7 @@ impl<'a> Batch<'a> {
         let now = core.chain.now();
         let turn = if rereads { core.record_of(scope, now) } else { None };
         let _turn = match &turn {
-            Some((_, record)) => Some(record.turn().await),
+            Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
         for _ in 0..MAX_LOSSES {
@@ -216,7 +216,7 @@ impl Core {
             let record = self.record_of(scope, now);
             // Updates on this node queue: only other writes and other nodes make one lose.
             let _turn = match &record {
-                Some((_, record)) => Some(record.turn().await),
+                Some((_, record)) => Some(record.update_queue().await),
                 None => None,
             };
             let (change, value) = self.updated(number, update, self.chain.now())?;

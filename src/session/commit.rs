@@ -310,7 +310,7 @@ impl Core {
             self.settle(&target.record, now);
             return committed.map_err(|refused| refused.into_loss());
         };
-        let _passing = target.record.pass_gate().await;
+        let _passing = target.record.renew_gate_shared().await;
         target.record.admit(changes, terms).map_err(Refused::into_loss)?;
         // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
         target.record.touch(now);

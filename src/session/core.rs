@@ -11,7 +11,7 @@ use crate::{
     error::{WriteError, WriteErrorKind},
     id::{PageMark, PrincipalTag, SessionId},
     live::CloseReason,
-    signal::{Bell, Chime},
+    notify::{HandleWakers, WakerSlot},
     sync::{Mutex, RwLock},
     tier::{
         cookie::order::{MOST_BEGUN, Turn},
@@ -51,7 +51,7 @@ pub(super) struct Seldom {
     /// The principal that a session's value names, by the session and the value's version.
     derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
     /// Made for the first watch.
-    chime: OnceLock<Arc<Chime>>,
+    wakers: OnceLock<Arc<HandleWakers>>,
     /// The session that an inner layer has seen off, for another principal.
     pub(super) seen_off: Mutex<Option<RecordKey>>,
 }
@@ -159,8 +159,8 @@ impl Core {
     }
 
     /// The chime, if anybody watches.
-    fn chime(&self) -> Option<&Arc<Chime>> {
-        self.seldom.get()?.chime.get()
+    fn wakers(&self) -> Option<&Arc<HandleWakers>> {
+        self.seldom.get()?.wakers.get()
     }
 
     /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
@@ -234,8 +234,8 @@ impl Core {
         self.note_removal(ended);
         self.marks.own_ends.fetch_add(1, Ordering::AcqRel);
         // The record has rung already: whoever was faster than this note looks again.
-        if let Some(chime) = self.chime() {
-            chime.ring();
+        if let Some(chime) = self.wakers() {
+            chime.notify();
         }
     }
 
@@ -284,12 +284,12 @@ impl Core {
             turn()?;
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
-        if let Some(chime) = self.chime() {
+        if let Some(chime) = self.wakers() {
             if let Binding::Live(old) = before {
-                old.record.leave_hub(chime);
+                old.record.unsubscribe(chime);
             }
-            self.join_hubs(chime);
-            chime.ring();
+            self.subscribe_to_records(chime);
+            chime.notify();
         }
         Ok(())
     }
@@ -473,8 +473,8 @@ impl Core {
         if before.is_some() {
             self.release(before);
             // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
-            if let Some(chime) = self.chime() {
-                self.join_hubs(chime);
+            if let Some(chime) = self.wakers() {
+                self.subscribe_to_records(chime);
             }
         }
         record
@@ -482,8 +482,8 @@ impl Core {
 
     fn release(&self, held: Option<Arc<Record>>) {
         if let Some(record) = held {
-            if let Some(chime) = self.chime() {
-                record.leave_hub(chime);
+            if let Some(chime) = self.wakers() {
+                record.unsubscribe(chime);
             }
             if let Some(memory) = &self.chain.memory {
                 memory.release(record);
@@ -499,26 +499,26 @@ impl Core {
     }
 
     /// A bell that rings at whatever can change what this handle sees.
-    pub(crate) fn listen(&self) -> Bell {
-        let chime = self.seldom().chime.get_or_init(Arc::default);
+    pub(crate) fn subscribe(&self) -> WakerSlot {
+        let chime = self.seldom().wakers.get_or_init(Arc::default);
         // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
-        let bell = chime.hang();
-        self.join_hubs(chime);
+        let bell = chime.register();
+        self.subscribe_to_records(chime);
         bell
     }
 
-    fn join_hubs(&self, chime: &Arc<Chime>) {
+    fn subscribe_to_records(&self, chime: &Arc<HandleWakers>) {
         let now = self.chain.now();
-        self.chain.hub.join(chime);
+        self.chain.subscribers.subscribe(chime);
         // Under its lock: whoever binds the handle to another record leaves this one's hub after it was joined.
         if let Binding::Live(bound) = &*self.binding.read() {
-            bound.record.join_hub(chime);
+            bound.record.subscribe(chime);
         }
         if let Some(signed) = self.signed(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
             if let Some(held) = &*self.seldom().principal.lock() {
-                held.join_hub(chime);
+                held.subscribe(chime);
             }
         }
     }
@@ -534,7 +534,7 @@ impl Core {
     }
 
     /// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
-    pub(crate) fn follow(&self) {
+    pub(crate) fn mark_watched(&self) {
         self.touch();
         if !self.is_upgrade() {
             self.use_session(self.chain.now());
@@ -579,10 +579,10 @@ impl Core {
 impl Drop for Core {
     fn drop(&mut self) {
         let Some(seldom) = self.seldom.get() else { return };
-        if let Some(chime) = seldom.chime.get() {
-            self.chain.hub.leave(chime);
+        if let Some(chime) = seldom.wakers.get() {
+            self.chain.subscribers.unsubscribe(chime);
             if let Binding::Live(bound) = self.binding() {
-                bound.record.leave_hub(chime);
+                bound.record.unsubscribe(chime);
             }
         }
         let held = seldom.principal.lock().take();

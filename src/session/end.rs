@@ -173,7 +173,7 @@ impl Core {
         record.touch(now);
         self.settle(&record, now);
         self.chain.revocations.fetch_add(1, Ordering::AcqRel);
-        record.ring();
+        record.notify_all();
         version
     }
 }

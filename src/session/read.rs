@@ -248,10 +248,10 @@ impl Core {
     }
 
     /// Every stored value and removal that this handle sees, and the records that they come from.
-    pub(crate) fn survey(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
+    pub(crate) fn snapshot(&self, now: Millis) -> (Vec<live::SeenRecord>, Vec<live::SeenValue>) {
         loop {
             let bound = self.bound_key();
-            let seen = self.look_over(now);
+            let seen = self.collect_snapshot(now);
             // A clone's renewal in the middle of it would look like the end of every value.
             if self.bound_key() == bound {
                 return seen;
@@ -259,7 +259,7 @@ impl Core {
         }
     }
 
-    fn look_over(&self, now: Millis) -> (Vec<live::Owner>, Vec<live::Seen>) {
+    fn collect_snapshot(&self, now: Millis) -> (Vec<live::SeenRecord>, Vec<live::SeenValue>) {
         let schema = &self.chain.schema;
         let signed = self.signed(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
@@ -270,14 +270,14 @@ impl Core {
         let mut owners = Vec::new();
         for (key, record, scope) in session.into_iter().chain(principal) {
             let state = record.read();
-            owners.push(live::Owner { key, changes: state.changes, cleared: state.values.cleared() });
+            owners.push(live::SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
             let kept =
                 mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
             values.extend(kept.map(|(number, kept)| {
                 let (origin, change) = (state.values.origin(number), state.values.change(number));
-                live::Seen { number, version: kept.version, change, is_value: kept.json.is_some(), origin }
+                live::SeenValue { number, version: kept.version, change, is_value: kept.json.is_some(), origin }
             }));
         }
         (owners, values)

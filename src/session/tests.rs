@@ -89,6 +89,6 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         }
         watching.join().unwrap()
     });
-    let left = before.iter().filter(|record| record.waiters() > 0).count();
+    let left = before.iter().filter(|record| record.subscribers() > 0).count();
     assert_eq!((watches.len(), left), (ROUNDS, 0));
 }

@@ -285,7 +285,7 @@ impl Core {
         let succession = Succession { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.chain.store {
             Some(store) => {
-                let shut = bound.record.shut_gate().await;
+                let shut = bound.record.renew_gate_exclusive().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
                 self.store_successor(store, bound, &next, &succession, now).await?;
                 Some(shut)
@@ -297,7 +297,7 @@ impl Core {
         self.settle(&bound.record, now);
         self.settle(&next.record, now);
         // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
-        bound.record.ring();
+        bound.record.notify_all();
         Ok(())
     }
 

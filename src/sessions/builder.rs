@@ -19,7 +19,7 @@ use crate::{
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
-    signal::Hub,
+    notify::Subscribers,
     throttle::Throttle,
     tier::{
         Tier,
@@ -401,7 +401,7 @@ impl SessionsBuilder {
             max_skew: self.max_skew,
             audience: self.audience.into(),
             identity,
-            hub: Hub::default(),
+            subscribers: Subscribers::default(),
             stopping: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
             spared: Spared::default(),

@@ -343,7 +343,7 @@ impl Memory {
     fn count(&self, record: &Record) -> Option<usize> {
         let mut state = record.write();
         let ended = matches!(state.kind, Kind::Ended(_));
-        let bytes = if ended { 0 } else { state.bytes() + record.waiting_bytes() };
+        let bytes = if ended { 0 } else { state.bytes() + record.extras_bytes() };
         let after = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut state.counted, after);
         // Under the record's lock: of two that count it, the one that takes away must not come first. A sum below

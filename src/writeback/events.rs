@@ -11,10 +11,10 @@ use std::{
 
 use super::{
     numbers::{Withheld, is_exact_in_pages},
-    stream::{Teller, Told, event},
+    stream::{EventSource, EventText, event},
 };
 use crate::{
-    live::{CloseReason, Said, Wait, closed, ends},
+    live::{CloseReason, Next, Wait, close_reason, next_end},
     session::{Mark, Session, browser::Stand},
     value::{Json, Number},
     version::{Clock, Sleep},
@@ -58,11 +58,11 @@ impl Events {
     }
 
     /// What changed since the last look, as events.
-    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+    fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
-        let over = |reason: CloseReason| Said::Some(Told::Last(event("closed", &format_args!("\"{reason}\""))));
+        let over = |reason: CloseReason| Next::Some(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
-            if let Some(reason) = ended.or_else(|| closed(session)) {
+            if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 return over(reason);
             }
             let core = session.core();
@@ -101,7 +101,7 @@ impl Events {
                 let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
                 let marks = format_args!(r#""session":"{session}","user":"{user}""#);
                 text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
-                return Said::Some(Told::Some(text));
+                return Next::Some(EventText::More(text));
             }
             if !set.is_empty() {
                 text += &event("set", &Object(&set));
@@ -109,8 +109,8 @@ impl Events {
             if !removed.is_empty() {
                 text += &event("removed", &serde_json::json!(removed));
             }
-            let until = ends(session, shown.iter().copied(), now);
-            if text.is_empty() { Said::Nothing(until) } else { Said::All(Told::Some(text), until) }
+            let until = next_end(session, shown.iter().copied(), now);
+            if text.is_empty() { Next::Idle(until) } else { Next::Last(EventText::More(text), until) }
         })
     }
 
@@ -143,16 +143,16 @@ impl Events {
     }
 }
 
-impl Teller for Events {
+impl EventSource for Events {
     fn clock(&self) -> &dyn Clock {
         &*self.wait.session().core().chain.time.clock
     }
 
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told> {
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         match self.poll_changes(cx) {
             Poll::Pending => {
                 self.poll_due(cx);
-                self.poll_relay(cx).map(Told::Some)
+                self.poll_relay(cx).map(EventText::More)
             }
             told => told,
         }

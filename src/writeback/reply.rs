@@ -16,7 +16,7 @@ use serde::Serialize;
 use super::{
     events::Events,
     request::Malformed,
-    stream::{EventStream, Teller},
+    stream::{EventSource, EventStream},
 };
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
@@ -76,7 +76,7 @@ impl<T> Content<T> {
     }
 }
 
-impl<T: Teller + Unpin> Body for Content<T> {
+impl<T: EventSource + Unpin> Body for Content<T> {
     type Data = Bytes;
     type Error = Infallible;
 

@@ -26,7 +26,7 @@ use super::{
     numbers::{Withheld, integers_survive},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::Posted,
-    stream::HEARTBEAT,
+    stream::HEARTBEAT_INTERVAL,
 };
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
@@ -250,7 +250,7 @@ impl SessionWriteback {
             prefix: String::new(),
             unknown: Unknown::Refused,
             events: Served::Yes,
-            heartbeat: HEARTBEAT,
+            heartbeat: HEARTBEAT_INTERVAL,
             hook: Served::Yes,
         }
     }

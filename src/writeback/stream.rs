@@ -14,28 +14,28 @@ use http_body::{Body, Frame};
 use crate::version::{Clock, Sleep};
 
 /// The interval of heartbeats: proxies cut a silent connection, most often after 30 or 60 seconds.
-pub(crate) const HEARTBEAT: Duration = Duration::from_secs(15);
+pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
 /// An event that carries nothing. A page that misses it for several intervals knows that its connection is dead; an
 /// `EventSource` tells a page of no comment, so that a comment would show a proxy alone.
-pub(crate) const BEAT: &str = "event: heartbeat\ndata: null\n\n";
+pub(crate) const HEARTBEAT_EVENT: &str = "event: heartbeat\ndata: null\n\n";
 
 /// Whoever has something to say.
-pub(crate) trait Teller {
+pub(crate) trait EventSource {
     fn clock(&self) -> &dyn Clock;
 
     /// Ready when there is something. It is asked only when the connection has room for it.
-    fn poll_told(&mut self, cx: &mut Context<'_>) -> Poll<Told>;
+    fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText>;
 
     /// What is said after a long silence.
-    fn break_silence(&mut self) -> String {
-        BEAT.to_owned()
+    fn heartbeat(&mut self) -> String {
+        HEARTBEAT_EVENT.to_owned()
     }
 }
 
 /// What is said: events as text.
-pub(crate) enum Told {
-    Some(String),
+pub(crate) enum EventText {
+    More(String),
     /// This, and nothing after it.
     Last(String),
 }
@@ -60,7 +60,7 @@ impl<T: fmt::Debug> fmt::Debug for EventStream<T> {
     }
 }
 
-impl<T: Teller + Unpin> Body for EventStream<T> {
+impl<T: EventSource + Unpin> Body for EventStream<T> {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -69,9 +69,9 @@ impl<T: Teller + Unpin> Body for EventStream<T> {
         if *over {
             return Poll::Ready(None);
         }
-        let text = match teller.poll_told(cx) {
-            Poll::Ready(Told::Some(text)) => text,
-            Poll::Ready(Told::Last(text)) => {
+        let text = match teller.poll_event(cx) {
+            Poll::Ready(EventText::More(text)) => text,
+            Poll::Ready(EventText::Last(text)) => {
                 *over = true;
                 text
             }
@@ -79,7 +79,7 @@ impl<T: Teller + Unpin> Body for EventStream<T> {
                 let clock = teller.clock();
                 let silence = heartbeat.get_or_insert_with(|| clock.sleep(*interval));
                 ready!(silence.as_mut().poll(cx));
-                teller.break_silence()
+                teller.heartbeat()
             }
         };
         *heartbeat = None;

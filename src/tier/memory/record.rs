@@ -36,7 +36,7 @@ use crate::{
     version::{Millis, Version},
 };
 
-mod waiting;
+mod extras;
 
 /// One record, of 216 bytes for a session with one short value (measured in [`tests`](super::tests)).
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub(crate) struct Record {
     stamp: AtomicU64,
     /// Where the index of expiry has it.
     pub(super) place: Place,
-    waiting: OnceBox<waiting::Waiting>,
+    waiting: OnceBox<extras::RecordExtras>,
 }
 
 impl Record {
@@ -212,7 +212,7 @@ impl Record {
             self.touch(terms.now);
             version
         };
-        self.ring();
+        self.notify_all();
         Ok(version)
     }
 
@@ -223,7 +223,7 @@ impl Record {
         }
         let changed = self.write().change_lifetime(now, |life, before| life.join(other, before));
         if changed {
-            self.ring();
+            self.notify_all();
         }
     }
 
@@ -243,7 +243,7 @@ impl Record {
             });
             self.touch(now);
         }
-        self.ring();
+        self.notify_all();
         Ok(())
     }
 
@@ -279,7 +279,7 @@ impl Record {
 
     /// See [`Doubts::begin`].
     pub(crate) fn doubt(&self) -> Doubt<'_> {
-        self.waiting().doubts.begin()
+        self.extras().doubts.begin()
     }
 
     /// One that is made without asking the store, which may know more of its owner: the next load asks.
@@ -308,8 +308,8 @@ impl Record {
     }
 
     /// Bytes beside the record for whoever waits on it.
-    pub(super) fn waiting_bytes(&self) -> usize {
-        self.waiting.get().map_or(0, |_| size_of::<waiting::Waiting>())
+    pub(super) fn extras_bytes(&self) -> usize {
+        self.waiting.get().map_or(0, |_| size_of::<extras::RecordExtras>())
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
@@ -335,7 +335,7 @@ impl Record {
             state.join(via, entries, terms, &judge, filled)
         };
         if joined.changed {
-            self.ring();
+            self.notify_all();
         }
         joined
     }
@@ -349,7 +349,7 @@ impl Record {
         now: Millis,
     ) -> Result<(), CloseReason> {
         let ended = self.retire(reason, principal, now, |_| Ok(sequel));
-        self.ring();
+        self.notify_all();
         ended.map_err(|refused| match refused {
             Refused::Closed(closed) => closed,
             Refused::Outdated | Refused::TooLarge(_) => reason,

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::Record;
 use crate::{
-    signal::{Chime, Hub},
+    notify::{HandleWakers, Subscribers},
     tier::memory::doubt::Doubts,
 };
 
 /// What only watched, contended or stored records need.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
-    hub: Hub,
+pub(super) struct RecordExtras {
+    hub: Subscribers,
     turn: tokio::sync::Mutex<()>,
     gate: tokio::sync::RwLock<()>,
     pub(super) doubts: Doubts,
@@ -19,43 +19,43 @@ pub(super) struct Waiting {
 
 impl Record {
     /// One caller at a time: what makes concurrent updates queue instead of losing to each other.
-    pub(crate) async fn turn(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.waiting().turn.lock().await
+    pub(crate) async fn update_queue(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.extras().turn.lock().await
     }
 
     /// Held while a write is on its way to a shared store: a renewal, which copies what the store is to have under the new
     /// id, waits for it.
-    pub(crate) async fn pass_gate(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.waiting().gate.read().await
+    pub(crate) async fn renew_gate_shared(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
+        self.extras().gate.read().await
     }
 
     /// Held by a renewal over a shared store: writes that begin meanwhile wait, and go to the new id then.
-    pub(crate) async fn shut_gate(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        self.waiting().gate.write().await
+    pub(crate) async fn renew_gate_exclusive(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
+        self.extras().gate.write().await
     }
 
-    pub(crate) fn join_hub(&self, chime: &Arc<Chime>) {
-        self.waiting().hub.join(chime);
+    pub(crate) fn subscribe(&self, chime: &Arc<HandleWakers>) {
+        self.extras().hub.subscribe(chime);
     }
 
-    pub(crate) fn leave_hub(&self, chime: &Arc<Chime>) {
+    pub(crate) fn unsubscribe(&self, chime: &Arc<HandleWakers>) {
         if let Some(waiting) = self.waiting.get() {
-            waiting.hub.leave(chime);
+            waiting.hub.unsubscribe(chime);
         }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify_all(&self) {
         if let Some(waiting) = self.waiting.get() {
-            waiting.hub.ring();
+            waiting.hub.notify_all();
         }
     }
 
     #[cfg(test)]
-    pub(crate) fn waiters(&self) -> usize {
+    pub(crate) fn subscribers(&self) -> usize {
         self.waiting.get().map_or(0, |waiting| waiting.hub.len())
     }
 
-    pub(super) fn waiting(&self) -> &Waiting {
+    pub(super) fn extras(&self) -> &RecordExtras {
         self.waiting.get_or_init(Box::default)
     }
 }

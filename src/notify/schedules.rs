@@ -15,27 +15,27 @@ fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
 
 #[derive(Default)]
 struct Record {
-    hub: Hub,
+    subscribers: Subscribers,
     value: AtomicUsize,
 }
 
 impl Record {
     fn write(&self, value: usize) {
         self.value.store(value, Ordering::SeqCst);
-        self.hub.ring();
+        self.subscribers.notify_all();
     }
 
     /// As a handle listens and a watch waits. A ring that was lost would be a wait without end, which is a failure here.
-    fn wait_for(&self, value: usize, chime: &Arc<Chime>) {
-        let bell = chime.hang();
-        self.hub.join(chime);
+    fn wait_for(&self, value: usize, wakers: &Arc<HandleWakers>) {
+        let slot = wakers.register();
+        self.subscribers.subscribe(wakers);
         block_on(poll_fn(|cx| {
             loop {
-                let rung = bell.poll(cx).is_ready();
+                let notified = slot.poll(cx).is_ready();
                 if self.value.load(Ordering::SeqCst) >= value {
                     return Poll::Ready(());
                 }
-                if !rung {
+                if !notified {
                     return Poll::Pending;
                 }
             }
@@ -47,15 +47,15 @@ impl Record {
 fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
     check(|| {
         let record = Arc::new(Record::default());
-        let shared = Arc::new(Chime::default());
-        let waiter = |chime: Arc<Chime>, leaves: bool| {
+        let shared = Arc::new(HandleWakers::default());
+        let waiter = |wakers: Arc<HandleWakers>, leaves: bool| {
             let record = Arc::clone(&record);
             thread::spawn(move || {
-                record.wait_for(1, &chime);
+                record.wait_for(1, &wakers);
                 if leaves {
-                    record.hub.leave(&chime);
+                    record.subscribers.unsubscribe(&wakers);
                 }
-                chime
+                wakers
             })
         };
         // Two watches of one handle, and two handles of which one goes.
@@ -70,9 +70,9 @@ fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
             thread::spawn(move || record.write(1))
         };
         writer.join().expect("a writer");
-        let chimes = waiters.map(|waiter| waiter.join().expect("a waiter"));
+        let handles = waiters.map(|waiter| waiter.join().expect("a waiter"));
         assert_eq!(record.hub.len(), 1, "the one handle that stayed");
-        record.hub.leave(&chimes[0]);
+        record.subscribers.unsubscribe(&handles[0]);
         assert_eq!(record.hub.len(), 0);
     });
 }
@@ -89,7 +89,7 @@ fn the_last_of_several_writes_is_seen() {
             let record = Arc::clone(&record);
             thread::spawn(move || {
                 record.value.fetch_add(by, Ordering::SeqCst);
-                record.hub.ring();
+                record.subscribers.notify_all();
             })
         });
         writers.into_iter().for_each(|writer| writer.join().expect("a writer"));
@@ -97,32 +97,32 @@ fn the_last_of_several_writes_is_seen() {
     });
 }
 
-/// As a watch's alarm: what it is armed with is polled only when its ringer says so.
+/// As a watch's alarm: what it is armed with is polled only when its timer says so.
 #[test]
 fn a_timer_that_fires_is_looked_at() {
     check(|| {
-        let chime = Arc::new(Chime::default());
-        let bell = chime.hang();
-        let (ringer, fired) = (bell.ringer(), Arc::new(AtomicBool::new(false)));
+        let wakers = Arc::new(HandleWakers::default());
+        let slot = wakers.register();
+        let (timer, fired) = (slot.timer_waker(), Arc::new(AtomicBool::new(false)));
         let timer = {
-            let (ringer, fired) = (Arc::clone(&ringer), Arc::clone(&fired));
+            let (timer, fired) = (Arc::clone(&timer), Arc::clone(&fired));
             thread::spawn(move || {
                 fired.store(true, Ordering::SeqCst);
-                Waker::from(ringer).wake();
+                Waker::from(timer).wake();
             })
         };
         // Rings that are none of its business come meanwhile.
         let writer = {
-            let chime = Arc::clone(&chime);
-            thread::spawn(move || chime.ring())
+            let wakers = Arc::clone(&wakers);
+            thread::spawn(move || wakers.notify())
         };
         block_on(poll_fn(|cx| {
             loop {
-                let rung = bell.poll(cx).is_ready();
-                if ringer.take() && fired.load(Ordering::SeqCst) {
+                let notified = slot.poll(cx).is_ready();
+                if timer.take_fired() && fired.load(Ordering::SeqCst) {
                     return Poll::Ready(());
                 }
-                if !rung {
+                if !notified {
                     return Poll::Pending;
                 }
             }

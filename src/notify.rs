@@ -1,6 +1,6 @@
 //! How a record wakes those who wait on it, without knowing them and without keeping anything for them.
 //!
-//! Three steps: a record's [`Hub`] rings the [`Chime`] of each handle that waits, and that rings the [`Bell`] of each
+//! Three steps: a record's [`Subscribers`] rings the [`HandleWakers`] of each handle that waits, and that rings the [`WakerSlot`] of each
 //! of its watches. A ring carries nothing. Whoever is woken reads the record itself, so that a slow reader skips what
 //! it missed, nothing queues, and no writer ever waits. Locks are taken in that order.
 
@@ -27,68 +27,68 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What one waiting future hangs on: a place in its handle's chime.
 #[derive(Debug)]
-pub(crate) struct Bell {
-    chime: Arc<Chime>,
-    place: usize,
+pub(crate) struct WakerSlot {
+    wakers: Arc<HandleWakers>,
+    index: usize,
 }
 
 /// Rings one bell from outside, as a timer's waker: so that the timer is polled when it has something to say, and not
 /// whenever the task is.
 #[derive(Debug)]
-pub(crate) struct Ringer {
-    chime: Arc<Chime>,
-    place: usize,
-    rang: AtomicBool,
+pub(crate) struct TimerWaker {
+    wakers: Arc<HandleWakers>,
+    index: usize,
+    fired: AtomicBool,
 }
 
-impl Ringer {
+impl TimerWaker {
     /// Whether it has rung since the last time.
-    pub(crate) fn take(&self) -> bool {
-        self.rang.load(Ordering::Acquire) && self.rang.swap(false, Ordering::AcqRel)
+    pub(crate) fn take_fired(&self) -> bool {
+        self.fired.load(Ordering::Acquire) && self.fired.swap(false, Ordering::AcqRel)
     }
 }
 
-impl Wake for Ringer {
+impl Wake for TimerWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        self.rang.store(true, Ordering::Release);
+        self.fired.store(true, Ordering::Release);
         // Should the bell be gone, another in its place looks once for nothing.
-        let waker = lock(&self.chime.0).at(self.place).and_then(Ring::ring);
+        let waker = lock(&self.wakers.0).get(self.index).and_then(Slot::notify);
         waker.into_iter().for_each(Waker::wake);
     }
 }
 
 /// One bell as its chime keeps it.
 #[derive(Debug, Default)]
-struct Ring {
-    rung: bool,
+struct Slot {
+    notified: bool,
     waker: Option<Waker>,
 }
 
-impl Ring {
+impl Slot {
     /// Whom it wakes is to be woken outside of all locks: a waker may run anything, our own `poll` included.
-    fn ring(&mut self) -> Option<Waker> {
-        self.rung = true;
+    fn notify(&mut self) -> Option<Waker> {
+        self.notified = true;
         self.waker.take()
     }
 }
 
-impl Bell {
-    pub(crate) fn ringer(&self) -> Arc<Ringer> {
-        let (chime, place) = (Arc::clone(&self.chime), self.place);
-        Arc::new(Ringer { chime, place, rang: AtomicBool::new(false) })
+impl WakerSlot {
+    pub(crate) fn timer_waker(&self) -> Arc<TimerWaker> {
+        let (chime, place) = (Arc::clone(&self.wakers), self.index);
+        Arc::new(TimerWaker { wakers: chime, index: place, fired: AtomicBool::new(false) })
     }
 
     /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
     /// the two then rings again.
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bells = lock(&self.chime.0);
-        let Some(ring) = bells.at(self.place) else { return Poll::Pending };
-        if std::mem::take(&mut ring.rung) {
+        let mut bells = lock(&self.wakers.0);
+        let Some(ring) = bells.get(self.index) else { return Poll::Pending };
+        if std::mem::take(&mut ring.notified) {
             return Poll::Ready(());
         }
         let known = ring.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
@@ -100,124 +100,124 @@ impl Bell {
     }
 }
 
-impl Drop for Bell {
+impl Drop for WakerSlot {
     fn drop(&mut self) {
-        let taken = lock(&self.chime.0).take_down(self.place);
+        let taken = lock(&self.wakers.0).remove(self.index);
         drop(taken); // outside of the lock, as above
     }
 }
 
 /// The bells of one handle and its clones.
 #[derive(Debug, Default)]
-pub(crate) struct Chime(Mutex<Bells>);
+pub(crate) struct HandleWakers(Mutex<Slots>);
 
 /// Most handles have one watch, which needs no list: a write that thousands wait for follows a pointer less for each.
 #[derive(Debug, Default)]
-struct Bells {
-    first: Option<Ring>,
-    others: Vec<Place>,
+struct Slots {
+    first: Option<Slot>,
+    others: Vec<SlotEntry>,
     /// The place in `others` that the next bell takes, or the length of `others` if all are taken.
     free: usize,
 }
 
 /// The free places are a list of their own, so that a bell is hung in constant time beside any number of others.
 #[derive(Debug)]
-enum Place {
-    Taken(Ring),
+enum SlotEntry {
+    Used(Slot),
     Free { next: usize },
 }
 
-impl Place {
-    const fn ring(&mut self) -> Option<&mut Ring> {
+impl SlotEntry {
+    const fn slot(&mut self) -> Option<&mut Slot> {
         match self {
-            Self::Taken(ring) => Some(ring),
+            Self::Used(ring) => Some(ring),
             Self::Free { .. } => None,
         }
     }
 }
 
-impl Bells {
-    fn hang(&mut self) -> usize {
+impl Slots {
+    fn insert(&mut self) -> usize {
         if self.first.is_none() {
-            self.first = Some(Ring::default());
+            self.first = Some(Slot::default());
             return 0;
         }
         let taken = self.free;
         match self.others.get_mut(taken) {
             Some(place) => {
-                if let Place::Free { next } = std::mem::replace(place, Place::Taken(Ring::default())) {
+                if let SlotEntry::Free { next } = std::mem::replace(place, SlotEntry::Used(Slot::default())) {
                     self.free = next;
                 }
             }
             None => {
-                self.others.push(Place::Taken(Ring::default()));
+                self.others.push(SlotEntry::Used(Slot::default()));
                 self.free = self.others.len();
             }
         }
         1 + taken
     }
 
-    fn at(&mut self, place: usize) -> Option<&mut Ring> {
+    fn get(&mut self, place: usize) -> Option<&mut Slot> {
         match place {
             0 => self.first.as_mut(),
-            place => self.others.get_mut(place - 1)?.ring(),
+            place => self.others.get_mut(place - 1)?.slot(),
         }
     }
 
-    fn take_down(&mut self, place: usize) -> Option<Ring> {
+    fn remove(&mut self, place: usize) -> Option<Slot> {
         match place {
             0 => self.first.take(),
             place => {
-                let slot = self.others.get_mut(place - 1).filter(|slot| matches!(slot, Place::Taken(_)))?;
-                let taken = std::mem::replace(slot, Place::Free { next: self.free });
+                let slot = self.others.get_mut(place - 1).filter(|slot| matches!(slot, SlotEntry::Used(_)))?;
+                let taken = std::mem::replace(slot, SlotEntry::Free { next: self.free });
                 self.free = place - 1;
                 match taken {
-                    Place::Taken(ring) => Some(ring),
-                    Place::Free { .. } => None,
+                    SlotEntry::Used(ring) => Some(ring),
+                    SlotEntry::Free { .. } => None,
                 }
             }
         }
     }
 }
 
-impl Chime {
-    pub(crate) fn hang(self: &Arc<Self>) -> Bell {
-        let place = lock(&self.0).hang();
-        Bell { chime: Arc::clone(self), place }
+impl HandleWakers {
+    pub(crate) fn register(self: &Arc<Self>) -> WakerSlot {
+        let place = lock(&self.0).insert();
+        WakerSlot { wakers: Arc::clone(self), index: place }
     }
 
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify(&self) {
         let mut woken = Vec::new();
-        self.ring_into(&mut woken);
+        self.notify_into(&mut woken);
         woken.into_iter().for_each(Waker::wake);
     }
 
-    fn ring_into(&self, woken: &mut Vec<Waker>) {
-        let Bells { first, others, .. } = &mut *lock(&self.0);
-        woken.extend(first.iter_mut().chain(others.iter_mut().filter_map(Place::ring)).filter_map(Ring::ring));
+    fn notify_into(&self, woken: &mut Vec<Waker>) {
+        let Slots { first, others, .. } = &mut *lock(&self.0);
+        woken.extend(first.iter_mut().chain(others.iter_mut().filter_map(SlotEntry::slot)).filter_map(Slot::notify));
     }
 }
 
 /// Who waits on one record.
 #[derive(Default)]
-pub(crate) struct Hub(Mutex<Chimes>);
+pub(crate) struct Subscribers(Mutex<HandleList>);
 
 /// By the chime's address: in an order, so that a ring can go on where it gave way. Most records have one page that
 /// waits, or two, and a tree's first node is made for eleven.
 #[derive(Default)]
-struct Chimes {
-    first: Option<(usize, Weak<Chime>)>,
-    others: BTreeMap<usize, Weak<Chime>>,
+struct HandleList {
+    first: Option<(usize, Weak<HandleWakers>)>,
+    others: BTreeMap<usize, Weak<HandleWakers>>,
 }
 
 /// How many are woken at a time: other threads run the first while the rest is still being looked for. (tokio's `Notify`
 /// has the same number.)
 const BATCH: usize = 32;
 
-impl Hub {
-    pub(crate) fn join(&self, chime: &Arc<Chime>) {
+impl Subscribers {
+    pub(crate) fn subscribe(&self, chime: &Arc<HandleWakers>) {
         let address = Arc::as_ptr(chime).addr();
-        let Chimes { first, others } = &mut *lock(&self.0);
+        let HandleList { first, others } = &mut *lock(&self.0);
         match first {
             Some((known, _)) if *known == address => {}
             None if !others.contains_key(&address) => *first = Some((address, Arc::downgrade(chime))),
@@ -225,9 +225,9 @@ impl Hub {
         }
     }
 
-    pub(crate) fn leave(&self, chime: &Arc<Chime>) {
+    pub(crate) fn unsubscribe(&self, chime: &Arc<HandleWakers>) {
         let address = Arc::as_ptr(chime).addr();
-        let Chimes { first, others } = &mut *lock(&self.0);
+        let HandleList { first, others } = &mut *lock(&self.0);
         match first {
             Some((known, _)) if *known == address => *first = None,
             _ => drop(others.remove(&address)),
@@ -235,10 +235,10 @@ impl Hub {
     }
 
     /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
-    pub(crate) fn ring(&self) {
+    pub(crate) fn notify_all(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
         if let Some(chime) = lock(&self.0).first.as_ref().and_then(|(_, chime)| chime.upgrade()) {
-            chime.ring_into(&mut woken);
+            chime.notify_into(&mut woken);
         }
         loop {
             {
@@ -246,7 +246,7 @@ impl Hub {
                 for (address, chime) in chimes.others.range((Excluded(after), Unbounded)) {
                     after = *address;
                     if let Some(chime) = chime.upgrade() {
-                        chime.ring_into(&mut woken);
+                        chime.notify_into(&mut woken);
                     }
                     if woken.len() >= BATCH {
                         break;
@@ -266,7 +266,7 @@ impl Hub {
     }
 }
 
-impl fmt::Debug for Hub {
+impl fmt::Debug for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Hub").field("waiting", &self.len()).finish()
     }
@@ -279,81 +279,81 @@ mod tests {
 
     #[test]
     fn rings_coalesce_and_reach_every_bell_of_every_chime() {
-        let hub = Hub::default();
-        let chimes = [Arc::new(Chime::default()), Arc::new(Chime::default())];
-        chimes.iter().for_each(|chime| hub.join(chime));
-        let bells: Vec<_> = chimes.iter().flat_map(|chime| [chime.hang(), chime.hang()]).collect();
+        let hub = Subscribers::default();
+        let chimes = [Arc::new(HandleWakers::default()), Arc::new(HandleWakers::default())];
+        chimes.iter().for_each(|chime| hub.subscribe(chime));
+        let bells: Vec<_> = chimes.iter().flat_map(|chime| [chime.register(), chime.register()]).collect();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_pending()));
-        hub.ring();
-        hub.ring();
+        hub.notify_all();
+        hub.notify_all();
         assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_ready()));
         assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_pending()));
     }
 
     /// Leaves the hub when it is woken, as a watch does that its task drops.
     struct Leaver {
-        hub: Arc<Hub>,
-        chime: Arc<Chime>,
+        hub: Arc<Subscribers>,
+        chime: Arc<HandleWakers>,
         woken: AtomicUsize,
     }
 
     impl Wake for Leaver {
         fn wake(self: Arc<Self>) {
             self.woken.fetch_add(1, Ordering::Relaxed);
-            self.hub.leave(&self.chime);
+            self.hub.unsubscribe(&self.chime);
         }
     }
 
     #[test]
     fn more_than_one_batch_is_woken_once_each_whatever_they_do_then() {
-        let hub = Arc::new(Hub::default());
+        let hub = Arc::new(Subscribers::default());
         let leaver = |_| {
-            let chime = Arc::new(Chime::default());
-            hub.join(&chime);
-            let bell = chime.hang();
+            let chime = Arc::new(HandleWakers::default());
+            hub.subscribe(&chime);
+            let bell = chime.register();
             let leaver = Arc::new(Leaver { hub: Arc::clone(&hub), chime, woken: AtomicUsize::new(0) });
             assert!(bell.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&leaver)))).is_pending());
             (leaver, bell)
         };
         let leavers: Vec<_> = (0..3 * BATCH + 1).map(leaver).collect();
-        hub.ring();
+        hub.notify_all();
         assert!(leavers.iter().all(|(leaver, _)| leaver.woken.load(Ordering::Relaxed) == 1));
         assert_eq!(hub.len(), 0);
     }
 
     #[test]
     fn bells_take_freed_places_without_search() {
-        let chime = Arc::new(Chime::default());
-        let mut bells: Vec<_> = (0..9).map(|_| Some(chime.hang())).collect();
-        let places = |bells: &[Option<Bell>]| bells.iter().flatten().map(|bell| bell.place).collect::<Vec<_>>();
+        let chime = Arc::new(HandleWakers::default());
+        let mut bells: Vec<_> = (0..9).map(|_| Some(chime.register())).collect();
+        let places = |bells: &[Option<WakerSlot>]| bells.iter().flatten().map(|bell| bell.index).collect::<Vec<_>>();
         assert_eq!(places(&bells), (0..9).collect::<Vec<_>>());
         for freed in [2, 7, 4] {
             bells[freed] = None;
         }
         // A search from the front would find the second place first.
-        let again: Vec<_> = (0..5).map(|_| Some(chime.hang())).collect();
+        let again: Vec<_> = (0..5).map(|_| Some(chime.register())).collect();
         assert_eq!(places(&again), [4, 7, 2, 9, 10]);
-        chime.ring();
+        chime.notify();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(bells.iter().chain(&again).flatten().all(|bell| bell.poll(&mut cx).is_ready()));
-        assert_eq!(size_of::<Place>(), size_of::<Option<Ring>>());
+        assert_eq!(size_of::<SlotEntry>(), size_of::<Option<Slot>>());
     }
 
     #[test]
     fn nothing_is_kept_of_who_left() {
-        let (hub, chime) = (Hub::default(), Arc::new(Chime::default()));
-        hub.join(&chime);
+        let (hub, chime) = (Subscribers::default(), Arc::new(HandleWakers::default()));
+        hub.subscribe(&chime);
         for _ in 0..1000 {
-            drop(chime.hang());
+            drop(chime.register());
         }
-        let many: Vec<_> = (0..9).map(|_| chime.hang()).collect();
+        let many: Vec<_> = (0..9).map(|_| chime.register()).collect();
         drop(many);
         for _ in 0..1000 {
-            drop((chime.hang(), chime.hang()));
+            drop((chime.register(), chime.register()));
         }
         assert_eq!(lock(&chime.0).others.len(), 8);
-        hub.leave(&chime);
+        hub.unsubscribe(&chime);
         assert_eq!(hub.len(), 0);
     }
 }
