@@ -12,12 +12,12 @@ use std::{
 use http::request::Parts;
 
 use self::{
-    accepted::Accepted,
+    accepted::AcceptedNonces,
     life::Lifetime,
     outside::{Failures, Source, Store},
-    refusals::Refusals,
-    spared::Spared,
-    time::Time,
+    refusals::RefusalTraces,
+    spared::ExemptRenewals,
+    time::NodeClock,
     traces::Traces,
 };
 use crate::{
@@ -26,13 +26,13 @@ use crate::{
     throttle::{MINUTE, Throttle},
     tier::{
         cookie::{CookieTier, digest::DigestKey, header::Name},
-        default::Answer,
+        default::DefaultRule,
         memory::{
             Ended, Memory,
             record::{Extent, Record, RecordKey, Share, Terms},
         },
     },
-    value::{Json, Number, Schema, Scope},
+    value::{Json, Schema, Scope, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -73,17 +73,17 @@ pub(crate) struct Chain {
     pub(crate) cookie_name: Name,
     pub(crate) digests: DigestKey,
     pub(crate) store: Option<Store>,
-    pub(crate) computed: Vec<Computed>,
+    pub(crate) computed: Vec<ComputedTier>,
     pub(crate) has_sources: bool,
     /// A request's head has to be asked for something: known from the start, since every request wants to know.
     pub(crate) asks_head: bool,
     /// The names that sources are asked for: all.
     pub(crate) names: Vec<&'static str>,
     pub(crate) resolution: Resolution,
-    pub(crate) time: Time,
+    pub(crate) time: NodeClock,
     pub(crate) lifetime: Lifetime,
     /// Milliseconds of the longest absolute lifetime that a session was given beyond that.
-    pub(crate) longest: AtomicU64,
+    pub(crate) longest_absolute_ms: AtomicU64,
     /// How long a principal's record is kept from its last use.
     pub(crate) principal_idle: Duration,
     /// How far ahead of ours the clock of a node that sealed a token may be.
@@ -100,14 +100,14 @@ pub(crate) struct Chain {
     pub(crate) stopping: AtomicBool,
     /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after one.
     pub(crate) revocations: AtomicU64,
-    pub(crate) spared: Spared,
-    pub(crate) accepted: Accepted,
+    pub(crate) spared: ExemptRenewals,
+    pub(crate) accepted: AcceptedNonces,
     pub(crate) counters: Counters,
     /// Requests without a layer of these sessions.
     pub(crate) missing_layers: Failures,
     /// Versions from further ahead than the allowed skew.
     pub(crate) skews: Throttle,
-    pub(crate) refusals: Refusals,
+    pub(crate) refusals: RefusalTraces,
     pub(crate) traces: Traces,
     pub(crate) reads: Reads,
 }
@@ -123,12 +123,12 @@ pub(crate) struct Counters {
 }
 
 /// A tier that computes its answers, in the order of the chain.
-pub(crate) enum Computed {
-    Default(Vec<(Number, Answer)>),
+pub(crate) enum ComputedTier {
+    Default(Vec<(ValueIndex, DefaultRule)>),
     Source(Source),
 }
 
-impl Computed {
+impl ComputedTier {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Default(_) => DEFAULT,
@@ -136,7 +136,7 @@ impl Computed {
         }
     }
 
-    pub(crate) fn rules(&self) -> &[(Number, Answer)] {
+    pub(crate) fn rules(&self) -> &[(ValueIndex, DefaultRule)] {
         match self {
             Self::Default(rules) => rules,
             Self::Source(_) => &[],
@@ -144,7 +144,7 @@ impl Computed {
     }
 
     pub(crate) fn asks_head(&self) -> bool {
-        self.is_source() || self.rules().iter().any(|(_, answer)| matches!(answer, Answer::Computed(_)))
+        self.is_source() || self.rules().iter().any(|(_, answer)| matches!(answer, DefaultRule::Computed(_)))
     }
 
     pub(crate) const fn is_source(&self) -> bool {
@@ -154,9 +154,9 @@ impl Computed {
 
 /// What a computed tier answered for one request.
 #[derive(Debug)]
-pub(crate) struct Computation {
+pub(crate) struct ComputedAnswer {
     pub(crate) tier: &'static str,
-    pub(crate) number: Number,
+    pub(crate) number: ValueIndex,
     pub(crate) json: Json,
     /// How long it holds, if not for as long as the handle lives.
     pub(crate) until: Option<Millis>,
@@ -173,7 +173,7 @@ pub(crate) enum Identity {
     Head(Box<Identify>),
     /// A session-scope value says so.
     Value {
-        number: Number,
+        number: ValueIndex,
         derive: Box<Derive>,
     },
 }
@@ -194,12 +194,12 @@ pub(crate) struct Budget {
 
 /// A principal, and what its record is found by.
 #[derive(Debug)]
-pub(crate) struct Signed {
+pub(crate) struct ResolvedPrincipal {
     pub(crate) principal: Principal,
     pub(crate) owner: OwnerId,
 }
 
-impl Signed {
+impl ResolvedPrincipal {
     pub(crate) const fn key(&self) -> RecordKey {
         RecordKey(*self.owner.as_bytes())
     }
@@ -229,8 +229,8 @@ impl Chain {
     }
 
     /// Notes a genuine version from elsewhere.
-    pub(crate) fn see(&self, version: Version, now: Millis) {
-        if self.time.see(version, now) {
+    pub(crate) fn note_version(&self, version: Version, now: Millis) {
+        if self.time.note_version(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
             if let Some(left_out) = self.skews.due(1, now, MINUTE) {
                 let message =
@@ -240,9 +240,9 @@ impl Chain {
         }
     }
 
-    pub(crate) fn signed(&self, principal: Principal) -> Arc<Signed> {
+    pub(crate) fn resolve_principal(&self, principal: Principal) -> Arc<ResolvedPrincipal> {
         let owner = principal.owner(&self.audience);
-        Arc::new(Signed { principal, owner })
+        Arc::new(ResolvedPrincipal { principal, owner })
     }
 
     pub(crate) fn owner(&self, id: &SessionId) -> OwnerId {
@@ -272,12 +272,13 @@ impl Chain {
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.
     pub(crate) fn longest_absolute(&self) -> Duration {
-        Duration::from_millis(self.longest.load(Ordering::Relaxed)).max(self.lifetime.absolute)
+        Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.lifetime.absolute)
     }
 
-    pub(crate) fn note_absolute(&self, absolute: Duration) {
+    pub(crate) fn raise_longest_absolute(&self, absolute: Duration) {
         if absolute > self.lifetime.absolute {
-            self.longest.fetch_max(u64::try_from(absolute.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            self.longest_absolute_ms
+                .fetch_max(u64::try_from(absolute.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
     }
 
@@ -286,14 +287,14 @@ impl Chain {
     }
 
     /// The answers that default rules give for one request.
-    pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(Number, Json)> {
+    pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(ValueIndex, Json)> {
         let mut answers = Vec::new();
         for (number, answer) in self.default_rules() {
-            let Answer::Computed(compute) = answer else { continue };
+            let DefaultRule::Computed(compute) = answer else { continue };
             match compute(head) {
                 Ok(json) => answers.push((*number, json)),
                 Err(flaw) => {
-                    let name = self.schema.at(*number).name;
+                    let name = self.schema.get(*number).name;
                     self.traces.invalid_default((*number, name), &flaw, self.now());
                 }
             }
@@ -301,14 +302,14 @@ impl Chain {
         answers
     }
 
-    pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(Number, Answer)> {
-        self.computed.iter().flat_map(Computed::rules)
+    pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(ValueIndex, DefaultRule)> {
+        self.computed.iter().flat_map(ComputedTier::rules)
     }
 
     pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
         self.computed.iter().filter_map(|tier| match tier {
-            Computed::Default(_) => None,
-            Computed::Source(source) => Some(source),
+            ComputedTier::Default(_) => None,
+            ComputedTier::Source(source) => Some(source),
         })
     }
 
@@ -326,7 +327,7 @@ impl fmt::Debug for Chain {
             .field("cookie", &self.cookie)
             // By name: what a store's own `Debug` shows is not for us to vouch for.
             .field("store", &self.store.as_ref().map(|store| store.name()))
-            .field("computed", &self.computed.iter().map(Computed::name).collect::<Vec<_>>())
+            .field("computed", &self.computed.iter().map(ComputedTier::name).collect::<Vec<_>>())
             .field("resolution", &self.resolution)
             .finish_non_exhaustive()
     }

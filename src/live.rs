@@ -13,10 +13,10 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    chain::{time::Time, values::ChangeOrigin},
+    chain::{time::NodeClock, values::ChangeOrigin},
     notify::{TimerWaker, WakerSlot},
     session::Session,
-    value::{self, Json, Number, SessionValue},
+    value::{self, Json, SessionValue, ValueIndex},
     version::{Millis, Sleep, Version},
 };
 
@@ -104,7 +104,7 @@ const AT_MOST: Duration = Duration::from_secs(3600);
 impl DeadlineTimer {
     /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
     /// out, and a look too many per lifetime costs less than a timer per use.
-    fn set(&mut self, time: &Time, deadline: Option<Millis>) {
+    fn set(&mut self, time: &NodeClock, deadline: Option<Millis>) {
         match (&self.armed, deadline) {
             (_, None) => self.armed = None,
             (Some((armed, _)), Some(deadline)) if *armed <= deadline => {}
@@ -136,7 +136,7 @@ impl DeadlineTimer {
 /// What came of a look.
 pub(crate) enum Next<T> {
     /// This, and perhaps more.
-    Some(T),
+    Item(T),
     /// This, and no more before the next ring or that time.
     Last(T, Option<Millis>),
     /// Nothing before the next ring or that time.
@@ -182,7 +182,7 @@ impl Wait {
             let ended = self.session.core().own_ends() != self.own_ends;
             let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
-                Next::Some(said) => {
+                Next::Item(said) => {
                     self.drained = false;
                     return Poll::Ready(said);
                 }
@@ -205,7 +205,11 @@ pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
-pub(crate) fn next_end(session: &Session, numbers: impl IntoIterator<Item = Number>, now: Millis) -> Option<Millis> {
+pub(crate) fn next_end(
+    session: &Session,
+    numbers: impl IntoIterator<Item = ValueIndex>,
+    now: Millis,
+) -> Option<Millis> {
     let core = session.core();
     core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number, now))).min()
 }
@@ -245,7 +249,7 @@ pub(crate) fn next_end(session: &Session, numbers: impl IntoIterator<Item = Numb
 /// ```
 pub struct Watch<V> {
     wait: Wait,
-    number: Option<Number>,
+    number: Option<ValueIndex>,
     /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
     seen: Option<(crate::session::Mark, Option<Json>)>,
     value: PhantomData<fn() -> V>,
@@ -276,9 +280,9 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
         wait.poll(cx, |session, ended| {
             let core = session.core();
             if ended.is_some() || core.chain.is_stopping() {
-                return Next::Some(None);
+                return Next::Item(None);
             }
-            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Next::Some(None) };
+            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Next::Item(None) };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == kept) {
                 return Next::Idle(until);
             }
@@ -388,7 +392,7 @@ pub(crate) struct Snapshot {
 /// A value or a removal as a stream of changes last saw it.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct SeenValue {
-    pub(crate) number: Number,
+    pub(crate) number: ValueIndex,
     pub(crate) version: Version,
     /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
     pub(crate) change: u32,
@@ -448,7 +452,7 @@ impl Snapshot {
         let find = |values: &[SeenValue], number| values.iter().find(|seen| seen.number == number).copied();
         for &after in &now.values {
             let SeenValue { number, version, is_value, origin, .. } = after;
-            let name = schema.at(number).name;
+            let name = schema.get(number).name;
             match find(before, number) {
                 Some(seen) if seen == after => {}
                 None if !is_value => {}
@@ -457,7 +461,7 @@ impl Snapshot {
             }
         }
         for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.number).is_none()) {
-            told.push(ChangeEvent::Expired { name: schema.at(seen.number).name });
+            told.push(ChangeEvent::Expired { name: schema.get(seen.number).name });
         }
         let steps = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
         if same && steps(now) > steps(self) + 1 && !told.is_empty() {
@@ -479,7 +483,7 @@ impl Stream for Changes {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 queue.clear();
                 *over = true;
-                return Next::Some(Some(ChangeEvent::Closed(reason)));
+                return Next::Item(Some(ChangeEvent::Closed(reason)));
             }
             let chain = &session.core().chain;
             let now = chain.now();
@@ -489,7 +493,7 @@ impl Stream for Changes {
                 *seen = survey;
             }
             match queue.pop_front() {
-                Some(changed) => Next::Some(Some(changed)),
+                Some(changed) => Next::Item(Some(changed)),
                 None => Next::Idle(next_end(session, chain.schema.iter().map(|(number, _)| number), now)),
             }
         })
@@ -518,7 +522,7 @@ impl Future for Closing {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.get_mut().0.poll(cx, |session, ended| {
             let now = session.core().chain.now();
-            ended.or_else(|| close_reason(session)).map_or_else(|| Next::Idle(next_end(session, [], now)), Next::Some)
+            ended.or_else(|| close_reason(session)).map_or_else(|| Next::Idle(next_end(session, [], now)), Next::Item)
         })
     }
 }

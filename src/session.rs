@@ -15,7 +15,7 @@ use crate::{
         Mutation,
         memory::record::{Extent, Kind},
     },
-    value::{self, Json, Number, SessionValue},
+    value::{self, Json, SessionValue, ValueIndex},
 };
 
 pub(crate) mod arrive;
@@ -168,7 +168,7 @@ impl Session {
 
     /// Whether sessions can have a `V`.
     pub(crate) fn declares<V: SessionValue>(&self) -> bool {
-        self.core().chain.schema.of::<V>().is_some()
+        self.core().chain.schema.index_of::<V>().is_some()
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
@@ -242,7 +242,7 @@ impl Session {
     /// store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
-        let scope = self.core().chain.schema.at(change.number).scope;
+        let scope = self.core().chain.schema.get(change.index).scope;
         self.core().commit(scope, Extent::Named, &[change]).await.map(drop)
     }
 
@@ -356,9 +356,9 @@ impl Session {
     // Shared by the above.
 
     /// The number of a declared value that may be written one by one.
-    pub(crate) fn writable<V: SessionValue>(&self) -> Result<Number, WriteError> {
+    pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
         let chain = &self.core().chain;
-        let number = chain.schema.of::<V>().ok_or_else(|| {
+        let number = chain.schema.index_of::<V>().ok_or_else(|| {
             let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
         })?;
@@ -374,14 +374,14 @@ impl Session {
     /// What writing a value comes to.
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
         let number = self.writable::<V>()?;
-        let json = value::encode(value).map_err(|flaw| flaw.into_error(V::NAME))?;
-        Ok(Mutation { number, name: V::NAME, json: Some(json), version: None, replaces: None })
+        let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
+        Ok(Mutation { index: number, name: V::NAME, json: Some(json), version: None, replaces: None })
     }
 
-    pub(crate) async fn commit_json(&self, values: Vec<(Number, Json)>) -> Result<(), WriteError> {
+    pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
         let change = |(number, json)| {
-            let name = self.core().chain.schema.at(number).name;
-            Mutation { number, name, json: Some(json), version: None, replaces: None }
+            let name = self.core().chain.schema.get(number).name;
+            Mutation { index: number, name, json: Some(json), version: None, replaces: None }
         };
         self.core().commit_of_owners(values.into_iter().map(change)).await
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     sync::atomic::{AtomicU64, Ordering},
-    value::Number,
+    value::ValueIndex,
     version::Millis,
 };
 
@@ -43,8 +43,8 @@ impl PerValue {
         Self((0..values).map(|_| Throttle::default()).collect())
     }
 
-    /// As [`Throttle::due`], for one event of a value, once a minute.
-    pub(crate) fn due(&self, number: Number, now: Millis) -> Option<u64> {
+    /// As [`Throttle::refresh_after`], for one event of a value, once a minute.
+    pub(crate) fn due(&self, number: ValueIndex, now: Millis) -> Option<u64> {
         self.0.get(usize::from(number))?.due(1, now, MINUTE)
     }
 }

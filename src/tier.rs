@@ -237,7 +237,7 @@ impl Found {
     ///
     /// Where it does not encode, or would not decode to a valid value again.
     pub fn value<V: SessionValue>(value: &V) -> Result<Self, BoxError> {
-        let json = value::encode(value).map_err(|flaw| flaw.into_error(V::NAME))?;
+        let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         let entry = FoundEntry { name: V::NAME.into(), json: Some(json), version: Version::ZERO };
         Ok(Self { entries: vec![entry], ..Self::default() })
     }
@@ -377,7 +377,7 @@ impl<'a> Commit<'a> {
 /// One value set or removed.
 #[derive(Clone)]
 pub struct Mutation {
-    pub(crate) number: value::Number,
+    pub(crate) index: value::ValueIndex,
     pub(crate) name: &'static str,
     pub(crate) json: Option<Json>,
     pub(crate) version: Option<Version>,

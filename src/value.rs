@@ -176,43 +176,45 @@ pub enum Placement {
 
 /// Why bytes are no valid `V`, or a `V` no valid bytes. The text goes on where the value's name stands: "`theme` …".
 #[derive(Debug)]
-pub(crate) enum Flaw {
+pub(crate) enum ValueError {
     /// The bytes do not decode.
     Undecodable(serde_json::Error),
     Invalid(BoxError),
     /// The type's own `Serialize` fails, or makes no JSON: a map whose keys are no strings.
     Unencodable(serde_json::Error),
     /// The value encodes, and its JSON does not decode again.
-    OneWay(serde_json::Error),
+    NotRoundTrip(serde_json::Error),
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for ValueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Invalid(error) => write!(f, "{}: {error}", self.outline()),
-            _ => self.outline().fmt(f),
+            Self::Invalid(error) => write!(f, "{}: {error}", self.summary()),
+            _ => self.summary().fmt(f),
         }
     }
 }
 
 /// A flaw without the text of the application's own error, which may quote the value.
-pub(crate) struct Outline<'a>(&'a Flaw);
+pub(crate) struct Summary<'a>(&'a ValueError);
 
-impl fmt::Display for Outline<'_> {
+impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            Flaw::Undecodable(error) => write!(f, "is not of the declared type{}", Place(error)),
-            Flaw::Invalid(_) => f.write_str("is not valid"),
-            Flaw::Unencodable(_) => f.write_str("can't be encoded as JSON"),
-            Flaw::OneWay(error) => write!(f, "encodes to JSON that does not decode again{}", Place(error)),
+            ValueError::Undecodable(error) => write!(f, "is not of the declared type{}", JsonPosition(error)),
+            ValueError::Invalid(_) => f.write_str("is not valid"),
+            ValueError::Unencodable(_) => f.write_str("can't be encoded as JSON"),
+            ValueError::NotRoundTrip(error) => {
+                write!(f, "encodes to JSON that does not decode again{}", JsonPosition(error))
+            }
         }
     }
 }
 
 /// The place of an error in a JSON text. serde's own message can quote the text, which may be a secret.
-struct Place<'a>(&'a serde_json::Error);
+struct JsonPosition<'a>(&'a serde_json::Error);
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for JsonPosition<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.0.line(), self.0.column()) {
             // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
@@ -223,9 +225,9 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-impl Flaw {
-    pub(crate) const fn outline(&self) -> Outline<'_> {
-        Outline(self)
+impl ValueError {
+    pub(crate) const fn summary(&self) -> Summary<'_> {
+        Summary(self)
     }
 
     /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
@@ -233,12 +235,12 @@ impl Flaw {
         match self {
             Self::Invalid(error) => Some(error),
             Self::Unencodable(error) => Some(error.into()),
-            Self::Undecodable(_) | Self::OneWay(_) => None,
+            Self::Undecodable(_) | Self::NotRoundTrip(_) => None,
         }
     }
 
     /// The error of a write of the value.
-    pub(crate) fn into_error(self, name: &'static str) -> WriteError {
+    pub(crate) fn into_write_error(self, name: &'static str) -> WriteError {
         let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` {self}")).named([name]);
         match self.into_source() {
             Some(source) => error.caused_by(source),
@@ -247,41 +249,41 @@ impl Flaw {
     }
 }
 
-pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, Flaw> {
-    let value: V = serde_json::from_slice(json).map_err(Flaw::Undecodable)?;
-    value.validate().map_err(Flaw::Invalid)?;
+pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, ValueError> {
+    let value: V = serde_json::from_slice(json).map_err(ValueError::Undecodable)?;
+    value.validate().map_err(ValueError::Invalid)?;
     Ok(value)
 }
 
 /// The bytes of a valid value that decode to a valid value again.
-pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, Flaw> {
-    value.validate().map_err(Flaw::Invalid)?;
-    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(Flaw::Unencodable)?;
+pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, ValueError> {
+    value.validate().map_err(ValueError::Invalid)?;
+    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(ValueError::Unencodable)?;
     match decode::<V>(&json) {
         Ok(_) => Ok(json),
-        Err(Flaw::Undecodable(error)) => Err(Flaw::OneWay(error)),
+        Err(ValueError::Undecodable(error)) => Err(ValueError::NotRoundTrip(error)),
         Err(flaw) => Err(flaw),
     }
 }
 
 /// A declared value's number: its place in the order of declaration.
-pub(crate) type Number = u16;
+pub(crate) type ValueIndex = u16;
 
 /// What the chain knows of a declared type without knowing the type.
 #[derive(Clone, Copy)]
-pub(crate) struct Declared {
+pub(crate) struct ValueSpec {
     pub(crate) name: &'static str,
     pub(crate) type_id: TypeId,
     pub(crate) scope: Scope,
     pub(crate) placement: Placement,
     pub(crate) max_age: Option<Duration>,
     /// Whether bytes are a valid value of the type.
-    pub(crate) check: fn(&[u8]) -> Result<(), Flaw>,
+    pub(crate) check: fn(&[u8]) -> Result<(), ValueError>,
     /// Decodes, validates and encodes again: the bytes that the type itself would write.
-    pub(crate) normalize: fn(&[u8]) -> Result<Json, Flaw>,
+    pub(crate) normalize: fn(&[u8]) -> Result<Json, ValueError>,
 }
 
-impl Declared {
+impl ValueSpec {
     pub(crate) fn of<V: SessionValue>() -> Self {
         Self {
             name: V::NAME,
@@ -295,12 +297,12 @@ impl Declared {
     }
 
     /// Whether the browser carries it.
-    pub(crate) fn carried(&self) -> bool {
+    pub(crate) fn in_cookie(&self) -> bool {
         self.placement == Placement::Everywhere
     }
 }
 
-impl fmt::Debug for Declared {
+impl fmt::Debug for ValueSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Declared")
             .field("name", &self.name)
@@ -313,36 +315,36 @@ impl fmt::Debug for Declared {
 
 /// All declared values, in the order of declaration.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Schema(Vec<Declared>);
+pub(crate) struct Schema(Vec<ValueSpec>);
 
 impl Schema {
-    pub(crate) fn push(&mut self, declared: Declared) {
+    pub(crate) fn push(&mut self, declared: ValueSpec) {
         self.0.push(declared);
     }
 
-    pub(crate) fn at(&self, number: Number) -> &Declared {
+    pub(crate) fn get(&self, number: ValueIndex) -> &ValueSpec {
         &self.0[usize::from(number)]
     }
 
     /// A scan: chains declare a handful of values, and comparing two type ids costs less than hashing one.
-    pub(crate) fn of<V: SessionValue>(&self) -> Option<Number> {
+    pub(crate) fn index_of<V: SessionValue>(&self) -> Option<ValueIndex> {
         self.find(|declared| declared.type_id == TypeId::of::<V>())
     }
 
-    pub(crate) fn named(&self, name: &str) -> Option<Number> {
-        self.spelt(name.as_bytes())
+    pub(crate) fn index_by_name(&self, name: &str) -> Option<ValueIndex> {
+        self.index_by_bytes(name.as_bytes())
     }
 
     /// By a name as it came in a token: what equals a declared one needn't be checked again to be text.
-    pub(crate) fn spelt(&self, name: &[u8]) -> Option<Number> {
+    pub(crate) fn index_by_bytes(&self, name: &[u8]) -> Option<ValueIndex> {
         self.find(|declared| declared.name.as_bytes() == name)
     }
 
-    fn find(&self, matches: impl Fn(&Declared) -> bool) -> Option<Number> {
-        self.0.iter().position(matches).map(|at| at as Number)
+    fn find(&self, matches: impl Fn(&ValueSpec) -> bool) -> Option<ValueIndex> {
+        self.0.iter().position(matches).map(|at| at as ValueIndex)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Number, &Declared)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (ValueIndex, &ValueSpec)> {
         (0..).zip(&self.0)
     }
 
@@ -402,7 +404,7 @@ mod tests {
 
     #[test]
     fn what_would_not_decode_again_is_refused() {
-        assert!(matches!(encode(&Ratio(f64::NAN)), Err(Flaw::OneWay(_))));
+        assert!(matches!(encode(&Ratio(f64::NAN)), Err(ValueError::NotRoundTrip(_))));
         assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
     }
 
@@ -428,7 +430,7 @@ mod tests {
 
     #[test]
     fn flaws_tell_places_only_where_known() {
-        let place = |flaw: Flaw| flaw.to_string().replace("is not of the declared type", "");
+        let place = |flaw: ValueError| flaw.to_string().replace("is not of the declared type", "");
         assert_eq!(place(decode::<Even>(b"3").err().unwrap()), "");
         assert_eq!(place(decode::<Even>(b"[").err().unwrap()), "");
         assert_eq!(place(decode::<Even>(b"\"x\"").err().unwrap()), " (at column 3)");

@@ -62,7 +62,7 @@ impl fmt::Display for Version {
 
 /// Milliseconds of node time: those since 1970 by the wall clock, but for its steps back. 48 bits reach the year 10889.
 ///
-/// Everything that this process remembers is timed by it. [`Time`](crate::chain::time::Time) says how it goes.
+/// Everything that this process remembers is timed by it. [`NodeClock`](crate::chain::time::NodeClock) says how it goes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 

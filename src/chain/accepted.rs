@@ -17,7 +17,7 @@ const MOST: usize = 1 << 16;
 
 /// The nonces of the tokens that were accepted lately.
 #[derive(Debug, Default)]
-pub(crate) struct Accepted(Mutex<Nonces>);
+pub(crate) struct AcceptedNonces(Mutex<Nonces>);
 
 #[derive(Debug, Default)]
 struct Nonces {
@@ -25,7 +25,7 @@ struct Nonces {
     order: VecDeque<(Millis, [u8; NONCE_LEN])>,
 }
 
-impl Accepted {
+impl AcceptedNonces {
     /// Accepts a token, once.
     ///
     /// # Errors
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_token_is_accepted_once_while_it_opens() {
-        let (accepted, last) = (Accepted::default(), Millis(119_999));
+        let (accepted, last) = (AcceptedNonces::default(), Millis(119_999));
         assert!(accepted.accept(nonce(1), Millis(0)).is_ok());
         assert!(matches!(accepted.accept(nonce(1), last), Err(RelayRefused::Used)));
         assert!(accepted.accept(nonce(2), last).is_ok());
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn a_full_set_refuses_and_forgets_nothing() {
-        let accepted = Accepted::default();
+        let accepted = AcceptedNonces::default();
         for number in 0..MOST as u32 {
             assert!(accepted.accept(nonce(number), Millis(0)).is_ok());
         }

@@ -3,8 +3,8 @@
 //! The application's code says so, which is not to run under a lock of ours. So what meets is found out under the record's
 //! lock, judged outside of it, and joined once nothing is left to judge: most copies meet none but themselves.
 
-use super::values::Kept;
-use crate::value::{Json, Number, Schema};
+use super::values::StoredValue;
+use crate::value::{Json, Schema, ValueIndex};
 
 /// What becomes of the copy that stands and of the one that came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,12 +19,12 @@ pub(super) enum Meeting {
     Accompanies,
 }
 
-impl Kept {
+impl StoredValue {
     /// # Errors
     ///
     /// Those of `readable`, which is asked only for what the answer depends on.
     pub(super) fn meet<E>(&self, other: &Self, readable: impl Fn(&Self) -> Result<bool, E>) -> Result<Meeting, E> {
-        Ok(match self.yields_to(other) {
+        Ok(match self.loses_to(other) {
             true if readable(other)? => Meeting::Yields,
             true => Meeting::Accompanied,
             false if self == other || readable(self)? || !readable(other)? => Meeting::Stays,
@@ -37,7 +37,7 @@ impl Kept {
 #[derive(Debug)]
 pub(crate) struct Judge<'a> {
     pub(super) schema: &'a Schema,
-    known: Vec<(Number, Json, bool)>,
+    known: Vec<(ValueIndex, Json, bool)>,
 }
 
 impl<'a> Judge<'a> {
@@ -46,14 +46,14 @@ impl<'a> Judge<'a> {
     }
 
     /// Takes a copy for readable: the application wrote it.
-    pub(crate) fn trust(&mut self, number: Number, kept: Kept) {
+    pub(crate) fn trust(&mut self, number: ValueIndex, kept: StoredValue) {
         self.known.extend(kept.json.map(|json| (number, json, true)));
     }
 
     /// Runs the application's code.
-    pub(crate) fn learn(&mut self, unjudged: Vec<(Number, Json)>) {
+    pub(crate) fn learn(&mut self, unjudged: Vec<(ValueIndex, Json)>) {
         for (number, json) in unjudged {
-            let readable = (self.schema.at(number).check)(&json).is_ok();
+            let readable = (self.schema.get(number).check)(&json).is_ok();
             self.known.push((number, json, readable));
         }
     }
@@ -61,7 +61,7 @@ impl<'a> Judge<'a> {
     /// # Errors
     ///
     /// What there is to learn first.
-    pub(super) fn can_read(&self, number: Number, kept: &Kept) -> Result<bool, (Number, Json)> {
+    pub(super) fn can_read(&self, number: ValueIndex, kept: &StoredValue) -> Result<bool, (ValueIndex, Json)> {
         let Some(json) = &kept.json else { return Ok(true) };
         let known = self.known.iter().find(|(of, known, _)| *of == number && known == json);
         known.map(|(_, _, readable)| *readable).ok_or_else(|| (number, json.clone()))

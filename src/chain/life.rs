@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::time::Time;
+use super::time::NodeClock;
 use crate::{
     error::{BuildError, BuildErrorKind},
     id::{PrincipalTag, SessionId},
@@ -61,30 +61,30 @@ impl Lifetime {
 
 /// A living session, apart from its values: 32 bytes for nearly all, of which memory holds millions.
 #[derive(Clone, Debug)]
-pub(crate) struct Life {
+pub(crate) struct SessionLife {
     /// When the session began, in milliseconds, and below them the 16 bits of its birth's counter.
     began: u64,
     absolute_deadline: Millis,
     /// Milliseconds.
     idle: u64,
-    special: Option<Box<Special>>,
+    special: Option<Box<RareFields>>,
 }
 
 /// What most lives don't have.
 #[derive(Clone, Debug)]
-struct Special {
+struct RareFields {
     birth: Version,
     ends_with_browser: bool,
     lifetime_version: Version,
     generation: u64,
-    earlier: Millis,
+    previous_deadline: Millis,
     /// The id before the last turn.
     predecessor: Option<Predecessor>,
 }
 
 /// Everything that tells a life, with times of one clock: a token has those of the wall clock.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Told<T = Millis> {
+pub(crate) struct LifeFields<T = Millis> {
     /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
     pub(crate) created: T,
     /// When this id was minted: what `end_all_sessions` compares with.
@@ -96,18 +96,18 @@ pub(crate) struct Told<T = Millis> {
     pub(crate) generation: u64,
 }
 
-impl<T> Told<T> {
+impl<T> LifeFields<T> {
     /// The same with times of another clock.
-    pub(crate) fn map<U>(self, time: impl Fn(T) -> U) -> Told<U> {
+    pub(crate) fn map<U>(self, time: impl Fn(T) -> U) -> LifeFields<U> {
         let Self { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = self;
         let (created, absolute_deadline) = (time(created), time(absolute_deadline));
-        Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation }
+        LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation }
     }
 }
 
-impl Life {
+impl SessionLife {
     pub(crate) fn begin(birth: Version, now: Millis, lifetime: Lifetime) -> Self {
-        Self::from(Told {
+        Self::from(LifeFields {
             created: now,
             birth,
             absolute_deadline: now.after(lifetime.absolute),
@@ -118,9 +118,9 @@ impl Life {
         })
     }
 
-    pub(crate) fn told(&self) -> Told {
+    pub(crate) fn fields(&self) -> LifeFields {
         let special = self.special.as_deref();
-        Told {
+        LifeFields {
             created: self.created(),
             birth: self.birth(),
             absolute_deadline: self.absolute_deadline,
@@ -132,13 +132,13 @@ impl Life {
     }
 
     /// Notes the id that the session had before the turn in which its present id was minted.
-    pub(crate) fn follow(&mut self, predecessor: Predecessor) {
-        let told = self.told();
-        self.special.get_or_insert_with(|| Box::new(Special::of(told))).predecessor = Some(predecessor);
+    pub(crate) fn set_predecessor(&mut self, predecessor: Predecessor) {
+        let told = self.fields();
+        self.special.get_or_insert_with(|| Box::new(RareFields::of(told))).predecessor = Some(predecessor);
     }
 
     /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
-    pub(crate) fn predecessor(&self, time: &Time, now: Millis) -> Option<Predecessor> {
+    pub(crate) fn predecessor(&self, time: &NodeClock, now: Millis) -> Option<Predecessor> {
         let predecessor = self.special.as_ref()?.predecessor?;
         (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
     }
@@ -169,12 +169,12 @@ impl Life {
     }
 
     /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
-    pub(crate) fn earlier(&self) -> Millis {
-        self.special.as_ref().map_or_else(Millis::default, |special| special.earlier)
+    pub(crate) fn previous_deadline(&self) -> Millis {
+        self.special.as_ref().map_or_else(Millis::default, |special| special.previous_deadline)
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.special.as_ref().map_or(0, |_| size_of::<Special>())
+        self.special.as_ref().map_or(0, |_| size_of::<RareFields>())
     }
 
     pub(crate) fn deadline(&self, used: Millis) -> Millis {
@@ -184,7 +184,7 @@ impl Life {
     /// The last use from which on a browser that was told of a deadline, by a token sealed at a time, is to be told of a
     /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie. A browser that keeps
     /// the cookie for less than that is given another after a tenth of the time for which it does.
-    pub(crate) fn due(&self, told: Millis, sealed: Millis) -> Millis {
+    pub(crate) fn refresh_after(&self, told: Millis, sealed: Millis) -> Millis {
         let later = told.0.saturating_add(self.idle.div_ceil(10));
         let due = match later <= self.absolute_deadline.0 {
             true => Millis(later.saturating_sub(self.idle)),
@@ -195,44 +195,45 @@ impl Life {
 
     /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
     pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
-        let told = Told {
+        let told = LifeFields {
             absolute_deadline: self.created().after(lifetime.absolute),
             idle: lifetime.idle,
             ends_with_browser: lifetime.ends_with_browser,
             lifetime_version: version,
-            ..self.told()
+            ..self.fields()
         };
-        self.retell(told, before);
+        self.set_fields(told, before);
     }
 
     /// Takes over another node's word on the lifetime, if it is newer. The absolute deadline only moves with it.
-    pub(crate) fn join(&mut self, other: &Self, before: Millis) -> bool {
+    pub(crate) fn merge(&mut self, other: &Self, before: Millis) -> bool {
         if other.lifetime_version() <= self.lifetime_version() {
             return false;
         }
-        let mine = self.told();
-        self.retell(
-            Told { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.told() },
+        let mine = self.fields();
+        self.set_fields(
+            LifeFields { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.fields() },
             before,
         );
         true
     }
 
-    fn retell(&mut self, told: Told, before: Millis) {
-        let earlier = self.earlier().max(before);
+    fn set_fields(&mut self, told: LifeFields, before: Millis) {
+        let earlier = self.previous_deadline().max(before);
         let predecessor = self.special.as_ref().and_then(|special| special.predecessor);
         *self = Self::from(told);
         // A lifetime of its own has a version, and with it a place for these.
         if let Some(special) = &mut self.special {
-            special.earlier = earlier;
+            special.previous_deadline = earlier;
             special.predecessor = predecessor;
         }
     }
 }
 
-impl From<Told> for Life {
-    fn from(told: Told) -> Self {
-        let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = told;
+impl From<LifeFields> for SessionLife {
+    fn from(told: LifeFields) -> Self {
+        let LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
+            told;
         let began = created.0 << 16 | u64::from(birth.counter());
         let minted = birth == Version::from_u64(began);
         let ordinary = minted && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
@@ -240,16 +241,16 @@ impl From<Told> for Life {
             began,
             absolute_deadline,
             idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-            special: (!ordinary).then(|| Box::new(Special::of(told))),
+            special: (!ordinary).then(|| Box::new(RareFields::of(told))),
         }
     }
 }
 
-impl Special {
-    fn of(told: Told) -> Self {
-        let Told { birth, ends_with_browser, lifetime_version, generation, .. } = told;
-        let earlier = Millis::default();
-        Self { birth, ends_with_browser, lifetime_version, generation, earlier, predecessor: None }
+impl RareFields {
+    fn of(told: LifeFields) -> Self {
+        let LifeFields { birth, ends_with_browser, lifetime_version, generation, .. } = told;
+        let previous_deadline = Millis::default();
+        Self { birth, ends_with_browser, lifetime_version, generation, previous_deadline, predecessor: None }
     }
 }
 
@@ -270,18 +271,18 @@ pub(crate) struct End {
     pub(crate) until: Millis,
     /// The principal that was signed in.
     pub(crate) principal: Option<PrincipalTag>,
-    pub(crate) sequel: Sequel,
+    pub(crate) successor: Successor,
 }
 
 /// What comes after the end of an id.
 #[derive(Clone, Debug, Default)]
-pub(crate) enum Sequel {
+pub(crate) enum Successor {
     #[default]
-    Nothing,
+    None,
     /// The session that a renewal began for the same principal: a `destroy` of the id ends that session too.
     Session(Box<RecordKey>),
     /// A shared store said that the id has ended: it may have been renewed on another node.
-    Untold,
+    Unknown,
 }
 
 impl End {
@@ -292,7 +293,7 @@ impl End {
 
     /// Whether the session was destroyed, rather than renewed on another node.
     pub(crate) fn is_sign_out(&self) -> bool {
-        self.reason == CloseReason::Destroyed && !matches!(self.sequel, Sequel::Untold)
+        self.reason == CloseReason::Destroyed && !matches!(self.successor, Successor::Unknown)
     }
 }
 
@@ -305,8 +306,8 @@ mod tests {
     use crate::version::Wall;
 
     /// Every mixture of what most lives have and what few do.
-    fn all() -> impl Iterator<Item = Told> {
-        (0..16).map(|which: u64| Told {
+    fn all() -> impl Iterator<Item = LifeFields> {
+        (0..16).map(|which: u64| LifeFields {
             created: Millis(1000),
             birth: Version::at(Wall(1000 + (which & 1))).next(),
             absolute_deadline: Millis(9000),
@@ -317,15 +318,15 @@ mod tests {
         })
     }
 
-    fn shown(told: Told) -> String {
+    fn shown(told: LifeFields) -> String {
         format!("{told:?}")
     }
 
     #[test]
     fn a_life_tells_all_that_it_was_made_of() {
         for told in all() {
-            assert_eq!(shown(Life::from(told).told()), shown(told));
-            assert_eq!(Life::from(told).earlier(), Millis::default());
+            assert_eq!(shown(SessionLife::from(told).fields()), shown(told));
+            assert_eq!(SessionLife::from(told).previous_deadline(), Millis::default());
         }
     }
 
@@ -334,26 +335,26 @@ mod tests {
         let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
         let version = Version::at(Wall(3000));
         for told in all() {
-            let mut life = Life::from(told);
+            let mut life = SessionLife::from(told);
             life.set_lifetime(other, version, Millis(5000));
             let (absolute_deadline, idle, ends_with_browser) = (Millis(3000), other.idle, true);
-            let expected = Told { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..told };
-            assert_eq!((shown(life.told()), life.earlier()), (shown(expected), Millis(5000)));
+            let expected = LifeFields { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..told };
+            assert_eq!((shown(life.fields()), life.previous_deadline()), (shown(expected), Millis(5000)));
 
-            let mut elsewhere = Life::from(told);
-            assert!(elsewhere.join(&life, Millis(6000)) && !elsewhere.join(&life, Millis(7000)));
-            assert_eq!((shown(elsewhere.told()), elsewhere.earlier()), (shown(expected), Millis(6000)));
+            let mut elsewhere = SessionLife::from(told);
+            assert!(elsewhere.merge(&life, Millis(6000)) && !elsewhere.merge(&life, Millis(7000)));
+            assert_eq!((shown(elsewhere.fields()), elsewhere.previous_deadline()), (shown(expected), Millis(6000)));
 
             life.set_lifetime(other, version.next(), Millis(4000));
-            assert_eq!(life.earlier(), Millis(5000), "it ends no earlier for what came later");
+            assert_eq!(life.previous_deadline(), Millis(5000), "it ends no earlier for what came later");
         }
     }
 
     #[test]
     fn refresh_is_due_up_to_the_absolute_deadline() {
         let [idle, absolute] = [10, 21].map(Duration::from_secs);
-        let life = Life::begin(Version::ZERO, Millis(0), Lifetime::new(idle, absolute).unwrap());
-        assert_eq!(life.due(Millis(20_000), Millis(10_000)), Millis(11_000));
-        assert_eq!(life.due(Millis(20_001), Millis(10_001)), Millis(u64::MAX));
+        let life = SessionLife::begin(Version::ZERO, Millis(0), Lifetime::new(idle, absolute).unwrap());
+        assert_eq!(life.refresh_after(Millis(20_000), Millis(10_000)), Millis(11_000));
+        assert_eq!(life.refresh_after(Millis(20_001), Millis(10_001)), Millis(u64::MAX));
     }
 }

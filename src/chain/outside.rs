@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::time::Time;
+use super::time::NodeClock;
 use crate::{
     error::{MissingSession, TierError},
     throttle::Throttle,
@@ -36,7 +36,7 @@ impl Failures {
     }
 
     /// Counts a failure. If the failure is to be traced, returns how many earlier failures no trace has told of.
-    pub(crate) fn note(&self, time: &Time) -> Option<u64> {
+    pub(crate) fn note(&self, time: &NodeClock) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.throttle.due(1, time.now(), INTERVAL)
     }
@@ -63,7 +63,7 @@ impl Store {
         self.reads.count() + self.writes.count()
     }
 
-    pub(crate) async fn read(&self, lookup: Lookup<'_>, time: &Time) -> Result<Found, TierError> {
+    pub(crate) async fn read(&self, lookup: Lookup<'_>, time: &NodeClock) -> Result<Found, TierError> {
         self.tier.read(lookup).await.map_err(|error| {
             if let Some(left_out) = self.reads.note(time) {
                 tracing::error!(tier = self.name(), error, left_out, "the shared store failed to read");
@@ -72,7 +72,7 @@ impl Store {
         })
     }
 
-    pub(crate) async fn write(&self, commit: Commit<'_>, time: &Time) -> Result<Committed, TierError> {
+    pub(crate) async fn write(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
         let written = self.tier.write(commit).await;
         if matches!(written, Err(_) | Ok(Committed::ReadOnly))
             && let Some(left_out) = self.writes.note(time)
@@ -95,11 +95,11 @@ pub(crate) struct Source {
 
 /// How long a load waits for a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Patience {
+pub(crate) enum WaitPolicy {
     /// Until the source's deadline.
-    Deadline,
+    UntilDeadline,
     /// For one poll, which arms no timer: the caller need not run on a runtime.
-    Once,
+    OnePoll,
 }
 
 /// Traces a request without a layer of ours at all, at most once a second: there is no chain whose clock would tell the time.
@@ -129,7 +129,7 @@ impl Source {
     }
 
     /// Returns the source's answers: none where the source fails or misses its deadline.
-    pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: Patience, time: &Time) -> Found {
+    pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: WaitPolicy, time: &NodeClock) -> Found {
         let mut answer = self.tier.read(lookup);
         // Armed by an answer that is not there at once: most sources answer from a cache of their own.
         let mut late: Option<Sleep> = None;
@@ -137,7 +137,7 @@ impl Source {
             if let Poll::Ready(found) = Pin::new(&mut answer).poll(cx) {
                 return Poll::Ready(found.map_err(|error| (&self.errors, error)));
             }
-            if patience == Patience::Once {
+            if patience == WaitPolicy::OnePoll {
                 return Poll::Pending;
             }
             let late = late.get_or_insert_with(|| time.clock.sleep(self.deadline));

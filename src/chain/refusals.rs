@@ -10,7 +10,7 @@ const CHARS: usize = 128;
 
 /// Why the cross-site rule refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reason {
+pub(crate) enum RefusalReason {
     /// `Sec-Fetch-Site` tells of a page of another origin, or of the address bar.
     AnotherSite,
     /// `Origin` names another host than the request went to, by what this server knows.
@@ -27,7 +27,7 @@ pub(crate) enum Reason {
     Withheld,
 }
 
-impl Reason {
+impl RefusalReason {
     /// The reason and its remedy, for the log and for the answer.
     pub(crate) const fn message(self) -> &'static str {
         match self {
@@ -65,15 +65,15 @@ impl Reason {
 
 /// A refused request.
 #[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    pub(crate) reason: Reason,
+pub(crate) struct CrossSiteRefusal {
+    pub(crate) reason: RefusalReason,
     origin: Option<Box<str>>,
     /// The host to which the request went.
     host: Option<Box<str>>,
 }
 
-impl Refused {
-    pub(crate) fn new(reason: Reason, origin: Option<&[u8]>, host: Option<&[u8]>) -> Self {
+impl CrossSiteRefusal {
+    pub(crate) fn new(reason: RefusalReason, origin: Option<&[u8]>, host: Option<&[u8]>) -> Self {
         let cut = |words: &[u8]| String::from_utf8_lossy(without_userinfo(words)).chars().take(CHARS).collect();
         Self { reason, origin: origin.map(cut), host: host.map(cut) }
     }
@@ -87,12 +87,12 @@ fn without_userinfo(authority: &[u8]) -> &[u8] {
 
 /// The refusals of each reason. Nothing is kept of single origins, which are the clients' to choose.
 #[derive(Debug, Default)]
-pub(crate) struct Refusals([Throttle; 7]);
+pub(crate) struct RefusalTraces([Throttle; 7]);
 
-impl Refusals {
+impl RefusalTraces {
     /// Traces a refusal, unless its reason was traced within the last minute.
-    pub(crate) fn tell(&self, refused: &Refused, now: Millis) {
-        let Refused { reason, origin, host } = refused;
+    pub(crate) fn tell(&self, refused: &CrossSiteRefusal, now: Millis) {
+        let CrossSiteRefusal { reason, origin, host } = refused;
         let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, MINUTE));
         if let Some(left_out) = told {
             tracing::warn!(origin, host, left_out, "refused as cross-site: {}", reason.message());

@@ -4,28 +4,28 @@ use crate::{sync::Mutex, tier::memory::record::RecordKey};
 
 /// Sessions between the end of their user's other sessions and their own renewal.
 #[derive(Debug, Default)]
-pub(crate) struct Spared(Mutex<Vec<(RecordKey, Renewer)>>);
+pub(crate) struct ExemptRenewals(Mutex<Vec<(RecordKey, HandleId)>>);
 
 /// The handle that renews a session, with its clones: the address of the state that they share.
-pub(crate) type Renewer = usize;
+pub(crate) type HandleId = usize;
 
 /// Spares a session for as long as it lives.
 #[derive(Debug)]
-pub(crate) struct Sparing<'a>(&'a Spared, RecordKey);
+pub(crate) struct Exemption<'a>(&'a ExemptRenewals, RecordKey);
 
-impl Spared {
-    pub(crate) fn spare(&self, key: RecordKey, renewer: Renewer) -> Sparing<'_> {
+impl ExemptRenewals {
+    pub(crate) fn exempt(&self, key: RecordKey, renewer: HandleId) -> Exemption<'_> {
         self.0.lock().push((key, renewer));
-        Sparing(self, key)
+        Exemption(self, key)
     }
 
     /// The handle that is about to renew a session.
-    pub(crate) fn renewer(&self, key: &RecordKey) -> Option<Renewer> {
+    pub(crate) fn renewer(&self, key: &RecordKey) -> Option<HandleId> {
         self.0.lock().iter().find(|(spared, _)| spared == key).map(|(_, renewer)| *renewer)
     }
 }
 
-impl Drop for Sparing<'_> {
+impl Drop for Exemption<'_> {
     fn drop(&mut self) {
         let mut spared = self.0.0.lock();
         if let Some(at) = spared.iter().position(|(key, _)| *key == self.1) {

@@ -23,7 +23,7 @@ const STEP: u64 = 1000;
 /// Steps back that are remembered. Beyond, the oldest goes.
 const STEPS: usize = 16;
 
-pub(crate) struct Time {
+pub(crate) struct NodeClock {
     pub(crate) clock: Arc<dyn Clock>,
     /// Node time at the beginning of the monotonic clock, in milliseconds. It only rises.
     base: AtomicU64,
@@ -45,7 +45,7 @@ struct Step {
     lead: u64,
 }
 
-impl Time {
+impl NodeClock {
     pub(crate) fn new(clock: Arc<dyn Clock>, max_skew: Duration) -> Self {
         let time = Self {
             clock,
@@ -150,7 +150,7 @@ impl Time {
 
     /// Notes a genuine version from elsewhere: what is written from now on is above it. One that is further ahead than the
     /// allowed skew lifts nothing. Says whether it is.
-    pub(crate) fn see(&self, version: Version, now: Millis) -> bool {
+    pub(crate) fn note_version(&self, version: Version, now: Millis) -> bool {
         let ahead = version > self.bound(now);
         if !ahead && version.as_u64() > self.newest.load(Ordering::Relaxed) {
             self.newest.fetch_max(version.as_u64(), Ordering::AcqRel);
@@ -174,7 +174,7 @@ impl Time {
     }
 }
 
-impl fmt::Debug for Time {
+impl fmt::Debug for NodeClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Time").field("clock", &self.clock).finish_non_exhaustive()
     }
@@ -187,14 +187,14 @@ mod tests {
 
     const SKEW: Duration = Duration::from_secs(3600);
 
-    fn time() -> (ManualClock, Time) {
+    fn time() -> (ManualClock, NodeClock) {
         let clock = ManualClock::new();
-        let time = Time::new(Arc::new(clock.clone()), SKEW);
+        let time = NodeClock::new(Arc::new(clock.clone()), SKEW);
         (clock, time)
     }
 
     /// Sets the wall clock back, and lets the node notice.
-    fn step_back(clock: &ManualClock, time: &Time, span: Duration) {
+    fn step_back(clock: &ManualClock, time: &NodeClock, span: Duration) {
         clock.set(clock.now() - span);
         time.now();
     }
@@ -206,9 +206,9 @@ mod tests {
         let (sealed, bound) = (time.wall(now), time.bound(now));
         assert_eq!(time.believed(bound, sealed), bound);
         assert_eq!(time.believed(bound.next(), sealed), Version::last_at(sealed));
-        assert!(time.see(bound.next(), now), "ahead");
+        assert!(time.note_version(bound.next(), now), "ahead");
         assert!(time.fresh(now, Version::ZERO) < bound, "lifted by nothing yet");
-        assert!(!time.see(bound, now));
+        assert!(!time.note_version(bound, now));
         assert!(time.fresh(now, Version::ZERO) > bound);
     }
 

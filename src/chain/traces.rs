@@ -3,7 +3,7 @@
 use crate::{
     sync::atomic::{AtomicBool, Ordering},
     throttle::{MINUTE, PerValue, Throttle},
-    value::{Flaw, Number},
+    value::{ValueError, ValueIndex},
     version::Millis,
 };
 
@@ -32,18 +32,24 @@ impl Traces {
     }
 
     /// A function of `DefaultTier::with` made a value that does not validate or encode.
-    pub(crate) fn invalid_default(&self, (number, name): (Number, &'static str), flaw: &Flaw, now: Millis) {
+    pub(crate) fn invalid_default(&self, (number, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
         if let Some(left_out) = self.invalid_defaults.due(number, now) {
-            let outline = flaw.outline();
+            let outline = flaw.summary();
             tracing::warn!(name, flaw = %outline, left_out, "a computed default is not a valid value, and does not answer");
             trace_cause(name, flaw);
         }
     }
 
     /// A copy that the type of the value does not take.
-    pub(crate) fn skipped_copy(&self, (number, name): (Number, &'static str), tier: &str, flaw: &Flaw, now: Millis) {
+    pub(crate) fn skipped_copy(
+        &self,
+        (number, name): (ValueIndex, &'static str),
+        tier: &str,
+        flaw: &ValueError,
+        now: Millis,
+    ) {
         if let Some(left_out) = self.skipped_copies.due(number, now) {
-            tracing::warn!(name, tier, flaw = %flaw.outline(), left_out, "skipped a copy that is not a valid value");
+            tracing::warn!(name, tier, flaw = %flaw.summary(), left_out, "skipped a copy that is not a valid value");
             trace_cause(name, flaw);
         }
     }
@@ -89,8 +95,8 @@ impl Traces {
 }
 
 /// The application's own error: its text may quote the client, so it stands at `debug` alone.
-fn trace_cause(name: &'static str, flaw: &Flaw) {
-    if let Flaw::Invalid(error) = flaw {
+fn trace_cause(name: &'static str, flaw: &ValueError) {
+    if let ValueError::Invalid(error) = flaw {
         tracing::debug!(name, %error, "why a value is not valid");
     }
 }

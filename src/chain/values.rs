@@ -7,30 +7,30 @@ use std::{convert::Infallible, time::Duration};
 
 use super::{
     judge::{Judge, Meeting},
-    time::Time,
+    time::NodeClock,
 };
 use crate::{
-    value::{Json, Number, Schema},
+    value::{Json, Schema, ValueIndex},
     version::{Millis, Version},
 };
 
 /// One value as a tier has it: bytes, or the tombstone of a removal.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct StoredValue {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
-    /// When it was written, as far as can be said: see [`Time::written`](super::time::Time::written).
+    /// When it was written, as far as can be said: see [`NodeClock::written`](super::time::NodeClock::written).
     pub(crate) written: Millis,
 }
 
-impl Kept {
+impl StoredValue {
     pub(crate) const fn new(version: Version, json: Option<Json>, written: Millis) -> Self {
         Self { version, json, written }
     }
 
     /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
     /// every node decides alike.
-    pub(super) fn yields_to(&self, other: &Self) -> bool {
+    pub(super) fn loses_to(&self, other: &Self) -> bool {
         let rank = |kept: &Self| (kept.version, kept.json.is_none());
         match rank(other).cmp(&rank(self)) {
             std::cmp::Ordering::Equal => other.json > self.json,
@@ -44,7 +44,7 @@ impl Kept {
 }
 
 /// Never the bytes.
-impl std::fmt::Debug for Kept {
+impl std::fmt::Debug for StoredValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Kept")
             .field("version", &self.version)
@@ -69,41 +69,41 @@ pub enum ChangeOrigin {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
     slots: Slots,
-    rest: Option<Box<Rest>>,
+    rare: Option<Box<RareState>>,
 }
 
 /// Declared values, in the order of their numbers.
 #[derive(Clone, Debug)]
 enum Slots {
-    One(Slot),
-    Some(Vec<Slot>),
+    One(ValueSlot),
+    Some(Vec<ValueSlot>),
 }
 
 #[derive(Clone, Debug)]
-struct Slot {
-    number: Number,
+struct ValueSlot {
+    number: ValueIndex,
     origin: ChangeOrigin,
     /// The count of the record's changes when it came, which tells it from another copy of the same version.
     change: u32,
-    kept: Kept,
+    value: StoredValue,
 }
 
-impl Slot {
+impl ValueSlot {
     /// Whether this build can read a copy that meets here, if no verdict is needed for that: what was written on this node
     /// it can. So nobody waits for a verdict on what is written again and again.
-    fn can_read(&self, kept: &Kept, judge: &Judge<'_>) -> Result<bool, (Number, Json)> {
-        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.kept, kept);
+    fn can_read(&self, kept: &StoredValue, judge: &Judge<'_>) -> Result<bool, (ValueIndex, Json)> {
+        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.value, kept);
         if ours { Ok(true) } else { judge.can_read(self.number, kept) }
     }
 }
 
 #[derive(Clone, Debug, Default)]
-struct Rest {
+struct RareState {
     /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
     /// deploy loses nothing.
-    opaque: Vec<(Box<str>, Kept)>,
+    undeclared: Vec<(Box<str>, StoredValue)>,
     /// The newest version known of this owner of which there is no copy here.
-    observed: Version,
+    newest_seen: Version,
     cleared: Version,
 }
 
@@ -114,25 +114,25 @@ impl Default for Slots {
 }
 
 impl Slots {
-    fn as_slice(&self) -> &[Slot] {
+    fn as_slice(&self) -> &[ValueSlot] {
         match self {
             Self::One(slot) => std::slice::from_ref(slot),
             Self::Some(slots) => slots,
         }
     }
 
-    const fn as_mut_slice(&mut self) -> &mut [Slot] {
+    const fn as_mut_slice(&mut self) -> &mut [ValueSlot] {
         match self {
             Self::One(slot) => std::slice::from_mut(slot),
             Self::Some(slots) => slots.as_mut_slice(),
         }
     }
 
-    fn at(&mut self, at: usize) -> Option<&mut Slot> {
+    fn at(&mut self, at: usize) -> Option<&mut ValueSlot> {
         self.as_mut_slice().get_mut(at)
     }
 
-    fn insert(&mut self, at: usize, slot: Slot) {
+    fn insert(&mut self, at: usize, slot: ValueSlot) {
         match std::mem::take(self) {
             Self::One(first) => {
                 let mut slots = Vec::with_capacity(2);
@@ -148,7 +148,7 @@ impl Slots {
         }
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(&Slot) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&ValueSlot) -> bool) {
         match self {
             Self::One(slot) if !keep(slot) => *self = Self::default(),
             Self::One(_) => {}
@@ -158,86 +158,86 @@ impl Slots {
 }
 
 impl Values {
-    pub(crate) fn get(&self, number: Number) -> Option<&Kept> {
-        self.slot(number).map(|slot| &slot.kept)
+    pub(crate) fn get(&self, number: ValueIndex) -> Option<&StoredValue> {
+        self.slot(number).map(|slot| &slot.value)
     }
 
-    fn slot(&self, number: Number) -> Option<&Slot> {
+    fn slot(&self, number: ValueIndex) -> Option<&ValueSlot> {
         self.position(number).ok().and_then(|at| self.slots.as_slice().get(at))
     }
 
     /// How a declared value came here, whatever it is now.
-    pub(crate) fn origin(&self, number: Number) -> ChangeOrigin {
+    pub(crate) fn origin(&self, number: ValueIndex) -> ChangeOrigin {
         self.slot(number).map_or(ChangeOrigin::Remote, |slot| slot.origin)
     }
 
     /// Which of its record's changes brought what stands there.
-    pub(crate) fn change(&self, number: Number) -> u32 {
+    pub(crate) fn change(&self, number: ValueIndex) -> u32 {
         self.slot(number).map_or(0, |slot| slot.change)
     }
 
     /// Notes that this node wrote what stands there, though its version came from a store.
-    pub(crate) fn own(&mut self, number: Number) {
+    pub(crate) fn mark_local(&mut self, number: ValueIndex) {
         if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
             slot.origin = ChangeOrigin::Local;
         }
     }
 
-    fn position(&self, number: Number) -> Result<usize, usize> {
+    fn position(&self, number: ValueIndex) -> Result<usize, usize> {
         self.slots.as_slice().binary_search_by_key(&number, |slot| slot.number)
     }
 
-    pub(crate) fn declared(&self) -> impl Iterator<Item = (Number, &Kept)> + Clone {
-        self.slots.as_slice().iter().map(|slot| (slot.number, &slot.kept))
+    pub(crate) fn declared(&self) -> impl Iterator<Item = (ValueIndex, &StoredValue)> + Clone {
+        self.slots.as_slice().iter().map(|slot| (slot.number, &slot.value))
     }
 
-    pub(crate) fn opaque(&self) -> impl Iterator<Item = (&str, &Kept)> + Clone {
-        let opaque = self.rest.as_ref().map_or(&[][..], |rest| &rest.opaque);
+    pub(crate) fn undeclared(&self) -> impl Iterator<Item = (&str, &StoredValue)> + Clone {
+        let opaque = self.rare.as_ref().map_or(&[][..], |rest| &rest.undeclared);
         opaque.iter().map(|(name, kept)| (&**name, kept))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.as_slice().is_empty() && self.opaque().next().is_none()
+        self.slots.as_slice().is_empty() && self.undeclared().next().is_none()
     }
 
     /// The newest version ever known of this owner: fresh writes go above it.
     pub(crate) fn newest(&self) -> Version {
-        let observed = self.rest.as_ref().map_or(Version::ZERO, |rest| rest.observed);
-        self.newest_copy().max(observed)
+        let observed = self.rare.as_ref().map_or(Version::ZERO, |rest| rest.newest_seen);
+        self.newest_stored().max(observed)
     }
 
-    fn newest_copy(&self) -> Version {
+    fn newest_stored(&self) -> Version {
         let declared = self.declared().map(|(_, kept)| kept.version);
-        declared.chain(self.opaque().map(|(_, kept)| kept.version)).max().unwrap_or_default()
+        declared.chain(self.undeclared().map(|(_, kept)| kept.version)).max().unwrap_or_default()
     }
 
     /// Notes a version of which nothing may be kept here.
-    pub(crate) fn observe(&mut self, version: Version) {
+    pub(crate) fn note_version(&mut self, version: Version) {
         if version > self.newest() {
-            self.rest().observed = version;
+            self.rare().newest_seen = version;
         }
     }
 
     /// When the application last cleared it.
     pub(crate) fn cleared(&self) -> Version {
-        self.rest.as_ref().map_or(Version::ZERO, |rest| rest.cleared)
+        self.rare.as_ref().map_or(Version::ZERO, |rest| rest.cleared)
     }
 
     pub(crate) fn note_cleared(&mut self, version: Version) {
-        self.rest().cleared = version;
+        self.rare().cleared = version;
     }
 
-    fn rest(&mut self) -> &mut Rest {
-        self.rest.get_or_insert_default()
+    fn rare(&mut self) -> &mut RareState {
+        self.rare.get_or_insert_default()
     }
 
     /// A fresh write: the version is above all others here, so the write replaces any copy, an unreadable copy of the
     /// name too.
-    pub(crate) fn put(&mut self, number: Number, name: &str, kept: Kept, change: u32) {
-        if let Some(rest) = &mut self.rest {
-            rest.opaque.retain(|(opaque, _)| **opaque != *name);
+    pub(crate) fn write(&mut self, number: ValueIndex, name: &str, kept: StoredValue, change: u32) {
+        if let Some(rest) = &mut self.rare {
+            rest.undeclared.retain(|(opaque, _)| **opaque != *name);
         }
-        let slot = Slot { number, origin: ChangeOrigin::Local, change, kept };
+        let slot = ValueSlot { number, origin: ChangeOrigin::Local, change, value: kept };
         match self.position(number) {
             Ok(at) => {
                 if let Some(place) = self.slots.at(at) {
@@ -249,7 +249,7 @@ impl Values {
     }
 
     /// So many are about to come.
-    pub(crate) fn make_room(&mut self, copies: usize) {
+    pub(crate) fn reserve(&mut self, copies: usize) {
         if let Slots::Some(slots) = &mut self.slots
             && copies > 1
             && slots.is_empty()
@@ -261,12 +261,12 @@ impl Values {
     /// What has to be judged before these copies can be joined.
     pub(crate) fn unjudged(
         &self,
-        brought: impl Iterator<Item = (Number, Kept)>,
+        brought: impl Iterator<Item = (ValueIndex, StoredValue)>,
         judge: &Judge<'_>,
-    ) -> Vec<(Number, Json)> {
-        let meets = |(number, kept): (_, Kept)| {
+    ) -> Vec<(ValueIndex, Json)> {
+        let meets = |(number, kept): (_, StoredValue)| {
             let slot = self.slot(number)?;
-            slot.kept.meet(&kept, |kept| slot.can_read(kept, judge)).err()
+            slot.value.meet(&kept, |kept| slot.can_read(kept, judge)).err()
         };
         // Most of what is opened comes to a record that is empty, and isn't copied to be compared with nothing.
         if self.is_empty() { Vec::new() } else { brought.filter_map(meets).collect() }
@@ -275,39 +275,40 @@ impl Values {
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn join(&mut self, number: Number, kept: Kept, change: u32, judge: &Judge<'_>) -> bool {
+    pub(crate) fn merge(&mut self, number: ValueIndex, kept: StoredValue, change: u32, judge: &Judge<'_>) -> bool {
         let at = match self.position(number) {
             Err(at) => {
-                self.slots.insert(at, Slot { number, origin: ChangeOrigin::Remote, change, kept });
+                self.slots.insert(at, ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept });
                 return true;
             }
             Ok(at) => at,
         };
-        let name = judge.schema.at(number).name;
+        let name = judge.schema.get(number).name;
         let Some(slot) = self.slots.at(at) else { return false };
         // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
-        let readable = |kept: &Kept| Ok::<_, Infallible>(slot.can_read(kept, judge).unwrap_or(true));
-        let Ok(meeting) = slot.kept.meet(&kept, readable);
+        let readable = |kept: &StoredValue| Ok::<_, Infallible>(slot.can_read(kept, judge).unwrap_or(true));
+        let Ok(meeting) = slot.value.meet(&kept, readable);
         match meeting {
             Meeting::Stays => false,
             Meeting::Yields => {
-                *slot = Slot { number, origin: ChangeOrigin::Remote, change, kept };
+                *slot = ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept };
                 true
             }
-            Meeting::Accompanied => self.join_opaque(name, kept),
+            Meeting::Accompanied => self.merge_undeclared(name, kept),
             Meeting::Accompanies => {
-                let newer = std::mem::replace(slot, Slot { number, origin: ChangeOrigin::Remote, change, kept });
-                self.join_opaque(name, newer.kept);
+                let newer =
+                    std::mem::replace(slot, ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept });
+                self.merge_undeclared(name, newer.value);
                 true
             }
         }
     }
 
-    pub(crate) fn join_opaque(&mut self, name: &str, kept: Kept) -> bool {
-        let opaque = &mut self.rest().opaque;
+    pub(crate) fn merge_undeclared(&mut self, name: &str, kept: StoredValue) -> bool {
+        let opaque = &mut self.rare().undeclared;
         match opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
             None => opaque.push((name.into(), kept)),
-            Some((_, mine)) if mine.yields_to(&kept) => *mine = kept,
+            Some((_, mine)) if mine.loses_to(&kept) => *mine = kept,
             Some(_) => return false,
         }
         true
@@ -316,69 +317,70 @@ impl Values {
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
         let newest = self.newest();
-        self.slots.retain(|Slot { number, kept, .. }| {
-            let dead = kept.expires(schema.at(*number).max_age).is_some_and(|end| end <= now);
+        self.slots.retain(|ValueSlot { number, value: kept, .. }| {
+            let dead = kept.expires(schema.get(*number).max_age).is_some_and(|end| end <= now);
             !dead && (kept.json.is_some() || kept.written >= tombstones)
         });
-        if let Some(rest) = &mut self.rest {
-            rest.opaque.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
+        if let Some(rest) = &mut self.rare {
+            rest.undeclared.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
         }
-        self.observe(newest);
+        self.note_version(newest);
     }
 
     /// Gives copies whose versions are further ahead than the allowed skew the version of the time when they were written.
-    pub(crate) fn correct(&mut self, time: &Time, now: Millis) {
+    pub(crate) fn correct_future_versions(&mut self, time: &NodeClock, now: Millis) {
         let bound = time.bound(now);
         if self.newest() <= bound {
             return;
         }
-        let right = |kept: &mut Kept| {
+        let right = |kept: &mut StoredValue| {
             if kept.version > bound {
                 kept.version = Version::last_at(time.wall(kept.written));
             }
         };
-        self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.kept));
-        if let Some(rest) = &mut self.rest {
-            rest.opaque.iter_mut().for_each(|(_, kept)| right(kept));
-            rest.observed = if rest.observed > bound { Version::last_at(time.wall(now)) } else { rest.observed };
+        self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.value));
+        if let Some(rest) = &mut self.rare {
+            rest.undeclared.iter_mut().for_each(|(_, kept)| right(kept));
+            rest.newest_seen =
+                if rest.newest_seen > bound { Version::last_at(time.wall(now)) } else { rest.newest_seen };
         }
     }
 
     /// Drops all values, and keeps the tombstones.
-    pub(crate) fn drop_living(&mut self) {
+    pub(crate) fn clear_keeping_tombstones(&mut self) {
         let newest = self.newest();
-        self.slots.retain(|slot| slot.kept.json.is_none());
-        if let Some(rest) = &mut self.rest {
-            rest.opaque.retain(|(_, kept)| kept.json.is_none());
+        self.slots.retain(|slot| slot.value.json.is_none());
+        if let Some(rest) = &mut self.rare {
+            rest.undeclared.retain(|(_, kept)| kept.json.is_none());
         }
-        self.observe(newest);
+        self.note_version(newest);
     }
 
     /// Leaves tombstones for what this build can't read. Says whether there was any.
-    pub(crate) fn bury_opaque(&mut self, version: Version, now: Millis) -> bool {
-        let Some(rest) = &mut self.rest else { return false };
-        let mut living = rest.opaque.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
+    pub(crate) fn tombstone_undeclared(&mut self, version: Version, now: Millis) -> bool {
+        let Some(rest) = &mut self.rare else { return false };
+        let mut living = rest.undeclared.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
         let any = living.peek().is_some();
-        living.for_each(|(_, kept)| *kept = Kept::new(version, None, now));
+        living.for_each(|(_, kept)| *kept = StoredValue::new(version, None, now));
         any
     }
 
     /// Keeps only the values that pass.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(Number) -> bool) {
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(ValueIndex) -> bool) {
         self.slots.retain(|slot| keep(slot.number));
     }
 
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let json = |kept: &Kept| kept.json.as_ref().map_or(0, Json::heap_bytes);
-        let slots: usize = self.slots.as_slice().iter().map(|slot| json(&slot.kept)).sum();
+        let json = |kept: &StoredValue| kept.json.as_ref().map_or(0, Json::heap_bytes);
+        let slots: usize = self.slots.as_slice().iter().map(|slot| json(&slot.value)).sum();
         let room = match &self.slots {
             Slots::One(_) => 0,
-            Slots::Some(slots) => slots.capacity() * size_of::<Slot>(),
+            Slots::Some(slots) => slots.capacity() * size_of::<ValueSlot>(),
         };
-        let rest = self.rest.as_ref().map_or(0, |rest| {
-            let opaque: usize = rest.opaque.iter().map(|(name, kept)| name.len() + json(kept)).sum();
-            size_of::<Rest>() + opaque + rest.opaque.capacity() * size_of::<(Box<str>, Kept)>()
+        let rest = self.rare.as_ref().map_or(0, |rest| {
+            let opaque: usize = rest.undeclared.iter().map(|(name, kept)| name.len() + json(kept)).sum();
+            size_of::<RareState>() + opaque + rest.undeclared.capacity() * size_of::<(Box<str>, StoredValue)>()
         });
         slots + room + rest
     }
@@ -387,7 +389,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::value::{Declared, SessionValue};
+    use crate::value::{SessionValue, ValueSpec};
     use proptest::prelude::*;
 
     #[derive(serde::Serialize, serde::Deserialize)]
@@ -398,20 +400,20 @@ mod tests {
 
     fn schema() -> Schema {
         let mut schema = Schema::default();
-        schema.push(Declared::of::<Count>());
+        schema.push(ValueSpec::of::<Count>());
         schema
     }
 
     /// Few versions and bytes, so that they meet: removals, values, and a copy that this build can't read.
-    fn copies() -> impl Strategy<Value = Vec<Kept>> {
+    fn copies() -> impl Strategy<Value = Vec<StoredValue>> {
         let json = prop_oneof![Just(None), Just(Some("1")), Just(Some("2")), Just(Some("\"another build's\""))];
         let kept = (1..5u64, json).prop_map(|(version, json)| {
-            Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
+            StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         });
         proptest::collection::vec(kept, 1..7)
     }
 
-    fn joined(copies: &[Kept]) -> (Option<Kept>, Version) {
+    fn joined(copies: &[StoredValue]) -> (Option<StoredValue>, Version) {
         let (schema, mut values) = (schema(), Values::default());
         let mut judge = Judge::new(&schema);
         for kept in copies {
@@ -422,9 +424,9 @@ mod tests {
                 }
                 judge.learn(unjudged);
             }
-            values.join(0, kept.clone(), 0, &judge);
+            values.merge(0, kept.clone(), 0, &judge);
         }
-        let readable = |kept: &&Kept| kept.json.as_ref().is_none_or(|json| (schema.at(0).check)(json).is_ok());
+        let readable = |kept: &&StoredValue| kept.json.as_ref().is_none_or(|json| (schema.get(0).check)(json).is_ok());
         (values.get(0).filter(readable).cloned(), values.newest())
     }
 
@@ -442,28 +444,29 @@ mod tests {
     #[test]
     fn nothing_older_takes_the_place_of_anything_newer() {
         let kept = |version, json: Option<&'static str>| {
-            Kept::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
+            StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let (schema, mut values) = (schema(), Values::default());
         let mut judge = Judge::new(&schema);
         judge.trust(0, kept(5, Some("1")));
-        assert!(values.join(0, kept(5, Some("1")), 0, &judge));
-        assert!(!values.join(0, kept(4, Some("9")), 0, &judge));
-        assert!(!values.join(0, kept(4, None), 0, &judge));
-        assert!(values.join(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
-        assert!(!values.join(0, kept(5, Some("9")), 0, &judge));
+        assert!(values.merge(0, kept(5, Some("1")), 0, &judge));
+        assert!(!values.merge(0, kept(4, Some("9")), 0, &judge));
+        assert!(!values.merge(0, kept(4, None), 0, &judge));
+        assert!(values.merge(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
+        assert!(!values.merge(0, kept(5, Some("9")), 0, &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 
     #[test]
     fn what_this_node_wrote_needs_no_verdict_whatever_it_meets() {
-        let kept = |version, json: &str| Kept::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
+        let kept =
+            |version, json: &str| StoredValue::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
         let (schema, mut values) = (schema(), Values::default());
         let judge = Judge::new(&schema);
         let late = [(0, kept(4, "9"))];
-        values.put(0, schema.at(0).name, kept(5, "1"), 0);
+        values.write(0, schema.get(0).name, kept(5, "1"), 0);
         assert!(values.unjudged(late.clone().into_iter(), &judge).is_empty());
-        assert!(values.join(0, kept(6, "2"), 0, &judge));
+        assert!(values.merge(0, kept(6, "2"), 0, &judge));
         assert_eq!(values.unjudged(late.into_iter(), &judge).len(), 1, "that came from elsewhere");
     }
 }

@@ -41,7 +41,7 @@ impl Reports {
         let Self { wait, seen, told, settling } = self;
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
-                return Next::Some(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
+                return Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
             let now = core.chain.now();

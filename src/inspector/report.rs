@@ -9,7 +9,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    chain::{COOKIE, Chain, Computed, DEFAULT, MEMORY, Resolution, life::Lifetime},
+    chain::{COOKIE, Chain, ComputedTier, DEFAULT, MEMORY, Resolution, life::Lifetime},
     session::{
         Look, Session,
         browser::Measured,
@@ -17,7 +17,7 @@ use crate::{
         explain::{TierAnswer, explain},
     },
     tier::memory::record::{JsonRoom, Kind},
-    value::{Declared, Flaw, Json, Number, Placement, Scope},
+    value::{Json, Placement, Scope, ValueError, ValueIndex, ValueSpec},
     version::{Millis, Version, Wall},
     writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
 };
@@ -115,7 +115,7 @@ fn as_text<S: Serializer>(version: &Option<Version>, serializer: S) -> Result<S:
 struct Shown {
     /// The answer's bytes, which are compared: a type with a `HashMap` encodes itself otherwise each time.
     answer: Option<Json>,
-    normalize: fn(&[u8]) -> Result<Json, Flaw>,
+    normalize: fn(&[u8]) -> Result<Json, ValueError>,
 }
 
 impl PartialEq for Shown {
@@ -186,7 +186,7 @@ impl Report {
 fn tiers(chain: &Chain) -> Vec<&'static str> {
     let memory = chain.memory.iter().map(|_| MEMORY);
     let store = chain.store.iter().map(|store| store.name());
-    memory.chain([COOKIE]).chain(store).chain(chain.computed.iter().map(Computed::name)).collect()
+    memory.chain([COOKIE]).chain(store).chain(chain.computed.iter().map(ComputedTier::name)).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -220,7 +220,7 @@ impl Life {
 }
 
 impl Value {
-    fn of(core: &Core, number: Number, declared: &Declared, facts: Facts) -> Self {
+    fn of(core: &Core, number: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
         let now = core.chain.now();
         let explanation = explain(core, number, Look::Glance);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));

@@ -13,7 +13,7 @@ use super::future::{Browser, Entered, ResponseFuture};
 use crate::{
     chain::{
         Identity,
-        refusals::{Reason, Refused},
+        refusals::{CrossSiteRefusal, RefusalReason},
     },
     id::Principal,
     session::{
@@ -127,14 +127,14 @@ impl Sessions {
 
     /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
     /// when the session is loaded.
-    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Box<Refused>>) {
+    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
         let (uri, headers) = (request.uri(), request.headers());
         if upgrade && let Err(refused) = self.cross_site.judge(Kind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
         let cross_site = self.cross_site.withheld((request.method(), uri, headers), self.chain.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
-        (cross_site, listed.then(|| Box::new(refused(Reason::Withheld, uri, headers))))
+        (cross_site, listed.then(|| Box::new(refused(RefusalReason::Withheld, uri, headers))))
     }
 
     fn identify(&self, head: &Parts) -> Option<Principal> {

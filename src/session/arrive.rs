@@ -10,20 +10,20 @@ use super::{
     relay::RelayRefused,
 };
 use crate::{
-    chain::{Resolution, Signed},
+    chain::{Resolution, ResolvedPrincipal},
     error::{TierError, WriteError},
     id::SessionId,
     live::CloseReason,
     sync::RwLock,
     tier::{
         Found, Lookup, Standing,
-        cookie::{digest::Digest, payload::Whose},
+        cookie::{digest::Digest, payload::EntryOwner},
         memory::{
             Known,
             record::{Carried, InStep, Kind, Record, RecordKey, Via},
         },
     },
-    value::{Number, Scope},
+    value::{Scope, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -93,7 +93,11 @@ impl Core {
 
     /// The record of a principal with what the shared store has of it, of which it is asked unless memory holds the answer.
     /// `None` without a store.
-    pub(super) async fn ask_for(&self, signed: &Signed, now: Millis) -> Result<Option<Arc<Record>>, TierError> {
+    pub(super) async fn ask_for(
+        &self,
+        signed: &ResolvedPrincipal,
+        now: Millis,
+    ) -> Result<Option<Arc<Record>>, TierError> {
         let Some(store) = &self.chain.store else { return Ok(None) };
         let known = self.find_principal(signed);
         if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
@@ -119,8 +123,8 @@ impl Core {
             resolution,
             deadline: current.idle_deadline.min(life.absolute_deadline()),
             sealed: current.issued,
-            sessions: payload.count(Whose::Session),
-            principals: payload.count(Whose::Principal),
+            sessions: payload.count(EntryOwner::Session),
+            principals: payload.count(EntryOwner::Principal),
             session_stamp: None,
             principal_stamp: None,
             lifetime: life.lifetime_version(),
@@ -154,8 +158,8 @@ impl Core {
         let schema = &self.chain.schema;
         let time = &self.chain.time;
         let entries = current.payload.entries(match owner {
-            Owner::Session => Whose::Session,
-            Owner::Principal(_) => Whose::Principal,
+            Owner::Session => EntryOwner::Session,
+            Owner::Principal(_) => EntryOwner::Principal,
         });
         let before = taken.newer.len();
         if taken.resolution == Resolution::FirstHit {
@@ -163,9 +167,9 @@ impl Core {
                 let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
                 let version = current.believed(entry.version, time);
-                if schema.spelt(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
+                if schema.index_by_bytes(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
                     // Known all the same: what is written next is to be above it.
-                    record.write().values.observe(version);
+                    record.write().values.note_version(version);
                     taken.newer.push(Newer { owner, name: entry.text().into(), kept: current.kept(&entry, time, now) });
                 }
             }
@@ -174,8 +178,8 @@ impl Core {
         taken.whole &= newer.is_empty();
         let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
         let carried = fill.map(|entry| {
-            let number = schema.spelt(entry.name);
-            let name = number.map_or_else(|| entry.text(), |number| schema.at(number).name);
+            let number = schema.index_by_bytes(entry.name);
+            let name = number.map_or_else(|| entry.text(), |number| schema.get(number).name);
             Carried { number, name: name.into(), kept: current.kept(&entry, time, now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
@@ -192,7 +196,7 @@ impl Core {
     pub(super) fn in_step(
         &self,
         bound: &Bound,
-        signed: Option<&Signed>,
+        signed: Option<&ResolvedPrincipal>,
         taken: &TakenIn,
         now: Millis,
     ) -> Option<InStep> {
@@ -205,7 +209,7 @@ impl Core {
         // Of the same values, and of a lifetime that is no longer the session's: the answer that told of it was lost.
         let Kind::Session { life, .. } = &session.kind else { return None };
         all &= life.lifetime_version() == taken.lifetime;
-        let (carried, due) = (session.carried(), life.due(taken.deadline, taken.sealed));
+        let (carried, due) = (session.carried(), life.refresh_after(taken.deadline, taken.sealed));
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
@@ -240,7 +244,7 @@ pub(super) struct TakenIn {
     ours: bool,
     /// Everything went into a record: what brings the same bytes again needn't be opened.
     whole: bool,
-    pub(super) filled: Vec<(Number, Version)>,
+    pub(super) filled: Vec<(ValueIndex, Version)>,
     newer: Vec<Newer>,
 }
 

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     error::{WriteError, WriteErrorKind},
     tier::{Mutation, memory::record::Extent},
-    value::{self, Number, Scope, SessionValue},
+    value::{self, Scope, SessionValue, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -65,13 +65,13 @@ type Reread<'a> = Box<dyn FnMut(&Core, Millis) -> Result<Mutation, WriteError> +
 enum Step<'a> {
     Set(Mutation),
     Remove(Mutation),
-    Update(Number, Reread<'a>),
+    Update(ValueIndex, Reread<'a>),
 }
 
 impl Step<'_> {
-    const fn number(&self) -> Number {
+    const fn number(&self) -> ValueIndex {
         match self {
-            Self::Set(change) | Self::Remove(change) => change.number,
+            Self::Set(change) | Self::Remove(change) => change.index,
             Self::Update(number, _) => *number,
         }
     }
@@ -144,7 +144,7 @@ impl<'a> Batch<'a> {
             for step in &mut steps {
                 match step {
                     Step::Set(change) => changes.push(change.clone()),
-                    Step::Remove(change) if core.holds(change.number, now) => changes.push(change.clone()),
+                    Step::Remove(change) if core.holds(change.index, now) => changes.push(change.clone()),
                     Step::Remove(_) => {}
                     Step::Update(_, reread) => changes.push(reread(core, now)?),
                 }
@@ -166,7 +166,7 @@ impl<'a> Batch<'a> {
 fn one_scope(core: &Core, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
     let refuse = |message, number| {
         let error = WriteError::new(WriteErrorKind::Invalid, message);
-        Err(error.named([core.chain.schema.at(number).name]))
+        Err(error.named([core.chain.schema.get(number).name]))
     };
     let mut scope = None;
     for (at, step) in steps.iter().enumerate() {
@@ -174,7 +174,7 @@ fn one_scope(core: &Core, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteErro
         if steps[..at].iter().any(|earlier| earlier.number() == number) {
             return refuse("a batch names the same value twice", number);
         }
-        let of = core.chain.schema.at(number).scope;
+        let of = core.chain.schema.get(number).scope;
         if *scope.get_or_insert(of) != of {
             return refuse("a batch has values of different scopes, which can't be written as one", number);
         }
@@ -192,7 +192,7 @@ impl Core {
     /// What an update makes of the value that there is now, as a compare-and-set.
     fn updated<V: SessionValue + Default>(
         &self,
-        number: Number,
+        number: ValueIndex,
         update: &mut (impl FnMut(&mut V) + ?Sized),
         now: Millis,
     ) -> Result<(Mutation, V), WriteError> {
@@ -200,17 +200,17 @@ impl Core {
         let (answer, mark) = self.resolve(number, now, Look::Use, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
-        let json = value::encode(&value).map_err(|flaw| flaw.into_error(V::NAME))?;
+        let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-        Ok((Mutation { number, name: V::NAME, json: Some(json), version: None, replaces }, value))
+        Ok((Mutation { index: number, name: V::NAME, json: Some(json), version: None, replaces }, value))
     }
 
     pub(super) async fn update<V: SessionValue + Default>(
         &self,
-        number: Number,
+        number: ValueIndex,
         update: &mut (impl FnMut(&mut V) + Send),
     ) -> Result<V, WriteError> {
-        let scope = self.chain.schema.at(number).scope;
+        let scope = self.chain.schema.get(number).scope;
         for _ in 0..MAX_LOSSES {
             let now = self.chain.now();
             let record = self.record_of(scope, now);
@@ -229,8 +229,8 @@ impl Core {
         Err(Loss::Outdated.into())
     }
 
-    pub(super) async fn take<V: SessionValue>(&self, number: Number) -> Result<Option<V>, WriteError> {
-        let scope = self.chain.schema.at(number).scope;
+    pub(super) async fn take<V: SessionValue>(&self, number: ValueIndex) -> Result<Option<V>, WriteError> {
+        let scope = self.chain.schema.get(number).scope;
         self.touch();
         for _ in 0..MAX_LOSSES {
             let now = self.chain.now();

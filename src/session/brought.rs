@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use super::core::Core;
 use crate::{
-    chain::values::Kept,
+    chain::values::StoredValue,
     id::SessionId,
     tier::memory::record::{InStep, Record, RecordKey},
-    value::{Number, Scope},
+    value::{Scope, ValueIndex},
     version::Version,
 };
 
@@ -24,7 +24,7 @@ pub(super) struct Brought {
     /// The tokens that came, unless that was a single one, of the session above.
     pub(super) came: Option<Box<Came>>,
     /// What the cookie answered for, with the version.
-    pub(super) filled: Box<[(Number, Version)]>,
+    pub(super) filled: Box<[(ValueIndex, Version)]>,
     /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
     pub(super) newer: Box<[Newer]>,
 }
@@ -80,7 +80,7 @@ impl Core {
 pub(super) struct Newer {
     pub(super) owner: Owner,
     pub(super) name: Box<str>,
-    pub(super) kept: Kept,
+    pub(super) kept: StoredValue,
 }
 
 /// Whose part of a cookie it is.

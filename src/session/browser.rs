@@ -14,13 +14,13 @@ use super::{
 #[cfg(feature = "inspector")]
 use crate::tier::{cookie::seal::sealed_len, memory::record::JsonRoom};
 use crate::{
-    chain::{Budget, Signed},
+    chain::{Budget, ResolvedPrincipal},
     throttle::MINUTE,
     tier::{
         cookie::{
             Creation,
             order::Order,
-            payload::{Entry, Head, Whose, Writer},
+            payload::{Entry, EntryOwner, Head, Writer},
             seal::SealError,
         },
         memory::record::{InStep, Kind, RecordKey, State},
@@ -179,12 +179,12 @@ impl Core {
         let session_json = bound.record.read().json_room(terms);
         let mut measured = Measured { session_json, principal_json, in_step, ..Measured::default() };
         for entry in parcel.written.entries() {
-            match entry.whose {
-                Whose::Session => measured.session += entry.len(),
-                Whose::Principal => measured.principal += entry.len(),
-                Whose::Begun => {}
+            match entry.owner {
+                EntryOwner::Session => measured.session += entry.len(),
+                EntryOwner::Principal => measured.principal += entry.len(),
+                EntryOwner::Begun => {}
             }
-            let undeclared = entry.json.is_some() && self.chain.schema.spelt(entry.name).is_none();
+            let undeclared = entry.json.is_some() && self.chain.schema.index_by_bytes(entry.name).is_none();
             measured.undeclared += usize::from(undeclared);
         }
         measured.token = sealed_len(parcel.written.finish().as_slice().len());
@@ -216,21 +216,21 @@ impl Core {
             let head = Head {
                 issued: wall(now),
                 idle_deadline: wall(deadline),
-                told: life.told().map(wall),
+                life: life.fields().map(wall),
                 principal: signed.as_deref().map(|signed| signed.owner.tag()),
                 predecessor: life.predecessor(&self.chain.time, now),
             };
             let mut written = Writer::new(&head, order);
             for (name, kept) in state.carried_entries(schema) {
-                cut |= !written.entry(Entry::of(Whose::Session, name, kept));
+                cut |= !written.entry(Entry::of(EntryOwner::Session, name, kept));
             }
-            (head, written, state.carried(), deadline, life.due(deadline, now))
+            (head, written, state.carried(), deadline, life.refresh_after(deadline, now))
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
                     for (name, kept) in state.carried_entries(schema) {
-                        cut |= !written.entry(Entry::of(Whose::Principal, name, kept));
+                        cut |= !written.entry(Entry::of(EntryOwner::Principal, name, kept));
                     }
                     state.stamp()
                 });
@@ -243,7 +243,7 @@ impl Core {
             written = anew;
             cut |= left_out;
         }
-        let ends_with_browser = head.told.ends_with_browser;
+        let ends_with_browser = head.life.ends_with_browser;
         let in_step = InStep { deadline, sealed: now, due, session, principal: principal.map(Arc::new) };
         Some(Parcel { ends_with_browser, written, in_step, cut })
     }
@@ -279,7 +279,7 @@ impl Core {
         head: &Head,
         order: Option<&Order>,
         written: &Writer,
-        signed: Option<&Signed>,
+        signed: Option<&ResolvedPrincipal>,
     ) -> (Writer, bool) {
         let mut entries: Vec<_> = written.entries().collect();
         self.keep_newer(&mut entries, signed);
@@ -295,21 +295,21 @@ impl Core {
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
     /// a user before had, or somebody chose before signing in, goes all the same.
-    fn keep_newer<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&Signed>) {
+    fn keep_newer<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
         let schema = &self.chain.schema;
         let anonymous =
-            |name: &str| schema.named(name).is_some_and(|number| schema.at(number).scope == Scope::Principal);
+            |name: &str| schema.index_by_name(name).is_some_and(|number| schema.get(number).scope == Scope::Principal);
         // A session that was made here goes on from no session that the cookie told of.
         let goes_on = !self.marks.minted.load(Ordering::Relaxed);
         for Newer { owner, name, kept } in &self.brought.newer {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,
-                Owner::Session if signed.is_none() || !anonymous(name) => Whose::Session,
-                Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => Whose::Principal,
+                Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
+                Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => EntryOwner::Principal,
                 _ => continue,
             };
             let newer = Entry::of(whose, name, kept);
-            match entries.iter_mut().find(|entry| entry.whose == whose && entry.name == name.as_bytes()) {
+            match entries.iter_mut().find(|entry| entry.owner == whose && entry.name == name.as_bytes()) {
                 Some(mine) if mine.version < newer.version => *mine = newer,
                 Some(_) => {}
                 None => entries.push(newer),

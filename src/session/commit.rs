@@ -7,7 +7,7 @@ use super::{
     turn::Drawn,
 };
 use crate::{
-    chain::{life::Life, values::Kept},
+    chain::{life::SessionLife, values::StoredValue},
     error::{TierError, WriteError, WriteErrorKind},
     id::{OwnerId, SessionId},
     live::CloseReason,
@@ -18,7 +18,7 @@ use crate::{
             record::{Browser, Carried, Extent, Kind, Record, RecordKey, Refused, Share, State, Terms, Via},
         },
     },
-    value::{MAX_NAME, Number, Scope},
+    value::{MAX_NAME, Scope, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -131,7 +131,7 @@ impl Core {
         let now = self.chain.now();
         let signed = self.signed(now);
         // While nobody is signed in, the session owns the values of both scopes.
-        let is_users = |change: &Mutation| match self.chain.schema.at(change.number).scope {
+        let is_users = |change: &Mutation| match self.chain.schema.get(change.index).scope {
             Scope::Session => false,
             Scope::Principal => signed.is_some(),
         };
@@ -156,7 +156,7 @@ impl Core {
 
     /// The state of a session that a write would begin.
     pub(super) fn empty_session(&self, now: Millis) -> State {
-        let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
+        let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
         State::new(Kind::Session { life, browser: Browser::default() })
     }
 
@@ -271,8 +271,8 @@ impl Core {
     }
 
     /// The life of a session that this handle begins, by a first write or a sign-in.
-    pub(super) fn begin_life(&self, birth: Version, now: Millis) -> Life {
-        let mut life = Life::begin(birth, now, self.chain.lifetime);
+    pub(super) fn begin_life(&self, birth: Version, now: Millis) -> SessionLife {
+        let mut life = SessionLife::begin(birth, now, self.chain.lifetime);
         if let Some(lifetime) = self.own_lifetime() {
             life.set_lifetime(lifetime, birth, Millis::default());
         }
@@ -284,7 +284,7 @@ impl Core {
     /// # Errors
     ///
     /// Where the id is in use already, or has ended: an order that is carried out a second time.
-    pub(super) fn make(&self, id: SessionId, life: Life, now: Millis) -> Result<(Bound, Made<'_>), WriteError> {
+    pub(super) fn make(&self, id: SessionId, life: SessionLife, now: Millis) -> Result<(Bound, Made<'_>), WriteError> {
         let key = RecordKey(*id.as_bytes());
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
@@ -331,7 +331,7 @@ impl Core {
         let committed = store.write(commit, &self.chain.time).await?;
         match committed {
             Committed::Applied(version) => {
-                self.chain.see(version, now);
+                self.chain.note_version(version, now);
                 let stamped: Vec<_> = changes
                     .iter()
                     .map(|change| Mutation {
@@ -372,23 +372,26 @@ impl Core {
         let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
         let entries = ours.map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
-            self.chain.see(entry.version, now);
-            let kept = Kept::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
-            Carried { number: schema.named(&entry.name), name: entry.name.into(), kept }
+            self.chain.note_version(entry.version, now);
+            let kept = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
+            Carried { number: schema.index_by_name(&entry.name), name: entry.name.into(), kept }
         });
         // A session's record may hold values of either scope, a principal's only its own.
-        let fits = |number: Number| scope == Scope::Session || schema.at(number).scope == Scope::Principal;
+        let fits = |number: ValueIndex| scope == Scope::Session || schema.get(number).scope == Scope::Principal;
         entries.filter(|entry| entry.number.is_none_or(fits)).collect()
     }
 
     /// The stored answers of a source or of defaults don't count as something to remove.
-    pub(super) fn holds(&self, number: Number, now: Millis) -> bool {
-        let record = self.record_of(self.chain.schema.at(number).scope, now);
+    pub(super) fn holds(&self, number: ValueIndex, now: Millis) -> bool {
+        let record = self.record_of(self.chain.schema.get(number).scope, now);
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
             let live = |state: &State| {
                 let kept = state.kept(schema, number, now).is_some_and(|kept| kept.json.is_some());
-                kept || state.values.opaque().any(|(name, kept)| name == schema.at(number).name && kept.json.is_some())
+                kept || state
+                    .values
+                    .undeclared()
+                    .any(|(name, kept)| name == schema.get(number).name && kept.json.is_some())
             };
             record.live(now, live).unwrap_or(false)
         })

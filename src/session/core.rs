@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{brought::Brought, read::Mark};
 use crate::{
-    chain::{Chain, Computation, Identity, Signed, life::Lifetime, spared::Renewer},
+    chain::{Chain, ComputedAnswer, Identity, ResolvedPrincipal, life::Lifetime, spared::HandleId},
     error::{WriteError, WriteErrorKind},
     id::{PageMark, PrincipalTag, SessionId},
     live::CloseReason,
@@ -26,10 +26,10 @@ pub(crate) struct Core {
     pub(crate) chain: Arc<Chain>,
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
-    pub(super) given: Option<Arc<Signed>>,
+    pub(super) given: Option<Arc<ResolvedPrincipal>>,
     /// The count of `end_all_sessions` up to which the principal was looked at.
     pub(super) revocations: AtomicU64,
-    pub(super) computed: Box<[Computation]>,
+    pub(super) computed: Box<[ComputedAnswer]>,
     pub(super) brought: Brought,
     pub(super) marks: Marks,
     pub(super) seldom: OnceLock<Box<Seldom>>,
@@ -49,7 +49,7 @@ pub(super) struct Seldom {
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
     principal: Mutex<Option<Arc<Record>>>,
     /// The principal that a session's value names, by the session and the value's version.
-    derived: Mutex<Option<(Mark, Option<Arc<Signed>>)>>,
+    derived: Mutex<Option<(Mark, Option<Arc<ResolvedPrincipal>>)>>,
     /// Made for the first watch.
     wakers: OnceLock<Arc<HandleWakers>>,
     /// The session that an inner layer has seen off, for another principal.
@@ -373,12 +373,12 @@ impl Core {
     }
 
     /// The same for all clones of a handle, and another for all other handles.
-    pub(super) fn renewer(&self) -> Renewer {
+    pub(super) fn renewer(&self) -> HandleId {
         std::ptr::from_ref(self).addr()
     }
 
     /// The principal, if one is signed in and the session has not ended.
-    pub(crate) fn signed(&self, now: Millis) -> Option<Arc<Signed>> {
+    pub(crate) fn signed(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         match self.binding() {
             Binding::Refused(CrossSite::Upgrade | CrossSite::Withheld) => None,
             Binding::Live(_) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
@@ -400,7 +400,7 @@ impl Core {
     }
 
     #[inline]
-    pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
+    pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         // Most chains and handles know nobody, and find that out here.
         match &self.given {
             None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
@@ -409,7 +409,7 @@ impl Core {
         }
     }
 
-    fn derive(&self, bound: &Bound, now: Millis) -> Option<Arc<Signed>> {
+    fn derive(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         let Identity::Value { number, derive } = &self.chain.identity else { return None };
         let (mark, json) = {
             let state = bound.record.read();
@@ -423,13 +423,13 @@ impl Core {
             return signed.clone();
         }
         // Outside of the lock: the application's own code runs here.
-        let signed = derive(&json).map(|principal| self.chain.signed(principal));
+        let signed = derive(&json).map(|principal| self.chain.resolve_principal(principal));
         *derived.lock() = Some((mark, signed.clone()));
         signed
     }
 
     /// The principal's record if there is one on this node. Reading makes none.
-    pub(super) fn find_principal(&self, signed: &Signed) -> Option<Arc<Record>> {
+    pub(super) fn find_principal(&self, signed: &ResolvedPrincipal) -> Option<Arc<Record>> {
         let key = signed.key();
         if let Some(seldom) = self.seldom.get()
             && let Some(held) = &*seldom.principal.lock()
@@ -444,7 +444,7 @@ impl Core {
     }
 
     /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
-    pub(super) fn principal_record(&self, signed: &Signed, now: Millis) -> Arc<Record> {
+    pub(super) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         let make = || {
             let record = Record::principal(signed.key(), self.chain.principal_idle, now);
             if self.chain.store.is_some() { record.unasked() } else { record }
@@ -457,7 +457,7 @@ impl Core {
     }
 
     /// The principal's record, made if there is none, and held until the handle goes.
-    pub(super) fn hold_principal(&self, signed: &Signed, now: Millis) -> Arc<Record> {
+    pub(super) fn hold_principal(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         self.hold(self.principal_record(signed, now))
     }
 

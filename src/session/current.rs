@@ -3,8 +3,8 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::{
-    chain::{Chain, life::Life, time::Time, values::Kept},
-    tier::cookie::payload::{Entry, Payload, Whose},
+    chain::{Chain, life::SessionLife, time::NodeClock, values::StoredValue},
+    tier::cookie::payload::{Entry, EntryOwner, Payload},
     value::Json,
     version::{Millis, Version, Wall},
 };
@@ -15,7 +15,7 @@ const BRIEFLY: Duration = Duration::from_secs(60);
 /// A genuine token whose absolute deadline has not come, with its times in node time.
 pub(super) struct Current {
     pub(super) payload: Box<Payload>,
-    pub(super) life: Life,
+    pub(super) life: SessionLife,
     pub(super) issued: Millis,
     pub(super) idle_deadline: Millis,
     /// When it was sealed; no later than now.
@@ -26,10 +26,10 @@ pub(super) struct Current {
 
 impl Current {
     /// The life of a record that begins with this token.
-    pub(super) fn begun_life(&self) -> Life {
+    pub(super) fn begun_life(&self) -> SessionLife {
         let mut life = self.life.clone();
         if let Some(predecessor) = self.payload.head.predecessor {
-            life.follow(predecessor);
+            life.set_predecessor(predecessor);
         }
         life
     }
@@ -51,14 +51,14 @@ impl Current {
     }
 
     /// A version in the token, unless it can't be believed.
-    pub(super) fn believed(&self, version: Version, time: &Time) -> Version {
+    pub(super) fn believed(&self, version: Version, time: &NodeClock) -> Version {
         time.believed(version, self.sealed)
     }
 
     /// A copy of an entry.
-    pub(super) fn kept(&self, entry: &Entry<'_>, time: &Time, now: Millis) -> Kept {
+    pub(super) fn kept(&self, entry: &Entry<'_>, time: &NodeClock, now: Millis) -> StoredValue {
         let version = self.believed(entry.version, time);
-        Kept::new(version, entry.json.map(Json::from), time.written(version, now))
+        StoredValue::new(version, entry.json.map(Json::from), time.written(version, now))
     }
 }
 
@@ -75,7 +75,7 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
     let sealed = head.issued.min(wall);
     let lead = time.lead_at(head.issued);
     let node = |at: Wall| Millis(at.0).after(Duration::from_millis(lead));
-    let mut told = head.told.map(node);
+    let mut told = head.life.map(node);
     told.birth = time.believed(told.birth, sealed);
     told.lifetime_version = time.believed(told.lifetime_version, sealed);
     let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
@@ -89,7 +89,7 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
     }
     let ahead = Millis(head.issued.0).since(Millis(wall.0));
     (now < told.absolute_deadline).then(|| Current {
-        life: Life::from(told),
+        life: SessionLife::from(told),
         payload,
         issued,
         idle_deadline,
@@ -100,8 +100,8 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
 
 /// Notes all versions that a genuine token tells of.
 fn see_versions(chain: &Chain, payload: &Payload, now: Millis) {
-    let entries = [Whose::Session, Whose::Principal].into_iter().flat_map(|whose| payload.entries(whose));
-    let (told, drawn) = (&payload.head.told, payload.order.as_ref().map(|order| order.birth));
+    let entries = [EntryOwner::Session, EntryOwner::Principal].into_iter().flat_map(|whose| payload.entries(whose));
+    let (told, drawn) = (&payload.head.life, payload.order.as_ref().map(|order| order.birth));
     let versions = entries.map(|entry| entry.version).chain([told.birth, told.lifetime_version]).chain(drawn);
-    versions.for_each(|version| chain.see(version, now));
+    versions.for_each(|version| chain.note_version(version, now));
 }

@@ -11,7 +11,7 @@ use super::{
     turn::{Beginning, BeginningKind, Drawn},
 };
 use crate::{
-    chain::Signed,
+    chain::ResolvedPrincipal,
     error::{WriteError, WriteErrorKind},
     id::SessionId,
     live::CloseReason,
@@ -115,7 +115,7 @@ impl Core {
         let (bound, signed) = self.signed_in(self.live(now).ok(), now)?;
         self.check_ends_kept()?;
         let id = mint_id()?;
-        let _sparing = self.chain.spared.spare(bound.key(), self.renewer());
+        let _sparing = self.chain.spared.exempt(bound.key(), self.renewer());
         let stamp = self.revoke(&signed);
         let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
         self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
@@ -134,7 +134,7 @@ impl Core {
     }
 
     /// The session and the principal, for a turn that concerns all sessions of the principal.
-    fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<Signed>), WriteError> {
+    fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<ResolvedPrincipal>), WriteError> {
         let bound = bound.ok_or_else(|| match self.live(now) {
             Err(None) => WriteError::new(
                 WriteErrorKind::Invalid,
@@ -153,7 +153,7 @@ impl Core {
     }
 
     /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
-    pub(crate) fn revoke(&self, signed: &Signed) -> Version {
+    pub(crate) fn revoke(&self, signed: &ResolvedPrincipal) -> Version {
         let now = self.chain.now();
         let record = self.hold_principal(signed, now);
         let version = {
@@ -162,7 +162,7 @@ impl Core {
             let time = &self.chain.time;
             // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
             let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
-            time.see(version, now);
+            time.note_version(version, now);
             if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
                 (*not_before, *revoked) = (version, now);
                 // Kept until the last cookie sealed before can no longer open.

@@ -8,8 +8,8 @@ use super::{
     read::{Look, Mark, STAND_IN, Stored},
 };
 use crate::{
-    chain::{COOKIE, MEMORY, values::Kept},
-    value::Number,
+    chain::{COOKIE, MEMORY, values::StoredValue},
+    value::ValueIndex,
     version::Version,
 };
 
@@ -75,9 +75,9 @@ impl fmt::Display for TierAnswer {
     }
 }
 
-pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
+pub(crate) fn explain(core: &Core, number: ValueIndex, look: Look) -> Explanation {
     let now = core.chain.now();
-    let declared = core.chain.schema.at(number);
+    let declared = core.chain.schema.get(number);
     let judge = |json: &[u8], version| match (declared.check)(json) {
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
@@ -95,9 +95,9 @@ pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
         if stored == MEMORY && core.chain.memory.is_none() {
             continue;
         }
-        let newer = || match passed_over(core, declared.name, mark) {
-            Some(Kept { version, json: Some(json), .. }) => judge(json, Some(*version)),
-            Some(Kept { version, json: None, .. }) => TierAnswer::Removed(*version),
+        let newer = || match shadowed(core, declared.name, mark) {
+            Some(StoredValue { version, json: Some(json), .. }) => judge(json, Some(*version)),
+            Some(StoredValue { version, json: None, .. }) => TierAnswer::Removed(*version),
             None => TierAnswer::Nothing,
         };
         let said = match stored {
@@ -116,7 +116,7 @@ pub(crate) fn explain(core: &Core, number: Number, look: Look) -> Explanation {
 }
 
 /// The cookie's newer copy where, under `FirstHit`, memory answers before it.
-fn passed_over<'a>(core: &'a Core, name: &str, mark: Mark) -> Option<&'a Kept> {
+fn shadowed<'a>(core: &'a Core, name: &str, mark: Mark) -> Option<&'a StoredValue> {
     let (key, version) = mark?;
     let newer = core.brought.newer.iter().find(|newer| {
         let owner = match newer.owner {

@@ -9,7 +9,7 @@ use super::core::{Binding, Bound, Core};
 use crate::{
     chain::{
         Identity,
-        life::{End, Sequel},
+        life::{End, Successor},
     },
     live::CloseReason,
     tier::memory::{Ended, Known, record::Record},
@@ -19,7 +19,7 @@ use crate::{
 impl Core {
     /// Ends a record, unless it is over already, and counts what it no longer takes.
     pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
-        self.end_as(record, reason, Sequel::Nothing, now)
+        self.end_as(record, reason, Successor::None, now)
     }
 
     /// The same, with what comes after.
@@ -27,7 +27,7 @@ impl Core {
         &self,
         record: &Arc<Record>,
         reason: CloseReason,
-        sequel: Sequel,
+        sequel: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
         let signed = self.signed_of(&Bound { record: Arc::clone(record) }, now);
@@ -75,7 +75,7 @@ impl Core {
             if !self.may_follow(&end) {
                 return None;
             }
-            let Sequel::Session(key) = end.sequel else { return None };
+            let Successor::Session(key) = end.successor else { return None };
             match memory.session(&key, now) {
                 Known::Living(record) => return record.closed(now).is_none().then_some(Bound { record }),
                 Known::Ended(next) => ended = next,

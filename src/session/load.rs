@@ -20,12 +20,12 @@ use super::{
     recognise::{self, Familiar, Unopened},
 };
 use crate::{
-    chain::{Chain, Computation, DEFAULT, Reads, outside::Patience, refusals::Refused},
+    chain::{Chain, ComputedAnswer, DEFAULT, Reads, outside::WaitPolicy, refusals::CrossSiteRefusal},
     error::{MissingSession, TierError},
     id::Principal,
     sync::Mutex,
     tier::{Lookup, cookie::header::Fields},
-    value::{Json, Number},
+    value::{Json, ValueIndex},
 };
 
 /// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
@@ -67,7 +67,7 @@ pub(crate) struct Load {
     /// Handed on to the session in the end: it is counted often enough without.
     loader: Option<Arc<Loader>>,
     waiting: Option<Waiting>,
-    patience: Patience,
+    patience: WaitPolicy,
 }
 
 struct Waiting {
@@ -108,7 +108,7 @@ pub(crate) struct Arrival {
     /// How another site caused the request, if one did.
     pub(crate) cross_site: Option<CrossSite>,
     /// The refusal to trace if the request gets no session. Boxed, since few requests are refused.
-    pub(crate) refused: Option<Box<Refused>>,
+    pub(crate) refused: Option<Box<CrossSiteRefusal>>,
     /// The request asks for another protocol, such as WebSocket.
     pub(crate) upgrade: bool,
     pub(crate) asked: Option<Box<Asked>>,
@@ -133,7 +133,7 @@ impl Loading {
 #[derive(Default)]
 pub(crate) struct Asked {
     pub(crate) identified: Option<Principal>,
-    pub(crate) defaults: Vec<(Number, Json)>,
+    pub(crate) defaults: Vec<(ValueIndex, Json)>,
     /// For sources. Each load has it for as long as it asks; a copy would be made by the application's code.
     pub(crate) head: Option<Arc<Parts>>,
 }
@@ -285,13 +285,13 @@ impl Loader {
 
     /// Loads the session, once.
     pub(crate) const fn load(self: Arc<Self>) -> Load {
-        Load { loader: Some(self), waiting: None, patience: Patience::Deadline }
+        Load { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
     }
 
     /// What [`load`](Self::load) gives without waiting for anything.
     pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
-        match pin!(Load { patience: Patience::Once, ..self.load() }).poll(&mut cx) {
+        match pin!(Load { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
             Poll::Pending => None,
         }
@@ -300,7 +300,7 @@ impl Loader {
     fn poll_loaded(
         self: &Arc<Self>,
         waiting: &mut Option<Waiting>,
-        patience: Patience,
+        patience: WaitPolicy,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), MissingSession>> {
         if waiting.is_none()
@@ -345,7 +345,7 @@ impl Loader {
         Poll::Ready(Ok(None))
     }
 
-    async fn finish(&self, chain: &Chain, patience: Patience) -> Result<(), MissingSession> {
+    async fn finish(&self, chain: &Chain, patience: WaitPolicy) -> Result<(), MissingSession> {
         let mut answers = Vec::new();
         if chain.has_sources {
             let Some(head) = self.arrival.lock().as_ref().map(Arrival::head) else { return Ok(()) };
@@ -403,7 +403,7 @@ impl Arrival {
 
     /// Does what needs no waiting and runs nothing of the application's. Gives what must be looked at for a session that
     /// memory does not know.
-    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<Computation>) -> (Core, Option<Unopened>) {
+    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<ComputedAnswer>) -> (Core, Option<Unopened>) {
         let cookies = || self.countable().cloned();
         let unopened = familiar.is_none().then(|| Unopened { cookies: cookies(), cross_site: self.cross_site });
         let chain = Arc::clone(&self.chain);
@@ -413,8 +413,8 @@ impl Arrival {
         };
         *core.marks.upgrade.get_mut() = self.upgrade;
         if let Some(asked) = &self.asked {
-            core.given = asked.identified.clone().map(|principal| self.chain.signed(principal));
-            computed.extend(asked.defaults.iter().map(|(number, json)| Computation {
+            core.given = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
+            computed.extend(asked.defaults.iter().map(|(number, json)| ComputedAnswer {
                 tier: DEFAULT,
                 number: *number,
                 json: json.clone(),
@@ -427,13 +427,13 @@ impl Arrival {
 }
 
 /// The sources' answers for one request, or for a job.
-async fn ask(chain: &Chain, head: Option<&Parts>, patience: Patience, answers: &mut Vec<Computation>) {
+async fn ask(chain: &Chain, head: Option<&Parts>, patience: WaitPolicy, answers: &mut Vec<ComputedAnswer>) {
     for source in chain.sources() {
         let found = source.read(Lookup::new(None, &chain.names, head), patience, &chain.time).await;
         let until = found.expires_in.map(|span| chain.now().after(span));
         let named = |entry: crate::tier::FoundEntry| {
-            let number = chain.schema.named(&entry.name)?;
-            Some(Computation { tier: source.name(), number, json: entry.json?, until })
+            let number = chain.schema.index_by_name(&entry.name)?;
+            Some(ComputedAnswer { tier: source.name(), number, json: entry.json?, until })
         };
         answers.extend(found.entries.into_iter().filter_map(named));
     }
@@ -451,9 +451,9 @@ impl fmt::Debug for Loader {
 impl Session {
     /// A principal's own handle, outside of any request.
     pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
-        let signed = chain.signed(principal);
+        let signed = chain.resolve_principal(principal);
         let mut computed = Vec::new();
-        ask(chain, None, Patience::Deadline, &mut computed).await;
+        ask(chain, None, WaitPolicy::UntilDeadline, &mut computed).await;
         let mut core = Core::new(Arc::clone(chain), Binding::Job, Brought::default());
         (core.given, core.computed) = (Some(signed), computed.into());
         core.read_principal(chain.now()).await?;

@@ -15,8 +15,8 @@ use super::{
 };
 use crate::{
     chain::{
-        Identity, Signed,
-        life::{End, Life, Lifetime, Predecessor, Sequel},
+        Identity, ResolvedPrincipal,
+        life::{End, Lifetime, Predecessor, SessionLife, Successor},
     },
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
@@ -25,7 +25,7 @@ use crate::{
         Commit, CommitKind, Committed, Mutation,
         cookie::{
             order::{Named, Order, Turn},
-            payload::{Entry, Head, Payload, Whose, Writer},
+            payload::{Entry, EntryOwner, Head, Payload, Writer},
             seal::{MAX_TURN_LEN, Purpose, sealed_len},
         },
         memory::{
@@ -33,7 +33,7 @@ use crate::{
             record::{RecordKey, Share},
         },
     },
-    value::{Json, Number, Scope},
+    value::{Json, Scope, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -42,7 +42,7 @@ pub(super) struct Ordering {
     pub(super) turn: Turn,
     pub(super) user: Option<Mutation>,
     pub(super) grants: Vec<Mutation>,
-    pub(super) adopts: Vec<Number>,
+    pub(super) adopts: Vec<ValueIndex>,
 }
 
 fn too_long() -> WriteError {
@@ -81,7 +81,7 @@ impl Core {
             Ordered::Ended(..) => (Named::Ended, self.has_ended_own()),
             Ordered::Nothing => (Named::Nothing, true),
         };
-        let adopts = ordering.adopts.iter().map(|number| self.chain.schema.at(*number).name.into()).collect();
+        let adopts = ordering.adopts.iter().map(|number| self.chain.schema.get(*number).name.into()).collect();
         let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
@@ -97,7 +97,7 @@ impl Core {
         };
         for change in &changes {
             let json = change.json.as_deref();
-            let entry = Entry { whose: Whose::Begun, name: change.name.as_bytes(), version: drawn.birth, json };
+            let entry = Entry { owner: EntryOwner::Begun, name: change.name.as_bytes(), version: drawn.birth, json };
             if !written.entry(entry) {
                 return Err(too_long());
             }
@@ -139,7 +139,7 @@ impl Core {
     }
 
     /// Draws the id and the birth of the session that an order begins.
-    fn draw(&self, user: Option<&Signed>, now: Millis) -> Result<Drawn, WriteError> {
+    fn draw(&self, user: Option<&ResolvedPrincipal>, now: Millis) -> Result<Drawn, WriteError> {
         // The page has brought an order of this handle: the page is in another session by now.
         if self.ordered_ids().iter().any(|id| self.is_known(id)) {
             return Err(WriteError::closed(CloseReason::Renewed));
@@ -155,9 +155,9 @@ impl Core {
         self.given.as_ref().map(|signed| signed.owner.tag())
     }
 
-    fn signs_in(&self, user: &Mutation) -> Option<Arc<Signed>> {
+    fn signs_in(&self, user: &Mutation) -> Option<Arc<ResolvedPrincipal>> {
         let Identity::Value { derive, .. } = &self.chain.identity else { return None };
-        derive(user.json.as_deref()?).map(|principal| self.chain.signed(principal))
+        derive(user.json.as_deref()?).map(|principal| self.chain.resolve_principal(principal))
     }
 
     /// The change that signs a user in.
@@ -166,8 +166,8 @@ impl Core {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.at(*number).name;
-        Ok(Mutation { number: *number, name, json: Some(user), version: None, replaces: None })
+        let name = self.chain.schema.get(*number).name;
+        Ok(Mutation { index: *number, name, json: Some(user), version: None, replaces: None })
     }
 
     /// Whether what the turn writes would fit the browser, were it carried out now.
@@ -204,8 +204,8 @@ impl Core {
         let wall = |at| self.chain.time.wall(at);
         let (span, issued) = (until.since(now), wall(now));
         let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
-        let told = Life::begin(Version::at(issued), now, lifetime).told().map(wall);
-        Writer::new(&Head { told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
+        let told = SessionLife::begin(Version::at(issued), now, lifetime).fields().map(wall);
+        Writer::new(&Head { life: told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
     }
 
     fn seal_turn(&self, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
@@ -283,10 +283,10 @@ impl Core {
             self.rebind(bound.clone());
         }
         let changes: Vec<_> =
-            payload.entries(Whose::Begun).map(|entry| self.change(&entry)).collect::<Result<_, _>>()?;
+            payload.entries(EntryOwner::Begun).map(|entry| self.change(&entry)).collect::<Result<_, _>>()?;
         let turned = match (order.turn, changes.split_first()) {
             (Turn::SignIn, Some((user, grants))) => {
-                let adopts = order.adopts.iter().filter_map(|name| self.chain.schema.named(name));
+                let adopts = order.adopts.iter().filter_map(|name| self.chain.schema.index_by_name(name));
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
                 let may_begin = bound.is_none();
@@ -347,7 +347,7 @@ impl Core {
     fn check_order(
         &self,
         payload: &Payload,
-        user: Option<Arc<Signed>>,
+        user: Option<Arc<ResolvedPrincipal>>,
         drawn: Drawn,
         bound: Option<&Bound>,
         now: Millis,
@@ -359,7 +359,7 @@ impl Core {
         if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
             return Err(RelayRefused::OtherUser);
         }
-        let stamped = |signed: Arc<Signed>| {
+        let stamped = |signed: Arc<ResolvedPrincipal>| {
             self.find_principal(&signed).is_some_and(|record| record.not_before(&self.chain.time, now) >= drawn.birth)
         };
         if [signed, user].into_iter().flatten().any(stamped) {
@@ -369,19 +369,19 @@ impl Core {
     }
 
     /// The user of a sign-in order.
-    fn user_of(&self, order: &Order, payload: &Payload) -> Result<Option<Arc<Signed>>, RelayRefused> {
+    fn user_of(&self, order: &Order, payload: &Payload) -> Result<Option<Arc<ResolvedPrincipal>>, RelayRefused> {
         if order.turn != Turn::SignIn {
             return Ok(None);
         }
-        let user = payload.entries(Whose::Begun).next().map(|entry| self.change(&entry)).transpose()?;
+        let user = payload.entries(EntryOwner::Begun).next().map(|entry| self.change(&entry)).transpose()?;
         Ok(user.and_then(|user| self.signs_in(&user)))
     }
 
     /// A value that an order grants. A value that this build does not declare can't be granted.
     fn change(&self, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
-        let number = self.chain.schema.spelt(entry.name).ok_or(RelayRefused::NotGenuine)?;
-        let (name, json) = (self.chain.schema.at(number).name, entry.json.map(Json::from));
-        Ok(Mutation { number, name, json, version: None, replaces: None })
+        let number = self.chain.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
+        let (name, json) = (self.chain.schema.get(number).name, entry.json.map(Json::from));
+        Ok(Mutation { index: number, name, json, version: None, replaces: None })
     }
 
     fn known(&self, id: &SessionId) -> Known {
@@ -425,7 +425,7 @@ impl Core {
         }
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
-            let end = End { reason: CloseReason::Destroyed, at: now, until, principal, sequel: Sequel::Nothing };
+            let end = End { reason: CloseReason::Destroyed, at: now, until, principal, successor: Successor::None };
             if let Known::Living(record) = memory.end_unknown(&key, end, now) {
                 let _ = self.end(&record, CloseReason::Destroyed, now);
             }

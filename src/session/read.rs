@@ -4,13 +4,13 @@ use std::sync::atomic::Ordering;
 
 use super::core::{Binding, Bound, Core};
 use crate::{
-    chain::{COOKIE, Computation, DEFAULT, Identity, MEMORY, values::Kept},
+    chain::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY, values::StoredValue},
     live::{self, CloseReason},
     tier::{
-        default::Answer,
+        default::DefaultRule,
         memory::record::{Record, RecordKey},
     },
-    value::{Flaw, Json, Number, Scope, SessionValue},
+    value::{Json, Scope, SessionValue, ValueError, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -38,8 +38,8 @@ pub(crate) type Mark = Option<(RecordKey, Version)>;
 
 impl Core {
     /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
-    pub(crate) fn looked_at<V: SessionValue>(&self) -> Option<Number> {
-        let number = self.chain.schema.of::<V>();
+    pub(crate) fn looked_at<V: SessionValue>(&self) -> Option<ValueIndex> {
+        let number = self.chain.schema.index_of::<V>();
         if number.is_none() {
             self.chain.traces.undeclared(V::NAME, self.chain.now());
         }
@@ -47,8 +47,8 @@ impl Core {
     }
 
     /// What the stored tiers say, and what a watch is to compare.
-    pub(crate) fn stored(&self, number: Number, now: Millis, look: Look) -> (Stored, Mark) {
-        let scope = self.chain.schema.at(number).scope;
+    pub(crate) fn stored(&self, number: ValueIndex, now: Millis, look: Look) -> (Stored, Mark) {
+        let scope = self.chain.schema.get(number).scope;
         // A socket is read whenever anything changes, whether or not a person is there.
         let look = if self.is_upgrade() { Look::Glance } else { look };
         let touch = |record: &Record| {
@@ -79,14 +79,14 @@ impl Core {
         &self,
         key: RecordKey,
         record: &Record,
-        number: Number,
+        number: ValueIndex,
         now: Millis,
         touch: impl FnOnce(&Record),
     ) -> Result<(Stored, Mark), CloseReason> {
         let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
-        let Some(Kept { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
+        let Some(StoredValue { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
         let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
@@ -124,8 +124,8 @@ impl Core {
     /// # Errors
     ///
     /// Why the session is over.
-    pub(crate) fn glance(&self, number: Option<Number>, now: Millis) -> Result<Glance, CloseReason> {
-        let scope = number.map_or(Scope::Session, |number| self.chain.schema.at(number).scope);
+    pub(crate) fn glance(&self, number: Option<ValueIndex>, now: Millis) -> Result<Glance, CloseReason> {
+        let scope = number.map_or(Scope::Session, |number| self.chain.schema.get(number).scope);
         if let Some(glance) = self.of_session(scope, |bound| self.glance_at(&bound.record, bound.key(), number, now)) {
             return glance;
         }
@@ -148,7 +148,7 @@ impl Core {
         &self,
         record: &Record,
         key: RecordKey,
-        number: Option<Number>,
+        number: Option<ValueIndex>,
         now: Millis,
     ) -> Result<Glance, CloseReason> {
         let state = record.read_live(now)?;
@@ -157,16 +157,16 @@ impl Core {
         let Some((number, kept)) = number.and_then(|number| Some((number, state.kept(schema, number, now)?))) else {
             return Ok((None, None, Some(ends)));
         };
-        let until = kept.expires(schema.at(number).max_age).map_or(ends, |end| end.min(ends));
+        let until = kept.expires(schema.get(number).max_age).map_or(ends, |end| end.min(ends));
         Ok((kept.json.clone(), Some((key, kept.version)), Some(until)))
     }
 
     /// The first answer that a reader takes: the stored copy, else a computed one.
     pub(crate) fn answer<T>(
         &self,
-        number: Number,
+        number: ValueIndex,
         stored: Option<Json>,
-        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
+        mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> Option<T> {
         if let Some(json) = &stored
             && let Some(value) = self.readable(number, MEMORY, read(json))
@@ -176,18 +176,18 @@ impl Core {
         self.computed_answer(number, self.chain.now(), read).map(|(value, _)| value)
     }
 
-    fn readable<T>(&self, number: Number, tier: &str, read: Result<T, Flaw>) -> Option<T> {
+    fn readable<T>(&self, number: ValueIndex, tier: &str, read: Result<T, ValueError>) -> Option<T> {
         read.inspect_err(|flaw| {
-            let name = self.chain.schema.at(number).name;
+            let name = self.chain.schema.get(number).name;
             self.chain.traces.skipped_copy((number, name), tier, flaw, self.chain.now());
         })
         .ok()
     }
 
     /// The computed tiers' answers for a value, in the chain's order.
-    pub(crate) fn computed(&self, number: Number, now: Millis) -> impl Iterator<Item = (&'static str, &Json)> {
+    pub(crate) fn computed(&self, number: ValueIndex, now: Millis) -> impl Iterator<Item = (&'static str, &Json)> {
         let answers = move |tier: &'static str| {
-            let holds = move |said: &&Computation| {
+            let holds = move |said: &&ComputedAnswer| {
                 said.tier == tier && said.number == number && said.until.is_none_or(|until| now < until)
             };
             self.computed.iter().filter(holds).map(|said| &said.json)
@@ -195,8 +195,8 @@ impl Core {
         self.chain.computed.iter().flat_map(move |tier| {
             let mine = tier.rules().iter().filter(move |(of, _)| *of == number);
             let constants = mine.filter_map(|(_, answer)| match answer {
-                Answer::Constant(json) => json.as_ref().ok(),
-                Answer::Computed(_) => None,
+                DefaultRule::Constant(json) => json.as_ref().ok(),
+                DefaultRule::Computed(_) => None,
             });
             answers(tier.name()).chain(constants).map(move |json| (tier.name(), json))
         })
@@ -205,10 +205,10 @@ impl Core {
     /// The first answer that a reader takes, with the tier that gave it.
     pub(crate) fn resolve<T>(
         &self,
-        number: Number,
+        number: ValueIndex,
         now: Millis,
         look: Look,
-        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
+        mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> (Option<(T, &'static str)>, Mark) {
         let (stored, mark) = self.stored(number, now, look);
         if let Stored::Copy { json, tier, .. } = stored
@@ -221,9 +221,9 @@ impl Core {
 
     fn computed_answer<T>(
         &self,
-        number: Number,
+        number: ValueIndex,
         now: Millis,
-        mut read: impl FnMut(&[u8]) -> Result<T, Flaw>,
+        mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> Option<(T, &'static str)> {
         let mut computed = self.computed(number, now);
         computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)))
@@ -238,8 +238,8 @@ impl Core {
     }
 
     /// When a value ends: with its own lifetime, or with its owner's record.
-    pub(crate) fn value_ends(&self, number: Number, now: Millis) -> Option<Millis> {
-        let declared = self.chain.schema.at(number);
+    pub(crate) fn value_ends(&self, number: ValueIndex, now: Millis) -> Option<Millis> {
+        let declared = self.chain.schema.get(number);
         let (_, record) = self.record_of(declared.scope, now)?;
         let state = record.read_live(now).ok()?;
         let own = state.kept(&self.chain.schema, number, now)?.expires(declared.max_age);

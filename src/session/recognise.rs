@@ -11,7 +11,7 @@ use super::{
 use crate::{
     chain::{
         Chain,
-        life::{End, Predecessor, Sequel},
+        life::{End, Predecessor, Successor},
     },
     error::TierError,
     id::SessionId,
@@ -256,10 +256,10 @@ impl Core {
         }
         if standing == Some(Standing::Ended) {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
-            let _ = self.end_as(&record, CloseReason::Destroyed, Sequel::Untold, now);
+            let _ = self.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
         }
         let life = &current.life;
-        self.chain.note_absolute(life.absolute_deadline().since(life.created()));
+        self.chain.raise_longest_absolute(life.absolute_deadline().since(life.created()));
         record.touch_at_least(current.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
@@ -291,10 +291,10 @@ impl Core {
         let principal = payload.head.principal;
         // A sign-out of the predecessor that is late ends this session: see `follow`.
         let sequel = match predecessor.shares_end {
-            true => Sequel::Session(Box::new(*record.key())),
-            false => Sequel::Nothing,
+            true => Successor::Session(Box::new(*record.key())),
+            false => Successor::None,
         };
-        let end = End { reason: CloseReason::Renewed, at, until, principal, sequel: sequel.clone() };
+        let end = End { reason: CloseReason::Renewed, at, until, principal, successor: sequel.clone() };
         let signed_out = match memory.end_unknown(&key, end, now) {
             Known::Living(before) => {
                 let _ = self.end_as(&before, CloseReason::Renewed, sequel, now);

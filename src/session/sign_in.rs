@@ -11,7 +11,7 @@ use crate::{
     chain::Identity,
     error::{WriteError, WriteErrorKind},
     tier::{Mutation, cookie::order::Turn},
-    value::{self, Json, Number, Scope, SessionValue},
+    value::{self, Json, Scope, SessionValue, ValueIndex},
 };
 
 /// A sign-in under way: await it, or let the page bring it with [`by_page`](Self::by_page). See [`Session::sign_in`].
@@ -50,7 +50,7 @@ use crate::{
 pub struct SignIn<'a> {
     session: &'a Session,
     user: Result<Json, WriteError>,
-    adopt: Vec<Number>,
+    adopt: Vec<ValueIndex>,
     grants: Vec<Mutation>,
     site: Site,
 }
@@ -67,8 +67,8 @@ impl<'a> SignIn<'a> {
         let chain = &session.core().chain;
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
         let user = match &chain.identity {
-            Identity::Value { number, .. } if chain.schema.of::<V>() == Some(*number) => {
-                value::encode(user).map_err(|flaw| flaw.into_error(V::NAME))
+            Identity::Value { number, .. } if chain.schema.index_of::<V>() == Some(*number) => {
+                value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME))
             }
             Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
             Identity::Head(_) | Identity::Nobody => undeclared(format!(
@@ -84,7 +84,7 @@ impl<'a> SignIn<'a> {
     /// fails the sign-in (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.core().chain.schema;
-        match schema.of::<V>().filter(|number| schema.at(*number).scope == Scope::Principal) {
+        match schema.index_of::<V>().filter(|number| schema.get(*number).scope == Scope::Principal) {
             // An order has room for each name once.
             Some(number) if self.adopt.contains(&number) => {}
             Some(number) => self.adopt.push(number),

@@ -13,9 +13,9 @@ use super::{
 };
 use crate::{
     chain::{
-        Identity, Signed,
+        Identity, ResolvedPrincipal,
         judge::Judge,
-        life::{Life, Lifetime, Predecessor, Sequel, Told},
+        life::{LifeFields, Lifetime, Predecessor, SessionLife, Successor},
         outside::Store,
     },
     error::{WriteError, WriteErrorKind},
@@ -25,7 +25,7 @@ use crate::{
         Commit, CommitKind, Committed, Mutation,
         memory::record::{Extent, Kind, Record, Refused, Share, State},
     },
-    value::{Json, Number, Scope},
+    value::{Json, Scope, ValueIndex},
     version::{Millis, Version},
 };
 
@@ -62,7 +62,7 @@ pub(super) struct SigningIn<'a> {
     pub(super) user: Json,
     /// Values that are written with the user's own.
     pub(super) grants: &'a [Mutation],
-    pub(super) adopt: &'a [Number],
+    pub(super) adopt: &'a [ValueIndex],
     pub(super) drawn: Option<Drawn>,
     /// Whether a session may begin where none lives any more.
     pub(super) may_begin: bool,
@@ -136,7 +136,7 @@ impl Core {
             && let Kind::Session { life, .. } = &mut bound.record.write().kind
         {
             // Other nodes may not know yet that the id which the request brought has ended.
-            life.follow(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
+            life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
         }
         self.marks.minted.store(true, Ordering::Relaxed);
         self.rebind(bound);
@@ -148,7 +148,7 @@ impl Core {
         &self,
         user: Json,
         grants: &[Mutation],
-        adopt: &[Number],
+        adopt: &[ValueIndex],
         site: Site,
     ) -> Result<(), WriteError> {
         self.touch();
@@ -173,9 +173,9 @@ impl Core {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.at(*number).name;
-        let signed = derive(&user).map(|principal| self.chain.signed(principal));
-        let user = Mutation { number: *number, name, json: Some(user), version: None, replaces: None };
+        let name = self.chain.schema.get(*number).name;
+        let signed = derive(&user).map(|principal| self.chain.resolve_principal(principal));
+        let user = Mutation { index: *number, name, json: Some(user), version: None, replaces: None };
         let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
@@ -211,13 +211,13 @@ impl Core {
     }
 
     /// The browser's own choices among the values to adopt.
-    fn chosen(&self, bound: &Bound, adopt: &[Number], now: Millis) -> Vec<Mutation> {
+    fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
         let schema = &self.chain.schema;
         let state = bound.record.read();
-        let json = |number: Number| state.kept(schema, number, now).and_then(|kept| kept.json.clone());
-        let change = |number: &Number| {
-            let name = schema.at(*number).name;
-            Some(Mutation { number: *number, name, json: Some(json(*number)?), version: None, replaces: None })
+        let json = |number: ValueIndex| state.kept(schema, number, now).and_then(|kept| kept.json.clone());
+        let change = |number: &ValueIndex| {
+            let name = schema.get(*number).name;
+            Some(Mutation { index: *number, name, json: Some(json(*number)?), version: None, replaces: None })
         };
         adopt.iter().filter_map(change).collect()
     }
@@ -225,7 +225,7 @@ impl Core {
     /// The choices of which the user has none yet, and for which the user's record has room.
     fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
         let has = |state: &State, change: &Mutation| {
-            state.kept(&self.chain.schema, change.number, now).is_some_and(|kept| kept.json.is_some())
+            state.kept(&self.chain.schema, change.index, now).is_some_and(|kept| kept.json.is_some())
         };
         let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
@@ -243,7 +243,7 @@ impl Core {
     }
 
     /// Gives the principal what it does not have. Losing to another value is as it should be.
-    async fn adopt(&self, signed: &Signed, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
+    async fn adopt(&self, signed: &ResolvedPrincipal, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         let stands = |number| {
             let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
@@ -253,7 +253,7 @@ impl Core {
             let target = Target::principal(Arc::clone(&record));
             // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
             for _ in 0..MAX_LOSSES {
-                let stands = stands(change.number);
+                let stands = stands(change.index);
                 if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
                     break;
                 }
@@ -276,7 +276,7 @@ impl Core {
         now: Millis,
     ) -> Result<(), WriteError> {
         let id = beginning.drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
-        let life = Life::begin(Version::ZERO, now, self.chain.lifetime);
+        let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.make(id, life, now)?;
         // Asked outside of all locks: the application's own code says who is signed in.
         let principal = self.signed_of(bound, now).map(|signed| signed.owner.tag());
@@ -314,8 +314,8 @@ impl Core {
             *next.record.write() = successor;
             // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
             Ok(match (succession.beginning.kind, principal) {
-                (BeginningKind::Renewal, Some(_)) => Sequel::Session(Box::new(next.key())),
-                _ => Sequel::Nothing,
+                (BeginningKind::Renewal, Some(_)) => Successor::Session(Box::new(next.key())),
+                _ => Successor::None,
             })
         });
         retired.map_err(|refused| refused.into_loss().into())
@@ -335,16 +335,16 @@ impl Core {
         let fresh = |above| self.chain.time.fresh(now, above);
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
-            BeginningKind::Renewal => Told { birth, ..life.told() },
+            BeginningKind::Renewal => LifeFields { birth, ..life.fields() },
             BeginningKind::SignIn { .. } => {
-                Told { generation: life.told().generation, ..self.begin_life(birth, now).told() }
+                LifeFields { generation: life.fields().generation, ..self.begin_life(birth, now).fields() }
             }
         };
-        let mut life = Life::from(told);
-        life.follow(*predecessor);
+        let mut life = SessionLife::from(told);
+        life.set_predecessor(*predecessor);
         let mut next = state.successor(life);
         if beginning.kind != BeginningKind::Renewal {
-            next.values.retain(|number| self.chain.schema.at(number).scope == Scope::Session);
+            next.values.retain(|number| self.chain.schema.get(number).scope == Scope::Session);
         }
         if beginning.changes.is_empty() {
             return Ok(next);
@@ -378,8 +378,8 @@ impl Core {
             .values
             .declared()
             .map(|(number, kept)| Mutation {
-                number,
-                name: schema.at(number).name,
+                index: number,
+                name: schema.get(number).name,
                 json: kept.json.clone(),
                 version: Some(kept.version),
                 replaces: None,
@@ -428,7 +428,7 @@ impl Core {
             // The next session of this handle begins with the lifetime.
             Err(_) => {}
         }
-        self.chain.note_absolute(lifetime.absolute);
+        self.chain.raise_longest_absolute(lifetime.absolute);
         self.note_lifetime(lifetime);
         Ok(())
     }
@@ -450,19 +450,19 @@ impl Core {
         };
         let changes: Vec<_> = {
             let state = record.read();
-            let cleared = |(number, kept): (Number, &crate::chain::values::Kept)| {
+            let cleared = |(number, kept): (ValueIndex, &crate::chain::values::StoredValue)| {
                 let wanted = kept.json.is_some() && Some(number) != identity;
-                wanted.then(|| removal(number, self.chain.schema.at(number).name))
+                wanted.then(|| removal(number, self.chain.schema.get(number).name))
             };
             state.values.declared().filter_map(cleared).collect()
         };
-        if changes.is_empty() && !record.read().values.opaque().any(|(_, kept)| kept.json.is_some()) {
+        if changes.is_empty() && !record.read().values.undeclared().any(|(_, kept)| kept.json.is_some()) {
             return self.writable(now).map(drop);
         }
         self.commit(scope, Extent::All, &changes).await.map(drop)
     }
 }
 
-pub(super) const fn removal(number: Number, name: &'static str) -> Mutation {
-    Mutation { number, name, json: None, version: None, replaces: None }
+pub(super) const fn removal(number: ValueIndex, name: &'static str) -> Mutation {
+    Mutation { index: number, name, json: None, version: None, replaces: None }
 }

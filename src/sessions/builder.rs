@@ -14,8 +14,9 @@ use http::request::Parts;
 use super::{Resolved, Sessions};
 use crate::{
     chain::{
-        Budget, Chain, Computed, Counters, Derive, Identify, Identity, Reads, Resolution, accepted::Accepted,
-        life::Lifetime, outside::Failures, refusals::Refusals, spared::Spared, time::Time, traces::Traces,
+        Budget, Chain, ComputedTier, Counters, Derive, Identify, Identity, Reads, Resolution, accepted::AcceptedNonces,
+        life::Lifetime, outside::Failures, refusals::RefusalTraces, spared::ExemptRenewals, time::NodeClock,
+        traces::Traces,
     },
     error::{BuildError, BuildErrorKind},
     id::Principal,
@@ -27,7 +28,7 @@ use crate::{
         default::DefaultTier,
         memory::MemoryTier,
     },
-    value::{self, Declared, Scope, SessionValue},
+    value::{self, Scope, SessionValue, ValueSpec},
     version::Clock,
     writeback::{cross_site::Rule, origin::PublicOrigins},
 };
@@ -72,10 +73,10 @@ pub struct SessionsBuilder {
     memory: Vec<MemoryTier>,
     cookie: Vec<CookieTier>,
     tiers: Vec<Added>,
-    values: Vec<Declared>,
+    values: Vec<ValueSpec>,
     resolved: Vec<Resolved>,
     identify: Option<Box<Identify>>,
-    identify_by: Option<(Declared, Box<Derive>)>,
+    identify_by: Option<(ValueSpec, Box<Derive>)>,
     idle: Duration,
     absolute: Duration,
     ends_with_browser: bool,
@@ -180,7 +181,7 @@ impl SessionsBuilder {
 
     /// Declares a value.
     pub fn value<V: SessionValue>(mut self) -> Self {
-        self.values.push(Declared::of::<V>());
+        self.values.push(ValueSpec::of::<V>());
         self
     }
 
@@ -211,7 +212,7 @@ impl SessionsBuilder {
         identify: impl Fn(&V) -> Option<Principal> + Send + Sync + 'static,
     ) -> Self {
         let derive = move |json: &[u8]| value::decode::<V>(json).ok().and_then(|user| identify(&user));
-        self.identify_by = Some((Declared::of::<V>(), Box::new(derive)));
+        self.identify_by = Some((ValueSpec::of::<V>(), Box::new(derive)));
         self
     }
 
@@ -371,7 +372,7 @@ impl SessionsBuilder {
         let identity = self.identity(&schema)?;
         let (store, computed) = self.computed(&schema)?;
         check_placement(&schema, memory.is_some(), store.is_some())?;
-        let principals = schema.iter().any(|(_, declared)| declared.carried() && declared.scope == Scope::Principal);
+        let principals = schema.iter().any(|(_, declared)| declared.in_cookie() && declared.scope == Scope::Principal);
         let principals = principals && !matches!(identity, Identity::Nobody);
         let (budget, most) = (cookie.budget(principals), cookie.most(principals));
         let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
@@ -390,13 +391,13 @@ impl SessionsBuilder {
             })?,
             cookie,
             store,
-            has_sources: computed.iter().any(Computed::is_source),
-            asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(Computed::asks_head),
+            has_sources: computed.iter().any(ComputedTier::is_source),
+            asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(ComputedTier::asks_head),
             computed,
             resolution: self.resolution,
-            time: Time::new(clock, self.max_skew),
+            time: NodeClock::new(clock, self.max_skew),
             lifetime,
-            longest: AtomicU64::new(0),
+            longest_absolute_ms: AtomicU64::new(0),
             principal_idle: self.principal_idle,
             max_skew: self.max_skew,
             audience: self.audience.into(),
@@ -404,12 +405,12 @@ impl SessionsBuilder {
             subscribers: Subscribers::default(),
             stopping: AtomicBool::new(false),
             revocations: AtomicU64::new(0),
-            spared: Spared::default(),
-            accepted: Accepted::default(),
+            spared: ExemptRenewals::default(),
+            accepted: AcceptedNonces::default(),
             counters: Counters::default(),
             missing_layers: Failures::default(),
             skews: Throttle::default(),
-            refusals: Refusals::default(),
+            refusals: RefusalTraces::default(),
             traces: Traces::new(values),
             reads: self.reads,
         };

@@ -4,7 +4,7 @@ use std::{any::TypeId, fmt};
 
 use http::request::Parts;
 
-use crate::value::{self, Flaw, Json, SessionValue};
+use crate::value::{self, Json, SessionValue, ValueError};
 
 /// Defaults: constants, and values computed from the request's head.
 ///
@@ -46,13 +46,13 @@ pub struct DefaultTier {
 pub(crate) struct Rule {
     pub(crate) type_id: TypeId,
     pub(crate) name: &'static str,
-    pub(crate) answer: Answer,
+    pub(crate) answer: DefaultRule,
 }
 
-type Compute = dyn Fn(&Parts) -> Result<Json, Flaw> + Send + Sync;
+type Compute = dyn Fn(&Parts) -> Result<Json, ValueError> + Send + Sync;
 
-pub(crate) enum Answer {
-    Constant(Result<Json, Flaw>),
+pub(crate) enum DefaultRule {
+    Constant(Result<Json, ValueError>),
     Computed(Box<Compute>),
 }
 
@@ -65,7 +65,7 @@ impl DefaultTier {
     /// A constant. One that does not encode or validate is refused at `build()`.
     #[must_use]
     pub fn value<V: SessionValue>(self, value: V) -> Self {
-        self.rule::<V>(Answer::Constant(value::encode(&value)))
+        self.rule::<V>(DefaultRule::Constant(value::encode(&value)))
     }
 
     /// A value computed from the request's head, once per request, as the request reaches the layer. It runs whether
@@ -76,10 +76,10 @@ impl DefaultTier {
     /// compares the host without port and case: the guide has [the function](crate::guide::tiers#a-tier-of-ones-own).
     #[must_use]
     pub fn with<V: SessionValue>(self, compute: impl Fn(&Parts) -> V + Send + Sync + 'static) -> Self {
-        self.rule::<V>(Answer::Computed(Box::new(move |head| value::encode(&compute(head)))))
+        self.rule::<V>(DefaultRule::Computed(Box::new(move |head| value::encode(&compute(head)))))
     }
 
-    fn rule<V: SessionValue>(mut self, answer: Answer) -> Self {
+    fn rule<V: SessionValue>(mut self, answer: DefaultRule) -> Self {
         self.rules.push(Rule { type_id: TypeId::of::<V>(), name: V::NAME, answer });
         self
     }
@@ -87,7 +87,7 @@ impl DefaultTier {
 
 impl fmt::Debug for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if matches!(self.answer, Answer::Constant(_)) { "constant" } else { "computed" };
+        let kind = if matches!(self.answer, DefaultRule::Constant(_)) { "constant" } else { "computed" };
         write!(f, "{} ({kind})", self.name)
     }
 }

@@ -21,8 +21,8 @@ impl Json {
     /// # Errors
     ///
     /// Those of `write`: there always is room.
-    pub(crate) fn written<E>(write: impl FnOnce(&mut Pen) -> Result<(), E>) -> Result<Self, E> {
-        let mut pen = Pen { short: [0; SHORT], len: 0, long: Vec::new() };
+    pub(crate) fn written<E>(write: impl FnOnce(&mut JsonWriter) -> Result<(), E>) -> Result<Self, E> {
+        let mut pen = JsonWriter { short: [0; SHORT], len: 0, long: Vec::new() };
         write(&mut pen)?;
         Ok(pen.finish())
     }
@@ -88,14 +88,14 @@ impl fmt::Debug for Json {
 }
 
 /// Takes what is written: in place while it is short.
-pub(crate) struct Pen {
+pub(crate) struct JsonWriter {
     short: [u8; SHORT],
     len: usize,
     /// All of it, once it is more than short.
     long: Vec<u8>,
 }
 
-impl Pen {
+impl JsonWriter {
     fn finish(self) -> Json {
         match self.long.is_empty() {
             true => Json::Short { len: self.len as u8, bytes: self.short },
@@ -104,7 +104,7 @@ impl Pen {
     }
 }
 
-impl io::Write for Pen {
+impl io::Write for JsonWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.write_all(bytes).map(|()| bytes.len())
     }
@@ -144,7 +144,7 @@ mod tests {
             assert_eq!(*whole, text[..len]);
             assert_eq!(whole.heap_bytes() == 0, len <= SHORT);
             for piece in 1..=len {
-                let write = |pen: &mut Pen| text[..len].chunks(piece).try_for_each(|piece| pen.write_all(piece));
+                let write = |pen: &mut JsonWriter| text[..len].chunks(piece).try_for_each(|piece| pen.write_all(piece));
                 let pieces = Json::written(write).unwrap();
                 assert_eq!((&*pieces, pieces.heap_bytes()), (&*whole, whole.heap_bytes()));
             }

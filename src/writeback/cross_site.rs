@@ -13,7 +13,7 @@ use http::{
 
 use super::origin::{Origin, PublicOrigins, host_and_port};
 use crate::{
-    chain::refusals::{Reason, Refused},
+    chain::refusals::{CrossSiteRefusal, RefusalReason},
     session::{core::CrossSite, relay::Page},
     tier::cookie::SameSite,
 };
@@ -67,22 +67,26 @@ impl Rule {
     /// # Errors
     ///
     /// Why the request is refused.
-    pub(crate) fn judge(&self, kind: Kind, uri: &Uri, headers: &HeaderMap) -> Result<(), Refused> {
+    pub(crate) fn judge(&self, kind: Kind, uri: &Uri, headers: &HeaderMap) -> Result<(), CrossSiteRefusal> {
         let origin = only(headers, ORIGIN).and_then(Origin::parse);
         if origin.as_ref().is_some_and(|origin| self.public.contains(origin)) {
             return Ok(());
         }
         let reason = if headers.contains_key(&SEC_FETCH_SITE) {
             // `none`, the address bar, is refused too: nobody types a POST or an upgrade.
-            (only(headers, &SEC_FETCH_SITE) != Some("same-origin")).then_some(Reason::AnotherSite)
+            (only(headers, &SEC_FETCH_SITE) != Some("same-origin")).then_some(RefusalReason::AnotherSite)
         } else if let Some(text) = headers.get(ORIGIN) {
             let addressed = origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers));
-            (!addressed).then_some(if text == "null" { Reason::NullOrigin } else { Reason::AnotherOrigin })
+            (!addressed).then_some(if text == "null" {
+                RefusalReason::NullOrigin
+            } else {
+                RefusalReason::AnotherOrigin
+            })
         } else {
             match kind {
-                Kind::Post => Some(Reason::BarePost),
-                Kind::Events => (!accepts_events(headers)).then_some(Reason::BareEvents),
-                Kind::Upgrade => (!self.bare_upgrades).then_some(Reason::BareUpgrade),
+                Kind::Post => Some(RefusalReason::BarePost),
+                Kind::Events => (!accepts_events(headers)).then_some(RefusalReason::BareEvents),
+                Kind::Upgrade => (!self.bare_upgrades).then_some(RefusalReason::BareUpgrade),
             }
         };
         reason.map_or(Ok(()), |reason| Err(refused(reason, uri, headers)))
@@ -123,10 +127,10 @@ impl Rule {
 }
 
 /// A refusal, with the request's own words for its trace.
-pub(crate) fn refused(reason: Reason, uri: &Uri, headers: &HeaderMap) -> Refused {
+pub(crate) fn refused(reason: RefusalReason, uri: &Uri, headers: &HeaderMap) -> CrossSiteRefusal {
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
     let host = || headers.get(HOST).map(HeaderValue::as_bytes);
-    Refused::new(reason, headers.get(ORIGIN).map(HeaderValue::as_bytes), authority.or_else(host))
+    CrossSiteRefusal::new(reason, headers.get(ORIGIN).map(HeaderValue::as_bytes), authority.or_else(host))
 }
 
 /// Whether the browser of a request drops `Secure` cookies of its answer: the page is on plain http, off loopback.
@@ -197,7 +201,7 @@ mod tests {
         judge(kind, target, parts, rule).is_ok()
     }
 
-    fn judge(kind: Kind, target: &str, parts: &[Headers], rule: &Rule) -> Result<(), Refused> {
+    fn judge(kind: Kind, target: &str, parts: &[Headers], rule: &Rule) -> Result<(), CrossSiteRefusal> {
         let mut request = Request::builder().uri(target);
         for (name, value) in parts.iter().copied().flatten() {
             request = request.header(*name, *value);
@@ -333,15 +337,15 @@ mod tests {
     fn each_refusal_names_its_reason() {
         let rule = Rule { public: PublicOrigins::default(), bare_upgrades: false };
         let evil = [("origin", "https://evil.example")].as_slice();
-        let cases: &[(Kind, Headers, Reason)] = &[
-            (Kind::Post, &[("sec-fetch-site", "same-site")], Reason::AnotherSite),
-            (Kind::Events, &[("sec-fetch-site", "none")], Reason::AnotherSite),
-            (Kind::Upgrade, evil, Reason::AnotherOrigin),
-            (Kind::Post, &[("origin", "")], Reason::AnotherOrigin),
-            (Kind::Post, &[("origin", "null")], Reason::NullOrigin),
-            (Kind::Post, &[], Reason::BarePost),
-            (Kind::Events, &[("accept", "*/*")], Reason::BareEvents),
-            (Kind::Upgrade, &[], Reason::BareUpgrade),
+        let cases: &[(Kind, Headers, RefusalReason)] = &[
+            (Kind::Post, &[("sec-fetch-site", "same-site")], RefusalReason::AnotherSite),
+            (Kind::Events, &[("sec-fetch-site", "none")], RefusalReason::AnotherSite),
+            (Kind::Upgrade, evil, RefusalReason::AnotherOrigin),
+            (Kind::Post, &[("origin", "")], RefusalReason::AnotherOrigin),
+            (Kind::Post, &[("origin", "null")], RefusalReason::NullOrigin),
+            (Kind::Post, &[], RefusalReason::BarePost),
+            (Kind::Events, &[("accept", "*/*")], RefusalReason::BareEvents),
+            (Kind::Upgrade, &[], RefusalReason::BareUpgrade),
         ];
         for (kind, headers, reason) in cases {
             let refused = judge(*kind, "/", &[headers, &[("host", "app.example")]], &rule).unwrap_err();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     live::{CloseReason, Next, Wait, close_reason, next_end},
     session::{Mark, Session, browser::Stand},
-    value::{Json, Number},
+    value::{Json, ValueIndex},
     version::{Clock, Sleep},
 };
 
@@ -27,7 +27,7 @@ const RELAY_DELAY: Duration = Duration::from_millis(200);
 pub(super) struct Events {
     wait: Wait,
     /// What the page may read.
-    shown: Box<[Number]>,
+    shown: Box<[ValueIndex]>,
     withheld: Withheld,
     /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
     seen: Vec<(Mark, Option<Json>)>,
@@ -41,7 +41,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(session: Session, shown: &[Number], withheld: Withheld, heartbeat: Duration) -> Self {
+    pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: Withheld, heartbeat: Duration) -> Self {
         let given = session.core().stand();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self {
@@ -60,7 +60,7 @@ impl Events {
     /// What changed since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
-        let over = |reason: CloseReason| Next::Some(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
+        let over = |reason: CloseReason| Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
         wait.poll(cx, |session, ended| {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 return over(reason);
@@ -73,7 +73,7 @@ impl Events {
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
-                let declared = core.chain.schema.at(*number);
+                let declared = core.chain.schema.get(*number);
                 let (stored, mark) = match core.glance(Some(*number), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
@@ -101,7 +101,7 @@ impl Events {
                 let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
                 let marks = format_args!(r#""session":"{session}","user":"{user}""#);
                 text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
-                return Next::Some(EventText::More(text));
+                return Next::Item(EventText::More(text));
             }
             if !set.is_empty() {
                 text += &event("set", &Object(&set));

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::request::outside_strings;
-use crate::{throttle::PerValue, value::Number, version::Millis};
+use crate::{throttle::PerValue, value::ValueIndex, version::Millis};
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1), and
 /// numbers that no double holds (`1e999`).
@@ -52,7 +52,7 @@ impl Withheld {
         Self(Arc::new(PerValue::new(values)))
     }
 
-    pub(super) fn trace(&self, number: Number, name: &'static str, now: Millis) {
+    pub(super) fn trace(&self, number: ValueIndex, name: &'static str, now: Millis) {
         if let Some(left_out) = self.0.due(number, now) {
             tracing::error!(
                 name,

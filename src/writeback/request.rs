@@ -17,7 +17,7 @@ const MAX_NAMES: usize = 64;
 const RELAY: &str = "$relay";
 
 /// serde_json has private names that begin so. `serde_json::Value` takes an object with the name `RawValue` for the JSON
-/// text in its string, and with the feature `arbitrary_precision` an object with the name `Number` for the number in its
+/// text in its string, and with the feature `arbitrary_precision` an object with the name `ValueIndex` for the number in its
 /// string. The check of the body sees only a string there.
 const PRIVATE: &str = "$serde_json::private::";
 

@@ -35,7 +35,7 @@ use crate::{
         relay::{RelayRefused, Relayed},
     },
     sessions::Sessions,
-    value::{Declared, Flaw, Json, Number, SessionValue},
+    value::{Json, SessionValue, ValueError, ValueIndex, ValueSpec},
 };
 
 static HOOK: Asset = Asset::script(include_str!("hook.js"));
@@ -215,9 +215,9 @@ const ECHOED_CHARS: usize = 64;
 #[derive(Clone)]
 pub struct SessionWriteback {
     sessions: Sessions,
-    allowed: Vec<Number>,
+    allowed: Vec<ValueIndex>,
     /// What pages may read: what they may write, and more.
-    exposed: Vec<Number>,
+    exposed: Vec<ValueIndex>,
     withheld: Withheld,
     prefix: String,
     unknown: Unknown,
@@ -272,13 +272,13 @@ impl SessionWriteback {
             let message = format!("`{}` can't be allowed: {what}", V::NAME);
             Err(BuildError::new(BuildErrorKind::Value, message))
         };
-        let Some(number) = chain.schema.of::<V>() else { return refuse("declare it with `.value::<..>()`") };
+        let Some(number) = chain.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
         if let crate::chain::Identity::Value { number: identity, .. } = &chain.identity
             && *identity == number
         {
             return refuse("it says who is signed in");
         }
-        debug_assert_eq!(chain.schema.at(number).type_id, TypeId::of::<V>());
+        debug_assert_eq!(chain.schema.get(number).type_id, TypeId::of::<V>());
         self.allowed.push(number);
         self.expose::<V>()
     }
@@ -315,7 +315,7 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let Some(number) = self.sessions.chain.schema.of::<V>() else {
+        let Some(number) = self.sessions.chain.schema.index_of::<V>() else {
             let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
             return Err(BuildError::new(BuildErrorKind::Value, message));
         };
@@ -458,13 +458,13 @@ impl SessionWriteback {
         let mut accepted = Accepted { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
-            let Some(number) = schema.named(name).filter(|number| self.allowed.contains(number)) else {
+            let Some(number) = schema.index_by_name(name).filter(|number| self.allowed.contains(number)) else {
                 if accepted.ignored.len() < ECHOED_NAMES {
                     accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
                 }
                 continue;
             };
-            let declared = schema.at(number);
+            let declared = schema.get(number);
             match encode(declared, raw.get()) {
                 Ok(json) => accepted.add(declared, number, json),
                 Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
@@ -505,13 +505,13 @@ fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> 
 }
 
 /// What is stored of a value: the bytes that its own type writes.
-fn encode(declared: &Declared, raw: &str) -> Result<Json, Refusal> {
+fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     let name = declared.name;
     let json = (declared.normalize)(raw.as_bytes());
     let kept = match &json {
         Ok(json) => integers_survive(raw, json),
         // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
-        Err(Flaw::Undecodable(_)) => integers_survive(raw, b""),
+        Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };
     let (status, code, message) = match json {
@@ -531,13 +531,13 @@ fn encode(declared: &Declared, raw: &str) -> Result<Json, Refusal> {
 }
 
 struct Accepted {
-    values: Vec<(Number, Json)>,
+    values: Vec<(ValueIndex, Json)>,
     names: Vec<String>,
     ignored: Vec<String>,
 }
 
 impl Accepted {
-    fn add(&mut self, declared: &Declared, number: Number, json: Json) {
+    fn add(&mut self, declared: &ValueSpec, number: ValueIndex, json: Json) {
         self.values.push((number, json));
         self.names.push(declared.name.to_owned());
     }
@@ -594,7 +594,7 @@ impl fmt::Debug for WritebackFuture {
 
 impl fmt::Debug for SessionWriteback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.allowed.iter().map(|number| self.sessions.chain.schema.at(*number).name).collect();
+        let names: Vec<_> = self.allowed.iter().map(|number| self.sessions.chain.schema.get(*number).name).collect();
         f.debug_struct("SessionWriteback").field("allowed", &names).field("at", &self.prefix).finish_non_exhaustive()
     }
 }

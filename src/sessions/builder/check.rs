@@ -5,15 +5,15 @@ use std::sync::Arc;
 use super::{Added, SessionsBuilder};
 use crate::{
     chain::{
-        Budget, Computed, DEFAULT, Identity,
+        Budget, ComputedTier, DEFAULT, Identity,
         outside::{Source, Store},
     },
     error::{BuildError, BuildErrorKind},
     tier::{
         Role,
-        default::{Answer, DefaultTier},
+        default::{DefaultRule, DefaultTier},
     },
-    value::{self, Number, Placement, Schema, Scope},
+    value::{self, Placement, Schema, Scope, ValueIndex},
     version::Clock,
 };
 
@@ -48,7 +48,7 @@ impl SessionsBuilder {
                     declared.name
                 )));
             }
-            if schema.named(declared.name).is_some() {
+            if schema.index_by_name(declared.name).is_some() {
                 return Err(value_error(format!(
                     "`{}` is declared twice: each value has a name of its own",
                     declared.name
@@ -75,7 +75,7 @@ impl SessionsBuilder {
                         format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
                     return Err(value_error(message));
                 }
-                let number = schema.named(user.name);
+                let number = schema.index_by_name(user.name);
                 let number = number
                     .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
                 Ok(Identity::Value { number, derive })
@@ -87,7 +87,7 @@ impl SessionsBuilder {
     /// The room for the user's value, where browsers carry the value.
     pub(super) fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
         let room = match identity {
-            Identity::Value { number, .. } if schema.at(*number).carried() => self.identity_room,
+            Identity::Value { number, .. } if schema.get(*number).in_cookie() => self.identity_room,
             _ => 0,
         };
         if room > budget.session {
@@ -100,16 +100,16 @@ impl SessionsBuilder {
         Ok(room)
     }
 
-    pub(super) fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<Computed>), BuildError> {
-        let (mut store, mut computed): (Option<Store>, Vec<Computed>) = (None, Vec::new());
+    pub(super) fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<ComputedTier>), BuildError> {
+        let (mut store, mut computed): (Option<Store>, Vec<ComputedTier>) = (None, Vec::new());
         for tier in self.tiers.drain(..) {
             match tier {
                 Added::Memory | Added::Cookie => {}
                 Added::Default(tier) => {
-                    if computed.iter().any(|tier| matches!(tier, Computed::Default(_))) {
+                    if computed.iter().any(|tier| matches!(tier, ComputedTier::Default(_))) {
                         return Err(chain_error("two default tiers: put all defaults into one"));
                     }
-                    computed.push(Computed::Default(rules(tier, schema)?));
+                    computed.push(ComputedTier::Default(rules(tier, schema)?));
                 }
                 Added::Own(tier) if tier.role() == Role::Store => {
                     if let Some(first) = &store {
@@ -127,7 +127,7 @@ impl SessionsBuilder {
                         );
                         return Err(chain_error(message));
                     }
-                    computed.push(Computed::Source(Source::new(tier, self.source_deadline)));
+                    computed.push(ComputedTier::Source(Source::new(tier, self.source_deadline)));
                 }
             }
         }
@@ -135,14 +135,14 @@ impl SessionsBuilder {
     }
 }
 
-fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(Number, Answer)>, BuildError> {
+fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
     let numbered = |rule: crate::tier::default::Rule| {
         let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
         let (number, _) = declared.ok_or_else(|| {
             value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
         })?;
         match rule.answer {
-            Answer::Constant(Err(flaw)) => {
+            DefaultRule::Constant(Err(flaw)) => {
                 let error =
                     value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
                 Err(match flaw.into_source() {

@@ -34,8 +34,8 @@
 use super::{order::Order, unsealed::Unsealed};
 use crate::{
     chain::{
-        life::{Predecessor, Told},
-        values::Kept,
+        life::{LifeFields, Predecessor},
+        values::StoredValue,
     },
     id::{PrincipalTag, SessionId},
     value::MAX_NAME,
@@ -60,7 +60,7 @@ pub(crate) const HEAD_MAX: usize = 1 + 8 + 4 * TIME_LEN + 8 + TIME_LEN + 8 + 16 
 /// Everything but the entries.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
-    pub(crate) told: Told<Wall>,
+    pub(crate) life: LifeFields<Wall>,
     pub(crate) issued: Wall,
     pub(crate) idle_deadline: Wall,
     pub(crate) principal: Option<PrincipalTag>,
@@ -70,14 +70,14 @@ pub(crate) struct Head {
 
 /// Whose value an entry is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Whose {
+pub(crate) enum EntryOwner {
     Session,
     Principal,
     /// The session's that an order begins.
     Begun,
 }
 
-impl Whose {
+impl EntryOwner {
     const fn flag(self) -> u8 {
         match self {
             Self::Session => 0,
@@ -90,7 +90,7 @@ impl Whose {
 /// One value, where it stands in a payload.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
-    pub(crate) whose: Whose,
+    pub(crate) owner: EntryOwner,
     /// UTF-8.
     pub(crate) name: &'a [u8],
     pub(crate) version: Version,
@@ -98,8 +98,8 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn of(whose: Whose, name: &'a str, kept: &'a Kept) -> Self {
-        Self { whose, name: name.as_bytes(), version: kept.version, json: kept.json.as_deref() }
+    pub(crate) fn of(owner: EntryOwner, name: &'a str, kept: &'a StoredValue) -> Self {
+        Self { owner, name: name.as_bytes(), version: kept.version, json: kept.json.as_deref() }
     }
 
     /// The name, of a value that no declaration names.
@@ -125,12 +125,12 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    pub(crate) fn entries(&self, whose: Whose) -> Entries<'_> {
+    pub(crate) fn entries(&self, whose: EntryOwner) -> Entries<'_> {
         let left = self.count(whose);
-        Entries { reader: Reader(&self.bytes.as_slice()[self.entries_at..]), whose, left }
+        Entries { reader: Reader(&self.bytes.as_slice()[self.entries_at..]), owner: whose, left }
     }
 
-    pub(crate) const fn count(&self, whose: Whose) -> usize {
+    pub(crate) const fn count(&self, whose: EntryOwner) -> usize {
         self.counts[whose as usize]
     }
 }
@@ -139,7 +139,7 @@ impl Payload {
 #[derive(Clone)]
 pub(crate) struct Entries<'a> {
     reader: Reader<'a>,
-    whose: Whose,
+    owner: EntryOwner,
     left: usize,
 }
 
@@ -151,7 +151,7 @@ impl<'a> Iterator for Entries<'a> {
         self.left = self.left.checked_sub(1)?;
         loop {
             let entry = self.reader.entry()?;
-            if entry.whose == self.whose {
+            if entry.owner == self.owner {
                 return Some(entry);
             }
         }
@@ -170,8 +170,8 @@ pub(crate) struct Writer {
 impl Writer {
     /// Begins a payload; only a turn token's has an order.
     pub(crate) fn new(head: &Head, order: Option<&Order>) -> Self {
-        let Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
-            head.told;
+        let LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
+            head.life;
         let mut flags = if ends_with_browser { ENDS_WITH_BROWSER } else { 0 };
         flags |= if head.principal.is_some() { HAS_PRINCIPAL } else { 0 };
         flags |= match &head.predecessor {
@@ -213,7 +213,7 @@ impl Writer {
 
     /// Adds an entry. Returns false, and adds nothing, for JSON that is longer than any token.
     pub(crate) fn entry(&mut self, entry: Entry<'_>) -> bool {
-        let Entry { whose, name, version, json } = entry;
+        let Entry { owner: whose, name, version, json } = entry;
         let Ok(json_len) = u16::try_from(json.map_or(0, <[u8]>::len)) else { return false };
         let tombstone = if json.is_none() { TOMBSTONE } else { 0 };
         let bytes = self.bytes.with_more(entry.len());
@@ -279,8 +279,8 @@ pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
     };
     let order = if flags & HAS_ORDER == 0 { None } else { Some(Box::new(Order::read(&mut reader)?)) };
     let ends_with_browser = flags & ENDS_WITH_BROWSER != 0;
-    let told = Told { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
-    let head = Head { told, issued, idle_deadline, principal, predecessor };
+    let told = LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
+    let head = Head { life: told, issued, idle_deadline, principal, predecessor };
     // All of them before any is taken: what ends in something else is taken in no part.
     let entries_at = bytes.as_slice().len() - reader.0.len();
     let mut counts = [0; 3];
@@ -289,7 +289,7 @@ pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
         if !entry.name.is_ascii() && std::str::from_utf8(entry.name).is_err() {
             return None;
         }
-        counts[entry.whose as usize] += 1;
+        counts[entry.owner as usize] += 1;
     }
     Some(Payload { head, order, bytes, entries_at, counts })
 }
@@ -333,11 +333,11 @@ impl<'a> Reader<'a> {
     fn entry(&mut self) -> Option<Entry<'a>> {
         let flags = self.byte()?;
         let (whose, tombstone) = match flags {
-            0 => (Whose::Session, false),
-            TOMBSTONE => (Whose::Session, true),
-            PRINCIPALS => (Whose::Principal, false),
-            3 => (Whose::Principal, true),
-            GRANTED => (Whose::Begun, false),
+            0 => (EntryOwner::Session, false),
+            TOMBSTONE => (EntryOwner::Session, true),
+            PRINCIPALS => (EntryOwner::Principal, false),
+            3 => (EntryOwner::Principal, true),
+            GRANTED => (EntryOwner::Begun, false),
             _ => return None,
         };
         let name = self.name()?;
@@ -349,7 +349,7 @@ impl<'a> Reader<'a> {
                 Some(self.take(usize::from(len))?)
             }
         };
-        Some(Entry { whose, name, version, json })
+        Some(Entry { owner: whose, name, version, json })
     }
 }
 

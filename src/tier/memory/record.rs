@@ -21,9 +21,9 @@ pub(crate) use super::{
 use crate::{
     chain::{
         judge::Judge,
-        life::{End, Life, Lifetime, Sequel},
-        time::Time,
-        values::Kept,
+        life::{End, Lifetime, SessionLife, Successor},
+        time::NodeClock,
+        values::StoredValue,
     },
     id::PrincipalTag,
     live::CloseReason,
@@ -32,7 +32,7 @@ use crate::{
         atomic::{AtomicU64, Ordering},
     },
     tier::Mutation,
-    value::Number,
+    value::ValueIndex,
     version::{Millis, Version},
 };
 
@@ -46,16 +46,16 @@ pub(crate) struct Record {
     state: RwLock<State>,
     /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
     used: AtomicU64,
-    /// [`State::carried`], for those who only want to know whether anything has changed: each of threads that read one
+    /// [`State::in_cookie`], for those who only want to know whether anything has changed: each of threads that read one
     /// session takes the lock from the others.
     stamp: AtomicU64,
     /// Where the index of expiry has it.
     pub(super) place: Place,
-    waiting: OnceBox<extras::RecordExtras>,
+    extras: OnceBox<extras::RecordExtras>,
 }
 
 impl Record {
-    pub(crate) fn session(key: RecordKey, life: Life, used: Millis) -> Self {
+    pub(crate) fn session(key: RecordKey, life: SessionLife, used: Millis) -> Self {
         Self::new(key, Kind::Session { life, browser: Browser::default() }, used)
     }
 
@@ -80,7 +80,7 @@ impl Record {
             used: AtomicU64::new(used.0),
             stamp: AtomicU64::new(state.carried()),
             place: Place::default(),
-            waiting: OnceBox::new(),
+            extras: OnceBox::new(),
             state: RwLock::new(state),
         }
     }
@@ -168,7 +168,7 @@ impl Record {
     /// for that, under no lock, and again for what others have brought meanwhile.
     fn write_judged(
         &self,
-        brought: impl Iterator<Item = (Number, Kept)> + Clone,
+        brought: impl Iterator<Item = (ValueIndex, StoredValue)> + Clone,
         judge: &mut Judge<'_>,
     ) -> Writing<'_> {
         loop {
@@ -192,7 +192,7 @@ impl Record {
         let stamped = |change: &Mutation| {
             let version = change.version?;
             let written = terms.time.written(version, terms.now);
-            Some((change.number, Kept::new(version, change.json.clone(), written)))
+            Some((change.index, StoredValue::new(version, change.json.clone(), written)))
         };
         // What a store has stamped may meet what came past it on the way here.
         let stamped = changes.iter().filter_map(stamped);
@@ -217,11 +217,11 @@ impl Record {
     }
 
     /// Takes over another node's word on how long the session lives, if it is newer.
-    pub(crate) fn join_life(&self, other: &Life, now: Millis) {
+    pub(crate) fn join_life(&self, other: &SessionLife, now: Millis) {
         if other.lifetime_version() == Version::ZERO {
             return;
         }
-        let changed = self.write().change_lifetime(now, |life, before| life.join(other, before));
+        let changed = self.write().change_lifetime(now, |life, before| life.merge(other, before));
         if changed {
             self.notify_all();
         }
@@ -229,7 +229,7 @@ impl Record {
 
     /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
     /// session at once.
-    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &Time, now: Millis) -> Result<(), CloseReason> {
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &NodeClock, now: Millis) -> Result<(), CloseReason> {
         {
             let mut state = self.write();
             if let Some(closed) = state.closed(self.used(), now) {
@@ -258,7 +258,7 @@ impl Record {
 
     /// The moment up to which all sessions of this principal have ended. Said by a clock that was further ahead than the
     /// allowed skew, it is put right: it must not end what began later.
-    pub(crate) fn not_before(&self, time: &Time, now: Millis) -> Version {
+    pub(crate) fn not_before(&self, time: &NodeClock, now: Millis) -> Version {
         let known = self.read().not_before();
         if known <= time.bound(now) {
             return known;
@@ -292,24 +292,24 @@ impl Record {
     pub(crate) const UNASKED: usize = 1;
 
     pub(crate) fn is_doubted(&self) -> bool {
-        self.waiting.get().is_some_and(|waiting| waiting.doubts.any())
+        self.extras.get().is_some_and(|waiting| waiting.doubts.any())
     }
 
     /// See [`Doubts::abandoned`].
     pub(crate) fn abandoned(&self) -> usize {
-        self.waiting.get().map_or(0, |waiting| waiting.doubts.abandoned())
+        self.extras.get().map_or(0, |waiting| waiting.doubts.abandoned())
     }
 
     /// See [`Doubts::reassure`].
     pub(crate) fn reassure(&self, abandoned: usize) {
-        if let Some(waiting) = self.waiting.get() {
+        if let Some(waiting) = self.extras.get() {
             waiting.doubts.reassure(abandoned);
         }
     }
 
     /// Bytes beside the record for whoever waits on it.
     pub(super) fn extras_bytes(&self) -> usize {
-        self.waiting.get().map_or(0, |_| size_of::<extras::RecordExtras>())
+        self.extras.get().map_or(0, |_| size_of::<extras::RecordExtras>())
     }
 
     /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
@@ -321,7 +321,7 @@ impl Record {
         via: Via,
         entries: impl Iterator<Item = Carried<'a>> + Clone,
         terms: Terms<'_>,
-        filled: Option<&mut Vec<(Number, Version)>>,
+        filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> Joined {
         let mut judge = Judge::new(terms.schema);
         let joined = {
@@ -345,7 +345,7 @@ impl Record {
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
-        sequel: Sequel,
+        sequel: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
         let ended = self.retire(reason, principal, now, |_| Ok(sequel));
@@ -357,13 +357,13 @@ impl Record {
     }
 
     /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
-    /// noted as [`End::sequel`]. Nobody is told yet.
+    /// noted as [`End::successor`]. Nobody is told yet.
     pub(crate) fn retire(
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
         now: Millis,
-        succeed: impl FnOnce(&State) -> Result<Sequel, Refused>,
+        succeed: impl FnOnce(&State) -> Result<Successor, Refused>,
     ) -> Result<(), Refused> {
         let mut state = self.write();
         if let Some(closed) = state.closed(self.used(), now) {
@@ -371,7 +371,7 @@ impl Record {
         }
         let sequel = succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
-        state.end(End { reason, at: now, until, principal, sequel });
+        state.end(End { reason, at: now, until, principal, successor: sequel });
         Ok(())
     }
 
@@ -425,9 +425,9 @@ impl Drop for Writing<'_> {
 /// A value on its way into a record.
 #[derive(Clone, Debug)]
 pub(crate) struct Carried<'a> {
-    pub(crate) number: Option<Number>,
+    pub(crate) number: Option<ValueIndex>,
     pub(crate) name: Cow<'a, str>,
-    pub(crate) kept: Kept,
+    pub(crate) kept: StoredValue,
 }
 
 /// What came of taking over changes.

@@ -15,13 +15,13 @@ use super::{
 use crate::{
     chain::{
         judge::Judge,
-        life::{End, Life},
-        time::Time,
-        values::{Kept, Values},
+        life::{End, SessionLife},
+        time::NodeClock,
+        values::{StoredValue, Values},
     },
     live::CloseReason,
     tier::{Mutation, cookie::digest::Digest},
-    value::{Declared, Number, Schema, Scope},
+    value::{Schema, Scope, ValueIndex, ValueSpec},
     version::{Millis, Version},
 };
 
@@ -49,7 +49,7 @@ pub(crate) struct State {
 #[derive(Debug)]
 pub(crate) enum Kind {
     Session {
-        life: Life,
+        life: SessionLife,
         browser: Browser,
     },
     /// `revoked` is when `not_before` was set.
@@ -91,7 +91,7 @@ pub(crate) struct InStep {
     pub(crate) deadline: Millis,
     /// When it was sealed, to the minute.
     pub(crate) sealed: Millis,
-    /// See [`Life::due`].
+    /// See [`SessionLife::refresh_after`].
     pub(crate) due: Millis,
     pub(crate) session: u64,
     /// Shared between the record and the handles: most sessions are nobody's, and whose changes rarely.
@@ -117,11 +117,11 @@ impl State {
     }
 
     /// A session's next one begins with all its values, under an id of which no browser knows.
-    pub(crate) fn successor(&self, life: Life) -> Self {
+    pub(crate) fn successor(&self, life: SessionLife) -> Self {
         let (uncarried, unstored) = match &self.kind {
             // A store is told of the declared values only.
             Kind::Session { browser, .. } => {
-                (browser.uncarried, browser.unstored || self.values.opaque().next().is_some())
+                (browser.uncarried, browser.unstored || self.values.undeclared().next().is_some())
             }
             Kind::Principal { .. } | Kind::Ended(_) => (false, true),
         };
@@ -164,7 +164,7 @@ impl State {
         // No state has the stamp 0: a token that lacks something is in step with none.
         let session = if current { self.carried } else { 0 };
         let (sealed, principal) = (Millis(u64::from(browser.sealed) * MINUTE), browser.principal.clone());
-        Some((known, InStep { deadline, sealed, due: life.due(deadline, sealed), session, principal }))
+        Some((known, InStep { deadline, sealed, due: life.refresh_after(deadline, sealed), session, principal }))
     }
 
     /// From now on the browser has this token.
@@ -220,7 +220,7 @@ impl State {
     /// as tokens of the longer one open; a principal's removed value, for as long as a cookie could bring the value back.
     pub(crate) fn until(&self, used: Millis) -> Millis {
         let longer = match &self.kind {
-            Kind::Session { life, .. } => life.earlier(),
+            Kind::Session { life, .. } => life.previous_deadline(),
             Kind::Principal { removals, .. } => *removals,
             Kind::Ended(_) => Millis::default(),
         };
@@ -237,7 +237,11 @@ impl State {
     /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
     /// for an end that now comes earlier.
     #[must_use]
-    pub(super) fn change_lifetime(&mut self, now: Millis, change: impl FnOnce(&mut Life, Millis) -> bool) -> bool {
+    pub(super) fn change_lifetime(
+        &mut self,
+        now: Millis,
+        change: impl FnOnce(&mut SessionLife, Millis) -> bool,
+    ) -> bool {
         let Kind::Session { life, .. } = &mut self.kind else { return false };
         let before = life.deadline(now);
         let changed = change(life, before);
@@ -257,7 +261,7 @@ impl State {
 
     /// When the session's id was minted. By a clock that was further ahead than the allowed skew that was no earlier than
     /// the session began, by node time.
-    pub(crate) fn birth(&self, time: &Time, now: Millis) -> Option<Version> {
+    pub(crate) fn birth(&self, time: &NodeClock, now: Millis) -> Option<Version> {
         match &self.kind {
             Kind::Session { life, .. } if life.birth() > time.bound(now) => {
                 Some(Version::last_at(time.wall(life.created())))
@@ -291,9 +295,9 @@ impl State {
     }
 
     /// The live copy or tombstone of a value, unless past the value's own lifetime.
-    pub(crate) fn kept(&self, schema: &Schema, number: Number, now: Millis) -> Option<&Kept> {
+    pub(crate) fn kept(&self, schema: &Schema, number: ValueIndex, now: Millis) -> Option<&StoredValue> {
         let kept = self.values.get(number)?;
-        let over = kept.expires(schema.at(number).max_age).is_some_and(|end| end <= now);
+        let over = kept.expires(schema.get(number).max_age).is_some_and(|end| end <= now);
         (!over).then_some(kept)
     }
 
@@ -302,17 +306,17 @@ impl State {
     pub(crate) fn carried_entries<'a>(
         &'a self,
         schema: &'a Schema,
-    ) -> impl Iterator<Item = (&'a str, &'a Kept)> + Clone {
-        let opaque = move |name: &str| self.values.opaque().find(|(opaque, _)| *opaque == name);
+    ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
+        let opaque = move |name: &str| self.values.undeclared().find(|(opaque, _)| *opaque == name);
         let session = matches!(self.kind, Kind::Session { .. });
         let declared = self.values.declared().filter_map(move |(number, kept)| {
-            let declared: &Declared = schema.at(number);
+            let declared: &ValueSpec = schema.get(number);
             let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= kept.version);
             let ours = session || declared.scope == Scope::Principal;
-            (declared.carried() && newest && ours).then_some((declared.name, kept))
+            (declared.in_cookie() && newest && ours).then_some((declared.name, kept))
         });
-        let riding = self.values.opaque().filter(move |(name, kept)| {
-            let slot = schema.named(name).and_then(|number| self.values.get(number));
+        let riding = self.values.undeclared().filter(move |(name, kept)| {
+            let slot = schema.index_by_name(name).and_then(|number| self.values.get(number));
             slot.is_none_or(|slot| slot.version < kept.version)
         });
         declared.chain(riding)
@@ -321,7 +325,7 @@ impl State {
     /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
     pub(super) fn correct(&mut self, terms: Terms<'_>) {
         if !terms.stored {
-            self.values.correct(terms.time, terms.now);
+            self.values.correct_future_versions(terms.time, terms.now);
         }
     }
 
@@ -329,7 +333,7 @@ impl State {
         let mut horizon = terms.now.before(terms.tombstones);
         if let Kind::Session { life, .. } = &self.kind {
             horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.skew)));
-            if terms.now < life.earlier() {
+            if terms.now < life.previous_deadline() {
                 horizon = Millis::default();
             }
         }
@@ -341,25 +345,25 @@ impl State {
             self.note_removal(terms.now, terms);
         }
         for change in changes {
-            let kept = |version, written| Kept::new(version, change.json.clone(), written);
+            let kept = |version, written| StoredValue::new(version, change.json.clone(), written);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.join(
-                        change.number,
+                    if self.values.merge(
+                        change.index,
                         kept(stamped, terms.time.written(stamped, terms.now)),
                         self.changes,
                         judge,
                     ) {
-                        self.values.own(change.number);
+                        self.values.mark_local(change.index);
                     }
                 }
                 None => {
-                    self.values.put(change.number, change.name, kept(version, terms.now), self.changes);
+                    self.values.write(change.index, change.name, kept(version, terms.now), self.changes);
                     self.note_unstored();
                 }
             }
-            match (terms.schema.at(change.number).carried(), &mut self.kind) {
+            match (terms.schema.get(change.index).in_cookie(), &mut self.kind) {
                 (true, _) => self.restamp(),
                 (false, Kind::Session { browser, .. }) => browser.uncarried |= change.version.is_none(),
                 (false, _) => {}
@@ -367,7 +371,7 @@ impl State {
         }
         if terms.extent == Extent::All {
             self.values.note_cleared(version);
-            if self.values.bury_opaque(version, terms.now) {
+            if self.values.tombstone_undeclared(version, terms.now) {
                 self.note_unstored();
                 self.restamp();
             }
@@ -382,24 +386,24 @@ impl State {
         entries: impl Iterator<Item = Carried<'a>>,
         terms: Terms<'_>,
         judge: &Judge<'_>,
-        mut filled: Option<&mut Vec<(Number, Version)>>,
+        mut filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> Joined {
-        self.values.make_room(entries.size_hint().1.unwrap_or(0));
+        self.values.reserve(entries.size_hint().1.unwrap_or(0));
         let (mut changed, mut equal) = (false, true);
         for Carried { number, name, kept } in entries {
             let version = kept.version;
             if kept.json.is_none() {
                 self.note_removal(kept.written, terms);
             }
-            let rides = self.values.opaque().any(|(opaque, _)| *opaque == *name);
+            let rides = self.values.undeclared().any(|(opaque, _)| *opaque == *name);
             let meets = rides || number.is_some_and(|number| self.values.get(number).is_some());
             // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
             let brought = meets.then(|| kept.clone());
             let stands = match number {
                 Some(number) => {
-                    let declared = terms.schema.at(number);
+                    let declared = terms.schema.get(number);
                     let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.join(number, kept, self.changes, judge) {
+                    if !over && self.values.merge(number, kept, self.changes, judge) {
                         changed = true;
                         if let Some(filled) = filled.as_deref_mut() {
                             filled.push((number, version));
@@ -408,14 +412,14 @@ impl State {
                     self.values.get(number)
                 }
                 None => {
-                    changed |= self.values.join_opaque(&name, kept);
+                    changed |= self.values.merge_undeclared(&name, kept);
                     None
                 }
             };
             equal &= match brought {
                 None => stands.is_some() || number.is_none(),
                 Some(brought) => {
-                    let riding = self.values.opaque().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
+                    let riding = self.values.undeclared().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
                     let newest = [stands, riding].into_iter().flatten().max_by_key(|kept| kept.version);
                     // By the bytes too: two nodes can have written at the same version, and the one that lost is to be
                     // healed.
@@ -436,7 +440,7 @@ impl State {
     /// Empties a principal's record that nobody has used for its idle time, but for its tombstones and the versions that it
     /// knows: a cookie that comes later must not bring a removed value back.
     pub(super) fn empty(&mut self) {
-        self.values.drop_living();
+        self.values.clear_keeping_tombstones();
         self.restamp();
         self.count_change();
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::state::room::Oversize;
 use crate::{
-    chain::time::Time,
+    chain::time::NodeClock,
     live::CloseReason,
-    value::{Number, Schema},
+    value::{Schema, ValueIndex},
     version::Millis,
 };
 
@@ -26,7 +26,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) now: Millis,
     /// Gives the versions.
-    pub(crate) time: &'a Time,
+    pub(crate) time: &'a NodeClock,
     pub(crate) extent: Extent,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
@@ -34,7 +34,7 @@ pub(crate) struct Terms<'a> {
     pub(crate) most: usize,
     pub(crate) share: Share,
     /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
-    pub(crate) kept: Option<(Number, usize)>,
+    pub(crate) kept: Option<(ValueIndex, usize)>,
     /// A shared store gives the versions: they are taken as they are.
     pub(crate) stored: bool,
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.

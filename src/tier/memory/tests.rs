@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     chain::{
-        life::{Life, Lifetime, Sequel},
-        time::Time,
+        life::{Lifetime, SessionLife, Successor},
+        time::NodeClock,
     },
     live::CloseReason,
     tier::Mutation,
-    value::{Declared, Json, Schema, SessionValue},
+    value::{Json, Schema, SessionValue, ValueSpec},
     version::{Version, Wall},
 };
 
@@ -38,7 +38,7 @@ pub(super) struct Tier {
     pub(super) memory: Memory,
     pub(super) made: AtomicU64,
     schema: Schema,
-    time: Time,
+    time: NodeClock,
 }
 
 pub(super) const MINUTE: u64 = 60_000;
@@ -53,9 +53,9 @@ const fn key(kind: u8, number: u8) -> RecordKey {
 impl Tier {
     pub(super) fn new(max_bytes: usize) -> Self {
         let mut schema = Schema::default();
-        schema.push(Declared::of::<Text>());
+        schema.push(ValueSpec::of::<Text>());
         // The tests say at each call what time it is.
-        let time = Time::new(Arc::new(crate::version::TokioClock), Duration::from_secs(3600));
+        let time = NodeClock::new(Arc::new(crate::version::TokioClock), Duration::from_secs(3600));
         Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }
 
@@ -76,7 +76,7 @@ impl Tier {
         self.memory.session_or_insert(&key, now, || {
             self.made.fetch_add(1, Ordering::Relaxed);
             let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)).unwrap();
-            Record::session(key, Life::begin(Version::at(Wall(now.0)), now, lifetime), now)
+            Record::session(key, SessionLife::begin(Version::at(Wall(now.0)), now, lifetime), now)
         })
     }
 
@@ -86,13 +86,13 @@ impl Tier {
 
     pub(super) fn write(&self, record: &Arc<Record>, length: usize, now: Millis) {
         let json = Some(Json::from(&vec![b'"'; length][..]));
-        let change = Mutation { number: 0, name: Text::NAME, json, version: None, replaces: None };
+        let change = Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None };
         let _ = record.commit(&[change], self.terms(now));
         self.memory.settle(record, now);
     }
 
     pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
-        let _ = record.end(CloseReason::Destroyed, None, Sequel::Nothing, now);
+        let _ = record.end(CloseReason::Destroyed, None, Successor::None, now);
         self.memory.settle(record, now);
     }
 

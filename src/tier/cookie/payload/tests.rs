@@ -8,9 +8,9 @@ use super::{
 };
 use crate::value::Json;
 
-fn sample() -> (Head, Vec<(Whose, &'static str, Kept)>) {
+fn sample() -> (Head, Vec<(EntryOwner, &'static str, StoredValue)>) {
     let now = Wall(1_900_000_000_000);
-    let told = Told {
+    let told = LifeFields {
         created: Wall(1_899_000_000_000),
         birth: Version::at(Wall(1_899_000_000_000)),
         absolute_deadline: Wall(1_902_000_000_000),
@@ -21,14 +21,14 @@ fn sample() -> (Head, Vec<(Whose, &'static str, Kept)>) {
     };
     let predecessor = Some(Predecessor { id: SessionId::from_bytes([9; 32]), shares_end: true });
     let idle_deadline = Wall(now.0 + 172_800_000);
-    let head = Head { told, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
-    let value = Kept::new(Version::at(now), Some(Json::from(&b"7"[..])), Millis(now.0));
-    let tombstone = Kept::new(Version::at(now).next(), None, Millis(now.0));
-    let long = Kept::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), Millis(now.0));
+    let head = Head { life: told, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
+    let value = StoredValue::new(Version::at(now), Some(Json::from(&b"7"[..])), Millis(now.0));
+    let tombstone = StoredValue::new(Version::at(now).next(), None, Millis(now.0));
+    let long = StoredValue::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), Millis(now.0));
     let entries = vec![
-        (Whose::Principal, "current_division_id", value),
-        (Whose::Session, "gone", tombstone),
-        (Whose::Session, "long", long),
+        (EntryOwner::Principal, "current_division_id", value),
+        (EntryOwner::Session, "gone", tombstone),
+        (EntryOwner::Session, "long", long),
     ];
     (head, entries)
 }
@@ -58,10 +58,10 @@ fn what_is_written_is_read() {
     let (head, entries) = sample();
     let payload = read(&bytes()).unwrap();
     assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
-    for whose in [Whose::Session, Whose::Principal] {
+    for whose in [EntryOwner::Session, EntryOwner::Principal] {
         let read = payload.entries(whose).map(|entry| {
-            let kept = Kept::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
-            (entry.whose, entry.text(), kept)
+            let kept = StoredValue::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
+            (entry.owner, entry.text(), kept)
         });
         let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == whose).cloned().collect();
         assert_eq!((payload.count(whose), read.collect::<Vec<_>>()), (expected.len(), expected));
@@ -73,8 +73,8 @@ fn json_beyond_two_bytes_of_length_is_left_out() {
     let (head, _) = sample();
     for (len, fits) in [(65_535, true), (65_536, false)] {
         let mut writer = Writer::new(&head, None);
-        let kept = Kept::new(Version::ZERO, Some(Json::from(&vec![b'1'; len][..])), Millis(0));
-        assert_eq!(writer.entry(Entry::of(Whose::Session, "long", &kept)), fits);
+        let kept = StoredValue::new(Version::ZERO, Some(Json::from(&vec![b'1'; len][..])), Millis(0));
+        assert_eq!(writer.entry(Entry::of(EntryOwner::Session, "long", &kept)), fits);
         assert_eq!(writer.entries().count(), usize::from(fits));
     }
 }
@@ -90,7 +90,7 @@ fn ordering(order: &Order) -> Vec<u8> {
     let head = Head { predecessor: None, ..sample().0 };
     let mut writer = Writer::new(&head, Some(order));
     let json = br#""ada""#;
-    assert!(writer.entry(Entry { whose: Whose::Begun, name: b"user", version: Version::ZERO, json: Some(json) }));
+    assert!(writer.entry(Entry { owner: EntryOwner::Begun, name: b"user", version: Version::ZERO, json: Some(json) }));
     writer.finish().as_slice().to_vec()
 }
 
@@ -108,7 +108,7 @@ fn orders_are_read_as_written() {
                     };
                     let read = read(&ordering(&order));
                     assert_eq!(read.as_ref().and_then(|read| read.order.as_deref()), Some(&order).filter(|_| whole));
-                    assert_eq!(read.map_or(1, |read| read.count(Whose::Begun)), 1);
+                    assert_eq!(read.map_or(1, |read| read.count(EntryOwner::Begun)), 1);
                 }
             }
         }
@@ -128,7 +128,7 @@ fn a_payload_that_ends_in_something_else_is_refused_as_a_whole() {
     for rest in refused {
         assert!(read(&[&whole, rest].concat()).is_none(), "{rest:?}");
     }
-    assert_eq!(read(&[&whole, b"\x02\x01a12345678".as_slice()].concat()).unwrap().count(Whose::Session), 3);
+    assert_eq!(read(&[&whole, b"\x02\x01a12345678".as_slice()].concat()).unwrap().count(EntryOwner::Session), 3);
 }
 
 // Both vectors come from a program that shares no code with this crate, written from the tables of `payload` and `order`.

@@ -39,23 +39,23 @@ impl Record {
     }
 
     pub(crate) fn unsubscribe(&self, chime: &Arc<HandleWakers>) {
-        if let Some(waiting) = self.waiting.get() {
+        if let Some(waiting) = self.extras.get() {
             waiting.hub.unsubscribe(chime);
         }
     }
 
     pub(crate) fn notify_all(&self) {
-        if let Some(waiting) = self.waiting.get() {
+        if let Some(waiting) = self.extras.get() {
             waiting.hub.notify_all();
         }
     }
 
     #[cfg(test)]
     pub(crate) fn subscribers(&self) -> usize {
-        self.waiting.get().map_or(0, |waiting| waiting.hub.len())
+        self.extras.get().map_or(0, |waiting| waiting.hub.len())
     }
 
     pub(super) fn extras(&self) -> &RecordExtras {
-        self.waiting.get_or_init(Box::default)
+        self.extras.get_or_init(Box::default)
     }
 }

@@ -74,7 +74,7 @@ struct Taken {
 
 impl Taken {
     fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Self {
-        let identity = terms.kept.map(|(number, _)| terms.schema.at(number).name);
+        let identity = terms.kept.map(|(number, _)| terms.schema.get(number).name);
         sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
             let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
             *part += sized.entry();
@@ -94,13 +94,13 @@ impl State {
     pub(crate) fn admit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<(), Refused> {
         for change in changes {
             if let Some(expected) = change.replaces {
-                let stands = self.kept(terms.schema, change.number, terms.now).map(|kept| kept.version);
+                let stands = self.kept(terms.schema, change.index, terms.now).map(|kept| kept.version);
                 if stands.unwrap_or_default() != expected {
                     return Err(Refused::Outdated);
                 }
             }
         }
-        let carried = || changes.iter().filter(|change| terms.schema.at(change.number).carried());
+        let carried = || changes.iter().filter(|change| terms.schema.get(change.index).in_cookie());
         // A removal always fits in the place of the value that it removes, and must never be refused; neither must
         // what stays on the server, whatever two nodes together have made of the rest.
         if !carried().any(|change| change.json.is_some()) {
@@ -158,8 +158,8 @@ fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Vec<
     let mut sizes: Vec<_> = sizes.collect();
     sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
     let declared = sizes.iter().filter_map(|sized| {
-        let number = terms.schema.named(sized.name)?;
-        Some((terms.schema.at(number).name, sized.json?))
+        let number = terms.schema.index_by_name(sized.name)?;
+        Some((terms.schema.get(number).name, sized.json?))
     });
     declared.take(3).collect()
 }

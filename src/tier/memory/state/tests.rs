@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use super::*;
 use crate::{
-    chain::{life::Lifetime, time::Time},
+    chain::{life::Lifetime, time::NodeClock},
     tier::memory::record::{Share, Terms},
     value::{Json, SessionValue},
     version::Wall,
@@ -23,12 +23,12 @@ const NOW: Millis = Millis(10_000 * DAY);
 /// Of the last write of [`removed`].
 const NEWEST: Version = Version::at(Wall(NOW.0 + 1));
 
-static TIME: LazyLock<Time> =
-    LazyLock::new(|| Time::new(Arc::new(crate::version::TokioClock), Duration::from_millis(HOUR)));
+static TIME: LazyLock<NodeClock> =
+    LazyLock::new(|| NodeClock::new(Arc::new(crate::version::TokioClock), Duration::from_millis(HOUR)));
 
 fn schema() -> Schema {
     let mut schema = Schema::default();
-    schema.push(Declared::of::<Text>());
+    schema.push(ValueSpec::of::<Text>());
     schema
 }
 
@@ -50,29 +50,29 @@ fn terms(schema: &Schema, now: u64) -> Terms<'_> {
     }
 }
 
-fn life(idle: u64) -> Life {
+fn life(idle: u64) -> SessionLife {
     let lifetime = Lifetime::new(Duration::from_millis(idle), Duration::from_millis(90 * DAY)).unwrap();
-    Life::begin(Version::at(Wall(NOW.0)), NOW, lifetime)
+    SessionLife::begin(Version::at(Wall(NOW.0)), NOW, lifetime)
 }
 
-fn session(life: Life) -> State {
+fn session(life: SessionLife) -> State {
     State::new(Kind::Session { life, browser: Browser::default() })
 }
 
-fn kept(version: Version, json: Option<&str>) -> Kept {
-    Kept::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
+fn kept(version: Version, json: Option<&str>) -> StoredValue {
+    StoredValue::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
 }
 
 fn change(json: Option<&str>) -> Mutation {
     let json = json.map(|json| Json::from(json.as_bytes()));
-    Mutation { number: 0, name: Text::NAME, json, version: None, replaces: None }
+    Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None }
 }
 
 /// A session of which a declared and an undeclared value were removed.
-fn removed(life: Life) -> State {
+fn removed(life: SessionLife) -> State {
     let mut state = session(life);
-    state.values.put(0, Text::NAME, kept(Version::at(Wall(NOW.0)), None), 0);
-    state.values.join_opaque("other", kept(NEWEST, None));
+    state.values.write(0, Text::NAME, kept(Version::at(Wall(NOW.0)), None), 0);
+    state.values.merge_undeclared("other", kept(NEWEST, None));
     state
 }
 
@@ -82,7 +82,7 @@ fn removals_go_after_the_longest_cookie() {
     for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
         let mut state = removed(life(idle));
         state.prune(terms(&schema, longest));
-        assert!(state.values.get(0).is_some() && state.values.opaque().next().is_some(), "{idle}");
+        assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
         state.prune(terms(&schema, longest + 1));
         assert!(state.values.is_empty(), "{idle}");
         assert_eq!(state.values.newest(), NEWEST, "a later write goes above it all the same");
@@ -97,7 +97,7 @@ fn removals_stay_for_cookies_of_an_earlier_lifetime() {
     life.set_lifetime(short, Version::at(Wall(NOW.0)), Millis(NOW.0 + 30 * DAY));
     let mut state = removed(life);
     state.prune(terms(&schema, 30 * DAY - 1));
-    assert!(state.values.get(0).is_some() && state.values.opaque().next().is_some());
+    assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some());
     state.prune(terms(&schema, 30 * DAY));
     assert!(state.values.is_empty());
 }
@@ -111,9 +111,9 @@ fn expired_value_leaves_its_version() {
         const MAX_AGE: Option<Duration> = Some(Duration::from_secs(1));
     }
     let mut schema = Schema::default();
-    schema.push(Declared::of::<Brief>());
+    schema.push(ValueSpec::of::<Brief>());
     let mut state = session(life(DAY));
-    state.values.put(0, Brief::NAME, kept(Version::at(Wall(NOW.0)), Some("1")), 0);
+    state.values.write(0, Brief::NAME, kept(Version::at(Wall(NOW.0)), Some("1")), 0);
     state.prune(terms(&schema, 1000));
     assert!(state.values.is_empty());
     assert_eq!(state.values.newest(), Version::at(Wall(NOW.0)));
@@ -125,8 +125,8 @@ fn cookie_carries_the_newest_copy_of_a_name() {
     for (declared, opaque) in [(1, 2), (2, 1), (1, 1)] {
         let version = Version::from_u64;
         let mut state = session(life(DAY));
-        state.values.put(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
-        state.values.join_opaque(Text::NAME, kept(version(opaque), Some("1")));
+        state.values.write(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
+        state.values.merge_undeclared(Text::NAME, kept(version(opaque), Some("1")));
         let carried: Vec<_> = state.carried_entries(&schema).map(|(name, kept)| (name, kept.version)).collect();
         assert_eq!(carried, [(Text::NAME, version(declared.max(opaque)))]);
     }
@@ -136,10 +136,10 @@ fn cookie_carries_the_newest_copy_of_a_name() {
 fn write_leaves_no_unreadable_copy() {
     let schema = schema();
     let mut state = session(life(DAY));
-    state.values.join_opaque(Text::NAME, kept(NEWEST, Some("1")));
-    state.values.join_opaque("other", kept(NEWEST, Some("1")));
+    state.values.merge_undeclared(Text::NAME, kept(NEWEST, Some("1")));
+    state.values.merge_undeclared("other", kept(NEWEST, Some("1")));
     state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2), &Judge::new(&schema));
-    assert_eq!(state.values.opaque().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
+    assert_eq!(state.values.undeclared().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
 }
 
 #[test]
@@ -154,10 +154,10 @@ fn commit_prunes_what_is_over() {
     let schema = schema();
     let key = RecordKey([1; 32]);
     let record = Record::session(key, life(50 * DAY), NOW);
-    record.write().values.join_opaque("other", kept(NEWEST, None));
+    record.write().values.merge_undeclared("other", kept(NEWEST, None));
     record.commit(&[change(Some("\"a\""))], terms(&schema, DAY)).unwrap();
-    assert!(record.read().values.opaque().next().is_some());
+    assert!(record.read().values.undeclared().next().is_some());
     record.touch(Millis(NOW.0 + 40 * DAY));
     record.commit(&[change(Some("\"b\""))], terms(&schema, 51 * DAY)).unwrap();
-    assert!(record.read().values.opaque().next().is_none());
+    assert!(record.read().values.undeclared().next().is_none());
 }

@@ -1,7 +1,7 @@
 //! Which tombstones are kept, how long, and which go at the cap.
 
 use super::*;
-use crate::chain::life::{FENCE, Sequel};
+use crate::chain::life::{FENCE, Successor};
 
 const NOW: Millis = Millis(1_000_000 * MINUTE);
 
@@ -26,7 +26,7 @@ fn user(number: u64) -> Option<PrincipalTag> {
 
 fn end(principal: Option<PrincipalTag>, until: u64) -> End {
     let until = Millis(NOW.0 + until * MINUTE);
-    End { reason: CloseReason::Destroyed, at: NOW, until, principal, sequel: Sequel::Nothing }
+    End { reason: CloseReason::Destroyed, at: NOW, until, principal, successor: Successor::None }
 }
 
 /// Ends sessions by the hundred, each of them later than all before. Returns how many tombstones went.
