@@ -28,8 +28,8 @@ use crate::{
         cookie::{CookieTier, digest::DigestKey, header::Name},
         default::DefaultRule,
         memory::{
-            Ended, Memory,
-            record::{Extent, Record, RecordKey, Share, Terms},
+            EndedSession, Memory,
+            record::{BudgetShare, Record, RecordKey, WriteContext, WriteScope},
         },
     },
     value::{Json, Schema, Scope, ValueIndex},
@@ -220,11 +220,11 @@ impl Chain {
         key: &RecordKey,
         now: Millis,
         make: impl FnOnce() -> Record,
-    ) -> Result<Arc<Record>, Ended> {
+    ) -> Result<Arc<Record>, EndedSession> {
         let Some(memory) = &self.memory else { return Ok(Arc::new(make())) };
         let record = memory.session_or_insert(key, now, make)?;
         // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
-        memory.settle(&record, now);
+        memory.account_and_sweep(&record, now);
         Ok(record)
     }
 
@@ -249,7 +249,7 @@ impl Chain {
         id.owner(&self.audience)
     }
 
-    pub(crate) fn terms(&self, scope: Scope, now: Millis) -> Terms<'_> {
+    pub(crate) fn terms(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
         // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
         // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
         let (budget, most, tombstones) = match scope {
@@ -266,8 +266,20 @@ impl Chain {
             _ => None,
         };
         let (schema, time, stored) = (&self.schema, &self.time, self.store.is_some());
-        let (extent, share) = (Extent::Named, Share::Ordinary);
-        Terms { schema, now, time, extent, budget, most, share, kept, stored, tombstones, skew }
+        let (extent, share) = (WriteScope::Values, BudgetShare::Ordinary);
+        WriteContext {
+            schema,
+            now,
+            time,
+            scope: extent,
+            budget,
+            max_budget: most,
+            share,
+            reserved: kept,
+            store_stamps: stored,
+            tombstones,
+            skew,
+        }
     }
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.

@@ -13,7 +13,7 @@ use crate::{
     live::{Changes, CloseReason, Closing, Watch},
     tier::{
         Mutation,
-        memory::record::{Extent, Kind},
+        memory::record::{Kind, WriteScope},
     },
     value::{self, Json, SessionValue, ValueIndex},
 };
@@ -243,7 +243,7 @@ impl Session {
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.core().chain.schema.get(change.index).scope;
-        self.core().commit(scope, Extent::Named, &[change]).await.map(drop)
+        self.core().commit(scope, WriteScope::Values, &[change]).await.map(drop)
     }
 
     /// Changes a value from what it is now, and returns what it became.

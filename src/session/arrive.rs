@@ -19,8 +19,8 @@ use crate::{
         Found, Lookup, Standing,
         cookie::{digest::Digest, payload::EntryOwner},
         memory::{
-            Known,
-            record::{Carried, InStep, Kind, Record, RecordKey, Via},
+            SessionLookup,
+            record::{CookieSnapshot, IncomingFrom, IncomingValue, Kind, Record, RecordKey},
         },
     },
     value::{Scope, ValueIndex},
@@ -44,8 +44,8 @@ impl Core {
         if let Some(stored) = stored {
             let (found, abandoned) = *stored;
             let entries = self.entries(found, Scope::Session, now);
-            bound.record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
-            bound.record.reassure(abandoned);
+            bound.record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
+            bound.record.mark_read(abandoned);
         }
         let mut taken = self.take_in(&bound, &current, self.chain.resolution, now);
         let signed = self.signed_of(&bound, now);
@@ -54,7 +54,7 @@ impl Core {
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
         if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
-            bound.record.write().know(digest, brought);
+            bound.record.write().set_cookie(digest, brought);
         }
         self.settle(&bound.record, now);
         self.brought = Brought {
@@ -100,17 +100,17 @@ impl Core {
     ) -> Result<Option<Arc<Record>>, TierError> {
         let Some(store) = &self.chain.store else { return Ok(None) };
         let known = self.find_principal(signed);
-        if known.as_ref().is_some_and(|record| !record.is_doubted() && record.closed(now).is_none()) {
+        if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
             return Ok(known);
         }
-        let abandoned = known.as_ref().map_or(Record::UNASKED, |record| record.abandoned());
+        let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup, &self.chain.time).await?;
         let entries = self.entries(found, Scope::Principal, now);
         let record = self.principal_record(signed, now);
-        record.join(Via::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
+        record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
-        known.as_ref().unwrap_or(&record).reassure(abandoned);
+        known.as_ref().unwrap_or(&record).mark_read(abandoned);
         // That there is nothing is remembered too.
         self.settle(&record, now);
         Ok(Some(record))
@@ -134,7 +134,7 @@ impl Core {
             filled: Vec::new(),
             newer: Vec::new(),
         };
-        bound.record.join_life(life, now);
+        bound.record.merge_life(life, now);
         self.join_entries((Owner::Session, &bound.record), current, &mut taken, now);
         match (payload.head.principal, self.signed_of(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
@@ -164,7 +164,7 @@ impl Core {
         let before = taken.newer.len();
         if taken.resolution == Resolution::FirstHit {
             for entry in entries.clone() {
-                let hit = |number| record.read().kept(schema, number, now).map(|kept| kept.version);
+                let hit = |number| record.read().value(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
                 let version = current.believed(entry.version, time);
                 if schema.index_by_bytes(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
@@ -180,15 +180,15 @@ impl Core {
         let carried = fill.map(|entry| {
             let number = schema.index_by_bytes(entry.name);
             let name = number.map_or_else(|| entry.text(), |number| schema.get(number).name);
-            Carried { number, name: name.into(), kept: current.kept(&entry, time, now) }
+            IncomingValue { number, name: name.into(), value: current.kept(&entry, time, now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
-        let joined = record.join(Via::Browser, carried, self.chain.terms(owner.scope(), now), filled);
-        taken.equal &= joined.equal;
+        let joined = record.merge(IncomingFrom::Browser, carried, self.chain.terms(owner.scope(), now), filled);
+        taken.equal &= joined.same;
         match owner {
-            Owner::Session => taken.session_stamp = Some(joined.carried),
-            Owner::Principal(_) => taken.principal_stamp = Some(joined.carried),
+            Owner::Session => taken.session_stamp = Some(joined.revision),
+            Owner::Principal(_) => taken.principal_stamp = Some(joined.revision),
         }
     }
 
@@ -199,30 +199,36 @@ impl Core {
         signed: Option<&ResolvedPrincipal>,
         taken: &TakenIn,
         now: Millis,
-    ) -> Option<InStep> {
+    ) -> Option<CookieSnapshot> {
         let schema = &self.chain.schema;
         let session = bound.record.read();
         // Of the very state that the token was compared with: a write since then is one that the browser lacks.
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
-        let mut all = same(taken.session_stamp, session.carried());
-        all &= session.carried_entries(schema).count() == taken.sessions;
+        let mut all = same(taken.session_stamp, session.revision());
+        all &= session.cookie_entries(schema).count() == taken.sessions;
         // Of the same values, and of a lifetime that is no longer the session's: the answer that told of it was lost.
         let Kind::Session { life, .. } = &session.kind else { return None };
         all &= life.lifetime_version() == taken.lifetime;
-        let (carried, due) = (session.carried(), life.refresh_after(taken.deadline, taken.sealed));
+        let (carried, due) = (session.revision(), life.refresh_after(taken.deadline, taken.sealed));
         drop(session);
         let principal = signed.map(|signed| {
             let read = |record: Arc<Record>| {
                 let state = record.live(now, |state| {
-                    all &= same(taken.principal_stamp, state.carried());
-                    all &= state.carried_entries(schema).count() == taken.principals;
-                    state.stamp()
+                    all &= same(taken.principal_stamp, state.revision());
+                    all &= state.cookie_entries(schema).count() == taken.principals;
+                    state.cookie_revision()
                 });
                 state.unwrap_or(0)
             };
             Arc::new((signed.key(), self.find_principal(signed).map_or(0, read)))
         });
-        let in_step = InStep { deadline: taken.deadline, sealed: taken.sealed, due, session: carried, principal };
+        let in_step = CookieSnapshot {
+            deadline: taken.deadline,
+            sealed: taken.sealed,
+            refresh_after: due,
+            session: carried,
+            principal,
+        };
         (all && taken.equal && taken.ours).then_some(in_step)
     }
 }
@@ -271,7 +277,7 @@ impl Core {
         }
         let make = || {
             let record = Record::session(key, current.begun_life(), current.used(now));
-            if chain.store.is_some() { record.unasked() } else { record }
+            if chain.store.is_some() { record.never_loaded() } else { record }
         };
         let record = chain.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
         record.touch_at_least(current.used(now));
@@ -284,6 +290,6 @@ impl Core {
     /// Whether memory has the store's last answer on a session.
     fn is_settled(&self, key: &RecordKey, now: Millis) -> bool {
         let known = self.chain.memory.as_ref().map(|memory| memory.session(key, now));
-        matches!(known, Some(Known::Living(record)) if !record.is_doubted())
+        matches!(known, Some(SessionLookup::Live(record)) if !record.is_stale())
     }
 }

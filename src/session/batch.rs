@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{WriteError, WriteErrorKind},
-    tier::{Mutation, memory::record::Extent},
+    tier::{Mutation, memory::record::WriteScope},
     value::{self, Scope, SessionValue, ValueIndex},
     version::{Millis, Version},
 };
@@ -153,7 +153,7 @@ impl<'a> Batch<'a> {
                 core.touch();
                 return core.writable(now).map(drop);
             }
-            match core.try_commit(scope, Extent::Named, &changes).await {
+            match core.try_commit(scope, WriteScope::Values, &changes).await {
                 Ok(_) => return Ok(()),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -220,7 +220,7 @@ impl Core {
                 None => None,
             };
             let (change, value) = self.updated(number, update, self.chain.now())?;
-            match self.try_commit(scope, Extent::Named, &[change]).await {
+            match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -241,7 +241,7 @@ impl Core {
                 Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
             };
             let change = Mutation { replaces: Some(version), ..removal(number, V::NAME) };
-            match self.try_commit(scope, Extent::Named, &[change]).await {
+            match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value::decode(&json).ok()),
                 Err(Loss::Outdated) => {}
                 Err(loss) => return Err(loss.into()),

@@ -6,7 +6,7 @@ use super::core::Core;
 use crate::{
     chain::values::StoredValue,
     id::SessionId,
-    tier::memory::record::{InStep, Record, RecordKey},
+    tier::memory::record::{CookieSnapshot, Record, RecordKey},
     value::{Scope, ValueIndex},
     version::Version,
 };
@@ -17,7 +17,7 @@ pub(super) struct Brought {
     /// The session whose token it was.
     pub(super) key: Option<RecordKey>,
     /// Set if it held all that there was.
-    pub(super) in_step: Option<InStep>,
+    pub(super) in_step: Option<CookieSnapshot>,
     /// The record of its user, if values of that were in it and it was not opened: what isn't here any more when the head
     /// leaves, the next cookie would lack.
     pub(super) principal: Option<Arc<Record>>,

@@ -23,7 +23,7 @@ use crate::{
             payload::{Entry, EntryOwner, Head, Writer},
             seal::SealError,
         },
-        memory::record::{InStep, Kind, RecordKey, State},
+        memory::record::{CookieSnapshot, Kind, RecordKey, State},
     },
     value::Scope,
     version::Millis,
@@ -37,7 +37,7 @@ pub(crate) struct Stand {
 }
 
 impl Stand {
-    pub(super) fn is_carried_by(&self, token: &InStep) -> bool {
+    pub(super) fn is_carried_by(&self, token: &CookieSnapshot) -> bool {
         // Somebody who is not signed in here just now is no reason to write the cookie.
         let principal = self.principal.is_none() || self.principal.as_ref() == token.principal.as_deref();
         self.session == token.session && principal
@@ -48,7 +48,7 @@ impl Stand {
 pub(super) struct Parcel {
     ends_with_browser: bool,
     pub(super) written: Writer,
-    in_step: InStep,
+    in_step: CookieSnapshot,
     /// Not all of it fitted.
     cut: bool,
 }
@@ -91,10 +91,10 @@ impl Core {
         let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
         if self.chain.memory.is_some() && self.brought.newer.is_empty() {
             let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
-            bound.record.write().know(digest, in_step);
+            bound.record.write().set_cookie(digest, in_step);
         }
         if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
-            browser.uncarried = true;
+            browser.has_server_only = true;
         }
         Some(header)
     }
@@ -110,12 +110,12 @@ impl Core {
     /// # Errors
     ///
     /// What the browser has, where it depends on who is signed in.
-    fn is_behind_itself(&self, bound: &Bound) -> Result<bool, &InStep> {
+    fn is_behind_itself(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
         let in_step = match &self.brought.in_step {
             Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
             _ => return Ok(true),
         };
-        if bound.record.stamp() != in_step.session || bound.record.used() >= in_step.due {
+        if bound.record.revision() != in_step.session || bound.record.used() >= in_step.refresh_after {
             return Ok(true);
         }
         // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
@@ -133,13 +133,14 @@ impl Core {
     }
 
     pub(super) fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
-        Stand { session: bound.record.stamp(), principal: self.principal_stand(bound, now) }
+        Stand { session: bound.record.revision(), principal: self.principal_stand(bound, now) }
     }
 
     #[inline]
     fn principal_stand(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
         self.signed_of(bound, now).map(|signed| {
-            let carried = self.find_principal(&signed).map_or(0, |record| record.live(now, State::stamp).unwrap_or(0));
+            let carried =
+                self.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
             (signed.key(), carried)
         })
     }
@@ -154,7 +155,7 @@ impl Core {
         let stand = self.stand_of(bound, now);
         let state = bound.record.read();
         match &state.kind {
-            Kind::Session { .. } => state.known().is_some_and(|(_, held)| stand.is_carried_by(&held)),
+            Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_carried_by(&held)),
             _ => true,
         }
     }
@@ -221,18 +222,18 @@ impl Core {
                 predecessor: life.predecessor(&self.chain.time, now),
             };
             let mut written = Writer::new(&head, order);
-            for (name, kept) in state.carried_entries(schema) {
+            for (name, kept) in state.cookie_entries(schema) {
                 cut |= !written.entry(Entry::of(EntryOwner::Session, name, kept));
             }
-            (head, written, state.carried(), deadline, life.refresh_after(deadline, now))
+            (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
-                    for (name, kept) in state.carried_entries(schema) {
+                    for (name, kept) in state.cookie_entries(schema) {
                         cut |= !written.entry(Entry::of(EntryOwner::Principal, name, kept));
                     }
-                    state.stamp()
+                    state.cookie_revision()
                 });
                 read.unwrap_or(0)
             });
@@ -244,7 +245,8 @@ impl Core {
             cut |= left_out;
         }
         let ends_with_browser = head.life.ends_with_browser;
-        let in_step = InStep { deadline, sealed: now, due, session, principal: principal.map(Arc::new) };
+        let in_step =
+            CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
         Some(Parcel { ends_with_browser, written, in_step, cut })
     }
 

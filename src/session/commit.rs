@@ -14,8 +14,11 @@ use crate::{
     tier::{
         Commit, CommitKind, Committed, Found, Mutation,
         memory::{
-            Memory, Taken,
-            record::{Browser, Carried, Extent, Kind, Record, RecordKey, Refused, Share, State, Terms, Via},
+            IdTaken, Memory,
+            record::{
+                BudgetShare, CommitRejected, CookieSync, IncomingFrom, IncomingValue, Kind, Record, RecordKey, State,
+                WriteContext, WriteScope,
+            },
         },
     },
     value::{MAX_NAME, Scope, ValueIndex},
@@ -29,13 +32,13 @@ pub(super) const MAX_LOSSES: usize = 32;
 pub(super) struct Target {
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
-    pub(super) extent: Extent,
-    pub(super) share: Share,
+    pub(super) extent: WriteScope,
+    pub(super) share: BudgetShare,
 }
 
 impl Target {
     pub(super) const fn session(record: Arc<Record>) -> Self {
-        Self { record, scope: Scope::Session, extent: Extent::Named, share: Share::Ordinary }
+        Self { record, scope: Scope::Session, extent: WriteScope::Values, share: BudgetShare::Ordinary }
     }
 
     pub(super) fn principal(record: Arc<Record>) -> Self {
@@ -118,7 +121,7 @@ impl Core {
     pub(crate) async fn commit(
         &self,
         scope: Scope,
-        extent: Extent,
+        extent: WriteScope,
         changes: &[Mutation],
     ) -> Result<Version, WriteError> {
         insist(|| self.try_commit(scope, extent, changes)).await
@@ -137,18 +140,18 @@ impl Core {
         };
         let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_users);
         if let (Some(signed), false, false) = (&signed, users.is_empty(), sessions.is_empty()) {
-            let refused = |refused: Refused| WriteError::from(refused.into_loss());
+            let refused = |refused: CommitRejected| WriteError::from(refused.into_loss());
             let record = self.hold_principal(signed, now);
-            record.admit(&users, self.chain.terms(Scope::Principal, now)).map_err(refused)?;
+            record.check_budget(&users, self.chain.terms(Scope::Principal, now)).map_err(refused)?;
             let terms = self.chain.terms(Scope::Session, now);
             match self.writable(now)? {
-                Some(bound) => bound.record.admit(&sessions, terms).map_err(refused)?,
-                None => self.empty_session(now).admit(&sessions, terms).map_err(refused)?,
+                Some(bound) => bound.record.check_budget(&sessions, terms).map_err(refused)?,
+                None => self.empty_session(now).check_budget(&sessions, terms).map_err(refused)?,
             }
         }
         for (scope, changes) in [(Scope::Session, sessions), (Scope::Principal, users)] {
             if !changes.is_empty() {
-                self.commit(scope, Extent::Named, &changes).await?;
+                self.commit(scope, WriteScope::Values, &changes).await?;
             }
         }
         Ok(())
@@ -157,10 +160,15 @@ impl Core {
     /// The state of a session that a write would begin.
     pub(super) fn empty_session(&self, now: Millis) -> State {
         let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
-        State::new(Kind::Session { life, browser: Browser::default() })
+        State::new(Kind::Session { life, browser: CookieSync::default() })
     }
 
-    pub(super) async fn try_commit(&self, scope: Scope, extent: Extent, changes: &[Mutation]) -> Result<Version, Loss> {
+    pub(super) async fn try_commit(
+        &self,
+        scope: Scope,
+        extent: WriteScope,
+        changes: &[Mutation],
+    ) -> Result<Version, Loss> {
         self.touch();
         self.check_head()?;
         loop {
@@ -180,7 +188,7 @@ impl Core {
         }
     }
 
-    async fn commit_here(&self, scope: Scope, extent: Extent, changes: &[Mutation]) -> Result<Version, Loss> {
+    async fn commit_here(&self, scope: Scope, extent: WriteScope, changes: &[Mutation]) -> Result<Version, Loss> {
         let now = self.chain.now();
         if scope == Scope::Principal
             && let Some(signed) = self.signed(now)
@@ -188,7 +196,7 @@ impl Core {
             // Without a store the cookie is the only copy that outlives this process, and it needs a session.
             if self.chain.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
                 let terms = self.chain.terms(scope, now);
-                self.hold_principal(&signed, now).admit(changes, terms).map_err(Refused::into_loss)?;
+                self.hold_principal(&signed, now).check_budget(changes, terms).map_err(CommitRejected::into_loss)?;
                 self.mint(&[], Version::ZERO, now).await?;
             }
             if self.is_principals() {
@@ -237,7 +245,7 @@ impl Core {
                 };
             }
         }
-        let (bound, version) = self.found(changes, Share::Ordinary, None, above, now).await?;
+        let (bound, version) = self.found(changes, BudgetShare::Ordinary, None, above, now).await?;
         if self.head_has_left() {
             tracing::debug!(
                 "a session begins after the response head has left: its cookie reaches the browser only by a token of \
@@ -254,7 +262,7 @@ impl Core {
     pub(super) async fn found(
         &self,
         changes: &[Mutation],
-        share: Share,
+        share: BudgetShare,
         drawn: Option<Drawn>,
         above: Version,
         now: Millis,
@@ -289,7 +297,9 @@ impl Core {
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => memory.create(&key, now, make).map_err(|Taken| WriteError::closed(CloseReason::Renewed))?,
+            Some(memory) => {
+                memory.create(&key, now, make).map_err(|IdTaken| WriteError::closed(CloseReason::Renewed))?
+            }
             None => Arc::new(make()),
         };
         Ok((Bound { record }, Made { memory, key }))
@@ -304,14 +314,14 @@ impl Core {
         now: Millis,
     ) -> Result<Version, Loss> {
         let terms = self.chain.terms(target.scope, now).for_share(target.share);
-        let terms = Terms { extent: target.extent, ..terms };
+        let terms = WriteContext { scope: target.extent, ..terms };
         let Some(store) = &self.chain.store else {
             let committed = target.record.commit(changes, terms);
             self.settle(&target.record, now);
             return committed.map_err(|refused| refused.into_loss());
         };
         let _passing = target.record.renew_gate_shared().await;
-        target.record.admit(changes, terms).map_err(Refused::into_loss)?;
+        target.record.check_budget(changes, terms).map_err(CommitRejected::into_loss)?;
         // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
         target.record.touch(now);
         let removes = target.scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
@@ -322,7 +332,7 @@ impl Core {
         };
         let expires = self.chain.time.wall(expires).time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
-        let doubt = target.record.doubt();
+        let doubt = target.record.begin_store_write();
         let owner = match target.scope {
             Scope::Session => self.chain.owner(&SessionId::from_bytes(target.record.key().0)),
             Scope::Principal => OwnerId::from_hash(target.record.key().0),
@@ -340,22 +350,27 @@ impl Core {
                         ..change.clone()
                     })
                     .collect();
-                let taken = target.record.commit(&stamped, Terms { now: self.chain.now(), ..terms });
-                doubt.clear();
+                let taken = target.record.commit(&stamped, WriteContext { now: self.chain.now(), ..terms });
+                doubt.confirmed();
                 self.settle(&target.record, now);
-                taken.map_err(Refused::into_loss)?;
+                taken.map_err(CommitRejected::into_loss)?;
                 Ok(version)
             }
             Committed::Outdated(found) => {
-                target.record.join(Via::Store, self.entries(found, target.scope, now).into_iter(), terms, None);
-                doubt.clear();
+                target.record.merge(
+                    IncomingFrom::Store,
+                    self.entries(found, target.scope, now).into_iter(),
+                    terms,
+                    None,
+                );
+                doubt.confirmed();
                 // Counted from here on, whether or not another attempt follows.
                 self.settle(&target.record, now);
                 Err(Loss::Outdated)
             }
             Committed::Absent | Committed::Ended => {
                 let _ = self.end(&target.record, CloseReason::Destroyed, now);
-                doubt.clear();
+                doubt.confirmed();
                 Err(WriteError::closed(CloseReason::Destroyed).into())
             }
             Committed::ReadOnly => {
@@ -366,7 +381,7 @@ impl Core {
     }
 
     /// What a store found, as changes to join.
-    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<Carried<'static>> {
+    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<IncomingValue<'static>> {
         let schema = &self.chain.schema;
         // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
         let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
@@ -374,7 +389,7 @@ impl Core {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.chain.note_version(entry.version, now);
             let kept = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
-            Carried { number: schema.index_by_name(&entry.name), name: entry.name.into(), kept }
+            IncomingValue { number: schema.index_by_name(&entry.name), name: entry.name.into(), value: kept }
         });
         // A session's record may hold values of either scope, a principal's only its own.
         let fits = |number: ValueIndex| scope == Scope::Session || schema.get(number).scope == Scope::Principal;
@@ -387,7 +402,7 @@ impl Core {
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
             let live = |state: &State| {
-                let kept = state.kept(schema, number, now).is_some_and(|kept| kept.json.is_some());
+                let kept = state.value(schema, number, now).is_some_and(|kept| kept.json.is_some());
                 kept || state
                     .values
                     .undeclared()
@@ -398,7 +413,7 @@ impl Core {
     }
 }
 
-impl Refused {
+impl CommitRejected {
     pub(super) fn into_loss(self) -> Loss {
         match self {
             Self::Outdated => Loss::Outdated,

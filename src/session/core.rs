@@ -413,7 +413,7 @@ impl Core {
         let Identity::Value { number, derive } = &self.chain.identity else { return None };
         let (mark, json) = {
             let state = bound.record.read();
-            let kept = state.kept(&self.chain.schema, *number, now)?;
+            let kept = state.value(&self.chain.schema, *number, now)?;
             (Some((bound.key(), kept.version)), kept.json.clone()?)
         };
         let derived = &self.seldom().derived;
@@ -447,7 +447,7 @@ impl Core {
     pub(super) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         let make = || {
             let record = Record::principal(signed.key(), self.chain.principal_idle, now);
-            if self.chain.store.is_some() { record.unasked() } else { record }
+            if self.chain.store.is_some() { record.never_loaded() } else { record }
         };
         let found = self.find_principal(signed);
         found.unwrap_or_else(|| match &self.chain.memory {
@@ -494,7 +494,7 @@ impl Core {
     /// Counts a change of a record and does the memory tier's share of work.
     pub(super) fn settle(&self, record: &Arc<Record>, now: Millis) {
         if let Some(memory) = &self.chain.memory {
-            memory.settle(record, now);
+            memory.account_and_sweep(record, now);
         }
     }
 

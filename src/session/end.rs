@@ -47,15 +47,15 @@ impl Core {
         named.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
         // Again where another handle was faster to renew the session.
         while let Some(bound) = self.to_destroy(now) {
-            let until = bound.record.until().max(bound.record.read().absolute_deadline().unwrap_or(now));
+            let until = bound.record.forget_after().max(bound.record.read().absolute_deadline().unwrap_or(now));
             // The session that an order begins has a life of its own.
             let until = if ordered.is_empty() { until } else { until.max(longest) };
             if let Some(store) = &self.chain.store {
                 let expires = self.chain.time.wall(until).time();
                 let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
-                let doubt = bound.record.doubt();
+                let doubt = bound.record.begin_store_write();
                 store.write(end, &self.chain.time).await?;
-                doubt.clear();
+                doubt.confirmed();
             }
             let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
             if self.end(&bound.record, reason, now).is_ok() {
@@ -158,7 +158,7 @@ impl Core {
         let record = self.hold_principal(signed, now);
         let version = {
             let mut state = record.write();
-            record.begin_anew(&mut state, now);
+            record.reset_if_idle(&mut state, now);
             let time = &self.chain.time;
             // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
             let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));

@@ -12,7 +12,7 @@ use crate::{
         life::{End, Successor},
     },
     live::CloseReason,
-    tier::memory::{Ended, Known, record::Record},
+    tier::memory::{EndedSession, SessionLookup, record::Record},
     version::Millis,
 };
 
@@ -50,8 +50,8 @@ impl Core {
         };
         self.chain.spared.renewer(&key)?;
         match self.chain.memory.as_ref()?.session(&key, now) {
-            Known::Living(record) => record.closed(now).is_none().then_some(Bound { record }),
-            Known::Ended(_) | Known::Unknown => None,
+            SessionLookup::Live(record) => record.closed(now).is_none().then_some(Bound { record }),
+            SessionLookup::Ended(_) | SessionLookup::Unknown => None,
         }
     }
 
@@ -63,23 +63,23 @@ impl Core {
     fn living_successor(&self, now: Millis) -> Option<Bound> {
         let memory = self.chain.memory.as_ref()?;
         let mut ended = match self.binding() {
-            Binding::Live(bound) => Ended::of(bound.record.end_of()?, now),
+            Binding::Live(bound) => EndedSession::of(bound.record.end_of()?, now),
             Binding::Fenced(_) => match memory.session(&self.brought.key?, now) {
-                Known::Ended(ended) => ended,
-                Known::Living(_) | Known::Unknown => return None,
+                SessionLookup::Ended(ended) => ended,
+                SessionLookup::Live(_) | SessionLookup::Unknown => return None,
             },
             Binding::Anonymous | Binding::Refused(_) | Binding::Job => return None,
         };
         loop {
-            let Ended::Recently(end) = ended else { return None };
+            let EndedSession::Recently(end) = ended else { return None };
             if !self.may_follow(&end) {
                 return None;
             }
             let Successor::Session(key) = end.successor else { return None };
             match memory.session(&key, now) {
-                Known::Living(record) => return record.closed(now).is_none().then_some(Bound { record }),
-                Known::Ended(next) => ended = next,
-                Known::Unknown => return None,
+                SessionLookup::Live(record) => return record.closed(now).is_none().then_some(Bound { record }),
+                SessionLookup::Ended(next) => ended = next,
+                SessionLookup::Unknown => return None,
             }
         }
     }

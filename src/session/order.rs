@@ -29,8 +29,8 @@ use crate::{
             seal::{MAX_TURN_LEN, Purpose, sealed_len},
         },
         memory::{
-            Known,
-            record::{RecordKey, Share},
+            SessionLookup,
+            record::{BudgetShare, RecordKey},
         },
     },
     value::{Json, Scope, ValueIndex},
@@ -192,8 +192,8 @@ impl Core {
                 dry.map_err(WriteError::closed)?
             }
             Ordered::Ended(..) | Ordered::Nothing => {
-                let terms = self.chain.terms(Scope::Session, now).for_share(Share::Whole);
-                self.empty_session(now).admit(changes, terms)
+                let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
+                self.empty_session(now).check_budget(changes, terms)
             }
         };
         fitted.map_err(|refused| refused.into_loss().into())
@@ -384,21 +384,21 @@ impl Core {
         Ok(Mutation { index: number, name, json, version: None, replaces: None })
     }
 
-    fn known(&self, id: &SessionId) -> Known {
+    fn known(&self, id: &SessionId) -> SessionLookup {
         let memory = self.chain.memory.as_ref();
-        memory.map_or(Known::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.chain.now()))
+        memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.chain.now()))
     }
 
     /// Whether this node knows an id, alive or ended.
     fn is_known(&self, id: &SessionId) -> bool {
-        !matches!(self.known(id), Known::Unknown)
+        !matches!(self.known(id), SessionLookup::Unknown)
     }
 
     /// Why the session of an id has ended, as far as this node knows.
     pub(super) fn reason_of(&self, id: &SessionId) -> Option<CloseReason> {
         match self.known(id) {
-            Known::Ended(ended) => Some(ended.reason()),
-            Known::Living(_) | Known::Unknown => None,
+            SessionLookup::Ended(ended) => Some(ended.reason()),
+            SessionLookup::Live(_) | SessionLookup::Unknown => None,
         }
     }
 
@@ -426,7 +426,7 @@ impl Core {
         if let Some(memory) = &self.chain.memory {
             let key = RecordKey(*id.as_bytes());
             let end = End { reason: CloseReason::Destroyed, at: now, until, principal, successor: Successor::None };
-            if let Known::Living(record) = memory.end_unknown(&key, end, now) {
+            if let SessionLookup::Live(record) = memory.end_id(&key, end, now) {
                 let _ = self.end(&record, CloseReason::Destroyed, now);
             }
         }

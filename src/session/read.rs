@@ -83,7 +83,7 @@ impl Core {
         now: Millis,
         touch: impl FnOnce(&Record),
     ) -> Result<(Stored, Mark), CloseReason> {
-        let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned())?;
+        let kept = record.live(now, |state| state.value(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
         let Some(StoredValue { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
@@ -154,7 +154,7 @@ impl Core {
         let state = record.read_live(now)?;
         let ends = state.deadline(record.used());
         let schema = &self.chain.schema;
-        let Some((number, kept)) = number.and_then(|number| Some((number, state.kept(schema, number, now)?))) else {
+        let Some((number, kept)) = number.and_then(|number| Some((number, state.value(schema, number, now)?))) else {
             return Ok((None, None, Some(ends)));
         };
         let until = kept.expires(schema.get(number).max_age).map_or(ends, |end| end.min(ends));
@@ -242,7 +242,7 @@ impl Core {
         let declared = self.chain.schema.get(number);
         let (_, record) = self.record_of(declared.scope, now)?;
         let state = record.read_live(now).ok()?;
-        let own = state.kept(&self.chain.schema, number, now)?.expires(declared.max_age);
+        let own = state.value(&self.chain.schema, number, now)?.expires(declared.max_age);
         let records = state.deadline(record.used());
         Some(own.map_or(records, |own| own.min(records)))
     }
@@ -274,7 +274,7 @@ impl Core {
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
             let kept =
-                mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.kept(schema, number, now)?)));
+                mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.value(schema, number, now)?)));
             values.extend(kept.map(|(number, kept)| {
                 let (origin, change) = (state.values.origin(number), state.values.change(number));
                 live::SeenValue { number, version: kept.version, change, is_value: kept.json.is_some(), origin }

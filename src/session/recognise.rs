@@ -26,8 +26,8 @@ use crate::{
             seal::{self, Purpose},
         },
         memory::{
-            Ended, Known, Memory,
-            record::{InStep, Kind, Record, RecordKey, State},
+            EndedSession, Memory, SessionLookup,
+            record::{CookieSnapshot, Kind, Record, RecordKey, State},
         },
     },
     version::Millis,
@@ -36,7 +36,7 @@ use crate::{
 /// A session whose token memory knows by its very bytes.
 pub(super) struct Familiar {
     bound: Bound,
-    in_step: InStep,
+    in_step: CookieSnapshot,
     principal: Option<Arc<Record>>,
 }
 
@@ -68,14 +68,14 @@ pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<F
 /// seal needn't be opened.
 fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<Familiar> {
     let record = memory.look_up(&RecordKey(*seal::id_of(token)?.as_bytes()))?;
-    if record.is_doubted() {
+    if record.is_stale() {
         return None;
     }
     let digest = chain.digests.digest(token, chain.cookie.ring().generation());
     let (in_step, confirmed) = {
         let state = record.read_live(now).ok()?;
         let Kind::Session { browser, .. } = &state.kind else { return None };
-        let (known, in_step) = state.known()?;
+        let (known, in_step) = state.cookie()?;
         (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
     };
     if in_step.deadline <= now {
@@ -84,7 +84,7 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Optio
     let principal = match in_step.principal.as_deref() {
         // An evicted, expired or newer record of the principal may lack what the token has.
         Some((key, carried)) if *carried != 0 => {
-            Some(memory.principal(key).filter(|record| record.live(now, State::carried) == Ok(*carried))?)
+            Some(memory.principal(key).filter(|record| record.live(now, State::revision) == Ok(*carried))?)
         }
         _ => None,
     };
@@ -209,8 +209,8 @@ impl Core {
     /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
     fn lives_here(&self, id: &SessionId, now: Millis) -> bool {
         match self.chain.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
-            Some(Known::Living(record)) => record.closed(now).is_none(),
-            Some(Known::Ended(_) | Known::Unknown) | None => false,
+            Some(SessionLookup::Live(record)) => record.closed(now).is_none(),
+            Some(SessionLookup::Ended(_) | SessionLookup::Unknown) | None => false,
         }
     }
 
@@ -224,14 +224,14 @@ impl Core {
         let key = RecordKey(*id.as_bytes());
         let brought = Brought { key: Some(key), ..Brought::default() };
         let known = match self.chain.memory.as_ref().map(|memory| memory.session(&key, now)) {
-            Some(Known::Ended(ended)) => return Ok((ended.into(), brought, None)),
-            Some(Known::Living(record)) => Some(record),
-            Some(Known::Unknown) | None => None,
+            Some(SessionLookup::Ended(ended)) => return Ok((ended.into(), brought, None)),
+            Some(SessionLookup::Live(record)) => Some(record),
+            Some(SessionLookup::Unknown) | None => None,
         };
         let stored = match &self.chain.store {
-            Some(store) if known.as_ref().is_none_or(|record| record.is_doubted()) => {
+            Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
                 let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
-                let abandoned = known.as_ref().map_or(0, |record| record.abandoned());
+                let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
                 let found = store.read(lookup, &self.chain.time).await?;
                 Some(Box::new((found, abandoned)))
             }
@@ -271,7 +271,7 @@ impl Core {
         }
         if current.is_idle(now) {
             // The token proves its id alone: no tombstone waits for the values of so old a token.
-            record.join_life(&current.life, now);
+            record.merge_life(&current.life, now);
             return Ok((Binding::Live(Bound { record }), brought, None));
         }
         let arrived = Arrived { current, retired, seen, stored };
@@ -295,13 +295,13 @@ impl Core {
             false => Successor::None,
         };
         let end = End { reason: CloseReason::Renewed, at, until, principal, successor: sequel.clone() };
-        let signed_out = match memory.end_unknown(&key, end, now) {
-            Known::Living(before) => {
+        let signed_out = match memory.end_id(&key, end, now) {
+            SessionLookup::Live(before) => {
                 let _ = self.end_as(&before, CloseReason::Renewed, sequel, now);
                 false
             }
-            Known::Ended(Ended::Recently(end)) => end.is_sign_out(),
-            Known::Ended(Ended::LongAgo) | Known::Unknown => false,
+            SessionLookup::Ended(EndedSession::Recently(end)) => end.is_sign_out(),
+            SessionLookup::Ended(EndedSession::LongAgo) | SessionLookup::Unknown => false,
         };
         if predecessor.shares_end && signed_out {
             // The sign-out came to this node before the renewal did.
@@ -312,15 +312,15 @@ impl Core {
 
 /// What a request gets whose id has ended, if it has.
 pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
-    record.end_of().map(|end| Ended::of(end, now).into())
+    record.end_of().map(|end| EndedSession::of(end, now).into())
 }
 
 /// For a minute a request with an ended id gets nothing, so that it can't come in the way of its successor.
-impl From<Ended> for Binding {
-    fn from(ended: Ended) -> Self {
+impl From<EndedSession> for Binding {
+    fn from(ended: EndedSession) -> Self {
         match ended {
-            Ended::Recently(end) => Self::Fenced(end.reason),
-            Ended::LongAgo => Self::Anonymous,
+            EndedSession::Recently(end) => Self::Fenced(end.reason),
+            EndedSession::LongAgo => Self::Anonymous,
         }
     }
 }

@@ -192,7 +192,7 @@ impl Core {
     /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
     /// a browser drops its cookie at the end that it was told.
     fn is_due(bound: &Bound) -> bool {
-        let due = bound.record.read().known().map(|(_, known)| known.due);
+        let due = bound.record.read().cookie().map(|(_, known)| known.refresh_after);
         due.is_some_and(|due| bound.record.used() >= due)
     }
 

@@ -23,7 +23,7 @@ use crate::{
     live::CloseReason,
     tier::{
         Commit, CommitKind, Committed, Mutation,
-        memory::record::{Extent, Kind, Record, Refused, Share, State},
+        memory::record::{BudgetShare, CommitRejected, Kind, Record, State, WriteScope},
     },
     value::{Json, Scope, ValueIndex},
     version::{Millis, Version},
@@ -123,7 +123,7 @@ impl Core {
     /// Begins a session where none lives. The caller holds [`turning`](Self::turning), since before it looked: what a
     /// clone writes first is to be in the session.
     pub(super) async fn begin(&self, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
-        let begun = || self.found(beginning.changes, Share::Whole, beginning.drawn, beginning.above(), now);
+        let begun = || self.found(beginning.changes, BudgetShare::Whole, beginning.drawn, beginning.above(), now);
         let (bound, _) = match beginning.drawn {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
@@ -214,7 +214,7 @@ impl Core {
     fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
         let schema = &self.chain.schema;
         let state = bound.record.read();
-        let json = |number: ValueIndex| state.kept(schema, number, now).and_then(|kept| kept.json.clone());
+        let json = |number: ValueIndex| state.value(schema, number, now).and_then(|kept| kept.json.clone());
         let change = |number: &ValueIndex| {
             let name = schema.get(*number).name;
             Some(Mutation { index: *number, name, json: Some(json(*number)?), version: None, replaces: None })
@@ -225,12 +225,12 @@ impl Core {
     /// The choices of which the user has none yet, and for which the user's record has room.
     fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
         let has = |state: &State, change: &Mutation| {
-            state.kept(&self.chain.schema, change.index, now).is_some_and(|kept| kept.json.is_some())
+            state.value(&self.chain.schema, change.index, now).is_some_and(|kept| kept.json.is_some())
         };
         let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
         let terms = self.chain.terms(Scope::Principal, now);
-        record.admit(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
+        record.check_budget(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
         Ok(adopted)
     }
 
@@ -246,7 +246,7 @@ impl Core {
     async fn adopt(&self, signed: &ResolvedPrincipal, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         let stands = |number| {
-            let kept = record.live(now, |state| state.kept(&self.chain.schema, number, now).cloned());
+            let kept = record.live(now, |state| state.value(&self.chain.schema, number, now).cloned());
             kept.ok().flatten()
         };
         for mut change in chosen {
@@ -309,7 +309,7 @@ impl Core {
         succession: &Succession<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let retired = bound.record.retire(CloseReason::Renewed, principal, now, |state| {
+        let retired = bound.record.end_with(CloseReason::Renewed, principal, now, |state| {
             let successor = self.successor(state, succession, now)?;
             *next.record.write() = successor;
             // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
@@ -329,8 +329,8 @@ impl Core {
         state: &State,
         Succession { beginning, predecessor }: &Succession<'_>,
         now: Millis,
-    ) -> Result<State, Refused> {
-        let Kind::Session { life, .. } = &state.kind else { return Err(Refused::Closed(CloseReason::Expired)) };
+    ) -> Result<State, CommitRejected> {
+        let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
         // Above the one before, which no `end_all_sessions` has reached, as all that this node has seen.
         let fresh = |above| self.chain.time.fresh(now, above);
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
@@ -342,20 +342,20 @@ impl Core {
         };
         let mut life = SessionLife::from(told);
         life.set_predecessor(*predecessor);
-        let mut next = state.successor(life);
+        let mut next = state.successor_state(life);
         if beginning.kind != BeginningKind::Renewal {
             next.values.retain(|number| self.chain.schema.get(number).scope == Scope::Session);
         }
         if beginning.changes.is_empty() {
             return Ok(next);
         }
-        let terms = self.chain.terms(Scope::Session, now).for_share(Share::Whole);
+        let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
         let version = self.chain.time.fresh(now, state.values.newest());
         // As if the store had stamped it: it takes what it is told of a successor as it is.
         let stamp = self.chain.store.as_ref().map(|_| version);
         let changes: Vec<_> =
             beginning.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
-        next.admit(&changes, terms)?;
+        next.check_budget(&changes, terms)?;
         next.apply(&changes, version, terms, &Judge::new(terms.schema));
         Ok(next)
     }
@@ -397,9 +397,9 @@ impl Core {
         }
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
         let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
-        let doubt = bound.record.doubt();
+        let doubt = bound.record.begin_store_write();
         let ended = store.write(end, &self.chain.time).await?;
-        doubt.clear();
+        doubt.confirmed();
         match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended => {
@@ -459,7 +459,7 @@ impl Core {
         if changes.is_empty() && !record.read().values.undeclared().any(|(_, kept)| kept.json.is_some()) {
             return self.writable(now).map(drop);
         }
-        self.commit(scope, Extent::All, &changes).await.map(drop)
+        self.commit(scope, WriteScope::ClearAll, &changes).await.map(drop)
     }
 }
 

@@ -7,14 +7,14 @@ use std::{
 
 use self::{
     expiry::Expiry,
-    losses::Losses,
+    lost_tombstones::LostTombstones,
     record::{Kind, Record, RecordKey},
     shards::Shards,
     tombstones::Tombstones,
 };
 pub(crate) use self::{
-    known::{Known, Taken},
-    tombstones::Ended,
+    lookup::{IdTaken, SessionLookup},
+    tombstones::EndedSession,
 };
 use crate::{
     chain::life::End,
@@ -25,20 +25,20 @@ use crate::{
     version::Millis,
 };
 
-mod doubt;
 mod evict;
 mod expiry;
-mod known;
-mod losses;
+mod lookup;
+mod lost_tombstones;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]
 mod schedules;
 mod shards;
 mod state;
-mod terms;
+mod store_sync;
 #[cfg(test)]
 mod tests;
 mod tombstones;
+mod write_context;
 
 /// Values in this process's memory: the tier in front of all others, and what makes changes live.
 ///
@@ -98,7 +98,7 @@ impl MemoryTier {
         Memory {
             records: Shards::new(self.max_bytes / size_of::<Record>()),
             tombstones: Tombstones::new(self.max_bytes),
-            losses: Losses::default(),
+            losses: LostTombstones::default(),
             expiry: Mutex::default(),
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
@@ -146,7 +146,7 @@ impl MemoryTierBuilder {
 pub(crate) struct Memory {
     records: Shards,
     tombstones: Tombstones,
-    losses: Losses,
+    losses: LostTombstones,
     expiry: Mutex<Expiry>,
     /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
     due: AtomicU64,
@@ -159,10 +159,10 @@ pub(crate) struct Memory {
 }
 
 /// How many due records a passing call looks at: above one, so that expiry keeps up with creation.
-const STEPS: usize = 2;
+const SWEEP_PER_CALL: usize = 2;
 
 /// Holders of a record that nobody is using: the map and the index.
-const IDLE: usize = 2;
+const INTERNAL_REFS: usize = 2;
 
 impl Memory {
     /// The record of a key, uncounted and whatever has become of it.
@@ -172,11 +172,11 @@ impl Memory {
     }
 
     /// What memory knows of a session.
-    pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> Known {
+    pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> SessionLookup {
         match self.records.get(key) {
-            Some(record) => Known::of(record, now),
+            Some(record) => SessionLookup::of(record, now),
             // In this order: a record that ends goes once its tombstone is there.
-            None => self.tombstones.find(key, now).map_or(Known::Unknown, Known::Ended),
+            None => self.tombstones.find(key, now).map_or(SessionLookup::Unknown, SessionLookup::Ended),
         }
     }
 
@@ -192,15 +192,15 @@ impl Memory {
         key: &RecordKey,
         now: Millis,
         make: impl FnOnce() -> Record,
-    ) -> Result<Arc<Record>, Ended> {
+    ) -> Result<Arc<Record>, EndedSession> {
         let found = match self.session(key, now) {
-            Known::Living(record) => return Ok(record),
-            Known::Ended(ended) => return Err(ended),
-            Known::Unknown => self.records.get_or_insert_with(key, || self.unless_ended(key, now, make)),
+            SessionLookup::Live(record) => return Ok(record),
+            SessionLookup::Ended(ended) => return Err(ended),
+            SessionLookup::Unknown => self.records.get_or_insert_with(key, || self.unless_ended(key, now, make)),
         };
         match found.map(|record| (record.end_of(), record))? {
             (None, record) => Ok(record),
-            (Some(end), _) => Err(Ended::of(end, now)),
+            (Some(end), _) => Err(EndedSession::of(end, now)),
         }
     }
 
@@ -210,18 +210,23 @@ impl Memory {
         key: &RecordKey,
         now: Millis,
         make: impl FnOnce() -> Record,
-    ) -> Result<Arc<Record>, Taken> {
+    ) -> Result<Arc<Record>, IdTaken> {
         let mut made = false;
         let make = || {
             made = true;
             make()
         };
         let record = self.records.get_or_insert_with(key, || self.unless_ended(key, now, make));
-        record.ok().filter(|_| made).ok_or(Taken)
+        record.ok().filter(|_| made).ok_or(IdTaken)
     }
 
     /// Asked under the shard's lock, under which a record that ends gives its place to a tombstone.
-    fn unless_ended(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Result<Record, Ended> {
+    fn unless_ended(
+        &self,
+        key: &RecordKey,
+        now: Millis,
+        make: impl FnOnce() -> Record,
+    ) -> Result<Record, EndedSession> {
         self.tombstones.find(key, now).map_or_else(|| Ok(make()), Err)
     }
 
@@ -238,16 +243,16 @@ impl Memory {
     }
 
     /// Leaves a tombstone of an id that memory does not know. Returns what memory knows of the id.
-    pub(crate) fn end_unknown(&self, key: &RecordKey, end: End, now: Millis) -> Known {
+    pub(crate) fn end_id(&self, key: &RecordKey, end: End, now: Millis) -> SessionLookup {
         let found = self.records.get_or_insert_with(key, || {
-            let known = self.tombstones.find(key, now).map_or(Known::Unknown, Known::Ended);
-            if matches!(known, Known::Unknown) {
+            let known = self.tombstones.find(key, now).map_or(SessionLookup::Unknown, SessionLookup::Ended);
+            if matches!(known, SessionLookup::Unknown) {
                 self.tombstones.insert(key, end);
             }
             Err(known)
         });
-        self.bound_tombstones(now);
-        found.map_or_else(|known| known, |record| Known::of(record, now))
+        self.cap_tombstones(now);
+        found.map_or_else(|known| known, |record| SessionLookup::of(record, now))
     }
 
     /// Drops a record that its maker did not come to use.
@@ -257,54 +262,54 @@ impl Memory {
         if let Some(record) = self.records.remove_if(key, |_| true) {
             expiry.remove(&record);
             drop(expiry);
-            self.uncount(&record);
+            self.sub_bytes(&record);
         }
     }
 
     /// Lets go of a principal's record: one that holds nothing, and never did, goes with its last holder.
     pub(crate) fn release(&self, record: Arc<Record>) {
-        if !record.read().is_passing() {
+        if !record.read().is_never_used() {
             return;
         }
         let key = *record.key();
         drop(record);
         let mut expiry = self.expiry.lock();
         let removed = self.records.remove_if(&key, |record| {
-            let passing = record.read().is_passing();
+            let passing = record.read().is_never_used();
             // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
             if passing && Arc::strong_count(record) == 1 + usize::from(!record.place.is_none()) {
                 return true;
             }
             // Who only looks at it just now does not come here afterwards: let it expire at least.
             if passing {
-                expiry.add(Arc::clone(record), record.until());
+                expiry.add(Arc::clone(record), record.forget_after());
             }
             false
         });
         if let Some(record) = removed {
             expiry.remove(&record);
         }
-        self.note_due(&expiry);
+        self.publish_due(&expiry);
     }
 
     /// Counts a record that changed, or leaves its tombstone if it has ended, and does a bounded step of the work that is
     /// due.
-    pub(crate) fn settle(&self, record: &Arc<Record>, now: Millis) {
-        let grown = self.count(record).unwrap_or_else(|| {
-            self.bury(record, now);
+    pub(crate) fn account_and_sweep(&self, record: &Arc<Record>, now: Millis) {
+        let grown = self.add_bytes(record).unwrap_or_else(|| {
+            self.replace_with_tombstone(record, now);
             0
         });
         if record.place.is_none() {
             let mut expiry = self.expiry.lock();
             // One that has ended meanwhile is in the map no more, or not for long.
             if !record.has_ended() {
-                expiry.add(Arc::clone(record), record.until());
-                self.note_due(&expiry);
+                expiry.add(Arc::clone(record), record.forget_after());
+                self.publish_due(&expiry);
             }
         }
-        self.sweep(now, STEPS);
+        self.sweep(now, SWEEP_PER_CALL);
         // One that grew by much makes room for all of it: no record takes less than it counts as empty.
-        let most = STEPS + grown / size_of::<Record>();
+        let most = SWEEP_PER_CALL + grown / size_of::<Record>();
         for _ in 0..most {
             if self.bytes() <= self.max_bytes || !self.evict() {
                 break;
@@ -314,7 +319,7 @@ impl Memory {
 
     /// Puts a tombstone in the place of a record that has ended. Handles that hold the record keep it: nothing changes it
     /// any more.
-    fn bury(&self, record: &Arc<Record>, now: Millis) {
+    fn replace_with_tombstone(&self, record: &Arc<Record>, now: Millis) {
         let mut expiry = self.expiry.lock();
         let buried = self.records.remove_if(record.key(), |found| {
             let end = if Arc::ptr_eq(found, record) { found.end_of() } else { None };
@@ -324,23 +329,23 @@ impl Memory {
             return;
         }
         expiry.remove(record);
-        self.note_due(&expiry);
+        self.publish_due(&expiry);
         drop(expiry);
-        self.bound_tombstones(now);
+        self.cap_tombstones(now);
     }
 
     /// Drops tombstones above their cap. No lock is held here: the trace of the losses runs the application's code.
-    fn bound_tombstones(&self, now: Millis) {
+    fn cap_tombstones(&self, now: Millis) {
         let lost = self.tombstones.make_room();
         if lost > 0 {
             self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
-            self.losses.tell(lost, now);
+            self.losses.trace(lost, now);
         }
     }
 
     /// Counts what a record takes now. Returns by how much that is more than before; none for one that has ended, which
     /// takes nothing but its tombstone.
-    fn count(&self, record: &Record) -> Option<usize> {
+    fn add_bytes(&self, record: &Record) -> Option<usize> {
         let mut state = record.write();
         let ended = matches!(state.kind, Kind::Ended(_));
         let bytes = if ended { 0 } else { state.bytes() + record.extras_bytes() };
@@ -356,13 +361,13 @@ impl Memory {
         (!ended).then_some(after.saturating_sub(before) as usize)
     }
 
-    fn uncount(&self, record: &Record) -> u32 {
+    fn sub_bytes(&self, record: &Record) -> u32 {
         let counted = std::mem::take(&mut record.write().counted);
         self.bytes.fetch_sub(counted as usize, Ordering::Relaxed);
         counted
     }
 
-    fn note_due(&self, expiry: &Expiry) {
+    fn publish_due(&self, expiry: &Expiry) {
         self.due.store(expiry.first().map_or(u64::MAX, |first| first.0), Ordering::Relaxed);
     }
 
@@ -393,7 +398,7 @@ impl Memory {
                 Err((record, until)) => expiry.add(record, until.max(now)),
             }
         }
-        self.note_due(&expiry);
+        self.publish_due(&expiry);
         drop(expiry);
         // Once for all: a step that changed them for each record took a tenth longer.
         self.expired.fetch_add(expired, Ordering::Relaxed);
@@ -404,9 +409,9 @@ impl Memory {
     /// Drops a record that the index has given up, if it is over and nobody is using it. Returns the bytes that were
     /// counted for it, or else it and when it is over.
     fn drop_if_over(&self, mut record: Arc<Record>, now: Millis) -> Result<u32, (Arc<Record>, Millis)> {
-        let (used, until) = (record.used(), record.until());
+        let (used, until) = (record.used(), record.forget_after());
         // What is over is brought back by nothing but another use: where there was none, it still is.
-        let idle = |record: &Arc<Record>| is_held_by(record, IDLE) && record.used() == used;
+        let idle = |record: &Arc<Record>| is_held_by(record, INTERNAL_REFS) && record.used() == used;
         if until > now || self.records.remove_if(record.key(), idle).is_none() {
             return Err((record, until));
         }

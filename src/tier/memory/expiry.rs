@@ -20,27 +20,27 @@ use crate::{
 
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    minutes: BTreeMap<u32, Minute>,
+    minutes: BTreeMap<u32, MinuteBucket>,
 }
 
 /// The records of one minute, in pieces: a list that grows is copied as a whole, and while it is, everybody waits.
 #[derive(Debug, Default)]
-struct Minute(Vec<Vec<Arc<Record>>>);
+struct MinuteBucket(Vec<Vec<Arc<Record>>>);
 
 /// 4 KiB of pointers.
-const PIECE: usize = 512;
+const CHUNK: usize = 512;
 
 const MINUTE: u64 = 60_000;
 
 /// Where a record is in the index. Changed under the index's lock alone.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct IndexSlot {
     /// 0 for a record that is not in the index: no deadline is in the first minute of 1970.
     minute: AtomicU32,
     at: AtomicU32,
 }
 
-impl Place {
+impl IndexSlot {
     pub(super) fn is_none(&self) -> bool {
         self.minute.load(Ordering::Relaxed) == 0
     }
@@ -71,11 +71,11 @@ impl Expiry {
     fn put(&mut self, record: Arc<Record>, deadline: Millis) {
         // A deadline within a minute belongs to the next: when it comes, all in it are over.
         let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
-        let Minute(pieces) = self.minutes.entry(minute).or_default();
-        if pieces.last().is_none_or(|piece| piece.len() == PIECE) {
+        let MinuteBucket(pieces) = self.minutes.entry(minute).or_default();
+        if pieces.last().is_none_or(|piece| piece.len() == CHUNK) {
             pieces.push(Vec::new());
         }
-        let before = (pieces.len() - 1) * PIECE;
+        let before = (pieces.len() - 1) * CHUNK;
         if let Some(piece) = pieces.last_mut() {
             record.place.set(minute, before + piece.len());
             piece.push(record);
@@ -91,8 +91,8 @@ impl Expiry {
         if std::ptr::eq(&*last, record) {
             return Some(last);
         }
-        let Minute(pieces) = self.minutes.get_mut(&minute)?;
-        let place = pieces.get_mut(at / PIECE)?.get_mut(at % PIECE)?;
+        let MinuteBucket(pieces) = self.minutes.get_mut(&minute)?;
+        let place = pieces.get_mut(at / CHUNK)?.get_mut(at % CHUNK)?;
         last.place.set(minute, at);
         Some(std::mem::replace(place, last))
     }
@@ -110,8 +110,8 @@ impl Expiry {
     }
 }
 
-fn take_last(mut minute: OccupiedEntry<'_, u32, Minute>) -> Option<Arc<Record>> {
-    let Minute(pieces) = minute.get_mut();
+fn take_last(mut minute: OccupiedEntry<'_, u32, MinuteBucket>) -> Option<Arc<Record>> {
+    let MinuteBucket(pieces) = minute.get_mut();
     let last = pieces.last_mut()?.pop();
     if pieces.last().is_some_and(Vec::is_empty) {
         pieces.pop();
@@ -167,7 +167,7 @@ mod tests {
         /// Against a plain list: pieces of a minute that fill and empty, and places that are taken by others.
         #[test]
         fn any_order_of_additions_and_removals_leaves_exactly_the_rest(
-            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..3 * PIECE),
+            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..3 * CHUNK),
         ) {
             let (mut expiry, mut plain) = (Expiry::default(), Vec::new());
             for (number, (add, minute, which)) in (0..).zip(steps) {

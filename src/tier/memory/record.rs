@@ -13,10 +13,10 @@ use once_cell::race::OnceBox;
 
 #[cfg(feature = "inspector")]
 pub(crate) use super::state::room::JsonRoom;
-use super::{doubt::Doubt, expiry::Place};
+use super::{expiry::IndexSlot, store_sync::PendingWrite};
 pub(crate) use super::{
-    state::{Browser, InStep, Kind, RecordKey, State},
-    terms::{Extent, Refused, Share, Terms, Via},
+    state::{CookieSnapshot, CookieSync, Kind, RecordKey, State},
+    write_context::{BudgetShare, CommitRejected, IncomingFrom, WriteContext, WriteScope},
 };
 use crate::{
     chain::{
@@ -50,13 +50,13 @@ pub(crate) struct Record {
     /// session takes the lock from the others.
     stamp: AtomicU64,
     /// Where the index of expiry has it.
-    pub(super) place: Place,
+    pub(super) place: IndexSlot,
     extras: OnceBox<extras::RecordExtras>,
 }
 
 impl Record {
     pub(crate) fn session(key: RecordKey, life: SessionLife, used: Millis) -> Self {
-        Self::new(key, Kind::Session { life, browser: Browser::default() }, used)
+        Self::new(key, Kind::Session { life, browser: CookieSync::default() }, used)
     }
 
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
@@ -78,8 +78,8 @@ impl Record {
         Self {
             key,
             used: AtomicU64::new(used.0),
-            stamp: AtomicU64::new(state.carried()),
-            place: Place::default(),
+            stamp: AtomicU64::new(state.revision()),
+            place: IndexSlot::default(),
             extras: OnceBox::new(),
             state: RwLock::new(state),
         }
@@ -93,12 +93,12 @@ impl Record {
         self.state.read()
     }
 
-    pub(crate) fn write(&self) -> Writing<'_> {
-        Writing { state: self.state.write(), stamp: &self.stamp }
+    pub(crate) fn write(&self) -> StateGuard<'_> {
+        StateGuard { state: self.state.write(), stamp: &self.stamp }
     }
 
     /// The stamp of what browsers carry of it, without a lock.
-    pub(crate) fn stamp(&self) -> u64 {
+    pub(crate) fn revision(&self) -> u64 {
         self.stamp.load(Ordering::Acquire)
     }
 
@@ -156,21 +156,21 @@ impl Record {
     /// Until when a shared store has to have it: it isn't told of each use of a session, of which memory and the seal know.
     pub(crate) fn expires(&self) -> Millis {
         let state = self.read();
-        state.absolute_deadline().unwrap_or_else(|| state.until(self.used()))
+        state.absolute_deadline().unwrap_or_else(|| state.forget_after(self.used()))
     }
 
     /// When nothing that somebody may still hold of it can matter any more.
-    pub(crate) fn until(&self) -> Millis {
-        self.read().until(self.used())
+    pub(crate) fn forget_after(&self) -> Millis {
+        self.read().forget_after(self.used())
     }
 
     /// The state, once it is known of all that meets there whether this build can read it. The application's code is asked
     /// for that, under no lock, and again for what others have brought meanwhile.
-    fn write_judged(
+    fn write_checked(
         &self,
         brought: impl Iterator<Item = (ValueIndex, StoredValue)> + Clone,
         judge: &mut Judge<'_>,
-    ) -> Writing<'_> {
+    ) -> StateGuard<'_> {
         loop {
             let state = self.write();
             let unjudged = state.values.unjudged(brought.clone(), judge);
@@ -188,7 +188,7 @@ impl Record {
     }
 
     /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
-    pub(crate) fn commit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<Version, Refused> {
+    pub(crate) fn commit(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<Version, CommitRejected> {
         let stamped = |change: &Mutation| {
             let version = change.version?;
             let written = terms.time.written(version, terms.now);
@@ -199,14 +199,14 @@ impl Record {
         let mut judge = Judge::new(terms.schema);
         stamped.clone().for_each(|(number, kept)| judge.trust(number, kept));
         let version = {
-            let mut state = self.write_judged(stamped, &mut judge);
-            self.begin_anew(&mut state, terms.now);
+            let mut state = self.write_checked(stamped, &mut judge);
+            self.reset_if_idle(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
-                return Err(Refused::Closed(closed));
+                return Err(CommitRejected::Closed(closed));
             }
-            state.correct(terms);
+            state.correct_future_versions(terms);
             state.prune(terms);
-            state.admit(changes, terms)?;
+            state.check_budget(changes, terms)?;
             let version = terms.time.fresh(terms.now, state.values.newest());
             state.apply(changes, version, terms, &judge);
             self.touch(terms.now);
@@ -217,7 +217,7 @@ impl Record {
     }
 
     /// Takes over another node's word on how long the session lives, if it is newer.
-    pub(crate) fn join_life(&self, other: &SessionLife, now: Millis) {
+    pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) {
         if other.lifetime_version() == Version::ZERO {
             return;
         }
@@ -249,9 +249,9 @@ impl Record {
 
     /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins
     /// another. To be called before anything counts as use of it, which would bring the old one back.
-    pub(crate) fn begin_anew(&self, state: &mut State, now: Millis) {
+    pub(crate) fn reset_if_idle(&self, state: &mut State, now: Millis) {
         if matches!(state.kind, Kind::Principal { .. }) && state.deadline(self.used()) <= now {
-            state.empty();
+            state.clear_keeping_tombstones();
             self.touch(now);
         }
     }
@@ -269,41 +269,41 @@ impl Record {
     }
 
     /// Whether the changes would be taken, without making them.
-    pub(crate) fn admit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<(), Refused> {
+    pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         let state = self.read();
         match state.closed(self.used(), terms.now) {
-            Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(Refused::Closed(closed)),
-            _ => state.admit(changes, terms),
+            Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(CommitRejected::Closed(closed)),
+            _ => state.check_budget(changes, terms),
         }
     }
 
-    /// See [`Doubts::begin`].
-    pub(crate) fn doubt(&self) -> Doubt<'_> {
-        self.extras().doubts.begin()
+    /// See [`StoreSync::begin`].
+    pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
+        self.extras().sync.begin()
     }
 
     /// One that is made without asking the store, which may know more of its owner: the next load asks.
-    pub(crate) fn unasked(self) -> Self {
-        drop(self.doubt());
+    pub(crate) fn never_loaded(self) -> Self {
+        drop(self.begin_store_write());
         self
     }
 
-    /// What [`abandoned`](Self::abandoned) is of one that is [`unasked`](Self::unasked), and was not there before.
-    pub(crate) const UNASKED: usize = 1;
+    /// What [`abandoned`](Self::abandoned_writes) is of one that is [`unasked`](Self::never_loaded), and was not there before.
+    pub(crate) const NEVER_LOADED: usize = 1;
 
-    pub(crate) fn is_doubted(&self) -> bool {
-        self.extras.get().is_some_and(|waiting| waiting.doubts.any())
+    pub(crate) fn is_stale(&self) -> bool {
+        self.extras.get().is_some_and(|waiting| waiting.sync.is_stale())
     }
 
-    /// See [`Doubts::abandoned`].
-    pub(crate) fn abandoned(&self) -> usize {
-        self.extras.get().map_or(0, |waiting| waiting.doubts.abandoned())
+    /// See [`StoreSync::abandoned_writes`].
+    pub(crate) fn abandoned_writes(&self) -> usize {
+        self.extras.get().map_or(0, |waiting| waiting.sync.abandoned_writes())
     }
 
-    /// See [`Doubts::reassure`].
-    pub(crate) fn reassure(&self, abandoned: usize) {
+    /// See [`StoreSync::mark_read`].
+    pub(crate) fn mark_read(&self, abandoned: usize) {
         if let Some(waiting) = self.extras.get() {
-            waiting.doubts.reassure(abandoned);
+            waiting.sync.mark_read(abandoned);
         }
     }
 
@@ -316,23 +316,23 @@ impl Record {
     /// session that is over takes none.
     ///
     /// `filled` is told of the declared values that changed, if anybody minds.
-    pub(crate) fn join<'a>(
+    pub(crate) fn merge<'a>(
         &self,
-        via: Via,
-        entries: impl Iterator<Item = Carried<'a>> + Clone,
-        terms: Terms<'_>,
+        via: IncomingFrom,
+        entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
+        terms: WriteContext<'_>,
         filled: Option<&mut Vec<(ValueIndex, Version)>>,
-    ) -> Joined {
+    ) -> MergeResult {
         let mut judge = Judge::new(terms.schema);
         let joined = {
-            let brought = entries.clone().filter_map(|carried| Some((carried.number?, carried.kept)));
-            let mut state = self.write_judged(brought, &mut judge);
-            self.begin_anew(&mut state, terms.now);
+            let brought = entries.clone().filter_map(|carried| Some((carried.number?, carried.value)));
+            let mut state = self.write_checked(brought, &mut judge);
+            self.reset_if_idle(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
-                return Joined { changed: false, equal: false, carried: state.carried() };
+                return MergeResult { changed: false, same: false, revision: state.revision() };
             }
-            state.correct(terms);
-            state.join(via, entries, terms, &judge, filled)
+            state.correct_future_versions(terms);
+            state.merge(via, entries, terms, &judge, filled)
         };
         if joined.changed {
             self.notify_all();
@@ -348,29 +348,29 @@ impl Record {
         sequel: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
-        let ended = self.retire(reason, principal, now, |_| Ok(sequel));
+        let ended = self.end_with(reason, principal, now, |_| Ok(sequel));
         self.notify_all();
         ended.map_err(|refused| match refused {
-            Refused::Closed(closed) => closed,
-            Refused::Outdated | Refused::TooLarge(_) => reason,
+            CommitRejected::Closed(closed) => closed,
+            CommitRejected::Outdated | CommitRejected::TooLarge(_) => reason,
         })
     }
 
     /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
-    /// noted as [`End::successor`]. Nobody is told yet.
-    pub(crate) fn retire(
+    /// noted as [`End::successor_state`]. Nobody is told yet.
+    pub(crate) fn end_with(
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
         now: Millis,
-        succeed: impl FnOnce(&State) -> Result<Successor, Refused>,
-    ) -> Result<(), Refused> {
+        succeed: impl FnOnce(&State) -> Result<Successor, CommitRejected>,
+    ) -> Result<(), CommitRejected> {
         let mut state = self.write();
         if let Some(closed) = state.closed(self.used(), now) {
-            return Err(Refused::Closed(closed));
+            return Err(CommitRejected::Closed(closed));
         }
         let sequel = succeed(&state)?;
-        let until = state.absolute_deadline().unwrap_or(now).max(state.until(self.used()));
+        let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
         state.end(End { reason, at: now, until, principal, successor: sequel });
         Ok(())
     }
@@ -397,12 +397,12 @@ impl Record {
 }
 
 /// The state, locked to be changed.
-pub(crate) struct Writing<'a> {
+pub(crate) struct StateGuard<'a> {
     state: RwLockWriteGuard<'a, State>,
     stamp: &'a AtomicU64,
 }
 
-impl Deref for Writing<'_> {
+impl Deref for StateGuard<'_> {
     type Target = State;
 
     fn deref(&self) -> &State {
@@ -410,32 +410,32 @@ impl Deref for Writing<'_> {
     }
 }
 
-impl DerefMut for Writing<'_> {
+impl DerefMut for StateGuard<'_> {
     fn deref_mut(&mut self) -> &mut State {
         &mut self.state
     }
 }
 
-impl Drop for Writing<'_> {
+impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        self.stamp.store(self.state.carried(), Ordering::Release);
+        self.stamp.store(self.state.revision(), Ordering::Release);
     }
 }
 
 /// A value on its way into a record.
 #[derive(Clone, Debug)]
-pub(crate) struct Carried<'a> {
+pub(crate) struct IncomingValue<'a> {
     pub(crate) number: Option<ValueIndex>,
     pub(crate) name: Cow<'a, str>,
-    pub(crate) kept: StoredValue,
+    pub(crate) value: StoredValue,
 }
 
 /// What came of taking over changes.
 #[derive(Debug)]
-pub(crate) struct Joined {
+pub(crate) struct MergeResult {
     pub(crate) changed: bool,
     /// What was brought is what stands here now, name by name. There may be more here.
-    pub(crate) equal: bool,
+    pub(crate) same: bool,
     /// The stamp of the state of which all this is true.
-    pub(crate) carried: u64,
+    pub(crate) revision: u64,
 }

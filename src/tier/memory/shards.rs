@@ -20,7 +20,7 @@ pub(super) struct Shards {
     shards: Box<[Shard]>,
     /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
     hasher: RandomState,
-    /// Where [`visit`](Self::visit) goes on: the shard, and how many of its records were passed.
+    /// Where [`visit`](Self::scan_from_cursor) goes on: the shard, and how many of its records were passed.
     hand: AtomicU64,
 }
 
@@ -97,7 +97,7 @@ impl Shards {
 
     /// Shows records until `look` has seen enough of them, each once in a round through all. In a table they stand in the
     /// order of a seeded hash: what is shown is a random sample, whatever made them.
-    pub(super) fn visit(&self, mut look: impl FnMut(&Arc<Record>) -> std::ops::ControlFlow<()>) {
+    pub(super) fn scan_from_cursor(&self, mut look: impl FnMut(&Arc<Record>) -> std::ops::ControlFlow<()>) {
         let hand = self.hand.load(Ordering::Relaxed);
         let (mut at, mut passed) = ((hand >> 32) as usize, (hand & u64::from(u32::MAX)) as usize);
         // One more than there are: the first is gone through in two halves.

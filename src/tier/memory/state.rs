@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    record::{Carried, Joined, Record},
-    terms::{Extent, Terms, Via},
+    record::{IncomingValue, MergeResult, Record},
+    write_context::{IncomingFrom, WriteContext, WriteScope},
 };
 use crate::{
     chain::{
@@ -39,7 +39,7 @@ pub(crate) struct State {
     pub(crate) kind: Kind,
     /// Stamps the last change of what browsers carry; drawn from one counter of the process, so that no two states of
     /// any records share one.
-    carried: u64,
+    revision: u64,
     /// How many changes there were, for streams that skipped some. It wraps.
     pub(crate) changes: u32,
     /// Bytes as last counted towards the tier's bound.
@@ -50,7 +50,7 @@ pub(crate) struct State {
 pub(crate) enum Kind {
     Session {
         life: SessionLife,
-        browser: Browser,
+        browser: CookieSync,
     },
     /// `revoked` is when `not_before` was set.
     Principal {
@@ -66,33 +66,33 @@ pub(crate) enum Kind {
 
 /// What this node knows of the browser that holds a session.
 #[derive(Debug, Default)]
-pub(crate) struct Browser {
+pub(crate) struct CookieSync {
     /// The exact token that was last sealed for or opened from it. Nothing has the digest of nothing.
-    known: Digest,
-    /// That token's part in [`InStep`]; long past without a token.
+    fingerprint: Digest,
+    /// That token's part in [`CookieSnapshot`]; long past without a token.
     deadline: Millis,
     principal: Option<Arc<(RecordKey, u64)>>,
     /// That token holds all that there is of the session.
-    current: bool,
+    complete: bool,
     /// A request has brought this session's cookie.
     pub(crate) confirmed: bool,
     /// The session has held values that no browser carries and no store has stamped.
-    pub(crate) uncarried: bool,
-    /// See [`State::note_unstored`].
-    unstored: bool,
+    pub(crate) has_server_only: bool,
+    /// See [`State::mark_unstored`].
+    has_unstored: bool,
     /// The minute in which that token was sealed.
     sealed: u32,
 }
 
 /// A token that held all that there was, and what that was.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct InStep {
+pub(crate) struct CookieSnapshot {
     /// When the session ends if it is not used again, as far as this token tells.
     pub(crate) deadline: Millis,
     /// When it was sealed, to the minute.
     pub(crate) sealed: Millis,
     /// See [`SessionLife::refresh_after`].
-    pub(crate) due: Millis,
+    pub(crate) refresh_after: Millis,
     pub(crate) session: u64,
     /// Shared between the record and the handles: most sessions are nobody's, and whose changes rarely.
     pub(crate) principal: Option<Arc<(RecordKey, u64)>>,
@@ -106,26 +106,26 @@ impl std::fmt::Debug for RecordKey {
 
 const MINUTE: u64 = 60_000;
 
-fn stamp() -> u64 {
+fn next_revision() -> u64 {
     static STAMPS: AtomicU64 = AtomicU64::new(1);
     STAMPS.fetch_add(1, Ordering::Relaxed)
 }
 
 impl State {
     pub(crate) fn new(kind: Kind) -> Self {
-        Self { values: Values::default(), kind, carried: stamp(), changes: 0, counted: 0 }
+        Self { values: Values::default(), kind, revision: next_revision(), changes: 0, counted: 0 }
     }
 
     /// A session's next one begins with all its values, under an id of which no browser knows.
-    pub(crate) fn successor(&self, life: SessionLife) -> Self {
+    pub(crate) fn successor_state(&self, life: SessionLife) -> Self {
         let (uncarried, unstored) = match &self.kind {
             // A store is told of the declared values only.
             Kind::Session { browser, .. } => {
-                (browser.uncarried, browser.unstored || self.values.undeclared().next().is_some())
+                (browser.has_server_only, browser.has_unstored || self.values.undeclared().next().is_some())
             }
             Kind::Principal { .. } | Kind::Ended(_) => (false, true),
         };
-        let browser = Browser { uncarried, unstored, ..Browser::default() };
+        let browser = CookieSync { has_server_only: uncarried, has_unstored: unstored, ..CookieSync::default() };
         // Counted on, as the values tell by the count which change brought them.
         Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
     }
@@ -133,20 +133,20 @@ impl State {
     /// Nothing is left but that it ended.
     pub(super) fn end(&mut self, end: End) {
         let (changes, counted) = (self.changes, self.counted);
-        *self = Self { changes, counted, ..Self::new(Kind::Ended(Box::new(end))) };
+        *self = Self { changes, counted: counted, ..Self::new(Kind::Ended(Box::new(end))) };
         self.count_change();
     }
 
     /// The stamp of what browsers carry of it.
-    pub(crate) const fn carried(&self) -> u64 {
-        self.carried
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
     }
 
     /// Marks that what browsers carry of it has changed.
-    fn restamp(&mut self) {
-        self.carried = stamp();
+    fn bump_revision(&mut self) {
+        self.revision = next_revision();
         if let Kind::Session { browser, .. } = &mut self.kind {
-            browser.current = false;
+            browser.complete = false;
         }
     }
 
@@ -155,34 +155,43 @@ impl State {
     }
 
     /// The token that the browser was last seen with or given, by its digest, and what it held.
-    pub(crate) fn known(&self) -> Option<(Digest, InStep)> {
+    pub(crate) fn cookie(&self) -> Option<(Digest, CookieSnapshot)> {
         let Kind::Session { life, browser } = &self.kind else { return None };
-        let Browser { known, deadline, current, .. } = *browser;
+        let CookieSync { fingerprint: known, deadline, complete: current, .. } = *browser;
         if deadline == Millis::default() {
             return None;
         }
         // No state has the stamp 0: a token that lacks something is in step with none.
-        let session = if current { self.carried } else { 0 };
+        let session = if current { self.revision } else { 0 };
         let (sealed, principal) = (Millis(u64::from(browser.sealed) * MINUTE), browser.principal.clone());
-        Some((known, InStep { deadline, sealed, due: life.refresh_after(deadline, sealed), session, principal }))
+        Some((
+            known,
+            CookieSnapshot {
+                deadline,
+                sealed,
+                refresh_after: life.refresh_after(deadline, sealed),
+                session,
+                principal,
+            },
+        ))
     }
 
     /// From now on the browser has this token.
-    pub(crate) fn know(&mut self, known: Digest, held: InStep) {
+    pub(crate) fn set_cookie(&mut self, known: Digest, held: CookieSnapshot) {
         let Kind::Session { browser, .. } = &mut self.kind else { return };
-        let InStep { deadline, sealed, session, principal, .. } = held;
-        browser.current = session == self.carried;
+        let CookieSnapshot { deadline, sealed, session, principal, .. } = held;
+        browser.complete = session == self.revision;
         browser.sealed = u32::try_from(sealed.0 / MINUTE).unwrap_or(u32::MAX);
-        (browser.known, browser.deadline, browser.principal) = (known, deadline, principal);
+        (browser.fingerprint, browser.deadline, browser.principal) = (known, deadline, principal);
     }
 
     /// Nothing is lost where memory loses it: a browser holds all of it but for what the store holds, or the store does.
-    pub(super) fn is_saved(&self) -> bool {
+    pub(super) fn is_clean(&self) -> bool {
         match &self.kind {
             Kind::Session { life, browser } => {
                 // Of a lifetime of its own only tokens tell.
-                let stored = !browser.unstored && life.lifetime_version() == Version::ZERO;
-                stored || browser.current && !browser.uncarried
+                let stored = !browser.has_unstored && life.lifetime_version() == Version::ZERO;
+                stored || browser.complete && !browser.has_server_only
             }
             Kind::Principal { unstored, .. } => !unstored,
             Kind::Ended(_) => false,
@@ -191,11 +200,10 @@ impl State {
 
     /// Notes that it holds something of which no store has said that it has it. One that never did is empty, or its store
     /// holds all of it.
-    const fn note_unstored(&mut self) {
+    const fn mark_unstored(&mut self) {
         match &mut self.kind {
-            Kind::Session { browser: Browser { unstored, .. }, .. } | Kind::Principal { unstored, .. } => {
-                *unstored = true
-            }
+            Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
+            | Kind::Principal { unstored, .. } => *unstored = true,
             Kind::Ended(_) => {}
         }
     }
@@ -218,7 +226,7 @@ impl State {
 
     /// When nothing needs the record any more. A session that was given a shorter life is remembered to be over for as long
     /// as tokens of the longer one open; a principal's removed value, for as long as a cookie could bring the value back.
-    pub(crate) fn until(&self, used: Millis) -> Millis {
+    pub(crate) fn forget_after(&self, used: Millis) -> Millis {
         let longer = match &self.kind {
             Kind::Session { life, .. } => life.previous_deadline(),
             Kind::Principal { removals, .. } => *removals,
@@ -228,7 +236,7 @@ impl State {
     }
 
     /// Notes that a value was removed.
-    fn note_removal(&mut self, written: Millis, terms: Terms<'_>) {
+    fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
         if let Kind::Principal { removals, .. } = &mut self.kind {
             *removals = (*removals).max(written.after(terms.tombstones));
         }
@@ -246,7 +254,7 @@ impl State {
         let before = life.deadline(now);
         let changed = change(life, before);
         if changed {
-            self.restamp();
+            self.bump_revision();
             self.count_change();
         }
         changed
@@ -280,22 +288,22 @@ impl State {
     }
 
     /// The stamp of what browsers carry of it; 0 for a principal's record that holds nothing, which is there or not.
-    pub(crate) fn stamp(&self) -> u64 {
-        if self.is_vacant() { 0 } else { self.carried }
+    pub(crate) fn cookie_revision(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.revision }
     }
 
     /// A principal's record that holds nothing: it is there only for who waits on it.
-    pub(crate) fn is_vacant(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         matches!(self.kind, Kind::Principal { not_before: Version::ZERO, .. }) && self.values.is_empty()
     }
 
     /// The same, and it never was settled: nothing is lost, and nothing counted, if it goes.
-    pub(super) fn is_passing(&self) -> bool {
-        self.counted == 0 && self.is_vacant()
+    pub(super) fn is_never_used(&self) -> bool {
+        self.counted == 0 && self.is_empty()
     }
 
     /// The live copy or tombstone of a value, unless past the value's own lifetime.
-    pub(crate) fn kept(&self, schema: &Schema, number: ValueIndex, now: Millis) -> Option<&StoredValue> {
+    pub(crate) fn value(&self, schema: &Schema, number: ValueIndex, now: Millis) -> Option<&StoredValue> {
         let kept = self.values.get(number)?;
         let over = kept.expires(schema.get(number).max_age).is_some_and(|end| end <= now);
         (!over).then_some(kept)
@@ -303,7 +311,7 @@ impl State {
 
     /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
     /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
-    pub(crate) fn carried_entries<'a>(
+    pub(crate) fn cookie_entries<'a>(
         &'a self,
         schema: &'a Schema,
     ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
@@ -323,13 +331,13 @@ impl State {
     }
 
     /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
-    pub(super) fn correct(&mut self, terms: Terms<'_>) {
-        if !terms.stored {
+    pub(super) fn correct_future_versions(&mut self, terms: WriteContext<'_>) {
+        if !terms.store_stamps {
             self.values.correct_future_versions(terms.time, terms.now);
         }
     }
 
-    pub(super) fn prune(&mut self, terms: Terms<'_>) {
+    pub(super) fn prune(&mut self, terms: WriteContext<'_>) {
         let mut horizon = terms.now.before(terms.tombstones);
         if let Kind::Session { life, .. } = &self.kind {
             horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.skew)));
@@ -340,8 +348,8 @@ impl State {
         self.values.prune(terms.schema, terms.now, horizon);
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: Terms<'_>, judge: &Judge<'_>) {
-        if terms.extent == Extent::All || changes.iter().any(|change| change.json.is_none()) {
+    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>, judge: &Judge<'_>) {
+        if terms.scope == WriteScope::ClearAll || changes.iter().any(|change| change.json.is_none()) {
             self.note_removal(terms.now, terms);
         }
         for change in changes {
@@ -360,37 +368,37 @@ impl State {
                 }
                 None => {
                     self.values.write(change.index, change.name, kept(version, terms.now), self.changes);
-                    self.note_unstored();
+                    self.mark_unstored();
                 }
             }
             match (terms.schema.get(change.index).in_cookie(), &mut self.kind) {
-                (true, _) => self.restamp(),
-                (false, Kind::Session { browser, .. }) => browser.uncarried |= change.version.is_none(),
+                (true, _) => self.bump_revision(),
+                (false, Kind::Session { browser, .. }) => browser.has_server_only |= change.version.is_none(),
                 (false, _) => {}
             }
         }
-        if terms.extent == Extent::All {
+        if terms.scope == WriteScope::ClearAll {
             self.values.note_cleared(version);
             if self.values.tombstone_undeclared(version, terms.now) {
-                self.note_unstored();
-                self.restamp();
+                self.mark_unstored();
+                self.bump_revision();
             }
         }
         self.count_change();
     }
 
     /// Takes over changes that carry their versions, and says what came of it.
-    pub(super) fn join<'a>(
+    pub(super) fn merge<'a>(
         &mut self,
-        via: Via,
-        entries: impl Iterator<Item = Carried<'a>>,
-        terms: Terms<'_>,
+        via: IncomingFrom,
+        entries: impl Iterator<Item = IncomingValue<'a>>,
+        terms: WriteContext<'_>,
         judge: &Judge<'_>,
         mut filled: Option<&mut Vec<(ValueIndex, Version)>>,
-    ) -> Joined {
+    ) -> MergeResult {
         self.values.reserve(entries.size_hint().1.unwrap_or(0));
         let (mut changed, mut equal) = (false, true);
-        for Carried { number, name, kept } in entries {
+        for IncomingValue { number, name, value: kept } in entries {
             let version = kept.version;
             if kept.json.is_none() {
                 self.note_removal(kept.written, terms);
@@ -428,20 +436,20 @@ impl State {
             };
         }
         if changed {
-            if via == Via::Browser {
-                self.note_unstored();
+            if via == IncomingFrom::Browser {
+                self.mark_unstored();
             }
-            self.restamp();
+            self.bump_revision();
             self.count_change();
         }
-        Joined { changed, equal, carried: self.carried }
+        MergeResult { changed, same: equal, revision: self.revision }
     }
 
     /// Empties a principal's record that nobody has used for its idle time, but for its tombstones and the versions that it
     /// knows: a cookie that comes later must not bring a removed value back.
-    pub(super) fn empty(&mut self) {
+    pub(super) fn clear_keeping_tombstones(&mut self) {
         self.values.clear_keeping_tombstones();
-        self.restamp();
+        self.bump_revision();
         self.count_change();
     }
 }

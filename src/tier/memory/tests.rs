@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, thread, time::Duration};
 
 use super::{
-    record::{Extent, Share, Terms},
+    record::{BudgetShare, WriteContext, WriteScope},
     *,
 };
 use crate::{
@@ -22,7 +22,7 @@ fn a_record_takes_what_its_doc_says() {
     assert_eq!(size_of::<Record>(), 216);
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
-    record.doubt().clear();
+    record.begin_store_write().confirmed();
     assert_eq!(record.extras_bytes(), 160, "more for one that was ever updated or watched");
 }
 
@@ -59,19 +59,31 @@ impl Tier {
         Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }
 
-    fn terms(&self, now: Millis) -> Terms<'_> {
+    fn terms(&self, now: Millis) -> WriteContext<'_> {
         let hour = Duration::from_secs(3600);
-        let (schema, time, extent) = (&self.schema, &self.time, Extent::Named);
-        let (budget, share) = (1 << 20, Share::Ordinary);
+        let (schema, time, extent) = (&self.schema, &self.time, WriteScope::Values);
+        let (budget, share) = (1 << 20, BudgetShare::Ordinary);
         let (tombstones, skew) = (hour, hour);
-        Terms { schema, now, time, extent, budget, most: budget, share, kept: None, stored: false, tombstones, skew }
+        WriteContext {
+            schema,
+            now,
+            time,
+            scope: extent,
+            budget,
+            max_budget: budget,
+            share,
+            reserved: None,
+            store_stamps: false,
+            tombstones,
+            skew,
+        }
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
         self.try_hold(number, now).expect("it has not ended")
     }
 
-    pub(super) fn try_hold(&self, number: u8, now: Millis) -> Result<Arc<Record>, Ended> {
+    pub(super) fn try_hold(&self, number: u8, now: Millis) -> Result<Arc<Record>, EndedSession> {
         let key = key(1, number);
         self.memory.session_or_insert(&key, now, || {
             self.made.fetch_add(1, Ordering::Relaxed);
@@ -88,12 +100,12 @@ impl Tier {
         let json = Some(Json::from(&vec![b'"'; length][..]));
         let change = Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None };
         let _ = record.commit(&[change], self.terms(now));
-        self.memory.settle(record, now);
+        self.memory.account_and_sweep(record, now);
     }
 
     pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
         let _ = record.end(CloseReason::Destroyed, None, Successor::None, now);
-        self.memory.settle(record, now);
+        self.memory.account_and_sweep(record, now);
     }
 
     pub(super) fn hold_principal(&self, number: u8, now: Millis) -> Arc<Record> {
@@ -115,7 +127,7 @@ impl Tier {
     pub(super) fn assert_is_whole(&self) {
         let memory = &self.memory;
         let (mut records, mut sessions) = (Vec::new(), 0);
-        memory.records.visit(|record| {
+        memory.records.scan_from_cursor(|record| {
             // The first shard comes in two halves: all of it at once, as nobody has visited since.
             records.push(Arc::clone(record));
             ControlFlow::Continue(())
@@ -173,7 +185,7 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
                             tier.memory.release(record);
                         }
                         14 => drop(tier.find_principal(number % 3)),
-                        _ => drop(tier.try_hold(number, now).map(|record| tier.memory.settle(&record, now))),
+                        _ => drop(tier.try_hold(number, now).map(|record| tier.memory.account_and_sweep(&record, now))),
                     }
                 }
             });
@@ -194,15 +206,15 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
 fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
-    drop(record.doubt());
-    let [first, second] = [record.abandoned(), record.abandoned()];
-    record.reassure(first);
-    assert!(!record.is_doubted());
-    drop(record.doubt());
-    record.reassure(second);
-    assert!(record.is_doubted());
-    record.reassure(record.abandoned());
-    assert!(!record.is_doubted());
+    drop(record.begin_store_write());
+    let [first, second] = [record.abandoned_writes(), record.abandoned_writes()];
+    record.mark_read(first);
+    assert!(!record.is_stale());
+    drop(record.begin_store_write());
+    record.mark_read(second);
+    assert!(record.is_stale());
+    record.mark_read(record.abandoned_writes());
+    assert!(!record.is_stale());
 }
 
 #[test]
@@ -210,7 +222,7 @@ fn what_never_is_over_is_not_looked_at_for_ever() {
     let tier = Tier::new(1 << 20);
     let forever = || Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
     let record = tier.memory.principal_or_insert(&key(2, 0), forever);
-    tier.memory.settle(&record, NOW);
+    tier.memory.account_and_sweep(&record, NOW);
     assert!(!tier.memory.sweep(Millis::MAX, 64), "there is no minute in which to look again");
     assert!(tier.is_the_one(&record));
 }
@@ -245,9 +257,9 @@ fn wherever_a_round_begins_it_comes_to_each_record() {
     // More than there are shards.
     let held: Vec<_> = (0..40).map(|number| tier.hold(number, NOW)).collect();
     for _ in &held {
-        tier.memory.records.visit(|_| ControlFlow::Break(()));
+        tier.memory.records.scan_from_cursor(|_| ControlFlow::Break(()));
         let mut seen = Vec::new();
-        tier.memory.records.visit(|record| {
+        tier.memory.records.scan_from_cursor(|record| {
             seen.push(Arc::as_ptr(record));
             ControlFlow::Continue(())
         });
@@ -312,7 +324,7 @@ fn settling_an_ended_record_counts_nothing() {
     tier.write(&record, 100, NOW);
     tier.end(&record, NOW);
     let bytes = tier.memory.bytes();
-    (0..3).for_each(|_| tier.memory.settle(&record, NOW));
+    (0..3).for_each(|_| tier.memory.account_and_sweep(&record, NOW));
     assert_eq!((tier.memory.bytes(), tier.memory.len()), (bytes, 1));
     drop(record);
     tier.assert_is_whole();

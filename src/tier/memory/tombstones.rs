@@ -27,14 +27,14 @@ use crate::{
 
 /// How long ago a session ended.
 #[derive(Clone, Debug)]
-pub(crate) enum Ended {
+pub(crate) enum EndedSession {
     /// Less than a minute: a late request with the id may not mint a session.
     Recently(End),
     /// Longer: the id counts as no cookie, and never lives again.
     LongAgo,
 }
 
-impl Ended {
+impl EndedSession {
     pub(crate) fn of(end: End, now: Millis) -> Self {
         if end.is_recent(now) { Self::Recently(end) } else { Self::LongAgo }
     }
@@ -198,11 +198,11 @@ impl Tombstones {
     }
 
     /// How a session ended, if it has.
-    pub(super) fn find(&self, key: &RecordKey, now: Millis) -> Option<Ended> {
+    pub(super) fn find(&self, key: &RecordKey, now: Millis) -> Option<EndedSession> {
         // Most ids that memory does not know never ended here, and take no lock but their shard's.
         self.contains(key).then(|| {
             let end = self.recent.lock().ends.get(&half(key)).cloned();
-            end.map_or(Ended::LongAgo, |end| Ended::of(end, now))
+            end.map_or(EndedSession::LongAgo, |end| EndedSession::of(end, now))
         })
     }
 

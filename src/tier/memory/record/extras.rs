@@ -5,33 +5,33 @@ use std::sync::Arc;
 use super::Record;
 use crate::{
     notify::{HandleWakers, Subscribers},
-    tier::memory::doubt::Doubts,
+    tier::memory::store_sync::StoreSync,
 };
 
 /// What only watched, contended or stored records need.
 #[derive(Debug, Default)]
 pub(super) struct RecordExtras {
     hub: Subscribers,
-    turn: tokio::sync::Mutex<()>,
-    gate: tokio::sync::RwLock<()>,
-    pub(super) doubts: Doubts,
+    update_queue: tokio::sync::Mutex<()>,
+    renew_gate: tokio::sync::RwLock<()>,
+    pub(super) sync: StoreSync,
 }
 
 impl Record {
     /// One caller at a time: what makes concurrent updates queue instead of losing to each other.
     pub(crate) async fn update_queue(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.extras().turn.lock().await
+        self.extras().update_queue.lock().await
     }
 
     /// Held while a write is on its way to a shared store: a renewal, which copies what the store is to have under the new
     /// id, waits for it.
     pub(crate) async fn renew_gate_shared(&self) -> tokio::sync::RwLockReadGuard<'_, ()> {
-        self.extras().gate.read().await
+        self.extras().renew_gate.read().await
     }
 
     /// Held by a renewal over a shared store: writes that begin meanwhile wait, and go to the new id then.
     pub(crate) async fn renew_gate_exclusive(&self) -> tokio::sync::RwLockWriteGuard<'_, ()> {
-        self.extras().gate.write().await
+        self.extras().renew_gate.write().await
     }
 
     pub(crate) fn subscribe(&self, chime: &Arc<HandleWakers>) {

@@ -6,7 +6,7 @@ use super::State;
 use crate::tier::{
     Mutation,
     cookie::payload::entry_len,
-    memory::terms::{Refused, Share, Terms},
+    memory::write_context::{BudgetShare, CommitRejected, WriteContext},
 };
 
 /// A write that the browser's cookie has no room for. All sizes are bytes of JSON.
@@ -56,7 +56,7 @@ struct Sized<'a> {
 }
 
 impl<'a> Sized<'a> {
-    fn written(change: &Mutation) -> Sized<'_> {
+    fn of_change(change: &Mutation) -> Sized<'_> {
         Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
     }
 
@@ -66,15 +66,15 @@ impl<'a> Sized<'a> {
 }
 
 /// The bytes that entries take of a budget.
-struct Taken {
+struct UsedBytes {
     /// The login, where room is kept for the login.
     identity: usize,
     others: usize,
 }
 
-impl Taken {
-    fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Self {
-        let identity = terms.kept.map(|(number, _)| terms.schema.get(number).name);
+impl UsedBytes {
+    fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Self {
+        let identity = terms.reserved.map(|(number, _)| terms.schema.get(number).name);
         sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
             let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
             *part += sized.entry();
@@ -91,12 +91,12 @@ impl State {
     /// # Errors
     ///
     /// Where a change would replace another version than the present, and where the browser has no room for the changes.
-    pub(crate) fn admit(&self, changes: &[Mutation], terms: Terms<'_>) -> Result<(), Refused> {
+    pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         for change in changes {
             if let Some(expected) = change.replaces {
-                let stands = self.kept(terms.schema, change.index, terms.now).map(|kept| kept.version);
+                let stands = self.value(terms.schema, change.index, terms.now).map(|kept| kept.version);
                 if stands.unwrap_or_default() != expected {
-                    return Err(Refused::Outdated);
+                    return Err(CommitRejected::Outdated);
                 }
             }
         }
@@ -108,38 +108,38 @@ impl State {
         }
         let changed = |name: &str| changes.iter().any(|change| change.name == name);
         let stays = self.sizes(terms).filter(|sized| !changed(sized.name));
-        let sizes = stays.clone().chain(carried().map(Sized::written));
-        let taken = Taken::of(sizes.clone(), terms);
-        let room = terms.kept.map_or(0, |(_, room)| room);
-        let before = Taken::of(self.sizes(terms), terms);
+        let sizes = stays.clone().chain(carried().map(Sized::of_change));
+        let taken = UsedBytes::of(sizes.clone(), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
+        let before = UsedBytes::of(self.sizes(terms), terms);
         let limit = match terms.share {
             // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
-            Share::Ordinary => {
+            BudgetShare::Ordinary => {
                 let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
                 terms.budget.min(taken.identity + others)
             }
             // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
-            Share::Whole => terms.budget.max(terms.most.min(Taken::of(stays, terms).others + room)),
+            BudgetShare::Whole => terms.budget.max(terms.max_budget.min(UsedBytes::of(stays, terms).others + room)),
         };
         let limit = limit.max(before.total());
         if taken.total() <= limit {
             return Ok(());
         }
-        let is_for_the_room = terms.share == Share::Ordinary && taken.total() <= terms.budget;
-        let written = carried().filter_map(|change| Sized::written(change).json).sum();
-        Err(Refused::TooLarge(Box::new(Oversize {
+        let is_for_the_room = terms.share == BudgetShare::Ordinary && taken.total() <= terms.budget;
+        let written = carried().filter_map(|change| Sized::of_change(change).json).sum();
+        Err(CommitRejected::TooLarge(Box::new(Oversize {
             largest: largest(sizes, terms),
             written,
             fits: (limit + written).saturating_sub(taken.total()),
-            kept: terms.kept.filter(|_| is_for_the_room).map(|(_, room)| room),
+            kept: terms.reserved.filter(|_| is_for_the_room).map(|(_, room)| room),
         })))
     }
 
     /// The JSON of the values that browsers carry of this record.
     #[cfg(feature = "inspector")]
-    pub(crate) fn json_room(&self, terms: Terms<'_>) -> JsonRoom {
-        let taken = Taken::of(self.sizes(terms), terms);
-        let room = terms.kept.map_or(0, |(_, room)| room);
+    pub(crate) fn json_room(&self, terms: WriteContext<'_>) -> JsonRoom {
+        let taken = UsedBytes::of(self.sizes(terms), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
         JsonRoom {
             used: self.sizes(terms).filter_map(|sized| sized.json).sum(),
             free: terms.budget.saturating_sub(taken.others + taken.identity.max(room)),
@@ -147,14 +147,14 @@ impl State {
     }
 
     /// The entries of this record for browsers to carry.
-    fn sizes<'a>(&'a self, terms: Terms<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
-        self.carried_entries(terms.schema)
+    fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
+        self.cookie_entries(terms.schema)
             .map(|(name, kept)| Sized { name, json: kept.json.as_ref().map(|json| json.len()) })
     }
 }
 
 /// The three largest entries whose names this build declares, with the bytes of their JSON.
-fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: Terms<'_>) -> Vec<(&'static str, usize)> {
+fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Vec<(&'static str, usize)> {
     let mut sizes: Vec<_> = sizes.collect();
     sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
     let declared = sizes.iter().filter_map(|sized| {

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use super::*;
 use crate::{
     chain::{life::Lifetime, time::NodeClock},
-    tier::memory::record::{Share, Terms},
+    tier::memory::record::{BudgetShare, WriteContext},
     value::{Json, SessionValue},
     version::Wall,
 };
@@ -32,19 +32,19 @@ fn schema() -> Schema {
     schema
 }
 
-fn terms(schema: &Schema, now: u64) -> Terms<'_> {
+fn terms(schema: &Schema, now: u64) -> WriteContext<'_> {
     let [tombstones, skew] = [DAY + HOUR, HOUR].map(Duration::from_millis);
-    let (time, extent) = (&*TIME, Extent::Named);
-    Terms {
+    let (time, extent) = (&*TIME, WriteScope::Values);
+    WriteContext {
         schema,
         now: Millis(NOW.0 + now),
         time,
-        extent,
+        scope: extent,
         budget: 1 << 20,
-        most: 1 << 20,
-        share: Share::Ordinary,
-        kept: None,
-        stored: false,
+        max_budget: 1 << 20,
+        share: BudgetShare::Ordinary,
+        reserved: None,
+        store_stamps: false,
         tombstones,
         skew,
     }
@@ -56,7 +56,7 @@ fn life(idle: u64) -> SessionLife {
 }
 
 fn session(life: SessionLife) -> State {
-    State::new(Kind::Session { life, browser: Browser::default() })
+    State::new(Kind::Session { life, browser: CookieSync::default() })
 }
 
 fn kept(version: Version, json: Option<&str>) -> StoredValue {
@@ -127,7 +127,7 @@ fn cookie_carries_the_newest_copy_of_a_name() {
         let mut state = session(life(DAY));
         state.values.write(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
         state.values.merge_undeclared(Text::NAME, kept(version(opaque), Some("1")));
-        let carried: Vec<_> = state.carried_entries(&schema).map(|(name, kept)| (name, kept.version)).collect();
+        let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, kept)| (name, kept.version)).collect();
         assert_eq!(carried, [(Text::NAME, version(declared.max(opaque)))]);
     }
 }
@@ -146,7 +146,7 @@ fn write_leaves_no_unreadable_copy() {
 fn successor_counts_changes_on() {
     let mut state = session(life(DAY));
     (0..3).for_each(|_| state.count_change());
-    assert_eq!(state.successor(life(DAY)).changes, 3);
+    assert_eq!(state.successor_state(life(DAY)).changes, 3);
 }
 
 #[test]

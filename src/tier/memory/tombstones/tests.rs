@@ -75,8 +75,8 @@ fn end_is_told_for_a_minute() {
     tombstones.insert(&session(0), end(user(1), 60));
     let later = |millis| Millis(NOW.0 + FENCE.as_millis() as u64 + millis - 1);
     let found = |now| tombstones.find(&session(0), now);
-    assert!(matches!(found(later(0)), Some(Ended::Recently(end)) if end.principal == user(1)));
-    assert!(matches!(found(later(1)), Some(Ended::LongAgo)));
+    assert!(matches!(found(later(0)), Some(EndedSession::Recently(end)) if end.principal == user(1)));
+    assert!(matches!(found(later(1)), Some(EndedSession::LongAgo)));
     assert!(tombstones.find(&session(1), NOW).is_none());
 }
 
@@ -84,7 +84,7 @@ fn end_is_told_for_a_minute() {
 fn recent_ends_are_bounded() {
     let tombstones = small();
     flood(&tombstones, 0, 65, user(1));
-    assert!(matches!(tombstones.find(&session(64), NOW), Some(Ended::Recently(_))));
+    assert!(matches!(tombstones.find(&session(64), NOW), Some(EndedSession::Recently(_))));
     assert_eq!(tombstones.recent.lock().ends.len(), FLOOR);
     let later = NOW.after(FENCE);
     tombstones.insert(&session(65), End { at: later, ..end(None, 60) });

@@ -12,7 +12,7 @@ use crate::{
 
 /// Why a record took no change.
 #[derive(Debug)]
-pub(crate) enum Refused {
+pub(crate) enum CommitRejected {
     Closed(CloseReason),
     /// Another version stands where the change would replace one.
     Outdated,
@@ -22,43 +22,43 @@ pub(crate) enum Refused {
 
 /// What a write needs to know beside the changes.
 #[derive(Clone, Copy)]
-pub(crate) struct Terms<'a> {
+pub(crate) struct WriteContext<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) now: Millis,
     /// Gives the versions.
     pub(crate) time: &'a NodeClock,
-    pub(crate) extent: Extent,
+    pub(crate) scope: WriteScope,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
     /// The bytes that a browser could have under the largest budget: an earlier deploy may have filled them.
-    pub(crate) most: usize,
-    pub(crate) share: Share,
+    pub(crate) max_budget: usize,
+    pub(crate) share: BudgetShare,
     /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
-    pub(crate) kept: Option<(ValueIndex, usize)>,
+    pub(crate) reserved: Option<(ValueIndex, usize)>,
     /// A shared store gives the versions: they are taken as they are.
-    pub(crate) stored: bool,
+    pub(crate) store_stamps: bool,
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
     pub(crate) tombstones: Duration,
     pub(crate) skew: Duration,
 }
 
-impl Terms<'_> {
+impl WriteContext<'_> {
     /// The same terms, for a write of this share.
-    pub(crate) const fn for_share(self, share: Share) -> Self {
+    pub(crate) const fn for_share(self, share: BudgetShare) -> Self {
         Self { share, ..self }
     }
 }
 
 /// Who brings what carries its version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Via {
+pub(crate) enum IncomingFrom {
     Browser,
     Store,
 }
 
 /// Which part of a budget a write may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Share {
+pub(crate) enum BudgetShare {
     /// All but the room that is kept for the user's value.
     Ordinary,
     /// All: a sign-in, or the values that a turn grants.
@@ -67,9 +67,9 @@ pub(crate) enum Share {
 
 /// How much of a record a write speaks of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Extent {
+pub(crate) enum WriteScope {
     /// The values that it names.
-    Named,
+    Values,
     /// Everything: its changes are the removals that `clear` comes to.
-    All,
+    ClearAll,
 }

@@ -2,27 +2,27 @@
 
 use std::sync::Arc;
 
-use super::{record::Record, tombstones::Ended};
+use super::{record::Record, tombstones::EndedSession};
 use crate::version::Millis;
 
 /// What memory knows of a session.
 #[derive(Debug)]
-pub(crate) enum Known {
+pub(crate) enum SessionLookup {
     /// The record of a session that has not ended, though its lifetime may be over.
-    Living(Arc<Record>),
-    Ended(Ended),
+    Live(Arc<Record>),
+    Ended(EndedSession),
     Unknown,
 }
 
-impl Known {
+impl SessionLookup {
     pub(super) fn of(record: Arc<Record>, now: Millis) -> Self {
         match record.end_of() {
-            Some(end) => Self::Ended(Ended::of(end, now)),
-            None => Self::Living(record),
+            Some(end) => Self::Ended(EndedSession::of(end, now)),
+            None => Self::Live(record),
         }
     }
 }
 
 /// The id of a new session lives already, or has ended.
 #[derive(Debug)]
-pub(crate) struct Taken;
+pub(crate) struct IdTaken;

@@ -7,11 +7,11 @@ use crate::{
 
 /// Losses that no trace has told of yet, so that a flood of them is one line a minute.
 #[derive(Debug, Default)]
-pub(super) struct Losses(Throttle);
+pub(super) struct LostTombstones(Throttle);
 
-impl Losses {
+impl LostTombstones {
     /// Traces the losses since the last trace, at most once a minute.
-    pub(super) fn tell(&self, lost: u64, now: Millis) {
+    pub(super) fn trace(&self, lost: u64, now: Millis) {
         if let Some(left_out) = self.0.due(lost, now, MINUTE) {
             tracing::error!(
                 lost = lost.saturating_add(left_out),
