@@ -201,7 +201,7 @@ impl Wait {
 /// Why it is over for who waits on a session.
 pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     let core = session.core();
-    core.closed(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(CloseReason::Shutdown))
+    core.close_reason(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(CloseReason::Shutdown))
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
@@ -251,14 +251,14 @@ pub struct Watch<V> {
     wait: Wait,
     number: Option<ValueIndex>,
     /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
-    seen: Option<(crate::session::Mark, Option<Json>)>,
+    seen: Option<(crate::session::ValueRevision, Option<Json>)>,
     value: PhantomData<fn() -> V>,
 }
 
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
         session.core().mark_watched();
-        let number = session.core().looked_at::<V>();
+        let number = session.core().declared_index::<V>();
         Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
     }
 
@@ -282,7 +282,7 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
             if ended.is_some() || core.chain.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((kept, mark, until)) = core.glance(*number, core.chain.now()) else { return Next::Item(None) };
+            let Ok((kept, mark, until)) = core.peek(*number, core.chain.now()) else { return Next::Item(None) };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == kept) {
                 return Next::Idle(until);
             }

@@ -18,7 +18,7 @@ use tower_service::Service;
 use crate::{
     chain::outside::note_missing_layer,
     error::{BuildError, BuildErrorKind, MissingSession},
-    session::load::{Load, Loading},
+    session::load::{LoadFuture, LoaderHandle},
     value::SessionValue,
 };
 
@@ -170,7 +170,7 @@ where
         // The service that was polled ready is the service to call; its clone takes its place.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
-        let load = request.extensions().get::<Loading>().map(|loading| Arc::clone(&loading.loader).load());
+        let load = request.extensions().get::<LoaderHandle>().map(|loading| Arc::clone(&loading.loader).load());
         let login = self.layer.login.clone().filter(|_| is_navigation(request.headers()));
         RequireFuture { state: State::Loading { load, next: Some((inner, request)) }, login, value: PhantomData }
     }
@@ -205,7 +205,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Loading { load: Option<Load>, next: Option<(S, Request<B>)> },
+        Loading { load: Option<LoadFuture>, next: Option<(S, Request<B>)> },
         Calling { #[pin] response: S::Future },
     }
 }

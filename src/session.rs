@@ -4,8 +4,8 @@ use std::{fmt, future::Future, sync::Arc, time::SystemTime};
 
 use http::Extensions;
 
-use self::core::{Binding, Core};
-pub(crate) use self::read::{Look, Mark};
+use self::core::{Binding, SessionShared};
+pub(crate) use self::read::{Access, ValueRevision};
 use crate::{
     chain::{Identity, outside::note_missing_layer},
     error::{MissingSession, WriteError, WriteErrorKind},
@@ -45,7 +45,7 @@ pub(crate) mod turn;
 use self::{
     batch::Batch,
     explain::Explanation,
-    load::{Hold, Loader, Loading},
+    load::{HandleGuard, Loader, LoaderHandle},
     relay::RelayToken,
 };
 
@@ -88,17 +88,17 @@ use self::{
 /// [`principal`]: Self::principal
 #[derive(Clone)]
 pub struct Session {
-    hold: Hold,
+    guard: HandleGuard,
 }
 
 impl Session {
     /// A handle of what the loader has loaded.
     fn new(loader: Arc<Loader>) -> Self {
-        Self { hold: Hold::new(loader) }
+        Self { guard: HandleGuard::new(loader) }
     }
 
-    pub(crate) fn core(&self) -> &Core {
-        self.hold.core()
+    pub(crate) fn core(&self) -> &SessionShared {
+        self.guard.core()
     }
 
     /// The session of a request, from its extensions, of the innermost layer.
@@ -119,7 +119,7 @@ impl Session {
     ///
     /// A dropped load has changed no session, and the next load of the request asks the tiers again.
     pub fn load(extensions: &Extensions) -> impl Future<Output = Result<Self, MissingSession>> + Send + use<> {
-        let loader = extensions.get::<Loading>().map(|loading| Arc::clone(&loading.loader));
+        let loader = extensions.get::<LoaderHandle>().map(|loading| Arc::clone(&loading.loader));
         async move {
             match loader {
                 Some(loader) => loader.load().await,
@@ -134,12 +134,12 @@ impl Session {
     /// Whether a layer has seen the request.
     #[cfg(feature = "axum-0_8")]
     pub(crate) fn has_layer(extensions: &Extensions) -> bool {
-        extensions.get::<Loading>().is_some()
+        extensions.get::<LoaderHandle>().is_some()
     }
 
     /// The same without waiting: `None` without a layer, and where waiting would be needed.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
-        Arc::clone(&extensions.get::<Loading>()?.loader).load_now()
+        Arc::clone(&extensions.get::<LoaderHandle>()?.loader).load_now()
     }
 
     // Reading.
@@ -156,14 +156,14 @@ impl Session {
 
     /// Which tier answers for `V`.
     pub fn value_source<V: SessionValue>(&self) -> ValueSource {
-        ValueSource { tier: self.resolve::<V>().map_or(read::STAND_IN, |(_, tier)| tier) }
+        ValueSource { tier: self.resolve::<V>().map_or(read::FALLBACK_TIER, |(_, tier)| tier) }
     }
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.core().touch();
-        let number = self.core().looked_at::<V>();
-        number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Look::Use))
+        let number = self.core().declared_index::<V>();
+        number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Access::Touch))
     }
 
     /// Whether sessions can have a `V`.
@@ -175,8 +175,8 @@ impl Session {
         let core = self.core();
         core.touch();
         let now = core.chain.now();
-        let number = core.looked_at::<V>()?;
-        core.resolve(number, now, Look::Use, |json| value::decode::<V>(json)).0
+        let number = core.declared_index::<V>()?;
+        core.resolve(number, now, Access::Touch, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
@@ -208,7 +208,7 @@ impl Session {
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
         self.core().touch();
-        self.core().signed(self.core().chain.now()).map(|signed| signed.principal.clone())
+        self.core().principal(self.core().chain.now()).map(|signed| signed.principal.clone())
     }
 
     // Writing.
@@ -396,8 +396,8 @@ impl fmt::Debug for Session {
                 Some(_) => "closed",
             },
             Binding::Fenced(_) => "closed",
-            Binding::Refused(_) => "refused",
-            Binding::Job => "principal's",
+            Binding::CrossSite(_) => "refused",
+            Binding::PrincipalOnly => "principal's",
         };
         f.debug_struct("Session").field("state", &state).finish_non_exhaustive()
     }

@@ -132,7 +132,7 @@ impl Sessions {
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
         session.core().check_ends_kept()?;
-        if let Some(signed) = session.core().signed(self.chain.now()) {
+        if let Some(signed) = session.core().principal(self.chain.now()) {
             session.core().revoke(&signed);
         }
         Ok(())

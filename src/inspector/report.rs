@@ -11,9 +11,9 @@ use serde_json::value::RawValue;
 use crate::{
     chain::{COOKIE, Chain, ComputedTier, DEFAULT, MEMORY, Resolution, life::Lifetime},
     session::{
-        Look, Session,
-        browser::Measured,
-        core::Core,
+        Access, Session,
+        browser::CookieSize,
+        core::SessionShared,
         explain::{TierAnswer, explain},
     },
     tier::memory::record::{JsonRoom, Kind},
@@ -143,7 +143,7 @@ impl Report {
         let core = session.core();
         let chain = &core.chain;
         let now = chain.now();
-        let measured = core.measure(now);
+        let measured = core.cookie_size(now);
         let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
         let session = Life::of(core, &measured, now);
         let store = chain.store.as_ref().map(|store| store.name());
@@ -200,7 +200,7 @@ impl Lifetimes {
 }
 
 impl Life {
-    fn of(core: &Core, measured: &Measured, now: Millis) -> Self {
+    fn of(core: &SessionShared, measured: &CookieSize, now: Millis) -> Self {
         let bound = core.live(now).ok();
         let lived = bound.as_ref().and_then(|bound| {
             let wall = |at| core.chain.time.wall(at).0;
@@ -215,16 +215,16 @@ impl Life {
             })
         });
         let state = if lived.is_some() { "live" } else { "none" };
-        Self { state, signed_in: core.signed(now).is_some(), lived }
+        Self { state, signed_in: core.principal(now).is_some(), lived }
     }
 }
 
 impl Value {
-    fn of(core: &Core, number: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
+    fn of(core: &SessionShared, number: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
         let now = core.chain.now();
-        let explanation = explain(core, number, Look::Glance);
+        let explanation = explain(core, number, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
-        let (answer, _) = core.resolve(number, now, Look::Glance, read);
+        let (answer, _) = core.resolve(number, now, Access::Peek, read);
         Self {
             name: declared.name,
             scope: match declared.scope {

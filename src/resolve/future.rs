@@ -31,21 +31,21 @@ pin_project! {
 
 /// The fate of our cookie in the browser, as far as the request shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Browser {
-    KeepsCookie,
+pub(crate) enum CookieSupport {
+    Keeps,
     /// The cookie is `Secure`, and the page is on plain http.
-    DropsCookie,
+    Drops,
 }
 
 /// The loader of a request, and which layer sees the response's head off.
 pub(crate) enum Entered {
     /// No layer of the same sessions lies around this layer.
-    Outermost(Arc<Loader>, Browser),
+    Outermost(Arc<Loader>, CookieSupport),
     /// The loader is that of a layer around this layer, which sees the head off.
     Within(Arc<Loader>),
     /// The request has another principal than the handles of the layer around: this layer sees the session off, for the
     /// new principal.
-    Anew { loader: Arc<Loader>, around: Arc<Loader>, browser: Browser },
+    Anew { loader: Arc<Loader>, around: Arc<Loader>, browser: CookieSupport },
 }
 
 impl Entered {
@@ -55,13 +55,13 @@ impl Entered {
         }
     }
 
-    fn see_off<B>(&self, response: &mut Response<B>) {
+    fn finish_response<B>(&self, response: &mut Response<B>) {
         match self {
-            Self::Outermost(loader, browser) => see_off(loader, response, *browser),
+            Self::Outermost(loader, browser) => finish_head(loader, response, *browser),
             Self::Within(_) => {}
             Self::Anew { loader, around, browser } => {
                 loader.answer_for(around);
-                see_off(loader, response, *browser);
+                finish_head(loader, response, *browser);
                 around.leave_head_to(loader);
             }
         }
@@ -84,14 +84,14 @@ where
         let this = self.project();
         let mut response = ready!(this.inner.poll(cx));
         if let Ok(response) = &mut response {
-            this.entered.see_off(response);
+            this.entered.finish_response(response);
         }
         Poll::Ready(response)
     }
 }
 
 /// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
-fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Browser) {
+fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: CookieSupport) {
     // Nobody has asked, and with the request's extensions gone nobody can.
     let missed = loader.is_missed();
     if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
@@ -108,8 +108,8 @@ fn see_off<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Browser
         }
         return;
     };
-    let out = core.head_out(upgrade);
-    if out.cookie.is_some() && browser == Browser::DropsCookie {
+    let out = core.response_headers(upgrade);
+    if out.cookie.is_some() && browser == CookieSupport::Drops {
         core.chain.traces.dropped_cookie();
     }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::future::{Entered, ResponseFuture};
-use crate::{session::load::Load, sessions::Sessions};
+use crate::{session::load::LoadFuture, sessions::Sessions};
 
 /// A layer that loads each session before it calls the inner service. See
 /// [`LayeredSessionLayer::preload`](super::layer::LayeredSessionLayer::preload).
@@ -136,7 +136,7 @@ pin_project! {
     where
         S: Service<Request<B>>,
     {
-        Loading { load: Load, next: Option<(S, Request<B>, Entered, Sessions)> },
+        Loading { load: LoadFuture, next: Option<(S, Request<B>, Entered, Sessions)> },
         Calling { #[pin] response: ResponseFuture<S::Future> },
     }
 }

@@ -9,7 +9,7 @@ use std::{
 use http::{Extensions, HeaderMap, HeaderName, Method, Request, Response, header, request::Parts};
 use tower_service::Service;
 
-use super::future::{Browser, Entered, ResponseFuture};
+use super::future::{CookieSupport, Entered, ResponseFuture};
 use crate::{
     chain::{
         Identity,
@@ -18,7 +18,7 @@ use crate::{
     id::Principal,
     session::{
         core::CrossSite,
-        load::{Arrival, Asked, Loader, Loading},
+        load::{HeadFacts, Loader, LoaderHandle, RequestHead},
     },
     sessions::Sessions,
     tier::cookie::header::Fields,
@@ -62,54 +62,62 @@ where
 
 impl Sessions {
     /// Whether the browser keeps our cookie. Once a dropped cookie is traced, every browser counts as keeping ours.
-    fn browser<B>(&self, request: &Request<B>) -> Browser {
+    fn cookie_support<B>(&self, request: &Request<B>) -> CookieSupport {
         let chain = &self.chain;
         let drops = chain.cookie.is_secure()
             && !chain.traces.has_told_dropped_cookie()
             && drops_secure_cookies(request.method(), request.uri(), request.headers());
-        if drops { Browser::DropsCookie } else { Browser::KeepsCookie }
+        if drops { CookieSupport::Drops } else { CookieSupport::Keeps }
     }
 
     /// Puts a loader into the extensions, and gives it to the response's future.
     pub(crate) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
         let chain = &self.chain;
         let cookies = Fields::note(request.headers_mut());
-        let outer = request.extensions_mut().remove::<Loading>().map(Box::new);
-        let same = outer.as_ref().and_then(|outer| outer.of_request(chain, cookies.as_ref()));
+        let outer = request.extensions_mut().remove::<LoaderHandle>().map(Box::new);
+        let same = outer.as_ref().and_then(|outer| outer.same_request(chain, cookies.as_ref()));
         let entered = match same {
             // A layer of these sessions lies around this layer: the request has one session.
             Some(around) => match self.identify_anew(&around, request) {
                 Ok(()) => Entered::Within(around),
                 Err(principal) => {
-                    let asked = lend_head(request, |head| self.learn(head, principal));
-                    let loader = self.arrive(request, cookies, Some(asked), Some(Arc::clone(&around)));
-                    Entered::Anew { loader, around, browser: self.browser(request) }
+                    let asked = lend_head(request, |head| self.head_facts(head, principal));
+                    let loader = self.new_loader(request, cookies, Some(asked), Some(Arc::clone(&around)));
+                    Entered::Anew { loader, around, browser: self.cookie_support(request) }
                 }
             },
             None => {
-                let learn = |head: &Parts| self.learn(head, self.identify(head));
+                let learn = |head: &Parts| self.head_facts(head, self.identify(head));
                 let asked = chain.asks_head.then(|| lend_head(request, learn));
-                Entered::Outermost(self.arrive(request, cookies, asked, None), self.browser(request))
+                Entered::Outermost(self.new_loader(request, cookies, asked, None), self.cookie_support(request))
             }
         };
         let loader = Arc::clone(entered.loader());
-        request.extensions_mut().insert(Loading { loader, outer });
+        request.extensions_mut().insert(LoaderHandle { loader, outer });
         entered
     }
 
-    fn arrive<B>(
+    fn new_loader<B>(
         &self,
         request: &Request<B>,
         cookies: Option<Fields>,
-        asked: Option<Asked>,
+        asked: Option<HeadFacts>,
         around: Option<Arc<Loader>>,
     ) -> Arc<Loader> {
         let upgrade = is_upgrade(request);
-        let (cross_site, refused) = self.judge(request, upgrade);
+        let (cross_site, refused) = self.check_cross_site(request, upgrade);
         // The loader around tells of the refusal.
         let refused = refused.filter(|_| around.is_none());
         let asked = asked.map(Box::new);
-        Loader::new(Arrival { chain: Arc::clone(&self.chain), cookies, cross_site, refused, upgrade, asked, around })
+        Loader::new(RequestHead {
+            chain: Arc::clone(&self.chain),
+            cookies,
+            cross_site,
+            refused,
+            upgrade,
+            facts: asked,
+            outer: around,
+        })
     }
 
     /// Asks `identify` again, since a service between the two layers may have signed a user in. Where no handle was given
@@ -127,7 +135,11 @@ impl Sessions {
 
     /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
     /// when the session is loaded.
-    fn judge<B>(&self, request: &Request<B>, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
+    fn check_cross_site<B>(
+        &self,
+        request: &Request<B>,
+        upgrade: bool,
+    ) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
         let (uri, headers) = (request.uri(), request.headers());
         if upgrade && let Err(refused) = self.cross_site.judge(Kind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
@@ -145,9 +157,9 @@ impl Sessions {
     }
 
     /// Everything else that is to be learnt from the head, now that it is here.
-    fn learn(&self, head: &Parts, identified: Option<Principal>) -> Asked {
+    fn head_facts(&self, head: &Parts, identified: Option<Principal>) -> HeadFacts {
         let defaults = self.chain.compute_defaults(head);
-        Asked { identified, defaults, head: self.chain.has_sources.then(|| Arc::new(head.clone())) }
+        HeadFacts { identified, defaults, head: self.chain.has_sources.then(|| Arc::new(head.clone())) }
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    brought::{Brought, Newer, Owner},
-    core::{Binding, Bound, Core},
-    current::Current,
+    brought::{Owner, RequestToken, ShadowedValue},
+    core::{Binding, Bound, SessionShared},
+    current::CurrentToken,
     recognise::fenced,
     relay::RelayRefused,
 };
@@ -28,72 +28,72 @@ use crate::{
 };
 
 /// A token that had to be opened, on its way into the records.
-pub(super) struct Arrived {
-    pub(super) current: Current,
-    pub(super) retired: bool,
-    pub(super) seen: Option<Digest>,
+pub(super) struct AcceptedToken {
+    pub(super) current: CurrentToken,
+    pub(super) old_key: bool,
+    pub(super) fingerprint: Option<Digest>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
     pub(super) stored: Option<Box<(Found, usize)>>,
 }
 
-impl Core {
+impl SessionShared {
     /// Takes what an opened token holds into the records of its session and of its present principal.
-    pub(super) async fn arrive(&mut self, arrived: Arrived, now: Millis) -> Result<(), TierError> {
-        let Arrived { current, retired, seen, stored } = arrived;
+    pub(super) async fn merge_token(&mut self, arrived: AcceptedToken, now: Millis) -> Result<(), TierError> {
+        let AcceptedToken { current, old_key: retired, fingerprint: seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         if let Some(stored) = stored {
             let (found, abandoned) = *stored;
-            let entries = self.entries(found, Scope::Session, now);
+            let entries = self.incoming_values(found, Scope::Session, now);
             bound.record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
             bound.record.mark_read(abandoned);
         }
-        let mut taken = self.take_in(&bound, &current, self.chain.resolution, now);
-        let signed = self.signed_of(&bound, now);
-        self.read_principal(now).await?;
-        self.unless_revoked(now);
+        let mut taken = self.merge_payload(&bound, &current, self.chain.resolution, now);
+        let signed = self.principal_for(&bound, now);
+        self.load_principal(now).await?;
+        self.drop_if_revoked(now);
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
-        let in_step = self.in_step(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
+        let in_step = self.cookie_snapshot(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
         if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
             bound.record.write().set_cookie(digest, brought);
         }
-        self.settle(&bound.record, now);
-        self.brought = Brought {
+        self.account(&bound.record, now);
+        self.brought = RequestToken {
             key: Some(bound.key()),
-            in_step,
+            cookie: in_step,
             // What came of it into the user's record is held already.
             principal: None,
-            came: self.brought.came.take(),
-            filled: std::mem::take(&mut taken.filled).into(),
-            newer: taken.newer.into(),
+            cookie_tokens: self.brought.cookie_tokens.take(),
+            from_cookie: std::mem::take(&mut taken.filled).into(),
+            shadowed: taken.newer.into(),
         };
         Ok(())
     }
 
     /// A request that comes with a revoked session comes with none.
-    pub(super) fn unless_revoked(&mut self, now: Millis) {
-        if self.of_session(Scope::Session, |_| ()).is_none()
+    pub(super) fn drop_if_revoked(&mut self, now: Millis) {
+        if self.with_session_record(Scope::Session, |_| ()).is_none()
             && let Binding::Live(bound) = self.binding()
-            && self.obey_revocations(&bound, now).is_err()
+            && self.check_revoked(&bound, now).is_err()
         {
             self.binding = RwLock::new(fenced(&bound.record, now).unwrap_or(Binding::Fenced(CloseReason::Revoked)));
         }
     }
 
     /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
-    pub(super) async fn read_principal(&self, now: Millis) -> Result<(), TierError> {
+    pub(super) async fn load_principal(&self, now: Millis) -> Result<(), TierError> {
         if self.chain.store.is_some()
-            && let Some(signed) = self.signed(now)
-            && let Some(record) = self.ask_for(&signed, now).await?
+            && let Some(signed) = self.principal(now)
+            && let Some(record) = self.load_principal_record(&signed, now).await?
         {
             // As long as the handle lives: one that is made after an eviction would lack what the store has.
-            self.hold(record);
+            self.hold_record(record);
         }
         Ok(())
     }
 
     /// The record of a principal with what the shared store has of it, of which it is asked unless memory holds the answer.
     /// `None` without a store.
-    pub(super) async fn ask_for(
+    pub(super) async fn load_principal_record(
         &self,
         signed: &ResolvedPrincipal,
         now: Millis,
@@ -106,20 +106,26 @@ impl Core {
         let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
         let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
         let found = store.read(lookup, &self.chain.time).await?;
-        let entries = self.entries(found, Scope::Principal, now);
+        let entries = self.incoming_values(found, Scope::Principal, now);
         let record = self.principal_record(signed, now);
         record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
         known.as_ref().unwrap_or(&record).mark_read(abandoned);
         // That there is nothing is remembered too.
-        self.settle(&record, now);
+        self.account(&record, now);
         Ok(Some(record))
     }
 
     /// Joins what a genuine payload of this session holds into the records that it speaks of.
-    pub(super) fn take_in(&self, bound: &Bound, current: &Current, resolution: Resolution, now: Millis) -> TakenIn {
+    pub(super) fn merge_payload(
+        &self,
+        bound: &Bound,
+        current: &CurrentToken,
+        resolution: Resolution,
+        now: Millis,
+    ) -> PayloadMerge {
         let (payload, life) = (&current.payload, &current.life);
-        let mut taken = TakenIn {
+        let mut taken = PayloadMerge {
             resolution,
             deadline: current.idle_deadline.min(life.absolute_deadline()),
             sealed: current.issued,
@@ -135,14 +141,14 @@ impl Core {
             newer: Vec::new(),
         };
         bound.record.merge_life(life, now);
-        self.join_entries((Owner::Session, &bound.record), current, &mut taken, now);
-        match (payload.head.principal, self.signed_of(bound, now)) {
+        self.merge_entries((Owner::Session, &bound.record), current, &mut taken, now);
+        match (payload.head.principal, self.principal_for(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
                 if taken.principals > 0 {
                     let record = self.hold_principal(&signed, now);
-                    self.join_entries((Owner::Principal(signed.key()), &record), current, &mut taken, now);
+                    self.merge_entries((Owner::Principal(signed.key()), &record), current, &mut taken, now);
                     record.touch(now);
-                    self.settle(&record, now);
+                    self.account(&record, now);
                 }
             }
             // What another principal left in this browser is nobody's here.
@@ -154,7 +160,13 @@ impl Core {
         taken
     }
 
-    fn join_entries(&self, (owner, record): (Owner, &Record), current: &Current, taken: &mut TakenIn, now: Millis) {
+    fn merge_entries(
+        &self,
+        (owner, record): (Owner, &Record),
+        current: &CurrentToken,
+        taken: &mut PayloadMerge,
+        now: Millis,
+    ) {
         let schema = &self.chain.schema;
         let time = &self.chain.time;
         let entries = current.payload.entries(match owner {
@@ -166,11 +178,15 @@ impl Core {
             for entry in entries.clone() {
                 let hit = |number| record.read().value(schema, number, now).map(|kept| kept.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
-                let version = current.believed(entry.version, time);
+                let version = current.believed_version(entry.version, time);
                 if schema.index_by_bytes(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
                     // Known all the same: what is written next is to be above it.
                     record.write().values.note_version(version);
-                    taken.newer.push(Newer { owner, name: entry.text().into(), kept: current.kept(&entry, time, now) });
+                    taken.newer.push(ShadowedValue {
+                        owner,
+                        name: entry.text().into(),
+                        value: current.stored_value(&entry, time, now),
+                    });
                 }
             }
         }
@@ -180,7 +196,7 @@ impl Core {
         let carried = fill.map(|entry| {
             let number = schema.index_by_bytes(entry.name);
             let name = number.map_or_else(|| entry.text(), |number| schema.get(number).name);
-            IncomingValue { number, name: name.into(), value: current.kept(&entry, time, now) }
+            IncomingValue { number, name: name.into(), value: current.stored_value(&entry, time, now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
@@ -193,11 +209,11 @@ impl Core {
     }
 
     /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.
-    pub(super) fn in_step(
+    pub(super) fn cookie_snapshot(
         &self,
         bound: &Bound,
         signed: Option<&ResolvedPrincipal>,
-        taken: &TakenIn,
+        taken: &PayloadMerge,
         now: Millis,
     ) -> Option<CookieSnapshot> {
         let schema = &self.chain.schema;
@@ -234,7 +250,7 @@ impl Core {
 }
 
 /// What came of a payload.
-pub(super) struct TakenIn {
+pub(super) struct PayloadMerge {
     resolution: Resolution,
     pub(super) deadline: Millis,
     sealed: Millis,
@@ -251,21 +267,21 @@ pub(super) struct TakenIn {
     /// Everything went into a record: what brings the same bytes again needn't be opened.
     whole: bool,
     pub(super) filled: Vec<(ValueIndex, Version)>,
-    newer: Vec<Newer>,
+    newer: Vec<ShadowedValue>,
 }
 
-impl Core {
+impl SessionShared {
     /// The session of an opened token that a page brought, on a node that may not know the session yet. A shared store
     /// decides whether the session exists; its values are asked for when they are read.
-    pub(super) async fn session_of_token(
+    pub(super) async fn find_token_record(
         &self,
         id: SessionId,
-        current: &Current,
+        current: &CurrentToken,
         now: Millis,
     ) -> Result<Bound, RelayRefused> {
         let (chain, key) = (&self.chain, RecordKey(*id.as_bytes()));
         if let Some(store) = &chain.store
-            && !self.is_settled(&key, now)
+            && !self.is_fresh(&key, now)
         {
             let lookup = Lookup::new(Some(chain.owner(&id)), &[], None);
             let found = store.read(lookup, &chain.time).await.map_err(WriteError::from)?;
@@ -276,7 +292,7 @@ impl Core {
             }
         }
         let make = || {
-            let record = Record::session(key, current.begun_life(), current.used(now));
+            let record = Record::session(key, current.initial_life(), current.used(now));
             if chain.store.is_some() { record.never_loaded() } else { record }
         };
         let record = chain.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
@@ -288,7 +304,7 @@ impl Core {
     }
 
     /// Whether memory has the store's last answer on a session.
-    fn is_settled(&self, key: &RecordKey, now: Millis) -> bool {
+    fn is_fresh(&self, key: &RecordKey, now: Millis) -> bool {
         let known = self.chain.memory.as_ref().map(|memory| memory.session(key, now));
         matches!(known, Some(SessionLookup::Live(record)) if !record.is_stale())
     }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use super::{
     Session,
-    commit::{Loss, MAX_LOSSES},
-    core::Core,
-    read::{Look, Stored},
+    commit::{CommitFailure, MAX_ATTEMPTS},
+    core::SessionShared,
+    read::{Access, Stored},
     turn::removal,
 };
 use crate::{
@@ -60,7 +60,7 @@ pub struct Batch<'a> {
     error: Option<WriteError>,
 }
 
-type Reread<'a> = Box<dyn FnMut(&Core, Millis) -> Result<Mutation, WriteError> + Send + 'a>;
+type Reread<'a> = Box<dyn FnMut(&SessionShared, Millis) -> Result<Mutation, WriteError> + Send + 'a>;
 
 enum Step<'a> {
     Set(Mutation),
@@ -91,7 +91,8 @@ impl<'a> Batch<'a> {
     pub fn update<V: SessionValue + Default>(self, mut update: impl FnMut(&mut V) + Send + 'a) -> Self {
         self.step(|session| {
             let number = session.writable::<V>()?;
-            let reread = move |core: &Core, now| core.updated(number, &mut update, now).map(|(change, _)| change);
+            let reread =
+                move |core: &SessionShared, now| core.updated(number, &mut update, now).map(|(change, _)| change);
             Ok(Step::Update(number, Box::new(reread)))
         })
     }
@@ -138,13 +139,13 @@ impl<'a> Batch<'a> {
             Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
-        for _ in 0..MAX_LOSSES {
+        for _ in 0..MAX_ATTEMPTS {
             let now = core.chain.now();
             let mut changes = Vec::with_capacity(steps.len());
             for step in &mut steps {
                 match step {
                     Step::Set(change) => changes.push(change.clone()),
-                    Step::Remove(change) if core.holds(change.index, now) => changes.push(change.clone()),
+                    Step::Remove(change) if core.has_stored(change.index, now) => changes.push(change.clone()),
                     Step::Remove(_) => {}
                     Step::Update(_, reread) => changes.push(reread(core, now)?),
                 }
@@ -155,15 +156,15 @@ impl<'a> Batch<'a> {
             }
             match core.try_commit(scope, WriteScope::Values, &changes).await {
                 Ok(_) => return Ok(()),
-                Err(Loss::Outdated) => {}
+                Err(CommitFailure::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
             }
         }
-        Err(Loss::Outdated.into())
+        Err(CommitFailure::Outdated.into())
     }
 }
 
-fn one_scope(core: &Core, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
+fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
     let refuse = |message, number| {
         let error = WriteError::new(WriteErrorKind::Invalid, message);
         Err(error.named([core.chain.schema.get(number).name]))
@@ -188,7 +189,7 @@ impl fmt::Debug for Batch<'_> {
     }
 }
 
-impl Core {
+impl SessionShared {
     /// What an update makes of the value that there is now, as a compare-and-set.
     fn updated<V: SessionValue + Default>(
         &self,
@@ -197,7 +198,7 @@ impl Core {
         now: Millis,
     ) -> Result<(Mutation, V), WriteError> {
         self.touch();
-        let (answer, mark) = self.resolve(number, now, Look::Use, |json| value::decode::<V>(json));
+        let (answer, mark) = self.resolve(number, now, Access::Touch, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
         let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
@@ -211,7 +212,7 @@ impl Core {
         update: &mut (impl FnMut(&mut V) + Send),
     ) -> Result<V, WriteError> {
         let scope = self.chain.schema.get(number).scope;
-        for _ in 0..MAX_LOSSES {
+        for _ in 0..MAX_ATTEMPTS {
             let now = self.chain.now();
             let record = self.record_of(scope, now);
             // Updates on this node queue: only other writes and other nodes make one lose.
@@ -222,19 +223,19 @@ impl Core {
             let (change, value) = self.updated(number, update, self.chain.now())?;
             match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value),
-                Err(Loss::Outdated) => {}
+                Err(CommitFailure::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
             }
         }
-        Err(Loss::Outdated.into())
+        Err(CommitFailure::Outdated.into())
     }
 
     pub(super) async fn take<V: SessionValue>(&self, number: ValueIndex) -> Result<Option<V>, WriteError> {
         let scope = self.chain.schema.get(number).scope;
         self.touch();
-        for _ in 0..MAX_LOSSES {
+        for _ in 0..MAX_ATTEMPTS {
             let now = self.chain.now();
-            let (json, version) = match self.stored(number, now, Look::Use).0 {
+            let (json, version) = match self.stored(number, now, Access::Touch).0 {
                 Stored::Copy { json, version, .. } => (json, version),
                 // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks
                 // for a message works all the same.
@@ -243,14 +244,14 @@ impl Core {
             let change = Mutation { replaces: Some(version), ..removal(number, V::NAME) };
             match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value::decode(&json).ok()),
-                Err(Loss::Outdated) => {}
+                Err(CommitFailure::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
             }
         }
-        Err(Loss::Outdated.into())
+        Err(CommitFailure::Outdated.into())
     }
 
     pub(super) fn minted(&self) -> bool {
-        self.marks.minted.load(std::sync::atomic::Ordering::Relaxed)
+        self.marks.begun_here.load(std::sync::atomic::Ordering::Relaxed)
     }
 }

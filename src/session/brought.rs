@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::core::Core;
+use super::core::SessionShared;
 use crate::{
     chain::values::StoredValue,
     id::SessionId,
@@ -13,32 +13,32 @@ use crate::{
 
 /// What the request's cookie held.
 #[derive(Debug, Default)]
-pub(super) struct Brought {
+pub(super) struct RequestToken {
     /// The session whose token it was.
     pub(super) key: Option<RecordKey>,
     /// Set if it held all that there was.
-    pub(super) in_step: Option<CookieSnapshot>,
+    pub(super) cookie: Option<CookieSnapshot>,
     /// The record of its user, if values of that were in it and it was not opened: what isn't here any more when the head
     /// leaves, the next cookie would lack.
     pub(super) principal: Option<Arc<Record>>,
     /// The tokens that came, unless that was a single one, of the session above.
-    pub(super) came: Option<Box<Came>>,
+    pub(super) cookie_tokens: Option<Box<CookieTokens>>,
     /// What the cookie answered for, with the version.
-    pub(super) filled: Box<[(ValueIndex, Version)]>,
+    pub(super) from_cookie: Box<[(ValueIndex, Version)]>,
     /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
-    pub(super) newer: Box<[Newer]>,
+    pub(super) shadowed: Box<[ShadowedValue]>,
 }
 
-impl Brought {
+impl RequestToken {
     /// How many tokens of ours opened.
     pub(super) fn opened(&self) -> usize {
-        self.came.as_ref().map_or_else(|| usize::from(self.key.is_some()), |came| came.opened)
+        self.cookie_tokens.as_ref().map_or_else(|| usize::from(self.key.is_some()), |came| came.opened)
     }
 }
 
 /// The tokens that a request brought under our cookie's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Came {
+pub(super) struct CookieTokens {
     /// The sessions of genuine tokens whose absolute deadline has not come, each once, whatever the seal's idle deadline.
     pub(super) ids: Vec<SessionId>,
     /// Whether any value did not open, or was not tried: more values than four, more bytes or pairs than are read.
@@ -47,7 +47,7 @@ pub(super) struct Came {
     opened: usize,
 }
 
-impl Came {
+impl CookieTokens {
     /// Values of which nothing is known.
     pub(super) fn unread() -> Self {
         Self { unread: true, ..Self::default() }
@@ -66,21 +66,22 @@ impl Came {
     }
 }
 
-impl Core {
+impl SessionShared {
     /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
-    pub(super) fn came(&self) -> Came {
+    pub(super) fn cookie_tokens(&self) -> CookieTokens {
         let only = || self.brought.key.map(|key| SessionId::from_bytes(key.0));
-        let single = || Came { ids: only().into_iter().collect(), unread: false, opened: self.brought.opened() };
-        self.brought.came.as_deref().cloned().unwrap_or_else(single)
+        let single =
+            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.brought.opened() };
+        self.brought.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 }
 
 /// A copy that only the cookie has.
 #[derive(Debug)]
-pub(super) struct Newer {
+pub(super) struct ShadowedValue {
     pub(super) owner: Owner,
     pub(super) name: Box<str>,
-    pub(super) kept: StoredValue,
+    pub(super) value: StoredValue,
 }
 
 /// Whose part of a cookie it is.
@@ -115,13 +116,13 @@ mod tests {
     use http::{HeaderMap, HeaderValue, header::COOKIE};
     use serde::{Deserialize, Serialize};
 
-    use super::Came;
+    use super::CookieTokens;
     use crate::{
         id::SessionId,
         session::{
             Session,
             core::CrossSite,
-            load::{Arrival, Loader},
+            load::{Loader, RequestHead},
         },
         sessions::Sessions,
         testing::ManualClock,
@@ -163,14 +164,14 @@ mod tests {
             headers.insert(COOKIE, HeaderValue::try_from(pairs.join("; ")).unwrap());
         }
         let cookies = Fields::note(&mut headers);
-        Loader::new(Arrival {
+        Loader::new(RequestHead {
             chain: Arc::clone(&node.chain),
             cookies,
             cross_site,
             refused: None,
             upgrade: false,
-            asked: None,
-            around: None,
+            facts: None,
+            outer: None,
         })
         .load_now()
         .unwrap()
@@ -189,7 +190,7 @@ mod tests {
     }
 
     fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
-        let Came { ids, unread, .. } = load(node, values, None).core().came();
+        let CookieTokens { ids, unread, .. } = load(node, values, None).core().cookie_tokens();
         (ids, unread)
     }
 
@@ -231,7 +232,7 @@ mod tests {
         for node in [&warm, &node(&ring, &clock)] {
             let session = load(node, &[&token], None);
             assert!(session.is_new(), "idled out");
-            assert_eq!(session.core().came().ids, [id]);
+            assert_eq!(session.core().cookie_tokens().ids, [id]);
         }
         clock.advance(28 * DAY);
         for node in [&warm, &node(&ring, &clock)] {
@@ -249,7 +250,7 @@ mod tests {
             clock.advance(Duration::from_secs(span));
             assert_eq!(brought(&node, &[&token]), (vec![id], false));
         }
-        let withheld = load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).core().came();
+        let withheld = load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).core().cookie_tokens();
         assert_eq!((withheld.ids, withheld.unread), (vec![id], true));
     }
 }

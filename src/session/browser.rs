@@ -8,8 +8,8 @@ use std::{
 use http::HeaderValue;
 
 use super::{
-    brought::{Newer, Owner},
-    core::{Binding, Bound, Core},
+    brought::{Owner, ShadowedValue},
+    core::{Binding, Bound, SessionShared},
 };
 #[cfg(feature = "inspector")]
 use crate::tier::{cookie::seal::sealed_len, memory::record::JsonRoom};
@@ -31,13 +31,13 @@ use crate::{
 
 /// What there is for a browser to carry, by the stamps of its records' states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Stand {
+pub(crate) struct CookieContents {
     session: u64,
     principal: Option<(RecordKey, u64)>,
 }
 
-impl Stand {
-    pub(super) fn is_carried_by(&self, token: &CookieSnapshot) -> bool {
+impl CookieContents {
+    pub(super) fn is_held_by(&self, token: &CookieSnapshot) -> bool {
         // Somebody who is not signed in here just now is no reason to write the cookie.
         let principal = self.principal.is_none() || self.principal.as_ref() == token.principal.as_deref();
         self.session == token.session && principal
@@ -45,7 +45,7 @@ impl Stand {
 }
 
 /// All that a browser is to carry at one moment, unsealed.
-pub(super) struct Parcel {
+pub(super) struct CookiePayload {
     ends_with_browser: bool,
     pub(super) written: Writer,
     in_step: CookieSnapshot,
@@ -56,7 +56,7 @@ pub(super) struct Parcel {
 /// What a browser is to carry, by its size.
 #[cfg(feature = "inspector")]
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Measured {
+pub(crate) struct CookieSize {
     /// Characters of the token.
     pub(crate) token: usize,
     /// Bytes of each owner's entries.
@@ -70,26 +70,26 @@ pub(crate) struct Measured {
     pub(crate) in_step: bool,
 }
 
-impl Core {
+impl SessionShared {
     /// The `Set-Cookie` that the response is to carry, if it is to carry one.
     pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
         let cookie = &self.chain.cookie;
         let bound = match self.live(now) {
             Ok(bound) => bound,
             Err(_) => {
-                let ended_here = self.has_ended_own() && !self.came().is_nothing();
+                let ended_here = self.has_ended_own() && !self.cookie_tokens().is_nothing();
                 return if ended_here { cookie.removal() } else { None };
             }
         };
         if !self.is_touched() || !self.is_behind(&bound, now) {
             return None;
         }
-        let Parcel { ends_with_browser, written, in_step, cut } = self.pack(&bound, now)?;
+        let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&bound, now)?;
         self.note_over_budget(&written, now);
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
-        let Creation { header, token, ring } = made.inspect_err(unsealable).ok()??;
-        if self.chain.memory.is_some() && self.brought.newer.is_empty() {
+        let Creation { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
+        if self.chain.memory.is_some() && self.brought.shadowed.is_empty() {
             let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
             bound.record.write().set_cookie(digest, in_step);
         }
@@ -101,8 +101,8 @@ impl Core {
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
     pub(super) fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
-        let behind = self.is_behind_itself(bound);
-        behind.unwrap_or_else(|in_step| !self.stand_of(bound, now).is_carried_by(in_step))
+        let behind = self.is_behind_alone(bound);
+        behind.unwrap_or_else(|in_step| !self.cookie_contents_of(bound, now).is_held_by(in_step))
     }
 
     /// The same, as far as the session's record says it by itself, which is asked without a lock.
@@ -110,8 +110,8 @@ impl Core {
     /// # Errors
     ///
     /// What the browser has, where it depends on who is signed in.
-    fn is_behind_itself(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
-        let in_step = match &self.brought.in_step {
+    fn is_behind_alone(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
+        let in_step = match &self.brought.cookie {
             Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
             _ => return Ok(true),
         };
@@ -128,17 +128,18 @@ impl Core {
     /// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
     fn is_up_to_date(&self) -> bool {
         // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
-        let own = self.of_session(Scope::Session, |bound| self.is_behind_itself(bound).map_err(|_| bound.clone()));
+        let own =
+            self.with_session_record(Scope::Session, |bound| self.is_behind_alone(bound).map_err(|_| bound.clone()));
         own.is_some_and(|behind| !behind.unwrap_or_else(|bound| self.is_behind(&bound, bound.record.used())))
     }
 
-    pub(super) fn stand_of(&self, bound: &Bound, now: Millis) -> Stand {
-        Stand { session: bound.record.revision(), principal: self.principal_stand(bound, now) }
+    pub(super) fn cookie_contents_of(&self, bound: &Bound, now: Millis) -> CookieContents {
+        CookieContents { session: bound.record.revision(), principal: self.principal_contents(bound, now) }
     }
 
     #[inline]
-    fn principal_stand(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
-        self.signed_of(bound, now).map(|signed| {
+    fn principal_contents(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
+        self.principal_for(bound, now).map(|signed| {
             let carried =
                 self.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
             (signed.key(), carried)
@@ -146,39 +147,39 @@ impl Core {
     }
 
     /// What the browser is to carry now; none without a session.
-    pub(crate) fn stand(&self) -> Option<Stand> {
+    pub(crate) fn cookie_contents(&self) -> Option<CookieContents> {
         let now = self.chain.now();
-        self.live(now).ok().map(|bound| self.stand_of(&bound, now))
+        self.live(now).ok().map(|bound| self.cookie_contents_of(&bound, now))
     }
 
     pub(super) fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
-        let stand = self.stand_of(bound, now);
+        let stand = self.cookie_contents_of(bound, now);
         let state = bound.record.read();
         match &state.kind {
-            Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_carried_by(&held)),
+            Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
             _ => true,
         }
     }
 
     /// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
     #[cfg(feature = "inspector")]
-    pub(crate) fn measure(&self, now: Millis) -> Measured {
+    pub(crate) fn cookie_size(&self, now: Millis) -> CookieSize {
         let terms = self.chain.terms(Scope::Principal, now);
         let empty = JsonRoom { used: 0, free: terms.budget };
-        let users = self.signed(now).and_then(|signed| self.find_principal(&signed));
+        let users = self.principal(now).and_then(|signed| self.find_principal(&signed));
         let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
         let principal_json = principal_json.unwrap_or(empty);
         let terms = self.chain.terms(Scope::Session, now);
         let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
-            let parcel = self.pack(&bound, now)?;
+            let parcel = self.build_payload(&bound, now)?;
             Some((bound, parcel))
         }) else {
             let session_json = self.empty_session(now).json_room(terms);
-            return Measured { session_json, principal_json, ..Measured::default() };
+            return CookieSize { session_json, principal_json, ..CookieSize::default() };
         };
         let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
         let session_json = bound.record.read().json_room(terms);
-        let mut measured = Measured { session_json, principal_json, in_step, ..Measured::default() };
+        let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
         for entry in parcel.written.entries() {
             match entry.owner {
                 EntryOwner::Session => measured.session += entry.len(),
@@ -196,18 +197,18 @@ impl Core {
     /// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
     ///
     /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
-    pub(super) fn pack(&self, bound: &Bound, now: Millis) -> Option<Parcel> {
-        self.pack_with(bound, None, now)
+    pub(super) fn build_payload(&self, bound: &Bound, now: Millis) -> Option<CookiePayload> {
+        self.build_payload_with(bound, None, now)
     }
 
     /// The payload of an order for this session, with everything that the browser is to carry.
-    pub(super) fn pack_order(&self, bound: &Bound, order: &Order, now: Millis) -> Option<Writer> {
-        self.pack_with(bound, Some(order), now).map(|parcel| parcel.written)
+    pub(super) fn build_order_payload(&self, bound: &Bound, order: &Order, now: Millis) -> Option<Writer> {
+        self.build_payload_with(bound, Some(order), now).map(|parcel| parcel.written)
     }
 
-    fn pack_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<Parcel> {
+    fn build_payload_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
         let schema = &self.chain.schema;
-        let signed = self.signed_of(bound, now);
+        let signed = self.principal_for(bound, now);
         let mut cut = false;
         let wall = |at| self.chain.time.wall(at);
         let (head, mut written, session, deadline, due) = {
@@ -239,15 +240,15 @@ impl Core {
             });
             (signed.key(), carried)
         });
-        if !self.brought.newer.is_empty() || written.entries_len() > self.room() {
-            let (anew, left_out) = self.written_anew(&head, order, &written, signed.as_deref());
+        if !self.brought.shadowed.is_empty() || written.entries_len() > self.room() {
+            let (anew, left_out) = self.rewrite(&head, order, &written, signed.as_deref());
             written = anew;
             cut |= left_out;
         }
         let ends_with_browser = head.life.ends_with_browser;
         let in_step =
             CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
-        Some(Parcel { ends_with_browser, written, in_step, cut })
+        Some(CookiePayload { ends_with_browser, written, in_step, cut })
     }
 
     /// The bytes that there are for entries in the largest cookie.
@@ -276,7 +277,7 @@ impl Core {
     }
 
     /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.
-    fn written_anew(
+    fn rewrite(
         &self,
         head: &Head,
         order: Option<&Order>,
@@ -284,9 +285,9 @@ impl Core {
         signed: Option<&ResolvedPrincipal>,
     ) -> (Writer, bool) {
         let mut entries: Vec<_> = written.entries().collect();
-        self.keep_newer(&mut entries, signed);
+        self.keep_shadowed(&mut entries, signed);
         let whole = entries.len();
-        self.fit(&mut entries);
+        self.drop_oldest_until_fits(&mut entries);
         let mut cut = entries.len() < whole;
         let mut anew = Writer::new(head, order);
         for entry in entries {
@@ -297,13 +298,13 @@ impl Core {
 
     /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
     /// a user before had, or somebody chose before signing in, goes all the same.
-    fn keep_newer<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
+    fn keep_shadowed<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
         let schema = &self.chain.schema;
         let anonymous =
             |name: &str| schema.index_by_name(name).is_some_and(|number| schema.get(number).scope == Scope::Principal);
         // A session that was made here goes on from no session that the cookie told of.
-        let goes_on = !self.marks.minted.load(Ordering::Relaxed);
-        for Newer { owner, name, kept } in &self.brought.newer {
+        let goes_on = !self.marks.begun_here.load(Ordering::Relaxed);
+        for ShadowedValue { owner, name, value: kept } in &self.brought.shadowed {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,
                 Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
@@ -320,7 +321,7 @@ impl Core {
     }
 
     /// What two nodes accepted apart can together be more than fits. The oldest stay behind: they are still here.
-    fn fit(&self, entries: &mut Vec<Entry<'_>>) {
+    fn drop_oldest_until_fits(&self, entries: &mut Vec<Entry<'_>>) {
         while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { return };
@@ -330,14 +331,14 @@ impl Core {
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
-    pub(crate) fn head_out(&self, upgrade: bool) -> HeadOut<'_> {
+    pub(crate) fn response_headers(&self, upgrade: bool) -> ResponseHeaders<'_> {
         self.note_head_sent();
         if upgrade {
-            return HeadOut { touched: false, removals: &[], cookie: None };
+            return ResponseHeaders { touched: false, removals: &[], cookie: None };
         }
         let touched = self.is_touched();
-        if self.is_seen_off() {
-            return HeadOut { touched, removals: &[], cookie: None };
+        if self.is_left_to_inner() {
+            return ResponseHeaders { touched, removals: &[], cookie: None };
         }
         let due = touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
@@ -345,19 +346,19 @@ impl Core {
             0 => false,
             1 => cookie.is_some(),
             // What another site makes a browser send must not take a cookie that the browser withheld.
-            _ => !matches!(self.binding(), Binding::Refused(_)),
+            _ => !matches!(self.binding(), Binding::CrossSite(_)),
         };
-        HeadOut { touched, removals: if removes { self.chain.cookie.former_removals() } else { &[] }, cookie }
+        ResponseHeaders { touched, removals: if removes { self.chain.cookie.former_removals() } else { &[] }, cookie }
     }
 }
 
-pub(super) fn unsealable(error: &SealError) {
+pub(super) fn trace_unsealable(error: &SealError) {
     tracing::error!(%error, "the session can't be sealed");
 }
 
 /// What a response's head is to be given.
 #[derive(Debug)]
-pub(crate) struct HeadOut<'a> {
+pub(crate) struct ResponseHeaders<'a> {
     pub(crate) touched: bool,
     /// `Set-Cookie` for each place where an earlier deploy put the cookie.
     pub(crate) removals: &'a [HeaderValue],

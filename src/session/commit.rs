@@ -3,8 +3,8 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    core::{Binding, Bound, Core},
-    turn::Drawn,
+    core::{Binding, Bound, SessionShared},
+    turn::PlannedSession,
 };
 use crate::{
     chain::{life::SessionLife, values::StoredValue},
@@ -26,17 +26,17 @@ use crate::{
 };
 
 /// Losing so often in a row means that something else writes in a loop.
-pub(super) const MAX_LOSSES: usize = 32;
+pub(super) const MAX_ATTEMPTS: usize = 32;
 
 /// Where a commit goes.
-pub(super) struct Target {
+pub(super) struct WriteTarget {
     pub(super) record: Arc<Record>,
     pub(super) scope: Scope,
     pub(super) extent: WriteScope,
     pub(super) share: BudgetShare,
 }
 
-impl Target {
+impl WriteTarget {
     pub(super) const fn session(record: Arc<Record>) -> Self {
         Self { record, scope: Scope::Session, extent: WriteScope::Values, share: BudgetShare::Ordinary }
     }
@@ -48,18 +48,18 @@ impl Target {
 
 /// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
 #[must_use]
-pub(super) struct Made<'a> {
+pub(super) struct InsertGuard<'a> {
     memory: Option<&'a Memory>,
     key: RecordKey,
 }
 
-impl Made<'_> {
+impl InsertGuard<'_> {
     pub(super) fn keep(mut self) {
         self.memory = None;
     }
 }
 
-impl Drop for Made<'_> {
+impl Drop for InsertGuard<'_> {
     fn drop(&mut self) {
         if let Some(memory) = self.memory {
             memory.forget(&self.key);
@@ -69,51 +69,51 @@ impl Drop for Made<'_> {
 
 /// Why a commit changed nothing.
 #[derive(Debug)]
-pub(super) enum Loss {
+pub(super) enum CommitFailure {
     /// Something else was written meanwhile: look again.
     Outdated,
     Error(WriteError),
 }
 
-impl From<WriteError> for Loss {
+impl From<WriteError> for CommitFailure {
     fn from(error: WriteError) -> Self {
         Self::Error(error)
     }
 }
 
-impl From<TierError> for Loss {
+impl From<TierError> for CommitFailure {
     fn from(error: TierError) -> Self {
         Self::Error(error.into())
     }
 }
 
-impl From<Loss> for WriteError {
-    fn from(loss: Loss) -> Self {
+impl From<CommitFailure> for WriteError {
+    fn from(loss: CommitFailure) -> Self {
         match loss {
-            Loss::Outdated => {
+            CommitFailure::Outdated => {
                 Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row: try again")
             }
-            Loss::Error(error) => error,
+            CommitFailure::Error(error) => error,
         }
     }
 }
 
 /// Tries what replaces nothing again where a store finds it outdated all the same, as one may that only ever compares.
-pub(super) async fn insist<T, F>(attempt: impl Fn() -> F) -> Result<T, WriteError>
+pub(super) async fn retry_outdated<T, F>(attempt: impl Fn() -> F) -> Result<T, WriteError>
 where
-    F: Future<Output = Result<T, Loss>>,
+    F: Future<Output = Result<T, CommitFailure>>,
 {
-    for _ in 0..MAX_LOSSES {
+    for _ in 0..MAX_ATTEMPTS {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(Loss::Outdated) => {}
+            Err(CommitFailure::Outdated) => {}
             Err(loss) => return Err(loss.into()),
         }
     }
-    Err(Loss::Outdated.into())
+    Err(CommitFailure::Outdated.into())
 }
 
-impl Core {
+impl SessionShared {
     /// Makes changes of values of one scope, all or none.
     ///
     /// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
@@ -124,7 +124,7 @@ impl Core {
         extent: WriteScope,
         changes: &[Mutation],
     ) -> Result<Version, WriteError> {
-        insist(|| self.try_commit(scope, extent, changes)).await
+        retry_outdated(|| self.try_commit(scope, extent, changes)).await
     }
 
     /// Makes changes of values of both scopes: of each owner all or none, and none at all where an owner's are refused.
@@ -132,7 +132,7 @@ impl Core {
     /// Cancel safe for each owner, as [`commit`](Self::commit) is.
     pub(crate) async fn commit_of_owners(&self, changes: impl Iterator<Item = Mutation>) -> Result<(), WriteError> {
         let now = self.chain.now();
-        let signed = self.signed(now);
+        let signed = self.principal(now);
         // While nobody is signed in, the session owns the values of both scopes.
         let is_users = |change: &Mutation| match self.chain.schema.get(change.index).scope {
             Scope::Session => false,
@@ -140,7 +140,7 @@ impl Core {
         };
         let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_users);
         if let (Some(signed), false, false) = (&signed, users.is_empty(), sessions.is_empty()) {
-            let refused = |refused: CommitRejected| WriteError::from(refused.into_loss());
+            let refused = |refused: CommitRejected| WriteError::from(refused.into_failure());
             let record = self.hold_principal(signed, now);
             record.check_budget(&users, self.chain.terms(Scope::Principal, now)).map_err(refused)?;
             let terms = self.chain.terms(Scope::Session, now);
@@ -168,14 +168,15 @@ impl Core {
         scope: Scope,
         extent: WriteScope,
         changes: &[Mutation],
-    ) -> Result<Version, Loss> {
+    ) -> Result<Version, CommitFailure> {
         self.touch();
         self.check_head()?;
         loop {
             let before = self.bound_key();
             match self.commit_here(scope, extent, changes).await {
                 // A clone has renewed the session meanwhile, and this handle went along: so does the write.
-                Err(Loss::Error(error)) if error.kind() == WriteErrorKind::Closed && before != self.bound_key() => {}
+                Err(CommitFailure::Error(error))
+                    if error.kind() == WriteErrorKind::Closed && before != self.bound_key() => {}
                 committed => return committed,
             }
         }
@@ -188,18 +189,23 @@ impl Core {
         }
     }
 
-    async fn commit_here(&self, scope: Scope, extent: WriteScope, changes: &[Mutation]) -> Result<Version, Loss> {
+    async fn commit_here(
+        &self,
+        scope: Scope,
+        extent: WriteScope,
+        changes: &[Mutation],
+    ) -> Result<Version, CommitFailure> {
         let now = self.chain.now();
         if scope == Scope::Principal
-            && let Some(signed) = self.signed(now)
+            && let Some(signed) = self.principal(now)
         {
             // Without a store the cookie is the only copy that outlives this process, and it needs a session.
             if self.chain.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
                 let terms = self.chain.terms(scope, now);
-                self.hold_principal(&signed, now).check_budget(changes, terms).map_err(CommitRejected::into_loss)?;
-                self.mint(&[], Version::ZERO, now).await?;
+                self.hold_principal(&signed, now).check_budget(changes, terms).map_err(CommitRejected::into_failure)?;
+                self.begin_with(&[], Version::ZERO, now).await?;
             }
-            if self.is_principals() {
+            if self.is_principal_only() {
                 // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
                 if self.chain.store.is_none() && self.chain.memory.is_none() {
                     return Err(WriteError::closed(CloseReason::CrossSite).into());
@@ -208,14 +214,16 @@ impl Core {
                 bound.record.touch(now);
             }
             let record = self.hold_principal(&signed, now);
-            return self.write(&Target { extent, ..Target::principal(record) }, CommitKind::Upsert, changes, now).await;
+            return self
+                .write(&WriteTarget { extent, ..WriteTarget::principal(record) }, CommitKind::Upsert, changes, now)
+                .await;
         }
         match self.writable(now)? {
             Some(bound) => {
-                let target = Target { extent, ..Target::session(bound.record) };
+                let target = WriteTarget { extent, ..WriteTarget::session(bound.record) };
                 self.write(&target, CommitKind::Update, changes, now).await
             }
-            None => self.mint(changes, Version::ZERO, now).await,
+            None => self.begin_with(changes, Version::ZERO, now).await,
         }
     }
 
@@ -229,11 +237,11 @@ impl Core {
     }
 
     /// Makes a session that holds the changes. If a clone was faster, they go into that one.
-    async fn mint(&self, changes: &[Mutation], above: Version, now: Millis) -> Result<Version, Loss> {
-        let _turning = self.turning().await;
+    async fn begin_with(&self, changes: &[Mutation], above: Version, now: Millis) -> Result<Version, CommitFailure> {
+        let _turning = self.lifecycle_lock().await;
         match self.binding() {
             Binding::Anonymous => {}
-            Binding::Job => {
+            Binding::PrincipalOnly => {
                 let message = "a handle of `Sessions::for_principal` has no session to keep values of session scope";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
             }
@@ -241,38 +249,38 @@ impl Core {
                 let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
                 return match changes {
                     [] => Ok(Version::ZERO),
-                    _ => self.write(&Target::session(bound.record), CommitKind::Update, changes, now).await,
+                    _ => self.write(&WriteTarget::session(bound.record), CommitKind::Update, changes, now).await,
                 };
             }
         }
-        let (bound, version) = self.found(changes, BudgetShare::Ordinary, None, above, now).await?;
+        let (bound, version) = self.create_session(changes, BudgetShare::Ordinary, None, above, now).await?;
         if self.head_has_left() {
             tracing::debug!(
                 "a session begins after the response head has left: its cookie reaches the browser only by a token of \
                  `Session::relay`, which the page brings"
             );
         }
-        self.marks.minted.store(true, Ordering::Relaxed);
+        self.marks.begun_here.store(true, Ordering::Relaxed);
         self.rebind(bound);
         self.forget_own_end();
         Ok(version)
     }
 
     /// A new session with its first values, bound to nobody yet.
-    pub(super) async fn found(
+    pub(super) async fn create_session(
         &self,
         changes: &[Mutation],
         share: BudgetShare,
-        drawn: Option<Drawn>,
+        drawn: Option<PlannedSession>,
         above: Version,
         now: Millis,
-    ) -> Result<(Bound, Version), Loss> {
-        let id = drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
-        let known = self.signed(now).and_then(|signed| self.find_principal(&signed));
+    ) -> Result<(Bound, Version), CommitFailure> {
+        let id = drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
+        let known = self.principal(now).and_then(|signed| self.find_principal(&signed));
         let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
         let birth = drawn.map_or_else(|| self.chain.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
-        let (bound, made) = self.make(id, self.begin_life(birth, now), now)?;
-        let target = Target { share, ..Target::session(Arc::clone(&bound.record)) };
+        let (bound, made) = self.insert_record(id, self.begin_life(birth, now), now)?;
+        let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound.record)) };
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
@@ -292,7 +300,12 @@ impl Core {
     /// # Errors
     ///
     /// Where the id is in use already, or has ended: an order that is carried out a second time.
-    pub(super) fn make(&self, id: SessionId, life: SessionLife, now: Millis) -> Result<(Bound, Made<'_>), WriteError> {
+    pub(super) fn insert_record(
+        &self,
+        id: SessionId,
+        life: SessionLife,
+        now: Millis,
+    ) -> Result<(Bound, InsertGuard<'_>), WriteError> {
         let key = RecordKey(*id.as_bytes());
         let memory = self.chain.memory.as_ref();
         let make = || Record::session(key, life, now);
@@ -302,26 +315,26 @@ impl Core {
             }
             None => Arc::new(make()),
         };
-        Ok((Bound { record }, Made { memory, key }))
+        Ok((Bound { record }, InsertGuard { memory, key }))
     }
 
     /// Writes to one record: the store, if there is one, then memory.
     pub(super) async fn write(
         &self,
-        target: &Target,
+        target: &WriteTarget,
         kind: CommitKind,
         changes: &[Mutation],
         now: Millis,
-    ) -> Result<Version, Loss> {
+    ) -> Result<Version, CommitFailure> {
         let terms = self.chain.terms(target.scope, now).for_share(target.share);
         let terms = WriteContext { scope: target.extent, ..terms };
         let Some(store) = &self.chain.store else {
             let committed = target.record.commit(changes, terms);
-            self.settle(&target.record, now);
-            return committed.map_err(|refused| refused.into_loss());
+            self.account(&target.record, now);
+            return committed.map_err(|refused| refused.into_failure());
         };
         let _passing = target.record.renew_gate_shared().await;
-        target.record.check_budget(changes, terms).map_err(CommitRejected::into_loss)?;
+        target.record.check_budget(changes, terms).map_err(CommitRejected::into_failure)?;
         // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
         target.record.touch(now);
         let removes = target.scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
@@ -352,21 +365,21 @@ impl Core {
                     .collect();
                 let taken = target.record.commit(&stamped, WriteContext { now: self.chain.now(), ..terms });
                 doubt.confirmed();
-                self.settle(&target.record, now);
-                taken.map_err(CommitRejected::into_loss)?;
+                self.account(&target.record, now);
+                taken.map_err(CommitRejected::into_failure)?;
                 Ok(version)
             }
             Committed::Outdated(found) => {
                 target.record.merge(
                     IncomingFrom::Store,
-                    self.entries(found, target.scope, now).into_iter(),
+                    self.incoming_values(found, target.scope, now).into_iter(),
                     terms,
                     None,
                 );
                 doubt.confirmed();
                 // Counted from here on, whether or not another attempt follows.
-                self.settle(&target.record, now);
-                Err(Loss::Outdated)
+                self.account(&target.record, now);
+                Err(CommitFailure::Outdated)
             }
             Committed::Absent | Committed::Ended => {
                 let _ = self.end(&target.record, CloseReason::Destroyed, now);
@@ -381,7 +394,7 @@ impl Core {
     }
 
     /// What a store found, as changes to join.
-    pub(super) fn entries(&self, found: Found, scope: Scope, now: Millis) -> Vec<IncomingValue<'static>> {
+    pub(super) fn incoming_values(&self, found: Found, scope: Scope, now: Millis) -> Vec<IncomingValue<'static>> {
         let schema = &self.chain.schema;
         // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
         let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
@@ -397,7 +410,7 @@ impl Core {
     }
 
     /// The stored answers of a source or of defaults don't count as something to remove.
-    pub(super) fn holds(&self, number: ValueIndex, now: Millis) -> bool {
+    pub(super) fn has_stored(&self, number: ValueIndex, now: Millis) -> bool {
         let record = self.record_of(self.chain.schema.get(number).scope, now);
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
@@ -414,19 +427,19 @@ impl Core {
 }
 
 impl CommitRejected {
-    pub(super) fn into_loss(self) -> Loss {
+    pub(super) fn into_failure(self) -> CommitFailure {
         match self {
-            Self::Outdated => Loss::Outdated,
-            Self::Closed(reason) => Loss::Error(WriteError::closed(reason)),
+            Self::Outdated => CommitFailure::Outdated,
+            Self::Closed(reason) => CommitFailure::Error(WriteError::closed(reason)),
             Self::TooLarge(oversize) => {
                 let error = WriteError::new(WriteErrorKind::TooLarge, oversize.to_string());
-                Loss::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
+                CommitFailure::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
             }
         }
     }
 }
 
-pub(super) fn mint_id() -> Result<SessionId, WriteError> {
+pub(super) fn new_session_id() -> Result<SessionId, WriteError> {
     SessionId::mint().map_err(|error| {
         WriteError::new(WriteErrorKind::Unavailable, "the operating system gave no randomness for a session id")
             .caused_by(error)

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use super::{brought::Brought, read::Mark};
+use super::{brought::RequestToken, read::ValueRevision};
 use crate::{
     chain::{Chain, ComputedAnswer, Identity, ResolvedPrincipal, life::Lifetime, spared::HandleId},
     error::{WriteError, WriteErrorKind},
@@ -22,7 +22,7 @@ use crate::{
 };
 
 #[derive(Debug)]
-pub(crate) struct Core {
+pub(crate) struct SessionShared {
     pub(crate) chain: Arc<Chain>,
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
@@ -30,30 +30,30 @@ pub(crate) struct Core {
     /// The count of `end_all_sessions` up to which the principal was looked at.
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[ComputedAnswer]>,
-    pub(super) brought: Brought,
-    pub(super) marks: Marks,
-    pub(super) seldom: OnceLock<Box<Seldom>>,
+    pub(super) brought: RequestToken,
+    pub(super) marks: RequestFlags,
+    pub(super) seldom: OnceLock<Box<LazyState>>,
 }
 
 /// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
 /// session pays for the state of a handle by its size, which is moved into place.
 #[derive(Debug, Default)]
-pub(super) struct Seldom {
-    turning: tokio::sync::Mutex<()>,
+pub(super) struct LazyState {
+    lifecycle_lock: tokio::sync::Mutex<()>,
     /// The lifetime that this handle was given.
     lifetime: Mutex<Option<Lifetime>>,
     /// The sessions that the orders of this handle begin, the newest order's last.
-    ordered: Mutex<Vec<OrderedHere>>,
+    issued_orders: Mutex<Vec<IssuedOrder>>,
     /// The session that this handle has ended.
-    own_end: Mutex<Option<EndedHere>>,
+    own_end: Mutex<Option<OwnEnd>>,
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
     principal: Mutex<Option<Arc<Record>>>,
     /// The principal that a session's value names, by the session and the value's version.
-    derived: Mutex<Option<(Mark, Option<Arc<ResolvedPrincipal>>)>>,
+    derived_principal: Mutex<Option<(ValueRevision, Option<Arc<ResolvedPrincipal>>)>>,
     /// Made for the first watch.
     wakers: OnceLock<Arc<HandleWakers>>,
     /// The session that an inner layer has seen off, for another principal.
-    pub(super) seen_off: Mutex<Option<RecordKey>>,
+    pub(super) left_to_inner: Mutex<Option<RecordKey>>,
 }
 
 /// Which session a handle stands for.
@@ -65,9 +65,9 @@ pub(crate) enum Binding {
     /// The request brought an id that has just ended: none, and a plain write may not make one.
     Fenced(CloseReason),
     /// Another site caused the request, which brought no session, and gets none.
-    Refused(CrossSite),
+    CrossSite(CrossSite),
     /// A job's: a principal's record alone.
-    Job,
+    PrincipalOnly,
 }
 
 /// How another site caused a request.
@@ -99,7 +99,7 @@ impl Bound {
 
 /// A session that orders of a handle begin.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct OrderedHere {
+pub(super) struct IssuedOrder {
     pub(super) id: SessionId,
     pub(super) turn: Turn,
     /// The user of the order: the one to sign in, or the one to renew for.
@@ -108,11 +108,11 @@ pub(super) struct OrderedHere {
 
 /// The most sessions that the orders of a handle begin. Each is ended with the handle's session, with up to three writes to
 /// a store.
-const MOST_ORDERED: usize = 8;
+const MAX_ISSUED_ORDERS: usize = 8;
 
 /// A session that a handle has ended.
 #[derive(Clone, Debug)]
-pub(super) struct EndedHere {
+pub(super) struct OwnEnd {
     pub(super) id: SessionId,
     /// The last moment at which a token of the id could open.
     pub(super) until: Millis,
@@ -124,7 +124,7 @@ pub(super) struct EndedHere {
 
 /// What has happened to the request's session so far.
 #[derive(Debug, Default)]
-pub(super) struct Marks {
+pub(super) struct RequestFlags {
     /// It was read, written or watched.
     pub(super) touched: AtomicBool,
     /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::load::Loader).
@@ -134,27 +134,27 @@ pub(super) struct Marks {
     /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
     pub(super) may_begin: AtomicBool,
     /// The session was made here.
-    pub(super) minted: AtomicBool,
+    pub(super) begun_here: AtomicBool,
     /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
     pub(super) upgrade: AtomicBool,
 }
 
-impl Core {
+impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
-    pub(super) fn new(chain: Arc<Chain>, binding: Binding, brought: Brought) -> Self {
+    pub(super) fn new(chain: Arc<Chain>, binding: Binding, brought: RequestToken) -> Self {
         Self {
             binding: RwLock::new(binding),
             given: None,
             revocations: AtomicU64::new(0),
             computed: Box::default(),
             brought,
-            marks: Marks::default(),
+            marks: RequestFlags::default(),
             seldom: OnceLock::new(),
             chain,
         }
     }
 
-    pub(super) fn seldom(&self) -> &Seldom {
+    pub(super) fn lazy(&self) -> &LazyState {
         self.seldom.get_or_init(Box::default)
     }
 
@@ -165,8 +165,8 @@ impl Core {
 
     /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
     /// session that the turn before has left.
-    pub(super) async fn turning(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.seldom().turning.lock().await
+    pub(super) async fn lifecycle_lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.lazy().lifecycle_lock.lock().await
     }
 
     /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
@@ -175,14 +175,14 @@ impl Core {
     /// # Errors
     ///
     /// `Invalid` where an end of the handle could not take back another order.
-    pub(super) fn note_ordered(&self, drawn: OrderedHere) -> Result<SessionId, WriteError> {
+    pub(super) fn note_issued_order(&self, drawn: IssuedOrder) -> Result<SessionId, WriteError> {
         // A removal names these too.
         let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());
-        let mut ordered = self.seldom().ordered.lock();
-        let same = |earlier: &OrderedHere| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
+        let mut ordered = self.lazy().issued_orders.lock();
+        let same = |earlier: &IssuedOrder| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
         let drawn = match ordered.iter().position(same) {
             Some(at) => ordered.remove(at),
-            None if ordered.len() == MOST_ORDERED || ordered.len() + ended >= MOST_BEGUN => {
+            None if ordered.len() == MAX_ISSUED_ORDERS || ordered.len() + ended >= MOST_BEGUN => {
                 let message = "a sign-out takes back 8 orders of a handle, and 15 with those of its earlier sign-outs: \
                                order on the handle of a new request";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
@@ -193,19 +193,19 @@ impl Core {
         Ok(drawn.id)
     }
 
-    pub(super) fn ordered_ids(&self) -> Vec<SessionId> {
-        self.ordered_here().iter().map(|ordered| ordered.id).collect()
+    pub(super) fn issued_order_ids(&self) -> Vec<SessionId> {
+        self.issued_orders().iter().map(|ordered| ordered.id).collect()
     }
 
     /// The sessions that the orders of this handle begin.
-    pub(super) fn ordered_here(&self) -> Vec<OrderedHere> {
-        self.seldom.get().map(|seldom| seldom.ordered.lock().clone()).unwrap_or_default()
+    pub(super) fn issued_orders(&self) -> Vec<IssuedOrder> {
+        self.seldom.get().map(|seldom| seldom.issued_orders.lock().clone()).unwrap_or_default()
     }
 
     /// Forgets orders that no longer begin a session.
-    pub(super) fn forget_ordered(&self, void: &[OrderedHere]) {
+    pub(super) fn forget_issued_orders(&self, void: &[IssuedOrder]) {
         if let Some(seldom) = self.seldom.get() {
-            seldom.ordered.lock().retain(|ordered| void.iter().all(|void| void.id != ordered.id));
+            seldom.issued_orders.lock().retain(|ordered| void.iter().all(|void| void.id != ordered.id));
         }
     }
 
@@ -215,7 +215,7 @@ impl Core {
     }
 
     pub(super) fn note_lifetime(&self, lifetime: Lifetime) {
-        *self.seldom().lifetime.lock() = Some(lifetime);
+        *self.lazy().lifetime.lock() = Some(lifetime);
     }
 
     pub(super) fn forget_lifetime(&self) {
@@ -225,12 +225,12 @@ impl Core {
     }
 
     /// Notes what the page of this handle is to remove.
-    pub(super) fn note_removal(&self, ended: EndedHere) {
-        *self.seldom().own_end.lock() = Some(ended);
+    pub(super) fn note_removal(&self, ended: OwnEnd) {
+        *self.lazy().own_end.lock() = Some(ended);
     }
 
     /// Notes that this handle has ended its session: only this handle and its clones may begin another one.
-    pub(super) fn note_own_end(&self, ended: EndedHere) {
+    pub(super) fn note_own_end(&self, ended: OwnEnd) {
         self.note_removal(ended);
         self.marks.own_ends.fetch_add(1, Ordering::AcqRel);
         // The record has rung already: whoever was faster than this note looks again.
@@ -240,7 +240,7 @@ impl Core {
     }
 
     /// The session that this handle has ended last.
-    pub(super) fn own_end(&self) -> Option<EndedHere> {
+    pub(super) fn own_end(&self) -> Option<OwnEnd> {
         self.seldom.get()?.own_end.lock().clone()
     }
 
@@ -311,8 +311,8 @@ impl Core {
             let bound = match self.binding() {
                 Binding::Live(bound) => bound,
                 Binding::Fenced(reason) => return Err(Some(reason)),
-                Binding::Refused(_) => return Err(Some(CloseReason::CrossSite)),
-                Binding::Anonymous | Binding::Job => return Err(None),
+                Binding::CrossSite(_) => return Err(Some(CloseReason::CrossSite)),
+                Binding::Anonymous | Binding::PrincipalOnly => return Err(None),
             };
             match bound.record.closed(now) {
                 None => break bound,
@@ -321,39 +321,39 @@ impl Core {
                 Some(closed) => return Err(Some(closed)),
             }
         };
-        self.obey_revocations(&bound, now).map_err(Some)?;
+        self.check_revoked(&bound, now).map_err(Some)?;
         Ok(bound)
     }
 
     /// Why the handle can't be used any more; `None` if it can, be it for the principal's values alone.
-    pub(crate) fn closed(&self, now: Millis) -> Option<CloseReason> {
-        self.live(now).err().flatten().filter(|_| !self.is_principals())
+    pub(crate) fn close_reason(&self, now: Millis) -> Option<CloseReason> {
+        self.live(now).err().flatten().filter(|_| !self.is_principal_only())
     }
 
     /// Whether another site caused the request, which has no session and gets none.
-    pub(super) fn is_refused(&self) -> bool {
-        matches!(self.binding(), Binding::Refused(_))
+    pub(super) fn is_cross_site(&self) -> bool {
+        matches!(self.binding(), Binding::CrossSite(_))
     }
 
     /// Whether the request has no session and gets none, and has a principal all the same.
-    pub(super) fn is_principals(&self) -> bool {
-        self.given.is_some() && matches!(self.binding(), Binding::Refused(CrossSite::Listed))
+    pub(super) fn is_principal_only(&self) -> bool {
+        self.given.is_some() && matches!(self.binding(), Binding::CrossSite(CrossSite::Listed))
     }
 
     /// # Errors
     ///
     /// `Closed` if the handle can't be used any more.
-    pub(crate) fn open(&self) -> Result<(), WriteError> {
-        self.closed(self.chain.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
+    pub(crate) fn check_open(&self) -> Result<(), WriteError> {
+        self.close_reason(self.chain.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
     }
 
     /// Ends the session if all of its principal's were ended after its id was minted.
-    pub(super) fn obey_revocations(&self, bound: &Bound, now: Millis) -> Result<(), CloseReason> {
+    pub(super) fn check_revoked(&self, bound: &Bound, now: Millis) -> Result<(), CloseReason> {
         let revocations = self.chain.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {
             return Ok(());
         }
-        if let Some(signed) = self.signed_of(bound, now)
+        if let Some(signed) = self.principal_for(bound, now)
             && let Some(record) = self.find_principal(&signed)
         {
             let not_before = record.not_before(&self.chain.time, now);
@@ -361,7 +361,7 @@ impl Core {
             if birth.is_some_and(|birth| birth <= not_before) {
                 if let Some(renewer) = self.chain.spared.renewer(&bound.key()) {
                     // The renewal decides. Until then the session is the renewing handle's alone.
-                    return if renewer == self.renewer() { Ok(()) } else { Err(CloseReason::Revoked) };
+                    return if renewer == self.handle_id() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
                 // Another handle may have been faster; either way it is over.
                 let _ = self.end(&bound.record, CloseReason::Revoked, now);
@@ -373,24 +373,25 @@ impl Core {
     }
 
     /// The same for all clones of a handle, and another for all other handles.
-    pub(super) fn renewer(&self) -> HandleId {
+    pub(super) fn handle_id(&self) -> HandleId {
         std::ptr::from_ref(self).addr()
     }
 
     /// The principal, if one is signed in and the session has not ended.
-    pub(crate) fn signed(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
+    pub(crate) fn principal(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         match self.binding() {
-            Binding::Refused(CrossSite::Upgrade | CrossSite::Withheld) => None,
-            Binding::Live(_) => self.live(now).ok().and_then(|bound| self.signed_of(&bound, now)),
-            Binding::Anonymous | Binding::Fenced(_) | Binding::Job | Binding::Refused(CrossSite::Listed) => {
-                self.given.clone()
-            }
+            Binding::CrossSite(CrossSite::Upgrade | CrossSite::Withheld) => None,
+            Binding::Live(_) => self.live(now).ok().and_then(|bound| self.principal_for(&bound, now)),
+            Binding::Anonymous
+            | Binding::Fenced(_)
+            | Binding::PrincipalOnly
+            | Binding::CrossSite(CrossSite::Listed) => self.given.clone(),
         }
     }
 
     /// What tells this user from others, the same on every node; empty while nobody is signed in.
     pub(crate) fn user_mark(&self) -> String {
-        self.signed(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
+        self.principal(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
     }
 
     /// What tells this session from others, the same on every node; empty without a session.
@@ -400,23 +401,23 @@ impl Core {
     }
 
     #[inline]
-    pub(super) fn signed_of(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
+    pub(super) fn principal_for(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         // Most chains and handles know nobody, and find that out here.
         match &self.given {
             None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
-            None => self.derive(bound, now),
+            None => self.derive_principal(bound, now),
             given => given.clone(),
         }
     }
 
-    fn derive(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
+    fn derive_principal(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         let Identity::Value { number, derive } = &self.chain.identity else { return None };
         let (mark, json) = {
             let state = bound.record.read();
             let kept = state.value(&self.chain.schema, *number, now)?;
             (Some((bound.key(), kept.version)), kept.json.clone()?)
         };
-        let derived = &self.seldom().derived;
+        let derived = &self.lazy().derived_principal;
         if let Some((known, signed)) = &*derived.lock()
             && *known == mark
         {
@@ -458,11 +459,11 @@ impl Core {
 
     /// The principal's record, made if there is none, and held until the handle goes.
     pub(super) fn hold_principal(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
-        self.hold(self.principal_record(signed, now))
+        self.hold_record(self.principal_record(signed, now))
     }
 
-    pub(super) fn hold(&self, record: Arc<Record>) -> Arc<Record> {
-        let mut principal = self.seldom().principal.lock();
+    pub(super) fn hold_record(&self, record: Arc<Record>) -> Arc<Record> {
+        let mut principal = self.lazy().principal.lock();
         if let Some(held) = &*principal
             && held.key() == record.key()
         {
@@ -471,7 +472,7 @@ impl Core {
         let before = principal.replace(Arc::clone(&record));
         drop(principal);
         if before.is_some() {
-            self.release(before);
+            self.release_principal(before);
             // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
             if let Some(chime) = self.wakers() {
                 self.subscribe_to_records(chime);
@@ -480,7 +481,7 @@ impl Core {
         record
     }
 
-    fn release(&self, held: Option<Arc<Record>>) {
+    fn release_principal(&self, held: Option<Arc<Record>>) {
         if let Some(record) = held {
             if let Some(chime) = self.wakers() {
                 record.unsubscribe(chime);
@@ -492,7 +493,7 @@ impl Core {
     }
 
     /// Counts a change of a record and does the memory tier's share of work.
-    pub(super) fn settle(&self, record: &Arc<Record>, now: Millis) {
+    pub(super) fn account(&self, record: &Arc<Record>, now: Millis) {
         if let Some(memory) = &self.chain.memory {
             memory.account_and_sweep(record, now);
         }
@@ -500,7 +501,7 @@ impl Core {
 
     /// A bell that rings at whatever can change what this handle sees.
     pub(crate) fn subscribe(&self) -> WakerSlot {
-        let chime = self.seldom().wakers.get_or_init(Arc::default);
+        let chime = self.lazy().wakers.get_or_init(Arc::default);
         // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
         let bell = chime.register();
         self.subscribe_to_records(chime);
@@ -514,10 +515,10 @@ impl Core {
         if let Binding::Live(bound) = &*self.binding.read() {
             bound.record.subscribe(chime);
         }
-        if let Some(signed) = self.signed(now) {
+        if let Some(signed) = self.principal(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
-            if let Some(held) = &*self.seldom().principal.lock() {
+            if let Some(held) = &*self.lazy().principal.lock() {
                 held.subscribe(chime);
             }
         }
@@ -526,7 +527,7 @@ impl Core {
     /// Whose record a value of a scope is in now, if there is one.
     pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<(RecordKey, Arc<Record>)> {
         if scope == Scope::Principal
-            && let Some(signed) = self.signed(now)
+            && let Some(signed) = self.principal(now)
         {
             return self.find_principal(&signed).map(|record| (signed.key(), record));
         }
@@ -537,7 +538,7 @@ impl Core {
     pub(crate) fn mark_watched(&self) {
         self.touch();
         if !self.is_upgrade() {
-            self.use_session(self.chain.now());
+            self.touch_session(self.chain.now());
         }
     }
 
@@ -546,7 +547,7 @@ impl Core {
     }
 
     /// Using what is the principal's is use of the session too.
-    pub(super) fn use_session(&self, now: Millis) {
+    pub(super) fn touch_session(&self, now: Millis) {
         if let Ok(bound) = self.live(now) {
             bound.record.touch(now);
         }
@@ -576,7 +577,7 @@ impl Core {
     }
 }
 
-impl Drop for Core {
+impl Drop for SessionShared {
     fn drop(&mut self) {
         let Some(seldom) = self.seldom.get() else { return };
         if let Some(chime) = seldom.wakers.get() {
@@ -586,6 +587,6 @@ impl Drop for Core {
             }
         }
         let held = seldom.principal.lock().take();
-        self.release(held);
+        self.release_principal(held);
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 const BRIEFLY: Duration = Duration::from_secs(60);
 
 /// A genuine token whose absolute deadline has not come, with its times in node time.
-pub(super) struct Current {
+pub(super) struct CurrentToken {
     pub(super) payload: Box<Payload>,
     pub(super) life: SessionLife,
     pub(super) issued: Millis,
@@ -24,9 +24,9 @@ pub(super) struct Current {
     ahead: Duration,
 }
 
-impl Current {
+impl CurrentToken {
     /// The life of a record that begins with this token.
-    pub(super) fn begun_life(&self) -> SessionLife {
+    pub(super) fn initial_life(&self) -> SessionLife {
         let mut life = self.life.clone();
         if let Some(predecessor) = self.payload.head.predecessor {
             life.set_predecessor(predecessor);
@@ -51,19 +51,19 @@ impl Current {
     }
 
     /// A version in the token, unless it can't be believed.
-    pub(super) fn believed(&self, version: Version, time: &NodeClock) -> Version {
+    pub(super) fn believed_version(&self, version: Version, time: &NodeClock) -> Version {
         time.believed(version, self.sealed)
     }
 
     /// A copy of an entry.
-    pub(super) fn kept(&self, entry: &Entry<'_>, time: &NodeClock, now: Millis) -> StoredValue {
-        let version = self.believed(entry.version, time);
+    pub(super) fn stored_value(&self, entry: &Entry<'_>, time: &NodeClock, now: Millis) -> StoredValue {
+        let version = self.believed_version(entry.version, time);
         StoredValue::new(version, entry.json.map(Json::from), time.written(version, now))
     }
 }
 
 /// A payload with its times put right, unless they can't be believed or are over.
-pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Option<Current> {
+pub(super) fn check_current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
     let (time, head) = (&chain.time, &payload.head);
     let wall = time.wall(now);
     if head.issued > wall.after(chain.max_skew) {
@@ -88,7 +88,7 @@ pub(super) fn current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Opti
         told.created = now;
     }
     let ahead = Millis(head.issued.0).since(Millis(wall.0));
-    (now < told.absolute_deadline).then(|| Current {
+    (now < told.absolute_deadline).then(|| CurrentToken {
         life: SessionLife::from(told),
         payload,
         issued,

@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    commit::mint_id,
-    core::{Binding, Bound, Core, EndedHere, OrderedHere},
-    turn::{Beginning, BeginningKind, Drawn},
+    commit::new_session_id,
+    core::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
+    turn::{PlannedSession, SessionStart, StartKind},
 };
 use crate::{
     chain::ResolvedPrincipal,
@@ -19,16 +19,16 @@ use crate::{
     version::{Millis, Version},
 };
 
-impl Core {
+impl SessionShared {
     pub(super) async fn destroy(&self) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
-        let _turning = self.turning().await;
+        let _turning = self.lifecycle_lock().await;
         self.end_own(CloseReason::Destroyed).await
     }
 
     /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
-    /// [`turning`](Self::turning), so that no clone renews the session meanwhile.
+    /// [`turning`](Self::lifecycle_lock), so that no clone renews the session meanwhile.
     pub(super) async fn end_own(&self, reason: CloseReason) -> Result<(), WriteError> {
         if matches!(self.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
             // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
@@ -37,16 +37,16 @@ impl Core {
         let now = self.chain.now();
         let longest = now.after(self.chain.longest_absolute());
         // Noted until the end is done: after a failure, or a caller that leaves, the next call takes the orders back.
-        let ordered = self.ordered_here();
-        for OrderedHere { id, principal, .. } in &ordered {
-            self.end_named(*id, *principal, longest, now).await?;
+        let ordered = self.issued_orders();
+        for IssuedOrder { id, principal, .. } in &ordered {
+            self.end_id(*id, *principal, longest, now).await?;
         }
         let orderer = ordered.last().and_then(|newest| newest.principal);
         let before = self.own_end();
         let mut named: Vec<_> = ordered.iter().rev().map(|ordered| ordered.id).collect();
         named.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
         // Again where another handle was faster to renew the session.
-        while let Some(bound) = self.to_destroy(now) {
+        while let Some(bound) = self.session_to_end(now) {
             let until = bound.record.forget_after().max(bound.record.read().absolute_deadline().unwrap_or(now));
             // The session that an order begins has a life of its own.
             let until = if ordered.is_empty() { until } else { until.max(longest) };
@@ -57,17 +57,17 @@ impl Core {
                 store.write(end, &self.chain.time).await?;
                 doubt.confirmed();
             }
-            let principal = self.signed_of(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
+            let principal = self.principal_for(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
             if self.end(&bound.record, reason, now).is_ok() {
                 self.forget_lifetime();
-                self.forget_ordered(&ordered);
+                self.forget_issued_orders(&ordered);
                 named.truncate(MOST_BEGUN);
-                self.note_own_end(EndedHere { id: bound.id(), until, principal, others: named });
+                self.note_own_end(OwnEnd { id: bound.id(), until, principal, others: named });
                 return Ok(());
             }
         }
         self.forget_lifetime();
-        self.forget_ordered(&ordered);
+        self.forget_issued_orders(&ordered);
         // A session that is over is as destroyed as can be, and one that never was stays so.
         if !ordered.is_empty() {
             // The page may have brought the order to another node: the browser has the begun session's cookie then.
@@ -77,7 +77,7 @@ impl Core {
             let principal = before.and_then(|before| before.principal).or(orderer);
             let id = named.remove(0);
             named.truncate(MOST_BEGUN);
-            self.note_removal(EndedHere { id, until: longest, principal, others: named });
+            self.note_removal(OwnEnd { id, until: longest, principal, others: named });
         } else if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = self.live(now) {
             // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
             // which may be that of a later login by now. A renewed session goes on in another tab.
@@ -89,11 +89,11 @@ impl Core {
     pub(super) async fn end_all_sessions(&self) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
-        let _turning = self.turning().await;
+        let _turning = self.lifecycle_lock().await;
         let now = self.chain.now();
         // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
         let signed = loop {
-            let bound = self.to_destroy(now);
+            let bound = self.session_to_end(now);
             match self.signed_in(bound.clone(), now) {
                 Ok((_, signed)) => break signed,
                 Err(error) if bound.is_none_or(|bound| bound.record.closed(now).is_none()) => return Err(error),
@@ -109,16 +109,16 @@ impl Core {
 
     pub(super) async fn end_other_sessions(&self) -> Result<(), WriteError> {
         self.touch();
-        self.check_turn()?;
-        let _turning = self.turning().await;
+        self.check_can_set_cookie()?;
+        let _turning = self.lifecycle_lock().await;
         let now = self.chain.now();
         let (bound, signed) = self.signed_in(self.live(now).ok(), now)?;
         self.check_ends_kept()?;
-        let id = mint_id()?;
-        let _sparing = self.chain.spared.exempt(bound.key(), self.renewer());
+        let id = new_session_id()?;
+        let _sparing = self.chain.spared.exempt(bound.key(), self.handle_id());
         let stamp = self.revoke(&signed);
-        let drawn = Some(Drawn { id, birth: self.chain.time.fresh(now, stamp) });
-        self.succeed(&bound, &Beginning { kind: BeginningKind::Renewal, drawn, changes: &[] }, now).await
+        let drawn = Some(PlannedSession { id, birth: self.chain.time.fresh(now, stamp) });
+        self.replace_session(&bound, &SessionStart { kind: StartKind::Renewal, drawn, changes: &[] }, now).await
     }
 
     /// # Errors
@@ -148,7 +148,7 @@ impl Core {
             Some(reason) => WriteError::closed(reason),
             None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in, so no user has sessions to end"),
         };
-        let signed = self.signed_of(&bound, now).ok_or_else(nobody)?;
+        let signed = self.principal_for(&bound, now).ok_or_else(nobody)?;
         Ok((bound, signed))
     }
 
@@ -171,7 +171,7 @@ impl Core {
             version
         };
         record.touch(now);
-        self.settle(&record, now);
+        self.account(&record, now);
         self.chain.revocations.fetch_add(1, Ordering::AcqRel);
         record.notify_all();
         version

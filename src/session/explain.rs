@@ -4,8 +4,8 @@ use std::fmt;
 
 use super::{
     brought::Owner,
-    core::Core,
-    read::{Look, Mark, STAND_IN, Stored},
+    core::SessionShared,
+    read::{Access, FALLBACK_TIER, Stored, ValueRevision},
 };
 use crate::{
     chain::{COOKIE, MEMORY, values::StoredValue},
@@ -59,7 +59,7 @@ impl fmt::Display for Explanation {
         for (tier, answer) in &self.answers {
             write!(f, "{tier}: {answer}; ")?;
         }
-        write!(f, "answer: {}", self.winner.unwrap_or(STAND_IN))
+        write!(f, "answer: {}", self.winner.unwrap_or(FALLBACK_TIER))
     }
 }
 
@@ -75,7 +75,7 @@ impl fmt::Display for TierAnswer {
     }
 }
 
-pub(crate) fn explain(core: &Core, number: ValueIndex, look: Look) -> Explanation {
+pub(crate) fn explain(core: &SessionShared, number: ValueIndex, look: Access) -> Explanation {
     let now = core.chain.now();
     let declared = core.chain.schema.get(number);
     let judge = |json: &[u8], version| match (declared.check)(json) {
@@ -116,14 +116,14 @@ pub(crate) fn explain(core: &Core, number: ValueIndex, look: Look) -> Explanatio
 }
 
 /// The cookie's newer copy where, under `FirstHit`, memory answers before it.
-fn shadowed<'a>(core: &'a Core, name: &str, mark: Mark) -> Option<&'a StoredValue> {
+fn shadowed<'a>(core: &'a SessionShared, name: &str, mark: ValueRevision) -> Option<&'a StoredValue> {
     let (key, version) = mark?;
-    let newer = core.brought.newer.iter().find(|newer| {
+    let newer = core.brought.shadowed.iter().find(|newer| {
         let owner = match newer.owner {
             Owner::Session => core.brought.key,
             Owner::Principal(principal) => Some(principal),
         };
-        *newer.name == *name && owner == Some(key) && newer.kept.version > version
+        *newer.name == *name && owner == Some(key) && newer.value.version > version
     });
-    newer.map(|newer| &newer.kept)
+    newer.map(|newer| &newer.value)
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::core::{Binding, Bound, Core};
+use super::core::{Binding, Bound, SessionShared};
 use crate::{
     chain::{
         Identity,
@@ -16,7 +16,7 @@ use crate::{
     version::Millis,
 };
 
-impl Core {
+impl SessionShared {
     /// Ends a record, unless it is over already, and counts what it no longer takes.
     pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
         self.end_as(record, reason, Successor::None, now)
@@ -30,23 +30,23 @@ impl Core {
         sequel: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
-        let signed = self.signed_of(&Bound { record: Arc::clone(record) }, now);
+        let signed = self.principal_for(&Bound { record: Arc::clone(record) }, now);
         let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), sequel, now);
-        self.settle(record, now);
+        self.account(record, now);
         ended
     }
 
     /// The session that a `destroy` of this handle is to end: its own while that lives, else the successor of its own.
-    pub(super) fn to_destroy(&self, now: Millis) -> Option<Bound> {
-        self.live(now).ok().or_else(|| self.spared(now)).or_else(|| self.living_successor(now))
+    pub(super) fn session_to_end(&self, now: Millis) -> Option<Bound> {
+        self.live(now).ok().or_else(|| self.exempt_session(now)).or_else(|| self.living_successor(now))
     }
 
     /// The session that another handle is about to renew, with all others of its user over.
-    fn spared(&self, now: Millis) -> Option<Bound> {
+    fn exempt_session(&self, now: Millis) -> Option<Bound> {
         let key = match self.binding() {
             Binding::Live(bound) => bound.key(),
             Binding::Fenced(_) => self.brought.key?,
-            Binding::Anonymous | Binding::Refused(_) | Binding::Job => return None,
+            Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
         };
         self.chain.spared.renewer(&key)?;
         match self.chain.memory.as_ref()?.session(&key, now) {
@@ -68,11 +68,11 @@ impl Core {
                 SessionLookup::Ended(ended) => ended,
                 SessionLookup::Live(_) | SessionLookup::Unknown => return None,
             },
-            Binding::Anonymous | Binding::Refused(_) | Binding::Job => return None,
+            Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
         };
         loop {
             let EndedSession::Recently(end) = ended else { return None };
-            if !self.may_follow(&end) {
+            if !self.may_end_successor(&end) {
                 return None;
             }
             let Successor::Session(key) = end.successor else { return None };
@@ -84,7 +84,7 @@ impl Core {
         }
     }
 
-    fn may_follow(&self, end: &End) -> bool {
+    fn may_end_successor(&self, end: &End) -> bool {
         match &self.chain.identity {
             Identity::Head(_) => end.principal == self.given.as_ref().map(|it| it.owner.tag()),
             Identity::Value { .. } | Identity::Nobody => true,

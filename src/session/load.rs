@@ -15,9 +15,9 @@ use http::{Extensions, request::Parts};
 
 use super::{
     Session,
-    brought::Brought,
-    core::{Binding, Core, CrossSite},
-    recognise::{self, Familiar, Unopened},
+    brought::RequestToken,
+    core::{Binding, CrossSite, SessionShared},
+    recognise::{self, KnownToken, UnopenedTokens},
 };
 use crate::{
     chain::{Chain, ComputedAnswer, DEFAULT, Reads, outside::WaitPolicy, refusals::CrossSiteRefusal},
@@ -35,11 +35,11 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Loader {
     /// Goes once the session is there.
-    arrival: Mutex<Option<Arrival>>,
-    core: OnceLock<Core>,
+    head: Mutex<Option<RequestHead>>,
+    core: OnceLock<SessionShared>,
     /// The request's Cookie fields from the load on, for an inner layer of the same sessions. They go with the response head,
     /// since they keep alive the buffer that the server read the request into.
-    spent: Mutex<Option<Fields>>,
+    cookies: Mutex<Option<Fields>>,
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
     /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
     ///
@@ -55,7 +55,7 @@ const HEAD_SENT: usize = 1 << (usize::BITS - 1);
 const WAITED: usize = 1 << (usize::BITS - 2);
 
 /// What a handle holds of its session.
-pub(crate) struct Hold(Arc<Loader>);
+pub(crate) struct HandleGuard(Arc<Loader>);
 
 /// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
 /// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
@@ -63,20 +63,20 @@ pub(crate) struct Hold(Arc<Loader>);
 /// # Cancel safety
 ///
 /// Dropped, it leaves nothing behind; the next one begins anew.
-pub(crate) struct Load {
+pub(crate) struct LoadFuture {
     /// Handed on to the session in the end: it is counted often enough without.
     loader: Option<Arc<Loader>>,
-    waiting: Option<Waiting>,
+    waiting: Option<PendingLoad>,
     patience: WaitPolicy,
 }
 
-struct Waiting {
+struct PendingLoad {
     /// Counted as a handle: the session that comes of it may be read while the body goes out.
-    _hold: Hold,
+    _hold: HandleGuard,
     load: Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>,
 }
 
-impl Future for Load {
+impl Future for LoadFuture {
     type Output = Result<Session, MissingSession>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -94,14 +94,14 @@ impl Future for Load {
 
 /// The key of the extensions under which the innermost layer's loader is.
 #[derive(Clone, Debug)]
-pub(crate) struct Loading {
+pub(crate) struct LoaderHandle {
     pub(crate) loader: Arc<Loader>,
     /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
     pub(crate) outer: Option<Box<Self>>,
 }
 
 /// What the layer notes at entry.
-pub(crate) struct Arrival {
+pub(crate) struct RequestHead {
     /// The session's from its load on. All requests of all threads count on the chain, so that none does it twice.
     pub(crate) chain: Arc<Chain>,
     pub(crate) cookies: Option<Fields>,
@@ -111,34 +111,34 @@ pub(crate) struct Arrival {
     pub(crate) refused: Option<Box<CrossSiteRefusal>>,
     /// The request asks for another protocol, such as WebSocket.
     pub(crate) upgrade: bool,
-    pub(crate) asked: Option<Box<Asked>>,
+    pub(crate) facts: Option<Box<HeadFacts>>,
     /// The loader of the same request and chain whose handles have another principal: its session is this loader's too.
-    pub(crate) around: Option<Arc<Loader>>,
+    pub(crate) outer: Option<Arc<Loader>>,
 }
 
-impl Loading {
+impl LoaderHandle {
     /// The loader that a layer of the same chain has put there for the same request: with the same Cookie fields, and with
     /// the response head still to come.
-    pub(crate) fn of_request(&self, chain: &Arc<Chain>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
+    pub(crate) fn same_request(&self, chain: &Arc<Chain>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
         let mut loading = self;
         while !loading.loader.is_of(chain) {
             loading = loading.outer.as_deref()?;
         }
-        let same = !loading.loader.head_has_left() && loading.loader.came_with(cookies);
+        let same = !loading.loader.head_has_left() && loading.loader.has_cookies(cookies);
         same.then(|| Arc::clone(&loading.loader))
     }
 }
 
 /// What was learnt from the head, if the chain has anything to ask it.
 #[derive(Default)]
-pub(crate) struct Asked {
+pub(crate) struct HeadFacts {
     pub(crate) identified: Option<Principal>,
     pub(crate) defaults: Vec<(ValueIndex, Json)>,
     /// For sources. Each load has it for as long as it asks; a copy would be made by the application's code.
     pub(crate) head: Option<Arc<Parts>>,
 }
 
-impl Hold {
+impl HandleGuard {
     pub(super) fn new(loader: Arc<Loader>) -> Self {
         let before = loader.handles.fetch_add(1, Ordering::AcqRel);
         if before & HEAD_SENT != 0
@@ -149,42 +149,42 @@ impl Hold {
         Self(loader)
     }
 
-    pub(super) fn core(&self) -> &Core {
+    pub(super) fn core(&self) -> &SessionShared {
         self.0.loaded().expect("there are handles of loaded sessions only")
     }
 }
 
-impl Clone for Hold {
+impl Clone for HandleGuard {
     fn clone(&self) -> Self {
         Self::new(Arc::clone(&self.0))
     }
 }
 
-impl Drop for Hold {
+impl Drop for HandleGuard {
     fn drop(&mut self) {
         self.0.handles.fetch_sub(1, Ordering::Release);
     }
 }
 
 impl Loader {
-    pub(crate) fn new(arrival: Arrival) -> Arc<Self> {
+    pub(crate) fn new(arrival: RequestHead) -> Arc<Self> {
         // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
         // bytes for each request that never asks. A default is made where it stays.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
-        *place.arrival.get_mut() = Some(arrival);
+        *place.head.get_mut() = Some(arrival);
         loader
     }
 
     /// One that was loaded from elsewhere.
-    fn from_core(core: Core) -> Arc<Self> {
+    fn from_core(core: SessionShared) -> Arc<Self> {
         Arc::new(Self { core: core.into(), ..Self::default() })
     }
 
     /// The loader of a chain, among those of nested layers.
     pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
-        let mut loading = extensions.get::<Loading>();
-        while let Some(Loading { loader, outer, .. }) = loading {
+        let mut loading = extensions.get::<LoaderHandle>();
+        while let Some(LoaderHandle { loader, outer, .. }) = loading {
             if loader.is_of(chain) {
                 return Some(Arc::clone(loader));
             }
@@ -194,7 +194,7 @@ impl Loader {
     }
 
     fn is_of(&self, chain: &Arc<Chain>) -> bool {
-        let arrival = self.arrival.lock();
+        let arrival = self.head.lock();
         // What has no arrival any more has been loaded.
         let own = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
         own.is_some_and(|own| Arc::ptr_eq(own, chain))
@@ -202,30 +202,30 @@ impl Loader {
 
     /// The word to caches on a response whose request read the session.
     pub(crate) fn reads(&self) -> Reads {
-        let arrival = self.arrival.lock();
+        let arrival = self.head.lock();
         // A loader without an arrival has been loaded.
         let chain = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
         chain.map_or(Reads::Private, |chain| chain.reads)
     }
 
     /// The session's state, if it was loaded.
-    pub(crate) fn loaded(&self) -> Option<&Core> {
+    pub(crate) fn loaded(&self) -> Option<&SessionShared> {
         self.core.get()
     }
 
     /// Whether the request had these Cookie fields at the layer of this loader.
-    fn came_with(&self, cookies: Option<&Fields>) -> bool {
-        match &*self.arrival.lock() {
+    fn has_cookies(&self, cookies: Option<&Fields>) -> bool {
+        match &*self.head.lock() {
             Some(arrival) => arrival.cookies.as_ref() == cookies,
-            None => self.spent.lock().as_ref() == cookies,
+            None => self.cookies.lock().as_ref() == cookies,
         }
     }
 
     /// Keeps the Cookie fields of a load until the response head leaves.
-    fn spend(&self, cookies: Option<Fields>) {
-        *self.spent.lock() = cookies;
+    fn keep_cookies(&self, cookies: Option<Fields>) {
+        *self.cookies.lock() = cookies;
         if self.head_has_left() {
-            drop(self.spent.lock().take());
+            drop(self.cookies.lock().take());
         }
     }
 
@@ -239,11 +239,11 @@ impl Loader {
     ///
     /// The principal, where handles have another one.
     pub(crate) fn identify_anew(&self, principal: Option<Principal>) -> Result<(), Option<Principal>> {
-        let mut arrival = self.arrival.lock();
+        let mut arrival = self.head.lock();
         let known = match (self.loaded(), arrival.as_mut()) {
             (Some(core), _) => core.given.as_ref().map(|signed| signed.principal.clone()),
             (None, Some(arrival)) => {
-                let asked = arrival.asked.get_or_insert_default();
+                let asked = arrival.facts.get_or_insert_default();
                 if self.handles.load(Ordering::Acquire) == 0 {
                     asked.identified.clone_from(&principal);
                 }
@@ -257,7 +257,7 @@ impl Loader {
     /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
     /// innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
-        if around.loaded().is_some_and(Core::is_touched)
+        if around.loaded().is_some_and(SessionShared::is_touched)
             && let Some(session) = Arc::clone(self).load_now()
         {
             session.core().touch();
@@ -274,7 +274,7 @@ impl Loader {
     /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
     /// handle or a load under way is alive, which may be read while the body goes out.
     pub(crate) fn note_head_sent(&self) -> bool {
-        drop(self.spent.lock().take());
+        drop(self.cookies.lock().take());
         self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
     }
 
@@ -284,14 +284,14 @@ impl Loader {
     }
 
     /// Loads the session, once.
-    pub(crate) const fn load(self: Arc<Self>) -> Load {
-        Load { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
+    pub(crate) const fn load(self: Arc<Self>) -> LoadFuture {
+        LoadFuture { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
     }
 
     /// What [`load`](Self::load) gives without waiting for anything.
     pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
-        match pin!(Load { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
+        match pin!(LoadFuture { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
             Poll::Ready(loaded) => loaded.ok(),
             Poll::Pending => None,
         }
@@ -299,25 +299,25 @@ impl Loader {
 
     fn poll_loaded(
         self: &Arc<Self>,
-        waiting: &mut Option<Waiting>,
+        waiting: &mut Option<PendingLoad>,
         patience: WaitPolicy,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), MissingSession>> {
         if waiting.is_none()
             && self.loaded().is_none()
-            && let Some(chain) = ready!(self.poll_at_once(cx))?
+            && let Some(chain) = ready!(self.poll_without_waiting(cx))?
         {
             self.handles.fetch_or(WAITED, Ordering::Release);
-            let (hold, loader) = (Hold::new(Arc::clone(self)), Arc::clone(self));
-            let load = Box::pin(async move { loader.finish(&chain, patience).await });
-            *waiting = Some(Waiting { _hold: hold, load });
+            let (hold, loader) = (HandleGuard::new(Arc::clone(self)), Arc::clone(self));
+            let load = Box::pin(async move { loader.load_waiting(&chain, patience).await });
+            *waiting = Some(PendingLoad { _hold: hold, load });
         }
         waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
     }
 
     /// The load of a chain that never waits. Of one that may it only gives the chain.
-    fn poll_at_once(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Chain>>, MissingSession>> {
-        let mut arrival = self.arrival.lock();
+    fn poll_without_waiting(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Chain>>, MissingSession>> {
+        let mut arrival = self.head.lock();
         // Unless another load was faster.
         let Some(known) = &*arrival else { return Poll::Ready(Ok(None)) };
         if known.chain.waits() {
@@ -325,10 +325,10 @@ impl Loader {
         }
         let familiar = match known.familiar() {
             Some(familiar) if known.is_plain() => {
-                if let Some(Arrival { chain, cookies, upgrade, .. }) = arrival.take() {
+                if let Some(RequestHead { chain, cookies, upgrade, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
-                    self.core.get_or_init(|| Core::familiar(chain, familiar, upgrade));
-                    self.spend(cookies);
+                    self.core.get_or_init(|| SessionShared::from_known_token(chain, familiar, upgrade));
+                    self.keep_cookies(cookies);
                     drop(arrival);
                 }
                 return Poll::Ready(Ok(None));
@@ -336,43 +336,43 @@ impl Loader {
             familiar => familiar,
         };
         let (mut core, unopened) = known.begin(familiar, Vec::new());
-        let around = known.around.clone();
+        let around = known.outer.clone();
         drop(arrival);
         let now = core.chain.now();
-        ready!(pin!(core.meet(unopened, now)).poll(cx))?;
+        ready!(pin!(core.resolve_token(unopened, now)).poll(cx))?;
         core.share_session(around.as_deref().and_then(Self::loaded));
         self.keep(core);
         Poll::Ready(Ok(None))
     }
 
-    async fn finish(&self, chain: &Chain, patience: WaitPolicy) -> Result<(), MissingSession> {
+    async fn load_waiting(&self, chain: &Chain, patience: WaitPolicy) -> Result<(), MissingSession> {
         let mut answers = Vec::new();
         if chain.has_sources {
-            let Some(head) = self.arrival.lock().as_ref().map(Arrival::head) else { return Ok(()) };
+            let Some(head) = self.head.lock().as_ref().map(RequestHead::head) else { return Ok(()) };
             ask(chain, head.as_deref(), patience, &mut answers).await;
         }
         let begun =
-            self.arrival.lock().as_ref().map(|known| (known.begin(known.familiar(), answers), known.around.clone()));
+            self.head.lock().as_ref().map(|known| (known.begin(known.familiar(), answers), known.outer.clone()));
         if let Some(((mut core, unopened), around)) = begun {
-            core.meet(unopened, chain.now()).await?;
+            core.resolve_token(unopened, chain.now()).await?;
             core.share_session(around.as_deref().and_then(Self::loaded));
             self.keep(core);
         }
         Ok(())
     }
 
-    fn keep(&self, core: Core) {
+    fn keep(&self, core: SessionShared) {
         // Unless another load was faster.
         let kept = self.core.get_or_init(|| core);
         // The head goes, which may hold anything of the application's.
-        let mut noted = self.arrival.lock();
+        let mut noted = self.head.lock();
         let mut arrival = noted.take();
         if let Some(arrival) = &mut arrival {
-            self.spend(arrival.cookies.take());
+            self.keep_cookies(arrival.cookies.take());
         }
         drop(noted);
-        if let Some(Arrival { refused: Some(refused), .. }) = &arrival
-            && kept.is_refused()
+        if let Some(RequestHead { refused: Some(refused), .. }) = &arrival
+            && kept.is_cross_site()
         {
             kept.chain.refusals.tell(refused, kept.chain.now());
         }
@@ -380,11 +380,11 @@ impl Loader {
     }
 }
 
-impl Arrival {
+impl RequestHead {
     /// The session whose token memory knows, if that is the only one that was brought.
-    fn familiar(&self) -> Option<Familiar> {
+    fn familiar(&self) -> Option<KnownToken> {
         let cookies = self.countable()?;
-        recognise::familiar(&self.chain, cookies, self.chain.now())
+        recognise::find_known_token(&self.chain, cookies, self.chain.now())
     }
 
     /// The cookies, unless the request is one whose cookies do not count.
@@ -394,25 +394,29 @@ impl Arrival {
 
     /// Whether nothing but the token has a say.
     fn is_plain(&self) -> bool {
-        self.asked.is_none() && self.chain.revocations.load(Ordering::Acquire) == 0
+        self.facts.is_none() && self.chain.revocations.load(Ordering::Acquire) == 0
     }
 
     fn head(&self) -> Option<Arc<Parts>> {
-        self.asked.as_ref()?.head.clone()
+        self.facts.as_ref()?.head.clone()
     }
 
     /// Does what needs no waiting and runs nothing of the application's. Gives what must be looked at for a session that
     /// memory does not know.
-    fn begin(&self, familiar: Option<Familiar>, mut computed: Vec<ComputedAnswer>) -> (Core, Option<Unopened>) {
+    fn begin(
+        &self,
+        familiar: Option<KnownToken>,
+        mut computed: Vec<ComputedAnswer>,
+    ) -> (SessionShared, Option<UnopenedTokens>) {
         let cookies = || self.countable().cloned();
-        let unopened = familiar.is_none().then(|| Unopened { cookies: cookies(), cross_site: self.cross_site });
+        let unopened = familiar.is_none().then(|| UnopenedTokens { cookies: cookies(), cross_site: self.cross_site });
         let chain = Arc::clone(&self.chain);
         let mut core = match familiar {
-            Some(familiar) => Core::familiar(chain, familiar, self.upgrade),
-            None => Core::new(chain, Binding::Anonymous, Brought::default()),
+            Some(familiar) => SessionShared::from_known_token(chain, familiar, self.upgrade),
+            None => SessionShared::new(chain, Binding::Anonymous, RequestToken::default()),
         };
         *core.marks.upgrade.get_mut() = self.upgrade;
-        if let Some(asked) = &self.asked {
+        if let Some(asked) = &self.facts {
             core.given = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
             computed.extend(asked.defaults.iter().map(|(number, json)| ComputedAnswer {
                 tier: DEFAULT,
@@ -454,9 +458,9 @@ impl Session {
         let signed = chain.resolve_principal(principal);
         let mut computed = Vec::new();
         ask(chain, None, WaitPolicy::UntilDeadline, &mut computed).await;
-        let mut core = Core::new(Arc::clone(chain), Binding::Job, Brought::default());
+        let mut core = SessionShared::new(Arc::clone(chain), Binding::PrincipalOnly, RequestToken::default());
         (core.given, core.computed) = (Some(signed), computed.into());
-        core.read_principal(chain.now()).await?;
+        core.load_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
             core.note_head_sent();

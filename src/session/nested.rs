@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::{Binding, Core};
+use super::core::{Binding, SessionShared};
 use crate::sync::RwLock;
 
-impl Core {
+impl SessionShared {
     /// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
     pub(super) fn share_session(&mut self, around: Option<&Self>) {
         let Some(around) = around else { return };
@@ -13,21 +13,21 @@ impl Core {
             return;
         }
         self.binding = RwLock::new(around.binding());
-        *self.marks.minted.get_mut() = around.marks.minted.load(Ordering::Relaxed);
+        *self.marks.begun_here.get_mut() = around.marks.begun_here.load(Ordering::Relaxed);
     }
 
     /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
     pub(super) fn leave_head_to(&self, within: &Self) {
         if let (Binding::Anonymous, Binding::Live(begun)) = (self.binding(), within.binding()) {
-            self.marks.minted.store(true, Ordering::Relaxed);
+            self.marks.begun_here.store(true, Ordering::Relaxed);
             self.rebind(begun);
         }
-        *self.seldom().seen_off.lock() = within.bound_key();
+        *self.lazy().left_to_inner.lock() = within.bound_key();
     }
 
     /// Whether an inner layer has seen this handle's session off.
-    pub(super) fn is_seen_off(&self) -> bool {
-        let seen_off = self.seldom.get().and_then(|seldom| *seldom.seen_off.lock());
+    pub(super) fn is_left_to_inner(&self) -> bool {
+        let seen_off = self.seldom.get().and_then(|seldom| *seldom.left_to_inner.lock());
         seen_off.is_some() && seen_off == self.bound_key() && !self.has_ended_own()
     }
 }

@@ -6,12 +6,12 @@
 use std::{iter, sync::Arc};
 
 use super::{
-    brought::Came,
-    commit::mint_id,
-    core::{Binding, Bound, Core, EndedHere, OrderedHere},
-    current::Current,
-    relay::{RelayRefused, RelayToken, Relayed, TURN},
-    turn::{Beginning, BeginningKind, Drawn, SigningIn, Succession},
+    brought::CookieTokens,
+    commit::new_session_id,
+    core::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
+    current::CurrentToken,
+    relay::{OpenedRelay, RelayRefused, RelayToken, TURN_PREFIX},
+    turn::{PlannedSession, Replacement, SessionStart, SignInRequest, StartKind},
 };
 use crate::{
     chain::{
@@ -51,14 +51,14 @@ fn too_long() -> WriteError {
 }
 
 /// The session that an order speaks of, as its handle sees the session.
-enum Ordered {
+enum OrderBase {
     Living(Bound),
     /// Ended by this handle, or before its request came. The time is the last at which a token of the id could open.
     Ended(SessionId, Millis),
     Nothing,
 }
 
-impl Core {
+impl SessionShared {
     /// Seals an order for this handle's page.
     pub(super) fn order(&self, ordering: &Ordering) -> Result<RelayToken, WriteError> {
         self.touch();
@@ -68,31 +68,31 @@ impl Core {
             return Err(WriteError::new(WriteErrorKind::NoMemory, message));
         }
         let now = self.chain.now();
-        let ordered = self.ordered(ordering.turn, now)?;
+        let ordered = self.order_base(ordering.turn, now)?;
         let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
-        let mut drawn = self.draw(user.as_deref(), now)?;
+        let mut drawn = self.plan_session(user.as_deref(), now)?;
         let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
         self.check_fit(&ordered, ordering.turn, drawn, &changes, now)?;
-        let principal = user.or_else(|| self.signed(now)).map(|signed| signed.owner.tag());
-        drawn.id = self.note_ordered(OrderedHere { id: drawn.id, turn: ordering.turn, principal })?;
+        let principal = user.or_else(|| self.principal(now)).map(|signed| signed.owner.tag());
+        drawn.id = self.note_issued_order(IssuedOrder { id: drawn.id, turn: ordering.turn, principal })?;
         let (named, no_cookie) = match &ordered {
-            Ordered::Living(bound) => (Named::Living, !bound.record.is_confirmed()),
+            OrderBase::Living(bound) => (Named::Living, !bound.record.is_confirmed()),
             // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
-            Ordered::Ended(..) => (Named::Ended, self.has_ended_own()),
-            Ordered::Nothing => (Named::Nothing, true),
+            OrderBase::Ended(..) => (Named::Ended, self.has_ended_own()),
+            OrderBase::Nothing => (Named::Nothing, true),
         };
         let adopts = ordering.adopts.iter().map(|number| self.chain.schema.get(*number).name.into()).collect();
         let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
-            Ordered::Living(bound) => {
-                let written = self.pack_order(&bound, &order, now);
+            OrderBase::Living(bound) => {
+                let written = self.build_order_payload(&bound, &order, now);
                 (bound.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
             }
-            Ordered::Ended(id, until) => (id, self.bare(&order, self.given_tag(), until, now)),
-            Ordered::Nothing => {
+            OrderBase::Ended(id, until) => (id, self.bare_payload(&order, self.head_principal_tag(), until, now)),
+            OrderBase::Nothing => {
                 let until = now.after(self.chain.lifetime.absolute);
-                (drawn.id, self.bare(&order, self.given_tag(), until, now))
+                (drawn.id, self.bare_payload(&order, self.head_principal_tag(), until, now))
             }
         };
         for change in &changes {
@@ -107,51 +107,51 @@ impl Core {
 
     /// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
     pub(super) fn removal(&self) -> Option<RelayToken> {
-        let EndedHere { id, until, principal, others } = self.own_end()?;
+        let OwnEnd { id, until, principal, others } = self.own_end()?;
         let now = self.chain.now();
         let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
         let order = Order { turn, named, no_cookie: true, begun: others, birth, adopts: Vec::new() };
-        self.seal_turn(&id, self.bare(&order, principal, until, now)).ok()
+        self.seal_turn(&id, self.bare_payload(&order, principal, until, now)).ok()
     }
 
-    fn ordered(&self, turn: Turn, now: Millis) -> Result<Ordered, WriteError> {
+    fn order_base(&self, turn: Turn, now: Millis) -> Result<OrderBase, WriteError> {
         match self.live(now) {
-            Ok(bound) => return Ok(Ordered::Living(bound)),
+            Ok(bound) => return Ok(OrderBase::Living(bound)),
             Err(Some(_)) if self.has_ended_own() => {}
             Err(Some(_)) if turn == Turn::SignIn && matches!(self.binding(), Binding::Fenced(_)) => {}
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
-            Err(None) if matches!(self.binding(), Binding::Job) => {
+            Err(None) if matches!(self.binding(), Binding::PrincipalOnly) => {
                 let message = "a handle of `Sessions::for_principal` has no page to bring an order";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             Err(None) if self.has_ended_own() => {}
-            Err(None) if turn == Turn::SignIn => return Ok(Ordered::Nothing),
+            Err(None) if turn == Turn::SignIn => return Ok(OrderBase::Nothing),
             Err(None) => {
                 let message = "there is no session to renew: write a value first";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
         }
         if let Some(ended) = self.own_end() {
-            return Ok(Ordered::Ended(ended.id, ended.until));
+            return Ok(OrderBase::Ended(ended.id, ended.until));
         }
         let longest = now.after(self.chain.longest_absolute());
-        Ok(self.brought.key.map_or(Ordered::Nothing, |key| Ordered::Ended(SessionId::from_bytes(key.0), longest)))
+        Ok(self.brought.key.map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
     }
 
     /// Draws the id and the birth of the session that an order begins.
-    fn draw(&self, user: Option<&ResolvedPrincipal>, now: Millis) -> Result<Drawn, WriteError> {
+    fn plan_session(&self, user: Option<&ResolvedPrincipal>, now: Millis) -> Result<PlannedSession, WriteError> {
         // The page has brought an order of this handle: the page is in another session by now.
-        if self.ordered_ids().iter().any(|id| self.is_known(id)) {
+        if self.issued_order_ids().iter().any(|id| self.is_known(id)) {
             return Err(WriteError::closed(CloseReason::Renewed));
         }
         let time = &self.chain.time;
         let known = user.and_then(|signed| self.find_principal(signed));
         let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
-        Ok(Drawn { id: mint_id()?, birth: time.fresh(now, above) })
+        Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
     }
 
     /// The principal that the request's head gave, which is signed in where no session lives.
-    fn given_tag(&self) -> Option<PrincipalTag> {
+    fn head_principal_tag(&self) -> Option<PrincipalTag> {
         self.given.as_ref().map(|signed| signed.owner.tag())
     }
 
@@ -173,34 +173,34 @@ impl Core {
     /// Whether what the turn writes would fit the browser, were it carried out now.
     fn check_fit(
         &self,
-        ordered: &Ordered,
+        ordered: &OrderBase,
         turn: Turn,
-        drawn: Drawn,
+        drawn: PlannedSession,
         changes: &[Mutation],
         now: Millis,
     ) -> Result<(), WriteError> {
         let kind = match turn {
-            Turn::SignIn => BeginningKind::SignIn { above: Version::ZERO },
-            Turn::Renew | Turn::Remove => BeginningKind::Renewal,
+            Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
+            Turn::Renew | Turn::Remove => StartKind::Renewal,
         };
-        let beginning = Beginning { kind, drawn: Some(drawn), changes };
+        let beginning = SessionStart { kind, drawn: Some(drawn), changes };
         let fitted = match ordered {
-            Ordered::Living(bound) => {
+            OrderBase::Living(bound) => {
                 let predecessor = Predecessor { id: bound.id(), shares_end: false };
-                let succession = Succession { beginning: &beginning, predecessor };
-                let dry = bound.record.live(now, |state| self.successor(state, &succession, now).map(drop));
+                let succession = Replacement { beginning: &beginning, predecessor };
+                let dry = bound.record.live(now, |state| self.successor_state(state, &succession, now).map(drop));
                 dry.map_err(WriteError::closed)?
             }
-            Ordered::Ended(..) | Ordered::Nothing => {
+            OrderBase::Ended(..) | OrderBase::Nothing => {
                 let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
                 self.empty_session(now).check_budget(changes, terms)
             }
         };
-        fitted.map_err(|refused| refused.into_loss().into())
+        fitted.map_err(|refused| refused.into_failure().into())
     }
 
     /// The payload of an order of which the browser's cookie lacks nothing.
-    fn bare(&self, order: &Order, principal: Option<PrincipalTag>, until: Millis, now: Millis) -> Writer {
+    fn bare_payload(&self, order: &Order, principal: Option<PrincipalTag>, until: Millis, now: Millis) -> Writer {
         let wall = |at| self.chain.time.wall(at);
         let (span, issued) = (until.since(now), wall(now));
         let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
@@ -213,7 +213,7 @@ impl Core {
         if sealed_len(payload.as_slice().len()) > MAX_TURN_LEN {
             return Err(too_long());
         }
-        let mut text = Vec::from(TURN);
+        let mut text = Vec::from(TURN_PREFIX);
         let sealed = self.chain.cookie.seal(&self.chain.audience, Purpose::Turn, id, payload, &mut text);
         let unsealable =
             |error| WriteError::new(WriteErrorKind::TooLarge, "the order can't be sealed").caused_by(error);
@@ -227,16 +227,21 @@ impl Core {
     // Carrying it out.
 
     /// Carries out what a turn token orders. The caller has checked that the request is same-origin.
-    pub(super) async fn bring_turn(&self, order: &Order, relayed: &Relayed) -> Result<(), RelayRefused> {
-        let came = self.came();
+    pub(super) async fn apply_turn(&self, order: &Order, relayed: &OpenedRelay) -> Result<(), RelayRefused> {
+        let came = self.cookie_tokens();
         match order.turn {
-            Turn::Remove => self.bring_removal(order, relayed, &came).await,
-            Turn::Renew | Turn::SignIn => self.bring_order(order, relayed, &came).await,
+            Turn::Remove => self.apply_removal(order, relayed, &came).await,
+            Turn::Renew | Turn::SignIn => self.apply_order(order, relayed, &came).await,
         }
     }
 
     /// Ends the ids that a removal names, and removes the cookie if it can be of no other session.
-    async fn bring_removal(&self, order: &Order, relayed: &Relayed, came: &Came) -> Result<(), RelayRefused> {
+    async fn apply_removal(
+        &self,
+        order: &Order,
+        relayed: &OpenedRelay,
+        came: &CookieTokens,
+    ) -> Result<(), RelayRefused> {
         if came.is_nothing() {
             return Ok(());
         }
@@ -244,22 +249,22 @@ impl Core {
         let named = || iter::once(&relayed.id).chain(&order.begun);
         let names = |id: &SessionId| named().any(|named| named == id);
         // The cookie of the next session may be on its way.
-        let turned = came.ids.iter().any(|id| self.reason_of(id) == Some(CloseReason::Renewed));
+        let turned = came.ids.iter().any(|id| self.end_reason(id) == Some(CloseReason::Renewed));
         for id in named() {
-            let Current { life, payload, .. } = &relayed.current;
-            self.end_named(*id, payload.head.principal, life.absolute_deadline(), now).await?;
+            let CurrentToken { life, payload, .. } = &relayed.current;
+            self.end_id(*id, payload.head.principal, life.absolute_deadline(), now).await?;
         }
-        let other = came.ids.iter().any(|id| !names(id) && self.reason_of(id).is_none());
+        let other = came.ids.iter().any(|id| !names(id) && self.end_reason(id).is_none());
         // A value that this node can't open may be a later login.
         if other || turned || came.unread {
             return Err(RelayRefused::Closed(CloseReason::Renewed));
         }
-        self.note_own_end(EndedHere { id: relayed.id, until: now, principal: None, others: Vec::new() });
+        self.note_own_end(OwnEnd { id: relayed.id, until: now, principal: None, others: Vec::new() });
         Ok(())
     }
 
-    async fn bring_order(&self, order: &Order, relayed: &Relayed, came: &Came) -> Result<(), RelayRefused> {
-        let Relayed { id, current, .. } = relayed;
+    async fn apply_order(&self, order: &Order, relayed: &OpenedRelay, came: &CookieTokens) -> Result<(), RelayRefused> {
+        let OpenedRelay { id, current, .. } = relayed;
         let (id, payload, now) = (*id, &current.payload, self.chain.now());
         if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
@@ -268,14 +273,14 @@ impl Core {
             return Err(RelayRefused::Used);
         }
         let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
-        let drawn = Drawn { id: *begun, birth: current.believed(order.birth, &self.chain.time) };
+        let drawn = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &self.chain.time) };
         let user = self.user_of(order, payload)?;
         if order.named == Named::Ended {
             let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
-            self.end_named(id, principal, current.life.absolute_deadline(), now).await?;
+            self.end_id(id, principal, current.life.absolute_deadline(), now).await?;
         }
-        let bound = self.named_by(order, relayed, came, now).await?;
-        let _turning = self.turning().await;
+        let bound = self.named_session(order, relayed, came, now).await?;
+        let _turning = self.lifecycle_lock().await;
         self.check_order(payload, user, drawn, bound.as_ref(), now)?;
         if let Some(bound) = &bound
             && self.bound_key() != Some(bound.key())
@@ -290,14 +295,14 @@ impl Core {
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
                 let may_begin = bound.is_none();
-                self.sign_in_as(SigningIn { user, grants, adopt, drawn: Some(drawn), may_begin }).await
+                self.sign_in_with(SignInRequest { user, grants, adopt, drawn: Some(drawn), may_begin }).await
             }
             (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
             (Turn::Renew | Turn::Remove, _) => {
-                let beginning = Beginning { kind: BeginningKind::Renewal, drawn: Some(drawn), changes: &changes };
+                let beginning = SessionStart { kind: StartKind::Renewal, drawn: Some(drawn), changes: &changes };
                 match &bound {
-                    Some(_) => self.renew_as(&beginning).await,
-                    None => self.begin(&beginning, now).await,
+                    Some(_) => self.renew_with(&beginning).await,
+                    None => self.begin_session(&beginning, now).await,
                 }
             }
         };
@@ -308,16 +313,16 @@ impl Core {
     }
 
     /// The living session that an order names, once the request has shown that it comes from the browser of that session.
-    async fn named_by(
+    async fn named_session(
         &self,
         order: &Order,
-        relayed: &Relayed,
-        came: &Came,
+        relayed: &OpenedRelay,
+        came: &CookieTokens,
         now: Millis,
     ) -> Result<Option<Bound>, RelayRefused> {
         let id = relayed.id;
         let brings_it = came.ids.contains(&id);
-        let living = |other: &&SessionId| **other != id && self.reason_of(other).is_none();
+        let living = |other: &&SessionId| **other != id && self.end_reason(other).is_none();
         if came.ids.iter().any(|other| living(&other)) {
             return Err(RelayRefused::OtherSession);
         }
@@ -335,7 +340,7 @@ impl Core {
             Ok(bound) if bound.id() == id => bound,
             Ok(_) => return Err(RelayRefused::OtherSession),
             // Without a cookie, or with one that has idled out: the token tells of a later use.
-            Err(_) => self.session_of_token(id, &relayed.current, now).await?,
+            Err(_) => self.find_token_record(id, &relayed.current, now).await?,
         };
         self.take_changes(&bound, &relayed.current, now)?;
         Ok(Some(bound))
@@ -348,12 +353,12 @@ impl Core {
         &self,
         payload: &Payload,
         user: Option<Arc<ResolvedPrincipal>>,
-        drawn: Drawn,
+        drawn: PlannedSession,
         bound: Option<&Bound>,
         now: Millis,
     ) -> Result<(), RelayRefused> {
         let signed = match bound {
-            Some(bound) => self.signed_of(bound, now),
+            Some(bound) => self.principal_for(bound, now),
             None => self.given.clone(),
         };
         if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
@@ -384,19 +389,19 @@ impl Core {
         Ok(Mutation { index: number, name, json, version: None, replaces: None })
     }
 
-    fn known(&self, id: &SessionId) -> SessionLookup {
+    fn lookup(&self, id: &SessionId) -> SessionLookup {
         let memory = self.chain.memory.as_ref();
         memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.chain.now()))
     }
 
     /// Whether this node knows an id, alive or ended.
     fn is_known(&self, id: &SessionId) -> bool {
-        !matches!(self.known(id), SessionLookup::Unknown)
+        !matches!(self.lookup(id), SessionLookup::Unknown)
     }
 
     /// Why the session of an id has ended, as far as this node knows.
-    pub(super) fn reason_of(&self, id: &SessionId) -> Option<CloseReason> {
-        match self.known(id) {
+    pub(super) fn end_reason(&self, id: &SessionId) -> Option<CloseReason> {
+        match self.lookup(id) {
             SessionLookup::Ended(ended) => Some(ended.reason()),
             SessionLookup::Live(_) | SessionLookup::Unknown => None,
         }
@@ -404,7 +409,7 @@ impl Core {
 
     /// Ends an id on this node and in the store, known or not. The tombstone of an unknown id is filed under
     /// `principal`.
-    pub(super) async fn end_named(
+    pub(super) async fn end_id(
         &self,
         id: SessionId,
         principal: Option<PrincipalTag>,

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::{Binding, Bound, Core};
+use super::core::{Binding, Bound, SessionShared};
 use crate::{
     chain::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY, values::StoredValue},
     live::{self, CloseReason},
@@ -25,20 +25,20 @@ pub(crate) enum Stored {
 /// Whether a look at a value counts as use. A watch looks whenever anything wakes its task: if that counted, an open
 /// page would keep its session from ever idling out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Look {
-    Use,
-    Glance,
+pub(crate) enum Access {
+    Touch,
+    Peek,
 }
 
 /// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
-pub(crate) type Glance = (Option<Json>, Mark, Option<Millis>);
+pub(crate) type Peeked = (Option<Json>, ValueRevision, Option<Millis>);
 
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
-pub(crate) type Mark = Option<(RecordKey, Version)>;
+pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 
-impl Core {
+impl SessionShared {
     /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
-    pub(crate) fn looked_at<V: SessionValue>(&self) -> Option<ValueIndex> {
+    pub(crate) fn declared_index<V: SessionValue>(&self) -> Option<ValueIndex> {
         let number = self.chain.schema.index_of::<V>();
         if number.is_none() {
             self.chain.traces.undeclared(V::NAME, self.chain.now());
@@ -47,22 +47,22 @@ impl Core {
     }
 
     /// What the stored tiers say, and what a watch is to compare.
-    pub(crate) fn stored(&self, number: ValueIndex, now: Millis, look: Look) -> (Stored, Mark) {
+    pub(crate) fn stored(&self, number: ValueIndex, now: Millis, look: Access) -> (Stored, ValueRevision) {
         let scope = self.chain.schema.get(number).scope;
         // A socket is read whenever anything changes, whether or not a person is there.
-        let look = if self.is_upgrade() { Look::Glance } else { look };
+        let look = if self.is_upgrade() { Access::Peek } else { look };
         let touch = |record: &Record| {
-            if look == Look::Use {
+            if look == Access::Touch {
                 record.touch(now);
             }
         };
         if let Some(stored) =
-            self.of_session(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, touch))
+            self.with_session_record(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, touch))
         {
             return stored.unwrap_or((Stored::Nothing, None));
         }
-        if look == Look::Use && scope == Scope::Principal {
-            self.use_session(now);
+        if look == Access::Touch && scope == Scope::Principal {
+            self.touch_session(now);
         }
         loop {
             let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
@@ -82,12 +82,12 @@ impl Core {
         number: ValueIndex,
         now: Millis,
         touch: impl FnOnce(&Record),
-    ) -> Result<(Stored, Mark), CloseReason> {
+    ) -> Result<(Stored, ValueRevision), CloseReason> {
         let kept = record.live(now, |state| state.value(&self.chain.schema, number, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
         let Some(StoredValue { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
-        let from_cookie = self.brought.filled.contains(&(number, version)) || self.chain.memory.is_none();
+        let from_cookie = self.brought.from_cookie.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
@@ -99,19 +99,19 @@ impl Core {
     /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
     /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
     /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
-    pub(super) fn of_session<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
+    pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
         let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
         if !settled {
             return None;
         }
         match &*self.binding.read() {
-            Binding::Live(bound) if scope == Scope::Session || self.is_nobodys(bound) => Some(look(bound)),
+            Binding::Live(bound) if scope == Scope::Session || self.is_anonymous(bound) => Some(look(bound)),
             _ => None,
         }
     }
 
     /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
-    fn is_nobodys(&self, bound: &Bound) -> bool {
+    fn is_anonymous(&self, bound: &Bound) -> bool {
         match &self.chain.identity {
             Identity::Value { number, .. } => bound.record.read().values.get(*number).is_none(),
             Identity::Nobody | Identity::Head(_) => self.given.is_none(),
@@ -124,33 +124,35 @@ impl Core {
     /// # Errors
     ///
     /// Why the session is over.
-    pub(crate) fn glance(&self, number: Option<ValueIndex>, now: Millis) -> Result<Glance, CloseReason> {
+    pub(crate) fn peek(&self, number: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
         let scope = number.map_or(Scope::Session, |number| self.chain.schema.get(number).scope);
-        if let Some(glance) = self.of_session(scope, |bound| self.glance_at(&bound.record, bound.key(), number, now)) {
+        if let Some(glance) =
+            self.with_session_record(scope, |bound| self.peek_record(&bound.record, bound.key(), number, now))
+        {
             return glance;
         }
-        if let Some(reason) = self.closed(now) {
+        if let Some(reason) = self.close_reason(now) {
             return Err(reason);
         }
         let session = self.ends(now);
-        let glance = self.record_of(scope, now).map(|(key, record)| self.glance_at(&record, key, number, now));
+        let glance = self.record_of(scope, now).map(|(key, record)| self.peek_record(&record, key, number, now));
         let (kept, mark, until) = match glance {
             Some(Ok(glance)) => glance,
             // Since the look above: renewed by a clone, or ended, and then no value goes out.
-            Some(Err(reason)) if reason != CloseReason::Expired => return self.glance(number, now),
+            Some(Err(reason)) if reason != CloseReason::Expired => return self.peek(number, now),
             // A principal's record that idled out holds nothing, and ends nothing.
-            Some(Err(_)) | None => Glance::default(),
+            Some(Err(_)) | None => Peeked::default(),
         };
         Ok((kept, mark, [session, until].into_iter().flatten().min()))
     }
 
-    fn glance_at(
+    fn peek_record(
         &self,
         record: &Record,
         key: RecordKey,
         number: Option<ValueIndex>,
         now: Millis,
-    ) -> Result<Glance, CloseReason> {
+    ) -> Result<Peeked, CloseReason> {
         let state = record.read_live(now)?;
         let ends = state.deadline(record.used());
         let schema = &self.chain.schema;
@@ -207,9 +209,9 @@ impl Core {
         &self,
         number: ValueIndex,
         now: Millis,
-        look: Look,
+        look: Access,
         mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
-    ) -> (Option<(T, &'static str)>, Mark) {
+    ) -> (Option<(T, &'static str)>, ValueRevision) {
         let (stored, mark) = self.stored(number, now, look);
         if let Stored::Copy { json, tier, .. } = stored
             && let Some(value) = self.readable(number, tier, read(&json))
@@ -261,7 +263,7 @@ impl Core {
 
     fn collect_snapshot(&self, now: Millis) -> (Vec<live::SeenRecord>, Vec<live::SeenValue>) {
         let schema = &self.chain.schema;
-        let signed = self.signed(now);
+        let signed = self.principal(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
         let principal = signed
             .as_ref()
@@ -285,4 +287,4 @@ impl Core {
 }
 
 /// The name under which `V::default()` answers.
-pub(crate) const STAND_IN: &str = DEFAULT;
+pub(crate) const FALLBACK_TIER: &str = DEFAULT;

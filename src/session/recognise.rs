@@ -3,10 +3,10 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    arrive::Arrived,
-    brought::{Brought, Came},
-    core::{Binding, Bound, Core, CrossSite},
-    current::{Current, current},
+    arrive::AcceptedToken,
+    brought::{CookieTokens, RequestToken},
+    core::{Binding, Bound, CrossSite, SessionShared},
+    current::{CurrentToken, check_current},
 };
 use crate::{
     chain::{
@@ -34,29 +34,29 @@ use crate::{
 };
 
 /// A session whose token memory knows by its very bytes.
-pub(super) struct Familiar {
+pub(super) struct KnownToken {
     bound: Bound,
     in_step: CookieSnapshot,
     principal: Option<Arc<Record>>,
 }
 
 /// A token that had to be opened.
-pub(super) struct Unfamiliar {
+pub(super) struct ChosenToken {
     id: SessionId,
-    current: Current,
-    retired: bool,
-    seen: Option<Digest>,
+    current: CurrentToken,
+    old_key: bool,
+    fingerprint: Option<Digest>,
 }
 
 /// What a request came with whose token memory does not know.
-pub(super) struct Unopened {
+pub(super) struct UnopenedTokens {
     pub(super) cookies: Option<Fields>,
     /// How another site caused the request, if one did.
     pub(super) cross_site: Option<CrossSite>,
 }
 
 /// The session whose token memory knows, if that is the only one. Without memory nobody looks for one.
-pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<Familiar> {
+pub(super) fn find_known_token(chain: &Chain, cookies: &Fields, now: Millis) -> Option<KnownToken> {
     let memory = chain.memory.as_ref()?;
     match chain.cookie_name.scan(cookies) {
         Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, now),
@@ -66,7 +66,7 @@ pub(super) fn familiar(chain: &Chain, cookies: &Fields, now: Millis) -> Option<F
 
 /// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
 /// seal needn't be opened.
-fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<Familiar> {
+fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<KnownToken> {
     let record = memory.look_up(&RecordKey(*seal::id_of(token)?.as_bytes()))?;
     if record.is_stale() {
         return None;
@@ -91,20 +91,21 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Optio
     if !confirmed {
         record.confirm();
     }
-    Some(Familiar { bound: Bound { record }, in_step, principal })
+    Some(KnownToken { bound: Bound { record }, in_step, principal })
 }
 
-impl Familiar {
-    fn brings(self) -> (Bound, Brought) {
+impl KnownToken {
+    fn brings(self) -> (Bound, RequestToken) {
         let Self { bound, in_step, principal } = self;
-        let brought = Brought { key: Some(bound.key()), in_step: Some(in_step), principal, ..Brought::default() };
+        let brought =
+            RequestToken { key: Some(bound.key()), cookie: Some(in_step), principal, ..RequestToken::default() };
         (bound, brought)
     }
 }
 
-impl Core {
+impl SessionShared {
     /// The state of a handle of a session that memory knows.
-    pub(super) fn familiar(chain: Arc<Chain>, familiar: Familiar, upgrade: bool) -> Self {
+    pub(super) fn from_known_token(chain: Arc<Chain>, familiar: KnownToken, upgrade: bool) -> Self {
         let (bound, brought) = familiar.brings();
         let mut core = Self::new(chain, Binding::Live(bound), brought);
         *core.marks.upgrade.get_mut() = upgrade;
@@ -112,20 +113,24 @@ impl Core {
     }
 
     /// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
-    pub(super) async fn meet(&mut self, unopened: Option<Unopened>, now: Millis) -> Result<(), TierError> {
-        if let Some(Unopened { cookies, cross_site }) = unopened {
-            if let Some(opened) = cookies.and_then(|cookies| self.open_one(&cookies, now)) {
-                return self.admit(opened, now).await;
+    pub(super) async fn resolve_token(
+        &mut self,
+        unopened: Option<UnopenedTokens>,
+        now: Millis,
+    ) -> Result<(), TierError> {
+        if let Some(UnopenedTokens { cookies, cross_site }) = unopened {
+            if let Some(opened) = cookies.and_then(|cookies| self.open_tokens(&cookies, now)) {
+                return self.accept_token(opened, now).await;
             }
-            self.refuse(cross_site);
+            self.refuse_cross_site(cross_site);
         }
-        self.unless_revoked(now);
-        self.read_principal(now).await
+        self.drop_if_revoked(now);
+        self.load_principal(now).await
     }
 
     /// Keeps a request without a session from getting one, if another site caused it: a token of ours that had opened
     /// would have shown that the browser withheld nothing.
-    fn refuse(&mut self, cross_site: Option<CrossSite>) {
+    fn refuse_cross_site(&mut self, cross_site: Option<CrossSite>) {
         let Some(cross_site) = cross_site else { return };
         // Common: each image or form of another site's page. The other refusals are traced with their remedies.
         if cross_site == CrossSite::Withheld {
@@ -134,37 +139,37 @@ impl Core {
                  session; a sign-in by `form_post` needs `from_another_site()`"
             );
         }
-        self.binding = RwLock::new(Binding::Refused(cross_site));
+        self.binding = RwLock::new(Binding::CrossSite(cross_site));
     }
 
     /// Takes in a token that had to be opened.
-    async fn admit(&mut self, opened: Unfamiliar, now: Millis) -> Result<(), TierError> {
-        let (binding, brought, arrived) = self.bind(opened, now).await?;
-        let came = self.brought.came.take();
-        (self.binding, self.brought) = (RwLock::new(binding), Brought { came, ..brought });
+    async fn accept_token(&mut self, opened: ChosenToken, now: Millis) -> Result<(), TierError> {
+        let (binding, brought, arrived) = self.find_record(opened, now).await?;
+        let came = self.brought.cookie_tokens.take();
+        (self.binding, self.brought) = (RwLock::new(binding), RequestToken { cookie_tokens: came, ..brought });
         if let Some(arrived) = arrived {
-            return self.arrive(arrived, now).await;
+            return self.merge_token(arrived, now).await;
         }
-        self.unless_revoked(now);
-        self.read_principal(now).await
+        self.drop_if_revoked(now);
+        self.load_principal(now).await
     }
 
     /// Opens every token and gives the newest of the one session that they are of. Tokens of several sessions are of
     /// none: one of them may have been planted, and which the browser means can't be told.
-    fn open_one(&mut self, cookies: &Fields, now: Millis) -> Option<Unfamiliar> {
+    fn open_tokens(&mut self, cookies: &Fields, now: Millis) -> Option<ChosenToken> {
         let chain = Arc::clone(&self.chain);
         let candidates = match chain.cookie_name.scan(cookies) {
             Scan::Found(candidates) => candidates,
             Scan::Absent => return None,
             Scan::Capped => {
                 chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                self.brought.came = Some(Came::unread().into());
+                self.brought.cookie_tokens = Some(CookieTokens::unread().into());
                 return None;
             }
         };
         let keys = chain.cookie.ring().keys();
-        let mut came = if candidates.is_cut() { Came::unread() } else { Came::default() };
-        let mut newest: Option<Unfamiliar> = None;
+        let mut came = if candidates.is_cut() { CookieTokens::unread() } else { CookieTokens::default() };
+        let mut newest: Option<ChosenToken> = None;
         let mut counted: Option<SessionId> = None;
         let mut ambiguous = false;
         for candidate in candidates.iter() {
@@ -174,19 +179,19 @@ impl Core {
                 came.unread = true;
                 continue;
             };
-            let current = current(&chain, payload, now);
+            let current = check_current(&chain, payload, now);
             came.add(id, current.is_some());
-            let ended = self.reason_of(&id).is_some();
+            let ended = self.end_reason(&id).is_some();
             let current = current.filter(|current| !current.is_idle(now) || ended || self.lives_here(&id, now));
             // An id that has ended here counts beside another one, which a cookie that was planted before may name.
             if current.is_some() || ended {
                 ambiguous |= counted.replace(id).is_some_and(|other| other != id);
             }
             let Some(current) = current else { continue };
-            let is_newer = |other: &Unfamiliar| current.payload.head.issued > other.current.payload.head.issued;
+            let is_newer = |other: &ChosenToken| current.payload.head.issued > other.current.payload.head.issued;
             if newest.as_ref().is_none_or(is_newer) {
                 let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
-                newest = Some(Unfamiliar { id, current, retired, seen });
+                newest = Some(ChosenToken { id, current, old_key: retired, fingerprint: seen });
             }
         }
         let named = counted.or_else(|| candidates.iter().find_map(seal::id_of));
@@ -194,7 +199,7 @@ impl Core {
         if let (None, Some(memory), Some(id)) = (candidates.only(), &chain.memory, named) {
             memory.look_up(&RecordKey(*id.as_bytes()));
         }
-        self.brought.came = Some(came.into());
+        self.brought.cookie_tokens = Some(came.into());
         if ambiguous {
             chain.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
@@ -215,14 +220,14 @@ impl Core {
     }
 
     /// The session that a genuine token names, if it is to be believed.
-    async fn bind(
+    async fn find_record(
         &self,
-        Unfamiliar { id, current, retired, seen }: Unfamiliar,
+        ChosenToken { id, current, old_key: retired, fingerprint: seen }: ChosenToken,
         now: Millis,
-    ) -> Result<(Binding, Brought, Option<Arrived>), TierError> {
+    ) -> Result<(Binding, RequestToken, Option<AcceptedToken>), TierError> {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let key = RecordKey(*id.as_bytes());
-        let brought = Brought { key: Some(key), ..Brought::default() };
+        let brought = RequestToken { key: Some(key), ..RequestToken::default() };
         let known = match self.chain.memory.as_ref().map(|memory| memory.session(&key, now)) {
             Some(SessionLookup::Ended(ended)) => return Ok((ended.into(), brought, None)),
             Some(SessionLookup::Live(record)) => Some(record),
@@ -243,9 +248,9 @@ impl Core {
             if let Some(record) = &known {
                 let _ = self.end(record, CloseReason::Destroyed, now);
             }
-            return nothing(Brought::default());
+            return nothing(RequestToken::default());
         }
-        let make = || Record::session(key, current.begun_life(), current.used(now));
+        let make = || Record::session(key, current.initial_life(), current.used(now));
         let record = match known.map_or_else(|| self.chain.session_record(&key, now, make), Ok) {
             Ok(record) => record,
             Err(ended) => return Ok((ended.into(), brought, None)),
@@ -274,18 +279,18 @@ impl Core {
             record.merge_life(&current.life, now);
             return Ok((Binding::Live(Bound { record }), brought, None));
         }
-        let arrived = Arrived { current, retired, seen, stored };
+        let arrived = AcceptedToken { current, old_key: retired, fingerprint: seen, stored };
         Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
     }
 }
 
-impl Core {
+impl SessionShared {
     /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
     /// id here, in a socket or a copied cookie, has no session any more.
-    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, current: &Current, now: Millis) {
+    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, current: &CurrentToken, now: Millis) {
         let Some(memory) = &self.chain.memory else { return };
         let key = RecordKey(*predecessor.id.as_bytes());
-        let Current { life, payload, .. } = current;
+        let CurrentToken { life, payload, .. } = current;
         let (at, until) = (self.chain.time.written(life.birth(), now), life.absolute_deadline());
         // Filed under the principal of the cookie: the ends of visitors push out no user's.
         let principal = payload.head.principal;

@@ -3,9 +3,9 @@
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use super::{
-    browser::unsealable,
-    core::{Binding, Bound, Core},
-    current::{Current, current},
+    browser::trace_unsealable,
+    core::{Binding, Bound, SessionShared},
+    current::{CurrentToken, check_current},
 };
 use crate::{
     chain::{Chain, Resolution},
@@ -140,38 +140,38 @@ impl From<WriteError> for RelayRefused {
 }
 
 /// What a page's tokens begin with: the prefix says which of three purposes the token was sealed for.
-const RELAY: &str = "r.";
+const RELAY_PREFIX: &str = "r.";
 const BIRTH_PREFIX: &str = "b.";
-pub(super) const TURN: &str = "t.";
+pub(super) const TURN_PREFIX: &str = "t.";
 
 /// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
-pub(crate) struct Relayed {
+pub(crate) struct OpenedRelay {
     pub(super) id: SessionId,
     purpose: Purpose,
-    pub(super) current: Current,
+    pub(super) current: CurrentToken,
     pub(super) nonce: [u8; NONCE_LEN],
-    pub(super) page: Page,
+    pub(super) page: PageOrigin,
 }
 
 /// The origin of the page that brings a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Page {
+pub(crate) enum PageOrigin {
     Own,
     /// A listed public origin, which is not the request's own.
     Listed,
 }
 
-impl Relayed {
+impl OpenedRelay {
     /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
-    pub(crate) fn open(chain: &Chain, token: &str, page: Page) -> Result<Self, RelayRefused> {
+    pub(crate) fn open(chain: &Chain, token: &str, page: PageOrigin) -> Result<Self, RelayRefused> {
         let now = chain.now();
-        let purposes = [(RELAY, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN, Purpose::Turn)];
+        let purposes = [(RELAY_PREFIX, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN_PREFIX, Purpose::Turn)];
         let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
         let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let current = current(chain, payload, now).filter(|current| !current.is_idle(now));
+        let current = check_current(chain, payload, now).filter(|current| !current.is_idle(now));
         let current = current.ok_or(RelayRefused::Expired)?;
         if current.payload.order.is_some() != (purpose == Purpose::Turn) {
             return Err(RelayRefused::NotGenuine);
@@ -180,24 +180,24 @@ impl Relayed {
     }
 }
 
-impl Core {
+impl SessionShared {
     /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
     /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
     pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
         let now = self.chain.now();
         let bound = self.live(now).ok()?;
-        if self.is_sealed(&bound, now) && !Self::is_due(&bound) { None } else { self.relay() }
+        if self.is_sealed(&bound, now) && !Self::is_refresh_due_for(&bound) { None } else { self.relay() }
     }
 
     /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
     /// a browser drops its cookie at the end that it was told.
-    fn is_due(bound: &Bound) -> bool {
+    fn is_refresh_due_for(bound: &Bound) -> bool {
         let due = bound.record.read().cookie().map(|(_, known)| known.refresh_after);
         due.is_some_and(|due| bound.record.used() >= due)
     }
 
     pub(crate) fn is_refresh_due(&self) -> bool {
-        self.live(self.chain.now()).is_ok_and(|bound| Self::is_due(&bound))
+        self.live(self.chain.now()).is_ok_and(|bound| Self::is_refresh_due_for(&bound))
     }
 
     /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
@@ -212,10 +212,10 @@ impl Core {
 
     /// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
     /// only where no later token tells of it.
-    fn lacks(&self, bound: &Bound, now: Millis) -> bool {
-        let carried = |in_step| self.stand_of(bound, now).is_carried_by(in_step);
-        let brought = self.brought.in_step.as_ref();
-        self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_due(bound))
+    fn lacks_changes(&self, bound: &Bound, now: Millis) -> bool {
+        let carried = |in_step| self.cookie_contents_of(bound, now).is_held_by(in_step);
+        let brought = self.brought.cookie.as_ref();
+        self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_refresh_due_for(bound))
     }
 
     /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
@@ -226,26 +226,26 @@ impl Core {
         let Ok(bound) = self.live(now) else {
             return if self.head_has_left() { self.removal() } else { None };
         };
-        if !self.lacks(&bound, now) {
+        if !self.lacks_changes(&bound, now) {
             return None;
         }
         let birth = !bound.record.is_confirmed();
-        let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY) };
+        let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY_PREFIX) };
         let mut text = Vec::from(prefix);
-        let payload = self.pack(&bound, now)?.written.finish();
+        let payload = self.build_payload(&bound, now)?.written.finish();
         let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id(), payload, &mut text);
-        sealed.inspect_err(unsealable).ok()?;
+        sealed.inspect_err(trace_unsealable).ok()?;
         String::from_utf8(text).ok().map(RelayToken)
     }
 
     /// Takes in what a page brings. The caller has checked that the request is same-origin.
-    pub(crate) async fn bring(&self, relayed: Relayed) -> Result<(), RelayRefused> {
+    pub(crate) async fn apply_relay(&self, relayed: OpenedRelay) -> Result<(), RelayRefused> {
         self.touch();
         if let Some(order) = &relayed.current.payload.order {
-            return self.bring_turn(order, &relayed).await;
+            return self.apply_turn(order, &relayed).await;
         }
         let now = self.chain.now();
-        let Relayed { id, purpose, current, nonce, page } = relayed;
+        let OpenedRelay { id, purpose, current, nonce, page } = relayed;
         match self.live(now) {
             Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
             Ok(_) => Err(RelayRefused::OtherSession),
@@ -255,8 +255,8 @@ impl Core {
                 self.bring_birth(id, &current, nonce, now).await
             }
             // The cookie has idled out and proves its id alone: the token tells of a later use.
-            Err(None) if self.came().ids == [id] && self.reason_of(&id).is_none() => {
-                let bound = self.session_of_token(id, &current, now).await?;
+            Err(None) if self.cookie_tokens().ids == [id] && self.end_reason(&id).is_none() => {
+                let bound = self.find_token_record(id, &current, now).await?;
                 self.take_changes(&bound, &current, now)?;
                 self.rebind(bound);
                 Ok(())
@@ -268,8 +268,8 @@ impl Core {
     /// # Errors
     ///
     /// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
-    pub(super) fn check_minting(&self, page: Page) -> Result<(), RelayRefused> {
-        if page == Page::Listed || matches!(self.binding(), Binding::Refused(_)) {
+    pub(super) fn check_minting(&self, page: PageOrigin) -> Result<(), RelayRefused> {
+        if page == PageOrigin::Listed || matches!(self.binding(), Binding::CrossSite(_)) {
             return Err(RelayRefused::Closed(CloseReason::CrossSite));
         }
         Ok(())
@@ -279,14 +279,14 @@ impl Core {
     async fn bring_birth(
         &self,
         id: SessionId,
-        current: &Current,
+        current: &CurrentToken,
         nonce: [u8; NONCE_LEN],
         now: Millis,
     ) -> Result<(), RelayRefused> {
         if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
-        let bound = self.session_of_token(id, current, now).await?;
+        let bound = self.find_token_record(id, current, now).await?;
         self.chain.accepted.accept(nonce, now)?;
         self.take_changes(&bound, current, now)?;
         self.rebind(bound);
@@ -295,11 +295,11 @@ impl Core {
 
     /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
     /// handle's once it is known to live.
-    pub(super) fn take_changes(&self, bound: &Bound, current: &Current, now: Millis) -> Result<(), RelayRefused> {
+    pub(super) fn take_changes(&self, bound: &Bound, current: &CurrentToken, now: Millis) -> Result<(), RelayRefused> {
         bound.record.touch_at_least(current.used(now));
         // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
-        self.take_in(bound, current, Resolution::Newest, now);
-        self.settle(&bound.record, now);
-        self.obey_revocations(bound, now).map_err(RelayRefused::Closed)
+        self.merge_payload(bound, current, Resolution::Newest, now);
+        self.account(&bound.record, now);
+        self.check_revoked(bound, now).map_err(RelayRefused::Closed)
     }
 }

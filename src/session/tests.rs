@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{load::Arrival, *};
+use super::{load::RequestHead, *};
 use crate::{
     sessions::Sessions,
     tier::{cookie::CookieTier, cookie::keyring::KeyRing, memory::MemoryTier},
@@ -56,14 +56,14 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         .unwrap();
     let handle = || {
         let chain = Arc::clone(&sessions.chain);
-        let session = Loader::new(Arrival {
+        let session = Loader::new(RequestHead {
             chain,
             cookies: None,
             cross_site: None,
             refused: None,
             upgrade: false,
-            asked: None,
-            around: None,
+            facts: None,
+            outer: None,
         })
         .load_now()
         .unwrap();

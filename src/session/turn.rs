@@ -1,14 +1,14 @@
 //! The turns of a session: a sign-in and a renewal here, an end in [`end`](super::end). A turn gives the browser another
 //! cookie or takes the cookie away.
 //!
-//! All turns of a handle and its clones happen one after the other: each holds [`Core::turning`], since before it looks at
+//! All turns of a handle and its clones happen one after the other: each holds [`SessionShared::lifecycle_lock`], since before it looks at
 //! the session. So no clone takes another clone's turn for somebody else's.
 
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    commit::{Loss, MAX_LOSSES, Target, insist, mint_id},
-    core::{Binding, Bound, Core, CrossSite},
+    commit::{CommitFailure, MAX_ATTEMPTS, WriteTarget, new_session_id, retry_outdated},
+    core::{Binding, Bound, CrossSite, SessionShared},
     sign_in::Site,
 };
 use crate::{
@@ -30,16 +30,16 @@ use crate::{
 };
 
 /// What the session of a turn begins with.
-pub(super) struct Beginning<'a> {
-    pub(super) kind: BeginningKind,
+pub(super) struct SessionStart<'a> {
+    pub(super) kind: StartKind,
     /// The id and the birth that an order has drawn; without an order the turn draws both.
-    pub(super) drawn: Option<Drawn>,
+    pub(super) drawn: Option<PlannedSession>,
     /// Values that are written under the new id: the user's own first, if somebody signs in.
     pub(super) changes: &'a [Mutation],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BeginningKind {
+pub(super) enum StartKind {
     /// Everything goes along, the lifetime too.
     Renewal,
     /// The session's own values go along, without what was chosen anonymously. The life begins anew, with the configured
@@ -52,43 +52,43 @@ pub(super) enum BeginningKind {
 
 /// The id and the birth of a session that an order begins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Drawn {
+pub(super) struct PlannedSession {
     pub(super) id: SessionId,
     pub(super) birth: Version,
 }
 
 /// A sign-in as the application or an order asks for it.
-pub(super) struct SigningIn<'a> {
+pub(super) struct SignInRequest<'a> {
     pub(super) user: Json,
     /// Values that are written with the user's own.
     pub(super) grants: &'a [Mutation],
     pub(super) adopt: &'a [ValueIndex],
-    pub(super) drawn: Option<Drawn>,
+    pub(super) drawn: Option<PlannedSession>,
     /// Whether a session may begin where none lives any more.
     pub(super) may_begin: bool,
 }
 
 /// A turn from one id to the next.
-pub(super) struct Succession<'a> {
-    pub(super) beginning: &'a Beginning<'a>,
+pub(super) struct Replacement<'a> {
+    pub(super) beginning: &'a SessionStart<'a>,
     pub(super) predecessor: Predecessor,
 }
 
-impl Beginning<'_> {
+impl SessionStart<'_> {
     const fn above(&self) -> Version {
         match self.kind {
-            BeginningKind::Renewal => Version::ZERO,
-            BeginningKind::SignIn { above } => above,
+            StartKind::Renewal => Version::ZERO,
+            StartKind::SignIn { above } => above,
         }
     }
 }
 
-impl Core {
+impl SessionShared {
     /// # Errors
     ///
     /// Where no response is left that could take a turn to the browser.
-    pub(super) fn check_turn(&self) -> Result<(), WriteError> {
-        if matches!(self.binding(), Binding::Job) {
+    pub(super) fn check_can_set_cookie(&self) -> Result<(), WriteError> {
+        if matches!(self.binding(), Binding::PrincipalOnly) {
             let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
@@ -102,35 +102,36 @@ impl Core {
 
     pub(super) async fn renew(&self) -> Result<(), WriteError> {
         self.touch();
-        self.check_turn()?;
-        let _turning = self.turning().await;
-        self.renew_as(&Beginning { kind: BeginningKind::Renewal, drawn: None, changes: &[] }).await
+        self.check_can_set_cookie()?;
+        let _turning = self.lifecycle_lock().await;
+        self.renew_with(&SessionStart { kind: StartKind::Renewal, drawn: None, changes: &[] }).await
     }
 
-    /// The caller holds [`turning`](Self::turning).
-    pub(super) async fn renew_as(&self, beginning: &Beginning<'_>) -> Result<(), WriteError> {
+    /// The caller holds [`turning`](Self::lifecycle_lock).
+    pub(super) async fn renew_with(&self, beginning: &SessionStart<'_>) -> Result<(), WriteError> {
         let now = self.chain.now();
         match self.live(now) {
-            Ok(bound) => self.succeed(&bound, beginning, now).await,
+            Ok(bound) => self.replace_session(&bound, beginning, now).await,
             // After its own end a handle may begin a new session: a page that says "you have been signed out".
-            Err(Some(_)) if self.may_begin_anew() => self.begin(beginning, now).await,
+            Err(Some(_)) if self.may_begin_anew() => self.begin_session(beginning, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             // No id, nothing to renew.
             Err(None) => Ok(()),
         }
     }
 
-    /// Begins a session where none lives. The caller holds [`turning`](Self::turning), since before it looked: what a
+    /// Begins a session where none lives. The caller holds [`turning`](Self::lifecycle_lock), since before it looked: what a
     /// clone writes first is to be in the session.
-    pub(super) async fn begin(&self, beginning: &Beginning<'_>, now: Millis) -> Result<(), WriteError> {
-        let begun = || self.found(beginning.changes, BudgetShare::Whole, beginning.drawn, beginning.above(), now);
+    pub(super) async fn begin_session(&self, beginning: &SessionStart<'_>, now: Millis) -> Result<(), WriteError> {
+        let begun =
+            || self.create_session(beginning.changes, BudgetShare::Whole, beginning.drawn, beginning.above(), now);
         let (bound, _) = match beginning.drawn {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
-                Loss::Outdated => WriteError::closed(CloseReason::Renewed),
-                Loss::Error(error) => error,
+                CommitFailure::Outdated => WriteError::closed(CloseReason::Renewed),
+                CommitFailure::Error(error) => error,
             })?,
-            None => insist(begun).await?,
+            None => retry_outdated(begun).await?,
         };
         if let Some(key) = self.brought.key
             && let Kind::Session { life, .. } = &mut bound.record.write().kind
@@ -138,7 +139,7 @@ impl Core {
             // Other nodes may not know yet that the id which the request brought has ended.
             life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
         }
-        self.marks.minted.store(true, Ordering::Relaxed);
+        self.marks.begun_here.store(true, Ordering::Relaxed);
         self.rebind(bound);
         self.forget_own_end();
         Ok(())
@@ -152,8 +153,8 @@ impl Core {
         site: Site,
     ) -> Result<(), WriteError> {
         self.touch();
-        self.check_turn()?;
-        let _turning = self.turning().await;
+        self.check_can_set_cookie()?;
+        let _turning = self.lifecycle_lock().await;
         // A session that had ended before this request, or that this handle has just ended, may be followed. The
         // application may also answer for another site's form, which has no session.
         let may_begin = match self.live(self.chain.now()) {
@@ -161,13 +162,13 @@ impl Core {
             Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),
             Err(_) => true,
         };
-        self.sign_in_as(SigningIn { user, grants, adopt, drawn: None, may_begin }).await
+        self.sign_in_with(SignInRequest { user, grants, adopt, drawn: None, may_begin }).await
     }
 
-    /// The caller holds [`turning`](Self::turning).
-    pub(super) async fn sign_in_as(
+    /// The caller holds [`turning`](Self::lifecycle_lock).
+    pub(super) async fn sign_in_with(
         &self,
-        SigningIn { user, grants, adopt, drawn, may_begin }: SigningIn<'_>,
+        SignInRequest { user, grants, adopt, drawn, may_begin }: SignInRequest<'_>,
     ) -> Result<(), WriteError> {
         let Identity::Value { number, derive } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
@@ -179,7 +180,7 @@ impl Core {
         let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
-            Some(signed) => self.ask_for(signed, self.chain.now()).await?,
+            Some(signed) => self.load_principal_record(signed, self.chain.now()).await?,
             None => None,
         };
         let now = self.chain.now();
@@ -188,21 +189,21 @@ impl Core {
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
         let adopted = match (&before, &signed) {
-            (Ok(bound), Some(signed)) if self.signed_of(bound, now).is_none() => {
+            (Ok(bound), Some(signed)) if self.principal_for(bound, now).is_none() => {
                 // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
                 let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
                 self.adoptable(&known.unwrap_or_else(new), self.chosen(bound, adopt, now), now)?
             }
             _ => Vec::new(),
         };
-        let beginning = Beginning { kind: BeginningKind::SignIn { above }, drawn, changes: &changes };
+        let beginning = SessionStart { kind: StartKind::SignIn { above }, drawn, changes: &changes };
         match before {
-            Ok(bound) => self.succeed(&bound, &beginning, now).await?,
+            Ok(bound) => self.replace_session(&bound, &beginning, now).await?,
             Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
-            Err(_) => self.begin(&beginning, now).await?,
+            Err(_) => self.begin_session(&beginning, now).await?,
         }
         if let Some(record) = asked {
-            self.hold(record);
+            self.hold_record(record);
         }
         if let Some(signed) = signed {
             self.adopt(&signed, adopted, now).await?;
@@ -230,14 +231,14 @@ impl Core {
         let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
         let terms = self.chain.terms(Scope::Principal, now);
-        record.check_budget(&adopted, terms).map_err(|refused| WriteError::from(refused.into_loss()))?;
+        record.check_budget(&adopted, terms).map_err(|refused| WriteError::from(refused.into_failure()))?;
         Ok(adopted)
     }
 
     fn may_be_followed(&self, site: Site) -> bool {
         match self.binding() {
             Binding::Fenced(_) => true,
-            Binding::Refused(CrossSite::Withheld | CrossSite::Listed) => site == Site::Another,
+            Binding::CrossSite(CrossSite::Withheld | CrossSite::Listed) => site == Site::Another,
             _ => self.may_begin_anew(),
         }
     }
@@ -250,9 +251,9 @@ impl Core {
             kept.ok().flatten()
         };
         for mut change in chosen {
-            let target = Target::principal(Arc::clone(&record));
+            let target = WriteTarget::principal(Arc::clone(&record));
             // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
-            for _ in 0..MAX_LOSSES {
+            for _ in 0..MAX_ATTEMPTS {
                 let stands = stands(change.index);
                 if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
                     break;
@@ -260,7 +261,7 @@ impl Core {
                 change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
                 match self.write(&target, CommitKind::Upsert, std::slice::from_ref(&change), now).await {
                     Ok(_) => break,
-                    Err(Loss::Outdated) => {}
+                    Err(CommitFailure::Outdated) => {}
                     Err(loss) => return Err(loss.into()),
                 }
             }
@@ -269,65 +270,65 @@ impl Core {
     }
 
     /// Moves the session to a new id: the new record is there before the old one goes.
-    pub(super) async fn succeed(
+    pub(super) async fn replace_session(
         &self,
         bound: &Bound,
-        beginning: &Beginning<'_>,
+        beginning: &SessionStart<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let id = beginning.drawn.map_or_else(mint_id, |drawn| Ok(drawn.id))?;
+        let id = beginning.drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
         let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
-        let (next, made) = self.make(id, life, now)?;
+        let (next, made) = self.insert_record(id, life, now)?;
         // Asked outside of all locks: the application's own code says who is signed in.
-        let principal = self.signed_of(bound, now).map(|signed| signed.owner.tag());
+        let principal = self.principal_for(bound, now).map(|signed| signed.owner.tag());
         let by_value = matches!(self.chain.identity, Identity::Value { .. });
-        let stays = beginning.kind == BeginningKind::Renewal && by_value && principal.is_some();
-        let succession = Succession { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
+        let stays = beginning.kind == StartKind::Renewal && by_value && principal.is_some();
+        let succession = Replacement { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.chain.store {
             Some(store) => {
                 let shut = bound.record.renew_gate_exclusive().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
-                self.store_successor(store, bound, &next, &succession, now).await?;
+                self.replace_in_store(store, bound, &next, &succession, now).await?;
                 Some(shut)
             }
             None => None,
         };
-        self.rebind_if(next.clone(), || self.hand_over((bound, principal), &next, &succession, now))?;
+        self.rebind_if(next.clone(), || self.swap_records((bound, principal), &next, &succession, now))?;
         made.keep();
-        self.settle(&bound.record, now);
-        self.settle(&next.record, now);
+        self.account(&bound.record, now);
+        self.account(&next.record, now);
         // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
         bound.record.notify_all();
         Ok(())
     }
 
     /// In memory: the old record's values become the new one's, and the old one ends, in one step.
-    fn hand_over(
+    fn swap_records(
         &self,
         (bound, principal): (&Bound, Option<PrincipalTag>),
         next: &Bound,
-        succession: &Succession<'_>,
+        succession: &Replacement<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
         let retired = bound.record.end_with(CloseReason::Renewed, principal, now, |state| {
-            let successor = self.successor(state, succession, now)?;
+            let successor = self.successor_state(state, succession, now)?;
             *next.record.write() = successor;
             // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
             Ok(match (succession.beginning.kind, principal) {
-                (BeginningKind::Renewal, Some(_)) => Successor::Session(Box::new(next.key())),
+                (StartKind::Renewal, Some(_)) => Successor::Session(Box::new(next.key())),
                 _ => Successor::None,
             })
         });
-        retired.map_err(|refused| refused.into_loss().into())
+        retired.map_err(|refused| refused.into_failure().into())
     }
 
     /// # Errors
     ///
     /// Where the values that the turn writes do not fit beside those that go along.
-    pub(super) fn successor(
+    pub(super) fn successor_state(
         &self,
         state: &State,
-        Succession { beginning, predecessor }: &Succession<'_>,
+        Replacement { beginning, predecessor }: &Replacement<'_>,
         now: Millis,
     ) -> Result<State, CommitRejected> {
         let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
@@ -335,15 +336,15 @@ impl Core {
         let fresh = |above| self.chain.time.fresh(now, above);
         let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
-            BeginningKind::Renewal => LifeFields { birth, ..life.fields() },
-            BeginningKind::SignIn { .. } => {
+            StartKind::Renewal => LifeFields { birth, ..life.fields() },
+            StartKind::SignIn { .. } => {
                 LifeFields { generation: life.fields().generation, ..self.begin_life(birth, now).fields() }
             }
         };
         let mut life = SessionLife::from(told);
         life.set_predecessor(*predecessor);
         let mut next = state.successor_state(life);
-        if beginning.kind != BeginningKind::Renewal {
+        if beginning.kind != StartKind::Renewal {
             next.values.retain(|number| self.chain.schema.get(number).scope == Scope::Session);
         }
         if beginning.changes.is_empty() {
@@ -360,19 +361,19 @@ impl Core {
         Ok(next)
     }
 
-    async fn store_successor(
+    async fn replace_in_store(
         &self,
         store: &Store,
         bound: &Bound,
         next: &Bound,
-        succession: &Succession<'_>,
+        succession: &Replacement<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
         let successor = bound
             .record
-            .live(now, |state| self.successor(state, succession, now))
+            .live(now, |state| self.successor_state(state, succession, now))
             .map_err(WriteError::closed)?
-            .map_err(|refused| WriteError::from(refused.into_loss()))?;
+            .map_err(|refused| WriteError::from(refused.into_failure()))?;
         let schema = &self.chain.schema;
         let changes: Vec<_> = successor
             .values
@@ -413,15 +414,15 @@ impl Core {
     pub(super) async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         self.touch();
         self.check_head()?;
-        let _turning = self.turning().await;
+        let _turning = self.lifecycle_lock().await;
         let now = self.chain.now();
         match self.live(now) {
             Ok(bound) => {
                 bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
-                self.settle(&bound.record, now);
+                self.account(&bound.record, now);
             }
             Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
-            Err(_) if matches!(self.binding(), Binding::Job) => {
+            Err(_) if matches!(self.binding(), Binding::PrincipalOnly) => {
                 let message = "a handle of `Sessions::for_principal` has no session that a lifetime could be set for";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
@@ -442,7 +443,9 @@ impl Core {
             _ => None,
         };
         let (scope, record) = match self.binding() {
-            Binding::Job => (Scope::Principal, self.signed(now).and_then(|signed| self.find_principal(&signed))),
+            Binding::PrincipalOnly => {
+                (Scope::Principal, self.principal(now).and_then(|signed| self.find_principal(&signed)))
+            }
             _ => (Scope::Session, self.live(now).ok().map(|bound| bound.record)),
         };
         let Some(record) = record else {

@@ -98,7 +98,7 @@ impl MemoryTier {
         Memory {
             records: Shards::new(self.max_bytes / size_of::<Record>()),
             tombstones: Tombstones::new(self.max_bytes),
-            losses: LostTombstones::default(),
+            lost: LostTombstones::default(),
             expiry: Mutex::default(),
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
@@ -146,7 +146,7 @@ impl MemoryTierBuilder {
 pub(crate) struct Memory {
     records: Shards,
     tombstones: Tombstones,
-    losses: LostTombstones,
+    lost: LostTombstones,
     expiry: Mutex<Expiry>,
     /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
     due: AtomicU64,
@@ -339,7 +339,7 @@ impl Memory {
         let lost = self.tombstones.make_room();
         if lost > 0 {
             self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
-            self.losses.trace(lost, now);
+            self.lost.trace(lost, now);
         }
     }
 

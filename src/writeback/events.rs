@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     live::{CloseReason, Next, Wait, close_reason, next_end},
-    session::{Mark, Session, browser::Stand},
+    session::{Session, ValueRevision, browser::CookieContents},
     value::{Json, ValueIndex},
     version::{Clock, Sleep},
 };
@@ -30,10 +30,10 @@ pub(super) struct Events {
     shown: Box<[ValueIndex]>,
     withheld: Withheld,
     /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
-    seen: Vec<(Mark, Option<Json>)>,
+    seen: Vec<(ValueRevision, Option<Json>)>,
     opening: bool,
     /// The state that the browser was last given.
-    given: Option<Stand>,
+    given: Option<CookieContents>,
     relay: Option<Sleep>,
     /// Until the next look whether the browser's copy is due: nothing wakes the stream for mere use of the session.
     due: Option<Sleep>,
@@ -42,7 +42,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: Withheld, heartbeat: Duration) -> Self {
-        let given = session.core().stand();
+        let given = session.core().cookie_contents();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self {
             wait: Wait::new(session),
@@ -67,14 +67,14 @@ impl Events {
             }
             let core = session.core();
             let now = core.chain.now();
-            if relay.is_none() && core.stand() != *given {
+            if relay.is_none() && core.cookie_contents() != *given {
                 *relay = Some(core.chain.time.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (number, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.chain.schema.get(*number);
-                let (stored, mark) = match core.glance(Some(*number), now) {
+                let (stored, mark) = match core.peek(Some(*number), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
                 };
@@ -137,7 +137,7 @@ impl Events {
         let Some(sleep) = &mut self.relay else { return Poll::Pending };
         ready!(sleep.as_mut().poll(cx));
         self.relay = None;
-        self.given = core.stand();
+        self.given = core.cookie_contents();
         let token = core.relay_unless_sealed();
         token.map_or(Poll::Pending, |token| Poll::Ready(event("relay", &format_args!("\"{token}\""))))
     }

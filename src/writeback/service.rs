@@ -32,7 +32,7 @@ use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
     session::{
         Session,
-        relay::{RelayRefused, Relayed},
+        relay::{OpenedRelay, RelayRefused},
     },
     sessions::Sessions,
     value::{Json, SessionValue, ValueError, ValueIndex, ValueSpec},
@@ -405,15 +405,15 @@ impl SessionWriteback {
                     refused.count(&self.sessions.chain);
                     refused
                 };
-                let relayed = Relayed::open(&self.sessions.chain, &token, page_of(headers)).map_err(count)?;
-                self.sessions.load(extensions).await?.core().bring(relayed).await.map_err(count)?;
+                let relayed = OpenedRelay::open(&self.sessions.chain, &token, page_of(headers)).map_err(count)?;
+                self.sessions.load(extensions).await?.core().apply_relay(relayed).await.map_err(count)?;
                 Ok(stored(&["$relay".to_owned()]))
             }
             Posted::Values(values) => {
                 let accepted = self.accept(&values)?;
                 let session = self.sessions.load(extensions).await?;
                 session.core().touch();
-                session.core().open()?;
+                session.core().check_open()?;
                 for_this_user(headers, &session)?;
                 session.commit_json(accepted.values).await?;
                 Ok(match self.unknown {
@@ -435,7 +435,7 @@ impl SessionWriteback {
         let core = session.core();
         core.touch();
         // EventSource takes it as the word to stay away.
-        if core.closed(core.chain.now()).is_some() {
+        if core.close_reason(core.chain.now()).is_some() {
             return Ok(gone());
         }
         let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);

@@ -49,7 +49,7 @@ pub(crate) enum Fault {
     Cut,
     /// It is taken, and the connection breaks before the answer is whole.
     Lost,
-    /// It waits for [`Faulty::release`].
+    /// It waits for [`Faulty::release_principal`].
     Held,
 }
 

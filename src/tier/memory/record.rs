@@ -48,7 +48,7 @@ pub(crate) struct Record {
     used: AtomicU64,
     /// [`State::in_cookie`], for those who only want to know whether anything has changed: each of threads that read one
     /// session takes the lock from the others.
-    stamp: AtomicU64,
+    revision: AtomicU64,
     /// Where the index of expiry has it.
     pub(super) place: IndexSlot,
     extras: OnceBox<extras::RecordExtras>,
@@ -78,7 +78,7 @@ impl Record {
         Self {
             key,
             used: AtomicU64::new(used.0),
-            stamp: AtomicU64::new(state.revision()),
+            revision: AtomicU64::new(state.revision()),
             place: IndexSlot::default(),
             extras: OnceBox::new(),
             state: RwLock::new(state),
@@ -94,12 +94,12 @@ impl Record {
     }
 
     pub(crate) fn write(&self) -> StateGuard<'_> {
-        StateGuard { state: self.state.write(), stamp: &self.stamp }
+        StateGuard { state: self.state.write(), revision: &self.revision }
     }
 
     /// The stamp of what browsers carry of it, without a lock.
     pub(crate) fn revision(&self) -> u64 {
-        self.stamp.load(Ordering::Acquire)
+        self.revision.load(Ordering::Acquire)
     }
 
     /// The bytes counted for it, of which there are none from now on.
@@ -277,7 +277,7 @@ impl Record {
         }
     }
 
-    /// See [`StoreSync::begin`].
+    /// See [`StoreSync::begin_session`].
     pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
         self.extras().sync.begin()
     }
@@ -399,7 +399,7 @@ impl Record {
 /// The state, locked to be changed.
 pub(crate) struct StateGuard<'a> {
     state: RwLockWriteGuard<'a, State>,
-    stamp: &'a AtomicU64,
+    revision: &'a AtomicU64,
 }
 
 impl Deref for StateGuard<'_> {
@@ -418,7 +418,7 @@ impl DerefMut for StateGuard<'_> {
 
 impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
-        self.stamp.store(self.state.revision(), Ordering::Release);
+        self.revision.store(self.state.revision(), Ordering::Release);
     }
 }
 

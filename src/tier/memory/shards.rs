@@ -21,7 +21,7 @@ pub(super) struct Shards {
     /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
     hasher: RandomState,
     /// Where [`visit`](Self::scan_from_cursor) goes on: the shard, and how many of its records were passed.
-    hand: AtomicU64,
+    cursor: AtomicU64,
 }
 
 /// One line of cache: who reads a record has the line already when it counts that.
@@ -41,7 +41,7 @@ impl Shards {
         Self {
             shards: (0..shards).map(|_| Shard::default()).collect(),
             hasher: RandomState::default(),
-            hand: AtomicU64::new(0),
+            cursor: AtomicU64::new(0),
         }
     }
 
@@ -98,7 +98,7 @@ impl Shards {
     /// Shows records until `look` has seen enough of them, each once in a round through all. In a table they stand in the
     /// order of a seeded hash: what is shown is a random sample, whatever made them.
     pub(super) fn scan_from_cursor(&self, mut look: impl FnMut(&Arc<Record>) -> std::ops::ControlFlow<()>) {
-        let hand = self.hand.load(Ordering::Relaxed);
+        let hand = self.cursor.load(Ordering::Relaxed);
         let (mut at, mut passed) = ((hand >> 32) as usize, (hand & u64::from(u32::MAX)) as usize);
         // One more than there are: the first is gone through in two halves.
         for _ in 0..=self.shards.len() {
@@ -106,7 +106,7 @@ impl Shards {
             for record in table.iter().skip(passed) {
                 passed += 1;
                 if look(record).is_break() {
-                    self.hand.store((at as u64) << 32 | passed as u64, Ordering::Relaxed);
+                    self.cursor.store((at as u64) << 32 | passed as u64, Ordering::Relaxed);
                     return;
                 }
             }
