@@ -25,7 +25,7 @@ use crate::{
     notify::Subscribers,
     throttle::{MINUTE, Throttle},
     tier::{
-        cookie::{CookieTier, digest::DigestKey, header::Name},
+        cookie::{CookieTier, fingerprint::FingerprintKey, header::Name},
         default::DefaultRule,
         memory::{
             EndedSession, Memory,
@@ -71,7 +71,7 @@ pub(crate) struct Chain {
     pub(crate) memory: Option<Memory>,
     pub(crate) cookie: CookieTier,
     pub(crate) cookie_name: Name,
-    pub(crate) digests: DigestKey,
+    pub(crate) fingerprints: FingerprintKey,
     pub(crate) store: Option<Store>,
     pub(crate) computed: Vec<ComputedTier>,
     pub(crate) has_sources: bool,
@@ -92,7 +92,7 @@ pub(crate) struct Chain {
     pub(crate) identity: Identity,
     pub(crate) budget: Budget,
     /// The same of the largest cookie that any deploy sealed: a cookie over the budget is still sent whole.
-    pub(crate) most: Budget,
+    pub(crate) max_budget: Budget,
     /// Cookies over the budget that no trace has told of.
     pub(crate) over_budget: Throttle,
     /// Handles that wait for anything: a shutdown tells them.
@@ -255,9 +255,9 @@ impl Chain {
         let (budget, most, tombstones) = match scope {
             Scope::Session => {
                 let idle = self.lifetime.idle.max(Duration::from_secs(86_400));
-                (self.budget.session, self.most.session, idle)
+                (self.budget.session, self.max_budget.session, idle)
             }
-            Scope::Principal => (self.budget.principal, self.most.principal, self.longest_absolute()),
+            Scope::Principal => (self.budget.principal, self.max_budget.principal, self.longest_absolute()),
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);

@@ -23,7 +23,7 @@ use crate::{
     id::Principal,
     notify::{HandleWakers, Subscribers},
     session::{Session, load::Loader},
-    writeback::cross_site::Rule,
+    writeback::cross_site::CrossSiteRule,
 };
 
 pub(crate) mod builder;
@@ -59,7 +59,7 @@ pub(crate) mod builder;
 pub struct Sessions {
     pub(crate) chain: Arc<Chain>,
     pub(crate) resolved: Arc<[Resolved]>,
-    pub(crate) cross_site: Arc<Rule>,
+    pub(crate) cross_site: Arc<CrossSiteRule>,
 }
 
 /// Puts a typed value into the extensions of a request.

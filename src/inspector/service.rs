@@ -18,7 +18,7 @@ use crate::{
     sessions::Sessions,
     writeback::{
         asset::Asset,
-        cross_site::Kind,
+        cross_site::RequestKind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
         stream::HEARTBEAT_INTERVAL,
@@ -136,7 +136,7 @@ impl SessionInspector {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<InspectorBody>, Refusal> {
-        only_own_pages(&self.sessions, Kind::Events, head)?;
+        only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
         if core.close_reason(core.chain.now()).is_some() {

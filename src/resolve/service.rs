@@ -22,7 +22,7 @@ use crate::{
     },
     sessions::Sessions,
     tier::cookie::header::Fields,
-    writeback::cross_site::{Kind, drops_secure_cookies, refused},
+    writeback::cross_site::{RequestKind, drops_secure_cookies, refused},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
@@ -141,7 +141,7 @@ impl Sessions {
         upgrade: bool,
     ) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
         let (uri, headers) = (request.uri(), request.headers());
-        if upgrade && let Err(refused) = self.cross_site.judge(Kind::Upgrade, uri, headers) {
+        if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
         let cross_site = self.cross_site.withheld((request.method(), uri, headers), self.chain.cookie.sent());

@@ -17,7 +17,7 @@ use crate::{
     sync::RwLock,
     tier::{
         Found, Lookup, Standing,
-        cookie::{digest::Digest, payload::EntryOwner},
+        cookie::{fingerprint::TokenFingerprint, payload::EntryOwner},
         memory::{
             SessionLookup,
             record::{CookieSnapshot, IncomingFrom, IncomingValue, Kind, Record, RecordKey},
@@ -31,7 +31,7 @@ use crate::{
 pub(super) struct AcceptedToken {
     pub(super) current: CurrentToken,
     pub(super) old_key: bool,
-    pub(super) fingerprint: Option<Digest>,
+    pub(super) fingerprint: Option<TokenFingerprint>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
     pub(super) stored: Option<Box<(Found, usize)>>,
 }
@@ -57,12 +57,12 @@ impl SessionShared {
             bound.record.write().set_cookie(digest, brought);
         }
         self.account(&bound.record, now);
-        self.brought = RequestToken {
+        self.request_token = RequestToken {
             key: Some(bound.key()),
             cookie: in_step,
             // What came of it into the user's record is held already.
             principal: None,
-            cookie_tokens: self.brought.cookie_tokens.take(),
+            cookie_tokens: self.request_token.cookie_tokens.take(),
             from_cookie: std::mem::take(&mut taken.filled).into(),
             shadowed: taken.newer.into(),
         };

@@ -252,6 +252,6 @@ impl SessionShared {
     }
 
     pub(super) fn minted(&self) -> bool {
-        self.marks.begun_here.load(std::sync::atomic::Ordering::Relaxed)
+        self.flags.begun_here.load(std::sync::atomic::Ordering::Relaxed)
     }
 }

@@ -69,10 +69,10 @@ impl CookieTokens {
 impl SessionShared {
     /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
     pub(super) fn cookie_tokens(&self) -> CookieTokens {
-        let only = || self.brought.key.map(|key| SessionId::from_bytes(key.0));
+        let only = || self.request_token.key.map(|key| SessionId::from_bytes(key.0));
         let single =
-            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.brought.opened() };
-        self.brought.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
+            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.request_token.opened() };
+        self.request_token.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 }
 

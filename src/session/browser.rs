@@ -18,7 +18,7 @@ use crate::{
     throttle::MINUTE,
     tier::{
         cookie::{
-            Creation,
+            SetCookie,
             order::Order,
             payload::{Entry, EntryOwner, Head, Writer},
             seal::SealError,
@@ -88,9 +88,9 @@ impl SessionShared {
         self.note_over_budget(&written, now);
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
-        let Creation { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
-        if self.chain.memory.is_some() && self.brought.shadowed.is_empty() {
-            let digest = self.chain.digests.digest(&header.as_bytes()[token], ring);
+        let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
+        if self.chain.memory.is_some() && self.request_token.shadowed.is_empty() {
+            let digest = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
             bound.record.write().set_cookie(digest, in_step);
         }
         if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
@@ -111,15 +111,15 @@ impl SessionShared {
     ///
     /// What the browser has, where it depends on who is signed in.
     fn is_behind_alone(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
-        let in_step = match &self.brought.cookie {
-            Some(in_step) if self.brought.key == Some(bound.key()) => in_step,
+        let in_step = match &self.request_token.cookie {
+            Some(in_step) if self.request_token.key == Some(bound.key()) => in_step,
             _ => return Ok(true),
         };
         if bound.record.revision() != in_step.session || bound.record.used() >= in_step.refresh_after {
             return Ok(true);
         }
         // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
-        match (&in_step.principal, &self.given) {
+        match (&in_step.principal, &self.head_principal) {
             (None, None) => Ok(false),
             _ => Err(in_step),
         }
@@ -240,7 +240,7 @@ impl SessionShared {
             });
             (signed.key(), carried)
         });
-        if !self.brought.shadowed.is_empty() || written.entries_len() > self.room() {
+        if !self.request_token.shadowed.is_empty() || written.entries_len() > self.room() {
             let (anew, left_out) = self.rewrite(&head, order, &written, signed.as_deref());
             written = anew;
             cut |= left_out;
@@ -253,7 +253,7 @@ impl SessionShared {
 
     /// The bytes that there are for entries in the largest cookie.
     fn room(&self) -> usize {
-        self.chain.most.session + self.chain.most.principal
+        self.chain.max_budget.session + self.chain.max_budget.principal
     }
 
     /// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
@@ -303,8 +303,8 @@ impl SessionShared {
         let anonymous =
             |name: &str| schema.index_by_name(name).is_some_and(|number| schema.get(number).scope == Scope::Principal);
         // A session that was made here goes on from no session that the cookie told of.
-        let goes_on = !self.marks.begun_here.load(Ordering::Relaxed);
-        for ShadowedValue { owner, name, value: kept } in &self.brought.shadowed {
+        let goes_on = !self.flags.begun_here.load(Ordering::Relaxed);
+        for ShadowedValue { owner, name, value: kept } in &self.request_token.shadowed {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,
                 Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
@@ -342,7 +342,7 @@ impl SessionShared {
         }
         let due = touched && !self.is_up_to_date();
         let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
-        let removes = match self.brought.opened() {
+        let removes = match self.request_token.opened() {
             0 => false,
             1 => cookie.is_some(),
             // What another site makes a browser send must not take a cookie that the browser withheld.

@@ -260,7 +260,7 @@ impl SessionShared {
                  `Session::relay`, which the page brings"
             );
         }
-        self.marks.begun_here.store(true, Ordering::Relaxed);
+        self.flags.begun_here.store(true, Ordering::Relaxed);
         self.rebind(bound);
         self.forget_own_end();
         Ok(version)

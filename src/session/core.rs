@@ -26,13 +26,13 @@ pub(crate) struct SessionShared {
     pub(crate) chain: Arc<Chain>,
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
-    pub(super) given: Option<Arc<ResolvedPrincipal>>,
+    pub(super) head_principal: Option<Arc<ResolvedPrincipal>>,
     /// The count of `end_all_sessions` up to which the principal was looked at.
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[ComputedAnswer]>,
-    pub(super) brought: RequestToken,
-    pub(super) marks: RequestFlags,
-    pub(super) seldom: OnceLock<Box<LazyState>>,
+    pub(super) request_token: RequestToken,
+    pub(super) flags: RequestFlags,
+    pub(super) lazy: OnceLock<Box<LazyState>>,
 }
 
 /// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
@@ -141,26 +141,26 @@ pub(super) struct RequestFlags {
 
 impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
-    pub(super) fn new(chain: Arc<Chain>, binding: Binding, brought: RequestToken) -> Self {
+    pub(super) fn new(chain: Arc<Chain>, binding: Binding, request_token: RequestToken) -> Self {
         Self {
             binding: RwLock::new(binding),
-            given: None,
+            head_principal: None,
             revocations: AtomicU64::new(0),
             computed: Box::default(),
-            brought,
-            marks: RequestFlags::default(),
-            seldom: OnceLock::new(),
+            request_token,
+            flags: RequestFlags::default(),
+            lazy: OnceLock::new(),
             chain,
         }
     }
 
     pub(super) fn lazy(&self) -> &LazyState {
-        self.seldom.get_or_init(Box::default)
+        self.lazy.get_or_init(Box::default)
     }
 
     /// The chime, if anybody watches.
     fn wakers(&self) -> Option<&Arc<HandleWakers>> {
-        self.seldom.get()?.wakers.get()
+        self.lazy.get()?.wakers.get()
     }
 
     /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
@@ -199,19 +199,19 @@ impl SessionShared {
 
     /// The sessions that the orders of this handle begin.
     pub(super) fn issued_orders(&self) -> Vec<IssuedOrder> {
-        self.seldom.get().map(|seldom| seldom.issued_orders.lock().clone()).unwrap_or_default()
+        self.lazy.get().map(|seldom| seldom.issued_orders.lock().clone()).unwrap_or_default()
     }
 
     /// Forgets orders that no longer begin a session.
     pub(super) fn forget_issued_orders(&self, void: &[IssuedOrder]) {
-        if let Some(seldom) = self.seldom.get() {
+        if let Some(seldom) = self.lazy.get() {
             seldom.issued_orders.lock().retain(|ordered| void.iter().all(|void| void.id != ordered.id));
         }
     }
 
     /// The lifetime that this handle was given, with which its next session begins.
     pub(super) fn own_lifetime(&self) -> Option<Lifetime> {
-        *self.seldom.get()?.lifetime.lock()
+        *self.lazy.get()?.lifetime.lock()
     }
 
     pub(super) fn note_lifetime(&self, lifetime: Lifetime) {
@@ -219,7 +219,7 @@ impl SessionShared {
     }
 
     pub(super) fn forget_lifetime(&self) {
-        if let Some(seldom) = self.seldom.get() {
+        if let Some(seldom) = self.lazy.get() {
             *seldom.lifetime.lock() = None;
         }
     }
@@ -232,7 +232,7 @@ impl SessionShared {
     /// Notes that this handle has ended its session: only this handle and its clones may begin another one.
     pub(super) fn note_own_end(&self, ended: OwnEnd) {
         self.note_removal(ended);
-        self.marks.own_ends.fetch_add(1, Ordering::AcqRel);
+        self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
         // The record has rung already: whoever was faster than this note looks again.
         if let Some(chime) = self.wakers() {
             chime.notify();
@@ -241,30 +241,30 @@ impl SessionShared {
 
     /// The session that this handle has ended last.
     pub(super) fn own_end(&self) -> Option<OwnEnd> {
-        self.seldom.get()?.own_end.lock().clone()
+        self.lazy.get()?.own_end.lock().clone()
     }
 
     /// Whether this handle has ended its session, and has begun no other since.
     pub(super) fn has_ended_own(&self) -> bool {
-        self.seldom.get().is_some_and(|seldom| seldom.own_end.lock().is_some())
+        self.lazy.get().is_some_and(|seldom| seldom.own_end.lock().is_some())
     }
 
     /// Whether a turn may begin another session where this handle's session is over.
     pub(super) fn may_begin_anew(&self) -> bool {
-        self.has_ended_own() || self.marks.may_begin.load(Ordering::Acquire)
+        self.has_ended_own() || self.flags.may_begin.load(Ordering::Acquire)
     }
 
     /// Forgets the end, since another session has begun.
     pub(super) fn forget_own_end(&self) {
-        self.marks.may_begin.store(false, Ordering::Release);
-        if let Some(seldom) = self.seldom.get() {
+        self.flags.may_begin.store(false, Ordering::Release);
+        if let Some(seldom) = self.lazy.get() {
             *seldom.own_end.lock() = None;
         }
     }
 
     /// How many sessions this handle has ended. A watch that began before the last one is over.
     pub(crate) fn own_ends(&self) -> u32 {
-        self.marks.own_ends.load(Ordering::Acquire)
+        self.flags.own_ends.load(Ordering::Acquire)
     }
 
     pub(crate) fn binding(&self) -> Binding {
@@ -295,13 +295,13 @@ impl SessionShared {
     }
 
     pub(super) fn is_touched(&self) -> bool {
-        self.marks.touched.load(Ordering::Acquire)
+        self.flags.touched.load(Ordering::Acquire)
     }
 
     pub(crate) fn touch(&self) {
         // A load first: most requests touch more than once, and a store would take the line from other clones.
-        if !self.marks.touched.load(Ordering::Relaxed) {
-            self.marks.touched.store(true, Ordering::Relaxed);
+        if !self.flags.touched.load(Ordering::Relaxed) {
+            self.flags.touched.store(true, Ordering::Relaxed);
         }
     }
 
@@ -337,7 +337,7 @@ impl SessionShared {
 
     /// Whether the request has no session and gets none, and has a principal all the same.
     pub(super) fn is_principal_only(&self) -> bool {
-        self.given.is_some() && matches!(self.binding(), Binding::CrossSite(CrossSite::Listed))
+        self.head_principal.is_some() && matches!(self.binding(), Binding::CrossSite(CrossSite::Listed))
     }
 
     /// # Errors
@@ -385,7 +385,7 @@ impl SessionShared {
             Binding::Anonymous
             | Binding::Fenced(_)
             | Binding::PrincipalOnly
-            | Binding::CrossSite(CrossSite::Listed) => self.given.clone(),
+            | Binding::CrossSite(CrossSite::Listed) => self.head_principal.clone(),
         }
     }
 
@@ -403,7 +403,7 @@ impl SessionShared {
     #[inline]
     pub(super) fn principal_for(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         // Most chains and handles know nobody, and find that out here.
-        match &self.given {
+        match &self.head_principal {
             None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
             None => self.derive_principal(bound, now),
             given => given.clone(),
@@ -432,13 +432,13 @@ impl SessionShared {
     /// The principal's record if there is one on this node. Reading makes none.
     pub(super) fn find_principal(&self, signed: &ResolvedPrincipal) -> Option<Arc<Record>> {
         let key = signed.key();
-        if let Some(seldom) = self.seldom.get()
+        if let Some(seldom) = self.lazy.get()
             && let Some(held) = &*seldom.principal.lock()
             && *held.key() == key
         {
             return Some(Arc::clone(held));
         }
-        if let Some(record) = self.brought.principal.as_ref().filter(|record| *record.key() == key) {
+        if let Some(record) = self.request_token.principal.as_ref().filter(|record| *record.key() == key) {
             return Some(Arc::clone(record));
         }
         self.chain.memory.as_ref()?.principal(&key)
@@ -543,7 +543,7 @@ impl SessionShared {
     }
 
     pub(super) fn is_upgrade(&self) -> bool {
-        self.marks.upgrade.load(Ordering::Relaxed)
+        self.flags.upgrade.load(Ordering::Relaxed)
     }
 
     /// Using what is the principal's is use of the session too.
@@ -557,12 +557,12 @@ impl SessionShared {
     pub(super) fn note_head_sent(&self) {
         // Looked at first: each clone of a handle comes here.
         if !self.head_has_left() {
-            self.marks.head_sent.store(true, Ordering::Release);
+            self.flags.head_sent.store(true, Ordering::Release);
         }
     }
 
     pub(super) fn head_has_left(&self) -> bool {
-        self.marks.head_sent.load(Ordering::Acquire)
+        self.flags.head_sent.load(Ordering::Acquire)
     }
 
     /// Whether a write can still have an effect.
@@ -579,7 +579,7 @@ impl SessionShared {
 
 impl Drop for SessionShared {
     fn drop(&mut self) {
-        let Some(seldom) = self.seldom.get() else { return };
+        let Some(seldom) = self.lazy.get() else { return };
         if let Some(chime) = seldom.wakers.get() {
             self.chain.subscribers.unsubscribe(chime);
             if let Binding::Live(bound) = self.binding() {

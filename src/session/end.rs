@@ -72,7 +72,7 @@ impl SessionShared {
         if !ordered.is_empty() {
             // The page may have brought the order to another node: the browser has the begun session's cookie then.
             if before.is_none() {
-                named.extend(self.bound_key().or(self.brought.key).map(|key| SessionId::from_bytes(key.0)));
+                named.extend(self.bound_key().or(self.request_token.key).map(|key| SessionId::from_bytes(key.0)));
             }
             let principal = before.and_then(|before| before.principal).or(orderer);
             let id = named.remove(0);
@@ -81,7 +81,7 @@ impl SessionShared {
         } else if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = self.live(now) {
             // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
             // which may be that of a later login by now. A renewed session goes on in another tab.
-            self.marks.may_begin.store(true, Ordering::Release);
+            self.flags.may_begin.store(true, Ordering::Release);
         }
         Ok(())
     }
@@ -118,7 +118,8 @@ impl SessionShared {
         let _sparing = self.chain.spared.exempt(bound.key(), self.handle_id());
         let stamp = self.revoke(&signed);
         let drawn = Some(PlannedSession { id, birth: self.chain.time.fresh(now, stamp) });
-        self.replace_session(&bound, &SessionStart { kind: StartKind::Renewal, drawn, changes: &[] }, now).await
+        self.replace_session(&bound, &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] }, now)
+            .await
     }
 
     /// # Errors

@@ -118,9 +118,9 @@ pub(crate) fn explain(core: &SessionShared, number: ValueIndex, look: Access) ->
 /// The cookie's newer copy where, under `FirstHit`, memory answers before it.
 fn shadowed<'a>(core: &'a SessionShared, name: &str, mark: ValueRevision) -> Option<&'a StoredValue> {
     let (key, version) = mark?;
-    let newer = core.brought.shadowed.iter().find(|newer| {
+    let newer = core.request_token.shadowed.iter().find(|newer| {
         let owner = match newer.owner {
-            Owner::Session => core.brought.key,
+            Owner::Session => core.request_token.key,
             Owner::Principal(principal) => Some(principal),
         };
         *newer.name == *name && owner == Some(key) && newer.value.version > version

@@ -45,7 +45,7 @@ impl SessionShared {
     fn exempt_session(&self, now: Millis) -> Option<Bound> {
         let key = match self.binding() {
             Binding::Live(bound) => bound.key(),
-            Binding::Fenced(_) => self.brought.key?,
+            Binding::Fenced(_) => self.request_token.key?,
             Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
         };
         self.chain.spared.renewer(&key)?;
@@ -64,7 +64,7 @@ impl SessionShared {
         let memory = self.chain.memory.as_ref()?;
         let mut ended = match self.binding() {
             Binding::Live(bound) => EndedSession::of(bound.record.end_of()?, now),
-            Binding::Fenced(_) => match memory.session(&self.brought.key?, now) {
+            Binding::Fenced(_) => match memory.session(&self.request_token.key?, now) {
                 SessionLookup::Ended(ended) => ended,
                 SessionLookup::Live(_) | SessionLookup::Unknown => return None,
             },
@@ -86,7 +86,7 @@ impl SessionShared {
 
     fn may_end_successor(&self, end: &End) -> bool {
         match &self.chain.identity {
-            Identity::Head(_) => end.principal == self.given.as_ref().map(|it| it.owner.tag()),
+            Identity::Head(_) => end.principal == self.head_principal.as_ref().map(|it| it.owner.tag()),
             Identity::Value { .. } | Identity::Nobody => true,
         }
     }

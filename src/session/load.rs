@@ -241,7 +241,7 @@ impl Loader {
     pub(crate) fn identify_anew(&self, principal: Option<Principal>) -> Result<(), Option<Principal>> {
         let mut arrival = self.head.lock();
         let known = match (self.loaded(), arrival.as_mut()) {
-            (Some(core), _) => core.given.as_ref().map(|signed| signed.principal.clone()),
+            (Some(core), _) => core.head_principal.as_ref().map(|signed| signed.principal.clone()),
             (None, Some(arrival)) => {
                 let asked = arrival.facts.get_or_insert_default();
                 if self.handles.load(Ordering::Acquire) == 0 {
@@ -415,9 +415,9 @@ impl RequestHead {
             Some(familiar) => SessionShared::from_known_token(chain, familiar, self.upgrade),
             None => SessionShared::new(chain, Binding::Anonymous, RequestToken::default()),
         };
-        *core.marks.upgrade.get_mut() = self.upgrade;
+        *core.flags.upgrade.get_mut() = self.upgrade;
         if let Some(asked) = &self.facts {
-            core.given = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
+            core.head_principal = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
             computed.extend(asked.defaults.iter().map(|(number, json)| ComputedAnswer {
                 tier: DEFAULT,
                 number: *number,
@@ -459,7 +459,7 @@ impl Session {
         let mut computed = Vec::new();
         ask(chain, None, WaitPolicy::UntilDeadline, &mut computed).await;
         let mut core = SessionShared::new(Arc::clone(chain), Binding::PrincipalOnly, RequestToken::default());
-        (core.given, core.computed) = (Some(signed), computed.into());
+        (core.head_principal, core.computed) = (Some(signed), computed.into());
         core.load_principal(chain.now()).await?;
         if chain.store.is_none() && chain.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.

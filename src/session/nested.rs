@@ -13,13 +13,13 @@ impl SessionShared {
             return;
         }
         self.binding = RwLock::new(around.binding());
-        *self.marks.begun_here.get_mut() = around.marks.begun_here.load(Ordering::Relaxed);
+        *self.flags.begun_here.get_mut() = around.flags.begun_here.load(Ordering::Relaxed);
     }
 
     /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
     pub(super) fn leave_head_to(&self, within: &Self) {
         if let (Binding::Anonymous, Binding::Live(begun)) = (self.binding(), within.binding()) {
-            self.marks.begun_here.store(true, Ordering::Relaxed);
+            self.flags.begun_here.store(true, Ordering::Relaxed);
             self.rebind(begun);
         }
         *self.lazy().left_to_inner.lock() = within.bound_key();
@@ -27,7 +27,7 @@ impl SessionShared {
 
     /// Whether an inner layer has seen this handle's session off.
     pub(super) fn is_left_to_inner(&self) -> bool {
-        let seen_off = self.seldom.get().and_then(|seldom| *seldom.left_to_inner.lock());
+        let seen_off = self.lazy.get().and_then(|seldom| *seldom.left_to_inner.lock());
         seen_off.is_some() && seen_off == self.bound_key() && !self.has_ended_own()
     }
 }

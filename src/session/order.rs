@@ -135,7 +135,10 @@ impl SessionShared {
             return Ok(OrderBase::Ended(ended.id, ended.until));
         }
         let longest = now.after(self.chain.longest_absolute());
-        Ok(self.brought.key.map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
+        Ok(self
+            .request_token
+            .key
+            .map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
     }
 
     /// Draws the id and the birth of the session that an order begins.
@@ -152,7 +155,7 @@ impl SessionShared {
 
     /// The principal that the request's head gave, which is signed in where no session lives.
     fn head_principal_tag(&self) -> Option<PrincipalTag> {
-        self.given.as_ref().map(|signed| signed.owner.tag())
+        self.head_principal.as_ref().map(|signed| signed.owner.tag())
     }
 
     fn signs_in(&self, user: &Mutation) -> Option<Arc<ResolvedPrincipal>> {
@@ -183,11 +186,11 @@ impl SessionShared {
             Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
             Turn::Renew | Turn::Remove => StartKind::Renewal,
         };
-        let beginning = SessionStart { kind, drawn: Some(drawn), changes };
+        let beginning = SessionStart { kind, planned: Some(drawn), changes };
         let fitted = match ordered {
             OrderBase::Living(bound) => {
                 let predecessor = Predecessor { id: bound.id(), shares_end: false };
-                let succession = Replacement { beginning: &beginning, predecessor };
+                let succession = Replacement { start: &beginning, predecessor };
                 let dry = bound.record.live(now, |state| self.successor_state(state, &succession, now).map(drop));
                 dry.map_err(WriteError::closed)?
             }
@@ -295,11 +298,11 @@ impl SessionShared {
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
                 let may_begin = bound.is_none();
-                self.sign_in_with(SignInRequest { user, grants, adopt, drawn: Some(drawn), may_begin }).await
+                self.sign_in_with(SignInRequest { user, grants, adopt, planned: Some(drawn), may_begin }).await
             }
             (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
             (Turn::Renew | Turn::Remove, _) => {
-                let beginning = SessionStart { kind: StartKind::Renewal, drawn: Some(drawn), changes: &changes };
+                let beginning = SessionStart { kind: StartKind::Renewal, planned: Some(drawn), changes: &changes };
                 match &bound {
                     Some(_) => self.renew_with(&beginning).await,
                     None => self.begin_session(&beginning, now).await,
@@ -359,7 +362,7 @@ impl SessionShared {
     ) -> Result<(), RelayRefused> {
         let signed = match bound {
             Some(bound) => self.principal_for(bound, now),
-            None => self.given.clone(),
+            None => self.head_principal.clone(),
         };
         if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
             return Err(RelayRefused::OtherUser);

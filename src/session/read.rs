@@ -87,7 +87,7 @@ impl SessionShared {
         // Only now: what is over must not come back because somebody looked.
         touch(record);
         let Some(StoredValue { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
-        let from_cookie = self.brought.from_cookie.contains(&(number, version)) || self.chain.memory.is_none();
+        let from_cookie = self.request_token.from_cookie.contains(&(number, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
@@ -114,7 +114,7 @@ impl SessionShared {
     fn is_anonymous(&self, bound: &Bound) -> bool {
         match &self.chain.identity {
             Identity::Value { number, .. } => bound.record.read().values.get(*number).is_none(),
-            Identity::Nobody | Identity::Head(_) => self.given.is_none(),
+            Identity::Nobody | Identity::Head(_) => self.head_principal.is_none(),
         }
     }
 

@@ -20,8 +20,8 @@ use crate::{
     tier::{
         Lookup, Standing,
         cookie::{
-            Opened,
-            digest::Digest,
+            OpenedToken,
+            fingerprint::TokenFingerprint,
             header::{Fields, Scan},
             seal::{self, Purpose},
         },
@@ -45,7 +45,7 @@ pub(super) struct ChosenToken {
     id: SessionId,
     current: CurrentToken,
     old_key: bool,
-    fingerprint: Option<Digest>,
+    fingerprint: Option<TokenFingerprint>,
 }
 
 /// What a request came with whose token memory does not know.
@@ -67,11 +67,11 @@ pub(super) fn find_known_token(chain: &Chain, cookies: &Fields, now: Millis) -> 
 /// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
 /// seal needn't be opened.
 fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<KnownToken> {
-    let record = memory.look_up(&RecordKey(*seal::id_of(token)?.as_bytes()))?;
+    let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
     if record.is_stale() {
         return None;
     }
-    let digest = chain.digests.digest(token, chain.cookie.ring().generation());
+    let digest = chain.fingerprints.fingerprint(token, chain.cookie.ring().generation());
     let (in_step, confirmed) = {
         let state = record.read_live(now).ok()?;
         let Kind::Session { browser, .. } = &state.kind else { return None };
@@ -108,7 +108,7 @@ impl SessionShared {
     pub(super) fn from_known_token(chain: Arc<Chain>, familiar: KnownToken, upgrade: bool) -> Self {
         let (bound, brought) = familiar.brings();
         let mut core = Self::new(chain, Binding::Live(bound), brought);
-        *core.marks.upgrade.get_mut() = upgrade;
+        *core.flags.upgrade.get_mut() = upgrade;
         core
     }
 
@@ -145,8 +145,8 @@ impl SessionShared {
     /// Takes in a token that had to be opened.
     async fn accept_token(&mut self, opened: ChosenToken, now: Millis) -> Result<(), TierError> {
         let (binding, brought, arrived) = self.find_record(opened, now).await?;
-        let came = self.brought.cookie_tokens.take();
-        (self.binding, self.brought) = (RwLock::new(binding), RequestToken { cookie_tokens: came, ..brought });
+        let came = self.request_token.cookie_tokens.take();
+        (self.binding, self.request_token) = (RwLock::new(binding), RequestToken { cookie_tokens: came, ..brought });
         if let Some(arrived) = arrived {
             return self.merge_token(arrived, now).await;
         }
@@ -163,7 +163,7 @@ impl SessionShared {
             Scan::Absent => return None,
             Scan::Capped => {
                 chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                self.brought.cookie_tokens = Some(CookieTokens::unread().into());
+                self.request_token.cookie_tokens = Some(CookieTokens::unread().into());
                 return None;
             }
         };
@@ -174,7 +174,7 @@ impl SessionShared {
         let mut ambiguous = false;
         for candidate in candidates.iter() {
             let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
-            let Some(Opened { id, payload, retired, .. }) = opened else {
+            let Some(OpenedToken { id, payload, retired, .. }) = opened else {
                 chain.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
                 came.unread = true;
                 continue;
@@ -190,16 +190,16 @@ impl SessionShared {
             let Some(current) = current else { continue };
             let is_newer = |other: &ChosenToken| current.payload.head.issued > other.current.payload.head.issued;
             if newest.as_ref().is_none_or(is_newer) {
-                let seen = chain.memory.is_some().then(|| chain.digests.digest(candidate, keys.generation));
+                let seen = chain.memory.is_some().then(|| chain.fingerprints.fingerprint(candidate, keys.generation));
                 newest = Some(ChosenToken { id, current, old_key: retired, fingerprint: seen });
             }
         }
-        let named = counted.or_else(|| candidates.iter().find_map(seal::id_of));
+        let named = counted.or_else(|| candidates.iter().find_map(seal::session_id_of));
         // Memory was asked for the only one before it came to this. Of several it is asked once for the request.
         if let (None, Some(memory), Some(id)) = (candidates.only(), &chain.memory, named) {
             memory.look_up(&RecordKey(*id.as_bytes()));
         }
-        self.brought.cookie_tokens = Some(came.into());
+        self.request_token.cookie_tokens = Some(came.into());
         if ambiguous {
             chain.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(

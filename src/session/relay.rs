@@ -14,7 +14,7 @@ use crate::{
     live::CloseReason,
     tier::{
         cookie::{
-            Opened,
+            OpenedToken,
             seal::{NONCE_LEN, Purpose},
         },
         memory::record::Kind,
@@ -170,7 +170,7 @@ impl OpenedRelay {
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
         let keys = chain.cookie.ring().keys();
         let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
-        let Opened { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
+        let OpenedToken { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
         let current = check_current(chain, payload, now).filter(|current| !current.is_idle(now));
         let current = current.ok_or(RelayRefused::Expired)?;
         if current.payload.order.is_some() != (purpose == Purpose::Turn) {
@@ -214,7 +214,7 @@ impl SessionShared {
     /// only where no later token tells of it.
     fn lacks_changes(&self, bound: &Bound, now: Millis) -> bool {
         let carried = |in_step| self.cookie_contents_of(bound, now).is_held_by(in_step);
-        let brought = self.brought.cookie.as_ref();
+        let brought = self.request_token.cookie.as_ref();
         self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_refresh_due_for(bound))
     }
 

@@ -33,7 +33,7 @@ use crate::{
 pub(super) struct SessionStart<'a> {
     pub(super) kind: StartKind,
     /// The id and the birth that an order has drawn; without an order the turn draws both.
-    pub(super) drawn: Option<PlannedSession>,
+    pub(super) planned: Option<PlannedSession>,
     /// Values that are written under the new id: the user's own first, if somebody signs in.
     pub(super) changes: &'a [Mutation],
 }
@@ -63,14 +63,14 @@ pub(super) struct SignInRequest<'a> {
     /// Values that are written with the user's own.
     pub(super) grants: &'a [Mutation],
     pub(super) adopt: &'a [ValueIndex],
-    pub(super) drawn: Option<PlannedSession>,
+    pub(super) planned: Option<PlannedSession>,
     /// Whether a session may begin where none lives any more.
     pub(super) may_begin: bool,
 }
 
 /// A turn from one id to the next.
 pub(super) struct Replacement<'a> {
-    pub(super) beginning: &'a SessionStart<'a>,
+    pub(super) start: &'a SessionStart<'a>,
     pub(super) predecessor: Predecessor,
 }
 
@@ -104,7 +104,7 @@ impl SessionShared {
         self.touch();
         self.check_can_set_cookie()?;
         let _turning = self.lifecycle_lock().await;
-        self.renew_with(&SessionStart { kind: StartKind::Renewal, drawn: None, changes: &[] }).await
+        self.renew_with(&SessionStart { kind: StartKind::Renewal, planned: None, changes: &[] }).await
     }
 
     /// The caller holds [`turning`](Self::lifecycle_lock).
@@ -124,8 +124,8 @@ impl SessionShared {
     /// clone writes first is to be in the session.
     pub(super) async fn begin_session(&self, beginning: &SessionStart<'_>, now: Millis) -> Result<(), WriteError> {
         let begun =
-            || self.create_session(beginning.changes, BudgetShare::Whole, beginning.drawn, beginning.above(), now);
-        let (bound, _) = match beginning.drawn {
+            || self.create_session(beginning.changes, BudgetShare::Whole, beginning.planned, beginning.above(), now);
+        let (bound, _) = match beginning.planned {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
                 CommitFailure::Outdated => WriteError::closed(CloseReason::Renewed),
@@ -133,13 +133,13 @@ impl SessionShared {
             })?,
             None => retry_outdated(begun).await?,
         };
-        if let Some(key) = self.brought.key
+        if let Some(key) = self.request_token.key
             && let Kind::Session { life, .. } = &mut bound.record.write().kind
         {
             // Other nodes may not know yet that the id which the request brought has ended.
             life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
         }
-        self.marks.begun_here.store(true, Ordering::Relaxed);
+        self.flags.begun_here.store(true, Ordering::Relaxed);
         self.rebind(bound);
         self.forget_own_end();
         Ok(())
@@ -162,13 +162,13 @@ impl SessionShared {
             Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),
             Err(_) => true,
         };
-        self.sign_in_with(SignInRequest { user, grants, adopt, drawn: None, may_begin }).await
+        self.sign_in_with(SignInRequest { user, grants, adopt, planned: None, may_begin }).await
     }
 
     /// The caller holds [`turning`](Self::lifecycle_lock).
     pub(super) async fn sign_in_with(
         &self,
-        SignInRequest { user, grants, adopt, drawn, may_begin }: SignInRequest<'_>,
+        SignInRequest { user, grants, adopt, planned: drawn, may_begin }: SignInRequest<'_>,
     ) -> Result<(), WriteError> {
         let Identity::Value { number, derive } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
@@ -196,7 +196,7 @@ impl SessionShared {
             }
             _ => Vec::new(),
         };
-        let beginning = SessionStart { kind: StartKind::SignIn { above }, drawn, changes: &changes };
+        let beginning = SessionStart { kind: StartKind::SignIn { above }, planned: drawn, changes: &changes };
         match before {
             Ok(bound) => self.replace_session(&bound, &beginning, now).await?,
             Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
@@ -276,14 +276,15 @@ impl SessionShared {
         beginning: &SessionStart<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let id = beginning.drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
+        let id = beginning.planned.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
         let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
         let (next, made) = self.insert_record(id, life, now)?;
         // Asked outside of all locks: the application's own code says who is signed in.
         let principal = self.principal_for(bound, now).map(|signed| signed.owner.tag());
         let by_value = matches!(self.chain.identity, Identity::Value { .. });
         let stays = beginning.kind == StartKind::Renewal && by_value && principal.is_some();
-        let succession = Replacement { beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
+        let succession =
+            Replacement { start: beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.chain.store {
             Some(store) => {
                 let shut = bound.record.renew_gate_exclusive().await;
@@ -314,7 +315,7 @@ impl SessionShared {
             let successor = self.successor_state(state, succession, now)?;
             *next.record.write() = successor;
             // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
-            Ok(match (succession.beginning.kind, principal) {
+            Ok(match (succession.start.kind, principal) {
                 (StartKind::Renewal, Some(_)) => Successor::Session(Box::new(next.key())),
                 _ => Successor::None,
             })
@@ -328,13 +329,13 @@ impl SessionShared {
     pub(super) fn successor_state(
         &self,
         state: &State,
-        Replacement { beginning, predecessor }: &Replacement<'_>,
+        Replacement { start: beginning, predecessor }: &Replacement<'_>,
         now: Millis,
     ) -> Result<State, CommitRejected> {
         let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
         // Above the one before, which no `end_all_sessions` has reached, as all that this node has seen.
         let fresh = |above| self.chain.time.fresh(now, above);
-        let birth = beginning.drawn.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
+        let birth = beginning.planned.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
             StartKind::Renewal => LifeFields { birth, ..life.fields() },
             StartKind::SignIn { .. } => {
@@ -393,7 +394,7 @@ impl SessionShared {
         match store.write(create, &self.chain.time).await? {
             Committed::Applied(_) => {}
             // Another node has carried the order out.
-            _ if succession.beginning.drawn.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
+            _ if succession.start.planned.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
             _ => return Err(refused()),
         }
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();

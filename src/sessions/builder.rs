@@ -24,13 +24,13 @@ use crate::{
     throttle::Throttle,
     tier::{
         Tier,
-        cookie::{CookieTier, SameSite, digest::DigestKey},
+        cookie::{CookieTier, SameSite, fingerprint::FingerprintKey},
         default::DefaultTier,
         memory::MemoryTier,
     },
     value::{self, Scope, SessionValue, ValueSpec},
     version::Clock,
-    writeback::{cross_site::Rule, origin::PublicOrigins},
+    writeback::{cross_site::CrossSiteRule, origin::PublicOrigins},
 };
 
 mod check;
@@ -374,7 +374,7 @@ impl SessionsBuilder {
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.in_cookie() && declared.scope == Scope::Principal);
         let principals = principals && !matches!(identity, Identity::Nobody);
-        let (budget, most) = (cookie.budget(principals), cookie.most(principals));
+        let (budget, most) = (cookie.budget(principals), cookie.max_budget(principals));
         let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
         let values = schema.len();
         let chain = Chain {
@@ -382,10 +382,10 @@ impl SessionsBuilder {
             schema,
             memory,
             budget,
-            most,
+            max_budget: most,
             over_budget: Throttle::default(),
             cookie_name: cookie.header_name(),
-            digests: DigestKey::generate().map_err(|error| {
+            fingerprints: FingerprintKey::generate().map_err(|error| {
                 BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")
                     .caused_by(error)
             })?,
@@ -414,7 +414,7 @@ impl SessionsBuilder {
             traces: Traces::new(values),
             reads: self.reads,
         };
-        let cross_site = Arc::new(Rule { public, bare_upgrades });
+        let cross_site = Arc::new(CrossSiteRule { public, bare_upgrades });
         Ok(Sessions { chain: Arc::new(chain), resolved: self.resolved.into(), cross_site })
     }
 }

@@ -11,9 +11,9 @@ use self::{
     budget::{BUDGET, MAX_COOKIE, MIN_COOKIE},
     keyring::{KeyRing, Keys},
     payload::Payload,
-    place::Place,
+    place::CookieScope,
+    plaintext::PlaintextBuffer,
     seal::{Context, Purpose, sealed_len},
-    unsealed::Unsealed,
 };
 use crate::{
     error::{BuildError, BuildErrorKind},
@@ -21,15 +21,15 @@ use crate::{
 };
 
 mod budget;
-pub(crate) mod digest;
+pub(crate) mod fingerprint;
 pub(crate) mod header;
 pub(crate) mod keyring;
 pub(crate) mod order;
 pub(crate) mod payload;
 mod place;
+pub(crate) mod plaintext;
 mod same_site;
 pub(crate) mod seal;
-pub(crate) mod unsealed;
 
 /// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
@@ -82,9 +82,9 @@ pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 pub struct CookieTier {
     ring: KeyRing,
     name: Option<Cow<'static, str>>,
-    place: Place,
+    place: CookieScope,
     /// Where earlier deploys put the cookie.
-    former: Vec<Place>,
+    former: Vec<CookieScope>,
     /// Bytes of the finished header.
     budget: usize,
     same_site: SameSite,
@@ -115,7 +115,7 @@ impl CookieTier {
         Self {
             ring,
             name: None,
-            place: Place::root(),
+            place: CookieScope::root(),
             former: Vec::new(),
             budget: BUDGET,
             same_site: SameSite::Lax,
@@ -185,7 +185,7 @@ impl CookieTier {
     #[must_use]
     pub fn formerly<'a>(mut self, path: impl Into<Cow<'static, str>>, domain: impl Into<Option<&'a str>>) -> Self {
         let domain = domain.into().map(|domain| Cow::Owned(domain.to_owned()));
-        self.former.push(Place { path: path.into(), domain });
+        self.former.push(CookieScope { path: path.into(), domain });
         self
     }
 
@@ -300,7 +300,7 @@ impl CookieTier {
             return refuse(format!("a cookie named {name:?} never stood at another place: leave out `formerly`"));
         }
         let mut places = iter::once(&self.place).chain(&self.former);
-        places.try_for_each(Place::check).or_else(refuse)?;
+        places.try_for_each(CookieScope::check).or_else(refuse)?;
         if !self.has_room() {
             return refuse("the cookie's path and domain leave no room for values: shorten them".to_owned());
         }
@@ -317,9 +317,9 @@ impl CookieTier {
         &self,
         audience: &str,
         id: &SessionId,
-        payload: Unsealed,
+        payload: PlaintextBuffer,
         ends_in: Option<Duration>,
-    ) -> Result<Option<Creation>, seal::SealError> {
+    ) -> Result<Option<SetCookie>, seal::SealError> {
         let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
         // Never `Max-Age=0`, which would be a removal.
         let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
@@ -331,7 +331,7 @@ impl CookieTier {
             Ok(())
         })?;
         let at = self.cookie_name().len() + 1;
-        Ok(header.map(|header| Creation { header, token: at..at + len, ring }))
+        Ok(header.map(|header| SetCookie { header, token: at..at + len, ring }))
     }
 
     /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
@@ -342,7 +342,7 @@ impl CookieTier {
     /// The same for each place where an earlier deploy put the cookie.
     pub(crate) fn former_removals(&self) -> &[HeaderValue] {
         self.removals.get_or_init(|| {
-            let removal = |place: &Place| self.removal_with(&place.attributes(self));
+            let removal = |place: &CookieScope| self.removal_with(&place.attributes(self));
             self.former.iter().filter_map(removal).collect()
         })
     }
@@ -399,7 +399,7 @@ impl CookieTier {
         audience: &str,
         purpose: Purpose,
         id: &SessionId,
-        payload: Unsealed,
+        payload: PlaintextBuffer,
         text: &mut Vec<u8>,
     ) -> Result<u64, seal::SealError> {
         let keys = self.ring.keys();
@@ -408,10 +408,10 @@ impl CookieTier {
     }
 
     /// What a token holds, if it is genuine and of this chain.
-    pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<Opened> {
+    pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<OpenedToken> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
         let payload = Box::new(payload::read(opened.payload)?);
-        Some(Opened {
+        Some(OpenedToken {
             id: opened.id,
             payload,
             retired: opened.standing == keyring::Standing::Retired,
@@ -436,7 +436,7 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 }
 
 /// The header that gives the browser its cookie.
-pub(crate) struct Creation {
+pub(crate) struct SetCookie {
     pub(crate) header: HeaderValue,
     /// Where in the header the token stands.
     pub(crate) token: Range<usize>,
@@ -444,7 +444,7 @@ pub(crate) struct Creation {
     pub(crate) ring: u64,
 }
 
-pub(crate) struct Opened {
+pub(crate) struct OpenedToken {
     pub(crate) id: SessionId,
     /// Apart, so that it stays where it is while the session that it is of is looked for.
     pub(crate) payload: Box<Payload>,
@@ -454,7 +454,7 @@ pub(crate) struct Opened {
     pub(crate) nonce: [u8; seal::NONCE_LEN],
 }
 
-impl fmt::Debug for Opened {
+impl fmt::Debug for OpenedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opened").field("retired", &self.retired).finish_non_exhaustive()
     }
@@ -473,8 +473,8 @@ mod tests {
         CookieTier::sealed(KeyRing::generate().unwrap())
     }
 
-    fn unsealed(payload: &[u8]) -> Unsealed {
-        let mut unsealed = Unsealed::with_room(payload.len());
+    fn unsealed(payload: &[u8]) -> PlaintextBuffer {
+        let mut unsealed = PlaintextBuffer::with_room(payload.len());
         unsealed.extend(payload);
         unsealed
     }
@@ -482,7 +482,7 @@ mod tests {
     /// The header that a creation of some token would be, the token left out but for a letter.
     fn creation(tier: &CookieTier, ends_in: Option<Duration>) -> String {
         let id = SessionId::mint().unwrap();
-        let Creation { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();
+        let SetCookie { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();
         assert!(header.is_sensitive());
         let text = header.to_str().unwrap();
         assert!(

@@ -1,6 +1,6 @@
 //! The cross-site rule: does this request come from a page of this application?
 //!
-//! [`Rule::check_cross_site`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
+//! [`CrossSiteRule::check_cross_site`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
 //! headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is missing. The rule has
 //! no patterns, no exceptions by path and no tokens: elsewhere attacks went around such exceptions (CVE-2025-47910).
 
@@ -23,7 +23,7 @@ static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// The requests that the rule judges: a browser sends each with other headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum RequestKind {
     /// Browsers send `Origin` with every POST.
     Post,
     /// The `GET` of an `EventSource`. A same-origin one carries no `Origin`, and no `Sec-Fetch-Site` on plain http off
@@ -33,7 +33,7 @@ pub(crate) enum Kind {
     Upgrade,
 }
 
-impl Kind {
+impl RequestKind {
     /// The only method with which an endpoint of ours takes the request.
     pub(crate) const fn method(self) -> Method {
         match self {
@@ -45,13 +45,13 @@ impl Kind {
 
 /// The rule, and the settings of an application for it.
 #[derive(Debug)]
-pub(crate) struct Rule {
+pub(crate) struct CrossSiteRule {
     pub(crate) public: PublicOrigins,
     /// An upgrade with neither header has its session.
     pub(crate) bare_upgrades: bool,
 }
 
-impl Rule {
+impl CrossSiteRule {
     /// Whether a browser says that the request comes from a page of the very origin that it goes to, or of a listed one.
     ///
     /// A listed `Origin` passes by itself. `Sec-Fetch-Site`, where it is present, decides alone otherwise: it is the
@@ -67,7 +67,7 @@ impl Rule {
     /// # Errors
     ///
     /// Why the request is refused.
-    pub(crate) fn judge(&self, kind: Kind, uri: &Uri, headers: &HeaderMap) -> Result<(), CrossSiteRefusal> {
+    pub(crate) fn check(&self, kind: RequestKind, uri: &Uri, headers: &HeaderMap) -> Result<(), CrossSiteRefusal> {
         let origin = only(headers, ORIGIN).and_then(Origin::parse);
         if origin.as_ref().is_some_and(|origin| self.public.contains(origin)) {
             return Ok(());
@@ -84,9 +84,9 @@ impl Rule {
             })
         } else {
             match kind {
-                Kind::Post => Some(RefusalReason::BarePost),
-                Kind::Events => (!accepts_events(headers)).then_some(RefusalReason::BareEvents),
-                Kind::Upgrade => (!self.bare_upgrades).then_some(RefusalReason::BareUpgrade),
+                RequestKind::Post => Some(RefusalReason::BarePost),
+                RequestKind::Events => (!accepts_events(headers)).then_some(RefusalReason::BareEvents),
+                RequestKind::Upgrade => (!self.bare_upgrades).then_some(RefusalReason::BareUpgrade),
             }
         };
         reason.map_or(Ok(()), |reason| Err(refused(reason, uri, headers)))
@@ -115,7 +115,7 @@ impl Rule {
                 }
             }
             None => {
-                if !headers.contains_key(ORIGIN) || self.judge(Kind::Post, uri, headers).is_ok() {
+                if !headers.contains_key(ORIGIN) || self.check(RequestKind::Post, uri, headers).is_ok() {
                     return None;
                 }
             }
@@ -154,7 +154,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     essences.map(<[u8]>::trim_ascii).any(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The origin of a page whose request passed [`Rule::check_cross_site`]. A browser that sends no `Sec-Fetch-Site` does not tell a
+/// The origin of a page whose request passed [`CrossSiteRule::check_cross_site`]. A browser that sends no `Sec-Fetch-Site` does not tell a
 /// listed origin from the request's own.
 pub(crate) fn page_of(headers: &HeaderMap) -> PageOrigin {
     match headers.contains_key(&SEC_FETCH_SITE) && only(headers, &SEC_FETCH_SITE) != Some("same-origin") {
@@ -197,17 +197,17 @@ mod tests {
 
     type Headers = &'static [(&'static str, &'static str)];
 
-    fn passes(kind: Kind, target: &str, parts: &[Headers], rule: &Rule) -> bool {
+    fn passes(kind: RequestKind, target: &str, parts: &[Headers], rule: &CrossSiteRule) -> bool {
         judge(kind, target, parts, rule).is_ok()
     }
 
-    fn judge(kind: Kind, target: &str, parts: &[Headers], rule: &Rule) -> Result<(), CrossSiteRefusal> {
+    fn judge(kind: RequestKind, target: &str, parts: &[Headers], rule: &CrossSiteRule) -> Result<(), CrossSiteRefusal> {
         let mut request = Request::builder().uri(target);
         for (name, value) in parts.iter().copied().flatten() {
             request = request.header(*name, *value);
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
-        rule.judge(kind, &head.uri, &head.headers)
+        rule.check(kind, &head.uri, &head.headers)
     }
 
     /// What `Sec-Fetch-Site` may say, and what follows; `None` where `Origin` is to decide.
@@ -286,12 +286,12 @@ mod tests {
 
     #[test]
     fn only_a_page_of_our_own_origin_may_post() {
-        let none = Rule { public: PublicOrigins::default(), bare_upgrades: false };
+        let none = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         for (site, decided) in SITES {
             for (origin, same) in ORIGINS {
                 for (place, target, host) in PLACES {
                     let expected = decided.unwrap_or_else(|| same.contains(place));
-                    for kind in [Kind::Post, Kind::Events, Kind::Upgrade] {
+                    for kind in [RequestKind::Post, RequestKind::Events, RequestKind::Upgrade] {
                         let found = passes(kind, target, &[site, origin, host], &none);
                         assert_eq!(found, expected, "{kind:?} {site:?} {origin:?} at {place}");
                     }
@@ -315,37 +315,37 @@ mod tests {
             &[("accept", "text/event-streams")],
             &[("accept", "x;text/event-stream")],
         ];
-        let none = Rule { public: PublicOrigins::default(), bare_upgrades: false };
+        let none = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         let host = [("host", "lan.test")].as_slice();
         for accept in OURS {
-            assert!(passes(Kind::Events, "/events", &[host, accept], &none), "{accept:?}");
-            for other in [Kind::Post, Kind::Upgrade] {
+            assert!(passes(RequestKind::Events, "/events", &[host, accept], &none), "{accept:?}");
+            for other in [RequestKind::Post, RequestKind::Upgrade] {
                 assert!(!passes(other, "/events", &[host, accept], &none), "{other:?}");
             }
             for site in
                 [&[("sec-fetch-site", "none")], &[("sec-fetch-site", "")], &[("origin", "null")], &[("origin", "")]]
             {
-                assert!(!passes(Kind::Events, "/events", &[host, accept, site], &none), "{site:?}");
+                assert!(!passes(RequestKind::Events, "/events", &[host, accept, site], &none), "{site:?}");
             }
         }
         for accept in OTHERS {
-            assert!(!passes(Kind::Events, "/events", &[host, accept], &none), "{accept:?}");
+            assert!(!passes(RequestKind::Events, "/events", &[host, accept], &none), "{accept:?}");
         }
     }
 
     #[test]
     fn each_refusal_names_its_reason() {
-        let rule = Rule { public: PublicOrigins::default(), bare_upgrades: false };
+        let rule = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         let evil = [("origin", "https://evil.example")].as_slice();
-        let cases: &[(Kind, Headers, RefusalReason)] = &[
-            (Kind::Post, &[("sec-fetch-site", "same-site")], RefusalReason::AnotherSite),
-            (Kind::Events, &[("sec-fetch-site", "none")], RefusalReason::AnotherSite),
-            (Kind::Upgrade, evil, RefusalReason::AnotherOrigin),
-            (Kind::Post, &[("origin", "")], RefusalReason::AnotherOrigin),
-            (Kind::Post, &[("origin", "null")], RefusalReason::NullOrigin),
-            (Kind::Post, &[], RefusalReason::BarePost),
-            (Kind::Events, &[("accept", "*/*")], RefusalReason::BareEvents),
-            (Kind::Upgrade, &[], RefusalReason::BareUpgrade),
+        let cases: &[(RequestKind, Headers, RefusalReason)] = &[
+            (RequestKind::Post, &[("sec-fetch-site", "same-site")], RefusalReason::AnotherSite),
+            (RequestKind::Events, &[("sec-fetch-site", "none")], RefusalReason::AnotherSite),
+            (RequestKind::Upgrade, evil, RefusalReason::AnotherOrigin),
+            (RequestKind::Post, &[("origin", "")], RefusalReason::AnotherOrigin),
+            (RequestKind::Post, &[("origin", "null")], RefusalReason::NullOrigin),
+            (RequestKind::Post, &[], RefusalReason::BarePost),
+            (RequestKind::Events, &[("accept", "*/*")], RefusalReason::BareEvents),
+            (RequestKind::Upgrade, &[], RefusalReason::BareUpgrade),
         ];
         for (kind, headers, reason) in cases {
             let refused = judge(*kind, "/", &[headers, &[("host", "app.example")]], &rule).unwrap_err();
@@ -355,26 +355,26 @@ mod tests {
 
     #[test]
     fn upgrade_without_either_header_is_no_browsers() {
-        let rule = Rule { public: PublicOrigins::default(), bare_upgrades: true };
+        let rule = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: true };
         let host: Headers = &[("host", "app.example")];
-        assert!(passes(Kind::Upgrade, "/live", &[host], &rule));
-        for kind in [Kind::Post, Kind::Events] {
+        assert!(passes(RequestKind::Upgrade, "/live", &[host], &rule));
+        for kind in [RequestKind::Post, RequestKind::Events] {
             assert!(!passes(kind, "/live", &[host], &rule), "{kind:?}");
         }
         let others: &[Headers] =
             &[&[("origin", "")], &[("origin", "null")], &[("sec-fetch-site", "none")], &[("sec-fetch-site", "")]];
         for other in others {
-            assert!(!passes(Kind::Upgrade, "/live", &[host, other], &rule), "{other:?}");
+            assert!(!passes(RequestKind::Upgrade, "/live", &[host, other], &rule), "{other:?}");
         }
     }
 
     #[test]
     fn a_public_origin_counts_whatever_a_proxy_made_of_the_host() {
         let public = PublicOrigins::parse(["https://App.example", "http://[::1]:8080"]).unwrap();
-        let rule = Rule { public, bare_upgrades: false };
+        let rule = CrossSiteRule { public, bare_upgrades: false };
         let rewritten: &[Headers] = &[&[("host", "10.0.0.7:3000")], &[], &[("host", "a"), ("host", "b")]];
         for host in rewritten {
-            let passes = |origin: Headers| passes(Kind::Post, "/", &[host, origin], &rule);
+            let passes = |origin: Headers| passes(RequestKind::Post, "/", &[host, origin], &rule);
             assert!(passes(&[("origin", "https://app.example")]));
             assert!(passes(&[("origin", "http://[::1]:8080")]));
             assert!(!passes(&[("origin", "http://app.example")]));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    numbers::{Withheld, is_exact_in_pages},
+    numbers::{InexactNumbers, is_exact_in_pages},
     stream::{EventSource, EventText, event},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub(super) struct Events {
     wait: Wait,
     /// What the page may read.
     shown: Box<[ValueIndex]>,
-    withheld: Withheld,
+    withheld: InexactNumbers,
     /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
     seen: Vec<(ValueRevision, Option<Json>)>,
     opening: bool,
@@ -41,7 +41,7 @@ pub(super) struct Events {
 }
 
 impl Events {
-    pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: Withheld, heartbeat: Duration) -> Self {
+    pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: InexactNumbers, heartbeat: Duration) -> Self {
         let given = session.core().cookie_contents();
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self {

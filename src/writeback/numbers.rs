@@ -44,9 +44,9 @@ pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
 
 /// Traces the values that are kept from pages: each at most once a minute, since a page may have caused it.
 #[derive(Clone, Debug)]
-pub(super) struct Withheld(Arc<PerValue>);
+pub(super) struct InexactNumbers(Arc<PerValue>);
 
-impl Withheld {
+impl InexactNumbers {
     /// For so many declared values.
     pub(super) fn new(values: usize) -> Self {
         Self(Arc::new(PerValue::new(values)))

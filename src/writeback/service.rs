@@ -21,9 +21,9 @@ use tower_service::Service;
 use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
-    cross_site::{Kind, page_of},
+    cross_site::{RequestKind, page_of},
     events::Events,
-    numbers::{Withheld, integers_survive},
+    numbers::{InexactNumbers, integers_survive},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::Posted,
     stream::HEARTBEAT_INTERVAL,
@@ -218,9 +218,9 @@ pub struct SessionWriteback {
     allowed: Vec<ValueIndex>,
     /// What pages may read: what they may write, and more.
     exposed: Vec<ValueIndex>,
-    withheld: Withheld,
+    withheld: InexactNumbers,
     prefix: String,
-    unknown: Unknown,
+    unknown: UnknownNames,
     events: Served,
     heartbeat: Duration,
     hook: Served,
@@ -228,7 +228,7 @@ pub struct SessionWriteback {
 
 /// What becomes of names that are not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unknown {
+enum UnknownNames {
     Refused,
     Ignored,
 }
@@ -246,9 +246,9 @@ impl SessionWriteback {
             sessions: sessions.clone(),
             allowed: Vec::new(),
             exposed: Vec::new(),
-            withheld: Withheld::new(sessions.chain.schema.len()),
+            withheld: InexactNumbers::new(sessions.chain.schema.len()),
             prefix: String::new(),
-            unknown: Unknown::Refused,
+            unknown: UnknownNames::Refused,
             events: Served::Yes,
             heartbeat: HEARTBEAT_INTERVAL,
             hook: Served::Yes,
@@ -336,7 +336,7 @@ impl SessionWriteback {
     /// of refusing the whole request: for pages that may be newer than the server.
     #[must_use]
     pub const fn ignore_unknown(mut self) -> Self {
-        self.unknown = Unknown::Ignored;
+        self.unknown = UnknownNames::Ignored;
         self
     }
 
@@ -417,8 +417,8 @@ impl SessionWriteback {
                 for_this_user(headers, &session)?;
                 session.commit_json(accepted.values).await?;
                 Ok(match self.unknown {
-                    Unknown::Refused => stored(&accepted.names),
-                    Unknown::Ignored => reply_with_ignored(&accepted.names, &accepted.ignored),
+                    UnknownNames::Refused => stored(&accepted.names),
+                    UnknownNames::Ignored => reply_with_ignored(&accepted.names, &accepted.ignored),
                 })
             }
         }
@@ -430,7 +430,7 @@ impl SessionWriteback {
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
-        only_own_pages(&self.sessions, Kind::Events, head)?;
+        only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
         core.touch();
@@ -443,7 +443,7 @@ impl SessionWriteback {
     }
 
     fn admit(&self, head: &Parts) -> Result<(), Refusal> {
-        only_own_pages(&self.sessions, Kind::Post, head)?;
+        only_own_pages(&self.sessions, RequestKind::Post, head)?;
         if !is_json(&head.headers) {
             let message = "the content type must be application/json";
             return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
@@ -453,9 +453,9 @@ impl SessionWriteback {
 
     /// Every value as its type takes it, before any is stored. What is ambiguous is said before what is not allowed, and
     /// that before what is not valid.
-    fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<Accepted, Refusal> {
+    fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<AcceptedValues, Refusal> {
         let schema = &self.sessions.chain.schema;
-        let mut accepted = Accepted { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
+        let mut accepted = AcceptedValues { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
             let Some(number) = schema.index_by_name(name).filter(|number| self.allowed.contains(number)) else {
@@ -471,7 +471,7 @@ impl SessionWriteback {
                 Err(refusal) => invalid = invalid.or(Some(refusal)),
             }
         }
-        if self.unknown == Unknown::Refused && !accepted.ignored.is_empty() {
+        if self.unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
             let message = "pages may not write these values";
             let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
             return Err(refusal.named(accepted.ignored));
@@ -481,12 +481,12 @@ impl SessionWriteback {
 }
 
 /// The method, and the cross-site rule.
-pub(crate) fn only_own_pages(sessions: &Sessions, kind: Kind, head: &Parts) -> Result<(), Refusal> {
+pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
     let method = kind.method();
     if head.method != method {
         return Err(Refusal::method(&[method]));
     }
-    sessions.cross_site.judge(kind, &head.uri, &head.headers).map_err(|refused| {
+    sessions.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
         sessions.chain.refusals.tell(&refused, sessions.chain.now());
         Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
     })
@@ -530,13 +530,13 @@ fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     Err(Refusal::new(status, code, message).named([name]))
 }
 
-struct Accepted {
+struct AcceptedValues {
     values: Vec<(ValueIndex, Json)>,
     names: Vec<String>,
     ignored: Vec<String>,
 }
 
-impl Accepted {
+impl AcceptedValues {
     fn add(&mut self, declared: &ValueSpec, number: ValueIndex, json: Json) {
         self.values.push((number, json));
         self.names.push(declared.name.to_owned());

@@ -19,7 +19,7 @@ const MAX_AGE_DIGITS: usize = 8;
 /// Under so many bytes for entries no configuration is of use.
 const MIN_ENTRIES: usize = 128;
 
-const fn entries_of(token_len: usize) -> usize {
+const fn entry_room(token_len: usize) -> usize {
     seal::payload_budget(token_len).saturating_sub(HEAD_MAX)
 }
 
@@ -32,17 +32,17 @@ const fn split(entries: usize, principals: bool) -> Budget {
 impl CookieTier {
     /// Whether the name and the attributes leave room for values.
     pub(super) fn has_room(&self) -> bool {
-        entries_of(self.token_budget()) >= MIN_ENTRIES
+        entry_room(self.token_budget()) >= MIN_ENTRIES
     }
 
     /// Room for entries. Both owners' budgets count with the longest head, so that each accepted write fits.
     pub(crate) fn budget(&self, principals: bool) -> Budget {
-        split(entries_of(self.token_budget()), principals)
+        split(entry_room(self.token_budget()), principals)
     }
 
     /// The same of the largest cookie that any deploy sealed.
-    pub(crate) fn most(&self, principals: bool) -> Budget {
-        split(entries_of(MAX_COOKIE - self.cookie_name().len() - 1), principals)
+    pub(crate) fn max_budget(&self, principals: bool) -> Budget {
+        split(entry_room(MAX_COOKIE - self.cookie_name().len() - 1), principals)
     }
 
     /// The longest that a token may be, beside the name and the longest attributes.
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
     use crate::{
         id::SessionId,
-        tier::cookie::{KeyRing, unsealed::Unsealed},
+        tier::cookie::{KeyRing, plaintext::PlaintextBuffer},
     };
 
     fn tier() -> CookieTier {
@@ -74,7 +74,7 @@ mod tests {
                 let tier = if bytes == BUDGET { tier } else { tier.max_bytes(bytes) };
                 tier.check().unwrap();
                 let Budget { session, principal, .. } = tier.budget(true);
-                let mut payload = Unsealed::with_room(session + principal + HEAD_MAX);
+                let mut payload = PlaintextBuffer::with_room(session + principal + HEAD_MAX);
                 payload.extend(&vec![b'x'; session + principal + HEAD_MAX]);
                 let id = SessionId::mint().unwrap();
                 let creation = tier.creation("", &id, payload, max_age).unwrap().unwrap();

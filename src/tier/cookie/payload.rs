@@ -31,7 +31,7 @@
 //!
 //! The nonce that makes the acceptance of a birth token unique is the token's own: see [`seal`](super::seal).
 
-use super::{order::Order, unsealed::Unsealed};
+use super::{order::Order, plaintext::PlaintextBuffer};
 use crate::{
     chain::{
         life::{LifeFields, Predecessor},
@@ -119,7 +119,7 @@ pub(crate) struct Payload {
     pub(crate) head: Head,
     /// The order of a turn token.
     pub(crate) order: Option<Box<Order>>,
-    bytes: Unsealed,
+    bytes: PlaintextBuffer,
     entries_at: usize,
     counts: [usize; 3],
 }
@@ -163,7 +163,7 @@ impl<'a> Iterator for Entries<'a> {
 }
 
 pub(crate) struct Writer {
-    bytes: Unsealed,
+    bytes: PlaintextBuffer,
     entries_at: usize,
 }
 
@@ -202,7 +202,7 @@ impl Writer {
             put(predecessor.id.as_bytes());
         }
         // Enough for a few values.
-        let mut written = Unsealed::with_room(256);
+        let mut written = PlaintextBuffer::with_room(256);
         written.extend(&bytes[..len]);
         if let Some(order) = order {
             written.extend(&order.to_bytes());
@@ -238,7 +238,7 @@ impl Writer {
         self.bytes.as_slice().len() - self.entries_at
     }
 
-    pub(crate) fn finish(self) -> Unsealed {
+    pub(crate) fn finish(self) -> PlaintextBuffer {
         self.bytes
     }
 }
@@ -259,7 +259,7 @@ pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
 
 /// Reads a payload that a seal of ours vouched for. `None` is a format that this build does not know: as good as no
 /// cookie.
-pub(crate) fn read(bytes: Unsealed) -> Option<Payload> {
+pub(crate) fn read(bytes: PlaintextBuffer) -> Option<Payload> {
     let mut reader = Reader(bytes.as_slice());
     let flags = reader.byte()?;
     if flags & !(ENDS_WITH_BROWSER | HAS_PRINCIPAL | HAS_PREDECESSOR | SHARES_END | HAS_ORDER) != 0 {

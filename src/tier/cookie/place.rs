@@ -15,13 +15,13 @@ const MAX_DOMAIN: usize = 255;
 
 /// What tells a cookie from others of its name (RFC 6265bis, 5.7).
 #[derive(Clone, Debug)]
-pub(super) struct Place {
+pub(super) struct CookieScope {
     pub(super) path: Cow<'static, str>,
     /// None for the host that sent the cookie alone.
     pub(super) domain: Option<Cow<'static, str>>,
 }
 
-impl Place {
+impl CookieScope {
     pub(super) const fn root() -> Self {
         Self { path: Cow::Borrowed("/"), domain: None }
     }
@@ -81,7 +81,7 @@ fn is_domain(domain: &str) -> bool {
 }
 
 /// As browsers compare: paths exactly, domains without their case and a leading point.
-impl PartialEq for Place {
+impl PartialEq for CookieScope {
     fn eq(&self, other: &Self) -> bool {
         let domain = |place: &Self| {
             let domain = place.domain.as_deref()?;

@@ -35,7 +35,7 @@ use xaes_256_gcm::{Nonce, Tag, Xaes256Gcm, aead::AeadInOut};
 
 use super::{
     keyring::{Key, KeyId, Keys, Standing},
-    unsealed::Unsealed,
+    plaintext::PlaintextBuffer,
 };
 use crate::id::SessionId;
 
@@ -137,7 +137,7 @@ pub(crate) fn seal(
     keys: &Keys,
     context: Context<'_>,
     id: &SessionId,
-    payload: Unsealed,
+    payload: PlaintextBuffer,
     text: &mut Vec<u8>,
 ) -> Result<(), SealError> {
     if payload.as_slice().len() > payload_budget(context.purpose.max_len()) {
@@ -154,7 +154,7 @@ fn seal_with_nonce(
     context: Context<'_>,
     id: &SessionId,
     nonce: &Nonce,
-    mut payload: Unsealed,
+    mut payload: PlaintextBuffer,
     text: &mut Vec<u8>,
 ) -> Result<(), SealError> {
     let key = keys.sealing();
@@ -189,7 +189,7 @@ pub(crate) const fn payload_budget(token_len: usize) -> usize {
 }
 
 /// The session that a token claims to be of. Nothing but a look-up may follow from it: anybody can write any id.
-pub(crate) fn id_of(token: &[u8]) -> Option<SessionId> {
+pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
     // Groups of four characters, so that what is in clear ends within the last one and is decoded alone.
     const GROUPS: usize = NONCE_AT.div_ceil(3);
     if !(sealed_len(0)..=MAX_TOKEN_LEN).contains(&token.len()) {
@@ -231,9 +231,9 @@ const OTHER: u32 = 1 << 24;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
 /// What a genuine token holds.
-pub(crate) struct Opened {
+pub(crate) struct SealContents {
     pub(crate) id: SessionId,
-    pub(crate) payload: Unsealed,
+    pub(crate) payload: PlaintextBuffer,
     pub(crate) standing: Standing,
     pub(crate) nonce: [u8; NONCE_LEN],
 }
@@ -241,13 +241,13 @@ pub(crate) struct Opened {
 /// Opens a token that one of these keys has sealed for this context. Whatever else it gets, it answers `None`.
 ///
 /// The key is chosen by its id: trying keys would cost as many seals as there are keys, at the sender's choice.
-pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Opened> {
+pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<SealContents> {
     if token.len() > context.purpose.max_len() {
         return None;
     }
     let len = token.len() * 3 / 4;
     let end = len.checked_sub(TAG_LEN).filter(|end| *end >= PAYLOAD_AT)?;
-    let mut opened = Unsealed::with_room(len - PAYLOAD_AT);
+    let mut opened = PlaintextBuffer::with_room(len - PAYLOAD_AT);
     let bytes = opened.token();
     bytes.resize(len, 0);
     BASE64URL.decode_slice(token, bytes).ok().filter(|decoded| *decoded == len)?;
@@ -263,7 +263,7 @@ pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<Op
     let cipher = context.purpose.cipher(key);
     cipher.decrypt_inout_detached(&nonce, data, payload.into(), &Tag::from(*tag)).ok()?;
     bytes.truncate(end);
-    Some(Opened { id, payload: opened, standing, nonce: nonce.into() })
+    Some(SealContents { id, payload: opened, standing, nonce: nonce.into() })
 }
 
 #[cfg(test)]

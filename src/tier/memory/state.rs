@@ -20,7 +20,7 @@ use crate::{
         values::{StoredValue, Values},
     },
     live::CloseReason,
-    tier::{Mutation, cookie::digest::Digest},
+    tier::{Mutation, cookie::fingerprint::TokenFingerprint},
     value::{Schema, Scope, ValueIndex, ValueSpec},
     version::{Millis, Version},
 };
@@ -68,7 +68,7 @@ pub(crate) enum Kind {
 #[derive(Debug, Default)]
 pub(crate) struct CookieSync {
     /// The exact token that was last sealed for or opened from it. Nothing has the digest of nothing.
-    fingerprint: Digest,
+    fingerprint: TokenFingerprint,
     /// That token's part in [`CookieSnapshot`]; long past without a token.
     deadline: Millis,
     principal: Option<Arc<(RecordKey, u64)>>,
@@ -155,7 +155,7 @@ impl State {
     }
 
     /// The token that the browser was last seen with or given, by its digest, and what it held.
-    pub(crate) fn cookie(&self) -> Option<(Digest, CookieSnapshot)> {
+    pub(crate) fn cookie(&self) -> Option<(TokenFingerprint, CookieSnapshot)> {
         let Kind::Session { life, browser } = &self.kind else { return None };
         let CookieSync { fingerprint: known, deadline, complete: current, .. } = *browser;
         if deadline == Millis::default() {
@@ -177,7 +177,7 @@ impl State {
     }
 
     /// From now on the browser has this token.
-    pub(crate) fn set_cookie(&mut self, known: Digest, held: CookieSnapshot) {
+    pub(crate) fn set_cookie(&mut self, known: TokenFingerprint, held: CookieSnapshot) {
         let Kind::Session { browser, .. } = &mut self.kind else { return };
         let CookieSnapshot { deadline, sealed, session, principal, .. } = held;
         browser.complete = session == self.revision;

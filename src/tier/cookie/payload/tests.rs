@@ -48,7 +48,7 @@ fn bytes() -> Vec<u8> {
 }
 
 fn read(bytes: &[u8]) -> Option<Payload> {
-    let mut unsealed = Unsealed::with_room(0);
+    let mut unsealed = PlaintextBuffer::with_room(0);
     unsealed.extend(bytes);
     super::read(unsealed)
 }

@@ -33,8 +33,8 @@ fn id() -> SessionId {
     SessionId::from_bytes(array::from_fn(|n| n as u8))
 }
 
-fn unsealed(payload: &[u8]) -> Unsealed {
-    let mut unsealed = Unsealed::with_room(0);
+fn unsealed(payload: &[u8]) -> PlaintextBuffer {
+    let mut unsealed = PlaintextBuffer::with_room(0);
     unsealed.extend(payload);
     unsealed
 }
@@ -94,7 +94,7 @@ fn the_format_never_changes() {
     for (purpose, golden) in PURPOSES.into_iter().zip(GOLDEN) {
         let context = Context { purpose, ..CONTEXT };
         assert_eq!(seal_with_nonce(&keys, context, &id(), &nonce, PAYLOAD).unwrap(), golden);
-        assert_eq!(id_of(golden.as_bytes()), Some(id()));
+        assert_eq!(session_id_of(golden.as_bytes()), Some(id()));
         let opened = open(&keys, context, golden.as_bytes()).unwrap();
         assert_eq!((opened.id, opened.payload.as_slice(), opened.standing), (id(), PAYLOAD, Standing::Sealing));
         assert_eq!(opened.nonce, *nonce);
@@ -183,7 +183,7 @@ fn a_payload_that_outgrows_its_room_is_whole_and_so_is_its_token() {
     let audience = "a".repeat(5000);
     let context = Context { audience: &audience, ..CONTEXT };
     let parts: Vec<_> = (0..=u8::MAX).map(|n| vec![n; usize::from(n) % 17]).collect();
-    let mut payload = Unsealed::with_room(0);
+    let mut payload = PlaintextBuffer::with_room(0);
     parts.iter().for_each(|part| payload.extend(part));
     assert_eq!(payload.as_slice(), parts.concat());
     let mut text = b"r.".to_vec();
@@ -207,7 +207,7 @@ fn lengths_are_known_before_sealing() {
     assert_eq!(seal(&keys, turn, &id(), &vec![7; longest]).unwrap().len(), MAX_TURN_LEN);
     assert_eq!(seal(&keys, turn, &id(), &vec![7; longest + 1]), Err(SealError));
     let genuine = seal_with_nonce(&keys, CONTEXT, &id(), &Nonce::default(), &vec![7; most + 1]).unwrap();
-    assert!(!opens(&keys, &genuine) && id_of(genuine.as_bytes()).is_none());
+    assert!(!opens(&keys, &genuine) && session_id_of(genuine.as_bytes()).is_none());
     for token_len in sealed_len(0)..5000 {
         let budget = payload_budget(token_len);
         assert!(sealed_len(budget) <= token_len && token_len < sealed_len(budget + 1));
@@ -219,16 +219,16 @@ fn lengths_are_known_before_sealing() {
 fn ids_are_read_from_well_formed_tokens_alone() {
     let token = GOLDEN[0];
     let shortest = &token[..sealed_len(0)];
-    assert_eq!(id_of(shortest.as_bytes()), Some(id()));
-    assert_eq!(id_of(&token.as_bytes()[..shortest.len() - 1]), None);
+    assert_eq!(session_id_of(shortest.as_bytes()), Some(id()));
+    assert_eq!(session_id_of(&token.as_bytes()[..shortest.len() - 1]), None);
     for (at, byte) in (0..CLEAR_CHARS).flat_map(|at| (0..=u8::MAX).map(move |byte| (at, byte))) {
         let mut other = token.as_bytes().to_vec();
         other[at] = byte;
         let decoded = URL_SAFE_NO_PAD.decode(&other[..CLEAR_CHARS]).ok().filter(|clear| clear[0] == VERSION);
         let id = decoded.map(|clear| SessionId::from_bytes(clear[ID_AT..NONCE_AT].try_into().unwrap()));
-        assert_eq!(id_of(&other), id, "{byte:#x} at {at}");
+        assert_eq!(session_id_of(&other), id, "{byte:#x} at {at}");
     }
     for (from, to) in [("Ae", "Ag"), ("Q", "="), ("Q", " "), ("Ae", "\"Ae")] {
-        assert_eq!(id_of(token.replacen(from, to, 1).as_bytes()), None);
+        assert_eq!(session_id_of(token.replacen(from, to, 1).as_bytes()), None);
     }
 }

@@ -10,13 +10,13 @@ use subtle::ConstantTimeEq;
 /// of the 2^128 points at most, and nobody is ever shown a digest from which to learn the point. So it is as good here
 /// as a MAC, at less than half of the cost of two SipHashes: 4 KiB, the longest token, are 2^8 blocks.
 #[derive(Clone)]
-pub(crate) struct DigestKey(Polyval);
+pub(crate) struct FingerprintKey(Polyval);
 
 /// So much is taken in at once, for hardly more than a single block: a token's last three or four would cost as much as
 /// all before them.
 const FOUR_BLOCKS: usize = 4 * polyval::BLOCK_SIZE;
 
-impl DigestKey {
+impl FingerprintKey {
     /// # Errors
     ///
     /// Where the operating system has no randomness to give.
@@ -31,7 +31,7 @@ impl DigestKey {
 
     /// The digest of exactly these bytes, under one generation of the key ring: what a replaced ring would not open is
     /// not recognised either.
-    pub(crate) fn digest(&self, token: &[u8], ring: u64) -> Digest {
+    pub(crate) fn fingerprint(&self, token: &[u8], ring: u64) -> TokenFingerprint {
         let mut hash = self.0.clone();
         let (fours, rest) = token.as_chunks::<FOUR_BLOCKS>();
         hash.update_padded(fours.as_flattened());
@@ -49,29 +49,29 @@ impl DigestKey {
         // Two tokens that differ by zeros at the end can have one polynomial. It has no constant term: the length takes that
         // place, and tells them apart.
         let constant = u128::from(ring) << 64 | token.len() as u128;
-        Digest((u128::from_le_bytes(hash.finalize().into()) ^ constant).to_le_bytes())
+        TokenFingerprint((u128::from_le_bytes(hash.finalize().into()) ^ constant).to_le_bytes())
     }
 }
 
 /// By which memory knows one token.
 #[derive(Clone, Copy, Default)]
-pub(crate) struct Digest([u8; 16]);
+pub(crate) struct TokenFingerprint([u8; 16]);
 
 /// In a time that does not say how much of them is the same.
-impl PartialEq for Digest {
+impl PartialEq for TokenFingerprint {
     fn eq(&self, other: &Self) -> bool {
         // As one number: byte by byte it would be a tenth of what recognising a token takes.
         u128::from_le_bytes(self.0).ct_eq(&u128::from_le_bytes(other.0)).into()
     }
 }
 
-impl std::fmt::Debug for Digest {
+impl std::fmt::Debug for TokenFingerprint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Digest(..)")
     }
 }
 
-impl std::fmt::Debug for DigestKey {
+impl std::fmt::Debug for FingerprintKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("DigestKey(..)")
     }
@@ -83,18 +83,18 @@ mod tests {
 
     #[test]
     fn one_digest_for_one_token_and_key() {
-        let (key, other) = (DigestKey::generate().unwrap(), DigestKey::generate().unwrap());
+        let (key, other) = (FingerprintKey::generate().unwrap(), FingerprintKey::generate().unwrap());
         let token: Vec<u8> = (0..=255).collect();
         for len in 0..token.len() {
             let token = &token[..len];
-            assert_eq!(key.digest(token, 1), key.digest(token, 1));
-            assert_ne!(key.digest(token, 1), key.digest(&[token, &[0]].concat(), 1), "longer by a zero");
-            assert_ne!(key.digest(token, 1), key.digest(token, 2), "another ring");
-            assert!(len == 0 || key.digest(token, 1) != other.digest(token, 1));
+            assert_eq!(key.fingerprint(token, 1), key.fingerprint(token, 1));
+            assert_ne!(key.fingerprint(token, 1), key.fingerprint(&[token, &[0]].concat(), 1), "longer by a zero");
+            assert_ne!(key.fingerprint(token, 1), key.fingerprint(token, 2), "another ring");
+            assert!(len == 0 || key.fingerprint(token, 1) != other.fingerprint(token, 1));
             for bit in 0..8 * len {
                 let mut flipped = token.to_vec();
                 flipped[bit / 8] ^= 1 << (bit % 8);
-                assert_ne!(key.digest(token, 1), key.digest(&flipped, 1));
+                assert_ne!(key.fingerprint(token, 1), key.fingerprint(&flipped, 1));
             }
         }
     }

@@ -7,9 +7,9 @@ use zeroize::Zeroize;
 use super::seal::{MAX_TOKEN_LEN, PAYLOAD_AT, TAG_LEN};
 
 /// A payload in clear, within the bytes of its token. Wiped when it goes.
-pub(crate) struct Unsealed(Vec<u8>);
+pub(crate) struct PlaintextBuffer(Vec<u8>);
 
-impl Unsealed {
+impl PlaintextBuffer {
     /// An empty one, with room for so much.
     pub(crate) fn with_room(payload: usize) -> Self {
         let mut bytes = Vec::with_capacity(PAYLOAD_AT + payload + BEHIND);
@@ -50,14 +50,14 @@ impl Unsealed {
 /// Room behind a payload for what sealing adds: the tag, and the associated data while the cipher works.
 const BEHIND: usize = TAG_LEN + 160;
 
-impl Drop for Unsealed {
+impl Drop for PlaintextBuffer {
     fn drop(&mut self) {
         // As a slice: byte by byte, as a vector's are, it would be the larger part of opening.
         self.0.as_mut_slice().zeroize();
     }
 }
 
-impl fmt::Debug for Unsealed {
+impl fmt::Debug for PlaintextBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Unsealed(..)")
     }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn what_outgrows_its_room_is_whole_and_grows_once() {
-        let mut unsealed = Unsealed::with_room(0);
+        let mut unsealed = PlaintextBuffer::with_room(0);
         let parts: Vec<_> = (0..=u8::MAX).map(|n| vec![n; usize::from(n) % 17]).collect();
         let mut rooms = std::collections::BTreeSet::new();
         for part in &parts {
