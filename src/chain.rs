@@ -156,7 +156,7 @@ impl ComputedTier {
 #[derive(Debug)]
 pub(crate) struct ComputedAnswer {
     pub(crate) tier: &'static str,
-    pub(crate) number: ValueIndex,
+    pub(crate) index: ValueIndex,
     pub(crate) json: Json,
     /// How long it holds, if not for as long as the handle lives.
     pub(crate) until: Option<Millis>,
@@ -173,7 +173,7 @@ pub(crate) enum Identity {
     Head(Box<Identify>),
     /// A session-scope value says so.
     Value {
-        number: ValueIndex,
+        index: ValueIndex,
         derive: Box<Derive>,
     },
 }
@@ -261,11 +261,11 @@ impl Chain {
         };
         let skew = self.max_skew;
         let tombstones = tombstones.saturating_add(skew);
-        let kept = match (scope, &self.identity) {
-            (Scope::Session, Identity::Value { number, .. }) => Some((*number, self.budget.identity)),
+        let reserved = match (scope, &self.identity) {
+            (Scope::Session, Identity::Value { index, .. }) => Some((*index, self.budget.identity)),
             _ => None,
         };
-        let (schema, time, stored) = (&self.schema, &self.time, self.store.is_some());
+        let (schema, time, store_stamps) = (&self.schema, &self.time, self.store.is_some());
         let (extent, share) = (WriteScope::Values, BudgetShare::Ordinary);
         WriteContext {
             schema,
@@ -275,8 +275,8 @@ impl Chain {
             budget,
             max_budget: most,
             share,
-            reserved: kept,
-            store_stamps: stored,
+            reserved,
+            store_stamps,
             tombstones,
             skew,
         }
@@ -301,13 +301,13 @@ impl Chain {
     /// The answers that default rules give for one request.
     pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(ValueIndex, Json)> {
         let mut answers = Vec::new();
-        for (number, answer) in self.default_rules() {
+        for (index, answer) in self.default_rules() {
             let DefaultRule::Computed(compute) = answer else { continue };
             match compute(head) {
-                Ok(json) => answers.push((*number, json)),
+                Ok(json) => answers.push((*index, json)),
                 Err(flaw) => {
-                    let name = self.schema.get(*number).name;
-                    self.traces.invalid_default((*number, name), &flaw, self.now());
+                    let name = self.schema.get(*index).name;
+                    self.traces.invalid_default((*index, name), &flaw, self.now());
                 }
             }
         }

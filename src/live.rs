@@ -211,7 +211,7 @@ pub(crate) fn next_end(
     now: Millis,
 ) -> Option<Millis> {
     let core = session.core();
-    core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|number| core.value_ends(number, now))).min()
+    core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|index| core.value_ends(index, now))).min()
 }
 
 /// A stream of a value: the current one first, then each newer one, whoever wrote it.
@@ -249,7 +249,7 @@ pub(crate) fn next_end(
 /// ```
 pub struct Watch<V> {
     wait: Wait,
-    number: Option<ValueIndex>,
+    index: Option<ValueIndex>,
     /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
     seen: Option<(crate::session::ValueRevision, Option<Json>)>,
     value: PhantomData<fn() -> V>,
@@ -258,8 +258,8 @@ pub struct Watch<V> {
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
         session.core().mark_watched();
-        let number = session.core().declared_index::<V>();
-        Self { wait: Wait::new(session), number, seen: None, value: PhantomData }
+        let index = session.core().declared_index::<V>();
+        Self { wait: Wait::new(session), index, seen: None, value: PhantomData }
     }
 
     /// The next value; `None` when the session is over.
@@ -276,18 +276,18 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
     type Item = V;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
-        let Self { wait, number, seen, .. } = self.get_mut();
+        let Self { wait, index, seen, .. } = self.get_mut();
         wait.poll(cx, |session, ended| {
             let core = session.core();
             if ended.is_some() || core.chain.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((kept, mark, until)) = core.peek(*number, core.chain.now()) else { return Next::Item(None) };
-            if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == kept) {
+            let Ok((stored, mark, until)) = core.peek(*index, core.chain.now()) else { return Next::Item(None) };
+            if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
                 return Next::Idle(until);
             }
-            *seen = Some((mark, kept.clone()));
-            let value = number.and_then(|number| core.answer(number, kept, |json| value::decode::<V>(json)));
+            *seen = Some((mark, stored.clone()));
+            let value = index.and_then(|index| core.answer(index, stored, |json| value::decode::<V>(json)));
             Next::Last(Some(value.unwrap_or_default()), until)
         })
     }
@@ -392,7 +392,7 @@ pub(crate) struct Snapshot {
 /// A value or a removal as a stream of changes last saw it.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct SeenValue {
-    pub(crate) number: ValueIndex,
+    pub(crate) index: ValueIndex,
     pub(crate) version: Version,
     /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
     pub(crate) change: u32,
@@ -429,7 +429,7 @@ impl Changes {
 impl Snapshot {
     pub(crate) fn of(session: &Session, now: Millis) -> Self {
         let (owners, mut values) = session.core().snapshot(now);
-        values.sort_unstable_by_key(|seen| seen.number);
+        values.sort_unstable_by_key(|seen| seen.index);
         Self { owners, values }
     }
 
@@ -449,19 +449,19 @@ impl Snapshot {
             told.push(ChangeEvent::Cleared { version: after.cleared });
         }
         let before: &[SeenValue] = if renewed { &[] } else { &self.values };
-        let find = |values: &[SeenValue], number| values.iter().find(|seen| seen.number == number).copied();
+        let find = |values: &[SeenValue], index| values.iter().find(|seen| seen.index == index).copied();
         for &after in &now.values {
-            let SeenValue { number, version, is_value, origin, .. } = after;
-            let name = schema.get(number).name;
-            match find(before, number) {
+            let SeenValue { index, version, is_value, origin, .. } = after;
+            let name = schema.get(index).name;
+            match find(before, index) {
                 Some(seen) if seen == after => {}
                 None if !is_value => {}
                 _ if is_value => told.push(ChangeEvent::Set { name, version, origin }),
                 _ => told.push(ChangeEvent::Removed { name, version, origin }),
             }
         }
-        for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.number).is_none()) {
-            told.push(ChangeEvent::Expired { name: schema.get(seen.number).name });
+        for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.index).is_none()) {
+            told.push(ChangeEvent::Expired { name: schema.get(seen.index).name });
         }
         let steps = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
         if same && steps(now) > steps(self) + 1 && !told.is_empty() {
@@ -494,7 +494,7 @@ impl Stream for Changes {
             }
             match queue.pop_front() {
                 Some(changed) => Next::Item(Some(changed)),
-                None => Next::Idle(next_end(session, chain.schema.iter().map(|(number, _)| number), now)),
+                None => Next::Idle(next_end(session, chain.schema.iter().map(|(index, _)| index), now)),
             }
         })
     }

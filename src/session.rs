@@ -162,8 +162,8 @@ impl Session {
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.core().touch();
-        let number = self.core().declared_index::<V>();
-        number.map_or_else(Explanation::of_nothing, |number| explain::explain(self.core(), number, Access::Touch))
+        let index = self.core().declared_index::<V>();
+        index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.core(), index, Access::Touch))
     }
 
     /// Whether sessions can have a `V`.
@@ -175,8 +175,8 @@ impl Session {
         let core = self.core();
         core.touch();
         let now = core.chain.now();
-        let number = core.declared_index::<V>()?;
-        core.resolve(number, now, Access::Touch, |json| value::decode::<V>(json)).0
+        let index = core.declared_index::<V>()?;
+        core.resolve(index, now, Access::Touch, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
@@ -266,8 +266,8 @@ impl Session {
         &self,
         mut update: impl FnMut(&mut V) + Send,
     ) -> Result<V, WriteError> {
-        let number = self.writable::<V>()?;
-        self.core().update(number, &mut update).await
+        let index = self.writable::<V>()?;
+        self.core().update(index, &mut update).await
     }
 
     /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
@@ -295,8 +295,8 @@ impl Session {
     ///
     /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that then reaches nobody.
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
-        let number = self.writable::<V>()?;
-        self.core().take(number).await
+        let index = self.writable::<V>()?;
+        self.core().take(index).await
     }
 
     /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
@@ -358,30 +358,30 @@ impl Session {
     /// The number of a declared value that may be written one by one.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
         let chain = &self.core().chain;
-        let number = chain.schema.index_of::<V>().ok_or_else(|| {
+        let index = chain.schema.index_of::<V>().ok_or_else(|| {
             let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
         })?;
         match &chain.identity {
-            Identity::Value { number: identity, .. } if *identity == number => {
+            Identity::Value { index: identity, .. } if *identity == index => {
                 let message = format!("`{}` says who is signed in: only `sign_in` and `sign_out` change it", V::NAME);
                 Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
             }
-            _ => Ok(number),
+            _ => Ok(index),
         }
     }
 
     /// What writing a value comes to.
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
-        let number = self.writable::<V>()?;
+        let index = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-        Ok(Mutation { index: number, name: V::NAME, json: Some(json), version: None, replaces: None })
+        Ok(Mutation { index: index, name: V::NAME, json: Some(json), version: None, replaces: None })
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
-        let change = |(number, json)| {
-            let name = self.core().chain.schema.get(number).name;
-            Mutation { index: number, name, json: Some(json), version: None, replaces: None }
+        let change = |(index, json)| {
+            let name = self.core().chain.schema.get(index).name;
+            Mutation { index: index, name, json: Some(json), version: None, replaces: None }
         };
         self.core().commit_of_owners(values.into_iter().map(change)).await
     }

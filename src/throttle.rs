@@ -44,8 +44,8 @@ impl PerValue {
     }
 
     /// As [`Throttle::refresh_after`], for one event of a value, once a minute.
-    pub(crate) fn due(&self, number: ValueIndex, now: Millis) -> Option<u64> {
-        self.0.get(usize::from(number))?.due(1, now, MINUTE)
+    pub(crate) fn due(&self, index: ValueIndex, now: Millis) -> Option<u64> {
+        self.0.get(usize::from(index))?.due(1, now, MINUTE)
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
         let at = |minutes: u64| Millis((1_000_000 + minutes) * 60_000);
         let due = [(0, at(0)), (0, at(0)), (1, at(0)), (0, Millis(at(1).0 - 1)), (0, at(1)), (1, at(2)), (2, at(2))];
         assert_eq!(
-            due.map(|(number, now)| values.due(number, now)),
+            due.map(|(index, now)| values.due(index, now)),
             [Some(0), None, Some(0), None, Some(2), Some(0), None]
         );
     }

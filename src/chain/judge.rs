@@ -46,24 +46,24 @@ impl<'a> Judge<'a> {
     }
 
     /// Takes a copy for readable: the application wrote it.
-    pub(crate) fn trust(&mut self, number: ValueIndex, kept: StoredValue) {
-        self.known.extend(kept.json.map(|json| (number, json, true)));
+    pub(crate) fn trust(&mut self, index: ValueIndex, stored: StoredValue) {
+        self.known.extend(stored.json.map(|json| (index, json, true)));
     }
 
     /// Runs the application's code.
     pub(crate) fn learn(&mut self, unjudged: Vec<(ValueIndex, Json)>) {
-        for (number, json) in unjudged {
-            let readable = (self.schema.get(number).check)(&json).is_ok();
-            self.known.push((number, json, readable));
+        for (index, json) in unjudged {
+            let readable = (self.schema.get(index).check)(&json).is_ok();
+            self.known.push((index, json, readable));
         }
     }
 
     /// # Errors
     ///
     /// What there is to learn first.
-    pub(super) fn can_read(&self, number: ValueIndex, kept: &StoredValue) -> Result<bool, (ValueIndex, Json)> {
-        let Some(json) = &kept.json else { return Ok(true) };
-        let known = self.known.iter().find(|(of, known, _)| *of == number && known == json);
-        known.map(|(_, _, readable)| *readable).ok_or_else(|| (number, json.clone()))
+    pub(super) fn can_read(&self, index: ValueIndex, stored: &StoredValue) -> Result<bool, (ValueIndex, Json)> {
+        let Some(json) = &stored.json else { return Ok(true) };
+        let known = self.known.iter().find(|(of, known, _)| *of == index && known == json);
+        known.map(|(_, _, readable)| *readable).ok_or_else(|| (index, json.clone()))
     }
 }

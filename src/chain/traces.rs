@@ -32,8 +32,8 @@ impl Traces {
     }
 
     /// A function of `DefaultTier::with` made a value that does not validate or encode.
-    pub(crate) fn invalid_default(&self, (number, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
-        if let Some(left_out) = self.invalid_defaults.due(number, now) {
+    pub(crate) fn invalid_default(&self, (index, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
+        if let Some(left_out) = self.invalid_defaults.due(index, now) {
             let outline = flaw.summary();
             tracing::warn!(name, flaw = %outline, left_out, "a computed default is not a valid value, and does not answer");
             trace_cause(name, flaw);
@@ -43,12 +43,12 @@ impl Traces {
     /// A copy that the type of the value does not take.
     pub(crate) fn skipped_copy(
         &self,
-        (number, name): (ValueIndex, &'static str),
+        (index, name): (ValueIndex, &'static str),
         tier: &str,
         flaw: &ValueError,
         now: Millis,
     ) {
-        if let Some(left_out) = self.skipped_copies.due(number, now) {
+        if let Some(left_out) = self.skipped_copies.due(index, now) {
             tracing::warn!(name, tier, flaw = %flaw.summary(), left_out, "skipped a copy that is not a valid value");
             trace_cause(name, flaw);
         }

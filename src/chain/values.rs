@@ -31,7 +31,7 @@ impl StoredValue {
     /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
     /// every node decides alike.
     pub(super) fn loses_to(&self, other: &Self) -> bool {
-        let rank = |kept: &Self| (kept.version, kept.json.is_none());
+        let rank = |stored: &Self| (stored.version, stored.json.is_none());
         match rank(other).cmp(&rank(self)) {
             std::cmp::Ordering::Equal => other.json > self.json,
             order => order.is_gt(),
@@ -81,7 +81,7 @@ enum Slots {
 
 #[derive(Clone, Debug)]
 struct ValueSlot {
-    number: ValueIndex,
+    index: ValueIndex,
     origin: ChangeOrigin,
     /// The count of the record's changes when it came, which tells it from another copy of the same version.
     change: u32,
@@ -91,9 +91,9 @@ struct ValueSlot {
 impl ValueSlot {
     /// Whether this build can read a copy that meets here, if no verdict is needed for that: what was written on this node
     /// it can. So nobody waits for a verdict on what is written again and again.
-    fn can_read(&self, kept: &StoredValue, judge: &Judge<'_>) -> Result<bool, (ValueIndex, Json)> {
-        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.value, kept);
-        if ours { Ok(true) } else { judge.can_read(self.number, kept) }
+    fn can_read(&self, stored: &StoredValue, judge: &Judge<'_>) -> Result<bool, (ValueIndex, Json)> {
+        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.value, stored);
+        if ours { Ok(true) } else { judge.can_read(self.index, stored) }
     }
 }
 
@@ -158,42 +158,42 @@ impl Slots {
 }
 
 impl Values {
-    pub(crate) fn get(&self, number: ValueIndex) -> Option<&StoredValue> {
-        self.slot(number).map(|slot| &slot.value)
+    pub(crate) fn get(&self, index: ValueIndex) -> Option<&StoredValue> {
+        self.slot(index).map(|slot| &slot.value)
     }
 
-    fn slot(&self, number: ValueIndex) -> Option<&ValueSlot> {
-        self.position(number).ok().and_then(|at| self.slots.as_slice().get(at))
+    fn slot(&self, index: ValueIndex) -> Option<&ValueSlot> {
+        self.position(index).ok().and_then(|at| self.slots.as_slice().get(at))
     }
 
     /// How a declared value came here, whatever it is now.
-    pub(crate) fn origin(&self, number: ValueIndex) -> ChangeOrigin {
-        self.slot(number).map_or(ChangeOrigin::Remote, |slot| slot.origin)
+    pub(crate) fn origin(&self, index: ValueIndex) -> ChangeOrigin {
+        self.slot(index).map_or(ChangeOrigin::Remote, |slot| slot.origin)
     }
 
     /// Which of its record's changes brought what stands there.
-    pub(crate) fn change(&self, number: ValueIndex) -> u32 {
-        self.slot(number).map_or(0, |slot| slot.change)
+    pub(crate) fn change(&self, index: ValueIndex) -> u32 {
+        self.slot(index).map_or(0, |slot| slot.change)
     }
 
     /// Notes that this node wrote what stands there, though its version came from a store.
-    pub(crate) fn mark_local(&mut self, number: ValueIndex) {
-        if let Some(slot) = self.position(number).ok().and_then(|at| self.slots.at(at)) {
+    pub(crate) fn mark_local(&mut self, index: ValueIndex) {
+        if let Some(slot) = self.position(index).ok().and_then(|at| self.slots.at(at)) {
             slot.origin = ChangeOrigin::Local;
         }
     }
 
-    fn position(&self, number: ValueIndex) -> Result<usize, usize> {
-        self.slots.as_slice().binary_search_by_key(&number, |slot| slot.number)
+    fn position(&self, index: ValueIndex) -> Result<usize, usize> {
+        self.slots.as_slice().binary_search_by_key(&index, |slot| slot.index)
     }
 
     pub(crate) fn declared(&self) -> impl Iterator<Item = (ValueIndex, &StoredValue)> + Clone {
-        self.slots.as_slice().iter().map(|slot| (slot.number, &slot.value))
+        self.slots.as_slice().iter().map(|slot| (slot.index, &slot.value))
     }
 
     pub(crate) fn undeclared(&self) -> impl Iterator<Item = (&str, &StoredValue)> + Clone {
         let opaque = self.rare.as_ref().map_or(&[][..], |rest| &rest.undeclared);
-        opaque.iter().map(|(name, kept)| (&**name, kept))
+        opaque.iter().map(|(name, stored)| (&**name, stored))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -207,8 +207,8 @@ impl Values {
     }
 
     fn newest_stored(&self) -> Version {
-        let declared = self.declared().map(|(_, kept)| kept.version);
-        declared.chain(self.undeclared().map(|(_, kept)| kept.version)).max().unwrap_or_default()
+        let declared = self.declared().map(|(_, stored)| stored.version);
+        declared.chain(self.undeclared().map(|(_, stored)| stored.version)).max().unwrap_or_default()
     }
 
     /// Notes a version of which nothing may be kept here.
@@ -233,12 +233,12 @@ impl Values {
 
     /// A fresh write: the version is above all others here, so the write replaces any copy, an unreadable copy of the
     /// name too.
-    pub(crate) fn write(&mut self, number: ValueIndex, name: &str, kept: StoredValue, change: u32) {
+    pub(crate) fn write(&mut self, index: ValueIndex, name: &str, stored: StoredValue, change: u32) {
         if let Some(rest) = &mut self.rare {
             rest.undeclared.retain(|(opaque, _)| **opaque != *name);
         }
-        let slot = ValueSlot { number, origin: ChangeOrigin::Local, change, value: kept };
-        match self.position(number) {
+        let slot = ValueSlot { index, origin: ChangeOrigin::Local, change, value: stored };
+        match self.position(index) {
             Ok(at) => {
                 if let Some(place) = self.slots.at(at) {
                     *place = slot;
@@ -264,9 +264,9 @@ impl Values {
         brought: impl Iterator<Item = (ValueIndex, StoredValue)>,
         judge: &Judge<'_>,
     ) -> Vec<(ValueIndex, Json)> {
-        let meets = |(number, kept): (_, StoredValue)| {
-            let slot = self.slot(number)?;
-            slot.value.meet(&kept, |kept| slot.can_read(kept, judge)).err()
+        let meets = |(index, stored): (_, StoredValue)| {
+            let slot = self.slot(index)?;
+            slot.value.meet(&stored, |stored| slot.can_read(stored, judge)).err()
         };
         // Most of what is opened comes to a record that is empty, and isn't copied to be compared with nothing.
         if self.is_empty() { Vec::new() } else { brought.filter_map(meets).collect() }
@@ -275,40 +275,40 @@ impl Values {
     /// A carried change: applies only if newer. Says whether anything changed.
     ///
     /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn merge(&mut self, number: ValueIndex, kept: StoredValue, change: u32, judge: &Judge<'_>) -> bool {
-        let at = match self.position(number) {
+    pub(crate) fn merge(&mut self, index: ValueIndex, stored: StoredValue, change: u32, judge: &Judge<'_>) -> bool {
+        let at = match self.position(index) {
             Err(at) => {
-                self.slots.insert(at, ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept });
+                self.slots.insert(at, ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored });
                 return true;
             }
             Ok(at) => at,
         };
-        let name = judge.schema.get(number).name;
+        let name = judge.schema.get(index).name;
         let Some(slot) = self.slots.at(at) else { return false };
         // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
-        let readable = |kept: &StoredValue| Ok::<_, Infallible>(slot.can_read(kept, judge).unwrap_or(true));
-        let Ok(meeting) = slot.value.meet(&kept, readable);
+        let readable = |stored: &StoredValue| Ok::<_, Infallible>(slot.can_read(stored, judge).unwrap_or(true));
+        let Ok(meeting) = slot.value.meet(&stored, readable);
         match meeting {
             Meeting::Stays => false,
             Meeting::Yields => {
-                *slot = ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept };
+                *slot = ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored };
                 true
             }
-            Meeting::Accompanied => self.merge_undeclared(name, kept),
+            Meeting::Accompanied => self.merge_undeclared(name, stored),
             Meeting::Accompanies => {
                 let newer =
-                    std::mem::replace(slot, ValueSlot { number, origin: ChangeOrigin::Remote, change, value: kept });
+                    std::mem::replace(slot, ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored });
                 self.merge_undeclared(name, newer.value);
                 true
             }
         }
     }
 
-    pub(crate) fn merge_undeclared(&mut self, name: &str, kept: StoredValue) -> bool {
+    pub(crate) fn merge_undeclared(&mut self, name: &str, stored: StoredValue) -> bool {
         let opaque = &mut self.rare().undeclared;
         match opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
-            None => opaque.push((name.into(), kept)),
-            Some((_, mine)) if mine.loses_to(&kept) => *mine = kept,
+            None => opaque.push((name.into(), stored)),
+            Some((_, mine)) if mine.loses_to(&stored) => *mine = stored,
             Some(_) => return false,
         }
         true
@@ -317,12 +317,12 @@ impl Values {
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
         let newest = self.newest();
-        self.slots.retain(|ValueSlot { number, value: kept, .. }| {
-            let dead = kept.expires(schema.get(*number).max_age).is_some_and(|end| end <= now);
-            !dead && (kept.json.is_some() || kept.written >= tombstones)
+        self.slots.retain(|ValueSlot { index, value: stored, .. }| {
+            let dead = stored.expires(schema.get(*index).max_age).is_some_and(|end| end <= now);
+            !dead && (stored.json.is_some() || stored.written >= tombstones)
         });
         if let Some(rest) = &mut self.rare {
-            rest.undeclared.retain(|(_, kept)| kept.json.is_some() || kept.written >= tombstones);
+            rest.undeclared.retain(|(_, stored)| stored.json.is_some() || stored.written >= tombstones);
         }
         self.note_version(newest);
     }
@@ -333,14 +333,14 @@ impl Values {
         if self.newest() <= bound {
             return;
         }
-        let right = |kept: &mut StoredValue| {
-            if kept.version > bound {
-                kept.version = Version::last_at(time.wall(kept.written));
+        let right = |stored: &mut StoredValue| {
+            if stored.version > bound {
+                stored.version = Version::last_at(time.wall(stored.written));
             }
         };
         self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.value));
         if let Some(rest) = &mut self.rare {
-            rest.undeclared.iter_mut().for_each(|(_, kept)| right(kept));
+            rest.undeclared.iter_mut().for_each(|(_, stored)| right(stored));
             rest.newest_seen =
                 if rest.newest_seen > bound { Version::last_at(time.wall(now)) } else { rest.newest_seen };
         }
@@ -351,7 +351,7 @@ impl Values {
         let newest = self.newest();
         self.slots.retain(|slot| slot.value.json.is_none());
         if let Some(rest) = &mut self.rare {
-            rest.undeclared.retain(|(_, kept)| kept.json.is_none());
+            rest.undeclared.retain(|(_, stored)| stored.json.is_none());
         }
         self.note_version(newest);
     }
@@ -359,27 +359,27 @@ impl Values {
     /// Leaves tombstones for what this build can't read. Says whether there was any.
     pub(crate) fn tombstone_undeclared(&mut self, version: Version, now: Millis) -> bool {
         let Some(rest) = &mut self.rare else { return false };
-        let mut living = rest.undeclared.iter_mut().filter(|(_, kept)| kept.json.is_some()).peekable();
+        let mut living = rest.undeclared.iter_mut().filter(|(_, stored)| stored.json.is_some()).peekable();
         let any = living.peek().is_some();
-        living.for_each(|(_, kept)| *kept = StoredValue::new(version, None, now));
+        living.for_each(|(_, stored)| *stored = StoredValue::new(version, None, now));
         any
     }
 
     /// Keeps only the values that pass.
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(ValueIndex) -> bool) {
-        self.slots.retain(|slot| keep(slot.number));
+        self.slots.retain(|slot| keep(slot.index));
     }
 
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let json = |kept: &StoredValue| kept.json.as_ref().map_or(0, Json::heap_bytes);
+        let json = |stored: &StoredValue| stored.json.as_ref().map_or(0, Json::heap_bytes);
         let slots: usize = self.slots.as_slice().iter().map(|slot| json(&slot.value)).sum();
         let room = match &self.slots {
             Slots::One(_) => 0,
             Slots::Some(slots) => slots.capacity() * size_of::<ValueSlot>(),
         };
         let rest = self.rare.as_ref().map_or(0, |rest| {
-            let opaque: usize = rest.undeclared.iter().map(|(name, kept)| name.len() + json(kept)).sum();
+            let opaque: usize = rest.undeclared.iter().map(|(name, stored)| name.len() + json(stored)).sum();
             size_of::<RareState>() + opaque + rest.undeclared.capacity() * size_of::<(Box<str>, StoredValue)>()
         });
         slots + room + rest
@@ -407,26 +407,27 @@ mod tests {
     /// Few versions and bytes, so that they meet: removals, values, and a copy that this build can't read.
     fn copies() -> impl Strategy<Value = Vec<StoredValue>> {
         let json = prop_oneof![Just(None), Just(Some("1")), Just(Some("2")), Just(Some("\"another build's\""))];
-        let kept = (1..5u64, json).prop_map(|(version, json)| {
+        let stored = (1..5u64, json).prop_map(|(version, json)| {
             StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         });
-        proptest::collection::vec(kept, 1..7)
+        proptest::collection::vec(stored, 1..7)
     }
 
     fn joined(copies: &[StoredValue]) -> (Option<StoredValue>, Version) {
         let (schema, mut values) = (schema(), Values::default());
         let mut judge = Judge::new(&schema);
-        for kept in copies {
+        for stored in copies {
             loop {
-                let unjudged = values.unjudged([(0, kept.clone())].into_iter(), &judge);
+                let unjudged = values.unjudged([(0, stored.clone())].into_iter(), &judge);
                 if unjudged.is_empty() {
                     break;
                 }
                 judge.learn(unjudged);
             }
-            values.merge(0, kept.clone(), 0, &judge);
+            values.merge(0, stored.clone(), 0, &judge);
         }
-        let readable = |kept: &&StoredValue| kept.json.as_ref().is_none_or(|json| (schema.get(0).check)(json).is_ok());
+        let readable =
+            |stored: &&StoredValue| stored.json.as_ref().is_none_or(|json| (schema.get(0).check)(json).is_ok());
         (values.get(0).filter(readable).cloned(), values.newest())
     }
 
@@ -443,30 +444,30 @@ mod tests {
 
     #[test]
     fn nothing_older_takes_the_place_of_anything_newer() {
-        let kept = |version, json: Option<&'static str>| {
+        let stored = |version, json: Option<&'static str>| {
             StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let (schema, mut values) = (schema(), Values::default());
         let mut judge = Judge::new(&schema);
-        judge.trust(0, kept(5, Some("1")));
-        assert!(values.merge(0, kept(5, Some("1")), 0, &judge));
-        assert!(!values.merge(0, kept(4, Some("9")), 0, &judge));
-        assert!(!values.merge(0, kept(4, None), 0, &judge));
-        assert!(values.merge(0, kept(5, None), 0, &judge), "a removal wins over a value of the same version");
-        assert!(!values.merge(0, kept(5, Some("9")), 0, &judge));
+        judge.trust(0, stored(5, Some("1")));
+        assert!(values.merge(0, stored(5, Some("1")), 0, &judge));
+        assert!(!values.merge(0, stored(4, Some("9")), 0, &judge));
+        assert!(!values.merge(0, stored(4, None), 0, &judge));
+        assert!(values.merge(0, stored(5, None), 0, &judge), "a removal wins over a value of the same version");
+        assert!(!values.merge(0, stored(5, Some("9")), 0, &judge));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 
     #[test]
     fn what_this_node_wrote_needs_no_verdict_whatever_it_meets() {
-        let kept =
+        let stored =
             |version, json: &str| StoredValue::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
         let (schema, mut values) = (schema(), Values::default());
         let judge = Judge::new(&schema);
-        let late = [(0, kept(4, "9"))];
-        values.write(0, schema.get(0).name, kept(5, "1"), 0);
+        let late = [(0, stored(4, "9"))];
+        values.write(0, schema.get(0).name, stored(5, "1"), 0);
         assert!(values.unjudged(late.clone().into_iter(), &judge).is_empty());
-        assert!(values.merge(0, kept(6, "2"), 0, &judge));
+        assert!(values.merge(0, stored(6, "2"), 0, &judge));
         assert_eq!(values.unjudged(late.into_iter(), &judge).len(), 1, "that came from elsewhere");
     }
 }

@@ -54,7 +54,7 @@ impl Reports {
                 let changes: Vec<_> = changes.iter().map(change).collect();
                 text += &event("changes", &json!({ "now": now.0, "changes": changes }));
             }
-            let until = next_end(session, core.chain.schema.iter().map(|(number, _)| number), now);
+            let until = next_end(session, core.chain.schema.iter().map(|(index, _)| index), now);
             if text.is_empty() {
                 return Next::Idle(until);
             }

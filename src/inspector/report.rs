@@ -156,7 +156,7 @@ impl Report {
                 session: share(measured.session, chain.budget.session, measured.session_json),
                 principal: share(measured.principal, chain.budget.principal, measured.principal_json),
             },
-            values: chain.schema.iter().map(|(number, declared)| Value::of(core, number, declared, facts)).collect(),
+            values: chain.schema.iter().map(|(index, declared)| Value::of(core, index, declared, facts)).collect(),
             undeclared: measured.undeclared,
             chain: tiers(chain),
             resolution: match chain.resolution {
@@ -220,11 +220,11 @@ impl Life {
 }
 
 impl Value {
-    fn of(core: &SessionShared, number: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
+    fn of(core: &SessionShared, index: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
         let now = core.chain.now();
-        let explanation = explain(core, number, Access::Peek);
+        let explanation = explain(core, index, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
-        let (answer, _) = core.resolve(number, now, Access::Peek, read);
+        let (answer, _) = core.resolve(index, now, Access::Peek, read);
         Self {
             name: declared.name,
             scope: match declared.scope {
@@ -237,7 +237,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             max_age_ms: declared.max_age.map(millis),
-            expires: declared.max_age.and_then(|_| core.value_ends(number, now)).map(|end| core.chain.time.wall(end).0),
+            expires: declared.max_age.and_then(|_| core.value_ends(index, now)).map(|end| core.chain.time.wall(end).0),
             shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

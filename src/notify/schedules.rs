@@ -71,9 +71,9 @@ fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
         };
         writer.join().expect("a writer");
         let handles = waiters.map(|waiter| waiter.join().expect("a waiter"));
-        assert_eq!(record.hub.len(), 1, "the one handle that stayed");
+        assert_eq!(record.subscribers.len(), 1, "the one handle that stayed");
         record.subscribers.unsubscribe(&handles[0]);
-        assert_eq!(record.hub.len(), 0);
+        assert_eq!(record.subscribers.len(), 0);
     });
 }
 
@@ -104,7 +104,7 @@ fn a_timer_that_fires_is_looked_at() {
         let wakers = Arc::new(HandleWakers::default());
         let slot = wakers.register();
         let (timer, fired) = (slot.timer_waker(), Arc::new(AtomicBool::new(false)));
-        let timer = {
+        let timer_thread = {
             let (timer, fired) = (Arc::clone(&timer), Arc::clone(&fired));
             thread::spawn(move || {
                 fired.store(true, Ordering::SeqCst);
@@ -127,6 +127,6 @@ fn a_timer_that_fires_is_looked_at() {
                 }
             }
         }));
-        [timer, writer].into_iter().for_each(|thread| thread.join().expect("a thread's test"));
+        [timer_thread, writer].into_iter().for_each(|thread| thread.join().expect("a thread's test"));
     });
 }

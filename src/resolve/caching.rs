@@ -152,9 +152,9 @@ mod tests {
             "x-accel-expires",
         ] {
             let said = headers(&[(name, "60")]);
-            let mut kept = said.clone();
-            keep_private_by_default(&mut kept);
-            assert_eq!(kept, said, "{name}");
+            let mut stored = said.clone();
+            keep_private_by_default(&mut stored);
+            assert_eq!(stored, said, "{name}");
         }
     }
 }

@@ -176,7 +176,7 @@ impl SessionShared {
         let before = taken.newer.len();
         if taken.resolution == Resolution::FirstHit {
             for entry in entries.clone() {
-                let hit = |number| record.read().value(schema, number, now).map(|kept| kept.version);
+                let hit = |index| record.read().value(schema, index, now).map(|stored| stored.version);
                 // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
                 let version = current.believed_version(entry.version, time);
                 if schema.index_by_bytes(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
@@ -194,9 +194,9 @@ impl SessionShared {
         taken.whole &= newer.is_empty();
         let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
         let carried = fill.map(|entry| {
-            let number = schema.index_by_bytes(entry.name);
-            let name = number.map_or_else(|| entry.text(), |number| schema.get(number).name);
-            IncomingValue { number, name: name.into(), value: current.stored_value(&entry, time, now) }
+            let index = schema.index_by_bytes(entry.name);
+            let name = index.map_or_else(|| entry.text(), |index| schema.get(index).name);
+            IncomingValue { index, name: name.into(), value: current.stored_value(&entry, time, now) }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);

@@ -69,10 +69,10 @@ enum Step<'a> {
 }
 
 impl Step<'_> {
-    const fn number(&self) -> ValueIndex {
+    const fn index(&self) -> ValueIndex {
         match self {
             Self::Set(change) | Self::Remove(change) => change.index,
-            Self::Update(number, _) => *number,
+            Self::Update(index, _) => *index,
         }
     }
 }
@@ -90,10 +90,10 @@ impl<'a> Batch<'a> {
     /// Changes a value from what it is when the batch commits. The closure may run again.
     pub fn update<V: SessionValue + Default>(self, mut update: impl FnMut(&mut V) + Send + 'a) -> Self {
         self.step(|session| {
-            let number = session.writable::<V>()?;
+            let index = session.writable::<V>()?;
             let reread =
-                move |core: &SessionShared, now| core.updated(number, &mut update, now).map(|(change, _)| change);
-            Ok(Step::Update(number, Box::new(reread)))
+                move |core: &SessionShared, now| core.updated(index, &mut update, now).map(|(change, _)| change);
+            Ok(Step::Update(index, Box::new(reread)))
         })
     }
 
@@ -165,19 +165,19 @@ impl<'a> Batch<'a> {
 }
 
 fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
-    let refuse = |message, number| {
+    let refuse = |message, index| {
         let error = WriteError::new(WriteErrorKind::Invalid, message);
-        Err(error.named([core.chain.schema.get(number).name]))
+        Err(error.named([core.chain.schema.get(index).name]))
     };
     let mut scope = None;
     for (at, step) in steps.iter().enumerate() {
-        let number = step.number();
-        if steps[..at].iter().any(|earlier| earlier.number() == number) {
-            return refuse("a batch names the same value twice", number);
+        let index = step.index();
+        if steps[..at].iter().any(|earlier| earlier.index() == index) {
+            return refuse("a batch names the same value twice", index);
         }
-        let of = core.chain.schema.get(number).scope;
+        let of = core.chain.schema.get(index).scope;
         if *scope.get_or_insert(of) != of {
-            return refuse("a batch has values of different scopes, which can't be written as one", number);
+            return refuse("a batch has values of different scopes, which can't be written as one", index);
         }
     }
     Ok(scope)
@@ -193,25 +193,25 @@ impl SessionShared {
     /// What an update makes of the value that there is now, as a compare-and-set.
     fn updated<V: SessionValue + Default>(
         &self,
-        number: ValueIndex,
+        index: ValueIndex,
         update: &mut (impl FnMut(&mut V) + ?Sized),
         now: Millis,
     ) -> Result<(Mutation, V), WriteError> {
         self.touch();
-        let (answer, mark) = self.resolve(number, now, Access::Touch, |json| value::decode::<V>(json));
+        let (answer, mark) = self.resolve(index, now, Access::Touch, |json| value::decode::<V>(json));
         let mut value = answer.map(|(value, _)| value).unwrap_or_default();
         update(&mut value);
         let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-        Ok((Mutation { index: number, name: V::NAME, json: Some(json), version: None, replaces }, value))
+        Ok((Mutation { index: index, name: V::NAME, json: Some(json), version: None, replaces }, value))
     }
 
     pub(super) async fn update<V: SessionValue + Default>(
         &self,
-        number: ValueIndex,
+        index: ValueIndex,
         update: &mut (impl FnMut(&mut V) + Send),
     ) -> Result<V, WriteError> {
-        let scope = self.chain.schema.get(number).scope;
+        let scope = self.chain.schema.get(index).scope;
         for _ in 0..MAX_ATTEMPTS {
             let now = self.chain.now();
             let record = self.record_of(scope, now);
@@ -220,7 +220,7 @@ impl SessionShared {
                 Some((_, record)) => Some(record.update_queue().await),
                 None => None,
             };
-            let (change, value) = self.updated(number, update, self.chain.now())?;
+            let (change, value) = self.updated(index, update, self.chain.now())?;
             match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value),
                 Err(CommitFailure::Outdated) => {}
@@ -230,18 +230,18 @@ impl SessionShared {
         Err(CommitFailure::Outdated.into())
     }
 
-    pub(super) async fn take<V: SessionValue>(&self, number: ValueIndex) -> Result<Option<V>, WriteError> {
-        let scope = self.chain.schema.get(number).scope;
+    pub(super) async fn take<V: SessionValue>(&self, index: ValueIndex) -> Result<Option<V>, WriteError> {
+        let scope = self.chain.schema.get(index).scope;
         self.touch();
         for _ in 0..MAX_ATTEMPTS {
             let now = self.chain.now();
-            let (json, version) = match self.stored(number, now, Access::Touch).0 {
+            let (json, version) = match self.stored(index, now, Access::Touch).0 {
                 Stored::Copy { json, version, .. } => (json, version),
                 // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks
                 // for a message works all the same.
                 Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
             };
-            let change = Mutation { replaces: Some(version), ..removal(number, V::NAME) };
+            let change = Mutation { replaces: Some(version), ..removal(index, V::NAME) };
             match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value::decode(&json).ok()),
                 Err(CommitFailure::Outdated) => {}

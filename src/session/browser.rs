@@ -223,16 +223,16 @@ impl SessionShared {
                 predecessor: life.predecessor(&self.chain.time, now),
             };
             let mut written = Writer::new(&head, order);
-            for (name, kept) in state.cookie_entries(schema) {
-                cut |= !written.entry(Entry::of(EntryOwner::Session, name, kept));
+            for (name, stored) in state.cookie_entries(schema) {
+                cut |= !written.entry(Entry::of(EntryOwner::Session, name, stored));
             }
             (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
         };
         let principal = signed.as_deref().map(|signed| {
             let carried = self.find_principal(signed).map_or(0, |record| {
                 let read = record.live(now, |state| {
-                    for (name, kept) in state.cookie_entries(schema) {
-                        cut |= !written.entry(Entry::of(EntryOwner::Principal, name, kept));
+                    for (name, stored) in state.cookie_entries(schema) {
+                        cut |= !written.entry(Entry::of(EntryOwner::Principal, name, stored));
                     }
                     state.cookie_revision()
                 });
@@ -301,17 +301,17 @@ impl SessionShared {
     fn keep_shadowed<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
         let schema = &self.chain.schema;
         let anonymous =
-            |name: &str| schema.index_by_name(name).is_some_and(|number| schema.get(number).scope == Scope::Principal);
+            |name: &str| schema.index_by_name(name).is_some_and(|index| schema.get(index).scope == Scope::Principal);
         // A session that was made here goes on from no session that the cookie told of.
         let goes_on = !self.flags.begun_here.load(Ordering::Relaxed);
-        for ShadowedValue { owner, name, value: kept } in &self.request_token.shadowed {
+        for ShadowedValue { owner, name, value: stored } in &self.request_token.shadowed {
             let whose = match owner {
                 Owner::Session if !goes_on => continue,
                 Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
                 Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => EntryOwner::Principal,
                 _ => continue,
             };
-            let newer = Entry::of(whose, name, kept);
+            let newer = Entry::of(whose, name, stored);
             match entries.iter_mut().find(|entry| entry.owner == whose && entry.name == name.as_bytes()) {
                 Some(mine) if mine.version < newer.version => *mine = newer,
                 Some(_) => {}

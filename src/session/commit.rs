@@ -401,25 +401,26 @@ impl SessionShared {
         let entries = ours.map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.chain.note_version(entry.version, now);
-            let kept = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
-            IncomingValue { number: schema.index_by_name(&entry.name), name: entry.name.into(), value: kept }
+            let stored = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
+            IncomingValue { index: schema.index_by_name(&entry.name), name: entry.name.into(), value: stored }
         });
         // A session's record may hold values of either scope, a principal's only its own.
-        let fits = |number: ValueIndex| scope == Scope::Session || schema.get(number).scope == Scope::Principal;
-        entries.filter(|entry| entry.number.is_none_or(fits)).collect()
+        let fits = |index: ValueIndex| scope == Scope::Session || schema.get(index).scope == Scope::Principal;
+        entries.filter(|entry| entry.index.is_none_or(fits)).collect()
     }
 
     /// The stored answers of a source or of defaults don't count as something to remove.
-    pub(super) fn has_stored(&self, number: ValueIndex, now: Millis) -> bool {
-        let record = self.record_of(self.chain.schema.get(number).scope, now);
+    pub(super) fn has_stored(&self, index: ValueIndex, now: Millis) -> bool {
+        let record = self.record_of(self.chain.schema.get(index).scope, now);
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
             let live = |state: &State| {
-                let kept = state.value(schema, number, now).is_some_and(|kept| kept.json.is_some());
-                kept || state
-                    .values
-                    .undeclared()
-                    .any(|(name, kept)| name == schema.get(number).name && kept.json.is_some())
+                let stored = state.value(schema, index, now).is_some_and(|stored| stored.json.is_some());
+                stored
+                    || state
+                        .values
+                        .undeclared()
+                        .any(|(name, stored)| name == schema.get(index).name && stored.json.is_some())
             };
             record.live(now, live).unwrap_or(false)
         })

@@ -411,11 +411,11 @@ impl SessionShared {
     }
 
     fn derive_principal(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
-        let Identity::Value { number, derive } = &self.chain.identity else { return None };
+        let Identity::Value { index, derive } = &self.chain.identity else { return None };
         let (mark, json) = {
             let state = bound.record.read();
-            let kept = state.value(&self.chain.schema, *number, now)?;
-            (Some((bound.key(), kept.version)), kept.json.clone()?)
+            let stored = state.value(&self.chain.schema, *index, now)?;
+            (Some((bound.key(), stored.version)), stored.json.clone()?)
         };
         let derived = &self.lazy().derived_principal;
         if let Some((known, signed)) = &*derived.lock()

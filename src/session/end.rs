@@ -127,7 +127,7 @@ impl SessionShared {
     /// Where no tier would know at the next request that a principal's sessions have ended.
     pub(crate) fn check_ends_kept(&self) -> Result<(), WriteError> {
         if self.chain.memory.is_none() {
-            let message = "the end of all sessions is kept in memory, and this chain has none: \
+            let message = "the end of all sessions is stored in memory, and this chain has none: \
                            add `.tier(MemoryTier::builder().build())`";
             return Err(WriteError::new(WriteErrorKind::NoMemory, message));
         }

@@ -75,14 +75,14 @@ impl fmt::Display for TierAnswer {
     }
 }
 
-pub(crate) fn explain(core: &SessionShared, number: ValueIndex, look: Access) -> Explanation {
+pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> Explanation {
     let now = core.chain.now();
-    let declared = core.chain.schema.get(number);
+    let declared = core.chain.schema.get(index);
     let judge = |json: &[u8], version| match (declared.check)(json) {
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let (stored, mark) = core.stored(number, now, look);
+    let (stored, mark) = core.stored(index, now, look);
     let (tier, answer) = match stored {
         Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
         Stored::Tombstone { version, tier } => (tier, TierAnswer::Removed(version)),
@@ -108,10 +108,10 @@ pub(crate) fn explain(core: &SessionShared, number: ValueIndex, look: Access) ->
         answers.push((stored, said));
     }
     for computed in &core.chain.computed {
-        let said = core.computed(number, now).find(|(name, _)| *name == computed.name());
+        let said = core.computed(index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = core.resolve(number, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
+    let winner = core.resolve(index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
 }
 

@@ -363,7 +363,7 @@ impl Loader {
 
     fn keep(&self, core: SessionShared) {
         // Unless another load was faster.
-        let kept = self.core.get_or_init(|| core);
+        let stored = self.core.get_or_init(|| core);
         // The head goes, which may hold anything of the application's.
         let mut noted = self.head.lock();
         let mut arrival = noted.take();
@@ -372,9 +372,9 @@ impl Loader {
         }
         drop(noted);
         if let Some(RequestHead { refused: Some(refused), .. }) = &arrival
-            && kept.is_cross_site()
+            && stored.is_cross_site()
         {
-            kept.chain.refusals.tell(refused, kept.chain.now());
+            stored.chain.refusals.tell(refused, stored.chain.now());
         }
         drop(arrival); // outside of the lock
     }
@@ -418,9 +418,9 @@ impl RequestHead {
         *core.flags.upgrade.get_mut() = self.upgrade;
         if let Some(asked) = &self.facts {
             core.head_principal = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
-            computed.extend(asked.defaults.iter().map(|(number, json)| ComputedAnswer {
+            computed.extend(asked.defaults.iter().map(|(index, json)| ComputedAnswer {
                 tier: DEFAULT,
-                number: *number,
+                index: *index,
                 json: json.clone(),
                 until: None,
             }));
@@ -436,8 +436,8 @@ async fn ask(chain: &Chain, head: Option<&Parts>, patience: WaitPolicy, answers:
         let found = source.read(Lookup::new(None, &chain.names, head), patience, &chain.time).await;
         let until = found.expires_in.map(|span| chain.now().after(span));
         let named = |entry: crate::tier::FoundEntry| {
-            let number = chain.schema.index_by_name(&entry.name)?;
-            Some(ComputedAnswer { tier: source.name(), number, json: entry.json?, until })
+            let index = chain.schema.index_by_name(&entry.name)?;
+            Some(ComputedAnswer { tier: source.name(), index, json: entry.json?, until })
         };
         answers.extend(found.entries.into_iter().filter_map(named));
     }

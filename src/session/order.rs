@@ -81,7 +81,7 @@ impl SessionShared {
             OrderBase::Ended(..) => (Named::Ended, self.has_ended_own()),
             OrderBase::Nothing => (Named::Nothing, true),
         };
-        let adopts = ordering.adopts.iter().map(|number| self.chain.schema.get(*number).name.into()).collect();
+        let adopts = ordering.adopts.iter().map(|index| self.chain.schema.get(*index).name.into()).collect();
         let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
@@ -165,12 +165,12 @@ impl SessionShared {
 
     /// The change that signs a user in.
     pub(super) fn user_change(&self, user: Json) -> Result<Mutation, WriteError> {
-        let Identity::Value { number, .. } = &self.chain.identity else {
+        let Identity::Value { index, .. } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.get(*number).name;
-        Ok(Mutation { index: *number, name, json: Some(user), version: None, replaces: None })
+        let name = self.chain.schema.get(*index).name;
+        Ok(Mutation { index: *index, name, json: Some(user), version: None, replaces: None })
     }
 
     /// Whether what the turn writes would fit the browser, were it carried out now.
@@ -387,9 +387,9 @@ impl SessionShared {
 
     /// A value that an order grants. A value that this build does not declare can't be granted.
     fn change(&self, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
-        let number = self.chain.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
-        let (name, json) = (self.chain.schema.get(number).name, entry.json.map(Json::from));
-        Ok(Mutation { index: number, name, json, version: None, replaces: None })
+        let index = self.chain.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
+        let (name, json) = (self.chain.schema.get(index).name, entry.json.map(Json::from));
+        Ok(Mutation { index: index, name, json, version: None, replaces: None })
     }
 
     fn lookup(&self, id: &SessionId) -> SessionLookup {

@@ -39,16 +39,16 @@ pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 impl SessionShared {
     /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
     pub(crate) fn declared_index<V: SessionValue>(&self) -> Option<ValueIndex> {
-        let number = self.chain.schema.index_of::<V>();
-        if number.is_none() {
+        let index = self.chain.schema.index_of::<V>();
+        if index.is_none() {
             self.chain.traces.undeclared(V::NAME, self.chain.now());
         }
-        number
+        index
     }
 
     /// What the stored tiers say, and what a watch is to compare.
-    pub(crate) fn stored(&self, number: ValueIndex, now: Millis, look: Access) -> (Stored, ValueRevision) {
-        let scope = self.chain.schema.get(number).scope;
+    pub(crate) fn stored(&self, index: ValueIndex, now: Millis, look: Access) -> (Stored, ValueRevision) {
+        let scope = self.chain.schema.get(index).scope;
         // A socket is read whenever anything changes, whether or not a person is there.
         let look = if self.is_upgrade() { Access::Peek } else { look };
         let touch = |record: &Record| {
@@ -57,7 +57,7 @@ impl SessionShared {
             }
         };
         if let Some(stored) =
-            self.with_session_record(scope, |bound| self.stored_in(bound.key(), &bound.record, number, now, touch))
+            self.with_session_record(scope, |bound| self.stored_in(bound.key(), &bound.record, index, now, touch))
         {
             return stored.unwrap_or((Stored::Nothing, None));
         }
@@ -66,7 +66,7 @@ impl SessionShared {
         }
         loop {
             let Some((key, record)) = self.record_of(scope, now) else { return (Stored::Nothing, None) };
-            match self.stored_in(key, &record, number, now, touch) {
+            match self.stored_in(key, &record, index, now, touch) {
                 Ok(stored) => return stored,
                 // Since it was found, and by a clone or for good: looked for again, there is another or none.
                 Err(CloseReason::Renewed) => {}
@@ -79,15 +79,15 @@ impl SessionShared {
         &self,
         key: RecordKey,
         record: &Record,
-        number: ValueIndex,
+        index: ValueIndex,
         now: Millis,
         touch: impl FnOnce(&Record),
     ) -> Result<(Stored, ValueRevision), CloseReason> {
-        let kept = record.live(now, |state| state.value(&self.chain.schema, number, now).cloned())?;
+        let stored = record.live(now, |state| state.value(&self.chain.schema, index, now).cloned())?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
-        let Some(StoredValue { version, json, .. }) = kept else { return Ok((Stored::Nothing, None)) };
-        let from_cookie = self.request_token.from_cookie.contains(&(number, version)) || self.chain.memory.is_none();
+        let Some(StoredValue { version, json, .. }) = stored else { return Ok((Stored::Nothing, None)) };
+        let from_cookie = self.request_token.from_cookie.contains(&(index, version)) || self.chain.memory.is_none();
         let tier = if from_cookie { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
@@ -113,7 +113,7 @@ impl SessionShared {
     /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
     fn is_anonymous(&self, bound: &Bound) -> bool {
         match &self.chain.identity {
-            Identity::Value { number, .. } => bound.record.read().values.get(*number).is_none(),
+            Identity::Value { index, .. } => bound.record.read().values.get(*index).is_none(),
             Identity::Nobody | Identity::Head(_) => self.head_principal.is_none(),
         }
     }
@@ -124,10 +124,10 @@ impl SessionShared {
     /// # Errors
     ///
     /// Why the session is over.
-    pub(crate) fn peek(&self, number: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
-        let scope = number.map_or(Scope::Session, |number| self.chain.schema.get(number).scope);
+    pub(crate) fn peek(&self, index: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
+        let scope = index.map_or(Scope::Session, |index| self.chain.schema.get(index).scope);
         if let Some(glance) =
-            self.with_session_record(scope, |bound| self.peek_record(&bound.record, bound.key(), number, now))
+            self.with_session_record(scope, |bound| self.peek_record(&bound.record, bound.key(), index, now))
         {
             return glance;
         }
@@ -135,67 +135,67 @@ impl SessionShared {
             return Err(reason);
         }
         let session = self.ends(now);
-        let glance = self.record_of(scope, now).map(|(key, record)| self.peek_record(&record, key, number, now));
-        let (kept, mark, until) = match glance {
+        let glance = self.record_of(scope, now).map(|(key, record)| self.peek_record(&record, key, index, now));
+        let (stored, mark, until) = match glance {
             Some(Ok(glance)) => glance,
             // Since the look above: renewed by a clone, or ended, and then no value goes out.
-            Some(Err(reason)) if reason != CloseReason::Expired => return self.peek(number, now),
+            Some(Err(reason)) if reason != CloseReason::Expired => return self.peek(index, now),
             // A principal's record that idled out holds nothing, and ends nothing.
             Some(Err(_)) | None => Peeked::default(),
         };
-        Ok((kept, mark, [session, until].into_iter().flatten().min()))
+        Ok((stored, mark, [session, until].into_iter().flatten().min()))
     }
 
     fn peek_record(
         &self,
         record: &Record,
         key: RecordKey,
-        number: Option<ValueIndex>,
+        index: Option<ValueIndex>,
         now: Millis,
     ) -> Result<Peeked, CloseReason> {
         let state = record.read_live(now)?;
         let ends = state.deadline(record.used());
         let schema = &self.chain.schema;
-        let Some((number, kept)) = number.and_then(|number| Some((number, state.value(schema, number, now)?))) else {
+        let Some((index, stored)) = index.and_then(|index| Some((index, state.value(schema, index, now)?))) else {
             return Ok((None, None, Some(ends)));
         };
-        let until = kept.expires(schema.get(number).max_age).map_or(ends, |end| end.min(ends));
-        Ok((kept.json.clone(), Some((key, kept.version)), Some(until)))
+        let until = stored.expires(schema.get(index).max_age).map_or(ends, |end| end.min(ends));
+        Ok((stored.json.clone(), Some((key, stored.version)), Some(until)))
     }
 
     /// The first answer that a reader takes: the stored copy, else a computed one.
     pub(crate) fn answer<T>(
         &self,
-        number: ValueIndex,
+        index: ValueIndex,
         stored: Option<Json>,
         mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> Option<T> {
         if let Some(json) = &stored
-            && let Some(value) = self.readable(number, MEMORY, read(json))
+            && let Some(value) = self.readable(index, MEMORY, read(json))
         {
             return Some(value);
         }
-        self.computed_answer(number, self.chain.now(), read).map(|(value, _)| value)
+        self.computed_answer(index, self.chain.now(), read).map(|(value, _)| value)
     }
 
-    fn readable<T>(&self, number: ValueIndex, tier: &str, read: Result<T, ValueError>) -> Option<T> {
+    fn readable<T>(&self, index: ValueIndex, tier: &str, read: Result<T, ValueError>) -> Option<T> {
         read.inspect_err(|flaw| {
-            let name = self.chain.schema.get(number).name;
-            self.chain.traces.skipped_copy((number, name), tier, flaw, self.chain.now());
+            let name = self.chain.schema.get(index).name;
+            self.chain.traces.skipped_copy((index, name), tier, flaw, self.chain.now());
         })
         .ok()
     }
 
     /// The computed tiers' answers for a value, in the chain's order.
-    pub(crate) fn computed(&self, number: ValueIndex, now: Millis) -> impl Iterator<Item = (&'static str, &Json)> {
+    pub(crate) fn computed(&self, index: ValueIndex, now: Millis) -> impl Iterator<Item = (&'static str, &Json)> {
         let answers = move |tier: &'static str| {
             let holds = move |said: &&ComputedAnswer| {
-                said.tier == tier && said.number == number && said.until.is_none_or(|until| now < until)
+                said.tier == tier && said.index == index && said.until.is_none_or(|until| now < until)
             };
             self.computed.iter().filter(holds).map(|said| &said.json)
         };
         self.chain.computed.iter().flat_map(move |tier| {
-            let mine = tier.rules().iter().filter(move |(of, _)| *of == number);
+            let mine = tier.rules().iter().filter(move |(of, _)| *of == index);
             let constants = mine.filter_map(|(_, answer)| match answer {
                 DefaultRule::Constant(json) => json.as_ref().ok(),
                 DefaultRule::Computed(_) => None,
@@ -207,44 +207,44 @@ impl SessionShared {
     /// The first answer that a reader takes, with the tier that gave it.
     pub(crate) fn resolve<T>(
         &self,
-        number: ValueIndex,
+        index: ValueIndex,
         now: Millis,
         look: Access,
         mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> (Option<(T, &'static str)>, ValueRevision) {
-        let (stored, mark) = self.stored(number, now, look);
+        let (stored, mark) = self.stored(index, now, look);
         if let Stored::Copy { json, tier, .. } = stored
-            && let Some(value) = self.readable(number, tier, read(&json))
+            && let Some(value) = self.readable(index, tier, read(&json))
         {
             return (Some((value, tier)), mark);
         }
-        (self.computed_answer(number, now, read), mark)
+        (self.computed_answer(index, now, read), mark)
     }
 
     fn computed_answer<T>(
         &self,
-        number: ValueIndex,
+        index: ValueIndex,
         now: Millis,
         mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
     ) -> Option<(T, &'static str)> {
-        let mut computed = self.computed(number, now);
-        computed.find_map(|(tier, json)| Some((self.readable(number, tier, read(json))?, tier)))
+        let mut computed = self.computed(index, now);
+        computed.find_map(|(tier, json)| Some((self.readable(index, tier, read(json))?, tier)))
     }
 
     /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
     pub(crate) fn ends(&self, now: Millis) -> Option<Millis> {
         let Binding::Live(bound) = self.binding() else { return None };
         let session = bound.record.deadline();
-        let Identity::Value { number, .. } = &self.chain.identity else { return Some(session) };
-        Some(self.value_ends(*number, now).map_or(session, |user| user.min(session)))
+        let Identity::Value { index, .. } = &self.chain.identity else { return Some(session) };
+        Some(self.value_ends(*index, now).map_or(session, |user| user.min(session)))
     }
 
     /// When a value ends: with its own lifetime, or with its owner's record.
-    pub(crate) fn value_ends(&self, number: ValueIndex, now: Millis) -> Option<Millis> {
-        let declared = self.chain.schema.get(number);
+    pub(crate) fn value_ends(&self, index: ValueIndex, now: Millis) -> Option<Millis> {
+        let declared = self.chain.schema.get(index);
         let (_, record) = self.record_of(declared.scope, now)?;
         let state = record.read_live(now).ok()?;
-        let own = state.value(&self.chain.schema, number, now)?.expires(declared.max_age);
+        let own = state.value(&self.chain.schema, index, now)?.expires(declared.max_age);
         let records = state.deadline(record.used());
         Some(own.map_or(records, |own| own.min(records)))
     }
@@ -275,11 +275,11 @@ impl SessionShared {
             owners.push(live::SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
-            let kept =
-                mine.filter(|_| !over).filter_map(|(number, _)| Some((number, state.value(schema, number, now)?)));
-            values.extend(kept.map(|(number, kept)| {
-                let (origin, change) = (state.values.origin(number), state.values.change(number));
-                live::SeenValue { number, version: kept.version, change, is_value: kept.json.is_some(), origin }
+            let stored =
+                mine.filter(|_| !over).filter_map(|(index, _)| Some((index, state.value(schema, index, now)?)));
+            values.extend(stored.map(|(index, stored)| {
+                let (origin, change) = (state.values.origin(index), state.values.change(index));
+                live::SeenValue { index, version: stored.version, change, is_value: stored.json.is_some(), origin }
             }));
         }
         (owners, values)

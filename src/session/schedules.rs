@@ -16,7 +16,7 @@ use shuttle::{
     thread,
 };
 
-use super::{core::Bound, load::Arrival, *};
+use super::{core::Bound, load::RequestHead, *};
 use crate::{
     chain::life::Lifetime,
     id::Principal,
@@ -171,9 +171,17 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
         headers.insert(COOKIE, HeaderValue::try_from(pair).unwrap());
     }
     let (chain, cookies) = (Arc::clone(&node.chain), Fields::note(&mut headers));
-    Loader::new(Arrival { chain, cookies, cross_site: None, refused: None, upgrade: false, asked: None, around: None })
-        .load_now()
-        .unwrap()
+    Loader::new(RequestHead {
+        chain,
+        cookies,
+        cross_site: None,
+        refused: None,
+        upgrade: false,
+        facts: None,
+        outer: None,
+    })
+    .load_now()
+    .unwrap()
 }
 
 fn cookie(node: &Sessions, session: &Session) -> Option<HeaderValue> {

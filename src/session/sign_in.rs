@@ -67,7 +67,7 @@ impl<'a> SignIn<'a> {
         let chain = &session.core().chain;
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
         let user = match &chain.identity {
-            Identity::Value { number, .. } if chain.schema.index_of::<V>() == Some(*number) => {
+            Identity::Value { index, .. } if chain.schema.index_of::<V>() == Some(*index) => {
                 value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME))
             }
             Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
@@ -84,10 +84,10 @@ impl<'a> SignIn<'a> {
     /// fails the sign-in (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.core().chain.schema;
-        match schema.index_of::<V>().filter(|number| schema.get(*number).scope == Scope::Principal) {
+        match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {
             // An order has room for each name once.
-            Some(number) if self.adopt.contains(&number) => {}
-            Some(number) => self.adopt.push(number),
+            Some(index) if self.adopt.contains(&index) => {}
+            Some(index) => self.adopt.push(index),
             None => {
                 let message = format!("`{}` can't be adopted: declare it with `Scope::Principal`", V::NAME);
                 self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));

@@ -170,13 +170,13 @@ impl SessionShared {
         &self,
         SignInRequest { user, grants, adopt, planned: drawn, may_begin }: SignInRequest<'_>,
     ) -> Result<(), WriteError> {
-        let Identity::Value { number, derive } = &self.chain.identity else {
+        let Identity::Value { index, derive } = &self.chain.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.get(*number).name;
+        let name = self.chain.schema.get(*index).name;
         let signed = derive(&user).map(|principal| self.chain.resolve_principal(principal));
-        let user = Mutation { index: *number, name, json: Some(user), version: None, replaces: None };
+        let user = Mutation { index: *index, name, json: Some(user), version: None, replaces: None };
         let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
@@ -215,10 +215,10 @@ impl SessionShared {
     fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
         let schema = &self.chain.schema;
         let state = bound.record.read();
-        let json = |number: ValueIndex| state.value(schema, number, now).and_then(|kept| kept.json.clone());
-        let change = |number: &ValueIndex| {
-            let name = schema.get(*number).name;
-            Some(Mutation { index: *number, name, json: Some(json(*number)?), version: None, replaces: None })
+        let json = |index: ValueIndex| state.value(schema, index, now).and_then(|stored| stored.json.clone());
+        let change = |index: &ValueIndex| {
+            let name = schema.get(*index).name;
+            Some(Mutation { index: *index, name, json: Some(json(*index)?), version: None, replaces: None })
         };
         adopt.iter().filter_map(change).collect()
     }
@@ -226,7 +226,7 @@ impl SessionShared {
     /// The choices of which the user has none yet, and for which the user's record has room.
     fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
         let has = |state: &State, change: &Mutation| {
-            state.value(&self.chain.schema, change.index, now).is_some_and(|kept| kept.json.is_some())
+            state.value(&self.chain.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
         };
         let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
@@ -246,19 +246,19 @@ impl SessionShared {
     /// Gives the principal what it does not have. Losing to another value is as it should be.
     async fn adopt(&self, signed: &ResolvedPrincipal, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
-        let stands = |number| {
-            let kept = record.live(now, |state| state.value(&self.chain.schema, number, now).cloned());
-            kept.ok().flatten()
+        let stands = |index| {
+            let stored = record.live(now, |state| state.value(&self.chain.schema, index, now).cloned());
+            stored.ok().flatten()
         };
         for mut change in chosen {
             let target = WriteTarget::principal(Arc::clone(&record));
             // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
             for _ in 0..MAX_ATTEMPTS {
                 let stands = stands(change.index);
-                if stands.as_ref().is_some_and(|kept| kept.json.is_some()) {
+                if stands.as_ref().is_some_and(|stored| stored.json.is_some()) {
                     break;
                 }
-                change.replaces = Some(stands.map_or(Version::ZERO, |kept| kept.version));
+                change.replaces = Some(stands.map_or(Version::ZERO, |stored| stored.version));
                 match self.write(&target, CommitKind::Upsert, std::slice::from_ref(&change), now).await {
                     Ok(_) => break,
                     Err(CommitFailure::Outdated) => {}
@@ -346,7 +346,7 @@ impl SessionShared {
         life.set_predecessor(*predecessor);
         let mut next = state.successor_state(life);
         if beginning.kind != StartKind::Renewal {
-            next.values.retain(|number| self.chain.schema.get(number).scope == Scope::Session);
+            next.values.retain(|index| self.chain.schema.get(index).scope == Scope::Session);
         }
         if beginning.changes.is_empty() {
             return Ok(next);
@@ -379,11 +379,11 @@ impl SessionShared {
         let changes: Vec<_> = successor
             .values
             .declared()
-            .map(|(number, kept)| Mutation {
-                index: number,
-                name: schema.get(number).name,
-                json: kept.json.clone(),
-                version: Some(kept.version),
+            .map(|(index, stored)| Mutation {
+                index: index,
+                name: schema.get(index).name,
+                json: stored.json.clone(),
+                version: Some(stored.version),
                 replaces: None,
             })
             .collect();
@@ -440,7 +440,7 @@ impl SessionShared {
         self.touch();
         let now = self.chain.now();
         let identity = match &self.chain.identity {
-            Identity::Value { number, .. } => Some(*number),
+            Identity::Value { index, .. } => Some(*index),
             _ => None,
         };
         let (scope, record) = match self.binding() {
@@ -454,19 +454,19 @@ impl SessionShared {
         };
         let changes: Vec<_> = {
             let state = record.read();
-            let cleared = |(number, kept): (ValueIndex, &crate::chain::values::StoredValue)| {
-                let wanted = kept.json.is_some() && Some(number) != identity;
-                wanted.then(|| removal(number, self.chain.schema.get(number).name))
+            let cleared = |(index, stored): (ValueIndex, &crate::chain::values::StoredValue)| {
+                let wanted = stored.json.is_some() && Some(index) != identity;
+                wanted.then(|| removal(index, self.chain.schema.get(index).name))
             };
             state.values.declared().filter_map(cleared).collect()
         };
-        if changes.is_empty() && !record.read().values.undeclared().any(|(_, kept)| kept.json.is_some()) {
+        if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
             return self.writable(now).map(drop);
         }
         self.commit(scope, WriteScope::ClearAll, &changes).await.map(drop)
     }
 }
 
-pub(super) const fn removal(number: ValueIndex, name: &'static str) -> Mutation {
-    Mutation { index: number, name, json: None, version: None, replaces: None }
+pub(super) const fn removal(index: ValueIndex, name: &'static str) -> Mutation {
+    Mutation { index: index, name, json: None, version: None, replaces: None }
 }

@@ -52,7 +52,7 @@ where
     B::Error: Into<BoxError>,
 {
     let mut body = std::pin::pin!(body);
-    let (mut kept, mut seen) = (BytesMut::new(), 0);
+    let (mut stored, mut seen) = (BytesMut::new(), 0);
     let mut over = announced > MAX_BODY;
     while let Some(frame) = body.as_mut().frame().await {
         let frame = frame.map_err(|error| {
@@ -67,12 +67,12 @@ where
             break;
         }
         if over {
-            kept = BytesMut::new();
+            stored = BytesMut::new();
         } else {
-            kept.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, len));
+            stored.extend_from_slice(&bytes::Buf::copy_to_bytes(&mut data, len));
         }
     }
-    if over { Err(too_large()) } else { Ok(kept.freeze()) }
+    if over { Err(too_large()) } else { Ok(stored.freeze()) }
 }
 
 fn too_large() -> Refusal {

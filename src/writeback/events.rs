@@ -72,9 +72,9 @@ impl Events {
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
-            for (number, seen) in shown.iter().zip(seen.iter_mut()) {
-                let declared = core.chain.schema.get(*number);
-                let (stored, mark) = match core.peek(Some(*number), now) {
+            for (index, seen) in shown.iter().zip(seen.iter_mut()) {
+                let declared = core.chain.schema.get(*index);
+                let (stored, mark) = match core.peek(Some(*index), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
                 };
@@ -85,11 +85,11 @@ impl Events {
                 }
                 *seen = now_seen;
                 // As the type itself writes it, and not as a source laid it out.
-                match core.answer(*number, stored, |json| (declared.normalize)(json)) {
+                match core.answer(*index, stored, |json| (declared.normalize)(json)) {
                     Some(json) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // An older value that the page has must not stay there.
                     Some(_) => {
-                        withheld.trace(*number, declared.name, now);
+                        withheld.trace(*index, declared.name, now);
                         removed.push(declared.name);
                     }
                     None => removed.push(declared.name),

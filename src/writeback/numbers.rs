@@ -30,11 +30,11 @@ pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
         return true;
     }
     let Ok(encoded) = str::from_utf8(encoded) else { return false };
-    let mut kept: Vec<_> = unsafe_numbers(encoded).collect();
+    let mut stored: Vec<_> = unsafe_numbers(encoded).collect();
     sent.sort_unstable();
-    kept.sort_unstable();
-    let mut kept = kept.into_iter();
-    sent.into_iter().all(|sent| kept.any(|kept| kept == sent))
+    stored.sort_unstable();
+    let mut stored = stored.into_iter();
+    sent.into_iter().all(|sent| stored.any(|stored| stored == sent))
 }
 
 /// Says whether a page reads a value as the server has it.

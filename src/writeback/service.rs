@@ -272,14 +272,14 @@ impl SessionWriteback {
             let message = format!("`{}` can't be allowed: {what}", V::NAME);
             Err(BuildError::new(BuildErrorKind::Value, message))
         };
-        let Some(number) = chain.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
-        if let crate::chain::Identity::Value { number: identity, .. } = &chain.identity
-            && *identity == number
+        let Some(index) = chain.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
+        if let crate::chain::Identity::Value { index: identity, .. } = &chain.identity
+            && *identity == index
         {
             return refuse("it says who is signed in");
         }
-        debug_assert_eq!(chain.schema.get(number).type_id, TypeId::of::<V>());
-        self.allowed.push(number);
+        debug_assert_eq!(chain.schema.get(index).type_id, TypeId::of::<V>());
+        self.allowed.push(index);
         self.expose::<V>()
     }
 
@@ -315,12 +315,12 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let Some(number) = self.sessions.chain.schema.index_of::<V>() else {
+        let Some(index) = self.sessions.chain.schema.index_of::<V>() else {
             let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
             return Err(BuildError::new(BuildErrorKind::Value, message));
         };
-        if !self.exposed.contains(&number) {
-            self.exposed.push(number);
+        if !self.exposed.contains(&index) {
+            self.exposed.push(index);
         }
         Ok(self)
     }
@@ -458,15 +458,15 @@ impl SessionWriteback {
         let mut accepted = AcceptedValues { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
-            let Some(number) = schema.index_by_name(name).filter(|number| self.allowed.contains(number)) else {
+            let Some(index) = schema.index_by_name(name).filter(|index| self.allowed.contains(index)) else {
                 if accepted.ignored.len() < ECHOED_NAMES {
                     accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
                 }
                 continue;
             };
-            let declared = schema.get(number);
+            let declared = schema.get(index);
             match encode(declared, raw.get()) {
-                Ok(json) => accepted.add(declared, number, json),
+                Ok(json) => accepted.add(declared, index, json),
                 Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
                 Err(refusal) => invalid = invalid.or(Some(refusal)),
             }
@@ -508,14 +508,14 @@ fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> 
 fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     let name = declared.name;
     let json = (declared.normalize)(raw.as_bytes());
-    let kept = match &json {
+    let stored = match &json {
         Ok(json) => integers_survive(raw, json),
         // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
         Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };
     let (status, code, message) = match json {
-        _ if !kept => {
+        _ if !stored => {
             let message =
                 format!("`{name}` has an integer beyond 2^53 - 1 that its type would change or drop: send a string");
             (StatusCode::BAD_REQUEST, "unsafe_integer", message)
@@ -537,8 +537,8 @@ struct AcceptedValues {
 }
 
 impl AcceptedValues {
-    fn add(&mut self, declared: &ValueSpec, number: ValueIndex, json: Json) {
-        self.values.push((number, json));
+    fn add(&mut self, declared: &ValueSpec, index: ValueIndex, json: Json) {
+        self.values.push((index, json));
         self.names.push(declared.name.to_owned());
     }
 }
@@ -594,7 +594,7 @@ impl fmt::Debug for WritebackFuture {
 
 impl fmt::Debug for SessionWriteback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.allowed.iter().map(|number| self.sessions.chain.schema.get(*number).name).collect();
+        let names: Vec<_> = self.allowed.iter().map(|index| self.sessions.chain.schema.get(*index).name).collect();
         f.debug_struct("SessionWriteback").field("allowed", &names).field("at", &self.prefix).finish_non_exhaustive()
     }
 }

@@ -75,10 +75,10 @@ impl SessionsBuilder {
                         format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
                     return Err(value_error(message));
                 }
-                let number = schema.index_by_name(user.name);
-                let number = number
+                let index = schema.index_by_name(user.name);
+                let index = index
                     .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
-                Ok(Identity::Value { number, derive })
+                Ok(Identity::Value { index, derive })
             }
             (None, None) => Ok(Identity::Nobody),
         }
@@ -87,7 +87,7 @@ impl SessionsBuilder {
     /// The room for the user's value, where browsers carry the value.
     pub(super) fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
         let room = match identity {
-            Identity::Value { number, .. } if schema.get(*number).in_cookie() => self.identity_room,
+            Identity::Value { index, .. } if schema.get(*index).in_cookie() => self.identity_room,
             _ => 0,
         };
         if room > budget.session {
@@ -138,7 +138,7 @@ impl SessionsBuilder {
 fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
     let numbered = |rule: crate::tier::default::Rule| {
         let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
-        let (number, _) = declared.ok_or_else(|| {
+        let (index, _) = declared.ok_or_else(|| {
             value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
         })?;
         match rule.answer {
@@ -150,7 +150,7 @@ fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultR
                     None => error,
                 })
             }
-            answer => Ok((number, answer)),
+            answer => Ok((index, answer)),
         }
     };
     tier.rules.into_iter().map(numbered).collect()

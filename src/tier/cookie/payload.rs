@@ -98,8 +98,8 @@ pub(crate) struct Entry<'a> {
 }
 
 impl<'a> Entry<'a> {
-    pub(crate) fn of(owner: EntryOwner, name: &'a str, kept: &'a StoredValue) -> Self {
-        Self { owner, name: name.as_bytes(), version: kept.version, json: kept.json.as_deref() }
+    pub(crate) fn of(owner: EntryOwner, name: &'a str, stored: &'a StoredValue) -> Self {
+        Self { owner, name: name.as_bytes(), version: stored.version, json: stored.json.as_deref() }
     }
 
     /// The name, of a value that no declaration names.

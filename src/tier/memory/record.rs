@@ -197,7 +197,7 @@ impl Record {
         // What a store has stamped may meet what came past it on the way here.
         let stamped = changes.iter().filter_map(stamped);
         let mut judge = Judge::new(terms.schema);
-        stamped.clone().for_each(|(number, kept)| judge.trust(number, kept));
+        stamped.clone().for_each(|(index, stored)| judge.trust(index, stored));
         let version = {
             let mut state = self.write_checked(stamped, &mut judge);
             self.reset_if_idle(&mut state, terms.now);
@@ -325,7 +325,7 @@ impl Record {
     ) -> MergeResult {
         let mut judge = Judge::new(terms.schema);
         let joined = {
-            let brought = entries.clone().filter_map(|carried| Some((carried.number?, carried.value)));
+            let brought = entries.clone().filter_map(|carried| Some((carried.index?, carried.value)));
             let mut state = self.write_checked(brought, &mut judge);
             self.reset_if_idle(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
@@ -425,7 +425,7 @@ impl Drop for StateGuard<'_> {
 /// A value on its way into a record.
 #[derive(Clone, Debug)]
 pub(crate) struct IncomingValue<'a> {
-    pub(crate) number: Option<ValueIndex>,
+    pub(crate) index: Option<ValueIndex>,
     pub(crate) name: Cow<'a, str>,
     pub(crate) value: StoredValue,
 }

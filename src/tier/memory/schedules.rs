@@ -119,7 +119,7 @@ fn ended_id_never_lives_again() {
                     let before = ended();
                     assert!(!before || ended());
                 },
-                |tier| drop(tier.try_hold(0, NOW).map(|record| tier.memory.settle(&record, NOW))),
+                |tier| drop(tier.try_hold(0, NOW).map(|record| tier.memory.account_and_sweep(&record, NOW))),
                 |tier| _ = tier.memory.sweep(LATER, 2),
             ],
         );
@@ -164,7 +164,7 @@ fn who_makes_a_record_where_an_equal_one_goes_keeps_it() {
             ],
         );
         // Who only looks at a session comes back to settle it.
-        tier.memory.settle(&tier.hold(0, LATER), LATER);
+        tier.memory.account_and_sweep(&tier.hold(0, LATER), LATER);
         tier.assert_is_whole();
     });
 }
@@ -204,7 +204,7 @@ fn a_principal_without_values_goes_with_its_last_holder_or_is_in_the_index() {
                     assert!(tier.is_the_one(&record));
                     tier.memory.release(record);
                 },
-                |tier| _ = tier.find_principal(0).map(|record| record.read().is_vacant()),
+                |tier| _ = tier.find_principal(0).map(|record| record.read().is_empty()),
                 |tier| tier.write(&tier.hold(1, NOW), 300, NOW),
             ],
         );
@@ -214,7 +214,7 @@ fn a_principal_without_values_goes_with_its_last_holder_or_is_in_the_index() {
 
 /// The store's state is a number that each write raises; memory knows the one that it last read.
 #[test]
-fn while_a_write_is_unanswered_or_abandoned_its_record_is_doubted() {
+fn while_a_write_is_unanswered_or_abandoned_its_record_is_stale() {
     struct Shared {
         record: Record,
         store: AtomicUsize,
@@ -230,23 +230,23 @@ fn while_a_write_is_unanswered_or_abandoned_its_record_is_doubted() {
         };
         let write: fn(&Shared) = |shared| {
             for _ in 0..2 {
-                let doubt = shared.record.doubt();
+                let write = shared.record.begin_store_write();
                 shared.store.fetch_add(1, Ordering::SeqCst);
-                drop(doubt);
+                drop(write);
             }
         };
         let load: fn(&Shared) = |shared| {
-            if shared.record.is_doubted() {
-                let abandoned = shared.record.abandoned();
+            if shared.record.is_stale() {
+                let abandoned = shared.record.abandoned_writes();
                 let found = shared.store.load(Ordering::SeqCst);
                 shared.known.fetch_max(found, Ordering::SeqCst);
-                shared.record.reassure(abandoned);
+                shared.record.mark_read(abandoned);
             }
         };
         let look: fn(&Shared) = |shared| {
             for _ in 0..3 {
                 let written = shared.store.load(Ordering::SeqCst);
-                if !shared.record.is_doubted() {
+                if !shared.record.is_stale() {
                     assert!(shared.known.load(Ordering::SeqCst) >= written, "it looked sound");
                 }
             }

@@ -303,10 +303,10 @@ impl State {
     }
 
     /// The live copy or tombstone of a value, unless past the value's own lifetime.
-    pub(crate) fn value(&self, schema: &Schema, number: ValueIndex, now: Millis) -> Option<&StoredValue> {
-        let kept = self.values.get(number)?;
-        let over = kept.expires(schema.get(number).max_age).is_some_and(|end| end <= now);
-        (!over).then_some(kept)
+    pub(crate) fn value(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&StoredValue> {
+        let stored = self.values.get(index)?;
+        let over = stored.expires(schema.get(index).max_age).is_some_and(|end| end <= now);
+        (!over).then_some(stored)
     }
 
     /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
@@ -317,15 +317,15 @@ impl State {
     ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
         let opaque = move |name: &str| self.values.undeclared().find(|(opaque, _)| *opaque == name);
         let session = matches!(self.kind, Kind::Session { .. });
-        let declared = self.values.declared().filter_map(move |(number, kept)| {
-            let declared: &ValueSpec = schema.get(number);
-            let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= kept.version);
+        let declared = self.values.declared().filter_map(move |(index, stored)| {
+            let declared: &ValueSpec = schema.get(index);
+            let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= stored.version);
             let ours = session || declared.scope == Scope::Principal;
-            (declared.in_cookie() && newest && ours).then_some((declared.name, kept))
+            (declared.in_cookie() && newest && ours).then_some((declared.name, stored))
         });
-        let riding = self.values.undeclared().filter(move |(name, kept)| {
-            let slot = schema.index_by_name(name).and_then(|number| self.values.get(number));
-            slot.is_none_or(|slot| slot.version < kept.version)
+        let riding = self.values.undeclared().filter(move |(name, stored)| {
+            let slot = schema.index_by_name(name).and_then(|index| self.values.get(index));
+            slot.is_none_or(|slot| slot.version < stored.version)
         });
         declared.chain(riding)
     }
@@ -353,13 +353,13 @@ impl State {
             self.note_removal(terms.now, terms);
         }
         for change in changes {
-            let kept = |version, written| StoredValue::new(version, change.json.clone(), written);
+            let stored = |version, written| StoredValue::new(version, change.json.clone(), written);
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
                     if self.values.merge(
                         change.index,
-                        kept(stamped, terms.time.written(stamped, terms.now)),
+                        stored(stamped, terms.time.written(stamped, terms.now)),
                         self.changes,
                         judge,
                     ) {
@@ -367,7 +367,7 @@ impl State {
                     }
                 }
                 None => {
-                    self.values.write(change.index, change.name, kept(version, terms.now), self.changes);
+                    self.values.write(change.index, change.name, stored(version, terms.now), self.changes);
                     self.mark_unstored();
                 }
             }
@@ -398,40 +398,41 @@ impl State {
     ) -> MergeResult {
         self.values.reserve(entries.size_hint().1.unwrap_or(0));
         let (mut changed, mut equal) = (false, true);
-        for IncomingValue { number, name, value: kept } in entries {
-            let version = kept.version;
-            if kept.json.is_none() {
-                self.note_removal(kept.written, terms);
+        for IncomingValue { index, name, value: stored } in entries {
+            let version = stored.version;
+            if stored.json.is_none() {
+                self.note_removal(stored.written, terms);
             }
             let rides = self.values.undeclared().any(|(opaque, _)| *opaque == *name);
-            let meets = rides || number.is_some_and(|number| self.values.get(number).is_some());
+            let meets = rides || index.is_some_and(|index| self.values.get(index).is_some());
             // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
-            let brought = meets.then(|| kept.clone());
-            let stands = match number {
-                Some(number) => {
-                    let declared = terms.schema.get(number);
-                    let over = kept.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.merge(number, kept, self.changes, judge) {
+            let brought = meets.then(|| stored.clone());
+            let stands = match index {
+                Some(index) => {
+                    let declared = terms.schema.get(index);
+                    let over = stored.expires(declared.max_age).is_some_and(|end| end <= terms.now);
+                    if !over && self.values.merge(index, stored, self.changes, judge) {
                         changed = true;
                         if let Some(filled) = filled.as_deref_mut() {
-                            filled.push((number, version));
+                            filled.push((index, version));
                         }
                     }
-                    self.values.get(number)
+                    self.values.get(index)
                 }
                 None => {
-                    changed |= self.values.merge_undeclared(&name, kept);
+                    changed |= self.values.merge_undeclared(&name, stored);
                     None
                 }
             };
             equal &= match brought {
-                None => stands.is_some() || number.is_none(),
+                None => stands.is_some() || index.is_none(),
                 Some(brought) => {
-                    let riding = self.values.undeclared().find(|(opaque, _)| **opaque == *name).map(|(_, kept)| kept);
-                    let newest = [stands, riding].into_iter().flatten().max_by_key(|kept| kept.version);
+                    let riding =
+                        self.values.undeclared().find(|(opaque, _)| **opaque == *name).map(|(_, stored)| stored);
+                    let newest = [stands, riding].into_iter().flatten().max_by_key(|stored| stored.version);
                     // By the bytes too: two nodes can have written at the same version, and the one that lost is to be
                     // healed.
-                    newest.is_some_and(|kept| kept.version == brought.version && kept.json == brought.json)
+                    newest.is_some_and(|stored| stored.version == brought.version && stored.json == brought.json)
                 }
             };
         }

@@ -37,10 +37,12 @@ fn bytes() -> Vec<u8> {
     let (head, entries) = sample();
     let mut writer = Writer::new(&head, None);
     assert!(writer.entries_at <= HEAD_MAX);
-    let expected: usize =
-        entries.iter().map(|(_, name, kept)| entry_len(name.len(), kept.json.as_ref().map(|json| json.len()))).sum();
-    for (whose, name, kept) in &entries {
-        assert!(writer.entry(Entry::of(*whose, name, kept)));
+    let expected: usize = entries
+        .iter()
+        .map(|(_, name, stored)| entry_len(name.len(), stored.json.as_ref().map(|json| json.len())))
+        .sum();
+    for (whose, name, stored) in &entries {
+        assert!(writer.entry(Entry::of(*whose, name, stored)));
     }
     assert_eq!(writer.entries_len(), expected);
     assert_eq!(writer.entries().map(|entry| entry.len()).sum::<usize>(), expected);
@@ -60,8 +62,8 @@ fn what_is_written_is_read() {
     assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
     for whose in [EntryOwner::Session, EntryOwner::Principal] {
         let read = payload.entries(whose).map(|entry| {
-            let kept = StoredValue::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
-            (entry.owner, entry.text(), kept)
+            let stored = StoredValue::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
+            (entry.owner, entry.text(), stored)
         });
         let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == whose).cloned().collect();
         assert_eq!((payload.count(whose), read.collect::<Vec<_>>()), (expected.len(), expected));
@@ -73,8 +75,8 @@ fn json_beyond_two_bytes_of_length_is_left_out() {
     let (head, _) = sample();
     for (len, fits) in [(65_535, true), (65_536, false)] {
         let mut writer = Writer::new(&head, None);
-        let kept = StoredValue::new(Version::ZERO, Some(Json::from(&vec![b'1'; len][..])), Millis(0));
-        assert_eq!(writer.entry(Entry::of(EntryOwner::Session, "long", &kept)), fits);
+        let stored = StoredValue::new(Version::ZERO, Some(Json::from(&vec![b'1'; len][..])), Millis(0));
+        assert_eq!(writer.entry(Entry::of(EntryOwner::Session, "long", &stored)), fits);
         assert_eq!(writer.entries().count(), usize::from(fits));
     }
 }

@@ -19,14 +19,14 @@ pub(crate) struct Oversize {
     /// As much as a write of the same values could set.
     fits: usize,
     /// The bytes that are kept for a sign-in, where the write would fit without them.
-    kept: Option<usize>,
+    stored: Option<usize>,
 }
 
 impl fmt::Display for Oversize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { largest, written, fits, kept } = self;
+        let Self { largest, written, fits, stored } = self;
         write!(f, "the write has {written} bytes of JSON, and the browser's cookie has room for {fits}")?;
-        if let Some(room) = kept {
+        if let Some(room) = stored {
             write!(f, " beside the {room} bytes that are kept for a sign-in")?;
         }
         f.write_str("; the largest values: ")?;
@@ -74,7 +74,7 @@ struct UsedBytes {
 
 impl UsedBytes {
     fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Self {
-        let identity = terms.reserved.map(|(number, _)| terms.schema.get(number).name);
+        let identity = terms.reserved.map(|(index, _)| terms.schema.get(index).name);
         sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
             let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
             *part += sized.entry();
@@ -94,7 +94,7 @@ impl State {
     pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         for change in changes {
             if let Some(expected) = change.replaces {
-                let stands = self.value(terms.schema, change.index, terms.now).map(|kept| kept.version);
+                let stands = self.value(terms.schema, change.index, terms.now).map(|stored| stored.version);
                 if stands.unwrap_or_default() != expected {
                     return Err(CommitRejected::Outdated);
                 }
@@ -131,7 +131,7 @@ impl State {
             largest: largest(sizes, terms),
             written,
             fits: (limit + written).saturating_sub(taken.total()),
-            kept: terms.reserved.filter(|_| is_for_the_room).map(|(_, room)| room),
+            stored: terms.reserved.filter(|_| is_for_the_room).map(|(_, room)| room),
         })))
     }
 
@@ -149,7 +149,7 @@ impl State {
     /// The entries of this record for browsers to carry.
     fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
         self.cookie_entries(terms.schema)
-            .map(|(name, kept)| Sized { name, json: kept.json.as_ref().map(|json| json.len()) })
+            .map(|(name, stored)| Sized { name, json: stored.json.as_ref().map(|json| json.len()) })
     }
 }
 
@@ -158,8 +158,8 @@ fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) 
     let mut sizes: Vec<_> = sizes.collect();
     sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
     let declared = sizes.iter().filter_map(|sized| {
-        let number = terms.schema.index_by_name(sized.name)?;
-        Some((terms.schema.get(number).name, sized.json?))
+        let index = terms.schema.index_by_name(sized.name)?;
+        Some((terms.schema.get(index).name, sized.json?))
     });
     declared.take(3).collect()
 }

@@ -127,7 +127,7 @@ fn cookie_carries_the_newest_copy_of_a_name() {
         let mut state = session(life(DAY));
         state.values.write(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
         state.values.merge_undeclared(Text::NAME, kept(version(opaque), Some("1")));
-        let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, kept)| (name, kept.version)).collect();
+        let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, stored)| (name, stored.version)).collect();
         assert_eq!(carried, [(Text::NAME, version(declared.max(opaque)))]);
     }
 }

@@ -64,9 +64,9 @@ fn strangers_erase_no_accounts_tombstone() {
 fn oldest_tombstone_of_an_account_goes_first() {
     let tombstones = small();
     flood(&tombstones, 0, 640, user(1));
-    let kept = (0..640).filter(|number| tombstones.contains(&session(*number)));
+    let stored = (0..640).filter(|number| tombstones.contains(&session(*number)));
     // The last of each sample of sixteen stays: what is left is mostly of the last few hundred.
-    assert!(kept.clone().filter(|number| *number >= 320).count() > 56, "{:?}", kept.collect::<Vec<_>>());
+    assert!(stored.clone().filter(|number| *number >= 320).count() > 56, "{:?}", stored.collect::<Vec<_>>());
 }
 
 #[test]
