@@ -375,13 +375,13 @@ impl Session {
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
         let index = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-        Ok(Mutation { index: index, name: V::NAME, json: Some(json), version: None, replaces: None })
+        Ok(Mutation { index, name: V::NAME, json: Some(json), version: None, replaces: None })
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
         let change = |(index, json)| {
             let name = self.core().chain.schema.get(index).name;
-            Mutation { index: index, name, json: Some(json), version: None, replaces: None }
+            Mutation { index, name, json: Some(json), version: None, replaces: None }
         };
         self.core().commit_of_owners(values.into_iter().map(change)).await
     }

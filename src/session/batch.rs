@@ -203,7 +203,7 @@ impl SessionShared {
         update(&mut value);
         let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-        Ok((Mutation { index: index, name: V::NAME, json: Some(json), version: None, replaces }, value))
+        Ok((Mutation { index, name: V::NAME, json: Some(json), version: None, replaces }, value))
     }
 
     pub(super) async fn update<V: SessionValue + Default>(

@@ -389,7 +389,7 @@ impl SessionShared {
     fn change(&self, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
         let index = self.chain.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
         let (name, json) = (self.chain.schema.get(index).name, entry.json.map(Json::from));
-        Ok(Mutation { index: index, name, json, version: None, replaces: None })
+        Ok(Mutation { index, name, json, version: None, replaces: None })
     }
 
     fn lookup(&self, id: &SessionId) -> SessionLookup {

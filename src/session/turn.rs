@@ -380,7 +380,7 @@ impl SessionShared {
             .values
             .declared()
             .map(|(index, stored)| Mutation {
-                index: index,
+                index,
                 name: schema.get(index).name,
                 json: stored.json.clone(),
                 version: Some(stored.version),
@@ -468,5 +468,5 @@ impl SessionShared {
 }
 
 pub(super) const fn removal(index: ValueIndex, name: &'static str) -> Mutation {
-    Mutation { index: index, name, json: None, version: None, replaces: None }
+    Mutation { index, name, json: None, version: None, replaces: None }
 }

@@ -133,7 +133,7 @@ impl State {
     /// Nothing is left but that it ended.
     pub(super) fn end(&mut self, end: End) {
         let (changes, counted) = (self.changes, self.counted);
-        *self = Self { changes, counted: counted, ..Self::new(Kind::Ended(Box::new(end))) };
+        *self = Self { changes, counted, ..Self::new(Kind::Ended(Box::new(end))) };
         self.count_change();
     }
 
