@@ -367,7 +367,8 @@ pub enum ChangeEvent {
 /// session.set(Theme("dark".into())).await?;
 /// assert!(matches!(changes.next().await, Some(ChangeEvent::Set { name: "theme", .. })));
 /// session.remove::<Theme>().await?;
-/// assert!(matches!(changes.next().await, Some(ChangeEvent::Removed { name: "theme", .. })));
+/// let removed = changes.next().await;
+/// assert!(matches!(removed, Some(ChangeEvent::Removed { name: "theme", .. })));
 /// session.destroy().await?;
 /// assert_eq!(changes.next().await, Some(ChangeEvent::Closed(CloseReason::Destroyed)));
 /// assert_eq!(changes.next().await, None);

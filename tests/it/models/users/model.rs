@@ -126,6 +126,8 @@ pub(super) struct Handle {
     pub(super) came: Option<usize>,
     /// The session that the handle has ended itself: it may begin another one.
     pub(super) ended: Option<usize>,
+    /// The handle was told to end a session that had ended elsewhere: it may begin another one.
+    pub(super) anew: bool,
     /// More sessions that the handle has ended: the sessions of orders, and earlier ones.
     pub(super) also_ended: Vec<usize>,
     /// The sessions that the handle's orders begin, each for the user who signs in.
@@ -180,7 +182,7 @@ impl Node {
         let came = token.map(|token| token.id);
         let (bind, brought, ended, sent) = (Bind::Nobody, None, None, false);
         let (also_ended, ordered) = (Vec::new(), Vec::new());
-        let nobody = Handle { bind, brought, came, ended, also_ended, ordered, sent };
+        let nobody = Handle { bind, brought, came, ended, anew: false, also_ended, ordered, sent };
         let Some(token) = token else { return nobody };
         let id = token.id;
         self.sessions.entry(id).or_insert_with(|| Session::of(token));
@@ -343,8 +345,8 @@ impl Node {
         let followed = match op {
             Op::SignOut => return self.sign_out(handle, time),
             Op::Panic => return Err(Refusal::Panicked),
-            Op::SignIn { .. } => fenced || handle.ended.is_some(),
-            Op::Renew => handle.ended.is_some(),
+            Op::SignIn { .. } => fenced || handle.ended.is_some() || handle.anew,
+            Op::Renew => handle.ended.is_some() || handle.anew,
             _ => false,
         };
         if let Some(reason) = closed.filter(|_| !followed) {
@@ -360,7 +362,7 @@ impl Node {
                 let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
                 self.retire(&handle.bind, CloseReason::Renewed, time);
                 handle.bind = self.make(Some((user, time.next())), own, None, before.or(brought), time);
-                handle.ended = None;
+                (handle.ended, handle.anew) = (None, false);
                 if adopt {
                     self.adopt(user, chosen, time);
                 }
@@ -375,7 +377,7 @@ impl Node {
                 }
                 None if closed.is_some() => {
                     handle.bind = self.make(None, None, None, brought, time);
-                    handle.ended = None;
+                    (handle.ended, handle.anew) = (None, false);
                 }
                 None => {}
             },
@@ -395,7 +397,7 @@ impl Node {
             Op::Set(of, _) | Op::Update(of) => {
                 if session.is_none() {
                     handle.bind = self.make(None, None, None, None, time);
-                    handle.ended = None;
+                    (handle.ended, handle.anew) = (None, false);
                 }
                 let Bind::Live(id) = handle.bind else { unreachable!("it is live or was just made") };
                 let place = self.place(id, of);
@@ -424,6 +426,9 @@ impl Node {
             };
             named.extend(bound);
             (handle.ended, handle.also_ended) = (Some(*id), named);
+        } else {
+            let closed = self.closed(&handle.bind, time);
+            handle.anew |= closed.is_some_and(|reason| reason != CloseReason::Renewed);
         }
         Ok(None)
     }

@@ -191,7 +191,7 @@ impl Node {
         };
         self.sessions.insert(order.begun, session);
         handle.bind = Bind::Live(order.begun);
-        handle.ended = None;
+        (handle.ended, handle.anew) = (None, false);
         if let Some(user) = order.user
             && order.adopt
         {
