@@ -53,7 +53,7 @@
 //! | serve | [`LayeredSessionLayer`] |
 //! | read, write, sign in and out | [`Session`], and in axum [`Value`] and [`Required`] |
 //! | guard routes | [`RequireLayer`] |
-//! | follow changes on sockets and in streams | [`Session::watch`], [`Session::changes`], [`Session::close_reason`] |
+//! | follow changes on sockets and in streams | [`Session::watch`], [`Session::changes`], [`Session::closed`] |
 //! | let pages read and write | [`SessionWriteback`] |
 //! | bring a socket's writes to the browser's cookie | [`Session::relay`], [`RelayToken`] |
 //! | serve by hyper or tonic | [`Session::load`], [`guide::without_axum`] |

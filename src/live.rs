@@ -507,7 +507,7 @@ impl fmt::Debug for Changes {
     }
 }
 
-/// Resolves when the session is over. See [`Session::close_reason`].
+/// Resolves when the session is over. See [`Session::closed`].
 pub(crate) struct Closing(Wait);
 
 impl Closing {

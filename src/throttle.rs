@@ -43,7 +43,7 @@ impl PerValue {
         Self((0..values).map(|_| Throttle::default()).collect())
     }
 
-    /// As [`Throttle::refresh_after`], for one event of a value, once a minute.
+    /// As [`Throttle::due`], for one event of a value, once a minute.
     pub(crate) fn due(&self, index: ValueIndex, now: Millis) -> Option<u64> {
         self.0.get(usize::from(index))?.due(1, now, MINUTE)
     }

@@ -337,7 +337,7 @@ pub struct Commit<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommitKind {
-    /// Makes the record. A store that has one answers [`Committed::Outdated`] or [`Committed::EndedSession`].
+    /// Makes the record. A store that has one answers [`Committed::Outdated`] or [`Committed::Ended`].
     Create,
     /// Changes the record; refused if there is none.
     Update,

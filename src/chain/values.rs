@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct StoredValue {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
-    /// When it was written, as far as can be said: see [`NodeClock::of_change`](super::time::NodeClock::of_change).
+    /// When it was written, as far as can be said: see [`NodeClock::written`](super::time::NodeClock::written).
     pub(crate) written: Millis,
 }
 

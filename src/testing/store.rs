@@ -52,7 +52,7 @@ struct Spied {
     outdated: usize,
     requests_held: Option<Operation>,
     answers_held: Option<Operation>,
-    /// The calls that wait for [`SpyStore::release_principal`].
+    /// The calls that wait for [`SpyStore::release`].
     waiting: Vec<Waker>,
     clock: Option<Arc<dyn Clock>>,
 }
@@ -134,7 +134,7 @@ impl SpyStore {
         lock(&self.0).failing = false;
     }
 
-    /// Keeps calls of this kind from the store from now on, until [`release`](Self::release_principal).
+    /// Keeps calls of this kind from the store from now on, until [`release`](Self::release).
     ///
     /// ```
     /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, futures_util::future::FutureExt};
@@ -160,7 +160,7 @@ impl SpyStore {
         lock(&self.0).requests_held = Some(operation);
     }
 
-    /// Carries calls of this kind out from now on, and keeps their answers until [`release`](Self::release_principal).
+    /// Carries calls of this kind out from now on, and keeps their answers until [`release`](Self::release).
     pub fn hold_answers(&self, operation: Operation) {
         lock(&self.0).answers_held = Some(operation);
     }

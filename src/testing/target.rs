@@ -1,4 +1,4 @@
-//! [`WriteTarget`]: the parts of a URL by which a browser keeps its cookies and its sites apart.
+//! [`Target`]: the parts of a URL by which a browser keeps its cookies and its sites apart.
 
 use std::net::Ipv4Addr;
 

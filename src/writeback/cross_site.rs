@@ -1,6 +1,6 @@
 //! The cross-site rule: does this request come from a page of this application?
 //!
-//! [`CrossSiteRule::check_cross_site`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
+//! [`CrossSiteRule::check`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
 //! headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is missing. The rule has
 //! no patterns, no exceptions by path and no tokens: elsewhere attacks went around such exceptions (CVE-2025-47910).
 
@@ -95,7 +95,7 @@ impl CrossSiteRule {
     /// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`
     /// (RFC 6265bis, 5.2). A browser that withholds the cookie may hold one all the same.
     ///
-    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`judge`](Self::check_cross_site) counts as
+    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`judge`](Self::check) counts as
     /// another site's. A request with neither field counts as no browser's: an old browser's `<img>` passes.
     pub(crate) fn withheld(
         &self,
@@ -154,7 +154,7 @@ fn accepts_events(headers: &HeaderMap) -> bool {
     essences.map(<[u8]>::trim_ascii).any(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The origin of a page whose request passed [`CrossSiteRule::check_cross_site`]. A browser that sends no `Sec-Fetch-Site` does not tell a
+/// The origin of a page whose request passed [`CrossSiteRule::check`]. A browser that sends no `Sec-Fetch-Site` does not tell a
 /// listed origin from the request's own.
 pub(crate) fn page_of(headers: &HeaderMap) -> PageOrigin {
     match headers.contains_key(&SEC_FETCH_SITE) && only(headers, &SEC_FETCH_SITE) != Some("same-origin") {

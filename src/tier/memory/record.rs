@@ -46,7 +46,7 @@ pub(crate) struct Record {
     state: RwLock<State>,
     /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
     used: AtomicU64,
-    /// [`State::in_cookie`], for those who only want to know whether anything has changed: each of threads that read one
+    /// [`State::revision`], for those who only want to know whether anything has changed: each of threads that read one
     /// session takes the lock from the others.
     revision: AtomicU64,
     /// Where the index of expiry has it.
@@ -277,7 +277,7 @@ impl Record {
         }
     }
 
-    /// See [`StoreSync::begin_session`].
+    /// See [`StoreSync::begin`].
     pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
         self.extras().sync.begin()
     }
@@ -357,7 +357,7 @@ impl Record {
     }
 
     /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
-    /// noted as [`End::successor_state`]. Nobody is told yet.
+    /// noted as [`End::successor`]. Nobody is told yet.
     pub(crate) fn end_with(
         &self,
         reason: CloseReason,
