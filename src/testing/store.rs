@@ -68,10 +68,27 @@ struct StoredRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
-    /// A read of one owner's record.
+    /// A read of records.
     Read,
-    /// A commit.
-    Write(CommitKind),
+    /// A commit that makes a record.
+    Create,
+    /// A commit that changes a record.
+    Update,
+    /// A commit that changes a record, or makes the record.
+    Upsert,
+    /// A commit that ends a record.
+    End,
+}
+
+impl Operation {
+    const fn of(kind: CommitKind) -> Self {
+        match kind {
+            CommitKind::Create => Self::Create,
+            CommitKind::Update => Self::Update,
+            CommitKind::Upsert => Self::Upsert,
+            CommitKind::End => Self::End,
+        }
+    }
 }
 
 /// A call to a [`SpyStore`].
@@ -142,14 +159,14 @@ impl SpyStore {
     /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
     /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
     /// use layered_session::testing::{self, Operation, SpyStore};
-    /// use layered_session::tier::{BoxError, CommitKind};
+    /// use layered_session::tier::BoxError;
     ///
     /// # async {
     /// let store = SpyStore::new();
     /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
     /// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
     /// let session = testing::session(&sessions).await?;
-    /// store.hold_requests(Operation::Write(CommitKind::Create));
+    /// store.hold_requests(Operation::Create);
     /// let mut write = Box::pin(session.set(Visits(1)));
     /// assert!(write.as_mut().now_or_never().is_none(), "the write waits");
     /// store.release();
@@ -277,7 +294,7 @@ impl Tier for SpyStore {
     }
 
     fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        let operation = Operation::Write(commit.kind());
+        let operation = Operation::of(commit.kind());
         TierFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, operation).await;
             let committed = lock(&self.0).write(commit);
@@ -313,7 +330,7 @@ impl Spied {
     }
 
     fn write(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
-        let operation = Operation::Write(commit.kind());
+        let operation = Operation::of(commit.kind());
         self.calls.push(Call { operation, owner: Some(commit.owner()), expires: Some(commit.expires()) });
         if self.failing {
             return Err("told to fail".into());

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use layered_session::{
     Clock, CloseReason, Lifetime, Session, WriteErrorKind,
     testing::{Call, ManualClock, Operation, SpyStore},
-    tier::CommitKind,
 };
 
 use crate::support::{
@@ -279,7 +278,7 @@ async fn store_keeps_the_session_for_its_lifetime() {
     let store = SpyStore::new();
     let node = app.start_with(|sessions| sessions.tier(store.clone()));
     let last = || {
-        let created = |call: &Call| call.operation() == Operation::Write(CommitKind::Create);
+        let created = |call: &Call| call.operation() == Operation::Create;
         let expires = store.take_calls().into_iter().filter(created).filter_map(|call| call.expires()).next_back();
         days(expires.unwrap(), &app.clock)
     };

@@ -28,7 +28,7 @@ async fn a_batch_is_one_commit_in_the_store() {
         session.batch().set(Visits(1)).update(|theme: &mut Theme| theme.0.push('!')).commit().await.unwrap();
     };
     browser.told(&site.node, batch).await;
-    assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Update)]);
+    assert_eq!(store.take_operations(), [Operation::Update]);
     assert_eq!(browser.theme(&site.start()).await, Theme("dark!".into()));
 }
 
@@ -170,7 +170,7 @@ async fn renewal_creates_new_before_ending_old() {
     let old = browser.clone();
     store.take_operations();
     browser.visit(&site.node, async |session| session.renew().await.unwrap()).await;
-    let expected = [CommitKind::Create, CommitKind::End].map(Operation::Write);
+    let expected = [Operation::Create, Operation::End];
     assert_eq!(store.take_operations(), expected);
     for node in [&site.node, &site.start()] {
         assert_eq!(browser.theme(node).await, dark());

@@ -6,14 +6,10 @@ use futures_util::FutureExt;
 use layered_session::{
     Clock, Session, Sessions, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore, TestSession, session},
-    tier::CommitKind,
 };
 
 use super::chain;
 use crate::support::{HOUR, TICK, Theme};
-
-const CREATE: Operation = Operation::Write(CommitKind::Create);
-const UPDATE: Operation = Operation::Write(CommitKind::Update);
 
 fn theme(name: &str) -> Theme {
     Theme(name.into())
@@ -41,13 +37,13 @@ fn again(sessions: &Sessions, request: &http::Request<()>) -> TestSession {
 async fn held_requests_reach_the_store_after_the_release() {
     let (store, clock) = (SpyStore::new(), ManualClock::new());
     let handle = session(&over(&store, &clock)).await.unwrap();
-    store.hold_requests(CREATE);
+    store.hold_requests(Operation::Create);
     let mut write = Box::pin(handle.set(theme("dark")));
     assert!(waits(&mut write));
     assert_eq!(store.take_operations(), []);
     store.release();
     write.await.unwrap();
-    assert_eq!(store.take_operations(), [CREATE]);
+    assert_eq!(store.take_operations(), [Operation::Create]);
 }
 
 #[tokio::test]
@@ -57,14 +53,14 @@ async fn held_answers_follow_the_release() {
     let request = begun(&sessions).await;
     let handle = Session::load(request.extensions()).await.unwrap();
     store.take_operations();
-    store.hold_answers(UPDATE);
+    store.hold_answers(Operation::Update);
     let write = tokio::spawn({
         let handle = handle.clone();
         async move { handle.set(theme("light")).await }
     });
     crate::support::settled().await;
     assert!(!write.is_finished());
-    assert_eq!(store.take_operations(), [UPDATE]);
+    assert_eq!(store.take_operations(), [Operation::Update]);
     let other = again(&sessions, &request).await.unwrap();
     assert_eq!(other.value::<Theme>(), theme("light"), "the store has carried the write out");
     store.release();
@@ -90,7 +86,7 @@ async fn outdated_writes_are_tried_again() {
     store.take_operations();
     store.outdate(1);
     handle.set(theme("light")).await.unwrap();
-    assert_eq!((store.take_operations(), store.left_to_outdate()), (vec![UPDATE; 2], 0));
+    assert_eq!((store.take_operations(), store.left_to_outdate()), (vec![Operation::Update; 2], 0));
     store.outdate(100);
     assert_eq!(handle.set(theme("dark")).await.unwrap_err().kind(), WriteErrorKind::Contended);
     assert_eq!(store.left_to_outdate(), 68);
@@ -127,10 +123,7 @@ async fn calls_name_kind_owner_and_expiry() {
     handle.set(theme("dark")).await.unwrap();
     handle.destroy().await.unwrap();
     let calls = store.take_calls();
-    assert_eq!(
-        calls.iter().map(|call| call.operation()).collect::<Vec<_>>(),
-        [CREATE, Operation::Write(CommitKind::End)]
-    );
+    assert_eq!(calls.iter().map(|call| call.operation()).collect::<Vec<_>>(), [Operation::Create, Operation::End]);
     assert!(calls[0].owner().is_some() && calls[0].owner() == calls[1].owner());
     assert_eq!(calls[0].expires(), Some(clock.now() + 2 * HOUR));
     assert_eq!(store.take_calls(), []);

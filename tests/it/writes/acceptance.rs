@@ -3,7 +3,6 @@
 use layered_session::{
     CookieTier, Placement, Principal, Scope, Session, SessionValue, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
-    tier::CommitKind,
 };
 use serde::{Deserialize, Serialize};
 
@@ -137,7 +136,7 @@ async fn oversized_write_is_refused_before_the_store() {
         assert_eq!(browser.theme(&app.node).await, dark());
         assert_eq!(visits(&browser, &app.node).await, Visits(0));
     }
-    assert_eq!(store.take_operations(), [Operation::Write(CommitKind::Create)]);
+    assert_eq!(store.take_operations(), [Operation::Create]);
 }
 
 // R20.

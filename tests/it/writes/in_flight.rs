@@ -10,7 +10,6 @@ use futures_util::{FutureExt, future::join_all};
 use layered_session::{
     Clock, Principal, Session, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
-    tier::CommitKind,
 };
 
 use super::{Note, count, visits};
@@ -20,9 +19,9 @@ use crate::support::{
 };
 
 /// A store that commits of a kind do not reach before a test's word, and a site over the store.
-fn gated(kind: CommitKind) -> (SpyStore, App) {
+fn gated(operation: Operation) -> (SpyStore, App) {
     let store = SpyStore::new();
-    store.hold_requests(Operation::Write(kind));
+    store.hold_requests(operation);
     let shared = store.clone();
     (store, App::with(move |builder| builder.tier(shared.clone())))
 }
@@ -31,7 +30,7 @@ fn gated(kind: CommitKind) -> (SpyStore, App) {
 #[tokio::test]
 async fn queued_updates_ask_the_store_once_each() {
     const UPDATES: usize = 40;
-    let (gate, app) = gated(CommitKind::Update);
+    let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let session = browser.open(&app.node).await;
     gate.take_operations();
@@ -46,13 +45,13 @@ async fn queued_updates_ask_the_store_once_each() {
     });
     let open = async { gate.release() };
     tokio::join!(join_all(updates), open);
-    assert_eq!(gate.take_operations(), [Operation::Write(CommitKind::Update); UPDATES]);
+    assert_eq!(gate.take_operations(), [Operation::Update; UPDATES]);
     assert_eq!(visits(&browser, &app.start()).await, Visits(UPDATES as u64));
 }
 
 #[tokio::test]
 async fn clones_wait_for_the_session_being_made() {
-    let (gate, app) = gated(CommitKind::Create);
+    let (gate, app) = gated(Operation::Create);
     let mut browser = Browser::new();
     let opened = gate.clone();
     let write = async move |session: Session| {
@@ -68,7 +67,7 @@ async fn clones_wait_for_the_session_being_made() {
         }
     };
     browser.told(&app.node, write).await;
-    assert_eq!(gate.take_operations(), [CommitKind::Create, CommitKind::Update].map(Operation::Write));
+    assert_eq!(gate.take_operations(), [Operation::Create, Operation::Update]);
     assert_eq!((browser.theme(&app.start()).await, visits(&browser, &app.start()).await), (dark(), Visits(1)));
 }
 
@@ -77,7 +76,7 @@ async fn sign_in_keeps_concurrent_clone_writes() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
-    gate.hold_answers(Operation::Write(CommitKind::Create));
+    gate.hold_answers(Operation::Create);
     let mut cx = Context::from_waker(Waker::noop());
     let mut write = pin!(session.set(Theme("dark".into())));
     assert!(write.as_mut().poll(&mut cx).is_pending());
@@ -93,7 +92,7 @@ async fn sign_in_keeps_concurrent_clone_writes() {
 // What was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
 #[tokio::test]
 async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
-    for held in [CommitKind::Create, CommitKind::End, CommitKind::Update] {
+    for held in [Operation::Create, Operation::End, Operation::Update] {
         let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
         let node = || Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
         let mut browser = Browser::new();
@@ -102,12 +101,12 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
         let store = gate.clone();
         browser
             .visit(&here, async move |s| {
-                store.hold_answers(Operation::Write(held));
+                store.hold_answers(held);
                 let (mut renewal, mut write) = (pin!(s.renew()), pin!(s.set(Note("two".into()))));
                 {
                     let mut cx = Context::from_waker(Waker::noop());
                     // The one that is at the store goes first, and the other waits for it.
-                    if held == CommitKind::Update {
+                    if held == Operation::Update {
                         assert!(write.as_mut().poll(&mut cx).is_pending());
                     }
                     assert!(renewal.as_mut().poll(&mut cx).is_pending());
@@ -131,7 +130,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
 // R4.
 #[tokio::test]
 async fn logout_during_a_write_stays_logged_out() {
-    let (gate, app) = gated(CommitKind::Update);
+    let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
     let late = browser.clone();
@@ -151,7 +150,7 @@ async fn dropped_first_write_leaves_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let session = Browser::new().visit(&node, async |s| s).await;
-    gate.hold_answers(Operation::Write(CommitKind::Create));
+    gate.hold_answers(Operation::Create);
     assert!(at_once(session.set(Theme("dark".into()))).is_none());
     assert_eq!(node.sessions.stats().records, 0);
 }
@@ -162,7 +161,7 @@ async fn dropped_renewal_has_its_id_reread() {
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = first_write(&node, Theme("dark".into())).await;
     let session = under_way(&browser, &node).await;
-    gate.hold_answers(Operation::Write(CommitKind::End));
+    gate.hold_answers(Operation::End);
     assert!(at_once(session.renew()).is_none(), "the store has retired the old id");
     assert_eq!(node.sessions.stats().records, 1);
     assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
@@ -175,7 +174,7 @@ async fn dropped_renewal_unblocks_writes() {
     let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
     let browser = first_write(&node, Note("one".into())).await;
     let session = under_way(&browser, &node).await;
-    gate.hold_answers(Operation::Write(CommitKind::Create));
+    gate.hold_answers(Operation::Create);
     assert!(at_once(session.renew()).is_none());
     gate.release();
     session.set(Note("two".into())).await.unwrap();
@@ -185,7 +184,7 @@ async fn dropped_renewal_unblocks_writes() {
 // A write dropped before the store's reply may have arrived, whatever other writes come to.
 #[tokio::test]
 async fn dropped_write_is_reread_despite_later_writes() {
-    let (gate, app) = gated(CommitKind::Update);
+    let (gate, app) = gated(Operation::Update);
     let mut browser = app.dark().await;
     let socket = browser.open(&app.node).await;
     let dropped = tokio::spawn({
@@ -210,7 +209,7 @@ async fn finished_write_keeps_doubt_of_dropped_one() {
     let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
     let mut browser = first_write(&node, Visits(1)).await;
     let session = browser.visit(&node, async |s| s).await;
-    gate.hold_answers(Operation::Write(CommitKind::Update));
+    gate.hold_answers(Operation::Update);
     {
         let mut ends = pin!(session.set(Visits(2)));
         let mut cx = Context::from_waker(Waker::noop());
@@ -248,7 +247,7 @@ async fn slow_write_counts_as_use_from_start() {
     let mut browser = app.dark().await;
     let session = browser.open(&app.node).await;
     app.clock.advance(HOUR - TICK);
-    gate.hold_requests(Operation::Write(CommitKind::Update));
+    gate.hold_requests(Operation::Update);
     let mut write = pin!(session.set(Theme("light".into())));
     let mut cx = Context::from_waker(Waker::noop());
     assert!(write.as_mut().poll(&mut cx).is_pending());
