@@ -17,7 +17,7 @@ use http::{Method, Request, Response};
 use layered_session::{
     CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions,
     testing::Client,
-    tier::{BoxError, Found, Lookup, Tier, TierFuture},
+    tier::{BoxError, Found, Lookup, Source, TierFuture},
 };
 use serde::{Deserialize, Serialize};
 use tower::{ServiceBuilder, service_fn};
@@ -46,7 +46,7 @@ impl TenantDefaults {
     }
 }
 
-impl Tier for TenantDefaults {
+impl Source for TenantDefaults {
     fn name(&self) -> &'static str {
         "tenant-defaults"
     }

@@ -14,7 +14,7 @@ use http::request::Parts;
 use self::{
     accepted::AcceptedNonces,
     life::Lifetime,
-    outside::{Failures, Source, Store},
+    outside::{Failures, SharedTier, SourceTier},
     refusals::RefusalTraces,
     spared::ExemptRenewals,
     time::NodeClock,
@@ -72,7 +72,7 @@ pub(crate) struct Chain {
     pub(crate) cookie: CookieTier,
     pub(crate) cookie_name: Name,
     pub(crate) fingerprints: FingerprintKey,
-    pub(crate) store: Option<Store>,
+    pub(crate) store: Option<SharedTier>,
     pub(crate) computed: Vec<ComputedTier>,
     pub(crate) has_sources: bool,
     /// A request's head has to be asked for something: known from the start, since every request wants to know.
@@ -125,7 +125,7 @@ pub(crate) struct Counters {
 /// A tier that computes its answers, in the order of the chain.
 pub(crate) enum ComputedTier {
     Default(Vec<(ValueIndex, DefaultRule)>),
-    Source(Source),
+    Source(SourceTier),
 }
 
 impl ComputedTier {
@@ -318,7 +318,7 @@ impl Chain {
         self.computed.iter().flat_map(ComputedTier::rules)
     }
 
-    pub(crate) fn sources(&self) -> impl Iterator<Item = &Source> {
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &SourceTier> {
         self.computed.iter().filter_map(|tier| match tier {
             ComputedTier::Default(_) => None,
             ComputedTier::Source(source) => Some(source),

@@ -73,7 +73,7 @@ impl TierError {
         Self { tier, source }
     }
 
-    /// The name of the tier, as its `Tier::name` gives it.
+    /// The name of the tier, as [`Store::name`](crate::tier::Store::name) gives it.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }

@@ -97,7 +97,7 @@ pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspec
 #[cfg(feature = "tokio")]
 pub use self::version::TokioClock;
 pub use self::{
-    chain::{Resolution, life::Lifetime, values::ChangeOrigin},
+    chain::{Resolution, life::Lifetime, outside::SharedTier, values::ChangeOrigin},
     error::{BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind},
     id::Principal,
     live::{ChangeEvent, Changes, CloseReason, Watch},

@@ -17,7 +17,7 @@ use self::builder::SessionsBuilder;
 use crate::{
     chain::{
         Chain,
-        outside::{Source, Store, trace_missing_layer},
+        outside::{SharedTier, SourceTier, trace_missing_layer},
     },
     error::{MissingSession, TierError, WriteError},
     id::Principal,
@@ -197,8 +197,8 @@ impl Sessions {
             skewed_versions: read(&self.chain.counters.skewed_versions),
             foreign_tokens: read(&self.chain.counters.foreign_tokens),
             refused_tokens: read(&self.chain.counters.refused_tokens),
-            store_failures: self.chain.store.as_ref().map_or(0, Store::failures),
-            source_failures: self.chain.sources().map(Source::failures).sum(),
+            store_failures: self.chain.store.as_ref().map_or(0, SharedTier::failures),
+            source_failures: self.chain.sources().map(SourceTier::failures).sum(),
             missing_layers: self.chain.missing_layers.count(),
         }
     }

@@ -1,11 +1,11 @@
-//! [`Store`] and [`Source`]: the application's own tiers, with the trace and the count of their failures.
+//! [`SharedTier`] and [`SourceTier`]: the application's own tiers, with the trace and the count of their failures.
 
 use std::{
     fmt,
     future::poll_fn,
     pin::Pin,
     sync::{
-        Arc, LazyLock,
+        LazyLock,
         atomic::{AtomicU64, Ordering},
     },
     task::Poll,
@@ -15,8 +15,9 @@ use std::{
 use super::time::NodeClock;
 use crate::{
     error::{MissingSession, TierError},
+    id::OwnerId,
     throttle::Throttle,
-    tier::{Commit, Committed, Found, Lookup, Tier},
+    tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store},
     version::{Millis, Sleep},
 };
 
@@ -42,29 +43,53 @@ impl Failures {
     }
 }
 
-/// The shared store.
-#[derive(Debug)]
-pub(crate) struct Store {
-    tier: Arc<dyn Tier>,
+/// A shared store in a chain, around an application's own [`Store`].
+///
+/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed read
+/// and a failed write each at most once a second.
+///
+/// ```
+/// # #[cfg(feature = "testing")] {
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions, testing::SpyStore};
+/// use layered_session::SharedTier;
+///
+/// let store = SpyStore::new(); // or a store of your own
+/// # let keys = KeyRing::generate()?;
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(keys))
+///     .tier(SharedTier::new(store))
+///     .build()?;
+/// assert_eq!(sessions.stats().store_failures, 0);
+/// # }
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+pub struct SharedTier {
+    store: Box<dyn Store>,
     reads: Failures,
     writes: Failures,
 }
 
-impl Store {
-    pub(crate) fn new(tier: Arc<dyn Tier>) -> Self {
-        Self { tier, reads: Failures::default(), writes: Failures::default() }
+impl SharedTier {
+    /// Puts a store into a tier.
+    pub fn new(store: impl Store) -> Self {
+        Self { store: Box::new(store), reads: Failures::default(), writes: Failures::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.tier.name()
+        self.store.name()
     }
 
     pub(crate) fn failures(&self) -> u64 {
         self.reads.count() + self.writes.count()
     }
 
-    pub(crate) async fn read(&self, lookup: Lookup<'_>, time: &NodeClock) -> Result<Found, TierError> {
-        self.tier.read(lookup).await.map_err(|error| {
+    pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
+        let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
+            1 => Ok(snapshots.remove(0)),
+            answers => Err(format!("{answers} snapshots for 1 ask").into()),
+        });
+        answered.map_err(|error| {
             if let Some(left_out) = self.reads.note(time) {
                 tracing::error!(tier = self.name(), error, left_out, "the shared store failed to read");
             }
@@ -72,22 +97,27 @@ impl Store {
         })
     }
 
-    pub(crate) async fn write(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
-        let written = self.tier.write(commit).await;
-        if matches!(written, Err(_) | Ok(Committed::ReadOnly))
-            && let Some(left_out) = self.writes.note(time)
-        {
-            let error = written.as_ref().err();
-            tracing::error!(tier = self.name(), error, left_out, "the shared store failed to write, or is read-only");
-        }
-        written.map_err(|error| TierError::new(self.name(), error))
+    pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
+        self.store.commit(commit).await.map_err(|error| {
+            if let Some(left_out) = self.writes.note(time) {
+                tracing::error!(tier = self.name(), error, left_out, "the shared store failed to write");
+            }
+            TierError::new(self.name(), error)
+        })
+    }
+}
+
+/// The name alone: a store's own `Debug` may show secrets.
+impl fmt::Debug for SharedTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedTier").field(&self.name()).finish()
     }
 }
 
 /// A read-only source.
 #[derive(Debug)]
-pub(crate) struct Source {
-    tier: Arc<dyn Tier>,
+pub(crate) struct SourceTier {
+    source: Box<dyn Source>,
     deadline: Duration,
     errors: Failures,
     late: Failures,
@@ -115,13 +145,13 @@ pub(crate) fn trace_missing_layer(left_out: u64) {
     tracing::error!(left_out, "{}", MissingSession::no_layer());
 }
 
-impl Source {
-    pub(crate) fn new(tier: Arc<dyn Tier>, deadline: Duration) -> Self {
-        Self { tier, deadline, errors: Failures::default(), late: Failures::default() }
+impl SourceTier {
+    pub(crate) fn new(source: Box<dyn Source>, deadline: Duration) -> Self {
+        Self { source, deadline, errors: Failures::default(), late: Failures::default() }
     }
 
     pub(crate) fn name(&self) -> &'static str {
-        self.tier.name()
+        self.source.name()
     }
 
     pub(crate) fn failures(&self) -> u64 {
@@ -130,7 +160,7 @@ impl Source {
 
     /// Returns the source's answers: none where the source fails or misses its deadline.
     pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: WaitPolicy, time: &NodeClock) -> Found {
-        let mut answer = self.tier.read(lookup);
+        let mut answer = self.source.read(lookup);
         // Armed by an answer that is not there at once: most sources answer from a cache of their own.
         let mut late: Option<Sleep> = None;
         let answered = poll_fn(|cx| {

@@ -21,7 +21,7 @@ use crate::{session::load::LoadFuture, sessions::Sessions};
 ///
 /// ```
 /// use http::{Request, Response};
-/// use layered_session::tier::{BoxError, Found, Lookup, Tier, TierFuture};
+/// use layered_session::tier::{BoxError, Found, Lookup, Source, TierFuture};
 /// use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier};
 /// use layered_session::{SessionValue, Sessions};
 /// # use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ use crate::{session::load::LoadFuture, sessions::Sessions};
 /// #[derive(Debug)]
 /// struct Tenants;
 ///
-/// impl Tier for Tenants {
+/// impl Source for Tenants {
 ///     fn name(&self) -> &'static str {
 ///         "tenants"
 ///     }

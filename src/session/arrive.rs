@@ -16,7 +16,7 @@ use crate::{
     live::CloseReason,
     sync::RwLock,
     tier::{
-        Found, Lookup, Standing,
+        Snapshot, StoredRecord,
         cookie::{fingerprint::TokenFingerprint, payload::EntryOwner},
         memory::{
             SessionLookup,
@@ -33,7 +33,7 @@ pub(super) struct AcceptedToken {
     pub(super) old_key: bool,
     pub(super) fingerprint: Option<TokenFingerprint>,
     /// What the store holds, and how many writes of ours had been abandoned when it was asked.
-    pub(super) stored: Option<Box<(Found, usize)>>,
+    pub(super) stored: Option<(StoredRecord, usize)>,
 }
 
 impl SessionShared {
@@ -41,9 +41,8 @@ impl SessionShared {
     pub(super) async fn merge_token(&mut self, arrived: AcceptedToken, now: Millis) -> Result<(), TierError> {
         let AcceptedToken { current, old_key: retired, fingerprint: seen, stored } = arrived;
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
-        if let Some(stored) = stored {
-            let (found, abandoned) = *stored;
-            let entries = self.incoming_values(found, Scope::Session, now);
+        if let Some((stored, abandoned)) = stored {
+            let entries = self.incoming_values(stored, Scope::Session, now);
             bound.record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
             bound.record.mark_read(abandoned);
         }
@@ -104,9 +103,8 @@ impl SessionShared {
             return Ok(known);
         }
         let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
-        let lookup = Lookup::new(Some(signed.owner), &self.chain.names, None);
-        let found = store.read(lookup, &self.chain.time).await?;
-        let entries = self.incoming_values(found, Scope::Principal, now);
+        let stored = store.read(signed.owner, &self.chain.time).await?.into_record();
+        let entries = self.incoming_values(stored, Scope::Principal, now);
         let record = self.principal_record(signed, now);
         record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
@@ -283,12 +281,10 @@ impl SessionShared {
         if let Some(store) = &chain.store
             && !self.is_fresh(&key, now)
         {
-            let lookup = Lookup::new(Some(chain.owner(&id)), &[], None);
-            let found = store.read(lookup, &chain.time).await.map_err(WriteError::from)?;
-            match found.standing {
-                Standing::Present => {}
-                Standing::Absent => return Err(RelayRefused::OtherSession),
-                Standing::Ended => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
+            match store.read(chain.owner(&id), &chain.time).await.map_err(WriteError::from)? {
+                Snapshot::Present(_) => {}
+                Snapshot::Absent => return Err(RelayRefused::OtherSession),
+                Snapshot::Ended => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
             }
         }
         let make = || {

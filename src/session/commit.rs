@@ -12,7 +12,7 @@ use crate::{
     id::{OwnerId, SessionId},
     live::CloseReason,
     tier::{
-        Commit, CommitKind, Committed, Found, Mutation,
+        Commit, CommitKind, Committed, Mutation, StoredRecord,
         memory::{
             IdTaken, Memory,
             record::{
@@ -351,7 +351,7 @@ impl SessionShared {
             Scope::Principal => OwnerId::from_hash(target.record.key().0),
         };
         let commit = Commit::new(owner, kind, changes, expires);
-        let committed = store.write(commit, &self.chain.time).await?;
+        let committed = store.commit(commit, &self.chain.time).await?;
         match committed {
             Committed::Applied(version) => {
                 self.chain.note_version(version, now);
@@ -369,10 +369,10 @@ impl SessionShared {
                 taken.map_err(CommitRejected::into_failure)?;
                 Ok(version)
             }
-            Committed::Outdated(found) => {
+            Committed::Outdated(stored) => {
                 target.record.merge(
                     IncomingFrom::Store,
-                    self.incoming_values(found, target.scope, now).into_iter(),
+                    self.incoming_values(stored, target.scope, now).into_iter(),
                     terms,
                     None,
                 );
@@ -386,18 +386,19 @@ impl SessionShared {
                 doubt.confirmed();
                 Err(WriteError::closed(CloseReason::Destroyed).into())
             }
-            Committed::ReadOnly => {
-                let message = "the shared store takes no writes";
-                Err(WriteError::new(WriteErrorKind::Unavailable, message).into())
-            }
         }
     }
 
-    /// What a store found, as changes to join.
-    pub(super) fn incoming_values(&self, found: Found, scope: Scope, now: Millis) -> Vec<IncomingValue<'static>> {
+    /// A store's record, as values to merge.
+    pub(super) fn incoming_values(
+        &self,
+        stored: StoredRecord,
+        scope: Scope,
+        now: Millis,
+    ) -> Vec<IncomingValue<'static>> {
         let schema = &self.chain.schema;
         // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
-        let ours = found.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
+        let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
         let entries = ours.map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.chain.note_version(entry.version, now);

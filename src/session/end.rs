@@ -54,7 +54,7 @@ impl SessionShared {
                 let expires = self.chain.time.wall(until).time();
                 let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
                 let doubt = bound.record.begin_store_write();
-                store.write(end, &self.chain.time).await?;
+                store.commit(end, &self.chain.time).await?;
                 doubt.confirmed();
             }
             let principal = self.principal_for(&bound, now).map(|signed| signed.owner.tag()).or(orderer);

@@ -433,11 +433,11 @@ impl RequestHead {
 /// The sources' answers for one request, or for a job.
 async fn ask(chain: &Chain, head: Option<&Parts>, patience: WaitPolicy, answers: &mut Vec<ComputedAnswer>) {
     for source in chain.sources() {
-        let found = source.read(Lookup::new(None, &chain.names, head), patience, &chain.time).await;
+        let found = source.read(Lookup::new(&chain.names, head), patience, &chain.time).await;
         let until = found.expires_in.map(|span| chain.now().after(span));
-        let named = |entry: crate::tier::FoundEntry| {
-            let index = chain.schema.index_by_name(&entry.name)?;
-            Some(ComputedAnswer { tier: source.name(), index, json: entry.json?, until })
+        let named = |(name, json): (String, Json)| {
+            let index = chain.schema.index_by_name(&name)?;
+            Some(ComputedAnswer { tier: source.name(), index, json, until })
         };
         answers.extend(found.entries.into_iter().filter_map(named));
     }

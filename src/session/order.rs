@@ -423,7 +423,7 @@ impl SessionShared {
             let (owner, expires) = (self.chain.owner(&id), self.chain.time.wall(until).time());
             let write = async |kind| {
                 let commit = Commit::new(owner, kind, &[], expires);
-                store.write(commit, &self.chain.time).await.map_err(WriteError::from)
+                store.commit(commit, &self.chain.time).await.map_err(WriteError::from)
             };
             if matches!(write(CommitKind::End).await?, Committed::Absent) {
                 // A store remembers the end of a record that it had. Another node could begin an absent id yet.

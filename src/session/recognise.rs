@@ -18,7 +18,7 @@ use crate::{
     live::CloseReason,
     sync::RwLock,
     tier::{
-        Lookup, Standing,
+        Snapshot,
         cookie::{
             OpenedToken,
             fingerprint::TokenFingerprint,
@@ -235,15 +235,12 @@ impl SessionShared {
         };
         let stored = match &self.chain.store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
-                let lookup = Lookup::new(Some(self.chain.owner(&id)), &self.chain.names, None);
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
-                let found = store.read(lookup, &self.chain.time).await?;
-                Some(Box::new((found, abandoned)))
+                Some((store.read(self.chain.owner(&id), &self.chain.time).await?, abandoned))
             }
             _ => None,
         };
-        let standing = stored.as_ref().map(|stored| stored.0.standing);
-        if standing == Some(Standing::Absent) {
+        if let Some((Snapshot::Absent, _)) = stored {
             // What is open on this node learns of it too.
             if let Some(record) = &known {
                 let _ = self.end(record, CloseReason::Destroyed, now);
@@ -259,7 +256,7 @@ impl SessionShared {
         if let Some(predecessor) = current.payload.head.predecessor {
             self.end_predecessor(&record, predecessor, &current, now);
         }
-        if standing == Some(Standing::Ended) {
+        if let Some((Snapshot::Ended, _)) = stored {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
             let _ = self.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
         }
@@ -279,6 +276,7 @@ impl SessionShared {
             record.merge_life(&current.life, now);
             return Ok((Binding::Live(Bound { record }), brought, None));
         }
+        let stored = stored.map(|(snapshot, abandoned)| (snapshot.into_record(), abandoned));
         let arrived = AcceptedToken { current, old_key: retired, fingerprint: seen, stored };
         Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
     }

@@ -16,7 +16,7 @@ use crate::{
         Identity, ResolvedPrincipal,
         judge::Judge,
         life::{LifeFields, Lifetime, Predecessor, SessionLife, Successor},
-        outside::Store,
+        outside::SharedTier,
     },
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
@@ -364,7 +364,7 @@ impl SessionShared {
 
     async fn replace_in_store(
         &self,
-        store: &Store,
+        store: &SharedTier,
         bound: &Bound,
         next: &Bound,
         succession: &Replacement<'_>,
@@ -391,7 +391,7 @@ impl SessionShared {
         let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
-        match store.write(create, &self.chain.time).await? {
+        match store.commit(create, &self.chain.time).await? {
             Committed::Applied(_) => {}
             // Another node has carried the order out.
             _ if succession.start.planned.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
@@ -400,7 +400,7 @@ impl SessionShared {
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
         let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
         let doubt = bound.record.begin_store_write();
-        let ended = store.write(end, &self.chain.time).await?;
+        let ended = store.commit(end, &self.chain.time).await?;
         doubt.confirmed();
         match ended {
             Committed::Applied(_) => Ok(()),

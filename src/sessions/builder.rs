@@ -22,20 +22,20 @@ use crate::{
     id::Principal,
     notify::Subscribers,
     throttle::Throttle,
-    tier::{
-        Tier,
-        cookie::{CookieTier, SameSite, fingerprint::FingerprintKey},
-        default::DefaultTier,
-        memory::MemoryTier,
-    },
+    tier::cookie::{SameSite, fingerprint::FingerprintKey},
     value::{self, Scope, SessionValue, ValueSpec},
     version::Clock,
     writeback::{cross_site::CrossSiteRule, origin::PublicOrigins},
 };
 
 mod check;
+mod tiers;
 
-use self::check::{chain_error, check_placement, default_clock, setting_error};
+pub use self::tiers::IntoTier;
+use self::{
+    check::{check_placement, default_clock, setting_error},
+    tiers::{AddedTier, Tiers},
+};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -70,9 +70,7 @@ const IDENTITY_ROOM: usize = 256;
 /// ```
 #[must_use = "nothing is checked before `build`"]
 pub struct SessionsBuilder {
-    memory: Vec<MemoryTier>,
-    cookie: Vec<CookieTier>,
-    tiers: Vec<Added>,
+    tiers: Vec<AddedTier>,
     values: Vec<ValueSpec>,
     resolved: Vec<Resolved>,
     identify: Option<Box<Identify>>,
@@ -95,8 +93,6 @@ pub struct SessionsBuilder {
 impl Default for SessionsBuilder {
     fn default() -> Self {
         Self {
-            memory: Vec::new(),
-            cookie: Vec::new(),
             tiers: Vec::new(),
             values: Vec::new(),
             resolved: Vec::new(),
@@ -119,63 +115,12 @@ impl Default for SessionsBuilder {
     }
 }
 
-enum Added {
-    Memory,
-    Cookie,
-    Default(DefaultTier),
-    Own(Arc<dyn Tier>),
-}
-
-/// Anything that [`SessionsBuilder::tier`] takes: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], and every [`Tier`].
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` is no tier",
-    note = "tiers are `MemoryTier::builder().build()`, `CookieTier::sealed(keys)`, `DefaultTier::new()` and types that \
-            implement `layered_session::tier::Tier`"
-)]
-pub trait IntoTier: sealed::Add {}
-
-impl<T: sealed::Add> IntoTier for T {}
-
-mod sealed {
-    use super::{Added, Arc, CookieTier, DefaultTier, MemoryTier, SessionsBuilder, Tier};
-
-    #[allow(unnameable_types)] // Sealed: that is the point.
-    pub trait Add {
-        fn add(self, builder: &mut SessionsBuilder);
-    }
-
-    impl Add for MemoryTier {
-        fn add(self, builder: &mut SessionsBuilder) {
-            builder.memory.push(self);
-            builder.tiers.push(Added::Memory);
-        }
-    }
-
-    impl Add for CookieTier {
-        fn add(self, builder: &mut SessionsBuilder) {
-            builder.cookie.push(self);
-            builder.tiers.push(Added::Cookie);
-        }
-    }
-
-    impl Add for DefaultTier {
-        fn add(self, builder: &mut SessionsBuilder) {
-            builder.tiers.push(Added::Default(self));
-        }
-    }
-
-    impl<T: Tier> Add for T {
-        fn add(self, builder: &mut SessionsBuilder) {
-            builder.tiers.push(Added::Own(Arc::new(self)));
-        }
-    }
-}
-
 impl SessionsBuilder {
-    /// Adds a tier below those added before: [`MemoryTier`] first, then [`CookieTier`] (needed: it carries the
-    /// session's id), then what computes its answers.
+    /// Adds a tier below those added before: [`MemoryTier`](crate::MemoryTier) first, then
+    /// [`CookieTier`](crate::CookieTier) (needed: it carries the session's id), then what computes its answers. A
+    /// [`SharedTier`](crate::SharedTier) may stand anywhere.
     pub fn tier(mut self, tier: impl IntoTier) -> Self {
-        tier.add(&mut self);
+        self.tiers.push(tier.into_tier());
         self
     }
 
@@ -228,7 +173,7 @@ impl SessionsBuilder {
     }
 
     /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1). The cookie's `Max-Age` is a minute short of
-    /// it: see [`CookieTier`].
+    /// it: see [`CookieTier`](crate::CookieTier).
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self
@@ -264,7 +209,7 @@ impl SessionsBuilder {
         self
     }
 
-    /// How long a load waits for each read-only source ([`Role::Source`](crate::tier::Role::Source)): 250 milliseconds unless
+    /// How long a load waits for each read-only source ([`Source`](crate::tier::Source)): 250 milliseconds unless
     /// told otherwise. After the deadline the next tier answers, and the late source is traced and counted as
     /// [`Stats::source_failures`](crate::Stats::source_failures). The late source's future is dropped: a
     /// [source with a database](crate::guide::tiers#a-source-with-a-database) runs its query in a task of its own, so that a
@@ -348,11 +293,8 @@ impl SessionsBuilder {
         let lifetime = if self.ends_with_browser { lifetime.until_browser_closes() } else { lifetime };
         let clock = self.clock.take().map_or_else(default_clock, Ok)?;
         let public = PublicOrigins::parse(&self.public_origins)?;
-        self.check_order()?;
-        let cookie = self
-            .cookie
-            .pop()
-            .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
+        let schema = self.schema()?;
+        let Tiers { memory, cookie, store, computed } = self.sort_tiers(&schema)?;
         cookie.check()?;
         // Under `Lax` and `Strict` a browser that sent no `Origin` would send no cookie across sites either.
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
@@ -364,13 +306,11 @@ impl SessionsBuilder {
         if self.source_deadline < Duration::from_millis(1) {
             return Err(setting_error("`source_deadline` under a millisecond: no source that waits could answer"));
         }
-        if self.memory.last().is_some_and(|tier| tier.max_bytes == 0) {
+        if memory.as_ref().is_some_and(|tier| tier.max_bytes == 0) {
             return Err(setting_error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
         }
-        let memory = self.memory.pop().map(|tier| tier.open());
-        let schema = self.schema()?;
+        let memory = memory.map(|tier| tier.open());
         let identity = self.identity(&schema)?;
-        let (store, computed) = self.computed(&schema)?;
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.in_cookie() && declared.scope == Scope::Principal);
         let principals = principals && !matches!(identity, Identity::Nobody);

@@ -15,7 +15,7 @@ use super::lock;
 use crate::{
     error::BoxError,
     id::OwnerId,
-    tier::{Commit, CommitKind, Committed, Found, Lookup, Role, Tier, TierFuture},
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
     version::{Clock, Version},
 };
 
@@ -26,12 +26,13 @@ use crate::{
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
 /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-/// use layered_session::{WriteErrorKind, testing::{self, SpyStore}, tier::BoxError};
+/// use layered_session::{SharedTier, WriteErrorKind};
+/// use layered_session::{testing::{self, SpyStore}, tier::BoxError};
 ///
 /// # futures_util::future::FutureExt::now_or_never(async {
 /// let store = SpyStore::new();
 /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
-/// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+/// let sessions = chain.tier(SharedTier::new(store.clone())).value::<Visits>().build()?;
 /// let session = testing::session(&sessions).await?;
 /// store.fail();
 /// let error = session.set(Visits(1)).await.unwrap_err();
@@ -45,7 +46,7 @@ pub struct SpyStore(Arc<Mutex<Spied>>);
 
 #[derive(Default)]
 struct Spied {
-    records: HashMap<OwnerId, StoredRecord>,
+    records: HashMap<OwnerId, SpiedRecord>,
     calls: Vec<Call>,
     failing: bool,
     /// How many more writes find themselves outdated.
@@ -57,7 +58,7 @@ struct Spied {
     clock: Option<Arc<dyn Clock>>,
 }
 
-struct StoredRecord {
+struct SpiedRecord {
     ended: bool,
     newest: Version,
     values: HashMap<String, (Version, Option<Bytes>)>,
@@ -98,13 +99,14 @@ impl Operation {
 /// # use serde::{Deserialize, Serialize};
 /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
 /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
-/// use layered_session::{Clock, testing::{self, ManualClock, SpyStore}, tier::BoxError};
+/// use layered_session::{Clock, SharedTier};
+/// use layered_session::{testing::{self, ManualClock, SpyStore}, tier::BoxError};
 ///
 /// # futures_util::future::FutureExt::now_or_never(async {
 /// let (store, clock) = (SpyStore::new(), ManualClock::new());
 /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?)).value::<Visits>();
 /// let hour = Duration::from_secs(3600);
-/// let chain = chain.tier(store.clone()).clock(clock.clone());
+/// let chain = chain.tier(SharedTier::new(store.clone())).clock(clock.clone());
 /// let sessions = chain.idle(hour).absolute(hour).build()?;
 /// testing::session(&sessions).await?.set(Visits(1)).await?;
 /// let calls = store.take_calls();
@@ -114,7 +116,7 @@ impl Operation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
     operation: Operation,
-    owner: Option<OwnerId>,
+    owner: OwnerId,
     expires: Option<SystemTime>,
 }
 
@@ -125,7 +127,7 @@ impl Call {
     }
 
     /// The owner of the record.
-    pub const fn owner(&self) -> Option<OwnerId> {
+    pub const fn owner(&self) -> OwnerId {
         self.owner
     }
 
@@ -154,7 +156,7 @@ impl SpyStore {
     /// Keeps calls of this kind from the store from now on, until [`release`](Self::release).
     ///
     /// ```
-    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, futures_util::future::FutureExt};
+    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions, SharedTier}, futures_util::future::FutureExt};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
     /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
@@ -164,7 +166,7 @@ impl SpyStore {
     /// # async {
     /// let store = SpyStore::new();
     /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
-    /// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+    /// let sessions = chain.tier(SharedTier::new(store.clone())).value::<Visits>().build()?;
     /// let session = testing::session(&sessions).await?;
     /// store.hold_requests(Operation::Create);
     /// let mut write = Box::pin(session.set(Visits(1)));
@@ -213,7 +215,7 @@ impl SpyStore {
     /// Marks every record as ended, as when another node has ended each session.
     ///
     /// ```
-    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions}, futures_util::future::FutureExt};
+    /// # use {layered_session::{CookieTier, KeyRing, SessionValue, Sessions, SharedTier}, futures_util::future::FutureExt};
     /// # use serde::{Deserialize, Serialize};
     /// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)] struct Visits(u64);
     /// # impl SessionValue for Visits { const NAME: &'static str = "visits"; }
@@ -222,7 +224,7 @@ impl SpyStore {
     /// # async {
     /// let store = SpyStore::new();
     /// # let chain = Sessions::builder().tier(CookieTier::sealed(KeyRing::generate()?));
-    /// let sessions = chain.tier(store.clone()).value::<Visits>().build()?;
+    /// let sessions = chain.tier(SharedTier::new(store.clone())).value::<Visits>().build()?;
     /// let session = testing::session(&sessions).with(Visits(1)).await?;
     /// store.end_records();
     /// let error = session.set(Visits(2)).await.unwrap_err();
@@ -275,63 +277,59 @@ impl fmt::Debug for SpyStore {
     }
 }
 
-impl Tier for SpyStore {
+impl Store for SpyStore {
     fn name(&self) -> &'static str {
         "spy"
     }
 
-    fn role(&self) -> Role {
-        Role::Store
-    }
-
-    fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
         TierFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, Operation::Read).await;
-            let found = lock(&self.0).read(lookup.owner());
+            let snapshots = asks.iter().map(|ask| lock(&self.0).read(ask.owner())).collect();
             self.pass(|spied| spied.answers_held, Operation::Read).await;
-            found
+            snapshots
         })
     }
 
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
         let operation = Operation::of(commit.kind());
         TierFuture::boxed(async move {
             self.pass(|spied| spied.requests_held, operation).await;
-            let committed = lock(&self.0).write(commit);
+            let committed = lock(&self.0).commit(commit);
             self.pass(|spied| spied.answers_held, operation).await;
             committed
         })
     }
 }
 
-impl StoredRecord {
+impl SpiedRecord {
     fn until(expires: SystemTime) -> Self {
         Self { ended: false, newest: Version::ZERO, values: HashMap::new(), expires }
     }
 
-    fn found(&self) -> Found {
+    fn stored(&self) -> StoredRecord {
         let values = self.values.iter();
-        values.fold(Found::nothing(), |found, (name, (version, json))| found.entry(name, json.clone(), *version))
+        values.fold(StoredRecord::new(), |stored, (name, (version, json))| stored.entry(name, json.clone(), *version))
     }
 }
 
 impl Spied {
-    fn read(&mut self, owner: Option<OwnerId>) -> Result<Found, BoxError> {
+    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, BoxError> {
         self.calls.push(Call { operation: Operation::Read, owner, expires: None });
         if self.failing {
             return Err("told to fail".into());
         }
         self.expire();
-        Ok(match owner.and_then(|owner| self.records.get(&owner)) {
-            None => Found::absent(),
-            Some(record) if record.ended => Found::ended(),
-            Some(record) => record.found(),
+        Ok(match self.records.get(&owner) {
+            None => Snapshot::Absent,
+            Some(record) if record.ended => Snapshot::Ended,
+            Some(record) => Snapshot::Present(record.stored()),
         })
     }
 
-    fn write(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
+    fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
         let operation = Operation::of(commit.kind());
-        self.calls.push(Call { operation, owner: Some(commit.owner()), expires: Some(commit.expires()) });
+        self.calls.push(Call { operation, owner: commit.owner(), expires: Some(commit.expires()) });
         if self.failing {
             return Err("told to fail".into());
         }
@@ -339,7 +337,7 @@ impl Spied {
         if self.outdated > 0 {
             self.outdated -= 1;
             let known = self.records.get(&commit.owner());
-            return Ok(Committed::Outdated(known.map_or_else(Found::nothing, StoredRecord::found)));
+            return Ok(Committed::Outdated(known.map_or_else(StoredRecord::new, SpiedRecord::stored)));
         }
         Ok(self.apply(commit))
     }
@@ -359,12 +357,12 @@ impl Spied {
             _ => {}
         }
         let exists = commit.kind() == CommitKind::Create && known.is_some();
-        let record = self.records.entry(commit.owner()).or_insert_with(|| StoredRecord::until(commit.expires()));
+        let record = self.records.entry(commit.owner()).or_insert_with(|| SpiedRecord::until(commit.expires()));
         let version_of = |name: &str| record.values.get(name).map_or(Version::ZERO, |(version, _)| *version);
         let outdated =
             commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name())));
         if exists || outdated {
-            return Committed::Outdated(record.found());
+            return Committed::Outdated(record.stored());
         }
         record.ended = commit.kind() == CommitKind::End;
         record.expires = commit.expires();

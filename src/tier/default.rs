@@ -73,7 +73,7 @@ impl DefaultTier {
     /// its value is not valid.
     ///
     /// A value that goes by the host takes the host from the URI's authority (HTTP/2), else from `Host` (HTTP/1.1), and
-    /// compares the host without port and case: the guide has [the function](crate::guide::tiers#a-tier-of-ones-own).
+    /// compares the host without port and case: the guide has [the function](crate::guide::tiers#a-source-of-ones-own).
     #[must_use]
     pub fn with<V: SessionValue>(self, compute: impl Fn(&Parts) -> V + Send + Sync + 'static) -> Self {
         self.rule::<V>(DefaultRule::Computed(Box::new(move |head| value::encode(&compute(head)))))

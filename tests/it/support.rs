@@ -26,7 +26,7 @@ pub(crate) use self::{
     cluster::{Cluster, STEP, Tally},
     forgery::{PURPOSES, forge, parts},
     node::{Answer, BoxFuture, Node},
-    tiers::{Scripted, empty_source, nothing, source, store},
+    tiers::{ScriptedSource, empty_source, nothing, source, store},
     tokens::{attributes, id_of, max_age, parsed, set_cookies},
     trace::{Trace, spellings},
     turns::{Mfa, assert_refused, bring_ok, id, is_ada, login, mfa_node, principal},

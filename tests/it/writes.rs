@@ -12,7 +12,7 @@ mod in_flight;
 mod removals;
 mod threads;
 
-use layered_session::{Placement, Session, SessionValue, testing::SpyStore};
+use layered_session::{Placement, Session, SessionValue, SharedTier, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{App, Browser, Node, Visits};
@@ -37,5 +37,5 @@ pub(crate) async fn count(session: Session) {
 pub(crate) fn stored() -> (SpyStore, App) {
     let store = SpyStore::new();
     let shared = store.clone();
-    (store, App::with(move |builder| builder.tier(shared.clone()).value::<Note>()))
+    (store, App::with(move |builder| builder.tier(SharedTier::new(shared.clone())).value::<Note>()))
 }

@@ -2,37 +2,15 @@
 
 use std::sync::Arc;
 
-use super::{Added, SessionsBuilder};
+use super::SessionsBuilder;
 use crate::{
-    chain::{
-        Budget, ComputedTier, DEFAULT, Identity,
-        outside::{Source, Store},
-    },
+    chain::{Budget, Identity},
     error::{BuildError, BuildErrorKind},
-    tier::{
-        Role,
-        default::{DefaultRule, DefaultTier},
-    },
-    value::{self, Placement, Schema, Scope, ValueIndex},
+    value::{self, Placement, Schema, Scope},
     version::Clock,
 };
 
 impl SessionsBuilder {
-    pub(super) fn check_order(&self) -> Result<(), BuildError> {
-        if self.memory.len() > 1 || self.cookie.len() > 1 {
-            return Err(chain_error("a chain has one memory tier and one cookie: leave the second out"));
-        }
-        let place = |wanted: fn(&Added) -> bool| self.tiers.iter().position(wanted);
-        let (memory, cookie) =
-            (place(|tier| matches!(tier, Added::Memory)), place(|tier| matches!(tier, Added::Cookie)));
-        if memory.zip(cookie).is_some_and(|(memory, cookie)| memory > cookie) {
-            return Err(chain_error(
-                "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
-            ));
-        }
-        Ok(())
-    }
-
     pub(super) fn schema(&mut self) -> Result<Schema, BuildError> {
         let mut schema = Schema::default();
         if let Some((user, _)) = &self.identify_by
@@ -99,61 +77,6 @@ impl SessionsBuilder {
         }
         Ok(room)
     }
-
-    pub(super) fn computed(&mut self, schema: &Schema) -> Result<(Option<Store>, Vec<ComputedTier>), BuildError> {
-        let (mut store, mut computed): (Option<Store>, Vec<ComputedTier>) = (None, Vec::new());
-        for tier in self.tiers.drain(..) {
-            match tier {
-                Added::Memory | Added::Cookie => {}
-                Added::Default(tier) => {
-                    if computed.iter().any(|tier| matches!(tier, ComputedTier::Default(_))) {
-                        return Err(chain_error("two default tiers: put all defaults into one"));
-                    }
-                    computed.push(ComputedTier::Default(rules(tier, schema)?));
-                }
-                Added::Own(tier) if tier.role() == Role::Store => {
-                    if let Some(first) = &store {
-                        let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
-                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
-                    }
-                    store = Some(Store::new(tier));
-                }
-                Added::Own(tier) => {
-                    let taken = computed.iter().any(|other| other.name() == tier.name());
-                    if taken || ["memory", "cookie", DEFAULT].contains(&tier.name()) {
-                        let message = format!(
-                            "two tiers are named `{}`, and `origin` could not tell them apart: rename one",
-                            tier.name()
-                        );
-                        return Err(chain_error(message));
-                    }
-                    computed.push(ComputedTier::Source(Source::new(tier, self.source_deadline)));
-                }
-            }
-        }
-        Ok((store, computed))
-    }
-}
-
-fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
-    let numbered = |rule: crate::tier::default::Rule| {
-        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
-        let (index, _) = declared.ok_or_else(|| {
-            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
-        })?;
-        match rule.answer {
-            DefaultRule::Constant(Err(flaw)) => {
-                let error =
-                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
-                Err(match flaw.into_source() {
-                    Some(source) => error.caused_by(source),
-                    None => error,
-                })
-            }
-            answer => Ok((index, answer)),
-        }
-    };
-    tier.rules.into_iter().map(numbered).collect()
 }
 
 /// Refuses values that could silently be lost.

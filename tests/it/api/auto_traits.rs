@@ -7,12 +7,13 @@ use layered_session::{
     Explanation, InspectorBody, InspectorFuture, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
     MemoryTierBuilder, MissingSession, MissingSessionKind, MissingValue, Placement, Preload, PreloadFuture,
     PreloadLayer, Principal, RelayToken, Require, RequireFuture, RequireLayer, Required, Resolution, ResponseFuture,
-    SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SignIn, Sleep, Stats,
-    TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError, WriteErrorKind, WritebackBody,
+    SameSite, Scope, Session, SessionInspector, SessionWriteback, Sessions, SessionsBuilder, SharedTier, SignIn, Sleep,
+    Stats, TierAnswer, TierError, TokioClock, Value, ValueSource, Watch, WriteError, WriteErrorKind, WritebackBody,
     WritebackFuture,
     testing::{Call, Client, ClientRequest, Jar, ManualClock, Operation, Response, SpyStore, TestError, TestSession},
     tier::{
-        BoxError, Commit, CommitKind, Committed, Found, Lookup, Mutation, OwnerId, Role, Tier, TierFuture, Version,
+        Ask, BoxError, Commit, CommitKind, Committed, Found, Lookup, Mutation, OwnerId, Snapshot, Source, Store,
+        StoredRecord, TierFuture, Version,
     },
 };
 
@@ -67,13 +68,13 @@ fn public_types_keep_their_auto_traits() {
     copied::<Lifetime>();
     copied::<Lookup<'static>>();
     copied::<MissingSessionKind>();
+    copied::<Ask>();
     copied::<Call>();
     copied::<Operation>();
     copied::<ValueSource>();
     copied::<OwnerId>();
     copied::<Placement>();
     copied::<Resolution>();
-    copied::<Role>();
     copied::<SameSite>();
     copied::<Scope>();
     copied::<Stats>();
@@ -86,6 +87,9 @@ fn public_types_keep_their_auto_traits() {
     kept::<DefaultTier>();
     kept::<Explanation>();
     kept::<Found>();
+    kept::<SharedTier>();
+    kept::<Snapshot>();
+    kept::<StoredRecord>();
     kept::<InspectorBody>();
     kept::<SessionsBuilder>();
     kept::<Watch<Division>>();
@@ -93,7 +97,8 @@ fn public_types_keep_their_auto_traits() {
     kept::<Client<String, std::rc::Rc<()>>>();
     sent_and_shared::<BoxError>();
     sent_and_shared::<Sleep>();
-    sent_and_shared::<dyn Tier>();
+    sent_and_shared::<dyn Source>();
+    sent_and_shared::<dyn Store>();
     sent_and_shared::<dyn Clock>();
 
     kept::<Client<String>>();

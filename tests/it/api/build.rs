@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use layered_session::{
     BuildError, BuildErrorKind, CookieTier, DefaultTier, KeyRing, MemoryTier, Placement, Principal, SameSite, Scope,
-    SessionValue, Sessions, SessionsBuilder,
+    SessionValue, Sessions, SessionsBuilder, SharedTier,
     testing::{ManualClock, SpyStore},
-    tier::{Committed, TierFuture},
+    tier::{Committed, Snapshot},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{Browser, DAY, Division, Node, Theme, User, dark, empty_source, nothing, ring, store};
+use crate::support::{Browser, DAY, Division, Node, Theme, User, dark, empty_source, ring, store};
 
 fn memory() -> MemoryTier {
     MemoryTier::builder().build()
@@ -72,12 +72,12 @@ fn chain_needs_one_cookie_after_memory() {
 #[test]
 fn tiers_are_told_apart_and_one_store_decides() {
     use BuildErrorKind::Chain;
-    chain().tier(SpyStore::new()).tier(empty_source("a")).tier(empty_source("b")).build().unwrap();
+    chain().tier(SharedTier::new(SpyStore::new())).tier(empty_source("a")).tier(empty_source("b")).build().unwrap();
     refused(chain().tier(DefaultTier::new()).tier(DefaultTier::new()), Chain, "put all defaults into one");
-    let stores = chain().tier(SpyStore::new()).tier(store(
+    let stores = chain().tier(SharedTier::new(SpyStore::new())).tier(store(
         "other",
-        |_| nothing(),
-        |_| TierFuture::ready(Ok(Committed::ReadOnly)),
+        |_| Snapshot::Absent,
+        |_| Committed::Absent,
     ));
     refused(
         stores,
@@ -144,7 +144,7 @@ fn value_without_a_place_is_refused() {
         "add `.tier(MemoryTier::builder().build())`",
     );
     chain().value::<Volatile>().build().unwrap();
-    chain().tier(SpyStore::new()).value::<Server>().build().unwrap();
+    chain().tier(SharedTier::new(SpyStore::new())).value::<Server>().build().unwrap();
 }
 
 #[test]

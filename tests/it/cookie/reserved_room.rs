@@ -1,7 +1,7 @@
 //! The room that a session keeps for the user's value, so that a full session can sign in.
 
 use layered_session::{
-    BuildErrorKind, DefaultTier, Placement, Principal, Session, SessionValue, WriteError, WriteErrorKind,
+    BuildErrorKind, DefaultTier, Placement, Principal, Session, SessionValue, SharedTier, WriteError, WriteErrorKind,
     testing::SpyStore,
 };
 use serde::{Deserialize, Serialize};
@@ -27,7 +27,7 @@ fn settings() -> [(Node, Node); 3] {
     let (one, two, stored) = (App::new(), App::new(), App::new());
     let node = mfa_node(&one);
     let store = SpyStore::new();
-    let over_store = || stored.start_with(|sessions| sessions.tier(store.clone()).value::<Mfa>());
+    let over_store = || stored.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())).value::<Mfa>());
     [(node.clone(), node), (mfa_node(&two), mfa_node(&two)), (over_store(), over_store())]
 }
 

@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use layered_session::{
-    BuildErrorKind, LayeredSessionLayer, MissingValue, RequireLayer, Required, Session, Sessions, Value,
+    BuildErrorKind, LayeredSessionLayer, MissingValue, RequireLayer, Required, Session, Sessions, SharedTier, Value,
     testing::{ManualClock, Operation, SpyStore},
 };
 use tower::{Layer, Service, ServiceExt, service_fn};
@@ -124,7 +124,7 @@ async fn missing_layer_or_store_is_no_missing_login() {
     }
 
     let (keys, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = || builder(&keys, &clock).tier(store.clone()).build().unwrap();
+    let node = || builder(&keys, &clock).tier(SharedTier::new(store.clone())).build().unwrap();
     let mut browser = Browser::new();
     send(&app(node(), RequireLayer::new()), &mut browser, request("POST", "/login")).await;
     store.fail();
@@ -179,7 +179,7 @@ async fn guard_calls_the_service_that_was_ready() {
 #[tokio::test]
 async fn dropped_guard_calls_nothing() {
     let (keys, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = || builder(&keys, &clock).tier(store.clone()).build().unwrap();
+    let node = || builder(&keys, &clock).tier(SharedTier::new(store.clone())).build().unwrap();
     let mut browser = Browser::new();
     send(&app(node(), RequireLayer::new()), &mut browser, request("POST", "/login")).await;
 

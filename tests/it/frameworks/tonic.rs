@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, header, uri::PathAndQuery};
 use http_body_util::Full;
 use layered_session::{
-    LayeredSessionLayer, RequireLayer, Session, SessionValue, Sessions, WriteError, WriteErrorKind,
+    LayeredSessionLayer, RequireLayer, Session, SessionValue, Sessions, SharedTier, WriteError, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -248,7 +248,7 @@ async fn missing(request: http::Request<Full<Bytes>>) -> Result<http::Response<S
 #[tokio::test]
 async fn store_outage_differs_from_a_missing_layer() {
     let (store, ring, clock) = (SpyStore::new(), ring(), ManualClock::new());
-    let node = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let node = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let (mut browser, warm, cold) = (Browser::new(), node(), node());
     browser.visit(&warm, async |session| session.set(Division(3)).await.unwrap()).await;
     store.fail();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, CloseReason, Lifetime, Principal, Session, SessionsBuilder,
+    Clock, CloseReason, Lifetime, Principal, Session, SessionsBuilder, SharedTier,
     testing::{ManualClock, SpyStore},
 };
 
@@ -33,7 +33,9 @@ fn pairs() -> Vec<(App, ManualClock, Node)> {
         .into_iter()
         .map(|stored| {
             let store = SpyStore::new();
-            let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
+            let add = move |builder: SessionsBuilder| {
+                if stored { builder.tier(SharedTier::new(store.clone())) } else { builder }
+            };
             let (app, clock) = (App::with(add), ManualClock::new());
             let other = app.start_at(&clock);
             (app, clock, other)

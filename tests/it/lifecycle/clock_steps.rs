@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use layered_session::{
-    Clock, CloseReason, KeyRing, SessionValue, SessionsBuilder,
+    Clock, CloseReason, KeyRing, SessionValue, SessionsBuilder, SharedTier,
     testing::{Call, ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -39,7 +39,8 @@ async fn step_back_extends_no_idle_lifetime() {
     let steps = [Duration::from_secs(1), 30 * MINUTE, HOUR, 2 * DAY];
     for (step, stored) in steps.into_iter().flat_map(|step| [(step, false), (step, true)]) {
         let store = SpyStore::new();
-        let add = move |builder: SessionsBuilder| if stored { builder.tier(store.clone()) } else { builder };
+        let add =
+            move |builder: SessionsBuilder| if stored { builder.tier(SharedTier::new(store.clone())) } else { builder };
         let app = App::with(move |builder| add(builder.idle(HOUR).absolute(6 * HOUR)));
         let mut browser = app.dark().await;
         let handle = browser.open(&app.node).await;
@@ -275,7 +276,7 @@ async fn restart_after_step_back_extends_by_the_step() {
 async fn store_is_told_times_of_the_wall_clock() {
     let store = SpyStore::new();
     let tier = store.clone();
-    let app = App::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(tier.clone()));
+    let app = App::with(move |builder| builder.idle(HOUR).absolute(6 * HOUR).tier(SharedTier::new(tier.clone())));
     back(&app.clock, 30 * MINUTE);
     let mut browser = app.dark().await;
     let expires = || store.take_calls().iter().rev().find_map(Call::expires).unwrap();

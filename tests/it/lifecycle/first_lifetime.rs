@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use layered_session::{
-    Clock, CloseReason, Lifetime, Session, WriteErrorKind,
+    Clock, CloseReason, Lifetime, Session, SharedTier, WriteErrorKind,
     testing::{Call, ManualClock, Operation, SpyStore},
 };
 
@@ -29,7 +29,7 @@ fn settings() -> [(App, Node, Node); 3] {
     let node = one.start();
     let (first, second) = (two.start(), two.start());
     let store = SpyStore::new();
-    let over_store = || stored.start_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || stored.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (third, fourth) = (over_store(), over_store());
     [(one, node.clone(), node), (two, first, second), (stored, third, fourth)]
 }
@@ -276,7 +276,7 @@ async fn lifetime_given_later_wins_on_other_nodes() {
 async fn store_keeps_the_session_for_its_lifetime() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let last = || {
         let created = |call: &Call| call.operation() == Operation::Create;
         let expires = store.take_calls().into_iter().filter(created).filter_map(|call| call.expires()).next_back();

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use http::{Extensions, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    LayeredSessionLayer, Lifetime, Principal, Session, SessionsBuilder, WriteErrorKind,
+    LayeredSessionLayer, Lifetime, Principal, Session, SessionsBuilder, SharedTier, WriteErrorKind,
     testing::SpyStore,
     tier::{BoxError, Found, TierFuture},
 };
@@ -26,8 +26,8 @@ fn nodes(app: &App) -> [(Node, bool); 4] {
     [
         (app.start(), true),
         (Node::new(without().build().unwrap()), false),
-        (app.start_with(|sessions| sessions.tier(SpyStore::new())), true),
-        (Node::new(without().tier(SpyStore::new()).build().unwrap()), false),
+        (app.start_with(|sessions| sessions.tier(SharedTier::new(SpyStore::new()))), true),
+        (Node::new(without().tier(SharedTier::new(SpyStore::new())).build().unwrap()), false),
     ]
 }
 

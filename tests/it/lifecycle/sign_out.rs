@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use layered_session::{CloseReason, DefaultTier, Lifetime, Principal, Session, testing::SpyStore};
+use layered_session::{CloseReason, DefaultTier, Lifetime, Principal, Session, SharedTier, testing::SpyStore};
 
 use crate::support::{
     App, Browser, Node, TICK, Theme, at_once, get, set_cookies, sign_in, signed_in, socket, theme, visit_as, visitor,
@@ -159,7 +159,7 @@ async fn sign_out_follows_its_own_principal_alone() {
 #[tokio::test]
 async fn sign_out_ends_renewed_session_in_the_store() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (here, there) = (node(), node());
     let mut browser = signed_in(&here, "ada").await;
     let late = browser.clone();
@@ -173,7 +173,7 @@ async fn sign_out_ends_renewed_session_in_the_store() {
 #[tokio::test]
 async fn sign_out_on_another_node_follows_nothing() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (here, there) = (node(), node());
     let mut browser = signed_in(&here, "ada").await;
     let late = browser.clone();

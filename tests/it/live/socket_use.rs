@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode};
-use layered_session::{Session, SessionWriteback, WritebackBody, testing::SpyStore};
+use layered_session::{Session, SessionWriteback, SharedTier, WritebackBody, testing::SpyStore};
 
 use crate::support::{
     App, BEAT, Browser, DAY, HOUR, Node, Theme, Visits, bring, carried, get, set, set_cookies, socket, theme, told,
@@ -107,7 +107,7 @@ async fn idle_cookie_follows_the_living_record() {
 #[tokio::test]
 async fn store_decides_whether_an_idled_out_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(store));
+    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let first = over(store.clone());
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;

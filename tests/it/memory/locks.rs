@@ -4,12 +4,12 @@ use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
 
 use bytes::Bytes;
 use layered_session::{
-    Session, SessionValue,
-    tier::{BoxError, Committed, Found, TierFuture, Version},
+    Session, SessionValue, SharedTier,
+    tier::{BoxError, Committed, Snapshot, StoredRecord, Version},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::support::{App, Browser, Scripted, Theme, Visits, at_once, get, set, store};
+use crate::support::{App, Browser, Theme, Visits, at_once, get, set, store};
 
 thread_local! {
     static ASKED: RefCell<Option<Session>> = const { RefCell::new(None) };
@@ -75,14 +75,14 @@ fn cookie_values_are_validated_under_no_lock() {
 }
 
 /// A store whose answer to a write of [`Nosy`] is overtaken by the write of another build.
-fn overtaken() -> Scripted {
+fn overtaken() -> SharedTier {
     store(
         "overtaken",
         |_| {
             let newer = Some(Bytes::from_static(b"777"));
-            TierFuture::ready(Ok(Found::nothing().entry(Nosy::NAME, newer, Version::from_u64(1 << 60))))
+            Snapshot::Present(StoredRecord::new().entry(Nosy::NAME, newer, Version::from_u64(1 << 60)))
         },
-        |_| TierFuture::ready(Ok(Committed::Applied(Version::from_u64(1 << 59)))),
+        |_| Committed::Applied(Version::from_u64(1 << 59)),
     )
 }
 

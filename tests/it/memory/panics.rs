@@ -10,7 +10,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use layered_session::{Principal, Session, SessionValue, testing::SpyStore};
+use layered_session::{Principal, Session, SessionValue, SharedTier, testing::SpyStore};
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
@@ -37,7 +37,7 @@ fn node(app: &App, panics: &Arc<AtomicBool>, store: Option<&SpyStore>) -> Node {
     let panics = Arc::clone(panics);
     let mut sessions = chain(memory(), cookie(&app.ring), &app.clock);
     if let Some(store) = store {
-        sessions = sessions.tier(store.clone());
+        sessions = sessions.tier(SharedTier::new(store.clone()));
     }
     let sessions =
         sessions.value::<Theme>().value::<Division>().value::<Brittle>().value::<Visits>().identify_by::<User>(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use layered_session::{
-    Placement, Principal, Scope, Session, SessionValue, Sessions, WriteErrorKind,
+    Placement, Principal, Scope, Session, SessionValue, Sessions, SharedTier, WriteErrorKind,
     testing::{Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -48,7 +48,7 @@ async fn revoked_session_counts_as_ended() {
 #[tokio::test]
 async fn session_ended_in_store_counts_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(SharedTier::new(store.clone())));
     let (here, elsewhere) = (node(), node());
     let mut browser = Browser::new();
     let session = drafting(&mut browser, &here).await;
@@ -64,7 +64,7 @@ async fn session_ended_in_store_counts_as_ended() {
 #[tokio::test]
 async fn refused_renewal_counts_the_session_as_ended() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.value::<Draft>().tier(SharedTier::new(store.clone())));
     let (here, elsewhere) = (node(), node());
     let mut browser = Browser::new();
     drop(drafting(&mut browser, &here).await);
@@ -79,7 +79,7 @@ async fn refused_renewal_counts_the_session_as_ended() {
 #[tokio::test]
 async fn store_is_asked_once_about_an_end() {
     let (app, store) = (App::new(), SpyStore::new());
-    let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(store.clone())));
+    let [here, there] = [(); 2].map(|()| app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone()))));
     let mut browser = first_write(&there, Theme("dark".into())).await;
     let late = browser.clone();
     browser.visit(&there, async |session| session.destroy().await.unwrap()).await;

@@ -1,6 +1,6 @@
 //! Birth tokens: each gives the cookie of a new session to one browser.
 
-use layered_session::testing::SpyStore;
+use layered_session::{SharedTier, testing::SpyStore};
 
 use crate::support::{
     App, Browser, Node, Theme, Trace, assert_refused, bring, bring_ok, get, set, socket, theme, visitor,
@@ -53,7 +53,7 @@ async fn other_nodes_accept_a_birth_token_once_each() {
 #[tokio::test]
 async fn store_decides_whether_the_born_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(store));
+    let over = |store: SpyStore| app.start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let first = over(store.clone());
     let live = socket(&Browser::new(), &first).await;
     live.set(theme("dark")).await.unwrap();

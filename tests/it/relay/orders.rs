@@ -1,6 +1,6 @@
 //! Orders that are carried out: a turn that a socket asks for and its page brings.
 
-use layered_session::{CloseReason, Principal, WriteErrorKind, testing::SpyStore};
+use layered_session::{CloseReason, Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
     App, Browser, DAY, Division, Mfa, Theme, assert_refused, at_once, bring_ok, first_write, get, id, is_ada, kind,
@@ -180,7 +180,7 @@ async fn order_carries_the_use_of_an_idle_cookie() {
 #[tokio::test]
 async fn order_over_a_store_begins_one_session() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (first, second) = (node(), node());
     let mut browser = visitor(&first).await;
     let live = socket(&browser, &first).await;

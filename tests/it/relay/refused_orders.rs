@@ -3,7 +3,7 @@
 use std::{sync::Barrier, thread, time::Duration};
 
 use http::StatusCode;
-use layered_session::{Clock, Principal, Session, WriteErrorKind, testing::SpyStore};
+use layered_session::{Clock, Principal, Session, SharedTier, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
     App, Browser, Division, Mfa, Node, Theme, User, assert_refused, at_once, bare, bring, bring_ok, get, id, is_ada,
@@ -184,7 +184,7 @@ async fn chain_without_memory_gives_no_order() {
 #[tokio::test]
 async fn ninth_order_of_a_handle_is_refused() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over_store = || app.start_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (node, other) = (over_store(), over_store());
     let live = socket(&Browser::new(), &node).await;
     let order = |number: usize| live.sign_in(user(&format!("user {number}"))).by_page();
@@ -328,7 +328,7 @@ async fn carried_out_order_is_a_handles_last() {
 #[tokio::test]
 async fn ended_order_begins_nothing_at_another_node() {
     let (app, store) = (App::new(), SpyStore::new());
-    let over_store = || app.start_with(|sessions| sessions.tier(store.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let (node, other) = (over_store(), over_store());
     let live = socket(&Browser::new(), &node).await;
     let token = login(&live);

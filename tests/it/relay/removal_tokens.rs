@@ -1,6 +1,6 @@
 //! Ends on a socket: the session ends at once, and the page brings the removal of the cookie.
 
-use layered_session::{CloseReason, Lifetime, Principal, Session, WriteErrorKind, testing::SpyStore};
+use layered_session::{CloseReason, Lifetime, Principal, Session, SharedTier, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{
     App, Browser, DAY, HOUR, Node, Theme, assert_refused, at_once, bring, bring_ok, get, is_ada, kind, login,
@@ -56,7 +56,7 @@ async fn removal_names_the_sessions_of_all_orders() {
 #[tokio::test]
 async fn sign_out_after_an_outage_takes_orders_back() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = Browser::new();
     let live = socket(&browser, &node).await;
     let order = login(&live);

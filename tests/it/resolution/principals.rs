@@ -1,7 +1,7 @@
 //! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
 
 use layered_session::{
-    ChangeEvent, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, WriteErrorKind,
+    ChangeEvent, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, SharedTier, WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ impl SessionValue for Language {
 async fn sign_in_loads_user_values_from_store() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = || app.start_with(|sessions| sessions.tier(store.clone()).value::<Language>());
+    let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())).value::<Language>());
     let ada = async |node: &Node| node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     let elsewhere = node();
     ada(&elsewhere).await.set(Division(3)).await.unwrap();
@@ -62,7 +62,7 @@ async fn sign_in_loads_user_values_from_store() {
 async fn nobody_signs_in_while_the_store_is_away() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let session = under_way(&Browser::new(), &node).await;
     session.set(Theme("dark".into())).await.unwrap();
     store.fail();
@@ -241,7 +241,7 @@ async fn session_beginning_under_a_principal_is_no_renewal() {
 #[tokio::test]
 async fn principal_from_head_is_read_from_store() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = || Node::new(identified_by_head(&app).tier(store.clone()).build().unwrap());
+    let node = || Node::new(identified_by_head(&app).tier(SharedTier::new(store.clone())).build().unwrap());
     node().sessions.for_principal(Principal::new("ada")).await.unwrap().set(Division(3)).await.unwrap();
     assert_eq!(chosen(&mut Browser::new(), &node(), Some("ada")).await, Division(3));
 }

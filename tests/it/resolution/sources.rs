@@ -19,16 +19,16 @@ use layered_session::{
 use tower::{Layer, Service, service_fn};
 
 use crate::support::{
-    App, Browser, Node, Scripted, Theme, Trace, at_once, chain, cookie, memory, source, theme, visitor,
+    App, Browser, Node, ScriptedSource, Theme, Trace, at_once, chain, cookie, memory, source, theme, visitor,
 };
 
 /// A source that never answers.
-fn silent(name: &'static str) -> Scripted {
+fn silent(name: &'static str) -> ScriptedSource {
     source(name, |_| TierFuture::boxed(pending()))
 }
 
 /// A source that fails at once.
-fn broken() -> Scripted {
+fn broken() -> ScriptedSource {
     source("broken", |_| TierFuture::ready(Err("the tenant's database is away".into())))
 }
 

@@ -5,7 +5,8 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    CloseReason, CookieTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder, WriteErrorKind,
+    CloseReason, CookieTier, Principal, SameSite, Session, SessionWriteback, Sessions, SessionsBuilder, SharedTier,
+    WriteErrorKind,
     testing::{ManualClock, SpyStore},
 };
 
@@ -61,7 +62,7 @@ async fn division(node: &Node) -> Option<Division> {
 #[tokio::test]
 async fn listed_origin_has_the_principals_values() {
     let store = SpyStore::new();
-    let stored = || chain().tier(memory()).tier(cookie(&ring())).tier(store.clone());
+    let stored = || chain().tier(memory()).tier(cookie(&ring())).tier(SharedTier::new(store.clone()));
     let (shared, other) = (Node::new(stored().build().unwrap()), Node::new(stored().build().unwrap()));
     for (node, reader) in [(&shared, &other), (&node(), &node())] {
         let session = open(node, fetch(Method::POST, "/", LISTED, "")).await;

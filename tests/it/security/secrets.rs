@@ -12,15 +12,15 @@ use http::{HeaderValue, Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
     BuildErrorKind, CookieTier, DefaultTier, KeyRing, LayeredSession, LayeredSessionLayer, Lifetime, MemoryTier,
-    Principal, Session, SessionWriteback,
+    Principal, Session, SessionWriteback, SharedTier,
     testing::{ManualClock, SpyStore},
-    tier::{CommitKind, Committed, Found, OwnerId, TierFuture},
+    tier::{CommitKind, Committed, Found, OwnerId, Snapshot, StoredRecord, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
-    Browser, DAY, Division, Node, NumberedTheme, Scripted, Theme, Trace, User, Visits, builder, chain, cookie,
-    first_write, id_of, memory, nothing, ring, spellings, store,
+    Browser, DAY, Division, Node, NumberedTheme, Theme, Trace, User, Visits, builder, chain, cookie, first_write,
+    id_of, memory, ring, spellings, store,
 };
 
 /// Every value, id and error that is an application's own has it in it.
@@ -43,7 +43,7 @@ async fn traces_and_debug_hold_no_secret() {
     let (traced, _guard) = Trace::begin();
     let key: [u8; 32] = rand::random();
     let (ring, clock) = (KeyRing::new([key]).unwrap(), ManualClock::new());
-    let with_store = |store: &SpyStore| builder(&ring, &clock).tier(store.clone());
+    let with_store = |store: &SpyStore| builder(&ring, &clock).tier(SharedTier::new(store.clone()));
     let store = SpyStore::new();
     let mut tokens = Vec::new();
     for sessions in [builder(&ring, &clock), with_store(&store)] {
@@ -141,7 +141,8 @@ async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     traced.show(&DefaultTier::new().value(Theme(canary("default"))).with::<Division>(|_| Division(1)));
     let found = Found::value(&Theme(canary("found"))).unwrap();
     traced.show(&(Lifetime::new(DAY, DAY).unwrap(), &found, Found::from_iter([("theme", canary("row"))])));
-    traced.show(&(TierFuture::ready(Ok(canary("tier"))), Committed::Outdated(found)));
+    let stored = || StoredRecord::new().entry("theme", Some(canary("stored").into()), Version::ZERO);
+    traced.show(&(TierFuture::ready(Ok(canary("tier"))), Snapshot::Present(stored()), Committed::Outdated(stored())));
     traced.show(&KeyRing::new([canary("key").as_bytes()]).map(drop));
     traced.show(&KeyRing::from_hex(&canary("hex")).map(drop));
 }
@@ -199,22 +200,21 @@ async fn both_ways_the_cookie_is_marked_sensitive() {
 }
 
 /// A store that notes the owners of its calls, and keeps nothing.
-fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> Scripted {
+fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> SharedTier {
     let (of_reads, of_writes) = (Arc::clone(owners), Arc::clone(owners));
     store(
         "noting",
-        move |lookup| {
-            assert!(lookup.head().is_none(), "a store has no business with the request");
-            assert_hides(&format!("{lookup:?}"), CANARY);
-            of_reads.lock().unwrap().extend(lookup.owner());
-            nothing()
+        move |owner| {
+            assert_hides(&format!("{owner:?}"), CANARY);
+            of_reads.lock().unwrap().push(owner);
+            Snapshot::Present(StoredRecord::new())
         },
         move |commit| {
             assert_hides(&format!("{commit:?}"), CANARY);
             of_writes.lock().unwrap().push(commit.owner());
-            let version = layered_session::tier::Version::from_u64(1_893_456_000_000 << 16);
+            let version = Version::from_u64(1_893_456_000_000 << 16);
             assert!(commit.kind() != CommitKind::Create || !commit.changes().is_empty());
-            TierFuture::ready(Ok(Committed::Applied(version)))
+            Committed::Applied(version)
         },
     )
 }

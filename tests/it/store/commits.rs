@@ -7,15 +7,15 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, WriteErrorKind,
+    DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
-    tier::{CommitKind, Committed, Found, Tier, TierFuture, Version},
+    tier::{Ask, Commit, Committed, Found, Snapshot, Store, StoredRecord, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     App, BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, builder, chain, cookie, dark, first_write,
-    kind, memory, nothing, ring, set_cookies, signed_in, source, store, theme, under_way,
+    kind, memory, ring, set_cookies, signed_in, source, store, theme, under_way,
 };
 use crate::writes::{count, stored, visits};
 
@@ -133,7 +133,7 @@ async fn store_outage_fails_load_with_503() {
 #[tokio::test]
 async fn an_outage_is_not_an_anonymous_user() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut browser = signed_in(&start(), "ada").await;
     store.fail();
     let ask = service_fn(|request: Request<Full<Bytes>>| async move {
@@ -154,7 +154,7 @@ async fn an_outage_is_not_an_anonymous_user() {
 async fn session_unknown_to_store_is_not_recreated() {
     let (_, site) = stored();
     let browser = site.dark().await;
-    let node = Node::new(builder(&site.ring, &site.clock).tier(SpyStore::new()).build().unwrap());
+    let node = Node::new(builder(&site.ring, &site.clock).tier(SharedTier::new(SpyStore::new())).build().unwrap());
     assert_eq!(browser.theme(&node).await, Theme::default());
     let mut writing = browser.clone();
     writing.visit(&node, count).await;
@@ -184,11 +184,11 @@ async fn renewal_creates_new_before_ending_old() {
 async fn what_came_with_a_refusal_is_counted() {
     let theirs = || {
         let long = bytes::Bytes::from(vec![b'7'; 10_000]);
-        Found::nothing().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
+        StoredRecord::new().entry("of_another_build", Some(long), Version::from_u64(1 << 40))
     };
     let node = Node::new(
         builder(&ring(), &ManualClock::new())
-            .tier(store("faster", |_| nothing(), move |_| TierFuture::ready(Ok(Committed::Outdated(theirs())))))
+            .tier(store("faster", |_| Snapshot::Present(StoredRecord::new()), move |_| Committed::Outdated(theirs())))
             .build()
             .unwrap(),
     );
@@ -197,29 +197,36 @@ async fn what_came_with_a_refusal_is_counted() {
     assert!(node.sessions.stats().bytes > 10_000);
 }
 
+/// A store into whose records another program writes as well, under names that no declaration can have.
+#[derive(Clone, Debug, Default)]
+struct Shared(SpyStore);
+
+impl Store for Shared {
+    fn name(&self) -> &'static str {
+        "shared"
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+        let names = || [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len)).into_iter();
+        let add = |stored: StoredRecord, name| stored.entry(name, Some("1".into()), Version::ZERO);
+        TierFuture::boxed(async move {
+            let snapshots = self.0.read(asks).await?.into_iter().map(|snapshot| match snapshot {
+                Snapshot::Present(stored) => Snapshot::Present(names().fold(stored, add)),
+                other => other,
+            });
+            Ok(snapshots.collect())
+        })
+    }
+
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        self.0.commit(commit)
+    }
+}
+
 #[tokio::test]
 async fn invalid_store_names_spoil_no_cookie() {
-    let (app, records) = (App::new(), SpyStore::new());
-    // Another program writes into the records as well, under names that no declaration can have.
-    let shared = || {
-        let (reads, writes) = (records.clone(), records.clone());
-        store(
-            "shared",
-            move |lookup| {
-                let records = reads.clone();
-                TierFuture::boxed(async move {
-                    let names = [65, 256 + 5, 3 * 256].map(|len| "x".repeat(len));
-                    let found = records.read(lookup).await?;
-                    Ok(names.into_iter().fold(found, |found, name| found.entry(name, Some("1".into()), Version::ZERO)))
-                })
-            },
-            move |commit| {
-                let records = writes.clone();
-                TierFuture::boxed(async move { records.write(commit).await })
-            },
-        )
-    };
-    let node = || app.start_with(|sessions| sessions.tier(shared()));
+    let (app, store) = (App::new(), Shared::default());
+    let node = || app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = first_write(&node(), Theme("dark".into())).await;
     let another = node();
     browser.visit(&another, async |s| s.set(Visits(1)).await.unwrap()).await;

@@ -3,7 +3,7 @@
 use std::{future::Future, time::Duration};
 
 use layered_session::{
-    KeyRing, Lifetime, Placement, Principal, Session, SessionValue,
+    KeyRing, Lifetime, Placement, Principal, Session, SessionValue, SharedTier,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -35,7 +35,7 @@ impl Nodes {
 
     fn node(&self, max_bytes: usize) -> Node {
         let sessions = declared(memory_of(max_bytes), cookie(&self.ring), &self.clock)
-            .tier(self.store.clone())
+            .tier(SharedTier::new(self.store.clone()))
             .value::<Stock>()
             .idle(20 * DAY);
         Node::new(sessions.build().unwrap())

@@ -3,7 +3,7 @@
 use std::task::{Context, Waker};
 
 use layered_session::{
-    Principal, Session,
+    Principal, Session, SharedTier,
     testing::{Operation, SpyStore},
 };
 
@@ -13,7 +13,7 @@ use crate::support::{App, Browser, Node, Theme, dark, get, set, signed_in, theme
 fn over_store() -> (App, SpyStore) {
     let store = SpyStore::new();
     let shared = store.clone();
-    (App::with(move |sessions| sessions.tier(shared.clone())), store)
+    (App::with(move |sessions| sessions.tier(SharedTier::new(shared.clone()))), store)
 }
 
 async fn user(browser: &Browser, node: &Node) -> Option<Principal> {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
-    LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, WriteErrorKind,
-    testing::SpyStore,
+    LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, SharedTier,
+    WriteErrorKind, testing::SpyStore,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -21,7 +21,7 @@ fn driver(error: &(dyn Error + 'static)) -> String {
 #[tokio::test]
 async fn store_outage_is_traced_with_its_cause() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = visitor(&node).await;
     let (trace, _guard) = Trace::begin();
     // A handler's own write, and one by the writeback.
@@ -55,10 +55,10 @@ async fn store_outage_is_traced_with_its_cause() {
 #[tokio::test]
 async fn extractors_outage_is_traced_and_counted() {
     let (app, store) = (App::new(), SpyStore::new());
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let browser = visitor(&node).await;
     // A node that knows nothing yet has to ask.
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     store.fail();
     let (trace, _guard) = Trace::begin();
     let load = async || {
@@ -85,9 +85,9 @@ async fn extractors_outage_is_traced_and_counted() {
 async fn answers_after_a_failed_load_are_private() {
     let app = App::new();
     let store = SpyStore::new();
-    let node = app.start_with(|sessions| sessions.tier(store.clone()));
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let browser = first_write(&node, theme("light")).await;
-    let cold = app.start_with(|sessions| sessions.tier(store.clone()));
+    let cold = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     store.fail();
     let visit = async |sessions: Sessions, waits: bool| {
         let service = service_fn(move |request: Request<_>| async move {

@@ -1,6 +1,6 @@
 //! A store may only ever compare: then it finds outdated what replaces nothing, too.
 
-use layered_session::{Principal, WriteErrorKind, testing::SpyStore};
+use layered_session::{Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 
 use crate::support::{App, Browser, Theme, User, Visits, under_way};
 
@@ -8,7 +8,7 @@ use crate::support::{App, Browser, Theme, User, Visits, under_way};
 async fn plain_writes_retry_like_updates() {
     let store = SpyStore::new();
     store.outdate(31);
-    let node = App::new().start_with(|sessions| sessions.tier(store.clone()));
+    let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let session = Browser::new().visit(&node, async |session| session).await;
     session.set(Theme("dark".into())).await.unwrap();
     store.outdate(31);
@@ -27,7 +27,7 @@ async fn plain_writes_retry_like_updates() {
 async fn contended_error_needs_32_lost_tries() {
     let store = SpyStore::new();
     store.outdate(1000);
-    let node = App::new().start_with(|sessions| sessions.tier(store.clone()));
+    let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let session = under_way(&Browser::new(), &node).await;
     for tried in 1..4 {
         let error = match tried {

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use layered_session::{
-    KeyRing, Lifetime, Placement, Principal, Scope, Session, SessionValue,
+    KeyRing, Lifetime, Placement, Principal, Scope, Session, SessionValue, SharedTier,
     testing::{ManualClock, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ impl Nodes {
 
     fn node(&self) -> Node {
         let sessions = declared(memory_of(20_000), cookie(&self.ring), &self.clock)
-            .tier(self.store.clone())
+            .tier(SharedTier::new(self.store.clone()))
             .value::<Stock>()
             .value::<Quota>()
             .idle(2 * DAY)

@@ -1,68 +1,84 @@
-//! Tiers whose answers are closures.
+//! Sources and stores whose answers are closures.
 
 use std::fmt;
 
-use layered_session::tier::{Commit, Committed, Found, Lookup, Role, Tier, TierFuture};
+use layered_session::{
+    SharedTier,
+    tier::{Ask, Commit, Committed, Found, Lookup, OwnerId, Snapshot, Source, Store, TierFuture},
+};
 
 type Read = Box<dyn for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync>;
-type Write = Box<dyn for<'a> Fn(Commit<'a>) -> TierFuture<'a, Committed> + Send + Sync>;
+type ReadRecord = Box<dyn Fn(OwnerId) -> Snapshot + Send + Sync>;
+type Write = Box<dyn Fn(Commit<'_>) -> Committed + Send + Sync>;
 
-pub(crate) struct Scripted {
+pub(crate) struct ScriptedSource {
     name: &'static str,
     read: Read,
-    write: Option<Write>,
 }
 
-/// A computed tier.
-pub(crate) fn source<R>(name: &'static str, read: R) -> Scripted
+pub(crate) fn source<R>(name: &'static str, read: R) -> ScriptedSource
 where
     R: for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync + 'static,
 {
-    Scripted { name, read: Box::new(read), write: None }
+    ScriptedSource { name, read: Box::new(read) }
 }
 
-/// A computed tier that has no value.
-pub(crate) fn empty_source(name: &'static str) -> Scripted {
+/// A source that has no value.
+pub(crate) fn empty_source(name: &'static str) -> ScriptedSource {
     source(name, |_| nothing())
 }
 
-/// A shared store.
-pub(crate) fn store<R, W>(name: &'static str, read: R, write: W) -> Scripted
-where
-    R: for<'a> Fn(Lookup<'a>) -> TierFuture<'a, Found> + Send + Sync + 'static,
-    W: for<'a> Fn(Commit<'a>) -> TierFuture<'a, Committed> + Send + Sync + 'static,
-{
-    Scripted { write: Some(Box::new(write)), ..source(name, read) }
-}
-
-/// The answer of a tier that has no value.
+/// The answer of a source that has no value.
 pub(crate) fn nothing<'a>() -> TierFuture<'a, Found> {
     TierFuture::ready(Ok(Found::nothing()))
 }
 
-impl fmt::Debug for Scripted {
+impl fmt::Debug for ScriptedSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
 }
 
-impl Tier for Scripted {
+impl Source for ScriptedSource {
     fn name(&self) -> &'static str {
         self.name
-    }
-
-    fn role(&self) -> Role {
-        if self.write.is_some() { Role::Store } else { Role::Source }
     }
 
     fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
         (self.read)(lookup)
     }
+}
 
-    fn write<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
-        match &self.write {
-            Some(write) => write(commit),
-            None => TierFuture::ready(Ok(Committed::ReadOnly)),
-        }
+struct ScriptedStore {
+    name: &'static str,
+    read: ReadRecord,
+    write: Write,
+}
+
+pub(crate) fn store(
+    name: &'static str,
+    read: impl Fn(OwnerId) -> Snapshot + Send + Sync + 'static,
+    write: impl Fn(Commit<'_>) -> Committed + Send + Sync + 'static,
+) -> SharedTier {
+    SharedTier::new(ScriptedStore { name, read: Box::new(read), write: Box::new(write) })
+}
+
+impl fmt::Debug for ScriptedStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+impl Store for ScriptedStore {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+        TierFuture::ready(Ok(asks.iter().map(|ask| (self.read)(ask.owner())).collect()))
+    }
+
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok((self.write)(commit)))
     }
 }

@@ -4,7 +4,7 @@ use axum::{Extension, Router, routing::get};
 use http::{Method, Request};
 use http_body_util::Full;
 use layered_session::{
-    CookieTier, MemoryTier, Principal, Session, Sessions, SessionsBuilder, WriteErrorKind,
+    CookieTier, MemoryTier, Principal, Session, Sessions, SessionsBuilder, SharedTier, WriteErrorKind,
     testing::{Operation, SpyStore, session},
 };
 use tower::ServiceExt;
@@ -14,7 +14,12 @@ use crate::support::{Division, Theme, User, Visits, ring};
 
 /// Every kind of chain: with memory or without, with a shared store or without.
 fn chains() -> [SessionsBuilder; 4] {
-    [chain(true), chain(false), chain(true).tier(SpyStore::new()), chain(false).tier(SpyStore::new())]
+    [
+        chain(true),
+        chain(false),
+        chain(true).tier(SharedTier::new(SpyStore::new())),
+        chain(false).tier(SharedTier::new(SpyStore::new())),
+    ]
 }
 
 fn dark() -> Theme {
@@ -129,7 +134,7 @@ async fn another_sites_request_begins_no_session() {
 #[tokio::test]
 async fn failed_preparation_says_why() {
     let store = SpyStore::new();
-    let sessions = chain(true).tier(store.clone()).build().unwrap();
+    let sessions = chain(true).tier(SharedTier::new(store.clone())).build().unwrap();
     for (setup, message) in [
         (session(&sessions).with(Division(9)), "the session can't be prepared: "),
         (session(&sessions).with(Visits(1)), "`visits` was not declared"),

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use futures_util::FutureExt;
 use layered_session::{
-    Clock, Session, Sessions, WriteErrorKind,
+    Clock, Session, Sessions, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore, TestSession, session},
 };
 
@@ -17,7 +17,13 @@ fn theme(name: &str) -> Theme {
 
 /// A store, and sessions over the store without memory: every request asks the store.
 fn over(store: &SpyStore, clock: &ManualClock) -> Sessions {
-    chain(false).tier(store.clone()).idle(HOUR).absolute(2 * HOUR).clock(clock.clone()).build().unwrap()
+    chain(false)
+        .tier(SharedTier::new(store.clone()))
+        .idle(HOUR)
+        .absolute(2 * HOUR)
+        .clock(clock.clone())
+        .build()
+        .unwrap()
 }
 
 fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
@@ -124,7 +130,7 @@ async fn calls_name_kind_owner_and_expiry() {
     handle.destroy().await.unwrap();
     let calls = store.take_calls();
     assert_eq!(calls.iter().map(|call| call.operation()).collect::<Vec<_>>(), [Operation::Create, Operation::End]);
-    assert!(calls[0].owner().is_some() && calls[0].owner() == calls[1].owner());
+    assert!(calls[0].owner() == calls[1].owner());
     assert_eq!(calls[0].expires(), Some(clock.now() + 2 * HOUR));
     assert_eq!(store.take_calls(), []);
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use layered_session::{
-    LayeredSessionLayer, SessionWriteback,
+    LayeredSessionLayer, SessionWriteback, SharedTier,
     testing::{ManualClock, SpyStore},
 };
 use serde_json::json;
@@ -89,7 +89,7 @@ async fn relay_token_revives_no_ended_session() {
 #[tokio::test]
 async fn invalid_token_is_reported_before_missing_session() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let mut page = Page { node: start(), clock: clock.clone(), ring: ring.clone(), browser: Browser::new() };
     page.browser.visit(&page.node, async |s| s.set(Theme("first".into())).await.unwrap()).await;
     let token = page.relay("second").await;
@@ -184,7 +184,7 @@ async fn post_of_two_owners_is_checked_first() {
 #[tokio::test]
 async fn store_outage_writes_nothing() {
     let (ring, clock, store) = (ring(), ManualClock::new(), SpyStore::new());
-    let start = || Node::new(builder(&ring, &clock).tier(store.clone()).build().unwrap());
+    let start = || Node::new(builder(&ring, &clock).tier(SharedTier::new(store.clone())).build().unwrap());
     let (node, mut browser) = (start(), Browser::new());
     let allow = |node: &Node| SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let before = node.writeback(allow(&node), browser.post_json(r#"{"theme":"before"}"#)).await;
@@ -207,7 +207,7 @@ async fn store_outage_writes_nothing() {
 async fn a_write_that_loses_to_others_is_told() {
     let store = SpyStore::new();
     store.outdate(usize::MAX);
-    let node = App::new().start_with(|sessions| sessions.tier(store));
+    let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(store)));
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     let answer = node.writeback(writeback, Browser::new().post_json(r#"{"theme":"dark"}"#)).await;
     assert_refused(&answer, 409, "contended", "somebody was faster");

@@ -1,7 +1,7 @@
 //! Writes: what `Ok` promises, and what an error leaves as it was.
 
 use layered_session::{
-    CookieTier, Placement, Principal, Scope, Session, SessionValue, WriteErrorKind,
+    CookieTier, Placement, Principal, Scope, Session, SessionValue, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
@@ -121,7 +121,7 @@ async fn accepted_values_fit_the_full_cookie() {
 async fn oversized_write_is_refused_before_the_store() {
     let store = SpyStore::new();
     let shared = store.clone();
-    for app in [App::new(), App::with(move |builder| builder.tier(shared.clone()))] {
+    for app in [App::new(), App::with(move |builder| builder.tier(SharedTier::new(shared.clone())))] {
         let mut browser = Browser::new();
         let too_large = async |session: Session| {
             let error = session.batch().set(Visits(1)).set(Theme("x".repeat(4000))).commit().await.unwrap_err();

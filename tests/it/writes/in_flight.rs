@@ -8,7 +8,7 @@ use std::{
 
 use futures_util::{FutureExt, future::join_all};
 use layered_session::{
-    Clock, Principal, Session, WriteErrorKind,
+    Clock, Principal, Session, SharedTier, WriteErrorKind,
     testing::{ManualClock, Operation, SpyStore},
 };
 
@@ -23,7 +23,7 @@ fn gated(operation: Operation) -> (SpyStore, App) {
     let store = SpyStore::new();
     store.hold_requests(operation);
     let shared = store.clone();
-    (store, App::with(move |builder| builder.tier(shared.clone())))
+    (store, App::with(move |builder| builder.tier(SharedTier::new(shared.clone()))))
 }
 
 // G10: asked by all at once, the store would turn away all but one each time, and some would give up.
@@ -74,7 +74,7 @@ async fn clones_wait_for_the_session_being_made() {
 #[tokio::test]
 async fn sign_in_keeps_concurrent_clone_writes() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let session = under_way(&Browser::new(), &node).await;
     gate.hold_answers(Operation::Create);
     let mut cx = Context::from_waker(Waker::noop());
@@ -94,7 +94,8 @@ async fn sign_in_keeps_concurrent_clone_writes() {
 async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
         let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-        let node = || Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
+        let node =
+            || Node::new(builder(&ring, &clock).value::<Note>().tier(SharedTier::new(gate.clone())).build().unwrap());
         let mut browser = Browser::new();
         let here = node();
         browser.visit(&here, async |s| s.set(Note("one".into())).await.unwrap()).await;
@@ -148,7 +149,7 @@ async fn logout_during_a_write_stays_logged_out() {
 #[tokio::test]
 async fn dropped_first_write_leaves_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let session = Browser::new().visit(&node, async |s| s).await;
     gate.hold_answers(Operation::Create);
     assert!(at_once(session.set(Theme("dark".into()))).is_none());
@@ -158,7 +159,7 @@ async fn dropped_first_write_leaves_nothing() {
 #[tokio::test]
 async fn dropped_renewal_has_its_id_reread() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let mut browser = first_write(&node, Theme("dark".into())).await;
     let session = under_way(&browser, &node).await;
     gate.hold_answers(Operation::End);
@@ -171,7 +172,7 @@ async fn dropped_renewal_has_its_id_reread() {
 #[tokio::test]
 async fn dropped_renewal_unblocks_writes() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = Node::new(builder(&ring, &clock).value::<Note>().tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).value::<Note>().tier(SharedTier::new(gate.clone())).build().unwrap());
     let browser = first_write(&node, Note("one".into())).await;
     let session = under_way(&browser, &node).await;
     gate.hold_answers(Operation::Create);
@@ -206,7 +207,7 @@ async fn dropped_write_is_reread_despite_later_writes() {
 #[tokio::test]
 async fn finished_write_keeps_doubt_of_dropped_one() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let node = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let node = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let mut browser = first_write(&node, Visits(1)).await;
     let session = browser.visit(&node, async |s| s).await;
     gate.hold_answers(Operation::Update);
@@ -224,9 +225,9 @@ async fn finished_write_keeps_doubt_of_dropped_one() {
 #[tokio::test]
 async fn key_replaced_during_load_confirms_nothing() {
     let (ring, clock, gate) = (ring(), ManualClock::new(), SpyStore::new());
-    let first = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let first = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let browser = first_write(&first, Theme("dark".into())).await;
-    let second = Node::new(builder(&ring, &clock).tier(gate.clone()).build().unwrap());
+    let second = Node::new(builder(&ring, &clock).tier(SharedTier::new(gate.clone())).build().unwrap());
     let other: Vec<u8> = (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect();
     let mut late = browser.clone();
     gate.hold_requests(Operation::Read);
@@ -243,7 +244,7 @@ async fn key_replaced_during_load_confirms_nothing() {
 async fn slow_write_counts_as_use_from_start() {
     let gate = SpyStore::new();
     let shared = gate.clone();
-    let app = App::with(move |builder| builder.tier(shared.clone()).idle(HOUR));
+    let app = App::with(move |builder| builder.tier(SharedTier::new(shared.clone())).idle(HOUR));
     let mut browser = app.dark().await;
     let session = browser.open(&app.node).await;
     app.clock.advance(HOUR - TICK);
@@ -262,7 +263,7 @@ async fn slow_write_counts_as_use_from_start() {
 #[tokio::test]
 async fn user_write_during_load_marks_cookie_outdated() {
     let (app, gate) = (App::new(), SpyStore::new());
-    let over_store = || app.start_with(|sessions| sessions.tier(gate.clone()));
+    let over_store = || app.start_with(|sessions| sessions.tier(SharedTier::new(gate.clone())));
     let (first, node) = (over_store(), over_store());
     let mut browser = signed_in(&first, "ada").await;
     set(&mut browser, &first, Division(3)).await;

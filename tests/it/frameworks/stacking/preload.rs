@@ -13,10 +13,10 @@ use layered_session::{
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::{darken, pages, send, sessions, theme};
-use crate::support::{Browser, Scripted, Theme, builder, chain, cookie, memory, nothing, ring, source};
+use crate::support::{Browser, ScriptedSource, Theme, builder, chain, cookie, memory, nothing, ring, source};
 
 /// A source that has to be waited for.
-fn slow() -> Scripted {
+fn slow() -> ScriptedSource {
     source("slow", |_| {
         TierFuture::boxed(async {
             tokio::task::yield_now().await;

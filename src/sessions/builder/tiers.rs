@@ -1,0 +1,149 @@
+//! The tiers that an application adds: [`IntoTier`], and the sorting of the tiers into their places in the chain.
+
+use super::{
+    SessionsBuilder,
+    check::{chain_error, value_error},
+};
+use crate::{
+    chain::{
+        ComputedTier, DEFAULT,
+        outside::{SharedTier, SourceTier},
+    },
+    error::BuildError,
+    tier::{
+        Source,
+        cookie::CookieTier,
+        default::{DefaultRule, DefaultTier},
+        memory::MemoryTier,
+    },
+    value::{Schema, ValueIndex},
+};
+
+/// Anything that [`SessionsBuilder::tier`] takes: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], [`SharedTier`], and every
+/// [`Source`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no tier",
+    note = "tiers are `MemoryTier::builder().build()`, `CookieTier::sealed(keys)`, `DefaultTier::new()`, \
+            `SharedTier::new(store)` around a type that implements `layered_session::tier::Store`, and types that implement \
+            `layered_session::tier::Source`"
+)]
+pub trait IntoTier {
+    #[doc(hidden)]
+    fn into_tier(self) -> AddedTier;
+}
+
+/// A tier as the builder keeps it. No other crate can name the type, and so no other crate can implement [`IntoTier`].
+#[allow(unnameable_types)]
+#[derive(Debug)]
+pub enum AddedTier {
+    Memory(MemoryTier),
+    Cookie(CookieTier),
+    Default(DefaultTier),
+    Shared(SharedTier),
+    Source(Box<dyn Source>),
+}
+
+impl IntoTier for MemoryTier {
+    fn into_tier(self) -> AddedTier {
+        AddedTier::Memory(self)
+    }
+}
+
+impl IntoTier for CookieTier {
+    fn into_tier(self) -> AddedTier {
+        AddedTier::Cookie(self)
+    }
+}
+
+impl IntoTier for DefaultTier {
+    fn into_tier(self) -> AddedTier {
+        AddedTier::Default(self)
+    }
+}
+
+impl IntoTier for SharedTier {
+    fn into_tier(self) -> AddedTier {
+        AddedTier::Shared(self)
+    }
+}
+
+impl<S: Source> IntoTier for S {
+    fn into_tier(self) -> AddedTier {
+        AddedTier::Source(Box::new(self))
+    }
+}
+
+/// The added tiers, each in its place. The computed tiers are in the order of the chain.
+pub(super) struct Tiers {
+    pub(super) memory: Option<MemoryTier>,
+    pub(super) cookie: CookieTier,
+    pub(super) store: Option<SharedTier>,
+    pub(super) computed: Vec<ComputedTier>,
+}
+
+impl SessionsBuilder {
+    pub(super) fn sort_tiers(&mut self, schema: &Schema) -> Result<Tiers, BuildError> {
+        let (mut memory, mut cookie, mut store) = (None, None, None::<SharedTier>);
+        let mut computed: Vec<ComputedTier> = Vec::new();
+        for tier in self.tiers.drain(..) {
+            match tier {
+                AddedTier::Memory(_) if memory.is_some() => return Err(chain_error(ONE_OF_EACH)),
+                AddedTier::Cookie(_) if cookie.is_some() => return Err(chain_error(ONE_OF_EACH)),
+                AddedTier::Memory(_) if cookie.is_some() => {
+                    return Err(chain_error(
+                        "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
+                    ));
+                }
+                AddedTier::Memory(tier) => memory = Some(tier),
+                AddedTier::Cookie(tier) => cookie = Some(tier),
+                AddedTier::Shared(tier) => {
+                    if let Some(first) = &store {
+                        let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
+                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
+                    }
+                    store = Some(tier);
+                }
+                AddedTier::Default(_) if computed.iter().any(|tier| !tier.is_source()) => {
+                    return Err(chain_error("two default tiers: put all defaults into one"));
+                }
+                AddedTier::Default(tier) => computed.push(ComputedTier::Default(rules(tier, schema)?)),
+                AddedTier::Source(source) => {
+                    let name = source.name();
+                    if ["memory", "cookie", DEFAULT].contains(&name) || computed.iter().any(|tier| tier.name() == name)
+                    {
+                        let message =
+                            format!("two tiers are named `{name}`, and `origin` could not tell them apart: rename one");
+                        return Err(chain_error(message));
+                    }
+                    computed.push(ComputedTier::Source(SourceTier::new(source, self.source_deadline)));
+                }
+            }
+        }
+        let cookie = cookie
+            .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
+        Ok(Tiers { memory, cookie, store, computed })
+    }
+}
+
+const ONE_OF_EACH: &str = "a chain has one memory tier and one cookie: leave the second out";
+
+fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
+    let numbered = |rule: crate::tier::default::Rule| {
+        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
+        let (index, _) = declared.ok_or_else(|| {
+            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
+        })?;
+        match rule.answer {
+            DefaultRule::Constant(Err(flaw)) => {
+                let error =
+                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
+                Err(match flaw.into_source() {
+                    Some(source) => error.caused_by(source),
+                    None => error,
+                })
+            }
+            answer => Ok((index, answer)),
+        }
+    };
+    tier.rules.into_iter().map(numbered).collect()
+}
