@@ -284,7 +284,7 @@ impl SessionShared {
             match store.read(chain.owner(&id), &chain.time).await.map_err(WriteError::from)? {
                 Snapshot::Present(_) => {}
                 Snapshot::Absent => return Err(RelayRefused::OtherSession),
-                Snapshot::Ended => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
+                Snapshot::Ended(_) => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
             }
         }
         let make = || {

@@ -381,7 +381,7 @@ impl SessionShared {
                 self.account(&target.record, now);
                 Err(CommitFailure::Outdated)
             }
-            Committed::Absent | Committed::Ended => {
+            Committed::Absent | Committed::Ended(_) => {
                 let _ = self.end(&target.record, CloseReason::Destroyed, now);
                 doubt.confirmed();
                 Err(WriteError::closed(CloseReason::Destroyed).into())

@@ -52,7 +52,8 @@ impl SessionShared {
             let until = if ordered.is_empty() { until } else { until.max(longest) };
             if let Some(store) = &self.chain.store {
                 let expires = self.chain.time.wall(until).time();
-                let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
+                let kind = CommitKind::End { reason, successor: None };
+                let end = Commit::new(self.chain.owner(&bound.id()), kind, &[], expires);
                 let doubt = bound.record.begin_store_write();
                 store.commit(end, &self.chain.time).await?;
                 doubt.confirmed();

@@ -425,10 +425,11 @@ impl SessionShared {
                 let commit = Commit::new(owner, kind, &[], expires);
                 store.commit(commit, &self.chain.time).await.map_err(WriteError::from)
             };
-            if matches!(write(CommitKind::End).await?, Committed::Absent) {
+            let end = CommitKind::End { reason: CloseReason::Destroyed, successor: None };
+            if matches!(write(end).await?, Committed::Absent) {
                 // A store remembers the end of a record that it had. Another node could begin an absent id yet.
                 write(CommitKind::Create).await?;
-                write(CommitKind::End).await?;
+                write(end).await?;
             }
         }
         if let Some(memory) = &self.chain.memory {

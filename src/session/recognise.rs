@@ -256,7 +256,7 @@ impl SessionShared {
         if let Some(predecessor) = current.payload.head.predecessor {
             self.end_predecessor(&record, predecessor, &current, now);
         }
-        if let Some((Snapshot::Ended, _)) = stored {
+        if let Some((Snapshot::Ended(_), _)) = stored {
             // As of now: nobody says since when, and after a minute it is to count as no cookie.
             let _ = self.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
         }

@@ -74,6 +74,14 @@ pub(super) struct Replacement<'a> {
     pub(super) predecessor: Predecessor,
 }
 
+impl Replacement<'_> {
+    /// Whether a sign-out with the old id ends the new session too. A sign-in is never followed: the old cookie may be one
+    /// that somebody planted before the login.
+    fn is_followed(&self, principal: Option<PrincipalTag>) -> bool {
+        self.start.kind == StartKind::Renewal && principal.is_some()
+    }
+}
+
 impl SessionStart<'_> {
     const fn above(&self) -> Version {
         match self.kind {
@@ -289,7 +297,7 @@ impl SessionShared {
             Some(store) => {
                 let shut = bound.record.renew_gate_exclusive().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
-                self.replace_in_store(store, bound, &next, &succession, now).await?;
+                self.replace_in_store(store, (bound, principal), &next, &succession, now).await?;
                 Some(shut)
             }
             None => None,
@@ -314,10 +322,9 @@ impl SessionShared {
         let retired = bound.record.end_with(CloseReason::Renewed, principal, now, |state| {
             let successor = self.successor_state(state, succession, now)?;
             *next.record.write() = successor;
-            // A sign-in is never followed: the old cookie may be one that somebody planted before the login.
-            Ok(match (succession.start.kind, principal) {
-                (StartKind::Renewal, Some(_)) => Successor::Session(Box::new(next.key())),
-                _ => Successor::None,
+            Ok(match succession.is_followed(principal) {
+                true => Successor::Session(Box::new(next.key())),
+                false => Successor::None,
             })
         });
         retired.map_err(|refused| refused.into_failure().into())
@@ -365,7 +372,7 @@ impl SessionShared {
     async fn replace_in_store(
         &self,
         store: &SharedTier,
-        bound: &Bound,
+        (bound, principal): (&Bound, Option<PrincipalTag>),
         next: &Bound,
         succession: &Replacement<'_>,
         now: Millis,
@@ -398,13 +405,17 @@ impl SessionShared {
             _ => return Err(refused()),
         }
         let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
-        let end = Commit::new(self.chain.owner(&bound.id()), CommitKind::End, &[], expires);
+        let kind = CommitKind::End {
+            reason: CloseReason::Renewed,
+            successor: succession.is_followed(principal).then(|| self.chain.owner(&next.id())),
+        };
+        let end = Commit::new(self.chain.owner(&bound.id()), kind, &[], expires);
         let doubt = bound.record.begin_store_write();
         let ended = store.commit(end, &self.chain.time).await?;
         doubt.confirmed();
         match ended {
             Committed::Applied(_) => Ok(()),
-            Committed::Absent | Committed::Ended => {
+            Committed::Absent | Committed::Ended(_) => {
                 let _ = self.end(&bound.record, CloseReason::Destroyed, now);
                 Err(WriteError::closed(CloseReason::Destroyed))
             }

@@ -15,9 +15,13 @@ use super::lock;
 use crate::{
     error::BoxError,
     id::OwnerId,
-    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
+    live::CloseReason,
+    tier::{Ask, Commit, CommitKind, Committed, Mutation, Snapshot, Store, StoredRecord, TierFuture},
     version::{Clock, Version},
 };
+
+#[cfg(test)]
+mod tests;
 
 /// A shared store in this process, which notes its calls and follows a script. Clones are the same store.
 ///
@@ -58,11 +62,12 @@ struct Spied {
     clock: Option<Arc<dyn Clock>>,
 }
 
+#[derive(Default)]
 struct SpiedRecord {
-    ended: bool,
+    ended: Option<CloseReason>,
     newest: Version,
     values: HashMap<String, (Version, Option<Bytes>)>,
-    expires: SystemTime,
+    expires: Option<SystemTime>,
 }
 
 /// The kind of a call to a [`SpyStore`].
@@ -87,7 +92,7 @@ impl Operation {
             CommitKind::Create => Self::Create,
             CommitKind::Update => Self::Update,
             CommitKind::Upsert => Self::Upsert,
-            CommitKind::End => Self::End,
+            CommitKind::End { .. } => Self::End,
         }
     }
 }
@@ -115,15 +120,20 @@ impl Operation {
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    operation: Operation,
+    kind: Option<CommitKind>,
     owner: OwnerId,
     expires: Option<SystemTime>,
 }
 
 impl Call {
     /// The kind of the call.
-    pub const fn operation(&self) -> Operation {
-        self.operation
+    pub fn operation(&self) -> Operation {
+        self.kind.map_or(Operation::Read, Operation::of)
+    }
+
+    /// The kind of the commit, with the reason and the successor of an end; `None` for a read.
+    pub const fn kind(&self) -> Option<CommitKind> {
+        self.kind
     }
 
     /// The owner of the record.
@@ -232,7 +242,7 @@ impl SpyStore {
     /// # Ok::<_, BoxError>(()) }.now_or_never().unwrap().unwrap();
     /// ```
     pub fn end_records(&self) {
-        lock(&self.0).records.values_mut().for_each(|record| record.ended = true);
+        lock(&self.0).records.values_mut().for_each(|record| record.end(CloseReason::Destroyed));
     }
 
     /// Drops every record, as when the store was set up anew.
@@ -303,8 +313,21 @@ impl Store for SpyStore {
 }
 
 impl SpiedRecord {
-    fn until(expires: SystemTime) -> Self {
-        Self { ended: false, newest: Version::ZERO, values: HashMap::new(), expires }
+    fn end(&mut self, reason: CloseReason) {
+        self.ended.get_or_insert(reason);
+        self.values.clear();
+    }
+
+    /// Puts a change in the place of an older value. At equal versions a removal beats a value, and the greater bytes beat
+    /// the smaller.
+    fn apply(&mut self, change: &Mutation, stamp: Version) {
+        let version = change.version().unwrap_or(stamp);
+        let incoming = (version, change.json().is_none(), change.json());
+        let stands = self.values.get(change.name());
+        if stands.is_none_or(|(version, json)| (*version, json.is_none(), json.as_deref()) < incoming) {
+            self.values.insert(change.name().to_owned(), (version, change.json().map(Bytes::copy_from_slice)));
+        }
+        self.newest = self.newest.max(version);
     }
 
     fn stored(&self) -> StoredRecord {
@@ -315,21 +338,19 @@ impl SpiedRecord {
 
 impl Spied {
     fn read(&mut self, owner: OwnerId) -> Result<Snapshot, BoxError> {
-        self.calls.push(Call { operation: Operation::Read, owner, expires: None });
+        self.calls.push(Call { kind: None, owner, expires: None });
         if self.failing {
             return Err("told to fail".into());
         }
         self.expire();
         Ok(match self.records.get(&owner) {
             None => Snapshot::Absent,
-            Some(record) if record.ended => Snapshot::Ended,
-            Some(record) => Snapshot::Present(record.stored()),
+            Some(record) => record.ended.map_or_else(|| Snapshot::Present(record.stored()), Snapshot::Ended),
         })
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
-        let operation = Operation::of(commit.kind());
-        self.calls.push(Call { operation, owner: commit.owner(), expires: Some(commit.expires()) });
+        self.calls.push(Call { kind: Some(commit.kind()), owner: commit.owner(), expires: Some(commit.expires()) });
         if self.failing {
             return Err("told to fail".into());
         }
@@ -345,33 +366,32 @@ impl Spied {
     fn expire(&mut self) {
         if let Some(clock) = &self.clock {
             let now = clock.now();
-            self.records.retain(|_, record| record.expires > now);
+            self.records.retain(|_, record| record.expires.is_some_and(|expires| expires > now));
         }
     }
 
+    /// Judges a commit by the record as it stands, and makes the changes.
     fn apply(&mut self, commit: Commit<'_>) -> Committed {
-        let known = self.records.get(&commit.owner());
-        match (commit.kind(), known) {
-            (_, Some(record)) if record.ended => return Committed::Ended,
-            (CommitKind::Update | CommitKind::End, None) => return Committed::Absent,
+        let stands = self.records.get(&commit.owner());
+        match (commit.kind(), stands) {
+            (_, Some(SpiedRecord { ended: Some(reason), .. })) => return Committed::Ended(*reason),
+            (CommitKind::Create, Some(record)) => return Committed::Outdated(record.stored()),
+            (CommitKind::Update | CommitKind::End { .. }, None) => return Committed::Absent,
             _ => {}
         }
-        let exists = commit.kind() == CommitKind::Create && known.is_some();
-        let record = self.records.entry(commit.owner()).or_insert_with(|| SpiedRecord::until(commit.expires()));
-        let version_of = |name: &str| record.values.get(name).map_or(Version::ZERO, |(version, _)| *version);
-        let outdated =
-            commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name())));
-        if exists || outdated {
-            return Committed::Outdated(record.stored());
+        let version_of =
+            |name| stands.and_then(|record| record.values.get(name)).map_or(Version::ZERO, |value| value.0);
+        if commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name()))) {
+            return Committed::Outdated(stands.map_or_else(StoredRecord::new, SpiedRecord::stored));
         }
-        record.ended = commit.kind() == CommitKind::End;
-        record.expires = commit.expires();
-        let fresh = Version::from_u64(record.newest.as_u64().max(1_893_456_000_000 << 16) + 1);
-        for change in commit.changes() {
-            let version = change.version().unwrap_or(fresh);
-            record.newest = record.newest.max(version);
-            record.values.insert(change.name().to_owned(), (version, change.json().map(Bytes::copy_from_slice)));
+        let record = self.records.entry(commit.owner()).or_default();
+        record.expires = Some(commit.expires());
+        record.newest = Version::from_u64(record.newest.as_u64().max(1_893_456_000_000 << 16) + 1);
+        let stamp = record.newest;
+        commit.changes().iter().for_each(|change| record.apply(change, stamp));
+        if let CommitKind::End { reason, .. } = commit.kind() {
+            record.end(reason);
         }
-        Committed::Applied(fresh)
+        Committed::Applied(stamp)
     }
 }

@@ -5,7 +5,7 @@ use std::{fmt, time::SystemTime};
 use bytes::Bytes;
 
 use super::{Mutation, OwnerId, TierFuture};
-use crate::{value::Json, version::Version};
+use crate::{live::CloseReason, value::Json, version::Version};
 
 /// A shared store: the records of all nodes, by owner.
 ///
@@ -24,6 +24,11 @@ use crate::{value::Json, version::Version};
 /// - A removal leaves a tombstone with its version. The tombstone stays for as long as the record.
 /// - An ended record stays ended until it expires: each read answers [`Snapshot::Ended`], each commit [`Committed::Ended`].
 /// - The record expires at the time that its last commit named, see [`Commit::expires`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no shared store",
+    note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
+            `.tier(source)`"
+)]
 pub trait Store: fmt::Debug + Send + Sync + 'static {
     /// The name in traces, in errors and in the inspector.
     fn name(&self) -> &'static str;
@@ -68,15 +73,15 @@ pub enum Snapshot {
     Present(StoredRecord),
     /// The store has no record of the owner.
     Absent,
-    /// The record has ended.
-    Ended,
+    /// The record has ended, for the reason that the [`End`](CommitKind::End) named.
+    Ended(CloseReason),
 }
 
 impl Snapshot {
     pub(crate) fn into_record(self) -> StoredRecord {
         match self {
             Self::Present(record) => record,
-            Self::Absent | Self::Ended => StoredRecord::default(),
+            Self::Absent | Self::Ended(_) => StoredRecord::default(),
         }
     }
 }
@@ -139,7 +144,14 @@ pub enum CommitKind {
     Upsert,
     /// Ends the record: from now on the store answers [`Snapshot::Ended`], until the record expires. A store without the
     /// record answers [`Committed::Absent`].
-    End,
+    End {
+        /// The reason: `Destroyed`, `Renewed` or `Revoked`.
+        reason: CloseReason,
+        /// The owner of the session that a renewal began for the same principal. A sign-out with the cookie of the ended
+        /// session is to end that session as well. A sign-in has no successor: somebody may have planted the old cookie
+        /// before the login.
+        successor: Option<OwnerId>,
+    },
 }
 
 impl<'a> Commit<'a> {
@@ -180,6 +192,6 @@ pub enum Committed {
     Outdated(StoredRecord),
     /// The store has no such record, and made no change.
     Absent,
-    /// The record has ended, and the store made no change.
-    Ended,
+    /// The record has ended, for this reason, and the store made no change.
+    Ended(CloseReason),
 }

@@ -7,15 +7,15 @@ use bytes::Bytes;
 use http::{Request, Response, header};
 use http_body_util::Full;
 use layered_session::{
-    DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, SharedTier, WriteErrorKind,
-    testing::{ManualClock, Operation, SpyStore},
-    tier::{Ask, Commit, Committed, Found, Snapshot, Store, StoredRecord, TierFuture, Version},
+    CloseReason, DefaultTier, LayeredSessionLayer, MissingSessionKind, Principal, Session, SharedTier, WriteErrorKind,
+    testing::{Call, ManualClock, Operation, SpyStore},
+    tier::{Ask, Commit, CommitKind, Committed, Found, Snapshot, Store, StoredRecord, TierFuture, Version},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{
     App, BoxFuture, Browser, Division, Node, Theme, Trace, User, Visits, builder, chain, cookie, dark, first_write,
-    kind, memory, ring, set_cookies, signed_in, source, store, theme, under_way,
+    kind, memory, ring, set_cookies, sign_in, signed_in, source, store, theme, under_way,
 };
 use crate::writes::{count, stored, visits};
 
@@ -195,6 +195,33 @@ async fn what_came_with_a_refusal_is_counted() {
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap();
     assert!(job.update(|division: &mut Division| division.0 = 3).await.is_err());
     assert!(node.sessions.stats().bytes > 10_000);
+}
+
+// G13: a sign-out with the old cookie follows a renewal, and never a sign-in.
+#[tokio::test]
+async fn end_names_reason_and_successor() {
+    let (store, site) = stored();
+    let mut browser = signed_in(&site.node, "ada").await;
+    let mut ended = async |act: fn(Session) -> BoxFuture<()>| {
+        store.take_calls();
+        browser.visit(&site.node, act).await;
+        let calls = store.take_calls();
+        let created = calls.iter().find(|call| call.operation() == Operation::Create).map(Call::owner);
+        let end = calls.iter().find(|call| call.operation() == Operation::End).and_then(Call::kind).unwrap();
+        (end, created)
+    };
+    let (renewed, created) = ended(|session| Box::pin(async move { session.renew().await.unwrap() })).await;
+    assert_eq!(renewed, CommitKind::End { reason: CloseReason::Renewed, successor: created });
+    let (signed_in, created) = ended(|s| Box::pin(async move { s.sign_in(User("bob".into())).await.unwrap() })).await;
+    assert_eq!(signed_in, CommitKind::End { reason: CloseReason::Renewed, successor: None });
+    assert!(created.is_some());
+    let (destroyed, _) = ended(|session| Box::pin(async move { session.destroy().await.unwrap() })).await;
+    assert_eq!(destroyed, CommitKind::End { reason: CloseReason::Destroyed, successor: None });
+    sign_in(&mut browser, &site.node, "ada").await;
+    store.take_calls();
+    browser.visit(&site.node, async |session| session.end_all_sessions().await.unwrap()).await;
+    let end = store.take_calls().iter().find_map(Call::kind);
+    assert_eq!(end, Some(CommitKind::End { reason: CloseReason::Revoked, successor: None }));
 }
 
 /// A store into whose records another program writes as well, under names that no declaration can have.
