@@ -183,6 +183,10 @@ fn newcomer_gets_going_with_readme_and_first_chapter() {
         "`#[derive(Serialize, Deserialize)] struct Theme(String);`",
         "write `LayeredSessionLayer::new(sessions)` here",
         "`MemoryTierBuilder` is no tier",
+        "`Absent` is no tier",
+        "`SharedTier::new(store)` around a type that implements `layered_session::tier::Store`",
+        "`Nothing` is no shared store",
+        "a read-only source goes into the chain as it is: `.tier(source)`",
     ] {
         assert!(said.contains(expected), "{expected} is missing in {said}");
     }
@@ -215,7 +219,38 @@ fn newcomer_gets_going_with_readme_and_first_chapter() {
 /// Natural mistakes, each of which the compiler explains in words of this crate.
 const MISTAKES: &str = r#"
 use axum::Router;
-use layered_session::{MemoryTier, Session, Sessions};
+use layered_session::{MemoryTier, Session, Sessions, SharedTier};
+use layered_session::tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store, TierFuture};
+
+#[derive(Debug)]
+struct Nothing;
+
+impl Source for Nothing {
+    fn name(&self) -> &'static str {
+        "nothing"
+    }
+
+    fn read<'a>(&'a self, _: Lookup<'a>) -> TierFuture<'a, Found> {
+        TierFuture::ready(Ok(Found::nothing()))
+    }
+}
+
+#[derive(Debug)]
+struct Absent;
+
+impl Store for Absent {
+    fn name(&self) -> &'static str {
+        "absent"
+    }
+
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+        TierFuture::ready(Ok(asks.iter().map(|_| Snapshot::Absent).collect()))
+    }
+
+    fn commit<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok(Committed::Absent))
+    }
+}
 
 async fn set(session: Session) {
     session.set(String::from("dark")).await.ok();
@@ -227,5 +262,7 @@ fn app(sessions: Sessions) -> Router {
 
 fn main() {
     Sessions::builder().tier(MemoryTier::builder());
+    Sessions::builder().tier(Absent);
+    SharedTier::new(Nothing);
 }
 "#;

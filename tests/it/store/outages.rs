@@ -7,7 +7,9 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::Full;
 use layered_session::{
     LayeredSessionLayer, MissingSessionKind, Principal, Session, SessionWriteback, Sessions, SharedTier,
-    WriteErrorKind, testing::SpyStore,
+    WriteErrorKind,
+    testing::SpyStore,
+    tier::{Ask, Commit, Committed, Snapshot, Store, TierFuture},
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -105,5 +107,33 @@ async fn answers_after_a_failed_load_are_private() {
         assert!(!response.body());
         assert_eq!(response.headers()[header::VARY], "cookie");
         assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("private"));
+    }
+}
+
+/// A store that answers an ask with no snapshot, or with two.
+#[derive(Debug)]
+struct Miscounting(usize);
+
+impl Store for Miscounting {
+    fn name(&self) -> &'static str {
+        "miscounting"
+    }
+
+    fn read<'a>(&'a self, _: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+        TierFuture::ready(Ok((0..self.0).map(|_| Snapshot::Absent).collect()))
+    }
+
+    fn commit<'a>(&'a self, _: Commit<'a>) -> TierFuture<'a, Committed> {
+        TierFuture::ready(Ok(Committed::Absent))
+    }
+}
+
+#[tokio::test]
+async fn wrong_number_of_snapshots_fails_the_load() {
+    for snapshots in [0, 2] {
+        let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(Miscounting(snapshots))));
+        let error = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
+        assert_eq!(driver(&error), format!("{snapshots} snapshots for 1 ask"));
+        assert_eq!(node.sessions.stats().store_failures, 1);
     }
 }
