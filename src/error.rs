@@ -4,8 +4,6 @@
 
 use std::{borrow::Cow, error::Error, fmt};
 
-use crate::live::CloseReason;
-
 /// Any error of the application's own.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -242,5 +240,72 @@ impl Error for WriteError {
 impl From<TierError> for WriteError {
     fn from(error: TierError) -> Self {
         Self::new(WriteErrorKind::Unavailable, "the session's store did not answer").caused_by(error)
+    }
+}
+
+/// Why a session is over, or a handle of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// Another handle renewed it: it goes on under an id that this handle does not have.
+    Renewed,
+    /// It was destroyed: the user signed out.
+    Destroyed,
+    /// It was not used for its idle lifetime, or reached its absolute one.
+    Expired,
+    /// All sessions of its principal were ended.
+    Revoked,
+    /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
+    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`, an
+    /// upgrade of the application's own page looks the same; the trace names the remedy.
+    CrossSite,
+    /// The request brought tokens of several sessions, of which none counts: one may have been planted. A sign-in begins
+    /// a session all the same. See [`CookieTier::formerly`](crate::CookieTier::formerly).
+    Ambiguous,
+    /// The server is shutting down; the session itself lives on.
+    Shutdown,
+}
+
+impl CloseReason {
+    /// The code with which to close a WebSocket for it (RFC 6455, 7.4.1), beside `to_string()` as the reason: 1001,
+    /// going away, at a shutdown, after which a page comes back by itself, and else 1008, policy violation.
+    pub const fn close_code(self) -> u16 {
+        match self {
+            Self::Shutdown => 1001,
+            _ => 1008,
+        }
+    }
+
+    /// The reason, and its meaning, for errors.
+    pub(crate) fn sentence(self) -> String {
+        let meaning = match self {
+            Self::Renewed => "another handle has renewed the session",
+            Self::Destroyed => {
+                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another"
+            }
+            Self::Expired => "the session was not used for too long, or has reached its absolute lifetime",
+            Self::Revoked => "all sessions of the user have ended",
+            Self::CrossSite => "another site caused the request, which brings no session",
+            Self::Ambiguous => "the request brought cookies of several sessions, of which none counts",
+            Self::Shutdown => "the server is shutting down",
+        };
+        match self {
+            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {self} ({meaning})"),
+            _ => format!("the session is closed: {self} ({meaning})"),
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Renewed => "renewed",
+            Self::Destroyed => "destroyed",
+            Self::Expired => "expired",
+            Self::Revoked => "revoked",
+            Self::CrossSite => "cross-site",
+            Self::Ambiguous => "ambiguous",
+            Self::Shutdown => "shutdown",
+        })
     }
 }

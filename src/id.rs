@@ -145,6 +145,17 @@ impl fmt::Debug for OwnerId {
     }
 }
 
+/// What a record is found by: the session's id itself, or the hash of the principal. Random ids and SHA-256 outputs
+/// don't meet.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct RecordKey(pub(crate) [u8; 32]);
+
+impl std::fmt::Debug for RecordKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RecordKey(..)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -68,7 +68,8 @@
 //! `default-features = false, features = ["tokio"]`, and `tonic-0_14` for errors as statuses. Without axum
 //! [`Session::load`] takes the session from the request's extensions.
 
-mod chain;
+mod cookie;
+mod cross_site;
 mod error;
 mod frameworks;
 pub mod guide;
@@ -76,7 +77,11 @@ mod id;
 #[cfg(feature = "inspector")]
 mod inspector;
 mod live;
+mod memory;
+mod node;
+mod node_clock;
 mod notify;
+mod record;
 mod require;
 mod resolve;
 mod session;
@@ -86,6 +91,7 @@ mod sync;
 pub mod testing;
 mod throttle;
 pub mod tier;
+mod time;
 mod value;
 mod version;
 mod writeback;
@@ -95,12 +101,20 @@ pub use self::frameworks::axum::{MissingValue, Required, Value};
 #[cfg(feature = "inspector")]
 pub use self::inspector::service::{InspectorBody, InspectorFuture, SessionInspector};
 #[cfg(feature = "tokio")]
-pub use self::version::TokioClock;
+pub use self::time::TokioClock;
 pub use self::{
-    chain::{Resolution, life::Lifetime, outside::SharedTier, values::ChangeOrigin},
-    error::{BuildError, BuildErrorKind, MissingSession, MissingSessionKind, TierError, WriteError, WriteErrorKind},
+    cookie::{CookieTier, SameSite, keyring::KeyRing},
+    error::{
+        BuildError, BuildErrorKind, CloseReason, MissingSession, MissingSessionKind, TierError, WriteError,
+        WriteErrorKind,
+    },
     id::Principal,
-    live::{ChangeEvent, Changes, CloseReason, Watch},
+    live::{ChangeEvent, Changes, Watch},
+    memory::{MemoryTier, MemoryTierBuilder},
+    record::{
+        life::Lifetime,
+        values::{ChangeOrigin, Resolution},
+    },
     require::{Require, RequireFuture, RequireLayer},
     resolve::{
         future::ResponseFuture,
@@ -115,14 +129,13 @@ pub use self::{
         relay::RelayToken,
         sign_in::{RenewByPage, SignIn},
     },
-    sessions::{Sessions, Stats, builder::SessionsBuilder},
-    tier::{
-        cookie::{CookieTier, SameSite, keyring::KeyRing},
-        default::DefaultTier,
-        memory::{MemoryTier, MemoryTierBuilder},
+    sessions::{
+        Sessions, Stats,
+        builder::{IntoTier, SessionsBuilder},
     },
+    tier::{default::DefaultTier, outside::SharedTier},
+    time::{Clock, Sleep},
     value::{Placement, Scope, SessionValue},
-    version::{Clock, Sleep},
     writeback::{
         reply::WritebackBody,
         service::{SessionWriteback, WritebackFuture},

@@ -13,77 +13,43 @@ use std::{
 use futures_core::Stream;
 
 use crate::{
-    chain::{time::NodeClock, values::ChangeOrigin},
+    error::CloseReason,
+    node_clock::NodeClock,
     notify::{TimerWaker, WakerSlot},
-    session::Session,
+    record::values::ChangeOrigin,
+    session::{
+        Session,
+        read::{SeenRecord, SeenValue},
+    },
+    time::{Millis, Sleep},
     value::{self, Json, SessionValue, ValueIndex},
-    version::{Millis, Sleep, Version},
+    version::Version,
 };
 
-/// Why a session is over, or a handle of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum CloseReason {
-    /// Another handle renewed it: it goes on under an id that this handle does not have.
-    Renewed,
-    /// It was destroyed: the user signed out.
-    Destroyed,
-    /// It was not used for its idle lifetime, or reached its absolute one.
-    Expired,
-    /// All sessions of its principal were ended.
-    Revoked,
-    /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
-    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`, an
-    /// upgrade of the application's own page looks the same; the trace names the remedy.
-    CrossSite,
-    /// The request brought tokens of several sessions, of which none counts: one may have been planted. A sign-in begins
-    /// a session all the same. See [`CookieTier::formerly`](crate::CookieTier::formerly).
-    Ambiguous,
-    /// The server is shutting down; the session itself lives on.
-    Shutdown,
-}
-
-impl CloseReason {
-    /// The code with which to close a WebSocket for it (RFC 6455, 7.4.1), beside `to_string()` as the reason: 1001,
-    /// going away, at a shutdown, after which a page comes back by itself, and else 1008, policy violation.
-    pub const fn close_code(self) -> u16 {
-        match self {
-            Self::Shutdown => 1001,
-            _ => 1008,
-        }
+impl Session {
+    /// The value now, and then each newer one, whoever writes it. Without a session the stream waits for one to be
+    /// made on this handle. In a chain without memory nothing but this handle's own writes is seen.
+    pub fn watch<V: SessionValue + Default>(&self) -> Watch<V> {
+        Watch::new(self.clone())
     }
 
-    /// The reason, and its meaning, for errors.
-    pub(crate) fn sentence(self) -> String {
-        let meaning = match self {
-            Self::Renewed => "another handle has renewed the session",
-            Self::Destroyed => {
-                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another"
-            }
-            Self::Expired => "the session was not used for too long, or has reached its absolute lifetime",
-            Self::Revoked => "all sessions of the user have ended",
-            Self::CrossSite => "another site caused the request, which brings no session",
-            Self::Ambiguous => "the request brought cookies of several sessions, of which none counts",
-            Self::Shutdown => "the server is shutting down",
-        };
-        match self {
-            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {self} ({meaning})"),
-            _ => format!("the session is closed: {self} ({meaning})"),
-        }
+    /// Everything that happens from now on to the values of the session and of its principal.
+    pub fn changes(&self) -> Changes {
+        Changes::new(self.clone())
     }
-}
 
-impl fmt::Display for CloseReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Renewed => "renewed",
-            Self::Destroyed => "destroyed",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::CrossSite => "cross-site",
-            Self::Ambiguous => "ambiguous",
-            Self::Shutdown => "shutdown",
-        })
+    /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
+    /// session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). It keeps a handle of its own, so it can go
+    /// into a stream or a task.
+    ///
+    /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
+    /// of somebody who logged out, so sends want a timeout.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `closed()` leaves nothing behind, and the next one resolves with the same reason.
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + Sync + use<> {
+        Closing::new(self.clone())
     }
 }
 
@@ -388,25 +354,6 @@ pub struct Changes {
 pub(crate) struct Snapshot {
     owners: Vec<SeenRecord>,
     values: Vec<SeenValue>,
-}
-
-/// A value or a removal as a stream of changes last saw it.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct SeenValue {
-    pub(crate) index: ValueIndex,
-    pub(crate) version: Version,
-    /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
-    pub(crate) change: u32,
-    pub(crate) is_value: bool,
-    pub(crate) origin: ChangeOrigin,
-}
-
-/// A record as a stream of changes last saw it.
-#[derive(Clone, Copy, PartialEq)]
-pub(crate) struct SeenRecord {
-    pub(crate) key: crate::tier::memory::record::RecordKey,
-    pub(crate) changes: u32,
-    pub(crate) cleared: Version,
 }
 
 impl Changes {

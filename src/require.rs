@@ -16,9 +16,9 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::{
-    chain::outside::note_missing_layer,
     error::{BuildError, BuildErrorKind, MissingSession},
     session::load::{LoadFuture, LoaderHandle},
+    tier::outside::note_missing_layer,
     value::SessionValue,
 };
 

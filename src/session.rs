@@ -4,43 +4,40 @@ use std::{fmt, future::Future, sync::Arc, time::SystemTime};
 
 use http::Extensions;
 
-use self::core::{Binding, SessionShared};
-pub(crate) use self::read::{Access, ValueRevision};
+use self::shared::{Binding, SessionShared};
+pub(crate) use self::{read::Access, shared::ValueRevision};
 use crate::{
-    chain::{Identity, outside::note_missing_layer},
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
-    live::{Changes, CloseReason, Closing, Watch},
-    tier::{
-        Mutation,
-        memory::record::{Kind, WriteScope},
-    },
+    node::Identity,
+    record::{change::Mutation, state::Kind, write_context::WriteScope},
+    tier::outside::note_missing_layer,
     value::{self, Json, SessionValue, ValueIndex},
 };
 
 pub(crate) mod arrive;
 pub(crate) mod batch;
-pub(crate) mod brought;
-pub(crate) mod browser;
 pub(crate) mod commit;
-pub(crate) mod core;
-mod current;
+pub(crate) mod cookie_out;
+mod current_token;
 pub(crate) mod end;
 pub(crate) mod explain;
 mod follow;
 mod life;
+pub(crate) mod lifecycle;
 pub(crate) mod load;
 mod nested;
 pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;
 pub(crate) mod relay;
+pub(crate) mod request_token;
 #[cfg(all(test, shuttle))]
 mod schedules;
+pub(crate) mod shared;
 pub(crate) mod sign_in;
 #[cfg(test)]
 mod tests;
-pub(crate) mod turn;
 
 use self::{
     batch::Batch,
@@ -316,33 +313,6 @@ impl Session {
     /// Begins a batch: values of one scope that are written together or not at all.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
-    }
-
-    // Following it.
-
-    /// The value now, and then each newer one, whoever writes it. Without a session the stream waits for one to be
-    /// made on this handle. In a chain without memory nothing but this handle's own writes is seen.
-    pub fn watch<V: SessionValue + Default>(&self) -> Watch<V> {
-        Watch::new(self.clone())
-    }
-
-    /// Everything that happens from now on to the values of the session and of its principal.
-    pub fn changes(&self) -> Changes {
-        Changes::new(self.clone())
-    }
-
-    /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
-    /// session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). It keeps a handle of its own, so it can go
-    /// into a stream or a task.
-    ///
-    /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
-    /// of somebody who logged out, so sends want a timeout.
-    ///
-    /// # Cancel safety
-    ///
-    /// A dropped `closed()` leaves nothing behind, and the next one resolves with the same reason.
-    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + Sync + use<> {
-        Closing::new(self.clone())
     }
 
     /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where the browser

@@ -15,15 +15,13 @@ use http::Extensions;
 
 use self::builder::SessionsBuilder;
 use crate::{
-    chain::{
-        Chain,
-        outside::{SharedTier, SourceTier, trace_missing_layer},
-    },
+    cross_site::CrossSiteRule,
     error::{MissingSession, TierError, WriteError},
     id::Principal,
+    node::Chain,
     notify::{HandleWakers, Subscribers},
     session::{Session, load::Loader},
-    writeback::cross_site::CrossSiteRule,
+    tier::outside::{SharedTier, SourceTier, trace_missing_layer},
 };
 
 pub(crate) mod builder;
@@ -181,13 +179,13 @@ impl Sessions {
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let memory = self.chain.memory.as_ref();
-        let count = |of: fn(&crate::tier::memory::Memory) -> &AtomicU64| memory.map_or(0, |memory| read(of(memory)));
+        let count = |of: fn(&crate::memory::Memory) -> &AtomicU64| memory.map_or(0, |memory| read(of(memory)));
         Stats {
-            records: memory.map_or(0, crate::tier::memory::Memory::len),
-            tombstones: memory.map_or(0, crate::tier::memory::Memory::tombstones),
-            bytes: memory.map_or(0, crate::tier::memory::Memory::bytes),
-            hits: memory.map_or(0, crate::tier::memory::Memory::hits),
-            misses: memory.map_or(0, crate::tier::memory::Memory::misses),
+            records: memory.map_or(0, crate::memory::Memory::len),
+            tombstones: memory.map_or(0, crate::memory::Memory::tombstones),
+            bytes: memory.map_or(0, crate::memory::Memory::bytes),
+            hits: memory.map_or(0, crate::memory::Memory::hits),
+            misses: memory.map_or(0, crate::memory::Memory::misses),
             expired: count(|memory| &memory.expired),
             evicted_clean: count(|memory| &memory.evicted_clean),
             evicted_dirty: count(|memory| &memory.evicted_dirty),

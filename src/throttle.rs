@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     sync::atomic::{AtomicU64, Ordering},
+    time::Millis,
     value::ValueIndex,
-    version::Millis,
 };
 
 /// The interval of traces that a client can cause.

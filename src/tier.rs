@@ -15,12 +15,10 @@ use std::{
     task::{Context, Poll},
 };
 
-use crate::value::{self, Json};
-pub use crate::{error::BoxError, id::OwnerId, sessions::builder::IntoTier, version::Version};
+pub use crate::{error::BoxError, id::OwnerId, record::change::Mutation, version::Version};
 
-pub(crate) mod cookie;
 pub(crate) mod default;
-pub(crate) mod memory;
+pub(crate) mod outside;
 mod source;
 mod store;
 
@@ -70,50 +68,5 @@ impl<T: Unpin> Future for TierFuture<'_, T> {
 impl<T> fmt::Debug for TierFuture<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TierFuture").field("boxed", &matches!(self.0, FutureState::Later(_))).finish()
-    }
-}
-
-/// One value set or removed.
-#[derive(Clone)]
-pub struct Mutation {
-    pub(crate) index: value::ValueIndex,
-    pub(crate) name: &'static str,
-    pub(crate) json: Option<Json>,
-    pub(crate) version: Option<Version>,
-    pub(crate) replaces: Option<Version>,
-}
-
-impl Mutation {
-    /// The value's wire name.
-    pub const fn name(&self) -> &str {
-        self.name
-    }
-
-    /// Its JSON bytes; `None` leaves a tombstone.
-    pub fn json(&self) -> Option<&[u8]> {
-        self.json.as_deref()
-    }
-
-    /// The version that it carries, applied only if newer. `None` for a fresh write, which the store stamps above
-    /// everything that it holds of this owner.
-    pub const fn version(&self) -> Option<Version> {
-        self.version
-    }
-
-    /// The version that must stand there now ([`Version::ZERO`]: none), or the commit is [`Committed::Outdated`].
-    pub const fn replaces(&self) -> Option<Version> {
-        self.replaces
-    }
-}
-
-/// The name and the versions; the value is the application's.
-impl fmt::Debug for Mutation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Change")
-            .field("name", &self.name)
-            .field("bytes", &self.json.as_ref().map(|json| json.len()))
-            .field("version", &self.version)
-            .field("replaces", &self.replaces)
-            .finish()
     }
 }

@@ -2,10 +2,8 @@
 
 pub(crate) mod asset;
 mod body;
-pub(crate) mod cross_site;
 mod events;
 pub(crate) mod numbers;
-pub(crate) mod origin;
 pub(crate) mod reply;
 mod request;
 pub(crate) mod service;

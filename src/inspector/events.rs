@@ -10,10 +10,11 @@ use serde_json::json;
 
 use super::report::Report;
 use crate::{
-    chain::values::ChangeOrigin,
     live::{ChangeEvent, Next, Snapshot, Wait, close_reason, next_end},
+    record::values::ChangeOrigin,
     session::Session,
-    version::{Clock, Sleep, Version},
+    time::{Clock, Sleep},
+    version::Version,
     writeback::stream::{EventSource, EventText, HEARTBEAT_EVENT, event},
 };
 

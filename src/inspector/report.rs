@@ -9,16 +9,21 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    chain::{COOKIE, Chain, ComputedTier, DEFAULT, MEMORY, Resolution, life::Lifetime},
+    node::{COOKIE, Chain, ComputedTier, DEFAULT, MEMORY},
+    record::{
+        life::Lifetime,
+        state::{Kind, room::JsonRoom},
+        values::Resolution,
+    },
     session::{
         Access, Session,
-        browser::CookieSize,
-        core::SessionShared,
+        cookie_out::CookieSize,
         explain::{TierAnswer, explain},
+        shared::SessionShared,
     },
-    tier::memory::record::{JsonRoom, Kind},
+    time::{Millis, Wall},
     value::{Json, Placement, Scope, ValueError, ValueIndex, ValueSpec},
-    version::{Millis, Version, Wall},
+    version::Version,
     writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
 };
 

@@ -15,10 +15,10 @@ use tower_service::Service;
 
 use super::events::Reports;
 use crate::{
+    cross_site::RequestKind,
     sessions::Sessions,
     writeback::{
         asset::Asset,
-        cross_site::RequestKind,
         reply::{Content, Refusal, gone, streaming},
         service::only_own_pages,
         stream::HEARTBEAT_INTERVAL,

@@ -11,18 +11,16 @@ use tower_service::Service;
 
 use super::future::{CookieSupport, Entered, ResponseFuture};
 use crate::{
-    chain::{
-        Identity,
-        refusals::{CrossSiteRefusal, RefusalReason},
+    cookie::header::Fields,
+    cross_site::{
+        CrossSite, RequestKind, drops_secure_cookies,
+        refusal::{CrossSiteRefusal, RefusalReason},
+        refused,
     },
     id::Principal,
-    session::{
-        core::CrossSite,
-        load::{HeadFacts, Loader, LoaderHandle, RequestHead},
-    },
+    node::Identity,
+    session::load::{HeadFacts, Loader, LoaderHandle, RequestHead},
     sessions::Sessions,
-    tier::cookie::header::Fields,
-    writeback::cross_site::{RequestKind, drops_secure_cookies, refused},
 };
 
 /// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.

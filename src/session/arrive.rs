@@ -3,28 +3,30 @@
 use std::sync::Arc;
 
 use super::{
-    brought::{Owner, RequestToken, ShadowedValue},
-    core::{Binding, Bound, SessionShared},
-    current::CurrentToken,
+    current_token::CurrentToken,
     recognise::fenced,
     relay::RelayRefused,
+    request_token::{Owner, RequestToken, ShadowedValue},
+    shared::{Binding, Bound, SessionShared},
 };
 use crate::{
-    chain::{Resolution, ResolvedPrincipal},
-    error::{TierError, WriteError},
-    id::SessionId,
-    live::CloseReason,
-    sync::RwLock,
-    tier::{
-        Snapshot, StoredRecord,
-        cookie::{fingerprint::TokenFingerprint, payload::EntryOwner},
-        memory::{
-            SessionLookup,
-            record::{CookieSnapshot, IncomingFrom, IncomingValue, Kind, Record, RecordKey},
-        },
+    cookie::payload::EntryOwner,
+    error::{CloseReason, TierError, WriteError},
+    id::{RecordKey, SessionId},
+    memory::{SessionLookup, record::Record},
+    node::ResolvedPrincipal,
+    record::{
+        change::IncomingValue,
+        cookie_sync::{CookieSnapshot, TokenFingerprint},
+        state::Kind,
+        values::Resolution,
+        write_context::IncomingFrom,
     },
+    sync::RwLock,
+    tier::{Snapshot, StoredRecord},
+    time::Millis,
     value::{Scope, ValueIndex},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// A token that had to be opened, on its way into the records.

@@ -5,15 +5,16 @@ use std::fmt;
 use super::{
     Session,
     commit::{CommitFailure, MAX_ATTEMPTS},
-    core::SessionShared,
+    lifecycle::removal,
     read::{Access, Stored},
-    turn::removal,
+    shared::SessionShared,
 };
 use crate::{
     error::{WriteError, WriteErrorKind},
-    tier::{Mutation, memory::record::WriteScope},
+    record::{change::Mutation, write_context::WriteScope},
+    time::Millis,
     value::{self, Scope, SessionValue, ValueIndex},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// Values of one scope that are written as one: all, or none.

@@ -3,26 +3,25 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    core::{Binding, Bound, SessionShared},
-    turn::PlannedSession,
+    lifecycle::PlannedSession,
+    shared::{Binding, Bound, SessionShared},
 };
 use crate::{
-    chain::{life::SessionLife, values::StoredValue},
-    error::{TierError, WriteError, WriteErrorKind},
-    id::{OwnerId, SessionId},
-    live::CloseReason,
-    tier::{
-        Commit, CommitKind, Committed, Mutation, StoredRecord,
-        memory::{
-            IdTaken, Memory,
-            record::{
-                BudgetShare, CommitRejected, CookieSync, IncomingFrom, IncomingValue, Kind, Record, RecordKey, State,
-                WriteContext, WriteScope,
-            },
-        },
+    error::{CloseReason, TierError, WriteError, WriteErrorKind},
+    id::{OwnerId, RecordKey, SessionId},
+    memory::{IdTaken, Memory, record::Record},
+    record::{
+        change::{IncomingValue, Mutation},
+        cookie_sync::CookieSync,
+        life::SessionLife,
+        state::{Kind, State},
+        values::StoredValue,
+        write_context::{BudgetShare, CommitRejected, IncomingFrom, WriteContext, WriteScope},
     },
+    tier::{Commit, CommitKind, Committed, StoredRecord},
+    time::Millis,
     value::{MAX_NAME, Scope, ValueIndex},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// Losing so often in a row means that something else writes in a loop.

@@ -7,16 +7,18 @@ use std::{
 
 use super::{
     commit::new_session_id,
-    core::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
-    turn::{PlannedSession, SessionStart, StartKind},
+    lifecycle::{PlannedSession, SessionStart, StartKind},
+    shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
-    chain::ResolvedPrincipal,
-    error::{WriteError, WriteErrorKind},
+    cookie::order::MOST_BEGUN,
+    error::{CloseReason, WriteError, WriteErrorKind},
     id::SessionId,
-    live::CloseReason,
-    tier::{Commit, CommitKind, cookie::order::MOST_BEGUN, memory::record::Kind},
-    version::{Millis, Version},
+    node::ResolvedPrincipal,
+    record::state::Kind,
+    tier::{Commit, CommitKind},
+    time::Millis,
+    version::Version,
 };
 
 impl SessionShared {

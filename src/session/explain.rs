@@ -3,12 +3,13 @@
 use std::fmt;
 
 use super::{
-    brought::Owner,
-    core::SessionShared,
-    read::{Access, FALLBACK_TIER, Stored, ValueRevision},
+    read::{Access, FALLBACK_TIER, Stored},
+    request_token::Owner,
+    shared::{SessionShared, ValueRevision},
 };
 use crate::{
-    chain::{COOKIE, MEMORY, values::StoredValue},
+    node::{COOKIE, MEMORY},
+    record::values::StoredValue,
     value::ValueIndex,
     version::Version,
 };

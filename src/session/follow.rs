@@ -5,15 +5,13 @@
 
 use std::sync::Arc;
 
-use super::core::{Binding, Bound, SessionShared};
+use super::shared::{Binding, Bound, SessionShared};
 use crate::{
-    chain::{
-        Identity,
-        life::{End, Successor},
-    },
-    live::CloseReason,
-    tier::memory::{EndedSession, SessionLookup, record::Record},
-    version::Millis,
+    error::CloseReason,
+    memory::{EndedSession, SessionLookup, record::Record},
+    node::Identity,
+    record::life::{End, Successor},
+    time::Millis,
 };
 
 impl SessionShared {

@@ -4,7 +4,7 @@ use super::{
     Session,
     sign_in::{RenewByPage, SignIn},
 };
-use crate::{chain::life::Lifetime, error::WriteError, value::SessionValue};
+use crate::{error::WriteError, record::life::Lifetime, value::SessionValue};
 
 impl Session {
     /// Counts as use, as reads and writes do: for a socket whose frames mean that somebody is there.

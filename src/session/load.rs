@@ -15,16 +15,19 @@ use http::{Extensions, request::Parts};
 
 use super::{
     Session,
-    brought::RequestToken,
-    core::{Binding, CrossSite, SessionShared},
     recognise::{self, KnownToken, UnopenedTokens},
+    request_token::RequestToken,
+    shared::{Binding, SessionShared},
 };
+use crate::cross_site::CrossSite;
 use crate::{
-    chain::{Chain, ComputedAnswer, DEFAULT, Reads, outside::WaitPolicy, refusals::CrossSiteRefusal},
+    cookie::header::Fields,
+    cross_site::refusal::CrossSiteRefusal,
     error::{MissingSession, TierError},
     id::Principal,
+    node::{Chain, ComputedAnswer, DEFAULT, Reads},
     sync::Mutex,
-    tier::{Lookup, cookie::header::Fields},
+    tier::{Lookup, outside::WaitPolicy},
     value::{Json, ValueIndex},
 };
 

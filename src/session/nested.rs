@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::{Binding, SessionShared};
+use super::shared::{Binding, SessionShared};
 use crate::sync::RwLock;
 
 impl SessionShared {

@@ -6,35 +6,32 @@
 use std::{iter, sync::Arc};
 
 use super::{
-    brought::CookieTokens,
     commit::new_session_id,
-    core::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
-    current::CurrentToken,
+    current_token::CurrentToken,
+    lifecycle::{PlannedSession, Replacement, SessionStart, SignInRequest, StartKind},
     relay::{OpenedRelay, RelayRefused, RelayToken, TURN_PREFIX},
-    turn::{PlannedSession, Replacement, SessionStart, SignInRequest, StartKind},
+    request_token::CookieTokens,
+    shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
-    chain::{
-        Identity, ResolvedPrincipal,
+    cookie::{
+        order::{Named, Order, Turn},
+        payload::{Entry, EntryOwner, Head, Payload, Writer},
+        seal::{MAX_TURN_LEN, Purpose, sealed_len},
+    },
+    error::{CloseReason, WriteError, WriteErrorKind},
+    id::{PrincipalTag, RecordKey, SessionId},
+    memory::SessionLookup,
+    node::{Identity, ResolvedPrincipal},
+    record::{
+        change::Mutation,
         life::{End, Lifetime, Predecessor, SessionLife, Successor},
+        write_context::BudgetShare,
     },
-    error::{WriteError, WriteErrorKind},
-    id::{PrincipalTag, SessionId},
-    live::CloseReason,
-    tier::{
-        Commit, CommitKind, Committed, Mutation,
-        cookie::{
-            order::{Named, Order, Turn},
-            payload::{Entry, EntryOwner, Head, Payload, Writer},
-            seal::{MAX_TURN_LEN, Purpose, sealed_len},
-        },
-        memory::{
-            SessionLookup,
-            record::{BudgetShare, RecordKey},
-        },
-    },
+    tier::{Commit, CommitKind, Committed},
+    time::Millis,
     value::{Json, Scope, ValueIndex},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// A turn as the application orders it.

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use super::core::{Binding, Bound, SessionShared};
+use super::shared::{Binding, Bound, SessionShared, ValueRevision};
 use crate::{
-    chain::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY, values::StoredValue},
-    live::{self, CloseReason},
-    tier::{
-        default::DefaultRule,
-        memory::record::{Record, RecordKey},
-    },
+    error::CloseReason,
+    id::RecordKey,
+    memory::record::Record,
+    node::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
+    record::values::{ChangeOrigin, StoredValue},
+    tier::default::DefaultRule,
+    time::Millis,
     value::{Json, Scope, SessionValue, ValueError, ValueIndex},
-    version::{Millis, Version},
+    version::Version,
 };
 
 /// What the stored tiers say of a value.
@@ -32,9 +33,6 @@ pub(crate) enum Access {
 
 /// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
 pub(crate) type Peeked = (Option<Json>, ValueRevision, Option<Millis>);
-
-/// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
-pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 
 impl SessionShared {
     /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
@@ -250,7 +248,7 @@ impl SessionShared {
     }
 
     /// Every stored value and removal that this handle sees, and the records that they come from.
-    pub(crate) fn snapshot(&self, now: Millis) -> (Vec<live::SeenRecord>, Vec<live::SeenValue>) {
+    pub(crate) fn snapshot(&self, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
         loop {
             let bound = self.bound_key();
             let seen = self.collect_snapshot(now);
@@ -261,7 +259,7 @@ impl SessionShared {
         }
     }
 
-    fn collect_snapshot(&self, now: Millis) -> (Vec<live::SeenRecord>, Vec<live::SeenValue>) {
+    fn collect_snapshot(&self, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
         let schema = &self.chain.schema;
         let signed = self.principal(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
@@ -272,14 +270,14 @@ impl SessionShared {
         let mut owners = Vec::new();
         for (key, record, scope) in session.into_iter().chain(principal) {
             let state = record.read();
-            owners.push(live::SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
+            owners.push(SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
             let stored =
                 mine.filter(|_| !over).filter_map(|(index, _)| Some((index, state.value(schema, index, now)?)));
             values.extend(stored.map(|(index, stored)| {
                 let (origin, change) = (state.values.origin(index), state.values.change(index));
-                live::SeenValue { index, version: stored.version, change, is_value: stored.json.is_some(), origin }
+                SeenValue { index, version: stored.version, change, is_value: stored.json.is_some(), origin }
             }));
         }
         (owners, values)
@@ -288,3 +286,22 @@ impl SessionShared {
 
 /// The name under which `V::default()` answers.
 pub(crate) const FALLBACK_TIER: &str = DEFAULT;
+
+/// A value or a removal as a stream of changes last saw it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct SeenValue {
+    pub(crate) index: ValueIndex,
+    pub(crate) version: Version,
+    /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
+    pub(crate) change: u32,
+    pub(crate) is_value: bool,
+    pub(crate) origin: ChangeOrigin,
+}
+
+/// A record as a stream of changes last saw it.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct SeenRecord {
+    pub(crate) key: crate::id::RecordKey,
+    pub(crate) changes: u32,
+    pub(crate) cleared: Version,
+}

@@ -4,33 +4,29 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     arrive::AcceptedToken,
-    brought::{CookieTokens, RequestToken},
-    core::{Binding, Bound, CrossSite, SessionShared},
-    current::{CurrentToken, check_current},
+    current_token::{CurrentToken, check_current},
+    request_token::{CookieTokens, RequestToken},
+    shared::{Binding, Bound, SessionShared},
 };
+use crate::cross_site::CrossSite;
 use crate::{
-    chain::{
-        Chain,
+    cookie::{
+        OpenedToken,
+        header::{Fields, Scan},
+        seal::{self, Purpose},
+    },
+    error::{CloseReason, TierError},
+    id::{RecordKey, SessionId},
+    memory::{EndedSession, Memory, SessionLookup, record::Record},
+    node::Chain,
+    record::{
+        cookie_sync::{CookieSnapshot, TokenFingerprint},
         life::{End, Predecessor, Successor},
+        state::{Kind, State},
     },
-    error::TierError,
-    id::SessionId,
-    live::CloseReason,
     sync::RwLock,
-    tier::{
-        Snapshot,
-        cookie::{
-            OpenedToken,
-            fingerprint::TokenFingerprint,
-            header::{Fields, Scan},
-            seal::{self, Purpose},
-        },
-        memory::{
-            EndedSession, Memory, SessionLookup,
-            record::{CookieSnapshot, Kind, Record, RecordKey, State},
-        },
-    },
-    version::Millis,
+    tier::Snapshot,
+    time::Millis,
 };
 
 /// A session whose token memory knows by its very bytes.

@@ -3,23 +3,18 @@
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use super::{
-    browser::trace_unsealable,
-    core::{Binding, Bound, SessionShared},
-    current::{CurrentToken, check_current},
+    cookie_out::trace_unsealable,
+    current_token::{CurrentToken, check_current},
+    shared::{Binding, Bound, SessionShared},
 };
 use crate::{
-    chain::{Chain, Resolution},
-    error::WriteError,
+    cookie::{OpenedToken, layout::NONCE_LEN, seal::Purpose},
+    cross_site::PageOrigin,
+    error::{CloseReason, WriteError},
     id::SessionId,
-    live::CloseReason,
-    tier::{
-        cookie::{
-            OpenedToken,
-            seal::{NONCE_LEN, Purpose},
-        },
-        memory::record::Kind,
-    },
-    version::Millis,
+    node::{Chain, accepted_nonces::NotAccepted},
+    record::{state::Kind, values::Resolution},
+    time::Millis,
 };
 
 /// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
@@ -133,6 +128,15 @@ impl RelayRefused {
     }
 }
 
+impl From<NotAccepted> for RelayRefused {
+    fn from(reason: NotAccepted) -> Self {
+        match reason {
+            NotAccepted::Used => Self::Used,
+            NotAccepted::Full => Self::Busy,
+        }
+    }
+}
+
 impl From<WriteError> for RelayRefused {
     fn from(error: WriteError) -> Self {
         Self::Write(error)
@@ -151,14 +155,6 @@ pub(crate) struct OpenedRelay {
     pub(super) current: CurrentToken,
     pub(super) nonce: [u8; NONCE_LEN],
     pub(super) page: PageOrigin,
-}
-
-/// The origin of the page that brings a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum PageOrigin {
-    Own,
-    /// A listed public origin, which is not the request's own.
-    Listed,
 }
 
 impl OpenedRelay {

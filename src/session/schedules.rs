@@ -16,15 +16,13 @@ use shuttle::{
     thread,
 };
 
-use super::{core::Bound, load::RequestHead, *};
+use super::{load::RequestHead, shared::Bound, *};
 use crate::{
-    chain::life::Lifetime,
+    cookie::{CookieTier, header::Fields, keyring::KeyRing},
     id::Principal,
+    memory::MemoryTier,
+    record::{life::Lifetime, state::Kind},
     sessions::Sessions,
-    tier::{
-        cookie::{CookieTier, header::Fields, keyring::KeyRing},
-        memory::{MemoryTier, record::Kind},
-    },
 };
 
 #[derive(Debug, Serialize, Deserialize)]

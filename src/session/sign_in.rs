@@ -8,9 +8,10 @@ use std::{
 
 use super::{Session, order::Ordering, relay::RelayToken};
 use crate::{
-    chain::Identity,
+    cookie::order::Turn,
     error::{WriteError, WriteErrorKind},
-    tier::{Mutation, cookie::order::Turn},
+    node::Identity,
+    record::change::Mutation,
     value::{self, Json, Scope, SessionValue, ValueIndex},
 };
 

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{load::RequestHead, *};
 use crate::{
+    cookie::{CookieTier, keyring::KeyRing},
+    memory::MemoryTier,
     sessions::Sessions,
-    tier::{cookie::CookieTier, cookie::keyring::KeyRing, memory::MemoryTier},
 };
 
 #[derive(Debug, Default, Serialize, Deserialize)]

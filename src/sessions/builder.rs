@@ -13,19 +13,21 @@ use http::request::Parts;
 
 use super::{Resolved, Sessions};
 use crate::{
-    chain::{
-        Budget, Chain, ComputedTier, Counters, Derive, Identify, Identity, Reads, Resolution, accepted::AcceptedNonces,
-        life::Lifetime, outside::Failures, refusals::RefusalTraces, spared::ExemptRenewals, time::NodeClock,
-        traces::Traces,
-    },
+    cookie::{SameSite, fingerprint::FingerprintKey},
+    cross_site::{CrossSiteRule, origin::PublicOrigins, refusal::RefusalTraces},
     error::{BuildError, BuildErrorKind},
     id::Principal,
+    node::{
+        Chain, ComputedTier, Counters, Derive, Identify, Identity, Reads, accepted_nonces::AcceptedNonces,
+        exempt_renewals::ExemptRenewals, traces::Traces,
+    },
+    node_clock::NodeClock,
     notify::Subscribers,
+    record::{budget::Budget, life::Lifetime, values::Resolution},
     throttle::Throttle,
-    tier::cookie::{SameSite, fingerprint::FingerprintKey},
+    tier::outside::Failures,
+    time::Clock,
     value::{self, Scope, SessionValue, ValueSpec},
-    version::Clock,
-    writeback::{cross_site::CrossSiteRule, origin::PublicOrigins},
 };
 
 mod check;

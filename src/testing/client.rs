@@ -13,7 +13,7 @@ use http::Method;
 use http_body_util::Full;
 
 use super::{jar::Jar, lock, request::ClientRequest};
-use crate::version::Clock;
+use crate::time::Clock;
 
 /// A browser with a cookie jar, over any service of the application's.
 ///

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::lock;
-use crate::version::{Clock, Sleep};
+use crate::time::{Clock, Sleep};
 
 /// A wall clock and a monotonic clock that stand still until the test moves them. Clones are the same clock.
 ///

@@ -13,11 +13,12 @@ use bytes::Bytes;
 
 use super::lock;
 use crate::{
-    error::BoxError,
+    error::{BoxError, CloseReason},
     id::OwnerId,
-    live::CloseReason,
-    tier::{Ask, Commit, CommitKind, Committed, Mutation, Snapshot, Store, StoredRecord, TierFuture},
-    version::{Clock, Version},
+    record::change::Mutation,
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
+    time::Clock,
+    version::Version,
 };
 
 #[cfg(test)]

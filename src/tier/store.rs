@@ -4,8 +4,8 @@ use std::{fmt, time::SystemTime};
 
 use bytes::Bytes;
 
-use super::{Mutation, OwnerId, TierFuture};
-use crate::{live::CloseReason, value::Json, version::Version};
+use super::{OwnerId, TierFuture};
+use crate::{error::CloseReason, record::change::Mutation, value::Json, version::Version};
 
 /// A shared store: the records of all nodes, by owner.
 ///

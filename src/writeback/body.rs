@@ -8,7 +8,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::reply::Refusal;
-use crate::{error::BoxError, version::Clock};
+use crate::{error::BoxError, time::Clock};
 
 /// The longest body that is read.
 pub(super) const MAX_BODY: usize = 16 << 10;

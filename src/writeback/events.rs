@@ -14,10 +14,11 @@ use super::{
     stream::{EventSource, EventText, event},
 };
 use crate::{
-    live::{CloseReason, Next, Wait, close_reason, next_end},
-    session::{Session, ValueRevision, browser::CookieContents},
+    error::CloseReason,
+    live::{Next, Wait, close_reason, next_end},
+    session::{Session, ValueRevision, cookie_out::CookieContents},
+    time::{Clock, Sleep},
     value::{Json, ValueIndex},
-    version::{Clock, Sleep},
 };
 
 /// A change that a request made travels in its response. Only one that no cookie has been sealed for by then is relayed.

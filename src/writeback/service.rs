@@ -21,13 +21,13 @@ use tower_service::Service;
 use super::{
     asset::Asset,
     body::{self, MAX_BODY, is_json},
-    cross_site::{RequestKind, page_of},
     events::Events,
     numbers::{InexactNumbers, integers_survive},
     reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
     request::Posted,
     stream::HEARTBEAT_INTERVAL,
 };
+use crate::cross_site::{RequestKind, page_of};
 use crate::{
     error::{BoxError, BuildError, BuildErrorKind},
     session::{
@@ -273,7 +273,7 @@ impl SessionWriteback {
             Err(BuildError::new(BuildErrorKind::Value, message))
         };
         let Some(index) = chain.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
-        if let crate::chain::Identity::Value { index: identity, .. } = &chain.identity
+        if let crate::node::Identity::Value { index: identity, .. } = &chain.identity
             && *identity == index
         {
             return refuse("it says who is signed in");

@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame};
 
-use crate::version::{Clock, Sleep};
+use crate::time::{Clock, Sleep};
 
 /// The interval of heartbeats: proxies cut a silent connection, most often after 30 or 60 seconds.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);

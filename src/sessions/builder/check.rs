@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use super::SessionsBuilder;
 use crate::{
-    chain::{Budget, Identity},
     error::{BuildError, BuildErrorKind},
+    node::Identity,
+    record::budget::Budget,
+    time::Clock,
     value::{self, Placement, Schema, Scope},
-    version::Clock,
 };
 
 impl SessionsBuilder {
@@ -104,7 +105,7 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
 #[cfg(feature = "tokio")]
 #[allow(clippy::unnecessary_wraps)] // The other one fails.
 pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
-    Ok(Arc::new(crate::version::TokioClock))
+    Ok(Arc::new(crate::time::TokioClock))
 }
 
 #[cfg(not(feature = "tokio"))]

@@ -5,16 +5,14 @@ use super::{
     check::{chain_error, value_error},
 };
 use crate::{
-    chain::{
-        ComputedTier, DEFAULT,
-        outside::{SharedTier, SourceTier},
-    },
+    cookie::CookieTier,
     error::BuildError,
+    memory::MemoryTier,
+    node::{ComputedTier, DEFAULT},
     tier::{
         Source,
-        cookie::CookieTier,
         default::{DefaultRule, DefaultTier},
-        memory::MemoryTier,
+        outside::{SharedTier, SourceTier},
     },
     value::{Schema, ValueIndex},
 };

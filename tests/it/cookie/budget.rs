@@ -179,7 +179,7 @@ async fn default_room_is_as_documented() {
     };
     rooms.push(Browser::new().visit(&head, users).await);
     rooms.push(Browser::new().visit(&head, async |session: Session| told_room(&session).await).await);
-    for docs in [include_str!("../../../src/tier/cookie.rs"), include_str!("../../../src/guide/tiers.md")] {
+    for docs in [include_str!("../../../src/cookie.rs"), include_str!("../../../src/guide/tiers.md")] {
         for room in &rooms {
             assert!(docs.contains(&grouped(*room)), "{rooms:?} bytes of JSON fit");
         }

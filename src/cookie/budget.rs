@@ -1,0 +1,87 @@
+//! The budget of the cookie: how many bytes of entries fit the finished header.
+
+use super::{CookieTier, MAX_AGE_IS, payload::HEAD_MAX, seal};
+use crate::record::budget::Budget;
+
+/// The budget of the finished header unless told otherwise: nginx's default buffer holds 4 kB of a whole response head.
+pub(super) const BUDGET: usize = 3_000;
+
+/// The largest budget, and the most that name and value take in any deploy: browsers take 4,096 bytes of both, the lowest
+/// known limit is Safari's 4,093, and an HTTP/2 peer may take 16 KiB of headers in all.
+pub(super) const MAX_COOKIE: usize = 3_800;
+
+/// The smallest budget that is of use, for values beside some 300 bytes of every cookie.
+pub(super) const MIN_COOKIE: usize = 1_000;
+
+/// Of 400 days in seconds.
+const MAX_AGE_DIGITS: usize = 8;
+
+/// Under so many bytes for entries no configuration is of use.
+const MIN_ENTRIES: usize = 128;
+
+const fn entry_room(token_len: usize) -> usize {
+    seal::payload_budget(token_len).saturating_sub(HEAD_MAX)
+}
+
+/// Halves the room where principals have values in the cookie too.
+const fn split(entries: usize, principals: bool) -> Budget {
+    let principal = if principals { entries / 2 } else { 0 };
+    Budget { session: entries - principal, principal, identity: 0 }
+}
+
+impl CookieTier {
+    /// Whether the name and the attributes leave room for values.
+    pub(super) fn has_room(&self) -> bool {
+        entry_room(self.token_budget()) >= MIN_ENTRIES
+    }
+
+    /// Room for entries. Both owners' budgets count with the longest head, so that each accepted write fits.
+    pub(crate) fn budget(&self, principals: bool) -> Budget {
+        split(entry_room(self.token_budget()), principals)
+    }
+
+    /// The same of the largest cookie that any deploy sealed.
+    pub(crate) fn max_budget(&self, principals: bool) -> Budget {
+        split(entry_room(MAX_COOKIE - self.cookie_name().len() - 1), principals)
+    }
+
+    /// The longest that a token may be, beside the name and the longest attributes.
+    pub(crate) fn token_budget(&self) -> usize {
+        let beside = self.cookie_name().len() + 1 + self.attributes().len() + MAX_AGE_IS.len() + MAX_AGE_DIGITS;
+        self.budget.saturating_sub(beside)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        cookie::{KeyRing, plaintext::PlaintextBuffer},
+        id::SessionId,
+    };
+
+    fn tier() -> CookieTier {
+        CookieTier::sealed(KeyRing::generate().unwrap())
+    }
+
+    #[test]
+    fn budgets_fill_the_cookie_and_no_more() {
+        let max_age = Some(Duration::from_secs(500 * 86_400));
+        for bytes in [MIN_COOKIE, 2_345, BUDGET, MAX_COOKIE] {
+            for tier in [tier(), tier().plain_http(), tier().name("n".repeat(64)).domain("shop.example").path("/app")] {
+                let tier = if bytes == BUDGET { tier } else { tier.max_bytes(bytes) };
+                tier.check().unwrap();
+                let Budget { session, principal, .. } = tier.budget(true);
+                let mut payload = PlaintextBuffer::with_room(session + principal + HEAD_MAX);
+                payload.extend(&vec![b'x'; session + principal + HEAD_MAX]);
+                let id = SessionId::mint().unwrap();
+                let creation = tier.creation("", &id, payload, max_age).unwrap().unwrap();
+                let len = creation.header.len();
+                assert!((bytes - 4..=bytes).contains(&len), "{len} of {bytes}");
+                assert_eq!(tier.budget(false).session, session + principal);
+            }
+        }
+    }
+}

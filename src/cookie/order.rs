@@ -1,0 +1,114 @@
+//! The order of a turn token: the turn that a page brings to a request for a handle which has no response left.
+//!
+//! | bytes | field |
+//! |--:|---|
+//! | 1 | the turn: 0 removes the session, 1 renews it, 2 signs a user in |
+//! | 1 | flags: 1 the browser can have no cookie of the session, 2 the token's id lived when ordered, 4 the token's id had ended when ordered |
+//! | 1 | number of begun ids: 1, or up to 15 of a removal |
+//! | 32 | each begun id: the id of the session that the turn begins, or that an order began which a removal takes back |
+//! | 8 | birth of the begun session |
+//! | 1 | number of adopted names |
+//! | | each adopted name, after its length in 1 byte |
+//!
+//! The named id is the token's own id, which the token has in clear. With neither flag 2 nor flag 4 the order names no id,
+//! and the token's own id is the begun id. The principal of the order is the payload's. The user who signs in and the
+//! values that the turn grants are entries of the payload.
+
+use super::reader::Reader;
+use crate::{id::SessionId, version::Version};
+
+const NO_COOKIE: u8 = 1;
+const LIVING: u8 = 2;
+const ENDED: u8 = 4;
+
+/// The most sessions that a removal names beside its own.
+pub(crate) const MOST_BEGUN: usize = 15;
+
+/// What a turn token orders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) turn: Turn,
+    pub(crate) named: Named,
+    /// No request has brought the session yet, or the handle's own end may have removed its cookie.
+    pub(crate) no_cookie: bool,
+    /// The session that the turn begins. A removal names more sessions here that end with its own.
+    pub(crate) begun: Vec<SessionId>,
+    /// The begun session's birth, drawn when ordered.
+    pub(crate) birth: Version,
+    /// Wire names of the values that a sign-in adopts.
+    pub(crate) adopts: Vec<Box<str>>,
+}
+
+/// The turn that an order asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    Remove,
+    Renew,
+    SignIn,
+}
+
+/// How the id that the browser may hold stood when the turn was ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Named {
+    /// The order names no id.
+    Nothing,
+    Living,
+    Ended,
+}
+
+impl Order {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let turn = match self.turn {
+            Turn::Remove => 0,
+            Turn::Renew => 1,
+            Turn::SignIn => 2,
+        };
+        let named = match self.named {
+            Named::Nothing => 0,
+            Named::Living => LIVING,
+            Named::Ended => ENDED,
+        };
+        let mut bytes = vec![turn, named | if self.no_cookie { NO_COOKIE } else { 0 }];
+        bytes.push(self.begun.len() as u8);
+        self.begun.iter().for_each(|id| bytes.extend_from_slice(id.as_bytes()));
+        bytes.extend_from_slice(&self.birth.as_u64().to_be_bytes());
+        // At most 255 values can be declared, with names of at most 64 bytes.
+        bytes.push(self.adopts.len() as u8);
+        for name in &self.adopts {
+            bytes.push(name.len() as u8);
+            bytes.extend_from_slice(name.as_bytes());
+        }
+        bytes
+    }
+
+    /// Reads an order from the front of what follows a payload's head.
+    pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
+        let turn = match reader.byte()? {
+            0 => Turn::Remove,
+            1 => Turn::Renew,
+            2 => Turn::SignIn,
+            _ => return None,
+        };
+        let flags = reader.byte()?;
+        let named = match flags & !NO_COOKIE {
+            0 => Named::Nothing,
+            LIVING => Named::Living,
+            ENDED => Named::Ended,
+            _ => return None,
+        };
+        let begun =
+            (0..reader.byte()?).map(|_| reader.array().map(SessionId::from_bytes)).collect::<Option<Vec<_>>>()?;
+        let birth = reader.version()?;
+        let mut adopts = Vec::new();
+        for _ in 0..reader.byte()? {
+            adopts.push(std::str::from_utf8(reader.name()?).ok()?.into());
+        }
+        let order = Self { turn, named, no_cookie: flags & NO_COOKIE != 0, begun, birth, adopts };
+        // A turn that begins no session, or a removal that ends none, is no order of this format.
+        let whole = match turn {
+            Turn::Remove => named != Named::Nothing && order.begun.len() <= MOST_BEGUN,
+            Turn::Renew | Turn::SignIn => order.begun.len() == 1,
+        };
+        whole.then_some(order)
+    }
+}

@@ -1,0 +1,101 @@
+//! The trace of requests that the cross-site rule refused: each reason with its remedy, at most once a minute.
+
+use crate::{
+    throttle::{MINUTE, Throttle},
+    time::Millis,
+};
+
+/// The longest piece of a request's own words that is traced.
+const CHARS: usize = 128;
+
+/// Why the cross-site rule refuses a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RefusalReason {
+    /// `Sec-Fetch-Site` tells of a page of another origin, or of the address bar.
+    AnotherSite,
+    /// `Origin` names another host than the request went to, by what this server knows.
+    AnotherOrigin,
+    /// `Origin` is `null`.
+    NullOrigin,
+    /// A POST has neither header.
+    BarePost,
+    /// A `GET` of events has neither header, and is no `EventSource`'s.
+    BareEvents,
+    /// An upgrade has neither header, under `SameSite::None`.
+    BareUpgrade,
+    /// A page of a listed origin has sent no session cookie, and is of another site.
+    Withheld,
+}
+
+impl RefusalReason {
+    /// The reason and its remedy, for the log and for the answer.
+    pub(crate) const fn message(self) -> &'static str {
+        match self {
+            Self::AnotherSite => {
+                "`Sec-Fetch-Site` is not `same-origin`: the request is a page's of another origin, or was typed into the \
+                 address bar; if the page is of this application, list its whole origin in `public_origins`"
+            }
+            Self::AnotherOrigin => {
+                "`Origin` is not the host that the request went to: if a proxy rewrites `Host`, have it pass `Host` on, \
+                 or list the page's whole origin in `public_origins`"
+            }
+            Self::NullOrigin => {
+                "`Origin` is `null`, as in a sandboxed frame, a file, or a page with `Referrer-Policy: no-referrer`: \
+                 serve the page outside of a frame's sandbox, with another policy such as `same-origin`"
+            }
+            Self::BarePost => {
+                "the request has neither `Origin` nor `Sec-Fetch-Site`, and browsers send `Origin` with each POST: if a \
+                 proxy removes `Origin`, have it pass `Origin` on; a client that is no browser sends the application's"
+            }
+            Self::BareEvents => {
+                "the request has neither `Origin` nor `Sec-Fetch-Site`, and is no `EventSource`'s: send \
+                 `Accept: text/event-stream`"
+            }
+            Self::BareUpgrade => {
+                "the upgrade has neither `Origin` nor `Sec-Fetch-Site`: if a proxy removes `Origin`, have it pass \
+                 `Origin` on; for clients that are no browsers, `upgrades_without_origin` lets it pass"
+            }
+            Self::Withheld => {
+                "a page of a listed origin of another site sent no session cookie, and no session begins for it: serve \
+                 the page from the same site, or set `SameSite::None`"
+            }
+        }
+    }
+}
+
+/// A refused request.
+#[derive(Clone, Debug)]
+pub(crate) struct CrossSiteRefusal {
+    pub(crate) reason: RefusalReason,
+    origin: Option<Box<str>>,
+    /// The host to which the request went.
+    host: Option<Box<str>>,
+}
+
+impl CrossSiteRefusal {
+    pub(crate) fn new(reason: RefusalReason, origin: Option<&[u8]>, host: Option<&[u8]>) -> Self {
+        let cut = |words: &[u8]| String::from_utf8_lossy(without_userinfo(words)).chars().take(CHARS).collect();
+        Self { reason, origin: origin.map(cut), host: host.map(cut) }
+    }
+}
+
+/// The host and port of an authority: userinfo may be a password. A browser sends userinfo neither in `Host` nor in
+/// `Origin`, and another client may.
+fn without_userinfo(authority: &[u8]) -> &[u8] {
+    authority.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
+}
+
+/// The refusals of each reason. Nothing is kept of single origins, which are the clients' to choose.
+#[derive(Debug, Default)]
+pub(crate) struct RefusalTraces([Throttle; 7]);
+
+impl RefusalTraces {
+    /// Traces a refusal, unless its reason was traced within the last minute.
+    pub(crate) fn tell(&self, refused: &CrossSiteRefusal, now: Millis) {
+        let CrossSiteRefusal { reason, origin, host } = refused;
+        let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, MINUTE));
+        if let Some(left_out) = told {
+            tracing::warn!(origin, host, left_out, "refused as cross-site: {}", reason.message());
+        }
+    }
+}

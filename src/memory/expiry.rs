@@ -1,0 +1,169 @@
+//! When to look at which record: an index by the minute, so that the cost of expiry follows what expires.
+//!
+//! A record's deadline moves with each use, its place here does not: when its minute comes, a record that was used
+//! meanwhile goes to its new minute. So use costs nothing, and each record is looked at once per idle lifetime. A record
+//! knows its place, so that one that goes early leaves nothing behind.
+
+use std::{
+    collections::{
+        BTreeMap,
+        btree_map::{Entry, OccupiedEntry},
+    },
+    sync::Arc,
+};
+
+use super::record::Record;
+use crate::time::Millis;
+
+#[derive(Debug, Default)]
+pub(super) struct Expiry {
+    minutes: BTreeMap<u32, MinuteBucket>,
+}
+
+/// The records of one minute, in pieces: a list that grows is copied as a whole, and while it is, everybody waits.
+#[derive(Debug, Default)]
+struct MinuteBucket(Vec<Vec<Arc<Record>>>);
+
+/// 4 KiB of pointers.
+const CHUNK: usize = 512;
+
+const MINUTE: u64 = 60_000;
+
+impl Expiry {
+    /// The minute that comes first.
+    pub(super) fn first(&self) -> Option<Millis> {
+        self.minutes.keys().next().map(|minute| Millis(u64::from(*minute) * MINUTE))
+    }
+
+    /// Adds a record, unless it is in already.
+    pub(super) fn add(&mut self, record: Arc<Record>, deadline: Millis) {
+        if record.place.is_none() {
+            self.put(record, deadline);
+        }
+    }
+
+    fn put(&mut self, record: Arc<Record>, deadline: Millis) {
+        // A deadline within a minute belongs to the next: when it comes, all in it are over.
+        let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
+        let MinuteBucket(pieces) = self.minutes.entry(minute).or_default();
+        if pieces.last().is_none_or(|piece| piece.len() == CHUNK) {
+            pieces.push(Vec::new());
+        }
+        let before = (pieces.len() - 1) * CHUNK;
+        if let Some(piece) = pieces.last_mut() {
+            record.place.set(minute, before + piece.len());
+            piece.push(record);
+        }
+    }
+
+    /// Takes a record out, if it is in. The last of its minute takes its place.
+    pub(super) fn remove(&mut self, record: &Record) -> Option<Arc<Record>> {
+        let (minute, at) = record.place.get();
+        let Entry::Occupied(entry) = self.minutes.entry(minute) else { return None };
+        let last = take_last(entry)?;
+        record.place.set(0, 0);
+        if std::ptr::eq(&*last, record) {
+            return Some(last);
+        }
+        let MinuteBucket(pieces) = self.minutes.get_mut(&minute)?;
+        let place = pieces.get_mut(at / CHUNK)?.get_mut(at % CHUNK)?;
+        last.place.set(minute, at);
+        Some(std::mem::replace(place, last))
+    }
+
+    /// Takes the last of the records whose minute has come.
+    pub(super) fn take_due(&mut self, now: Millis) -> Option<Arc<Record>> {
+        let first = self.minutes.first_entry()?;
+        // What is in the last minute that there is has no other to go to.
+        if u64::from(*first.key()) > now.0 / MINUTE || *first.key() == u32::MAX {
+            return None;
+        }
+        let record = take_last(first)?;
+        record.place.set(0, 0);
+        Some(record)
+    }
+}
+
+fn take_last(mut minute: OccupiedEntry<'_, u32, MinuteBucket>) -> Option<Arc<Record>> {
+    let MinuteBucket(pieces) = minute.get_mut();
+    let last = pieces.last_mut()?.pop();
+    if pieces.last().is_some_and(Vec::is_empty) {
+        pieces.pop();
+    }
+    if pieces.is_empty() {
+        minute.remove();
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RecordKey;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn record(number: u32) -> Arc<Record> {
+        let mut key = [0; 32];
+        key[..4].copy_from_slice(&number.to_le_bytes());
+        Arc::new(Record::principal(RecordKey(key), Duration::ZERO, Millis(0)))
+    }
+
+    /// All that is due by `now`, in the order in which it comes.
+    fn due(expiry: &mut Expiry, now: Millis) -> Vec<RecordKey> {
+        std::iter::from_fn(|| expiry.take_due(now)).map(|record| *record.key()).collect()
+    }
+
+    #[test]
+    fn what_is_due_comes_once_and_never_early() {
+        let mut expiry = Expiry::default();
+        let [early, late] = [record(1), record(2)];
+        expiry.add(Arc::clone(&early), Millis(5 * MINUTE + 1));
+        expiry.add(Arc::clone(&early), Millis(5 * MINUTE + 1));
+        expiry.add(Arc::clone(&late), Millis(9 * MINUTE));
+        assert_eq!(expiry.first(), Some(Millis(6 * MINUTE)));
+        assert!(due(&mut expiry, Millis(5 * MINUTE + 59_999)).is_empty());
+        assert_eq!(due(&mut expiry, Millis(6 * MINUTE)), [*early.key()]);
+        assert!(due(&mut expiry, Millis(6 * MINUTE)).is_empty());
+        assert_eq!(expiry.first(), Some(Millis(10 * MINUTE)));
+    }
+
+    #[test]
+    fn what_was_taken_can_be_added_again() {
+        let mut expiry = Expiry::default();
+        expiry.add(record(1), Millis(0));
+        let taken = expiry.take_due(Millis(3 * MINUTE)).unwrap();
+        expiry.add(taken, Millis(7 * MINUTE));
+        assert!(expiry.take_due(Millis(7 * MINUTE)).is_none());
+        assert_eq!(due(&mut expiry, Millis(8 * MINUTE)).len(), 1);
+    }
+
+    proptest! {
+        /// Against a plain list: pieces of a minute that fill and empty, and places that are taken by others.
+        #[test]
+        fn any_order_of_additions_and_removals_leaves_exactly_the_rest(
+            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..3 * CHUNK),
+        ) {
+            let (mut expiry, mut plain) = (Expiry::default(), Vec::new());
+            for (number, (add, minute, which)) in (0..).zip(steps) {
+                // Three of four are additions, so that there is more than a piece.
+                if add || number % 2 == 0 || plain.is_empty() {
+                    let record = record(number);
+                    expiry.add(Arc::clone(&record), Millis(minute * MINUTE));
+                    plain.push(record);
+                } else {
+                    let record = plain.swap_remove(which.index(plain.len()));
+                    let removed = expiry.remove(&record);
+                    prop_assert!(removed.is_some_and(|removed| Arc::ptr_eq(&removed, &record)));
+                    prop_assert!(expiry.remove(&record).is_none(), "it is gone");
+                }
+            }
+            let mut left = due(&mut expiry, Millis::MAX);
+            let mut expected: Vec<_> = plain.iter().map(|record| *record.key()).collect();
+            left.sort_unstable_by_key(|key| key.0);
+            expected.sort_unstable_by_key(|key| key.0);
+            prop_assert_eq!(left, expected);
+            prop_assert!(plain.iter().all(|record| Arc::strong_count(record) == 1));
+        }
+    }
+}

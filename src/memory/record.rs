@@ -1,0 +1,424 @@
+//! One owner's record in this process: the values, the session's life, and who waits for changes.
+//!
+//! Lock order: the map's shard, then the record. While a record's lock is held no other lock of ours is taken, but for a
+//! new record's that nobody else can reach yet. Nothing of the application's runs under it, and nothing is awaited.
+
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+use once_cell::race::OnceBox;
+
+use super::{index_slot::IndexSlot, store_sync::PendingWrite};
+use crate::{
+    error::CloseReason,
+    id::{PrincipalTag, RecordKey},
+    node_clock::NodeClock,
+    record::{
+        change::{IncomingValue, MergeResult, Mutation},
+        cookie_sync::CookieSync,
+        judge::Judge,
+        life::{End, Lifetime, SessionLife, Successor},
+        state::{Kind, State},
+        values::StoredValue,
+        write_context::{CommitRejected, IncomingFrom, WriteContext},
+    },
+    sync::{
+        RwLock, RwLockReadGuard, RwLockWriteGuard,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Millis,
+    value::ValueIndex,
+    version::Version,
+};
+
+mod extras;
+
+/// The bytes of a record without its heap: the record, the two counters of its `Arc`, its place in the index, and nine bytes
+/// of its shard's table, which is between seven sixteenths and seven eighths full.
+pub(super) const BASE_BYTES: usize = size_of::<Record>() + 2 * size_of::<usize>() + size_of::<usize>() + 14;
+
+/// One record, of 216 bytes for a session with one short value (measured in [`tests`](super::tests)).
+#[derive(Debug)]
+pub(crate) struct Record {
+    /// Here and not in the map: a map has room for twice as many entries as it holds, at the worst.
+    key: RecordKey,
+    state: RwLock<State>,
+    /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
+    used: AtomicU64,
+    /// [`State::revision`], for those who only want to know whether anything has changed: each of threads that read one
+    /// session takes the lock from the others.
+    revision: AtomicU64,
+    /// Where the index of expiry has it.
+    pub(super) place: IndexSlot,
+    extras: OnceBox<extras::RecordExtras>,
+}
+
+impl Record {
+    pub(crate) fn session(key: RecordKey, life: SessionLife, used: Millis) -> Self {
+        Self::new(key, Kind::Session { life, browser: CookieSync::default() }, used)
+    }
+
+    pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
+        Self::new(
+            key,
+            Kind::Principal {
+                idle,
+                not_before: Version::ZERO,
+                revoked: Millis::default(),
+                unstored: false,
+                removals: Millis::default(),
+            },
+            now,
+        )
+    }
+
+    fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
+        let state = State::new(kind);
+        Self {
+            key,
+            used: AtomicU64::new(used.0),
+            revision: AtomicU64::new(state.revision()),
+            place: IndexSlot::default(),
+            extras: OnceBox::new(),
+            state: RwLock::new(state),
+        }
+    }
+
+    pub(crate) const fn key(&self) -> &RecordKey {
+        &self.key
+    }
+
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read()
+    }
+
+    pub(crate) fn write(&self) -> StateGuard<'_> {
+        StateGuard { state: self.state.write(), revision: &self.revision }
+    }
+
+    /// The stamp of what browsers carry of it, without a lock.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    /// The bytes counted for it, of which there are none from now on.
+    pub(super) fn take_counted(&mut self) -> u32 {
+        std::mem::take(&mut self.state.get_mut().counted)
+    }
+
+    pub(crate) fn used(&self) -> Millis {
+        Millis(self.used.load(Ordering::Relaxed))
+    }
+
+    /// Counts a use of now.
+    pub(crate) fn touch(&self, now: Millis) {
+        // Only where the use is later: threads that read one session would take the line from each other. Stored, which is
+        // cheaper than to raise it: of two threads of one moment either may be the last.
+        if self.used.load(Ordering::Relaxed) < now.0 {
+            self.used.store(now.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a use that may be long ago.
+    pub(crate) fn touch_at_least(&self, used: Millis) {
+        self.used.fetch_max(used.0, Ordering::Relaxed);
+    }
+
+    /// Notes that a request has brought the session's cookie. Once: later requests only read.
+    pub(crate) fn confirm(&self) {
+        if self.is_confirmed() {
+            return;
+        }
+        if let Kind::Session { browser, .. } = &mut self.write().kind {
+            browser.confirmed = true;
+        }
+    }
+
+    /// Whether a request has brought the session's cookie, as far as a session is concerned.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        match &self.read().kind {
+            Kind::Session { browser, .. } => browser.confirmed,
+            _ => true,
+        }
+    }
+
+    /// Why it can't be used any more.
+    pub(crate) fn closed(&self, now: Millis) -> Option<CloseReason> {
+        self.read().closed(self.used(), now)
+    }
+
+    /// When it is over if nobody uses it again.
+    pub(crate) fn deadline(&self) -> Millis {
+        self.read().deadline(self.used())
+    }
+
+    /// Until when a shared store has to have it: it isn't told of each use of a session, of which memory and the seal know.
+    pub(crate) fn expires(&self) -> Millis {
+        let state = self.read();
+        state.absolute_deadline().unwrap_or_else(|| state.forget_after(self.used()))
+    }
+
+    /// When nothing that somebody may still hold of it can matter any more.
+    pub(crate) fn forget_after(&self) -> Millis {
+        self.read().forget_after(self.used())
+    }
+
+    /// The state, once it is known of all that meets there whether this build can read it. The application's code is asked
+    /// for that, under no lock, and again for what others have brought meanwhile.
+    fn write_checked(
+        &self,
+        brought: impl Iterator<Item = (ValueIndex, StoredValue)> + Clone,
+        judge: &mut Judge<'_>,
+    ) -> StateGuard<'_> {
+        loop {
+            let state = self.write();
+            let unjudged = state.values.unjudged(brought.clone(), judge);
+            if unjudged.is_empty() {
+                return state;
+            }
+            drop(state);
+            judge.learn(unjudged);
+        }
+    }
+
+    /// Runs a reader on the state if it is not closed.
+    pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, CloseReason> {
+        self.read_live(now).map(|state| read(&state))
+    }
+
+    /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
+    pub(crate) fn commit(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<Version, CommitRejected> {
+        let stamped = |change: &Mutation| {
+            let version = change.version?;
+            let written = terms.time.written(version, terms.now);
+            Some((change.index, StoredValue::new(version, change.json.clone(), written)))
+        };
+        // What a store has stamped may meet what came past it on the way here.
+        let stamped = changes.iter().filter_map(stamped);
+        let mut judge = Judge::new(terms.schema);
+        stamped.clone().for_each(|(index, stored)| judge.trust(index, stored));
+        let version = {
+            let mut state = self.write_checked(stamped, &mut judge);
+            self.reset_if_idle(&mut state, terms.now);
+            if let Some(closed) = state.closed(self.used(), terms.now) {
+                return Err(CommitRejected::Closed(closed));
+            }
+            state.correct_future_versions(terms);
+            state.prune(terms);
+            state.check_budget(changes, terms)?;
+            let version = terms.time.fresh(terms.now, state.values.newest());
+            state.apply(changes, version, terms, &judge);
+            self.touch(terms.now);
+            version
+        };
+        self.notify_all();
+        Ok(version)
+    }
+
+    /// Takes over another node's word on how long the session lives, if it is newer.
+    pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) {
+        if other.lifetime_version() == Version::ZERO {
+            return;
+        }
+        let changed = self.write().change_lifetime(now, |life, before| life.merge(other, before));
+        if changed {
+            self.notify_all();
+        }
+    }
+
+    /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
+    /// session at once.
+    pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &NodeClock, now: Millis) -> Result<(), CloseReason> {
+        {
+            let mut state = self.write();
+            if let Some(closed) = state.closed(self.used(), now) {
+                return Err(closed);
+            }
+            let Kind::Session { life, .. } = &state.kind else { return Err(CloseReason::Expired) };
+            let version = time.fresh(now, life.lifetime_version());
+            let _ = state.change_lifetime(now, |life, before| {
+                life.set_lifetime(lifetime, version, before);
+                true
+            });
+            self.touch(now);
+        }
+        self.notify_all();
+        Ok(())
+    }
+
+    /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins
+    /// another. To be called before anything counts as use of it, which would bring the old one back.
+    pub(crate) fn reset_if_idle(&self, state: &mut State, now: Millis) {
+        if matches!(state.kind, Kind::Principal { .. }) && state.deadline(self.used()) <= now {
+            state.clear_keeping_tombstones();
+            self.touch(now);
+        }
+    }
+
+    /// The moment up to which all sessions of this principal have ended. Said by a clock that was further ahead than the
+    /// allowed skew, it is put right: it must not end what began later.
+    pub(crate) fn not_before(&self, time: &NodeClock, now: Millis) -> Version {
+        let known = self.read().not_before();
+        if known <= time.bound(now) {
+            return known;
+        }
+        let Kind::Principal { not_before, revoked, .. } = &mut self.write().kind else { return known };
+        *not_before = (*not_before).min(Version::last_at(time.wall(*revoked)));
+        *not_before
+    }
+
+    /// Whether the changes would be taken, without making them.
+    pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
+        let state = self.read();
+        match state.closed(self.used(), terms.now) {
+            Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(CommitRejected::Closed(closed)),
+            _ => state.check_budget(changes, terms),
+        }
+    }
+
+    /// See [`StoreSync::begin`].
+    pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
+        self.extras().sync.begin()
+    }
+
+    /// One that is made without asking the store, which may know more of its owner: the next load asks.
+    pub(crate) fn never_loaded(self) -> Self {
+        drop(self.begin_store_write());
+        self
+    }
+
+    /// What [`abandoned`](Self::abandoned_writes) is of one that is [`unasked`](Self::never_loaded), and was not there before.
+    pub(crate) const NEVER_LOADED: usize = 1;
+
+    pub(crate) fn is_stale(&self) -> bool {
+        self.extras.get().is_some_and(|waiting| waiting.sync.is_stale())
+    }
+
+    /// See [`StoreSync::abandoned_writes`].
+    pub(crate) fn abandoned_writes(&self) -> usize {
+        self.extras.get().map_or(0, |waiting| waiting.sync.abandoned_writes())
+    }
+
+    /// See [`StoreSync::mark_read`].
+    pub(crate) fn mark_read(&self, abandoned: usize) {
+        if let Some(waiting) = self.extras.get() {
+            waiting.sync.mark_read(abandoned);
+        }
+    }
+
+    /// Bytes beside the record for whoever waits on it.
+    pub(super) fn extras_bytes(&self) -> usize {
+        self.extras.get().map_or(0, |_| size_of::<extras::RecordExtras>())
+    }
+
+    /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
+    /// session that is over takes none.
+    ///
+    /// `filled` is told of the declared values that changed, if anybody minds.
+    pub(crate) fn merge<'a>(
+        &self,
+        via: IncomingFrom,
+        entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
+        terms: WriteContext<'_>,
+        filled: Option<&mut Vec<(ValueIndex, Version)>>,
+    ) -> MergeResult {
+        let mut judge = Judge::new(terms.schema);
+        let joined = {
+            let brought = entries.clone().filter_map(|carried| Some((carried.index?, carried.value)));
+            let mut state = self.write_checked(brought, &mut judge);
+            self.reset_if_idle(&mut state, terms.now);
+            if state.closed(self.used(), terms.now).is_some() {
+                return MergeResult { changed: false, same: false, revision: state.revision() };
+            }
+            state.correct_future_versions(terms);
+            state.merge(via, entries, terms, &judge, filled)
+        };
+        if joined.changed {
+            self.notify_all();
+        }
+        joined
+    }
+
+    /// Ends the record, unless it is over already. What waits on it is told.
+    pub(crate) fn end(
+        &self,
+        reason: CloseReason,
+        principal: Option<PrincipalTag>,
+        sequel: Successor,
+        now: Millis,
+    ) -> Result<(), CloseReason> {
+        let ended = self.end_with(reason, principal, now, |_| Ok(sequel));
+        self.notify_all();
+        ended.map_err(|refused| match refused {
+            CommitRejected::Closed(closed) => closed,
+            CommitRejected::Outdated | CommitRejected::TooLarge(_) => reason,
+        })
+    }
+
+    /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
+    /// noted as [`End::successor`]. Nobody is told yet.
+    pub(crate) fn end_with(
+        &self,
+        reason: CloseReason,
+        principal: Option<PrincipalTag>,
+        now: Millis,
+        succeed: impl FnOnce(&State) -> Result<Successor, CommitRejected>,
+    ) -> Result<(), CommitRejected> {
+        let mut state = self.write();
+        if let Some(closed) = state.closed(self.used(), now) {
+            return Err(CommitRejected::Closed(closed));
+        }
+        let sequel = succeed(&state)?;
+        let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
+        state.end(End { reason, at: now, until, principal, successor: sequel });
+        Ok(())
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        matches!(self.read().kind, Kind::Ended(_))
+    }
+
+    /// Returns how the record ended, if it has.
+    pub(crate) fn end_of(&self) -> Option<End> {
+        match &self.read().kind {
+            Kind::Ended(end) => Some(End::clone(end)),
+            Kind::Session { .. } | Kind::Principal { .. } => None,
+        }
+    }
+
+    pub(crate) fn read_live(&self, now: Millis) -> Result<RwLockReadGuard<'_, State>, CloseReason> {
+        let state = self.read();
+        match state.closed(self.used(), now) {
+            None => Ok(state),
+            Some(closed) => Err(closed),
+        }
+    }
+}
+
+/// The state, locked to be changed.
+pub(crate) struct StateGuard<'a> {
+    state: RwLockWriteGuard<'a, State>,
+    revision: &'a AtomicU64,
+}
+
+impl Deref for StateGuard<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for StateGuard<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for StateGuard<'_> {
+    fn drop(&mut self) {
+        self.revision.store(self.state.revision(), Ordering::Release);
+    }
+}

@@ -1,0 +1,330 @@
+//! What the memory tier promises of sizes, and of threads that meet in it, seen from inside.
+
+use std::{ops::ControlFlow, thread, time::Duration};
+
+use super::*;
+use crate::record::write_context::{BudgetShare, WriteContext, WriteScope};
+use crate::{
+    error::CloseReason,
+    node_clock::NodeClock,
+    record::{
+        change::Mutation,
+        life::{Lifetime, SessionLife, Successor},
+    },
+    time::Wall,
+    value::{Json, Schema, SessionValue, ValueSpec},
+    version::Version,
+};
+
+#[test]
+fn a_record_takes_what_its_doc_says() {
+    assert_eq!(size_of::<Record>(), 216);
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    record.begin_store_write().confirmed();
+    assert_eq!(record.extras_bytes(), 160, "more for one that was ever updated or watched");
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Text(String);
+
+impl SessionValue for Text {
+    const NAME: &'static str = "text";
+}
+
+/// A memory tier of sessions that idle out in ten minutes, and of principals, all by small numbers.
+pub(super) struct Tier {
+    pub(super) memory: Memory,
+    pub(super) made: AtomicU64,
+    schema: Schema,
+    time: NodeClock,
+}
+
+pub(super) const MINUTE: u64 = 60_000;
+pub(super) const NOW: Millis = Millis(1_000_000 * MINUTE);
+
+const fn key(kind: u8, number: u8) -> RecordKey {
+    let mut key = [0; 32];
+    (key[0], key[1]) = (kind, number);
+    RecordKey(key)
+}
+
+impl Tier {
+    pub(super) fn new(max_bytes: usize) -> Self {
+        let mut schema = Schema::default();
+        schema.push(ValueSpec::of::<Text>());
+        // The tests say at each call what time it is.
+        let time = NodeClock::new(Arc::new(crate::time::TokioClock), Duration::from_secs(3600));
+        Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
+    }
+
+    fn terms(&self, now: Millis) -> WriteContext<'_> {
+        let hour = Duration::from_secs(3600);
+        let (schema, time, extent) = (&self.schema, &self.time, WriteScope::Values);
+        let (budget, share) = (1 << 20, BudgetShare::Ordinary);
+        let (tombstones, skew) = (hour, hour);
+        WriteContext {
+            schema,
+            now,
+            time,
+            scope: extent,
+            budget,
+            max_budget: budget,
+            share,
+            reserved: None,
+            store_stamps: false,
+            tombstones,
+            skew,
+        }
+    }
+
+    pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
+        self.try_hold(number, now).expect("it has not ended")
+    }
+
+    pub(super) fn try_hold(&self, number: u8, now: Millis) -> Result<Arc<Record>, EndedSession> {
+        let key = key(1, number);
+        self.memory.session_or_insert(&key, now, || {
+            self.made.fetch_add(1, Ordering::Relaxed);
+            let lifetime = Lifetime::new(Duration::from_secs(600), Duration::from_secs(6000)).unwrap();
+            Record::session(key, SessionLife::begin(Version::at(Wall(now.0)), now, lifetime), now)
+        })
+    }
+
+    pub(super) fn find(&self, number: u8) -> Option<Arc<Record>> {
+        self.memory.look_up(&key(1, number))
+    }
+
+    pub(super) fn write(&self, record: &Arc<Record>, length: usize, now: Millis) {
+        let json = Some(Json::from(&vec![b'"'; length][..]));
+        let change = Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None };
+        let _ = record.commit(&[change], self.terms(now));
+        self.memory.account_and_sweep(record, now);
+    }
+
+    pub(super) fn end(&self, record: &Arc<Record>, now: Millis) {
+        let _ = record.end(CloseReason::Destroyed, None, Successor::None, now);
+        self.memory.account_and_sweep(record, now);
+    }
+
+    pub(super) fn hold_principal(&self, number: u8, now: Millis) -> Arc<Record> {
+        let key = key(2, number);
+        self.memory.principal_or_insert(&key, || Record::principal(key, Duration::from_secs(86_400), now))
+    }
+
+    pub(super) fn find_principal(&self, number: u8) -> Option<Arc<Record>> {
+        self.memory.principal(&key(2, number))
+    }
+
+    /// Whether a record is the one of its key.
+    pub(super) fn is_the_one(&self, record: &Arc<Record>) -> bool {
+        self.memory.peek(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
+    }
+
+    /// What holds whenever no thread is at work: each record is in the index once, and counted for what it takes, and
+    /// all sessions that were ever made are there or were counted as gone. It takes the index apart.
+    pub(super) fn assert_is_whole(&self) {
+        let memory = &self.memory;
+        let (mut records, mut sessions) = (Vec::new(), 0);
+        memory.records.scan_from_cursor(|record| {
+            // The first shard comes in two halves: all of it at once, as nobody has visited since.
+            records.push(Arc::clone(record));
+            ControlFlow::Continue(())
+        });
+        records.sort_unstable_by_key(Arc::as_ptr);
+        records.dedup_by(|a, b| Arc::ptr_eq(a, b));
+        assert_eq!(records.len() + memory.tombstones(), memory.len());
+        let counted: usize = records.iter().map(|record| record.read().counted as usize).sum();
+        assert_eq!(counted, memory.bytes() - memory.tombstones.bytes());
+        memory.tombstones.assert_is_whole();
+        let mut indexed: Vec<_> = std::iter::from_fn(|| memory.expiry.lock().take_due(Millis::MAX)).collect();
+        indexed.sort_unstable_by_key(Arc::as_ptr);
+        assert!(indexed.iter().map(Arc::as_ptr).eq(records.iter().map(Arc::as_ptr)), "the index and the map differ");
+        for record in &records {
+            assert_eq!(Arc::strong_count(record), 3, "the map, and the two lists here");
+            assert!(!record.has_ended() && !memory.tombstones.contains(record.key()));
+            sessions += u64::from(record.key().0[0] == 1);
+        }
+        let gone = [&memory.expired, &memory.evicted_clean, &memory.evicted_dirty, &memory.revocations_lost];
+        let sessions = sessions + memory.tombstones() as u64;
+        let gone: u64 = gone.iter().map(|counter| counter.load(Ordering::Relaxed)).sum();
+        assert_eq!(sessions + gone, self.made.load(Ordering::Relaxed));
+    }
+}
+
+/// Eight threads, as many at a time as there are processors, over twelve sessions of which five fit.
+#[test]
+fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
+    const STEPS: u64 = if cfg!(miri) { 40 } else { 4000 };
+    let tier = Tier::new(1500);
+    let clock = AtomicU64::new(NOW.0);
+    thread::scope(|scope| {
+        for seed in 1..9u64 {
+            let (tier, clock) = (&tier, &clock);
+            scope.spawn(move || {
+                let mut random = seed;
+                for _ in 0..STEPS {
+                    // Knuth's, of which the upper half is good enough here.
+                    random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let (number, length) = ((random >> 40) as u8 % 12, (random >> 48) as usize % 300);
+                    let now = Millis(clock.load(Ordering::Relaxed));
+                    match (random >> 33) % 16 {
+                        0..6 => {
+                            let Ok(record) = tier.try_hold(number, now) else { continue };
+                            tier.write(&record, length, now);
+                            assert!(tier.is_the_one(&record) || record.has_ended());
+                        }
+                        6..9 => drop(tier.find(number).inspect(|record| record.touch(now))),
+                        9 => drop(tier.try_hold(number, now).map(|record| tier.end(&record, now))),
+                        10 => _ = tier.memory.sweep(now, 8),
+                        11 => _ = clock.fetch_add(MINUTE, Ordering::Relaxed),
+                        12 | 13 => {
+                            let record = tier.hold_principal(number % 3, now);
+                            assert!(tier.is_the_one(&record));
+                            tier.memory.release(record);
+                        }
+                        14 => drop(tier.find_principal(number % 3)),
+                        _ => drop(tier.try_hold(number, now).map(|record| tier.memory.account_and_sweep(&record, now))),
+                    }
+                }
+            });
+        }
+    });
+    // A record without a handle stays for its idle time. The first loop ends the round that the threads left in the middle,
+    // the second loop goes through all shards.
+    for days in [2, 4] {
+        while tier.memory.sweep(Millis(clock.load(Ordering::Relaxed) + days * 86_400_000), 64) {}
+    }
+    let now = Millis(clock.load(Ordering::Relaxed));
+    (0..12).for_each(|number| tier.write(&tier.hold(number, now), 1, now));
+    assert!(tier.memory.bytes() <= 1500 + 400, "{}", tier.memory.bytes());
+    tier.assert_is_whole();
+}
+
+#[test]
+fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    drop(record.begin_store_write());
+    let [first, second] = [record.abandoned_writes(), record.abandoned_writes()];
+    record.mark_read(first);
+    assert!(!record.is_stale());
+    drop(record.begin_store_write());
+    record.mark_read(second);
+    assert!(record.is_stale());
+    record.mark_read(record.abandoned_writes());
+    assert!(!record.is_stale());
+}
+
+#[test]
+fn what_never_is_over_is_not_looked_at_for_ever() {
+    let tier = Tier::new(1 << 20);
+    let forever = || Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
+    let record = tier.memory.principal_or_insert(&key(2, 0), forever);
+    tier.memory.account_and_sweep(&record, NOW);
+    assert!(!tier.memory.sweep(Millis::MAX, 64), "there is no minute in which to look again");
+    assert!(tier.is_the_one(&record));
+}
+
+#[test]
+fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
+    let tier = Tier::new(1 << 20);
+    let due = || Millis(tier.memory.due.load(Ordering::Relaxed));
+    let (record, later) = (tier.hold(0, NOW), Millis(NOW.0 + 12 * MINUTE));
+    tier.write(&record, 1, NOW);
+    assert_eq!(due(), Millis(NOW.0 + 11 * MINUTE), "no call that passes before then locks the index");
+    assert!(!tier.memory.sweep(later, 64), "else a sweeper that has its turn would never end it");
+    assert_eq!(due(), Millis(later.0 + MINUTE));
+    drop(record);
+    assert!(!tier.memory.sweep(due(), 64));
+    assert_eq!((tier.memory.len(), due()), (0, Millis(u64::MAX)));
+}
+
+#[test]
+fn a_session_that_was_not_to_be_leaves_neither_bytes_nor_a_place() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    tier.write(&record, 40, NOW);
+    tier.memory.forget(record.key());
+    assert_eq!((tier.memory.len(), tier.memory.bytes()), (0, 0));
+    assert!(tier.memory.expiry.lock().take_due(Millis::MAX).is_none());
+}
+
+#[test]
+fn wherever_a_round_begins_it_comes_to_each_record() {
+    let tier = Tier::new(1 << 20);
+    // More than there are shards.
+    let held: Vec<_> = (0..40).map(|number| tier.hold(number, NOW)).collect();
+    for _ in &held {
+        tier.memory.records.scan_from_cursor(|_| ControlFlow::Break(()));
+        let mut seen = Vec::new();
+        tier.memory.records.scan_from_cursor(|record| {
+            seen.push(Arc::as_ptr(record));
+            ControlFlow::Continue(())
+        });
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), held.len());
+    }
+}
+
+#[test]
+fn a_principal_without_values_that_goes_for_its_room_is_no_loss() {
+    let tier = Tier::new(1);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    tier.write(&tier.hold(0, NOW), 1, NOW);
+    assert_eq!(tier.memory.len(), 1);
+    tier.assert_is_whole();
+}
+
+#[test]
+fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
+    let tier = Tier::new(1 << 20);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    assert_eq!(tier.memory.len(), 1);
+    // The next one takes it along, and without one it expires.
+    tier.memory.release(tier.hold_principal(0, NOW));
+    assert_eq!(tier.memory.len(), 0);
+    let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
+    tier.memory.release(held);
+    drop(looked);
+    tier.memory.sweep(Millis(NOW.0 + 2 * 86_400_000), 1);
+    tier.assert_is_whole();
+    assert_eq!(tier.memory.len(), 0);
+}
+
+#[test]
+fn ended_id_makes_no_record() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    let create = |number| {
+        let key = key(1, number);
+        tier.memory.create(&key, NOW, || Record::principal(key, Duration::ZERO, NOW))
+    };
+    assert!(create(0).is_err() && create(1).is_ok(), "one that lives already makes none either");
+    tier.memory.forget(&key(1, 1));
+    tier.end(&record, NOW);
+    for now in [NOW, Millis(NOW.0 + MINUTE)] {
+        assert!(create(0).is_err() && tier.try_hold(0, now).is_err());
+        tier.memory.sweep(now, 64);
+    }
+    assert!(tier.memory.peek(&key(1, 0)).is_none());
+    tier.assert_is_whole();
+}
+
+#[test]
+fn settling_an_ended_record_counts_nothing() {
+    let tier = Tier::new(1 << 20);
+    let record = tier.hold(0, NOW);
+    tier.write(&record, 100, NOW);
+    tier.end(&record, NOW);
+    let bytes = tier.memory.bytes();
+    (0..3).for_each(|_| tier.memory.account_and_sweep(&record, NOW));
+    assert_eq!((tier.memory.bytes(), tier.memory.len()), (bytes, 1));
+    drop(record);
+    tier.assert_is_whole();
+}

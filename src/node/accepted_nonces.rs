@@ -1,0 +1,101 @@
+//! The tokens that were accepted without a cookie: each gives a browser its session once.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use crate::{cookie::layout::NONCE_LEN, time::Millis};
+
+/// A token's own life and the most that its node's clock may be ahead of ours.
+const KEPT: Duration = Duration::from_secs(120);
+
+/// So many tokens at a time: 4 MiB. Beyond that a token is refused for now, since one that is forgotten could be brought
+/// again.
+const MOST: usize = 1 << 16;
+
+/// Why a token is not accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotAccepted {
+    /// The token was accepted before.
+    Used,
+    /// Too many tokens were accepted lately.
+    Full,
+}
+
+/// The nonces of the tokens that were accepted lately.
+#[derive(Debug, Default)]
+pub(crate) struct AcceptedNonces(Mutex<Nonces>);
+
+#[derive(Debug, Default)]
+struct Nonces {
+    known: HashSet<[u8; NONCE_LEN]>,
+    order: VecDeque<(Millis, [u8; NONCE_LEN])>,
+}
+
+impl AcceptedNonces {
+    /// Accepts a token, once.
+    ///
+    /// # Errors
+    ///
+    /// Where the token was accepted before, or so many others were that it can't be noted.
+    pub(crate) fn accept(&self, nonce: [u8; NONCE_LEN], now: Millis) -> Result<(), NotAccepted> {
+        let Nonces { known, order } = &mut *self.nonces();
+        while let Some((at, nonce)) = order.front()
+            && at.after(KEPT) <= now
+        {
+            known.remove(nonce);
+            order.pop_front();
+        }
+        if known.contains(&nonce) {
+            return Err(NotAccepted::Used);
+        }
+        if known.len() >= MOST {
+            return Err(NotAccepted::Full);
+        }
+        known.insert(nonce);
+        order.push_back((now, nonce));
+        Ok(())
+    }
+
+    /// Whether a token was accepted lately.
+    pub(crate) fn contains(&self, nonce: &[u8; NONCE_LEN]) -> bool {
+        self.nonces().known.contains(nonce)
+    }
+
+    fn nonces(&self) -> MutexGuard<'_, Nonces> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nonce(number: u32) -> [u8; NONCE_LEN] {
+        let mut nonce = [0; NONCE_LEN];
+        nonce[..4].copy_from_slice(&number.to_be_bytes());
+        nonce
+    }
+
+    #[test]
+    fn a_token_is_accepted_once_while_it_opens() {
+        let (accepted, last) = (AcceptedNonces::default(), Millis(119_999));
+        assert!(accepted.accept(nonce(1), Millis(0)).is_ok());
+        assert!(matches!(accepted.accept(nonce(1), last), Err(NotAccepted::Used)));
+        assert!(accepted.accept(nonce(2), last).is_ok());
+        assert!(accepted.accept(nonce(1), Millis(120_000)).is_ok(), "no longer known, nor openable");
+    }
+
+    #[test]
+    fn a_full_set_refuses_and_forgets_nothing() {
+        let accepted = AcceptedNonces::default();
+        for number in 0..MOST as u32 {
+            assert!(accepted.accept(nonce(number), Millis(0)).is_ok());
+        }
+        assert!(matches!(accepted.accept(nonce(u32::MAX), Millis(1)), Err(NotAccepted::Full)));
+        assert!(matches!(accepted.accept(nonce(0), Millis(1)), Err(NotAccepted::Used)));
+        assert!(accepted.accept(nonce(u32::MAX), Millis(120_000)).is_ok());
+    }
+}

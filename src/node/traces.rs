@@ -1,0 +1,102 @@
+//! The traces of mistakes that any request can bring to light: each kind at most once a minute.
+
+use crate::{
+    sync::atomic::{AtomicBool, Ordering},
+    throttle::{MINUTE, PerValue, Throttle},
+    time::Millis,
+    value::{ValueError, ValueIndex},
+};
+
+/// The mistakes of each kind.
+#[derive(Debug)]
+pub(crate) struct Traces {
+    invalid_defaults: PerValue,
+    skipped_copies: PerValue,
+    cut_cookies: Throttle,
+    unresolved: Throttle,
+    undeclared: Throttle,
+    dropped_cookie: AtomicBool,
+}
+
+impl Traces {
+    /// For so many declared values.
+    pub(crate) fn new(values: usize) -> Self {
+        Self {
+            invalid_defaults: PerValue::new(values),
+            skipped_copies: PerValue::new(values),
+            cut_cookies: Throttle::default(),
+            unresolved: Throttle::default(),
+            undeclared: Throttle::default(),
+            dropped_cookie: AtomicBool::default(),
+        }
+    }
+
+    /// A function of `DefaultTier::with` made a value that does not validate or encode.
+    pub(crate) fn invalid_default(&self, (index, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
+        if let Some(left_out) = self.invalid_defaults.due(index, now) {
+            let outline = flaw.summary();
+            tracing::warn!(name, flaw = %outline, left_out, "a computed default is not a valid value, and does not answer");
+            trace_cause(name, flaw);
+        }
+    }
+
+    /// A copy that the type of the value does not take.
+    pub(crate) fn skipped_copy(
+        &self,
+        (index, name): (ValueIndex, &'static str),
+        tier: &str,
+        flaw: &ValueError,
+        now: Millis,
+    ) {
+        if let Some(left_out) = self.skipped_copies.due(index, now) {
+            tracing::warn!(name, tier, flaw = %flaw.summary(), left_out, "skipped a copy that is not a valid value");
+            trace_cause(name, flaw);
+        }
+    }
+
+    /// A value that the cookie had no room for.
+    pub(crate) fn cut_cookie(&self, name: &str, now: Millis) {
+        if let Some(left_out) = self.cut_cookies.due(1, now, MINUTE) {
+            tracing::warn!(name, left_out, "the cookie can't hold all values, so the oldest stays on the server alone");
+        }
+    }
+
+    /// A request whose session has to be waited for, in front of a service that expects values of `resolve`.
+    pub(crate) fn unresolved(&self, now: Millis) {
+        if let Some(left_out) = self.unresolved.due(1, now, MINUTE) {
+            tracing::warn!(
+                left_out,
+                "values of `resolve` were not inserted, since a tier has to be waited for: use `LayeredSessionLayer::preload`"
+            );
+        }
+    }
+
+    /// A read or a watch of a type that the chain does not know.
+    pub(crate) fn undeclared(&self, name: &'static str, now: Millis) {
+        if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
+            tracing::warn!(name, left_out, "read or watched a value that was not declared on `Sessions::builder()`");
+        }
+    }
+
+    /// A `Secure` cookie for a page on plain http: once, since all such responses have the one cause.
+    pub(crate) fn dropped_cookie(&self) {
+        if !self.dropped_cookie.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "set a `Secure` cookie for a page on plain http, where browsers drop the cookie and lose the session: \
+                 serve the page over https, or set `CookieTier::plain_http` for development"
+            );
+        }
+    }
+
+    /// Whether [`dropped_cookie`](Self::dropped_cookie) has told already.
+    pub(crate) fn has_told_dropped_cookie(&self) -> bool {
+        self.dropped_cookie.load(Ordering::Relaxed)
+    }
+}
+
+/// The application's own error: its text may quote the client, so it stands at `debug` alone.
+fn trace_cause(name: &'static str, flaw: &ValueError) {
+    if let ValueError::Invalid(error) = flaw {
+        tracing::debug!(name, %error, "why a value is not valid");
+    }
+}

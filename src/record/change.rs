@@ -1,0 +1,72 @@
+//! Changes on their way into a record: an application's own, and copies that come from elsewhere.
+
+use std::{borrow::Cow, fmt};
+
+use super::values::StoredValue;
+use crate::{
+    value::{Json, ValueIndex},
+    version::Version,
+};
+
+/// A value on its way into a record.
+#[derive(Clone, Debug)]
+pub(crate) struct IncomingValue<'a> {
+    pub(crate) index: Option<ValueIndex>,
+    pub(crate) name: Cow<'a, str>,
+    pub(crate) value: StoredValue,
+}
+
+/// What came of taking over changes.
+#[derive(Debug)]
+pub(crate) struct MergeResult {
+    pub(crate) changed: bool,
+    /// What was brought is what stands here now, name by name. There may be more here.
+    pub(crate) same: bool,
+    /// The stamp of the state of which all this is true.
+    pub(crate) revision: u64,
+}
+
+/// One value set or removed.
+#[derive(Clone)]
+pub struct Mutation {
+    pub(crate) index: ValueIndex,
+    pub(crate) name: &'static str,
+    pub(crate) json: Option<Json>,
+    pub(crate) version: Option<Version>,
+    pub(crate) replaces: Option<Version>,
+}
+
+impl Mutation {
+    /// The value's wire name.
+    pub const fn name(&self) -> &str {
+        self.name
+    }
+
+    /// Its JSON bytes; `None` leaves a tombstone.
+    pub fn json(&self) -> Option<&[u8]> {
+        self.json.as_deref()
+    }
+
+    /// The version that it carries, applied only if newer. `None` for a fresh write, which the store stamps above
+    /// everything that it holds of this owner.
+    pub const fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The version that must stand there now ([`Version::ZERO`]: none), or the commit is [`Committed::Outdated`].
+    pub const fn replaces(&self) -> Option<Version> {
+        self.replaces
+    }
+}
+
+/// The name and the versions; the value is the application's.
+impl fmt::Debug for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Change")
+            .field("name", &self.name)
+            .field("bytes", &self.json.as_ref().map(|json| json.len()))
+            .field("version", &self.version)
+            .field("replaces", &self.replaces)
+            .finish()
+    }
+}

@@ -1,0 +1,362 @@
+//! How long a session lives, and how it ended.
+
+use std::time::Duration;
+
+use crate::node_clock::NodeClock;
+use crate::{
+    error::{BuildError, BuildErrorKind, CloseReason},
+    id::{PrincipalTag, RecordKey, SessionId},
+    time::Millis,
+    version::Version,
+};
+
+/// How long a session lives: unused, in all, and whether its cookie outlives the browser.
+///
+/// [`SessionsBuilder`](crate::SessionsBuilder) configures the lifetime of all sessions;
+/// [`Session::set_lifetime`](crate::Session::set_lifetime) gives one session another.
+///
+/// ```
+/// # use std::time::Duration;
+/// use layered_session::Lifetime;
+/// const DAY: Duration = Duration::from_secs(86_400);
+///
+/// let remember_me = Lifetime::new(31 * DAY, 365 * DAY)?;
+/// let public_terminal = Lifetime::new(DAY / 96, DAY / 3)?.until_browser_closes();
+/// assert!(Lifetime::new(2 * DAY, DAY).is_err(), "unused longer than in all");
+/// # Ok::<_, layered_session::BuildError>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lifetime {
+    pub(crate) idle: Duration,
+    pub(crate) absolute: Duration,
+    pub(crate) ends_with_browser: bool,
+}
+
+impl Lifetime {
+    /// So long unused, and so long in all, counted from the session's creation.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildErrorKind::Setting`] where either is under a second, or the session would live longer unused than in all
+    /// (OWASP ASVS 7.3.1 and 7.3.2 want both limits).
+    pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
+        let refuse = |message| Err(BuildError::new(BuildErrorKind::Setting, message));
+        if idle < Duration::from_secs(1) {
+            return refuse("the idle lifetime is under a second, so no request could follow another: extend `idle`");
+        }
+        if idle > absolute {
+            return refuse("the idle lifetime is longer than the absolute one: shorten `idle` or extend `absolute`");
+        }
+        Ok(Self { idle, absolute, ends_with_browser: false })
+    }
+
+    /// The cookie goes when the browser closes (no `Max-Age`); the server's limits hold as well.
+    #[must_use]
+    pub const fn until_browser_closes(mut self) -> Self {
+        self.ends_with_browser = true;
+        self
+    }
+}
+
+/// A living session, apart from its values: 32 bytes for nearly all, of which memory holds millions.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionLife {
+    /// When the session began, in milliseconds, and below them the 16 bits of its birth's counter.
+    began: u64,
+    absolute_deadline: Millis,
+    /// Milliseconds.
+    idle: u64,
+    special: Option<Box<RareFields>>,
+}
+
+/// What most lives don't have.
+#[derive(Clone, Debug)]
+struct RareFields {
+    birth: Version,
+    ends_with_browser: bool,
+    lifetime_version: Version,
+    generation: u64,
+    previous_deadline: Millis,
+    /// The id before the last turn.
+    predecessor: Option<Predecessor>,
+}
+
+/// Everything that tells a life, with times of one clock: a token has those of the wall clock.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LifeFields<T = Millis> {
+    /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
+    pub(crate) created: T,
+    /// When this id was minted: what `end_all_sessions` compares with.
+    pub(crate) birth: Version,
+    pub(crate) absolute_deadline: T,
+    pub(crate) idle: Duration,
+    pub(crate) ends_with_browser: bool,
+    pub(crate) lifetime_version: Version,
+    pub(crate) generation: u64,
+}
+
+impl<T> LifeFields<T> {
+    /// The same with times of another clock.
+    pub(crate) fn map<U>(self, time: impl Fn(T) -> U) -> LifeFields<U> {
+        let Self { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = self;
+        let (created, absolute_deadline) = (time(created), time(absolute_deadline));
+        LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation }
+    }
+}
+
+impl SessionLife {
+    pub(crate) fn begin(birth: Version, now: Millis, lifetime: Lifetime) -> Self {
+        Self::from(LifeFields {
+            created: now,
+            birth,
+            absolute_deadline: now.after(lifetime.absolute),
+            idle: lifetime.idle,
+            ends_with_browser: lifetime.ends_with_browser,
+            lifetime_version: Version::ZERO,
+            generation: 0,
+        })
+    }
+
+    pub(crate) fn fields(&self) -> LifeFields {
+        let special = self.special.as_deref();
+        LifeFields {
+            created: self.created(),
+            birth: self.birth(),
+            absolute_deadline: self.absolute_deadline,
+            idle: self.idle(),
+            ends_with_browser: self.ends_with_browser(),
+            lifetime_version: self.lifetime_version(),
+            generation: special.map_or(0, |special| special.generation),
+        }
+    }
+
+    /// Notes the id that the session had before the turn in which its present id was minted.
+    pub(crate) fn set_predecessor(&mut self, predecessor: Predecessor) {
+        let told = self.fields();
+        self.special.get_or_insert_with(|| Box::new(RareFields::of(told))).predecessor = Some(predecessor);
+    }
+
+    /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
+    pub(crate) fn predecessor(&self, time: &NodeClock, now: Millis) -> Option<Predecessor> {
+        let predecessor = self.special.as_ref()?.predecessor?;
+        (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
+    }
+
+    pub(crate) const fn created(&self) -> Millis {
+        Millis(self.began >> 16)
+    }
+
+    /// When this id was minted. Most are minted when their session begins, while node time and the wall clock agree.
+    pub(crate) fn birth(&self) -> Version {
+        self.special.as_ref().map_or_else(|| Version::from_u64(self.began), |special| special.birth)
+    }
+
+    pub(crate) const fn absolute_deadline(&self) -> Millis {
+        self.absolute_deadline
+    }
+
+    pub(crate) const fn idle(&self) -> Duration {
+        Duration::from_millis(self.idle)
+    }
+
+    pub(crate) fn ends_with_browser(&self) -> bool {
+        self.special.as_ref().is_some_and(|special| special.ends_with_browser)
+    }
+
+    pub(crate) fn lifetime_version(&self) -> Version {
+        self.special.as_ref().map_or(Version::ZERO, |special| special.lifetime_version)
+    }
+
+    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
+    pub(crate) fn previous_deadline(&self) -> Millis {
+        self.special.as_ref().map_or_else(Millis::default, |special| special.previous_deadline)
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.special.as_ref().map_or(0, |_| size_of::<RareFields>())
+    }
+
+    pub(crate) fn deadline(&self, used: Millis) -> Millis {
+        Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
+    }
+
+    /// The last use from which on a browser that was told of a deadline, by a token sealed at a time, is to be told of a
+    /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie. A browser that keeps
+    /// the cookie for less than that is given another after a tenth of the time for which it does.
+    pub(crate) fn refresh_after(&self, told: Millis, sealed: Millis) -> Millis {
+        let later = told.0.saturating_add(self.idle.div_ceil(10));
+        let due = match later <= self.absolute_deadline.0 {
+            true => Millis(later.saturating_sub(self.idle)),
+            false => Millis(u64::MAX),
+        };
+        if told.since(sealed) > MAX_AGE { due.min(sealed.after(MAX_AGE / 10)) } else { due }
+    }
+
+    /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
+    pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
+        let told = LifeFields {
+            absolute_deadline: self.created().after(lifetime.absolute),
+            idle: lifetime.idle,
+            ends_with_browser: lifetime.ends_with_browser,
+            lifetime_version: version,
+            ..self.fields()
+        };
+        self.set_fields(told, before);
+    }
+
+    /// Takes over another node's word on the lifetime, if it is newer. The absolute deadline only moves with it.
+    pub(crate) fn merge(&mut self, other: &Self, before: Millis) -> bool {
+        if other.lifetime_version() <= self.lifetime_version() {
+            return false;
+        }
+        let mine = self.fields();
+        self.set_fields(
+            LifeFields { created: mine.created, birth: mine.birth, generation: mine.generation, ..other.fields() },
+            before,
+        );
+        true
+    }
+
+    fn set_fields(&mut self, told: LifeFields, before: Millis) {
+        let earlier = self.previous_deadline().max(before);
+        let predecessor = self.special.as_ref().and_then(|special| special.predecessor);
+        *self = Self::from(told);
+        // A lifetime of its own has a version, and with it a place for these.
+        if let Some(special) = &mut self.special {
+            special.previous_deadline = earlier;
+            special.predecessor = predecessor;
+        }
+    }
+}
+
+impl From<LifeFields> for SessionLife {
+    fn from(told: LifeFields) -> Self {
+        let LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
+            told;
+        let began = created.0 << 16 | u64::from(birth.counter());
+        let minted = birth == Version::from_u64(began);
+        let ordinary = minted && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
+        Self {
+            began,
+            absolute_deadline,
+            idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
+            special: (!ordinary).then(|| Box::new(RareFields::of(told))),
+        }
+    }
+}
+
+impl RareFields {
+    fn of(told: LifeFields) -> Self {
+        let LifeFields { birth, ends_with_browser, lifetime_version, generation, .. } = told;
+        let previous_deadline = Millis::default();
+        Self { birth, ends_with_browser, lifetime_version, generation, previous_deadline, predecessor: None }
+    }
+}
+
+/// The id that a session had before its last turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Predecessor {
+    pub(crate) id: SessionId,
+    /// The same principal was signed in before and after: the predecessor's end by a sign-out ends the session too.
+    pub(crate) shares_end: bool,
+}
+
+/// How a record ended.
+#[derive(Clone, Debug)]
+pub(crate) struct End {
+    pub(crate) reason: CloseReason,
+    pub(crate) at: Millis,
+    /// The last moment at which something sealed for this id could still open.
+    pub(crate) until: Millis,
+    /// The principal that was signed in.
+    pub(crate) principal: Option<PrincipalTag>,
+    pub(crate) successor: Successor,
+}
+
+/// What comes after the end of an id.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Successor {
+    #[default]
+    None,
+    /// The session that a renewal began for the same principal: a `destroy` of the id ends that session too.
+    Session(Box<RecordKey>),
+    /// A shared store said that the id has ended: it may have been renewed on another node.
+    Unknown,
+}
+
+impl End {
+    /// Whether the end is so recent that a late request with this id may not mint a session.
+    pub(crate) fn is_recent(&self, now: Millis) -> bool {
+        now < self.at.after(FENCE)
+    }
+
+    /// Whether the session was destroyed, rather than renewed on another node.
+    pub(crate) fn is_sign_out(&self) -> bool {
+        self.reason == CloseReason::Destroyed && !matches!(self.successor, Successor::Unknown)
+    }
+}
+
+/// For so long an ended id may not mint a session, so that a late request with the old cookie can't overwrite a login.
+pub(crate) const FENCE: Duration = Duration::from_secs(60);
+
+/// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
+pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::Wall;
+
+    /// Every mixture of what most lives have and what few do.
+    fn all() -> impl Iterator<Item = LifeFields> {
+        (0..16).map(|which: u64| LifeFields {
+            created: Millis(1000),
+            birth: Version::at(Wall(1000 + (which & 1))).next(),
+            absolute_deadline: Millis(9000),
+            idle: Duration::from_millis(4000),
+            ends_with_browser: which & 2 != 0,
+            lifetime_version: if which & 4 == 0 { Version::ZERO } else { Version::at(Wall(2000)) },
+            generation: which >> 3,
+        })
+    }
+
+    fn shown(told: LifeFields) -> String {
+        format!("{told:?}")
+    }
+
+    #[test]
+    fn a_life_tells_all_that_it_was_made_of() {
+        for told in all() {
+            assert_eq!(shown(SessionLife::from(told).fields()), shown(told));
+            assert_eq!(SessionLife::from(told).previous_deadline(), Millis::default());
+        }
+    }
+
+    #[test]
+    fn another_lifetime_changes_that_and_remembers_the_latest_end_of_those_before() {
+        let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
+        let version = Version::at(Wall(3000));
+        for told in all() {
+            let mut life = SessionLife::from(told);
+            life.set_lifetime(other, version, Millis(5000));
+            let (absolute_deadline, idle, ends_with_browser) = (Millis(3000), other.idle, true);
+            let expected = LifeFields { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..told };
+            assert_eq!((shown(life.fields()), life.previous_deadline()), (shown(expected), Millis(5000)));
+
+            let mut elsewhere = SessionLife::from(told);
+            assert!(elsewhere.merge(&life, Millis(6000)) && !elsewhere.merge(&life, Millis(7000)));
+            assert_eq!((shown(elsewhere.fields()), elsewhere.previous_deadline()), (shown(expected), Millis(6000)));
+
+            life.set_lifetime(other, version.next(), Millis(4000));
+            assert_eq!(life.previous_deadline(), Millis(5000), "it ends no earlier for what came later");
+        }
+    }
+
+    #[test]
+    fn refresh_is_due_up_to_the_absolute_deadline() {
+        let [idle, absolute] = [10, 21].map(Duration::from_secs);
+        let life = SessionLife::begin(Version::ZERO, Millis(0), Lifetime::new(idle, absolute).unwrap());
+        assert_eq!(life.refresh_after(Millis(20_000), Millis(10_000)), Millis(11_000));
+        assert_eq!(life.refresh_after(Millis(20_001), Millis(10_001)), Millis(u64::MAX));
+    }
+}

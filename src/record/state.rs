@@ -1,0 +1,403 @@
+//! What stands in a record at one moment, and the rules of its changes. Pure: no lock, no waiting, no clock.
+
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::Duration,
+};
+
+use super::{
+    change::{IncomingValue, MergeResult},
+    cookie_sync::{CookieSnapshot, CookieSync, TokenFingerprint},
+    write_context::{IncomingFrom, WriteContext, WriteScope},
+};
+use crate::{
+    error::CloseReason,
+    node_clock::NodeClock,
+    record::{
+        change::Mutation,
+        judge::Judge,
+        life::{End, SessionLife},
+        values::{StoredValue, Values},
+    },
+    time::Millis,
+    value::{Schema, Scope, ValueIndex, ValueSpec},
+    version::Version,
+};
+
+pub(crate) mod room;
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) values: Values,
+    pub(crate) kind: Kind,
+    /// Stamps the last change of what browsers carry; drawn from one counter of the process, so that no two states of
+    /// any records share one.
+    revision: u64,
+    /// How many changes there were, for streams that skipped some. It wraps.
+    pub(crate) changes: u32,
+    /// Bytes as last counted towards the tier's bound.
+    pub(crate) counted: u32,
+}
+
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Session {
+        life: SessionLife,
+        browser: CookieSync,
+    },
+    /// `revoked` is when `not_before` was set.
+    Principal {
+        idle: Duration,
+        not_before: Version,
+        revoked: Millis,
+        unstored: bool,
+        /// Until when the newest tombstone of a value must be remembered.
+        removals: Millis,
+    },
+    Ended(Box<End>),
+}
+
+fn next_revision() -> u64 {
+    static STAMPS: AtomicU64 = AtomicU64::new(1);
+    STAMPS.fetch_add(1, Ordering::Relaxed)
+}
+
+impl State {
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { values: Values::default(), kind, revision: next_revision(), changes: 0, counted: 0 }
+    }
+
+    /// A session's next one begins with all its values, under an id of which no browser knows.
+    pub(crate) fn successor_state(&self, life: SessionLife) -> Self {
+        let (uncarried, unstored) = match &self.kind {
+            // A store is told of the declared values only.
+            Kind::Session { browser, .. } => {
+                (browser.has_server_only, browser.has_unstored || self.values.undeclared().next().is_some())
+            }
+            Kind::Principal { .. } | Kind::Ended(_) => (false, true),
+        };
+        let browser = CookieSync { has_server_only: uncarried, has_unstored: unstored, ..CookieSync::default() };
+        // Counted on, as the values tell by the count which change brought them.
+        Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
+    }
+
+    /// Nothing is left but that it ended.
+    pub(crate) fn end(&mut self, end: End) {
+        let (changes, counted) = (self.changes, self.counted);
+        *self = Self { changes, counted, ..Self::new(Kind::Ended(Box::new(end))) };
+        self.count_change();
+    }
+
+    /// The stamp of what browsers carry of it.
+    pub(crate) const fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Marks that what browsers carry of it has changed.
+    fn bump_revision(&mut self) {
+        self.revision = next_revision();
+        if let Kind::Session { browser, .. } = &mut self.kind {
+            browser.complete = false;
+        }
+    }
+
+    pub(crate) const fn count_change(&mut self) {
+        self.changes = self.changes.wrapping_add(1);
+    }
+
+    /// The browser's token by its fingerprint, and its contents.
+    pub(crate) fn cookie(&self) -> Option<(TokenFingerprint, CookieSnapshot)> {
+        let Kind::Session { life, browser } = &self.kind else { return None };
+        browser.snapshot(self.revision, life)
+    }
+
+    /// Notes that the browser has this token from now on.
+    pub(crate) fn set_cookie(&mut self, fingerprint: TokenFingerprint, snapshot: CookieSnapshot) {
+        let revision = self.revision;
+        if let Kind::Session { browser, .. } = &mut self.kind {
+            browser.set(fingerprint, snapshot, revision);
+        }
+    }
+
+    /// Nothing is lost where memory loses it: a browser holds all of it but for what the store holds, or the store does.
+    pub(crate) fn is_clean(&self) -> bool {
+        match &self.kind {
+            Kind::Session { life, browser } => {
+                // Of a lifetime of its own only tokens tell.
+                let stored = !browser.has_unstored && life.lifetime_version() == Version::ZERO;
+                stored || browser.complete && !browser.has_server_only
+            }
+            Kind::Principal { unstored, .. } => !unstored,
+            Kind::Ended(_) => false,
+        }
+    }
+
+    /// Notes that it holds something of which no store has said that it has it. One that never did is empty, or its store
+    /// holds all of it.
+    const fn mark_unstored(&mut self) {
+        match &mut self.kind {
+            Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
+            | Kind::Principal { unstored, .. } => *unstored = true,
+            Kind::Ended(_) => {}
+        }
+    }
+
+    pub(crate) fn closed(&self, used: Millis, now: Millis) -> Option<CloseReason> {
+        match &self.kind {
+            Kind::Ended(end) => Some(end.reason),
+            _ if self.deadline(used) <= now => Some(CloseReason::Expired),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn deadline(&self, used: Millis) -> Millis {
+        match &self.kind {
+            Kind::Session { life, .. } => life.deadline(used),
+            Kind::Principal { idle, .. } => used.after(*idle),
+            Kind::Ended(end) => end.until,
+        }
+    }
+
+    /// When nothing needs the record any more. A session that was given a shorter life is remembered to be over for as long
+    /// as tokens of the longer one open; a principal's removed value, for as long as a cookie could bring the value back.
+    pub(crate) fn forget_after(&self, used: Millis) -> Millis {
+        let longer = match &self.kind {
+            Kind::Session { life, .. } => life.previous_deadline(),
+            Kind::Principal { removals, .. } => *removals,
+            Kind::Ended(_) => Millis::default(),
+        };
+        self.deadline(used).max(longer)
+    }
+
+    /// Notes that a value was removed.
+    fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
+        if let Kind::Principal { removals, .. } = &mut self.kind {
+            *removals = (*removals).max(written.after(terms.tombstones));
+        }
+    }
+
+    /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
+    /// for an end that now comes earlier.
+    #[must_use]
+    pub(crate) fn change_lifetime(
+        &mut self,
+        now: Millis,
+        change: impl FnOnce(&mut SessionLife, Millis) -> bool,
+    ) -> bool {
+        let Kind::Session { life, .. } = &mut self.kind else { return false };
+        let before = life.deadline(now);
+        let changed = change(life, before);
+        if changed {
+            self.bump_revision();
+            self.count_change();
+        }
+        changed
+    }
+
+    pub(crate) fn absolute_deadline(&self) -> Option<Millis> {
+        match &self.kind {
+            Kind::Session { life, .. } => Some(life.absolute_deadline()),
+            _ => None,
+        }
+    }
+
+    /// When the session's id was minted. By a clock that was further ahead than the allowed skew that was no earlier than
+    /// the session began, by node time.
+    pub(crate) fn birth(&self, time: &NodeClock, now: Millis) -> Option<Version> {
+        match &self.kind {
+            Kind::Session { life, .. } if life.birth() > time.bound(now) => {
+                Some(Version::last_at(time.wall(life.created())))
+            }
+            Kind::Session { life, .. } => Some(life.birth()),
+            _ => None,
+        }
+    }
+
+    /// Sessions of this principal whose id was minted up to then have ended.
+    pub(crate) fn not_before(&self) -> Version {
+        match self.kind {
+            Kind::Principal { not_before, .. } => not_before,
+            _ => Version::ZERO,
+        }
+    }
+
+    /// The stamp of what browsers carry of it; 0 for a principal's record that holds nothing, which is there or not.
+    pub(crate) fn cookie_revision(&self) -> u64 {
+        if self.is_empty() { 0 } else { self.revision }
+    }
+
+    /// A principal's record that holds nothing: it is there only for who waits on it.
+    pub(crate) fn is_empty(&self) -> bool {
+        matches!(self.kind, Kind::Principal { not_before: Version::ZERO, .. }) && self.values.is_empty()
+    }
+
+    /// The same, and it never was settled: nothing is lost, and nothing counted, if it goes.
+    pub(crate) fn is_never_used(&self) -> bool {
+        self.counted == 0 && self.is_empty()
+    }
+
+    /// The live copy or tombstone of a value, unless past the value's own lifetime.
+    pub(crate) fn value(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&StoredValue> {
+        let stored = self.values.get(index)?;
+        let over = stored.expires(schema.get(index).max_age).is_some_and(|end| end <= now);
+        (!over).then_some(stored)
+    }
+
+    /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
+    /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
+    pub(crate) fn cookie_entries<'a>(
+        &'a self,
+        schema: &'a Schema,
+    ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
+        let opaque = move |name: &str| self.values.undeclared().find(|(opaque, _)| *opaque == name);
+        let session = matches!(self.kind, Kind::Session { .. });
+        let declared = self.values.declared().filter_map(move |(index, stored)| {
+            let declared: &ValueSpec = schema.get(index);
+            let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= stored.version);
+            let ours = session || declared.scope == Scope::Principal;
+            (declared.in_cookie() && newest && ours).then_some((declared.name, stored))
+        });
+        let riding = self.values.undeclared().filter(move |(name, stored)| {
+            let slot = schema.index_by_name(name).and_then(|index| self.values.get(index));
+            slot.is_none_or(|slot| slot.version < stored.version)
+        });
+        declared.chain(riding)
+    }
+
+    /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
+    pub(crate) fn correct_future_versions(&mut self, terms: WriteContext<'_>) {
+        if !terms.store_stamps {
+            self.values.correct_future_versions(terms.time, terms.now);
+        }
+    }
+
+    pub(crate) fn prune(&mut self, terms: WriteContext<'_>) {
+        let mut horizon = terms.now.before(terms.tombstones);
+        if let Kind::Session { life, .. } = &self.kind {
+            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.skew)));
+            if terms.now < life.previous_deadline() {
+                horizon = Millis::default();
+            }
+        }
+        self.values.prune(terms.schema, terms.now, horizon);
+    }
+
+    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>, judge: &Judge<'_>) {
+        if terms.scope == WriteScope::ClearAll || changes.iter().any(|change| change.json.is_none()) {
+            self.note_removal(terms.now, terms);
+        }
+        for change in changes {
+            let stored = |version, written| StoredValue::new(version, change.json.clone(), written);
+            match change.version {
+                // Stamped by a store, whose order counts: another write may have come past it on the way here.
+                Some(stamped) => {
+                    if self.values.merge(
+                        change.index,
+                        stored(stamped, terms.time.written(stamped, terms.now)),
+                        self.changes,
+                        judge,
+                    ) {
+                        self.values.mark_local(change.index);
+                    }
+                }
+                None => {
+                    self.values.write(change.index, change.name, stored(version, terms.now), self.changes);
+                    self.mark_unstored();
+                }
+            }
+            match (terms.schema.get(change.index).in_cookie(), &mut self.kind) {
+                (true, _) => self.bump_revision(),
+                (false, Kind::Session { browser, .. }) => browser.has_server_only |= change.version.is_none(),
+                (false, _) => {}
+            }
+        }
+        if terms.scope == WriteScope::ClearAll {
+            self.values.note_cleared(version);
+            if self.values.tombstone_undeclared(version, terms.now) {
+                self.mark_unstored();
+                self.bump_revision();
+            }
+        }
+        self.count_change();
+    }
+
+    /// Takes over changes that carry their versions, and says what came of it.
+    pub(crate) fn merge<'a>(
+        &mut self,
+        via: IncomingFrom,
+        entries: impl Iterator<Item = IncomingValue<'a>>,
+        terms: WriteContext<'_>,
+        judge: &Judge<'_>,
+        mut filled: Option<&mut Vec<(ValueIndex, Version)>>,
+    ) -> MergeResult {
+        self.values.reserve(entries.size_hint().1.unwrap_or(0));
+        let (mut changed, mut equal) = (false, true);
+        for IncomingValue { index, name, value: stored } in entries {
+            let version = stored.version;
+            if stored.json.is_none() {
+                self.note_removal(stored.written, terms);
+            }
+            let rides = self.values.undeclared().any(|(opaque, _)| *opaque == *name);
+            let meets = rides || index.is_some_and(|index| self.values.get(index).is_some());
+            // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
+            let brought = meets.then(|| stored.clone());
+            let stands = match index {
+                Some(index) => {
+                    let declared = terms.schema.get(index);
+                    let over = stored.expires(declared.max_age).is_some_and(|end| end <= terms.now);
+                    if !over && self.values.merge(index, stored, self.changes, judge) {
+                        changed = true;
+                        if let Some(filled) = filled.as_deref_mut() {
+                            filled.push((index, version));
+                        }
+                    }
+                    self.values.get(index)
+                }
+                None => {
+                    changed |= self.values.merge_undeclared(&name, stored);
+                    None
+                }
+            };
+            equal &= match brought {
+                None => stands.is_some() || index.is_none(),
+                Some(brought) => {
+                    let riding =
+                        self.values.undeclared().find(|(opaque, _)| **opaque == *name).map(|(_, stored)| stored);
+                    let newest = [stands, riding].into_iter().flatten().max_by_key(|stored| stored.version);
+                    // By the bytes too: two nodes can have written at the same version, and the one that lost is to be
+                    // healed.
+                    newest.is_some_and(|stored| stored.version == brought.version && stored.json == brought.json)
+                }
+            };
+        }
+        if changed {
+            if via == IncomingFrom::Browser {
+                self.mark_unstored();
+            }
+            self.bump_revision();
+            self.count_change();
+        }
+        MergeResult { changed, same: equal, revision: self.revision }
+    }
+
+    /// Bytes on the heap beside the record itself. A test of the memory tier compares them with an allocator's count.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let boxed = match &self.kind {
+            Kind::Session { life, browser } => life.heap_bytes() + browser.heap_bytes(),
+            Kind::Ended(_) => size_of::<End>(),
+            Kind::Principal { .. } => 0,
+        };
+        self.values.heap_bytes() + boxed
+    }
+
+    /// Empties a principal's record that nobody has used for its idle time, but for its tombstones and the versions that it
+    /// knows: a cookie that comes later must not bring a removed value back.
+    pub(crate) fn clear_keeping_tombstones(&mut self) {
+        self.values.clear_keeping_tombstones();
+        self.bump_revision();
+        self.count_change();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! The room of a browser's cookie: which writes fit, and how many bytes of JSON would.
+
+use super::State;
+use crate::record::{
+    budget::entry_len,
+    change::Mutation,
+    write_context::{BudgetShare, CommitRejected, Oversize, WriteContext},
+};
+
+/// The part of a cookie that an owner's values take and leave, in bytes of JSON.
+#[cfg(feature = "inspector")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JsonRoom {
+    pub(crate) used: usize,
+    /// By so much the values may grow. A further value takes more than its JSON.
+    pub(crate) free: usize,
+}
+
+/// An entry of the cookie, by its size.
+#[derive(Clone, Copy)]
+struct Sized<'a> {
+    name: &'a str,
+    /// Bytes of the JSON; a tombstone has none.
+    json: Option<usize>,
+}
+
+impl<'a> Sized<'a> {
+    fn of_change(change: &Mutation) -> Sized<'_> {
+        Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
+    }
+
+    const fn entry(&self) -> usize {
+        entry_len(self.name.len(), self.json)
+    }
+}
+
+/// The bytes that entries take of a budget.
+struct UsedBytes {
+    /// The login, where room is kept for the login.
+    identity: usize,
+    others: usize,
+}
+
+impl UsedBytes {
+    fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Self {
+        let identity = terms.reserved.map(|(index, _)| terms.schema.get(index).name);
+        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
+            let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
+            *part += sized.entry();
+            taken
+        })
+    }
+
+    const fn total(&self) -> usize {
+        self.identity + self.others
+    }
+}
+
+impl State {
+    /// # Errors
+    ///
+    /// Where a change would replace another version than the present, and where the browser has no room for the changes.
+    pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
+        for change in changes {
+            if let Some(expected) = change.replaces {
+                let stands = self.value(terms.schema, change.index, terms.now).map(|stored| stored.version);
+                if stands.unwrap_or_default() != expected {
+                    return Err(CommitRejected::Outdated);
+                }
+            }
+        }
+        let carried = || changes.iter().filter(|change| terms.schema.get(change.index).in_cookie());
+        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
+        // what stays on the server, whatever two nodes together have made of the rest.
+        if !carried().any(|change| change.json.is_some()) {
+            return Ok(());
+        }
+        let changed = |name: &str| changes.iter().any(|change| change.name == name);
+        let stays = self.sizes(terms).filter(|sized| !changed(sized.name));
+        let sizes = stays.clone().chain(carried().map(Sized::of_change));
+        let taken = UsedBytes::of(sizes.clone(), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
+        let before = UsedBytes::of(self.sizes(terms), terms);
+        let limit = match terms.share {
+            // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
+            BudgetShare::Ordinary => {
+                let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
+                terms.budget.min(taken.identity + others)
+            }
+            // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
+            BudgetShare::Whole => terms.budget.max(terms.max_budget.min(UsedBytes::of(stays, terms).others + room)),
+        };
+        let limit = limit.max(before.total());
+        if taken.total() <= limit {
+            return Ok(());
+        }
+        let is_for_the_room = terms.share == BudgetShare::Ordinary && taken.total() <= terms.budget;
+        let written = carried().filter_map(|change| Sized::of_change(change).json).sum();
+        Err(CommitRejected::TooLarge(Box::new(Oversize {
+            largest: largest(sizes, terms),
+            written,
+            fits: (limit + written).saturating_sub(taken.total()),
+            stored: terms.reserved.filter(|_| is_for_the_room).map(|(_, room)| room),
+        })))
+    }
+
+    /// The JSON of the values that browsers carry of this record.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn json_room(&self, terms: WriteContext<'_>) -> JsonRoom {
+        let taken = UsedBytes::of(self.sizes(terms), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
+        JsonRoom {
+            used: self.sizes(terms).filter_map(|sized| sized.json).sum(),
+            free: terms.budget.saturating_sub(taken.others + taken.identity.max(room)),
+        }
+    }
+
+    /// The entries of this record for browsers to carry.
+    fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
+        self.cookie_entries(terms.schema)
+            .map(|(name, stored)| Sized { name, json: stored.json.as_ref().map(|json| json.len()) })
+    }
+}
+
+/// The three largest entries whose names this build declares, with the bytes of their JSON.
+fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Vec<(&'static str, usize)> {
+    let mut sizes: Vec<_> = sizes.collect();
+    sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
+    let declared = sizes.iter().filter_map(|sized| {
+        let index = terms.schema.index_by_name(sized.name)?;
+        Some((terms.schema.get(index).name, sized.json?))
+    });
+    declared.take(3).collect()
+}

@@ -1,0 +1,168 @@
+//! What is pruned, carried and counted on in a record's state.
+
+use std::sync::{Arc, LazyLock};
+
+use super::*;
+use crate::{
+    id::RecordKey,
+    memory::record::Record,
+    node_clock::NodeClock,
+    record::{
+        life::Lifetime,
+        write_context::{BudgetShare, WriteContext},
+    },
+    time::Wall,
+    value::{Json, SessionValue},
+};
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Text(String);
+
+impl SessionValue for Text {
+    const NAME: &'static str = "text";
+}
+
+const HOUR: u64 = 3_600_000;
+const DAY: u64 = 24 * HOUR;
+const NOW: Millis = Millis(10_000 * DAY);
+/// Of the last write of [`removed`].
+const NEWEST: Version = Version::at(Wall(NOW.0 + 1));
+
+static TIME: LazyLock<NodeClock> =
+    LazyLock::new(|| NodeClock::new(Arc::new(crate::time::TokioClock), Duration::from_millis(HOUR)));
+
+fn schema() -> Schema {
+    let mut schema = Schema::default();
+    schema.push(ValueSpec::of::<Text>());
+    schema
+}
+
+fn terms(schema: &Schema, now: u64) -> WriteContext<'_> {
+    let [tombstones, skew] = [DAY + HOUR, HOUR].map(Duration::from_millis);
+    let (time, extent) = (&*TIME, WriteScope::Values);
+    WriteContext {
+        schema,
+        now: Millis(NOW.0 + now),
+        time,
+        scope: extent,
+        budget: 1 << 20,
+        max_budget: 1 << 20,
+        share: BudgetShare::Ordinary,
+        reserved: None,
+        store_stamps: false,
+        tombstones,
+        skew,
+    }
+}
+
+fn life(idle: u64) -> SessionLife {
+    let lifetime = Lifetime::new(Duration::from_millis(idle), Duration::from_millis(90 * DAY)).unwrap();
+    SessionLife::begin(Version::at(Wall(NOW.0)), NOW, lifetime)
+}
+
+fn session(life: SessionLife) -> State {
+    State::new(Kind::Session { life, browser: CookieSync::default() })
+}
+
+fn kept(version: Version, json: Option<&str>) -> StoredValue {
+    StoredValue::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
+}
+
+fn change(json: Option<&str>) -> Mutation {
+    let json = json.map(|json| Json::from(json.as_bytes()));
+    Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None }
+}
+
+/// A session of which a declared and an undeclared value were removed.
+fn removed(life: SessionLife) -> State {
+    let mut state = session(life);
+    state.values.write(0, Text::NAME, kept(Version::at(Wall(NOW.0)), None), 0);
+    state.values.merge_undeclared("other", kept(NEWEST, None));
+    state
+}
+
+#[test]
+fn removals_go_after_the_longest_cookie() {
+    let schema = schema();
+    for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
+        let mut state = removed(life(idle));
+        state.prune(terms(&schema, longest));
+        assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
+        state.prune(terms(&schema, longest + 1));
+        assert!(state.values.is_empty(), "{idle}");
+        assert_eq!(state.values.newest(), NEWEST, "a later write goes above it all the same");
+    }
+}
+
+#[test]
+fn removals_stay_for_cookies_of_an_earlier_lifetime() {
+    let schema = schema();
+    let mut life = life(30 * DAY);
+    let short = Lifetime::new(Duration::from_millis(HOUR), Duration::from_millis(60 * DAY)).unwrap();
+    life.set_lifetime(short, Version::at(Wall(NOW.0)), Millis(NOW.0 + 30 * DAY));
+    let mut state = removed(life);
+    state.prune(terms(&schema, 30 * DAY - 1));
+    assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some());
+    state.prune(terms(&schema, 30 * DAY));
+    assert!(state.values.is_empty());
+}
+
+#[test]
+fn expired_value_leaves_its_version() {
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Brief(u8);
+    impl SessionValue for Brief {
+        const NAME: &'static str = "brief";
+        const MAX_AGE: Option<Duration> = Some(Duration::from_secs(1));
+    }
+    let mut schema = Schema::default();
+    schema.push(ValueSpec::of::<Brief>());
+    let mut state = session(life(DAY));
+    state.values.write(0, Brief::NAME, kept(Version::at(Wall(NOW.0)), Some("1")), 0);
+    state.prune(terms(&schema, 1000));
+    assert!(state.values.is_empty());
+    assert_eq!(state.values.newest(), Version::at(Wall(NOW.0)));
+}
+
+#[test]
+fn cookie_carries_the_newest_copy_of_a_name() {
+    let schema = schema();
+    for (declared, opaque) in [(1, 2), (2, 1), (1, 1)] {
+        let version = Version::from_u64;
+        let mut state = session(life(DAY));
+        state.values.write(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
+        state.values.merge_undeclared(Text::NAME, kept(version(opaque), Some("1")));
+        let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, stored)| (name, stored.version)).collect();
+        assert_eq!(carried, [(Text::NAME, version(declared.max(opaque)))]);
+    }
+}
+
+#[test]
+fn write_leaves_no_unreadable_copy() {
+    let schema = schema();
+    let mut state = session(life(DAY));
+    state.values.merge_undeclared(Text::NAME, kept(NEWEST, Some("1")));
+    state.values.merge_undeclared("other", kept(NEWEST, Some("1")));
+    state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2), &Judge::new(&schema));
+    assert_eq!(state.values.undeclared().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
+}
+
+#[test]
+fn successor_counts_changes_on() {
+    let mut state = session(life(DAY));
+    (0..3).for_each(|_| state.count_change());
+    assert_eq!(state.successor_state(life(DAY)).changes, 3);
+}
+
+#[test]
+fn commit_prunes_what_is_over() {
+    let schema = schema();
+    let key = RecordKey([1; 32]);
+    let record = Record::session(key, life(50 * DAY), NOW);
+    record.write().values.merge_undeclared("other", kept(NEWEST, None));
+    record.commit(&[change(Some("\"a\""))], terms(&schema, DAY)).unwrap();
+    assert!(record.read().values.undeclared().next().is_some());
+    record.touch(Millis(NOW.0 + 40 * DAY));
+    record.commit(&[change(Some("\"b\""))], terms(&schema, 51 * DAY)).unwrap();
+    assert!(record.read().values.undeclared().next().is_none());
+}

@@ -1,0 +1,369 @@
+//! What the browser is to carry, and the cookie of a response.
+
+use std::{
+    cmp::Reverse,
+    sync::{Arc, atomic::Ordering},
+};
+
+use http::HeaderValue;
+
+use super::{
+    request_token::{Owner, ShadowedValue},
+    shared::{Binding, Bound, SessionShared},
+};
+#[cfg(feature = "inspector")]
+use crate::{cookie::seal::sealed_len, record::state::room::JsonRoom};
+use crate::{
+    cookie::{
+        SetCookie,
+        order::Order,
+        payload::{Entry, EntryOwner, Head, Writer},
+        seal::SealError,
+    },
+    id::RecordKey,
+    node::ResolvedPrincipal,
+    record::{
+        budget::Budget,
+        cookie_sync::CookieSnapshot,
+        state::{Kind, State},
+    },
+    throttle::MINUTE,
+    time::Millis,
+    value::Scope,
+};
+
+/// What there is for a browser to carry, by the stamps of its records' states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CookieContents {
+    session: u64,
+    principal: Option<(RecordKey, u64)>,
+}
+
+impl CookieContents {
+    pub(super) fn is_held_by(&self, token: &CookieSnapshot) -> bool {
+        // Somebody who is not signed in here just now is no reason to write the cookie.
+        let principal = self.principal.is_none() || self.principal.as_ref() == token.principal.as_deref();
+        self.session == token.session && principal
+    }
+}
+
+/// All that a browser is to carry at one moment, unsealed.
+pub(super) struct CookiePayload {
+    ends_with_browser: bool,
+    pub(super) written: Writer,
+    in_step: CookieSnapshot,
+    /// Not all of it fitted.
+    cut: bool,
+}
+
+/// What a browser is to carry, by its size.
+#[cfg(feature = "inspector")]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CookieSize {
+    /// Characters of the token.
+    pub(crate) token: usize,
+    /// Bytes of each owner's entries.
+    pub(crate) session: usize,
+    pub(crate) principal: usize,
+    pub(crate) session_json: JsonRoom,
+    pub(crate) principal_json: JsonRoom,
+    /// Values among them that this build does not declare.
+    pub(crate) undeclared: usize,
+    /// The browser has all of it, or has it on the way.
+    pub(crate) in_step: bool,
+}
+
+impl SessionShared {
+    /// The `Set-Cookie` that the response is to carry, if it is to carry one.
+    pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
+        let cookie = &self.chain.cookie;
+        let bound = match self.live(now) {
+            Ok(bound) => bound,
+            Err(_) => {
+                let ended_here = self.has_ended_own() && !self.cookie_tokens().is_nothing();
+                return if ended_here { cookie.removal() } else { None };
+            }
+        };
+        if !self.is_touched() || !self.is_behind(&bound, now) {
+            return None;
+        }
+        let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&bound, now)?;
+        self.note_over_budget(&written, now);
+        let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
+        let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
+        let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
+        if self.chain.memory.is_some() && self.request_token.shadowed.is_empty() {
+            let digest = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
+            bound.record.write().set_cookie(digest, in_step);
+        }
+        if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
+            browser.has_server_only = true;
+        }
+        Some(header)
+    }
+
+    /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
+    pub(super) fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
+        let behind = self.is_behind_alone(bound);
+        behind.unwrap_or_else(|in_step| !self.cookie_contents_of(bound, now).is_held_by(in_step))
+    }
+
+    /// The same, as far as the session's record says it by itself, which is asked without a lock.
+    ///
+    /// # Errors
+    ///
+    /// What the browser has, where it depends on who is signed in.
+    fn is_behind_alone(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
+        let in_step = match &self.request_token.cookie {
+            Some(in_step) if self.request_token.key == Some(bound.key()) => in_step,
+            _ => return Ok(true),
+        };
+        if bound.record.revision() != in_step.session || bound.record.used() >= in_step.refresh_after {
+            return Ok(true);
+        }
+        // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
+        match (&in_step.principal, &self.head_principal) {
+            (None, None) => Ok(false),
+            _ => Err(in_step),
+        }
+    }
+
+    /// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
+    fn is_up_to_date(&self) -> bool {
+        // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
+        let own =
+            self.with_session_record(Scope::Session, |bound| self.is_behind_alone(bound).map_err(|_| bound.clone()));
+        own.is_some_and(|behind| !behind.unwrap_or_else(|bound| self.is_behind(&bound, bound.record.used())))
+    }
+
+    pub(super) fn cookie_contents_of(&self, bound: &Bound, now: Millis) -> CookieContents {
+        CookieContents { session: bound.record.revision(), principal: self.principal_contents(bound, now) }
+    }
+
+    #[inline]
+    fn principal_contents(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
+        self.principal_for(bound, now).map(|signed| {
+            let carried =
+                self.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
+            (signed.key(), carried)
+        })
+    }
+
+    /// What the browser is to carry now; none without a session.
+    pub(crate) fn cookie_contents(&self) -> Option<CookieContents> {
+        let now = self.chain.now();
+        self.live(now).ok().map(|bound| self.cookie_contents_of(&bound, now))
+    }
+
+    pub(super) fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
+        let stand = self.cookie_contents_of(bound, now);
+        let state = bound.record.read();
+        match &state.kind {
+            Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
+            _ => true,
+        }
+    }
+
+    /// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn cookie_size(&self, now: Millis) -> CookieSize {
+        let terms = self.chain.terms(Scope::Principal, now);
+        let empty = JsonRoom { used: 0, free: terms.budget };
+        let users = self.principal(now).and_then(|signed| self.find_principal(&signed));
+        let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
+        let principal_json = principal_json.unwrap_or(empty);
+        let terms = self.chain.terms(Scope::Session, now);
+        let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
+            let parcel = self.build_payload(&bound, now)?;
+            Some((bound, parcel))
+        }) else {
+            let session_json = self.empty_session(now).json_room(terms);
+            return CookieSize { session_json, principal_json, ..CookieSize::default() };
+        };
+        let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
+        let session_json = bound.record.read().json_room(terms);
+        let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
+        for entry in parcel.written.entries() {
+            match entry.owner {
+                EntryOwner::Session => measured.session += entry.len(),
+                EntryOwner::Principal => measured.principal += entry.len(),
+                EntryOwner::Begun => {}
+            }
+            let undeclared = entry.json.is_some() && self.chain.schema.index_by_bytes(entry.name).is_none();
+            measured.undeclared += usize::from(undeclared);
+        }
+        measured.token = sealed_len(parcel.written.finish().as_slice().len());
+        measured
+    }
+
+    /// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
+    /// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
+    ///
+    /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
+    pub(super) fn build_payload(&self, bound: &Bound, now: Millis) -> Option<CookiePayload> {
+        self.build_payload_with(bound, None, now)
+    }
+
+    /// The payload of an order for this session, with everything that the browser is to carry.
+    pub(super) fn build_order_payload(&self, bound: &Bound, order: &Order, now: Millis) -> Option<Writer> {
+        self.build_payload_with(bound, Some(order), now).map(|parcel| parcel.written)
+    }
+
+    fn build_payload_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
+        let schema = &self.chain.schema;
+        let signed = self.principal_for(bound, now);
+        let mut cut = false;
+        let wall = |at| self.chain.time.wall(at);
+        let (head, mut written, session, deadline, due) = {
+            let state = bound.record.read();
+            let Kind::Session { life, .. } = &state.kind else { return None };
+            let deadline = life.deadline(bound.record.used());
+            let head = Head {
+                issued: wall(now),
+                idle_deadline: wall(deadline),
+                life: life.fields().map(wall),
+                principal: signed.as_deref().map(|signed| signed.owner.tag()),
+                predecessor: life.predecessor(&self.chain.time, now),
+            };
+            let mut written = Writer::new(&head, order);
+            for (name, stored) in state.cookie_entries(schema) {
+                cut |= !written.entry(Entry::of(EntryOwner::Session, name, stored));
+            }
+            (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
+        };
+        let principal = signed.as_deref().map(|signed| {
+            let carried = self.find_principal(signed).map_or(0, |record| {
+                let read = record.live(now, |state| {
+                    for (name, stored) in state.cookie_entries(schema) {
+                        cut |= !written.entry(Entry::of(EntryOwner::Principal, name, stored));
+                    }
+                    state.cookie_revision()
+                });
+                read.unwrap_or(0)
+            });
+            (signed.key(), carried)
+        });
+        if !self.request_token.shadowed.is_empty() || written.entries_len() > self.room() {
+            let (anew, left_out) = self.rewrite(&head, order, &written, signed.as_deref());
+            written = anew;
+            cut |= left_out;
+        }
+        let ends_with_browser = head.life.ends_with_browser;
+        let in_step =
+            CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
+        Some(CookiePayload { ends_with_browser, written, in_step, cut })
+    }
+
+    /// The bytes that there are for entries in the largest cookie.
+    fn room(&self) -> usize {
+        self.chain.max_budget.session + self.chain.max_budget.principal
+    }
+
+    /// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
+    fn note_over_budget(&self, written: &Writer, now: Millis) {
+        let Budget { session, principal, .. } = self.chain.budget;
+        let bytes = written.entries_len();
+        if bytes <= session + principal {
+            return;
+        }
+        let Some(left_out) = self.chain.over_budget.due(1, now, MINUTE) else { return };
+        let mut entries: Vec<_> = written.entries().collect();
+        entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
+        let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
+        tracing::warn!(
+            largest = largest.join(", "),
+            over = bytes - session - principal,
+            left_out,
+            "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
+             its values smaller"
+        );
+    }
+
+    /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.
+    fn rewrite(
+        &self,
+        head: &Head,
+        order: Option<&Order>,
+        written: &Writer,
+        signed: Option<&ResolvedPrincipal>,
+    ) -> (Writer, bool) {
+        let mut entries: Vec<_> = written.entries().collect();
+        self.keep_shadowed(&mut entries, signed);
+        let whole = entries.len();
+        self.drop_oldest_until_fits(&mut entries);
+        let mut cut = entries.len() < whole;
+        let mut anew = Writer::new(head, order);
+        for entry in entries {
+            cut |= !anew.entry(entry);
+        }
+        (anew, cut)
+    }
+
+    /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
+    /// a user before had, or somebody chose before signing in, goes all the same.
+    fn keep_shadowed<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
+        let schema = &self.chain.schema;
+        let anonymous =
+            |name: &str| schema.index_by_name(name).is_some_and(|index| schema.get(index).scope == Scope::Principal);
+        // A session that was made here goes on from no session that the cookie told of.
+        let goes_on = !self.flags.begun_here.load(Ordering::Relaxed);
+        for ShadowedValue { owner, name, value: stored } in &self.request_token.shadowed {
+            let whose = match owner {
+                Owner::Session if !goes_on => continue,
+                Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
+                Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => EntryOwner::Principal,
+                _ => continue,
+            };
+            let newer = Entry::of(whose, name, stored);
+            match entries.iter_mut().find(|entry| entry.owner == whose && entry.name == name.as_bytes()) {
+                Some(mine) if mine.version < newer.version => *mine = newer,
+                Some(_) => {}
+                None => entries.push(newer),
+            }
+        }
+    }
+
+    /// What two nodes accepted apart can together be more than fits. The oldest stay behind: they are still here.
+    fn drop_oldest_until_fits(&self, entries: &mut Vec<Entry<'_>>) {
+        while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
+            let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
+            let Some(oldest) = oldest else { return };
+            let name = entries.swap_remove(oldest).text();
+            self.chain.traces.cut_cookie(name, self.chain.now());
+        }
+    }
+
+    /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
+    pub(crate) fn response_headers(&self, upgrade: bool) -> ResponseHeaders<'_> {
+        self.note_head_sent();
+        if upgrade {
+            return ResponseHeaders { touched: false, removals: &[], cookie: None };
+        }
+        let touched = self.is_touched();
+        if self.is_left_to_inner() {
+            return ResponseHeaders { touched, removals: &[], cookie: None };
+        }
+        let due = touched && !self.is_up_to_date();
+        let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
+        let removes = match self.request_token.opened() {
+            0 => false,
+            1 => cookie.is_some(),
+            // What another site makes a browser send must not take a cookie that the browser withheld.
+            _ => !matches!(self.binding(), Binding::CrossSite(_)),
+        };
+        ResponseHeaders { touched, removals: if removes { self.chain.cookie.former_removals() } else { &[] }, cookie }
+    }
+}
+
+pub(super) fn trace_unsealable(error: &SealError) {
+    tracing::error!(%error, "the session can't be sealed");
+}
+
+/// What a response's head is to be given.
+#[derive(Debug)]
+pub(crate) struct ResponseHeaders<'a> {
+    pub(crate) touched: bool,
+    /// `Set-Cookie` for each place where an earlier deploy put the cookie.
+    pub(crate) removals: &'a [HeaderValue],
+    pub(crate) cookie: Option<HeaderValue>,
+}

@@ -1,0 +1,484 @@
+//! The turns of a session: a sign-in and a renewal here, an end in [`end`](super::end). A turn gives the browser another
+//! cookie or takes the cookie away.
+//!
+//! All turns of a handle and its clones happen one after the other: each holds [`SessionShared::lifecycle_lock`], since before it looks at
+//! the session. So no clone takes another clone's turn for somebody else's.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    commit::{CommitFailure, MAX_ATTEMPTS, WriteTarget, new_session_id, retry_outdated},
+    shared::{Binding, Bound, SessionShared},
+    sign_in::Site,
+};
+use crate::cross_site::CrossSite;
+use crate::{
+    error::{CloseReason, WriteError, WriteErrorKind},
+    id::{PrincipalTag, SessionId},
+    memory::record::Record,
+    node::{Identity, ResolvedPrincipal},
+    record::{
+        change::Mutation,
+        judge::Judge,
+        life::{LifeFields, Lifetime, Predecessor, SessionLife, Successor},
+        state::{Kind, State},
+        write_context::{BudgetShare, CommitRejected, WriteScope},
+    },
+    tier::{Commit, CommitKind, Committed, outside::SharedTier},
+    time::Millis,
+    value::{Json, Scope, ValueIndex},
+    version::Version,
+};
+
+/// What the session of a turn begins with.
+pub(super) struct SessionStart<'a> {
+    pub(super) kind: StartKind,
+    /// The id and the birth that an order has drawn; without an order the turn draws both.
+    pub(super) planned: Option<PlannedSession>,
+    /// Values that are written under the new id: the user's own first, if somebody signs in.
+    pub(super) changes: &'a [Mutation],
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StartKind {
+    /// Everything goes along, the lifetime too.
+    Renewal,
+    /// The session's own values go along, without what was chosen anonymously. The life begins anew, with the configured
+    /// lifetime or the handle's.
+    SignIn {
+        /// The user's sessions up to this version have ended.
+        above: Version,
+    },
+}
+
+/// The id and the birth of a session that an order begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlannedSession {
+    pub(super) id: SessionId,
+    pub(super) birth: Version,
+}
+
+/// A sign-in as the application or an order asks for it.
+pub(super) struct SignInRequest<'a> {
+    pub(super) user: Json,
+    /// Values that are written with the user's own.
+    pub(super) grants: &'a [Mutation],
+    pub(super) adopt: &'a [ValueIndex],
+    pub(super) planned: Option<PlannedSession>,
+    /// Whether a session may begin where none lives any more.
+    pub(super) may_begin: bool,
+}
+
+/// A turn from one id to the next.
+pub(super) struct Replacement<'a> {
+    pub(super) start: &'a SessionStart<'a>,
+    pub(super) predecessor: Predecessor,
+}
+
+impl Replacement<'_> {
+    /// Whether a sign-out with the old id ends the new session too. A sign-in is never followed: the old cookie may be one
+    /// that somebody planted before the login.
+    fn is_followed(&self, principal: Option<PrincipalTag>) -> bool {
+        self.start.kind == StartKind::Renewal && principal.is_some()
+    }
+}
+
+impl SessionStart<'_> {
+    const fn above(&self) -> Version {
+        match self.kind {
+            StartKind::Renewal => Version::ZERO,
+            StartKind::SignIn { above } => above,
+        }
+    }
+}
+
+impl SessionShared {
+    /// # Errors
+    ///
+    /// Where no response is left that could take a turn to the browser.
+    pub(super) fn check_can_set_cookie(&self) -> Result<(), WriteError> {
+        if matches!(self.binding(), Binding::PrincipalOnly) {
+            let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
+            return Err(WriteError::new(WriteErrorKind::Invalid, message));
+        }
+        if self.head_has_left() {
+            let message = "the response head has left, so no cookie can follow: give the page an order, \
+                           with `sign_in(..).by_page()` or `renew_by_page()`";
+            return Err(WriteError::new(WriteErrorKind::HeadSent, message));
+        }
+        Ok(())
+    }
+
+    pub(super) async fn renew(&self) -> Result<(), WriteError> {
+        self.touch();
+        self.check_can_set_cookie()?;
+        let _turning = self.lifecycle_lock().await;
+        self.renew_with(&SessionStart { kind: StartKind::Renewal, planned: None, changes: &[] }).await
+    }
+
+    /// The caller holds [`turning`](Self::lifecycle_lock).
+    pub(super) async fn renew_with(&self, beginning: &SessionStart<'_>) -> Result<(), WriteError> {
+        let now = self.chain.now();
+        match self.live(now) {
+            Ok(bound) => self.replace_session(&bound, beginning, now).await,
+            // After its own end a handle may begin a new session: a page that says "you have been signed out".
+            Err(Some(_)) if self.may_begin_anew() => self.begin_session(beginning, now).await,
+            Err(Some(reason)) => Err(WriteError::closed(reason)),
+            // No id, nothing to renew.
+            Err(None) => Ok(()),
+        }
+    }
+
+    /// Begins a session where none lives. The caller holds [`turning`](Self::lifecycle_lock), since before it looked: what a
+    /// clone writes first is to be in the session.
+    pub(super) async fn begin_session(&self, beginning: &SessionStart<'_>, now: Millis) -> Result<(), WriteError> {
+        let begun =
+            || self.create_session(beginning.changes, BudgetShare::Whole, beginning.planned, beginning.above(), now);
+        let (bound, _) = match beginning.planned {
+            // A store that finds a drawn id in use would find the same again.
+            Some(_) => begun().await.map_err(|loss| match loss {
+                CommitFailure::Outdated => WriteError::closed(CloseReason::Renewed),
+                CommitFailure::Error(error) => error,
+            })?,
+            None => retry_outdated(begun).await?,
+        };
+        if let Some(key) = self.request_token.key
+            && let Kind::Session { life, .. } = &mut bound.record.write().kind
+        {
+            // Other nodes may not know yet that the id which the request brought has ended.
+            life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
+        }
+        self.flags.begun_here.store(true, Ordering::Relaxed);
+        self.rebind(bound);
+        self.forget_own_end();
+        Ok(())
+    }
+
+    pub(super) async fn sign_in(
+        &self,
+        user: Json,
+        grants: &[Mutation],
+        adopt: &[ValueIndex],
+        site: Site,
+    ) -> Result<(), WriteError> {
+        self.touch();
+        self.check_can_set_cookie()?;
+        let _turning = self.lifecycle_lock().await;
+        // A session that had ended before this request, or that this handle has just ended, may be followed. The
+        // application may also answer for another site's form, which has no session.
+        let may_begin = match self.live(self.chain.now()) {
+            Ok(_) => false,
+            Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),
+            Err(_) => true,
+        };
+        self.sign_in_with(SignInRequest { user, grants, adopt, planned: None, may_begin }).await
+    }
+
+    /// The caller holds [`turning`](Self::lifecycle_lock).
+    pub(super) async fn sign_in_with(
+        &self,
+        SignInRequest { user, grants, adopt, planned: drawn, may_begin }: SignInRequest<'_>,
+    ) -> Result<(), WriteError> {
+        let Identity::Value { index, derive } = &self.chain.identity else {
+            let message = "nobody can sign in: declare the user's type with `identify_by`";
+            return Err(WriteError::new(WriteErrorKind::Undeclared, message));
+        };
+        let name = self.chain.schema.get(*index).name;
+        let signed = derive(&user).map(|principal| self.chain.resolve_principal(principal));
+        let user = Mutation { index: *index, name, json: Some(user), version: None, replaces: None };
+        let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
+        // First, so that a store that doesn't answer leaves everything as it is.
+        let asked = match &signed {
+            Some(signed) => self.load_principal_record(signed, self.chain.now()).await?,
+            None => None,
+        };
+        let now = self.chain.now();
+        let known = asked.clone().or_else(|| self.find_principal(signed.as_deref()?));
+        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
+        let before = self.live(now);
+        // Only what nobody's principal chose: owners are never merged.
+        let adopted = match (&before, &signed) {
+            (Ok(bound), Some(signed)) if self.principal_for(bound, now).is_none() => {
+                // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
+                let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
+                self.adoptable(&known.unwrap_or_else(new), self.chosen(bound, adopt, now), now)?
+            }
+            _ => Vec::new(),
+        };
+        let beginning = SessionStart { kind: StartKind::SignIn { above }, planned: drawn, changes: &changes };
+        match before {
+            Ok(bound) => self.replace_session(&bound, &beginning, now).await?,
+            Err(reason) if !may_begin => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
+            Err(_) => self.begin_session(&beginning, now).await?,
+        }
+        if let Some(record) = asked {
+            self.hold_record(record);
+        }
+        if let Some(signed) = signed {
+            self.adopt(&signed, adopted, now).await?;
+        }
+        Ok(())
+    }
+
+    /// The browser's own choices among the values to adopt.
+    fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
+        let schema = &self.chain.schema;
+        let state = bound.record.read();
+        let json = |index: ValueIndex| state.value(schema, index, now).and_then(|stored| stored.json.clone());
+        let change = |index: &ValueIndex| {
+            let name = schema.get(*index).name;
+            Some(Mutation { index: *index, name, json: Some(json(*index)?), version: None, replaces: None })
+        };
+        adopt.iter().filter_map(change).collect()
+    }
+
+    /// The choices of which the user has none yet, and for which the user's record has room.
+    fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
+        let has = |state: &State, change: &Mutation| {
+            state.value(&self.chain.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
+        };
+        let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
+        let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
+        let terms = self.chain.terms(Scope::Principal, now);
+        record.check_budget(&adopted, terms).map_err(|refused| WriteError::from(refused.into_failure()))?;
+        Ok(adopted)
+    }
+
+    fn may_be_followed(&self, site: Site) -> bool {
+        match self.binding() {
+            Binding::Fenced(_) => true,
+            Binding::CrossSite(CrossSite::Withheld | CrossSite::Listed) => site == Site::Another,
+            _ => self.may_begin_anew(),
+        }
+    }
+
+    /// Gives the principal what it does not have. Losing to another value is as it should be.
+    async fn adopt(&self, signed: &ResolvedPrincipal, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
+        let record = self.hold_principal(signed, now);
+        let stands = |index| {
+            let stored = record.live(now, |state| state.value(&self.chain.schema, index, now).cloned());
+            stored.ok().flatten()
+        };
+        for mut change in chosen {
+            let target = WriteTarget::principal(Arc::clone(&record));
+            // Outdated by a removal too, or by the end of an old one: looked at again, there is a value or none.
+            for _ in 0..MAX_ATTEMPTS {
+                let stands = stands(change.index);
+                if stands.as_ref().is_some_and(|stored| stored.json.is_some()) {
+                    break;
+                }
+                change.replaces = Some(stands.map_or(Version::ZERO, |stored| stored.version));
+                match self.write(&target, CommitKind::Upsert, std::slice::from_ref(&change), now).await {
+                    Ok(_) => break,
+                    Err(CommitFailure::Outdated) => {}
+                    Err(loss) => return Err(loss.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the session to a new id: the new record is there before the old one goes.
+    pub(super) async fn replace_session(
+        &self,
+        bound: &Bound,
+        beginning: &SessionStart<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let id = beginning.planned.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
+        let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
+        let (next, made) = self.insert_record(id, life, now)?;
+        // Asked outside of all locks: the application's own code says who is signed in.
+        let principal = self.principal_for(bound, now).map(|signed| signed.owner.tag());
+        let by_value = matches!(self.chain.identity, Identity::Value { .. });
+        let stays = beginning.kind == StartKind::Renewal && by_value && principal.is_some();
+        let succession =
+            Replacement { start: beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
+        let _shut = match &self.chain.store {
+            Some(store) => {
+                let shut = bound.record.renew_gate_exclusive().await;
+                // Copied first, retired last: whatever fails between leaves the old one whole.
+                self.replace_in_store(store, (bound, principal), &next, &succession, now).await?;
+                Some(shut)
+            }
+            None => None,
+        };
+        self.rebind_if(next.clone(), || self.swap_records((bound, principal), &next, &succession, now))?;
+        made.keep();
+        self.account(&bound.record, now);
+        self.account(&next.record, now);
+        // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
+        bound.record.notify_all();
+        Ok(())
+    }
+
+    /// In memory: the old record's values become the new one's, and the old one ends, in one step.
+    fn swap_records(
+        &self,
+        (bound, principal): (&Bound, Option<PrincipalTag>),
+        next: &Bound,
+        succession: &Replacement<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let retired = bound.record.end_with(CloseReason::Renewed, principal, now, |state| {
+            let successor = self.successor_state(state, succession, now)?;
+            *next.record.write() = successor;
+            Ok(match succession.is_followed(principal) {
+                true => Successor::Session(Box::new(next.key())),
+                false => Successor::None,
+            })
+        });
+        retired.map_err(|refused| refused.into_failure().into())
+    }
+
+    /// # Errors
+    ///
+    /// Where the values that the turn writes do not fit beside those that go along.
+    pub(super) fn successor_state(
+        &self,
+        state: &State,
+        Replacement { start: beginning, predecessor }: &Replacement<'_>,
+        now: Millis,
+    ) -> Result<State, CommitRejected> {
+        let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
+        // Above the one before, which no `end_all_sessions` has reached, as all that this node has seen.
+        let fresh = |above| self.chain.time.fresh(now, above);
+        let birth = beginning.planned.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
+        let told = match beginning.kind {
+            StartKind::Renewal => LifeFields { birth, ..life.fields() },
+            StartKind::SignIn { .. } => {
+                LifeFields { generation: life.fields().generation, ..self.begin_life(birth, now).fields() }
+            }
+        };
+        let mut life = SessionLife::from(told);
+        life.set_predecessor(*predecessor);
+        let mut next = state.successor_state(life);
+        if beginning.kind != StartKind::Renewal {
+            next.values.retain(|index| self.chain.schema.get(index).scope == Scope::Session);
+        }
+        if beginning.changes.is_empty() {
+            return Ok(next);
+        }
+        let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
+        let version = self.chain.time.fresh(now, state.values.newest());
+        // As if the store had stamped it: it takes what it is told of a successor as it is.
+        let stamp = self.chain.store.as_ref().map(|_| version);
+        let changes: Vec<_> =
+            beginning.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
+        next.check_budget(&changes, terms)?;
+        next.apply(&changes, version, terms, &Judge::new(terms.schema));
+        Ok(next)
+    }
+
+    async fn replace_in_store(
+        &self,
+        store: &SharedTier,
+        (bound, principal): (&Bound, Option<PrincipalTag>),
+        next: &Bound,
+        succession: &Replacement<'_>,
+        now: Millis,
+    ) -> Result<(), WriteError> {
+        let successor = bound
+            .record
+            .live(now, |state| self.successor_state(state, succession, now))
+            .map_err(WriteError::closed)?
+            .map_err(|refused| WriteError::from(refused.into_failure()))?;
+        let schema = &self.chain.schema;
+        let changes: Vec<_> = successor
+            .values
+            .declared()
+            .map(|(index, stored)| Mutation {
+                index,
+                name: schema.get(index).name,
+                json: stored.json.clone(),
+                version: Some(stored.version),
+                replaces: None,
+            })
+            .collect();
+        let expires = self.chain.time.wall(successor.absolute_deadline().unwrap_or(now)).time();
+        let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
+        let refused =
+            || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
+        match store.commit(create, &self.chain.time).await? {
+            Committed::Applied(_) => {}
+            // Another node has carried the order out.
+            _ if succession.start.planned.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
+            _ => return Err(refused()),
+        }
+        let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
+        let kind = CommitKind::End {
+            reason: CloseReason::Renewed,
+            successor: succession.is_followed(principal).then(|| self.chain.owner(&next.id())),
+        };
+        let end = Commit::new(self.chain.owner(&bound.id()), kind, &[], expires);
+        let doubt = bound.record.begin_store_write();
+        let ended = store.commit(end, &self.chain.time).await?;
+        doubt.confirmed();
+        match ended {
+            Committed::Applied(_) => Ok(()),
+            Committed::Absent | Committed::Ended(_) => {
+                let _ = self.end(&bound.record, CloseReason::Destroyed, now);
+                Err(WriteError::closed(CloseReason::Destroyed))
+            }
+            _ => Err(refused()),
+        }
+    }
+
+    pub(super) async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
+        self.touch();
+        self.check_head()?;
+        let _turning = self.lifecycle_lock().await;
+        let now = self.chain.now();
+        match self.live(now) {
+            Ok(bound) => {
+                bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
+                self.account(&bound.record, now);
+            }
+            Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
+            Err(_) if matches!(self.binding(), Binding::PrincipalOnly) => {
+                let message = "a handle of `Sessions::for_principal` has no session that a lifetime could be set for";
+                return Err(WriteError::new(WriteErrorKind::Invalid, message));
+            }
+            // The next session of this handle begins with the lifetime.
+            Err(_) => {}
+        }
+        self.chain.raise_longest_absolute(lifetime.absolute);
+        self.note_lifetime(lifetime);
+        Ok(())
+    }
+
+    /// Empties the session's own record, but for who is signed in; in a job, the principal's.
+    pub(super) async fn clear(&self) -> Result<(), WriteError> {
+        self.touch();
+        let now = self.chain.now();
+        let identity = match &self.chain.identity {
+            Identity::Value { index, .. } => Some(*index),
+            _ => None,
+        };
+        let (scope, record) = match self.binding() {
+            Binding::PrincipalOnly => {
+                (Scope::Principal, self.principal(now).and_then(|signed| self.find_principal(&signed)))
+            }
+            _ => (Scope::Session, self.live(now).ok().map(|bound| bound.record)),
+        };
+        let Some(record) = record else {
+            return self.writable(now).map(drop);
+        };
+        let changes: Vec<_> = {
+            let state = record.read();
+            let cleared = |(index, stored): (ValueIndex, &crate::record::values::StoredValue)| {
+                let wanted = stored.json.is_some() && Some(index) != identity;
+                wanted.then(|| removal(index, self.chain.schema.get(index).name))
+            };
+            state.values.declared().filter_map(cleared).collect()
+        };
+        if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
+            return self.writable(now).map(drop);
+        }
+        self.commit(scope, WriteScope::ClearAll, &changes).await.map(drop)
+    }
+}
+
+pub(super) const fn removal(index: ValueIndex, name: &'static str) -> Mutation {
+    Mutation { index, name, json: None, version: None, replaces: None }
+}

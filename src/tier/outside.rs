@@ -1,0 +1,197 @@
+//! [`SharedTier`] and [`SourceTier`]: the application's own tiers, with the trace and the count of their failures.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    pin::Pin,
+    sync::{
+        LazyLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use crate::node_clock::NodeClock;
+use crate::{
+    error::{MissingSession, TierError},
+    id::OwnerId,
+    throttle::Throttle,
+    tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store},
+    time::{Millis, Sleep},
+};
+
+/// The time between two traces of one kind of failure: an outage fails every request.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// Failures of one kind.
+#[derive(Debug, Default)]
+pub(crate) struct Failures {
+    count: AtomicU64,
+    throttle: Throttle,
+}
+
+impl Failures {
+    pub(crate) fn count(&self) -> u64 {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Counts a failure. If the failure is to be traced, returns how many earlier failures no trace has told of.
+    pub(crate) fn note(&self, time: &NodeClock) -> Option<u64> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.throttle.due(1, time.now(), INTERVAL)
+    }
+}
+
+/// A shared store in a chain, around an application's own [`Store`].
+///
+/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed read
+/// and a failed write each at most once a second.
+///
+/// ```
+/// # #[cfg(feature = "testing")] {
+/// # use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions, testing::SpyStore};
+/// use layered_session::SharedTier;
+///
+/// let store = SpyStore::new(); // or a store of your own
+/// # let keys = KeyRing::generate()?;
+/// let sessions = Sessions::builder()
+///     .tier(MemoryTier::builder().build())
+///     .tier(CookieTier::sealed(keys))
+///     .tier(SharedTier::new(store))
+///     .build()?;
+/// assert_eq!(sessions.stats().store_failures, 0);
+/// # }
+/// # Ok::<_, layered_session::tier::BoxError>(())
+/// ```
+pub struct SharedTier {
+    store: Box<dyn Store>,
+    reads: Failures,
+    writes: Failures,
+}
+
+impl SharedTier {
+    /// Puts a store into a tier.
+    pub fn new(store: impl Store) -> Self {
+        Self { store: Box::new(store), reads: Failures::default(), writes: Failures::default() }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.store.name()
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.reads.count() + self.writes.count()
+    }
+
+    pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
+        let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
+            1 => Ok(snapshots.remove(0)),
+            answers => Err(format!("{answers} snapshots for 1 ask").into()),
+        });
+        answered.map_err(|error| {
+            if let Some(left_out) = self.reads.note(time) {
+                tracing::error!(tier = self.name(), error, left_out, "the shared store failed to read");
+            }
+            TierError::new(self.name(), error)
+        })
+    }
+
+    pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
+        self.store.commit(commit).await.map_err(|error| {
+            if let Some(left_out) = self.writes.note(time) {
+                tracing::error!(tier = self.name(), error, left_out, "the shared store failed to write");
+            }
+            TierError::new(self.name(), error)
+        })
+    }
+}
+
+/// The name alone: a store's own `Debug` may show secrets.
+impl fmt::Debug for SharedTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("SharedTier").field(&self.name()).finish()
+    }
+}
+
+/// A read-only source.
+#[derive(Debug)]
+pub(crate) struct SourceTier {
+    source: Box<dyn Source>,
+    deadline: Duration,
+    errors: Failures,
+    late: Failures,
+}
+
+/// How long a load waits for a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitPolicy {
+    /// Until the source's deadline.
+    UntilDeadline,
+    /// For one poll, which arms no timer: the caller need not run on a runtime.
+    OnePoll,
+}
+
+/// Traces a request without a layer of ours at all, at most once a second: there is no chain whose clock would tell the time.
+pub(crate) fn note_missing_layer() {
+    static LOADS: LazyLock<(Instant, Throttle)> = LazyLock::new(|| (Instant::now(), Throttle::default()));
+    let (start, throttle) = &*LOADS;
+    if let Some(left_out) = throttle.due(1, Millis::of_span(start.elapsed()), INTERVAL) {
+        trace_missing_layer(left_out);
+    }
+}
+
+pub(crate) fn trace_missing_layer(left_out: u64) {
+    tracing::error!(left_out, "{}", MissingSession::no_layer());
+}
+
+impl SourceTier {
+    pub(crate) fn new(source: Box<dyn Source>, deadline: Duration) -> Self {
+        Self { source, deadline, errors: Failures::default(), late: Failures::default() }
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        self.source.name()
+    }
+
+    pub(crate) fn failures(&self) -> u64 {
+        self.errors.count() + self.late.count()
+    }
+
+    /// Returns the source's answers: none where the source fails or misses its deadline.
+    pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: WaitPolicy, time: &NodeClock) -> Found {
+        let mut answer = self.source.read(lookup);
+        // Armed by an answer that is not there at once: most sources answer from a cache of their own.
+        let mut late: Option<Sleep> = None;
+        let answered = poll_fn(|cx| {
+            if let Poll::Ready(found) = Pin::new(&mut answer).poll(cx) {
+                return Poll::Ready(found.map_err(|error| (&self.errors, error)));
+            }
+            if patience == WaitPolicy::OnePoll {
+                return Poll::Pending;
+            }
+            let late = late.get_or_insert_with(|| time.clock.sleep(self.deadline));
+            late.as_mut().poll(cx).map(|()| Err((&self.late, Late(self.deadline).into())))
+        })
+        .await;
+        // Traced apart: a source that is late must not hide the error that it gives a moment later.
+        answered.unwrap_or_else(|(failures, error)| {
+            if let Some(left_out) = failures.note(time) {
+                tracing::warn!(tier = self.name(), error, left_out, "a source did not answer; the next tier does");
+            }
+            Found::nothing()
+        })
+    }
+}
+
+/// A source that has not answered within its deadline.
+#[derive(Debug)]
+struct Late(Duration);
+
+impl fmt::Display for Late {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer within {} ms (`source_deadline`)", self.0.as_millis())
+    }
+}
+
+impl std::error::Error for Late {}
