@@ -3,7 +3,6 @@
 pub(crate) mod budget;
 pub(crate) mod change;
 pub(crate) mod cookie_sync;
-pub(crate) mod judge;
 pub(crate) mod life;
 pub(crate) mod state;
 pub(crate) mod values;

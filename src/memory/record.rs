@@ -4,6 +4,7 @@
 //! new record's that nobody else can reach yet. Nothing of the application's runs under it, and nothing is awaited.
 
 use std::{
+    iter,
     ops::{Deref, DerefMut},
     time::Duration,
 };
@@ -18,10 +19,9 @@ use crate::{
     record::{
         change::{IncomingValue, MergeResult, Mutation},
         cookie_sync::CookieSync,
-        judge::Judge,
         life::{End, Lifetime, SessionLife, Successor},
         state::{Kind, State},
-        values::StoredValue,
+        values::{StoredValue, ValueSlot},
         write_context::{CommitRejected, IncomingFrom, WriteContext},
     },
     sync::{
@@ -29,7 +29,7 @@ use crate::{
         atomic::{AtomicU64, Ordering},
     },
     time::Millis,
-    value::ValueIndex,
+    value::{Schema, ValueIndex},
     version::Version,
 };
 
@@ -165,24 +165,6 @@ impl Record {
         self.read().forget_after(self.used())
     }
 
-    /// The state, once it is known of all that meets there whether this build can read it. The application's code is asked
-    /// for that, under no lock, and again for what others have brought meanwhile.
-    fn write_checked(
-        &self,
-        brought: impl Iterator<Item = (ValueIndex, StoredValue)> + Clone,
-        judge: &mut Judge<'_>,
-    ) -> StateGuard<'_> {
-        loop {
-            let state = self.write();
-            let unjudged = state.values.unjudged(brought.clone(), judge);
-            if unjudged.is_empty() {
-                return state;
-            }
-            drop(state);
-            judge.learn(unjudged);
-        }
-    }
-
     /// Runs a reader on the state if it is not closed.
     pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, CloseReason> {
         self.read_live(now).map(|state| read(&state))
@@ -190,17 +172,13 @@ impl Record {
 
     /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
     pub(crate) fn commit(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<Version, CommitRejected> {
-        let stamped = |change: &Mutation| {
-            let version = change.version?;
-            let written = terms.time.written(version, terms.now);
-            Some((change.index, StoredValue::new(version, change.json.clone(), written)))
-        };
         // What a store has stamped may meet what came past it on the way here.
-        let stamped = changes.iter().filter_map(stamped);
-        let mut judge = Judge::new(terms.schema);
-        stamped.clone().for_each(|(index, stored)| judge.trust(index, stored));
+        let stamped = changes.iter().filter_map(|change| {
+            let value = StoredValue::new(change.version?, change.json.clone(), terms.now);
+            Some(IncomingValue::Declared(ValueSlot::local(change.index, value)))
+        });
         let version = {
-            let mut state = self.write_checked(stamped, &mut judge);
+            let (mut state, _) = self.write_decided(stamped, terms.schema);
             self.reset_if_idle(&mut state, terms.now);
             if let Some(closed) = state.closed(self.used(), terms.now) {
                 return Err(CommitRejected::Closed(closed));
@@ -209,7 +187,7 @@ impl Record {
             state.prune(terms);
             state.check_budget(changes, terms)?;
             let version = terms.time.fresh(terms.now, state.values.newest());
-            state.apply(changes, version, terms, &judge);
+            state.apply(changes, version, terms);
             self.touch(terms.now);
             version
         };
@@ -313,32 +291,64 @@ impl Record {
         self.extras.get().map_or(0, |_| size_of::<extras::RecordExtras>())
     }
 
-    /// Takes over changes that carry their versions. Entries are of this record's owner, declared ones by number. A
-    /// session that is over takes none.
-    ///
-    /// `filled` is told of the declared values that changed, if anybody minds.
+    /// Merges copies of this record's owner that carry their versions, unless the session is over. `filled` gets the
+    /// declared values that changed.
     pub(crate) fn merge<'a>(
         &self,
-        via: IncomingFrom,
+        from: IncomingFrom,
         entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
         terms: WriteContext<'_>,
         filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> MergeResult {
-        let mut judge = Judge::new(terms.schema);
         let joined = {
-            let brought = entries.clone().filter_map(|carried| Some((carried.index?, carried.value)));
-            let mut state = self.write_checked(brought, &mut judge);
+            let (mut state, readable) = self.write_decided(entries.clone(), terms.schema);
             self.reset_if_idle(&mut state, terms.now);
             if state.closed(self.used(), terms.now).is_some() {
                 return MergeResult { changed: false, same: false, revision: state.revision() };
             }
             state.correct_future_versions(terms);
-            state.merge(via, entries, terms, &judge, filled)
+            state.merge(from, decided(entries, &readable), terms, filled)
         };
         if joined.changed {
             self.notify_all();
         }
         joined
+    }
+
+    /// Locks the state once it is known of the copies that meet there whether this build can read them, and returns that
+    /// of the incoming copies. The value types' code runs without the lock, and again for the copies that others bring
+    /// meanwhile. Most copies meet none, in an empty record.
+    fn write_decided<'a>(
+        &self,
+        entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
+        schema: &Schema,
+    ) -> (StateGuard<'_>, Vec<Option<bool>>) {
+        let mut readable = Vec::new();
+        loop {
+            let state = self.write();
+            let is_decided = |entry: IncomingValue<'_>| entry.is_decided(&state.values);
+            if state.values.is_empty() || decided(entries.clone(), &readable).all(is_decided) {
+                return (state, readable);
+            }
+            drop(state);
+            readable = entries.clone().map(|entry| self.decide(&entry, schema)).collect();
+        }
+    }
+
+    /// Returns whether this build can read an incoming copy that meets another copy, of which the same is noted.
+    fn decide(&self, entry: &IncomingValue<'_>, schema: &Schema) -> Option<bool> {
+        let IncomingValue::Declared(incoming) = entry else { return None };
+        let can_read = |copy: &ValueSlot| match &copy.value.json {
+            Some(json) => (schema.get(copy.index).check)(json).is_ok(),
+            None => true,
+        };
+        let current = self.read().values.slot(incoming.index).cloned();
+        let current = current.filter(|current| !current.is_same(incoming))?;
+        if current.readable.is_none() {
+            let readable = can_read(&current);
+            self.write().values.decide(&current, readable);
+        }
+        incoming.readable.or_else(|| Some(can_read(incoming)))
     }
 
     /// Ends the record, unless it is over already. What waits on it is told.
@@ -421,4 +431,18 @@ impl Drop for StateGuard<'_> {
     fn drop(&mut self) {
         self.revision.store(self.state.revision(), Ordering::Release);
     }
+}
+
+/// The copies with what is known of whether this build can read each.
+fn decided<'a>(
+    entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
+    readable: &[Option<bool>],
+) -> impl Iterator<Item = IncomingValue<'a>> + Clone {
+    let readable = readable.iter().copied().chain(iter::repeat(None));
+    entries.zip(readable).map(|(entry, readable)| match entry {
+        IncomingValue::Declared(copy) => {
+            IncomingValue::Declared(ValueSlot { readable: copy.readable.or(readable), ..copy })
+        }
+        IncomingValue::Undeclared(..) => entry,
+    })
 }

@@ -2,18 +2,33 @@
 
 use std::{borrow::Cow, fmt};
 
-use super::values::StoredValue;
+use super::values::{StoredValue, ValueSlot, Values};
 use crate::{
     value::{Json, ValueIndex},
     version::Version,
 };
 
-/// A value on its way into a record.
+/// A copy on its way into a record.
 #[derive(Clone, Debug)]
-pub(crate) struct IncomingValue<'a> {
-    pub(crate) index: Option<ValueIndex>,
-    pub(crate) name: Cow<'a, str>,
-    pub(crate) value: StoredValue,
+pub(crate) enum IncomingValue<'a> {
+    Declared(ValueSlot),
+    Undeclared(Cow<'a, str>, StoredValue),
+}
+
+impl IncomingValue<'_> {
+    pub(crate) const fn value(&self) -> &StoredValue {
+        match self {
+            Self::Declared(copy) => &copy.value,
+            Self::Undeclared(_, value) => value,
+        }
+    }
+
+    pub(crate) fn is_decided(&self, values: &Values) -> bool {
+        match self {
+            Self::Declared(copy) => values.is_decided(copy),
+            Self::Undeclared(..) => true,
+        }
+    }
 }
 
 /// What came of taking over changes.

@@ -15,9 +15,8 @@ use crate::{
     node_clock::NodeClock,
     record::{
         change::Mutation,
-        judge::Judge,
         life::{End, SessionLife},
-        values::{StoredValue, Values},
+        values::{StoredValue, ValueSlot, Values},
     },
     time::Millis,
     value::{Schema, Scope, ValueIndex, ValueSpec},
@@ -72,7 +71,7 @@ impl State {
         let (uncarried, unstored) = match &self.kind {
             // A store is told of the declared values only.
             Kind::Session { browser, .. } => {
-                (browser.has_server_only, browser.has_unstored || self.values.undeclared().next().is_some())
+                (browser.has_server_only, browser.has_unstored || self.values.has_untold())
             }
             Kind::Principal { .. } | Kind::Ended(_) => (false, true),
         };
@@ -236,32 +235,31 @@ impl State {
         self.counted == 0 && self.is_empty()
     }
 
-    /// The live copy or tombstone of a value, unless past the value's own lifetime.
-    pub(crate) fn value(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&StoredValue> {
-        let stored = self.values.get(index)?;
-        let over = stored.expires(schema.get(index).max_age).is_some_and(|end| end <= now);
-        (!over).then_some(stored)
+    /// The copy or tombstone of a value that answers. Past the value's own lifetime, a newer copy beside it answers.
+    pub(crate) fn slot(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&ValueSlot> {
+        let is_live = |slot: &&ValueSlot| !slot.value.is_expired(schema.get(index).max_age, now);
+        let slot = self.values.slot(index)?;
+        Some(slot).filter(is_live).or_else(|| self.values.unread(index).filter(is_live))
     }
 
-    /// What the browser carries of this record: its readable values and what rides along, the newest of each name. Of
-    /// a session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
+    pub(crate) fn value(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&StoredValue> {
+        self.slot(schema, index, now).map(|slot| &slot.value)
+    }
+
+    /// What the browser carries of this record: the newest copy of each declared value, and all undeclared values. Of a
+    /// session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
     pub(crate) fn cookie_entries<'a>(
         &'a self,
         schema: &'a Schema,
     ) -> impl Iterator<Item = (&'a str, &'a StoredValue)> + Clone {
-        let opaque = move |name: &str| self.values.undeclared().find(|(opaque, _)| *opaque == name);
         let session = matches!(self.kind, Kind::Session { .. });
-        let declared = self.values.declared().filter_map(move |(index, stored)| {
-            let declared: &ValueSpec = schema.get(index);
-            let newest = opaque(declared.name).is_none_or(|(_, other)| other.version <= stored.version);
-            let ours = session || declared.scope == Scope::Principal;
-            (declared.in_cookie() && newest && ours).then_some((declared.name, stored))
+        let declared = self.values.declared().filter_map(move |slot| {
+            let spec: &ValueSpec = schema.get(slot.index);
+            let ours = session || spec.scope == Scope::Principal;
+            let copy = self.values.unread(slot.index).unwrap_or(slot);
+            (spec.in_cookie() && ours).then_some((spec.name, &copy.value))
         });
-        let riding = self.values.undeclared().filter(move |(name, stored)| {
-            let slot = schema.index_by_name(name).and_then(|index| self.values.get(index));
-            slot.is_none_or(|slot| slot.version < stored.version)
-        });
-        declared.chain(riding)
+        declared.chain(self.values.undeclared())
     }
 
     /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
@@ -282,26 +280,22 @@ impl State {
         self.values.prune(terms.schema, terms.now, horizon);
     }
 
-    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>, judge: &Judge<'_>) {
+    pub(crate) fn apply(&mut self, changes: &[Mutation], version: Version, terms: WriteContext<'_>) {
         if terms.scope == WriteScope::ClearAll || changes.iter().any(|change| change.json.is_none()) {
             self.note_removal(terms.now, terms);
         }
         for change in changes {
-            let stored = |version, written| StoredValue::new(version, change.json.clone(), written);
+            let copy = |version, written| {
+                let value = StoredValue::new(version, change.json.clone(), written);
+                ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
+            };
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    if self.values.merge(
-                        change.index,
-                        stored(stamped, terms.time.written(stamped, terms.now)),
-                        self.changes,
-                        judge,
-                    ) {
-                        self.values.mark_local(change.index);
-                    }
+                    self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)));
                 }
                 None => {
-                    self.values.write(change.index, change.name, stored(version, terms.now), self.changes);
+                    self.values.put(copy(version, terms.now));
                     self.mark_unstored();
                 }
             }
@@ -321,53 +315,38 @@ impl State {
         self.count_change();
     }
 
-    /// Takes over changes that carry their versions, and says what came of it.
+    /// Merges copies that carry their versions.
     pub(crate) fn merge<'a>(
         &mut self,
         via: IncomingFrom,
         entries: impl Iterator<Item = IncomingValue<'a>>,
         terms: WriteContext<'_>,
-        judge: &Judge<'_>,
         mut filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> MergeResult {
         self.values.reserve(entries.size_hint().1.unwrap_or(0));
-        let (mut changed, mut equal) = (false, true);
-        for IncomingValue { index, name, value: stored } in entries {
-            let version = stored.version;
-            if stored.json.is_none() {
-                self.note_removal(stored.written, terms);
+        let (mut changed, mut same) = (false, true);
+        for entry in entries {
+            if entry.value().json.is_none() {
+                self.note_removal(entry.value().written, terms);
             }
-            let rides = self.values.undeclared().any(|(opaque, _)| *opaque == *name);
-            let meets = rides || index.is_some_and(|index| self.values.get(index).is_some());
-            // Most meet nothing, and then what stands is what was brought: no copy is needed to compare it with.
-            let brought = meets.then(|| stored.clone());
-            let stands = match index {
-                Some(index) => {
-                    let declared = terms.schema.get(index);
-                    let over = stored.expires(declared.max_age).is_some_and(|end| end <= terms.now);
-                    if !over && self.values.merge(index, stored, self.changes, judge) {
-                        changed = true;
-                        if let Some(filled) = filled.as_deref_mut() {
-                            filled.push((index, version));
-                        }
-                    }
-                    self.values.get(index)
-                }
-                None => {
-                    changed |= self.values.merge_undeclared(&name, stored);
-                    None
-                }
+            let newest = match &entry {
+                IncomingValue::Declared(copy) => self.values.newest_copy(copy.index),
+                IncomingValue::Undeclared(name, _) => self.values.undeclared_copy(name),
             };
-            equal &= match brought {
-                None => stands.is_some() || index.is_none(),
-                Some(brought) => {
-                    let riding =
-                        self.values.undeclared().find(|(opaque, _)| **opaque == *name).map(|(_, stored)| stored);
-                    let newest = [stands, riding].into_iter().flatten().max_by_key(|stored| stored.version);
-                    // By the bytes too: two nodes can have written at the same version, and the one that lost is to be
-                    // healed.
-                    newest.is_some_and(|stored| stored.version == brought.version && stored.json == brought.json)
+            // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
+            same &= newest.is_none_or(|newest| !entry.value().loses_to(newest));
+            changed |= match entry {
+                IncomingValue::Declared(copy) => {
+                    let (index, version) = (copy.index, copy.value.version);
+                    let expired = copy.value.is_expired(terms.schema.get(index).max_age, terms.now);
+                    let merged = !expired && self.values.merge(ValueSlot { change: self.changes, ..copy });
+                    if merged && let Some(filled) = filled.as_deref_mut() {
+                        filled.push((index, version));
+                    }
+                    same &= !expired;
+                    merged
                 }
+                IncomingValue::Undeclared(name, value) => self.values.merge_undeclared(&name, value),
             };
         }
         if changed {
@@ -377,7 +356,7 @@ impl State {
             self.bump_revision();
             self.count_change();
         }
-        MergeResult { changed, same: equal, revision: self.revision }
+        MergeResult { changed, same, revision: self.revision }
     }
 
     /// Bytes on the heap beside the record itself. A test of the memory tier compares them with an allocator's count.

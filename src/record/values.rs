@@ -1,13 +1,12 @@
-//! The values of one owner, and the rules by which copies of them meet.
+//! The values of one owner, and the rules that merge copies of them.
 //!
-//! Joining by version is commutative, associative and idempotent: any order and repetition of the same carried changes
-//! ends in the same values, which is what relays, replays and fills rely on.
+//! Merging is commutative, associative and idempotent: any order and repetition of the same copies ends in the same
+//! values. Relays, replays and fills rely on that.
 
-use std::{convert::Infallible, time::Duration};
+use std::{cmp::Ordering, time::Duration};
 
-use super::judge::{Judge, Meeting};
-use crate::node_clock::NodeClock;
 use crate::{
+    node_clock::NodeClock,
     time::Millis,
     value::{Json, Schema, ValueIndex},
     version::Version,
@@ -27,14 +26,17 @@ impl StoredValue {
         Self { version, json, written }
     }
 
-    /// Whether a carried copy takes this one's place. At equal versions a removal wins, then the greater bytes, so that
-    /// every node decides alike.
-    pub(super) fn loses_to(&self, other: &Self) -> bool {
-        let rank = |stored: &Self| (stored.version, stored.json.is_none());
-        match rank(other).cmp(&rank(self)) {
-            std::cmp::Ordering::Equal => other.json > self.json,
-            order => order.is_gt(),
-        }
+    /// The order of copies: by version, then a removal above a value, then by the bytes, so that every node decides alike.
+    fn rank(&self) -> (Version, bool, Option<&Json>) {
+        (self.version, self.json.is_none(), self.json.as_ref())
+    }
+
+    pub(crate) fn loses_to(&self, other: &Self) -> bool {
+        self.rank() < other.rank()
+    }
+
+    pub(crate) fn is_expired(&self, max_age: Option<Duration>, now: Millis) -> bool {
+        self.expires(max_age).is_some_and(|end| end <= now)
     }
 
     pub(crate) fn expires(&self, max_age: Option<Duration>) -> Option<Millis> {
@@ -78,29 +80,72 @@ enum Slots {
     Some(Vec<ValueSlot>),
 }
 
+/// A copy of a declared value.
 #[derive(Clone, Debug)]
-struct ValueSlot {
-    index: ValueIndex,
-    origin: ChangeOrigin,
-    /// The count of the record's changes when it came, which tells it from another copy of the same version.
-    change: u32,
-    value: StoredValue,
+pub(crate) struct ValueSlot {
+    pub(crate) index: ValueIndex,
+    pub(crate) origin: ChangeOrigin,
+    /// Whether this build can read the copy; `None` until another copy meets it. The value type's code decides it, which
+    /// runs under no lock of the record.
+    pub(crate) readable: Option<bool>,
+    /// The record's count of changes when the copy came, which tells it from another copy of the same version.
+    pub(crate) change: u32,
+    pub(crate) value: StoredValue,
 }
 
 impl ValueSlot {
-    /// Whether this build can read a copy that meets here, if no verdict is needed for that: what was written on this node
-    /// it can. So nobody waits for a verdict on what is written again and again.
-    fn can_read(&self, stored: &StoredValue, judge: &Judge<'_>) -> Result<bool, (ValueIndex, Json)> {
-        let ours = self.origin == ChangeOrigin::Local && std::ptr::eq(&self.value, stored);
-        if ours { Ok(true) } else { judge.can_read(self.index, stored) }
+    /// A copy that carries its version, on its way into a record. A removal can always be read.
+    pub(crate) fn incoming(index: ValueIndex, value: StoredValue) -> Self {
+        let readable = value.json.is_none().then_some(true);
+        Self { index, origin: ChangeOrigin::Remote, readable, change: 0, value }
+    }
+
+    /// A copy that this node writes.
+    pub(crate) const fn local(index: ValueIndex, value: StoredValue) -> Self {
+        Self { index, origin: ChangeOrigin::Local, readable: Some(true), change: 0, value }
+    }
+
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.value.rank() == other.value.rank()
+    }
+}
+
+/// The outcome of a merge: which copy answers, and which newer copy stays beside it unread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum MergeOutcome {
+    KeepCurrent,
+    Replace,
+    KeepIncomingUnread,
+    ReplaceKeepCurrentUnread,
+}
+
+/// Decides what becomes of an incoming copy:
+///
+/// | the incoming copy is | current readable | incoming readable | outcome |
+/// |---|---|---|---|
+/// | the first | | | `Replace` |
+/// | newer | yes | no | `KeepIncomingUnread` |
+/// | newer | | | `Replace` |
+/// | older | no | yes | `ReplaceKeepCurrentUnread` |
+/// | older or equal | | | `KeepCurrent` |
+fn merge(current: Option<&ValueSlot>, incoming: &ValueSlot) -> MergeOutcome {
+    let Some(current) = current else { return MergeOutcome::Replace };
+    // Undecided is only a copy that comes twice at once, which no store should give: then the newer copy answers.
+    let [current_readable, incoming_readable] = [current, incoming].map(|copy| copy.readable.unwrap_or(true));
+    match (incoming.value.rank().cmp(&current.value.rank()), current_readable, incoming_readable) {
+        (Ordering::Greater, true, false) => MergeOutcome::KeepIncomingUnread,
+        (Ordering::Greater, ..) => MergeOutcome::Replace,
+        (Ordering::Less, false, true) => MergeOutcome::ReplaceKeepCurrentUnread,
+        (Ordering::Less | Ordering::Equal, ..) => MergeOutcome::KeepCurrent,
     }
 }
 
 #[derive(Clone, Debug, Default)]
 struct RareState {
-    /// What this build can't read: undeclared names, and copies that don't decode. They ride along, so that a rolling
-    /// deploy loses nothing.
+    /// Values whose names this build doesn't declare. Cookies keep them, so that a rolling deploy loses nothing.
     undeclared: Vec<(Box<str>, StoredValue)>,
+    /// Copies that are newer than the copies of the same values in the slots, and don't answer. Cookies carry them instead.
+    unread: Vec<ValueSlot>,
     /// The newest version known of this owner of which there is no copy here.
     newest_seen: Version,
     cleared: Version,
@@ -147,52 +192,60 @@ impl Slots {
         }
     }
 
-    fn retain(&mut self, mut keep: impl FnMut(&ValueSlot) -> bool) {
+    fn retain(&mut self, mut keep: impl FnMut(&mut ValueSlot) -> bool) {
         match self {
-            Self::One(slot) if !keep(slot) => *self = Self::default(),
-            Self::One(_) => {}
-            Self::Some(slots) => slots.retain(keep),
+            Self::One(slot) => {
+                if !keep(slot) {
+                    *self = Self::default();
+                }
+            }
+            Self::Some(slots) => slots.retain_mut(keep),
         }
     }
 }
 
 impl Values {
-    pub(crate) fn get(&self, index: ValueIndex) -> Option<&StoredValue> {
-        self.slot(index).map(|slot| &slot.value)
-    }
-
-    fn slot(&self, index: ValueIndex) -> Option<&ValueSlot> {
+    /// The copy of a declared value that answers.
+    pub(crate) fn slot(&self, index: ValueIndex) -> Option<&ValueSlot> {
         self.position(index).ok().and_then(|at| self.slots.as_slice().get(at))
     }
 
-    /// How a declared value came here, whatever it is now.
-    pub(crate) fn origin(&self, index: ValueIndex) -> ChangeOrigin {
-        self.slot(index).map_or(ChangeOrigin::Remote, |slot| slot.origin)
+    /// A newer copy of a declared value beside the copy that answers.
+    pub(crate) fn unread(&self, index: ValueIndex) -> Option<&ValueSlot> {
+        self.rare.as_ref()?.unread.iter().find(|copy| copy.index == index)
     }
 
-    /// Which of its record's changes brought what stands there.
-    pub(crate) fn change(&self, index: ValueIndex) -> u32 {
-        self.slot(index).map_or(0, |slot| slot.change)
+    /// The newest copy of a declared value, which cookies carry.
+    pub(crate) fn newest_copy(&self, index: ValueIndex) -> Option<&StoredValue> {
+        self.unread(index).or_else(|| self.slot(index)).map(|copy| &copy.value)
     }
 
-    /// Notes that this node wrote what stands there, though its version came from a store.
-    pub(crate) fn mark_local(&mut self, index: ValueIndex) {
-        if let Some(slot) = self.position(index).ok().and_then(|at| self.slots.at(at)) {
-            slot.origin = ChangeOrigin::Local;
-        }
+    /// Whether any copy of a declared value holds bytes.
+    pub(crate) fn has_json(&self, index: ValueIndex) -> bool {
+        let copies = [self.slot(index), self.unread(index)];
+        copies.into_iter().flatten().any(|copy| copy.value.json.is_some())
     }
 
     fn position(&self, index: ValueIndex) -> Result<usize, usize> {
         self.slots.as_slice().binary_search_by_key(&index, |slot| slot.index)
     }
 
-    pub(crate) fn declared(&self) -> impl Iterator<Item = (ValueIndex, &StoredValue)> + Clone {
-        self.slots.as_slice().iter().map(|slot| (slot.index, &slot.value))
+    pub(crate) fn declared(&self) -> impl Iterator<Item = &ValueSlot> + Clone {
+        self.slots.as_slice().iter()
     }
 
     pub(crate) fn undeclared(&self) -> impl Iterator<Item = (&str, &StoredValue)> + Clone {
-        let opaque = self.rare.as_ref().map_or(&[][..], |rest| &rest.undeclared);
-        opaque.iter().map(|(name, stored)| (&**name, stored))
+        let undeclared = self.rare.as_ref().map_or(&[][..], |rare| &rare.undeclared);
+        undeclared.iter().map(|(name, stored)| (&**name, stored))
+    }
+
+    pub(crate) fn undeclared_copy(&self, name: &str) -> Option<&StoredValue> {
+        self.undeclared().find(|(other, _)| *other == name).map(|(_, stored)| stored)
+    }
+
+    /// Whether there are copies that no store is told of: of undeclared names, and unread ones.
+    pub(crate) fn has_untold(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.undeclared.is_empty() || !rare.unread.is_empty())
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -201,13 +254,12 @@ impl Values {
 
     /// The newest version ever known of this owner: fresh writes go above it.
     pub(crate) fn newest(&self) -> Version {
-        let observed = self.rare.as_ref().map_or(Version::ZERO, |rest| rest.newest_seen);
-        self.newest_stored().max(observed)
-    }
-
-    fn newest_stored(&self) -> Version {
-        let declared = self.declared().map(|(_, stored)| stored.version);
-        declared.chain(self.undeclared().map(|(_, stored)| stored.version)).max().unwrap_or_default()
+        let declared = self.declared().map(|slot| slot.value.version).max().unwrap_or_default();
+        self.rare.as_ref().map_or(declared, |rare| {
+            let unread = rare.unread.iter().map(|copy| copy.value.version);
+            let undeclared = rare.undeclared.iter().map(|(_, stored)| stored.version);
+            unread.chain(undeclared).fold(declared.max(rare.newest_seen), Version::max)
+        })
     }
 
     /// Notes a version of which nothing may be kept here.
@@ -230,20 +282,28 @@ impl Values {
         self.rare.get_or_insert_default()
     }
 
-    /// A fresh write: the version is above all others here, so the write replaces any copy, an unreadable copy of the
-    /// name too.
-    pub(crate) fn write(&mut self, index: ValueIndex, name: &str, stored: StoredValue, change: u32) {
-        if let Some(rest) = &mut self.rare {
-            rest.undeclared.retain(|(opaque, _)| **opaque != *name);
-        }
-        let slot = ValueSlot { index, origin: ChangeOrigin::Local, change, value: stored };
-        match self.position(index) {
-            Ok(at) => {
-                if let Some(place) = self.slots.at(at) {
-                    *place = slot;
-                }
+    /// Puts a copy in the place of the current copy, which is returned. A fresh write replaces an unread copy too: its
+    /// version is above all others here.
+    pub(crate) fn put(&mut self, slot: ValueSlot) -> Option<ValueSlot> {
+        let current = match self.position(slot.index) {
+            Ok(at) => self.slots.at(at).map(|place| std::mem::replace(place, slot)),
+            Err(at) => {
+                self.slots.insert(at, slot);
+                None
             }
-            Err(at) => self.slots.insert(at, slot),
+        };
+        self.drop_older_unread();
+        current
+    }
+
+    /// Drops the unread copies that are not newer than the copies in the slots.
+    fn drop_older_unread(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            let slots = self.slots.as_slice();
+            let is_newer = |copy: &ValueSlot| {
+                slots.iter().any(|slot| slot.index == copy.index && slot.value.loses_to(&copy.value))
+            };
+            rare.unread.retain(is_newer);
         }
     }
 
@@ -257,56 +317,47 @@ impl Values {
         }
     }
 
-    /// What has to be judged before these copies can be joined.
-    pub(crate) fn unjudged(
-        &self,
-        brought: impl Iterator<Item = (ValueIndex, StoredValue)>,
-        judge: &Judge<'_>,
-    ) -> Vec<(ValueIndex, Json)> {
-        let meets = |(index, stored): (_, StoredValue)| {
-            let slot = self.slot(index)?;
-            slot.value.meet(&stored, |stored| slot.can_read(stored, judge)).err()
-        };
-        // Most of what is opened comes to a record that is empty, and isn't copied to be compared with nothing.
-        if self.is_empty() { Vec::new() } else { brought.filter_map(meets).collect() }
+    /// Whether an incoming copy can be merged: it meets no other copy, or this build is known to read both or not.
+    pub(crate) fn is_decided(&self, incoming: &ValueSlot) -> bool {
+        let met = self.slot(incoming.index).filter(|current| !current.is_same(incoming));
+        met.is_none_or(|current| current.readable.is_some() && incoming.readable.is_some())
     }
 
-    /// A carried change: applies only if newer. Says whether anything changed.
-    ///
-    /// A newer copy that this build can't read does not hide the one that it can: it is kept beside it.
-    pub(crate) fn merge(&mut self, index: ValueIndex, stored: StoredValue, change: u32, judge: &Judge<'_>) -> bool {
-        let at = match self.position(index) {
-            Err(at) => {
-                self.slots.insert(at, ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored });
-                return true;
-            }
-            Ok(at) => at,
-        };
-        let name = judge.schema.get(index).name;
-        let Some(slot) = self.slots.at(at) else { return false };
-        // Unjudged is only what came twice at once, which a store should not do: then the newer one stands.
-        let readable = |stored: &StoredValue| Ok::<_, Infallible>(slot.can_read(stored, judge).unwrap_or(true));
-        let Ok(meeting) = slot.value.meet(&stored, readable);
-        match meeting {
-            Meeting::Stays => false,
-            Meeting::Yields => {
-                *slot = ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored };
-                true
-            }
-            Meeting::Accompanied => self.merge_undeclared(name, stored),
-            Meeting::Accompanies => {
-                let newer =
-                    std::mem::replace(slot, ValueSlot { index, origin: ChangeOrigin::Remote, change, value: stored });
-                self.merge_undeclared(name, newer.value);
-                true
-            }
+    /// Notes whether this build can read a copy, if the copy is still here.
+    pub(crate) fn decide(&mut self, copy: &ValueSlot, readable: bool) {
+        let current = self.position(copy.index).ok().and_then(|at| self.slots.at(at));
+        if let Some(current) = current.filter(|current| current.is_same(copy)) {
+            current.readable = Some(readable);
         }
     }
 
+    /// Merges a copy that carries its version. Returns whether the record changed.
+    pub(crate) fn merge(&mut self, incoming: ValueSlot) -> bool {
+        match merge(self.slot(incoming.index), &incoming) {
+            MergeOutcome::KeepCurrent => false,
+            MergeOutcome::Replace => {
+                self.put(incoming);
+                true
+            }
+            MergeOutcome::KeepIncomingUnread => self.keep_unread(incoming),
+            MergeOutcome::ReplaceKeepCurrentUnread => self.put(incoming).is_some_and(|newer| self.keep_unread(newer)),
+        }
+    }
+
+    fn keep_unread(&mut self, copy: ValueSlot) -> bool {
+        let unread = &mut self.rare().unread;
+        match unread.iter_mut().find(|other| other.index == copy.index) {
+            None => unread.push(copy),
+            Some(mine) if mine.value.loses_to(&copy.value) => *mine = copy,
+            Some(_) => return false,
+        }
+        true
+    }
+
     pub(crate) fn merge_undeclared(&mut self, name: &str, stored: StoredValue) -> bool {
-        let opaque = &mut self.rare().undeclared;
-        match opaque.iter_mut().find(|(opaque, _)| **opaque == *name) {
-            None => opaque.push((name.into(), stored)),
+        let undeclared = &mut self.rare().undeclared;
+        match undeclared.iter_mut().find(|(other, _)| **other == *name) {
+            None => undeclared.push((name.into(), stored)),
             Some((_, mine)) if mine.loses_to(&stored) => *mine = stored,
             Some(_) => return false,
         }
@@ -316,14 +367,33 @@ impl Values {
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
         let newest = self.newest();
-        self.slots.retain(|ValueSlot { index, value: stored, .. }| {
-            let dead = stored.expires(schema.get(*index).max_age).is_some_and(|end| end <= now);
-            !dead && (stored.json.is_some() || stored.written >= tombstones)
+        let is_needed = |stored: &StoredValue| stored.json.is_some() || stored.written >= tombstones;
+        self.retain_copies(|ValueSlot { index, value, .. }| {
+            is_needed(value) && !value.is_expired(schema.get(*index).max_age, now)
         });
-        if let Some(rest) = &mut self.rare {
-            rest.undeclared.retain(|(_, stored)| stored.json.is_some() || stored.written >= tombstones);
+        if let Some(rare) = &mut self.rare {
+            rare.undeclared.retain(|(_, stored)| is_needed(stored));
         }
         self.note_version(newest);
+    }
+
+    /// Keeps the copies in the slots that pass, and else the unread copies beside them that pass. An unread copy stays with
+    /// the older copy in the slot in any case: without it, the next cookie would carry the older copy.
+    fn retain_copies(&mut self, keep: impl Fn(&ValueSlot) -> bool) {
+        let mut unread = self.rare.as_mut().map(|rare| &mut rare.unread);
+        self.slots.retain(|slot| {
+            if keep(slot) {
+                return true;
+            }
+            let newer = unread.as_mut().and_then(|unread| {
+                let at = unread.iter().position(|copy| copy.index == slot.index)?;
+                Some(unread.swap_remove(at))
+            });
+            newer.filter(&keep).is_some_and(|newer| {
+                *slot = newer;
+                true
+            })
+        });
     }
 
     /// Gives copies whose versions are further ahead than the allowed skew the version of the time when they were written.
@@ -338,35 +408,40 @@ impl Values {
             }
         };
         self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.value));
-        if let Some(rest) = &mut self.rare {
-            rest.undeclared.iter_mut().for_each(|(_, stored)| right(stored));
-            rest.newest_seen =
-                if rest.newest_seen > bound { Version::last_at(time.wall(now)) } else { rest.newest_seen };
+        if let Some(rare) = &mut self.rare {
+            rare.unread.iter_mut().for_each(|copy| right(&mut copy.value));
+            rare.undeclared.iter_mut().for_each(|(_, stored)| right(stored));
+            if rare.newest_seen > bound {
+                rare.newest_seen = Version::last_at(time.wall(now));
+            }
         }
+        self.drop_older_unread();
     }
 
     /// Drops all values, and keeps the tombstones.
     pub(crate) fn clear_keeping_tombstones(&mut self) {
         let newest = self.newest();
-        self.slots.retain(|slot| slot.value.json.is_none());
-        if let Some(rest) = &mut self.rare {
-            rest.undeclared.retain(|(_, stored)| stored.json.is_none());
+        if let Some(rare) = &mut self.rare {
+            rare.unread.retain(|copy| copy.value.json.is_none());
+            rare.undeclared.retain(|(_, stored)| stored.json.is_none());
         }
+        self.retain_copies(|slot| slot.value.json.is_none());
         self.note_version(newest);
     }
 
-    /// Leaves tombstones for what this build can't read. Says whether there was any.
+    /// Replaces the values of undeclared names by tombstones. Returns whether there were any.
     pub(crate) fn tombstone_undeclared(&mut self, version: Version, now: Millis) -> bool {
-        let Some(rest) = &mut self.rare else { return false };
-        let mut living = rest.undeclared.iter_mut().filter(|(_, stored)| stored.json.is_some()).peekable();
+        let Some(rare) = &mut self.rare else { return false };
+        let mut living = rare.undeclared.iter_mut().filter(|(_, stored)| stored.json.is_some()).peekable();
         let any = living.peek().is_some();
         living.for_each(|(_, stored)| *stored = StoredValue::new(version, None, now));
         any
     }
 
-    /// Keeps only the values that pass.
-    pub(crate) fn retain(&mut self, mut keep: impl FnMut(ValueIndex) -> bool) {
+    /// Keeps only the declared values that pass.
+    pub(crate) fn retain(&mut self, keep: impl Fn(ValueIndex) -> bool) {
         self.slots.retain(|slot| keep(slot.index));
+        self.drop_older_unread();
     }
 
     /// Bytes on the heap.
@@ -377,11 +452,14 @@ impl Values {
             Slots::One(_) => 0,
             Slots::Some(slots) => slots.capacity() * size_of::<ValueSlot>(),
         };
-        let rest = self.rare.as_ref().map_or(0, |rest| {
-            let opaque: usize = rest.undeclared.iter().map(|(name, stored)| name.len() + json(stored)).sum();
-            size_of::<RareState>() + opaque + rest.undeclared.capacity() * size_of::<(Box<str>, StoredValue)>()
+        let rare = self.rare.as_ref().map_or(0, |rare| {
+            let undeclared: usize = rare.undeclared.iter().map(|(name, stored)| name.len() + json(stored)).sum();
+            let unread: usize = rare.unread.iter().map(|copy| json(&copy.value)).sum();
+            let room = rare.undeclared.capacity() * size_of::<(Box<str>, StoredValue)>()
+                + rare.unread.capacity() * size_of::<ValueSlot>();
+            size_of::<RareState>() + undeclared + unread + room
         });
-        slots + room + rest
+        slots + room + rare
     }
 }
 
@@ -423,22 +501,17 @@ mod tests {
         proptest::collection::vec(stored, 1..7)
     }
 
+    fn incoming(value: StoredValue) -> ValueSlot {
+        let readable = value.json.as_ref().is_none_or(|json| (schema().get(0).check)(json).is_ok());
+        ValueSlot { readable: Some(readable), ..ValueSlot::incoming(0, value) }
+    }
+
     fn joined(copies: &[StoredValue]) -> (Option<StoredValue>, Version) {
-        let (schema, mut values) = (schema(), Values::default());
-        let mut judge = Judge::new(&schema);
+        let mut values = Values::default();
         for stored in copies {
-            loop {
-                let unjudged = values.unjudged([(0, stored.clone())].into_iter(), &judge);
-                if unjudged.is_empty() {
-                    break;
-                }
-                judge.learn(unjudged);
-            }
-            values.merge(0, stored.clone(), 0, &judge);
+            values.merge(incoming(stored.clone()));
         }
-        let readable =
-            |stored: &&StoredValue| stored.json.as_ref().is_none_or(|json| (schema.get(0).check)(json).is_ok());
-        (values.get(0).filter(readable).cloned(), values.newest())
+        (values.slot(0).filter(|slot| slot.readable == Some(true)).map(|slot| slot.value.clone()), values.newest())
     }
 
     proptest! {
@@ -457,27 +530,30 @@ mod tests {
         let stored = |version, json: Option<&'static str>| {
             StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
-        let (schema, mut values) = (schema(), Values::default());
-        let mut judge = Judge::new(&schema);
-        judge.trust(0, stored(5, Some("1")));
-        assert!(values.merge(0, stored(5, Some("1")), 0, &judge));
-        assert!(!values.merge(0, stored(4, Some("9")), 0, &judge));
-        assert!(!values.merge(0, stored(4, None), 0, &judge));
-        assert!(values.merge(0, stored(5, None), 0, &judge), "a removal wins over a value of the same version");
-        assert!(!values.merge(0, stored(5, Some("9")), 0, &judge));
+        let mut values = Values::default();
+        let mut merge = |value| values.merge(incoming(value));
+        assert!(merge(stored(5, Some("1"))));
+        assert!(!merge(stored(4, Some("9"))));
+        assert!(!merge(stored(4, None)));
+        assert!(merge(stored(5, None)), "a removal wins over a value of the same version");
+        assert!(!merge(stored(5, Some("9"))));
         assert_eq!(values.newest(), Version::from_u64(5));
     }
 
     #[test]
-    fn what_this_node_wrote_needs_no_verdict_whatever_it_meets() {
+    fn copies_are_decoded_where_they_meet() {
         let stored =
             |version, json: &str| StoredValue::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
-        let (schema, mut values) = (schema(), Values::default());
-        let judge = Judge::new(&schema);
-        let late = [(0, stored(4, "9"))];
-        values.write(0, schema.get(0).name, stored(5, "1"), 0);
-        assert!(values.unjudged(late.clone().into_iter(), &judge).is_empty());
-        assert!(values.merge(0, stored(6, "2"), 0, &judge));
-        assert_eq!(values.unjudged(late.into_iter(), &judge).len(), 1, "that came from elsewhere");
+        let mut values = Values::default();
+        let late = ValueSlot::incoming(0, stored(4, "9"));
+        assert!(values.is_decided(&late), "it meets nothing");
+        values.put(ValueSlot::local(0, stored(5, "1")));
+        assert!(values.is_decided(&ValueSlot::incoming(0, stored(5, "1"))), "it meets itself");
+        assert!(!values.is_decided(&late));
+        assert!(values.is_decided(&incoming(stored(4, "9"))), "this node can read what it wrote");
+        values.put(ValueSlot::incoming(0, stored(6, "2")));
+        assert!(!values.is_decided(&incoming(stored(4, "9"))), "that came from elsewhere");
+        values.decide(&ValueSlot::incoming(0, stored(6, "2")), true);
+        assert!(values.is_decided(&incoming(stored(4, "9"))));
     }
 }

@@ -19,7 +19,7 @@ use crate::{
         change::IncomingValue,
         cookie_sync::{CookieSnapshot, TokenFingerprint},
         state::Kind,
-        values::Resolution,
+        values::{Resolution, ValueSlot},
         write_context::IncomingFrom,
     },
     sync::RwLock,
@@ -194,9 +194,11 @@ impl SessionShared {
         taken.whole &= newer.is_empty();
         let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
         let carried = fill.map(|entry| {
-            let index = schema.index_by_bytes(entry.name);
-            let name = index.map_or_else(|| entry.text(), |index| schema.get(index).name);
-            IncomingValue { index, name: name.into(), value: current.stored_value(&entry, time, now) }
+            let value = current.stored_value(&entry, time, now);
+            match schema.index_by_bytes(entry.name) {
+                Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, value)),
+                None => IncomingValue::Undeclared(entry.text().into(), value),
+            }
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);

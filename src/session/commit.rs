@@ -15,7 +15,7 @@ use crate::{
         cookie_sync::CookieSync,
         life::SessionLife,
         state::{Kind, State},
-        values::StoredValue,
+        values::{StoredValue, ValueSlot},
         write_context::{BudgetShare, CommitRejected, IncomingFrom, WriteContext, WriteScope},
     },
     tier::{Commit, CommitKind, Committed, StoredRecord},
@@ -402,11 +402,19 @@ impl SessionShared {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.chain.note_version(entry.version, now);
             let stored = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
-            IncomingValue { index: schema.index_by_name(&entry.name), name: entry.name.into(), value: stored }
+            match schema.index_by_name(&entry.name) {
+                Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, stored)),
+                None => IncomingValue::Undeclared(entry.name.into(), stored),
+            }
         });
         // A session's record may hold values of either scope, a principal's only its own.
-        let fits = |index: ValueIndex| scope == Scope::Session || schema.get(index).scope == Scope::Principal;
-        entries.filter(|entry| entry.index.is_none_or(fits)).collect()
+        let fits = |entry: &IncomingValue<'_>| match entry {
+            IncomingValue::Declared(copy) => {
+                scope == Scope::Session || schema.get(copy.index).scope == Scope::Principal
+            }
+            IncomingValue::Undeclared(..) => true,
+        };
+        entries.filter(fits).collect()
     }
 
     /// The stored answers of a source or of defaults don't count as something to remove.
@@ -415,12 +423,8 @@ impl SessionShared {
         record.is_some_and(|(_, record)| {
             let schema = &self.chain.schema;
             let live = |state: &State| {
-                let stored = state.value(schema, index, now).is_some_and(|stored| stored.json.is_some());
-                stored
-                    || state
-                        .values
-                        .undeclared()
-                        .any(|(name, stored)| name == schema.get(index).name && stored.json.is_some())
+                let copies = [state.slot(schema, index, now), state.values.unread(index)];
+                copies.into_iter().flatten().any(|copy| copy.value.json.is_some())
             };
             record.live(now, live).unwrap_or(false)
         })

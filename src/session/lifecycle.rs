@@ -19,9 +19,9 @@ use crate::{
     node::{Identity, ResolvedPrincipal},
     record::{
         change::Mutation,
-        judge::Judge,
         life::{LifeFields, Lifetime, Predecessor, SessionLife, Successor},
         state::{Kind, State},
+        values::ValueSlot,
         write_context::{BudgetShare, CommitRejected, WriteScope},
     },
     tier::{Commit, CommitKind, Committed, outside::SharedTier},
@@ -366,7 +366,7 @@ impl SessionShared {
         let changes: Vec<_> =
             beginning.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
         next.check_budget(&changes, terms)?;
-        next.apply(&changes, version, terms, &Judge::new(terms.schema));
+        next.apply(&changes, version, terms);
         Ok(next)
     }
 
@@ -387,11 +387,11 @@ impl SessionShared {
         let changes: Vec<_> = successor
             .values
             .declared()
-            .map(|(index, stored)| Mutation {
-                index,
-                name: schema.get(index).name,
-                json: stored.json.clone(),
-                version: Some(stored.version),
+            .map(|ValueSlot { index, value, .. }| Mutation {
+                index: *index,
+                name: schema.get(*index).name,
+                json: value.json.clone(),
+                version: Some(value.version),
                 replaces: None,
             })
             .collect();
@@ -466,11 +466,9 @@ impl SessionShared {
         };
         let changes: Vec<_> = {
             let state = record.read();
-            let cleared = |(index, stored): (ValueIndex, &crate::record::values::StoredValue)| {
-                let wanted = stored.json.is_some() && Some(index) != identity;
-                wanted.then(|| removal(index, self.chain.schema.get(index).name))
-            };
-            state.values.declared().filter_map(cleared).collect()
+            let declared = state.values.declared().map(|slot| slot.index);
+            let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
+            cleared.map(|index| removal(index, self.chain.schema.get(index).name)).collect()
         };
         if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
             return self.writable(now).map(drop);

@@ -8,7 +8,7 @@ use crate::{
     id::RecordKey,
     memory::record::Record,
     node::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
-    record::values::{ChangeOrigin, StoredValue},
+    record::values::{ChangeOrigin, StoredValue, ValueSlot},
     tier::default::DefaultRule,
     time::Millis,
     value::{Json, Scope, SessionValue, ValueError, ValueIndex},
@@ -111,7 +111,7 @@ impl SessionShared {
     /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
     fn is_anonymous(&self, bound: &Bound) -> bool {
         match &self.chain.identity {
-            Identity::Value { index, .. } => bound.record.read().values.get(*index).is_none(),
+            Identity::Value { index, .. } => bound.record.read().values.slot(*index).is_none(),
             Identity::Nobody | Identity::Head(_) => self.head_principal.is_none(),
         }
     }
@@ -273,11 +273,13 @@ impl SessionShared {
             owners.push(SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
             let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
             let over = state.closed(record.used(), now).is_some();
-            let stored =
-                mine.filter(|_| !over).filter_map(|(index, _)| Some((index, state.value(schema, index, now)?)));
-            values.extend(stored.map(|(index, stored)| {
-                let (origin, change) = (state.values.origin(index), state.values.change(index));
-                SeenValue { index, version: stored.version, change, is_value: stored.json.is_some(), origin }
+            let slots = mine.filter(|_| !over).filter_map(|(index, _)| state.slot(schema, index, now));
+            values.extend(slots.map(|ValueSlot { index, origin, change, value, .. }| SeenValue {
+                index: *index,
+                version: value.version,
+                change: *change,
+                is_value: value.json.is_some(),
+                origin: *origin,
             }));
         }
         (owners, values)

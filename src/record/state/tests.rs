@@ -68,6 +68,11 @@ fn kept(version: Version, json: Option<&str>) -> StoredValue {
     StoredValue::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
 }
 
+/// A copy of another build's type.
+fn unreadable(version: Version) -> ValueSlot {
+    ValueSlot { readable: Some(false), ..ValueSlot::incoming(0, kept(version, Some("1"))) }
+}
+
 fn change(json: Option<&str>) -> Mutation {
     let json = json.map(|json| Json::from(json.as_bytes()));
     Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None }
@@ -76,7 +81,7 @@ fn change(json: Option<&str>) -> Mutation {
 /// A session of which a declared and an undeclared value were removed.
 fn removed(life: SessionLife) -> State {
     let mut state = session(life);
-    state.values.write(0, Text::NAME, kept(Version::at(Wall(NOW.0)), None), 0);
+    state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), None)));
     state.values.merge_undeclared("other", kept(NEWEST, None));
     state
 }
@@ -87,7 +92,7 @@ fn removals_go_after_the_longest_cookie() {
     for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
         let mut state = removed(life(idle));
         state.prune(terms(&schema, longest));
-        assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
+        assert!(state.values.slot(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
         state.prune(terms(&schema, longest + 1));
         assert!(state.values.is_empty(), "{idle}");
         assert_eq!(state.values.newest(), NEWEST, "a later write goes above it all the same");
@@ -102,7 +107,7 @@ fn removals_stay_for_cookies_of_an_earlier_lifetime() {
     life.set_lifetime(short, Version::at(Wall(NOW.0)), Millis(NOW.0 + 30 * DAY));
     let mut state = removed(life);
     state.prune(terms(&schema, 30 * DAY - 1));
-    assert!(state.values.get(0).is_some() && state.values.undeclared().next().is_some());
+    assert!(state.values.slot(0).is_some() && state.values.undeclared().next().is_some());
     state.prune(terms(&schema, 30 * DAY));
     assert!(state.values.is_empty());
 }
@@ -118,7 +123,7 @@ fn expired_value_leaves_its_version() {
     let mut schema = Schema::default();
     schema.push(ValueSpec::of::<Brief>());
     let mut state = session(life(DAY));
-    state.values.write(0, Brief::NAME, kept(Version::at(Wall(NOW.0)), Some("1")), 0);
+    state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), Some("1"))));
     state.prune(terms(&schema, 1000));
     assert!(state.values.is_empty());
     assert_eq!(state.values.newest(), Version::at(Wall(NOW.0)));
@@ -127,13 +132,13 @@ fn expired_value_leaves_its_version() {
 #[test]
 fn cookie_carries_the_newest_copy_of_a_name() {
     let schema = schema();
-    for (declared, opaque) in [(1, 2), (2, 1), (1, 1)] {
+    for (declared, unread) in [(1, 2), (2, 1), (1, 1)] {
         let version = Version::from_u64;
         let mut state = session(life(DAY));
-        state.values.write(0, Text::NAME, kept(version(declared), Some("\"a\"")), 0);
-        state.values.merge_undeclared(Text::NAME, kept(version(opaque), Some("1")));
+        state.values.put(ValueSlot::local(0, kept(version(declared), Some("\"a\""))));
+        state.values.merge(unreadable(version(unread)));
         let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, stored)| (name, stored.version)).collect();
-        assert_eq!(carried, [(Text::NAME, version(declared.max(opaque)))]);
+        assert_eq!(carried, [(Text::NAME, version(declared.max(unread)))]);
     }
 }
 
@@ -141,10 +146,13 @@ fn cookie_carries_the_newest_copy_of_a_name() {
 fn write_leaves_no_unreadable_copy() {
     let schema = schema();
     let mut state = session(life(DAY));
-    state.values.merge_undeclared(Text::NAME, kept(NEWEST, Some("1")));
+    state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), Some("\"b\""))));
+    state.values.merge(unreadable(NEWEST));
     state.values.merge_undeclared("other", kept(NEWEST, Some("1")));
-    state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2), &Judge::new(&schema));
+    assert!(state.values.unread(0).is_some());
+    state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2));
     assert_eq!(state.values.undeclared().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
+    assert!(state.values.unread(0).is_none());
 }
 
 #[test]
