@@ -323,6 +323,7 @@ fn beside(
         (COOKIE, Placement::Server | Placement::Volatile, _) => (answer, "never has it: it is placed on servers only"),
         (_, _, None) if !facts.has_session => (answer, "has no copy: there is no session yet"),
         (_, _, None) => (answer, "has no copy"),
+        (COOKIE, _, Some(_)) if answer == TierAnswer::NotValid => (answer, "newer, but not valid"),
         (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "newer, but memory comes first"),
         (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "knows of the removal too"),
         (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),

@@ -16,7 +16,7 @@ use crate::{
     record::{
         change::Mutation,
         life::{End, SessionLife},
-        values::{StoredValue, ValueSlot, Values},
+        values::{Resolution, StoredValue, ValueSlot, Values},
     },
     time::Millis,
     value::{Schema, Scope, ValueIndex, ValueSpec},
@@ -292,7 +292,7 @@ impl State {
             match change.version {
                 // Stamped by a store, whose order counts: another write may have come past it on the way here.
                 Some(stamped) => {
-                    self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)));
+                    self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
                 }
                 None => {
                     self.values.put(copy(version, terms.now));
@@ -318,12 +318,16 @@ impl State {
     /// Merges copies that carry their versions.
     pub(crate) fn merge<'a>(
         &mut self,
-        via: IncomingFrom,
+        from: IncomingFrom,
         entries: impl Iterator<Item = IncomingValue<'a>>,
         terms: WriteContext<'_>,
         mut filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> MergeResult {
         self.values.reserve(entries.size_hint().1.unwrap_or(0));
+        let resolution = match from {
+            IncomingFrom::Browser(resolution) => resolution,
+            IncomingFrom::Store => Resolution::Newest,
+        };
         let (mut changed, mut same) = (false, true);
         for entry in entries {
             if entry.value().json.is_none() {
@@ -339,7 +343,7 @@ impl State {
                 IncomingValue::Declared(copy) => {
                     let (index, version) = (copy.index, copy.value.version);
                     let expired = copy.value.is_expired(terms.schema.get(index).max_age, terms.now);
-                    let merged = !expired && self.values.merge(ValueSlot { change: self.changes, ..copy });
+                    let merged = !expired && self.values.merge(ValueSlot { change: self.changes, ..copy }, resolution);
                     if merged && let Some(filled) = filled.as_deref_mut() {
                         filled.push((index, version));
                     }
@@ -350,7 +354,7 @@ impl State {
             };
         }
         if changed {
-            if via == IncomingFrom::Browser {
+            if matches!(from, IncomingFrom::Browser(_)) {
                 self.mark_unstored();
             }
             self.bump_revision();

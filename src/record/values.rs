@@ -54,6 +54,17 @@ impl std::fmt::Debug for StoredValue {
     }
 }
 
+/// Which stored tier answers when several could.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Resolution {
+    /// The one with the newest version: a newer cookie beats stale memory.
+    #[default]
+    Newest,
+    /// The first in the chain that has a copy or a tombstone, whatever the others say.
+    FirstHit,
+}
+
 /// How a change came to this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -124,16 +135,21 @@ enum MergeOutcome {
 /// | the incoming copy is | current readable | incoming readable | outcome |
 /// |---|---|---|---|
 /// | the first | | | `Replace` |
-/// | newer | yes | no | `KeepIncomingUnread` |
-/// | newer | | | `Replace` |
+/// | newer | yes | no, or yes under [`Resolution::FirstHit`] | `KeepIncomingUnread` |
+/// | newer | yes | yes | `Replace` |
+/// | newer | no | | `Replace` |
+/// | equal | | | `KeepCurrent` |
 /// | older | no | yes | `ReplaceKeepCurrentUnread` |
-/// | older or equal | | | `KeepCurrent` |
-fn merge(current: Option<&ValueSlot>, incoming: &ValueSlot) -> MergeOutcome {
+/// | older | no | no | `KeepCurrent` |
+/// | older | yes | | `KeepCurrent` |
+fn merge(current: Option<&ValueSlot>, incoming: &ValueSlot, resolution: Resolution) -> MergeOutcome {
     let Some(current) = current else { return MergeOutcome::Replace };
     // Undecided is only a copy that comes twice at once, which no store should give: then the newer copy answers.
     let [current_readable, incoming_readable] = [current, incoming].map(|copy| copy.readable.unwrap_or(true));
     match (incoming.value.rank().cmp(&current.value.rank()), current_readable, incoming_readable) {
-        (Ordering::Greater, true, false) => MergeOutcome::KeepIncomingUnread,
+        (Ordering::Greater, true, readable) if !readable || resolution == Resolution::FirstHit => {
+            MergeOutcome::KeepIncomingUnread
+        }
         (Ordering::Greater, ..) => MergeOutcome::Replace,
         (Ordering::Less, false, true) => MergeOutcome::ReplaceKeepCurrentUnread,
         (Ordering::Less | Ordering::Equal, ..) => MergeOutcome::KeepCurrent,
@@ -213,6 +229,10 @@ impl Values {
     /// A newer copy of a declared value beside the copy that answers.
     pub(crate) fn unread(&self, index: ValueIndex) -> Option<&ValueSlot> {
         self.rare.as_ref()?.unread.iter().find(|copy| copy.index == index)
+    }
+
+    pub(crate) fn is_unread(&self, copy: &ValueSlot) -> bool {
+        self.unread(copy.index).is_some_and(|unread| unread.is_same(copy))
     }
 
     /// The newest copy of a declared value, which cookies carry.
@@ -332,8 +352,8 @@ impl Values {
     }
 
     /// Merges a copy that carries its version. Returns whether the record changed.
-    pub(crate) fn merge(&mut self, incoming: ValueSlot) -> bool {
-        match merge(self.slot(incoming.index), &incoming) {
+    pub(crate) fn merge(&mut self, incoming: ValueSlot, resolution: Resolution) -> bool {
+        match merge(self.slot(incoming.index), &incoming, resolution) {
             MergeOutcome::KeepCurrent => false,
             MergeOutcome::Replace => {
                 self.put(incoming);
@@ -463,17 +483,6 @@ impl Values {
     }
 }
 
-/// Which stored tier answers when several could.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Resolution {
-    /// The one with the newest version: a newer cookie beats stale memory.
-    #[default]
-    Newest,
-    /// The first in the chain that has a copy or a tombstone, whatever the others say.
-    FirstHit,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -506,22 +515,77 @@ mod tests {
         ValueSlot { readable: Some(readable), ..ValueSlot::incoming(0, value) }
     }
 
-    fn joined(copies: &[StoredValue]) -> (Option<StoredValue>, Version) {
+    /// The copy that answers and the copy that cookies carry.
+    fn merged(copies: &[StoredValue], resolution: Resolution) -> (Option<ValueSlot>, Option<StoredValue>) {
         let mut values = Values::default();
         for stored in copies {
-            values.merge(incoming(stored.clone()));
+            values.merge(incoming(stored.clone()), resolution);
         }
-        (values.slot(0).filter(|slot| slot.readable == Some(true)).map(|slot| slot.value.clone()), values.newest())
+        (values.slot(0).cloned(), values.newest_copy(0).cloned())
+    }
+
+    fn newest(copies: &[StoredValue], passes: impl Fn(&StoredValue) -> bool) -> Option<StoredValue> {
+        copies.iter().filter(|copy| passes(copy)).max_by_key(|copy| copy.rank()).cloned()
+    }
+
+    fn readable(stored: &StoredValue) -> bool {
+        incoming(stored.clone()).readable == Some(true)
     }
 
     proptest! {
         #[test]
-        fn any_order_and_repetition_of_carried_copies_ends_in_the_same_value(
+        fn newest_readable_copy_answers_in_any_order(
             (copies, shuffled) in copies().prop_flat_map(|copies| (Just(copies.clone()), Just(copies).prop_shuffle())),
         ) {
-            let once = joined(&copies);
-            prop_assert_eq!(&once, &joined(&shuffled));
-            prop_assert_eq!(&once, &joined(&[copies, shuffled].concat()));
+            let expected = newest(&copies, readable).or_else(|| newest(&copies, |_| true));
+            for order in [&copies, &shuffled, &[copies.clone(), shuffled.clone()].concat()] {
+                let (answer, carried) = merged(order, Resolution::Newest);
+                prop_assert_eq!(&answer.map(|slot| slot.value), &expected);
+                prop_assert_eq!(carried, newest(&copies, |_| true), "nothing newer is lost");
+            }
+        }
+
+        #[test]
+        fn first_readable_copy_answers_under_first_hit(copies in copies()) {
+            let expected = copies.iter().find(|copy| readable(copy)).cloned().or_else(|| newest(&copies, |_| true));
+            for order in [&copies, &[copies.clone(), copies.clone()].concat()] {
+                let (answer, carried) = merged(order, Resolution::FirstHit);
+                prop_assert_eq!(&answer.map(|slot| slot.value), &expected);
+                prop_assert_eq!(carried, newest(&copies, |_| true), "nothing newer is lost");
+            }
+        }
+    }
+
+    /// Each row of the table of [`merge`].
+    #[test]
+    fn merge_follows_its_table() {
+        use MergeOutcome::{KeepCurrent, KeepIncomingUnread, Replace, ReplaceKeepCurrentUnread};
+        let copy = |version, readable| {
+            let value = StoredValue::new(Version::from_u64(version), Some(b"1".as_slice().into()), Millis(0));
+            ValueSlot { readable: Some(readable), ..ValueSlot::incoming(0, value) }
+        };
+        // The current copy of version 2 and whether it is readable, the incoming copy, and the outcomes of both resolutions.
+        let rows = [
+            (true, (3, false), [KeepIncomingUnread, KeepIncomingUnread]),
+            (true, (3, true), [Replace, KeepIncomingUnread]),
+            (false, (3, true), [Replace, Replace]),
+            (false, (3, false), [Replace, Replace]),
+            (true, (2, true), [KeepCurrent, KeepCurrent]),
+            (false, (2, false), [KeepCurrent, KeepCurrent]),
+            (false, (1, true), [ReplaceKeepCurrentUnread, ReplaceKeepCurrentUnread]),
+            (false, (1, false), [KeepCurrent, KeepCurrent]),
+            (true, (1, true), [KeepCurrent, KeepCurrent]),
+            (true, (1, false), [KeepCurrent, KeepCurrent]),
+        ];
+        for (current, (version, readable), outcomes) in rows {
+            let incoming = copy(version, readable);
+            let outcome = |resolution| merge(Some(&copy(2, current)), &incoming, resolution);
+            assert_eq!(
+                [Resolution::Newest, Resolution::FirstHit].map(outcome),
+                outcomes,
+                "{current} {version} {readable}"
+            );
+            assert_eq!(merge(None, &incoming, Resolution::FirstHit), Replace);
         }
     }
 
@@ -531,7 +595,7 @@ mod tests {
             StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
         };
         let mut values = Values::default();
-        let mut merge = |value| values.merge(incoming(value));
+        let mut merge = |value| values.merge(incoming(value), Resolution::Newest);
         assert!(merge(stored(5, Some("1"))));
         assert!(!merge(stored(4, Some("9"))));
         assert!(!merge(stored(4, None)));

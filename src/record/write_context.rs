@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use super::values::Resolution;
 use crate::{
     error::CloseReason,
     node_clock::NodeClock,
@@ -48,10 +49,10 @@ impl WriteContext<'_> {
     }
 }
 
-/// Who brings what carries its version.
+/// The bearer of copies that carry their versions. A store's answers go by the version alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IncomingFrom {
-    Browser,
+    Browser(Resolution),
     Store,
 }
 

@@ -6,7 +6,7 @@ use super::{
     current_token::CurrentToken,
     recognise::fenced,
     relay::RelayRefused,
-    request_token::{Owner, RequestToken, ShadowedValue},
+    request_token::RequestToken,
     shared::{Binding, Bound, SessionShared},
 };
 use crate::{
@@ -65,7 +65,6 @@ impl SessionShared {
             principal: None,
             cookie_tokens: self.request_token.cookie_tokens.take(),
             from_cookie: std::mem::take(&mut taken.filled).into(),
-            shadowed: taken.newer.into(),
         };
         Ok(())
     }
@@ -126,7 +125,6 @@ impl SessionShared {
     ) -> PayloadMerge {
         let (payload, life) = (&current.payload, &current.life);
         let mut taken = PayloadMerge {
-            resolution,
             deadline: current.idle_deadline.min(life.absolute_deadline()),
             sealed: current.issued,
             sessions: payload.count(EntryOwner::Session),
@@ -138,15 +136,15 @@ impl SessionShared {
             ours: true,
             whole: true,
             filled: Vec::new(),
-            newer: Vec::new(),
         };
         bound.record.merge_life(life, now);
-        self.merge_entries((Owner::Session, &bound.record), current, &mut taken, now);
+        let from = IncomingFrom::Browser(resolution);
+        self.merge_entries((Scope::Session, &bound.record), from, current, &mut taken, now);
         match (payload.head.principal, self.principal_for(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
                 if taken.principals > 0 {
                     let record = self.hold_principal(&signed, now);
-                    self.merge_entries((Owner::Principal(signed.key()), &record), current, &mut taken, now);
+                    self.merge_entries((Scope::Principal, &record), from, current, &mut taken, now);
                     record.touch(now);
                     self.account(&record, now);
                 }
@@ -162,38 +160,19 @@ impl SessionShared {
 
     fn merge_entries(
         &self,
-        (owner, record): (Owner, &Record),
+        (scope, record): (Scope, &Record),
+        from: IncomingFrom,
         current: &CurrentToken,
         taken: &mut PayloadMerge,
         now: Millis,
     ) {
         let schema = &self.chain.schema;
         let time = &self.chain.time;
-        let entries = current.payload.entries(match owner {
-            Owner::Session => EntryOwner::Session,
-            Owner::Principal(_) => EntryOwner::Principal,
-        });
-        let before = taken.newer.len();
-        if taken.resolution == Resolution::FirstHit {
-            for entry in entries.clone() {
-                let hit = |index| record.read().value(schema, index, now).map(|stored| stored.version);
-                // Memory answers, and stays as it is; the cookie keeps what it has, if that is newer.
-                let version = current.believed_version(entry.version, time);
-                if schema.index_by_bytes(entry.name).and_then(hit).is_some_and(|hit| hit < version) {
-                    // Known all the same: what is written next is to be above it.
-                    record.write().values.note_version(version);
-                    taken.newer.push(ShadowedValue {
-                        owner,
-                        name: entry.text().into(),
-                        value: current.stored_value(&entry, time, now),
-                    });
-                }
-            }
-        }
-        let newer = &taken.newer[before..];
-        taken.whole &= newer.is_empty();
-        let fill = entries.filter(|entry| !newer.iter().any(|newer| newer.name.as_bytes() == entry.name));
-        let carried = fill.map(|entry| {
+        let (owner, revision) = match scope {
+            Scope::Session => (EntryOwner::Session, &mut taken.session_stamp),
+            Scope::Principal => (EntryOwner::Principal, &mut taken.principal_stamp),
+        };
+        let entries = current.payload.entries(owner).map(|entry| {
             let value = current.stored_value(&entry, time, now);
             match schema.index_by_bytes(entry.name) {
                 Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, value)),
@@ -202,12 +181,9 @@ impl SessionShared {
         });
         // Without memory there is no other tier than the cookie that could have answered.
         let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
-        let joined = record.merge(IncomingFrom::Browser, carried, self.chain.terms(owner.scope(), now), filled);
+        let joined = record.merge(from, entries, self.chain.terms(scope, now), filled);
         taken.equal &= joined.same;
-        match owner {
-            Owner::Session => taken.session_stamp = Some(joined.revision),
-            Owner::Principal(_) => taken.principal_stamp = Some(joined.revision),
-        }
+        *revision = Some(joined.revision);
     }
 
     /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.
@@ -253,7 +229,6 @@ impl SessionShared {
 
 /// What came of a payload.
 pub(super) struct PayloadMerge {
-    resolution: Resolution,
     pub(super) deadline: Millis,
     sealed: Millis,
     sessions: usize,
@@ -269,7 +244,6 @@ pub(super) struct PayloadMerge {
     /// Everything went into a record: what brings the same bytes again needn't be opened.
     whole: bool,
     pub(super) filled: Vec<(ValueIndex, Version)>,
-    newer: Vec<ShadowedValue>,
 }
 
 impl SessionShared {

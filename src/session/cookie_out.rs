@@ -1,16 +1,10 @@
 //! What the browser is to carry, and the cookie of a response.
 
-use std::{
-    cmp::Reverse,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{cmp::Reverse, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{
-    request_token::{Owner, ShadowedValue},
-    shared::{Binding, Bound, SessionShared},
-};
+use super::shared::{Binding, Bound, SessionShared};
 #[cfg(feature = "inspector")]
 use crate::{cookie::seal::sealed_len, record::state::room::JsonRoom};
 use crate::{
@@ -21,7 +15,6 @@ use crate::{
         seal::SealError,
     },
     id::RecordKey,
-    node::ResolvedPrincipal,
     record::{
         budget::Budget,
         cookie_sync::CookieSnapshot,
@@ -92,7 +85,7 @@ impl SessionShared {
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
-        if self.chain.memory.is_some() && self.request_token.shadowed.is_empty() {
+        if self.chain.memory.is_some() {
             let digest = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
             bound.record.write().set_cookie(digest, in_step);
         }
@@ -243,10 +236,9 @@ impl SessionShared {
             });
             (signed.key(), carried)
         });
-        if !self.request_token.shadowed.is_empty() || written.entries_len() > self.room() {
-            let (anew, left_out) = self.rewrite(&head, order, &written, signed.as_deref());
-            written = anew;
-            cut |= left_out;
+        if written.entries_len() > self.room() {
+            written = self.rewrite(&head, order, &written);
+            cut = true;
         }
         let ends_with_browser = head.life.ends_with_browser;
         let in_step =
@@ -279,58 +271,21 @@ impl SessionShared {
         );
     }
 
-    /// What the records hold and the cookie should not, or the other way round, put right; and whether not all fitted.
-    fn rewrite(
-        &self,
-        head: &Head,
-        order: Option<&Order>,
-        written: &Writer,
-        signed: Option<&ResolvedPrincipal>,
-    ) -> (Writer, bool) {
+    /// Writes the entries again without the oldest, until they fit: two nodes can accept values apart that together are too
+    /// much for a cookie. The oldest stay in the records.
+    fn rewrite(&self, head: &Head, order: Option<&Order>, written: &Writer) -> Writer {
         let mut entries: Vec<_> = written.entries().collect();
-        self.keep_shadowed(&mut entries, signed);
-        let whole = entries.len();
-        self.drop_oldest_until_fits(&mut entries);
-        let mut cut = entries.len() < whole;
-        let mut anew = Writer::new(head, order);
-        for entry in entries {
-            cut |= !anew.entry(entry);
-        }
-        (anew, cut)
-    }
-
-    /// Under `FirstHit` the cookie may hold copies that are newer than memory's: nothing older takes their place. What
-    /// a user before had, or somebody chose before signing in, goes all the same.
-    fn keep_shadowed<'a>(&'a self, entries: &mut Vec<Entry<'a>>, signed: Option<&ResolvedPrincipal>) {
-        let schema = &self.chain.schema;
-        let anonymous =
-            |name: &str| schema.index_by_name(name).is_some_and(|index| schema.get(index).scope == Scope::Principal);
-        // A session that was made here goes on from no session that the cookie told of.
-        let goes_on = !self.flags.begun_here.load(Ordering::Relaxed);
-        for ShadowedValue { owner, name, value: stored } in &self.request_token.shadowed {
-            let whose = match owner {
-                Owner::Session if !goes_on => continue,
-                Owner::Session if signed.is_none() || !anonymous(name) => EntryOwner::Session,
-                Owner::Principal(key) if signed.is_some_and(|signed| signed.key() == *key) => EntryOwner::Principal,
-                _ => continue,
-            };
-            let newer = Entry::of(whose, name, stored);
-            match entries.iter_mut().find(|entry| entry.owner == whose && entry.name == name.as_bytes()) {
-                Some(mine) if mine.version < newer.version => *mine = newer,
-                Some(_) => {}
-                None => entries.push(newer),
-            }
-        }
-    }
-
-    /// What two nodes accepted apart can together be more than fits. The oldest stay behind: they are still here.
-    fn drop_oldest_until_fits(&self, entries: &mut Vec<Entry<'_>>) {
         while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
-            let Some(oldest) = oldest else { return };
+            let Some(oldest) = oldest else { break };
             let name = entries.swap_remove(oldest).text();
             self.chain.traces.cut_cookie(name, self.chain.now());
         }
+        let mut anew = Writer::new(head, order);
+        for entry in entries {
+            anew.entry(entry);
+        }
+        anew
     }
 
     /// The head is about to leave: what it must say of caches, and whether it carries a cookie.

@@ -4,8 +4,7 @@ use std::fmt;
 
 use super::{
     read::{Access, FALLBACK_TIER, Stored},
-    request_token::Owner,
-    shared::{SessionShared, ValueRevision},
+    shared::SessionShared,
 };
 use crate::{
     node::{COOKIE, MEMORY},
@@ -83,30 +82,26 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let (stored, mark) = core.stored(index, now, look);
+    let (stored, _) = core.stored(index, now, look);
+    let record = core.record_of(declared.scope, now).filter(|_| declared.in_cookie());
+    let unread = record.and_then(|(_, record)| record.read().values.unread(index).map(|copy| copy.value.clone()));
     let (tier, answer) = match stored {
         Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
         Stored::Tombstone { version, tier } => (tier, TierAnswer::Removed(version)),
         Stored::Nothing => (MEMORY, TierAnswer::Nothing),
     };
     let mut answers = Vec::new();
-    // The record holds what memory and the cookie have together; the one whose copy it is says so, the other has none
-    // that is newer.
+    // The record holds what memory and the cookie have together: the tier whose copy answers says so, and the cookie says
+    // what it has that is newer.
     for stored in [MEMORY, COOKIE] {
-        if stored == MEMORY && core.chain.memory.is_none() {
-            continue;
-        }
-        let newer = || match shadowed(core, declared.name, mark) {
-            Some(StoredValue { version, json: Some(json), .. }) => judge(json, Some(*version)),
-            Some(StoredValue { version, json: None, .. }) => TierAnswer::Removed(*version),
-            None => TierAnswer::Nothing,
-        };
-        let said = match stored {
-            stored if stored == tier => answer,
-            COOKIE => newer(),
+        let answer = match (stored, &unread) {
+            (MEMORY, _) if core.chain.memory.is_none() => continue,
+            (stored, _) if stored == tier => answer,
+            (COOKIE, Some(StoredValue { version, json: Some(json), .. })) => judge(json, Some(*version)),
+            (COOKIE, Some(StoredValue { version, json: None, .. })) => TierAnswer::Removed(*version),
             _ => TierAnswer::Nothing,
         };
-        answers.push((stored, said));
+        answers.push((stored, answer));
     }
     for computed in &core.chain.computed {
         let said = core.computed(index, now).find(|(name, _)| *name == computed.name());
@@ -114,17 +109,4 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
     }
     let winner = core.resolve(index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
-}
-
-/// The cookie's newer copy where, under `FirstHit`, memory answers before it.
-fn shadowed<'a>(core: &'a SessionShared, name: &str, mark: ValueRevision) -> Option<&'a StoredValue> {
-    let (key, version) = mark?;
-    let newer = core.request_token.shadowed.iter().find(|newer| {
-        let owner = match newer.owner {
-            Owner::Session => core.request_token.key,
-            Owner::Principal(principal) => Some(principal),
-        };
-        *newer.name == *name && owner == Some(key) && newer.value.version > version
-    });
-    newer.map(|newer| &newer.value)
 }

@@ -81,12 +81,16 @@ impl SessionShared {
         now: Millis,
         touch: impl FnOnce(&Record),
     ) -> Result<(Stored, ValueRevision), CloseReason> {
-        let stored = record.live(now, |state| state.value(&self.chain.schema, index, now).cloned())?;
+        let stored = record.live(now, |state| {
+            let copy = state.slot(&self.chain.schema, index, now)?;
+            Some((copy.value.clone(), state.values.is_unread(copy)))
+        })?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
-        let Some(StoredValue { version, json, .. }) = stored else { return Ok((Stored::Nothing, None)) };
+        let Some((StoredValue { version, json, .. }, unread)) = stored else { return Ok((Stored::Nothing, None)) };
         let from_cookie = self.request_token.from_cookie.contains(&(index, version)) || self.chain.memory.is_none();
-        let tier = if from_cookie { COOKIE } else { MEMORY };
+        // A newer copy beside memory's, which has expired, is the cookie's.
+        let tier = if from_cookie || unread { COOKIE } else { MEMORY };
         let stored = match json {
             Some(json) => Stored::Copy { json, version, tier },
             None => Stored::Tombstone { version, tier },

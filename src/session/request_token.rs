@@ -6,8 +6,8 @@ use super::shared::SessionShared;
 use crate::{
     id::{RecordKey, SessionId},
     memory::record::Record,
-    record::{cookie_sync::CookieSnapshot, values::StoredValue},
-    value::{Scope, ValueIndex},
+    record::cookie_sync::CookieSnapshot,
+    value::ValueIndex,
     version::Version,
 };
 
@@ -25,8 +25,6 @@ pub(super) struct RequestToken {
     pub(super) cookie_tokens: Option<Box<CookieTokens>>,
     /// What the cookie answered for, with the version.
     pub(super) from_cookie: Box<[(ValueIndex, Version)]>,
-    /// Under `FirstHit`: copies that are newer than memory's, which the next seal must keep.
-    pub(super) shadowed: Box<[ShadowedValue]>,
 }
 
 impl RequestToken {
@@ -73,32 +71,6 @@ impl SessionShared {
         let single =
             || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.request_token.opened() };
         self.request_token.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
-    }
-}
-
-/// A copy that only the cookie has.
-#[derive(Debug)]
-pub(super) struct ShadowedValue {
-    pub(super) owner: Owner,
-    pub(super) name: Box<str>,
-    pub(super) value: StoredValue,
-}
-
-/// Whose part of a cookie it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owner {
-    /// The session's, renewed or not.
-    Session,
-    /// A principal's, by name: another may sign in before the response leaves.
-    Principal(RecordKey),
-}
-
-impl Owner {
-    pub(super) const fn scope(self) -> Scope {
-        match self {
-            Self::Session => Scope::Session,
-            Self::Principal(_) => Scope::Principal,
-        }
     }
 }
 

@@ -136,7 +136,7 @@ fn cookie_carries_the_newest_copy_of_a_name() {
         let version = Version::from_u64;
         let mut state = session(life(DAY));
         state.values.put(ValueSlot::local(0, kept(version(declared), Some("\"a\""))));
-        state.values.merge(unreadable(version(unread)));
+        state.values.merge(unreadable(version(unread)), Resolution::Newest);
         let carried: Vec<_> = state.cookie_entries(&schema).map(|(name, stored)| (name, stored.version)).collect();
         assert_eq!(carried, [(Text::NAME, version(declared.max(unread)))]);
     }
@@ -147,7 +147,7 @@ fn write_leaves_no_unreadable_copy() {
     let schema = schema();
     let mut state = session(life(DAY));
     state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), Some("\"b\""))));
-    state.values.merge(unreadable(NEWEST));
+    state.values.merge(unreadable(NEWEST), Resolution::Newest);
     state.values.merge_undeclared("other", kept(NEWEST, Some("1")));
     assert!(state.values.unread(0).is_some());
     state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2));

@@ -236,6 +236,42 @@ async fn values_dropped_from_the_cookie_stay_unsaved() {
     assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000, "{stats:?}");
 }
 
+// G2, G7: the copy that memory hides belongs to the user's record, whichever browser brought it.
+#[tokio::test]
+async fn hidden_newer_copy_reaches_its_user_alone() {
+    let app = App::new();
+    let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let [mut first, mut second] = [signed_in(&elsewhere, "ada").await, signed_in(&node, "ada").await];
+    let mut other = signed_in(&node, "bob").await;
+    set(&mut first, &elsewhere, Division(1)).await;
+    get::<Division>(&mut first, &node).await;
+    app.pass(TICK);
+    set(&mut first, &elsewhere, Division(2)).await;
+    for browser in [&mut first, &mut second] {
+        assert_eq!(get::<Division>(browser, &node).await, Division(1), "memory answers");
+        assert_eq!(carried::<Division>(browser, &app).await, Division(2));
+    }
+    get::<Division>(&mut other, &node).await;
+    sign_in(&mut first, &node, "bob").await;
+    for browser in [&first, &other] {
+        assert_eq!(carried::<Division>(browser, &app).await, Division(-1));
+    }
+}
+
+// G2.
+#[tokio::test]
+async fn hidden_newer_copy_outlasts_a_renewal() {
+    let app = App::new();
+    let (elsewhere, node) = (app.start(), app.start_with(|sessions| sessions.resolution(Resolution::FirstHit)));
+    let mut browser = visitor(&elsewhere).await;
+    get::<Theme>(&mut browser, &node).await;
+    app.pass(TICK);
+    set(&mut browser, &elsewhere, theme("newer")).await;
+    browser.visit(&node, async |session| session.renew().await.unwrap()).await;
+    assert_eq!(get::<Theme>(&mut browser, &node).await, theme("light"), "memory answers");
+    assert_eq!(carried::<Theme>(&browser, &app).await, theme("newer"));
+}
+
 #[tokio::test]
 async fn newer_anonymous_choice_ends_with_a_sign_in() {
     let app = App::new();

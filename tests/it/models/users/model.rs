@@ -49,15 +49,53 @@ pub(super) struct Copy {
     value: Option<i64>,
 }
 
+/// The copies of one value: one answers, and the newest one is in the next cookie.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Place {
+    answer: Option<Copy>,
+    newest: Option<Copy>,
+}
+
+impl Place {
+    pub(super) fn value(self) -> Option<i64> {
+        self.answer?.value
+    }
+
+    /// Under `FirstHit` memory's copy answers and stays.
+    fn merge(&mut self, brought: Option<Copy>, first_hit: bool) {
+        if self.answer.is_none() || !first_hit {
+            self.answer = brought.max(self.answer);
+        }
+        self.newest = brought.max(self.newest);
+    }
+
+    fn write(&mut self, op: &Op, time: &mut Time) {
+        let before = self.value();
+        let value = match *op {
+            Op::Set(_, value) => Some(value),
+            Op::Update(of) => Some(updated(of, before)),
+            // Removing what is not there changes nothing.
+            _ if [self.answer, self.newest].iter().flatten().all(|copy| copy.value.is_none()) => return,
+            _ => None,
+        };
+        self.put(value, time);
+    }
+
+    fn put(&mut self, value: Option<i64>, time: &mut Time) {
+        let copy = Some(Copy { written: time.next(), value });
+        *self = Self { answer: copy, newest: copy };
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Session {
     pub(super) user: Option<usize>,
     /// When the user signed in, on the node that last wrote it: several may carry out one order.
     pub(super) signed: u64,
     pub(super) minted: u64,
-    pub(super) own: Option<Copy>,
+    pub(super) own: Place,
     /// Somebody's choice who is not signed in.
-    pub(super) anonymous: Option<Copy>,
+    pub(super) anonymous: Place,
     /// Why, and when.
     pub(super) ended: Option<(CloseReason, u64)>,
     /// The session before the last turn, and when that was.
@@ -84,7 +122,7 @@ pub(super) struct Predecessor {
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct User {
-    own: Option<Copy>,
+    own: Place,
     /// Whatever session was minted before has ended.
     pub(super) ended: u64,
 }
@@ -120,8 +158,6 @@ pub(super) enum Bind {
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) bind: Bind,
-    /// What the cookie held of the session that it stands for.
-    brought: Option<Token>,
     /// The session whose cookie the request brought.
     pub(super) came: Option<usize>,
     /// The session that the handle has ended itself: it may begin another one.
@@ -134,14 +170,6 @@ pub(super) struct Handle {
     pub(super) ordered: Vec<(Option<usize>, usize)>,
     /// The response head has left: no cookie can follow.
     pub(super) sent: bool,
-}
-
-impl Handle {
-    /// Drops the browser's copies of the ended session. The copies of the user's values stay.
-    pub(super) fn forget_brought(&mut self) {
-        self.brought = self.brought.take().filter(|brought| brought.user.is_some());
-        self.brought.iter_mut().for_each(|brought| brought.own = None);
-    }
 }
 
 /// What all nodes have in common: numbers of sessions and of what is written, in the order of time, and the time.
@@ -180,9 +208,9 @@ impl Node {
 
     pub(super) fn arrive(&mut self, token: Option<&Token>, time: &Time) -> Handle {
         let came = token.map(|token| token.id);
-        let (bind, brought, ended, sent) = (Bind::Nobody, None, None, false);
+        let (bind, ended, sent) = (Bind::Nobody, None, false);
         let (also_ended, ordered) = (Vec::new(), Vec::new());
-        let nobody = Handle { bind, brought, came, ended, anew: false, also_ended, ordered, sent };
+        let nobody = Handle { bind, came, ended, anew: false, also_ended, ordered, sent };
         let Some(token) = token else { return nobody };
         let id = token.id;
         self.sessions.entry(id).or_insert_with(|| Session::of(token));
@@ -190,7 +218,7 @@ impl Node {
         self.merge(token, self.first_hit);
         self.sessions.get_mut(&id).expect("it was or has come").confirmed = true;
         match self.ended(id, time) {
-            None => Handle { bind: Bind::Live(id), brought: Some(token.clone()), ..nobody },
+            None => Handle { bind: Bind::Live(id), ..nobody },
             Some((reason, at)) if time.now < at + FENCE => Handle { bind: Bind::Fenced(reason), ..nobody },
             Some(_) => nobody,
         }
@@ -228,20 +256,14 @@ impl Node {
         if session.ended.is_some() {
             return;
         }
-        if session.user.is_none() || !first_hit {
-            session.signed = session.signed.max(signed);
-        }
+        session.signed = session.signed.max(signed);
         session.user = user;
         let theirs = match user {
             Some(user) => &mut self.users[user].own,
             None => &mut session.anonymous,
         };
-        for (mine, brought) in [(&mut session.own, own), (theirs, users)] {
-            // Under `FirstHit` memory's copy answers and stays.
-            if mine.is_none() || !first_hit {
-                *mine = brought.max(*mine);
-            }
-        }
+        session.own.merge(own, first_hit);
+        theirs.merge(users, first_hit);
     }
 
     /// The session before a turn that happened on another node.
@@ -290,7 +312,7 @@ impl Node {
         self.live(bind, time)?.1.user
     }
 
-    fn place(&mut self, id: usize, of: Of) -> &mut Option<Copy> {
+    fn place(&mut self, id: usize, of: Of) -> &mut Place {
         let session = self.sessions.get_mut(&id).expect("it lives");
         match (of, session.user) {
             (Of::Session, _) => &mut session.own,
@@ -301,18 +323,13 @@ impl Node {
 
     pub(super) fn value(&mut self, bind: &Bind, of: Of, time: &Time) -> Option<i64> {
         let (id, _) = self.live(bind, time)?;
-        self.place(id, of).and_then(|copy| copy.value)
+        self.place(id, of).value()
     }
 
     /// What a cookie of this moment holds: nothing older takes the place of what the browser had.
     pub(super) fn seal(&mut self, handle: &Handle, time: &Time) -> Option<Token> {
         let (id, Session { user, signed, minted, own, predecessor, .. }) = self.live(&handle.bind, time)?;
-        let users = *self.place(id, Of::User);
-        let brought = handle.brought.as_ref();
-        let same_user = brought.filter(|brought| brought.user == user);
-        let signed = same_user.map_or(signed, |brought| brought.signed.max(signed));
-        let own = own.max(brought.and_then(|brought| brought.own));
-        let users = users.max(same_user.and_then(|brought| brought.users));
+        let (own, users) = (own.newest, self.place(id, Of::User).newest);
         let predecessor = predecessor.filter(|(_, turned)| time.now < turned + FENCE);
         Some(Token { id, minted, user, signed, own, users, predecessor })
     }
@@ -320,8 +337,8 @@ impl Node {
     fn make(
         &mut self,
         user: Option<(usize, u64)>,
-        own: Option<Copy>,
-        anonymous: Option<Copy>,
+        own: Place,
+        anonymous: Place,
         predecessor: Option<Predecessor>,
         time: &mut Time,
     ) -> Bind {
@@ -357,11 +374,11 @@ impl Node {
         match *op {
             Op::SignIn { user, adopt } => {
                 let before = session.as_ref().map(|(_, session)| session);
-                let own = before.and_then(|session| session.own);
-                let chosen = before.and_then(|session| session.anonymous);
+                let own = before.map(|session| session.own).unwrap_or_default();
+                let chosen = before.and_then(|session| session.anonymous.value());
                 let before = session.map(|(id, _)| Predecessor { id, shares_end: false });
                 self.retire(&handle.bind, CloseReason::Renewed, time);
-                handle.bind = self.make(Some((user, time.next())), own, None, before.or(brought), time);
+                handle.bind = self.make(Some((user, time.next())), own, Place::default(), before.or(brought), time);
                 (handle.ended, handle.anew) = (None, false);
                 if adopt {
                     self.adopt(user, chosen, time);
@@ -376,7 +393,7 @@ impl Node {
                     renewed.successor = user.map(|_| time.made);
                 }
                 None if closed.is_some() => {
-                    handle.bind = self.make(None, None, None, brought, time);
+                    handle.bind = self.make(None, Place::default(), Place::default(), brought, time);
                     (handle.ended, handle.anew) = (None, false);
                 }
                 None => {}
@@ -396,13 +413,13 @@ impl Node {
             }
             Op::Set(of, _) | Op::Update(of) => {
                 if session.is_none() {
-                    handle.bind = self.make(None, None, None, None, time);
+                    handle.bind = self.make(None, Place::default(), Place::default(), None, time);
                     (handle.ended, handle.anew) = (None, false);
                 }
                 let Bind::Live(id) = handle.bind else { unreachable!("it is live or was just made") };
                 let place = self.place(id, of);
-                write(place, op, time);
-                return Ok(place.filter(|_| matches!(op, Op::Update(_))).and_then(|copy| copy.value));
+                place.write(op, time);
+                return Ok(place.value().filter(|_| matches!(op, Op::Update(_))));
             }
             Op::Read(_) | Op::SignOut | Op::Panic => unreachable!("done above"),
         }
@@ -418,7 +435,6 @@ impl Node {
         if let Some(id) = own.or_else(|| self.successor(handle, time)) {
             self.retire(&Bind::Live(id), CloseReason::Destroyed, time);
             (handle.ended, handle.also_ended) = (Some(id), named);
-            handle.forget_brought();
         } else if let Some((_, id)) = ordered.last() {
             let bound = match handle.bind {
                 Bind::Live(id) => Some(id),
@@ -455,39 +471,25 @@ impl Node {
     }
 
     fn remove(&mut self, id: usize, of: Of, time: &mut Time) {
-        write(self.place(id, of), &Op::Remove(of), time);
+        self.place(id, of).write(&Op::Remove(of), time);
     }
 
     /// Gives a user a visitor's choice, unless the user has one.
-    pub(super) fn adopt(&mut self, user: usize, chosen: Option<Copy>, time: &mut Time) {
+    pub(super) fn adopt(&mut self, user: usize, chosen: Option<i64>, time: &mut Time) {
         let theirs = &mut self.users[user].own;
-        if let Some(value) = chosen.and_then(|copy| copy.value)
-            && theirs.is_none_or(|copy| copy.value.is_none())
-        {
-            *theirs = Some(Copy { written: time.next(), value: Some(value) });
+        if chosen.is_some() && theirs.value().is_none() {
+            theirs.put(chosen, time);
         }
     }
 
     /// What a job does to a user's own value.
     pub(super) fn job(&mut self, user: usize, op: &Op, time: &mut Time) {
-        write(&mut self.users[user].own, op, time);
+        self.users[user].own.write(op, time);
     }
 
     pub(super) fn end_all(&mut self, user: usize, time: &mut Time) {
         self.users[user].ended = time.next();
     }
-}
-
-fn write(place: &mut Option<Copy>, op: &Op, time: &mut Time) {
-    let before = place.and_then(|copy| copy.value);
-    let value = match *op {
-        Op::Set(_, value) => Some(value),
-        Op::Update(of) => Some(updated(of, before)),
-        // Removing what is not there changes nothing.
-        _ if before.is_none() => return,
-        _ => None,
-    };
-    *place = Some(Copy { written: time.next(), value });
 }
 
 pub(super) fn updated(of: Of, value: Option<i64>) -> i64 {

@@ -2,7 +2,7 @@
 
 use layered_session::CloseReason;
 
-use super::model::{Bind, FENCE, Handle, Node, Predecessor, Session, Time, Token};
+use super::model::{Bind, FENCE, Handle, Node, Place, Predecessor, Session, Time, Token};
 
 /// An order lives for a minute.
 const BRIEFLY: u64 = 60_000;
@@ -114,9 +114,6 @@ impl Node {
         }
         if let Named::Ended(id) = order.named {
             self.end_named(id, time);
-            if handle.bind == Bind::Live(id) {
-                handle.forget_brought();
-            }
         }
         // An order that names no session is sealed for the begun one.
         let (id, names) = match order.named {
@@ -163,8 +160,8 @@ impl Node {
 
     fn begin(&mut self, order: &Order, bound: Option<usize>, handle: &mut Handle, time: &mut Time) {
         let before = bound.map(|id| self.sessions[&id].clone());
-        let own = before.as_ref().and_then(|before| before.own);
-        let anonymous = before.as_ref().and_then(|before| before.anonymous);
+        let own = before.as_ref().map(|before| before.own).unwrap_or_default();
+        let anonymous = before.as_ref().map(|before| before.anonymous).unwrap_or_default();
         let renews = order.user.is_none();
         let shares_end = renews && order.signed.is_some();
         let predecessor = match bound {
@@ -183,7 +180,7 @@ impl Node {
             },
             minted: order.minted,
             own,
-            anonymous: anonymous.filter(|_| renews),
+            anonymous: if renews { anonymous } else { Place::default() },
             ended: None,
             successor: None,
             predecessor: predecessor.map(|predecessor| (predecessor, time.now)),
@@ -195,7 +192,7 @@ impl Node {
         if let Some(user) = order.user
             && order.adopt
         {
-            self.adopt(user, anonymous, time);
+            self.adopt(user, anonymous.value(), time);
         }
     }
 
