@@ -13,10 +13,6 @@ use crate::record::cookie_sync::TokenFingerprint;
 #[derive(Clone)]
 pub(crate) struct FingerprintKey(Polyval);
 
-/// So much is taken in at once, for hardly more than a single block: a token's last three or four would cost as much as
-/// all before them.
-const FOUR_BLOCKS: usize = 4 * polyval::BLOCK_SIZE;
-
 impl FingerprintKey {
     /// # Errors
     ///
@@ -34,19 +30,7 @@ impl FingerprintKey {
     /// not recognised either.
     pub(crate) fn fingerprint(&self, token: &[u8], ring: u64) -> TokenFingerprint {
         let mut hash = self.0.clone();
-        let (fours, rest) = token.as_chunks::<FOUR_BLOCKS>();
-        hash.update_padded(fours.as_flattened());
-        match token.last_chunk::<FOUR_BLOCKS>() {
-            _ if rest.is_empty() => {}
-            // Some of its bytes a second time: in tokens of one length each byte has its places. To copy the rest and fill it
-            // up was a fortieth of a read.
-            Some(last) => hash.update_padded(last),
-            None => {
-                let mut last = [0; FOUR_BLOCKS];
-                last[..rest.len()].copy_from_slice(rest);
-                hash.update_padded(&last);
-            }
-        }
+        hash.update_padded(token);
         // Two tokens that differ by zeros at the end can have one polynomial. It has no constant term: the length takes that
         // place, and tells them apart.
         let constant = u128::from(ring) << 64 | token.len() as u128;
@@ -56,7 +40,7 @@ impl FingerprintKey {
 
 impl std::fmt::Debug for FingerprintKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DigestKey(..)")
+        f.write_str("FingerprintKey(..)")
     }
 }
 
