@@ -103,8 +103,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let entered = self.sessions.enter(&mut request);
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let entered = self.sessions.enter(&mut head);
+        let request = Request::from_parts(head, body);
         // The one that was polled ready is the one to call; the clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);

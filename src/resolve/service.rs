@@ -1,7 +1,6 @@
 //! [`LayeredSession`]: what happens to a request on its way in.
 
 use std::{
-    mem,
     sync::Arc,
     task::{Context, Poll},
 };
@@ -49,61 +48,61 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let entered = self.sessions.enter(&mut request);
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut head, body) = request.into_parts();
+        let entered = self.sessions.enter(&mut head);
         if !self.sessions.resolved.is_empty() {
-            self.sessions.insert_resolved(entered.loader(), request.extensions_mut());
+            self.sessions.insert_resolved(entered.loader(), &mut head.extensions);
         }
-        ResponseFuture::new(self.inner.call(request), entered)
+        ResponseFuture::new(self.inner.call(Request::from_parts(head, body)), entered)
     }
 }
 
 impl Sessions {
     /// Whether the browser keeps our cookie. Once a dropped cookie is traced, every browser counts as keeping ours.
-    fn cookie_support<B>(&self, request: &Request<B>) -> CookieSupport {
+    fn cookie_support(&self, head: &Parts) -> CookieSupport {
         let chain = &self.chain;
         let drops = chain.cookie.is_secure()
             && !chain.traces.has_told_dropped_cookie()
-            && drops_secure_cookies(request.method(), request.uri(), request.headers());
+            && drops_secure_cookies(&head.method, &head.uri, &head.headers);
         if drops { CookieSupport::Drops } else { CookieSupport::Keeps }
     }
 
     /// Puts a loader into the extensions, and gives it to the response's future.
-    pub(crate) fn enter<B>(&self, request: &mut Request<B>) -> Entered {
+    pub(crate) fn enter(&self, head: &mut Parts) -> Entered {
         let chain = &self.chain;
-        let cookies = Fields::note(request.headers_mut());
-        let outer = request.extensions_mut().remove::<LoaderHandle>().map(Box::new);
+        let cookies = Fields::note(&mut head.headers);
+        let outer = head.extensions.remove::<LoaderHandle>().map(Box::new);
         let same = outer.as_ref().and_then(|outer| outer.same_request(chain, cookies.as_ref()));
         let entered = match same {
             // A layer of these sessions lies around this layer: the request has one session.
-            Some(around) => match self.identify_anew(&around, request) {
+            Some(around) => match self.identify_anew(&around, head) {
                 Ok(()) => Entered::Within(around),
                 Err(principal) => {
-                    let asked = lend_head(request, |head| self.head_facts(head, principal));
-                    let loader = self.new_loader(request, cookies, Some(asked), Some(Arc::clone(&around)));
-                    Entered::Anew { loader, around, browser: self.cookie_support(request) }
+                    let asked = self.head_facts(head, principal);
+                    let loader = self.new_loader(head, cookies, Some(asked), Some(Arc::clone(&around)));
+                    Entered::Anew { loader, around, browser: self.cookie_support(head) }
                 }
             },
             None => {
-                let learn = |head: &Parts| self.head_facts(head, self.identify(head));
-                let asked = chain.asks_head.then(|| lend_head(request, learn));
-                Entered::Outermost(self.new_loader(request, cookies, asked, None), self.cookie_support(request))
+                let asked = chain.asks_head.then(|| self.head_facts(head, self.identify(head)));
+                Entered::Outermost(self.new_loader(head, cookies, asked, None), self.cookie_support(head))
             }
         };
         let loader = Arc::clone(entered.loader());
-        request.extensions_mut().insert(LoaderHandle { loader, outer });
+        head.extensions.insert(LoaderHandle { loader, outer });
         entered
     }
 
-    fn new_loader<B>(
+    fn new_loader(
         &self,
-        request: &Request<B>,
+        head: &Parts,
         cookies: Option<Fields>,
         asked: Option<HeadFacts>,
         around: Option<Arc<Loader>>,
     ) -> Arc<Loader> {
-        let upgrade = is_upgrade(request);
-        let (cross_site, refused) = self.check_cross_site(request, upgrade);
+        let upgrade = is_upgrade(head);
+        let (cross_site, refused) = self.check_cross_site(head, upgrade);
         // The loader around tells of the refusal.
         let refused = refused.filter(|_| around.is_none());
         let asked = asked.map(Box::new);
@@ -124,25 +123,21 @@ impl Sessions {
     /// # Errors
     ///
     /// The new answer, where handles were given for another one: these keep theirs.
-    fn identify_anew<B>(&self, loader: &Loader, request: &mut Request<B>) -> Result<(), Option<Principal>> {
+    fn identify_anew(&self, loader: &Loader, head: &Parts) -> Result<(), Option<Principal>> {
         if !matches!(self.chain.identity, Identity::Head(_)) {
             return Ok(());
         }
-        loader.identify_anew(lend_head(request, |head| self.identify(head)))
+        loader.identify_anew(self.identify(head))
     }
 
     /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
     /// when the session is loaded.
-    fn check_cross_site<B>(
-        &self,
-        request: &Request<B>,
-        upgrade: bool,
-    ) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
-        let (uri, headers) = (request.uri(), request.headers());
+    fn check_cross_site(&self, head: &Parts, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
+        let (uri, headers) = (&head.uri, &head.headers);
         if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
-        let cross_site = self.cross_site.withheld((request.method(), uri, headers), self.chain.cookie.sent());
+        let cross_site = self.cross_site.withheld((&head.method, uri, headers), self.chain.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
         (cross_site, listed.then(|| Box::new(refused(RefusalReason::Withheld, uri, headers))))
     }
@@ -169,31 +164,13 @@ impl Sessions {
     }
 }
 
-/// Lends the request's head to a closure of the application's.
-fn lend_head<B, T>(request: &mut Request<B>, look: impl FnOnce(&Parts) -> T) -> T {
-    let (mut head, ()) = Request::new(()).into_parts();
-    swap_head(request, &mut head);
-    let seen = look(&head);
-    swap_head(request, &mut head);
-    seen
-}
-
-/// Exchanges everything of a request but its body.
-fn swap_head<B>(request: &mut Request<B>, head: &mut Parts) {
-    mem::swap(request.method_mut(), &mut head.method);
-    mem::swap(request.uri_mut(), &mut head.uri);
-    mem::swap(request.version_mut(), &mut head.version);
-    mem::swap(request.headers_mut(), &mut head.headers);
-    mem::swap(request.extensions_mut(), &mut head.extensions);
-}
-
 /// Whether a request opens a WebSocket: a browser sends the request across sites, with cookies, and lets the page read
 /// and write (RFC 6455, 10.2). HTTP/2 and 3 use extended CONNECT (RFC 8441). A client that offers another protocol, as
 /// `h2c`, sends an ordinary request.
-fn is_upgrade<B>(request: &Request<B>) -> bool {
-    let headers = request.headers();
+fn is_upgrade(head: &Parts) -> bool {
+    let headers = &head.headers;
     let opens = || lists(headers, &header::UPGRADE, b"websocket") && lists(headers, &header::CONNECTION, b"upgrade");
-    request.method() == Method::CONNECT || opens()
+    head.method == Method::CONNECT || opens()
 }
 
 /// Whether a field is a list with this member, in whatever case (RFC 9110, 5.6.1).

@@ -201,10 +201,11 @@ impl<B> TestSession<B> {
                 request.headers_mut().append(COOKIE, pair);
             }
         }
-        sessions.enter(&mut request);
-        let session = load(request.extensions()).await?;
-        sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
-        Ok((request, session))
+        let (mut head, body) = request.into_parts();
+        sessions.enter(&mut head);
+        let session = load(&head.extensions).await?;
+        sessions.resolved.iter().for_each(|insert| insert(&session, &mut head.extensions));
+        Ok((Request::from_parts(head, body), session))
     }
 }
 
@@ -228,11 +229,12 @@ fn head_before<B>(request: &Request<B>) -> Request<()> {
 /// Writes in a request of its own. Returns the cookies of the response, as the next request brings them.
 async fn earlier(
     sessions: &Sessions,
-    mut request: Request<()>,
+    request: Request<()>,
     writes: impl Iterator<Item = Write>,
 ) -> Result<Vec<HeaderValue>, TestError> {
-    let entered = sessions.enter(&mut request);
-    let session = load(request.extensions()).await?;
+    let (mut head, ()) = request.into_parts();
+    let entered = sessions.enter(&mut head);
+    let session = load(&head.extensions).await?;
     for write in writes {
         write(&session).await.map_err(|error| TestError::caused("the session can't be prepared", error))?;
     }
