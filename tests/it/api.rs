@@ -4,10 +4,12 @@
 //! - `build`: the errors of `build()`, and the configured cookie
 //! - `auto_traits`: the public types that are `Send`, `Sync` and `Unpin`
 //! - `docs`: the width, length and promises of the docs
+//! - `imports`: the arrows between the modules of the crate
 //! - `references`: the entries of the guarantees that comments name, and the tests that the entries name
 
 mod auto_traits;
 mod build;
 mod docs;
 mod first_steps;
+mod imports;
 mod references;
