@@ -97,7 +97,7 @@ impl CrossSiteRule {
     /// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`
     /// (RFC 6265bis, 5.2). A browser that withholds the cookie may hold one all the same.
     ///
-    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`judge`](Self::check) counts as
+    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`check`](Self::check) counts as
     /// another site's. A request with neither field counts as no browser's: an old browser's `<img>` passes.
     pub(crate) fn withheld(
         &self,

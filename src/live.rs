@@ -55,7 +55,7 @@ impl Session {
 
 /// A waiting future's own timer: nothing else wakes for an expiry.
 ///
-/// It rings the bell rather than the task: a task that is woken for every write would poll it each time for nothing.
+/// The timer notifies the slot rather than the task: a task that is woken for every write would poll the timer each time.
 #[derive(Default)]
 struct DeadlineTimer {
     armed: Option<(Millis, Sleep)>,
@@ -64,7 +64,7 @@ struct DeadlineTimer {
     waker: Option<Arc<TimerWaker>>,
 }
 
-/// The longest that an alarm sleeps before the next look: a step forward of the clock makes deadlines come earlier.
+/// The longest sleep of a timer: a step forward of the clock makes deadlines come earlier.
 const AT_MOST: Duration = Duration::from_secs(3600);
 
 impl DeadlineTimer {
@@ -84,9 +84,9 @@ impl DeadlineTimer {
     }
 
     /// Whether the time has come.
-    fn poll(&mut self, bell: &WakerSlot) -> bool {
+    fn poll(&mut self, slot: &WakerSlot) -> bool {
         let Some((_, sleep)) = &mut self.armed else { return false };
-        let ringer = self.waker.get_or_insert_with(|| bell.timer_waker());
+        let ringer = self.waker.get_or_insert_with(|| slot.timer_waker());
         if !ringer.take_fired() && !std::mem::take(&mut self.needs_poll) {
             return false;
         }
@@ -103,18 +103,18 @@ impl DeadlineTimer {
 pub(crate) enum Next<T> {
     /// This, and perhaps more.
     Item(T),
-    /// This, and no more before the next ring or that time.
+    /// An item; no other follows before the next notification or the given time.
     Last(T, Option<Millis>),
-    /// Nothing before the next ring or that time.
+    /// No item before the next notification or the given time.
     Idle(Option<Millis>),
 }
 
-/// What all waiting on a session is made of: its bell and its alarm.
+/// The common part of all futures that wait on a session: a waker slot and a timer.
 pub(crate) struct Wait {
     session: Session,
     slot: WakerSlot,
     timer: DeadlineTimer,
-    /// All was said: until something rings there is no use in looking.
+    /// All items were returned: the next look waits for a notification.
     drained: bool,
     /// How many sessions the handle had ended before.
     own_ends: u32,
@@ -131,7 +131,7 @@ impl Wait {
         &self.session
     }
 
-    /// Looks until there is something to say, or nothing can be said before the next ring or deadline.
+    /// Looks until there is an item, or no item can come before the next notification or deadline.
     ///
     /// `look` is told of the end if the handle itself has ended the session that the wait began with: the handle may be in
     /// another session by now.

@@ -1,8 +1,8 @@
-//! How a record wakes those who wait on it, without knowing them and without keeping anything for them.
+//! Wake-ups: a changed record wakes the watches of the handles that subscribe to it.
 //!
-//! Three steps: a record's [`Subscribers`] rings the [`HandleWakers`] of each handle that waits, and that rings the [`WakerSlot`] of each
-//! of its watches. A ring carries nothing. Whoever is woken reads the record itself, so that a slow reader skips what
-//! it missed, nothing queues, and no writer ever waits. Locks are taken in that order.
+//! A record has [`Subscribers`], each the [`HandleWakers`] of one handle, which have a [`WakerSlot`] for each watch. A wake-up
+//! carries no data. The woken watch reads the record itself, so a slow watch skips changes, nothing queues, and no writer
+//! waits. Locks are taken in that order.
 
 use std::{
     collections::BTreeMap,
@@ -20,20 +20,19 @@ use crate::sync::{
 #[cfg(all(test, shuttle))]
 mod schedules;
 
-/// Takes a lock whether or not somebody panicked in it: what it guards here is whole at every step.
+/// Takes a lock, poisoned or not: the guarded data are consistent at every step.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What one waiting future hangs on: a place in its handle's chime.
+/// The slot of one waiting future among the wakers of its handle.
 #[derive(Debug)]
 pub(crate) struct WakerSlot {
     wakers: Arc<HandleWakers>,
     index: usize,
 }
 
-/// Rings one bell from outside, as a timer's waker: so that the timer is polled when it has something to say, and not
-/// whenever the task is.
+/// The waker of a timer: notifies one slot. So the timer is polled when the timer fires, and not at each wake-up of the task.
 #[derive(Debug)]
 pub(crate) struct TimerWaker {
     wakers: Arc<HandleWakers>,
@@ -42,7 +41,7 @@ pub(crate) struct TimerWaker {
 }
 
 impl TimerWaker {
-    /// Whether it has rung since the last time.
+    /// Returns whether the timer has fired since the last call.
     pub(crate) fn take_fired(&self) -> bool {
         self.fired.load(Ordering::Acquire) && self.fired.swap(false, Ordering::AcqRel)
     }
@@ -55,13 +54,13 @@ impl Wake for TimerWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         self.fired.store(true, Ordering::Release);
-        // Should the bell be gone, another in its place looks once for nothing.
+        // If the slot was freed and reused, the new watch gets one spurious wake-up.
         let waker = lock(&self.wakers.0).get(self.index).and_then(Slot::notify);
         waker.into_iter().for_each(Waker::wake);
     }
 }
 
-/// One bell as its chime keeps it.
+/// The state of one slot.
 #[derive(Debug, Default)]
 struct Slot {
     notified: bool,
@@ -78,23 +77,23 @@ impl Slot {
 
 impl WakerSlot {
     pub(crate) fn timer_waker(&self) -> Arc<TimerWaker> {
-        let (chime, place) = (Arc::clone(&self.wakers), self.index);
-        Arc::new(TimerWaker { wakers: chime, index: place, fired: AtomicBool::new(false) })
+        let (wakers, place) = (Arc::clone(&self.wakers), self.index);
+        Arc::new(TimerWaker { wakers: wakers, index: place, fired: AtomicBool::new(false) })
     }
 
-    /// Ready once for all rings since the last time. Ask before reading what the ring may be about: a change between
-    /// the two then rings again.
+    /// Is ready once for all notifications since the last call. Poll before reading the record: a change in between then
+    /// notifies again.
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut bells = lock(&self.wakers.0);
-        let Some(ring) = bells.get(self.index) else { return Poll::Pending };
-        if std::mem::take(&mut ring.notified) {
+        let mut slots = lock(&self.wakers.0);
+        let Some(slot) = slots.get(self.index) else { return Poll::Pending };
+        if std::mem::take(&mut slot.notified) {
             return Poll::Ready(());
         }
-        let known = ring.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
-        let before = if known { None } else { ring.waker.replace(cx.waker().clone()) };
-        // A waker may be the last to hold its task, and that may hold other bells: it is dropped outside of the lock.
-        drop(bells);
+        let known = slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
+        let before = if known { None } else { slot.waker.replace(cx.waker().clone()) };
+        // The waker may hold the last reference to a task that owns other slots, so the waker is dropped outside of the lock.
+        drop(slots);
         drop(before);
         Poll::Pending
     }
@@ -107,7 +106,7 @@ impl Drop for WakerSlot {
     }
 }
 
-/// The bells of one handle and its clones.
+/// The wakers of all watches of one handle and its clones.
 #[derive(Debug, Default)]
 pub(crate) struct HandleWakers(Mutex<Slots>);
 
@@ -116,11 +115,11 @@ pub(crate) struct HandleWakers(Mutex<Slots>);
 struct Slots {
     first: Option<Slot>,
     others: Vec<SlotEntry>,
-    /// The place in `others` that the next bell takes, or the length of `others` if all are taken.
+    /// The index in `others` of the next free slot, or the length of `others` if no slot is free.
     free: usize,
 }
 
-/// The free places are a list of their own, so that a bell is hung in constant time beside any number of others.
+/// Free slots form a list, so that a watch registers in constant time beside any number of others.
 #[derive(Debug)]
 enum SlotEntry {
     Used(Slot),
@@ -130,7 +129,7 @@ enum SlotEntry {
 impl SlotEntry {
     const fn slot(&mut self) -> Option<&mut Slot> {
         match self {
-            Self::Used(ring) => Some(ring),
+            Self::Used(slot) => Some(slot),
             Self::Free { .. } => None,
         }
     }
@@ -172,7 +171,7 @@ impl Slots {
                 let taken = std::mem::replace(slot, SlotEntry::Free { next: self.free });
                 self.free = place - 1;
                 match taken {
-                    SlotEntry::Used(ring) => Some(ring),
+                    SlotEntry::Used(slot) => Some(slot),
                     SlotEntry::Free { .. } => None,
                 }
             }
@@ -215,18 +214,18 @@ struct HandleList {
 const BATCH: usize = 32;
 
 impl Subscribers {
-    pub(crate) fn subscribe(&self, chime: &Arc<HandleWakers>) {
-        let address = Arc::as_ptr(chime).addr();
+    pub(crate) fn subscribe(&self, wakers: &Arc<HandleWakers>) {
+        let address = Arc::as_ptr(wakers).addr();
         let HandleList { first, others } = &mut *lock(&self.0);
         match first {
             Some((known, _)) if *known == address => {}
-            None if !others.contains_key(&address) => *first = Some((address, Arc::downgrade(chime))),
-            _ => drop(others.insert(address, Arc::downgrade(chime))),
+            None if !others.contains_key(&address) => *first = Some((address, Arc::downgrade(wakers))),
+            _ => drop(others.insert(address, Arc::downgrade(wakers))),
         }
     }
 
-    pub(crate) fn unsubscribe(&self, chime: &Arc<HandleWakers>) {
-        let address = Arc::as_ptr(chime).addr();
+    pub(crate) fn unsubscribe(&self, wakers: &Arc<HandleWakers>) {
+        let address = Arc::as_ptr(wakers).addr();
         let HandleList { first, others } = &mut *lock(&self.0);
         match first {
             Some((known, _)) if *known == address => *first = None,
@@ -237,16 +236,16 @@ impl Subscribers {
     /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
     pub(crate) fn notify_all(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
-        if let Some(chime) = lock(&self.0).first.as_ref().and_then(|(_, chime)| chime.upgrade()) {
-            chime.notify_into(&mut woken);
+        if let Some(wakers) = lock(&self.0).first.as_ref().and_then(|(_, wakers)| wakers.upgrade()) {
+            wakers.notify_into(&mut woken);
         }
         loop {
             {
-                let chimes = lock(&self.0);
-                for (address, chime) in chimes.others.range((Excluded(after), Unbounded)) {
+                let handles = lock(&self.0);
+                for (address, wakers) in handles.others.range((Excluded(after), Unbounded)) {
                     after = *address;
-                    if let Some(chime) = chime.upgrade() {
-                        chime.notify_into(&mut woken);
+                    if let Some(wakers) = wakers.upgrade() {
+                        wakers.notify_into(&mut woken);
                     }
                     if woken.len() >= BATCH {
                         break;
@@ -261,8 +260,8 @@ impl Subscribers {
     }
 
     pub(crate) fn len(&self) -> usize {
-        let chimes = lock(&self.0);
-        usize::from(chimes.first.is_some()) + chimes.others.len()
+        let handles = lock(&self.0);
+        usize::from(handles.first.is_some()) + handles.others.len()
     }
 }
 
@@ -279,81 +278,81 @@ mod tests {
 
     #[test]
     fn rings_coalesce_and_reach_every_bell_of_every_chime() {
-        let hub = Subscribers::default();
-        let chimes = [Arc::new(HandleWakers::default()), Arc::new(HandleWakers::default())];
-        chimes.iter().for_each(|chime| hub.subscribe(chime));
-        let bells: Vec<_> = chimes.iter().flat_map(|chime| [chime.register(), chime.register()]).collect();
+        let subscribers = Subscribers::default();
+        let handles = [Arc::new(HandleWakers::default()), Arc::new(HandleWakers::default())];
+        handles.iter().for_each(|wakers| subscribers.subscribe(wakers));
+        let slots: Vec<_> = handles.iter().flat_map(|wakers| [wakers.register(), wakers.register()]).collect();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_pending()));
-        hub.notify_all();
-        hub.notify_all();
-        assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_ready()));
-        assert!(bells.iter().all(|bell| bell.poll(&mut cx).is_pending()));
+        assert!(slots.iter().all(|slot| slot.poll(&mut cx).is_pending()));
+        subscribers.notify_all();
+        subscribers.notify_all();
+        assert!(slots.iter().all(|slot| slot.poll(&mut cx).is_ready()));
+        assert!(slots.iter().all(|slot| slot.poll(&mut cx).is_pending()));
     }
 
-    /// Leaves the hub when it is woken, as a watch does that its task drops.
+    /// Unsubscribes when woken, as the handle of a dropped watch does.
     struct Leaver {
-        hub: Arc<Subscribers>,
-        chime: Arc<HandleWakers>,
+        subscribers: Arc<Subscribers>,
+        wakers: Arc<HandleWakers>,
         woken: AtomicUsize,
     }
 
     impl Wake for Leaver {
         fn wake(self: Arc<Self>) {
             self.woken.fetch_add(1, Ordering::Relaxed);
-            self.hub.unsubscribe(&self.chime);
+            self.subscribers.unsubscribe(&self.wakers);
         }
     }
 
     #[test]
     fn more_than_one_batch_is_woken_once_each_whatever_they_do_then() {
-        let hub = Arc::new(Subscribers::default());
+        let subscribers = Arc::new(Subscribers::default());
         let leaver = |_| {
-            let chime = Arc::new(HandleWakers::default());
-            hub.subscribe(&chime);
-            let bell = chime.register();
-            let leaver = Arc::new(Leaver { hub: Arc::clone(&hub), chime, woken: AtomicUsize::new(0) });
-            assert!(bell.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&leaver)))).is_pending());
-            (leaver, bell)
+            let wakers = Arc::new(HandleWakers::default());
+            subscribers.subscribe(&wakers);
+            let slot = wakers.register();
+            let leaver = Arc::new(Leaver { subscribers: Arc::clone(&subscribers), wakers, woken: AtomicUsize::new(0) });
+            assert!(slot.poll(&mut Context::from_waker(&Waker::from(Arc::clone(&leaver)))).is_pending());
+            (leaver, slot)
         };
         let leavers: Vec<_> = (0..3 * BATCH + 1).map(leaver).collect();
-        hub.notify_all();
+        subscribers.notify_all();
         assert!(leavers.iter().all(|(leaver, _)| leaver.woken.load(Ordering::Relaxed) == 1));
-        assert_eq!(hub.len(), 0);
+        assert_eq!(subscribers.len(), 0);
     }
 
     #[test]
     fn bells_take_freed_places_without_search() {
-        let chime = Arc::new(HandleWakers::default());
-        let mut bells: Vec<_> = (0..9).map(|_| Some(chime.register())).collect();
-        let places = |bells: &[Option<WakerSlot>]| bells.iter().flatten().map(|bell| bell.index).collect::<Vec<_>>();
-        assert_eq!(places(&bells), (0..9).collect::<Vec<_>>());
+        let wakers = Arc::new(HandleWakers::default());
+        let mut slots: Vec<_> = (0..9).map(|_| Some(wakers.register())).collect();
+        let places = |slots: &[Option<WakerSlot>]| slots.iter().flatten().map(|slot| slot.index).collect::<Vec<_>>();
+        assert_eq!(places(&slots), (0..9).collect::<Vec<_>>());
         for freed in [2, 7, 4] {
-            bells[freed] = None;
+            slots[freed] = None;
         }
         // A search from the front would find the second place first.
-        let again: Vec<_> = (0..5).map(|_| Some(chime.register())).collect();
+        let again: Vec<_> = (0..5).map(|_| Some(wakers.register())).collect();
         assert_eq!(places(&again), [4, 7, 2, 9, 10]);
-        chime.notify();
+        wakers.notify();
         let mut cx = Context::from_waker(Waker::noop());
-        assert!(bells.iter().chain(&again).flatten().all(|bell| bell.poll(&mut cx).is_ready()));
+        assert!(slots.iter().chain(&again).flatten().all(|slot| slot.poll(&mut cx).is_ready()));
         assert_eq!(size_of::<SlotEntry>(), size_of::<Option<Slot>>());
     }
 
     #[test]
     fn nothing_is_kept_of_who_left() {
-        let (hub, chime) = (Subscribers::default(), Arc::new(HandleWakers::default()));
-        hub.subscribe(&chime);
+        let (subscribers, wakers) = (Subscribers::default(), Arc::new(HandleWakers::default()));
+        subscribers.subscribe(&wakers);
         for _ in 0..1000 {
-            drop(chime.register());
+            drop(wakers.register());
         }
-        let many: Vec<_> = (0..9).map(|_| chime.register()).collect();
+        let many: Vec<_> = (0..9).map(|_| wakers.register()).collect();
         drop(many);
         for _ in 0..1000 {
-            drop((chime.register(), chime.register()));
+            drop((wakers.register(), wakers.register()));
         }
-        assert_eq!(lock(&chime.0).others.len(), 8);
-        hub.unsubscribe(&chime);
-        assert_eq!(hub.len(), 0);
+        assert_eq!(lock(&wakers.0).others.len(), 8);
+        subscribers.unsubscribe(&wakers);
+        assert_eq!(subscribers.len(), 0);
     }
 }

@@ -155,11 +155,11 @@ impl Sessions {
         async move {
             let Some(memory) = &chain.memory else { return };
             let listed = Listed::join(&chain.subscribers);
-            let bell = listed.chime.register();
+            let slot = listed.wakers.register();
             while !chain.is_stopping() {
                 let mut minute = chain.time.clock.sleep(Duration::from_secs(60));
                 poll_fn(|cx| {
-                    while bell.poll(cx).is_ready() {
+                    while slot.poll(cx).is_ready() {
                         if chain.is_stopping() {
                             return Poll::Ready(());
                         }
@@ -208,23 +208,23 @@ impl fmt::Debug for Sessions {
     }
 }
 
-/// The place of a sweeper in the hub that a shutdown rings. A dropped sweeper leaves its place.
+/// A sweeper's subscription to the shutdown. A dropped sweeper unsubscribes.
 struct Listed<'a> {
-    hub: &'a Subscribers,
-    chime: Arc<HandleWakers>,
+    subscribers: &'a Subscribers,
+    wakers: Arc<HandleWakers>,
 }
 
 impl<'a> Listed<'a> {
-    fn join(hub: &'a Subscribers) -> Self {
-        let chime = Arc::default();
-        hub.subscribe(&chime);
-        Self { hub, chime }
+    fn join(subscribers: &'a Subscribers) -> Self {
+        let wakers = Arc::default();
+        subscribers.subscribe(&wakers);
+        Self { subscribers, wakers }
     }
 }
 
 impl Drop for Listed<'_> {
     fn drop(&mut self) {
-        self.hub.unsubscribe(&self.chime);
+        self.subscribers.unsubscribe(&self.wakers);
     }
 }
 

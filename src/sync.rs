@@ -1,4 +1,4 @@
-//! The locks and counters by which threads meet in a record, in the memory tier and at its bells.
+//! Locks and counters that a test's scheduler can replace, of records, the memory tier and wake-ups.
 //!
 //! Under `--cfg shuttle` a test's scheduler runs them, which tries the orders in which threads can come to them: see
 //! `tests/README.md`.

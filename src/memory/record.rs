@@ -39,7 +39,7 @@ mod extras;
 /// of its shard's table, which is between seven sixteenths and seven eighths full.
 pub(super) const BASE_BYTES: usize = size_of::<Record>() + 2 * size_of::<usize>() + size_of::<usize>() + 14;
 
-/// One record, of 216 bytes for a session with one short value (measured in [`tests`](super::tests)).
+/// One record, of 216 bytes for a session with one short value (measured in the tests of the memory tier).
 #[derive(Debug)]
 pub(crate) struct Record {
     /// Here and not in the map: a map has room for twice as many entries as it holds, at the worst.
@@ -256,7 +256,7 @@ impl Record {
         }
     }
 
-    /// See [`StoreSync::begin`].
+    /// See `StoreSync::begin`.
     pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
         self.extras().sync.begin()
     }
@@ -274,12 +274,12 @@ impl Record {
         self.extras.get().is_some_and(|waiting| waiting.sync.is_stale())
     }
 
-    /// See [`StoreSync::abandoned_writes`].
+    /// See `StoreSync::abandoned_writes`.
     pub(crate) fn abandoned_writes(&self) -> usize {
         self.extras.get().map_or(0, |waiting| waiting.sync.abandoned_writes())
     }
 
-    /// See [`StoreSync::mark_read`].
+    /// See `StoreSync::mark_read`.
     pub(crate) fn mark_read(&self, abandoned: usize) {
         if let Some(waiting) = self.extras.get() {
             waiting.sync.mark_read(abandoned);

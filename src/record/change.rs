@@ -68,7 +68,7 @@ impl Mutation {
         self.version
     }
 
-    /// The version that must stand there now ([`Version::ZERO`]: none), or the commit is [`Committed::Outdated`].
+    /// The version that must stand there now ([`Version::ZERO`]: none), or the commit is [`Committed::Outdated`](crate::tier::Committed::Outdated).
     pub const fn replaces(&self) -> Option<Version> {
         self.replaces
     }

@@ -17,7 +17,7 @@ use crate::{
 pub(crate) struct StoredValue {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
-    /// When it was written, as far as can be said: see [`NodeClock::written`](super::time::NodeClock::written).
+    /// When it was written, as far as can be said: see [`NodeClock::written`](crate::node_clock::NodeClock::written).
     pub(crate) written: Millis,
 }
 

@@ -150,7 +150,7 @@ impl SessionShared {
         self.lazy.get_or_init(Box::default)
     }
 
-    /// The chime, if anybody watches.
+    /// The wakers of this handle's watches, if there are watches.
     fn wakers(&self) -> Option<&Arc<HandleWakers>> {
         self.lazy.get()?.wakers.get()
     }
@@ -225,9 +225,9 @@ impl SessionShared {
     pub(super) fn note_own_end(&self, ended: OwnEnd) {
         self.note_removal(ended);
         self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
-        // The record has rung already: whoever was faster than this note looks again.
-        if let Some(chime) = self.wakers() {
-            chime.notify();
+        // The record has notified its subscribers already: a watch that looked before this note looks again.
+        if let Some(wakers) = self.wakers() {
+            wakers.notify();
         }
     }
 
@@ -276,12 +276,12 @@ impl SessionShared {
             turn()?;
             std::mem::replace(&mut *binding, Binding::Live(bound))
         };
-        if let Some(chime) = self.wakers() {
+        if let Some(wakers) = self.wakers() {
             if let Binding::Live(old) = before {
-                old.record.unsubscribe(chime);
+                old.record.unsubscribe(wakers);
             }
-            self.subscribe_to_records(chime);
-            chime.notify();
+            self.subscribe_to_records(wakers);
+            wakers.notify();
         }
         Ok(())
     }
@@ -466,8 +466,8 @@ impl SessionShared {
         if before.is_some() {
             self.release_principal(before);
             // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
-            if let Some(chime) = self.wakers() {
-                self.subscribe_to_records(chime);
+            if let Some(wakers) = self.wakers() {
+                self.subscribe_to_records(wakers);
             }
         }
         record
@@ -475,8 +475,8 @@ impl SessionShared {
 
     fn release_principal(&self, held: Option<Arc<Record>>) {
         if let Some(record) = held {
-            if let Some(chime) = self.wakers() {
-                record.unsubscribe(chime);
+            if let Some(wakers) = self.wakers() {
+                record.unsubscribe(wakers);
             }
             if let Some(memory) = &self.chain.memory {
                 memory.release(record);
@@ -491,27 +491,27 @@ impl SessionShared {
         }
     }
 
-    /// A bell that rings at whatever can change what this handle sees.
+    /// Registers a watch: the slot is notified of every change that this handle can see.
     pub(crate) fn subscribe(&self) -> WakerSlot {
-        let chime = self.lazy().wakers.get_or_init(Arc::default);
-        // The bell hangs before the hubs are joined, and both before anything is read: no change falls between.
-        let bell = chime.register();
-        self.subscribe_to_records(chime);
-        bell
+        let wakers = self.lazy().wakers.get_or_init(Arc::default);
+        // The slot is registered before the handle subscribes, and both before the watch reads: no change is missed.
+        let slot = wakers.register();
+        self.subscribe_to_records(wakers);
+        slot
     }
 
-    fn subscribe_to_records(&self, chime: &Arc<HandleWakers>) {
+    fn subscribe_to_records(&self, wakers: &Arc<HandleWakers>) {
         let now = self.chain.now();
-        self.chain.subscribers.subscribe(chime);
-        // Under its lock: whoever binds the handle to another record leaves this one's hub after it was joined.
+        self.chain.subscribers.subscribe(wakers);
+        // Under the binding's lock: a rebind unsubscribes from this record after this subscription.
         if let Binding::Live(bound) = &*self.binding.read() {
-            bound.record.subscribe(chime);
+            bound.record.subscribe(wakers);
         }
         if let Some(signed) = self.principal(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
             if let Some(held) = &*self.lazy().principal.lock() {
-                held.subscribe(chime);
+                held.subscribe(wakers);
             }
         }
     }
@@ -572,10 +572,10 @@ impl SessionShared {
 impl Drop for SessionShared {
     fn drop(&mut self) {
         let Some(seldom) = self.lazy.get() else { return };
-        if let Some(chime) = seldom.wakers.get() {
-            self.chain.subscribers.unsubscribe(chime);
+        if let Some(wakers) = seldom.wakers.get() {
+            self.chain.subscribers.unsubscribe(wakers);
             if let Binding::Live(bound) = self.binding() {
-                bound.record.unsubscribe(chime);
+                bound.record.unsubscribe(wakers);
             }
         }
         let held = seldom.principal.lock().take();

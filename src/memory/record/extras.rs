@@ -11,7 +11,7 @@ use crate::{
 /// What only watched, contended or stored records need.
 #[derive(Debug, Default)]
 pub(super) struct RecordExtras {
-    hub: Subscribers,
+    subscribers: Subscribers,
     update_queue: tokio::sync::Mutex<()>,
     renew_gate: tokio::sync::RwLock<()>,
     pub(super) sync: StoreSync,
@@ -34,25 +34,25 @@ impl Record {
         self.extras().renew_gate.write().await
     }
 
-    pub(crate) fn subscribe(&self, chime: &Arc<HandleWakers>) {
-        self.extras().hub.subscribe(chime);
+    pub(crate) fn subscribe(&self, wakers: &Arc<HandleWakers>) {
+        self.extras().subscribers.subscribe(wakers);
     }
 
-    pub(crate) fn unsubscribe(&self, chime: &Arc<HandleWakers>) {
+    pub(crate) fn unsubscribe(&self, wakers: &Arc<HandleWakers>) {
         if let Some(waiting) = self.extras.get() {
-            waiting.hub.unsubscribe(chime);
+            waiting.subscribers.unsubscribe(wakers);
         }
     }
 
     pub(crate) fn notify_all(&self) {
         if let Some(waiting) = self.extras.get() {
-            waiting.hub.notify_all();
+            waiting.subscribers.notify_all();
         }
     }
 
     #[cfg(test)]
     pub(crate) fn subscribers(&self) -> usize {
-        self.extras.get().map_or(0, |waiting| waiting.hub.len())
+        self.extras.get().map_or(0, |waiting| waiting.subscribers.len())
     }
 
     pub(super) fn extras(&self) -> &RecordExtras {
