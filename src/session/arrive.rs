@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::{
     current_token::CurrentToken,
-    recognise::fenced,
     relay::RelayRefused,
     request_token::RequestToken,
-    shared::{Binding, Bound, SessionShared},
+    shared::{Binding, Bound, SessionShared, fenced},
 };
 use crate::{
     cookie::payload::EntryOwner,

@@ -6,15 +6,15 @@ use super::{
     arrive::AcceptedToken,
     current_token::{CurrentToken, check_current},
     request_token::{CookieTokens, RequestToken},
-    shared::{Binding, Bound, SessionShared},
+    shared::{Binding, Bound, SessionShared, fenced},
 };
-use crate::cross_site::CrossSite;
 use crate::{
     cookie::{
         OpenedToken,
         header::{Fields, Scan},
         seal::{self, Purpose},
     },
+    cross_site::CrossSite,
     error::{CloseReason, TierError},
     id::{RecordKey, SessionId},
     memory::{EndedSession, Memory, SessionLookup, record::Record},
@@ -305,21 +305,6 @@ impl SessionShared {
         if predecessor.shares_end && signed_out {
             // The sign-out came to this node before the renewal did.
             let _ = self.end(record, CloseReason::Destroyed, now);
-        }
-    }
-}
-
-/// What a request gets whose id has ended, if it has.
-pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
-    record.end_of().map(|end| EndedSession::of(end, now).into())
-}
-
-/// For a minute a request with an ended id gets nothing, so that it can't come in the way of its successor.
-impl From<EndedSession> for Binding {
-    fn from(ended: EndedSession) -> Self {
-        match ended {
-            EndedSession::Recently(end) => Self::Fenced(end.reason),
-            EndedSession::LongAgo => Self::Anonymous,
         }
     }
 }

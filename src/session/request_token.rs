@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::shared::SessionShared;
 use crate::{
     id::{RecordKey, SessionId},
     memory::record::Record,
@@ -42,7 +41,7 @@ pub(super) struct CookieTokens {
     /// Whether any value did not open, or was not tried: more values than four, more bytes or pairs than are read.
     pub(super) unread: bool,
     /// How many tokens opened, whatever their deadlines.
-    opened: usize,
+    pub(super) opened: usize,
 }
 
 impl CookieTokens {
@@ -61,16 +60,6 @@ impl CookieTokens {
         if lives && !self.ids.contains(&id) {
             self.ids.push(id);
         }
-    }
-}
-
-impl SessionShared {
-    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
-    pub(super) fn cookie_tokens(&self) -> CookieTokens {
-        let only = || self.request_token.key.map(|key| SessionId::from_bytes(key.0));
-        let single =
-            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.request_token.opened() };
-        self.request_token.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 }
 

@@ -5,13 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use super::request_token::RequestToken;
+use super::request_token::{CookieTokens, RequestToken};
 use crate::{
     cookie::order::{MOST_BEGUN, Turn},
     cross_site::CrossSite,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PageMark, PrincipalTag, RecordKey, SessionId},
-    memory::record::Record,
+    memory::{EndedSession, record::Record},
     node::{Chain, ComputedAnswer, Identity, ResolvedPrincipal, exempt_renewals::HandleId},
     notify::{HandleWakers, WakerSlot},
     record::life::Lifetime,
@@ -284,6 +284,14 @@ impl SessionShared {
             wakers.notify();
         }
         Ok(())
+    }
+
+    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
+    pub(super) fn cookie_tokens(&self) -> CookieTokens {
+        let only = || self.request_token.key.map(|key| SessionId::from_bytes(key.0));
+        let single =
+            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.request_token.opened() };
+        self.request_token.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 
     pub(super) fn is_touched(&self) -> bool {
@@ -580,5 +588,20 @@ impl Drop for SessionShared {
         }
         let held = seldom.principal.lock().take();
         self.release_principal(held);
+    }
+}
+
+/// What a request gets whose id has ended, if it has.
+pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
+    record.end_of().map(|end| EndedSession::of(end, now).into())
+}
+
+/// For a minute a request with an ended id gets nothing, so that it can't come in the way of its successor.
+impl From<EndedSession> for Binding {
+    fn from(ended: EndedSession) -> Self {
+        match ended {
+            EndedSession::Recently(end) => Self::Fenced(end.reason),
+            EndedSession::LongAgo => Self::Anonymous,
+        }
     }
 }
