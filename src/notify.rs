@@ -78,7 +78,7 @@ impl Slot {
 impl WakerSlot {
     pub(crate) fn timer_waker(&self) -> Arc<TimerWaker> {
         let (wakers, place) = (Arc::clone(&self.wakers), self.index);
-        Arc::new(TimerWaker { wakers: wakers, index: place, fired: AtomicBool::new(false) })
+        Arc::new(TimerWaker { wakers, index: place, fired: AtomicBool::new(false) })
     }
 
     /// Is ready once for all notifications since the last call. Poll before reading the record: a change in between then
