@@ -1,4 +1,4 @@
-//! A tier of one's own: each tenant's defaults, from a database, below memory and the cookie.
+//! A source of one's own: each tenant's defaults, from a database, below memory and the cookie.
 //!
 //! `cargo run --example custom_tier --features testing` sends itself a few requests, asserts
 //! their answers, and ends.

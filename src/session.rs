@@ -380,7 +380,7 @@ pub struct ValueSource {
 }
 
 impl ValueSource {
-    /// `memory`, `cookie`, `default` (also where `V::default()` stands in), or the name of a tier of one's own.
+    /// `memory`, `cookie`, `default` (also where `V::default()` stands in), or the name of a source.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }

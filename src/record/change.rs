@@ -41,7 +41,7 @@ pub(crate) struct MergeResult {
     pub(crate) revision: u64,
 }
 
-/// One value set or removed.
+/// A change of one value: a new value or a removal.
 #[derive(Clone)]
 pub struct Mutation {
     pub(crate) index: ValueIndex,
@@ -57,18 +57,20 @@ impl Mutation {
         self.name
     }
 
-    /// Its JSON bytes; `None` leaves a tombstone.
+    /// The value's JSON bytes; `None` leaves a tombstone.
     pub fn json(&self) -> Option<&[u8]> {
         self.json.as_deref()
     }
 
-    /// The version that it carries, applied only if newer. `None` for a fresh write, which the store stamps above
-    /// everything that it holds of this owner.
+    /// The version of a carried change, which applies only if newer than the version that stands. At equal versions a removal
+    /// beats a value, and the greater bytes beat the smaller. `None` for a fresh change, which the store stamps above every
+    /// version that the store holds of this owner.
     pub const fn version(&self) -> Option<Version> {
         self.version
     }
 
-    /// The version that must stand there now ([`Version::ZERO`]: none), or the commit is [`Committed::Outdated`](crate::tier::Committed::Outdated).
+    /// The version that must stand in the record ([`Version::ZERO`]: none), or the store answers
+    /// [`Committed::Outdated`](crate::tier::Committed::Outdated).
     pub const fn replaces(&self) -> Option<Version> {
         self.replaces
     }
@@ -77,7 +79,7 @@ impl Mutation {
 /// The name and the versions; the value is the application's.
 impl fmt::Debug for Mutation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Change")
+        f.debug_struct("Mutation")
             .field("name", &self.name)
             .field("bytes", &self.json.as_ref().map(|json| json.len()))
             .field("version", &self.version)

@@ -11,7 +11,7 @@ use crate::{error::CloseReason, record::change::Mutation, value::Json, version::
 ///
 /// A chain takes a store inside a [`SharedTier`](crate::SharedTier), and at most one: `.tier(SharedTier::new(store))`. The
 /// store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the write fails,
-/// and nothing changes. `SpyStore` of the feature `testing` is a store in 100 lines.
+/// and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
 ///
 /// # Contract
 ///
