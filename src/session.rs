@@ -229,7 +229,8 @@ impl Session {
     /// decode again, `TooLarge` for one that the browser
     /// could not hold beside the room that is kept for a sign-in, `Closed` once the
     /// [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or where none may
-    /// begin ([`CrossSite`](crate::CloseReason::CrossSite), [`Ambiguous`](crate::CloseReason::Ambiguous)). Nothing has changed then. Over a shared store `Unavailable`
+    /// begin ([`CrossSite`](crate::CloseReason::CrossSite),
+    /// [`Ambiguous`](crate::CloseReason::Ambiguous)). Nothing has changed then. Over a shared store `Unavailable`
     /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
     /// where it found the write outdated 32 times in a row.
     ///
