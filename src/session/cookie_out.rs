@@ -73,7 +73,7 @@ impl SessionShared {
         let bound = match self.live(now) {
             Ok(bound) => bound,
             Err(_) => {
-                let ended_here = self.has_ended_own() && !self.cookie_tokens().is_nothing();
+                let ended_here = self.has_ended_own() && !self.request_token.cookie_tokens().is_nothing();
                 return if ended_here { cookie.removal() } else { None };
             }
         };

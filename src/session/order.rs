@@ -228,7 +228,7 @@ impl SessionShared {
 
     /// Carries out what a turn token orders. The caller has checked that the request is same-origin.
     pub(super) async fn apply_turn(&self, order: &Order, relayed: &OpenedRelay) -> Result<(), RelayRefused> {
-        let came = self.cookie_tokens();
+        let came = self.request_token.cookie_tokens();
         match order.turn {
             Turn::Remove => self.apply_removal(order, relayed, &came).await,
             Turn::Renew | Turn::SignIn => self.apply_order(order, relayed, &came).await,

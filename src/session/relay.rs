@@ -251,7 +251,7 @@ impl SessionShared {
                 self.bring_birth(id, &current, nonce, now).await
             }
             // The cookie has idled out and proves its id alone: the token tells of a later use.
-            Err(None) if self.cookie_tokens().ids == [id] && self.end_reason(&id).is_none() => {
+            Err(None) if self.request_token.cookie_tokens().ids == [id] && self.end_reason(&id).is_none() => {
                 let bound = self.find_token_record(id, &current, now).await?;
                 self.take_changes(&bound, &current, now)?;
                 self.rebind(bound);

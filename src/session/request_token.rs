@@ -27,6 +27,13 @@ pub(super) struct RequestToken {
 }
 
 impl RequestToken {
+    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
+    pub(super) fn cookie_tokens(&self) -> CookieTokens {
+        let only = || self.key.map(|key| SessionId::from_bytes(key.0)).into_iter().collect();
+        let single = || CookieTokens { ids: only(), unread: false, opened: self.opened() };
+        self.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
+    }
+
     /// How many tokens of ours opened.
     pub(super) fn opened(&self) -> usize {
         self.cookie_tokens.as_ref().map_or_else(|| usize::from(self.key.is_some()), |came| came.opened)
@@ -41,7 +48,7 @@ pub(super) struct CookieTokens {
     /// Whether any value did not open, or was not tried: more values than four, more bytes or pairs than are read.
     pub(super) unread: bool,
     /// How many tokens opened, whatever their deadlines.
-    pub(super) opened: usize,
+    opened: usize,
 }
 
 impl CookieTokens {
@@ -149,7 +156,7 @@ mod tests {
     }
 
     fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
-        let CookieTokens { ids, unread, .. } = load(node, values, None).core().cookie_tokens();
+        let CookieTokens { ids, unread, .. } = load(node, values, None).core().request_token.cookie_tokens();
         (ids, unread)
     }
 
@@ -191,7 +198,7 @@ mod tests {
         for node in [&warm, &node(&ring, &clock)] {
             let session = load(node, &[&token], None);
             assert!(session.is_new(), "idled out");
-            assert_eq!(session.core().cookie_tokens().ids, [id]);
+            assert_eq!(session.core().request_token.cookie_tokens().ids, [id]);
         }
         clock.advance(28 * DAY);
         for node in [&warm, &node(&ring, &clock)] {
@@ -209,7 +216,8 @@ mod tests {
             clock.advance(Duration::from_secs(span));
             assert_eq!(brought(&node, &[&token]), (vec![id], false));
         }
-        let withheld = load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).core().cookie_tokens();
+        let withheld =
+            load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).core().request_token.cookie_tokens();
         assert_eq!((withheld.ids, withheld.unread), (vec![id], true));
     }
 }

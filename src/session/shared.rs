@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use super::request_token::{CookieTokens, RequestToken};
+use super::request_token::RequestToken;
 use crate::{
     cookie::order::{MOST_BEGUN, Turn},
     cross_site::CrossSite,
@@ -284,14 +284,6 @@ impl SessionShared {
             wakers.notify();
         }
         Ok(())
-    }
-
-    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
-    pub(super) fn cookie_tokens(&self) -> CookieTokens {
-        let only = || self.request_token.key.map(|key| SessionId::from_bytes(key.0));
-        let single =
-            || CookieTokens { ids: only().into_iter().collect(), unread: false, opened: self.request_token.opened() };
-        self.request_token.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 
     pub(super) fn is_touched(&self) -> bool {
