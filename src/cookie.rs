@@ -456,7 +456,7 @@ pub(crate) struct OpenedToken {
 
 impl fmt::Debug for OpenedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Opened").field("retired", &self.retired).finish_non_exhaustive()
+        f.debug_struct("OpenedToken").field("retired", &self.retired).finish_non_exhaustive()
     }
 }
 

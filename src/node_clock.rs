@@ -179,7 +179,7 @@ impl NodeClock {
 
 impl fmt::Debug for NodeClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Time").field("clock", &self.clock).finish_non_exhaustive()
+        f.debug_struct("NodeClock").field("clock", &self.clock).finish_non_exhaustive()
     }
 }
 

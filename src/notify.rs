@@ -197,12 +197,12 @@ impl HandleWakers {
     }
 }
 
-/// Who waits on one record.
+/// The handles that subscribe to one record.
 #[derive(Default)]
 pub(crate) struct Subscribers(Mutex<HandleList>);
 
-/// By the chime's address: in an order, so that a ring can go on where it gave way. Most records have one page that
-/// waits, or two, and a tree's first node is made for eleven.
+/// The handles by address: the order lets a notification continue behind the last woken handle. Most records have one or
+/// two waiting pages, and the first node of a tree has room for eleven.
 #[derive(Default)]
 struct HandleList {
     first: Option<(usize, Weak<HandleWakers>)>,
@@ -267,7 +267,7 @@ impl Subscribers {
 
 impl fmt::Debug for Subscribers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("waiting", &self.len()).finish()
+        f.debug_struct("Subscribers").field("waiting", &self.len()).finish()
     }
 }
 

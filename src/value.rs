@@ -304,7 +304,7 @@ impl ValueSpec {
 
 impl fmt::Debug for ValueSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Declared")
+        f.debug_struct("ValueSpec")
             .field("name", &self.name)
             .field("scope", &self.scope)
             .field("placement", &self.placement)

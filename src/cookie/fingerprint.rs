@@ -8,7 +8,7 @@ use crate::record::cookie_sync::TokenFingerprint;
 /// A key of this process, under which tokens are known by 128 bits.
 ///
 /// POLYVAL (RFC 8452, 3) is a polynomial over the token at a secret point: two different tokens of n blocks agree at n + 1
-/// of the 2^128 points at most, and nobody is ever shown a digest from which to learn the point. So it is as good here
+/// of the 2^128 points at most, and no fingerprint leaves the process, so nobody can learn the point. So it is as good here
 /// as a MAC, at less than half of the cost of two SipHashes: 4 KiB, the longest token, are 2^8 blocks.
 #[derive(Clone)]
 pub(crate) struct FingerprintKey(Polyval);
@@ -21,13 +21,13 @@ impl FingerprintKey {
         let mut key = zeroize::Zeroizing::new([0; polyval::KEY_SIZE]);
         SysRng.try_fill_bytes(key.as_mut())?;
         let mut hash = Polyval::new((&*key).into());
-        // A first block of every token: without it zeros would have the same digest under every key.
+        // A first block of every token: without it zeros would have the same fingerprint under every key.
         hash.update_padded(&[1]);
         Ok(Self(hash))
     }
 
-    /// The digest of exactly these bytes, under one generation of the key ring: what a replaced ring would not open is
-    /// not recognised either.
+    /// Returns the fingerprint of exactly these bytes under one generation of the key ring: memory does not recognise a token
+    /// that a replaced ring would not open.
     pub(crate) fn fingerprint(&self, token: &[u8], ring: u64) -> TokenFingerprint {
         let mut hash = self.0.clone();
         hash.update_padded(token);

@@ -59,7 +59,7 @@ impl Drop for PlaintextBuffer {
 
 impl fmt::Debug for PlaintextBuffer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Unsealed(..)")
+        f.write_str("PlaintextBuffer(..)")
     }
 }
 
@@ -77,6 +77,6 @@ mod tests {
             rooms.insert(unsealed.token().capacity());
         }
         assert_eq!((unsealed.as_slice(), rooms.len()), (parts.concat().as_slice(), 2));
-        assert_eq!(format!("{unsealed:?}"), "Unsealed(..)");
+        assert_eq!(format!("{unsealed:?}"), "PlaintextBuffer(..)");
     }
 }

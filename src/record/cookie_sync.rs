@@ -12,7 +12,7 @@ const MINUTE: u64 = 60_000;
 /// What this node knows of the browser that holds a session.
 #[derive(Debug, Default)]
 pub(crate) struct CookieSync {
-    /// The exact token that was last sealed for or opened from it. Nothing has the digest of nothing.
+    /// The exact token that was last sealed for or opened from it. No token has the default fingerprint.
     pub(super) fingerprint: TokenFingerprint,
     /// That token's part in [`CookieSnapshot`]; long past without a token.
     pub(super) deadline: Millis,

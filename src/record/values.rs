@@ -47,7 +47,7 @@ impl StoredValue {
 /// Never the bytes.
 impl std::fmt::Debug for StoredValue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Kept")
+        f.debug_struct("StoredValue")
             .field("version", &self.version)
             .field("bytes", &self.json.as_ref().map(|json| json.len()))
             .finish_non_exhaustive()

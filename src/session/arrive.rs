@@ -53,8 +53,8 @@ impl SessionShared {
         self.drop_if_revoked(now);
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         let in_step = self.cookie_snapshot(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
-        if let (Some(digest), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
-            bound.record.write().set_cookie(digest, brought);
+        if let (Some(fingerprint), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
+            bound.record.write().set_cookie(fingerprint, brought);
         }
         self.account(&bound.record, now);
         self.request_token = RequestToken {

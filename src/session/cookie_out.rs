@@ -86,8 +86,8 @@ impl SessionShared {
         let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
         let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
         if self.chain.memory.is_some() {
-            let digest = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
-            bound.record.write().set_cookie(digest, in_step);
+            let fingerprint = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
+            bound.record.write().set_cookie(fingerprint, in_step);
         }
         if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
             browser.has_server_only = true;

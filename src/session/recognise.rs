@@ -67,12 +67,12 @@ fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Optio
     if record.is_stale() {
         return None;
     }
-    let digest = chain.fingerprints.fingerprint(token, chain.cookie.ring().generation());
+    let fingerprint = chain.fingerprints.fingerprint(token, chain.cookie.ring().generation());
     let (in_step, confirmed) = {
         let state = record.read_live(now).ok()?;
         let Kind::Session { browser, .. } = &state.kind else { return None };
         let (known, in_step) = state.cookie()?;
-        (Some(in_step).filter(|_| known == digest)?, browser.confirmed)
+        (Some(in_step).filter(|_| known == fingerprint)?, browser.confirmed)
     };
     if in_step.deadline <= now {
         return None;
