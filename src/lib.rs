@@ -68,6 +68,7 @@
 //! `default-features = false, features = ["tokio"]`, and `tonic-0_14` for errors as statuses. Without axum
 //! [`Session::load`] takes the session from the request's extensions.
 
+mod config;
 mod cookie;
 mod cross_site;
 mod error;

@@ -156,7 +156,7 @@ impl Wait {
                 Next::Idle(until) => (None, until),
             };
             self.drained = true;
-            self.timer.set(&self.session.core().chain.time, until);
+            self.timer.set(&self.session.core().node.time, until);
             if let Some(said) = said {
                 return Poll::Ready(said);
             }
@@ -167,7 +167,7 @@ impl Wait {
 /// Why it is over for who waits on a session.
 pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     let core = session.core();
-    core.close_reason(core.chain.now()).or_else(|| core.chain.is_stopping().then_some(CloseReason::Shutdown))
+    core.close_reason(core.node.now()).or_else(|| core.node.is_stopping().then_some(CloseReason::Shutdown))
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
@@ -245,10 +245,10 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
         let Self { wait, index, seen, .. } = self.get_mut();
         wait.poll(cx, |session, ended| {
             let core = session.core();
-            if ended.is_some() || core.chain.is_stopping() {
+            if ended.is_some() || core.node.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((stored, mark, until)) = core.peek(*index, core.chain.now()) else { return Next::Item(None) };
+            let Ok((stored, mark, until)) = core.peek(*index, core.node.now()) else { return Next::Item(None) };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
                 return Next::Idle(until);
             }
@@ -360,7 +360,7 @@ impl Changes {
     pub(crate) fn new(session: Session) -> Self {
         session.core().mark_watched();
         let wait = Wait::new(session);
-        let seen = Snapshot::of(&wait.session, wait.session.core().chain.now());
+        let seen = Snapshot::of(&wait.session, wait.session.core().node.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
@@ -383,7 +383,7 @@ impl Snapshot {
 
     /// What to tell somebody who saw `self`, if this is how it is now.
     pub(crate) fn diff(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
-        let schema = &session.core().chain.schema;
+        let schema = &session.core().node.config.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
         // A session that comes to be on an anonymous handle voids nothing, and neither does what stays beside it.
@@ -433,8 +433,8 @@ impl Stream for Changes {
                 *over = true;
                 return Next::Item(Some(ChangeEvent::Closed(reason)));
             }
-            let chain = &session.core().chain;
-            let now = chain.now();
+            let node = &session.core().node;
+            let now = node.now();
             if queue.is_empty() {
                 let survey = Snapshot::of(session, now);
                 queue.extend(seen.diff(&survey, session));
@@ -442,7 +442,7 @@ impl Stream for Changes {
             }
             match queue.pop_front() {
                 Some(changed) => Next::Item(Some(changed)),
-                None => Next::Idle(next_end(session, chain.schema.iter().map(|(index, _)| index), now)),
+                None => Next::Idle(next_end(session, node.config.schema.iter().map(|(index, _)| index), now)),
             }
         })
     }
@@ -469,7 +469,7 @@ impl Future for Closing {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.get_mut().0.poll(cx, |session, ended| {
-            let now = session.core().chain.now();
+            let now = session.core().node.now();
             ended.or_else(|| close_reason(session)).map_or_else(|| Next::Idle(next_end(session, [], now)), Next::Item)
         })
     }

@@ -1,4 +1,4 @@
-//! The configuration that all handles share, and the pure rules: who answers, versions, fill, tombstones.
+//! What all handles of one process share: the configuration, the tiers, the clock and the counts.
 
 use std::{
     fmt,
@@ -13,25 +13,20 @@ use http::request::Parts;
 
 use self::{accepted_nonces::AcceptedNonces, exempt_renewals::ExemptRenewals, traces::Traces};
 use crate::{
-    cookie::{CookieTier, fingerprint::FingerprintKey, header::Name},
+    config::{Config, Identity},
     cross_site::refusal::RefusalTraces,
-    id::{OwnerId, Principal, RecordKey, SessionId},
+    id::RecordKey,
     memory::{EndedSession, Memory, record::Record},
     node_clock::NodeClock,
     notify::Subscribers,
-    record::{
-        budget::Budget,
-        life::Lifetime,
-        values::Resolution,
-        write_context::{BudgetShare, WriteContext, WriteScope},
-    },
+    record::write_context::{BudgetShare, WriteContext, WriteScope},
     throttle::{MINUTE, Throttle},
     tier::{
         default::DefaultRule,
-        outside::{Failures, SharedTier, SourceTier},
+        outside::{Failures, SharedTier},
     },
     time::Millis,
-    value::{Json, Schema, Scope, ValueIndex},
+    value::{Json, Scope, ValueIndex},
     version::Version,
 };
 
@@ -39,59 +34,29 @@ pub(crate) mod accepted_nonces;
 pub(crate) mod exempt_renewals;
 pub(crate) mod traces;
 
-/// The word to caches on a response whose request read the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Reads {
-    /// No shared cache may store the response, unless the handler said otherwise.
-    Private,
-    /// `Vary: Cookie` alone.
-    Vary,
-}
-
-pub(crate) struct Chain {
-    pub(crate) schema: Schema,
+pub(crate) struct Node {
+    pub(crate) config: Config,
     pub(crate) memory: Option<Memory>,
-    pub(crate) cookie: CookieTier,
-    pub(crate) cookie_name: Name,
-    pub(crate) fingerprints: FingerprintKey,
     pub(crate) store: Option<SharedTier>,
-    pub(crate) computed: Vec<ComputedTier>,
-    pub(crate) has_sources: bool,
-    /// A request's head has to be asked for something: known from the start, since every request wants to know.
-    pub(crate) asks_head: bool,
-    /// The names that sources are asked for: all.
-    pub(crate) names: Vec<&'static str>,
-    pub(crate) resolution: Resolution,
     pub(crate) time: NodeClock,
-    pub(crate) lifetime: Lifetime,
-    /// Milliseconds of the longest absolute lifetime that a session was given beyond that.
-    pub(crate) longest_absolute_ms: AtomicU64,
-    /// How long a principal's record is kept from its last use.
-    pub(crate) principal_idle: Duration,
-    /// How far ahead of ours the clock of a node that sealed a token may be.
-    pub(crate) max_skew: Duration,
-    pub(crate) audience: Box<str>,
-    pub(crate) identity: Identity,
-    pub(crate) budget: Budget,
-    /// The same of the largest cookie that any deploy sealed: a cookie over the budget is still sent whole.
-    pub(crate) max_budget: Budget,
+    /// Milliseconds of the longest absolute lifetime that a session was given beyond the configured lifetime.
+    longest_absolute_ms: AtomicU64,
     /// Cookies over the budget that no trace has told of.
     pub(crate) over_budget: Throttle,
-    /// Handles that wait for anything: a shutdown tells them.
+    /// Handles that wait for anything: a shutdown notifies them.
     pub(crate) subscribers: Subscribers,
-    pub(crate) stopping: AtomicBool,
-    /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after one.
+    stopping: AtomicBool,
+    /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after a call.
     pub(crate) revocations: AtomicU64,
-    pub(crate) spared: ExemptRenewals,
-    pub(crate) accepted: AcceptedNonces,
+    pub(crate) exempt_renewals: ExemptRenewals,
+    pub(crate) accepted_nonces: AcceptedNonces,
     pub(crate) counters: Counters,
     /// Requests without a layer of these sessions.
     pub(crate) missing_layers: Failures,
     /// Versions from further ahead than the allowed skew.
-    pub(crate) skews: Throttle,
+    skews: Throttle,
     pub(crate) refusals: RefusalTraces,
     pub(crate) traces: Traces,
-    pub(crate) reads: Reads,
 }
 
 /// What happened that nobody was told of.
@@ -104,80 +69,28 @@ pub(crate) struct Counters {
     pub(crate) refused_tokens: AtomicU64,
 }
 
-/// A tier that computes its answers, in the order of the chain.
-pub(crate) enum ComputedTier {
-    Default(Vec<(ValueIndex, DefaultRule)>),
-    Source(SourceTier),
-}
-
-impl ComputedTier {
-    pub(crate) fn name(&self) -> &'static str {
-        match self {
-            Self::Default(_) => DEFAULT,
-            Self::Source(source) => source.name(),
+impl Node {
+    pub(crate) fn new(config: Config, memory: Option<Memory>, store: Option<SharedTier>, time: NodeClock) -> Self {
+        Self {
+            traces: Traces::new(config.schema.len()),
+            config,
+            memory,
+            store,
+            time,
+            longest_absolute_ms: AtomicU64::new(0),
+            over_budget: Throttle::default(),
+            subscribers: Subscribers::default(),
+            stopping: AtomicBool::new(false),
+            revocations: AtomicU64::new(0),
+            exempt_renewals: ExemptRenewals::default(),
+            accepted_nonces: AcceptedNonces::default(),
+            counters: Counters::default(),
+            missing_layers: Failures::default(),
+            skews: Throttle::default(),
+            refusals: RefusalTraces::default(),
         }
     }
 
-    pub(crate) fn rules(&self) -> &[(ValueIndex, DefaultRule)] {
-        match self {
-            Self::Default(rules) => rules,
-            Self::Source(_) => &[],
-        }
-    }
-
-    pub(crate) fn asks_head(&self) -> bool {
-        self.is_source() || self.rules().iter().any(|(_, answer)| matches!(answer, DefaultRule::Computed(_)))
-    }
-
-    pub(crate) const fn is_source(&self) -> bool {
-        matches!(self, Self::Source(_))
-    }
-}
-
-/// What a computed tier answered for one request.
-#[derive(Debug)]
-pub(crate) struct ComputedAnswer {
-    pub(crate) tier: &'static str,
-    pub(crate) index: ValueIndex,
-    pub(crate) json: Json,
-    /// How long it holds, if not for as long as the handle lives.
-    pub(crate) until: Option<Millis>,
-}
-
-pub(crate) const MEMORY: &str = "memory";
-pub(crate) const COOKIE: &str = "cookie";
-pub(crate) const DEFAULT: &str = "default";
-
-/// Who a request's principal is.
-pub(crate) enum Identity {
-    Nobody,
-    /// The request's head says so.
-    Head(Box<Identify>),
-    /// A session-scope value says so.
-    Value {
-        index: ValueIndex,
-        derive: Box<Derive>,
-    },
-}
-
-pub(crate) type Identify = dyn Fn(&Parts) -> Option<Principal> + Send + Sync;
-
-pub(crate) type Derive = dyn Fn(&[u8]) -> Option<Principal> + Send + Sync;
-
-/// A principal, and what its record is found by.
-#[derive(Debug)]
-pub(crate) struct ResolvedPrincipal {
-    pub(crate) principal: Principal,
-    pub(crate) owner: OwnerId,
-}
-
-impl ResolvedPrincipal {
-    pub(crate) const fn key(&self) -> RecordKey {
-        RecordKey(*self.owner.as_bytes())
-    }
-}
-
-impl Chain {
     pub(crate) fn now(&self) -> Millis {
         self.time.now()
     }
@@ -212,32 +125,25 @@ impl Chain {
         }
     }
 
-    pub(crate) fn resolve_principal(&self, principal: Principal) -> Arc<ResolvedPrincipal> {
-        let owner = principal.owner(&self.audience);
-        Arc::new(ResolvedPrincipal { principal, owner })
-    }
-
-    pub(crate) fn owner(&self, id: &SessionId) -> OwnerId {
-        id.owner(&self.audience)
-    }
-
-    pub(crate) fn terms(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
+    pub(crate) fn write_context(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
         // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
         // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
         let (budget, most, tombstones) = match scope {
             Scope::Session => {
-                let idle = self.lifetime.idle.max(Duration::from_secs(86_400));
-                (self.budget.session, self.max_budget.session, idle)
+                let idle = self.config.lifetime.idle.max(Duration::from_secs(86_400));
+                (self.config.budget.session, self.config.max_budget.session, idle)
             }
-            Scope::Principal => (self.budget.principal, self.max_budget.principal, self.longest_absolute()),
+            Scope::Principal => {
+                (self.config.budget.principal, self.config.max_budget.principal, self.longest_absolute())
+            }
         };
-        let skew = self.max_skew;
+        let skew = self.config.max_skew;
         let tombstones = tombstones.saturating_add(skew);
-        let reserved = match (scope, &self.identity) {
-            (Scope::Session, Identity::Value { index, .. }) => Some((*index, self.budget.identity)),
+        let reserved = match (scope, &self.config.identity) {
+            (Scope::Session, Identity::Value { index, .. }) => Some((*index, self.config.budget.identity)),
             _ => None,
         };
-        let (schema, time, store_stamps) = (&self.schema, &self.time, self.store.is_some());
+        let (schema, time, store_stamps) = (&self.config.schema, &self.time, self.store.is_some());
         let (extent, share) = (WriteScope::Values, BudgetShare::Ordinary);
         WriteContext {
             schema,
@@ -256,14 +162,19 @@ impl Chain {
 
     /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.
     pub(crate) fn longest_absolute(&self) -> Duration {
-        Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.lifetime.absolute)
+        Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.config.lifetime.absolute)
     }
 
     pub(crate) fn raise_longest_absolute(&self, absolute: Duration) {
-        if absolute > self.lifetime.absolute {
+        if absolute > self.config.lifetime.absolute {
             self.longest_absolute_ms
                 .fetch_max(u64::try_from(absolute.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
+    }
+
+    pub(crate) fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+        self.subscribers.notify_all();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -273,12 +184,12 @@ impl Chain {
     /// The answers that default rules give for one request.
     pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(ValueIndex, Json)> {
         let mut answers = Vec::new();
-        for (index, answer) in self.default_rules() {
+        for (index, answer) in self.config.default_rules() {
             let DefaultRule::Computed(compute) = answer else { continue };
             match compute(head) {
                 Ok(json) => answers.push((*index, json)),
                 Err(flaw) => {
-                    let name = self.schema.get(*index).name;
+                    let name = self.config.schema.get(*index).name;
                     self.traces.invalid_default((*index, name), &flaw, self.now());
                 }
             }
@@ -286,33 +197,19 @@ impl Chain {
         answers
     }
 
-    pub(crate) fn default_rules(&self) -> impl Iterator<Item = &(ValueIndex, DefaultRule)> {
-        self.computed.iter().flat_map(ComputedTier::rules)
-    }
-
-    pub(crate) fn sources(&self) -> impl Iterator<Item = &SourceTier> {
-        self.computed.iter().filter_map(|tier| match tier {
-            ComputedTier::Default(_) => None,
-            ComputedTier::Source(source) => Some(source),
-        })
-    }
-
     /// Whether a session may have to be waited for.
     pub(crate) fn waits(&self) -> bool {
-        self.store.is_some() || self.has_sources
+        self.store.is_some() || self.config.has_sources
     }
 }
 
-impl fmt::Debug for Chain {
+impl fmt::Debug for Node {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Chain")
-            .field("values", &self.names)
+        f.debug_struct("Node")
+            .field("config", &self.config)
             .field("memory", &self.memory.is_some())
-            .field("cookie", &self.cookie)
-            // By name: what a store's own `Debug` shows is not for us to vouch for.
-            .field("store", &self.store.as_ref().map(|store| store.name()))
-            .field("computed", &self.computed.iter().map(ComputedTier::name).collect::<Vec<_>>())
-            .field("resolution", &self.resolution)
+            // By name: a store's own `Debug` may show secrets.
+            .field("store", &self.store.as_ref().map(SharedTier::name))
             .finish_non_exhaustive()
     }
 }

@@ -7,9 +7,9 @@ use http::Extensions;
 use self::shared::{Binding, SessionShared};
 pub(crate) use self::{read::Access, shared::ValueRevision};
 use crate::{
+    config::Identity,
     error::{MissingSession, WriteError, WriteErrorKind},
     id::Principal,
-    node::Identity,
     record::{change::Mutation, state::Kind, write_context::WriteScope},
     tier::outside::note_missing_layer,
     value::{self, Json, SessionValue, ValueIndex},
@@ -165,13 +165,13 @@ impl Session {
 
     /// Whether sessions can have a `V`.
     pub(crate) fn declares<V: SessionValue>(&self) -> bool {
-        self.core().chain.schema.index_of::<V>().is_some()
+        self.core().node.config.schema.index_of::<V>().is_some()
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
         let core = self.core();
         core.touch();
-        let now = core.chain.now();
+        let now = core.node.now();
         let index = core.declared_index::<V>()?;
         core.resolve(index, now, Access::Touch, |json| value::decode::<V>(json)).0
     }
@@ -179,7 +179,7 @@ impl Session {
     /// Whether the request brought no session: there is none, or this handle made it.
     pub fn is_new(&self) -> bool {
         self.core().touch();
-        match self.core().live(self.core().chain.now()) {
+        match self.core().live(self.core().node.now()) {
             Ok(_) => self.core().minted(),
             Err(_) => true,
         }
@@ -188,9 +188,9 @@ impl Session {
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.core().touch();
-        let bound = self.core().live(self.core().chain.now()).ok()?;
+        let bound = self.core().live(self.core().node.now()).ok()?;
         match &bound.record.read().kind {
-            Kind::Session { life, .. } => Some(self.core().chain.time.wall(life.created()).time()),
+            Kind::Session { life, .. } => Some(self.core().node.time.wall(life.created()).time()),
             _ => None,
         }
     }
@@ -198,14 +198,14 @@ impl Session {
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.core().touch();
-        let bound = self.core().live(self.core().chain.now()).ok()?;
-        Some(self.core().chain.time.wall(bound.record.deadline()).time())
+        let bound = self.core().live(self.core().node.now()).ok()?;
+        Some(self.core().node.time.wall(bound.record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
         self.core().touch();
-        self.core().principal(self.core().chain.now()).map(|signed| signed.principal.clone())
+        self.core().principal(self.core().node.now()).map(|signed| signed.principal.clone())
     }
 
     // Writing.
@@ -240,7 +240,7 @@ impl Session {
     /// store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
-        let scope = self.core().chain.schema.get(change.index).scope;
+        let scope = self.core().node.config.schema.get(change.index).scope;
         self.core().commit(scope, WriteScope::Values, &[change]).await.map(drop)
     }
 
@@ -328,12 +328,12 @@ impl Session {
 
     /// The number of a declared value that may be written one by one.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
-        let chain = &self.core().chain;
-        let index = chain.schema.index_of::<V>().ok_or_else(|| {
+        let node = &self.core().node;
+        let index = node.config.schema.index_of::<V>().ok_or_else(|| {
             let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
         })?;
-        match &chain.identity {
+        match &node.config.identity {
             Identity::Value { index: identity, .. } if *identity == index => {
                 let message = format!("`{}` says who is signed in: only `sign_in` and `sign_out` change it", V::NAME);
                 Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
@@ -351,7 +351,7 @@ impl Session {
 
     pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
         let change = |(index, json)| {
-            let name = self.core().chain.schema.get(index).name;
+            let name = self.core().node.config.schema.get(index).name;
             Mutation { index, name, json: Some(json), version: None, replaces: None }
         };
         self.core().commit_of_owners(values.into_iter().map(change)).await
@@ -362,7 +362,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.core().binding() {
             Binding::Anonymous => "anonymous",
-            Binding::Live(bound) => match bound.record.closed(self.core().chain.now()) {
+            Binding::Live(bound) => match bound.record.closed(self.core().node.now()) {
                 None => "live",
                 Some(_) => "closed",
             },

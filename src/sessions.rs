@@ -18,7 +18,7 @@ use crate::{
     cross_site::CrossSiteRule,
     error::{MissingSession, TierError, WriteError},
     id::Principal,
-    node::Chain,
+    node::Node,
     notify::{HandleWakers, Subscribers},
     session::{Session, load::Loader},
     tier::outside::{SharedTier, SourceTier, trace_missing_layer},
@@ -55,7 +55,7 @@ pub(crate) mod builder;
 /// ```
 #[derive(Clone)]
 pub struct Sessions {
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) node: Arc<Node>,
     pub(crate) resolved: Arc<[Resolved]>,
     pub(crate) cross_site: Arc<CrossSiteRule>,
 }
@@ -80,10 +80,10 @@ impl Sessions {
     ///
     /// As [`Session::load`].
     pub async fn load(&self, extensions: &Extensions) -> Result<Session, MissingSession> {
-        match Loader::of(extensions, &self.chain) {
+        match Loader::of(extensions, &self.node) {
             Some(loader) => loader.load().await,
             None => {
-                if let Some(left_out) = self.chain.missing_layers.note(&self.chain.time) {
+                if let Some(left_out) = self.node.missing_layers.note(&self.node.time) {
                     trace_missing_layer(left_out);
                 }
                 Err(MissingSession::no_layer())
@@ -103,7 +103,7 @@ impl Sessions {
     ///
     /// A dropped call has changed nothing.
     pub async fn for_principal(&self, principal: Principal) -> Result<Session, TierError> {
-        Session::job(&self.chain, principal).await
+        Session::job(&self.node, principal).await
     }
 
     /// Ends all sessions of a principal on this node: those that are open, and those whose cookies come later and were
@@ -130,7 +130,7 @@ impl Sessions {
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
         session.core().check_ends_kept()?;
-        if let Some(signed) = session.core().principal(self.chain.now()) {
+        if let Some(signed) = session.core().principal(self.node.now()) {
             session.core().revoke(&signed);
         }
         Ok(())
@@ -139,8 +139,7 @@ impl Sessions {
     /// Ends every `closed()`, watch and stream with [`CloseReason::Shutdown`](crate::CloseReason::Shutdown), so that sockets
     /// don't hold a graceful stop up. Sessions live on, and requests that are still on their way are served.
     pub fn shutdown(&self) {
-        self.chain.stopping.store(true, Ordering::Release);
-        self.chain.subscribers.notify_all();
+        self.node.stop();
     }
 
     /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
@@ -151,16 +150,16 @@ impl Sessions {
     ///
     /// A dropped sweeper stops, and leaves nothing behind. The next one goes on from there.
     pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
-        let chain = Arc::clone(&self.chain);
+        let node = Arc::clone(&self.node);
         async move {
-            let Some(memory) = &chain.memory else { return };
-            let listed = Listed::join(&chain.subscribers);
+            let Some(memory) = &node.memory else { return };
+            let listed = Listed::join(&node.subscribers);
             let slot = listed.wakers.register();
-            while !chain.is_stopping() {
-                let mut minute = chain.time.clock.sleep(Duration::from_secs(60));
+            while !node.is_stopping() {
+                let mut minute = node.time.clock.sleep(Duration::from_secs(60));
                 poll_fn(|cx| {
                     while slot.poll(cx).is_ready() {
-                        if chain.is_stopping() {
+                        if node.is_stopping() {
                             return Poll::Ready(());
                         }
                     }
@@ -168,7 +167,7 @@ impl Sessions {
                 })
                 .await;
                 // In bounded steps of some 15 µs, each on a turn of its own.
-                while memory.sweep(chain.now(), 64) {
+                while memory.sweep(node.now(), 64) {
                     yield_now().await;
                 }
             }
@@ -178,7 +177,7 @@ impl Sessions {
     /// Counts of the memory tier and of what was refused silently.
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let memory = self.chain.memory.as_ref();
+        let memory = self.node.memory.as_ref();
         let count = |of: fn(&crate::memory::Memory) -> &AtomicU64| memory.map_or(0, |memory| read(of(memory)));
         Stats {
             records: memory.map_or(0, crate::memory::Memory::len),
@@ -190,21 +189,21 @@ impl Sessions {
             evicted_clean: count(|memory| &memory.evicted_clean),
             evicted_dirty: count(|memory| &memory.evicted_dirty),
             revocations_lost: count(|memory| &memory.revocations_lost),
-            capped_cookies: read(&self.chain.counters.capped_cookies),
-            skewed_tokens: read(&self.chain.counters.skewed_tokens),
-            skewed_versions: read(&self.chain.counters.skewed_versions),
-            foreign_tokens: read(&self.chain.counters.foreign_tokens),
-            refused_tokens: read(&self.chain.counters.refused_tokens),
-            store_failures: self.chain.store.as_ref().map_or(0, SharedTier::failures),
-            source_failures: self.chain.sources().map(SourceTier::failures).sum(),
-            missing_layers: self.chain.missing_layers.count(),
+            capped_cookies: read(&self.node.counters.capped_cookies),
+            skewed_tokens: read(&self.node.counters.skewed_tokens),
+            skewed_versions: read(&self.node.counters.skewed_versions),
+            foreign_tokens: read(&self.node.counters.foreign_tokens),
+            refused_tokens: read(&self.node.counters.refused_tokens),
+            store_failures: self.node.store.as_ref().map_or(0, SharedTier::failures),
+            source_failures: self.node.config.sources().map(SourceTier::failures).sum(),
+            missing_layers: self.node.missing_layers.count(),
         }
     }
 }
 
 impl fmt::Debug for Sessions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sessions").field("chain", &self.chain).finish_non_exhaustive()
+        f.debug_struct("Sessions").field("node", &self.node).finish_non_exhaustive()
     }
 }
 
@@ -303,8 +302,8 @@ mod tests {
         for _ in 0..3 {
             let mut sweeper = std::pin::pin!(sessions.sweeper());
             assert!(sweeper.as_mut().now_or_never().is_none());
-            assert_eq!(sessions.chain.subscribers.len(), 1);
+            assert_eq!(sessions.node.subscribers.len(), 1);
         }
-        assert_eq!(sessions.chain.subscribers.len(), 0);
+        assert_eq!(sessions.node.subscribers.len(), 0);
     }
 }

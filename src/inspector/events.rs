@@ -34,7 +34,7 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn new(session: Session) -> Self {
         let wait = Wait::new(session);
-        let seen = Snapshot::of(wait.session(), wait.session().core().chain.now());
+        let seen = Snapshot::of(wait.session(), wait.session().core().node.now());
         Self { wait, seen, told: None, settling: None }
     }
 
@@ -45,7 +45,7 @@ impl Reports {
                 return Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
             }
             let core = session.core();
-            let now = core.chain.now();
+            let now = core.node.now();
             let survey = Snapshot::of(session, now);
             let changes = seen.diff(&survey, session);
             *seen = survey;
@@ -55,11 +55,11 @@ impl Reports {
                 let changes: Vec<_> = changes.iter().map(change).collect();
                 text += &event("changes", &json!({ "now": now.0, "changes": changes }));
             }
-            let until = next_end(session, core.chain.schema.iter().map(|(index, _)| index), now);
+            let until = next_end(session, core.node.config.schema.iter().map(|(index, _)| index), now);
             if text.is_empty() {
                 return Next::Idle(until);
             }
-            *settling = Some(core.chain.time.clock.sleep(SETTLED));
+            *settling = Some(core.node.time.clock.sleep(SETTLED));
             Next::Last(EventText::More(text), until)
         })
     }
@@ -78,7 +78,7 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
     if told.as_ref() == Some(&report) {
         return None;
     }
-    let time = &session.core().chain.time;
+    let time = &session.core().node.time;
     let text = event("report", &report.told_at(time.wall(time.now())));
     *told = Some(report);
     Some(text)
@@ -86,7 +86,7 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
 
 impl EventSource for Reports {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().chain.time.clock
+        &*self.wait.session().core().node.time.clock
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {

@@ -9,7 +9,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use crate::{
-    node::{COOKIE, Chain, ComputedTier, DEFAULT, MEMORY},
+    config::{COOKIE, ComputedTier, DEFAULT, MEMORY},
+    node::Node,
     record::{
         life::Lifetime,
         state::{Kind, room::JsonRoom},
@@ -146,29 +147,34 @@ impl Serialize for Shown {
 impl Report {
     pub(super) fn of(session: &Session) -> Self {
         let core = session.core();
-        let chain = &core.chain;
-        let now = chain.now();
+        let node = &core.node;
+        let now = node.now();
         let measured = core.cookie_size(now);
         let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
         let session = Life::of(core, &measured, now);
-        let store = chain.store.as_ref().map(|store| store.name());
+        let store = node.store.as_ref().map(|store| store.name());
         let facts = Facts { store, has_session: session.lived.is_some(), in_step: measured.in_step };
         Self {
             session,
             token: Token {
                 bytes: measured.token,
-                budget: chain.cookie.token_budget(),
-                session: share(measured.session, chain.budget.session, measured.session_json),
-                principal: share(measured.principal, chain.budget.principal, measured.principal_json),
+                budget: node.config.cookie.token_budget(),
+                session: share(measured.session, node.config.budget.session, measured.session_json),
+                principal: share(measured.principal, node.config.budget.principal, measured.principal_json),
             },
-            values: chain.schema.iter().map(|(index, declared)| Value::of(core, index, declared, facts)).collect(),
+            values: node
+                .config
+                .schema
+                .iter()
+                .map(|(index, declared)| Value::of(core, index, declared, facts))
+                .collect(),
             undeclared: measured.undeclared,
-            chain: tiers(chain),
-            resolution: match chain.resolution {
+            chain: tiers(node),
+            resolution: match node.config.resolution {
                 Resolution::Newest => "newest",
                 Resolution::FirstHit => "first_hit",
             },
-            lifetime: Lifetimes::of(chain.lifetime),
+            lifetime: Lifetimes::of(node.config.lifetime),
         }
     }
 
@@ -188,10 +194,10 @@ impl Report {
 }
 
 /// All tiers' names, in the chain's order.
-fn tiers(chain: &Chain) -> Vec<&'static str> {
-    let memory = chain.memory.iter().map(|_| MEMORY);
-    let store = chain.store.iter().map(|store| store.name());
-    memory.chain([COOKIE]).chain(store).chain(chain.computed.iter().map(ComputedTier::name)).collect()
+fn tiers(node: &Node) -> Vec<&'static str> {
+    let memory = node.memory.iter().map(|_| MEMORY);
+    let store = node.store.iter().map(|store| store.name());
+    memory.chain([COOKIE]).chain(store).chain(node.config.computed.iter().map(ComputedTier::name)).collect()
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -208,7 +214,7 @@ impl Life {
     fn of(core: &SessionShared, measured: &CookieSize, now: Millis) -> Self {
         let bound = core.live(now).ok();
         let lived = bound.as_ref().and_then(|bound| {
-            let wall = |at| core.chain.time.wall(at).0;
+            let wall = |at| core.node.time.wall(at).0;
             let expires = wall(bound.record.deadline());
             let Kind::Session { life, .. } = &bound.record.read().kind else { return None };
             Some(Lived {
@@ -226,7 +232,7 @@ impl Life {
 
 impl Value {
     fn of(core: &SessionShared, index: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
-        let now = core.chain.now();
+        let now = core.node.now();
         let explanation = explain(core, index, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
         let (answer, _) = core.resolve(index, now, Access::Peek, read);
@@ -242,7 +248,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             max_age_ms: declared.max_age.map(millis),
-            expires: declared.max_age.and_then(|_| core.value_ends(index, now)).map(|end| core.chain.time.wall(end).0),
+            expires: declared.max_age.and_then(|_| core.value_ends(index, now)).map(|end| core.node.time.wall(end).0),
             shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

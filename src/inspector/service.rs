@@ -139,7 +139,7 @@ impl SessionInspector {
         only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
-        if core.close_reason(core.chain.now()).is_some() {
+        if core.close_reason(core.node.now()).is_some() {
             return Ok(gone());
         }
         Ok(streaming(InspectorBody(Content::told_by(Reports::new(session), HEARTBEAT_INTERVAL))))

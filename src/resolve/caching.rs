@@ -2,7 +2,7 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
-use crate::node::Reads;
+use crate::config::Reads;
 
 /// The default of Phoenix and Rails: a shared cache stores nothing, and a browser asks before it shows a copy again.
 const PRIVATE: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");

@@ -110,7 +110,7 @@ fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Coo
     };
     let out = core.response_headers(upgrade);
     if out.cookie.is_some() && browser == CookieSupport::Drops {
-        core.chain.traces.dropped_cookie();
+        core.node.traces.dropped_cookie();
     }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();
     if cookies.peek().is_some() {
@@ -121,7 +121,7 @@ fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Coo
         forbid_storing(headers);
     }
     if out.touched || varies {
-        note_read(headers, core.chain.reads);
+        note_read(headers, core.node.config.reads);
     }
 }
 

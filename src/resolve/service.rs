@@ -10,6 +10,7 @@ use tower_service::Service;
 
 use super::future::{CookieSupport, Entered, ResponseFuture};
 use crate::{
+    config::Identity,
     cookie::header::Fields,
     cross_site::{
         CrossSite, RequestKind, drops_secure_cookies,
@@ -17,7 +18,6 @@ use crate::{
         refused,
     },
     id::Principal,
-    node::Identity,
     session::load::{HeadFacts, Loader, LoaderHandle, RequestHead},
     sessions::Sessions,
 };
@@ -61,19 +61,19 @@ where
 impl Sessions {
     /// Whether the browser keeps our cookie. Once a dropped cookie is traced, every browser counts as keeping ours.
     fn cookie_support(&self, head: &Parts) -> CookieSupport {
-        let chain = &self.chain;
-        let drops = chain.cookie.is_secure()
-            && !chain.traces.has_told_dropped_cookie()
+        let node = &self.node;
+        let drops = node.config.cookie.is_secure()
+            && !node.traces.has_told_dropped_cookie()
             && drops_secure_cookies(&head.method, &head.uri, &head.headers);
         if drops { CookieSupport::Drops } else { CookieSupport::Keeps }
     }
 
     /// Puts a loader into the extensions, and gives it to the response's future.
     pub(crate) fn enter(&self, head: &mut Parts) -> Entered {
-        let chain = &self.chain;
+        let node = &self.node;
         let cookies = Fields::note(&mut head.headers);
         let outer = head.extensions.remove::<LoaderHandle>().map(Box::new);
-        let same = outer.as_ref().and_then(|outer| outer.same_request(chain, cookies.as_ref()));
+        let same = outer.as_ref().and_then(|outer| outer.same_request(node, cookies.as_ref()));
         let entered = match same {
             // A layer of these sessions lies around this layer: the request has one session.
             Some(around) => match self.identify_anew(&around, head) {
@@ -85,7 +85,7 @@ impl Sessions {
                 }
             },
             None => {
-                let asked = chain.asks_head.then(|| self.head_facts(head, self.identify(head)));
+                let asked = node.config.asks_head.then(|| self.head_facts(head, self.identify(head)));
                 Entered::Outermost(self.new_loader(head, cookies, asked, None), self.cookie_support(head))
             }
         };
@@ -107,7 +107,7 @@ impl Sessions {
         let refused = refused.filter(|_| around.is_none());
         let asked = asked.map(Box::new);
         Loader::new(RequestHead {
-            chain: Arc::clone(&self.chain),
+            node: Arc::clone(&self.node),
             cookies,
             cross_site,
             refused,
@@ -124,7 +124,7 @@ impl Sessions {
     ///
     /// The new answer, where handles were given for another one: these keep theirs.
     fn identify_anew(&self, loader: &Loader, head: &Parts) -> Result<(), Option<Principal>> {
-        if !matches!(self.chain.identity, Identity::Head(_)) {
+        if !matches!(self.node.config.identity, Identity::Head(_)) {
             return Ok(());
         }
         loader.identify_anew(self.identify(head))
@@ -137,13 +137,13 @@ impl Sessions {
         if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
             return (Some(CrossSite::Upgrade), Some(Box::new(refused)));
         }
-        let cross_site = self.cross_site.withheld((&head.method, uri, headers), self.chain.cookie.sent());
+        let cross_site = self.cross_site.withheld((&head.method, uri, headers), self.node.config.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
         (cross_site, listed.then(|| Box::new(refused(RefusalReason::Withheld, uri, headers))))
     }
 
     fn identify(&self, head: &Parts) -> Option<Principal> {
-        match &self.chain.identity {
+        match &self.node.config.identity {
             Identity::Head(identify) => identify(head),
             Identity::Nobody | Identity::Value { .. } => None,
         }
@@ -151,15 +151,15 @@ impl Sessions {
 
     /// Everything else that is to be learnt from the head, now that it is here.
     fn head_facts(&self, head: &Parts, identified: Option<Principal>) -> HeadFacts {
-        let defaults = self.chain.compute_defaults(head);
-        HeadFacts { identified, defaults, head: self.chain.has_sources.then(|| Arc::new(head.clone())) }
+        let defaults = self.node.compute_defaults(head);
+        HeadFacts { identified, defaults, head: self.node.config.has_sources.then(|| Arc::new(head.clone())) }
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
     pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
         match Arc::clone(loader).load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
-            None => self.chain.traces.unresolved(self.chain.now()),
+            None => self.node.traces.unresolved(self.node.now()),
         }
     }
 }

@@ -9,11 +9,11 @@ use super::{
     shared::{Binding, Bound, SessionShared, fenced},
 };
 use crate::{
+    config::ResolvedPrincipal,
     cookie::payload::EntryOwner,
     error::{CloseReason, TierError, WriteError},
     id::{RecordKey, SessionId},
     memory::{SessionLookup, record::Record},
-    node::ResolvedPrincipal,
     record::{
         change::IncomingValue,
         cookie_sync::{CookieSnapshot, TokenFingerprint},
@@ -44,10 +44,15 @@ impl SessionShared {
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         if let Some((stored, abandoned)) = stored {
             let entries = self.incoming_values(stored, Scope::Session, now);
-            bound.record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Session, now), None);
+            bound.record.merge(
+                IncomingFrom::Store,
+                entries.into_iter(),
+                self.node.write_context(Scope::Session, now),
+                None,
+            );
             bound.record.mark_read(abandoned);
         }
-        let mut taken = self.merge_payload(&bound, &current, self.chain.resolution, now);
+        let mut taken = self.merge_payload(&bound, &current, self.node.config.resolution, now);
         let signed = self.principal_for(&bound, now);
         self.load_principal(now).await?;
         self.drop_if_revoked(now);
@@ -80,7 +85,7 @@ impl SessionShared {
 
     /// Asks the shared store for what the present principal has, once for as long as memory holds the answer.
     pub(super) async fn load_principal(&self, now: Millis) -> Result<(), TierError> {
-        if self.chain.store.is_some()
+        if self.node.store.is_some()
             && let Some(signed) = self.principal(now)
             && let Some(record) = self.load_principal_record(&signed, now).await?
         {
@@ -97,16 +102,16 @@ impl SessionShared {
         signed: &ResolvedPrincipal,
         now: Millis,
     ) -> Result<Option<Arc<Record>>, TierError> {
-        let Some(store) = &self.chain.store else { return Ok(None) };
+        let Some(store) = &self.node.store else { return Ok(None) };
         let known = self.find_principal(signed);
         if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
             return Ok(known);
         }
         let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
-        let stored = store.read(signed.owner, &self.chain.time).await?.into_record();
+        let stored = store.read(signed.owner, &self.node.time).await?.into_record();
         let entries = self.incoming_values(stored, Scope::Principal, now);
         let record = self.principal_record(signed, now);
-        record.merge(IncomingFrom::Store, entries.into_iter(), self.chain.terms(Scope::Principal, now), None);
+        record.merge(IncomingFrom::Store, entries.into_iter(), self.node.write_context(Scope::Principal, now), None);
         // The very record that was asked, and held since: another of this owner counts its own writes.
         known.as_ref().unwrap_or(&record).mark_read(abandoned);
         // That there is nothing is remembered too.
@@ -165,8 +170,8 @@ impl SessionShared {
         taken: &mut PayloadMerge,
         now: Millis,
     ) {
-        let schema = &self.chain.schema;
-        let time = &self.chain.time;
+        let schema = &self.node.config.schema;
+        let time = &self.node.time;
         let (owner, revision) = match scope {
             Scope::Session => (EntryOwner::Session, &mut taken.session_stamp),
             Scope::Principal => (EntryOwner::Principal, &mut taken.principal_stamp),
@@ -179,8 +184,8 @@ impl SessionShared {
             }
         });
         // Without memory there is no other tier than the cookie that could have answered.
-        let filled = self.chain.memory.is_some().then_some(&mut taken.filled);
-        let joined = record.merge(from, entries, self.chain.terms(scope, now), filled);
+        let filled = self.node.memory.is_some().then_some(&mut taken.filled);
+        let joined = record.merge(from, entries, self.node.write_context(scope, now), filled);
         taken.equal &= joined.same;
         *revision = Some(joined.revision);
     }
@@ -193,7 +198,7 @@ impl SessionShared {
         taken: &PayloadMerge,
         now: Millis,
     ) -> Option<CookieSnapshot> {
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let session = bound.record.read();
         // Of the very state that the token was compared with: a write since then is one that the browser lacks.
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
@@ -254,11 +259,11 @@ impl SessionShared {
         current: &CurrentToken,
         now: Millis,
     ) -> Result<Bound, RelayRefused> {
-        let (chain, key) = (&self.chain, RecordKey(*id.as_bytes()));
-        if let Some(store) = &chain.store
+        let (node, key) = (&self.node, RecordKey(*id.as_bytes()));
+        if let Some(store) = &node.store
             && !self.is_fresh(&key, now)
         {
-            match store.read(chain.owner(&id), &chain.time).await.map_err(WriteError::from)? {
+            match store.read(node.config.owner(&id), &node.time).await.map_err(WriteError::from)? {
                 Snapshot::Present(_) => {}
                 Snapshot::Absent => return Err(RelayRefused::OtherSession),
                 Snapshot::Ended(_) => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
@@ -266,9 +271,9 @@ impl SessionShared {
         }
         let make = || {
             let record = Record::session(key, current.initial_life(), current.used(now));
-            if chain.store.is_some() { record.never_loaded() } else { record }
+            if node.store.is_some() { record.never_loaded() } else { record }
         };
-        let record = chain.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
+        let record = node.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
         record.touch_at_least(current.used(now));
         match record.closed(now) {
             Some(reason) => Err(RelayRefused::Closed(reason)),
@@ -278,7 +283,7 @@ impl SessionShared {
 
     /// Whether memory has the store's last answer on a session.
     fn is_fresh(&self, key: &RecordKey, now: Millis) -> bool {
-        let known = self.chain.memory.as_ref().map(|memory| memory.session(key, now));
+        let known = self.node.memory.as_ref().map(|memory| memory.session(key, now));
         matches!(known, Some(SessionLookup::Live(record)) if !record.is_stale())
     }
 }

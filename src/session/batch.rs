@@ -134,14 +134,14 @@ impl<'a> Batch<'a> {
         let core = session.core();
         let Some(scope) = one_scope(core, &steps)? else { return Ok(()) };
         let rereads = steps.iter().any(|step| matches!(step, Step::Update(..)));
-        let now = core.chain.now();
+        let now = core.node.now();
         let turn = if rereads { core.record_of(scope, now) } else { None };
         let _turn = match &turn {
             Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
         for _ in 0..MAX_ATTEMPTS {
-            let now = core.chain.now();
+            let now = core.node.now();
             let mut changes = Vec::with_capacity(steps.len());
             for step in &mut steps {
                 match step {
@@ -168,7 +168,7 @@ impl<'a> Batch<'a> {
 fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
     let refuse = |message, index| {
         let error = WriteError::new(WriteErrorKind::Invalid, message);
-        Err(error.named([core.chain.schema.get(index).name]))
+        Err(error.named([core.node.config.schema.get(index).name]))
     };
     let mut scope = None;
     for (at, step) in steps.iter().enumerate() {
@@ -176,7 +176,7 @@ fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, 
         if steps[..at].iter().any(|earlier| earlier.index() == index) {
             return refuse("a batch names the same value twice", index);
         }
-        let of = core.chain.schema.get(index).scope;
+        let of = core.node.config.schema.get(index).scope;
         if *scope.get_or_insert(of) != of {
             return refuse("a batch has values of different scopes, which can't be written as one", index);
         }
@@ -212,16 +212,16 @@ impl SessionShared {
         index: ValueIndex,
         update: &mut (impl FnMut(&mut V) + Send),
     ) -> Result<V, WriteError> {
-        let scope = self.chain.schema.get(index).scope;
+        let scope = self.node.config.schema.get(index).scope;
         for _ in 0..MAX_ATTEMPTS {
-            let now = self.chain.now();
+            let now = self.node.now();
             let record = self.record_of(scope, now);
             // Updates on this node queue: only other writes and other nodes make one lose.
             let _turn = match &record {
                 Some((_, record)) => Some(record.update_queue().await),
                 None => None,
             };
-            let (change, value) = self.updated(index, update, self.chain.now())?;
+            let (change, value) = self.updated(index, update, self.node.now())?;
             match self.try_commit(scope, WriteScope::Values, &[change]).await {
                 Ok(_) => return Ok(value),
                 Err(CommitFailure::Outdated) => {}
@@ -232,10 +232,10 @@ impl SessionShared {
     }
 
     pub(super) async fn take<V: SessionValue>(&self, index: ValueIndex) -> Result<Option<V>, WriteError> {
-        let scope = self.chain.schema.get(index).scope;
+        let scope = self.node.config.schema.get(index).scope;
         self.touch();
         for _ in 0..MAX_ATTEMPTS {
-            let now = self.chain.now();
+            let now = self.node.now();
             let (json, version) = match self.stored(index, now, Access::Touch).0 {
                 Stored::Copy { json, version, .. } => (json, version),
                 // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks

@@ -130,10 +130,10 @@ impl SessionShared {
     ///
     /// Cancel safe for each owner, as [`commit`](Self::commit) is.
     pub(crate) async fn commit_of_owners(&self, changes: impl Iterator<Item = Mutation>) -> Result<(), WriteError> {
-        let now = self.chain.now();
+        let now = self.node.now();
         let signed = self.principal(now);
         // While nobody is signed in, the session owns the values of both scopes.
-        let is_users = |change: &Mutation| match self.chain.schema.get(change.index).scope {
+        let is_users = |change: &Mutation| match self.node.config.schema.get(change.index).scope {
             Scope::Session => false,
             Scope::Principal => signed.is_some(),
         };
@@ -141,8 +141,8 @@ impl SessionShared {
         if let (Some(signed), false, false) = (&signed, users.is_empty(), sessions.is_empty()) {
             let refused = |refused: CommitRejected| WriteError::from(refused.into_failure());
             let record = self.hold_principal(signed, now);
-            record.check_budget(&users, self.chain.terms(Scope::Principal, now)).map_err(refused)?;
-            let terms = self.chain.terms(Scope::Session, now);
+            record.check_budget(&users, self.node.write_context(Scope::Principal, now)).map_err(refused)?;
+            let terms = self.node.write_context(Scope::Session, now);
             match self.writable(now)? {
                 Some(bound) => bound.record.check_budget(&sessions, terms).map_err(refused)?,
                 None => self.empty_session(now).check_budget(&sessions, terms).map_err(refused)?,
@@ -158,7 +158,7 @@ impl SessionShared {
 
     /// The state of a session that a write would begin.
     pub(super) fn empty_session(&self, now: Millis) -> State {
-        let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
+        let life = SessionLife::begin(Version::ZERO, now, self.node.config.lifetime);
         State::new(Kind::Session { life, browser: CookieSync::default() })
     }
 
@@ -194,19 +194,19 @@ impl SessionShared {
         extent: WriteScope,
         changes: &[Mutation],
     ) -> Result<Version, CommitFailure> {
-        let now = self.chain.now();
+        let now = self.node.now();
         if scope == Scope::Principal
             && let Some(signed) = self.principal(now)
         {
             // Without a store the cookie is the only copy that outlives this process, and it needs a session.
-            if self.chain.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
-                let terms = self.chain.terms(scope, now);
+            if self.node.store.is_none() && matches!(self.binding(), Binding::Anonymous) {
+                let terms = self.node.write_context(scope, now);
                 self.hold_principal(&signed, now).check_budget(changes, terms).map_err(CommitRejected::into_failure)?;
                 self.begin_with(&[], Version::ZERO, now).await?;
             }
             if self.is_principal_only() {
                 // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
-                if self.chain.store.is_none() && self.chain.memory.is_none() {
+                if self.node.store.is_none() && self.node.memory.is_none() {
                     return Err(WriteError::closed(CloseReason::CrossSite).into());
                 }
             } else if let Some(bound) = self.writable(now)? {
@@ -276,8 +276,8 @@ impl SessionShared {
     ) -> Result<(Bound, Version), CommitFailure> {
         let id = drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
         let known = self.principal(now).and_then(|signed| self.find_principal(&signed));
-        let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
-        let birth = drawn.map_or_else(|| self.chain.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
+        let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.node.time, now));
+        let birth = drawn.map_or_else(|| self.node.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
         let (bound, made) = self.insert_record(id, self.begin_life(birth, now), now)?;
         let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound.record)) };
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
@@ -287,7 +287,7 @@ impl SessionShared {
 
     /// The life of a session that this handle begins, by a first write or a sign-in.
     pub(super) fn begin_life(&self, birth: Version, now: Millis) -> SessionLife {
-        let mut life = SessionLife::begin(birth, now, self.chain.lifetime);
+        let mut life = SessionLife::begin(birth, now, self.node.config.lifetime);
         if let Some(lifetime) = self.own_lifetime() {
             life.set_lifetime(lifetime, birth, Millis::default());
         }
@@ -306,7 +306,7 @@ impl SessionShared {
         now: Millis,
     ) -> Result<(Bound, InsertGuard<'_>), WriteError> {
         let key = RecordKey(*id.as_bytes());
-        let memory = self.chain.memory.as_ref();
+        let memory = self.node.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
             Some(memory) => {
@@ -325,9 +325,9 @@ impl SessionShared {
         changes: &[Mutation],
         now: Millis,
     ) -> Result<Version, CommitFailure> {
-        let terms = self.chain.terms(target.scope, now).for_share(target.share);
+        let terms = self.node.write_context(target.scope, now).for_share(target.share);
         let terms = WriteContext { scope: target.extent, ..terms };
-        let Some(store) = &self.chain.store else {
+        let Some(store) = &self.node.store else {
             let committed = target.record.commit(changes, terms);
             self.account(&target.record, now);
             return committed.map_err(|refused| refused.into_failure());
@@ -342,18 +342,18 @@ impl SessionShared {
             true => target.record.expires().max(now.after(terms.tombstones)),
             false => target.record.expires(),
         };
-        let expires = self.chain.time.wall(expires).time();
+        let expires = self.node.time.wall(expires).time();
         // Until the store's word is in memory, memory can't be relied on for this owner.
         let doubt = target.record.begin_store_write();
         let owner = match target.scope {
-            Scope::Session => self.chain.owner(&SessionId::from_bytes(target.record.key().0)),
+            Scope::Session => self.node.config.owner(&SessionId::from_bytes(target.record.key().0)),
             Scope::Principal => OwnerId::from_hash(target.record.key().0),
         };
         let commit = Commit::new(owner, kind, changes, expires);
-        let committed = store.commit(commit, &self.chain.time).await?;
+        let committed = store.commit(commit, &self.node.time).await?;
         match committed {
             Committed::Applied(version) => {
-                self.chain.note_version(version, now);
+                self.node.note_version(version, now);
                 let stamped: Vec<_> = changes
                     .iter()
                     .map(|change| Mutation {
@@ -362,7 +362,7 @@ impl SessionShared {
                         ..change.clone()
                     })
                     .collect();
-                let taken = target.record.commit(&stamped, WriteContext { now: self.chain.now(), ..terms });
+                let taken = target.record.commit(&stamped, WriteContext { now: self.node.now(), ..terms });
                 doubt.confirmed();
                 self.account(&target.record, now);
                 taken.map_err(CommitRejected::into_failure)?;
@@ -395,13 +395,13 @@ impl SessionShared {
         scope: Scope,
         now: Millis,
     ) -> Vec<IncomingValue<'static>> {
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
         let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
         let entries = ours.map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
-            self.chain.note_version(entry.version, now);
-            let stored = StoredValue::new(entry.version, entry.json, self.chain.time.written(entry.version, now));
+            self.node.note_version(entry.version, now);
+            let stored = StoredValue::new(entry.version, entry.json, self.node.time.written(entry.version, now));
             match schema.index_by_name(&entry.name) {
                 Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, stored)),
                 None => IncomingValue::Undeclared(entry.name.into(), stored),
@@ -419,9 +419,9 @@ impl SessionShared {
 
     /// The stored answers of a source or of defaults don't count as something to remove.
     pub(super) fn has_stored(&self, index: ValueIndex, now: Millis) -> bool {
-        let record = self.record_of(self.chain.schema.get(index).scope, now);
+        let record = self.record_of(self.node.config.schema.get(index).scope, now);
         record.is_some_and(|(_, record)| {
-            let schema = &self.chain.schema;
+            let schema = &self.node.config.schema;
             let live = |state: &State| {
                 let copies = [state.slot(schema, index, now), state.values.unread(index)];
                 copies.into_iter().flatten().any(|copy| copy.value.json.is_some())

@@ -69,7 +69,7 @@ pub(crate) struct CookieSize {
 impl SessionShared {
     /// The `Set-Cookie` that the response is to carry, if it is to carry one.
     pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
-        let cookie = &self.chain.cookie;
+        let cookie = &self.node.config.cookie;
         let bound = match self.live(now) {
             Ok(bound) => bound,
             Err(_) => {
@@ -83,10 +83,10 @@ impl SessionShared {
         let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&bound, now)?;
         self.note_over_budget(&written, now);
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
-        let made = cookie.creation(&self.chain.audience, &bound.id(), written.finish(), ends_in);
+        let made = cookie.creation(&self.node.config.audience, &bound.id(), written.finish(), ends_in);
         let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
-        if self.chain.memory.is_some() {
-            let fingerprint = self.chain.fingerprints.fingerprint(&header.as_bytes()[token], ring);
+        if self.node.memory.is_some() {
+            let fingerprint = self.node.config.fingerprints.fingerprint(&header.as_bytes()[token], ring);
             bound.record.write().set_cookie(fingerprint, in_step);
         }
         if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
@@ -144,7 +144,7 @@ impl SessionShared {
 
     /// What the browser is to carry now; none without a session.
     pub(crate) fn cookie_contents(&self) -> Option<CookieContents> {
-        let now = self.chain.now();
+        let now = self.node.now();
         self.live(now).ok().map(|bound| self.cookie_contents_of(&bound, now))
     }
 
@@ -160,12 +160,12 @@ impl SessionShared {
     /// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
     #[cfg(feature = "inspector")]
     pub(crate) fn cookie_size(&self, now: Millis) -> CookieSize {
-        let terms = self.chain.terms(Scope::Principal, now);
+        let terms = self.node.write_context(Scope::Principal, now);
         let empty = JsonRoom { used: 0, free: terms.budget };
         let users = self.principal(now).and_then(|signed| self.find_principal(&signed));
         let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
         let principal_json = principal_json.unwrap_or(empty);
-        let terms = self.chain.terms(Scope::Session, now);
+        let terms = self.node.write_context(Scope::Session, now);
         let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
             let parcel = self.build_payload(&bound, now)?;
             Some((bound, parcel))
@@ -182,7 +182,7 @@ impl SessionShared {
                 EntryOwner::Principal => measured.principal += entry.len(),
                 EntryOwner::Begun => {}
             }
-            let undeclared = entry.json.is_some() && self.chain.schema.index_by_bytes(entry.name).is_none();
+            let undeclared = entry.json.is_some() && self.node.config.schema.index_by_bytes(entry.name).is_none();
             measured.undeclared += usize::from(undeclared);
         }
         measured.token = sealed_len(parcel.written.finish().as_slice().len());
@@ -203,10 +203,10 @@ impl SessionShared {
     }
 
     fn build_payload_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let signed = self.principal_for(bound, now);
         let mut cut = false;
-        let wall = |at| self.chain.time.wall(at);
+        let wall = |at| self.node.time.wall(at);
         let (head, mut written, session, deadline, due) = {
             let state = bound.record.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
@@ -216,7 +216,7 @@ impl SessionShared {
                 idle_deadline: wall(deadline),
                 life: life.fields().map(wall),
                 principal: signed.as_deref().map(|signed| signed.owner.tag()),
-                predecessor: life.predecessor(&self.chain.time, now),
+                predecessor: life.predecessor(&self.node.time, now),
             };
             let mut written = Writer::new(&head, order);
             for (name, stored) in state.cookie_entries(schema) {
@@ -248,17 +248,17 @@ impl SessionShared {
 
     /// The bytes that there are for entries in the largest cookie.
     fn room(&self) -> usize {
-        self.chain.max_budget.session + self.chain.max_budget.principal
+        self.node.config.max_budget.session + self.node.config.max_budget.principal
     }
 
     /// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
     fn note_over_budget(&self, written: &Writer, now: Millis) {
-        let Budget { session, principal, .. } = self.chain.budget;
+        let Budget { session, principal, .. } = self.node.config.budget;
         let bytes = written.entries_len();
         if bytes <= session + principal {
             return;
         }
-        let Some(left_out) = self.chain.over_budget.due(1, now, MINUTE) else { return };
+        let Some(left_out) = self.node.over_budget.due(1, now, MINUTE) else { return };
         let mut entries: Vec<_> = written.entries().collect();
         entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
         let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
@@ -279,7 +279,7 @@ impl SessionShared {
             let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
             let Some(oldest) = oldest else { break };
             let name = entries.swap_remove(oldest).text();
-            self.chain.traces.cut_cookie(name, self.chain.now());
+            self.node.traces.cut_cookie(name, self.node.now());
         }
         let mut anew = Writer::new(head, order);
         for entry in entries {
@@ -299,14 +299,18 @@ impl SessionShared {
             return ResponseHeaders { touched, removals: &[], cookie: None };
         }
         let due = touched && !self.is_up_to_date();
-        let cookie = if due { self.set_cookie(self.chain.now()) } else { None };
+        let cookie = if due { self.set_cookie(self.node.now()) } else { None };
         let removes = match self.request_token.opened() {
             0 => false,
             1 => cookie.is_some(),
             // What another site makes a browser send must not take a cookie that the browser withheld.
             _ => !matches!(self.binding(), Binding::CrossSite(_)),
         };
-        ResponseHeaders { touched, removals: if removes { self.chain.cookie.former_removals() } else { &[] }, cookie }
+        ResponseHeaders {
+            touched,
+            removals: if removes { self.node.config.cookie.former_removals() } else { &[] },
+            cookie,
+        }
     }
 }
 

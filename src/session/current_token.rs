@@ -4,7 +4,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 
 use crate::{
     cookie::payload::{Entry, EntryOwner, Payload},
-    node::Chain,
+    node::Node,
     node_clock::NodeClock,
     record::{life::SessionLife, values::StoredValue},
     time::{Millis, Wall},
@@ -66,15 +66,15 @@ impl CurrentToken {
 }
 
 /// A payload with its times put right, unless they can't be believed or are over.
-pub(super) fn check_current(chain: &Chain, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
-    let (time, head) = (&chain.time, &payload.head);
+pub(super) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
+    let (time, head) = (&node.time, &payload.head);
     let wall = time.wall(now);
-    if head.issued > wall.after(chain.max_skew) {
-        chain.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
+    if head.issued > wall.after(node.config.max_skew) {
+        node.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
         tracing::debug!("a token is further in the future than `max_skew` allows: compare the clocks of the nodes");
         return None;
     }
-    see_versions(chain, &payload, now);
+    see_versions(node, &payload, now);
     let sealed = head.issued.min(wall);
     let lead = time.lead_at(head.issued);
     let node = |at: Wall| Millis(at.0).after(Duration::from_millis(lead));
@@ -102,9 +102,9 @@ pub(super) fn check_current(chain: &Chain, payload: Box<Payload>, now: Millis) -
 }
 
 /// Notes all versions that a genuine token tells of.
-fn see_versions(chain: &Chain, payload: &Payload, now: Millis) {
+fn see_versions(node: &Node, payload: &Payload, now: Millis) {
     let entries = [EntryOwner::Session, EntryOwner::Principal].into_iter().flat_map(|whose| payload.entries(whose));
     let (told, drawn) = (&payload.head.life, payload.order.as_ref().map(|order| order.birth));
     let versions = entries.map(|entry| entry.version).chain([told.birth, told.lifetime_version]).chain(drawn);
-    versions.for_each(|version| chain.note_version(version, now));
+    versions.for_each(|version| node.note_version(version, now));
 }

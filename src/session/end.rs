@@ -11,10 +11,10 @@ use super::{
     shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
+    config::ResolvedPrincipal,
     cookie::order::MOST_BEGUN,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::SessionId,
-    node::ResolvedPrincipal,
     record::state::Kind,
     tier::{Commit, CommitKind},
     time::Millis,
@@ -36,8 +36,8 @@ impl SessionShared {
             // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
             return Err(WriteError::closed(CloseReason::Ambiguous));
         }
-        let now = self.chain.now();
-        let longest = now.after(self.chain.longest_absolute());
+        let now = self.node.now();
+        let longest = now.after(self.node.longest_absolute());
         // Noted until the end is done: after a failure, or a caller that leaves, the next call takes the orders back.
         let ordered = self.issued_orders();
         for IssuedOrder { id, principal, .. } in &ordered {
@@ -52,12 +52,12 @@ impl SessionShared {
             let until = bound.record.forget_after().max(bound.record.read().absolute_deadline().unwrap_or(now));
             // The session that an order begins has a life of its own.
             let until = if ordered.is_empty() { until } else { until.max(longest) };
-            if let Some(store) = &self.chain.store {
-                let expires = self.chain.time.wall(until).time();
+            if let Some(store) = &self.node.store {
+                let expires = self.node.time.wall(until).time();
                 let kind = CommitKind::End { reason, successor: None };
-                let end = Commit::new(self.chain.owner(&bound.id()), kind, &[], expires);
+                let end = Commit::new(self.node.config.owner(&bound.id()), kind, &[], expires);
                 let doubt = bound.record.begin_store_write();
-                store.commit(end, &self.chain.time).await?;
+                store.commit(end, &self.node.time).await?;
                 doubt.confirmed();
             }
             let principal = self.principal_for(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
@@ -93,7 +93,7 @@ impl SessionShared {
         self.touch();
         self.check_head()?;
         let _turning = self.lifecycle_lock().await;
-        let now = self.chain.now();
+        let now = self.node.now();
         // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
         let signed = loop {
             let bound = self.session_to_end(now);
@@ -114,13 +114,13 @@ impl SessionShared {
         self.touch();
         self.check_can_set_cookie()?;
         let _turning = self.lifecycle_lock().await;
-        let now = self.chain.now();
+        let now = self.node.now();
         let (bound, signed) = self.signed_in(self.live(now).ok(), now)?;
         self.check_ends_kept()?;
         let id = new_session_id()?;
-        let _sparing = self.chain.spared.exempt(bound.key(), self.handle_id());
+        let _sparing = self.node.exempt_renewals.exempt(bound.key(), self.handle_id());
         let stamp = self.revoke(&signed);
-        let drawn = Some(PlannedSession { id, birth: self.chain.time.fresh(now, stamp) });
+        let drawn = Some(PlannedSession { id, birth: self.node.time.fresh(now, stamp) });
         self.replace_session(&bound, &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] }, now)
             .await
     }
@@ -129,7 +129,7 @@ impl SessionShared {
     ///
     /// Where no tier would know at the next request that a principal's sessions have ended.
     pub(crate) fn check_ends_kept(&self) -> Result<(), WriteError> {
-        if self.chain.memory.is_none() {
+        if self.node.memory.is_none() {
             let message = "the end of all sessions is stored in memory, and this chain has none: \
                            add `.tier(MemoryTier::builder().build())`";
             return Err(WriteError::new(WriteErrorKind::NoMemory, message));
@@ -158,25 +158,25 @@ impl SessionShared {
 
     /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
     pub(crate) fn revoke(&self, signed: &ResolvedPrincipal) -> Version {
-        let now = self.chain.now();
+        let now = self.node.now();
         let record = self.hold_principal(signed, now);
         let version = {
             let mut state = record.write();
             record.reset_if_idle(&mut state, now);
-            let time = &self.chain.time;
+            let time = &self.node.time;
             // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
             let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
             time.note_version(version, now);
             if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
                 (*not_before, *revoked) = (version, now);
                 // Kept until the last cookie sealed before can no longer open.
-                *idle = (*idle).max(self.chain.longest_absolute());
+                *idle = (*idle).max(self.node.longest_absolute());
             }
             version
         };
         record.touch(now);
         self.account(&record, now);
-        self.chain.revocations.fetch_add(1, Ordering::AcqRel);
+        self.node.revocations.fetch_add(1, Ordering::AcqRel);
         record.notify_all();
         version
     }

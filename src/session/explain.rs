@@ -7,7 +7,7 @@ use super::{
     shared::SessionShared,
 };
 use crate::{
-    node::{COOKIE, MEMORY},
+    config::{COOKIE, MEMORY},
     record::values::StoredValue,
     value::ValueIndex,
     version::Version,
@@ -76,8 +76,8 @@ impl fmt::Display for TierAnswer {
 }
 
 pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> Explanation {
-    let now = core.chain.now();
-    let declared = core.chain.schema.get(index);
+    let now = core.node.now();
+    let declared = core.node.config.schema.get(index);
     let judge = |json: &[u8], version| match (declared.check)(json) {
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
@@ -95,7 +95,7 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
     // what it has that is newer.
     for stored in [MEMORY, COOKIE] {
         let answer = match (stored, &unread) {
-            (MEMORY, _) if core.chain.memory.is_none() => continue,
+            (MEMORY, _) if core.node.memory.is_none() => continue,
             (stored, _) if stored == tier => answer,
             (COOKIE, Some(StoredValue { version, json: Some(json), .. })) => judge(json, Some(*version)),
             (COOKIE, Some(StoredValue { version, json: None, .. })) => TierAnswer::Removed(*version),
@@ -103,7 +103,7 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
         };
         answers.push((stored, answer));
     }
-    for computed in &core.chain.computed {
+    for computed in &core.node.config.computed {
         let said = core.computed(index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use super::shared::{Binding, Bound, SessionShared};
 use crate::{
+    config::Identity,
     error::CloseReason,
     memory::{EndedSession, SessionLookup, record::Record},
-    node::Identity,
     record::life::{End, Successor},
     time::Millis,
 };
@@ -46,8 +46,8 @@ impl SessionShared {
             Binding::Fenced(_) => self.request_token.key?,
             Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
         };
-        self.chain.spared.renewer(&key)?;
-        match self.chain.memory.as_ref()?.session(&key, now) {
+        self.node.exempt_renewals.renewer(&key)?;
+        match self.node.memory.as_ref()?.session(&key, now) {
             SessionLookup::Live(record) => record.closed(now).is_none().then_some(Bound { record }),
             SessionLookup::Ended(_) | SessionLookup::Unknown => None,
         }
@@ -59,7 +59,7 @@ impl SessionShared {
     /// principal was signed in before and after. With `identify` that principal must be the request's too: the head may
     /// name another user of the same cookie.
     fn living_successor(&self, now: Millis) -> Option<Bound> {
-        let memory = self.chain.memory.as_ref()?;
+        let memory = self.node.memory.as_ref()?;
         let mut ended = match self.binding() {
             Binding::Live(bound) => EndedSession::of(bound.record.end_of()?, now),
             Binding::Fenced(_) => match memory.session(&self.request_token.key?, now) {
@@ -83,7 +83,7 @@ impl SessionShared {
     }
 
     fn may_end_successor(&self, end: &End) -> bool {
-        match &self.chain.identity {
+        match &self.node.config.identity {
             Identity::Head(_) => end.principal == self.head_principal.as_ref().map(|it| it.owner.tag()),
             Identity::Value { .. } | Identity::Nobody => true,
         }

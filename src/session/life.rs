@@ -18,7 +18,7 @@ impl Session {
     /// `touch` waits for nothing: the first poll completes it.
     pub async fn touch(&self) -> Result<(), WriteError> {
         self.core().touch();
-        let now = self.core().chain.now();
+        let now = self.core().node.now();
         match self.core().live(now) {
             Ok(bound) => bound.record.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),

@@ -11,12 +11,12 @@ use super::{
     shared::{Binding, Bound, SessionShared},
     sign_in::Site,
 };
-use crate::cross_site::CrossSite;
 use crate::{
+    config::{Identity, ResolvedPrincipal},
+    cross_site::CrossSite,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, SessionId},
     memory::record::Record,
-    node::{Identity, ResolvedPrincipal},
     record::{
         change::Mutation,
         life::{LifeFields, Lifetime, Predecessor, SessionLife, Successor},
@@ -118,7 +118,7 @@ impl SessionShared {
 
     /// The caller holds [`turning`](Self::lifecycle_lock).
     pub(super) async fn renew_with(&self, beginning: &SessionStart<'_>) -> Result<(), WriteError> {
-        let now = self.chain.now();
+        let now = self.node.now();
         match self.live(now) {
             Ok(bound) => self.replace_session(&bound, beginning, now).await,
             // After its own end a handle may begin a new session: a page that says "you have been signed out".
@@ -166,7 +166,7 @@ impl SessionShared {
         let _turning = self.lifecycle_lock().await;
         // A session that had ended before this request, or that this handle has just ended, may be followed. The
         // application may also answer for another site's form, which has no session.
-        let may_begin = match self.live(self.chain.now()) {
+        let may_begin = match self.live(self.node.now()) {
             Ok(_) => false,
             Err(Some(reason)) if !self.may_be_followed(site) => return Err(WriteError::closed(reason)),
             Err(_) => true,
@@ -179,28 +179,28 @@ impl SessionShared {
         &self,
         SignInRequest { user, grants, adopt, planned: drawn, may_begin }: SignInRequest<'_>,
     ) -> Result<(), WriteError> {
-        let Identity::Value { index, derive } = &self.chain.identity else {
+        let Identity::Value { index, derive } = &self.node.config.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.get(*index).name;
-        let signed = derive(&user).map(|principal| self.chain.resolve_principal(principal));
+        let name = self.node.config.schema.get(*index).name;
+        let signed = derive(&user).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
         let user = Mutation { index: *index, name, json: Some(user), version: None, replaces: None };
         let changes: Vec<_> = std::iter::once(user).chain(grants.iter().cloned()).collect();
         // First, so that a store that doesn't answer leaves everything as it is.
         let asked = match &signed {
-            Some(signed) => self.load_principal_record(signed, self.chain.now()).await?,
+            Some(signed) => self.load_principal_record(signed, self.node.now()).await?,
             None => None,
         };
-        let now = self.chain.now();
+        let now = self.node.now();
         let known = asked.clone().or_else(|| self.find_principal(signed.as_deref()?));
-        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&self.chain.time, now));
+        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&self.node.time, now));
         let before = self.live(now);
         // Only what nobody's principal chose: owners are never merged.
         let adopted = match (&before, &signed) {
             (Ok(bound), Some(signed)) if self.principal_for(bound, now).is_none() => {
                 // Not held before it is done: a refused sign-in must not take the present user's record from the watches.
-                let new = || Arc::new(Record::principal(signed.key(), self.chain.principal_idle, now));
+                let new = || Arc::new(Record::principal(signed.key(), self.node.config.principal_idle, now));
                 self.adoptable(&known.unwrap_or_else(new), self.chosen(bound, adopt, now), now)?
             }
             _ => Vec::new(),
@@ -222,7 +222,7 @@ impl SessionShared {
 
     /// The browser's own choices among the values to adopt.
     fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let state = bound.record.read();
         let json = |index: ValueIndex| state.value(schema, index, now).and_then(|stored| stored.json.clone());
         let change = |index: &ValueIndex| {
@@ -235,11 +235,11 @@ impl SessionShared {
     /// The choices of which the user has none yet, and for which the user's record has room.
     fn adoptable(&self, record: &Record, chosen: Vec<Mutation>, now: Millis) -> Result<Vec<Mutation>, WriteError> {
         let has = |state: &State, change: &Mutation| {
-            state.value(&self.chain.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
+            state.value(&self.node.config.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
         };
         let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
         let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
-        let terms = self.chain.terms(Scope::Principal, now);
+        let terms = self.node.write_context(Scope::Principal, now);
         record.check_budget(&adopted, terms).map_err(|refused| WriteError::from(refused.into_failure()))?;
         Ok(adopted)
     }
@@ -256,7 +256,7 @@ impl SessionShared {
     async fn adopt(&self, signed: &ResolvedPrincipal, chosen: Vec<Mutation>, now: Millis) -> Result<(), WriteError> {
         let record = self.hold_principal(signed, now);
         let stands = |index| {
-            let stored = record.live(now, |state| state.value(&self.chain.schema, index, now).cloned());
+            let stored = record.live(now, |state| state.value(&self.node.config.schema, index, now).cloned());
             stored.ok().flatten()
         };
         for mut change in chosen {
@@ -286,15 +286,15 @@ impl SessionShared {
         now: Millis,
     ) -> Result<(), WriteError> {
         let id = beginning.planned.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
-        let life = SessionLife::begin(Version::ZERO, now, self.chain.lifetime);
+        let life = SessionLife::begin(Version::ZERO, now, self.node.config.lifetime);
         let (next, made) = self.insert_record(id, life, now)?;
         // Asked outside of all locks: the application's own code says who is signed in.
         let principal = self.principal_for(bound, now).map(|signed| signed.owner.tag());
-        let by_value = matches!(self.chain.identity, Identity::Value { .. });
+        let by_value = matches!(self.node.config.identity, Identity::Value { .. });
         let stays = beginning.kind == StartKind::Renewal && by_value && principal.is_some();
         let succession =
             Replacement { start: beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
-        let _shut = match &self.chain.store {
+        let _shut = match &self.node.store {
             Some(store) => {
                 let shut = bound.record.renew_gate_exclusive().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
@@ -342,7 +342,7 @@ impl SessionShared {
     ) -> Result<State, CommitRejected> {
         let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
         // Above the one before, which no `end_all_sessions` has reached, as all that this node has seen.
-        let fresh = |above| self.chain.time.fresh(now, above);
+        let fresh = |above| self.node.time.fresh(now, above);
         let birth = beginning.planned.map_or_else(|| fresh(beginning.above()), |drawn| drawn.birth);
         let told = match beginning.kind {
             StartKind::Renewal => LifeFields { birth, ..life.fields() },
@@ -354,15 +354,15 @@ impl SessionShared {
         life.set_predecessor(*predecessor);
         let mut next = state.successor_state(life);
         if beginning.kind != StartKind::Renewal {
-            next.values.retain(|index| self.chain.schema.get(index).scope == Scope::Session);
+            next.values.retain(|index| self.node.config.schema.get(index).scope == Scope::Session);
         }
         if beginning.changes.is_empty() {
             return Ok(next);
         }
-        let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
-        let version = self.chain.time.fresh(now, state.values.newest());
+        let terms = self.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
+        let version = self.node.time.fresh(now, state.values.newest());
         // As if the store had stamped it: it takes what it is told of a successor as it is.
-        let stamp = self.chain.store.as_ref().map(|_| version);
+        let stamp = self.node.store.as_ref().map(|_| version);
         let changes: Vec<_> =
             beginning.changes.iter().map(|change| Mutation { version: stamp, ..change.clone() }).collect();
         next.check_budget(&changes, terms)?;
@@ -383,7 +383,7 @@ impl SessionShared {
             .live(now, |state| self.successor_state(state, succession, now))
             .map_err(WriteError::closed)?
             .map_err(|refused| WriteError::from(refused.into_failure()))?;
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let changes: Vec<_> = successor
             .values
             .declared()
@@ -395,24 +395,24 @@ impl SessionShared {
                 replaces: None,
             })
             .collect();
-        let expires = self.chain.time.wall(successor.absolute_deadline().unwrap_or(now)).time();
-        let create = Commit::new(self.chain.owner(&next.id()), CommitKind::Create, &changes, expires);
+        let expires = self.node.time.wall(successor.absolute_deadline().unwrap_or(now)).time();
+        let create = Commit::new(self.node.config.owner(&next.id()), CommitKind::Create, &changes, expires);
         let refused =
             || WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session");
-        match store.commit(create, &self.chain.time).await? {
+        match store.commit(create, &self.node.time).await? {
             Committed::Applied(_) => {}
             // Another node has carried the order out.
             _ if succession.start.planned.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
             _ => return Err(refused()),
         }
-        let expires = self.chain.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
+        let expires = self.node.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
         let kind = CommitKind::End {
             reason: CloseReason::Renewed,
-            successor: succession.is_followed(principal).then(|| self.chain.owner(&next.id())),
+            successor: succession.is_followed(principal).then(|| self.node.config.owner(&next.id())),
         };
-        let end = Commit::new(self.chain.owner(&bound.id()), kind, &[], expires);
+        let end = Commit::new(self.node.config.owner(&bound.id()), kind, &[], expires);
         let doubt = bound.record.begin_store_write();
-        let ended = store.commit(end, &self.chain.time).await?;
+        let ended = store.commit(end, &self.node.time).await?;
         doubt.confirmed();
         match ended {
             Committed::Applied(_) => Ok(()),
@@ -428,10 +428,10 @@ impl SessionShared {
         self.touch();
         self.check_head()?;
         let _turning = self.lifecycle_lock().await;
-        let now = self.chain.now();
+        let now = self.node.now();
         match self.live(now) {
             Ok(bound) => {
-                bound.record.set_lifetime(lifetime, &self.chain.time, now).map_err(WriteError::closed)?;
+                bound.record.set_lifetime(lifetime, &self.node.time, now).map_err(WriteError::closed)?;
                 self.account(&bound.record, now);
             }
             Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
@@ -442,7 +442,7 @@ impl SessionShared {
             // The next session of this handle begins with the lifetime.
             Err(_) => {}
         }
-        self.chain.raise_longest_absolute(lifetime.absolute);
+        self.node.raise_longest_absolute(lifetime.absolute);
         self.note_lifetime(lifetime);
         Ok(())
     }
@@ -450,8 +450,8 @@ impl SessionShared {
     /// Empties the session's own record, but for who is signed in; in a job, the principal's.
     pub(super) async fn clear(&self) -> Result<(), WriteError> {
         self.touch();
-        let now = self.chain.now();
-        let identity = match &self.chain.identity {
+        let now = self.node.now();
+        let identity = match &self.node.config.identity {
             Identity::Value { index, .. } => Some(*index),
             _ => None,
         };
@@ -468,7 +468,7 @@ impl SessionShared {
             let state = record.read();
             let declared = state.values.declared().map(|slot| slot.index);
             let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
-            cleared.map(|index| removal(index, self.chain.schema.get(index).name)).collect()
+            cleared.map(|index| removal(index, self.node.config.schema.get(index).name)).collect()
         };
         if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
             return self.writable(now).map(drop);

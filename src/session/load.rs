@@ -19,13 +19,13 @@ use super::{
     request_token::RequestToken,
     shared::{Binding, SessionShared},
 };
-use crate::cross_site::CrossSite;
 use crate::{
+    config::{ComputedAnswer, DEFAULT, Reads},
     cookie::header::Fields,
-    cross_site::refusal::CrossSiteRefusal,
+    cross_site::{CrossSite, refusal::CrossSiteRefusal},
     error::{MissingSession, TierError},
     id::Principal,
-    node::{Chain, ComputedAnswer, DEFAULT, Reads},
+    node::Node,
     sync::Mutex,
     tier::{Lookup, outside::WaitPolicy},
     value::{Json, ValueIndex},
@@ -106,7 +106,7 @@ pub(crate) struct LoaderHandle {
 /// What the layer notes at entry.
 pub(crate) struct RequestHead {
     /// The session's from its load on. All requests of all threads count on the chain, so that none does it twice.
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) node: Arc<Node>,
     pub(crate) cookies: Option<Fields>,
     /// How another site caused the request, if one did.
     pub(crate) cross_site: Option<CrossSite>,
@@ -122,9 +122,9 @@ pub(crate) struct RequestHead {
 impl LoaderHandle {
     /// The loader that a layer of the same chain has put there for the same request: with the same Cookie fields, and with
     /// the response head still to come.
-    pub(crate) fn same_request(&self, chain: &Arc<Chain>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
+    pub(crate) fn same_request(&self, node: &Arc<Node>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
         let mut loading = self;
-        while !loading.loader.is_of(chain) {
+        while !loading.loader.is_of(node) {
             loading = loading.outer.as_deref()?;
         }
         let same = !loading.loader.head_has_left() && loading.loader.has_cookies(cookies);
@@ -185,10 +185,10 @@ impl Loader {
     }
 
     /// The loader of a chain, among those of nested layers.
-    pub(crate) fn of(extensions: &Extensions, chain: &Arc<Chain>) -> Option<Arc<Self>> {
+    pub(crate) fn of(extensions: &Extensions, node: &Arc<Node>) -> Option<Arc<Self>> {
         let mut loading = extensions.get::<LoaderHandle>();
         while let Some(LoaderHandle { loader, outer, .. }) = loading {
-            if loader.is_of(chain) {
+            if loader.is_of(node) {
                 return Some(Arc::clone(loader));
             }
             loading = outer.as_deref();
@@ -196,19 +196,19 @@ impl Loader {
         None
     }
 
-    fn is_of(&self, chain: &Arc<Chain>) -> bool {
+    fn is_of(&self, node: &Arc<Node>) -> bool {
         let arrival = self.head.lock();
         // What has no arrival any more has been loaded.
-        let own = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
-        own.is_some_and(|own| Arc::ptr_eq(own, chain))
+        let own = arrival.as_ref().map(|arrival| &arrival.node).or_else(|| Some(&self.loaded()?.node));
+        own.is_some_and(|own| Arc::ptr_eq(own, node))
     }
 
     /// The word to caches on a response whose request read the session.
     pub(crate) fn reads(&self) -> Reads {
         let arrival = self.head.lock();
         // A loader without an arrival has been loaded.
-        let chain = arrival.as_ref().map(|arrival| &arrival.chain).or_else(|| Some(&self.loaded()?.chain));
-        chain.map_or(Reads::Private, |chain| chain.reads)
+        let node = arrival.as_ref().map(|arrival| &arrival.node).or_else(|| Some(&self.loaded()?.node));
+        node.map_or(Reads::Private, |node| node.config.reads)
     }
 
     /// The session's state, if it was loaded.
@@ -308,29 +308,29 @@ impl Loader {
     ) -> Poll<Result<(), MissingSession>> {
         if waiting.is_none()
             && self.loaded().is_none()
-            && let Some(chain) = ready!(self.poll_without_waiting(cx))?
+            && let Some(node) = ready!(self.poll_without_waiting(cx))?
         {
             self.handles.fetch_or(WAITED, Ordering::Release);
             let (hold, loader) = (HandleGuard::new(Arc::clone(self)), Arc::clone(self));
-            let load = Box::pin(async move { loader.load_waiting(&chain, patience).await });
+            let load = Box::pin(async move { loader.load_waiting(&node, patience).await });
             *waiting = Some(PendingLoad { _hold: hold, load });
         }
         waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
     }
 
     /// The load of a chain that never waits. Of one that may it only gives the chain.
-    fn poll_without_waiting(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Chain>>, MissingSession>> {
+    fn poll_without_waiting(&self, cx: &mut Context<'_>) -> Poll<Result<Option<Arc<Node>>, MissingSession>> {
         let mut arrival = self.head.lock();
         // Unless another load was faster.
         let Some(known) = &*arrival else { return Poll::Ready(Ok(None)) };
-        if known.chain.waits() {
-            return Poll::Ready(Ok(Some(Arc::clone(&known.chain))));
+        if known.node.waits() {
+            return Poll::Ready(Ok(Some(Arc::clone(&known.node))));
         }
         let familiar = match known.familiar() {
             Some(familiar) if known.is_plain() => {
-                if let Some(RequestHead { chain, cookies, upgrade, .. }) = arrival.take() {
+                if let Some(RequestHead { node, cookies, upgrade, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
-                    self.core.get_or_init(|| SessionShared::from_known_token(chain, familiar, upgrade));
+                    self.core.get_or_init(|| SessionShared::from_known_token(node, familiar, upgrade));
                     self.keep_cookies(cookies);
                     drop(arrival);
                 }
@@ -341,23 +341,23 @@ impl Loader {
         let (mut core, unopened) = known.begin(familiar, Vec::new());
         let around = known.outer.clone();
         drop(arrival);
-        let now = core.chain.now();
+        let now = core.node.now();
         ready!(pin!(core.resolve_token(unopened, now)).poll(cx))?;
         core.share_session(around.as_deref().and_then(Self::loaded));
         self.keep(core);
         Poll::Ready(Ok(None))
     }
 
-    async fn load_waiting(&self, chain: &Chain, patience: WaitPolicy) -> Result<(), MissingSession> {
+    async fn load_waiting(&self, node: &Node, patience: WaitPolicy) -> Result<(), MissingSession> {
         let mut answers = Vec::new();
-        if chain.has_sources {
+        if node.config.has_sources {
             let Some(head) = self.head.lock().as_ref().map(RequestHead::head) else { return Ok(()) };
-            ask(chain, head.as_deref(), patience, &mut answers).await;
+            ask(node, head.as_deref(), patience, &mut answers).await;
         }
         let begun =
             self.head.lock().as_ref().map(|known| (known.begin(known.familiar(), answers), known.outer.clone()));
         if let Some(((mut core, unopened), around)) = begun {
-            core.resolve_token(unopened, chain.now()).await?;
+            core.resolve_token(unopened, node.now()).await?;
             core.share_session(around.as_deref().and_then(Self::loaded));
             self.keep(core);
         }
@@ -377,7 +377,7 @@ impl Loader {
         if let Some(RequestHead { refused: Some(refused), .. }) = &arrival
             && stored.is_cross_site()
         {
-            stored.chain.refusals.tell(refused, stored.chain.now());
+            stored.node.refusals.tell(refused, stored.node.now());
         }
         drop(arrival); // outside of the lock
     }
@@ -387,7 +387,7 @@ impl RequestHead {
     /// The session whose token memory knows, if that is the only one that was brought.
     fn familiar(&self) -> Option<KnownToken> {
         let cookies = self.countable()?;
-        recognise::find_known_token(&self.chain, cookies, self.chain.now())
+        recognise::find_known_token(&self.node, cookies, self.node.now())
     }
 
     /// The cookies, unless the request is one whose cookies do not count.
@@ -397,7 +397,7 @@ impl RequestHead {
 
     /// Whether nothing but the token has a say.
     fn is_plain(&self) -> bool {
-        self.facts.is_none() && self.chain.revocations.load(Ordering::Acquire) == 0
+        self.facts.is_none() && self.node.revocations.load(Ordering::Acquire) == 0
     }
 
     fn head(&self) -> Option<Arc<Parts>> {
@@ -413,14 +413,15 @@ impl RequestHead {
     ) -> (SessionShared, Option<UnopenedTokens>) {
         let cookies = || self.countable().cloned();
         let unopened = familiar.is_none().then(|| UnopenedTokens { cookies: cookies(), cross_site: self.cross_site });
-        let chain = Arc::clone(&self.chain);
+        let node = Arc::clone(&self.node);
         let mut core = match familiar {
-            Some(familiar) => SessionShared::from_known_token(chain, familiar, self.upgrade),
-            None => SessionShared::new(chain, Binding::Anonymous, RequestToken::default()),
+            Some(familiar) => SessionShared::from_known_token(node, familiar, self.upgrade),
+            None => SessionShared::new(node, Binding::Anonymous, RequestToken::default()),
         };
         *core.flags.upgrade.get_mut() = self.upgrade;
         if let Some(asked) = &self.facts {
-            core.head_principal = asked.identified.clone().map(|principal| self.chain.resolve_principal(principal));
+            core.head_principal =
+                asked.identified.clone().map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
             computed.extend(asked.defaults.iter().map(|(index, json)| ComputedAnswer {
                 tier: DEFAULT,
                 index: *index,
@@ -434,12 +435,12 @@ impl RequestHead {
 }
 
 /// The sources' answers for one request, or for a job.
-async fn ask(chain: &Chain, head: Option<&Parts>, patience: WaitPolicy, answers: &mut Vec<ComputedAnswer>) {
-    for source in chain.sources() {
-        let found = source.read(Lookup::new(&chain.names, head), patience, &chain.time).await;
-        let until = found.expires_in.map(|span| chain.now().after(span));
+async fn ask(node: &Node, head: Option<&Parts>, patience: WaitPolicy, answers: &mut Vec<ComputedAnswer>) {
+    for source in node.config.sources() {
+        let found = source.read(Lookup::new(&node.config.names, head), patience, &node.time).await;
+        let until = found.expires_in.map(|span| node.now().after(span));
         let named = |(name, json): (String, Json)| {
-            let index = chain.schema.index_by_name(&name)?;
+            let index = node.config.schema.index_by_name(&name)?;
             Some(ComputedAnswer { tier: source.name(), index, json, until })
         };
         answers.extend(found.entries.into_iter().filter_map(named));
@@ -457,14 +458,14 @@ impl fmt::Debug for Loader {
 
 impl Session {
     /// A principal's own handle, outside of any request.
-    pub(crate) async fn job(chain: &Arc<Chain>, principal: Principal) -> Result<Self, TierError> {
-        let signed = chain.resolve_principal(principal);
+    pub(crate) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Self, TierError> {
+        let signed = Arc::new(node.config.resolve_principal(principal));
         let mut computed = Vec::new();
-        ask(chain, None, WaitPolicy::UntilDeadline, &mut computed).await;
-        let mut core = SessionShared::new(Arc::clone(chain), Binding::PrincipalOnly, RequestToken::default());
+        ask(node, None, WaitPolicy::UntilDeadline, &mut computed).await;
+        let mut core = SessionShared::new(Arc::clone(node), Binding::PrincipalOnly, RequestToken::default());
         (core.head_principal, core.computed) = (Some(signed), computed.into());
-        core.load_principal(chain.now()).await?;
-        if chain.store.is_none() && chain.memory.is_none() {
+        core.load_principal(node.now()).await?;
+        if node.store.is_none() && node.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
             core.note_head_sent();
         }

@@ -14,6 +14,7 @@ use super::{
     shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
+    config::{Identity, ResolvedPrincipal},
     cookie::{
         order::{Named, Order, Turn},
         payload::{Entry, EntryOwner, Head, Payload, Writer},
@@ -22,7 +23,6 @@ use crate::{
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, RecordKey, SessionId},
     memory::SessionLookup,
-    node::{Identity, ResolvedPrincipal},
     record::{
         change::Mutation,
         life::{End, Lifetime, Predecessor, SessionLife, Successor},
@@ -59,12 +59,12 @@ impl SessionShared {
     /// Seals an order for this handle's page.
     pub(super) fn order(&self, ordering: &Ordering) -> Result<RelayToken, WriteError> {
         self.touch();
-        if self.chain.memory.is_none() {
+        if self.node.memory.is_none() {
             let message = "an order needs memory, where a sign-out ends the session that the order would begin: \
                            add `.tier(MemoryTier::builder().build())`";
             return Err(WriteError::new(WriteErrorKind::NoMemory, message));
         }
-        let now = self.chain.now();
+        let now = self.node.now();
         let ordered = self.order_base(ordering.turn, now)?;
         let user = ordering.user.as_ref().and_then(|user| self.signs_in(user));
         let mut drawn = self.plan_session(user.as_deref(), now)?;
@@ -78,7 +78,7 @@ impl SessionShared {
             OrderBase::Ended(..) => (Named::Ended, self.has_ended_own()),
             OrderBase::Nothing => (Named::Nothing, true),
         };
-        let adopts = ordering.adopts.iter().map(|index| self.chain.schema.get(*index).name.into()).collect();
+        let adopts = ordering.adopts.iter().map(|index| self.node.config.schema.get(*index).name.into()).collect();
         let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
@@ -88,7 +88,7 @@ impl SessionShared {
             }
             OrderBase::Ended(id, until) => (id, self.bare_payload(&order, self.head_principal_tag(), until, now)),
             OrderBase::Nothing => {
-                let until = now.after(self.chain.lifetime.absolute);
+                let until = now.after(self.node.config.lifetime.absolute);
                 (drawn.id, self.bare_payload(&order, self.head_principal_tag(), until, now))
             }
         };
@@ -105,7 +105,7 @@ impl SessionShared {
     /// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
     pub(super) fn removal(&self) -> Option<RelayToken> {
         let OwnEnd { id, until, principal, others } = self.own_end()?;
-        let now = self.chain.now();
+        let now = self.node.now();
         let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
         let order = Order { turn, named, no_cookie: true, begun: others, birth, adopts: Vec::new() };
         self.seal_turn(&id, self.bare_payload(&order, principal, until, now)).ok()
@@ -131,7 +131,7 @@ impl SessionShared {
         if let Some(ended) = self.own_end() {
             return Ok(OrderBase::Ended(ended.id, ended.until));
         }
-        let longest = now.after(self.chain.longest_absolute());
+        let longest = now.after(self.node.longest_absolute());
         Ok(self
             .request_token
             .key
@@ -144,7 +144,7 @@ impl SessionShared {
         if self.issued_order_ids().iter().any(|id| self.is_known(id)) {
             return Err(WriteError::closed(CloseReason::Renewed));
         }
-        let time = &self.chain.time;
+        let time = &self.node.time;
         let known = user.and_then(|signed| self.find_principal(signed));
         let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
         Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
@@ -156,17 +156,17 @@ impl SessionShared {
     }
 
     fn signs_in(&self, user: &Mutation) -> Option<Arc<ResolvedPrincipal>> {
-        let Identity::Value { derive, .. } = &self.chain.identity else { return None };
-        derive(user.json.as_deref()?).map(|principal| self.chain.resolve_principal(principal))
+        let Identity::Value { derive, .. } = &self.node.config.identity else { return None };
+        derive(user.json.as_deref()?).map(|principal| Arc::new(self.node.config.resolve_principal(principal)))
     }
 
     /// The change that signs a user in.
     pub(super) fn user_change(&self, user: Json) -> Result<Mutation, WriteError> {
-        let Identity::Value { index, .. } = &self.chain.identity else {
+        let Identity::Value { index, .. } = &self.node.config.identity else {
             let message = "nobody can sign in: declare the user's type with `identify_by`";
             return Err(WriteError::new(WriteErrorKind::Undeclared, message));
         };
-        let name = self.chain.schema.get(*index).name;
+        let name = self.node.config.schema.get(*index).name;
         Ok(Mutation { index: *index, name, json: Some(user), version: None, replaces: None })
     }
 
@@ -192,7 +192,7 @@ impl SessionShared {
                 dry.map_err(WriteError::closed)?
             }
             OrderBase::Ended(..) | OrderBase::Nothing => {
-                let terms = self.chain.terms(Scope::Session, now).for_share(BudgetShare::Whole);
+                let terms = self.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
                 self.empty_session(now).check_budget(changes, terms)
             }
         };
@@ -201,7 +201,7 @@ impl SessionShared {
 
     /// The payload of an order of which the browser's cookie lacks nothing.
     fn bare_payload(&self, order: &Order, principal: Option<PrincipalTag>, until: Millis, now: Millis) -> Writer {
-        let wall = |at| self.chain.time.wall(at);
+        let wall = |at| self.node.time.wall(at);
         let (span, issued) = (until.since(now), wall(now));
         let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
         let told = SessionLife::begin(Version::at(issued), now, lifetime).fields().map(wall);
@@ -214,7 +214,7 @@ impl SessionShared {
             return Err(too_long());
         }
         let mut text = Vec::from(TURN_PREFIX);
-        let sealed = self.chain.cookie.seal(&self.chain.audience, Purpose::Turn, id, payload, &mut text);
+        let sealed = self.node.config.cookie.seal(&self.node.config.audience, Purpose::Turn, id, payload, &mut text);
         let unsealable =
             |error| WriteError::new(WriteErrorKind::TooLarge, "the order can't be sealed").caused_by(error);
         sealed.map_err(unsealable)?;
@@ -245,7 +245,7 @@ impl SessionShared {
         if came.is_nothing() {
             return Ok(());
         }
-        let now = self.chain.now();
+        let now = self.node.now();
         let named = || iter::once(&relayed.id).chain(&order.begun);
         let names = |id: &SessionId| named().any(|named| named == id);
         // The cookie of the next session may be on its way.
@@ -265,15 +265,15 @@ impl SessionShared {
 
     async fn apply_order(&self, order: &Order, relayed: &OpenedRelay, came: &CookieTokens) -> Result<(), RelayRefused> {
         let OpenedRelay { id, current, .. } = relayed;
-        let (id, payload, now) = (*id, &current.payload, self.chain.now());
+        let (id, payload, now) = (*id, &current.payload, self.node.now());
         if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
-        if self.chain.accepted.contains(&relayed.nonce) {
+        if self.node.accepted_nonces.contains(&relayed.nonce) {
             return Err(RelayRefused::Used);
         }
         let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
-        let drawn = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &self.chain.time) };
+        let drawn = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &self.node.time) };
         let user = self.user_of(order, payload)?;
         if order.named == Named::Ended {
             let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
@@ -291,7 +291,7 @@ impl SessionShared {
             payload.entries(EntryOwner::Begun).map(|entry| self.change(&entry)).collect::<Result<_, _>>()?;
         let turned = match (order.turn, changes.split_first()) {
             (Turn::SignIn, Some((user, grants))) => {
-                let adopts = order.adopts.iter().filter_map(|name| self.chain.schema.index_by_name(name));
+                let adopts = order.adopts.iter().filter_map(|name| self.node.config.schema.index_by_name(name));
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
                 let may_begin = bound.is_none();
@@ -308,7 +308,7 @@ impl SessionShared {
         };
         turned.map_err(RelayRefused::Write)?;
         // The begun session may leave memory within the minute that the order lives. A full set is no reason to fail now.
-        let _ = self.chain.accepted.accept(relayed.nonce, now);
+        let _ = self.node.accepted_nonces.accept(relayed.nonce, now);
         Ok(())
     }
 
@@ -365,7 +365,7 @@ impl SessionShared {
             return Err(RelayRefused::OtherUser);
         }
         let stamped = |signed: Arc<ResolvedPrincipal>| {
-            self.find_principal(&signed).is_some_and(|record| record.not_before(&self.chain.time, now) >= drawn.birth)
+            self.find_principal(&signed).is_some_and(|record| record.not_before(&self.node.time, now) >= drawn.birth)
         };
         if [signed, user].into_iter().flatten().any(stamped) {
             return Err(RelayRefused::Closed(CloseReason::Revoked));
@@ -384,14 +384,14 @@ impl SessionShared {
 
     /// A value that an order grants. A value that this build does not declare can't be granted.
     fn change(&self, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
-        let index = self.chain.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
-        let (name, json) = (self.chain.schema.get(index).name, entry.json.map(Json::from));
+        let index = self.node.config.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
+        let (name, json) = (self.node.config.schema.get(index).name, entry.json.map(Json::from));
         Ok(Mutation { index, name, json, version: None, replaces: None })
     }
 
     fn lookup(&self, id: &SessionId) -> SessionLookup {
-        let memory = self.chain.memory.as_ref();
-        memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.chain.now()))
+        let memory = self.node.memory.as_ref();
+        memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.node.now()))
     }
 
     /// Whether this node knows an id, alive or ended.
@@ -416,11 +416,11 @@ impl SessionShared {
         until: Millis,
         now: Millis,
     ) -> Result<(), WriteError> {
-        if let Some(store) = &self.chain.store {
-            let (owner, expires) = (self.chain.owner(&id), self.chain.time.wall(until).time());
+        if let Some(store) = &self.node.store {
+            let (owner, expires) = (self.node.config.owner(&id), self.node.time.wall(until).time());
             let write = async |kind| {
                 let commit = Commit::new(owner, kind, &[], expires);
-                store.commit(commit, &self.chain.time).await.map_err(WriteError::from)
+                store.commit(commit, &self.node.time).await.map_err(WriteError::from)
             };
             let end = CommitKind::End { reason: CloseReason::Destroyed, successor: None };
             if matches!(write(end).await?, Committed::Absent) {
@@ -429,7 +429,7 @@ impl SessionShared {
                 write(end).await?;
             }
         }
-        if let Some(memory) = &self.chain.memory {
+        if let Some(memory) = &self.node.memory {
             let key = RecordKey(*id.as_bytes());
             let end = End { reason: CloseReason::Destroyed, at: now, until, principal, successor: Successor::None };
             if let SessionLookup::Live(record) = memory.end_id(&key, end, now) {

@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering;
 
 use super::shared::{Binding, Bound, SessionShared, ValueRevision};
 use crate::{
+    config::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
     error::CloseReason,
     id::RecordKey,
     memory::record::Record,
-    node::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
     record::values::{ChangeOrigin, StoredValue, ValueSlot},
     tier::default::DefaultRule,
     time::Millis,
@@ -37,16 +37,16 @@ pub(crate) type Peeked = (Option<Json>, ValueRevision, Option<Millis>);
 impl SessionShared {
     /// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
     pub(crate) fn declared_index<V: SessionValue>(&self) -> Option<ValueIndex> {
-        let index = self.chain.schema.index_of::<V>();
+        let index = self.node.config.schema.index_of::<V>();
         if index.is_none() {
-            self.chain.traces.undeclared(V::NAME, self.chain.now());
+            self.node.traces.undeclared(V::NAME, self.node.now());
         }
         index
     }
 
     /// What the stored tiers say, and what a watch is to compare.
     pub(crate) fn stored(&self, index: ValueIndex, now: Millis, look: Access) -> (Stored, ValueRevision) {
-        let scope = self.chain.schema.get(index).scope;
+        let scope = self.node.config.schema.get(index).scope;
         // A socket is read whenever anything changes, whether or not a person is there.
         let look = if self.is_upgrade() { Access::Peek } else { look };
         let touch = |record: &Record| {
@@ -82,13 +82,13 @@ impl SessionShared {
         touch: impl FnOnce(&Record),
     ) -> Result<(Stored, ValueRevision), CloseReason> {
         let stored = record.live(now, |state| {
-            let copy = state.slot(&self.chain.schema, index, now)?;
+            let copy = state.slot(&self.node.config.schema, index, now)?;
             Some((copy.value.clone(), state.values.is_unread(copy)))
         })?;
         // Only now: what is over must not come back because somebody looked.
         touch(record);
         let Some((StoredValue { version, json, .. }, unread)) = stored else { return Ok((Stored::Nothing, None)) };
-        let from_cookie = self.request_token.from_cookie.contains(&(index, version)) || self.chain.memory.is_none();
+        let from_cookie = self.request_token.from_cookie.contains(&(index, version)) || self.node.memory.is_none();
         // A newer copy beside memory's, which has expired, is the cookie's.
         let tier = if from_cookie || unread { COOKIE } else { MEMORY };
         let stored = match json {
@@ -102,7 +102,7 @@ impl SessionShared {
     /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
     /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
     pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
-        let settled = self.revocations.load(Ordering::Relaxed) == self.chain.revocations.load(Ordering::Acquire);
+        let settled = self.revocations.load(Ordering::Relaxed) == self.node.revocations.load(Ordering::Acquire);
         if !settled {
             return None;
         }
@@ -114,7 +114,7 @@ impl SessionShared {
 
     /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
     fn is_anonymous(&self, bound: &Bound) -> bool {
-        match &self.chain.identity {
+        match &self.node.config.identity {
             Identity::Value { index, .. } => bound.record.read().values.slot(*index).is_none(),
             Identity::Nobody | Identity::Head(_) => self.head_principal.is_none(),
         }
@@ -127,7 +127,7 @@ impl SessionShared {
     ///
     /// Why the session is over.
     pub(crate) fn peek(&self, index: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
-        let scope = index.map_or(Scope::Session, |index| self.chain.schema.get(index).scope);
+        let scope = index.map_or(Scope::Session, |index| self.node.config.schema.get(index).scope);
         if let Some(glance) =
             self.with_session_record(scope, |bound| self.peek_record(&bound.record, bound.key(), index, now))
         {
@@ -157,7 +157,7 @@ impl SessionShared {
     ) -> Result<Peeked, CloseReason> {
         let state = record.read_live(now)?;
         let ends = state.deadline(record.used());
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let Some((index, stored)) = index.and_then(|index| Some((index, state.value(schema, index, now)?))) else {
             return Ok((None, None, Some(ends)));
         };
@@ -177,13 +177,13 @@ impl SessionShared {
         {
             return Some(value);
         }
-        self.computed_answer(index, self.chain.now(), read).map(|(value, _)| value)
+        self.computed_answer(index, self.node.now(), read).map(|(value, _)| value)
     }
 
     fn readable<T>(&self, index: ValueIndex, tier: &str, read: Result<T, ValueError>) -> Option<T> {
         read.inspect_err(|flaw| {
-            let name = self.chain.schema.get(index).name;
-            self.chain.traces.skipped_copy((index, name), tier, flaw, self.chain.now());
+            let name = self.node.config.schema.get(index).name;
+            self.node.traces.skipped_copy((index, name), tier, flaw, self.node.now());
         })
         .ok()
     }
@@ -196,7 +196,7 @@ impl SessionShared {
             };
             self.computed.iter().filter(holds).map(|said| &said.json)
         };
-        self.chain.computed.iter().flat_map(move |tier| {
+        self.node.config.computed.iter().flat_map(move |tier| {
             let mine = tier.rules().iter().filter(move |(of, _)| *of == index);
             let constants = mine.filter_map(|(_, answer)| match answer {
                 DefaultRule::Constant(json) => json.as_ref().ok(),
@@ -237,16 +237,16 @@ impl SessionShared {
     pub(crate) fn ends(&self, now: Millis) -> Option<Millis> {
         let Binding::Live(bound) = self.binding() else { return None };
         let session = bound.record.deadline();
-        let Identity::Value { index, .. } = &self.chain.identity else { return Some(session) };
+        let Identity::Value { index, .. } = &self.node.config.identity else { return Some(session) };
         Some(self.value_ends(*index, now).map_or(session, |user| user.min(session)))
     }
 
     /// When a value ends: with its own lifetime, or with its owner's record.
     pub(crate) fn value_ends(&self, index: ValueIndex, now: Millis) -> Option<Millis> {
-        let declared = self.chain.schema.get(index);
+        let declared = self.node.config.schema.get(index);
         let (_, record) = self.record_of(declared.scope, now)?;
         let state = record.read_live(now).ok()?;
-        let own = state.value(&self.chain.schema, index, now)?.expires(declared.max_age);
+        let own = state.value(&self.node.config.schema, index, now)?.expires(declared.max_age);
         let records = state.deadline(record.used());
         Some(own.map_or(records, |own| own.min(records)))
     }
@@ -264,7 +264,7 @@ impl SessionShared {
     }
 
     fn collect_snapshot(&self, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
-        let schema = &self.chain.schema;
+        let schema = &self.node.config.schema;
         let signed = self.principal(now);
         let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
         let principal = signed

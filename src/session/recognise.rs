@@ -18,7 +18,7 @@ use crate::{
     error::{CloseReason, TierError},
     id::{RecordKey, SessionId},
     memory::{EndedSession, Memory, SessionLookup, record::Record},
-    node::Chain,
+    node::Node,
     record::{
         cookie_sync::{CookieSnapshot, TokenFingerprint},
         life::{End, Predecessor, Successor},
@@ -52,22 +52,22 @@ pub(super) struct UnopenedTokens {
 }
 
 /// The session whose token memory knows, if that is the only one. Without memory nobody looks for one.
-pub(super) fn find_known_token(chain: &Chain, cookies: &Fields, now: Millis) -> Option<KnownToken> {
-    let memory = chain.memory.as_ref()?;
-    match chain.cookie_name.scan(cookies) {
-        Scan::Found(candidates) => recognise(chain, memory, candidates.only()?, now),
+pub(super) fn find_known_token(node: &Node, cookies: &Fields, now: Millis) -> Option<KnownToken> {
+    let memory = node.memory.as_ref()?;
+    match node.config.cookie_name.scan(cookies) {
+        Scan::Found(candidates) => recognise(node, memory, candidates.only()?, now),
         Scan::Absent | Scan::Capped => None,
     }
 }
 
 /// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
 /// seal needn't be opened.
-fn recognise(chain: &Chain, memory: &Memory, token: &[u8], now: Millis) -> Option<KnownToken> {
+fn recognise(node: &Node, memory: &Memory, token: &[u8], now: Millis) -> Option<KnownToken> {
     let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
     if record.is_stale() {
         return None;
     }
-    let fingerprint = chain.fingerprints.fingerprint(token, chain.cookie.ring().generation());
+    let fingerprint = node.config.fingerprints.fingerprint(token, node.config.cookie.ring().generation());
     let (in_step, confirmed) = {
         let state = record.read_live(now).ok()?;
         let Kind::Session { browser, .. } = &state.kind else { return None };
@@ -101,9 +101,9 @@ impl KnownToken {
 
 impl SessionShared {
     /// The state of a handle of a session that memory knows.
-    pub(super) fn from_known_token(chain: Arc<Chain>, familiar: KnownToken, upgrade: bool) -> Self {
+    pub(super) fn from_known_token(node: Arc<Node>, familiar: KnownToken, upgrade: bool) -> Self {
         let (bound, brought) = familiar.brings();
-        let mut core = Self::new(chain, Binding::Live(bound), brought);
+        let mut core = Self::new(node, Binding::Live(bound), brought);
         *core.flags.upgrade.get_mut() = upgrade;
         core
     }
@@ -153,29 +153,29 @@ impl SessionShared {
     /// Opens every token and gives the newest of the one session that they are of. Tokens of several sessions are of
     /// none: one of them may have been planted, and which the browser means can't be told.
     fn open_tokens(&mut self, cookies: &Fields, now: Millis) -> Option<ChosenToken> {
-        let chain = Arc::clone(&self.chain);
-        let candidates = match chain.cookie_name.scan(cookies) {
+        let node = Arc::clone(&self.node);
+        let candidates = match node.config.cookie_name.scan(cookies) {
             Scan::Found(candidates) => candidates,
             Scan::Absent => return None,
             Scan::Capped => {
-                chain.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+                node.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
                 self.request_token.cookie_tokens = Some(CookieTokens::unread().into());
                 return None;
             }
         };
-        let keys = chain.cookie.ring().keys();
+        let keys = node.config.cookie.ring().keys();
         let mut came = if candidates.is_cut() { CookieTokens::unread() } else { CookieTokens::default() };
         let mut newest: Option<ChosenToken> = None;
         let mut counted: Option<SessionId> = None;
         let mut ambiguous = false;
         for candidate in candidates.iter() {
-            let opened = chain.cookie.open(&keys, &chain.audience, Purpose::Cookie, candidate);
+            let opened = node.config.cookie.open(&keys, &node.config.audience, Purpose::Cookie, candidate);
             let Some(OpenedToken { id, payload, retired, .. }) = opened else {
-                chain.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
+                node.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
                 came.unread = true;
                 continue;
             };
-            let current = check_current(&chain, payload, now);
+            let current = check_current(&node, payload, now);
             came.add(id, current.is_some());
             let ended = self.end_reason(&id).is_some();
             let current = current.filter(|current| !current.is_idle(now) || ended || self.lives_here(&id, now));
@@ -186,18 +186,19 @@ impl SessionShared {
             let Some(current) = current else { continue };
             let is_newer = |other: &ChosenToken| current.payload.head.issued > other.current.payload.head.issued;
             if newest.as_ref().is_none_or(is_newer) {
-                let seen = chain.memory.is_some().then(|| chain.fingerprints.fingerprint(candidate, keys.generation));
+                let seen =
+                    node.memory.is_some().then(|| node.config.fingerprints.fingerprint(candidate, keys.generation));
                 newest = Some(ChosenToken { id, current, old_key: retired, fingerprint: seen });
             }
         }
         let named = counted.or_else(|| candidates.iter().find_map(seal::session_id_of));
         // Memory was asked for the only one before it came to this. Of several it is asked once for the request.
-        if let (None, Some(memory), Some(id)) = (candidates.only(), &chain.memory, named) {
+        if let (None, Some(memory), Some(id)) = (candidates.only(), &node.memory, named) {
             memory.look_up(&RecordKey(*id.as_bytes()));
         }
         self.request_token.cookie_tokens = Some(came.into());
         if ambiguous {
-            chain.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
+            node.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(
                 "a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`"
             );
@@ -209,7 +210,7 @@ impl SessionShared {
 
     /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
     fn lives_here(&self, id: &SessionId, now: Millis) -> bool {
-        match self.chain.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
+        match self.node.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
             Some(SessionLookup::Live(record)) => record.closed(now).is_none(),
             Some(SessionLookup::Ended(_) | SessionLookup::Unknown) | None => false,
         }
@@ -224,15 +225,15 @@ impl SessionShared {
         let nothing = |brought| Ok((Binding::Anonymous, brought, None));
         let key = RecordKey(*id.as_bytes());
         let brought = RequestToken { key: Some(key), ..RequestToken::default() };
-        let known = match self.chain.memory.as_ref().map(|memory| memory.session(&key, now)) {
+        let known = match self.node.memory.as_ref().map(|memory| memory.session(&key, now)) {
             Some(SessionLookup::Ended(ended)) => return Ok((ended.into(), brought, None)),
             Some(SessionLookup::Live(record)) => Some(record),
             Some(SessionLookup::Unknown) | None => None,
         };
-        let stored = match &self.chain.store {
+        let stored = match &self.node.store {
             Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
                 let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
-                Some((store.read(self.chain.owner(&id), &self.chain.time).await?, abandoned))
+                Some((store.read(self.node.config.owner(&id), &self.node.time).await?, abandoned))
             }
             _ => None,
         };
@@ -244,7 +245,7 @@ impl SessionShared {
             return nothing(RequestToken::default());
         }
         let make = || Record::session(key, current.initial_life(), current.used(now));
-        let record = match known.map_or_else(|| self.chain.session_record(&key, now, make), Ok) {
+        let record = match known.map_or_else(|| self.node.session_record(&key, now, make), Ok) {
             Ok(record) => record,
             Err(ended) => return Ok((ended.into(), brought, None)),
         };
@@ -257,7 +258,7 @@ impl SessionShared {
             let _ = self.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
         }
         let life = &current.life;
-        self.chain.raise_longest_absolute(life.absolute_deadline().since(life.created()));
+        self.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
         record.touch_at_least(current.used(now));
         // Ended between the first look and now.
         if let Some(reason) = fenced(&record, now) {
@@ -282,10 +283,10 @@ impl SessionShared {
     /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
     /// id here, in a socket or a copied cookie, has no session any more.
     fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, current: &CurrentToken, now: Millis) {
-        let Some(memory) = &self.chain.memory else { return };
+        let Some(memory) = &self.node.memory else { return };
         let key = RecordKey(*predecessor.id.as_bytes());
         let CurrentToken { life, payload, .. } = current;
-        let (at, until) = (self.chain.time.written(life.birth(), now), life.absolute_deadline());
+        let (at, until) = (self.node.time.written(life.birth(), now), life.absolute_deadline());
         // Filed under the principal of the cookie: the ends of visitors push out no user's.
         let principal = payload.head.principal;
         // A sign-out of the predecessor that is late ends this session: see `follow`.

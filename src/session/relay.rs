@@ -12,7 +12,7 @@ use crate::{
     cross_site::PageOrigin,
     error::{CloseReason, WriteError},
     id::SessionId,
-    node::{Chain, accepted_nonces::NotAccepted},
+    node::{Node, accepted_nonces::NotAccepted},
     record::{state::Kind, values::Resolution},
     time::Millis,
 };
@@ -115,13 +115,13 @@ pub(crate) enum RelayRefused {
 
 impl RelayRefused {
     /// Counts the refused token. No trace tells of it: a page can bring refused tokens at any rate.
-    pub(crate) fn count(&self, chain: &Chain) {
+    pub(crate) fn count(&self, node: &Node) {
         let counter = match self {
-            Self::NotGenuine => &chain.counters.foreign_tokens,
+            Self::NotGenuine => &node.counters.foreign_tokens,
             // The token was taken, and the store or the values stood in the way.
             Self::Write(_) | Self::Busy => return,
             Self::Expired | Self::OtherSession | Self::Closed(_) | Self::Used | Self::OtherUser => {
-                &chain.counters.refused_tokens
+                &node.counters.refused_tokens
             }
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -159,15 +159,15 @@ pub(crate) struct OpenedRelay {
 
 impl OpenedRelay {
     /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
-    pub(crate) fn open(chain: &Chain, token: &str, page: PageOrigin) -> Result<Self, RelayRefused> {
-        let now = chain.now();
+    pub(crate) fn open(node: &Node, token: &str, page: PageOrigin) -> Result<Self, RelayRefused> {
+        let now = node.now();
         let purposes = [(RELAY_PREFIX, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN_PREFIX, Purpose::Turn)];
         let prefixed = purposes.into_iter().find_map(|(prefix, purpose)| Some((purpose, token.strip_prefix(prefix)?)));
         let (purpose, sealed) = prefixed.ok_or(RelayRefused::NotGenuine)?;
-        let keys = chain.cookie.ring().keys();
-        let opened = chain.cookie.open(&keys, &chain.audience, purpose, sealed.as_bytes());
+        let keys = node.config.cookie.ring().keys();
+        let opened = node.config.cookie.open(&keys, &node.config.audience, purpose, sealed.as_bytes());
         let OpenedToken { id, payload, nonce, .. } = opened.ok_or(RelayRefused::NotGenuine)?;
-        let current = check_current(chain, payload, now).filter(|current| !current.is_idle(now));
+        let current = check_current(node, payload, now).filter(|current| !current.is_idle(now));
         let current = current.ok_or(RelayRefused::Expired)?;
         if current.payload.order.is_some() != (purpose == Purpose::Turn) {
             return Err(RelayRefused::NotGenuine);
@@ -180,7 +180,7 @@ impl SessionShared {
     /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
     /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
     pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
-        let now = self.chain.now();
+        let now = self.node.now();
         let bound = self.live(now).ok()?;
         if self.is_sealed(&bound, now) && !Self::is_refresh_due_for(&bound) { None } else { self.relay() }
     }
@@ -193,13 +193,13 @@ impl SessionShared {
     }
 
     pub(crate) fn is_refresh_due(&self) -> bool {
-        self.live(self.chain.now()).is_ok_and(|bound| Self::is_refresh_due_for(&bound))
+        self.live(self.node.now()).is_ok_and(|bound| Self::is_refresh_due_for(&bound))
     }
 
     /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
     /// second.
     pub(crate) fn refresh_interval(&self) -> Option<Duration> {
-        let bound = self.live(self.chain.now()).ok()?;
+        let bound = self.live(self.node.now()).ok()?;
         match &bound.record.read().kind {
             Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
             _ => None,
@@ -218,7 +218,7 @@ impl SessionShared {
     /// end, the removal of the cookie that no response has taken away.
     pub(crate) fn relay(&self) -> Option<RelayToken> {
         self.touch();
-        let now = self.chain.now();
+        let now = self.node.now();
         let Ok(bound) = self.live(now) else {
             return if self.head_has_left() { self.removal() } else { None };
         };
@@ -229,7 +229,7 @@ impl SessionShared {
         let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY_PREFIX) };
         let mut text = Vec::from(prefix);
         let payload = self.build_payload(&bound, now)?.written.finish();
-        let sealed = self.chain.cookie.seal(&self.chain.audience, purpose, &bound.id(), payload, &mut text);
+        let sealed = self.node.config.cookie.seal(&self.node.config.audience, purpose, &bound.id(), payload, &mut text);
         sealed.inspect_err(trace_unsealable).ok()?;
         String::from_utf8(text).ok().map(RelayToken)
     }
@@ -240,7 +240,7 @@ impl SessionShared {
         if let Some(order) = &relayed.current.payload.order {
             return self.apply_turn(order, &relayed).await;
         }
-        let now = self.chain.now();
+        let now = self.node.now();
         let OpenedRelay { id, purpose, current, nonce, page } = relayed;
         match self.live(now) {
             Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
@@ -283,7 +283,7 @@ impl SessionShared {
             return Err(RelayRefused::Expired);
         }
         let bound = self.find_token_record(id, current, now).await?;
-        self.chain.accepted.accept(nonce, now)?;
+        self.node.accepted_nonces.accept(nonce, now)?;
         self.take_changes(&bound, current, now)?;
         self.rebind(bound);
         Ok(())

@@ -131,7 +131,7 @@ mod tests {
         }
         let cookies = Fields::note(&mut headers);
         Loader::new(RequestHead {
-            chain: Arc::clone(&node.chain),
+            node: Arc::clone(&node.node),
             cookies,
             cross_site,
             refused: None,
@@ -147,11 +147,11 @@ mod tests {
     fn begun(node: &Sessions) -> (SessionId, String) {
         let session = load(node, &[], None);
         at_once(session.set(Visits(1))).unwrap();
-        (session.core().live(node.chain.now()).unwrap().id(), sealed(node, &session))
+        (session.core().live(node.node.now()).unwrap().id(), sealed(node, &session))
     }
 
     fn sealed(node: &Sessions, session: &Session) -> String {
-        let header = session.core().set_cookie(node.chain.now()).unwrap();
+        let header = session.core().set_cookie(node.node.now()).unwrap();
         header.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned()
     }
 

@@ -139,7 +139,7 @@ impl Scene {
     fn left(&self, took: [(String, Session); 2]) -> Left {
         let [(one, first), (other, second)] = took;
         let (results, handles) = ([one, other], [first, second]);
-        let now = self.node.chain.now();
+        let now = self.node.node.now();
         let live = |session: &Session| session.core().live(now).ok();
         let idle = |bound: Bound| match &bound.record.read().kind {
             Kind::Session { life, .. } => Some(life.idle()),
@@ -168,9 +168,9 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
         let pair = cookie.to_str().unwrap().split(';').next().unwrap();
         headers.insert(COOKIE, HeaderValue::try_from(pair).unwrap());
     }
-    let (chain, cookies) = (Arc::clone(&node.chain), Fields::note(&mut headers));
+    let (node, cookies) = (Arc::clone(&node.node), Fields::note(&mut headers));
     Loader::new(RequestHead {
-        chain,
+        node,
         cookies,
         cross_site: None,
         refused: None,
@@ -183,7 +183,7 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
 }
 
 fn cookie(node: &Sessions, session: &Session) -> Option<HeaderValue> {
-    session.core().set_cookie(node.chain.now())
+    session.core().set_cookie(node.node.now())
 }
 
 fn user(session: &Session) -> String {

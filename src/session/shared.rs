@@ -7,12 +7,13 @@ use std::sync::{
 
 use super::request_token::RequestToken;
 use crate::{
+    config::{ComputedAnswer, Identity, ResolvedPrincipal},
     cookie::order::{MOST_BEGUN, Turn},
     cross_site::CrossSite,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PageMark, PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, record::Record},
-    node::{Chain, ComputedAnswer, Identity, ResolvedPrincipal, exempt_renewals::HandleId},
+    node::{Node, exempt_renewals::HandleId},
     notify::{HandleWakers, WakerSlot},
     record::life::Lifetime,
     sync::{Mutex, RwLock},
@@ -23,7 +24,7 @@ use crate::{
 
 #[derive(Debug)]
 pub(crate) struct SessionShared {
-    pub(crate) chain: Arc<Chain>,
+    pub(crate) node: Arc<Node>,
     pub(super) binding: RwLock<Binding>,
     /// The principal, if the head said who it is, or the job; else a value of the session may say it.
     pub(super) head_principal: Option<Arc<ResolvedPrincipal>>,
@@ -133,7 +134,7 @@ pub(super) struct RequestFlags {
 
 impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
-    pub(super) fn new(chain: Arc<Chain>, binding: Binding, request_token: RequestToken) -> Self {
+    pub(super) fn new(node: Arc<Node>, binding: Binding, request_token: RequestToken) -> Self {
         Self {
             binding: RwLock::new(binding),
             head_principal: None,
@@ -142,7 +143,7 @@ impl SessionShared {
             request_token,
             flags: RequestFlags::default(),
             lazy: OnceLock::new(),
-            chain,
+            node,
         }
     }
 
@@ -336,22 +337,22 @@ impl SessionShared {
     ///
     /// `Closed` if the handle can't be used any more.
     pub(crate) fn check_open(&self) -> Result<(), WriteError> {
-        self.close_reason(self.chain.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
+        self.close_reason(self.node.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
     }
 
     /// Ends the session if all of its principal's were ended after its id was minted.
     pub(super) fn check_revoked(&self, bound: &Bound, now: Millis) -> Result<(), CloseReason> {
-        let revocations = self.chain.revocations.load(Ordering::Acquire);
+        let revocations = self.node.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {
             return Ok(());
         }
         if let Some(signed) = self.principal_for(bound, now)
             && let Some(record) = self.find_principal(&signed)
         {
-            let not_before = record.not_before(&self.chain.time, now);
-            let birth = bound.record.read().birth(&self.chain.time, now);
+            let not_before = record.not_before(&self.node.time, now);
+            let birth = bound.record.read().birth(&self.node.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
-                if let Some(renewer) = self.chain.spared.renewer(&bound.key()) {
+                if let Some(renewer) = self.node.exempt_renewals.renewer(&bound.key()) {
                     // The renewal decides. Until then the session is the renewing handle's alone.
                     return if renewer == self.handle_id() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
@@ -383,30 +384,30 @@ impl SessionShared {
 
     /// What tells this user from others, the same on every node; empty while nobody is signed in.
     pub(crate) fn user_mark(&self) -> String {
-        self.principal(self.chain.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
+        self.principal(self.node.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
     }
 
     /// What tells this session from others, the same on every node; empty without a session.
     pub(crate) fn session_mark(&self) -> String {
-        let bound = self.live(self.chain.now());
-        bound.map_or_else(|_| String::new(), |bound| self.chain.owner(&bound.id()).mark(PageMark::Session))
+        let bound = self.live(self.node.now());
+        bound.map_or_else(|_| String::new(), |bound| self.node.config.owner(&bound.id()).mark(PageMark::Session))
     }
 
     #[inline]
     pub(super) fn principal_for(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         // Most chains and handles know nobody, and find that out here.
         match &self.head_principal {
-            None if !matches!(self.chain.identity, Identity::Value { .. }) => None,
+            None if !matches!(self.node.config.identity, Identity::Value { .. }) => None,
             None => self.derive_principal(bound, now),
             given => given.clone(),
         }
     }
 
     fn derive_principal(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
-        let Identity::Value { index, derive } = &self.chain.identity else { return None };
+        let Identity::Value { index, derive } = &self.node.config.identity else { return None };
         let (mark, json) = {
             let state = bound.record.read();
-            let stored = state.value(&self.chain.schema, *index, now)?;
+            let stored = state.value(&self.node.config.schema, *index, now)?;
             (Some((bound.key(), stored.version)), stored.json.clone()?)
         };
         let derived = &self.lazy().derived_principal;
@@ -416,7 +417,7 @@ impl SessionShared {
             return signed.clone();
         }
         // Outside of the lock: the application's own code runs here.
-        let signed = derive(&json).map(|principal| self.chain.resolve_principal(principal));
+        let signed = derive(&json).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
         *derived.lock() = Some((mark, signed.clone()));
         signed
     }
@@ -433,17 +434,17 @@ impl SessionShared {
         if let Some(record) = self.request_token.principal.as_ref().filter(|record| *record.key() == key) {
             return Some(Arc::clone(record));
         }
-        self.chain.memory.as_ref()?.principal(&key)
+        self.node.memory.as_ref()?.principal(&key)
     }
 
     /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
     pub(super) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         let make = || {
-            let record = Record::principal(signed.key(), self.chain.principal_idle, now);
-            if self.chain.store.is_some() { record.never_loaded() } else { record }
+            let record = Record::principal(signed.key(), self.node.config.principal_idle, now);
+            if self.node.store.is_some() { record.never_loaded() } else { record }
         };
         let found = self.find_principal(signed);
-        found.unwrap_or_else(|| match &self.chain.memory {
+        found.unwrap_or_else(|| match &self.node.memory {
             Some(memory) => memory.principal_or_insert(&signed.key(), make),
             None => Arc::new(make()),
         })
@@ -478,7 +479,7 @@ impl SessionShared {
             if let Some(wakers) = self.wakers() {
                 record.unsubscribe(wakers);
             }
-            if let Some(memory) = &self.chain.memory {
+            if let Some(memory) = &self.node.memory {
                 memory.release(record);
             }
         }
@@ -486,7 +487,7 @@ impl SessionShared {
 
     /// Counts a change of a record and does the memory tier's share of work.
     pub(super) fn account(&self, record: &Arc<Record>, now: Millis) {
-        if let Some(memory) = &self.chain.memory {
+        if let Some(memory) = &self.node.memory {
             memory.account_and_sweep(record, now);
         }
     }
@@ -501,8 +502,8 @@ impl SessionShared {
     }
 
     fn subscribe_to_records(&self, wakers: &Arc<HandleWakers>) {
-        let now = self.chain.now();
-        self.chain.subscribers.subscribe(wakers);
+        let now = self.node.now();
+        self.node.subscribers.subscribe(wakers);
         // Under the binding's lock: a rebind unsubscribes from this record after this subscription.
         if let Binding::Live(bound) = &*self.binding.read() {
             bound.record.subscribe(wakers);
@@ -530,7 +531,7 @@ impl SessionShared {
     pub(crate) fn mark_watched(&self) {
         self.touch();
         if !self.is_upgrade() {
-            self.touch_session(self.chain.now());
+            self.touch_session(self.node.now());
         }
     }
 
@@ -559,7 +560,7 @@ impl SessionShared {
 
     /// Whether a write can still have an effect.
     pub(super) fn check_head(&self) -> Result<(), WriteError> {
-        if self.chain.memory.is_none() && self.head_has_left() {
+        if self.node.memory.is_none() && self.head_has_left() {
             return Err(WriteError::new(
                 WriteErrorKind::HeadSent,
                 "the response head is gone: without a memory tier nothing is kept past it",
@@ -573,7 +574,7 @@ impl Drop for SessionShared {
     fn drop(&mut self) {
         let Some(seldom) = self.lazy.get() else { return };
         if let Some(wakers) = seldom.wakers.get() {
-            self.chain.subscribers.unsubscribe(wakers);
+            self.node.subscribers.unsubscribe(wakers);
             if let Binding::Live(bound) = self.binding() {
                 bound.record.unsubscribe(wakers);
             }

@@ -8,9 +8,9 @@ use std::{
 
 use super::{Session, order::Ordering, relay::RelayToken};
 use crate::{
+    config::Identity,
     cookie::order::Turn,
     error::{WriteError, WriteErrorKind},
-    node::Identity,
     record::change::Mutation,
     value::{self, Json, Scope, SessionValue, ValueIndex},
 };
@@ -65,10 +65,10 @@ pub(super) enum Site {
 
 impl<'a> SignIn<'a> {
     pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
-        let chain = &session.core().chain;
+        let node = &session.core().node;
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
-        let user = match &chain.identity {
-            Identity::Value { index, .. } if chain.schema.index_of::<V>() == Some(*index) => {
+        let user = match &node.config.identity {
+            Identity::Value { index, .. } if node.config.schema.index_of::<V>() == Some(*index) => {
                 value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME))
             }
             Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
@@ -84,7 +84,7 @@ impl<'a> SignIn<'a> {
     /// without this, an anonymous choice ends with the anonymous session. A choice that the user's record has no room for
     /// fails the sign-in (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
-        let schema = &self.session.core().chain.schema;
+        let schema = &self.session.core().node.config.schema;
         match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {
             // An order has room for each name once.
             Some(index) if self.adopt.contains(&index) => {}

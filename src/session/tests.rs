@@ -56,9 +56,9 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         .build()
         .unwrap();
     let handle = || {
-        let chain = Arc::clone(&sessions.chain);
+        let node = Arc::clone(&sessions.node);
         let session = Loader::new(RequestHead {
-            chain,
+            node,
             cookies: None,
             cross_site: None,
             refused: None,

@@ -1,31 +1,19 @@
 //! [`SessionsBuilder`]: every setting, and every check of them.
 
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::request::Parts;
 
 use super::{Resolved, Sessions};
 use crate::{
+    config::{ComputedTier, Config, Derive, Identify, Identity, Reads},
     cookie::{SameSite, fingerprint::FingerprintKey},
-    cross_site::{CrossSiteRule, origin::PublicOrigins, refusal::RefusalTraces},
+    cross_site::{CrossSiteRule, origin::PublicOrigins},
     error::{BuildError, BuildErrorKind},
     id::Principal,
-    node::{
-        Chain, ComputedTier, Counters, Derive, Identify, Identity, Reads, accepted_nonces::AcceptedNonces,
-        exempt_renewals::ExemptRenewals, traces::Traces,
-    },
+    node::Node,
     node_clock::NodeClock,
-    notify::Subscribers,
     record::{budget::Budget, life::Lifetime, values::Resolution},
-    throttle::Throttle,
-    tier::outside::Failures,
     time::Clock,
     value::{self, Scope, SessionValue, ValueSpec},
 };
@@ -316,48 +304,33 @@ impl SessionsBuilder {
         check_placement(&schema, memory.is_some(), store.is_some())?;
         let principals = schema.iter().any(|(_, declared)| declared.in_cookie() && declared.scope == Scope::Principal);
         let principals = principals && !matches!(identity, Identity::Nobody);
-        let (budget, most) = (cookie.budget(principals), cookie.max_budget(principals));
+        let (budget, max_budget) = (cookie.budget(principals), cookie.max_budget(principals));
         let budget = Budget { identity: self.kept_room(&schema, &identity, budget)?, ..budget };
-        let values = schema.len();
-        let chain = Chain {
+        let config = Config {
             names: schema.iter().map(|(_, declared)| declared.name).collect(),
             schema,
-            memory,
             budget,
-            max_budget: most,
-            over_budget: Throttle::default(),
+            max_budget,
             cookie_name: cookie.header_name(),
             fingerprints: FingerprintKey::generate().map_err(|error| {
                 BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")
                     .caused_by(error)
             })?,
             cookie,
-            store,
             has_sources: computed.iter().any(ComputedTier::is_source),
             asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(ComputedTier::asks_head),
             computed,
             resolution: self.resolution,
-            time: NodeClock::new(clock, self.max_skew),
             lifetime,
-            longest_absolute_ms: AtomicU64::new(0),
             principal_idle: self.principal_idle,
             max_skew: self.max_skew,
             audience: self.audience.into(),
             identity,
-            subscribers: Subscribers::default(),
-            stopping: AtomicBool::new(false),
-            revocations: AtomicU64::new(0),
-            spared: ExemptRenewals::default(),
-            accepted: AcceptedNonces::default(),
-            counters: Counters::default(),
-            missing_layers: Failures::default(),
-            skews: Throttle::default(),
-            refusals: RefusalTraces::default(),
-            traces: Traces::new(values),
             reads: self.reads,
         };
+        let node = Node::new(config, memory, store, NodeClock::new(clock, self.max_skew));
         let cross_site = Arc::new(CrossSiteRule { public, bare_upgrades });
-        Ok(Sessions { chain: Arc::new(chain), resolved: self.resolved.into(), cross_site })
+        Ok(Sessions { node: Arc::new(node), resolved: self.resolved.into(), cross_site })
     }
 }
 

@@ -67,14 +67,14 @@ impl Events {
                 return over(reason);
             }
             let core = session.core();
-            let now = core.chain.now();
+            let now = core.node.now();
             if relay.is_none() && core.cookie_contents() != *given {
-                *relay = Some(core.chain.time.clock.sleep(RELAY_DELAY));
+                *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (index, seen) in shown.iter().zip(seen.iter_mut()) {
-                let declared = core.chain.schema.get(*index);
+                let declared = core.node.config.schema.get(*index);
                 let (stored, mark) = match core.peek(Some(*index), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
@@ -121,13 +121,13 @@ impl Events {
         let core = wait.session().core();
         while relay.is_none() {
             let Some(interval) = core.refresh_interval() else { return };
-            let sleep = due.get_or_insert_with(|| core.chain.time.clock.sleep(interval));
+            let sleep = due.get_or_insert_with(|| core.node.time.clock.sleep(interval));
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             *due = None;
             if core.is_refresh_due() {
-                *relay = Some(core.chain.time.clock.sleep(RELAY_DELAY));
+                *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
             }
         }
     }
@@ -146,7 +146,7 @@ impl Events {
 
 impl EventSource for Events {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().chain.time.clock
+        &*self.wait.session().core().node.time.clock
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {

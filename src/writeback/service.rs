@@ -27,8 +27,8 @@ use super::{
     request::Posted,
     stream::HEARTBEAT_INTERVAL,
 };
-use crate::cross_site::{RequestKind, page_of};
 use crate::{
+    cross_site::{RequestKind, page_of},
     error::{BoxError, BuildError, BuildErrorKind},
     session::{
         Session,
@@ -246,7 +246,7 @@ impl SessionWriteback {
             sessions: sessions.clone(),
             allowed: Vec::new(),
             exposed: Vec::new(),
-            withheld: InexactNumbers::new(sessions.chain.schema.len()),
+            withheld: InexactNumbers::new(sessions.node.config.schema.len()),
             prefix: String::new(),
             unknown: UnknownNames::Refused,
             events: Served::Yes,
@@ -267,18 +267,18 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared, and for the one that says who is signed in.
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let chain = &self.sessions.chain;
+        let node = &self.sessions.node;
         let refuse = |what| {
             let message = format!("`{}` can't be allowed: {what}", V::NAME);
             Err(BuildError::new(BuildErrorKind::Value, message))
         };
-        let Some(index) = chain.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
-        if let crate::node::Identity::Value { index: identity, .. } = &chain.identity
+        let Some(index) = node.config.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
+        if let crate::config::Identity::Value { index: identity, .. } = &node.config.identity
             && *identity == index
         {
             return refuse("it says who is signed in");
         }
-        debug_assert_eq!(chain.schema.get(index).type_id, TypeId::of::<V>());
+        debug_assert_eq!(node.config.schema.get(index).type_id, TypeId::of::<V>());
         self.allowed.push(index);
         self.expose::<V>()
     }
@@ -315,7 +315,7 @@ impl SessionWriteback {
     ///
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
-        let Some(index) = self.sessions.chain.schema.index_of::<V>() else {
+        let Some(index) = self.sessions.node.config.schema.index_of::<V>() else {
             let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
             return Err(BuildError::new(BuildErrorKind::Value, message));
         };
@@ -397,15 +397,15 @@ impl SessionWriteback {
     {
         let Parts { headers, extensions, .. } = head;
         self.admit(head)?;
-        let body = body::read(&*self.sessions.chain.time.clock, headers, body).await?;
+        let body = body::read(&*self.sessions.node.time.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
                 // A token that does not open is the page's fault, whether or not there is a session for it.
                 let count = |refused: RelayRefused| {
-                    refused.count(&self.sessions.chain);
+                    refused.count(&self.sessions.node);
                     refused
                 };
-                let relayed = OpenedRelay::open(&self.sessions.chain, &token, page_of(headers)).map_err(count)?;
+                let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
                 self.sessions.load(extensions).await?.core().apply_relay(relayed).await.map_err(count)?;
                 Ok(stored(&["$relay".to_owned()]))
             }
@@ -426,7 +426,7 @@ impl SessionWriteback {
 
     /// Without memory a session is its request's own, and nothing that happens elsewhere is seen.
     fn serves_events(&self) -> bool {
-        self.events == Served::Yes && self.sessions.chain.memory.is_some()
+        self.events == Served::Yes && self.sessions.node.memory.is_some()
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
@@ -435,7 +435,7 @@ impl SessionWriteback {
         let core = session.core();
         core.touch();
         // EventSource takes it as the word to stay away.
-        if core.close_reason(core.chain.now()).is_some() {
+        if core.close_reason(core.node.now()).is_some() {
             return Ok(gone());
         }
         let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);
@@ -454,7 +454,7 @@ impl SessionWriteback {
     /// Every value as its type takes it, before any is stored. What is ambiguous is said before what is not allowed, and
     /// that before what is not valid.
     fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<AcceptedValues, Refusal> {
-        let schema = &self.sessions.chain.schema;
+        let schema = &self.sessions.node.config.schema;
         let mut accepted = AcceptedValues { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
         let mut invalid = None;
         for (name, raw) in values {
@@ -487,7 +487,7 @@ pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Part
         return Err(Refusal::method(&[method]));
     }
     sessions.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
-        sessions.chain.refusals.tell(&refused, sessions.chain.now());
+        sessions.node.refusals.tell(&refused, sessions.node.now());
         Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
     })
 }
@@ -594,7 +594,8 @@ impl fmt::Debug for WritebackFuture {
 
 impl fmt::Debug for SessionWriteback {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<_> = self.allowed.iter().map(|index| self.sessions.chain.schema.get(*index).name).collect();
+        let names: Vec<_> =
+            self.allowed.iter().map(|index| self.sessions.node.config.schema.get(*index).name).collect();
         f.debug_struct("SessionWriteback").field("allowed", &names).field("at", &self.prefix).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::SessionsBuilder;
 use crate::{
+    config::Identity,
     error::{BuildError, BuildErrorKind},
-    node::Identity,
     record::budget::Budget,
     time::Clock,
     value::{self, Placement, Schema, Scope},

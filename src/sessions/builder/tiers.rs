@@ -5,10 +5,10 @@ use super::{
     check::{chain_error, value_error},
 };
 use crate::{
+    config::{ComputedTier, DEFAULT},
     cookie::CookieTier,
     error::BuildError,
     memory::MemoryTier,
-    node::{ComputedTier, DEFAULT},
     tier::{
         Source,
         default::{DefaultRule, DefaultTier},

@@ -24,9 +24,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("memory", &["error", "id", "node_clock", "notify", "record", "sync", "throttle", "time", "value", "version"]),
     ("tier", &["error", "id", "node_clock", "record", "throttle", "time", "value", "version"]),
     ("cross_site", &["cookie", "error", "throttle", "time"]),
+    ("config", &["cookie", "id", "record", "tier", "time", "value"]),
     (
         "node",
         &[
+            "config",
             "cookie",
             "cross_site",
             "id",
@@ -45,6 +47,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "session",
         &[
+            "config",
             "cookie",
             "cross_site",
             "error",
@@ -68,6 +71,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     (
         "sessions",
         &[
+            "config",
             "cookie",
             "cross_site",
             "error",
@@ -78,17 +82,28 @@ const ARROWS: &[(&str, &[&str])] = &[
             "notify",
             "record",
             "session",
-            "throttle",
             "tier",
             "time",
             "value",
         ],
     ),
-    ("resolve", &["cookie", "cross_site", "id", "node", "session", "sessions"]),
-    ("writeback", &["cross_site", "error", "live", "node", "session", "sessions", "throttle", "time", "value"]),
+    ("resolve", &["config", "cookie", "cross_site", "id", "session", "sessions"]),
+    ("writeback", &["config", "cross_site", "error", "live", "session", "sessions", "throttle", "time", "value"]),
     (
         "inspector",
-        &["cross_site", "live", "node", "record", "session", "sessions", "time", "value", "version", "writeback"],
+        &[
+            "config",
+            "cross_site",
+            "live",
+            "node",
+            "record",
+            "session",
+            "sessions",
+            "time",
+            "value",
+            "version",
+            "writeback",
+        ],
     ),
     ("testing", &["error", "id", "record", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
 ];
