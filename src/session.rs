@@ -188,8 +188,8 @@ impl Session {
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.core().touch();
-        let bound = self.core().live(self.core().node.now()).ok()?;
-        match &bound.record.read().kind {
+        let record = self.core().live(self.core().node.now()).ok()?;
+        match &record.read().kind {
             Kind::Session { life, .. } => Some(self.core().node.time.wall(life.created()).time()),
             _ => None,
         }
@@ -198,8 +198,8 @@ impl Session {
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.core().touch();
-        let bound = self.core().live(self.core().node.now()).ok()?;
-        Some(self.core().node.time.wall(bound.record.deadline()).time())
+        let record = self.core().live(self.core().node.now()).ok()?;
+        Some(self.core().node.time.wall(record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
@@ -362,7 +362,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match self.core().binding() {
             Binding::Anonymous => "anonymous",
-            Binding::Live(bound) => match bound.record.closed(self.core().node.now()) {
+            Binding::Live(record) => match record.closed(self.core().node.now()) {
                 None => "live",
                 Some(_) => "closed",
             },

@@ -212,11 +212,11 @@ impl Lifetimes {
 
 impl Life {
     fn of(core: &SessionShared, measured: &CookieSize, now: Millis) -> Self {
-        let bound = core.live(now).ok();
-        let lived = bound.as_ref().and_then(|bound| {
+        let record = core.live(now).ok();
+        let lived = record.as_ref().and_then(|record| {
             let wall = |at| core.node.time.wall(at).0;
-            let expires = wall(bound.record.deadline());
-            let Kind::Session { life, .. } = &bound.record.read().kind else { return None };
+            let expires = wall(record.deadline());
+            let Kind::Session { life, .. } = &record.read().kind else { return None };
             Some(Lived {
                 created: wall(life.created()),
                 expires,

@@ -14,7 +14,7 @@ use once_cell::race::OnceBox;
 use super::{index_slot::IndexSlot, store_sync::PendingWrite};
 use crate::{
     error::CloseReason,
-    id::{PrincipalTag, RecordKey},
+    id::{PrincipalTag, RecordKey, SessionId},
     node_clock::NodeClock,
     record::{
         change::{IncomingValue, MergeResult, Mutation},
@@ -84,6 +84,11 @@ impl Record {
             extras: OnceBox::new(),
             state: RwLock::new(state),
         }
+    }
+
+    /// The id of the session whose record this is: a session's record is found by its id itself.
+    pub(crate) const fn id(&self) -> SessionId {
+        SessionId::from_bytes(self.key.0)
     }
 
     pub(crate) const fn key(&self) -> &RecordKey {

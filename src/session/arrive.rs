@@ -6,7 +6,7 @@ use super::{
     current_token::CurrentToken,
     relay::RelayRefused,
     request_token::RequestToken,
-    shared::{Binding, Bound, SessionShared, fenced},
+    shared::{Binding, SessionShared, fenced},
 };
 use crate::{
     config::ResolvedPrincipal,
@@ -44,13 +44,8 @@ impl SessionShared {
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         if let Some((stored, abandoned)) = stored {
             let entries = self.incoming_values(stored, Scope::Session, now);
-            bound.record.merge(
-                IncomingFrom::Store,
-                entries.into_iter(),
-                self.node.write_context(Scope::Session, now),
-                None,
-            );
-            bound.record.mark_read(abandoned);
+            bound.merge(IncomingFrom::Store, entries.into_iter(), self.node.write_context(Scope::Session, now), None);
+            bound.mark_read(abandoned);
         }
         let mut taken = self.merge_payload(&bound, &current, self.node.config.resolution, now);
         let signed = self.principal_for(&bound, now);
@@ -59,11 +54,11 @@ impl SessionShared {
         let Binding::Live(bound) = self.binding() else { return Ok(()) };
         let in_step = self.cookie_snapshot(&bound, signed.as_deref(), &taken, now).filter(|_| !retired);
         if let (Some(fingerprint), Some(brought), true) = (seen, in_step.clone(), taken.whole) {
-            bound.record.write().set_cookie(fingerprint, brought);
+            bound.write().set_cookie(fingerprint, brought);
         }
-        self.account(&bound.record, now);
+        self.account(&bound, now);
         self.request_token = RequestToken {
-            key: Some(bound.key()),
+            key: Some(*bound.key()),
             cookie: in_step,
             // What came of it into the user's record is held already.
             principal: None,
@@ -76,10 +71,10 @@ impl SessionShared {
     /// A request that comes with a revoked session comes with none.
     pub(super) fn drop_if_revoked(&mut self, now: Millis) {
         if self.with_session_record(Scope::Session, |_| ()).is_none()
-            && let Binding::Live(bound) = self.binding()
-            && self.check_revoked(&bound, now).is_err()
+            && let Binding::Live(record) = self.binding()
+            && self.check_revoked(&record, now).is_err()
         {
-            self.binding = RwLock::new(fenced(&bound.record, now).unwrap_or(Binding::Fenced(CloseReason::Revoked)));
+            self.binding = RwLock::new(fenced(&record, now).unwrap_or(Binding::Fenced(CloseReason::Revoked)));
         }
     }
 
@@ -122,7 +117,7 @@ impl SessionShared {
     /// Joins what a genuine payload of this session holds into the records that it speaks of.
     pub(super) fn merge_payload(
         &self,
-        bound: &Bound,
+        bound: &Arc<Record>,
         current: &CurrentToken,
         resolution: Resolution,
         now: Millis,
@@ -141,9 +136,9 @@ impl SessionShared {
             whole: true,
             filled: Vec::new(),
         };
-        bound.record.merge_life(life, now);
+        bound.merge_life(life, now);
         let from = IncomingFrom::Browser(resolution);
-        self.merge_entries((Scope::Session, &bound.record), from, current, &mut taken, now);
+        self.merge_entries((Scope::Session, bound), from, current, &mut taken, now);
         match (payload.head.principal, self.principal_for(bound, now)) {
             (Some(tag), Some(signed)) if tag == signed.owner.tag() => {
                 if taken.principals > 0 {
@@ -193,13 +188,13 @@ impl SessionShared {
     /// Whether what was taken in is all that this browser is to carry, and what state of the records that was.
     pub(super) fn cookie_snapshot(
         &self,
-        bound: &Bound,
+        bound: &Arc<Record>,
         signed: Option<&ResolvedPrincipal>,
         taken: &PayloadMerge,
         now: Millis,
     ) -> Option<CookieSnapshot> {
         let schema = &self.node.config.schema;
-        let session = bound.record.read();
+        let session = bound.read();
         // Of the very state that the token was compared with: a write since then is one that the browser lacks.
         let same = |stamp: Option<u64>, carried| stamp.is_none_or(|stamp| stamp == carried);
         let mut all = same(taken.session_stamp, session.revision());
@@ -258,7 +253,7 @@ impl SessionShared {
         id: SessionId,
         current: &CurrentToken,
         now: Millis,
-    ) -> Result<Bound, RelayRefused> {
+    ) -> Result<Arc<Record>, RelayRefused> {
         let (node, key) = (&self.node, RecordKey(*id.as_bytes()));
         if let Some(store) = &node.store
             && !self.is_fresh(&key, now)
@@ -277,7 +272,7 @@ impl SessionShared {
         record.touch_at_least(current.used(now));
         match record.closed(now) {
             Some(reason) => Err(RelayRefused::Closed(reason)),
-            None => Ok(Bound { record }),
+            None => Ok(record),
         }
     }
 

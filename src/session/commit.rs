@@ -4,7 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     lifecycle::PlannedSession,
-    shared::{Binding, Bound, SessionShared},
+    shared::{Binding, SessionShared},
 };
 use crate::{
     error::{CloseReason, TierError, WriteError, WriteErrorKind},
@@ -144,7 +144,7 @@ impl SessionShared {
             record.check_budget(&users, self.node.write_context(Scope::Principal, now)).map_err(refused)?;
             let terms = self.node.write_context(Scope::Session, now);
             match self.writable(now)? {
-                Some(bound) => bound.record.check_budget(&sessions, terms).map_err(refused)?,
+                Some(bound) => bound.check_budget(&sessions, terms).map_err(refused)?,
                 None => self.empty_session(now).check_budget(&sessions, terms).map_err(refused)?,
             }
         }
@@ -183,7 +183,7 @@ impl SessionShared {
 
     pub(super) fn bound_key(&self) -> Option<RecordKey> {
         match &*self.binding.read() {
-            Binding::Live(bound) => Some(bound.key()),
+            Binding::Live(record) => Some(*record.key()),
             _ => None,
         }
     }
@@ -210,7 +210,7 @@ impl SessionShared {
                     return Err(WriteError::closed(CloseReason::CrossSite).into());
                 }
             } else if let Some(bound) = self.writable(now)? {
-                bound.record.touch(now);
+                bound.touch(now);
             }
             let record = self.hold_principal(&signed, now);
             return self
@@ -219,7 +219,7 @@ impl SessionShared {
         }
         match self.writable(now)? {
             Some(bound) => {
-                let target = WriteTarget { extent, ..WriteTarget::session(bound.record) };
+                let target = WriteTarget { extent, ..WriteTarget::session(bound) };
                 self.write(&target, CommitKind::Update, changes, now).await
             }
             None => self.begin_with(changes, Version::ZERO, now).await,
@@ -227,9 +227,9 @@ impl SessionShared {
     }
 
     /// The session to write to; none if a write is to make it.
-    pub(super) fn writable(&self, now: Millis) -> Result<Option<Bound>, WriteError> {
+    pub(super) fn writable(&self, now: Millis) -> Result<Option<Arc<Record>>, WriteError> {
         match self.live(now) {
-            Ok(bound) => Ok(Some(bound)),
+            Ok(record) => Ok(Some(record)),
             Err(Some(reason)) => Err(WriteError::closed(reason)),
             Err(None) => Ok(None),
         }
@@ -245,14 +245,14 @@ impl SessionShared {
                 return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
             }
             _ => {
-                let bound = self.writable(now)?.ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
+                let record = self.writable(now)?.ok_or_else(|| WriteError::closed(CloseReason::Expired))?;
                 return match changes {
                     [] => Ok(Version::ZERO),
-                    _ => self.write(&WriteTarget::session(bound.record), CommitKind::Update, changes, now).await,
+                    _ => self.write(&WriteTarget::session(record), CommitKind::Update, changes, now).await,
                 };
             }
         }
-        let (bound, version) = self.create_session(changes, BudgetShare::Ordinary, None, above, now).await?;
+        let (record, version) = self.create_session(changes, BudgetShare::Ordinary, None, above, now).await?;
         if self.head_has_left() {
             tracing::debug!(
                 "a session begins after the response head has left: its cookie reaches the browser only by a token of \
@@ -260,12 +260,12 @@ impl SessionShared {
             );
         }
         self.flags.begun_here.store(true, Ordering::Relaxed);
-        self.rebind(bound);
+        self.rebind(record);
         self.forget_own_end();
         Ok(version)
     }
 
-    /// A new session with its first values, bound to nobody yet.
+    /// A new session with its first values, record to nobody yet.
     pub(super) async fn create_session(
         &self,
         changes: &[Mutation],
@@ -273,13 +273,13 @@ impl SessionShared {
         drawn: Option<PlannedSession>,
         above: Version,
         now: Millis,
-    ) -> Result<(Bound, Version), CommitFailure> {
+    ) -> Result<(Arc<Record>, Version), CommitFailure> {
         let id = drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
         let known = self.principal(now).and_then(|signed| self.find_principal(&signed));
         let ended = known.map_or(Version::ZERO, |record| record.not_before(&self.node.time, now));
         let birth = drawn.map_or_else(|| self.node.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
         let (bound, made) = self.insert_record(id, self.begin_life(birth, now), now)?;
-        let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound.record)) };
+        let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound)) };
         let version = self.write(&target, CommitKind::Create, changes, now).await?;
         made.keep();
         Ok((bound, version))
@@ -304,7 +304,7 @@ impl SessionShared {
         id: SessionId,
         life: SessionLife,
         now: Millis,
-    ) -> Result<(Bound, InsertGuard<'_>), WriteError> {
+    ) -> Result<(Arc<Record>, InsertGuard<'_>), WriteError> {
         let key = RecordKey(*id.as_bytes());
         let memory = self.node.memory.as_ref();
         let make = || Record::session(key, life, now);
@@ -314,7 +314,7 @@ impl SessionShared {
             }
             None => Arc::new(make()),
         };
-        Ok((Bound { record }, InsertGuard { memory, key }))
+        Ok((record, InsertGuard { memory, key }))
     }
 
     /// Writes to one record: the store, if there is one, then memory.

@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use http::HeaderValue;
 
-use super::shared::{Binding, Bound, SessionShared};
+use super::shared::{Binding, SessionShared};
 #[cfg(feature = "inspector")]
 use crate::{cookie::seal::sealed_len, record::state::room::JsonRoom};
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
         seal::SealError,
     },
     id::RecordKey,
+    memory::record::Record,
     record::{
         budget::Budget,
         cookie_sync::CookieSnapshot,
@@ -70,33 +71,33 @@ impl SessionShared {
     /// The `Set-Cookie` that the response is to carry, if it is to carry one.
     pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
         let cookie = &self.node.config.cookie;
-        let bound = match self.live(now) {
-            Ok(bound) => bound,
+        let record = match self.live(now) {
+            Ok(record) => record,
             Err(_) => {
                 let ended_here = self.has_ended_own() && !self.request_token.cookie_tokens().is_nothing();
                 return if ended_here { cookie.removal() } else { None };
             }
         };
-        if !self.is_touched() || !self.is_behind(&bound, now) {
+        if !self.is_touched() || !self.is_behind(&record, now) {
             return None;
         }
-        let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&bound, now)?;
+        let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&record, now)?;
         self.note_over_budget(&written, now);
         let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
-        let made = cookie.creation(&self.node.config.audience, &bound.id(), written.finish(), ends_in);
+        let made = cookie.creation(&self.node.config.audience, &record.id(), written.finish(), ends_in);
         let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
         if self.node.memory.is_some() {
             let fingerprint = self.node.config.fingerprints.fingerprint(&header.as_bytes()[token], ring);
-            bound.record.write().set_cookie(fingerprint, in_step);
+            record.write().set_cookie(fingerprint, in_step);
         }
-        if cut && let Kind::Session { browser, .. } = &mut bound.record.write().kind {
+        if cut && let Kind::Session { browser, .. } = &mut record.write().kind {
             browser.has_server_only = true;
         }
         Some(header)
     }
 
     /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
-    pub(super) fn is_behind(&self, bound: &Bound, now: Millis) -> bool {
+    pub(super) fn is_behind(&self, bound: &Arc<Record>, now: Millis) -> bool {
         let behind = self.is_behind_alone(bound);
         behind.unwrap_or_else(|in_step| !self.cookie_contents_of(bound, now).is_held_by(in_step))
     }
@@ -106,12 +107,12 @@ impl SessionShared {
     /// # Errors
     ///
     /// What the browser has, where it depends on who is signed in.
-    fn is_behind_alone(&self, bound: &Bound) -> Result<bool, &CookieSnapshot> {
+    fn is_behind_alone(&self, record: &Arc<Record>) -> Result<bool, &CookieSnapshot> {
         let in_step = match &self.request_token.cookie {
-            Some(in_step) if self.request_token.key == Some(bound.key()) => in_step,
+            Some(in_step) if self.request_token.key == Some(*record.key()) => in_step,
             _ => return Ok(true),
         };
-        if bound.record.revision() != in_step.session || bound.record.used() >= in_step.refresh_after {
+        if record.revision() != in_step.session || record.used() >= in_step.refresh_after {
             return Ok(true);
         }
         // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
@@ -125,16 +126,16 @@ impl SessionShared {
     fn is_up_to_date(&self) -> bool {
         // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
         let own =
-            self.with_session_record(Scope::Session, |bound| self.is_behind_alone(bound).map_err(|_| bound.clone()));
-        own.is_some_and(|behind| !behind.unwrap_or_else(|bound| self.is_behind(&bound, bound.record.used())))
+            self.with_session_record(Scope::Session, |record| self.is_behind_alone(record).map_err(|_| record.clone()));
+        own.is_some_and(|behind| !behind.unwrap_or_else(|record| self.is_behind(&record, record.used())))
     }
 
-    pub(super) fn cookie_contents_of(&self, bound: &Bound, now: Millis) -> CookieContents {
-        CookieContents { session: bound.record.revision(), principal: self.principal_contents(bound, now) }
+    pub(super) fn cookie_contents_of(&self, record: &Arc<Record>, now: Millis) -> CookieContents {
+        CookieContents { session: record.revision(), principal: self.principal_contents(record, now) }
     }
 
     #[inline]
-    fn principal_contents(&self, bound: &Bound, now: Millis) -> Option<(RecordKey, u64)> {
+    fn principal_contents(&self, bound: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
         self.principal_for(bound, now).map(|signed| {
             let carried =
                 self.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
@@ -145,12 +146,12 @@ impl SessionShared {
     /// What the browser is to carry now; none without a session.
     pub(crate) fn cookie_contents(&self) -> Option<CookieContents> {
         let now = self.node.now();
-        self.live(now).ok().map(|bound| self.cookie_contents_of(&bound, now))
+        self.live(now).ok().map(|record| self.cookie_contents_of(&record, now))
     }
 
-    pub(super) fn is_sealed(&self, bound: &Bound, now: Millis) -> bool {
-        let stand = self.cookie_contents_of(bound, now);
-        let state = bound.record.read();
+    pub(super) fn is_sealed(&self, record: &Arc<Record>, now: Millis) -> bool {
+        let stand = self.cookie_contents_of(record, now);
+        let state = record.read();
         match &state.kind {
             Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
             _ => true,
@@ -174,7 +175,7 @@ impl SessionShared {
             return CookieSize { session_json, principal_json, ..CookieSize::default() };
         };
         let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
-        let session_json = bound.record.read().json_room(terms);
+        let session_json = bound.read().json_room(terms);
         let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
         for entry in parcel.written.entries() {
             match entry.owner {
@@ -193,24 +194,24 @@ impl SessionShared {
     /// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
     ///
     /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
-    pub(super) fn build_payload(&self, bound: &Bound, now: Millis) -> Option<CookiePayload> {
-        self.build_payload_with(bound, None, now)
+    pub(super) fn build_payload(&self, record: &Arc<Record>, now: Millis) -> Option<CookiePayload> {
+        self.build_payload_with(record, None, now)
     }
 
     /// The payload of an order for this session, with everything that the browser is to carry.
-    pub(super) fn build_order_payload(&self, bound: &Bound, order: &Order, now: Millis) -> Option<Writer> {
-        self.build_payload_with(bound, Some(order), now).map(|parcel| parcel.written)
+    pub(super) fn build_order_payload(&self, record: &Arc<Record>, order: &Order, now: Millis) -> Option<Writer> {
+        self.build_payload_with(record, Some(order), now).map(|parcel| parcel.written)
     }
 
-    fn build_payload_with(&self, bound: &Bound, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
+    fn build_payload_with(&self, bound: &Arc<Record>, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
         let schema = &self.node.config.schema;
         let signed = self.principal_for(bound, now);
         let mut cut = false;
         let wall = |at| self.node.time.wall(at);
         let (head, mut written, session, deadline, due) = {
-            let state = bound.record.read();
+            let state = bound.read();
             let Kind::Session { life, .. } = &state.kind else { return None };
-            let deadline = life.deadline(bound.record.used());
+            let deadline = life.deadline(bound.used());
             let head = Head {
                 issued: wall(now),
                 idle_deadline: wall(deadline),

@@ -8,13 +8,14 @@ use std::{
 use super::{
     commit::new_session_id,
     lifecycle::{PlannedSession, SessionStart, StartKind},
-    shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
+    shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
     config::ResolvedPrincipal,
     cookie::order::MOST_BEGUN,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::SessionId,
+    memory::record::Record,
     record::state::Kind,
     tier::{Commit, CommitKind},
     time::Millis,
@@ -48,24 +49,24 @@ impl SessionShared {
         let mut named: Vec<_> = ordered.iter().rev().map(|ordered| ordered.id).collect();
         named.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
         // Again where another handle was faster to renew the session.
-        while let Some(bound) = self.session_to_end(now) {
-            let until = bound.record.forget_after().max(bound.record.read().absolute_deadline().unwrap_or(now));
+        while let Some(record) = self.session_to_end(now) {
+            let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
             // The session that an order begins has a life of its own.
             let until = if ordered.is_empty() { until } else { until.max(longest) };
             if let Some(store) = &self.node.store {
                 let expires = self.node.time.wall(until).time();
                 let kind = CommitKind::End { reason, successor: None };
-                let end = Commit::new(self.node.config.owner(&bound.id()), kind, &[], expires);
-                let doubt = bound.record.begin_store_write();
+                let end = Commit::new(self.node.config.owner(&record.id()), kind, &[], expires);
+                let doubt = record.begin_store_write();
                 store.commit(end, &self.node.time).await?;
                 doubt.confirmed();
             }
-            let principal = self.principal_for(&bound, now).map(|signed| signed.owner.tag()).or(orderer);
-            if self.end(&bound.record, reason, now).is_ok() {
+            let principal = self.principal_for(&record, now).map(|signed| signed.owner.tag()).or(orderer);
+            if self.end(&record, reason, now).is_ok() {
                 self.forget_lifetime();
                 self.forget_issued_orders(&ordered);
                 named.truncate(MOST_BEGUN);
-                self.note_own_end(OwnEnd { id: bound.id(), until, principal, others: named });
+                self.note_own_end(OwnEnd { id: record.id(), until, principal, others: named });
                 return Ok(());
             }
         }
@@ -96,10 +97,10 @@ impl SessionShared {
         let now = self.node.now();
         // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
         let signed = loop {
-            let bound = self.session_to_end(now);
-            match self.signed_in(bound.clone(), now) {
+            let record = self.session_to_end(now);
+            match self.signed_in(record.clone(), now) {
                 Ok((_, signed)) => break signed,
-                Err(error) if bound.is_none_or(|bound| bound.record.closed(now).is_none()) => return Err(error),
+                Err(error) if record.is_none_or(|record| record.closed(now).is_none()) => return Err(error),
                 Err(_) => {}
             }
         };
@@ -115,13 +116,13 @@ impl SessionShared {
         self.check_can_set_cookie()?;
         let _turning = self.lifecycle_lock().await;
         let now = self.node.now();
-        let (bound, signed) = self.signed_in(self.live(now).ok(), now)?;
+        let (record, signed) = self.signed_in(self.live(now).ok(), now)?;
         self.check_ends_kept()?;
         let id = new_session_id()?;
-        let _sparing = self.node.exempt_renewals.exempt(bound.key(), self.handle_id());
+        let _sparing = self.node.exempt_renewals.exempt(*record.key(), self.handle_id());
         let stamp = self.revoke(&signed);
         let drawn = Some(PlannedSession { id, birth: self.node.time.fresh(now, stamp) });
-        self.replace_session(&bound, &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] }, now)
+        self.replace_session(&record, &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] }, now)
             .await
     }
 
@@ -138,7 +139,11 @@ impl SessionShared {
     }
 
     /// The session and the principal, for a turn that concerns all sessions of the principal.
-    fn signed_in(&self, bound: Option<Bound>, now: Millis) -> Result<(Bound, Arc<ResolvedPrincipal>), WriteError> {
+    fn signed_in(
+        &self,
+        bound: Option<Arc<Record>>,
+        now: Millis,
+    ) -> Result<(Arc<Record>, Arc<ResolvedPrincipal>), WriteError> {
         let bound = bound.ok_or_else(|| match self.live(now) {
             Err(None) => WriteError::new(
                 WriteErrorKind::Invalid,
@@ -147,7 +152,7 @@ impl SessionShared {
             Err(Some(reason)) => WriteError::closed(reason),
             Ok(_) => WriteError::closed(CloseReason::Renewed),
         })?;
-        let nobody = || match bound.record.closed(now) {
+        let nobody = || match bound.closed(now) {
             // Another request was faster: the record no longer says whose it was.
             Some(reason) => WriteError::closed(reason),
             None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in, so no user has sessions to end"),

@@ -20,7 +20,7 @@ impl Session {
         self.core().touch();
         let now = self.core().node.now();
         match self.core().live(now) {
-            Ok(bound) => bound.record.touch(now),
+            Ok(bound) => bound.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
         }

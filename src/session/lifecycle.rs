@@ -8,7 +8,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{
     commit::{CommitFailure, MAX_ATTEMPTS, WriteTarget, new_session_id, retry_outdated},
-    shared::{Binding, Bound, SessionShared},
+    shared::{Binding, SessionShared},
     sign_in::Site,
 };
 use crate::{
@@ -120,7 +120,7 @@ impl SessionShared {
     pub(super) async fn renew_with(&self, beginning: &SessionStart<'_>) -> Result<(), WriteError> {
         let now = self.node.now();
         match self.live(now) {
-            Ok(bound) => self.replace_session(&bound, beginning, now).await,
+            Ok(record) => self.replace_session(&record, beginning, now).await,
             // After its own end a handle may begin a new session: a page that says "you have been signed out".
             Err(Some(_)) if self.may_begin_anew() => self.begin_session(beginning, now).await,
             Err(Some(reason)) => Err(WriteError::closed(reason)),
@@ -134,7 +134,7 @@ impl SessionShared {
     pub(super) async fn begin_session(&self, beginning: &SessionStart<'_>, now: Millis) -> Result<(), WriteError> {
         let begun =
             || self.create_session(beginning.changes, BudgetShare::Whole, beginning.planned, beginning.above(), now);
-        let (bound, _) = match beginning.planned {
+        let (record, _) = match beginning.planned {
             // A store that finds a drawn id in use would find the same again.
             Some(_) => begun().await.map_err(|loss| match loss {
                 CommitFailure::Outdated => WriteError::closed(CloseReason::Renewed),
@@ -143,13 +143,13 @@ impl SessionShared {
             None => retry_outdated(begun).await?,
         };
         if let Some(key) = self.request_token.key
-            && let Kind::Session { life, .. } = &mut bound.record.write().kind
+            && let Kind::Session { life, .. } = &mut record.write().kind
         {
             // Other nodes may not know yet that the id which the request brought has ended.
             life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
         }
         self.flags.begun_here.store(true, Ordering::Relaxed);
-        self.rebind(bound);
+        self.rebind(record);
         self.forget_own_end();
         Ok(())
     }
@@ -221,9 +221,9 @@ impl SessionShared {
     }
 
     /// The browser's own choices among the values to adopt.
-    fn chosen(&self, bound: &Bound, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
+    fn chosen(&self, bound: &Arc<Record>, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
         let schema = &self.node.config.schema;
-        let state = bound.record.read();
+        let state = bound.read();
         let json = |index: ValueIndex| state.value(schema, index, now).and_then(|stored| stored.json.clone());
         let change = |index: &ValueIndex| {
             let name = schema.get(*index).name;
@@ -281,7 +281,7 @@ impl SessionShared {
     /// Moves the session to a new id: the new record is there before the old one goes.
     pub(super) async fn replace_session(
         &self,
-        bound: &Bound,
+        bound: &Arc<Record>,
         beginning: &SessionStart<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
@@ -296,7 +296,7 @@ impl SessionShared {
             Replacement { start: beginning, predecessor: Predecessor { id: bound.id(), shares_end: stays } };
         let _shut = match &self.node.store {
             Some(store) => {
-                let shut = bound.record.renew_gate_exclusive().await;
+                let shut = bound.renew_gate_exclusive().await;
                 // Copied first, retired last: whatever fails between leaves the old one whole.
                 self.replace_in_store(store, (bound, principal), &next, &succession, now).await?;
                 Some(shut)
@@ -305,26 +305,26 @@ impl SessionShared {
         };
         self.rebind_if(next.clone(), || self.swap_records((bound, principal), &next, &succession, now))?;
         made.keep();
-        self.account(&bound.record, now);
-        self.account(&next.record, now);
-        // Bound first: what still waits on the old record then sees that it is this handle's own renewal.
-        bound.record.notify_all();
+        self.account(bound, now);
+        self.account(&next, now);
+        // Arc<Record> first: what still waits on the old record then sees that it is this handle's own renewal.
+        bound.notify_all();
         Ok(())
     }
 
     /// In memory: the old record's values become the new one's, and the old one ends, in one step.
     fn swap_records(
         &self,
-        (bound, principal): (&Bound, Option<PrincipalTag>),
-        next: &Bound,
+        (bound, principal): (&Arc<Record>, Option<PrincipalTag>),
+        next: &Arc<Record>,
         succession: &Replacement<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
-        let retired = bound.record.end_with(CloseReason::Renewed, principal, now, |state| {
+        let retired = bound.end_with(CloseReason::Renewed, principal, now, |state| {
             let successor = self.successor_state(state, succession, now)?;
-            *next.record.write() = successor;
+            *next.write() = successor;
             Ok(match succession.is_followed(principal) {
-                true => Successor::Session(Box::new(next.key())),
+                true => Successor::Session(Box::new(*next.key())),
                 false => Successor::None,
             })
         });
@@ -373,13 +373,12 @@ impl SessionShared {
     async fn replace_in_store(
         &self,
         store: &SharedTier,
-        (bound, principal): (&Bound, Option<PrincipalTag>),
-        next: &Bound,
+        (bound, principal): (&Arc<Record>, Option<PrincipalTag>),
+        next: &Arc<Record>,
         succession: &Replacement<'_>,
         now: Millis,
     ) -> Result<(), WriteError> {
         let successor = bound
-            .record
             .live(now, |state| self.successor_state(state, succession, now))
             .map_err(WriteError::closed)?
             .map_err(|refused| WriteError::from(refused.into_failure()))?;
@@ -405,19 +404,19 @@ impl SessionShared {
             _ if succession.start.planned.is_some() => return Err(WriteError::closed(CloseReason::Renewed)),
             _ => return Err(refused()),
         }
-        let expires = self.node.time.wall(bound.record.read().absolute_deadline().unwrap_or(now)).time();
+        let expires = self.node.time.wall(bound.read().absolute_deadline().unwrap_or(now)).time();
         let kind = CommitKind::End {
             reason: CloseReason::Renewed,
             successor: succession.is_followed(principal).then(|| self.node.config.owner(&next.id())),
         };
         let end = Commit::new(self.node.config.owner(&bound.id()), kind, &[], expires);
-        let doubt = bound.record.begin_store_write();
+        let doubt = bound.begin_store_write();
         let ended = store.commit(end, &self.node.time).await?;
         doubt.confirmed();
         match ended {
             Committed::Applied(_) => Ok(()),
             Committed::Absent | Committed::Ended(_) => {
-                let _ = self.end(&bound.record, CloseReason::Destroyed, now);
+                let _ = self.end(bound, CloseReason::Destroyed, now);
                 Err(WriteError::closed(CloseReason::Destroyed))
             }
             _ => Err(refused()),
@@ -431,8 +430,8 @@ impl SessionShared {
         let now = self.node.now();
         match self.live(now) {
             Ok(bound) => {
-                bound.record.set_lifetime(lifetime, &self.node.time, now).map_err(WriteError::closed)?;
-                self.account(&bound.record, now);
+                bound.set_lifetime(lifetime, &self.node.time, now).map_err(WriteError::closed)?;
+                self.account(&bound, now);
             }
             Err(Some(reason)) if !self.may_be_followed(Site::Another) => return Err(WriteError::closed(reason)),
             Err(_) if matches!(self.binding(), Binding::PrincipalOnly) => {
@@ -459,7 +458,7 @@ impl SessionShared {
             Binding::PrincipalOnly => {
                 (Scope::Principal, self.principal(now).and_then(|signed| self.find_principal(&signed)))
             }
-            _ => (Scope::Session, self.live(now).ok().map(|bound| bound.record)),
+            _ => (Scope::Session, self.live(now).ok()),
         };
         let Some(record) = record else {
             return self.writable(now).map(drop);

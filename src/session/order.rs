@@ -11,7 +11,7 @@ use super::{
     lifecycle::{PlannedSession, Replacement, SessionStart, SignInRequest, StartKind},
     relay::{OpenedRelay, RelayRefused, RelayToken, TURN_PREFIX},
     request_token::CookieTokens,
-    shared::{Binding, Bound, IssuedOrder, OwnEnd, SessionShared},
+    shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
     config::{Identity, ResolvedPrincipal},
@@ -22,7 +22,7 @@ use crate::{
     },
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, RecordKey, SessionId},
-    memory::SessionLookup,
+    memory::{SessionLookup, record::Record},
     record::{
         change::Mutation,
         life::{End, Lifetime, Predecessor, SessionLife, Successor},
@@ -49,7 +49,7 @@ fn too_long() -> WriteError {
 
 /// The session that an order speaks of, as its handle sees the session.
 enum OrderBase {
-    Living(Bound),
+    Living(Arc<Record>),
     /// Ended by this handle, or before its request came. The time is the last at which a token of the id could open.
     Ended(SessionId, Millis),
     Nothing,
@@ -73,7 +73,7 @@ impl SessionShared {
         let principal = user.or_else(|| self.principal(now)).map(|signed| signed.owner.tag());
         drawn.id = self.note_issued_order(IssuedOrder { id: drawn.id, turn: ordering.turn, principal })?;
         let (named, no_cookie) = match &ordered {
-            OrderBase::Living(bound) => (Named::Living, !bound.record.is_confirmed()),
+            OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
             // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
             OrderBase::Ended(..) => (Named::Ended, self.has_ended_own()),
             OrderBase::Nothing => (Named::Nothing, true),
@@ -82,9 +82,9 @@ impl SessionShared {
         let (begun, birth) = (vec![drawn.id], drawn.birth);
         let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
         let (id, mut written) = match ordered {
-            OrderBase::Living(bound) => {
-                let written = self.build_order_payload(&bound, &order, now);
-                (bound.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
+            OrderBase::Living(record) => {
+                let written = self.build_order_payload(&record, &order, now);
+                (record.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
             }
             OrderBase::Ended(id, until) => (id, self.bare_payload(&order, self.head_principal_tag(), until, now)),
             OrderBase::Nothing => {
@@ -113,7 +113,7 @@ impl SessionShared {
 
     fn order_base(&self, turn: Turn, now: Millis) -> Result<OrderBase, WriteError> {
         match self.live(now) {
-            Ok(bound) => return Ok(OrderBase::Living(bound)),
+            Ok(record) => return Ok(OrderBase::Living(record)),
             Err(Some(_)) if self.has_ended_own() => {}
             Err(Some(_)) if turn == Turn::SignIn && matches!(self.binding(), Binding::Fenced(_)) => {}
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
@@ -185,10 +185,10 @@ impl SessionShared {
         };
         let beginning = SessionStart { kind, planned: Some(drawn), changes };
         let fitted = match ordered {
-            OrderBase::Living(bound) => {
-                let predecessor = Predecessor { id: bound.id(), shares_end: false };
+            OrderBase::Living(record) => {
+                let predecessor = Predecessor { id: record.id(), shares_end: false };
                 let succession = Replacement { start: &beginning, predecessor };
-                let dry = bound.record.live(now, |state| self.successor_state(state, &succession, now).map(drop));
+                let dry = record.live(now, |state| self.successor_state(state, &succession, now).map(drop));
                 dry.map_err(WriteError::closed)?
             }
             OrderBase::Ended(..) | OrderBase::Nothing => {
@@ -279,13 +279,13 @@ impl SessionShared {
             let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
             self.end_id(id, principal, current.life.absolute_deadline(), now).await?;
         }
-        let bound = self.named_session(order, relayed, came, now).await?;
+        let record = self.named_session(order, relayed, came, now).await?;
         let _turning = self.lifecycle_lock().await;
-        self.check_order(payload, user, drawn, bound.as_ref(), now)?;
-        if let Some(bound) = &bound
-            && self.bound_key() != Some(bound.key())
+        self.check_order(payload, user, drawn, record.as_ref(), now)?;
+        if let Some(record) = &record
+            && self.bound_key() != Some(*record.key())
         {
-            self.rebind(bound.clone());
+            self.rebind(record.clone());
         }
         let changes: Vec<_> =
             payload.entries(EntryOwner::Begun).map(|entry| self.change(&entry)).collect::<Result<_, _>>()?;
@@ -294,13 +294,13 @@ impl SessionShared {
                 let adopts = order.adopts.iter().filter_map(|name| self.node.config.schema.index_by_name(name));
                 let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
                 let adopt = &adopts.collect::<Vec<_>>();
-                let may_begin = bound.is_none();
+                let may_begin = record.is_none();
                 self.sign_in_with(SignInRequest { user, grants, adopt, planned: Some(drawn), may_begin }).await
             }
             (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
             (Turn::Renew | Turn::Remove, _) => {
                 let beginning = SessionStart { kind: StartKind::Renewal, planned: Some(drawn), changes: &changes };
-                match &bound {
+                match &record {
                     Some(_) => self.renew_with(&beginning).await,
                     None => self.begin_session(&beginning, now).await,
                 }
@@ -319,7 +319,7 @@ impl SessionShared {
         relayed: &OpenedRelay,
         came: &CookieTokens,
         now: Millis,
-    ) -> Result<Option<Bound>, RelayRefused> {
+    ) -> Result<Option<Arc<Record>>, RelayRefused> {
         let id = relayed.id;
         let brings_it = came.ids.contains(&id);
         let living = |other: &&SessionId| **other != id && self.end_reason(other).is_none();
@@ -336,14 +336,14 @@ impl SessionShared {
         if order.named != Named::Living {
             return Ok(None);
         }
-        let bound = match self.live(now) {
-            Ok(bound) if bound.id() == id => bound,
+        let record = match self.live(now) {
+            Ok(record) if record.id() == id => record,
             Ok(_) => return Err(RelayRefused::OtherSession),
             // Without a cookie, or with one that has idled out: the token tells of a later use.
             Err(_) => self.find_token_record(id, &relayed.current, now).await?,
         };
-        self.take_changes(&bound, &relayed.current, now)?;
-        Ok(Some(bound))
+        self.take_changes(&record, &relayed.current, now)?;
+        Ok(Some(record))
     }
 
     /// # Errors
@@ -354,7 +354,7 @@ impl SessionShared {
         payload: &Payload,
         user: Option<Arc<ResolvedPrincipal>>,
         drawn: PlannedSession,
-        bound: Option<&Bound>,
+        bound: Option<&Arc<Record>>,
         now: Millis,
     ) -> Result<(), RelayRefused> {
         let signed = match bound {

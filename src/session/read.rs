@@ -1,8 +1,9 @@
 //! What a handle reads: the stored copy, what computed tiers say, and when either ends.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::shared::{Binding, Bound, SessionShared, ValueRevision};
+use super::shared::{Binding, SessionShared, ValueRevision};
 use crate::{
     config::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
     error::CloseReason,
@@ -55,7 +56,7 @@ impl SessionShared {
             }
         };
         if let Some(stored) =
-            self.with_session_record(scope, |bound| self.stored_in(bound.key(), &bound.record, index, now, touch))
+            self.with_session_record(scope, |bound| self.stored_in(*bound.key(), bound, index, now, touch))
         {
             return stored.unwrap_or((Stored::Nothing, None));
         }
@@ -101,21 +102,21 @@ impl SessionShared {
     /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
     /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
     /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
-    pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Bound) -> T) -> Option<T> {
+    pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Arc<Record>) -> T) -> Option<T> {
         let settled = self.revocations.load(Ordering::Relaxed) == self.node.revocations.load(Ordering::Acquire);
         if !settled {
             return None;
         }
         match &*self.binding.read() {
-            Binding::Live(bound) if scope == Scope::Session || self.is_anonymous(bound) => Some(look(bound)),
+            Binding::Live(record) if scope == Scope::Session || self.is_anonymous(record) => Some(look(record)),
             _ => None,
         }
     }
 
     /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
-    fn is_anonymous(&self, bound: &Bound) -> bool {
+    fn is_anonymous(&self, bound: &Arc<Record>) -> bool {
         match &self.node.config.identity {
-            Identity::Value { index, .. } => bound.record.read().values.slot(*index).is_none(),
+            Identity::Value { index, .. } => bound.read().values.slot(*index).is_none(),
             Identity::Nobody | Identity::Head(_) => self.head_principal.is_none(),
         }
     }
@@ -128,8 +129,7 @@ impl SessionShared {
     /// Why the session is over.
     pub(crate) fn peek(&self, index: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
         let scope = index.map_or(Scope::Session, |index| self.node.config.schema.get(index).scope);
-        if let Some(glance) =
-            self.with_session_record(scope, |bound| self.peek_record(&bound.record, bound.key(), index, now))
+        if let Some(glance) = self.with_session_record(scope, |bound| self.peek_record(bound, *bound.key(), index, now))
         {
             return glance;
         }
@@ -236,7 +236,7 @@ impl SessionShared {
     /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
     pub(crate) fn ends(&self, now: Millis) -> Option<Millis> {
         let Binding::Live(bound) = self.binding() else { return None };
-        let session = bound.record.deadline();
+        let session = bound.deadline();
         let Identity::Value { index, .. } = &self.node.config.identity else { return Some(session) };
         Some(self.value_ends(*index, now).map_or(session, |user| user.min(session)))
     }
@@ -254,10 +254,10 @@ impl SessionShared {
     /// Every stored value and removal that this handle sees, and the records that they come from.
     pub(crate) fn snapshot(&self, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
         loop {
-            let bound = self.bound_key();
+            let before = self.bound_key();
             let seen = self.collect_snapshot(now);
             // A clone's renewal in the middle of it would look like the end of every value.
-            if self.bound_key() == bound {
+            if self.bound_key() == before {
                 return seen;
             }
         }
@@ -266,7 +266,7 @@ impl SessionShared {
     fn collect_snapshot(&self, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
         let schema = &self.node.config.schema;
         let signed = self.principal(now);
-        let session = self.live(now).ok().map(|bound| (bound.key(), bound.record, Scope::Session));
+        let session = self.live(now).ok().map(|bound| (*bound.key(), bound, Scope::Session));
         let principal = signed
             .as_ref()
             .and_then(|signed| self.find_principal(signed).map(|record| (signed.key(), record, Scope::Principal)));

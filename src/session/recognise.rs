@@ -6,7 +6,7 @@ use super::{
     arrive::AcceptedToken,
     current_token::{CurrentToken, check_current},
     request_token::{CookieTokens, RequestToken},
-    shared::{Binding, Bound, SessionShared, fenced},
+    shared::{Binding, SessionShared, fenced},
 };
 use crate::{
     cookie::{
@@ -31,7 +31,7 @@ use crate::{
 
 /// A session whose token memory knows by its very bytes.
 pub(super) struct KnownToken {
-    bound: Bound,
+    record: Arc<Record>,
     in_step: CookieSnapshot,
     principal: Option<Arc<Record>>,
 }
@@ -87,23 +87,23 @@ fn recognise(node: &Node, memory: &Memory, token: &[u8], now: Millis) -> Option<
     if !confirmed {
         record.confirm();
     }
-    Some(KnownToken { bound: Bound { record }, in_step, principal })
+    Some(KnownToken { record, in_step, principal })
 }
 
 impl KnownToken {
-    fn brings(self) -> (Bound, RequestToken) {
-        let Self { bound, in_step, principal } = self;
+    fn brings(self) -> (Arc<Record>, RequestToken) {
+        let Self { record, in_step, principal } = self;
         let brought =
-            RequestToken { key: Some(bound.key()), cookie: Some(in_step), principal, ..RequestToken::default() };
-        (bound, brought)
+            RequestToken { key: Some(*record.key()), cookie: Some(in_step), principal, ..RequestToken::default() };
+        (record, brought)
     }
 }
 
 impl SessionShared {
     /// The state of a handle of a session that memory knows.
     pub(super) fn from_known_token(node: Arc<Node>, familiar: KnownToken, upgrade: bool) -> Self {
-        let (bound, brought) = familiar.brings();
-        let mut core = Self::new(node, Binding::Live(bound), brought);
+        let (record, brought) = familiar.brings();
+        let mut core = Self::new(node, Binding::Live(record), brought);
         *core.flags.upgrade.get_mut() = upgrade;
         core
     }
@@ -271,11 +271,11 @@ impl SessionShared {
         if current.is_idle(now) {
             // The token proves its id alone: no tombstone waits for the values of so old a token.
             record.merge_life(&current.life, now);
-            return Ok((Binding::Live(Bound { record }), brought, None));
+            return Ok((Binding::Live(record), brought, None));
         }
         let stored = stored.map(|(snapshot, abandoned)| (snapshot.into_record(), abandoned));
         let arrived = AcceptedToken { current, old_key: retired, fingerprint: seen, stored };
-        Ok((Binding::Live(Bound { record }), brought, Some(arrived)))
+        Ok((Binding::Live(record), brought, Some(arrived)))
     }
 }
 

@@ -1,17 +1,19 @@
 //! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
 
+use std::sync::Arc;
 use std::{fmt, sync::atomic::Ordering, time::Duration};
 
 use super::{
     cookie_out::trace_unsealable,
     current_token::{CurrentToken, check_current},
-    shared::{Binding, Bound, SessionShared},
+    shared::{Binding, SessionShared},
 };
 use crate::{
     cookie::{OpenedToken, layout::NONCE_LEN, seal::Purpose},
     cross_site::PageOrigin,
     error::{CloseReason, WriteError},
     id::SessionId,
+    memory::record::Record,
     node::{Node, accepted_nonces::NotAccepted},
     record::{state::Kind, values::Resolution},
     time::Millis,
@@ -181,26 +183,26 @@ impl SessionShared {
     /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
     pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
         let now = self.node.now();
-        let bound = self.live(now).ok()?;
-        if self.is_sealed(&bound, now) && !Self::is_refresh_due_for(&bound) { None } else { self.relay() }
+        let record = self.live(now).ok()?;
+        if self.is_sealed(&record, now) && !Self::is_refresh_due_for(&record) { None } else { self.relay() }
     }
 
     /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
     /// a browser drops its cookie at the end that it was told.
-    fn is_refresh_due_for(bound: &Bound) -> bool {
-        let due = bound.record.read().cookie().map(|(_, known)| known.refresh_after);
-        due.is_some_and(|due| bound.record.used() >= due)
+    fn is_refresh_due_for(record: &Arc<Record>) -> bool {
+        let due = record.read().cookie().map(|(_, known)| known.refresh_after);
+        due.is_some_and(|due| record.used() >= due)
     }
 
     pub(crate) fn is_refresh_due(&self) -> bool {
-        self.live(self.node.now()).is_ok_and(|bound| Self::is_refresh_due_for(&bound))
+        self.live(self.node.now()).is_ok_and(|record| Self::is_refresh_due_for(&record))
     }
 
     /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
     /// second.
     pub(crate) fn refresh_interval(&self) -> Option<Duration> {
-        let bound = self.live(self.node.now()).ok()?;
-        match &bound.record.read().kind {
+        let record = self.live(self.node.now()).ok()?;
+        match &record.read().kind {
             Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
             _ => None,
         }
@@ -208,10 +210,10 @@ impl SessionShared {
 
     /// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
     /// only where no later token tells of it.
-    fn lacks_changes(&self, bound: &Bound, now: Millis) -> bool {
-        let carried = |in_step| self.cookie_contents_of(bound, now).is_held_by(in_step);
+    fn lacks_changes(&self, record: &Arc<Record>, now: Millis) -> bool {
+        let carried = |in_step| self.cookie_contents_of(record, now).is_held_by(in_step);
         let brought = self.request_token.cookie.as_ref();
-        self.is_behind(bound, now) && (!brought.is_some_and(carried) || Self::is_refresh_due_for(bound))
+        self.is_behind(record, now) && (!brought.is_some_and(carried) || Self::is_refresh_due_for(record))
     }
 
     /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
@@ -219,17 +221,18 @@ impl SessionShared {
     pub(crate) fn relay(&self) -> Option<RelayToken> {
         self.touch();
         let now = self.node.now();
-        let Ok(bound) = self.live(now) else {
+        let Ok(record) = self.live(now) else {
             return if self.head_has_left() { self.removal() } else { None };
         };
-        if !self.lacks_changes(&bound, now) {
+        if !self.lacks_changes(&record, now) {
             return None;
         }
-        let birth = !bound.record.is_confirmed();
+        let birth = !record.is_confirmed();
         let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY_PREFIX) };
         let mut text = Vec::from(prefix);
-        let payload = self.build_payload(&bound, now)?.written.finish();
-        let sealed = self.node.config.cookie.seal(&self.node.config.audience, purpose, &bound.id(), payload, &mut text);
+        let payload = self.build_payload(&record, now)?.written.finish();
+        let sealed =
+            self.node.config.cookie.seal(&self.node.config.audience, purpose, &record.id(), payload, &mut text);
         sealed.inspect_err(trace_unsealable).ok()?;
         String::from_utf8(text).ok().map(RelayToken)
     }
@@ -243,7 +246,7 @@ impl SessionShared {
         let now = self.node.now();
         let OpenedRelay { id, purpose, current, nonce, page } = relayed;
         match self.live(now) {
-            Ok(bound) if bound.id() == id => self.take_changes(&bound, &current, now),
+            Ok(record) if record.id() == id => self.take_changes(&record, &current, now),
             Ok(_) => Err(RelayRefused::OtherSession),
             Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
             Err(None) if purpose == Purpose::Birth => {
@@ -252,9 +255,9 @@ impl SessionShared {
             }
             // The cookie has idled out and proves its id alone: the token tells of a later use.
             Err(None) if self.request_token.cookie_tokens().ids == [id] && self.end_reason(&id).is_none() => {
-                let bound = self.find_token_record(id, &current, now).await?;
-                self.take_changes(&bound, &current, now)?;
-                self.rebind(bound);
+                let record = self.find_token_record(id, &current, now).await?;
+                self.take_changes(&record, &current, now)?;
+                self.rebind(record);
                 Ok(())
             }
             Err(None) => Err(RelayRefused::OtherSession),
@@ -282,20 +285,25 @@ impl SessionShared {
         if !current.is_brief(now) {
             return Err(RelayRefused::Expired);
         }
-        let bound = self.find_token_record(id, current, now).await?;
+        let record = self.find_token_record(id, current, now).await?;
         self.node.accepted_nonces.accept(nonce, now)?;
-        self.take_changes(&bound, current, now)?;
-        self.rebind(bound);
+        self.take_changes(&record, current, now)?;
+        self.rebind(record);
         Ok(())
     }
 
     /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
     /// handle's once it is known to live.
-    pub(super) fn take_changes(&self, bound: &Bound, current: &CurrentToken, now: Millis) -> Result<(), RelayRefused> {
-        bound.record.touch_at_least(current.used(now));
+    pub(super) fn take_changes(
+        &self,
+        record: &Arc<Record>,
+        current: &CurrentToken,
+        now: Millis,
+    ) -> Result<(), RelayRefused> {
+        record.touch_at_least(current.used(now));
         // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
-        self.merge_payload(bound, current, Resolution::Newest, now);
-        self.account(&bound.record, now);
-        self.check_revoked(bound, now).map_err(RelayRefused::Closed)
+        self.merge_payload(record, current, Resolution::Newest, now);
+        self.account(record, now);
+        self.check_revoked(record, now).map_err(RelayRefused::Closed)
     }
 }

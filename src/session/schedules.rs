@@ -16,11 +16,11 @@ use shuttle::{
     thread,
 };
 
-use super::{load::RequestHead, shared::Bound, *};
+use super::{load::RequestHead, *};
 use crate::{
     cookie::{CookieTier, header::Fields, keyring::KeyRing},
     id::Principal,
-    memory::MemoryTier,
+    memory::{MemoryTier, record::Record},
     record::{life::Lifetime, state::Kind},
     sessions::Sessions,
 };
@@ -141,12 +141,12 @@ impl Scene {
         let (results, handles) = ([one, other], [first, second]);
         let now = self.node.node.now();
         let live = |session: &Session| session.core().live(now).ok();
-        let idle = |bound: Bound| match &bound.record.read().kind {
+        let idle = |record: Arc<Record>| match &record.read().kind {
             Kind::Session { life, .. } => Some(life.idle()),
             _ => None,
         };
         let read = |session: &Session| (user(session), session.get::<Visits>(), live(session).and_then(idle));
-        let keys = handles.each_ref().map(|session| live(session).map(|bound| bound.key()));
+        let keys = handles.each_ref().map(|session| live(session).map(|record| *record.key()));
         let of_response = |session: &Session| match cookie(&self.node, session) {
             Some(cookie) if cookie.to_str().unwrap().contains("Max-Age=0") => "removed".to_owned(),
             Some(cookie) => user(&load(&self.node, Some(&cookie))),

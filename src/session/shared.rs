@@ -62,29 +62,13 @@ pub(super) struct LazyState {
 pub(crate) enum Binding {
     /// None yet: a write makes one.
     Anonymous,
-    Live(Bound),
+    Live(Arc<Record>),
     /// The request brought an id that has just ended: none, and a plain write may not make one.
     Fenced(CloseReason),
     /// Another site caused the request, which brought no session, and gets none.
     CrossSite(CrossSite),
     /// A job's: a principal's record alone.
     PrincipalOnly,
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct Bound {
-    pub(crate) record: Arc<Record>,
-}
-
-impl Bound {
-    pub(crate) fn key(&self) -> RecordKey {
-        *self.record.key()
-    }
-
-    /// A session's record is found by its id itself.
-    pub(crate) fn id(&self) -> SessionId {
-        SessionId::from_bytes(self.record.key().0)
-    }
 }
 
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
@@ -265,13 +249,13 @@ impl SessionShared {
     }
 
     /// Binds the handle to another session. Its watches go along.
-    pub(super) fn rebind(&self, bound: Bound) {
+    pub(super) fn rebind(&self, bound: Arc<Record>) {
         let Ok(()) = self.rebind_if(bound, || Ok::<_, std::convert::Infallible>(()));
     }
 
     /// Binds the handle to another session if `turn` has ended the one before, in one step: clones look at the binding
     /// first and then at its record, and are not to take the turn that they go along with for an end.
-    pub(super) fn rebind_if<E>(&self, bound: Bound, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+    pub(super) fn rebind_if<E>(&self, bound: Arc<Record>, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let before = {
             let mut binding = self.binding.write();
             turn()?;
@@ -279,7 +263,7 @@ impl SessionShared {
         };
         if let Some(wakers) = self.wakers() {
             if let Binding::Live(old) = before {
-                old.record.unsubscribe(wakers);
+                old.unsubscribe(wakers);
             }
             self.subscribe_to_records(wakers);
             wakers.notify();
@@ -299,23 +283,23 @@ impl SessionShared {
     }
 
     /// The session if it lives; else why not, if it ever did.
-    pub(crate) fn live(&self, now: Millis) -> Result<Bound, Option<CloseReason>> {
-        let bound = loop {
-            let bound = match self.binding() {
-                Binding::Live(bound) => bound,
+    pub(crate) fn live(&self, now: Millis) -> Result<Arc<Record>, Option<CloseReason>> {
+        let record = loop {
+            let record = match self.binding() {
+                Binding::Live(record) => record,
                 Binding::Fenced(reason) => return Err(Some(reason)),
                 Binding::CrossSite(_) => return Err(Some(CloseReason::CrossSite)),
                 Binding::Anonymous | Binding::PrincipalOnly => return Err(None),
             };
-            match bound.record.closed(now) {
-                None => break bound,
+            match record.closed(now) {
+                None => break record,
                 // A clone has renewed it between the two looks, and this handle went along.
-                Some(CloseReason::Renewed) if self.bound_key() != Some(bound.key()) => {}
+                Some(CloseReason::Renewed) if self.bound_key() != Some(*record.key()) => {}
                 Some(closed) => return Err(Some(closed)),
             }
         };
-        self.check_revoked(&bound, now).map_err(Some)?;
-        Ok(bound)
+        self.check_revoked(&record, now).map_err(Some)?;
+        Ok(record)
     }
 
     /// Why the handle can't be used any more; `None` if it can, be it for the principal's values alone.
@@ -341,7 +325,7 @@ impl SessionShared {
     }
 
     /// Ends the session if all of its principal's were ended after its id was minted.
-    pub(super) fn check_revoked(&self, bound: &Bound, now: Millis) -> Result<(), CloseReason> {
+    pub(super) fn check_revoked(&self, bound: &Arc<Record>, now: Millis) -> Result<(), CloseReason> {
         let revocations = self.node.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {
             return Ok(());
@@ -350,14 +334,14 @@ impl SessionShared {
             && let Some(record) = self.find_principal(&signed)
         {
             let not_before = record.not_before(&self.node.time, now);
-            let birth = bound.record.read().birth(&self.node.time, now);
+            let birth = bound.read().birth(&self.node.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
-                if let Some(renewer) = self.node.exempt_renewals.renewer(&bound.key()) {
+                if let Some(renewer) = self.node.exempt_renewals.renewer(bound.key()) {
                     // The renewal decides. Until then the session is the renewing handle's alone.
                     return if renewer == self.handle_id() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
                 // Another handle may have been faster; either way it is over.
-                let _ = self.end(&bound.record, CloseReason::Revoked, now);
+                let _ = self.end(bound, CloseReason::Revoked, now);
                 return Err(CloseReason::Revoked);
             }
         }
@@ -374,7 +358,7 @@ impl SessionShared {
     pub(crate) fn principal(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         match self.binding() {
             Binding::CrossSite(CrossSite::Upgrade | CrossSite::Withheld) => None,
-            Binding::Live(_) => self.live(now).ok().and_then(|bound| self.principal_for(&bound, now)),
+            Binding::Live(_) => self.live(now).ok().and_then(|record| self.principal_for(&record, now)),
             Binding::Anonymous
             | Binding::Fenced(_)
             | Binding::PrincipalOnly
@@ -389,26 +373,26 @@ impl SessionShared {
 
     /// What tells this session from others, the same on every node; empty without a session.
     pub(crate) fn session_mark(&self) -> String {
-        let bound = self.live(self.node.now());
-        bound.map_or_else(|_| String::new(), |bound| self.node.config.owner(&bound.id()).mark(PageMark::Session))
+        let record = self.live(self.node.now());
+        record.map_or_else(|_| String::new(), |record| self.node.config.owner(&record.id()).mark(PageMark::Session))
     }
 
     #[inline]
-    pub(super) fn principal_for(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
+    pub(super) fn principal_for(&self, record: &Arc<Record>, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         // Most chains and handles know nobody, and find that out here.
         match &self.head_principal {
             None if !matches!(self.node.config.identity, Identity::Value { .. }) => None,
-            None => self.derive_principal(bound, now),
+            None => self.derive_principal(record, now),
             given => given.clone(),
         }
     }
 
-    fn derive_principal(&self, bound: &Bound, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
+    fn derive_principal(&self, bound: &Arc<Record>, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         let Identity::Value { index, derive } = &self.node.config.identity else { return None };
         let (mark, json) = {
-            let state = bound.record.read();
+            let state = bound.read();
             let stored = state.value(&self.node.config.schema, *index, now)?;
-            (Some((bound.key(), stored.version)), stored.json.clone()?)
+            (Some((*bound.key(), stored.version)), stored.json.clone()?)
         };
         let derived = &self.lazy().derived_principal;
         if let Some((known, signed)) = &*derived.lock()
@@ -506,7 +490,7 @@ impl SessionShared {
         self.node.subscribers.subscribe(wakers);
         // Under the binding's lock: a rebind unsubscribes from this record after this subscription.
         if let Binding::Live(bound) = &*self.binding.read() {
-            bound.record.subscribe(wakers);
+            bound.subscribe(wakers);
         }
         if let Some(signed) = self.principal(now) {
             self.hold_principal(&signed, now);
@@ -524,7 +508,7 @@ impl SessionShared {
         {
             return self.find_principal(&signed).map(|record| (signed.key(), record));
         }
-        self.live(now).ok().map(|bound| (bound.key(), bound.record))
+        self.live(now).ok().map(|bound| (*bound.key(), bound))
     }
 
     /// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
@@ -541,8 +525,8 @@ impl SessionShared {
 
     /// Using what is the principal's is use of the session too.
     pub(super) fn touch_session(&self, now: Millis) {
-        if let Ok(bound) = self.live(now) {
-            bound.record.touch(now);
+        if let Ok(record) = self.live(now) {
+            record.touch(now);
         }
     }
 
@@ -575,8 +559,8 @@ impl Drop for SessionShared {
         let Some(seldom) = self.lazy.get() else { return };
         if let Some(wakers) = seldom.wakers.get() {
             self.node.subscribers.unsubscribe(wakers);
-            if let Binding::Live(bound) = self.binding() {
-                bound.record.unsubscribe(wakers);
+            if let Binding::Live(record) = self.binding() {
+                record.unsubscribe(wakers);
             }
         }
         let held = seldom.principal.lock().take();

@@ -84,7 +84,7 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         });
         for (round, session) in handles.iter().enumerate() {
             let Binding::Live(bound) = session.core().binding() else { unreachable!("it was written to") };
-            before.push(bound.record);
+            before.push(bound);
             rounds.begin(1, round + 1);
             at_once(session.renew()).unwrap();
         }
