@@ -19,7 +19,7 @@ use crate::{
     record::values::ChangeOrigin,
     session::{
         Session,
-        read::{SeenRecord, SeenValue},
+        read::{self, SeenRecord, SeenValue},
     },
     time::{Millis, Sleep},
     value::{self, Json, SessionValue, ValueIndex},
@@ -123,7 +123,7 @@ pub(crate) struct Wait {
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
         let slot = session.core().subscribe();
-        let own_ends = session.core().own_ends();
+        let own_ends = session.core().flags.own_ends();
         Self { session, slot, timer: DeadlineTimer::default(), drained: false, own_ends }
     }
 
@@ -145,7 +145,7 @@ impl Wait {
             if self.drained && !rung && !self.timer.poll(&self.slot) {
                 return Poll::Pending;
             }
-            let ended = self.session.core().own_ends() != self.own_ends;
+            let ended = self.session.core().flags.own_ends() != self.own_ends;
             let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
                 Next::Item(said) => {
@@ -177,7 +177,10 @@ pub(crate) fn next_end(
     now: Millis,
 ) -> Option<Millis> {
     let core = session.core();
-    core.ends(now).into_iter().chain(numbers.into_iter().filter_map(|index| core.value_ends(index, now))).min()
+    read::ends(core, now)
+        .into_iter()
+        .chain(numbers.into_iter().filter_map(|index| read::value_ends(core, index, now)))
+        .min()
 }
 
 /// A stream of a value: the current one first, then each newer one, whoever wrote it.
@@ -223,8 +226,8 @@ pub struct Watch<V> {
 
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().mark_watched();
-        let index = session.core().declared_index::<V>();
+        read::mark_watched(session.core());
+        let index = read::declared_index::<V>(session.core());
         Self { wait: Wait::new(session), index, seen: None, value: PhantomData }
     }
 
@@ -248,12 +251,12 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
             if ended.is_some() || core.node.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((stored, mark, until)) = core.peek(*index, core.node.now()) else { return Next::Item(None) };
+            let Ok((stored, mark, until)) = read::peek(core, *index, core.node.now()) else { return Next::Item(None) };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
                 return Next::Idle(until);
             }
             *seen = Some((mark, stored.clone()));
-            let value = index.and_then(|index| core.answer(index, stored, |json| value::decode::<V>(json)));
+            let value = index.and_then(|index| read::answer(core, index, stored, |json| value::decode::<V>(json)));
             Next::Last(Some(value.unwrap_or_default()), until)
         })
     }
@@ -358,7 +361,7 @@ pub(crate) struct Snapshot {
 
 impl Changes {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().mark_watched();
+        read::mark_watched(session.core());
         let wait = Wait::new(session);
         let seen = Snapshot::of(&wait.session, wait.session.core().node.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
@@ -376,7 +379,7 @@ impl Changes {
 
 impl Snapshot {
     pub(crate) fn of(session: &Session, now: Millis) -> Self {
-        let (owners, mut values) = session.core().snapshot(now);
+        let (owners, mut values) = read::snapshot(session.core(), now);
         values.sort_unstable_by_key(|seen| seen.index);
         Self { owners, values }
     }
@@ -459,7 +462,7 @@ pub(crate) struct Closing(Wait);
 
 impl Closing {
     pub(crate) fn new(session: Session) -> Self {
-        session.core().mark_watched();
+        read::mark_watched(session.core());
         Self(Wait::new(session))
     }
 }

@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -15,8 +12,7 @@ use self::{accepted_nonces::AcceptedNonces, exempt_renewals::ExemptRenewals, tra
 use crate::{
     config::{Config, Identity},
     cross_site::refusal::RefusalTraces,
-    id::RecordKey,
-    memory::{EndedSession, Memory, record::Record},
+    memory::Memory,
     node_clock::NodeClock,
     notify::Subscribers,
     record::write_context::{BudgetShare, WriteContext, WriteScope},
@@ -32,6 +28,7 @@ use crate::{
 
 pub(crate) mod accepted_nonces;
 pub(crate) mod exempt_renewals;
+pub(crate) mod records;
 pub(crate) mod traces;
 
 pub(crate) struct Node {
@@ -93,24 +90,6 @@ impl Node {
 
     pub(crate) fn now(&self) -> Millis {
         self.time.now()
-    }
-
-    /// The record of a session that a token names, made if there is none.
-    ///
-    /// # Errors
-    ///
-    /// Where the session has ended on this node.
-    pub(crate) fn session_record(
-        &self,
-        key: &RecordKey,
-        now: Millis,
-        make: impl FnOnce() -> Record,
-    ) -> Result<Arc<Record>, EndedSession> {
-        let Some(memory) = &self.memory else { return Ok(Arc::new(make())) };
-        let record = memory.session_or_insert(key, now, make)?;
-        // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
-        memory.account_and_sweep(&record, now);
-        Ok(record)
     }
 
     /// Notes a genuine version from elsewhere.

@@ -15,6 +15,7 @@ use crate::{
     value::{self, Json, SessionValue, ValueIndex},
 };
 
+mod apply_order;
 pub(crate) mod arrive;
 pub(crate) mod batch;
 pub(crate) mod commit;
@@ -31,6 +32,8 @@ pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod recognise;
 pub(crate) mod relay;
+pub(crate) mod relay_in;
+pub(crate) mod relay_out;
 pub(crate) mod request_token;
 #[cfg(all(test, shuttle))]
 mod schedules;
@@ -158,8 +161,8 @@ impl Session {
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
-        self.core().touch();
-        let index = self.core().declared_index::<V>();
+        self.core().flags.touch();
+        let index = read::declared_index::<V>(self.core());
         index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.core(), index, Access::Touch))
     }
 
@@ -170,24 +173,24 @@ impl Session {
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
         let core = self.core();
-        core.touch();
+        core.flags.touch();
         let now = core.node.now();
-        let index = core.declared_index::<V>()?;
-        core.resolve(index, now, Access::Touch, |json| value::decode::<V>(json)).0
+        let index = read::declared_index::<V>(core)?;
+        read::resolve(core, index, now, Access::Touch, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
     pub fn is_new(&self) -> bool {
-        self.core().touch();
+        self.core().flags.touch();
         match self.core().live(self.core().node.now()) {
-            Ok(_) => self.core().minted(),
+            Ok(_) => self.core().flags.begun_here(),
             Err(_) => true,
         }
     }
 
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.core().touch();
+        self.core().flags.touch();
         let record = self.core().live(self.core().node.now()).ok()?;
         match &record.read().kind {
             Kind::Session { life, .. } => Some(self.core().node.time.wall(life.created()).time()),
@@ -197,14 +200,14 @@ impl Session {
 
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.core().touch();
+        self.core().flags.touch();
         let record = self.core().live(self.core().node.now()).ok()?;
         Some(self.core().node.time.wall(record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
-        self.core().touch();
+        self.core().flags.touch();
         self.core().principal(self.core().node.now()).map(|signed| signed.principal.clone())
     }
 
@@ -241,7 +244,7 @@ impl Session {
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.core().node.config.schema.get(change.index).scope;
-        self.core().commit(scope, WriteScope::Values, &[change]).await.map(drop)
+        commit::commit(self.core(), scope, WriteScope::Values, &[change]).await.map(drop)
     }
 
     /// Changes a value from what it is now, and returns what it became.
@@ -265,7 +268,7 @@ impl Session {
         mut update: impl FnMut(&mut V) + Send,
     ) -> Result<V, WriteError> {
         let index = self.writable::<V>()?;
-        self.core().update(index, &mut update).await
+        batch::update(self.core(), index, &mut update).await
     }
 
     /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
@@ -294,7 +297,7 @@ impl Session {
     /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that then reaches nobody.
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
         let index = self.writable::<V>()?;
-        self.core().take(index).await
+        batch::take(self.core(), index).await
     }
 
     /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
@@ -308,7 +311,7 @@ impl Session {
     ///
     /// As [`set`](Self::set): a dropped `clear` has removed all of the values or none.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        self.core().clear().await
+        batch::clear(self.core()).await
     }
 
     /// Begins a batch: values of one scope that are written together or not at all.
@@ -321,7 +324,7 @@ impl Session {
     ///
     /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's cookie.
     pub fn relay(&self) -> Option<RelayToken> {
-        self.core().relay()
+        relay_out::relay(self.core())
     }
 
     // Shared by the above.
@@ -354,7 +357,7 @@ impl Session {
             let name = self.core().node.config.schema.get(index).name;
             Mutation { index, name, json: Some(json), version: None, replaces: None }
         };
-        self.core().commit_of_owners(values.into_iter().map(change)).await
+        commit::commit_of_owners(self.core(), values.into_iter().map(change)).await
     }
 }
 

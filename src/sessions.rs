@@ -20,7 +20,7 @@ use crate::{
     id::Principal,
     node::Node,
     notify::{HandleWakers, Subscribers},
-    session::{Session, load::Loader},
+    session::{Session, end, load::Loader},
     tier::outside::{SharedTier, SourceTier, trace_missing_layer},
 };
 
@@ -129,9 +129,9 @@ impl Sessions {
     /// A dropped call has ended all of the sessions or none: it waits only before the end, for a shared store's answer.
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
-        session.core().check_ends_kept()?;
+        end::check_ends_kept(session.core())?;
         if let Some(signed) = session.core().principal(self.node.now()) {
-            session.core().revoke(&signed);
+            end::revoke(session.core(), &signed);
         }
         Ok(())
     }

@@ -18,8 +18,9 @@ use crate::{
     },
     session::{
         Access, Session,
-        cookie_out::CookieSize,
+        cookie_out::{self, CookieSize},
         explain::{TierAnswer, explain},
+        read,
         shared::SessionShared,
     },
     time::{Millis, Wall},
@@ -149,7 +150,7 @@ impl Report {
         let core = session.core();
         let node = &core.node;
         let now = node.now();
-        let measured = core.cookie_size(now);
+        let measured = cookie_out::cookie_size(core, now);
         let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
         let session = Life::of(core, &measured, now);
         let store = node.store.as_ref().map(|store| store.name());
@@ -235,7 +236,7 @@ impl Value {
         let now = core.node.now();
         let explanation = explain(core, index, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
-        let (answer, _) = core.resolve(index, now, Access::Peek, read);
+        let (answer, _) = read::resolve(core, index, now, Access::Peek, read);
         Self {
             name: declared.name,
             scope: match declared.scope {
@@ -248,7 +249,10 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             max_age_ms: declared.max_age.map(millis),
-            expires: declared.max_age.and_then(|_| core.value_ends(index, now)).map(|end| core.node.time.wall(end).0),
+            expires: declared
+                .max_age
+                .and_then(|_| read::value_ends(core, index, now))
+                .map(|end| core.node.time.wall(end).0),
             shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

@@ -11,7 +11,7 @@ use http::{Response, header};
 use pin_project_lite::pin_project;
 
 use super::caching::{forbid_storing, note_read};
-use crate::session::load::Loader;
+use crate::session::{cookie_out, load::Loader};
 
 pin_project! {
     /// The response of a [`LayeredSession`](super::service::LayeredSession).
@@ -108,7 +108,7 @@ fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Coo
         }
         return;
     };
-    let out = core.response_headers(upgrade);
+    let out = cookie_out::response_headers(core, upgrade);
     if out.cookie.is_some() && browser == CookieSupport::Drops {
         core.node.traces.dropped_cookie();
     }

@@ -4,12 +4,13 @@ use std::fmt;
 
 use super::{
     Session,
-    commit::{CommitFailure, MAX_ATTEMPTS},
+    commit::{self, CommitFailure, MAX_ATTEMPTS},
     lifecycle::removal,
-    read::{Access, Stored},
-    shared::SessionShared,
+    read::{self, Access, Stored},
+    shared::{Binding, SessionShared},
 };
 use crate::{
+    config::Identity,
     error::{WriteError, WriteErrorKind},
     record::{change::Mutation, write_context::WriteScope},
     time::Millis,
@@ -93,7 +94,7 @@ impl<'a> Batch<'a> {
         self.step(|session| {
             let index = session.writable::<V>()?;
             let reread =
-                move |core: &SessionShared, now| core.updated(index, &mut update, now).map(|(change, _)| change);
+                move |core: &SessionShared, now| updated(core, index, &mut update, now).map(|(change, _)| change);
             Ok(Step::Update(index, Box::new(reread)))
         })
     }
@@ -146,16 +147,16 @@ impl<'a> Batch<'a> {
             for step in &mut steps {
                 match step {
                     Step::Set(change) => changes.push(change.clone()),
-                    Step::Remove(change) if core.has_stored(change.index, now) => changes.push(change.clone()),
+                    Step::Remove(change) if read::has_stored(core, change.index, now) => changes.push(change.clone()),
                     Step::Remove(_) => {}
                     Step::Update(_, reread) => changes.push(reread(core, now)?),
                 }
             }
             if changes.is_empty() {
-                core.touch();
-                return core.writable(now).map(drop);
+                core.flags.touch();
+                return commit::writable(core, now).map(drop);
             }
-            match core.try_commit(scope, WriteScope::Values, &changes).await {
+            match commit::try_commit(core, scope, WriteScope::Values, &changes).await {
                 Ok(_) => return Ok(()),
                 Err(CommitFailure::Outdated) => {}
                 Err(loss) => return Err(loss.into()),
@@ -190,69 +191,92 @@ impl fmt::Debug for Batch<'_> {
     }
 }
 
-impl SessionShared {
-    /// What an update makes of the value that there is now, as a compare-and-set.
-    fn updated<V: SessionValue + Default>(
-        &self,
-        index: ValueIndex,
-        update: &mut (impl FnMut(&mut V) + ?Sized),
-        now: Millis,
-    ) -> Result<(Mutation, V), WriteError> {
-        self.touch();
-        let (answer, mark) = self.resolve(index, now, Access::Touch, |json| value::decode::<V>(json));
-        let mut value = answer.map(|(value, _)| value).unwrap_or_default();
-        update(&mut value);
-        let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-        let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-        Ok((Mutation { index, name: V::NAME, json: Some(json), version: None, replaces }, value))
-    }
+/// What an update makes of the value that there is now, as a compare-and-set.
+fn updated<V: SessionValue + Default>(
+    shared: &SessionShared,
+    index: ValueIndex,
+    update: &mut (impl FnMut(&mut V) + ?Sized),
+    now: Millis,
+) -> Result<(Mutation, V), WriteError> {
+    shared.flags.touch();
+    let (answer, mark) = read::resolve(shared, index, now, Access::Touch, |json| value::decode::<V>(json));
+    let mut value = answer.map(|(value, _)| value).unwrap_or_default();
+    update(&mut value);
+    let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
+    let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
+    Ok((Mutation { index, name: V::NAME, json: Some(json), version: None, replaces }, value))
+}
 
-    pub(super) async fn update<V: SessionValue + Default>(
-        &self,
-        index: ValueIndex,
-        update: &mut (impl FnMut(&mut V) + Send),
-    ) -> Result<V, WriteError> {
-        let scope = self.node.config.schema.get(index).scope;
-        for _ in 0..MAX_ATTEMPTS {
-            let now = self.node.now();
-            let record = self.record_of(scope, now);
-            // Updates on this node queue: only other writes and other nodes make one lose.
-            let _turn = match &record {
-                Some((_, record)) => Some(record.update_queue().await),
-                None => None,
-            };
-            let (change, value) = self.updated(index, update, self.node.now())?;
-            match self.try_commit(scope, WriteScope::Values, &[change]).await {
-                Ok(_) => return Ok(value),
-                Err(CommitFailure::Outdated) => {}
-                Err(loss) => return Err(loss.into()),
-            }
+pub(super) async fn update<V: SessionValue + Default>(
+    shared: &SessionShared,
+    index: ValueIndex,
+    update: &mut (impl FnMut(&mut V) + Send),
+) -> Result<V, WriteError> {
+    let scope = shared.node.config.schema.get(index).scope;
+    for _ in 0..MAX_ATTEMPTS {
+        let now = shared.node.now();
+        let record = shared.record_of(scope, now);
+        // Updates on this node queue: only other writes and other nodes make one lose.
+        let _turn = match &record {
+            Some((_, record)) => Some(record.update_queue().await),
+            None => None,
+        };
+        let (change, value) = updated(shared, index, update, shared.node.now())?;
+        match commit::try_commit(shared, scope, WriteScope::Values, &[change]).await {
+            Ok(_) => return Ok(value),
+            Err(CommitFailure::Outdated) => {}
+            Err(loss) => return Err(loss.into()),
         }
-        Err(CommitFailure::Outdated.into())
     }
+    Err(CommitFailure::Outdated.into())
+}
 
-    pub(super) async fn take<V: SessionValue>(&self, index: ValueIndex) -> Result<Option<V>, WriteError> {
-        let scope = self.node.config.schema.get(index).scope;
-        self.touch();
-        for _ in 0..MAX_ATTEMPTS {
-            let now = self.node.now();
-            let (json, version) = match self.stored(index, now, Access::Touch).0 {
-                Stored::Copy { json, version, .. } => (json, version),
-                // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks
-                // for a message works all the same.
-                Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
-            };
-            let change = Mutation { replaces: Some(version), ..removal(index, V::NAME) };
-            match self.try_commit(scope, WriteScope::Values, &[change]).await {
-                Ok(_) => return Ok(value::decode(&json).ok()),
-                Err(CommitFailure::Outdated) => {}
-                Err(loss) => return Err(loss.into()),
-            }
+pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIndex) -> Result<Option<V>, WriteError> {
+    let scope = shared.node.config.schema.get(index).scope;
+    shared.flags.touch();
+    for _ in 0..MAX_ATTEMPTS {
+        let now = shared.node.now();
+        let (json, version) = match read::stored(shared, index, now, Access::Touch).0 {
+            Stored::Copy { json, version, .. } => (json, version),
+            // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks
+            // for a message works all the same.
+            Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
+        };
+        let change = Mutation { replaces: Some(version), ..removal(index, V::NAME) };
+        match commit::try_commit(shared, scope, WriteScope::Values, &[change]).await {
+            Ok(_) => return Ok(value::decode(&json).ok()),
+            Err(CommitFailure::Outdated) => {}
+            Err(loss) => return Err(loss.into()),
         }
-        Err(CommitFailure::Outdated.into())
     }
+    Err(CommitFailure::Outdated.into())
+}
 
-    pub(super) fn minted(&self) -> bool {
-        self.flags.begun_here.load(std::sync::atomic::Ordering::Relaxed)
+/// Empties the session's own record, but for who is signed in; in a job, the principal's.
+pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
+    shared.flags.touch();
+    let now = shared.node.now();
+    let identity = match &shared.node.config.identity {
+        Identity::Value { index, .. } => Some(*index),
+        _ => None,
+    };
+    let (scope, record) = match shared.binding() {
+        Binding::PrincipalOnly => {
+            (Scope::Principal, shared.principal(now).and_then(|signed| shared.find_principal(&signed)))
+        }
+        _ => (Scope::Session, shared.live(now).ok()),
+    };
+    let Some(record) = record else {
+        return commit::writable(shared, now).map(drop);
+    };
+    let changes: Vec<_> = {
+        let state = record.read();
+        let declared = state.values.declared().map(|slot| slot.index);
+        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
+        cleared.map(|index| removal(index, shared.node.config.schema.get(index).name)).collect()
+    };
+    if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
+        return commit::writable(shared, now).map(drop);
     }
+    commit::commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }

@@ -4,22 +4,23 @@ use std::{cmp::Reverse, sync::Arc};
 
 use http::HeaderValue;
 
-use super::shared::{Binding, SessionShared};
-#[cfg(feature = "inspector")]
-use crate::{cookie::seal::sealed_len, record::state::room::JsonRoom};
+use super::{
+    nested,
+    shared::{Binding, SessionShared},
+};
 use crate::{
     cookie::{
         SetCookie,
         order::Order,
         payload::{Entry, EntryOwner, Head, Writer},
-        seal::SealError,
+        seal::{SealError, sealed_len},
     },
     id::RecordKey,
     memory::record::Record,
     record::{
         budget::Budget,
         cookie_sync::CookieSnapshot,
-        state::{Kind, State},
+        state::{Kind, State, room::JsonRoom},
     },
     throttle::MINUTE,
     time::Millis,
@@ -67,254 +68,6 @@ pub(crate) struct CookieSize {
     pub(crate) in_step: bool,
 }
 
-impl SessionShared {
-    /// The `Set-Cookie` that the response is to carry, if it is to carry one.
-    pub(crate) fn set_cookie(&self, now: Millis) -> Option<HeaderValue> {
-        let cookie = &self.node.config.cookie;
-        let record = match self.live(now) {
-            Ok(record) => record,
-            Err(_) => {
-                let ended_here = self.has_ended_own() && !self.request_token.cookie_tokens().is_nothing();
-                return if ended_here { cookie.removal() } else { None };
-            }
-        };
-        if !self.is_touched() || !self.is_behind(&record, now) {
-            return None;
-        }
-        let CookiePayload { ends_with_browser, written, in_step, cut } = self.build_payload(&record, now)?;
-        self.note_over_budget(&written, now);
-        let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
-        let made = cookie.creation(&self.node.config.audience, &record.id(), written.finish(), ends_in);
-        let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
-        if self.node.memory.is_some() {
-            let fingerprint = self.node.config.fingerprints.fingerprint(&header.as_bytes()[token], ring);
-            record.write().set_cookie(fingerprint, in_step);
-        }
-        if cut && let Kind::Session { browser, .. } = &mut record.write().kind {
-            browser.has_server_only = true;
-        }
-        Some(header)
-    }
-
-    /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
-    pub(super) fn is_behind(&self, bound: &Arc<Record>, now: Millis) -> bool {
-        let behind = self.is_behind_alone(bound);
-        behind.unwrap_or_else(|in_step| !self.cookie_contents_of(bound, now).is_held_by(in_step))
-    }
-
-    /// The same, as far as the session's record says it by itself, which is asked without a lock.
-    ///
-    /// # Errors
-    ///
-    /// What the browser has, where it depends on who is signed in.
-    fn is_behind_alone(&self, record: &Arc<Record>) -> Result<bool, &CookieSnapshot> {
-        let in_step = match &self.request_token.cookie {
-            Some(in_step) if self.request_token.key == Some(*record.key()) => in_step,
-            _ => return Ok(true),
-        };
-        if record.revision() != in_step.session || record.used() >= in_step.refresh_after {
-            return Ok(true);
-        }
-        // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
-        match (&in_step.principal, &self.head_principal) {
-            (None, None) => Ok(false),
-            _ => Err(in_step),
-        }
-    }
-
-    /// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
-    fn is_up_to_date(&self) -> bool {
-        // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
-        let own =
-            self.with_session_record(Scope::Session, |record| self.is_behind_alone(record).map_err(|_| record.clone()));
-        own.is_some_and(|behind| !behind.unwrap_or_else(|record| self.is_behind(&record, record.used())))
-    }
-
-    pub(super) fn cookie_contents_of(&self, record: &Arc<Record>, now: Millis) -> CookieContents {
-        CookieContents { session: record.revision(), principal: self.principal_contents(record, now) }
-    }
-
-    #[inline]
-    fn principal_contents(&self, bound: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
-        self.principal_for(bound, now).map(|signed| {
-            let carried =
-                self.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
-            (signed.key(), carried)
-        })
-    }
-
-    /// What the browser is to carry now; none without a session.
-    pub(crate) fn cookie_contents(&self) -> Option<CookieContents> {
-        let now = self.node.now();
-        self.live(now).ok().map(|record| self.cookie_contents_of(&record, now))
-    }
-
-    pub(super) fn is_sealed(&self, record: &Arc<Record>, now: Millis) -> bool {
-        let stand = self.cookie_contents_of(record, now);
-        let state = record.read();
-        match &state.kind {
-            Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
-            _ => true,
-        }
-    }
-
-    /// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
-    #[cfg(feature = "inspector")]
-    pub(crate) fn cookie_size(&self, now: Millis) -> CookieSize {
-        let terms = self.node.write_context(Scope::Principal, now);
-        let empty = JsonRoom { used: 0, free: terms.budget };
-        let users = self.principal(now).and_then(|signed| self.find_principal(&signed));
-        let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
-        let principal_json = principal_json.unwrap_or(empty);
-        let terms = self.node.write_context(Scope::Session, now);
-        let Some((bound, parcel)) = self.live(now).ok().and_then(|bound| {
-            let parcel = self.build_payload(&bound, now)?;
-            Some((bound, parcel))
-        }) else {
-            let session_json = self.empty_session(now).json_room(terms);
-            return CookieSize { session_json, principal_json, ..CookieSize::default() };
-        };
-        let in_step = self.is_sealed(&bound, now) || !self.is_behind(&bound, now);
-        let session_json = bound.read().json_room(terms);
-        let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
-        for entry in parcel.written.entries() {
-            match entry.owner {
-                EntryOwner::Session => measured.session += entry.len(),
-                EntryOwner::Principal => measured.principal += entry.len(),
-                EntryOwner::Begun => {}
-            }
-            let undeclared = entry.json.is_some() && self.node.config.schema.index_by_bytes(entry.name).is_none();
-            measured.undeclared += usize::from(undeclared);
-        }
-        measured.token = sealed_len(parcel.written.finish().as_slice().len());
-        measured
-    }
-
-    /// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
-    /// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
-    ///
-    /// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
-    pub(super) fn build_payload(&self, record: &Arc<Record>, now: Millis) -> Option<CookiePayload> {
-        self.build_payload_with(record, None, now)
-    }
-
-    /// The payload of an order for this session, with everything that the browser is to carry.
-    pub(super) fn build_order_payload(&self, record: &Arc<Record>, order: &Order, now: Millis) -> Option<Writer> {
-        self.build_payload_with(record, Some(order), now).map(|parcel| parcel.written)
-    }
-
-    fn build_payload_with(&self, bound: &Arc<Record>, order: Option<&Order>, now: Millis) -> Option<CookiePayload> {
-        let schema = &self.node.config.schema;
-        let signed = self.principal_for(bound, now);
-        let mut cut = false;
-        let wall = |at| self.node.time.wall(at);
-        let (head, mut written, session, deadline, due) = {
-            let state = bound.read();
-            let Kind::Session { life, .. } = &state.kind else { return None };
-            let deadline = life.deadline(bound.used());
-            let head = Head {
-                issued: wall(now),
-                idle_deadline: wall(deadline),
-                life: life.fields().map(wall),
-                principal: signed.as_deref().map(|signed| signed.owner.tag()),
-                predecessor: life.predecessor(&self.node.time, now),
-            };
-            let mut written = Writer::new(&head, order);
-            for (name, stored) in state.cookie_entries(schema) {
-                cut |= !written.entry(Entry::of(EntryOwner::Session, name, stored));
-            }
-            (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
-        };
-        let principal = signed.as_deref().map(|signed| {
-            let carried = self.find_principal(signed).map_or(0, |record| {
-                let read = record.live(now, |state| {
-                    for (name, stored) in state.cookie_entries(schema) {
-                        cut |= !written.entry(Entry::of(EntryOwner::Principal, name, stored));
-                    }
-                    state.cookie_revision()
-                });
-                read.unwrap_or(0)
-            });
-            (signed.key(), carried)
-        });
-        if written.entries_len() > self.room() {
-            written = self.rewrite(&head, order, &written);
-            cut = true;
-        }
-        let ends_with_browser = head.life.ends_with_browser;
-        let in_step =
-            CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
-        Some(CookiePayload { ends_with_browser, written, in_step, cut })
-    }
-
-    /// The bytes that there are for entries in the largest cookie.
-    fn room(&self) -> usize {
-        self.node.config.max_budget.session + self.node.config.max_budget.principal
-    }
-
-    /// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
-    fn note_over_budget(&self, written: &Writer, now: Millis) {
-        let Budget { session, principal, .. } = self.node.config.budget;
-        let bytes = written.entries_len();
-        if bytes <= session + principal {
-            return;
-        }
-        let Some(left_out) = self.node.over_budget.due(1, now, MINUTE) else { return };
-        let mut entries: Vec<_> = written.entries().collect();
-        entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
-        let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
-        tracing::warn!(
-            largest = largest.join(", "),
-            over = bytes - session - principal,
-            left_out,
-            "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
-             its values smaller"
-        );
-    }
-
-    /// Writes the entries again without the oldest, until they fit: two nodes can accept values apart that together are too
-    /// much for a cookie. The oldest stay in the records.
-    fn rewrite(&self, head: &Head, order: Option<&Order>, written: &Writer) -> Writer {
-        let mut entries: Vec<_> = written.entries().collect();
-        while entries.iter().map(Entry::len).sum::<usize>() > self.room() {
-            let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
-            let Some(oldest) = oldest else { break };
-            let name = entries.swap_remove(oldest).text();
-            self.node.traces.cut_cookie(name, self.node.now());
-        }
-        let mut anew = Writer::new(head, order);
-        for entry in entries {
-            anew.entry(entry);
-        }
-        anew
-    }
-
-    /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
-    pub(crate) fn response_headers(&self, upgrade: bool) -> ResponseHeaders<'_> {
-        self.note_head_sent();
-        if upgrade {
-            return ResponseHeaders { touched: false, removals: &[], cookie: None };
-        }
-        let touched = self.is_touched();
-        if self.is_left_to_inner() {
-            return ResponseHeaders { touched, removals: &[], cookie: None };
-        }
-        let due = touched && !self.is_up_to_date();
-        let cookie = if due { self.set_cookie(self.node.now()) } else { None };
-        let removes = match self.request_token.opened() {
-            0 => false,
-            1 => cookie.is_some(),
-            // What another site makes a browser send must not take a cookie that the browser withheld.
-            _ => !matches!(self.binding(), Binding::CrossSite(_)),
-        };
-        ResponseHeaders {
-            touched,
-            removals: if removes { self.node.config.cookie.former_removals() } else { &[] },
-            cookie,
-        }
-    }
-}
-
 pub(super) fn trace_unsealable(error: &SealError) {
     tracing::error!(%error, "the session can't be sealed");
 }
@@ -326,4 +79,260 @@ pub(crate) struct ResponseHeaders<'a> {
     /// `Set-Cookie` for each place where an earlier deploy put the cookie.
     pub(crate) removals: &'a [HeaderValue],
     pub(crate) cookie: Option<HeaderValue>,
+}
+
+/// The `Set-Cookie` that the response is to carry, if it is to carry one.
+pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderValue> {
+    let cookie = &shared.node.config.cookie;
+    let record = match shared.live(now) {
+        Ok(record) => record,
+        Err(_) => {
+            let ended_here = shared.has_ended_own() && !shared.request_token.cookie_tokens().is_nothing();
+            return if ended_here { cookie.removal() } else { None };
+        }
+    };
+    if !shared.flags.is_touched() || !is_behind(shared, &record, now) {
+        return None;
+    }
+    let CookiePayload { ends_with_browser, written, in_step, cut } = build_payload(shared, &record, now)?;
+    note_over_budget(shared, &written, now);
+    let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
+    let made = cookie.creation(&shared.node.config.audience, &record.id(), written.finish(), ends_in);
+    let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
+    if shared.node.memory.is_some() {
+        let fingerprint = shared.node.config.fingerprints.fingerprint(&header.as_bytes()[token], ring);
+        record.write().set_cookie(fingerprint, in_step);
+    }
+    if cut && let Kind::Session { browser, .. } = &mut record.write().kind {
+        browser.has_server_only = true;
+    }
+    Some(header)
+}
+
+/// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
+pub(super) fn is_behind(shared: &SessionShared, bound: &Arc<Record>, now: Millis) -> bool {
+    let behind = is_behind_alone(shared, bound);
+    behind.unwrap_or_else(|in_step| !cookie_contents_of(shared, bound, now).is_held_by(in_step))
+}
+
+/// The same, as far as the session's record says it by itself, which is asked without a lock.
+///
+/// # Errors
+///
+/// What the browser has, where it depends on who is signed in.
+fn is_behind_alone<'a>(shared: &'a SessionShared, record: &Arc<Record>) -> Result<bool, &'a CookieSnapshot> {
+    let in_step = match &shared.request_token.cookie {
+        Some(in_step) if shared.request_token.key == Some(*record.key()) => in_step,
+        _ => return Ok(true),
+    };
+    if record.revision() != in_step.session || record.used() >= in_step.refresh_after {
+        return Ok(true);
+    }
+    // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
+    match (&in_step.principal, &shared.head_principal) {
+        (None, None) => Ok(false),
+        _ => Err(in_step),
+    }
+}
+
+/// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
+fn is_up_to_date(shared: &SessionShared) -> bool {
+    // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
+    let own = shared
+        .with_session_record(Scope::Session, |record| is_behind_alone(shared, record).map_err(|_| record.clone()));
+    own.is_some_and(|behind| !behind.unwrap_or_else(|record| is_behind(shared, &record, record.used())))
+}
+
+pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> CookieContents {
+    CookieContents { session: record.revision(), principal: principal_contents(shared, record, now) }
+}
+
+#[inline]
+fn principal_contents(shared: &SessionShared, bound: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
+    shared.principal_for(bound, now).map(|signed| {
+        let carried =
+            shared.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
+        (signed.key(), carried)
+    })
+}
+
+/// What the browser is to carry now; none without a session.
+pub(crate) fn cookie_contents(shared: &SessionShared) -> Option<CookieContents> {
+    let now = shared.node.now();
+    shared.live(now).ok().map(|record| cookie_contents_of(shared, &record, now))
+}
+
+pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
+    let stand = cookie_contents_of(shared, record, now);
+    let state = record.read();
+    match &state.kind {
+        Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
+        _ => true,
+    }
+}
+
+/// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
+#[cfg(feature = "inspector")]
+pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
+    let terms = shared.node.write_context(Scope::Principal, now);
+    let empty = JsonRoom { used: 0, free: terms.budget };
+    let users = shared.principal(now).and_then(|signed| shared.find_principal(&signed));
+    let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
+    let principal_json = principal_json.unwrap_or(empty);
+    let terms = shared.node.write_context(Scope::Session, now);
+    let Some((bound, parcel)) = shared.live(now).ok().and_then(|bound| {
+        let parcel = build_payload(shared, &bound, now)?;
+        Some((bound, parcel))
+    }) else {
+        let session_json = shared.node.empty_session(now).json_room(terms);
+        return CookieSize { session_json, principal_json, ..CookieSize::default() };
+    };
+    let in_step = is_sealed(shared, &bound, now) || !is_behind(shared, &bound, now);
+    let session_json = bound.read().json_room(terms);
+    let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
+    for entry in parcel.written.entries() {
+        match entry.owner {
+            EntryOwner::Session => measured.session += entry.len(),
+            EntryOwner::Principal => measured.principal += entry.len(),
+            EntryOwner::Begun => {}
+        }
+        let undeclared = entry.json.is_some() && shared.node.config.schema.index_by_bytes(entry.name).is_none();
+        measured.undeclared += usize::from(undeclared);
+    }
+    measured.token = sealed_len(parcel.written.finish().as_slice().len());
+    measured
+}
+
+/// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
+/// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
+///
+/// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
+pub(super) fn build_payload(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> Option<CookiePayload> {
+    build_payload_with(shared, record, None, now)
+}
+
+/// The payload of an order for this session, with everything that the browser is to carry.
+pub(super) fn build_order_payload(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    order: &Order,
+    now: Millis,
+) -> Option<Writer> {
+    build_payload_with(shared, record, Some(order), now).map(|parcel| parcel.written)
+}
+
+fn build_payload_with(
+    shared: &SessionShared,
+    bound: &Arc<Record>,
+    order: Option<&Order>,
+    now: Millis,
+) -> Option<CookiePayload> {
+    let schema = &shared.node.config.schema;
+    let signed = shared.principal_for(bound, now);
+    let mut cut = false;
+    let wall = |at| shared.node.time.wall(at);
+    let (head, mut written, session, deadline, due) = {
+        let state = bound.read();
+        let Kind::Session { life, .. } = &state.kind else { return None };
+        let deadline = life.deadline(bound.used());
+        let head = Head {
+            issued: wall(now),
+            idle_deadline: wall(deadline),
+            life: life.fields().map(wall),
+            principal: signed.as_deref().map(|signed| signed.owner.tag()),
+            predecessor: life.predecessor(&shared.node.time, now),
+        };
+        let mut written = Writer::new(&head, order);
+        for (name, stored) in state.cookie_entries(schema) {
+            cut |= !written.entry(Entry::of(EntryOwner::Session, name, stored));
+        }
+        (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
+    };
+    let principal = signed.as_deref().map(|signed| {
+        let carried = shared.find_principal(signed).map_or(0, |record| {
+            let read = record.live(now, |state| {
+                for (name, stored) in state.cookie_entries(schema) {
+                    cut |= !written.entry(Entry::of(EntryOwner::Principal, name, stored));
+                }
+                state.cookie_revision()
+            });
+            read.unwrap_or(0)
+        });
+        (signed.key(), carried)
+    });
+    if written.entries_len() > room(shared) {
+        written = rewrite(shared, &head, order, &written);
+        cut = true;
+    }
+    let ends_with_browser = head.life.ends_with_browser;
+    let in_step =
+        CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
+    Some(CookiePayload { ends_with_browser, written, in_step, cut })
+}
+
+/// The bytes that there are for entries in the largest cookie.
+fn room(shared: &SessionShared) -> usize {
+    shared.node.config.max_budget.session + shared.node.config.max_budget.principal
+}
+
+/// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
+fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
+    let Budget { session, principal, .. } = shared.node.config.budget;
+    let bytes = written.entries_len();
+    if bytes <= session + principal {
+        return;
+    }
+    let Some(left_out) = shared.node.over_budget.due(1, now, MINUTE) else { return };
+    let mut entries: Vec<_> = written.entries().collect();
+    entries.sort_unstable_by_key(|entry| Reverse(entry.len()));
+    let largest: Vec<_> = entries.iter().take(3).map(Entry::text).collect();
+    tracing::warn!(
+        largest = largest.join(", "),
+        over = bytes - session - principal,
+        left_out,
+        "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
+         its values smaller"
+    );
+}
+
+/// Writes the entries again without the oldest, until they fit: two nodes can accept values apart that together are too
+/// much for a cookie. The oldest stay in the records.
+fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: &Writer) -> Writer {
+    let mut entries: Vec<_> = written.entries().collect();
+    while entries.iter().map(Entry::len).sum::<usize>() > room(shared) {
+        let oldest = entries.iter().enumerate().min_by_key(|(_, entry)| entry.version).map(|(at, _)| at);
+        let Some(oldest) = oldest else { break };
+        let name = entries.swap_remove(oldest).text();
+        shared.node.traces.cut_cookie(name, shared.node.now());
+    }
+    let mut anew = Writer::new(head, order);
+    for entry in entries {
+        anew.entry(entry);
+    }
+    anew
+}
+
+/// The head is about to leave: what it must say of caches, and whether it carries a cookie.
+pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> ResponseHeaders<'_> {
+    shared.flags.note_head_sent();
+    if upgrade {
+        return ResponseHeaders { touched: false, removals: &[], cookie: None };
+    }
+    let touched = shared.flags.is_touched();
+    if nested::is_left_to_inner(shared) {
+        return ResponseHeaders { touched, removals: &[], cookie: None };
+    }
+    let due = touched && !is_up_to_date(shared);
+    let cookie = if due { set_cookie(shared, shared.node.now()) } else { None };
+    let removes = match shared.request_token.opened() {
+        0 => false,
+        1 => cookie.is_some(),
+        // What another site makes a browser send must not take a cookie that the browser withheld.
+        _ => !matches!(shared.binding(), Binding::CrossSite(_)),
+    };
+    ResponseHeaders {
+        touched,
+        removals: if removes { shared.node.config.cookie.former_removals() } else { &[] },
+        cookie,
+    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    read::{Access, FALLBACK_TIER, Stored},
+    read::{self, Access, FALLBACK_TIER, Stored},
     shared::SessionShared,
 };
 use crate::{
@@ -82,7 +82,7 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let (stored, _) = core.stored(index, now, look);
+    let (stored, _) = read::stored(core, index, now, look);
     let record = core.record_of(declared.scope, now).filter(|_| declared.in_cookie());
     let unread = record.and_then(|(_, record)| record.read().values.unread(index).map(|copy| copy.value.clone()));
     let (tier, answer) = match stored {
@@ -104,9 +104,9 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
         answers.push((stored, answer));
     }
     for computed in &core.node.config.computed {
-        let said = core.computed(index, now).find(|(name, _)| *name == computed.name());
+        let said = read::computed(core, index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = core.resolve(index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
+    let winner = read::resolve(core, index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
 }

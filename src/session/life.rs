@@ -1,7 +1,7 @@
 //! The life of a session, as an application asks for it: use, lifetimes, turns and ends.
 
 use super::{
-    Session,
+    Session, end, lifecycle,
     sign_in::{RenewByPage, SignIn},
 };
 use crate::{error::WriteError, record::life::Lifetime, value::SessionValue};
@@ -17,7 +17,7 @@ impl Session {
     ///
     /// `touch` waits for nothing: the first poll completes it.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        self.core().touch();
+        self.core().flags.touch();
         let now = self.core().node.now();
         match self.core().live(now) {
             Ok(bound) => bound.touch(now),
@@ -63,7 +63,7 @@ impl Session {
     ///
     /// A dropped call has set the lifetime or has not. It waits only for another turn of this handle.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
-        self.core().set_lifetime(lifetime).await
+        lifecycle::set_lifetime(self.core(), lifetime).await
     }
 
     /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
@@ -87,7 +87,7 @@ impl Session {
     /// A dropped `renew` has moved the session or has not. With a shared store, a `renew` that is dropped while the store ends
     /// the old id may have ended the session: the user signs in again.
     pub async fn renew(&self) -> Result<(), WriteError> {
-        self.core().renew().await
+        lifecycle::renew(self.core()).await
     }
 
     /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page brings
@@ -205,7 +205,7 @@ impl Session {
     /// A dropped `destroy` has ended the session or has not. With a shared store the store decides, and some orders of this
     /// handle may be void already: call it again.
     pub async fn destroy(&self) -> Result<(), WriteError> {
-        self.core().destroy().await
+        end::destroy(self.core()).await
     }
 
     /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
@@ -223,7 +223,7 @@ impl Session {
     /// A dropped call has ended all of the sessions or none. With a shared store it may have ended this session alone:
     /// [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
-        self.core().end_all_sessions().await
+        end::end_all_sessions(self.core()).await
     }
 
     /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
@@ -242,6 +242,6 @@ impl Session {
     /// A dropped call has done both steps or none. With a shared store it may have ended the other sessions without the
     /// renewal, and has then ended this session too.
     pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
-        self.core().end_other_sessions().await
+        end::end_other_sessions(self.core()).await
     }
 }

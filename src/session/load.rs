@@ -14,7 +14,7 @@ use std::{
 use http::{Extensions, request::Parts};
 
 use super::{
-    Session,
+    Session, arrive, nested,
     recognise::{self, KnownToken, UnopenedTokens},
     request_token::RequestToken,
     shared::{Binding, SessionShared},
@@ -147,7 +147,7 @@ impl HandleGuard {
         if before & HEAD_SENT != 0
             && let Some(core) = loader.loaded()
         {
-            core.note_head_sent();
+            core.flags.note_head_sent();
         }
         Self(loader)
     }
@@ -260,17 +260,17 @@ impl Loader {
     /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
     /// innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
-        if around.loaded().is_some_and(SessionShared::is_touched)
+        if around.loaded().is_some_and(|shared| shared.flags.is_touched())
             && let Some(session) = Arc::clone(self).load_now()
         {
-            session.core().touch();
+            session.core().flags.touch();
         }
     }
 
     /// Leaves the head to the loader of an inner layer, as far as both stand for the same session.
     pub(crate) fn leave_head_to(&self, within: &Self) {
         if let (Some(core), Some(within)) = (self.loaded(), within.loaded()) {
-            core.leave_head_to(within);
+            nested::leave_head_to(core, within);
         }
     }
 
@@ -330,7 +330,7 @@ impl Loader {
             Some(familiar) if known.is_plain() => {
                 if let Some(RequestHead { node, cookies, upgrade, .. }) = arrival.take() {
                     // Made where it stays. Made apart and moved, as below, it would be a twelfth of a read.
-                    self.core.get_or_init(|| SessionShared::from_known_token(node, familiar, upgrade));
+                    self.core.get_or_init(|| recognise::from_known_token(node, familiar, upgrade));
                     self.keep_cookies(cookies);
                     drop(arrival);
                 }
@@ -342,8 +342,8 @@ impl Loader {
         let around = known.outer.clone();
         drop(arrival);
         let now = core.node.now();
-        ready!(pin!(core.resolve_token(unopened, now)).poll(cx))?;
-        core.share_session(around.as_deref().and_then(Self::loaded));
+        ready!(pin!(recognise::resolve_token(&mut core, unopened, now)).poll(cx))?;
+        nested::share_session(&mut core, around.as_deref().and_then(Self::loaded));
         self.keep(core);
         Poll::Ready(Ok(None))
     }
@@ -357,8 +357,8 @@ impl Loader {
         let begun =
             self.head.lock().as_ref().map(|known| (known.begin(known.familiar(), answers), known.outer.clone()));
         if let Some(((mut core, unopened), around)) = begun {
-            core.resolve_token(unopened, node.now()).await?;
-            core.share_session(around.as_deref().and_then(Self::loaded));
+            recognise::resolve_token(&mut core, unopened, node.now()).await?;
+            nested::share_session(&mut core, around.as_deref().and_then(Self::loaded));
             self.keep(core);
         }
         Ok(())
@@ -415,10 +415,10 @@ impl RequestHead {
         let unopened = familiar.is_none().then(|| UnopenedTokens { cookies: cookies(), cross_site: self.cross_site });
         let node = Arc::clone(&self.node);
         let mut core = match familiar {
-            Some(familiar) => SessionShared::from_known_token(node, familiar, self.upgrade),
+            Some(familiar) => recognise::from_known_token(node, familiar, self.upgrade),
             None => SessionShared::new(node, Binding::Anonymous, RequestToken::default()),
         };
-        *core.flags.upgrade.get_mut() = self.upgrade;
+        core.flags.set_upgrade(self.upgrade);
         if let Some(asked) = &self.facts {
             core.head_principal =
                 asked.identified.clone().map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
@@ -464,10 +464,10 @@ impl Session {
         ask(node, None, WaitPolicy::UntilDeadline, &mut computed).await;
         let mut core = SessionShared::new(Arc::clone(node), Binding::PrincipalOnly, RequestToken::default());
         (core.head_principal, core.computed) = (Some(signed), computed.into());
-        core.load_principal(node.now()).await?;
+        arrive::load_principal(&core, node.now()).await?;
         if node.store.is_none() && node.memory.is_none() {
             // There is no request whose cookie could keep what it writes: without memory that would be lost at once.
-            core.note_head_sent();
+            core.flags.note_head_sent();
         }
         Ok(Self::new(Loader::from_core(core)))
     }

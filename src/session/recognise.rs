@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    arrive::AcceptedToken,
+    arrive::{self, AcceptedToken},
     current_token::{CurrentToken, check_current},
     request_token::{CookieTokens, RequestToken},
     shared::{Binding, SessionShared, fenced},
@@ -99,213 +99,212 @@ impl KnownToken {
     }
 }
 
-impl SessionShared {
-    /// The state of a handle of a session that memory knows.
-    pub(super) fn from_known_token(node: Arc<Node>, familiar: KnownToken, upgrade: bool) -> Self {
-        let (record, brought) = familiar.brings();
-        let mut core = Self::new(node, Binding::Live(record), brought);
-        *core.flags.upgrade.get_mut() = upgrade;
-        core
-    }
+/// The state of a handle of a session that memory knows.
+pub(super) fn from_known_token(node: Arc<Node>, familiar: KnownToken, upgrade: bool) -> SessionShared {
+    let (record, brought) = familiar.brings();
+    let core = SessionShared::new(node, Binding::Live(record), brought);
+    core.flags.set_upgrade(upgrade);
+    core
+}
 
-    /// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
-    pub(super) async fn resolve_token(
-        &mut self,
-        unopened: Option<UnopenedTokens>,
-        now: Millis,
-    ) -> Result<(), TierError> {
-        if let Some(UnopenedTokens { cookies, cross_site }) = unopened {
-            if let Some(opened) = cookies.and_then(|cookies| self.open_tokens(&cookies, now)) {
-                return self.accept_token(opened, now).await;
-            }
-            self.refuse_cross_site(cross_site);
+/// Finds whose session it is, if cookies have to be opened for that, and what the store has of its user.
+pub(super) async fn resolve_token(
+    shared: &mut SessionShared,
+    unopened: Option<UnopenedTokens>,
+    now: Millis,
+) -> Result<(), TierError> {
+    if let Some(UnopenedTokens { cookies, cross_site }) = unopened {
+        if let Some(opened) = cookies.and_then(|cookies| open_tokens(shared, &cookies, now)) {
+            return accept_token(shared, opened, now).await;
         }
-        self.drop_if_revoked(now);
-        self.load_principal(now).await
+        refuse_cross_site(shared, cross_site);
     }
+    arrive::drop_if_revoked(shared, now);
+    arrive::load_principal(shared, now).await
+}
 
-    /// Keeps a request without a session from getting one, if another site caused it: a token of ours that had opened
-    /// would have shown that the browser withheld nothing.
-    fn refuse_cross_site(&mut self, cross_site: Option<CrossSite>) {
-        let Some(cross_site) = cross_site else { return };
-        // Common: each image or form of another site's page. The other refusals are traced with their remedies.
-        if cross_site == CrossSite::Withheld {
-            tracing::debug!(
-                "another site caused a request without a session cookie: its handler reads computed tiers and begins no \
-                 session; a sign-in by `form_post` needs `from_another_site()`"
-            );
-        }
-        self.binding = RwLock::new(Binding::CrossSite(cross_site));
+/// Keeps a request without a session from getting one, if another site caused it: a token of ours that had opened
+/// would have shown that the browser withheld nothing.
+fn refuse_cross_site(shared: &mut SessionShared, cross_site: Option<CrossSite>) {
+    let Some(cross_site) = cross_site else { return };
+    // Common: each image or form of another site's page. The other refusals are traced with their remedies.
+    if cross_site == CrossSite::Withheld {
+        tracing::debug!(
+            "another site caused a request without a session cookie: its handler reads computed tiers and begins no \
+             session; a sign-in by `form_post` needs `from_another_site()`"
+        );
     }
+    shared.binding = RwLock::new(Binding::CrossSite(cross_site));
+}
 
-    /// Takes in a token that had to be opened.
-    async fn accept_token(&mut self, opened: ChosenToken, now: Millis) -> Result<(), TierError> {
-        let (binding, brought, arrived) = self.find_record(opened, now).await?;
-        let came = self.request_token.cookie_tokens.take();
-        (self.binding, self.request_token) = (RwLock::new(binding), RequestToken { cookie_tokens: came, ..brought });
-        if let Some(arrived) = arrived {
-            return self.merge_token(arrived, now).await;
-        }
-        self.drop_if_revoked(now);
-        self.load_principal(now).await
+/// Takes in a token that had to be opened.
+async fn accept_token(shared: &mut SessionShared, opened: ChosenToken, now: Millis) -> Result<(), TierError> {
+    let (binding, brought, arrived) = find_record(shared, opened, now).await?;
+    let came = shared.request_token.cookie_tokens.take();
+    (shared.binding, shared.request_token) = (RwLock::new(binding), RequestToken { cookie_tokens: came, ..brought });
+    if let Some(arrived) = arrived {
+        return arrive::merge_token(shared, arrived, now).await;
     }
+    arrive::drop_if_revoked(shared, now);
+    arrive::load_principal(shared, now).await
+}
 
-    /// Opens every token and gives the newest of the one session that they are of. Tokens of several sessions are of
-    /// none: one of them may have been planted, and which the browser means can't be told.
-    fn open_tokens(&mut self, cookies: &Fields, now: Millis) -> Option<ChosenToken> {
-        let node = Arc::clone(&self.node);
-        let candidates = match node.config.cookie_name.scan(cookies) {
-            Scan::Found(candidates) => candidates,
-            Scan::Absent => return None,
-            Scan::Capped => {
-                node.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
-                self.request_token.cookie_tokens = Some(CookieTokens::unread().into());
-                return None;
-            }
-        };
-        let keys = node.config.cookie.ring().keys();
-        let mut came = if candidates.is_cut() { CookieTokens::unread() } else { CookieTokens::default() };
-        let mut newest: Option<ChosenToken> = None;
-        let mut counted: Option<SessionId> = None;
-        let mut ambiguous = false;
-        for candidate in candidates.iter() {
-            let opened = node.config.cookie.open(&keys, &node.config.audience, Purpose::Cookie, candidate);
-            let Some(OpenedToken { id, payload, retired, .. }) = opened else {
-                node.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
-                came.unread = true;
-                continue;
-            };
-            let current = check_current(&node, payload, now);
-            came.add(id, current.is_some());
-            let ended = self.end_reason(&id).is_some();
-            let current = current.filter(|current| !current.is_idle(now) || ended || self.lives_here(&id, now));
-            // An id that has ended here counts beside another one, which a cookie that was planted before may name.
-            if current.is_some() || ended {
-                ambiguous |= counted.replace(id).is_some_and(|other| other != id);
-            }
-            let Some(current) = current else { continue };
-            let is_newer = |other: &ChosenToken| current.payload.head.issued > other.current.payload.head.issued;
-            if newest.as_ref().is_none_or(is_newer) {
-                let seen =
-                    node.memory.is_some().then(|| node.config.fingerprints.fingerprint(candidate, keys.generation));
-                newest = Some(ChosenToken { id, current, old_key: retired, fingerprint: seen });
-            }
-        }
-        let named = counted.or_else(|| candidates.iter().find_map(seal::session_id_of));
-        // Memory was asked for the only one before it came to this. Of several it is asked once for the request.
-        if let (None, Some(memory), Some(id)) = (candidates.only(), &node.memory, named) {
-            memory.look_up(&RecordKey(*id.as_bytes()));
-        }
-        self.request_token.cookie_tokens = Some(came.into());
-        if ambiguous {
-            node.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
-            tracing::debug!(
-                "a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`"
-            );
-            self.binding = RwLock::new(Binding::Fenced(CloseReason::Ambiguous));
+/// Opens every token and gives the newest of the one session that they are of. Tokens of several sessions are of
+/// none: one of them may have been planted, and which the browser means can't be told.
+fn open_tokens(shared: &mut SessionShared, cookies: &Fields, now: Millis) -> Option<ChosenToken> {
+    let node = Arc::clone(&shared.node);
+    let candidates = match node.config.cookie_name.scan(cookies) {
+        Scan::Found(candidates) => candidates,
+        Scan::Absent => return None,
+        Scan::Capped => {
+            node.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+            shared.request_token.cookie_tokens = Some(CookieTokens::unread().into());
             return None;
         }
-        newest
+    };
+    let keys = node.config.cookie.ring().keys();
+    let mut came = if candidates.is_cut() { CookieTokens::unread() } else { CookieTokens::default() };
+    let mut newest: Option<ChosenToken> = None;
+    let mut counted: Option<SessionId> = None;
+    let mut ambiguous = false;
+    for candidate in candidates.iter() {
+        let opened = node.config.cookie.open(&keys, &node.config.audience, Purpose::Cookie, candidate);
+        let Some(OpenedToken { id, payload, retired, .. }) = opened else {
+            node.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
+            came.unread = true;
+            continue;
+        };
+        let current = check_current(&node, payload, now);
+        came.add(id, current.is_some());
+        let ended = shared.node.end_reason(&id).is_some();
+        let current = current.filter(|current| !current.is_idle(now) || ended || lives_here(shared, &id, now));
+        // An id that has ended here counts beside another one, which a cookie that was planted before may name.
+        if current.is_some() || ended {
+            ambiguous |= counted.replace(id).is_some_and(|other| other != id);
+        }
+        let Some(current) = current else { continue };
+        let is_newer = |other: &ChosenToken| current.payload.head.issued > other.current.payload.head.issued;
+        if newest.as_ref().is_none_or(is_newer) {
+            let seen = node.memory.is_some().then(|| node.config.fingerprints.fingerprint(candidate, keys.generation));
+            newest = Some(ChosenToken { id, current, old_key: retired, fingerprint: seen });
+        }
     }
-
-    /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
-    fn lives_here(&self, id: &SessionId, now: Millis) -> bool {
-        match self.node.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
-            Some(SessionLookup::Live(record)) => record.closed(now).is_none(),
-            Some(SessionLookup::Ended(_) | SessionLookup::Unknown) | None => false,
-        }
+    let named = counted.or_else(|| candidates.iter().find_map(seal::session_id_of));
+    // Memory was asked for the only one before it came to this. Of several it is asked once for the request.
+    if let (None, Some(memory), Some(id)) = (candidates.only(), &node.memory, named) {
+        memory.look_up(&RecordKey(*id.as_bytes()));
     }
+    shared.request_token.cookie_tokens = Some(came.into());
+    if ambiguous {
+        node.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!("a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`");
+        shared.binding = RwLock::new(Binding::Fenced(CloseReason::Ambiguous));
+        return None;
+    }
+    newest
+}
 
-    /// The session that a genuine token names, if it is to be believed.
-    async fn find_record(
-        &self,
-        ChosenToken { id, current, old_key: retired, fingerprint: seen }: ChosenToken,
-        now: Millis,
-    ) -> Result<(Binding, RequestToken, Option<AcceptedToken>), TierError> {
-        let nothing = |brought| Ok((Binding::Anonymous, brought, None));
-        let key = RecordKey(*id.as_bytes());
-        let brought = RequestToken { key: Some(key), ..RequestToken::default() };
-        let known = match self.node.memory.as_ref().map(|memory| memory.session(&key, now)) {
-            Some(SessionLookup::Ended(ended)) => return Ok((ended.into(), brought, None)),
-            Some(SessionLookup::Live(record)) => Some(record),
-            Some(SessionLookup::Unknown) | None => None,
-        };
-        let stored = match &self.node.store {
-            Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
-                let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
-                Some((store.read(self.node.config.owner(&id), &self.node.time).await?, abandoned))
-            }
-            _ => None,
-        };
-        if let Some((Snapshot::Absent, _)) = stored {
-            // What is open on this node learns of it too.
-            if let Some(record) = &known {
-                let _ = self.end(record, CloseReason::Destroyed, now);
-            }
-            return nothing(RequestToken::default());
-        }
-        let make = || Record::session(key, current.initial_life(), current.used(now));
-        let record = match known.map_or_else(|| self.node.session_record(&key, now, make), Ok) {
-            Ok(record) => record,
-            Err(ended) => return Ok((ended.into(), brought, None)),
-        };
-        record.confirm();
-        if let Some(predecessor) = current.payload.head.predecessor {
-            self.end_predecessor(&record, predecessor, &current, now);
-        }
-        if let Some((Snapshot::Ended(_), _)) = stored {
-            // As of now: nobody says since when, and after a minute it is to count as no cookie.
-            let _ = self.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
-        }
-        let life = &current.life;
-        self.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
-        record.touch_at_least(current.used(now));
-        // Ended between the first look and now.
-        if let Some(reason) = fenced(&record, now) {
-            return Ok((reason, brought, None));
-        }
-        // Over by a lifetime that it was given after this token was sealed.
-        if record.closed(now).is_some() {
-            return nothing(brought);
-        }
-        if current.is_idle(now) {
-            // The token proves its id alone: no tombstone waits for the values of so old a token.
-            record.merge_life(&current.life, now);
-            return Ok((Binding::Live(record), brought, None));
-        }
-        let stored = stored.map(|(snapshot, abandoned)| (snapshot.into_record(), abandoned));
-        let arrived = AcceptedToken { current, old_key: retired, fingerprint: seen, stored };
-        Ok((Binding::Live(record), brought, Some(arrived)))
+/// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
+fn lives_here(shared: &SessionShared, id: &SessionId, now: Millis) -> bool {
+    match shared.node.memory.as_ref().map(|memory| memory.session(&RecordKey(*id.as_bytes()), now)) {
+        Some(SessionLookup::Live(record)) => record.closed(now).is_none(),
+        Some(SessionLookup::Ended(_) | SessionLookup::Unknown) | None => false,
     }
 }
 
-impl SessionShared {
-    /// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
-    /// id here, in a socket or a copied cookie, has no session any more.
-    fn end_predecessor(&self, record: &Arc<Record>, predecessor: Predecessor, current: &CurrentToken, now: Millis) {
-        let Some(memory) = &self.node.memory else { return };
-        let key = RecordKey(*predecessor.id.as_bytes());
-        let CurrentToken { life, payload, .. } = current;
-        let (at, until) = (self.node.time.written(life.birth(), now), life.absolute_deadline());
-        // Filed under the principal of the cookie: the ends of visitors push out no user's.
-        let principal = payload.head.principal;
-        // A sign-out of the predecessor that is late ends this session: see `follow`.
-        let sequel = match predecessor.shares_end {
-            true => Successor::Session(Box::new(*record.key())),
-            false => Successor::None,
-        };
-        let end = End { reason: CloseReason::Renewed, at, until, principal, successor: sequel.clone() };
-        let signed_out = match memory.end_id(&key, end, now) {
-            SessionLookup::Live(before) => {
-                let _ = self.end_as(&before, CloseReason::Renewed, sequel, now);
-                false
-            }
-            SessionLookup::Ended(EndedSession::Recently(end)) => end.is_sign_out(),
-            SessionLookup::Ended(EndedSession::LongAgo) | SessionLookup::Unknown => false,
-        };
-        if predecessor.shares_end && signed_out {
-            // The sign-out came to this node before the renewal did.
-            let _ = self.end(record, CloseReason::Destroyed, now);
+/// The session that a genuine token names, if it is to be believed.
+async fn find_record(
+    shared: &SessionShared,
+    ChosenToken { id, current, old_key: retired, fingerprint: seen }: ChosenToken,
+    now: Millis,
+) -> Result<(Binding, RequestToken, Option<AcceptedToken>), TierError> {
+    let nothing = |brought| Ok((Binding::Anonymous, brought, None));
+    let key = RecordKey(*id.as_bytes());
+    let brought = RequestToken { key: Some(key), ..RequestToken::default() };
+    let known = match shared.node.memory.as_ref().map(|memory| memory.session(&key, now)) {
+        Some(SessionLookup::Ended(ended)) => return Ok((ended.into(), brought, None)),
+        Some(SessionLookup::Live(record)) => Some(record),
+        Some(SessionLookup::Unknown) | None => None,
+    };
+    let stored = match &shared.node.store {
+        Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
+            let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
+            Some((store.read(shared.node.config.owner(&id), &shared.node.time).await?, abandoned))
         }
+        _ => None,
+    };
+    if let Some((Snapshot::Absent, _)) = stored {
+        // What is open on this node learns of it too.
+        if let Some(record) = &known {
+            let _ = shared.end(record, CloseReason::Destroyed, now);
+        }
+        return nothing(RequestToken::default());
+    }
+    let make = || Record::session(key, current.initial_life(), current.used(now));
+    let record = match known.map_or_else(|| shared.node.session_record(&key, now, make), Ok) {
+        Ok(record) => record,
+        Err(ended) => return Ok((ended.into(), brought, None)),
+    };
+    record.confirm();
+    if let Some(predecessor) = current.payload.head.predecessor {
+        end_predecessor(shared, &record, predecessor, &current, now);
+    }
+    if let Some((Snapshot::Ended(_), _)) = stored {
+        // As of now: nobody says since when, and after a minute it is to count as no cookie.
+        let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
+    }
+    let life = &current.life;
+    shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
+    record.touch_at_least(current.used(now));
+    // Ended between the first look and now.
+    if let Some(reason) = fenced(&record, now) {
+        return Ok((reason, brought, None));
+    }
+    // Over by a lifetime that it was given after this token was sealed.
+    if record.closed(now).is_some() {
+        return nothing(brought);
+    }
+    if current.is_idle(now) {
+        // The token proves its id alone: no tombstone waits for the values of so old a token.
+        record.merge_life(&current.life, now);
+        return Ok((Binding::Live(record), brought, None));
+    }
+    let stored = stored.map(|(snapshot, abandoned)| (snapshot.into_record(), abandoned));
+    let arrived = AcceptedToken { current, old_key: retired, fingerprint: seen, stored };
+    Ok((Binding::Live(record), brought, Some(arrived)))
+}
+
+/// Ends the id that a session had before its last turn, which may have happened on another node: whoever holds that
+/// id here, in a socket or a copied cookie, has no session any more.
+fn end_predecessor(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    predecessor: Predecessor,
+    current: &CurrentToken,
+    now: Millis,
+) {
+    let Some(memory) = &shared.node.memory else { return };
+    let key = RecordKey(*predecessor.id.as_bytes());
+    let CurrentToken { life, payload, .. } = current;
+    let (at, until) = (shared.node.time.written(life.birth(), now), life.absolute_deadline());
+    // Filed under the principal of the cookie: the ends of visitors push out no user's.
+    let principal = payload.head.principal;
+    // A sign-out of the predecessor that is late ends this session: see `follow`.
+    let sequel = match predecessor.shares_end {
+        true => Successor::Session(Box::new(*record.key())),
+        false => Successor::None,
+    };
+    let end = End { reason: CloseReason::Renewed, at, until, principal, successor: sequel.clone() };
+    let signed_out = match memory.end_id(&key, end, now) {
+        SessionLookup::Live(before) => {
+            let _ = shared.end_as(&before, CloseReason::Renewed, sequel, now);
+            false
+        }
+        SessionLookup::Ended(EndedSession::Recently(end)) => end.is_sign_out(),
+        SessionLookup::Ended(EndedSession::LongAgo) | SessionLookup::Unknown => false,
+    };
+    if predecessor.shares_end && signed_out {
+        // The sign-out came to this node before the renewal did.
+        let _ = shared.end(record, CloseReason::Destroyed, now);
     }
 }

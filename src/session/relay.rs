@@ -1,22 +1,14 @@
 //! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
 
-use std::sync::Arc;
-use std::{fmt, sync::atomic::Ordering, time::Duration};
+use std::{fmt, sync::atomic::Ordering};
 
-use super::{
-    cookie_out::trace_unsealable,
-    current_token::{CurrentToken, check_current},
-    shared::{Binding, SessionShared},
-};
+use super::current_token::{CurrentToken, check_current};
 use crate::{
     cookie::{OpenedToken, layout::NONCE_LEN, seal::Purpose},
     cross_site::PageOrigin,
     error::{CloseReason, WriteError},
     id::SessionId,
-    memory::record::Record,
     node::{Node, accepted_nonces::NotAccepted},
-    record::{state::Kind, values::Resolution},
-    time::Millis,
 };
 
 /// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
@@ -146,14 +138,14 @@ impl From<WriteError> for RelayRefused {
 }
 
 /// What a page's tokens begin with: the prefix says which of three purposes the token was sealed for.
-const RELAY_PREFIX: &str = "r.";
-const BIRTH_PREFIX: &str = "b.";
+pub(super) const RELAY_PREFIX: &str = "r.";
+pub(super) const BIRTH_PREFIX: &str = "b.";
 pub(super) const TURN_PREFIX: &str = "t.";
 
 /// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
 pub(crate) struct OpenedRelay {
     pub(super) id: SessionId,
-    purpose: Purpose,
+    pub(super) purpose: Purpose,
     pub(super) current: CurrentToken,
     pub(super) nonce: [u8; NONCE_LEN],
     pub(super) page: PageOrigin,
@@ -175,135 +167,5 @@ impl OpenedRelay {
             return Err(RelayRefused::NotGenuine);
         }
         Ok(Self { id, purpose, current, nonce, page })
-    }
-}
-
-impl SessionShared {
-    /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
-    /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
-    pub(crate) fn relay_unless_sealed(&self) -> Option<RelayToken> {
-        let now = self.node.now();
-        let record = self.live(now).ok()?;
-        if self.is_sealed(&record, now) && !Self::is_refresh_due_for(&record) { None } else { self.relay() }
-    }
-
-    /// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
-    /// a browser drops its cookie at the end that it was told.
-    fn is_refresh_due_for(record: &Arc<Record>) -> bool {
-        let due = record.read().cookie().map(|(_, known)| known.refresh_after);
-        due.is_some_and(|due| record.used() >= due)
-    }
-
-    pub(crate) fn is_refresh_due(&self) -> bool {
-        self.live(self.node.now()).is_ok_and(|record| Self::is_refresh_due_for(&record))
-    }
-
-    /// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
-    /// second.
-    pub(crate) fn refresh_interval(&self) -> Option<Duration> {
-        let record = self.live(self.node.now()).ok()?;
-        match &record.read().kind {
-            Kind::Session { life, .. } => Some((life.idle() / 10).max(Duration::from_secs(1))),
-            _ => None,
-        }
-    }
-
-    /// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
-    /// only where no later token tells of it.
-    fn lacks_changes(&self, record: &Arc<Record>, now: Millis) -> bool {
-        let carried = |in_step| self.cookie_contents_of(record, now).is_held_by(in_step);
-        let brought = self.request_token.cookie.as_ref();
-        self.is_behind(record, now) && (!brought.is_some_and(carried) || Self::is_refresh_due_for(record))
-    }
-
-    /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
-    /// end, the removal of the cookie that no response has taken away.
-    pub(crate) fn relay(&self) -> Option<RelayToken> {
-        self.touch();
-        let now = self.node.now();
-        let Ok(record) = self.live(now) else {
-            return if self.head_has_left() { self.removal() } else { None };
-        };
-        if !self.lacks_changes(&record, now) {
-            return None;
-        }
-        let birth = !record.is_confirmed();
-        let (purpose, prefix) = if birth { (Purpose::Birth, BIRTH_PREFIX) } else { (Purpose::Relay, RELAY_PREFIX) };
-        let mut text = Vec::from(prefix);
-        let payload = self.build_payload(&record, now)?.written.finish();
-        let sealed =
-            self.node.config.cookie.seal(&self.node.config.audience, purpose, &record.id(), payload, &mut text);
-        sealed.inspect_err(trace_unsealable).ok()?;
-        String::from_utf8(text).ok().map(RelayToken)
-    }
-
-    /// Takes in what a page brings. The caller has checked that the request is same-origin.
-    pub(crate) async fn apply_relay(&self, relayed: OpenedRelay) -> Result<(), RelayRefused> {
-        self.touch();
-        if let Some(order) = &relayed.current.payload.order {
-            return self.apply_turn(order, &relayed).await;
-        }
-        let now = self.node.now();
-        let OpenedRelay { id, purpose, current, nonce, page } = relayed;
-        match self.live(now) {
-            Ok(record) if record.id() == id => self.take_changes(&record, &current, now),
-            Ok(_) => Err(RelayRefused::OtherSession),
-            Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
-            Err(None) if purpose == Purpose::Birth => {
-                self.check_minting(page)?;
-                self.bring_birth(id, &current, nonce, now).await
-            }
-            // The cookie has idled out and proves its id alone: the token tells of a later use.
-            Err(None) if self.request_token.cookie_tokens().ids == [id] && self.end_reason(&id).is_none() => {
-                let record = self.find_token_record(id, &current, now).await?;
-                self.take_changes(&record, &current, now)?;
-                self.rebind(record);
-                Ok(())
-            }
-            Err(None) => Err(RelayRefused::OtherSession),
-        }
-    }
-
-    /// # Errors
-    ///
-    /// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
-    pub(super) fn check_minting(&self, page: PageOrigin) -> Result<(), RelayRefused> {
-        if page == PageOrigin::Listed || matches!(self.binding(), Binding::CrossSite(_)) {
-            return Err(RelayRefused::Closed(CloseReason::CrossSite));
-        }
-        Ok(())
-    }
-
-    /// Gives the browser the session that was made on its page's socket: once, whoever brings the token.
-    async fn bring_birth(
-        &self,
-        id: SessionId,
-        current: &CurrentToken,
-        nonce: [u8; NONCE_LEN],
-        now: Millis,
-    ) -> Result<(), RelayRefused> {
-        if !current.is_brief(now) {
-            return Err(RelayRefused::Expired);
-        }
-        let record = self.find_token_record(id, current, now).await?;
-        self.node.accepted_nonces.accept(nonce, now)?;
-        self.take_changes(&record, current, now)?;
-        self.rebind(record);
-        Ok(())
-    }
-
-    /// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
-    /// handle's once it is known to live.
-    pub(super) fn take_changes(
-        &self,
-        record: &Arc<Record>,
-        current: &CurrentToken,
-        now: Millis,
-    ) -> Result<(), RelayRefused> {
-        record.touch_at_least(current.used(now));
-        // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
-        self.merge_payload(record, current, Resolution::Newest, now);
-        self.account(record, now);
-        self.check_revoked(record, now).map_err(RelayRefused::Closed)
     }
 }

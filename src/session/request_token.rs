@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn sealed(node: &Sessions, session: &Session) -> String {
-        let header = session.core().set_cookie(node.node.now()).unwrap();
+        let header = crate::session::cookie_out::set_cookie(session.core(), node.node.now()).unwrap();
         header.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned()
     }
 

@@ -183,7 +183,7 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
 }
 
 fn cookie(node: &Sessions, session: &Session) -> Option<HeaderValue> {
-    session.core().set_cookie(node.node.now())
+    cookie_out::set_cookie(session.core(), node.node.now())
 }
 
 fn user(session: &Session) -> String {

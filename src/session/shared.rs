@@ -2,25 +2,32 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+    atomic::{AtomicU64, Ordering},
 };
 
 use super::request_token::RequestToken;
 use crate::{
-    config::{ComputedAnswer, Identity, ResolvedPrincipal},
-    cookie::order::{MOST_BEGUN, Turn},
+    config::{ComputedAnswer, ResolvedPrincipal},
     cross_site::CrossSite,
-    error::{CloseReason, WriteError, WriteErrorKind},
-    id::{PageMark, PrincipalTag, RecordKey, SessionId},
+    error::{CloseReason, WriteError},
+    id::RecordKey,
     memory::{EndedSession, record::Record},
     node::{Node, exempt_renewals::HandleId},
     notify::{HandleWakers, WakerSlot},
-    record::life::Lifetime,
+    record::life::{Lifetime, Successor},
     sync::{Mutex, RwLock},
     time::Millis,
     value::Scope,
     version::Version,
 };
+
+mod flags;
+mod own_ends;
+mod principal;
+
+pub(crate) use self::flags::RequestFlags;
+use self::own_ends::OwnEnds;
+pub(super) use self::own_ends::{IssuedOrder, OwnEnd};
 
 #[derive(Debug)]
 pub(crate) struct SessionShared {
@@ -32,7 +39,7 @@ pub(crate) struct SessionShared {
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[ComputedAnswer]>,
     pub(super) request_token: RequestToken,
-    pub(super) flags: RequestFlags,
+    pub(crate) flags: RequestFlags,
     pub(super) lazy: OnceLock<Box<LazyState>>,
 }
 
@@ -43,10 +50,7 @@ pub(super) struct LazyState {
     lifecycle_lock: tokio::sync::Mutex<()>,
     /// The lifetime that this handle was given.
     lifetime: Mutex<Option<Lifetime>>,
-    /// The sessions that the orders of this handle begin, the newest order's last.
-    issued_orders: Mutex<Vec<IssuedOrder>>,
-    /// The session that this handle has ended.
-    own_end: Mutex<Option<OwnEnd>>,
+    pub(super) own_ends: OwnEnds,
     /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
     principal: Mutex<Option<Arc<Record>>>,
     /// The principal that a session's value names, by the session and the value's version.
@@ -73,48 +77,6 @@ pub(crate) enum Binding {
 
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
 pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
-
-/// A session that orders of a handle begin.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct IssuedOrder {
-    pub(super) id: SessionId,
-    pub(super) turn: Turn,
-    /// The user of the order: the one to sign in, or the one to renew for.
-    pub(super) principal: Option<PrincipalTag>,
-}
-
-/// The most sessions that the orders of a handle begin. Each is ended with the handle's session, with up to three writes to
-/// a store.
-const MAX_ISSUED_ORDERS: usize = 8;
-
-/// A session that a handle has ended.
-#[derive(Clone, Debug)]
-pub(super) struct OwnEnd {
-    pub(super) id: SessionId,
-    /// The last moment at which a token of the id could open.
-    pub(super) until: Millis,
-    /// The principal that was signed in, or that an order would have signed in.
-    pub(super) principal: Option<PrincipalTag>,
-    /// More sessions that the handle has ended, the newest first: the sessions of orders, and earlier ones.
-    pub(super) others: Vec<SessionId>,
-}
-
-/// What has happened to the request's session so far.
-#[derive(Debug, Default)]
-pub(super) struct RequestFlags {
-    /// It was read, written or watched.
-    pub(super) touched: AtomicBool,
-    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::load::Loader).
-    pub(super) head_sent: AtomicBool,
-    /// How many sessions this handle has ended: the cookie is to go.
-    pub(super) own_ends: AtomicU32,
-    /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
-    pub(super) may_begin: AtomicBool,
-    /// The session was made here.
-    pub(super) begun_here: AtomicBool,
-    /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
-    pub(super) upgrade: AtomicBool,
-}
 
 impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
@@ -146,70 +108,19 @@ impl SessionShared {
         self.lazy().lifecycle_lock.lock().await
     }
 
-    /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
-    /// and user, so that no more than one of them is carried out.
-    ///
-    /// # Errors
-    ///
-    /// `Invalid` where an end of the handle could not take back another order.
-    pub(super) fn note_issued_order(&self, drawn: IssuedOrder) -> Result<SessionId, WriteError> {
-        // A removal names these too.
-        let ended = self.own_end().map_or(0, |ended| 1 + ended.others.len());
-        let mut ordered = self.lazy().issued_orders.lock();
-        let same = |earlier: &IssuedOrder| earlier.turn == drawn.turn && earlier.principal == drawn.principal;
-        let drawn = match ordered.iter().position(same) {
-            Some(at) => ordered.remove(at),
-            None if ordered.len() == MAX_ISSUED_ORDERS || ordered.len() + ended >= MOST_BEGUN => {
-                let message = "a sign-out takes back 8 orders of a handle, and 15 with those of its earlier sign-outs: \
-                               order on the handle of a new request";
-                return Err(WriteError::new(WriteErrorKind::Invalid, message));
-            }
-            None => drawn,
-        };
-        ordered.push(drawn);
-        Ok(drawn.id)
-    }
-
-    pub(super) fn issued_order_ids(&self) -> Vec<SessionId> {
-        self.issued_orders().iter().map(|ordered| ordered.id).collect()
-    }
-
-    /// The sessions that the orders of this handle begin.
-    pub(super) fn issued_orders(&self) -> Vec<IssuedOrder> {
-        self.lazy.get().map(|seldom| seldom.issued_orders.lock().clone()).unwrap_or_default()
-    }
-
-    /// Forgets orders that no longer begin a session.
-    pub(super) fn forget_issued_orders(&self, void: &[IssuedOrder]) {
-        if let Some(seldom) = self.lazy.get() {
-            seldom.issued_orders.lock().retain(|ordered| void.iter().all(|void| void.id != ordered.id));
-        }
-    }
-
     /// The lifetime that this handle was given, with which its next session begins.
     pub(super) fn own_lifetime(&self) -> Option<Lifetime> {
         *self.lazy.get()?.lifetime.lock()
     }
 
-    pub(super) fn note_lifetime(&self, lifetime: Lifetime) {
-        *self.lazy().lifetime.lock() = Some(lifetime);
+    pub(super) fn set_own_lifetime(&self, lifetime: Option<Lifetime>) {
+        *self.lazy().lifetime.lock() = lifetime;
     }
 
-    pub(super) fn forget_lifetime(&self) {
-        if let Some(seldom) = self.lazy.get() {
-            *seldom.lifetime.lock() = None;
-        }
-    }
-
-    /// Notes what the page of this handle is to remove.
-    pub(super) fn note_removal(&self, ended: OwnEnd) {
-        *self.lazy().own_end.lock() = Some(ended);
-    }
-
-    /// Notes that this handle has ended its session: only this handle and its clones may begin another one.
+    /// Notes that this handle has ended its session: only this handle and its clones may begin another session.
     pub(super) fn note_own_end(&self, ended: OwnEnd) {
-        self.note_removal(ended);
-        self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
+        self.lazy().own_ends.set(ended);
+        self.flags.count_own_end();
         // The record has notified its subscribers already: a watch that looked before this note looks again.
         if let Some(wakers) = self.wakers() {
             wakers.notify();
@@ -218,30 +129,25 @@ impl SessionShared {
 
     /// The session that this handle has ended last.
     pub(super) fn own_end(&self) -> Option<OwnEnd> {
-        self.lazy.get()?.own_end.lock().clone()
+        self.lazy.get()?.own_ends.last()
     }
 
     /// Whether this handle has ended its session, and has begun no other since.
     pub(super) fn has_ended_own(&self) -> bool {
-        self.lazy.get().is_some_and(|seldom| seldom.own_end.lock().is_some())
+        self.own_end().is_some()
     }
 
     /// Whether a turn may begin another session where this handle's session is over.
     pub(super) fn may_begin_anew(&self) -> bool {
-        self.has_ended_own() || self.flags.may_begin.load(Ordering::Acquire)
+        self.has_ended_own() || self.flags.may_begin()
     }
 
     /// Forgets the end, since another session has begun.
     pub(super) fn forget_own_end(&self) {
-        self.flags.may_begin.store(false, Ordering::Release);
-        if let Some(seldom) = self.lazy.get() {
-            *seldom.own_end.lock() = None;
+        self.flags.set_may_begin(false);
+        if let Some(lazy) = self.lazy.get() {
+            lazy.own_ends.forget();
         }
-    }
-
-    /// How many sessions this handle has ended. A watch that began before the last one is over.
-    pub(crate) fn own_ends(&self) -> u32 {
-        self.flags.own_ends.load(Ordering::Acquire)
     }
 
     pub(crate) fn binding(&self) -> Binding {
@@ -269,17 +175,6 @@ impl SessionShared {
             wakers.notify();
         }
         Ok(())
-    }
-
-    pub(super) fn is_touched(&self) -> bool {
-        self.flags.touched.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn touch(&self) {
-        // A load first: most requests touch more than once, and a store would take the line from other clones.
-        if !self.flags.touched.load(Ordering::Relaxed) {
-            self.flags.touched.store(true, Ordering::Relaxed);
-        }
     }
 
     /// The session if it lives; else why not, if it ever did.
@@ -354,125 +249,43 @@ impl SessionShared {
         std::ptr::from_ref(self).addr()
     }
 
-    /// The principal, if one is signed in and the session has not ended.
-    pub(crate) fn principal(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
-        match self.binding() {
-            Binding::CrossSite(CrossSite::Upgrade | CrossSite::Withheld) => None,
-            Binding::Live(_) => self.live(now).ok().and_then(|record| self.principal_for(&record, now)),
-            Binding::Anonymous
-            | Binding::Fenced(_)
-            | Binding::PrincipalOnly
-            | Binding::CrossSite(CrossSite::Listed) => self.head_principal.clone(),
+    /// Ends a record, unless it is over already, and counts what it no longer takes.
+    pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
+        self.end_as(record, reason, Successor::None, now)
+    }
+
+    /// The same, with what comes after.
+    pub(super) fn end_as(
+        &self,
+        record: &Arc<Record>,
+        reason: CloseReason,
+        sequel: Successor,
+        now: Millis,
+    ) -> Result<(), CloseReason> {
+        let signed = self.principal_for(record, now);
+        let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), sequel, now);
+        self.node.account(record, now);
+        ended
+    }
+
+    /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
+    /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
+    /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
+    pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Arc<Record>) -> T) -> Option<T> {
+        let settled = self.revocations.load(Ordering::Relaxed) == self.node.revocations.load(Ordering::Acquire);
+        if !settled {
+            return None;
+        }
+        match &*self.binding.read() {
+            Binding::Live(record) if scope == Scope::Session || self.is_anonymous(record) => Some(look(record)),
+            _ => None,
         }
     }
 
-    /// What tells this user from others, the same on every node; empty while nobody is signed in.
-    pub(crate) fn user_mark(&self) -> String {
-        self.principal(self.node.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
-    }
-
-    /// What tells this session from others, the same on every node; empty without a session.
-    pub(crate) fn session_mark(&self) -> String {
-        let record = self.live(self.node.now());
-        record.map_or_else(|_| String::new(), |record| self.node.config.owner(&record.id()).mark(PageMark::Session))
-    }
-
-    #[inline]
-    pub(super) fn principal_for(&self, record: &Arc<Record>, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
-        // Most chains and handles know nobody, and find that out here.
-        match &self.head_principal {
-            None if !matches!(self.node.config.identity, Identity::Value { .. }) => None,
-            None => self.derive_principal(record, now),
-            given => given.clone(),
-        }
-    }
-
-    fn derive_principal(&self, bound: &Arc<Record>, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
-        let Identity::Value { index, derive } = &self.node.config.identity else { return None };
-        let (mark, json) = {
-            let state = bound.read();
-            let stored = state.value(&self.node.config.schema, *index, now)?;
-            (Some((*bound.key(), stored.version)), stored.json.clone()?)
-        };
-        let derived = &self.lazy().derived_principal;
-        if let Some((known, signed)) = &*derived.lock()
-            && *known == mark
-        {
-            return signed.clone();
-        }
-        // Outside of the lock: the application's own code runs here.
-        let signed = derive(&json).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
-        *derived.lock() = Some((mark, signed.clone()));
-        signed
-    }
-
-    /// The principal's record if there is one on this node. Reading makes none.
-    pub(super) fn find_principal(&self, signed: &ResolvedPrincipal) -> Option<Arc<Record>> {
-        let key = signed.key();
-        if let Some(seldom) = self.lazy.get()
-            && let Some(held) = &*seldom.principal.lock()
-            && *held.key() == key
-        {
-            return Some(Arc::clone(held));
-        }
-        if let Some(record) = self.request_token.principal.as_ref().filter(|record| *record.key() == key) {
-            return Some(Arc::clone(record));
-        }
-        self.node.memory.as_ref()?.principal(&key)
-    }
-
-    /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
-    pub(super) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
-        let make = || {
-            let record = Record::principal(signed.key(), self.node.config.principal_idle, now);
-            if self.node.store.is_some() { record.never_loaded() } else { record }
-        };
-        let found = self.find_principal(signed);
-        found.unwrap_or_else(|| match &self.node.memory {
-            Some(memory) => memory.principal_or_insert(&signed.key(), make),
-            None => Arc::new(make()),
-        })
-    }
-
-    /// The principal's record, made if there is none, and held until the handle goes.
-    pub(super) fn hold_principal(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
-        self.hold_record(self.principal_record(signed, now))
-    }
-
-    pub(super) fn hold_record(&self, record: Arc<Record>) -> Arc<Record> {
-        let mut principal = self.lazy().principal.lock();
-        if let Some(held) = &*principal
-            && held.key() == record.key()
-        {
-            return Arc::clone(held);
-        }
-        let before = principal.replace(Arc::clone(&record));
-        drop(principal);
-        if before.is_some() {
-            self.release_principal(before);
-            // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
-            if let Some(wakers) = self.wakers() {
-                self.subscribe_to_records(wakers);
-            }
-        }
-        record
-    }
-
-    fn release_principal(&self, held: Option<Arc<Record>>) {
-        if let Some(record) = held {
-            if let Some(wakers) = self.wakers() {
-                record.unsubscribe(wakers);
-            }
-            if let Some(memory) = &self.node.memory {
-                memory.release(record);
-            }
-        }
-    }
-
-    /// Counts a change of a record and does the memory tier's share of work.
-    pub(super) fn account(&self, record: &Arc<Record>, now: Millis) {
-        if let Some(memory) = &self.node.memory {
-            memory.account_and_sweep(record, now);
+    pub(super) fn bound_key(&self) -> Option<RecordKey> {
+        match &*self.binding.read() {
+            Binding::Live(record) => Some(*record.key()),
+            _ => None,
         }
     }
 
@@ -511,59 +324,24 @@ impl SessionShared {
         self.live(now).ok().map(|bound| (*bound.key(), bound))
     }
 
-    /// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
-    pub(crate) fn mark_watched(&self) {
-        self.touch();
-        if !self.is_upgrade() {
-            self.touch_session(self.node.now());
-        }
-    }
-
-    pub(super) fn is_upgrade(&self) -> bool {
-        self.flags.upgrade.load(Ordering::Relaxed)
-    }
-
     /// Using what is the principal's is use of the session too.
     pub(super) fn touch_session(&self, now: Millis) {
         if let Ok(record) = self.live(now) {
             record.touch(now);
         }
     }
-
-    /// Marks that the response head has left: no cookie can follow.
-    pub(super) fn note_head_sent(&self) {
-        // Looked at first: each clone of a handle comes here.
-        if !self.head_has_left() {
-            self.flags.head_sent.store(true, Ordering::Release);
-        }
-    }
-
-    pub(super) fn head_has_left(&self) -> bool {
-        self.flags.head_sent.load(Ordering::Acquire)
-    }
-
-    /// Whether a write can still have an effect.
-    pub(super) fn check_head(&self) -> Result<(), WriteError> {
-        if self.node.memory.is_none() && self.head_has_left() {
-            return Err(WriteError::new(
-                WriteErrorKind::HeadSent,
-                "the response head is gone: without a memory tier nothing is kept past it",
-            ));
-        }
-        Ok(())
-    }
 }
 
 impl Drop for SessionShared {
     fn drop(&mut self) {
-        let Some(seldom) = self.lazy.get() else { return };
-        if let Some(wakers) = seldom.wakers.get() {
+        let Some(lazy) = self.lazy.get() else { return };
+        if let Some(wakers) = lazy.wakers.get() {
             self.node.subscribers.unsubscribe(wakers);
             if let Binding::Live(record) = self.binding() {
                 record.unsubscribe(wakers);
             }
         }
-        let held = seldom.principal.lock().take();
+        let held = lazy.principal.lock().take();
         self.release_principal(held);
     }
 }

@@ -6,7 +6,11 @@ use std::{
     pin::Pin,
 };
 
-use super::{Session, order::Ordering, relay::RelayToken};
+use super::{
+    Session, lifecycle,
+    order::{self, Ordering},
+    relay::RelayToken,
+};
 use crate::{
     config::Identity,
     cookie::order::Turn,
@@ -140,8 +144,8 @@ impl<'a> SignIn<'a> {
     /// sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let core = self.session.core();
-        let user = core.user_change(self.user?)?;
-        core.order(&Ordering { turn: Turn::SignIn, user: Some(user), grants: self.grants, adopts: self.adopt })
+        let user = lifecycle::user_change(core, self.user?)?;
+        order::order(core, &Ordering { turn: Turn::SignIn, user: Some(user), grants: self.grants, adopts: self.adopt })
     }
 }
 
@@ -177,7 +181,7 @@ impl<'a> RenewByPage<'a> {
     /// written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
-        self.session.core().order(&Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
+        order::order(self.session.core(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
     }
 }
 
@@ -196,7 +200,9 @@ impl<'a> IntoFuture for SignIn<'a> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.session.core().sign_in(self.user?, &self.grants, &self.adopt, self.site).await })
+        Box::pin(async move {
+            lifecycle::sign_in(self.session.core(), self.user?, &self.grants, &self.adopt, self.site).await
+        })
     }
 }
 

@@ -16,7 +16,11 @@ use super::{
 use crate::{
     error::CloseReason,
     live::{Next, Wait, close_reason, next_end},
-    session::{Session, ValueRevision, cookie_out::CookieContents},
+    session::{
+        Session, ValueRevision,
+        cookie_out::{self, CookieContents},
+        read, relay_out,
+    },
     time::{Clock, Sleep},
     value::{Json, ValueIndex},
 };
@@ -43,7 +47,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: InexactNumbers, heartbeat: Duration) -> Self {
-        let given = session.core().cookie_contents();
+        let given = cookie_out::cookie_contents(session.core());
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self {
             wait: Wait::new(session),
@@ -68,14 +72,14 @@ impl Events {
             }
             let core = session.core();
             let now = core.node.now();
-            if relay.is_none() && core.cookie_contents() != *given {
+            if relay.is_none() && cookie_out::cookie_contents(core) != *given {
                 *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (index, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = core.node.config.schema.get(*index);
-                let (stored, mark) = match core.peek(Some(*index), now) {
+                let (stored, mark) = match read::peek(core, Some(*index), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
                 };
@@ -86,7 +90,7 @@ impl Events {
                 }
                 *seen = now_seen;
                 // As the type itself writes it, and not as a source laid it out.
-                match core.answer(*index, stored, |json| (declared.normalize)(json)) {
+                match read::answer(core, *index, stored, |json| (declared.normalize)(json)) {
                     Some(json) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // An older value that the page has must not stay there.
                     Some(_) => {
@@ -98,7 +102,7 @@ impl Events {
             }
             let mut text = String::new();
             if opening {
-                let (session, user) = (core.session_mark(), core.user_mark());
+                let (session, user) = (read::session_mark(core), read::user_mark(core));
                 let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
                 let marks = format_args!(r#""session":"{session}","user":"{user}""#);
                 text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
@@ -120,13 +124,13 @@ impl Events {
         let Self { wait, relay, due, .. } = self;
         let core = wait.session().core();
         while relay.is_none() {
-            let Some(interval) = core.refresh_interval() else { return };
+            let Some(interval) = relay_out::refresh_interval(core) else { return };
             let sleep = due.get_or_insert_with(|| core.node.time.clock.sleep(interval));
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             *due = None;
-            if core.is_refresh_due() {
+            if relay_out::is_refresh_due(core) {
                 *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
             }
         }
@@ -138,8 +142,8 @@ impl Events {
         let Some(sleep) = &mut self.relay else { return Poll::Pending };
         ready!(sleep.as_mut().poll(cx));
         self.relay = None;
-        self.given = core.cookie_contents();
-        let token = core.relay_unless_sealed();
+        self.given = cookie_out::cookie_contents(core);
+        let token = relay_out::relay_unless_sealed(core);
         token.map_or(Poll::Pending, |token| Poll::Ready(event("relay", &format_args!("\"{token}\""))))
     }
 }

@@ -31,8 +31,9 @@ use crate::{
     cross_site::{RequestKind, page_of},
     error::{BoxError, BuildError, BuildErrorKind},
     session::{
-        Session,
+        Session, read,
         relay::{OpenedRelay, RelayRefused},
+        relay_in,
     },
     sessions::Sessions,
     value::{Json, SessionValue, ValueError, ValueIndex, ValueSpec},
@@ -406,13 +407,14 @@ impl SessionWriteback {
                     refused
                 };
                 let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
-                self.sessions.load(extensions).await?.core().apply_relay(relayed).await.map_err(count)?;
+                let session = self.sessions.load(extensions).await?;
+                relay_in::apply_relay(session.core(), relayed).await.map_err(count)?;
                 Ok(stored(&["$relay".to_owned()]))
             }
             Posted::Values(values) => {
                 let accepted = self.accept(&values)?;
                 let session = self.sessions.load(extensions).await?;
-                session.core().touch();
+                session.core().flags.touch();
                 session.core().check_open()?;
                 for_this_user(headers, &session)?;
                 session.commit_json(accepted.values).await?;
@@ -433,7 +435,7 @@ impl SessionWriteback {
         only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let core = session.core();
-        core.touch();
+        core.flags.touch();
         // EventSource takes it as the word to stay away.
         if core.close_reason(core.node.now()).is_some() {
             return Ok(gone());
@@ -499,7 +501,7 @@ const SESSION_USER: &str = "session-user";
 /// not to become another's.
 fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
     match headers.get(SESSION_USER) {
-        Some(meant) if meant.as_bytes() != session.core().user_mark().as_bytes() => Err(Refusal::user_changed()),
+        Some(meant) if meant.as_bytes() != read::user_mark(session.core()).as_bytes() => Err(Refusal::user_changed()),
         _ => Ok(()),
     }
 }

@@ -31,6 +31,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "config",
             "cookie",
             "cross_site",
+            "error",
             "id",
             "memory",
             "node_clock",

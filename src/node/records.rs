@@ -1,0 +1,146 @@
+//! The records of a node: those that memory holds, and those that a store's answer or a new id becomes.
+
+use std::sync::Arc;
+
+use super::Node;
+use crate::{
+    error::{CloseReason, WriteError},
+    id::{RecordKey, SessionId},
+    memory::{EndedSession, IdTaken, Memory, SessionLookup, record::Record},
+    record::{
+        change::IncomingValue,
+        cookie_sync::CookieSync,
+        life::SessionLife,
+        state::{Kind, State},
+        values::{StoredValue, ValueSlot},
+    },
+    tier::StoredRecord,
+    time::Millis,
+    value::{MAX_NAME, Scope},
+    version::Version,
+};
+
+/// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
+#[must_use]
+pub(crate) struct InsertGuard<'a> {
+    memory: Option<&'a Memory>,
+    key: RecordKey,
+}
+
+impl InsertGuard<'_> {
+    pub(crate) fn keep(mut self) {
+        self.memory = None;
+    }
+}
+
+impl Drop for InsertGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory {
+            memory.forget(&self.key);
+        }
+    }
+}
+
+impl Node {
+    /// The record of a session that a token names, made if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Where the session has ended on this node.
+    pub(crate) fn session_record(
+        &self,
+        key: &RecordKey,
+        now: Millis,
+        make: impl FnOnce() -> Record,
+    ) -> Result<Arc<Record>, EndedSession> {
+        let Some(memory) = &self.memory else { return Ok(Arc::new(make())) };
+        let record = memory.session_or_insert(key, now, make)?;
+        // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
+        memory.account_and_sweep(&record, now);
+        Ok(record)
+    }
+
+    /// What this node knows of the session of an id.
+    pub(crate) fn lookup(&self, id: &SessionId) -> SessionLookup {
+        let memory = self.memory.as_ref();
+        memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.now()))
+    }
+
+    /// Whether this node knows an id, alive or ended.
+    pub(crate) fn is_known(&self, id: &SessionId) -> bool {
+        !matches!(self.lookup(id), SessionLookup::Unknown)
+    }
+
+    /// Why the session of an id has ended, as far as this node knows.
+    pub(crate) fn end_reason(&self, id: &SessionId) -> Option<CloseReason> {
+        match self.lookup(id) {
+            SessionLookup::Ended(ended) => Some(ended.reason()),
+            SessionLookup::Live(_) | SessionLookup::Unknown => None,
+        }
+    }
+
+    /// The state of a session that a write would begin.
+    pub(crate) fn empty_session(&self, now: Millis) -> State {
+        let life = SessionLife::begin(Version::ZERO, now, self.config.lifetime);
+        State::new(Kind::Session { life, browser: CookieSync::default() })
+    }
+
+    /// Puts the record of a new id into memory, to be taken out again unless it is kept.
+    ///
+    /// # Errors
+    ///
+    /// Where the id is in use already, or has ended: an order that is carried out a second time.
+    pub(crate) fn insert_record(
+        &self,
+        id: SessionId,
+        life: SessionLife,
+        now: Millis,
+    ) -> Result<(Arc<Record>, InsertGuard<'_>), WriteError> {
+        let key = RecordKey(*id.as_bytes());
+        let memory = self.memory.as_ref();
+        let make = || Record::session(key, life, now);
+        let record = match memory {
+            Some(memory) => {
+                memory.create(&key, now, make).map_err(|IdTaken| WriteError::closed(CloseReason::Renewed))?
+            }
+            None => Arc::new(make()),
+        };
+        Ok((record, InsertGuard { memory, key }))
+    }
+
+    /// A store's record, as values to merge.
+    pub(crate) fn incoming_values(
+        &self,
+        stored: StoredRecord,
+        scope: Scope,
+        now: Millis,
+    ) -> Vec<IncomingValue<'static>> {
+        let schema = &self.config.schema;
+        // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
+        let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
+        let entries = ours.map(|entry| {
+            // The store's order counts, whatever clock it goes by: an update compares with its version.
+            self.note_version(entry.version, now);
+            let stored = StoredValue::new(entry.version, entry.json, self.time.written(entry.version, now));
+            match schema.index_by_name(&entry.name) {
+                Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, stored)),
+                None => IncomingValue::Undeclared(entry.name.into(), stored),
+            }
+        });
+        // A session's record may hold values of either scope, a principal's only its own.
+        let fits = |entry: &IncomingValue<'_>| match entry {
+            IncomingValue::Declared(copy) => {
+                scope == Scope::Session || schema.get(copy.index).scope == Scope::Principal
+            }
+            IncomingValue::Undeclared(..) => true,
+        };
+        entries.filter(fits).collect()
+    }
+
+    /// Counts a change of a record and does the memory tier's share of work.
+    pub(crate) fn account(&self, record: &Arc<Record>, now: Millis) {
+        if let Some(memory) = &self.memory {
+            memory.account_and_sweep(record, now);
+        }
+    }
+}

@@ -1,0 +1,201 @@
+use std::{iter, sync::Arc};
+
+use super::{
+    arrive,
+    current_token::CurrentToken,
+    end,
+    lifecycle::{self, PlannedSession, SessionStart, SignInRequest, StartKind},
+    relay::{OpenedRelay, RelayRefused},
+    request_token::CookieTokens,
+    shared::{OwnEnd, SessionShared},
+};
+use crate::{
+    config::ResolvedPrincipal,
+    cookie::{
+        order::{Named, Order, Turn},
+        payload::{Entry, EntryOwner, Payload},
+    },
+    error::CloseReason,
+    id::SessionId,
+    memory::record::Record,
+    record::change::Mutation,
+    time::Millis,
+    value::Json,
+};
+
+/// Carries out what a turn token orders. The caller has checked that the request is same-origin.
+pub(super) async fn apply_turn(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+) -> Result<(), RelayRefused> {
+    let came = shared.request_token.cookie_tokens();
+    match order.turn {
+        Turn::Remove => apply_removal(shared, order, relayed, &came).await,
+        Turn::Renew | Turn::SignIn => apply_order(shared, order, relayed, &came).await,
+    }
+}
+
+/// Ends the ids that a removal names, and removes the cookie if it can be of no other session.
+async fn apply_removal(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+) -> Result<(), RelayRefused> {
+    if came.is_nothing() {
+        return Ok(());
+    }
+    let now = shared.node.now();
+    let named = || iter::once(&relayed.id).chain(&order.begun);
+    let names = |id: &SessionId| named().any(|named| named == id);
+    // The cookie of the next session may be on its way.
+    let turned = came.ids.iter().any(|id| shared.node.end_reason(id) == Some(CloseReason::Renewed));
+    for id in named() {
+        let CurrentToken { life, payload, .. } = &relayed.current;
+        end::end_id(shared, *id, payload.head.principal, life.absolute_deadline(), now).await?;
+    }
+    let other = came.ids.iter().any(|id| !names(id) && shared.node.end_reason(id).is_none());
+    // A value that this node can't open may be a later login.
+    if other || turned || came.unread {
+        return Err(RelayRefused::Closed(CloseReason::Renewed));
+    }
+    shared.note_own_end(OwnEnd { id: relayed.id, until: now, principal: None, others: Vec::new() });
+    Ok(())
+}
+
+async fn apply_order(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+) -> Result<(), RelayRefused> {
+    let OpenedRelay { id, current, .. } = relayed;
+    let (id, payload, now) = (*id, &current.payload, shared.node.now());
+    if !current.is_brief(now) {
+        return Err(RelayRefused::Expired);
+    }
+    if shared.node.accepted_nonces.contains(&relayed.nonce) {
+        return Err(RelayRefused::Used);
+    }
+    let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
+    let drawn = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &shared.node.time) };
+    let user = user_of(shared, order, payload)?;
+    if order.named == Named::Ended {
+        let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
+        end::end_id(shared, id, principal, current.life.absolute_deadline(), now).await?;
+    }
+    let record = named_session(shared, order, relayed, came, now).await?;
+    let _turning = shared.lifecycle_lock().await;
+    check_order(shared, payload, user, drawn, record.as_ref(), now)?;
+    if let Some(record) = &record
+        && shared.bound_key() != Some(*record.key())
+    {
+        shared.rebind(record.clone());
+    }
+    let changes: Vec<_> =
+        payload.entries(EntryOwner::Begun).map(|entry| change(shared, &entry)).collect::<Result<_, _>>()?;
+    let turned = match (order.turn, changes.split_first()) {
+        (Turn::SignIn, Some((user, grants))) => {
+            let adopts = order.adopts.iter().filter_map(|name| shared.node.config.schema.index_by_name(name));
+            let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
+            let adopt = &adopts.collect::<Vec<_>>();
+            let may_begin = record.is_none();
+            lifecycle::sign_in_with(shared, SignInRequest { user, grants, adopt, planned: Some(drawn), may_begin })
+                .await
+        }
+        (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
+        (Turn::Renew | Turn::Remove, _) => {
+            let beginning = SessionStart { kind: StartKind::Renewal, planned: Some(drawn), changes: &changes };
+            match &record {
+                Some(_) => lifecycle::renew_with(shared, &beginning).await,
+                None => lifecycle::begin_session(shared, &beginning, now).await,
+            }
+        }
+    };
+    turned.map_err(RelayRefused::Write)?;
+    // The begun session may leave memory within the minute that the order lives. A full set is no reason to fail now.
+    let _ = shared.node.accepted_nonces.accept(relayed.nonce, now);
+    Ok(())
+}
+
+/// The living session that an order names, once the request has shown that it comes from the browser of that session.
+async fn named_session(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+    now: Millis,
+) -> Result<Option<Arc<Record>>, RelayRefused> {
+    let id = relayed.id;
+    let brings_it = came.ids.contains(&id);
+    let living = |other: &&SessionId| **other != id && shared.node.end_reason(other).is_none();
+    if came.ids.iter().any(|other| living(&other)) {
+        return Err(RelayRefused::OtherSession);
+    }
+    if !brings_it {
+        // Only tokens of ids that have ended may have come beside: that is all that is left here but unreadable pairs.
+        if !order.no_cookie || came.unread {
+            return Err(RelayRefused::OtherSession);
+        }
+        arrive::check_minting(shared, relayed.page)?;
+    }
+    if order.named != Named::Living {
+        return Ok(None);
+    }
+    let record = match shared.live(now) {
+        Ok(record) if record.id() == id => record,
+        Ok(_) => return Err(RelayRefused::OtherSession),
+        // Without a cookie, or with one that has idled out: the token tells of a later use.
+        Err(_) => arrive::find_token_record(shared, id, &relayed.current, now).await?,
+    };
+    arrive::take_changes(shared, &record, &relayed.current, now)?;
+    Ok(Some(record))
+}
+
+/// # Errors
+///
+/// Where the user, the end of all of a user's sessions, or another bringer of the order came between.
+fn check_order(
+    shared: &SessionShared,
+    payload: &Payload,
+    user: Option<Arc<ResolvedPrincipal>>,
+    drawn: PlannedSession,
+    bound: Option<&Arc<Record>>,
+    now: Millis,
+) -> Result<(), RelayRefused> {
+    let signed = match bound {
+        Some(bound) => shared.principal_for(bound, now),
+        None => shared.head_principal.clone(),
+    };
+    if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
+        return Err(RelayRefused::OtherUser);
+    }
+    let stamped = |signed: Arc<ResolvedPrincipal>| {
+        shared.find_principal(&signed).is_some_and(|record| record.not_before(&shared.node.time, now) >= drawn.birth)
+    };
+    if [signed, user].into_iter().flatten().any(stamped) {
+        return Err(RelayRefused::Closed(CloseReason::Revoked));
+    }
+    if shared.node.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
+}
+
+/// The user of a sign-in order.
+fn user_of(
+    shared: &SessionShared,
+    order: &Order,
+    payload: &Payload,
+) -> Result<Option<Arc<ResolvedPrincipal>>, RelayRefused> {
+    if order.turn != Turn::SignIn {
+        return Ok(None);
+    }
+    let user = payload.entries(EntryOwner::Begun).next().map(|entry| change(shared, &entry)).transpose()?;
+    Ok(user.and_then(|user| lifecycle::signs_in(shared, &user)))
+}
+
+/// A value that an order grants. A value that this build does not declare can't be granted.
+fn change(shared: &SessionShared, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
+    let index = shared.node.config.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
+    let (name, json) = (shared.node.config.schema.get(index).name, entry.json.map(Json::from));
+    Ok(Mutation { index, name, json, version: None, replaces: None })
+}
