@@ -29,6 +29,7 @@ use crate::{
 pub(crate) mod accepted_nonces;
 pub(crate) mod exempt_renewals;
 pub(crate) mod records;
+pub(crate) mod store;
 pub(crate) mod traces;
 
 pub(crate) struct Node {

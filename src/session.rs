@@ -34,13 +34,16 @@ pub(crate) mod recognise;
 pub(crate) mod relay;
 pub(crate) mod relay_in;
 pub(crate) mod relay_out;
+mod replace;
 pub(crate) mod request_token;
 #[cfg(all(test, shuttle))]
 mod schedules;
 pub(crate) mod shared;
 pub(crate) mod sign_in;
+mod sign_in_plan;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use self::{
     batch::Batch,
@@ -311,7 +314,7 @@ impl Session {
     ///
     /// As [`set`](Self::set): a dropped `clear` has removed all of the values or none.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        batch::clear(self.core()).await
+        commit::clear(self.core()).await
     }
 
     /// Begins a batch: values of one scope that are written together or not at all.
@@ -349,14 +352,12 @@ impl Session {
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
         let index = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-        Ok(Mutation { index, name: V::NAME, json: Some(json), version: None, replaces: None })
+        Ok(Mutation::set(index, V::NAME, json))
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
-        let change = |(index, json)| {
-            let name = self.core().node.config.schema.get(index).name;
-            Mutation { index, name, json: Some(json), version: None, replaces: None }
-        };
+        let schema = &self.core().node.config.schema;
+        let change = |(index, json)| Mutation::set(index, schema.get(index).name, json);
         commit::commit_of_owners(self.core(), values.into_iter().map(change)).await
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use once_cell::race::OnceBox;
 
-use super::{index_slot::IndexSlot, store_sync::PendingWrite};
+use super::{index_slot::IndexSlot, store_sync::StoreSync};
 use crate::{
     error::CloseReason,
     id::{PrincipalTag, RecordKey, SessionId},
@@ -261,34 +261,24 @@ impl Record {
         }
     }
 
-    /// See `StoreSync::begin`.
-    pub(crate) fn begin_store_write(&self) -> PendingWrite<'_> {
-        self.extras().sync.begin()
+    /// The record's writes to a shared store.
+    pub(crate) fn sync(&self) -> &StoreSync {
+        &self.extras().sync
     }
 
-    /// One that is made without asking the store, which may know more of its owner: the next load asks.
+    /// Marks a record that is made without asking the store, which may hold more of the owner: the next load asks.
     pub(crate) fn never_loaded(self) -> Self {
-        drop(self.begin_store_write());
+        drop(self.sync().begin());
         self
     }
 
-    /// What [`abandoned`](Self::abandoned_writes) is of one that is [`unasked`](Self::never_loaded), and was not there before.
+    /// The abandoned writes of a record that is [`never_loaded`](Self::never_loaded), where the record was missing when the
+    /// store was asked.
     pub(crate) const NEVER_LOADED: usize = 1;
 
+    /// Whether the store has to be asked before memory can be relied on for the owner.
     pub(crate) fn is_stale(&self) -> bool {
-        self.extras.get().is_some_and(|waiting| waiting.sync.is_stale())
-    }
-
-    /// See `StoreSync::abandoned_writes`.
-    pub(crate) fn abandoned_writes(&self) -> usize {
-        self.extras.get().map_or(0, |waiting| waiting.sync.abandoned_writes())
-    }
-
-    /// See `StoreSync::mark_read`.
-    pub(crate) fn mark_read(&self, abandoned: usize) {
-        if let Some(waiting) = self.extras.get() {
-            waiting.sync.mark_read(abandoned);
-        }
+        self.extras.get().is_some_and(|extras| extras.sync.is_stale())
     }
 
     /// Bytes beside the record for whoever waits on it.

@@ -4,7 +4,7 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 
 /// A record's writes of which it isn't known what the store made of them.
 #[derive(Debug, Default)]
-pub(super) struct StoreSync {
+pub(crate) struct StoreSync {
     /// Those whose answers are not here yet.
     in_flight: AtomicUsize,
     /// Those whose answers nobody waits for any more, since the beginning.
@@ -16,12 +16,12 @@ pub(super) struct StoreSync {
 impl StoreSync {
     /// Marks the record as not to be relied on: until the write that begins is answered, or, if it is dropped before,
     /// until the store has been asked again. Each write has a mark of its own.
-    pub(super) fn begin(&self) -> PendingWrite<'_> {
+    pub(crate) fn begin(&self) -> PendingWrite<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         PendingWrite { sync: self, confirmed: false }
     }
 
-    pub(super) fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         // In this order, which is that of a write's life backwards: what has moved on since it was looked at makes the
         // record look doubted, and never sound.
         let reassured = self.read_after.load(Ordering::Acquire);
@@ -30,13 +30,13 @@ impl StoreSync {
     }
 
     /// How many writes were abandoned so far: to be asked before the store is.
-    pub(super) fn abandoned_writes(&self) -> usize {
+    pub(crate) fn abandoned_writes(&self) -> usize {
         self.abandoned_writes.load(Ordering::Acquire)
     }
 
     /// What the store held after so many abandoned writes is here now. Several may have asked it, and the one that asked
     /// last needn't come last.
-    pub(super) fn mark_read(&self, abandoned: usize) {
+    pub(crate) fn mark_read(&self, abandoned: usize) {
         self.read_after.fetch_max(abandoned, Ordering::AcqRel);
     }
 }

@@ -21,7 +21,7 @@ fn a_record_takes_what_its_doc_says() {
     assert_eq!(size_of::<Record>(), 216);
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
-    record.begin_store_write().confirmed();
+    record.sync().begin().confirmed();
     assert_eq!(record.extras_bytes(), 160, "more for one that was ever updated or watched");
 }
 
@@ -205,14 +205,14 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
 fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
-    drop(record.begin_store_write());
-    let [first, second] = [record.abandoned_writes(), record.abandoned_writes()];
-    record.mark_read(first);
+    drop(record.sync().begin());
+    let [first, second] = [record.sync().abandoned_writes(), record.sync().abandoned_writes()];
+    record.sync().mark_read(first);
     assert!(!record.is_stale());
-    drop(record.begin_store_write());
-    record.mark_read(second);
+    drop(record.sync().begin());
+    record.sync().mark_read(second);
     assert!(record.is_stale());
-    record.mark_read(record.abandoned_writes());
+    record.sync().mark_read(record.sync().abandoned_writes());
     assert!(!record.is_stale());
 }
 

@@ -52,6 +52,14 @@ pub struct Mutation {
 }
 
 impl Mutation {
+    pub(crate) const fn set(index: ValueIndex, name: &'static str, json: Json) -> Self {
+        Self { index, name, json: Some(json), version: None, replaces: None }
+    }
+
+    pub(crate) const fn remove(index: ValueIndex, name: &'static str) -> Self {
+        Self { index, name, json: None, version: None, replaces: None }
+    }
+
     /// The value's wire name.
     pub const fn name(&self) -> &str {
         self.name

@@ -1,13 +1,17 @@
+//! Orders that a page brings: the writeback carries them out.
+
 use std::{iter, sync::Arc};
 
 use super::{
     arrive,
+    commit::PlannedSession,
     current_token::CurrentToken,
-    end,
-    lifecycle::{self, PlannedSession, SessionStart, SignInRequest, StartKind},
+    end, lifecycle,
     relay::{OpenedRelay, RelayRefused},
+    replace::{SessionStart, StartKind},
     request_token::CookieTokens,
     shared::{OwnEnd, SessionShared},
+    sign_in_plan::{self, SignInRequest},
 };
 use crate::{
     config::ResolvedPrincipal,
@@ -79,15 +83,15 @@ async fn apply_order(
         return Err(RelayRefused::Used);
     }
     let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
-    let drawn = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &shared.node.time) };
+    let planned = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &shared.node.time) };
     let user = user_of(shared, order, payload)?;
     if order.named == Named::Ended {
         let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
         end::end_id(shared, id, principal, current.life.absolute_deadline(), now).await?;
     }
     let record = named_session(shared, order, relayed, came, now).await?;
-    let _turning = shared.lifecycle_lock().await;
-    check_order(shared, payload, user, drawn, record.as_ref(), now)?;
+    let _lifecycle = shared.lifecycle_lock().await;
+    check_order(shared, payload, user, planned, record.as_ref(), now)?;
     if let Some(record) = &record
         && shared.bound_key() != Some(*record.key())
     {
@@ -98,18 +102,17 @@ async fn apply_order(
     let turned = match (order.turn, changes.split_first()) {
         (Turn::SignIn, Some((user, grants))) => {
             let adopts = order.adopts.iter().filter_map(|name| shared.node.config.schema.index_by_name(name));
-            let user = user.json.clone().ok_or(RelayRefused::NotGenuine)?;
+            let user = sign_in_plan::user_change(shared, user.json.clone().ok_or(RelayRefused::NotGenuine)?)?;
             let adopt = &adopts.collect::<Vec<_>>();
-            let may_begin = record.is_none();
-            lifecycle::sign_in_with(shared, SignInRequest { user, grants, adopt, planned: Some(drawn), may_begin })
-                .await
+            let request = SignInRequest { user, grants, adopt, planned: Some(planned), may_begin: record.is_none() };
+            sign_in_plan::sign_in_with(shared, request).await
         }
         (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
         (Turn::Renew | Turn::Remove, _) => {
-            let beginning = SessionStart { kind: StartKind::Renewal, planned: Some(drawn), changes: &changes };
+            let start = SessionStart { kind: StartKind::Renewal, planned: Some(planned), changes: &changes };
             match &record {
-                Some(_) => lifecycle::renew_with(shared, &beginning).await,
-                None => lifecycle::begin_session(shared, &beginning, now).await,
+                Some(_) => lifecycle::renew_with(shared, &start).await,
+                None => lifecycle::begin_session(shared, &start, now).await,
             }
         }
     };
@@ -160,7 +163,7 @@ fn check_order(
     shared: &SessionShared,
     payload: &Payload,
     user: Option<Arc<ResolvedPrincipal>>,
-    drawn: PlannedSession,
+    planned: PlannedSession,
     bound: Option<&Arc<Record>>,
     now: Millis,
 ) -> Result<(), RelayRefused> {
@@ -172,12 +175,12 @@ fn check_order(
         return Err(RelayRefused::OtherUser);
     }
     let stamped = |signed: Arc<ResolvedPrincipal>| {
-        shared.find_principal(&signed).is_some_and(|record| record.not_before(&shared.node.time, now) >= drawn.birth)
+        shared.find_principal(&signed).is_some_and(|record| record.not_before(&shared.node.time, now) >= planned.birth)
     };
     if [signed, user].into_iter().flatten().any(stamped) {
         return Err(RelayRefused::Closed(CloseReason::Revoked));
     }
-    if shared.node.is_known(&drawn.id) { Err(RelayRefused::Used) } else { Ok(()) }
+    if shared.node.is_known(&planned.id) { Err(RelayRefused::Used) } else { Ok(()) }
 }
 
 /// The user of a sign-in order.
@@ -190,7 +193,7 @@ fn user_of(
         return Ok(None);
     }
     let user = payload.entries(EntryOwner::Begun).next().map(|entry| change(shared, &entry)).transpose()?;
-    Ok(user.and_then(|user| lifecycle::signs_in(shared, &user)))
+    Ok(user.and_then(|user| sign_in_plan::named_principal(shared, &user)))
 }
 
 /// A value that an order grants. A value that this build does not declare can't be granted.

@@ -93,7 +93,7 @@ pub(super) async fn merge_token(
     if let Some((stored, abandoned)) = stored {
         let entries = shared.node.incoming_values(stored, Scope::Session, now);
         bound.merge(IncomingFrom::Store, entries.into_iter(), shared.node.write_context(Scope::Session, now), None);
-        bound.mark_read(abandoned);
+        bound.sync().mark_read(abandoned);
     }
     let mut taken = merge_payload(shared, &bound, &current, shared.node.config.resolution, now);
     let signed = shared.principal_for(&bound, now);
@@ -145,18 +145,18 @@ pub(super) async fn load_principal_record(
     signed: &ResolvedPrincipal,
     now: Millis,
 ) -> Result<Option<Arc<Record>>, TierError> {
-    let Some(store) = &shared.node.store else { return Ok(None) };
+    let Some(store) = shared.node.store() else { return Ok(None) };
     let known = shared.find_principal(signed);
     if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
         return Ok(known);
     }
-    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
-    let stored = store.read(signed.owner, &shared.node.time).await?.into_record();
+    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.sync().abandoned_writes());
+    let stored = store.read(signed.owner).await?.into_record();
     let entries = shared.node.incoming_values(stored, Scope::Principal, now);
     let record = shared.principal_record(signed, now);
     record.merge(IncomingFrom::Store, entries.into_iter(), shared.node.write_context(Scope::Principal, now), None);
     // The very record that was asked, and held since: another of this owner counts its own writes.
-    known.as_ref().unwrap_or(&record).mark_read(abandoned);
+    known.as_ref().unwrap_or(&record).sync().mark_read(abandoned);
     // That there is nothing is remembered too.
     shared.node.account(&record, now);
     Ok(Some(record))
@@ -282,10 +282,10 @@ pub(super) async fn find_token_record(
     now: Millis,
 ) -> Result<Arc<Record>, RelayRefused> {
     let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
-    if let Some(store) = &node.store
+    if let Some(store) = node.store()
         && !is_fresh(shared, &key, now)
     {
-        match store.read(node.config.owner(&id), &node.time).await.map_err(WriteError::from)? {
+        match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {
             Snapshot::Present(_) => {}
             Snapshot::Absent => return Err(RelayRefused::OtherSession),
             Snapshot::Ended(_) => return Err(RelayRefused::Closed(CloseReason::Destroyed)),

@@ -3,14 +3,12 @@
 use std::fmt;
 
 use super::{
-    Session,
-    commit::{self, CommitFailure, MAX_ATTEMPTS},
-    lifecycle::removal,
+    Session, commit,
     read::{self, Access, Stored},
-    shared::{Binding, SessionShared},
+    shared::SessionShared,
+    write::Attempts,
 };
 use crate::{
-    config::Identity,
     error::{WriteError, WriteErrorKind},
     record::{change::Mutation, write_context::WriteScope},
     time::Millis,
@@ -101,7 +99,7 @@ impl<'a> Batch<'a> {
 
     /// Removes a value.
     pub fn remove<V: SessionValue>(self) -> Self {
-        self.step(|session| Ok(Step::Remove(removal(session.writable::<V>()?, V::NAME))))
+        self.step(|session| Ok(Step::Remove(Mutation::remove(session.writable::<V>()?, V::NAME))))
     }
 
     /// Adds a step unless an earlier one has failed: the first error is the one to tell.
@@ -141,7 +139,8 @@ impl<'a> Batch<'a> {
             Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
-        for _ in 0..MAX_ATTEMPTS {
+        let mut attempts = Attempts::default();
+        loop {
             let now = core.node.now();
             let mut changes = Vec::with_capacity(steps.len());
             for step in &mut steps {
@@ -156,13 +155,10 @@ impl<'a> Batch<'a> {
                 core.flags.touch();
                 return commit::writable(core, now).map(drop);
             }
-            match commit::try_commit(core, scope, WriteScope::Values, &changes).await {
-                Ok(_) => return Ok(()),
-                Err(CommitFailure::Outdated) => {}
-                Err(loss) => return Err(loss.into()),
+            if attempts.settle(commit::try_commit(core, scope, WriteScope::Values, &changes).await)?.is_some() {
+                return Ok(());
             }
         }
-        Err(CommitFailure::Outdated.into())
     }
 }
 
@@ -204,7 +200,7 @@ fn updated<V: SessionValue + Default>(
     update(&mut value);
     let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
     let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
-    Ok((Mutation { index, name: V::NAME, json: Some(json), version: None, replaces }, value))
+    Ok((Mutation { replaces, ..Mutation::set(index, V::NAME, json) }, value))
 }
 
 pub(super) async fn update<V: SessionValue + Default>(
@@ -213,70 +209,34 @@ pub(super) async fn update<V: SessionValue + Default>(
     update: &mut (impl FnMut(&mut V) + Send),
 ) -> Result<V, WriteError> {
     let scope = shared.node.config.schema.get(index).scope;
-    for _ in 0..MAX_ATTEMPTS {
-        let now = shared.node.now();
-        let record = shared.record_of(scope, now);
-        // Updates on this node queue: only other writes and other nodes make one lose.
+    let mut attempts = Attempts::default();
+    loop {
+        let record = shared.record_of(scope, shared.node.now());
+        // Updates on this node queue: only other writes and other nodes make an update lose.
         let _turn = match &record {
             Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
         let (change, value) = updated(shared, index, update, shared.node.now())?;
-        match commit::try_commit(shared, scope, WriteScope::Values, &[change]).await {
-            Ok(_) => return Ok(value),
-            Err(CommitFailure::Outdated) => {}
-            Err(loss) => return Err(loss.into()),
+        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await)?.is_some() {
+            return Ok(value);
         }
     }
-    Err(CommitFailure::Outdated.into())
 }
 
 pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIndex) -> Result<Option<V>, WriteError> {
     let scope = shared.node.config.schema.get(index).scope;
     shared.flags.touch();
-    for _ in 0..MAX_ATTEMPTS {
-        let now = shared.node.now();
-        let (json, version) = match read::stored(shared, index, now, Access::Touch).0 {
-            Stored::Copy { json, version, .. } => (json, version),
-            // Nothing is to be written, so a session that is over, or may not begin, is no obstacle: a page that looks
-            // for a message works all the same.
-            Stored::Tombstone { .. } | Stored::Nothing => return Ok(None),
+    let mut attempts = Attempts::default();
+    loop {
+        // Where nothing is to be written, a session that is over, or may not begin, is no obstacle: a page that looks for
+        // a message works all the same.
+        let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).0 else {
+            return Ok(None);
         };
-        let change = Mutation { replaces: Some(version), ..removal(index, V::NAME) };
-        match commit::try_commit(shared, scope, WriteScope::Values, &[change]).await {
-            Ok(_) => return Ok(value::decode(&json).ok()),
-            Err(CommitFailure::Outdated) => {}
-            Err(loss) => return Err(loss.into()),
+        let change = Mutation { replaces: Some(version), ..Mutation::remove(index, V::NAME) };
+        if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &[change]).await)?.is_some() {
+            return Ok(value::decode(&json).ok());
         }
     }
-    Err(CommitFailure::Outdated.into())
-}
-
-/// Empties the session's own record, but for who is signed in; in a job, the principal's.
-pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
-    let now = shared.node.now();
-    let identity = match &shared.node.config.identity {
-        Identity::Value { index, .. } => Some(*index),
-        _ => None,
-    };
-    let (scope, record) = match shared.binding() {
-        Binding::PrincipalOnly => {
-            (Scope::Principal, shared.principal(now).and_then(|signed| shared.find_principal(&signed)))
-        }
-        _ => (Scope::Session, shared.live(now).ok()),
-    };
-    let Some(record) = record else {
-        return commit::writable(shared, now).map(drop);
-    };
-    let changes: Vec<_> = {
-        let state = record.read();
-        let declared = state.values.declared().map(|slot| slot.index);
-        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
-        cleared.map(|index| removal(index, shared.node.config.schema.get(index).name)).collect()
-    };
-    if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
-        return commit::writable(shared, now).map(drop);
-    }
-    commit::commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }

@@ -1,104 +1,32 @@
-//! How a write becomes true: the store first, then memory, then whoever waits.
+//! Writes of changes to the owners' records, and the session that a first write begins.
 
 use std::sync::Arc;
 
 use super::{
-    lifecycle::PlannedSession,
     shared::{Binding, SessionShared},
+    write::{Attempts, CommitFailure, WriteTarget, write},
 };
 use crate::{
-    error::{CloseReason, TierError, WriteError, WriteErrorKind},
-    id::{OwnerId, SessionId},
+    config::Identity,
+    error::{CloseReason, WriteError, WriteErrorKind},
+    id::SessionId,
     memory::record::Record,
     record::{
         change::Mutation,
         life::SessionLife,
-        write_context::{BudgetShare, CommitRejected, IncomingFrom, WriteContext, WriteScope},
+        write_context::{BudgetShare, WriteScope},
     },
-    tier::{Commit, CommitKind, Committed},
+    tier::CommitKind,
     time::Millis,
     value::Scope,
     version::Version,
 };
 
-/// Losing so often in a row means that something else writes in a loop.
-pub(super) const MAX_ATTEMPTS: usize = 32;
-
-/// Where a commit goes.
-pub(super) struct WriteTarget {
-    pub(super) record: Arc<Record>,
-    pub(super) scope: Scope,
-    pub(super) extent: WriteScope,
-    pub(super) share: BudgetShare,
-}
-
-impl WriteTarget {
-    pub(super) const fn session(record: Arc<Record>) -> Self {
-        Self { record, scope: Scope::Session, extent: WriteScope::Values, share: BudgetShare::Ordinary }
-    }
-
-    pub(super) fn principal(record: Arc<Record>) -> Self {
-        Self { scope: Scope::Principal, ..Self::session(record) }
-    }
-}
-
-/// Why a commit changed nothing.
-#[derive(Debug)]
-pub(super) enum CommitFailure {
-    /// Something else was written meanwhile: look again.
-    Outdated,
-    Error(WriteError),
-}
-
-impl From<WriteError> for CommitFailure {
-    fn from(error: WriteError) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<TierError> for CommitFailure {
-    fn from(error: TierError) -> Self {
-        Self::Error(error.into())
-    }
-}
-
-impl From<CommitFailure> for WriteError {
-    fn from(loss: CommitFailure) -> Self {
-        match loss {
-            CommitFailure::Outdated => {
-                Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row: try again")
-            }
-            CommitFailure::Error(error) => error,
-        }
-    }
-}
-
-/// Tries what replaces nothing again where a store finds it outdated all the same, as one may that only ever compares.
-pub(super) async fn retry_outdated<T, F>(attempt: impl Fn() -> F) -> Result<T, WriteError>
-where
-    F: Future<Output = Result<T, CommitFailure>>,
-{
-    for _ in 0..MAX_ATTEMPTS {
-        match attempt().await {
-            Ok(done) => return Ok(done),
-            Err(CommitFailure::Outdated) => {}
-            Err(loss) => return Err(loss.into()),
-        }
-    }
-    Err(CommitFailure::Outdated.into())
-}
-
-impl CommitRejected {
-    pub(super) fn into_failure(self) -> CommitFailure {
-        match self {
-            Self::Outdated => CommitFailure::Outdated,
-            Self::Closed(reason) => CommitFailure::Error(WriteError::closed(reason)),
-            Self::TooLarge(oversize) => {
-                let error = WriteError::new(WriteErrorKind::TooLarge, oversize.to_string());
-                CommitFailure::Error(error.named(oversize.largest.iter().map(|(name, _)| *name)))
-            }
-        }
-    }
+/// The id and the birth of a session that an order begins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct PlannedSession {
+    pub(super) id: SessionId,
+    pub(super) birth: Version,
 }
 
 pub(super) fn new_session_id() -> Result<SessionId, WriteError> {
@@ -118,32 +46,36 @@ pub(crate) async fn commit(
     extent: WriteScope,
     changes: &[Mutation],
 ) -> Result<Version, WriteError> {
-    retry_outdated(|| try_commit(shared, scope, extent, changes)).await
+    let mut attempts = Attempts::default();
+    loop {
+        if let Some(version) = attempts.settle(try_commit(shared, scope, extent, changes).await)? {
+            return Ok(version);
+        }
+    }
 }
 
 /// Makes changes of values of both scopes: of each owner all or none, and none at all where an owner's are refused.
 ///
-/// Cancel safe for each owner, as [`commit`](Self::commit) is.
+/// Cancel safe for each owner, as [`commit`] is.
 pub(crate) async fn commit_of_owners(
     shared: &SessionShared,
     changes: impl Iterator<Item = Mutation>,
 ) -> Result<(), WriteError> {
     let now = shared.node.now();
-    let signed = shared.principal(now);
-    // While nobody is signed in, the session owns the values of both scopes.
+    let principal = shared.principal(now);
+    // While nobody is principal in, the session owns the values of both scopes.
     let is_users = |change: &Mutation| match shared.node.config.schema.get(change.index).scope {
         Scope::Session => false,
-        Scope::Principal => signed.is_some(),
+        Scope::Principal => principal.is_some(),
     };
     let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_users);
-    if let (Some(signed), false, false) = (&signed, users.is_empty(), sessions.is_empty()) {
-        let refused = |refused: CommitRejected| WriteError::from(refused.into_failure());
-        let record = shared.hold_principal(signed, now);
-        record.check_budget(&users, shared.node.write_context(Scope::Principal, now)).map_err(refused)?;
-        let terms = shared.node.write_context(Scope::Session, now);
+    if let (Some(principal), false, false) = (&principal, users.is_empty(), sessions.is_empty()) {
+        let record = shared.hold_principal(principal, now);
+        record.check_budget(&users, shared.node.write_context(Scope::Principal, now))?;
+        let context = shared.node.write_context(Scope::Session, now);
         match writable(shared, now)? {
-            Some(bound) => bound.check_budget(&sessions, terms).map_err(refused)?,
-            None => shared.node.empty_session(now).check_budget(&sessions, terms).map_err(refused)?,
+            Some(bound) => bound.check_budget(&sessions, context)?,
+            None => shared.node.empty_session(now).check_budget(&sessions, context)?,
         }
     }
     for (scope, changes) in [(Scope::Session, sessions), (Scope::Principal, users)] {
@@ -181,12 +113,12 @@ async fn commit_here(
 ) -> Result<Version, CommitFailure> {
     let now = shared.node.now();
     if scope == Scope::Principal
-        && let Some(signed) = shared.principal(now)
+        && let Some(principal) = shared.principal(now)
     {
         // Without a store the cookie is the only copy that outlives this process, and it needs a session.
         if shared.node.store.is_none() && matches!(shared.binding(), Binding::Anonymous) {
-            let terms = shared.node.write_context(scope, now);
-            shared.hold_principal(&signed, now).check_budget(changes, terms).map_err(CommitRejected::into_failure)?;
+            let context = shared.node.write_context(scope, now);
+            shared.hold_principal(&principal, now).check_budget(changes, context)?;
             begin_with(shared, &[], Version::ZERO, now).await?;
         }
         if shared.is_principal_only() {
@@ -197,15 +129,9 @@ async fn commit_here(
         } else if let Some(bound) = writable(shared, now)? {
             bound.touch(now);
         }
-        let record = shared.hold_principal(&signed, now);
-        return write(
-            shared,
-            &WriteTarget { extent, ..WriteTarget::principal(record) },
-            CommitKind::Upsert,
-            changes,
-            now,
-        )
-        .await;
+        let record = shared.hold_principal(&principal, now);
+        let target = WriteTarget { extent, ..WriteTarget::principal(record) };
+        return write(shared, &target, CommitKind::Upsert, changes, now).await;
     }
     match writable(shared, now)? {
         Some(bound) => {
@@ -232,7 +158,7 @@ async fn begin_with(
     above: Version,
     now: Millis,
 ) -> Result<Version, CommitFailure> {
-    let _turning = shared.lifecycle_lock().await;
+    let _lifecycle = shared.lifecycle_lock().await;
     match shared.binding() {
         Binding::Anonymous => {}
         Binding::PrincipalOnly => {
@@ -265,14 +191,14 @@ pub(super) async fn create_session(
     shared: &SessionShared,
     changes: &[Mutation],
     share: BudgetShare,
-    drawn: Option<PlannedSession>,
+    planned: Option<PlannedSession>,
     above: Version,
     now: Millis,
 ) -> Result<(Arc<Record>, Version), CommitFailure> {
-    let id = drawn.map_or_else(new_session_id, |drawn| Ok(drawn.id))?;
-    let known = shared.principal(now).and_then(|signed| shared.find_principal(&signed));
+    let id = planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
+    let known = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
     let ended = known.map_or(Version::ZERO, |record| record.not_before(&shared.node.time, now));
-    let birth = drawn.map_or_else(|| shared.node.time.fresh(now, above.max(ended)), |drawn| drawn.birth);
+    let birth = planned.map_or_else(|| shared.node.time.fresh(now, above.max(ended)), |planned| planned.birth);
     let (bound, made) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
     let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound)) };
     let version = write(shared, &target, CommitKind::Create, changes, now).await?;
@@ -289,77 +215,6 @@ pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) ->
     life
 }
 
-/// Writes to one record: the store, if there is one, then memory.
-pub(super) async fn write(
-    shared: &SessionShared,
-    target: &WriteTarget,
-    kind: CommitKind,
-    changes: &[Mutation],
-    now: Millis,
-) -> Result<Version, CommitFailure> {
-    let terms = shared.node.write_context(target.scope, now).for_share(target.share);
-    let terms = WriteContext { scope: target.extent, ..terms };
-    let Some(store) = &shared.node.store else {
-        let committed = target.record.commit(changes, terms);
-        shared.node.account(&target.record, now);
-        return committed.map_err(|refused| refused.into_failure());
-    };
-    let _passing = target.record.renew_gate_shared().await;
-    target.record.check_budget(changes, terms).map_err(CommitRejected::into_failure)?;
-    // The use is when the write begins: nobody is told meanwhile that the session is over, which the answer would undo.
-    target.record.touch(now);
-    let removes = target.scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
-    // A removal must be there for as long as a cookie could bring the value back.
-    let expires = match removes {
-        true => target.record.expires().max(now.after(terms.tombstones)),
-        false => target.record.expires(),
-    };
-    let expires = shared.node.time.wall(expires).time();
-    // Until the store's word is in memory, memory can't be relied on for this owner.
-    let doubt = target.record.begin_store_write();
-    let owner = match target.scope {
-        Scope::Session => shared.node.config.owner(&SessionId::from_bytes(target.record.key().0)),
-        Scope::Principal => OwnerId::from_hash(target.record.key().0),
-    };
-    let commit = Commit::new(owner, kind, changes, expires);
-    let committed = store.commit(commit, &shared.node.time).await?;
-    match committed {
-        Committed::Applied(version) => {
-            shared.node.note_version(version, now);
-            let stamped: Vec<_> = changes
-                .iter()
-                .map(|change| Mutation {
-                    version: Some(change.version.unwrap_or(version)),
-                    replaces: None,
-                    ..change.clone()
-                })
-                .collect();
-            let taken = target.record.commit(&stamped, WriteContext { now: shared.node.now(), ..terms });
-            doubt.confirmed();
-            shared.node.account(&target.record, now);
-            taken.map_err(CommitRejected::into_failure)?;
-            Ok(version)
-        }
-        Committed::Outdated(stored) => {
-            target.record.merge(
-                IncomingFrom::Store,
-                shared.node.incoming_values(stored, target.scope, now).into_iter(),
-                terms,
-                None,
-            );
-            doubt.confirmed();
-            // Counted from here on, whether or not another attempt follows.
-            shared.node.account(&target.record, now);
-            Err(CommitFailure::Outdated)
-        }
-        Committed::Absent | Committed::Ended(_) => {
-            let _ = shared.end(&target.record, CloseReason::Destroyed, now);
-            doubt.confirmed();
-            Err(WriteError::closed(CloseReason::Destroyed).into())
-        }
-    }
-}
-
 /// Whether a write can still have an effect.
 pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() && shared.flags.head_has_left() {
@@ -369,4 +224,33 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
         ));
     }
     Ok(())
+}
+
+/// Empties the session's own record, but for who is principal in; in a job, the principal's.
+pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
+    shared.flags.touch();
+    let now = shared.node.now();
+    let identity = match &shared.node.config.identity {
+        Identity::Value { index, .. } => Some(*index),
+        _ => None,
+    };
+    let (scope, record) = match shared.binding() {
+        Binding::PrincipalOnly => {
+            (Scope::Principal, shared.principal(now).and_then(|principal| shared.find_principal(&principal)))
+        }
+        _ => (Scope::Session, shared.live(now).ok()),
+    };
+    let Some(record) = record else {
+        return writable(shared, now).map(drop);
+    };
+    let changes: Vec<_> = {
+        let state = record.read();
+        let declared = state.values.declared().map(|slot| slot.index);
+        let cleared = declared.filter(|index| Some(*index) != identity && state.values.has_json(*index));
+        cleared.map(|index| Mutation::remove(index, shared.node.config.schema.get(index).name)).collect()
+    };
+    if changes.is_empty() && !record.read().values.undeclared().any(|(_, stored)| stored.json.is_some()) {
+        return writable(shared, now).map(drop);
+    }
+    commit(shared, scope, WriteScope::ClearAll, &changes).await.map(drop)
 }

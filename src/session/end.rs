@@ -6,9 +6,9 @@ use std::{
 };
 
 use super::{
-    commit::{self, new_session_id},
-    follow,
-    lifecycle::{self, PlannedSession, SessionStart, StartKind},
+    commit::{self, PlannedSession, new_session_id},
+    follow, lifecycle,
+    replace::{self, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
         life::{End, Successor},
         state::Kind,
     },
-    tier::{Commit, CommitKind, Committed},
+    tier::{CommitKind, Committed},
     time::Millis,
     version::Version,
 };
@@ -35,17 +35,12 @@ pub(super) async fn end_id(
     until: Millis,
     now: Millis,
 ) -> Result<(), WriteError> {
-    if let Some(store) = &shared.node.store {
-        let (owner, expires) = (shared.node.config.owner(&id), shared.node.time.wall(until).time());
-        let write = async |kind| {
-            let commit = Commit::new(owner, kind, &[], expires);
-            store.commit(commit, &shared.node.time).await.map_err(WriteError::from)
-        };
-        let end = CommitKind::End { reason: CloseReason::Destroyed, successor: None };
-        if matches!(write(end).await?, Committed::Absent) {
+    if let Some(store) = shared.node.store() {
+        let end = || store.end(&id, CloseReason::Destroyed, None, until);
+        if matches!(end().await?, Committed::Absent) {
             // A store remembers the end of a record that it had. Another node could begin an absent id yet.
-            write(CommitKind::Create).await?;
-            write(end).await?;
+            store.commit(shared.node.config.owner(&id), CommitKind::Create, &[], until).await?;
+            end().await?;
         }
     }
     if let Some(memory) = &shared.node.memory {
@@ -61,12 +56,12 @@ pub(super) async fn end_id(
 pub(super) async fn destroy(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touch();
     commit::check_head(shared)?;
-    let _turning = shared.lifecycle_lock().await;
+    let _lifecycle = shared.lifecycle_lock().await;
     end_own(shared, CloseReason::Destroyed).await
 }
 
 /// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
-/// [`turning`](Self::lifecycle_lock), so that no clone renews the session meanwhile.
+/// [`SessionShared::lifecycle_lock`], so that no clone renews the session meanwhile.
 pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
         // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
@@ -88,13 +83,10 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
         let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
         // The session that an order begins has a life of its own.
         let until = if ordered.is_empty() { until } else { until.max(longest) };
-        if let Some(store) = &shared.node.store {
-            let expires = shared.node.time.wall(until).time();
-            let kind = CommitKind::End { reason, successor: None };
-            let end = Commit::new(shared.node.config.owner(&record.id()), kind, &[], expires);
-            let doubt = record.begin_store_write();
-            store.commit(end, &shared.node.time).await?;
-            doubt.confirmed();
+        if let Some(store) = shared.node.store() {
+            let pending = record.sync().begin();
+            store.end(&record.id(), reason, None, until).await?;
+            pending.confirmed();
         }
         let principal = shared.principal_for(&record, now).map(|signed| signed.owner.tag()).or(orderer);
         if shared.end(&record, reason, now).is_ok() {
@@ -128,7 +120,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
 pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touch();
     commit::check_head(shared)?;
-    let _turning = shared.lifecycle_lock().await;
+    let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
     // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
     let signed = loop {
@@ -149,7 +141,7 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
 pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touch();
     lifecycle::check_can_set_cookie(shared)?;
-    let _turning = shared.lifecycle_lock().await;
+    let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
     let (record, signed) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
@@ -157,7 +149,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let _sparing = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
     let stamp = revoke(shared, &signed);
     let drawn = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
-    lifecycle::replace_session(
+    replace::replace_session(
         shared,
         &record,
         &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] },

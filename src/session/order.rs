@@ -1,4 +1,4 @@
-//! Turns that a page brings: a handle whose response head has left orders one, and the writeback carries the order out.
+//! Orders: a handle whose response head has left orders a turn, and its page brings the order to the writeback.
 //!
 //! The order is sealed into a turn token. It goes to its caller alone: no record, store, stream or other handle has it, so
 //! that nobody who planted a cookie before a login receives the login.
@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use super::{
-    commit::new_session_id,
+    commit::{PlannedSession, new_session_id},
     cookie_out,
-    lifecycle::{self, PlannedSession, Replacement, SessionStart, StartKind},
     relay::{RelayToken, TURN_PREFIX},
+    replace::{self, Replacement, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
+    sign_in_plan,
 };
 use crate::{
     config::ResolvedPrincipal,
@@ -63,12 +64,12 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
     }
     let now = shared.node.now();
     let ordered = order_base(shared, ordering.turn, now)?;
-    let user = ordering.user.as_ref().and_then(|user| lifecycle::signs_in(shared, user));
-    let mut drawn = plan_session(shared, user.as_deref(), now)?;
+    let user = ordering.user.as_ref().and_then(|user| sign_in_plan::named_principal(shared, user));
+    let mut planned = plan_session(shared, user.as_deref(), now)?;
     let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
-    check_fit(shared, &ordered, ordering.turn, drawn, &changes, now)?;
+    check_fit(shared, &ordered, ordering.turn, planned, &changes, now)?;
     let principal = user.or_else(|| shared.principal(now)).map(|signed| signed.owner.tag());
-    drawn.id = shared.lazy().own_ends.note_order(IssuedOrder { id: drawn.id, turn: ordering.turn, principal })?;
+    planned.id = shared.lazy().own_ends.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
     let (named, no_cookie) = match &ordered {
         OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
         // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
@@ -76,7 +77,7 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
         OrderBase::Nothing => (Named::Nothing, true),
     };
     let adopts = ordering.adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
-    let (begun, birth) = (vec![drawn.id], drawn.birth);
+    let (begun, birth) = (vec![planned.id], planned.birth);
     let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
     let (id, mut written) = match ordered {
         OrderBase::Living(record) => {
@@ -86,12 +87,12 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
         OrderBase::Ended(id, until) => (id, bare_payload(shared, &order, head_principal_tag(shared), until, now)),
         OrderBase::Nothing => {
             let until = now.after(shared.node.config.lifetime.absolute);
-            (drawn.id, bare_payload(shared, &order, head_principal_tag(shared), until, now))
+            (planned.id, bare_payload(shared, &order, head_principal_tag(shared), until, now))
         }
     };
     for change in &changes {
         let json = change.json.as_deref();
-        let entry = Entry { owner: EntryOwner::Begun, name: change.name.as_bytes(), version: drawn.birth, json };
+        let entry = Entry { owner: EntryOwner::Begun, name: change.name.as_bytes(), version: planned.birth, json };
         if !written.entry(entry) {
             return Err(too_long());
         }
@@ -161,7 +162,7 @@ fn check_fit(
     shared: &SessionShared,
     ordered: &OrderBase,
     turn: Turn,
-    drawn: PlannedSession,
+    planned: PlannedSession,
     changes: &[Mutation],
     now: Millis,
 ) -> Result<(), WriteError> {
@@ -169,12 +170,12 @@ fn check_fit(
         Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
         Turn::Renew | Turn::Remove => StartKind::Renewal,
     };
-    let beginning = SessionStart { kind, planned: Some(drawn), changes };
+    let start = SessionStart { kind, planned: Some(planned), changes };
     let fitted = match ordered {
         OrderBase::Living(record) => {
             let predecessor = Predecessor { id: record.id(), shares_end: false };
-            let succession = Replacement { start: &beginning, predecessor };
-            let dry = record.live(now, |state| lifecycle::successor_state(shared, state, &succession, now).map(drop));
+            let succession = Replacement { start: &start, predecessor, followed: false };
+            let dry = record.live(now, |state| replace::successor_state(shared, state, &succession, now).map(drop));
             dry.map_err(WriteError::closed)?
         }
         OrderBase::Ended(..) | OrderBase::Nothing => {
@@ -182,7 +183,7 @@ fn check_fit(
             shared.node.empty_session(now).check_budget(changes, terms)
         }
     };
-    fitted.map_err(|refused| refused.into_failure().into())
+    Ok(fitted?)
 }
 
 /// The payload of an order of which the browser's cookie lacks nothing.

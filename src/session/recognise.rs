@@ -226,10 +226,10 @@ async fn find_record(
         Some(SessionLookup::Live(record)) => Some(record),
         Some(SessionLookup::Unknown) | None => None,
     };
-    let stored = match &shared.node.store {
+    let stored = match shared.node.store() {
         Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
-            let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
-            Some((store.read(shared.node.config.owner(&id), &shared.node.time).await?, abandoned))
+            let abandoned = known.as_ref().map_or(0, |record| record.sync().abandoned_writes());
+            Some((store.read(shared.node.config.owner(&id)).await?, abandoned))
         }
         _ => None,
     };

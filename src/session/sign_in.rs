@@ -7,16 +7,18 @@ use std::{
 };
 
 use super::{
-    Session, lifecycle,
+    Session,
+    lifecycle::Site,
     order::{self, Ordering},
     relay::RelayToken,
+    sign_in_plan,
 };
 use crate::{
     config::Identity,
     cookie::order::Turn,
     error::{WriteError, WriteErrorKind},
     record::change::Mutation,
-    value::{self, Json, Scope, SessionValue, ValueIndex},
+    value::{self, Scope, SessionValue, ValueIndex},
 };
 
 /// A sign-in under way: await it, or let the page bring it with [`by_page`](Self::by_page). See [`Session::sign_in`].
@@ -54,17 +56,10 @@ use crate::{
 #[must_use = "nothing happens until it is awaited"]
 pub struct SignIn<'a> {
     session: &'a Session,
-    user: Result<Json, WriteError>,
+    user: Result<Mutation, WriteError>,
     adopt: Vec<ValueIndex>,
     grants: Vec<Mutation>,
     site: Site,
-}
-
-/// The site whose page a sign-in answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Site {
-    Own,
-    Another,
 }
 
 impl<'a> SignIn<'a> {
@@ -73,7 +68,8 @@ impl<'a> SignIn<'a> {
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
         let user = match &node.config.identity {
             Identity::Value { index, .. } if node.config.schema.index_of::<V>() == Some(*index) => {
-                value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME))
+                let json = value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME));
+                json.map(|json| Mutation::set(*index, V::NAME, json))
             }
             Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
             Identity::Head(_) | Identity::Nobody => undeclared(format!(
@@ -143,9 +139,8 @@ impl<'a> SignIn<'a> {
     /// user on one handle, whose order a sign-out could not take back. `NoMemory` on a chain without memory, where no
     /// sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
-        let core = self.session.core();
-        let user = lifecycle::user_change(core, self.user?)?;
-        order::order(core, &Ordering { turn: Turn::SignIn, user: Some(user), grants: self.grants, adopts: self.adopt })
+        let Self { session, user, adopt: adopts, grants, .. } = self;
+        order::order(session.core(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
     }
 }
 
@@ -201,7 +196,8 @@ impl<'a> IntoFuture for SignIn<'a> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
-            lifecycle::sign_in(self.session.core(), self.user?, &self.grants, &self.adopt, self.site).await
+            let Self { session, user, adopt, grants, site } = self;
+            sign_in_plan::sign_in(session.core(), user?, &grants, &adopt, site).await
         })
     }
 }

@@ -1,0 +1,192 @@
+//! A sign-in in two steps: the plan reads and refuses, its execution changes.
+
+use std::sync::Arc;
+
+use super::{
+    arrive,
+    commit::PlannedSession,
+    lifecycle::{self, Site},
+    replace::{SessionStart, StartKind, replace_session},
+    shared::SessionShared,
+    write::{Attempts, WriteTarget, write},
+};
+use crate::{
+    config::{Identity, ResolvedPrincipal},
+    error::{CloseReason, WriteError, WriteErrorKind},
+    memory::record::Record,
+    record::{change::Mutation, state::State},
+    tier::CommitKind,
+    time::Millis,
+    value::{Json, Scope, ValueIndex},
+    version::Version,
+};
+
+/// A sign-in as the application or an order asks for it.
+pub(super) struct SignInRequest<'a> {
+    /// The value that names the user.
+    pub(super) user: Mutation,
+    /// Values that are written with the user's own.
+    pub(super) grants: &'a [Mutation],
+    pub(super) adopt: &'a [ValueIndex],
+    pub(super) planned: Option<PlannedSession>,
+    /// Whether a session may begin where none lives any more.
+    pub(super) may_begin: bool,
+}
+
+/// A sign-in that nothing refuses: what it changes is decided.
+struct SignInPlan {
+    principal: Option<Arc<ResolvedPrincipal>>,
+    /// The principal's record as the store has it; `None` without a store.
+    loaded: Option<Arc<Record>>,
+    /// The session that is moved; `None` where a session begins.
+    before: Option<Arc<Record>>,
+    /// The principal's sessions up to this version have ended.
+    above: Version,
+    planned: Option<PlannedSession>,
+    /// The values of the session, the user's own first.
+    changes: Vec<Mutation>,
+    /// The values of the principal that the browser chose before.
+    adopted: Vec<Mutation>,
+    now: Millis,
+}
+
+pub(super) async fn sign_in(
+    shared: &SessionShared,
+    user: Mutation,
+    grants: &[Mutation],
+    adopt: &[ValueIndex],
+    site: Site,
+) -> Result<(), WriteError> {
+    shared.flags.touch();
+    lifecycle::check_can_set_cookie(shared)?;
+    let _lifecycle = shared.lifecycle_lock().await;
+    // A session that had ended before this request, or that this handle has just ended, may be followed. The application
+    // may also answer for another site's form, which has no session.
+    let may_begin = match shared.live(shared.node.now()) {
+        Ok(_) => false,
+        Err(Some(reason)) if !lifecycle::may_be_followed(shared, site) => return Err(WriteError::closed(reason)),
+        Err(_) => true,
+    };
+    sign_in_with(shared, SignInRequest { user, grants, adopt, planned: None, may_begin }).await
+}
+
+/// Signs a user in. The caller holds [`SessionShared::lifecycle_lock`].
+pub(super) async fn sign_in_with(shared: &SessionShared, request: SignInRequest<'_>) -> Result<(), WriteError> {
+    SignInPlan::prepare(shared, request).await?.execute(shared).await
+}
+
+impl SignInPlan {
+    /// Decides the sign-in, or refuses it. Nothing changes: a store that doesn't answer leaves everything as it is.
+    async fn prepare(shared: &SessionShared, request: SignInRequest<'_>) -> Result<Self, WriteError> {
+        let SignInRequest { user, grants, adopt, planned, may_begin } = request;
+        let principal = named_principal(shared, &user);
+        let loaded = match &principal {
+            Some(principal) => arrive::load_principal_record(shared, principal, shared.node.now()).await?,
+            None => None,
+        };
+        let now = shared.node.now();
+        let known = loaded.clone().or_else(|| shared.find_principal(principal.as_deref()?));
+        let above = known.as_ref().map_or(Version::ZERO, |record| record.not_before(&shared.node.time, now));
+        let before = match shared.live(now) {
+            Ok(record) => Some(record),
+            Err(_) if may_begin => None,
+            Err(reason) => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
+        };
+        let adopted = match (&before, &principal) {
+            // Only what nobody's principal chose: owners are never merged.
+            (Some(before), Some(principal)) if shared.principal_for(before, now).is_none() => {
+                // Not held yet: a refused sign-in must not take the present user's record from the watches.
+                let new = || Arc::new(Record::principal(principal.key(), shared.node.config.principal_idle, now));
+                adoptable(shared, &known.unwrap_or_else(new), chosen(shared, before, adopt, now), now)?
+            }
+            _ => Vec::new(),
+        };
+        let changes = std::iter::once(user).chain(grants.iter().cloned()).collect();
+        Ok(Self { principal, loaded, before, above, planned, changes, adopted, now })
+    }
+
+    async fn execute(self, shared: &SessionShared) -> Result<(), WriteError> {
+        let Self { principal, loaded, before, above, planned, changes, adopted, now } = self;
+        let start = SessionStart { kind: StartKind::SignIn { above }, planned, changes: &changes };
+        match before {
+            Some(before) => replace_session(shared, &before, &start, now).await?,
+            None => lifecycle::begin_session(shared, &start, now).await?,
+        }
+        if let Some(record) = loaded {
+            shared.hold_record(record);
+        }
+        match principal {
+            Some(principal) => give(shared, &principal, adopted, now).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// The change that signs a user in.
+pub(super) fn user_change(shared: &SessionShared, user: Json) -> Result<Mutation, WriteError> {
+    let Identity::Value { index, .. } = &shared.node.config.identity else {
+        let message = "nobody can sign in: declare the user's type with `identify_by`";
+        return Err(WriteError::new(WriteErrorKind::Undeclared, message));
+    };
+    Ok(Mutation::set(*index, shared.node.config.schema.get(*index).name, user))
+}
+
+/// The principal that a user's value names.
+pub(super) fn named_principal(shared: &SessionShared, user: &Mutation) -> Option<Arc<ResolvedPrincipal>> {
+    let Identity::Value { derive, .. } = &shared.node.config.identity else { return None };
+    derive(user.json.as_deref()?).map(|principal| Arc::new(shared.node.config.resolve_principal(principal)))
+}
+
+/// The browser's own choices among the values to adopt.
+fn chosen(shared: &SessionShared, record: &Record, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
+    let schema = &shared.node.config.schema;
+    let state = record.read();
+    let change = |index: &ValueIndex| {
+        let json = state.value(schema, *index, now)?.json.clone()?;
+        Some(Mutation::set(*index, schema.get(*index).name, json))
+    };
+    adopt.iter().filter_map(change).collect()
+}
+
+/// The choices of which the principal has none yet, if the principal's record has room for them.
+fn adoptable(
+    shared: &SessionShared,
+    record: &Record,
+    chosen: Vec<Mutation>,
+    now: Millis,
+) -> Result<Vec<Mutation>, WriteError> {
+    let has = |state: &State, change: &Mutation| {
+        state.value(&shared.node.config.schema, change.index, now).is_some_and(|stored| stored.json.is_some())
+    };
+    let is_new = |change: &Mutation| !record.live(now, |state| has(state, change)).unwrap_or(false);
+    let adopted: Vec<_> = chosen.into_iter().filter(is_new).collect();
+    record.check_budget(&adopted, shared.node.write_context(Scope::Principal, now))?;
+    Ok(adopted)
+}
+
+/// Gives the principal the values that it does not have. A value that stands by then stays.
+async fn give(
+    shared: &SessionShared,
+    principal: &ResolvedPrincipal,
+    adopted: Vec<Mutation>,
+    now: Millis,
+) -> Result<(), WriteError> {
+    let record = shared.hold_principal(principal, now);
+    let schema = &shared.node.config.schema;
+    for change in adopted {
+        let target = WriteTarget::principal(Arc::clone(&record));
+        let mut attempts = Attempts::default();
+        loop {
+            let current = record.live(now, |state| state.value(schema, change.index, now).cloned()).ok().flatten();
+            if current.as_ref().is_some_and(|stored| stored.json.is_some()) {
+                break;
+            }
+            let replaces = Some(current.map_or(Version::ZERO, |stored| stored.version));
+            let change = Mutation { replaces, ..change.clone() };
+            if attempts.settle(write(shared, &target, CommitKind::Upsert, &[change], now).await)?.is_some() {
+                break;
+            }
+        }
+    }
+    Ok(())
+}
