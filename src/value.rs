@@ -255,15 +255,28 @@ pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, ValueError> {
     Ok(value)
 }
 
-/// The bytes of a valid value that decode to a valid value again.
+/// Returns the bytes of a valid value, which decode to a valid value again.
 pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, ValueError> {
     value.validate().map_err(ValueError::Invalid)?;
+    encode_valid(value, None)
+}
+
+/// Decodes bytes, and encodes the value again: the bytes that the type itself would write.
+fn normalize<V: SessionValue>(json: &[u8]) -> Result<Json, ValueError> {
+    encode_valid(&decode::<V>(json)?, Some(json))
+}
+
+/// Encodes a value that has passed `validate`. The bytes are decoded again unless they equal the bytes `decoded`, which
+/// have just been decoded: the same bytes give the same value.
+fn encode_valid<V: SessionValue>(value: &V, decoded: Option<&[u8]>) -> Result<Json, ValueError> {
     let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(ValueError::Unencodable)?;
-    match decode::<V>(&json) {
-        Ok(_) => Ok(json),
-        Err(ValueError::Undecodable(error)) => Err(ValueError::NotRoundTrip(error)),
-        Err(flaw) => Err(flaw),
+    if decoded != Some(&*json) {
+        decode::<V>(&json).map_err(|flaw| match flaw {
+            ValueError::Undecodable(error) => ValueError::NotRoundTrip(error),
+            flaw => flaw,
+        })?;
     }
+    Ok(json)
 }
 
 /// A declared value's number: its place in the order of declaration.
@@ -292,7 +305,7 @@ impl ValueSpec {
             placement: V::PLACEMENT,
             max_age: V::MAX_AGE,
             check: |json| decode::<V>(json).map(drop),
-            normalize: |json| encode(&decode::<V>(json)?),
+            normalize: normalize::<V>,
         }
     }
 
@@ -302,19 +315,8 @@ impl ValueSpec {
     }
 }
 
-impl fmt::Debug for ValueSpec {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValueSpec")
-            .field("name", &self.name)
-            .field("scope", &self.scope)
-            .field("placement", &self.placement)
-            .field("max_age", &self.max_age)
-            .finish_non_exhaustive()
-    }
-}
-
 /// All declared values, in the order of declaration.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub(crate) struct Schema(Vec<ValueSpec>);
 
 impl Schema {
@@ -379,8 +381,11 @@ pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde::Deserialize;
+
+    use super::*;
 
     #[test]
     fn names_are_checked() {
@@ -406,6 +411,46 @@ mod tests {
     fn what_would_not_decode_again_is_refused() {
         assert!(matches!(encode(&Ratio(f64::NAN)), Err(ValueError::NotRoundTrip(_))));
         assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
+    }
+
+    static DECODED: AtomicUsize = AtomicUsize::new(0);
+
+    /// A number whose every decoding is validated, and counted there.
+    #[derive(Serialize, Deserialize)]
+    struct Counted(u8);
+    impl SessionValue for Counted {
+        const NAME: &'static str = "counted";
+        fn validate(&self) -> Result<(), BoxError> {
+            DECODED.fetch_add(1, Ordering::Relaxed);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn own_spelling_is_decoded_once() {
+        for (json, decodings) in [("7", 1), (" 7", 2)] {
+            DECODED.store(0, Ordering::Relaxed);
+            assert_eq!(*normalize::<Counted>(json.as_bytes()).unwrap(), *b"7");
+            assert_eq!(DECODED.load(Ordering::Relaxed), decodings, "{json:?}");
+        }
+    }
+
+    /// A type that reads its own text, and writes another that it does not read.
+    #[derive(Clone, Serialize, Deserialize)]
+    #[serde(into = "Vec<u8>")]
+    struct OneWay(u8);
+    impl From<OneWay> for Vec<u8> {
+        fn from(OneWay(number): OneWay) -> Self {
+            vec![number, number]
+        }
+    }
+    impl SessionValue for OneWay {
+        const NAME: &'static str = "one_way";
+    }
+
+    #[test]
+    fn other_spelling_must_decode_again() {
+        assert!(matches!(normalize::<OneWay>(b"7"), Err(ValueError::NotRoundTrip(_))));
     }
 
     #[test]
