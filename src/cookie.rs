@@ -262,7 +262,7 @@ impl CookieTier {
     /// What browsers would refuse, with its remedy.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
         let name = self.cookie_name();
-        let refuse = |message: String| Err(BuildError::new(BuildErrorKind::Cookie, message));
+        let refuse = |message: String| Err(BuildErrorKind::Cookie.error(message));
         if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
             return refuse(format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`"));
         }

@@ -31,11 +31,13 @@ pub enum BuildErrorKind {
     Setting,
 }
 
-impl BuildError {
-    pub(crate) fn new(kind: BuildErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, message: message.into(), source: None }
+impl BuildErrorKind {
+    pub(crate) fn error(self, message: impl Into<Cow<'static, str>>) -> BuildError {
+        BuildError { kind: self, message: message.into(), source: None }
     }
+}
 
+impl BuildError {
     pub(crate) fn caused_by(mut self, source: impl Into<BoxError>) -> Self {
         self.source = Some(source.into());
         self

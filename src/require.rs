@@ -96,10 +96,8 @@ impl<V: SessionValue> RequireLayer<V> {
     /// `Setting` for a location that is empty, which would lead the browser back to the guard, or that has other characters
     /// than visible ASCII.
     pub fn redirect(mut self, location: &str) -> Result<Self, BuildError> {
-        let refused = BuildError::new(
-            BuildErrorKind::Setting,
-            "the location of a redirect is a URL or a path of visible ASCII, as `/login`",
-        );
+        let refused = BuildErrorKind::Setting
+            .error("the location of a redirect is a URL or a path of visible ASCII, as `/login`");
         if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused);
         }

@@ -370,13 +370,10 @@ pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
     if well_formed && !matches!(name, "constructor" | "prototype") {
         return Ok(());
     }
-    Err(BuildError::new(
-        BuildErrorKind::Value,
-        format!(
-            "the value name {name:?} can't go on the wire: use a letter and then up to 63 letters, digits, `_`, `.` or \
+    Err(BuildErrorKind::Value.error(format!(
+        "the value name {name:?} can't go on the wire: use a letter and then up to 63 letters, digits, `_`, `.` or \
              `-`, and neither `constructor` nor `prototype`"
-        ),
-    ))
+    )))
 }
 
 #[cfg(test)]

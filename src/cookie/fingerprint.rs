@@ -1,9 +1,9 @@
 //! How memory recognises a token that it has sealed or opened before, without opening it again.
 
 use polyval::{Polyval, universal_hash::UniversalHash};
-use rand::{TryRng, rngs::SysRng};
 
-use crate::record::cookie_sync::TokenFingerprint;
+use super::keyring::random;
+use crate::{error::BuildError, record::cookie_sync::TokenFingerprint};
 
 /// A key of this process, under which tokens are known by 128 bits.
 ///
@@ -17,9 +17,8 @@ impl FingerprintKey {
     /// # Errors
     ///
     /// Where the operating system has no randomness to give.
-    pub(crate) fn generate() -> Result<Self, rand::rngs::SysError> {
-        let mut key = zeroize::Zeroizing::new([0; polyval::KEY_SIZE]);
-        SysRng.try_fill_bytes(key.as_mut())?;
+    pub(crate) fn generate() -> Result<Self, BuildError> {
+        let key = random::<{ polyval::KEY_SIZE }>()?;
         let mut hash = Polyval::new((&*key).into());
         // A first block of every token: without it zeros would have the same fingerprint under every key.
         hash.update_padded(&[1]);

@@ -93,11 +93,11 @@ impl KeyRing {
                 "`{variable}` is not set: set it to the output of `openssl rand -hex 32`; `KeyRing::development` keeps a key \
                  for development"
             );
-            BuildError::new(BuildErrorKind::Key, unset)
+            BuildErrorKind::Key.error(unset)
         })?;
         let text = text.into_string().map_err(|_| refusal(format_args!("`{variable}` is not hex")))?;
         Self::from_hex(&Zeroizing::new(text))
-            .map_err(|error| BuildError::new(BuildErrorKind::Key, format!("`{variable}`: {error}")))
+            .map_err(|error| BuildErrorKind::Key.error(format!("`{variable}`: {error}")))
     }
 
     /// A ring of one new key from the operating system's generator.
@@ -109,7 +109,7 @@ impl KeyRing {
     ///
     /// Where the operating system has no randomness to give.
     pub fn generate() -> Result<Self, BuildError> {
-        Self::new([&*random()?])
+        Self::new([&*random::<NEW_LEN>()?])
     }
 
     /// Changes the keys for all clones of this handle; the next request seals and opens with the new ones.
@@ -259,17 +259,19 @@ fn weakness(key: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// The bytes of a new key, from the operating system's generator. Twice the least: random bytes of this length are never
-/// mistaken for text.
-fn random() -> Result<Zeroizing<[u8; 2 * Key::MIN_LEN]>, BuildError> {
-    let mut key = Zeroizing::new([0; 2 * Key::MIN_LEN]);
-    let failed = BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key");
+/// The length of a new key. Twice the least: random bytes of this length are never mistaken for text.
+const NEW_LEN: usize = 2 * Key::MIN_LEN;
+
+/// The bytes of a new key, from the operating system's generator.
+pub(super) fn random<const LEN: usize>() -> Result<Zeroizing<[u8; LEN]>, BuildError> {
+    let mut key = Zeroizing::new([0; LEN]);
+    let failed = BuildErrorKind::Key.error("the operating system gave no randomness for a key");
     SysRng.try_fill_bytes(&mut *key).map_err(|error| failed.caused_by(error))?;
     Ok(key)
 }
 
 fn refusal(what: impl fmt::Display) -> BuildError {
-    BuildError::new(BuildErrorKind::Key, format!("{what}: make a key with `openssl rand -hex 32`"))
+    BuildErrorKind::Key.error(format!("{what}: make a key with `openssl rand -hex 32`"))
 }
 
 fn decode_hex(text: &str) -> Option<Zeroizing<Vec<u8>>> {

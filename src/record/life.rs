@@ -40,7 +40,7 @@ impl Lifetime {
     /// [`BuildErrorKind::Setting`] where either is under a second, or the session would live longer unused than in all
     /// (OWASP ASVS 7.3.1 and 7.3.2 want both limits).
     pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
-        let refuse = |message| Err(BuildError::new(BuildErrorKind::Setting, message));
+        let refuse = |message| Err(BuildErrorKind::Setting.error(message));
         if idle < Duration::from_secs(1) {
             return refuse("the idle lifetime is under a second, so no request could follow another: extend `idle`");
         }

@@ -23,7 +23,7 @@ mod tiers;
 
 pub use self::tiers::IntoTier;
 use self::{
-    check::{check_placement, default_clock, setting_error},
+    check::{check_placement, default_clock},
     tiers::{AddedTier, Tiers},
 };
 
@@ -289,15 +289,17 @@ impl SessionsBuilder {
         // Under `Lax` and `Strict` a browser that sent no `Origin` would send no cookie across sites either.
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
-            return Err(setting_error(
+            return Err(BuildErrorKind::Setting.error(
                 "`principal_idle` is under a second, so a user's values would be gone at the next request: extend it",
             ));
         }
         if self.source_deadline < Duration::from_millis(1) {
-            return Err(setting_error("`source_deadline` under a millisecond: no source that waits could answer"));
+            return Err(BuildErrorKind::Setting
+                .error("`source_deadline` under a millisecond: no source that waits could answer"));
         }
         if memory.as_ref().is_some_and(|tier| tier.max_bytes == 0) {
-            return Err(setting_error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
+            return Err(BuildErrorKind::Setting
+                .error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
         }
         let memory = memory.map(|tier| tier.open());
         let identity = self.identity(&schema)?;
@@ -312,10 +314,7 @@ impl SessionsBuilder {
             budget,
             max_budget,
             cookie_name: cookie.header_name(),
-            fingerprints: FingerprintKey::generate().map_err(|error| {
-                BuildError::new(BuildErrorKind::Key, "the operating system gave no randomness for a key")
-                    .caused_by(error)
-            })?,
+            fingerprints: FingerprintKey::generate()?,
             cookie,
             has_sources: computed.iter().any(ComputedTier::is_source),
             asks_head: matches!(identity, Identity::Head(_)) || computed.iter().any(ComputedTier::asks_head),

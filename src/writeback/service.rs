@@ -269,10 +269,7 @@ impl SessionWriteback {
     /// For a value that is not declared, and for the one that says who is signed in.
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let node = &self.sessions.node;
-        let refuse = |what| {
-            let message = format!("`{}` can't be allowed: {what}", V::NAME);
-            Err(BuildError::new(BuildErrorKind::Value, message))
-        };
+        let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
         let Some(index) = node.config.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
         if let crate::config::Identity::Value { index: identity, .. } = &node.config.identity
             && *identity == index
@@ -318,7 +315,7 @@ impl SessionWriteback {
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let Some(index) = self.sessions.node.config.schema.index_of::<V>() else {
             let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
-            return Err(BuildError::new(BuildErrorKind::Value, message));
+            return Err(BuildErrorKind::Value.error(message));
         };
         if !self.exposed.contains(&index) {
             self.exposed.push(index);
@@ -359,7 +356,7 @@ impl SessionWriteback {
     pub fn heartbeat(mut self, interval: Duration) -> Result<Self, BuildError> {
         if !HEARTBEATS.contains(&interval) {
             let message = format!("a heartbeat each {interval:?} is not possible: from 1s to 300s is");
-            return Err(BuildError::new(BuildErrorKind::Setting, message));
+            return Err(BuildErrorKind::Setting.error(message));
         }
         self.heartbeat = interval;
         Ok(self)

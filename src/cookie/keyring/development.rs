@@ -11,7 +11,7 @@ use std::{
 
 use zeroize::Zeroizing;
 
-use super::{KeyRing, random};
+use super::{KeyRing, NEW_LEN, random};
 use crate::error::{BuildError, BuildErrorKind};
 
 /// The folder of this crate in the state directory.
@@ -80,7 +80,7 @@ fn check(application: &str) -> Result<(), BuildError> {
     }
     let message =
         format!("{application:?} can't name a development key: use 1 to {MAX_NAME} ASCII letters, digits, `-` and `_`");
-    Err(BuildError::new(BuildErrorKind::Key, message))
+    Err(BuildErrorKind::Key.error(message))
 }
 
 /// The directory in which a user's programs keep what outlives a restart and belongs to one machine.
@@ -123,7 +123,7 @@ fn make(path: &Path) -> Result<(), BuildError> {
         let what = format_args!("the development key `{}` can't be made", path.display());
         refusal(what, "make its folder writable").caused_by(error)
     };
-    let key = random()?;
+    let key = random::<NEW_LEN>()?;
     let mut line = Zeroizing::new(String::with_capacity(2 * key.len() + 1));
     for byte in key.iter() {
         write!(line, "{byte:02x}").expect("a string takes all that is written");
@@ -217,7 +217,7 @@ fn refusal(what: impl fmt::Display, remedy: &str) -> BuildError {
         "{what}: {remedy}, or set `SESSION_KEYS` to the output of `openssl rand -hex 32` and use \
          `KeyRing::from_env(\"SESSION_KEYS\")`"
     );
-    BuildError::new(BuildErrorKind::Key, message)
+    BuildErrorKind::Key.error(message)
 }
 
 #[cfg(test)]

@@ -22,41 +22,41 @@ impl SessionsBuilder {
         for declared in self.values.drain(..) {
             value::check_name(declared.name)?;
             if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
-                return Err(value_error(format!(
+                return Err(BuildErrorKind::Value.error(format!(
                     "`{}` would end at the moment of its write: give `MAX_AGE` a time, or leave `MAX_AGE` out",
                     declared.name
                 )));
             }
             if schema.index_by_name(declared.name).is_some() {
-                return Err(value_error(format!(
-                    "`{}` is declared twice: each value has a name of its own",
-                    declared.name
-                )));
+                return Err(BuildErrorKind::Value
+                    .error(format!("`{}` is declared twice: each value has a name of its own", declared.name)));
             }
             schema.push(declared);
         }
         if schema.len() > usize::from(u8::MAX) {
-            return Err(value_error("more than 255 values: put what belongs together into one type".to_owned()));
+            return Err(
+                BuildErrorKind::Value.error("more than 255 values: put what belongs together into one type".to_owned())
+            );
         }
         Ok(schema)
     }
 
     pub(super) fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
         match (self.identify.take(), self.identify_by.take()) {
-            (Some(_), Some(_)) => Err(BuildError::new(
-                BuildErrorKind::Setting,
-                "both `identify` and `identify_by` say who the principal is: leave one out",
-            )),
+            (Some(_), Some(_)) => Err(BuildErrorKind::Setting
+                .error("both `identify` and `identify_by` say who the principal is: leave one out")),
             (Some(head), None) => Ok(Identity::Head(head)),
             (None, Some((user, derive))) => {
                 if user.scope != Scope::Session {
-                    let message =
-                        format!("`{}` says who is signed in, so its scope must be `Scope::Session`", user.name);
-                    return Err(value_error(message));
+                    return Err(BuildErrorKind::Value.error(format!(
+                        "`{}` says who is signed in, so its scope must be `Scope::Session`",
+                        user.name
+                    )));
                 }
                 let index = schema.index_by_name(user.name);
-                let index = index
-                    .ok_or_else(|| value_error(format!("`{}` is not declared: add `.value::<..>()`", user.name)))?;
+                let index = index.ok_or_else(|| {
+                    BuildErrorKind::Value.error(format!("`{}` is not declared: add `.value::<..>()`", user.name))
+                })?;
                 Ok(Identity::Value { index, derive })
             }
             (None, None) => Ok(Identity::Nobody),
@@ -74,7 +74,7 @@ impl SessionsBuilder {
                 "`identity_room` keeps {room} bytes, and the session has {}: keep less for the user's value",
                 budget.session
             );
-            return Err(BuildError::new(BuildErrorKind::Setting, message));
+            return Err(BuildErrorKind::Setting.error(message));
         }
         Ok(room)
     }
@@ -86,15 +86,14 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
         let name = declared.name;
         match declared.placement {
             Placement::Server if !store => {
-                return Err(value_error(format!(
+                return Err(BuildErrorKind::Value.error(format!(
                     "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
                      (`Placement::Everywhere`), or say that losing it is fine (`Placement::Volatile`)"
                 )));
             }
             Placement::Volatile if !memory && !store => {
-                return Err(value_error(format!(
-                    "`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`"
-                )));
+                return Err(BuildErrorKind::Value
+                    .error(format!("`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`")));
             }
             _ => {}
         }
@@ -110,17 +109,5 @@ pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
 
 #[cfg(not(feature = "tokio"))]
 pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
-    Err(BuildError::new(BuildErrorKind::Setting, "no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
-}
-
-pub(super) fn setting_error(message: &'static str) -> BuildError {
-    BuildError::new(BuildErrorKind::Setting, message)
-}
-
-pub(super) fn chain_error(message: impl Into<std::borrow::Cow<'static, str>>) -> BuildError {
-    BuildError::new(BuildErrorKind::Chain, message)
-}
-
-pub(super) fn value_error(message: String) -> BuildError {
-    BuildError::new(BuildErrorKind::Value, message)
+    Err(BuildErrorKind::Setting.error("no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
 }

@@ -1,13 +1,10 @@
 //! The tiers that an application adds: [`IntoTier`], and the sorting of the tiers into their places in the chain.
 
-use super::{
-    SessionsBuilder,
-    check::{chain_error, value_error},
-};
+use super::SessionsBuilder;
 use crate::{
     config::{ComputedTier, DEFAULT},
     cookie::CookieTier,
-    error::BuildError,
+    error::{BuildError, BuildErrorKind},
     memory::MemoryTier,
     tier::{
         Source,
@@ -85,10 +82,10 @@ impl SessionsBuilder {
         let mut computed: Vec<ComputedTier> = Vec::new();
         for tier in self.tiers.drain(..) {
             match tier {
-                AddedTier::Memory(_) if memory.is_some() => return Err(chain_error(ONE_OF_EACH)),
-                AddedTier::Cookie(_) if cookie.is_some() => return Err(chain_error(ONE_OF_EACH)),
+                AddedTier::Memory(_) if memory.is_some() => return Err(BuildErrorKind::Chain.error(ONE_OF_EACH)),
+                AddedTier::Cookie(_) if cookie.is_some() => return Err(BuildErrorKind::Chain.error(ONE_OF_EACH)),
                 AddedTier::Memory(_) if cookie.is_some() => {
-                    return Err(chain_error(
+                    return Err(BuildErrorKind::Chain.error(
                         "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
                     ));
                 }
@@ -97,12 +94,13 @@ impl SessionsBuilder {
                 AddedTier::Shared(tier) => {
                     if let Some(first) = &store {
                         let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
-                        return Err(chain_error(message + ": a chain has one shared store, leave the other out"));
+                        return Err(BuildErrorKind::Chain
+                            .error(message + ": a chain has one shared store, leave the other out"));
                     }
                     store = Some(tier);
                 }
                 AddedTier::Default(_) if computed.iter().any(|tier| !tier.is_source()) => {
-                    return Err(chain_error("two default tiers: put all defaults into one"));
+                    return Err(BuildErrorKind::Chain.error("two default tiers: put all defaults into one"));
                 }
                 AddedTier::Default(tier) => computed.push(ComputedTier::Default(rules(tier, schema)?)),
                 AddedTier::Source(source) => {
@@ -111,14 +109,15 @@ impl SessionsBuilder {
                     {
                         let message =
                             format!("two tiers are named `{name}`, and `origin` could not tell them apart: rename one");
-                        return Err(chain_error(message));
+                        return Err(BuildErrorKind::Chain.error(message));
                     }
                     computed.push(ComputedTier::Source(SourceTier::new(source, self.source_deadline)));
                 }
             }
         }
-        let cookie = cookie
-            .ok_or_else(|| chain_error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"))?;
+        let cookie = cookie.ok_or_else(|| {
+            BuildErrorKind::Chain.error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`")
+        })?;
         Ok(Tiers { memory, cookie, store, computed })
     }
 }
@@ -129,12 +128,13 @@ fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultR
     let numbered = |rule: crate::tier::default::Rule| {
         let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
         let (index, _) = declared.ok_or_else(|| {
-            value_error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
+            BuildErrorKind::Value
+                .error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
         })?;
         match rule.answer {
             DefaultRule::Constant(Err(flaw)) => {
-                let error =
-                    value_error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
+                let error = BuildErrorKind::Value
+                    .error(format!("the default for `{}` can't be used: `{}` {flaw}", rule.name, rule.name));
                 Err(match flaw.into_source() {
                     Some(source) => error.caused_by(source),
                     None => error,
