@@ -139,7 +139,7 @@ pub use self::{
     value::{Placement, Scope, SessionValue},
     writeback::{
         reply::WritebackBody,
-        service::{SessionWriteback, WritebackFuture},
+        service::{SessionWriteback, answer::WritebackFuture},
     },
 };
 

@@ -1,5 +1,7 @@
 //! [`SessionWriteback`](service::SessionWriteback): what pages may write and read, and the hook that they do it with.
 
+mod accept;
+pub(crate) mod admission;
 pub(crate) mod asset;
 mod body;
 mod events;

@@ -1,7 +1,6 @@
 //! `GET /events`: the report, again whenever it has changed, and the changes that made the difference.
 
 use std::{
-    fmt,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -117,11 +116,5 @@ fn change(changed: &ChangeEvent) -> serde_json::Value {
         ChangeEvent::Renewed => json!({ "kind": "renewed" }),
         ChangeEvent::CaughtUp => json!({ "kind": "caught_up" }),
         ChangeEvent::Closed(reason) => json!({ "kind": "closed", "reason": reason.to_string() }),
-    }
-}
-
-impl fmt::Debug for Reports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Reports").finish_non_exhaustive()
     }
 }

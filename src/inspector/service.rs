@@ -11,6 +11,7 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use tower_service::Service;
 
 use super::events::Reports;
@@ -18,10 +19,10 @@ use crate::{
     cross_site::RequestKind,
     sessions::Sessions,
     writeback::{
+        admission::only_own_pages,
         asset::Asset,
-        reply::{Content, Refusal, gone, streaming},
-        service::only_own_pages,
-        stream::HEARTBEAT_INTERVAL,
+        reply::{Refusal, gone, streaming},
+        stream::{EventStream, HEARTBEAT_INTERVAL},
     },
 };
 
@@ -112,20 +113,17 @@ impl SessionInspector {
 
     async fn answer(self, head: Parts) -> Response<InspectorBody> {
         let Parts { method, uri, headers, .. } = &head;
-        let answered = match uri.path().strip_prefix(self.prefix.as_str()) {
-            // A router that strips the path does not say whether there was a slash at the end, so no relative path is
-            // right for both; a query alone is.
-            Some("" | "/") => match uri.query() {
-                Some("page.js") => SCRIPT.answer(method, headers),
-                Some("page.css") => STYLE.answer(method, headers),
-                Some("icon.svg") => ICON.answer(method, headers),
-                Some("events") => self.events(&head).await,
-                _ => PAGE.answer(method, headers).map(with_policy),
-            },
-            Some("/page.js") => SCRIPT.answer(method, headers),
-            Some("/page.css") => STYLE.answer(method, headers),
-            Some("/icon.svg") => ICON.answer(method, headers),
-            Some("/events") => self.events(&head).await,
+        let path = uri.path().strip_prefix(self.prefix.as_str());
+        let is_root = matches!(path, Some("" | "/"));
+        // A router that strips the path does not say whether there was a slash at the end, so no relative path is right
+        // for both; a query alone is.
+        let part = if is_root { uri.query() } else { path.and_then(|path| path.strip_prefix('/')) };
+        let answered = match part {
+            Some("page.js") => SCRIPT.answer(method, headers),
+            Some("page.css") => STYLE.answer(method, headers),
+            Some("icon.svg") => ICON.answer(method, headers),
+            Some("events") => self.events(&head).await,
+            _ if is_root => PAGE.answer(method, headers).map(with_policy),
             _ => Err(Refusal::new(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -142,7 +140,7 @@ impl SessionInspector {
         if core.close_reason(core.node.now()).is_some() {
             return Ok(gone());
         }
-        Ok(streaming(InspectorBody(Content::told_by(Reports::new(session), HEARTBEAT_INTERVAL))))
+        Ok(streaming(InspectorBody(EventStream::new(Reports::new(session), HEARTBEAT_INTERVAL).boxed())))
     }
 }
 
@@ -184,11 +182,11 @@ impl Future for InspectorFuture {
 
 /// The body of an answer of the inspector: whole, or a stream of events that goes on until the session is over.
 #[derive(Debug)]
-pub struct InspectorBody(Content<Reports>);
+pub struct InspectorBody(BoxBody<Bytes, Infallible>);
 
 impl From<Bytes> for InspectorBody {
     fn from(whole: Bytes) -> Self {
-        Self(Content::from(whole))
+        Self(Full::new(whole).boxed())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Reading a request's body: so long, so large, and of which type.
+//! Reading a request's body, within a length and a time.
 
 use std::{future::Future, task::Poll, time::Duration};
 
@@ -78,11 +78,4 @@ where
 fn too_large() -> Refusal {
     let message = format!("the body is longer than {MAX_BODY} bytes");
     Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
-}
-
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(value), None) = (types.next(), types.next()) else { return false };
-    let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
 }

@@ -180,9 +180,3 @@ impl fmt::Display for Object<'_> {
         f.write_char('}')
     }
 }
-
-impl fmt::Debug for Events {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Events").field("opening", &self.opening).finish_non_exhaustive()
-    }
-}

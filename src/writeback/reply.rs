@@ -4,20 +4,15 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use serde::Serialize;
 
-use super::{
-    events::Events,
-    request::Malformed,
-    stream::{EventSource, EventStream},
-};
+use super::request::Malformed;
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
     session::relay::RelayRefused,
@@ -25,7 +20,7 @@ use crate::{
 
 /// The body of an answer of the writeback: whole, or a stream of events that goes on until the session is over.
 #[derive(Debug)]
-pub struct WritebackBody(pub(super) Content<Events>);
+pub struct WritebackBody(pub(super) BoxBody<Bytes, Infallible>);
 
 /// Empty. Layers such as tower-http's `CorsLayer` answer with one.
 impl Default for WritebackBody {
@@ -36,7 +31,7 @@ impl Default for WritebackBody {
 
 impl From<Bytes> for WritebackBody {
     fn from(whole: Bytes) -> Self {
-        Self(Content::from(whole))
+        Self(Full::new(whole).boxed())
     }
 }
 
@@ -57,67 +52,17 @@ impl Body for WritebackBody {
     }
 }
 
-/// What an endpoint of ours answers with, whoever tells its events.
-#[derive(Debug)]
-pub(crate) enum Content<T> {
-    Whole(Full<Bytes>),
-    Events(Box<EventStream<T>>),
-}
-
-impl<T> From<Bytes> for Content<T> {
-    fn from(whole: Bytes) -> Self {
-        Self::Whole(Full::new(whole))
-    }
-}
-
-impl<T> Content<T> {
-    pub(crate) fn told_by(teller: T, heartbeat: Duration) -> Self {
-        Self::Events(Box::new(EventStream::new(teller, heartbeat)))
-    }
-}
-
-impl<T: EventSource + Unpin> Body for Content<T> {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(whole) => Pin::new(whole).poll_frame(cx),
-            Self::Events(events) => Pin::new(&mut **events).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(whole) => whole.is_end_stream(),
-            Self::Events(events) => events.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(whole) => whole.size_hint(),
-            Self::Events(events) => events.size_hint(),
-        }
-    }
-}
-
 /// A request that changed nothing, as the page is told.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Refusal {
+    #[serde(skip)]
     status: StatusCode,
     code: &'static str,
     message: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     names: Vec<String>,
+    #[serde(skip)]
     allow: Option<HeaderValue>,
-}
-
-#[derive(Serialize)]
-struct RefusalJson<'a> {
-    code: &'a str,
-    message: &'a str,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    names: &'a [String],
 }
 
 impl Refusal {
@@ -146,93 +91,91 @@ impl Refusal {
     }
 
     pub(crate) fn into_response<B: From<Bytes>>(self) -> Response<B> {
-        let Self { status, code, message, names, allow } = self;
-        let mut response = json(status, &RefusalJson { code, message: &message, names: &names });
-        if let Some(allow) = allow {
-            response.headers_mut().insert(header::ALLOW, allow);
-        }
+        let mut response = json(self.status, &self);
+        response.headers_mut().extend(self.allow.map(|allow| (header::ALLOW, allow)));
         response
     }
 }
 
-pub(super) fn stored(names: &[String]) -> Response<WritebackBody> {
-    json(StatusCode::OK, &serde_json::json!({ "stored": names }))
+/// Tells the page which names are stored, and which were passed over where any name may come.
+pub(super) fn stored(names: &[String], ignored: Option<&[String]>) -> Response<WritebackBody> {
+    #[derive(Serialize)]
+    struct Stored<'a> {
+        stored: &'a [String],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ignored: Option<&'a [String]>,
+    }
+    json(StatusCode::OK, &Stored { stored: names, ignored })
 }
 
 /// `Cross-Origin-Resource-Policy` of the Fetch standard, which the crate `http` does not name.
 static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// Keeps an answer from pages of other origins: a `no-cors` request of theirs, as an image or a script, can look like an
-/// `EventSource`'s where the browser sends no Fetch Metadata. A CORS request, as of a listed origin, is not affected.
-fn keep_from_other_origins(headers: &mut HeaderMap) {
-    headers.insert(&CROSS_ORIGIN_RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+/// The fields of every answer but a file's. No cache keeps the answer, and no page of another origin may see it: a `no-cors`
+/// request of theirs, as an image or a script, can look like an `EventSource`'s where the browser sends no Fetch Metadata. A
+/// CORS request, as of a listed origin, is not affected.
+static PRIVATE: [(&HeaderName, &str); 3] = [
+    (&header::CACHE_CONTROL, "no-store"),
+    (&CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
+    (&header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+];
+
+fn private<B>(status: StatusCode, content_type: Option<&'static str>, body: B) -> Response<B> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let content_type = content_type.map(|content_type| (&header::CONTENT_TYPE, content_type));
+    for (name, value) in content_type.into_iter().chain(PRIVATE) {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 /// The session has ended: a stream of it would have nothing to say.
 pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
-    let mut response = Response::new(B::from(Bytes::new()));
-    *response.status_mut() = StatusCode::NO_CONTENT;
-    let headers = response.headers_mut();
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    keep_from_other_origins(headers);
-    response
+    private(StatusCode::NO_CONTENT, None, Bytes::new().into())
 }
 
 /// Events, as they come.
 pub(crate) fn streaming<B>(body: B) -> Response<B> {
-    let mut response = Response::new(body);
+    let mut response = private(StatusCode::OK, Some("text/event-stream"), body);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     // What a proxy compresses, or keeps until its buffer is full, comes late or never.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
-    keep_from_other_origins(headers);
     response
 }
 
 fn json<B: From<Bytes>>(status: StatusCode, body: &impl Serialize) -> Response<B> {
     // Strings in structs always encode.
     let body = serde_json::to_vec(body).unwrap_or_default();
-    let mut response = Response::new(B::from(Bytes::from(body)));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    keep_from_other_origins(headers);
-    response
+    private(status, Some("application/json"), Bytes::from(body).into())
 }
 
 impl From<Malformed> for Refusal {
-    fn from(malformed: Malformed) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, malformed.code(), malformed.to_string())
+    fn from(Malformed { code, message }: Malformed) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, message)
     }
 }
 
 impl From<RelayRefused> for Refusal {
     fn from(refused: RelayRefused) -> Self {
-        let (status, code, message) = match refused {
-            RelayRefused::NotGenuine => (
-                StatusCode::BAD_REQUEST,
-                "relay_invalid",
-                "the token is not a relay token of this application".to_owned(),
-            ),
-            RelayRefused::Expired => (StatusCode::CONFLICT, "relay_expired", "the relay token has expired".to_owned()),
-            RelayRefused::OtherSession => {
-                (StatusCode::CONFLICT, "relay_other_session", "the relay token belongs to another session".to_owned())
+        let (code, message) = match refused {
+            RelayRefused::NotGenuine => {
+                let message = "the token is not a relay token of this application";
+                return Self::new(StatusCode::BAD_REQUEST, "relay_invalid", message);
             }
-            RelayRefused::Closed(reason) => (StatusCode::CONFLICT, "session_closed", reason.sentence()),
-            RelayRefused::Used => {
-                (StatusCode::CONFLICT, "token_used", "a page has brought the token before".to_owned())
-            }
-            RelayRefused::OtherUser => return Self::user_changed(),
             RelayRefused::Busy => {
-                let message = "pages brought too many new sessions lately: try again".to_owned();
-                (StatusCode::SERVICE_UNAVAILABLE, "unavailable", message)
+                let message = "pages brought too many new sessions lately: try again";
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
             }
             RelayRefused::Write(error) => return error.into(),
+            RelayRefused::OtherUser => return Self::user_changed(),
+            RelayRefused::Closed(reason) => ("session_closed", reason.sentence()),
+            RelayRefused::Expired => ("relay_expired", "the relay token has expired".into()),
+            RelayRefused::OtherSession => ("relay_other_session", "the relay token belongs to another session".into()),
+            RelayRefused::Used => ("token_used", "a page has brought the token before".into()),
         };
-        Self::new(status, code, message)
+        Self::new(StatusCode::CONFLICT, code, message)
     }
 }
 

@@ -4,7 +4,7 @@
 //! a piece of the body itself. So a body that means different things to different readers is refused whole, and no value is
 //! built before its name is allowed.
 
-use std::{borrow::Cow, collections::HashSet, error::Error, fmt, iter};
+use std::{borrow::Cow, collections::HashSet, fmt, iter};
 
 use serde::{
     Deserialize, Deserializer,
@@ -32,69 +32,52 @@ pub(crate) enum Posted<'a> {
 impl<'a> Posted<'a> {
     /// Reads a whole body. Its length is the caller's to limit: time and memory are linear in it.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
-        let text = str::from_utf8(body).map_err(|_| Malformed::Json)?;
+        let text = str::from_utf8(body).map_err(|_| Malformed::JSON)?;
         // Before the check, which recurses.
         if depth(text) > MAX_DEPTH {
-            return Err(Malformed::TooDeep);
+            return Err(Malformed::TOO_DEEP);
         }
-        let body: &RawValue = from_str(text).map_err(|_| Malformed::Json)?;
+        let body: &RawValue = from_str(text).map_err(|_| Malformed::JSON)?;
         check(body.get())?;
         if !body.get().starts_with('{') {
-            return Err(Malformed::NotAnObject);
+            return Err(Malformed::NOT_AN_OBJECT);
         }
-        let Object(values) = from_str(body.get()).map_err(|_| Malformed::Json)?;
+        let Object(values) = from_str(body.get()).map_err(|_| Malformed::JSON)?;
         match values.as_slice() {
-            more if more.len() > MAX_NAMES => Err(Malformed::TooManyNames),
+            more if more.len() > MAX_NAMES => Err(Malformed::TOO_MANY_NAMES),
             &[(ref name, token)] if name == RELAY => {
                 let token = from_str(token.get());
-                token.map(|Text(token)| Self::Relay(token)).map_err(|_| Malformed::RelayNotAString)
+                token.map(|Text(token)| Self::Relay(token)).map_err(|_| Malformed::RELAY_NOT_A_STRING)
             }
-            several if several.iter().any(|(name, _)| name == RELAY) => Err(Malformed::RelayNotAlone),
+            several if several.iter().any(|(name, _)| name == RELAY) => Err(Malformed::RELAY_NOT_ALONE),
             _ => Ok(Self::Values(values)),
         }
     }
 }
 
-/// Why a body is refused with 400. Nothing that the client sent is in the message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Malformed {
-    Json,
-    NotAnObject,
-    DuplicateName,
-    ReservedName,
-    TooDeep,
-    TooManyNames,
-    RelayNotAlone,
-    RelayNotAString,
+/// Why a body is refused with 400.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Malformed {
+    /// The `code` of the answer, which scripts match on.
+    pub(super) code: &'static str,
+    /// Nothing that the client sent is in the message.
+    pub(super) message: &'static str,
 }
 
 impl Malformed {
-    /// The `code` of the answer, which scripts match on.
-    pub(crate) const fn code(self) -> &'static str {
-        self.code_and_message().0
-    }
+    const JSON: Self = Self::new("malformed_json", "the body is not exactly one JSON text in UTF-8");
+    const NOT_AN_OBJECT: Self = Self::new("not_an_object", "the body is not a JSON object");
+    const DUPLICATE_NAME: Self = Self::new("duplicate_name", "an object in the body has the same name twice");
+    const RESERVED_NAME: Self = Self::new("reserved_name", "an object in the body has a name that is reserved");
+    const TOO_DEEP: Self = Self::new("too_deep", "the body nests more than 16 deep");
+    const TOO_MANY_NAMES: Self = Self::new("too_many_names", "the body has more than 64 names");
+    const RELAY_NOT_ALONE: Self = Self::new("relay_not_alone", "`$relay` stands beside other names");
+    const RELAY_NOT_A_STRING: Self = Self::new("relay_not_a_string", "`$relay` is not a string");
 
-    const fn code_and_message(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Json => ("malformed_json", "the body is not exactly one JSON text in UTF-8"),
-            Self::NotAnObject => ("not_an_object", "the body is not a JSON object"),
-            Self::DuplicateName => ("duplicate_name", "an object in the body has the same name twice"),
-            Self::ReservedName => ("reserved_name", "an object in the body has a name that is reserved"),
-            Self::TooDeep => ("too_deep", "the body nests more than 16 deep"),
-            Self::TooManyNames => ("too_many_names", "the body has more than 64 names"),
-            Self::RelayNotAlone => ("relay_not_alone", "`$relay` stands beside other names"),
-            Self::RelayNotAString => ("relay_not_a_string", "`$relay` is not a string"),
-        }
+    const fn new(code: &'static str, message: &'static str) -> Self {
+        Self { code, message }
     }
 }
-
-impl fmt::Display for Malformed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code_and_message().1)
-    }
-}
-
-impl Error for Malformed {}
 
 /// How many objects and arrays are open at once, at most.
 fn depth(text: &str) -> usize {
@@ -136,17 +119,17 @@ fn after_string(text: &str) -> Option<&str> {
 /// which any crate of an application can switch on, serde_json hands out numbers as objects and takes `1e999`. Each level is
 /// read as raw texts, so a body is read as often as it nests deep, 16 times at most.
 fn check(text: &str) -> Result<(), Malformed> {
-    let syntax = |_| Malformed::Json;
+    let syntax = |_| Malformed::JSON;
     match text.as_bytes().first() {
         Some(b'{') => {
             let Object(entries) = from_str(text).map_err(syntax)?;
             let mut names = HashSet::new();
             for (name, value) in &entries {
                 if name.starts_with(PRIVATE) {
-                    return Err(Malformed::ReservedName);
+                    return Err(Malformed::RESERVED_NAME);
                 }
                 if !names.insert(name) {
-                    return Err(Malformed::DuplicateName);
+                    return Err(Malformed::DUPLICATE_NAME);
                 }
                 check(value.get())?;
             }
@@ -158,7 +141,7 @@ fn check(text: &str) -> Result<(), Malformed> {
         }
         // A `RawValue` passes over escapes, `\ud800` for example.
         Some(b'"') => from_str(text).map(|Text(_)| ()).map_err(syntax),
-        Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::Json),
+        Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::JSON),
         _ => Ok(()),
     }
 }
@@ -203,7 +186,7 @@ mod tests {
     use crate::writeback::numbers::integers_survive;
 
     fn code(body: impl AsRef<[u8]>) -> &'static str {
-        Posted::parse(body.as_ref()).err().map_or("accepted", Malformed::code)
+        Posted::parse(body.as_ref()).err().map_or("accepted", |malformed| malformed.code)
     }
 
     /// `bodies` are separated by bars and line ends.

@@ -1,57 +1,18 @@
 //! [`SessionWriteback`]: the endpoint that a page's hook posts to.
 
-use std::{
-    any::TypeId,
-    borrow::Cow,
-    convert::Infallible,
-    fmt,
-    future::Future,
-    ops::RangeInclusive,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{any::TypeId, fmt, ops::RangeInclusive, time::Duration};
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, request::Parts};
-use http_body::Body;
-use serde_json::value::RawValue;
-use tower_service::Service;
-
-use super::{
-    asset::Asset,
-    body::{self, MAX_BODY, is_json},
-    events::Events,
-    numbers::{InexactNumbers, integers_survive},
-    reply::{Content, Refusal, WritebackBody, gone, stored, streaming},
-    request::Posted,
-    stream::HEARTBEAT_INTERVAL,
-};
+use super::{accept::UnknownNames, numbers::InexactNumbers, stream::HEARTBEAT_INTERVAL};
 use crate::{
-    cross_site::{RequestKind, page_of},
-    error::{BoxError, BuildError, BuildErrorKind},
-    session::{
-        Session, read,
-        relay::{OpenedRelay, RelayRefused},
-        relay_in,
-    },
+    error::{BuildError, BuildErrorKind},
     sessions::Sessions,
-    value::{Json, SessionValue, ValueError, ValueIndex, ValueSpec},
+    value::{SessionValue, ValueIndex},
 };
 
-static HOOK: Asset = Asset::script(include_str!("hook.js"));
-static HOOK_TYPES: Asset = Asset::new(include_str!("hook.d.ts"), "text/plain; charset=utf-8");
-
-/// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
-const MAX_VALUE: usize = MAX_BODY;
+pub(crate) mod answer;
 
 /// The intervals of heartbeats that a proxy and a page can do with.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
-
-/// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
-/// what it sends must not come out larger, or fill a log.
-const ECHOED_NAMES: usize = 16;
-const ECHOED_CHARS: usize = 64;
 
 /// Takes JSON from the hook in a page, of allowed values only, tells pages what changes, and serves the hook.
 ///
@@ -227,13 +188,6 @@ pub struct SessionWriteback {
     hook: Served,
 }
 
-/// What becomes of names that are not allowed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum UnknownNames {
-    Refused,
-    Ignored,
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Served {
     Yes,
@@ -367,227 +321,6 @@ impl SessionWriteback {
     pub const fn without_hook(mut self) -> Self {
         self.hook = Served::No;
         self
-    }
-
-    async fn answer<B>(self, head: Parts, body: B) -> Response<WritebackBody>
-    where
-        B: Body + Send,
-        B::Error: Into<BoxError>,
-    {
-        let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
-            Some("" | "/") => self.post(&head, body).await,
-            Some("/events") if self.serves_events() => self.events(&head).await,
-            Some("/hook.js") if self.hook == Served::Yes => HOOK.answer(&head.method, &head.headers),
-            Some("/hook.d.ts") if self.hook == Served::Yes => HOOK_TYPES.answer(&head.method, &head.headers),
-            _ => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "nothing here: mount the writeback with `nest_service`, or name its path with `at`",
-            )),
-        };
-        answered.unwrap_or_else(Refusal::into_response)
-    }
-
-    async fn post<B>(&self, head: &Parts, body: B) -> Result<Response<WritebackBody>, Refusal>
-    where
-        B: Body + Send,
-        B::Error: Into<BoxError>,
-    {
-        let Parts { headers, extensions, .. } = head;
-        self.admit(head)?;
-        let body = body::read(&*self.sessions.node.time.clock, headers, body).await?;
-        match Posted::parse(&body)? {
-            Posted::Relay(token) => {
-                // A token that does not open is the page's fault, whether or not there is a session for it.
-                let count = |refused: RelayRefused| {
-                    refused.count(&self.sessions.node);
-                    refused
-                };
-                let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
-                let session = self.sessions.load(extensions).await?;
-                relay_in::apply_relay(session.core(), relayed).await.map_err(count)?;
-                Ok(stored(&["$relay".to_owned()]))
-            }
-            Posted::Values(values) => {
-                let accepted = self.accept(&values)?;
-                let session = self.sessions.load(extensions).await?;
-                session.core().flags.touch();
-                session.core().check_open()?;
-                for_this_user(headers, &session)?;
-                session.commit_json(accepted.values).await?;
-                Ok(match self.unknown {
-                    UnknownNames::Refused => stored(&accepted.names),
-                    UnknownNames::Ignored => reply_with_ignored(&accepted.names, &accepted.ignored),
-                })
-            }
-        }
-    }
-
-    /// Without memory a session is its request's own, and nothing that happens elsewhere is seen.
-    fn serves_events(&self) -> bool {
-        self.events == Served::Yes && self.sessions.node.memory.is_some()
-    }
-
-    async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
-        only_own_pages(&self.sessions, RequestKind::Events, head)?;
-        let session = self.sessions.load(&head.extensions).await?;
-        let core = session.core();
-        core.flags.touch();
-        // EventSource takes it as the word to stay away.
-        if core.close_reason(core.node.now()).is_some() {
-            return Ok(gone());
-        }
-        let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);
-        Ok(streaming(WritebackBody(Content::told_by(events, self.heartbeat))))
-    }
-
-    fn admit(&self, head: &Parts) -> Result<(), Refusal> {
-        only_own_pages(&self.sessions, RequestKind::Post, head)?;
-        if !is_json(&head.headers) {
-            let message = "the content type must be application/json";
-            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message));
-        }
-        Ok(())
-    }
-
-    /// Every value as its type takes it, before any is stored. What is ambiguous is said before what is not allowed, and
-    /// that before what is not valid.
-    fn accept(&self, values: &[(Cow<'_, str>, &RawValue)]) -> Result<AcceptedValues, Refusal> {
-        let schema = &self.sessions.node.config.schema;
-        let mut accepted = AcceptedValues { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
-        let mut invalid = None;
-        for (name, raw) in values {
-            let Some(index) = schema.index_by_name(name).filter(|index| self.allowed.contains(index)) else {
-                if accepted.ignored.len() < ECHOED_NAMES {
-                    accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
-                }
-                continue;
-            };
-            let declared = schema.get(index);
-            match encode(declared, raw.get()) {
-                Ok(json) => accepted.add(declared, index, json),
-                Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
-                Err(refusal) => invalid = invalid.or(Some(refusal)),
-            }
-        }
-        if self.unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
-            let message = "pages may not write these values";
-            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
-            return Err(refusal.named(accepted.ignored));
-        }
-        invalid.map_or(Ok(accepted), Err)
-    }
-}
-
-/// The method, and the cross-site rule.
-pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
-    let method = kind.method();
-    if head.method != method {
-        return Err(Refusal::method(&[method]));
-    }
-    sessions.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
-        sessions.node.refusals.tell(&refused, sessions.node.now());
-        Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
-    })
-}
-
-/// The page's word for whose values it posts: what `state` told it then.
-const SESSION_USER: &str = "session-user";
-
-/// A page that could not post for a while may find that somebody else has signed in since. What it says of one user is
-/// not to become another's.
-fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
-    match headers.get(SESSION_USER) {
-        Some(meant) if meant.as_bytes() != read::user_mark(session.core()).as_bytes() => Err(Refusal::user_changed()),
-        _ => Ok(()),
-    }
-}
-
-/// What is stored of a value: the bytes that its own type writes.
-fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
-    let name = declared.name;
-    let json = (declared.normalize)(raw.as_bytes());
-    let stored = match &json {
-        Ok(json) => integers_survive(raw, json),
-        // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
-        Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
-        Err(_) => true,
-    };
-    let (status, code, message) = match json {
-        _ if !stored => {
-            let message =
-                format!("`{name}` has an integer beyond 2^53 - 1 that its type would change or drop: send a string");
-            (StatusCode::BAD_REQUEST, "unsafe_integer", message)
-        }
-        Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
-        Ok(_) => {
-            let message = format!("`{name}` is longer than {MAX_VALUE} bytes as its type encodes it");
-            (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
-        }
-        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
-    };
-    Err(Refusal::new(status, code, message).named([name]))
-}
-
-struct AcceptedValues {
-    values: Vec<(ValueIndex, Json)>,
-    names: Vec<String>,
-    ignored: Vec<String>,
-}
-
-impl AcceptedValues {
-    fn add(&mut self, declared: &ValueSpec, index: ValueIndex, json: Json) {
-        self.values.push((index, json));
-        self.names.push(declared.name.to_owned());
-    }
-}
-
-fn reply_with_ignored(names: &[String], ignored: &[String]) -> Response<WritebackBody> {
-    let mut response = stored(names);
-    let body = serde_json::json!({ "stored": names, "ignored": ignored }).to_string();
-    *response.body_mut() = Bytes::from(body).into();
-    response
-}
-
-impl<B> Service<Request<B>> for SessionWriteback
-where
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
-    type Response = Response<WritebackBody>;
-    type Error = Infallible;
-    type Future = WritebackFuture;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: Request<B>) -> WritebackFuture {
-        let (head, body) = request.into_parts();
-        WritebackFuture(Box::pin(self.clone().answer(head, body)))
-    }
-}
-
-/// The answer of a [`SessionWriteback`].
-///
-/// # Cancel safety
-///
-/// A dropped answer has stored all values of an owner or none, and has carried out a token or has not.
-#[must_use = "futures do nothing unless polled"]
-pub struct WritebackFuture(Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
-
-impl Future for WritebackFuture {
-    type Output = Result<Response<WritebackBody>, Infallible>;
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.0.as_mut().poll(cx).map(Ok)
-    }
-}
-
-impl fmt::Debug for WritebackFuture {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("WritebackFuture").finish_non_exhaustive()
     }
 }
 

@@ -54,12 +54,6 @@ impl<T> EventStream<T> {
     }
 }
 
-impl<T: fmt::Debug> fmt::Debug for EventStream<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("EventStream").field("teller", &self.teller).field("over", &self.over).finish_non_exhaustive()
-    }
-}
-
 impl<T: EventSource + Unpin> Body for EventStream<T> {
     type Data = Bytes;
     type Error = Infallible;

@@ -1,0 +1,95 @@
+//! [`AcceptedValues`]: the posted values that are allowed, each as its type takes and encodes it.
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde_json::value::RawValue;
+
+use super::{body::MAX_BODY, numbers::integers_survive, reply::Refusal};
+use crate::value::{Json, Schema, ValueError, ValueIndex, ValueSpec};
+
+/// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
+const MAX_VALUE: usize = MAX_BODY;
+
+/// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
+/// what it sends must not come out larger, or fill a log.
+const ECHOED_NAMES: usize = 16;
+const ECHOED_CHARS: usize = 64;
+
+/// The fate of a name that is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum UnknownNames {
+    Refused,
+    Ignored,
+}
+
+/// The values of one POST. All of them are stored, or none.
+pub(super) struct AcceptedValues {
+    pub(super) values: Vec<(ValueIndex, Json)>,
+    pub(super) names: Vec<String>,
+    /// Names that are not allowed, cut.
+    pub(super) ignored: Vec<String>,
+}
+
+impl AcceptedValues {
+    /// Reads every value as its type takes it, before any is stored. An ambiguous value is refused before a name that is not
+    /// allowed, and that name before a value that is not valid.
+    pub(super) fn read(
+        values: &[(Cow<'_, str>, &RawValue)],
+        schema: &Schema,
+        allowed: &[ValueIndex],
+        unknown: UnknownNames,
+    ) -> Result<Self, Refusal> {
+        let mut accepted = Self { values: Vec::new(), names: Vec::new(), ignored: Vec::new() };
+        let mut invalid = None;
+        for (name, raw) in values {
+            let Some(index) = schema.index_by_name(name).filter(|index| allowed.contains(index)) else {
+                if accepted.ignored.len() < ECHOED_NAMES {
+                    accepted.ignored.push(name.chars().take(ECHOED_CHARS).collect());
+                }
+                continue;
+            };
+            let declared = schema.get(index);
+            match encode(declared, raw.get()) {
+                Ok(json) => {
+                    accepted.values.push((index, json));
+                    accepted.names.push(declared.name.to_owned());
+                }
+                Err(refusal) if refusal.status() == StatusCode::BAD_REQUEST => return Err(refusal),
+                Err(refusal) => invalid = invalid.or(Some(refusal)),
+            }
+        }
+        if unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
+            let message = "pages may not write these values";
+            let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
+            return Err(refusal.named(accepted.ignored));
+        }
+        invalid.map_or(Ok(accepted), Err)
+    }
+}
+
+/// What is stored of a value: the bytes that its own type writes.
+fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
+    let name = declared.name;
+    let json = (declared.normalize)(raw.as_bytes());
+    let stored = match &json {
+        Ok(json) => integers_survive(raw, json),
+        // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
+        Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
+        Err(_) => true,
+    };
+    let (status, code, message) = match json {
+        _ if !stored => {
+            let message =
+                format!("`{name}` has an integer beyond 2^53 - 1 that its type would change or drop: send a string");
+            (StatusCode::BAD_REQUEST, "unsafe_integer", message)
+        }
+        Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
+        Ok(_) => {
+            let message = format!("`{name}` is longer than {MAX_VALUE} bytes as its type encodes it");
+            (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
+        }
+        Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),
+    };
+    Err(Refusal::new(status, code, message).named([name]))
+}

@@ -1,0 +1,153 @@
+//! What a [`SessionWriteback`] answers to each request.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use http::{Request, Response, StatusCode, request::Parts};
+use http_body::Body;
+use http_body_util::BodyExt;
+use tower_service::Service;
+
+use super::{Served, SessionWriteback};
+use crate::{
+    cross_site::{RequestKind, page_of},
+    error::BoxError,
+    session::{
+        relay::{OpenedRelay, RelayRefused},
+        relay_in,
+    },
+    writeback::{
+        accept::{AcceptedValues, UnknownNames},
+        admission::{for_this_user, only_json, only_own_pages},
+        asset::Asset,
+        body,
+        events::Events,
+        reply::{Refusal, WritebackBody, gone, stored, streaming},
+        request::Posted,
+        stream::EventStream,
+    },
+};
+
+static HOOK: Asset = Asset::script(include_str!("../hook.js"));
+static HOOK_TYPES: Asset = Asset::new(include_str!("../hook.d.ts"), "text/plain; charset=utf-8");
+
+impl SessionWriteback {
+    async fn answer<B>(self, head: Parts, body: B) -> Response<WritebackBody>
+    where
+        B: Body + Send,
+        B::Error: Into<BoxError>,
+    {
+        let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
+            Some("" | "/") => self.post(&head, body).await,
+            Some("/events") if self.serves_events() => self.events(&head).await,
+            Some("/hook.js") if self.hook == Served::Yes => HOOK.answer(&head.method, &head.headers),
+            Some("/hook.d.ts") if self.hook == Served::Yes => HOOK_TYPES.answer(&head.method, &head.headers),
+            _ => Err(Refusal::new(
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "nothing here: mount the writeback with `nest_service`, or name its path with `at`",
+            )),
+        };
+        answered.unwrap_or_else(Refusal::into_response)
+    }
+
+    async fn post<B>(&self, head: &Parts, body: B) -> Result<Response<WritebackBody>, Refusal>
+    where
+        B: Body + Send,
+        B::Error: Into<BoxError>,
+    {
+        let Parts { headers, extensions, .. } = head;
+        only_own_pages(&self.sessions, RequestKind::Post, head)?;
+        only_json(headers)?;
+        let body = body::read(&*self.sessions.node.time.clock, headers, body).await?;
+        match Posted::parse(&body)? {
+            Posted::Relay(token) => {
+                // A token that does not open is the page's fault, whether or not there is a session for it.
+                let count = |refused: RelayRefused| {
+                    refused.count(&self.sessions.node);
+                    refused
+                };
+                let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
+                let session = self.sessions.load(extensions).await?;
+                relay_in::apply_relay(session.core(), relayed).await.map_err(count)?;
+                Ok(stored(&["$relay".to_owned()], None))
+            }
+            Posted::Values(values) => {
+                let schema = &self.sessions.node.config.schema;
+                let accepted = AcceptedValues::read(&values, schema, &self.allowed, self.unknown)?;
+                let session = self.sessions.load(extensions).await?;
+                session.core().flags.touch();
+                session.core().check_open()?;
+                for_this_user(headers, &session)?;
+                session.commit_json(accepted.values).await?;
+                let ignored = (self.unknown == UnknownNames::Ignored).then_some(&*accepted.ignored);
+                Ok(stored(&accepted.names, ignored))
+            }
+        }
+    }
+
+    /// Without memory a session is its request's own, and nothing that happens elsewhere is seen.
+    fn serves_events(&self) -> bool {
+        self.events == Served::Yes && self.sessions.node.memory.is_some()
+    }
+
+    async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
+        only_own_pages(&self.sessions, RequestKind::Events, head)?;
+        let session = self.sessions.load(&head.extensions).await?;
+        let core = session.core();
+        core.flags.touch();
+        // EventSource takes it as the word to stay away.
+        if core.close_reason(core.node.now()).is_some() {
+            return Ok(gone());
+        }
+        let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);
+        Ok(streaming(WritebackBody(EventStream::new(events, self.heartbeat).boxed())))
+    }
+}
+
+impl<B> Service<Request<B>> for SessionWriteback
+where
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<WritebackBody>;
+    type Error = Infallible;
+    type Future = WritebackFuture;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> WritebackFuture {
+        let (head, body) = request.into_parts();
+        WritebackFuture(Box::pin(self.clone().answer(head, body)))
+    }
+}
+
+/// The answer of a [`SessionWriteback`].
+///
+/// # Cancel safety
+///
+/// A dropped answer has stored all values of an owner or none, and has carried out a token or has not.
+#[must_use = "futures do nothing unless polled"]
+pub struct WritebackFuture(Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
+
+impl Future for WritebackFuture {
+    type Output = Result<Response<WritebackBody>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.0.as_mut().poll(cx).map(Ok)
+    }
+}
+
+impl fmt::Debug for WritebackFuture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WritebackFuture").finish_non_exhaustive()
+    }
+}
