@@ -20,6 +20,8 @@ pub(crate) mod arrive;
 pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod cookie_out;
+#[cfg(feature = "inspector")]
+pub(crate) mod cookie_size;
 mod current_token;
 pub(crate) mod end;
 pub(crate) mod explain;

@@ -18,7 +18,7 @@ use crate::{
     },
     session::{
         Access, Session,
-        cookie_out::{self, CookieSize},
+        cookie_size::{self, CookieSize},
         explain::{TierAnswer, explain},
         read,
         shared::SessionShared,
@@ -150,7 +150,7 @@ impl Report {
         let core = session.core();
         let node = &core.node;
         let now = node.now();
-        let measured = cookie_out::cookie_size(core, now);
+        let measured = cookie_size::cookie_size(core, now);
         let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
         let session = Life::of(core, &measured, now);
         let store = node.store.as_ref().map(|store| store.name());

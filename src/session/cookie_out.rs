@@ -13,14 +13,14 @@ use crate::{
         SetCookie,
         order::Order,
         payload::{Entry, EntryOwner, Head, Writer},
-        seal::{SealError, sealed_len},
+        seal::SealError,
     },
     id::RecordKey,
     memory::record::Record,
     record::{
         budget::Budget,
         cookie_sync::CookieSnapshot,
-        state::{Kind, State, room::JsonRoom},
+        state::{Kind, State},
     },
     throttle::MINUTE,
     time::Millis,
@@ -49,23 +49,6 @@ pub(super) struct CookiePayload {
     in_step: CookieSnapshot,
     /// Not all of it fitted.
     cut: bool,
-}
-
-/// What a browser is to carry, by its size.
-#[cfg(feature = "inspector")]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct CookieSize {
-    /// Characters of the token.
-    pub(crate) token: usize,
-    /// Bytes of each owner's entries.
-    pub(crate) session: usize,
-    pub(crate) principal: usize,
-    pub(crate) session_json: JsonRoom,
-    pub(crate) principal_json: JsonRoom,
-    /// Values among them that this build does not declare.
-    pub(crate) undeclared: usize,
-    /// The browser has all of it, or has it on the way.
-    pub(crate) in_step: bool,
 }
 
 pub(super) fn trace_unsealable(error: &SealError) {
@@ -169,38 +152,6 @@ pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Milli
         Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
         _ => true,
     }
-}
-
-/// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
-#[cfg(feature = "inspector")]
-pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
-    let terms = shared.node.write_context(Scope::Principal, now);
-    let empty = JsonRoom { used: 0, free: terms.budget };
-    let users = shared.principal(now).and_then(|signed| shared.find_principal(&signed));
-    let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
-    let principal_json = principal_json.unwrap_or(empty);
-    let terms = shared.node.write_context(Scope::Session, now);
-    let Some((bound, parcel)) = shared.live(now).ok().and_then(|bound| {
-        let parcel = build_payload(shared, &bound, now)?;
-        Some((bound, parcel))
-    }) else {
-        let session_json = shared.node.empty_session(now).json_room(terms);
-        return CookieSize { session_json, principal_json, ..CookieSize::default() };
-    };
-    let in_step = is_sealed(shared, &bound, now) || !is_behind(shared, &bound, now);
-    let session_json = bound.read().json_room(terms);
-    let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
-    for entry in parcel.written.entries() {
-        match entry.owner {
-            EntryOwner::Session => measured.session += entry.len(),
-            EntryOwner::Principal => measured.principal += entry.len(),
-            EntryOwner::Begun => {}
-        }
-        let undeclared = entry.json.is_some() && shared.node.config.schema.index_by_bytes(entry.name).is_none();
-        measured.undeclared += usize::from(undeclared);
-    }
-    measured.token = sealed_len(parcel.written.finish().as_slice().len());
-    measured
 }
 
 /// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
