@@ -3,13 +3,11 @@
 //! The main thing is [`Name::scan`]. What it finds is only what somebody sent under our name; the seal says what is
 //! genuine.
 
-use std::{fmt, iter};
+use std::fmt;
 
-use http::{
-    HeaderMap, HeaderValue,
-    header::{COOKIE, Entry},
-};
+use http::{HeaderMap, HeaderValue, header::COOKIE};
 use memchr::{memchr, memchr_iter, memmem::Finder};
+use smallvec::SmallVec;
 
 /// Beyond these a request counts as one without a session (RUSTSEC-2023-0065 is what a header without caps can cost).
 /// Chromium and Firefox keep at most 180 cookies of a site, and servers commonly take 16 KiB of headers in all.
@@ -23,33 +21,27 @@ const MAX_CANDIDATES: usize = 4;
 ///
 /// They keep alive the buffer that the server read the request into, so that they are to go with the first load.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fields {
-    pub(crate) first: HeaderValue,
-    pub(crate) others: Vec<HeaderValue>,
-}
+pub(crate) struct Fields(SmallVec<[HeaderValue; 1]>);
 
 impl Fields {
     /// Notes the fields, and keeps them out of whatever prints headers, and HTTP/2's header tables (RFC 7541, 7.1.3).
     ///
-    /// Every request comes here. With one field it is one look-up, each of which is a twelfth of what the layer costs a
-    /// request that never asks for its session.
+    /// Every request comes here, so that those without a repeated header cost a look-up. `HeaderMap::entry` would make room
+    /// for an absent field, and panic where there is none.
     pub(crate) fn note(headers: &mut HeaderMap) -> Option<Self> {
-        let several = headers.len() != headers.keys_len();
-        let first = headers.get_mut(COOKIE)?;
-        first.set_sensitive(true);
-        let first = first.clone();
-        let mut others = Vec::new();
-        if several && let Entry::Occupied(mut fields) = headers.entry(COOKIE) {
-            fields.iter_mut().skip(1).for_each(|field| {
-                field.set_sensitive(true);
-                others.push(field.clone());
-            });
-        }
-        Some(Self { first, others })
+        let note = |field: &mut HeaderValue| {
+            field.set_sensitive(true);
+            field.clone()
+        };
+        let noted: SmallVec<_> = match headers.len() == headers.keys_len() {
+            true => headers.get_mut(COOKIE).map(note).into_iter().collect(),
+            false => headers.iter_mut().filter(|(name, _)| *name == COOKIE).map(|(_, field)| note(field)).collect(),
+        };
+        (!noted.is_empty()).then_some(Self(noted))
     }
 
     fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        iter::once(&self.first).chain(&self.others).map(HeaderValue::as_bytes)
+        self.0.iter().map(HeaderValue::as_bytes)
     }
 }
 
@@ -65,21 +57,22 @@ pub(crate) enum Scan<'a> {
 /// One to four different values, in the order in which they came.
 #[derive(Clone)]
 pub(crate) struct Candidates<'a> {
-    first: &'a [u8],
-    /// Empty, and then without an allocation, unless somebody set our cookie twice.
-    others: Vec<&'a [u8]>,
+    values: SmallVec<[&'a [u8]; MAX_CANDIDATES]>,
     /// More came than are tried.
     cut: bool,
 }
 
 impl<'a> Candidates<'a> {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &'a [u8]> {
-        iter::once(self.first).chain(self.others.iter().copied())
+        self.values.iter().copied()
     }
 
     /// The only one, if there is no other.
     pub(crate) fn only(&self) -> Option<&'a [u8]> {
-        self.others.is_empty().then_some(self.first)
+        match *self.values {
+            [value] => Some(value),
+            _ => None,
+        }
     }
 
     /// Whether more values came than these.
@@ -88,11 +81,11 @@ impl<'a> Candidates<'a> {
     }
 
     fn add(&mut self, value: &'a [u8]) {
-        if self.iter().any(|known| known == value) {
+        if self.values.contains(&value) {
             return;
         }
-        match 1 + self.others.len() < MAX_CANDIDATES {
-            true => self.others.push(value),
+        match self.values.len() < MAX_CANDIDATES {
+            true => self.values.push(value),
             false => self.cut = true,
         }
     }
@@ -100,7 +93,7 @@ impl<'a> Candidates<'a> {
 
 impl fmt::Debug for Candidates<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Candidates({})", 1 + self.others.len())
+        write!(f, "Candidates({})", self.values.len())
     }
 }
 
@@ -124,7 +117,7 @@ impl Name {
         if fields.iter().map(<[u8]>::len).sum::<usize>() > MAX_BYTES {
             return Scan::Capped;
         }
-        let mut found: Option<Candidates<'a>> = None;
+        let mut found = Candidates { values: SmallVec::new(), cut: false };
         // A pair takes a character and a semicolon at least, but for the last of a field. Ours takes hundreds, and so most
         // requests need no count, which was a fifth of all the work.
         let mut most_pairs = 0;
@@ -133,17 +126,14 @@ impl Name {
             while let Some((value, end)) = self.next_value(field, from) {
                 from = end;
                 others -= value.len();
-                match &mut found {
-                    Some(candidates) => candidates.add(value),
-                    None => found = Some(Candidates { first: value, others: Vec::new(), cut: false }),
-                }
+                found.add(value);
             }
             most_pairs += others.div_ceil(2);
         }
         if most_pairs > MAX_PAIRS && count_pairs(fields) > MAX_PAIRS {
             return Scan::Capped;
         }
-        found.map_or(Scan::Absent, Scan::Found)
+        if found.values.is_empty() { Scan::Absent } else { Scan::Found(found) }
     }
 
     /// The next value of this name in a field, and where what follows it begins. What is inside of a value is not looked
@@ -320,7 +310,7 @@ mod tests {
             let split: Vec<_> = split(field.as_bytes()).filter_map(|pair| value_of(pair, &name)).collect();
             let name = Name::new(&name);
             let mut from = 0;
-            let found = iter::from_fn(|| {
+            let found = std::iter::from_fn(|| {
                 let (value, end) = name.next_value(field.as_bytes(), from)?;
                 from = end;
                 Some(value)
@@ -354,8 +344,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         for (name, value) in [("accept", "a"), ("cookie", "a=b"), ("accept", "b"), ("cookie", ""), ("cookie", "c=d")] {
             headers.append(name, HeaderValue::from_static(value));
-            let fields = Fields::note(&mut headers)
-                .map_or(Vec::new(), |Fields { first, others }| iter::once(first).chain(others).collect());
+            let fields = Fields::note(&mut headers).map_or(Vec::new(), |Fields(fields)| fields.into_vec());
             assert_eq!(fields, headers.get_all(COOKIE).iter().cloned().collect::<Vec<_>>());
             assert!(fields.iter().chain(headers.get_all(COOKIE)).all(HeaderValue::is_sensitive));
             assert!(headers.get_all("accept").iter().all(|accept| !accept.is_sensitive()));
@@ -391,7 +380,7 @@ mod tests {
     #[test]
     fn debug_shows_no_value() {
         let fields = note_fields(&["__Host-session=canary; __Host-session=canary2", "__Host-session=canary"]);
-        assert_eq!(format!("{fields:?}"), "Fields { first: Sensitive, others: [Sensitive] }");
+        assert_eq!(format!("{fields:?}"), "Fields([Sensitive, Sensitive])");
         let scan = Name::new(NAME).scan(&fields);
         assert_eq!(format!("{scan:?}"), "Found(Candidates(2))");
     }

@@ -5,6 +5,8 @@
 
 use std::{cmp::Ordering, time::Duration};
 
+use smallvec::SmallVec;
+
 use crate::{
     node_clock::NodeClock,
     time::Millis,
@@ -80,15 +82,9 @@ pub enum ChangeOrigin {
 /// Most sessions hold one value, which stands in place; what few owners have is a pointer away.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
-    slots: Slots,
+    /// Declared values, in the order of their numbers.
+    slots: SmallVec<[ValueSlot; 1]>,
     rare: Option<Box<RareState>>,
-}
-
-/// Declared values, in the order of their numbers.
-#[derive(Clone, Debug)]
-enum Slots {
-    One(ValueSlot),
-    Some(Vec<ValueSlot>),
 }
 
 /// A copy of a declared value.
@@ -167,63 +163,10 @@ struct RareState {
     cleared: Version,
 }
 
-impl Default for Slots {
-    fn default() -> Self {
-        Self::Some(Vec::new())
-    }
-}
-
-impl Slots {
-    fn as_slice(&self) -> &[ValueSlot] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Some(slots) => slots,
-        }
-    }
-
-    const fn as_mut_slice(&mut self) -> &mut [ValueSlot] {
-        match self {
-            Self::One(slot) => std::slice::from_mut(slot),
-            Self::Some(slots) => slots.as_mut_slice(),
-        }
-    }
-
-    fn at(&mut self, at: usize) -> Option<&mut ValueSlot> {
-        self.as_mut_slice().get_mut(at)
-    }
-
-    fn insert(&mut self, at: usize, slot: ValueSlot) {
-        match std::mem::take(self) {
-            Self::One(first) => {
-                let mut slots = Vec::with_capacity(2);
-                slots.push(first);
-                slots.insert(at, slot);
-                *self = Self::Some(slots);
-            }
-            Self::Some(slots) if slots.capacity() == 0 => *self = Self::One(slot),
-            Self::Some(mut slots) => {
-                slots.insert(at, slot);
-                *self = Self::Some(slots);
-            }
-        }
-    }
-
-    fn retain(&mut self, mut keep: impl FnMut(&mut ValueSlot) -> bool) {
-        match self {
-            Self::One(slot) => {
-                if !keep(slot) {
-                    *self = Self::default();
-                }
-            }
-            Self::Some(slots) => slots.retain_mut(keep),
-        }
-    }
-}
-
 impl Values {
     /// The copy of a declared value that answers.
     pub(crate) fn slot(&self, index: ValueIndex) -> Option<&ValueSlot> {
-        self.position(index).ok().and_then(|at| self.slots.as_slice().get(at))
+        self.position(index).ok().and_then(|at| self.slots.get(at))
     }
 
     /// A newer copy of a declared value beside the copy that answers.
@@ -247,11 +190,11 @@ impl Values {
     }
 
     fn position(&self, index: ValueIndex) -> Result<usize, usize> {
-        self.slots.as_slice().binary_search_by_key(&index, |slot| slot.index)
+        self.slots.binary_search_by_key(&index, |slot| slot.index)
     }
 
     pub(crate) fn declared(&self) -> impl Iterator<Item = &ValueSlot> + Clone {
-        self.slots.as_slice().iter()
+        self.slots.iter()
     }
 
     pub(crate) fn undeclared(&self) -> impl Iterator<Item = (&str, &StoredValue)> + Clone {
@@ -269,7 +212,7 @@ impl Values {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.slots.as_slice().is_empty() && self.undeclared().next().is_none()
+        self.slots.is_empty() && self.undeclared().next().is_none()
     }
 
     /// The newest version ever known of this owner: fresh writes go above it.
@@ -306,7 +249,7 @@ impl Values {
     /// version is above all others here.
     pub(crate) fn put(&mut self, slot: ValueSlot) -> Option<ValueSlot> {
         let current = match self.position(slot.index) {
-            Ok(at) => self.slots.at(at).map(|place| std::mem::replace(place, slot)),
+            Ok(at) => self.slots.get_mut(at).map(|place| std::mem::replace(place, slot)),
             Err(at) => {
                 self.slots.insert(at, slot);
                 None
@@ -319,9 +262,8 @@ impl Values {
     /// Drops the unread copies that are not newer than the copies in the slots.
     fn drop_older_unread(&mut self) {
         if let Some(rare) = &mut self.rare {
-            let slots = self.slots.as_slice();
             let is_newer = |copy: &ValueSlot| {
-                slots.iter().any(|slot| slot.index == copy.index && slot.value.loses_to(&copy.value))
+                self.slots.iter().any(|slot| slot.index == copy.index && slot.value.loses_to(&copy.value))
             };
             rare.unread.retain(is_newer);
         }
@@ -329,11 +271,8 @@ impl Values {
 
     /// So many are about to come.
     pub(crate) fn reserve(&mut self, copies: usize) {
-        if let Slots::Some(slots) = &mut self.slots
-            && copies > 1
-            && slots.is_empty()
-        {
-            slots.reserve_exact(copies);
+        if self.slots.is_empty() {
+            self.slots.reserve_exact(copies);
         }
     }
 
@@ -345,7 +284,7 @@ impl Values {
 
     /// Notes whether this build can read a copy, if the copy is still here.
     pub(crate) fn decide(&mut self, copy: &ValueSlot, readable: bool) {
-        let current = self.position(copy.index).ok().and_then(|at| self.slots.at(at));
+        let current = self.position(copy.index).ok().and_then(|at| self.slots.get_mut(at));
         if let Some(current) = current.filter(|current| current.is_same(copy)) {
             current.readable = Some(readable);
         }
@@ -427,7 +366,7 @@ impl Values {
                 stored.version = Version::last_at(time.wall(stored.written));
             }
         };
-        self.slots.as_mut_slice().iter_mut().for_each(|slot| right(&mut slot.value));
+        self.slots.iter_mut().for_each(|slot| right(&mut slot.value));
         if let Some(rare) = &mut self.rare {
             rare.unread.iter_mut().for_each(|copy| right(&mut copy.value));
             rare.undeclared.iter_mut().for_each(|(_, stored)| right(stored));
@@ -467,11 +406,8 @@ impl Values {
     /// Bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         let json = |stored: &StoredValue| stored.json.as_ref().map_or(0, Json::heap_bytes);
-        let slots: usize = self.slots.as_slice().iter().map(|slot| json(&slot.value)).sum();
-        let room = match &self.slots {
-            Slots::One(_) => 0,
-            Slots::Some(slots) => slots.capacity() * size_of::<ValueSlot>(),
-        };
+        let slots: usize = self.slots.iter().map(|slot| json(&slot.value)).sum();
+        let spilled = if self.slots.spilled() { self.slots.capacity() } else { 0 };
         let rare = self.rare.as_ref().map_or(0, |rare| {
             let undeclared: usize = rare.undeclared.iter().map(|(name, stored)| name.len() + json(stored)).sum();
             let unread: usize = rare.unread.iter().map(|copy| json(&copy.value)).sum();
@@ -479,7 +415,7 @@ impl Values {
                 + rare.unread.capacity() * size_of::<ValueSlot>();
             size_of::<RareState>() + undeclared + unread + room
         });
-        slots + room + rare
+        slots + spilled * size_of::<ValueSlot>() + rare
     }
 }
 
