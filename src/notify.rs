@@ -12,6 +12,8 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
+use slab::Slab;
+
 use crate::sync::{
     StdMutex as Mutex, StdMutexGuard as MutexGuard,
     atomic::{AtomicBool, Ordering},
@@ -55,7 +57,7 @@ impl Wake for TimerWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         self.fired.store(true, Ordering::Release);
         // If the slot was freed and reused, the new watch gets one spurious wake-up.
-        let waker = lock(&self.wakers.0).get(self.index).and_then(Slot::notify);
+        let waker = lock(&self.wakers.0).get_mut(self.index).and_then(Slot::notify);
         waker.into_iter().for_each(Waker::wake);
     }
 }
@@ -86,7 +88,7 @@ impl WakerSlot {
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut slots = lock(&self.wakers.0);
-        let Some(slot) = slots.get(self.index) else { return Poll::Pending };
+        let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
         if std::mem::take(&mut slot.notified) {
             return Poll::Ready(());
         }
@@ -101,88 +103,24 @@ impl WakerSlot {
 
 impl Drop for WakerSlot {
     fn drop(&mut self) {
-        let taken = lock(&self.wakers.0).remove(self.index);
+        let taken = lock(&self.wakers.0).try_remove(self.index);
         drop(taken); // outside of the lock, as above
     }
 }
 
 /// The wakers of all watches of one handle and its clones.
 #[derive(Debug, Default)]
-pub(crate) struct HandleWakers(Mutex<Slots>);
-
-/// Most handles have one watch, which needs no list: a write that thousands wait for follows a pointer less for each.
-#[derive(Debug, Default)]
-struct Slots {
-    first: Option<Slot>,
-    others: Vec<SlotEntry>,
-    /// The index in `others` of the next free slot, or the length of `others` if no slot is free.
-    free: usize,
-}
-
-/// Free slots form a list, so that a watch registers in constant time beside any number of others.
-#[derive(Debug)]
-enum SlotEntry {
-    Used(Slot),
-    Free { next: usize },
-}
-
-impl SlotEntry {
-    const fn slot(&mut self) -> Option<&mut Slot> {
-        match self {
-            Self::Used(slot) => Some(slot),
-            Self::Free { .. } => None,
-        }
-    }
-}
-
-impl Slots {
-    fn insert(&mut self) -> usize {
-        if self.first.is_none() {
-            self.first = Some(Slot::default());
-            return 0;
-        }
-        let taken = self.free;
-        match self.others.get_mut(taken) {
-            Some(place) => {
-                if let SlotEntry::Free { next } = std::mem::replace(place, SlotEntry::Used(Slot::default())) {
-                    self.free = next;
-                }
-            }
-            None => {
-                self.others.push(SlotEntry::Used(Slot::default()));
-                self.free = self.others.len();
-            }
-        }
-        1 + taken
-    }
-
-    fn get(&mut self, place: usize) -> Option<&mut Slot> {
-        match place {
-            0 => self.first.as_mut(),
-            place => self.others.get_mut(place - 1)?.slot(),
-        }
-    }
-
-    fn remove(&mut self, place: usize) -> Option<Slot> {
-        match place {
-            0 => self.first.take(),
-            place => {
-                let slot = self.others.get_mut(place - 1).filter(|slot| matches!(slot, SlotEntry::Used(_)))?;
-                let taken = std::mem::replace(slot, SlotEntry::Free { next: self.free });
-                self.free = place - 1;
-                match taken {
-                    SlotEntry::Used(slot) => Some(slot),
-                    SlotEntry::Free { .. } => None,
-                }
-            }
-        }
-    }
-}
+pub(crate) struct HandleWakers(Mutex<Slab<Slot>>);
 
 impl HandleWakers {
     pub(crate) fn register(self: &Arc<Self>) -> WakerSlot {
-        let place = lock(&self.0).insert();
-        WakerSlot { wakers: Arc::clone(self), index: place }
+        let mut slots = lock(&self.0);
+        // Most handles have one watch.
+        if slots.capacity() == 0 {
+            slots.reserve_exact(1);
+        }
+        let index = slots.insert(Slot::default());
+        WakerSlot { wakers: Arc::clone(self), index }
     }
 
     pub(crate) fn notify(&self) {
@@ -192,22 +130,14 @@ impl HandleWakers {
     }
 
     fn notify_into(&self, woken: &mut Vec<Waker>) {
-        let Slots { first, others, .. } = &mut *lock(&self.0);
-        woken.extend(first.iter_mut().chain(others.iter_mut().filter_map(SlotEntry::slot)).filter_map(Slot::notify));
+        woken.extend(lock(&self.0).iter_mut().filter_map(|(_, slot)| slot.notify()));
     }
 }
 
-/// The handles that subscribe to one record.
+/// The handles that subscribe to one record, by address: the order lets a notification continue behind the last woken
+/// handle.
 #[derive(Default)]
-pub(crate) struct Subscribers(Mutex<HandleList>);
-
-/// The handles by address: the order lets a notification continue behind the last woken handle. Most records have one or
-/// two waiting pages, and the first node of a tree has room for eleven.
-#[derive(Default)]
-struct HandleList {
-    first: Option<(usize, Weak<HandleWakers>)>,
-    others: BTreeMap<usize, Weak<HandleWakers>>,
-}
+pub(crate) struct Subscribers(Mutex<BTreeMap<usize, Weak<HandleWakers>>>);
 
 /// How many are woken at a time: other threads run the first while the rest is still being looked for. (tokio's `Notify`
 /// has the same number.)
@@ -215,34 +145,20 @@ const BATCH: usize = 32;
 
 impl Subscribers {
     pub(crate) fn subscribe(&self, wakers: &Arc<HandleWakers>) {
-        let address = Arc::as_ptr(wakers).addr();
-        let HandleList { first, others } = &mut *lock(&self.0);
-        match first {
-            Some((known, _)) if *known == address => {}
-            None if !others.contains_key(&address) => *first = Some((address, Arc::downgrade(wakers))),
-            _ => drop(others.insert(address, Arc::downgrade(wakers))),
-        }
+        lock(&self.0).insert(Arc::as_ptr(wakers).addr(), Arc::downgrade(wakers));
     }
 
     pub(crate) fn unsubscribe(&self, wakers: &Arc<HandleWakers>) {
-        let address = Arc::as_ptr(wakers).addr();
-        let HandleList { first, others } = &mut *lock(&self.0);
-        match first {
-            Some((known, _)) if *known == address => *first = None,
-            _ => drop(others.remove(&address)),
-        }
+        lock(&self.0).remove(&Arc::as_ptr(wakers).addr());
     }
 
     /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
     pub(crate) fn notify_all(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
-        if let Some(wakers) = lock(&self.0).first.as_ref().and_then(|(_, wakers)| wakers.upgrade()) {
-            wakers.notify_into(&mut woken);
-        }
         loop {
             {
                 let handles = lock(&self.0);
-                for (address, wakers) in handles.others.range((Excluded(after), Unbounded)) {
+                for (address, wakers) in handles.range((Excluded(after), Unbounded)) {
                     after = *address;
                     if let Some(wakers) = wakers.upgrade() {
                         wakers.notify_into(&mut woken);
@@ -260,8 +176,7 @@ impl Subscribers {
     }
 
     pub(crate) fn len(&self) -> usize {
-        let handles = lock(&self.0);
-        usize::from(handles.first.is_some()) + handles.others.len()
+        lock(&self.0).len()
     }
 }
 
@@ -336,7 +251,6 @@ mod tests {
         wakers.notify();
         let mut cx = Context::from_waker(Waker::noop());
         assert!(slots.iter().chain(&again).flatten().all(|slot| slot.poll(&mut cx).is_ready()));
-        assert_eq!(size_of::<SlotEntry>(), size_of::<Option<Slot>>());
     }
 
     #[test]
@@ -351,7 +265,7 @@ mod tests {
         for _ in 0..1000 {
             drop((wakers.register(), wakers.register()));
         }
-        assert_eq!(lock(&wakers.0).others.len(), 8);
+        assert!(lock(&wakers.0).is_empty() && lock(&wakers.0).capacity() <= 16);
         subscribers.unsubscribe(&wakers);
         assert_eq!(subscribers.len(), 0);
     }

@@ -22,7 +22,7 @@ fn a_record_takes_what_its_doc_says() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     record.sync().begin().confirmed();
-    assert_eq!(record.extras_bytes(), 160, "more for one that was ever updated or watched");
+    assert_eq!(record.extras_bytes(), 144, "more for one that was ever updated or watched");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
