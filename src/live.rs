@@ -122,8 +122,8 @@ pub(crate) struct Wait {
 
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
-        let slot = session.core().subscribe();
-        let own_ends = session.core().flags.own_ends();
+        let slot = session.shared().subscribe();
+        let own_ends = session.shared().flags.own_ends();
         Self { session, slot, timer: DeadlineTimer::default(), drained: false, own_ends }
     }
 
@@ -145,7 +145,7 @@ impl Wait {
             if self.drained && !rung && !self.timer.poll(&self.slot) {
                 return Poll::Pending;
             }
-            let ended = self.session.core().flags.own_ends() != self.own_ends;
+            let ended = self.session.shared().flags.own_ends() != self.own_ends;
             let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
                 Next::Item(said) => {
@@ -156,7 +156,7 @@ impl Wait {
                 Next::Idle(until) => (None, until),
             };
             self.drained = true;
-            self.timer.set(&self.session.core().node.time, until);
+            self.timer.set(&self.session.shared().node.time, until);
             if let Some(said) = said {
                 return Poll::Ready(said);
             }
@@ -166,8 +166,8 @@ impl Wait {
 
 /// Why it is over for who waits on a session.
 pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
-    let core = session.core();
-    core.close_reason(core.node.now()).or_else(|| core.node.is_stopping().then_some(CloseReason::Shutdown))
+    let shared = session.shared();
+    shared.close_reason(shared.node.now()).or_else(|| shared.node.is_stopping().then_some(CloseReason::Shutdown))
 }
 
 /// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
@@ -176,10 +176,10 @@ pub(crate) fn next_end(
     numbers: impl IntoIterator<Item = ValueIndex>,
     now: Millis,
 ) -> Option<Millis> {
-    let core = session.core();
-    read::ends(core, now)
+    let shared = session.shared();
+    read::ends(shared, now)
         .into_iter()
-        .chain(numbers.into_iter().filter_map(|index| read::value_ends(core, index, now)))
+        .chain(numbers.into_iter().filter_map(|index| read::value_ends(shared, index, now)))
         .min()
 }
 
@@ -226,8 +226,8 @@ pub struct Watch<V> {
 
 impl<V: SessionValue + Default> Watch<V> {
     pub(crate) fn new(session: Session) -> Self {
-        read::mark_watched(session.core());
-        let index = read::declared_index::<V>(session.core());
+        read::mark_watched(session.shared());
+        let index = read::declared_index::<V>(session.shared());
         Self { wait: Wait::new(session), index, seen: None, value: PhantomData }
     }
 
@@ -247,16 +247,18 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
         let Self { wait, index, seen, .. } = self.get_mut();
         wait.poll(cx, |session, ended| {
-            let core = session.core();
-            if ended.is_some() || core.node.is_stopping() {
+            let shared = session.shared();
+            if ended.is_some() || shared.node.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((stored, mark, until)) = read::peek(core, *index, core.node.now()) else { return Next::Item(None) };
+            let Ok((stored, mark, until)) = read::peek(shared, *index, shared.node.now()) else {
+                return Next::Item(None);
+            };
             if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
                 return Next::Idle(until);
             }
             *seen = Some((mark, stored.clone()));
-            let value = index.and_then(|index| read::answer(core, index, stored, |json| value::decode::<V>(json)));
+            let value = index.and_then(|index| read::answer(shared, index, stored, |json| value::decode::<V>(json)));
             Next::Last(Some(value.unwrap_or_default()), until)
         })
     }
@@ -361,9 +363,9 @@ pub(crate) struct Snapshot {
 
 impl Changes {
     pub(crate) fn new(session: Session) -> Self {
-        read::mark_watched(session.core());
+        read::mark_watched(session.shared());
         let wait = Wait::new(session);
-        let seen = Snapshot::of(&wait.session, wait.session.core().node.now());
+        let seen = Snapshot::of(&wait.session, wait.session.shared().node.now());
         Self { wait, seen, queue: std::collections::VecDeque::new(), over: false }
     }
 
@@ -379,14 +381,14 @@ impl Changes {
 
 impl Snapshot {
     pub(crate) fn of(session: &Session, now: Millis) -> Self {
-        let (owners, mut values) = read::snapshot(session.core(), now);
+        let (owners, mut values) = read::snapshot(session.shared(), now);
         values.sort_unstable_by_key(|seen| seen.index);
         Self { owners, values }
     }
 
     /// What to tell somebody who saw `self`, if this is how it is now.
     pub(crate) fn diff(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
-        let schema = &session.core().node.config.schema;
+        let schema = &session.shared().node.config.schema;
         let mut told = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
         // A session that comes to be on an anonymous handle voids nothing, and neither does what stays beside it.
@@ -436,7 +438,7 @@ impl Stream for Changes {
                 *over = true;
                 return Next::Item(Some(ChangeEvent::Closed(reason)));
             }
-            let node = &session.core().node;
+            let node = &session.shared().node;
             let now = node.now();
             if queue.is_empty() {
                 let survey = Snapshot::of(session, now);
@@ -462,7 +464,7 @@ pub(crate) struct Closing(Wait);
 
 impl Closing {
     pub(crate) fn new(session: Session) -> Self {
-        read::mark_watched(session.core());
+        read::mark_watched(session.shared());
         Self(Wait::new(session))
     }
 }
@@ -472,7 +474,7 @@ impl Future for Closing {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<CloseReason> {
         self.get_mut().0.poll(cx, |session, ended| {
-            let now = session.core().node.now();
+            let now = session.shared().node.now();
             ended.or_else(|| close_reason(session)).map_or_else(|| Next::Idle(next_end(session, [], now)), Next::Item)
         })
     }

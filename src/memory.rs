@@ -10,9 +10,9 @@ pub(crate) use self::{
     lookup::{IdTaken, SessionLookup},
     tombstones::EndedSession,
 };
-use crate::{id::RecordKey, record::state::Kind};
 use crate::{
-    record::life::End,
+    id::RecordKey,
+    record::{life::End, state::Kind},
     sync::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering, fence},

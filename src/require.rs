@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::{
     error::{BuildError, BuildErrorKind, MissingSession},
-    session::load::{LoadFuture, LoaderHandle},
+    session::loader::{LoadFuture, LoaderHandle},
     tier::outside::note_missing_layer,
     value::SessionValue,
 };

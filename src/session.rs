@@ -8,15 +8,15 @@ use self::shared::{Binding, SessionShared};
 pub(crate) use self::{read::Access, shared::ValueRevision};
 use crate::{
     config::Identity,
-    error::{MissingSession, WriteError, WriteErrorKind},
+    error::{MissingSession, TierError, WriteError, WriteErrorKind},
     id::Principal,
+    node::Node,
     record::{change::Mutation, state::Kind, write_context::WriteScope},
     tier::outside::note_missing_layer,
     value::{self, Json, SessionValue, ValueIndex},
 };
 
 mod apply_order;
-pub(crate) mod arrive;
 pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod cookie_out;
@@ -29,10 +29,10 @@ mod follow;
 mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
+pub(crate) mod loader;
 mod nested;
 pub(crate) mod order;
 pub(crate) mod read;
-pub(crate) mod recognise;
 pub(crate) mod relay;
 pub(crate) mod relay_in;
 pub(crate) mod relay_out;
@@ -50,7 +50,7 @@ mod write;
 use self::{
     batch::Batch,
     explain::Explanation,
-    load::{HandleGuard, Loader, LoaderHandle},
+    loader::{HandleGuard, Loader, LoaderHandle},
     relay::RelayToken,
 };
 
@@ -97,13 +97,18 @@ pub struct Session {
 }
 
 impl Session {
+    /// A principal's own handle, outside of any request.
+    pub(crate) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Self, TierError> {
+        Ok(Self::new(Loader::of_job(load::job(node, principal).await?)))
+    }
+
     /// A handle of what the loader has loaded.
     fn new(loader: Arc<Loader>) -> Self {
         Self { guard: HandleGuard::new(loader) }
     }
 
-    pub(crate) fn core(&self) -> &SessionShared {
-        self.guard.core()
+    pub(crate) fn shared(&self) -> &SessionShared {
+        self.guard.shared()
     }
 
     /// The session of a request, from its extensions, of the innermost layer.
@@ -166,54 +171,54 @@ impl Session {
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
-        self.core().flags.touch();
-        let index = read::declared_index::<V>(self.core());
-        index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.core(), index, Access::Touch))
+        self.shared().flags.touch();
+        let index = read::declared_index::<V>(self.shared());
+        index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.shared(), index, Access::Touch))
     }
 
     /// Whether sessions can have a `V`.
     pub(crate) fn declares<V: SessionValue>(&self) -> bool {
-        self.core().node.config.schema.index_of::<V>().is_some()
+        self.shared().node.config.schema.index_of::<V>().is_some()
     }
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
-        let core = self.core();
-        core.flags.touch();
-        let now = core.node.now();
-        let index = read::declared_index::<V>(core)?;
-        read::resolve(core, index, now, Access::Touch, |json| value::decode::<V>(json)).0
+        let shared = self.shared();
+        shared.flags.touch();
+        let now = shared.node.now();
+        let index = read::declared_index::<V>(shared)?;
+        read::resolve(shared, index, now, Access::Touch, |json| value::decode::<V>(json)).0
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.
     pub fn is_new(&self) -> bool {
-        self.core().flags.touch();
-        match self.core().live(self.core().node.now()) {
-            Ok(_) => self.core().flags.begun_here(),
+        self.shared().flags.touch();
+        match self.shared().live(self.shared().node.now()) {
+            Ok(_) => self.shared().flags.begun_here(),
             Err(_) => true,
         }
     }
 
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.core().flags.touch();
-        let record = self.core().live(self.core().node.now()).ok()?;
+        self.shared().flags.touch();
+        let record = self.shared().live(self.shared().node.now()).ok()?;
         match &record.read().kind {
-            Kind::Session { life, .. } => Some(self.core().node.time.wall(life.created()).time()),
+            Kind::Session { life, .. } => Some(self.shared().node.time.wall(life.created()).time()),
             _ => None,
         }
     }
 
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.core().flags.touch();
-        let record = self.core().live(self.core().node.now()).ok()?;
-        Some(self.core().node.time.wall(record.deadline()).time())
+        self.shared().flags.touch();
+        let record = self.shared().live(self.shared().node.now()).ok()?;
+        Some(self.shared().node.time.wall(record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
-        self.core().flags.touch();
-        self.core().principal(self.core().node.now()).map(|signed| signed.principal.clone())
+        self.shared().flags.touch();
+        self.shared().principal(self.shared().node.now()).map(|signed| signed.principal.clone())
     }
 
     // Writing.
@@ -248,8 +253,8 @@ impl Session {
     /// store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
-        let scope = self.core().node.config.schema.get(change.index).scope;
-        commit::commit(self.core(), scope, WriteScope::Values, &[change]).await.map(drop)
+        let scope = self.shared().node.config.schema.get(change.index).scope;
+        commit::commit(self.shared(), scope, WriteScope::Values, &[change]).await.map(drop)
     }
 
     /// Changes a value from what it is now, and returns what it became.
@@ -273,7 +278,7 @@ impl Session {
         mut update: impl FnMut(&mut V) + Send,
     ) -> Result<V, WriteError> {
         let index = self.writable::<V>()?;
-        batch::update(self.core(), index, &mut update).await
+        batch::update(self.shared(), index, &mut update).await
     }
 
     /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
@@ -302,7 +307,7 @@ impl Session {
     /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that then reaches nobody.
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
         let index = self.writable::<V>()?;
-        batch::take(self.core(), index).await
+        batch::take(self.shared(), index).await
     }
 
     /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
@@ -316,7 +321,7 @@ impl Session {
     ///
     /// As [`set`](Self::set): a dropped `clear` has removed all of the values or none.
     pub async fn clear(&self) -> Result<(), WriteError> {
-        commit::clear(self.core()).await
+        commit::clear(self.shared()).await
     }
 
     /// Begins a batch: values of one scope that are written together or not at all.
@@ -329,14 +334,14 @@ impl Session {
     ///
     /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's cookie.
     pub fn relay(&self) -> Option<RelayToken> {
-        relay_out::relay(self.core())
+        relay_out::relay(self.shared())
     }
 
     // Shared by the above.
 
     /// The number of a declared value that may be written one by one.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
-        let node = &self.core().node;
+        let node = &self.shared().node;
         let index = node.config.schema.index_of::<V>().ok_or_else(|| {
             let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
@@ -358,17 +363,17 @@ impl Session {
     }
 
     pub(crate) async fn commit_json(&self, values: Vec<(ValueIndex, Json)>) -> Result<(), WriteError> {
-        let schema = &self.core().node.config.schema;
+        let schema = &self.shared().node.config.schema;
         let change = |(index, json)| Mutation::set(index, schema.get(index).name, json);
-        commit::commit_of_owners(self.core(), values.into_iter().map(change)).await
+        commit::commit_of_owners(self.shared(), values.into_iter().map(change)).await
     }
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.core().binding() {
+        let state = match self.shared().binding() {
             Binding::Anonymous => "anonymous",
-            Binding::Live(record) => match record.closed(self.core().node.now()) {
+            Binding::Live(record) => match record.closed(self.shared().node.now()) {
                 None => "live",
                 Some(_) => "closed",
             },

@@ -20,7 +20,7 @@ use crate::{
     id::Principal,
     node::Node,
     notify::{HandleWakers, Subscribers},
-    session::{Session, end, load::Loader},
+    session::{Session, end, loader::Loader},
     tier::outside::{SharedTier, SourceTier, trace_missing_layer},
 };
 
@@ -129,9 +129,9 @@ impl Sessions {
     /// A dropped call has ended all of the sessions or none: it waits only before the end, for a shared store's answer.
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
-        end::check_ends_kept(session.core())?;
-        if let Some(signed) = session.core().principal(self.node.now()) {
-            end::revoke(session.core(), &signed);
+        end::check_ends_kept(session.shared())?;
+        if let Some(signed) = session.shared().principal(self.node.now()) {
+            end::revoke(session.shared(), &signed);
         }
         Ok(())
     }

@@ -33,7 +33,7 @@ pub(super) struct Reports {
 impl Reports {
     pub(super) fn new(session: Session) -> Self {
         let wait = Wait::new(session);
-        let seen = Snapshot::of(wait.session(), wait.session().core().node.now());
+        let seen = Snapshot::of(wait.session(), wait.session().shared().node.now());
         Self { wait, seen, told: None, settling: None }
     }
 
@@ -43,8 +43,8 @@ impl Reports {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 return Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
             }
-            let core = session.core();
-            let now = core.node.now();
+            let shared = session.shared();
+            let now = shared.node.now();
             let survey = Snapshot::of(session, now);
             let changes = seen.diff(&survey, session);
             *seen = survey;
@@ -54,11 +54,11 @@ impl Reports {
                 let changes: Vec<_> = changes.iter().map(change).collect();
                 text += &event("changes", &json!({ "now": now.0, "changes": changes }));
             }
-            let until = next_end(session, core.node.config.schema.iter().map(|(index, _)| index), now);
+            let until = next_end(session, shared.node.config.schema.iter().map(|(index, _)| index), now);
             if text.is_empty() {
                 return Next::Idle(until);
             }
-            *settling = Some(core.node.time.clock.sleep(SETTLED));
+            *settling = Some(shared.node.time.clock.sleep(SETTLED));
             Next::Last(EventText::More(text), until)
         })
     }
@@ -77,7 +77,7 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
     if told.as_ref() == Some(&report) {
         return None;
     }
-    let time = &session.core().node.time;
+    let time = &session.shared().node.time;
     let text = event("report", &report.told_at(time.wall(time.now())));
     *told = Some(report);
     Some(text)
@@ -85,7 +85,7 @@ fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
 
 impl EventSource for Reports {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().node.time.clock
+        &*self.wait.session().shared().node.time.clock
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {

@@ -147,12 +147,12 @@ impl Serialize for Shown {
 
 impl Report {
     pub(super) fn of(session: &Session) -> Self {
-        let core = session.core();
-        let node = &core.node;
+        let shared = session.shared();
+        let node = &shared.node;
         let now = node.now();
-        let measured = cookie_size::cookie_size(core, now);
+        let measured = cookie_size::cookie_size(shared, now);
         let share = |bytes, budget, json: JsonRoom| Share { bytes, budget, json: json.used, json_free: json.free };
-        let session = Life::of(core, &measured, now);
+        let session = Life::of(shared, &measured, now);
         let store = node.store.as_ref().map(|store| store.name());
         let facts = Facts { store, has_session: session.lived.is_some(), in_step: measured.in_step };
         Self {
@@ -167,7 +167,7 @@ impl Report {
                 .config
                 .schema
                 .iter()
-                .map(|(index, declared)| Value::of(core, index, declared, facts))
+                .map(|(index, declared)| Value::of(shared, index, declared, facts))
                 .collect(),
             undeclared: measured.undeclared,
             chain: tiers(node),
@@ -212,10 +212,10 @@ impl Lifetimes {
 }
 
 impl Life {
-    fn of(core: &SessionShared, measured: &CookieSize, now: Millis) -> Self {
-        let record = core.live(now).ok();
+    fn of(shared: &SessionShared, measured: &CookieSize, now: Millis) -> Self {
+        let record = shared.live(now).ok();
         let lived = record.as_ref().and_then(|record| {
-            let wall = |at| core.node.time.wall(at).0;
+            let wall = |at| shared.node.time.wall(at).0;
             let expires = wall(record.deadline());
             let Kind::Session { life, .. } = &record.read().kind else { return None };
             Some(Lived {
@@ -227,16 +227,16 @@ impl Life {
             })
         });
         let state = if lived.is_some() { "live" } else { "none" };
-        Self { state, signed_in: core.principal(now).is_some(), lived }
+        Self { state, signed_in: shared.principal(now).is_some(), lived }
     }
 }
 
 impl Value {
-    fn of(core: &SessionShared, index: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
-        let now = core.node.now();
-        let explanation = explain(core, index, Access::Peek);
+    fn of(shared: &SessionShared, index: ValueIndex, declared: &ValueSpec, facts: Facts) -> Self {
+        let now = shared.node.now();
+        let explanation = explain(shared, index, Access::Peek);
         let read = |json: &[u8]| (declared.check)(json).map(|()| Json::from(json));
-        let (answer, _) = read::resolve(core, index, now, Access::Peek, read);
+        let (answer, _) = read::resolve(shared, index, now, Access::Peek, read);
         Self {
             name: declared.name,
             scope: match declared.scope {
@@ -251,8 +251,8 @@ impl Value {
             max_age_ms: declared.max_age.map(millis),
             expires: declared
                 .max_age
-                .and_then(|_| read::value_ends(core, index, now))
-                .map(|end| core.node.time.wall(end).0),
+                .and_then(|_| read::value_ends(shared, index, now))
+                .map(|end| shared.node.time.wall(end).0),
             shown: Shown { answer: answer.map(|(json, _)| json), normalize: declared.normalize },
             winner: explanation.winner().unwrap_or(DEFAULT),
             tiers: rows(&explanation.answers().collect::<Vec<_>>(), explanation.winner(), declared.placement, facts),

@@ -136,8 +136,8 @@ impl SessionInspector {
     async fn events(&self, head: &Parts) -> Result<Response<InspectorBody>, Refusal> {
         only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
-        let core = session.core();
-        if core.close_reason(core.node.now()).is_some() {
+        let shared = session.shared();
+        if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
         }
         Ok(streaming(InspectorBody(EventStream::new(Reports::new(session), HEARTBEAT_INTERVAL).boxed())))

@@ -3,8 +3,7 @@
 use std::{ops::ControlFlow, sync::Arc};
 
 use super::{INTERNAL_REFS, Memory, is_held_by, record::Record};
-use crate::record::state::Kind;
-use crate::{sync::atomic::Ordering, time::Millis};
+use crate::{record::state::Kind, sync::atomic::Ordering, time::Millis};
 
 /// Of so many records that can go the least recently used one goes.
 const SAMPLE: usize = 8;

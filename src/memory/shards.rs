@@ -6,10 +6,12 @@ use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 
 use super::record::Record;
-use crate::id::RecordKey;
-use crate::sync::{
-    RwLock,
-    atomic::{AtomicU64, AtomicUsize, Ordering},
+use crate::{
+    id::RecordKey,
+    sync::{
+        RwLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
 };
 
 /// A map that holds nothing but pointers, at 10 to 21 bytes a record; the keys are in the records.

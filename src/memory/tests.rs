@@ -3,13 +3,13 @@
 use std::{ops::ControlFlow, thread, time::Duration};
 
 use super::*;
-use crate::record::write_context::{BudgetShare, WriteContext, WriteScope};
 use crate::{
     error::CloseReason,
     node_clock::NodeClock,
     record::{
         change::Mutation,
         life::{Lifetime, SessionLife, Successor},
+        write_context::{BudgetShare, WriteContext, WriteScope},
     },
     time::Wall,
     value::{Json, Schema, SessionValue, ValueSpec},

@@ -13,10 +13,9 @@ use std::{
 use foldhash::fast::RandomState as FastState;
 use hashbrown::HashTable;
 
-use crate::id::RecordKey;
 use crate::{
     error::CloseReason,
-    id::PrincipalTag,
+    id::{PrincipalTag, RecordKey},
     record::life::End,
     sync::{
         Mutex, RwLock,

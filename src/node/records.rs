@@ -71,6 +71,11 @@ impl Node {
         !matches!(self.lookup(id), SessionLookup::Unknown)
     }
 
+    /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
+    pub(crate) fn lives(&self, id: &SessionId) -> bool {
+        matches!(self.lookup(id), SessionLookup::Live(record) if record.closed(self.now()).is_none())
+    }
+
     /// Why the session of an id has ended, as far as this node knows.
     pub(crate) fn end_reason(&self, id: &SessionId) -> Option<CloseReason> {
         match self.lookup(id) {

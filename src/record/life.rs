@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::node_clock::NodeClock;
 use crate::{
     error::{BuildError, BuildErrorKind, CloseReason},
     id::{PrincipalTag, RecordKey, SessionId},
+    node_clock::NodeClock,
     time::Millis,
     version::Version,
 };

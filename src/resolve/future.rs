@@ -11,7 +11,7 @@ use http::{Response, header};
 use pin_project_lite::pin_project;
 
 use super::caching::{forbid_storing, note_read};
-use crate::session::{cookie_out, load::Loader};
+use crate::session::{cookie_out, loader::Loader};
 
 pin_project! {
     /// The response of a [`LayeredSession`](super::service::LayeredSession).

@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use super::future::{Entered, ResponseFuture};
-use crate::{session::load::LoadFuture, sessions::Sessions};
+use crate::{session::loader::LoadFuture, sessions::Sessions};
 
 /// A layer that loads each session before it calls the inner service. See
 /// [`LayeredSessionLayer::preload`](super::layer::LayeredSessionLayer::preload).

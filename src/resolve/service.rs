@@ -18,7 +18,10 @@ use crate::{
         refused,
     },
     id::Principal,
-    session::load::{HeadFacts, Loader, LoaderHandle, RequestHead},
+    session::{
+        load::head::{HeadFacts, RequestHead},
+        loader::{Loader, LoaderHandle},
+    },
     sessions::Sessions,
 };
 
@@ -105,16 +108,9 @@ impl Sessions {
         let (cross_site, refused) = self.check_cross_site(head, upgrade);
         // The loader around tells of the refusal.
         let refused = refused.filter(|_| around.is_none());
-        let asked = asked.map(Box::new);
-        Loader::new(RequestHead {
-            node: Arc::clone(&self.node),
-            cookies,
-            cross_site,
-            refused,
-            upgrade,
-            facts: asked,
-            outer: around,
-        })
+        let node = Arc::clone(&self.node);
+        let head = RequestHead { node, cookies, cross_site, upgrade, facts: asked.map(Box::new) };
+        Loader::new(head, refused, around)
     }
 
     /// Asks `identify` again, since a service between the two layers may have signed a user in. Where no handle was given
@@ -152,7 +148,7 @@ impl Sessions {
     /// Everything else that is to be learnt from the head, now that it is here.
     fn head_facts(&self, head: &Parts, identified: Option<Principal>) -> HeadFacts {
         let defaults = self.node.compute_defaults(head);
-        HeadFacts { identified, defaults, head: self.node.config.has_sources.then(|| Arc::new(head.clone())) }
+        HeadFacts { identified, defaults, parts: self.node.config.has_sources.then(|| Arc::new(head.clone())) }
     }
 
     /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.

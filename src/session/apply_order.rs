@@ -3,11 +3,10 @@
 use std::{iter, sync::Arc};
 
 use super::{
-    arrive,
     commit::PlannedSession,
     current_token::CurrentToken,
     end, lifecycle,
-    relay::{OpenedRelay, RelayRefused},
+    relay::{self, OpenedRelay, RelayRefused},
     replace::{SessionStart, StartKind},
     request_token::CookieTokens,
     shared::{OwnEnd, SessionShared},
@@ -141,7 +140,7 @@ async fn named_session(
         if !order.no_cookie || came.unread {
             return Err(RelayRefused::OtherSession);
         }
-        arrive::check_minting(shared, relayed.page)?;
+        relay::check_minting(shared, relayed.page)?;
     }
     if order.named != Named::Living {
         return Ok(None);
@@ -150,9 +149,9 @@ async fn named_session(
         Ok(record) if record.id() == id => record,
         Ok(_) => return Err(RelayRefused::OtherSession),
         // Without a cookie, or with one that has idled out: the token tells of a later use.
-        Err(_) => arrive::find_token_record(shared, id, &relayed.current, now).await?,
+        Err(_) => relay::find_token_record(shared, id, &relayed.current, now).await?,
     };
-    arrive::take_changes(shared, &record, &relayed.current, now)?;
+    relay::take_changes(shared, &record, &relayed.current, now)?;
     Ok(Some(record))
 }
 

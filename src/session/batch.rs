@@ -92,7 +92,7 @@ impl<'a> Batch<'a> {
         self.step(|session| {
             let index = session.writable::<V>()?;
             let reread =
-                move |core: &SessionShared, now| updated(core, index, &mut update, now).map(|(change, _)| change);
+                move |shared: &SessionShared, now| updated(shared, index, &mut update, now).map(|(change, _)| change);
             Ok(Step::Update(index, Box::new(reread)))
         })
     }
@@ -130,42 +130,42 @@ impl<'a> Batch<'a> {
         if let Some(error) = error {
             return Err(error);
         }
-        let core = session.core();
-        let Some(scope) = one_scope(core, &steps)? else { return Ok(()) };
+        let shared = session.shared();
+        let Some(scope) = one_scope(shared, &steps)? else { return Ok(()) };
         let rereads = steps.iter().any(|step| matches!(step, Step::Update(..)));
-        let now = core.node.now();
-        let turn = if rereads { core.record_of(scope, now) } else { None };
+        let now = shared.node.now();
+        let turn = if rereads { shared.record_of(scope, now) } else { None };
         let _turn = match &turn {
             Some((_, record)) => Some(record.update_queue().await),
             None => None,
         };
         let mut attempts = Attempts::default();
         loop {
-            let now = core.node.now();
+            let now = shared.node.now();
             let mut changes = Vec::with_capacity(steps.len());
             for step in &mut steps {
                 match step {
                     Step::Set(change) => changes.push(change.clone()),
-                    Step::Remove(change) if read::has_stored(core, change.index, now) => changes.push(change.clone()),
+                    Step::Remove(change) if read::has_stored(shared, change.index, now) => changes.push(change.clone()),
                     Step::Remove(_) => {}
-                    Step::Update(_, reread) => changes.push(reread(core, now)?),
+                    Step::Update(_, reread) => changes.push(reread(shared, now)?),
                 }
             }
             if changes.is_empty() {
-                core.flags.touch();
-                return commit::writable(core, now).map(drop);
+                shared.flags.touch();
+                return commit::writable(shared, now).map(drop);
             }
-            if attempts.settle(commit::try_commit(core, scope, WriteScope::Values, &changes).await)?.is_some() {
+            if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &changes).await)?.is_some() {
                 return Ok(());
             }
         }
     }
 }
 
-fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
+fn one_scope(shared: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, WriteError> {
     let refuse = |message, index| {
         let error = WriteError::new(WriteErrorKind::Invalid, message);
-        Err(error.named([core.node.config.schema.get(index).name]))
+        Err(error.named([shared.node.config.schema.get(index).name]))
     };
     let mut scope = None;
     for (at, step) in steps.iter().enumerate() {
@@ -173,7 +173,7 @@ fn one_scope(core: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>, 
         if steps[..at].iter().any(|earlier| earlier.index() == index) {
             return refuse("a batch names the same value twice", index);
         }
-        let of = core.node.config.schema.get(index).scope;
+        let of = shared.node.config.schema.get(index).scope;
         if *scope.get_or_insert(of) != of {
             return refuse("a batch has values of different scopes, which can't be written as one", index);
         }

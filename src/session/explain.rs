@@ -75,15 +75,15 @@ impl fmt::Display for TierAnswer {
     }
 }
 
-pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> Explanation {
-    let now = core.node.now();
-    let declared = core.node.config.schema.get(index);
+pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, look: Access) -> Explanation {
+    let now = shared.node.now();
+    let declared = shared.node.config.schema.get(index);
     let judge = |json: &[u8], version| match (declared.check)(json) {
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let (stored, _) = read::stored(core, index, now, look);
-    let record = core.record_of(declared.scope, now).filter(|_| declared.in_cookie());
+    let (stored, _) = read::stored(shared, index, now, look);
+    let record = shared.record_of(declared.scope, now).filter(|_| declared.in_cookie());
     let unread = record.and_then(|(_, record)| record.read().values.unread(index).map(|copy| copy.value.clone()));
     let (tier, answer) = match stored {
         Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
@@ -95,7 +95,7 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
     // what it has that is newer.
     for stored in [MEMORY, COOKIE] {
         let answer = match (stored, &unread) {
-            (MEMORY, _) if core.node.memory.is_none() => continue,
+            (MEMORY, _) if shared.node.memory.is_none() => continue,
             (stored, _) if stored == tier => answer,
             (COOKIE, Some(StoredValue { version, json: Some(json), .. })) => judge(json, Some(*version)),
             (COOKIE, Some(StoredValue { version, json: None, .. })) => TierAnswer::Removed(*version),
@@ -103,10 +103,10 @@ pub(crate) fn explain(core: &SessionShared, index: ValueIndex, look: Access) -> 
         };
         answers.push((stored, answer));
     }
-    for computed in &core.node.config.computed {
-        let said = read::computed(core, index, now).find(|(name, _)| *name == computed.name());
+    for computed in &shared.node.config.computed {
+        let said = read::computed(shared, index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = read::resolve(core, index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
+    let winner = read::resolve(shared, index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
     Explanation { answers, winner }
 }

@@ -17,9 +17,9 @@ impl Session {
     ///
     /// `touch` waits for nothing: the first poll completes it.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        self.core().flags.touch();
-        let now = self.core().node.now();
-        match self.core().live(now) {
+        self.shared().flags.touch();
+        let now = self.shared().node.now();
+        match self.shared().live(now) {
             Ok(bound) => bound.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
@@ -63,7 +63,7 @@ impl Session {
     ///
     /// A dropped call has set the lifetime or has not. It waits only for another turn of this handle.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
-        lifecycle::set_lifetime(self.core(), lifetime).await
+        lifecycle::set_lifetime(self.shared(), lifetime).await
     }
 
     /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
@@ -87,7 +87,7 @@ impl Session {
     /// A dropped `renew` has moved the session or has not. With a shared store, a `renew` that is dropped while the store ends
     /// the old id may have ended the session: the user signs in again.
     pub async fn renew(&self) -> Result<(), WriteError> {
-        lifecycle::renew(self.core()).await
+        lifecycle::renew(self.shared()).await
     }
 
     /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page brings
@@ -205,7 +205,7 @@ impl Session {
     /// A dropped `destroy` has ended the session or has not. With a shared store the store decides, and some orders of this
     /// handle may be void already: call it again.
     pub async fn destroy(&self) -> Result<(), WriteError> {
-        end::destroy(self.core()).await
+        end::destroy(self.shared()).await
     }
 
     /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
@@ -223,7 +223,7 @@ impl Session {
     /// A dropped call has ended all of the sessions or none. With a shared store it may have ended this session alone:
     /// [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
-        end::end_all_sessions(self.core()).await
+        end::end_all_sessions(self.shared()).await
     }
 
     /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
@@ -242,6 +242,6 @@ impl Session {
     /// A dropped call has done both steps or none. With a shared store it may have ended the other sessions without the
     /// renewal, and has then ended this session too.
     pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
-        end::end_other_sessions(self.core()).await
+        end::end_other_sessions(self.shared()).await
     }
 }

@@ -1,14 +1,23 @@
 //! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
 
+use std::sync::Arc;
 use std::{fmt, sync::atomic::Ordering};
 
-use super::current_token::{CurrentToken, check_current};
+use super::{
+    current_token::{CurrentToken, check_current},
+    load::merge,
+    shared::{Binding, SessionShared},
+};
 use crate::{
     cookie::{OpenedToken, layout::NONCE_LEN, seal::Purpose},
     cross_site::PageOrigin,
     error::{CloseReason, WriteError},
-    id::SessionId,
+    id::{RecordKey, SessionId},
+    memory::{SessionLookup, record::Record},
     node::{Node, accepted_nonces::NotAccepted},
+    record::values::Resolution,
+    tier::Snapshot,
+    time::Millis,
 };
 
 /// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
@@ -167,5 +176,61 @@ impl OpenedRelay {
             return Err(RelayRefused::NotGenuine);
         }
         Ok(Self { id, purpose, current, nonce, page })
+    }
+}
+
+/// # Errors
+///
+/// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
+pub(super) fn check_minting(shared: &SessionShared, page: PageOrigin) -> Result<(), RelayRefused> {
+    if page == PageOrigin::Listed || matches!(shared.binding(), Binding::CrossSite(_)) {
+        return Err(RelayRefused::Closed(CloseReason::CrossSite));
+    }
+    Ok(())
+}
+
+/// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
+/// handle's once it is known to live.
+pub(super) fn take_changes(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    current: &CurrentToken,
+    now: Millis,
+) -> Result<(), RelayRefused> {
+    record.touch_at_least(current.used(now));
+    // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
+    merge::merge_payload(shared, record, current, Resolution::Newest, now);
+    shared.node.account(record, now);
+    shared.check_revoked(record, now).map_err(RelayRefused::Closed)
+}
+
+/// The session of an opened token that a page brought, on a node that may not know the session yet. A shared store
+/// decides whether the session exists; its values are asked for when they are read.
+pub(super) async fn find_token_record(
+    shared: &SessionShared,
+    id: SessionId,
+    current: &CurrentToken,
+    now: Millis,
+) -> Result<Arc<Record>, RelayRefused> {
+    let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
+    if let Some(store) = node.store()
+        // Unless memory has the store's last answer.
+        && !matches!(node.lookup(&id), SessionLookup::Live(record) if !record.is_stale())
+    {
+        match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {
+            Snapshot::Present(_) => {}
+            Snapshot::Absent => return Err(RelayRefused::OtherSession),
+            Snapshot::Ended(_) => return Err(RelayRefused::Closed(CloseReason::Destroyed)),
+        }
+    }
+    let make = || {
+        let record = Record::session(key, current.initial_life(), current.used(now));
+        if node.store.is_some() { record.never_loaded() } else { record }
+    };
+    let record = node.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
+    record.touch_at_least(current.used(now));
+    match record.closed(now) {
+        Some(reason) => Err(RelayRefused::Closed(reason)),
+        None => Ok(record),
     }
 }

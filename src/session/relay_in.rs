@@ -1,7 +1,7 @@
 use super::{
-    apply_order, arrive,
+    apply_order,
     current_token::CurrentToken,
-    relay::{OpenedRelay, RelayRefused},
+    relay::{self, OpenedRelay, RelayRefused},
     shared::SessionShared,
 };
 use crate::{
@@ -19,17 +19,17 @@ pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) ->
     let now = shared.node.now();
     let OpenedRelay { id, purpose, current, nonce, page } = relayed;
     match shared.live(now) {
-        Ok(record) if record.id() == id => arrive::take_changes(shared, &record, &current, now),
+        Ok(record) if record.id() == id => relay::take_changes(shared, &record, &current, now),
         Ok(_) => Err(RelayRefused::OtherSession),
         Err(Some(reason)) => Err(RelayRefused::Closed(reason)),
         Err(None) if purpose == Purpose::Birth => {
-            arrive::check_minting(shared, page)?;
+            relay::check_minting(shared, page)?;
             bring_birth(shared, id, &current, nonce, now).await
         }
         // The cookie has idled out and proves its id alone: the token tells of a later use.
         Err(None) if shared.request_token.cookie_tokens().ids == [id] && shared.node.end_reason(&id).is_none() => {
-            let record = arrive::find_token_record(shared, id, &current, now).await?;
-            arrive::take_changes(shared, &record, &current, now)?;
+            let record = relay::find_token_record(shared, id, &current, now).await?;
+            relay::take_changes(shared, &record, &current, now)?;
             shared.rebind(record);
             Ok(())
         }
@@ -48,9 +48,9 @@ async fn bring_birth(
     if !current.is_brief(now) {
         return Err(RelayRefused::Expired);
     }
-    let record = arrive::find_token_record(shared, id, current, now).await?;
+    let record = relay::find_token_record(shared, id, current, now).await?;
     shared.node.accepted_nonces.accept(nonce, now)?;
-    arrive::take_changes(shared, &record, current, now)?;
+    relay::take_changes(shared, &record, current, now)?;
     shared.rebind(record);
     Ok(())
 }

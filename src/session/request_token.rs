@@ -90,10 +90,7 @@ mod tests {
         cross_site::CrossSite,
         id::SessionId,
         memory::MemoryTier,
-        session::{
-            Session,
-            load::{Loader, RequestHead},
-        },
+        session::{Session, load::head::RequestHead, loader::Loader},
         sessions::Sessions,
         testing::ManualClock,
         value::SessionValue,
@@ -130,15 +127,11 @@ mod tests {
             headers.insert(COOKIE, HeaderValue::try_from(pairs.join("; ")).unwrap());
         }
         let cookies = Fields::note(&mut headers);
-        Loader::new(RequestHead {
-            node: Arc::clone(&node.node),
-            cookies,
-            cross_site,
-            refused: None,
-            upgrade: false,
-            facts: None,
-            outer: None,
-        })
+        Loader::new(
+            RequestHead { node: Arc::clone(&node.node), cookies, cross_site, upgrade: false, facts: None },
+            None,
+            None,
+        )
         .load_now()
         .unwrap()
     }
@@ -147,16 +140,16 @@ mod tests {
     fn begun(node: &Sessions) -> (SessionId, String) {
         let session = load(node, &[], None);
         at_once(session.set(Visits(1))).unwrap();
-        (session.core().live(node.node.now()).unwrap().id(), sealed(node, &session))
+        (session.shared().live(node.node.now()).unwrap().id(), sealed(node, &session))
     }
 
     fn sealed(node: &Sessions, session: &Session) -> String {
-        let header = crate::session::cookie_out::set_cookie(session.core(), node.node.now()).unwrap();
+        let header = crate::session::cookie_out::set_cookie(session.shared(), node.node.now()).unwrap();
         header.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned()
     }
 
     fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
-        let CookieTokens { ids, unread, .. } = load(node, values, None).core().request_token.cookie_tokens();
+        let CookieTokens { ids, unread, .. } = load(node, values, None).shared().request_token.cookie_tokens();
         (ids, unread)
     }
 
@@ -198,7 +191,7 @@ mod tests {
         for node in [&warm, &node(&ring, &clock)] {
             let session = load(node, &[&token], None);
             assert!(session.is_new(), "idled out");
-            assert_eq!(session.core().request_token.cookie_tokens().ids, [id]);
+            assert_eq!(session.shared().request_token.cookie_tokens().ids, [id]);
         }
         clock.advance(28 * DAY);
         for node in [&warm, &node(&ring, &clock)] {
@@ -217,7 +210,7 @@ mod tests {
             assert_eq!(brought(&node, &[&token]), (vec![id], false));
         }
         let withheld =
-            load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).core().request_token.cookie_tokens();
+            load(&node, &[&token, "garbage"], Some(CrossSite::Withheld)).shared().request_token.cookie_tokens();
         assert_eq!((withheld.ids, withheld.unread), (vec![id], true));
     }
 }

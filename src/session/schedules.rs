@@ -16,7 +16,7 @@ use shuttle::{
     thread,
 };
 
-use super::{load::RequestHead, *};
+use super::{load::head::RequestHead, *};
 use crate::{
     cookie::{CookieTier, header::Fields, keyring::KeyRing},
     id::Principal,
@@ -140,7 +140,7 @@ impl Scene {
         let [(one, first), (other, second)] = took;
         let (results, handles) = ([one, other], [first, second]);
         let now = self.node.node.now();
-        let live = |session: &Session| session.core().live(now).ok();
+        let live = |session: &Session| session.shared().live(now).ok();
         let idle = |record: Arc<Record>| match &record.read().kind {
             Kind::Session { life, .. } => Some(life.idle()),
             _ => None,
@@ -169,21 +169,13 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
         headers.insert(COOKIE, HeaderValue::try_from(pair).unwrap());
     }
     let (node, cookies) = (Arc::clone(&node.node), Fields::note(&mut headers));
-    Loader::new(RequestHead {
-        node,
-        cookies,
-        cross_site: None,
-        refused: None,
-        upgrade: false,
-        facts: None,
-        outer: None,
-    })
-    .load_now()
-    .unwrap()
+    Loader::new(RequestHead { node, cookies, cross_site: None, upgrade: false, facts: None }, None, None)
+        .load_now()
+        .unwrap()
 }
 
 fn cookie(node: &Sessions, session: &Session) -> Option<HeaderValue> {
-    cookie_out::set_cookie(session.core(), node.node.now())
+    cookie_out::set_cookie(session.shared(), node.node.now())
 }
 
 fn user(session: &Session) -> String {

@@ -80,17 +80,22 @@ pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 
 impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
-    pub(super) fn new(node: Arc<Node>, binding: Binding, request_token: RequestToken) -> Self {
+    pub(super) fn new(node: Arc<Node>, binding: Binding, request_token: RequestToken, upgrade: bool) -> Self {
         Self {
             binding: RwLock::new(binding),
             head_principal: None,
             revocations: AtomicU64::new(0),
             computed: Box::default(),
             request_token,
-            flags: RequestFlags::default(),
+            flags: RequestFlags::new(upgrade),
             lazy: OnceLock::new(),
             node,
         }
+    }
+
+    /// Binds a handle that is not shared yet.
+    pub(super) fn bind(&mut self, binding: Binding) {
+        *self.binding.get_mut() = binding;
     }
 
     pub(super) fn lazy(&self) -> &LazyState {

@@ -64,7 +64,7 @@ pub struct SignIn<'a> {
 
 impl<'a> SignIn<'a> {
     pub(super) fn new<V: SessionValue>(session: &'a Session, user: &V) -> Self {
-        let node = &session.core().node;
+        let node = &session.shared().node;
         let undeclared = |message| Err(WriteError::new(WriteErrorKind::Undeclared, message));
         let user = match &node.config.identity {
             Identity::Value { index, .. } if node.config.schema.index_of::<V>() == Some(*index) => {
@@ -84,7 +84,7 @@ impl<'a> SignIn<'a> {
     /// without this, an anonymous choice ends with the anonymous session. A choice that the user's record has no room for
     /// fails the sign-in (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
-        let schema = &self.session.core().node.config.schema;
+        let schema = &self.session.shared().node.config.schema;
         match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {
             // An order has room for each name once.
             Some(index) if self.adopt.contains(&index) => {}
@@ -140,7 +140,7 @@ impl<'a> SignIn<'a> {
     /// sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let Self { session, user, adopt: adopts, grants, .. } = self;
-        order::order(session.core(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
+        order::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
     }
 }
 
@@ -176,7 +176,7 @@ impl<'a> RenewByPage<'a> {
     /// written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
-        order::order(self.session.core(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
+        order::order(self.session.shared(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
     }
 }
 
@@ -197,7 +197,7 @@ impl<'a> IntoFuture for SignIn<'a> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let Self { session, user, adopt, grants, site } = self;
-            sign_in_plan::sign_in(session.core(), user?, &grants, &adopt, site).await
+            sign_in_plan::sign_in(session.shared(), user?, &grants, &adopt, site).await
         })
     }
 }

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    arrive,
     commit::PlannedSession,
     lifecycle::{self, Site},
+    load::principal,
     replace::{SessionStart, StartKind, replace_session},
     shared::SessionShared,
     write::{Attempts, WriteTarget, write},
@@ -81,7 +81,7 @@ impl SignInPlan {
         let SignInRequest { user, grants, adopt, planned, may_begin } = request;
         let principal = named_principal(shared, &user);
         let loaded = match &principal {
-            Some(principal) => arrive::load_principal_record(shared, principal, shared.node.now()).await?,
+            Some(principal) => principal::load_record(shared, principal, shared.node.now()).await?,
             None => None,
         };
         let now = shared.node.now();

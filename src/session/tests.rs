@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{load::RequestHead, *};
+use super::{load::head::RequestHead, *};
 use crate::{
     cookie::{CookieTier, keyring::KeyRing},
     memory::MemoryTier,
@@ -57,17 +57,10 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         .unwrap();
     let handle = || {
         let node = Arc::clone(&sessions.node);
-        let session = Loader::new(RequestHead {
-            node,
-            cookies: None,
-            cross_site: None,
-            refused: None,
-            upgrade: false,
-            facts: None,
-            outer: None,
-        })
-        .load_now()
-        .unwrap();
+        let session =
+            Loader::new(RequestHead { node, cookies: None, cross_site: None, upgrade: false, facts: None }, None, None)
+                .load_now()
+                .unwrap();
         at_once(session.set(Visits(1))).unwrap();
         session
     };
@@ -83,7 +76,7 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
             handles.iter().enumerate().map(watch).collect()
         });
         for (round, session) in handles.iter().enumerate() {
-            let Binding::Live(bound) = session.core().binding() else { unreachable!("it was written to") };
+            let Binding::Live(bound) = session.shared().binding() else { unreachable!("it was written to") };
             before.push(bound);
             rounds.begin(1, round + 1);
             at_once(session.renew()).unwrap();

@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::node_clock::NodeClock;
 use crate::{
     error::{MissingSession, TierError},
     id::OwnerId,
+    node_clock::NodeClock,
     throttle::Throttle,
     tier::{Ask, Commit, Committed, Found, Lookup, Snapshot, Source, Store},
     time::{Millis, Sleep},

@@ -42,7 +42,7 @@ const SESSION_USER: &str = "session-user";
 /// not to become another's.
 pub(super) fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
     match headers.get(SESSION_USER) {
-        Some(meant) if meant.as_bytes() != read::user_mark(session.core()).as_bytes() => Err(Refusal::user_changed()),
+        Some(meant) if meant.as_bytes() != read::user_mark(session.shared()).as_bytes() => Err(Refusal::user_changed()),
         _ => Ok(()),
     }
 }

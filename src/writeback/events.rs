@@ -47,7 +47,7 @@ pub(super) struct Events {
 
 impl Events {
     pub(super) fn new(session: Session, shown: &[ValueIndex], withheld: InexactNumbers, heartbeat: Duration) -> Self {
-        let given = cookie_out::cookie_contents(session.core());
+        let given = cookie_out::cookie_contents(session.shared());
         let (shown, seen) = (shown.into(), vec![(None, None); shown.len()]);
         Self {
             wait: Wait::new(session),
@@ -70,16 +70,16 @@ impl Events {
             if let Some(reason) = ended.or_else(|| close_reason(session)) {
                 return over(reason);
             }
-            let core = session.core();
-            let now = core.node.now();
-            if relay.is_none() && cookie_out::cookie_contents(core) != *given {
-                *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
+            let shared = session.shared();
+            let now = shared.node.now();
+            if relay.is_none() && cookie_out::cookie_contents(shared) != *given {
+                *relay = Some(shared.node.time.clock.sleep(RELAY_DELAY));
             }
             let opening = std::mem::take(opening);
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (index, seen) in shown.iter().zip(seen.iter_mut()) {
-                let declared = core.node.config.schema.get(*index);
-                let (stored, mark) = match read::peek(core, Some(*index), now) {
+                let declared = shared.node.config.schema.get(*index);
+                let (stored, mark) = match read::peek(shared, Some(*index), now) {
                     Ok((stored, mark, _)) => (stored, mark),
                     Err(reason) => return over(reason),
                 };
@@ -90,7 +90,7 @@ impl Events {
                 }
                 *seen = now_seen;
                 // As the type itself writes it, and not as a source laid it out.
-                match read::answer(core, *index, stored, |json| (declared.normalize)(json)) {
+                match read::answer(shared, *index, stored, |json| (declared.normalize)(json)) {
                     Some(json) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // An older value that the page has must not stay there.
                     Some(_) => {
@@ -102,7 +102,7 @@ impl Events {
             }
             let mut text = String::new();
             if opening {
-                let (session, user) = (read::session_mark(core), read::user_mark(core));
+                let (session, user) = (read::session_mark(shared), read::user_mark(shared));
                 let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
                 let marks = format_args!(r#""session":"{session}","user":"{user}""#);
                 text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
@@ -122,35 +122,35 @@ impl Events {
     /// Looks now and then whether the session was used so much that the browser's copy of it is to be refreshed.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         let Self { wait, relay, due, .. } = self;
-        let core = wait.session().core();
+        let shared = wait.session().shared();
         while relay.is_none() {
-            let Some(interval) = relay_out::refresh_interval(core) else { return };
-            let sleep = due.get_or_insert_with(|| core.node.time.clock.sleep(interval));
+            let Some(interval) = relay_out::refresh_interval(shared) else { return };
+            let sleep = due.get_or_insert_with(|| shared.node.time.clock.sleep(interval));
             if sleep.as_mut().poll(cx).is_pending() {
                 return;
             }
             *due = None;
-            if relay_out::is_refresh_due(core) {
-                *relay = Some(core.node.time.clock.sleep(RELAY_DELAY));
+            if relay_out::is_refresh_due(shared) {
+                *relay = Some(shared.node.time.clock.sleep(RELAY_DELAY));
             }
         }
     }
 
     /// What no response has taken to the browser by the time that one could have.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<String> {
-        let core = self.wait.session().core();
+        let shared = self.wait.session().shared();
         let Some(sleep) = &mut self.relay else { return Poll::Pending };
         ready!(sleep.as_mut().poll(cx));
         self.relay = None;
-        self.given = cookie_out::cookie_contents(core);
-        let token = relay_out::relay_unless_sealed(core);
+        self.given = cookie_out::cookie_contents(shared);
+        let token = relay_out::relay_unless_sealed(shared);
         token.map_or(Poll::Pending, |token| Poll::Ready(event("relay", &format_args!("\"{token}\""))))
     }
 }
 
 impl EventSource for Events {
     fn clock(&self) -> &dyn Clock {
-        &*self.wait.session().core().node.time.clock
+        &*self.wait.session().shared().node.time.clock
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {

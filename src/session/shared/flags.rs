@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 pub(crate) struct RequestFlags {
     /// It was read, written or watched.
     touched: AtomicBool,
-    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::super::load::Loader).
+    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::super::loader::Loader).
     head_sent: AtomicBool,
     /// How many sessions this handle has ended: the cookie is to go.
     own_ends: AtomicU32,
@@ -20,6 +20,10 @@ pub(crate) struct RequestFlags {
 }
 
 impl RequestFlags {
+    pub(super) fn new(upgrade: bool) -> Self {
+        Self { upgrade: AtomicBool::new(upgrade), ..Self::default() }
+    }
+
     pub(in crate::session) fn begun_here(&self) -> bool {
         self.begun_here.load(Ordering::Relaxed)
     }
@@ -54,10 +58,6 @@ impl RequestFlags {
     /// Marks a session that was made here.
     pub(in crate::session) fn set_begun_here(&self, begun: bool) {
         self.begun_here.store(begun, Ordering::Relaxed);
-    }
-
-    pub(in crate::session) fn set_upgrade(&self, upgrade: bool) {
-        self.upgrade.store(upgrade, Ordering::Relaxed);
     }
 
     pub(super) fn may_begin(&self) -> bool {

@@ -74,15 +74,15 @@ impl SessionWriteback {
                 };
                 let relayed = OpenedRelay::open(&self.sessions.node, &token, page_of(headers)).map_err(count)?;
                 let session = self.sessions.load(extensions).await?;
-                relay_in::apply_relay(session.core(), relayed).await.map_err(count)?;
+                relay_in::apply_relay(session.shared(), relayed).await.map_err(count)?;
                 Ok(stored(&["$relay".to_owned()], None))
             }
             Posted::Values(values) => {
                 let schema = &self.sessions.node.config.schema;
                 let accepted = AcceptedValues::read(&values, schema, &self.allowed, self.unknown)?;
                 let session = self.sessions.load(extensions).await?;
-                session.core().flags.touch();
-                session.core().check_open()?;
+                session.shared().flags.touch();
+                session.shared().check_open()?;
                 for_this_user(headers, &session)?;
                 session.commit_json(accepted.values).await?;
                 let ignored = (self.unknown == UnknownNames::Ignored).then_some(&*accepted.ignored);
@@ -99,10 +99,10 @@ impl SessionWriteback {
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
         only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
-        let core = session.core();
-        core.flags.touch();
+        let shared = session.shared();
+        shared.flags.touch();
         // EventSource takes it as the word to stay away.
-        if core.close_reason(core.node.now()).is_some() {
+        if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
         }
         let events = Events::new(session, &self.exposed, self.withheld.clone(), self.heartbeat);

@@ -1,0 +1,134 @@
+//! The record of a session that an opened token names: memory and the store decide whether the session lives.
+
+use std::sync::Arc;
+
+use super::token::OpenedCookie;
+use crate::{
+    error::{CloseReason, TierError},
+    id::RecordKey,
+    memory::{EndedSession, SessionLookup, record::Record},
+    record::{
+        cookie_sync::TokenFingerprint,
+        life::{End, Successor},
+    },
+    session::{
+        current_token::CurrentToken,
+        shared::{Binding, SessionShared, fenced},
+    },
+    tier::{Snapshot, StoredRecord},
+    time::Millis,
+};
+
+/// What becomes of an opened token.
+pub(super) enum Admission {
+    /// The store has no such session: the token counts as none.
+    Unknown,
+    /// The session is over.
+    Over(Binding),
+    /// The session lives. `None` where the token proves its id alone.
+    Live(Arc<Record>, Option<AcceptedToken>),
+}
+
+/// A token on its way into the records.
+pub(super) struct AcceptedToken {
+    pub(super) token: CurrentToken,
+    pub(super) old_key: bool,
+    pub(super) fingerprint: Option<TokenFingerprint>,
+    pub(super) stored: Option<StoreAnswer<StoredRecord>>,
+}
+
+/// What the store holds, and how many writes of this node had been abandoned when the store was asked.
+pub(super) struct StoreAnswer<T> {
+    pub(super) snapshot: T,
+    pub(super) abandoned: usize,
+}
+
+/// Finds the record of the session that a genuine token names.
+pub(super) async fn admit(
+    shared: &SessionShared,
+    OpenedCookie { id, token, old_key, fingerprint }: OpenedCookie,
+    now: Millis,
+) -> Result<Admission, TierError> {
+    let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
+    let known = match node.lookup(&id) {
+        SessionLookup::Ended(ended) => return Ok(Admission::Over(ended.into())),
+        SessionLookup::Live(record) => Some(record),
+        SessionLookup::Unknown => None,
+    };
+    let stored = match node.store() {
+        Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
+            let abandoned = known.as_ref().map_or(0, |record| record.sync().abandoned_writes());
+            Some(StoreAnswer { snapshot: store.read(node.config.owner(&id)).await?, abandoned })
+        }
+        _ => None,
+    };
+    if let Some(StoreAnswer { snapshot: Snapshot::Absent, .. }) = stored {
+        // What is open on this node learns of it too.
+        if let Some(record) = &known {
+            let _ = shared.end(record, CloseReason::Destroyed, now);
+        }
+        return Ok(Admission::Unknown);
+    }
+    let make = || Record::session(key, token.initial_life(), token.used(now));
+    let record = match known.map_or_else(|| node.session_record(&key, now, make), Ok) {
+        Ok(record) => record,
+        Err(ended) => return Ok(Admission::Over(ended.into())),
+    };
+    record.confirm();
+    end_predecessor(shared, &record, &token, now);
+    if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
+        // As of now: the store doesn't say since when, and after a minute the token is to count as none.
+        let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
+    }
+    let life = &token.life;
+    node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
+    record.touch_at_least(token.used(now));
+    // Ended between the first look and now.
+    if let Some(ended) = fenced(&record, now) {
+        return Ok(Admission::Over(ended));
+    }
+    // Over by a lifetime that the session was given after this token was sealed.
+    if record.closed(now).is_some() {
+        return Ok(Admission::Over(Binding::Anonymous));
+    }
+    if token.is_idle(now) {
+        // No tombstone waits for the values of so old a token.
+        record.merge_life(&token.life, now);
+        return Ok(Admission::Live(record, None));
+    }
+    let into_record = |StoreAnswer { snapshot, abandoned }: StoreAnswer<Snapshot>| StoreAnswer {
+        snapshot: snapshot.into_record(),
+        abandoned,
+    };
+    let accepted = AcceptedToken { token, old_key, fingerprint, stored: stored.map(into_record) };
+    Ok(Admission::Live(record, Some(accepted)))
+}
+
+/// Ends the id that a session had before its last turn, which may have happened on another node: a socket or a copied
+/// cookie that holds that id here has no session any more.
+fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &CurrentToken, now: Millis) {
+    let (Some(memory), Some(predecessor)) = (&shared.node.memory, token.payload.head.predecessor) else { return };
+    // A late sign-out of the predecessor ends this session: see `follow`.
+    let successor = match predecessor.shares_end {
+        true => Successor::Session(Box::new(*record.key())),
+        false => Successor::None,
+    };
+    let end = End {
+        reason: CloseReason::Renewed,
+        at: shared.node.time.written(token.life.birth(), now),
+        until: token.life.absolute_deadline(),
+        // Filed under the principal of the cookie: the ends of visitors push out no user's.
+        principal: token.payload.head.principal,
+        successor: successor.clone(),
+    };
+    match memory.end_id(&RecordKey(*predecessor.id.as_bytes()), end, now) {
+        SessionLookup::Live(before) => {
+            let _ = shared.end_as(&before, CloseReason::Renewed, successor, now);
+        }
+        // The sign-out came to this node before the renewal did.
+        SessionLookup::Ended(EndedSession::Recently(end)) if predecessor.shares_end && end.is_sign_out() => {
+            let _ = shared.end(record, CloseReason::Destroyed, now);
+        }
+        SessionLookup::Ended(_) | SessionLookup::Unknown => {}
+    }
+}

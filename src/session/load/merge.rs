@@ -1,0 +1,177 @@
+//! The merge of a token's values into the records, and whether the token held all that its browser is to carry.
+
+use std::sync::Arc;
+
+use super::admit::{AcceptedToken, StoreAnswer};
+use crate::{
+    cookie::payload::EntryOwner,
+    memory::record::Record,
+    record::{
+        change::IncomingValue,
+        cookie_sync::{CookieSnapshot, TokenFingerprint},
+        state::{Kind, State},
+        values::{Resolution, ValueSlot},
+        write_context::IncomingFrom,
+    },
+    session::{
+        current_token::CurrentToken,
+        shared::{Binding, SessionShared},
+    },
+    time::Millis,
+    value::{Schema, Scope, ValueIndex},
+    version::Version,
+};
+
+/// The merge of a request's token, to be finished once the principal's record is loaded.
+pub(super) struct TokenMerge {
+    token: CurrentToken,
+    old_key: bool,
+    fingerprint: Option<TokenFingerprint>,
+    payload: PayloadMerge,
+}
+
+/// The outcome of merging a payload.
+pub(in crate::session) struct PayloadMerge {
+    session: OwnerMerge,
+    /// `None` where the payload's principal isn't signed in: its entries went into no record.
+    principal: Option<OwnerMerge>,
+    /// The values that the payload filled, with their versions.
+    filled: Vec<(ValueIndex, Version)>,
+}
+
+/// The outcome of merging the entries of one owner.
+#[derive(Default)]
+struct OwnerMerge {
+    entries: usize,
+    /// The revision of the state that the entries were compared with; `None` if no state was.
+    revision: Option<u64>,
+    /// Whether each entry is the copy that the record has now.
+    same: bool,
+}
+
+impl OwnerMerge {
+    /// Whether a state is the very state that the entries were compared with, and gives a browser these entries alone. A
+    /// write since then is a write that the browser lacks.
+    fn is_complete(&self, state: &State, schema: &Schema) -> bool {
+        self.same
+            && self.revision.is_none_or(|revision| revision == state.revision())
+            && state.cookie_entries(schema).count() == self.entries
+    }
+}
+
+/// Merges the store's copy of a session, and then the token's.
+pub(super) fn merge_token(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    AcceptedToken { token, old_key, fingerprint, stored }: AcceptedToken,
+    now: Millis,
+) -> TokenMerge {
+    if let Some(StoreAnswer { snapshot, abandoned }) = stored {
+        let values = shared.node.incoming_values(snapshot, Scope::Session, now);
+        record.merge(IncomingFrom::Store, values.into_iter(), shared.node.write_context(Scope::Session, now), None);
+        record.sync().mark_read(abandoned);
+    }
+    let payload = merge_payload(shared, record, &token, shared.node.config.resolution, now);
+    TokenMerge { token, old_key, fingerprint, payload }
+}
+
+impl TokenMerge {
+    /// Notes what the browser has: the next request with the same bytes needn't be opened.
+    pub(super) fn finish(self, shared: &mut SessionShared, now: Millis) {
+        let Self { token, old_key, fingerprint, payload } = self;
+        let Binding::Live(record) = shared.binding() else { return };
+        let cookie = cookie_snapshot(shared, &record, &token, &payload, now).filter(|_| !old_key);
+        let whole = payload.principal.is_some() || token.payload.count(EntryOwner::Principal) == 0;
+        if let (Some(fingerprint), Some(cookie), true) = (fingerprint, cookie.clone(), whole) {
+            record.write().set_cookie(fingerprint, cookie);
+        }
+        shared.node.account(&record, now);
+        shared.request_token.cookie = cookie;
+        shared.request_token.from_cookie = payload.filled.into();
+    }
+}
+
+/// Merges what a genuine payload of this session holds into the records of the session and of its present principal.
+pub(in crate::session) fn merge_payload(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    token: &CurrentToken,
+    resolution: Resolution,
+    now: Millis,
+) -> PayloadMerge {
+    record.merge_life(&token.life, now);
+    let mut filled = Vec::new();
+    let session = merge_entries(shared, (Scope::Session, record), token, resolution, &mut filled, now);
+    let signed_in = shared.principal_for(record, now);
+    let own = signed_in.filter(|principal| token.payload.head.principal == Some(principal.owner.tag()));
+    let principal = own.map(|principal| {
+        if token.payload.count(EntryOwner::Principal) == 0 {
+            return OwnerMerge { same: true, ..OwnerMerge::default() };
+        }
+        let record = shared.hold_principal(&principal, now);
+        let merged = merge_entries(shared, (Scope::Principal, &record), token, resolution, &mut filled, now);
+        record.touch(now);
+        shared.node.account(&record, now);
+        merged
+    });
+    PayloadMerge { session, principal, filled }
+}
+
+fn merge_entries(
+    shared: &SessionShared,
+    (scope, record): (Scope, &Record),
+    token: &CurrentToken,
+    resolution: Resolution,
+    filled: &mut Vec<(ValueIndex, Version)>,
+    now: Millis,
+) -> OwnerMerge {
+    let (schema, time) = (&shared.node.config.schema, &shared.node.time);
+    let owner = match scope {
+        Scope::Session => EntryOwner::Session,
+        Scope::Principal => EntryOwner::Principal,
+    };
+    let values = token.payload.entries(owner).map(|entry| {
+        let value = token.stored_value(&entry, time, now);
+        match schema.index_by_bytes(entry.name) {
+            Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, value)),
+            None => IncomingValue::Undeclared(entry.text().into(), value),
+        }
+    });
+    // Without memory there is no other tier than the cookie that could have answered.
+    let filled = shared.node.memory.is_some().then_some(filled);
+    let from = IncomingFrom::Browser(resolution);
+    let merged = record.merge(from, values, shared.node.write_context(scope, now), filled);
+    OwnerMerge { entries: token.payload.count(owner), revision: Some(merged.revision), same: merged.same }
+}
+
+/// Returns what the browser has, if the token held all that the browser is to carry.
+fn cookie_snapshot(
+    shared: &SessionShared,
+    record: &Arc<Record>,
+    token: &CurrentToken,
+    merged: &PayloadMerge,
+    now: Millis,
+) -> Option<CookieSnapshot> {
+    let schema = &shared.node.config.schema;
+    let (deadline, sealed) = (token.idle_deadline.min(token.life.absolute_deadline()), token.issued);
+    let (session, refresh_after) = {
+        let state = record.read();
+        let Kind::Session { life, .. } = &state.kind else { return None };
+        // A lifetime that is no longer the session's: the response that told of the new lifetime was lost.
+        let complete =
+            merged.session.is_complete(&state, schema) && life.lifetime_version() == token.life.lifetime_version();
+        complete.then(|| (state.revision(), life.refresh_after(deadline, sealed)))?
+    };
+    let principal = match shared.principal_for(record, now) {
+        None => None,
+        Some(principal) => {
+            let merged = merged.principal.as_ref()?;
+            let revision = shared.find_principal(&principal).map_or(Some(0), |record| {
+                let complete = |state: &State| merged.is_complete(state, schema).then(|| state.cookie_revision());
+                record.live(now, complete).unwrap_or(Some(0))
+            })?;
+            Some(Arc::new((principal.key(), revision)))
+        }
+    };
+    Some(CookieSnapshot { deadline, sealed, refresh_after, session, principal })
+}

@@ -1,0 +1,155 @@
+//! The token of a request: memory knows its very bytes, or the token is opened, and then believed or not.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::head::RequestHead;
+use crate::{
+    cookie::{
+        OpenedToken,
+        header::{Fields, Scan},
+        keyring::Keys,
+        seal::{self, Purpose},
+    },
+    id::{RecordKey, SessionId},
+    memory::record::Record,
+    node::Node,
+    record::{
+        cookie_sync::{CookieSnapshot, TokenFingerprint},
+        state::{Kind, State},
+    },
+    session::{
+        current_token::{CurrentToken, check_current},
+        request_token::CookieTokens,
+    },
+    time::Millis,
+};
+
+/// A session whose token memory knows by its very bytes.
+pub(in crate::session) struct KnownToken {
+    pub(super) record: Arc<Record>,
+    pub(super) cookie: CookieSnapshot,
+    pub(super) principal: Option<Arc<Record>>,
+}
+
+/// A token that had to be opened.
+pub(super) struct OpenedCookie {
+    pub(super) id: SessionId,
+    pub(super) token: CurrentToken,
+    pub(super) old_key: bool,
+    pub(super) fingerprint: Option<TokenFingerprint>,
+}
+
+/// The session that the cookies of a request name.
+pub(super) enum CookieSession {
+    Nothing,
+    One(OpenedCookie),
+    /// Somebody may have planted a token, and the session that the browser means can't be told.
+    Several,
+}
+
+/// The session whose token memory knows, if the request brings that token alone. Without memory there is none.
+pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
+    let config = &head.node.config;
+    head.node.memory.as_ref()?;
+    match config.cookie_name.scan(head.counted_cookies()?) {
+        Scan::Found(candidates) => recognise(&head.node, candidates.only()?, head.node.now()),
+        Scan::Absent | Scan::Capped => None,
+    }
+}
+
+/// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
+/// seal needn't be opened.
+fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
+    let memory = node.memory.as_ref()?;
+    let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
+    if record.is_stale() {
+        return None;
+    }
+    let fingerprint = node.config.fingerprints.fingerprint(token, node.config.cookie.ring().generation());
+    let (cookie, confirmed) = {
+        let state = record.read_live(now).ok()?;
+        let Kind::Session { browser, .. } = &state.kind else { return None };
+        let (known, cookie) = state.cookie()?;
+        (Some(cookie).filter(|_| known == fingerprint)?, browser.confirmed)
+    };
+    if cookie.deadline <= now {
+        return None;
+    }
+    let principal = match cookie.principal.as_deref() {
+        // An evicted, expired or newer record of the principal may lack what the token has.
+        Some((key, revision)) if *revision != 0 => {
+            Some(memory.principal(key).filter(|record| record.live(now, State::revision) == Ok(*revision))?)
+        }
+        _ => None,
+    };
+    if !confirmed {
+        record.confirm();
+    }
+    Some(KnownToken { record, cookie, principal })
+}
+
+/// Opens every token and gives the newest, if all are of one session. Also gives the list of the tokens, if any came.
+pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession, Option<Box<CookieTokens>>) {
+    let candidates = match node.config.cookie_name.scan(cookies) {
+        Scan::Found(candidates) => candidates,
+        Scan::Absent => return (CookieSession::Nothing, None),
+        Scan::Capped => {
+            node.counters.capped_cookies.fetch_add(1, Ordering::Relaxed);
+            return (CookieSession::Nothing, Some(CookieTokens::unread().into()));
+        }
+    };
+    let keys = node.config.cookie.ring().keys();
+    let mut opened = OpenedTokens::default();
+    opened.brought.unread = candidates.is_cut();
+    for candidate in candidates.iter() {
+        opened.add(node, &keys, candidate, now);
+    }
+    let OpenedTokens { brought, session, several, newest } = opened;
+    let named = session.or_else(|| candidates.iter().find_map(seal::session_id_of));
+    // `recognise` has looked a single candidate up. Of several, one look-up counts for the request.
+    if let (None, Some(memory), Some(id)) = (candidates.only(), &node.memory, named) {
+        memory.look_up(&RecordKey(*id.as_bytes()));
+    }
+    if several {
+        node.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!("a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`");
+        return (CookieSession::Several, Some(brought.into()));
+    }
+    (newest.map_or(CookieSession::Nothing, CookieSession::One), Some(brought.into()))
+}
+
+/// The tokens of a request, opened so far.
+#[derive(Default)]
+struct OpenedTokens {
+    brought: CookieTokens,
+    /// The session of the tokens that count.
+    session: Option<SessionId>,
+    several: bool,
+    newest: Option<OpenedCookie>,
+}
+
+impl OpenedTokens {
+    fn add(&mut self, node: &Node, keys: &Keys, candidate: &[u8], now: Millis) {
+        let opened = node.config.cookie.open(keys, &node.config.audience, Purpose::Cookie, candidate);
+        let Some(OpenedToken { id, payload, retired, .. }) = opened else {
+            node.counters.foreign_tokens.fetch_add(1, Ordering::Relaxed);
+            self.brought.unread = true;
+            return;
+        };
+        let token = check_current(node, payload, now);
+        self.brought.add(id, token.is_some());
+        let ended = node.end_reason(&id).is_some();
+        let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id));
+        // An id that has ended here counts beside another id, which a cookie that was planted before may name.
+        if token.is_some() || ended {
+            self.several |= self.session.replace(id).is_some_and(|other| other != id);
+        }
+        let Some(token) = token else { return };
+        let is_newer = |other: &OpenedCookie| token.payload.head.issued > other.token.payload.head.issued;
+        if self.newest.as_ref().is_none_or(is_newer) {
+            let fingerprints = &node.config.fingerprints;
+            let fingerprint = node.memory.is_some().then(|| fingerprints.fingerprint(candidate, keys.generation));
+            self.newest = Some(OpenedCookie { id, token, old_key: retired, fingerprint });
+        }
+    }
+}

@@ -1,0 +1,367 @@
+//! The loader of a request: it stands in the request's extensions and loads the session once, when somebody asks.
+
+use std::{
+    fmt,
+    future::Future,
+    pin::{Pin, pin},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, Waker, ready},
+};
+
+use http::Extensions;
+
+use super::{
+    Session,
+    load::{
+        self,
+        head::RequestHead,
+        token::{self, KnownToken},
+    },
+    nested,
+    shared::SessionShared,
+};
+use crate::{
+    config::Reads, cookie::header::Fields, cross_site::refusal::CrossSiteRefusal, error::MissingSession, id::Principal,
+    node::Node, sync::Mutex, tier::outside::WaitPolicy,
+};
+
+/// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
+///
+/// It is one allocation for all who are concerned: the request's extensions, its response's future, and the handles, which
+/// may outlive both by days. So it keeps nothing that only the first load needs.
+#[derive(Default)]
+pub(crate) struct Loader {
+    /// Goes once the session is there.
+    arrival: Mutex<Option<Arrival>>,
+    shared: OnceLock<SessionShared>,
+    /// The request's Cookie fields from the load on, for an inner layer of the same sessions. They go with the response head,
+    /// since they keep alive the buffer that the server read the request into.
+    cookies: Mutex<Option<Fields>>,
+    /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
+    /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
+    ///
+    /// Count and marks are one number, so that a handle and the response head agree on their order: a handle that comes
+    /// later finds the mark, and a head that leaves later finds the handle's session.
+    handles: AtomicUsize,
+}
+
+/// The mark that the response head has left.
+const HEAD_SENT: usize = 1 << (usize::BITS - 1);
+
+/// The mark that a load had to wait. Such a load may fail, or be given up, and its handler answers without a session.
+const WAITED: usize = 1 << (usize::BITS - 2);
+
+/// What a handle holds of its session.
+pub(crate) struct HandleGuard(Arc<Loader>);
+
+/// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
+/// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
+///
+/// # Cancel safety
+///
+/// Dropped, it leaves nothing behind; the next one begins anew.
+pub(crate) struct LoadFuture {
+    /// Handed on to the session in the end: it is counted often enough without.
+    loader: Option<Arc<Loader>>,
+    waiting: Option<PendingLoad>,
+    patience: WaitPolicy,
+}
+
+struct PendingLoad {
+    /// Counted as a handle: the session that comes of it may be read while the body goes out.
+    _hold: HandleGuard,
+    load: Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>,
+}
+
+impl Future for LoadFuture {
+    type Output = Result<Session, MissingSession>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        let Some(loader) = this.loader.take() else { return Poll::Pending };
+        match loader.poll_loaded(&mut this.waiting, this.patience, cx) {
+            Poll::Ready(loaded) => Poll::Ready(loaded.map(|()| Session::new(loader))),
+            Poll::Pending => {
+                this.loader = Some(loader);
+                Poll::Pending
+            }
+        }
+    }
+}
+
+/// The key of the extensions under which the innermost layer's loader is.
+#[derive(Clone, Debug)]
+pub(crate) struct LoaderHandle {
+    pub(crate) loader: Arc<Loader>,
+    /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
+    pub(crate) outer: Option<Box<Self>>,
+}
+
+/// A request that has not been loaded yet.
+struct Arrival {
+    head: RequestHead,
+    /// The refusal to trace if the request gets no session. Boxed, since few requests are refused.
+    refused: Option<Box<CrossSiteRefusal>>,
+    /// The loader of the same request and node whose handles have another principal: its session is this loader's too.
+    outer: Option<Arc<Loader>>,
+}
+
+/// The beginning of a load.
+enum Attempt {
+    /// The session is there already.
+    Loaded,
+    /// Nothing has to be waited for.
+    AtOnce(RequestHead, Option<KnownToken>),
+    Waiting(RequestHead),
+}
+
+impl LoaderHandle {
+    /// The loader that a layer of the same chain has put there for the same request: with the same Cookie fields, and with
+    /// the response head still to come.
+    pub(crate) fn same_request(&self, node: &Arc<Node>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
+        let mut loading = self;
+        while !loading.loader.is_of(node) {
+            loading = loading.outer.as_deref()?;
+        }
+        let same = !loading.loader.head_has_left() && loading.loader.has_cookies(cookies);
+        same.then(|| Arc::clone(&loading.loader))
+    }
+}
+
+impl HandleGuard {
+    pub(super) fn new(loader: Arc<Loader>) -> Self {
+        let before = loader.handles.fetch_add(1, Ordering::AcqRel);
+        if before & HEAD_SENT != 0
+            && let Some(shared) = loader.loaded()
+        {
+            shared.flags.note_head_sent();
+        }
+        Self(loader)
+    }
+
+    pub(super) fn shared(&self) -> &SessionShared {
+        self.0.loaded().expect("there are handles of loaded sessions only")
+    }
+}
+
+impl Clone for HandleGuard {
+    fn clone(&self) -> Self {
+        Self::new(Arc::clone(&self.0))
+    }
+}
+
+impl Drop for HandleGuard {
+    fn drop(&mut self) {
+        self.0.handles.fetch_sub(1, Ordering::Release);
+    }
+}
+
+impl Loader {
+    pub(crate) fn new(
+        head: RequestHead,
+        refused: Option<Box<CrossSiteRefusal>>,
+        outer: Option<Arc<Self>>,
+    ) -> Arc<Self> {
+        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
+        // bytes for each request that never asks. A default is made where it stays.
+        let mut loader = Arc::<Self>::default();
+        let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
+        *place.arrival.get_mut() = Some(Arrival { head, refused, outer });
+        loader
+    }
+
+    /// The loader of a handle that no request brought.
+    pub(crate) fn of_job(shared: SessionShared) -> Arc<Self> {
+        Arc::new(Self { shared: shared.into(), ..Self::default() })
+    }
+
+    /// The loader of a chain, among those of nested layers.
+    pub(crate) fn of(extensions: &Extensions, node: &Arc<Node>) -> Option<Arc<Self>> {
+        let mut loading = extensions.get::<LoaderHandle>();
+        while let Some(LoaderHandle { loader, outer, .. }) = loading {
+            if loader.is_of(node) {
+                return Some(Arc::clone(loader));
+            }
+            loading = outer.as_deref();
+        }
+        None
+    }
+
+    /// Looks at the node, which the arrival has before the load and the session after.
+    fn with_node<T>(&self, look: impl FnOnce(&Arc<Node>) -> T) -> Option<T> {
+        let arrival = self.arrival.lock();
+        let node = arrival.as_ref().map(|arrival| &arrival.head.node);
+        node.or_else(|| Some(&self.loaded()?.node)).map(look)
+    }
+
+    fn is_of(&self, node: &Arc<Node>) -> bool {
+        self.with_node(|own| Arc::ptr_eq(own, node)).unwrap_or(false)
+    }
+
+    /// The word to caches on a response whose request read the session.
+    pub(crate) fn reads(&self) -> Reads {
+        self.with_node(|node| node.config.reads).unwrap_or(Reads::Private)
+    }
+
+    /// The session's state, if it was loaded.
+    pub(crate) fn loaded(&self) -> Option<&SessionShared> {
+        self.shared.get()
+    }
+
+    /// Whether the request had these Cookie fields at the layer of this loader.
+    fn has_cookies(&self, cookies: Option<&Fields>) -> bool {
+        match &*self.arrival.lock() {
+            Some(arrival) => arrival.head.cookies.as_ref() == cookies,
+            None => self.cookies.lock().as_ref() == cookies,
+        }
+    }
+
+    /// Keeps the Cookie fields of a load until the response head leaves.
+    fn keep_cookies(&self, cookies: Option<Fields>) {
+        *self.cookies.lock() = cookies;
+        if self.head_has_left() {
+            drop(self.cookies.lock().take());
+        }
+    }
+
+    fn head_has_left(&self) -> bool {
+        self.handles.load(Ordering::Acquire) & HEAD_SENT != 0
+    }
+
+    /// Takes the principal that an inner layer has found, where no handle was given and no load is under way yet.
+    ///
+    /// # Errors
+    ///
+    /// The principal, where handles have another one.
+    pub(crate) fn identify_anew(&self, principal: Option<Principal>) -> Result<(), Option<Principal>> {
+        let mut arrival = self.arrival.lock();
+        let known = match (self.loaded(), arrival.as_mut()) {
+            (Some(shared), _) => shared.head_principal.as_ref().map(|signed| signed.principal.clone()),
+            (None, Some(arrival)) => {
+                let facts = arrival.head.facts.get_or_insert_default();
+                if self.handles.load(Ordering::Acquire) == 0 {
+                    facts.identified.clone_from(&principal);
+                }
+                facts.identified.clone()
+            }
+            (None, None) => None,
+        };
+        if known == principal { Ok(()) } else { Err(principal) }
+    }
+
+    /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
+    /// innermost principal.
+    pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
+        if around.loaded().is_some_and(|shared| shared.flags.is_touched())
+            && let Some(session) = Arc::clone(self).load_now()
+        {
+            session.shared().flags.touch();
+        }
+    }
+
+    /// Leaves the head to the loader of an inner layer, as far as both stand for the same session.
+    pub(crate) fn leave_head_to(&self, within: &Self) {
+        if let (Some(shared), Some(within)) = (self.loaded(), within.loaded()) {
+            nested::leave_head_to(shared, within);
+        }
+    }
+
+    /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
+    /// handle or a load under way is alive, which may be read while the body goes out.
+    pub(crate) fn note_head_sent(&self) -> bool {
+        drop(self.cookies.lock().take());
+        self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
+    }
+
+    /// Whether a handler asked for the session and got none.
+    pub(crate) fn is_missed(&self) -> bool {
+        self.loaded().is_none() && self.handles.load(Ordering::Acquire) & WAITED != 0
+    }
+
+    /// Loads the session, once.
+    pub(crate) const fn load(self: Arc<Self>) -> LoadFuture {
+        LoadFuture { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
+    }
+
+    /// What [`load`](Self::load) gives without waiting for anything.
+    pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
+        let mut cx = Context::from_waker(Waker::noop());
+        match pin!(LoadFuture { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
+            Poll::Ready(loaded) => loaded.ok(),
+            Poll::Pending => None,
+        }
+    }
+
+    fn poll_loaded(
+        self: &Arc<Self>,
+        waiting: &mut Option<PendingLoad>,
+        patience: WaitPolicy,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), MissingSession>> {
+        if waiting.is_none() && self.loaded().is_none() {
+            match self.begin() {
+                Attempt::Loaded => {}
+                Attempt::AtOnce(head, known) => {
+                    let shared = ready!(pin!(load::run(head, known, Vec::new())).poll(cx))?;
+                    self.keep(shared);
+                }
+                Attempt::Waiting(head) => {
+                    self.handles.fetch_or(WAITED, Ordering::Release);
+                    let (hold, loader) = (HandleGuard::new(Arc::clone(self)), Arc::clone(self));
+                    let load = Box::pin(async move {
+                        loader.keep(load::run_waiting(head, patience).await?);
+                        Ok(())
+                    });
+                    *waiting = Some(PendingLoad { _hold: hold, load });
+                }
+            }
+        }
+        waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
+    }
+
+    fn begin(&self) -> Attempt {
+        let mut arrival = self.arrival.lock();
+        let Some(Arrival { head, .. }) = &*arrival else { return Attempt::Loaded };
+        if head.node.waits() {
+            return Attempt::Waiting(head.clone());
+        }
+        match token::find_known(head) {
+            Some(known) if head.is_plain() => {
+                if let Some(Arrival { head: RequestHead { node, cookies, upgrade, .. }, .. }) = arrival.take() {
+                    // Made in place: most requests come here, and the state of a handle is large.
+                    self.shared.get_or_init(|| load::known_session(node, known, upgrade));
+                    self.keep_cookies(cookies);
+                }
+                Attempt::Loaded
+            }
+            known => Attempt::AtOnce(head.clone(), known),
+        }
+    }
+
+    /// Keeps the session of a load, unless another load was faster.
+    fn keep(&self, mut shared: SessionShared) {
+        let outer = self.arrival.lock().as_ref().and_then(|arrival| arrival.outer.clone());
+        nested::share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
+        let shared = self.shared.get_or_init(|| shared);
+        let arrival = self.arrival.lock().take();
+        // Dropped outside of the lock: the head may hold anything of the application's.
+        if let Some(Arrival { head, refused, .. }) = arrival {
+            self.keep_cookies(head.cookies);
+            if let Some(refused) = refused.filter(|_| shared.is_cross_site()) {
+                shared.node.refusals.tell(&refused, shared.node.now());
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Loader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader")
+            .field("loaded", &self.loaded().is_some())
+            .field("handles", &(self.handles.load(Ordering::Relaxed) & !(HEAD_SENT | WAITED)))
+            .finish_non_exhaustive()
+    }
+}
