@@ -5,10 +5,7 @@
 //! knows its place, so that one that goes early leaves nothing behind.
 
 use std::{
-    collections::{
-        BTreeMap,
-        btree_map::{Entry, OccupiedEntry},
-    },
+    collections::{BTreeMap, btree_map::Entry},
     sync::Arc,
 };
 
@@ -17,15 +14,8 @@ use crate::time::Millis;
 
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
-    minutes: BTreeMap<u32, MinuteBucket>,
+    minutes: BTreeMap<u32, Vec<Arc<Record>>>,
 }
-
-/// The records of one minute, in pieces: a list that grows is copied as a whole, and while it is, everybody waits.
-#[derive(Debug, Default)]
-struct MinuteBucket(Vec<Vec<Arc<Record>>>);
-
-/// 4 KiB of pointers.
-const CHUNK: usize = 512;
 
 const MINUTE: u64 = 60_000;
 
@@ -45,55 +35,43 @@ impl Expiry {
     fn put(&mut self, record: Arc<Record>, deadline: Millis) {
         // A deadline within a minute belongs to the next: when it comes, all in it are over.
         let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
-        let MinuteBucket(pieces) = self.minutes.entry(minute).or_default();
-        if pieces.last().is_none_or(|piece| piece.len() == CHUNK) {
-            pieces.push(Vec::new());
-        }
-        let before = (pieces.len() - 1) * CHUNK;
-        if let Some(piece) = pieces.last_mut() {
-            record.place.set(minute, before + piece.len());
-            piece.push(record);
-        }
+        let bucket = self.minutes.entry(minute).or_default();
+        record.place.set(minute, bucket.len());
+        bucket.push(record);
     }
 
     /// Takes a record out, if it is in. The last of its minute takes its place.
     pub(super) fn remove(&mut self, record: &Record) -> Option<Arc<Record>> {
         let (minute, at) = record.place.get();
-        let Entry::Occupied(entry) = self.minutes.entry(minute) else { return None };
-        let last = take_last(entry)?;
-        record.place.set(0, 0);
-        if std::ptr::eq(&*last, record) {
-            return Some(last);
+        let Entry::Occupied(mut entry) = self.minutes.entry(minute) else { return None };
+        let bucket = entry.get_mut();
+        if at >= bucket.len() {
+            return None;
         }
-        let MinuteBucket(pieces) = self.minutes.get_mut(&minute)?;
-        let place = pieces.get_mut(at / CHUNK)?.get_mut(at % CHUNK)?;
-        last.place.set(minute, at);
-        Some(std::mem::replace(place, last))
+        let removed = bucket.swap_remove(at);
+        record.place.set(0, 0);
+        match bucket.get(at) {
+            Some(last) => last.place.set(minute, at),
+            None if bucket.is_empty() => drop(entry.remove()),
+            None => {}
+        }
+        Some(removed)
     }
 
     /// Takes the last of the records whose minute has come.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<Arc<Record>> {
-        let first = self.minutes.first_entry()?;
+        let mut first = self.minutes.first_entry()?;
         // What is in the last minute that there is has no other to go to.
         if u64::from(*first.key()) > now.0 / MINUTE || *first.key() == u32::MAX {
             return None;
         }
-        let record = take_last(first)?;
+        let record = first.get_mut().pop()?;
+        if first.get().is_empty() {
+            first.remove();
+        }
         record.place.set(0, 0);
         Some(record)
     }
-}
-
-fn take_last(mut minute: OccupiedEntry<'_, u32, MinuteBucket>) -> Option<Arc<Record>> {
-    let MinuteBucket(pieces) = minute.get_mut();
-    let last = pieces.last_mut()?.pop();
-    if pieces.last().is_some_and(Vec::is_empty) {
-        pieces.pop();
-    }
-    if pieces.is_empty() {
-        minute.remove();
-    }
-    last
 }
 
 #[cfg(test)]
@@ -139,14 +117,14 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list: pieces of a minute that fill and empty, and places that are taken by others.
+        /// Against a plain list: minutes that fill and empty, and places that are taken by others.
         #[test]
         fn any_order_of_additions_and_removals_leaves_exactly_the_rest(
-            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..3 * CHUNK),
+            steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..1500),
         ) {
             let (mut expiry, mut plain) = (Expiry::default(), Vec::new());
             for (number, (add, minute, which)) in (0..).zip(steps) {
-                // Three of four are additions, so that there is more than a piece.
+                // Three of four are additions, so that minutes fill.
                 if add || number % 2 == 0 || plain.is_empty() {
                     let record = record(number);
                     expiry.add(Arc::clone(&record), Millis(minute * MINUTE));
