@@ -2,26 +2,23 @@
 //!
 //! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
 
-use std::{borrow::Cow, convert::Infallible, fmt, iter, ops::Range, sync::OnceLock, time::Duration};
+use std::{borrow::Cow, fmt, sync::OnceLock};
 
 use http::HeaderValue;
 
 pub use self::same_site::SameSite;
 use self::{
-    budget::{BUDGET, MAX_COOKIE, MIN_COOKIE},
+    budget::BUDGET,
     keyring::{KeyRing, Keys},
     payload::Payload,
     place::CookieScope,
     plaintext::PlaintextBuffer,
-    seal::{Context, Purpose, sealed_len},
+    seal::{Context, Purpose},
 };
-use crate::{
-    error::{BuildError, BuildErrorKind},
-    id::SessionId,
-    record::life::MAX_AGE,
-};
+use crate::id::SessionId;
 
 mod budget;
+mod check;
 pub(crate) mod fingerprint;
 pub(crate) mod header;
 pub(crate) mod keyring;
@@ -33,6 +30,7 @@ pub(crate) mod plaintext;
 mod reader;
 mod same_site;
 pub(crate) mod seal;
+pub(crate) mod set_cookie;
 
 /// The browser's copy of the session: one sealed cookie, and the carrier of the session's id.
 ///
@@ -259,132 +257,6 @@ impl CookieTier {
         &self.ring
     }
 
-    /// What browsers would refuse, with its remedy.
-    pub(crate) fn check(&self) -> Result<(), BuildError> {
-        let name = self.cookie_name();
-        let refuse = |message: String| Err(BuildErrorKind::Cookie.error(message));
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
-            return refuse(format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`"));
-        }
-        let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-        let plain = self.transport == Transport::PlainHttp;
-        if plain && ["__Host-", "__Secure-", "__Http-"].into_iter().any(prefix) {
-            return refuse(format!(
-                "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
-            ));
-        }
-        if !(MIN_COOKIE..=MAX_COOKIE).contains(&self.budget) {
-            return refuse(format!("`max_bytes` of {}: give from {MIN_COOKIE} to {MAX_COOKIE}", self.budget));
-        }
-        if plain && self.same_site == SameSite::None {
-            return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
-        }
-        if self.partition == Partition::ByEmbedder && self.same_site != SameSite::None {
-            return refuse(
-                "`partitioned` is for applications that other sites embed: add `same_site(SameSite::None)`, or leave \
-                 `partitioned` out"
-                    .to_owned(),
-            );
-        }
-        if prefix("__Host-") && !self.place.is_root() {
-            return refuse(format!(
-                "browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`"
-            ));
-        }
-        if self.former.contains(&self.place) {
-            return refuse(
-                "`formerly` names the present place, where a removal would sign users out: leave it out".into(),
-            );
-        }
-        if prefix("__Host-") && !self.former.is_empty() {
-            return refuse(format!("a cookie named {name:?} never stood at another place: leave out `formerly`"));
-        }
-        let mut places = iter::once(&self.place).chain(&self.former);
-        places.try_for_each(CookieScope::check).or_else(refuse)?;
-        if !self.has_room() {
-            return refuse("the cookie's path and domain leave no room for values: shorten them".to_owned());
-        }
-        Ok(())
-    }
-
-    /// `Set-Cookie` of what a session's browser is to carry, for a session that ends in so long. It is asked back 60 s
-    /// earlier, so that a browser whose clock runs late does not show a session that is over.
-    ///
-    /// # Errors
-    ///
-    /// Where the payload is longer than a cookie takes.
-    pub(crate) fn creation(
-        &self,
-        audience: &str,
-        id: &SessionId,
-        payload: PlaintextBuffer,
-        ends_in: Option<Duration>,
-    ) -> Result<Option<SetCookie>, seal::SealError> {
-        let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
-        // Never `Max-Age=0`, which would be a removal.
-        let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
-        let len = sealed_len(payload.as_slice().len());
-        let mut ring = 0;
-        // Into the header at once: a token is hundreds of bytes, and would be copied and measured twice.
-        let header = self.header(self.attributes(), len, max_age, |header| {
-            ring = self.seal(audience, Purpose::Cookie, id, payload, header)?;
-            Ok(())
-        })?;
-        let at = self.cookie_name().len() + 1;
-        Ok(header.map(|header| SetCookie { header, token: at..at + len, ring }))
-    }
-
-    /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
-    pub(crate) fn removal(&self) -> Option<HeaderValue> {
-        self.removal_with(self.attributes())
-    }
-
-    /// The same for each place where an earlier deploy put the cookie.
-    pub(crate) fn former_removals(&self) -> &[HeaderValue] {
-        self.removals.get_or_init(|| {
-            let removal = |place: &CookieScope| self.removal_with(&place.attributes(self));
-            self.former.iter().filter_map(removal).collect()
-        })
-    }
-
-    fn removal_with(&self, attributes: &str) -> Option<HeaderValue> {
-        let none = |_: &mut Vec<u8>| Ok::<_, Infallible>(());
-        let Ok(header) = self.header(attributes, 0, Some(Duration::ZERO), none);
-        header
-    }
-
-    /// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
-    fn header<E>(
-        &self,
-        attributes: &str,
-        value_len: usize,
-        max_age: Option<Duration>,
-        value: impl FnOnce(&mut Vec<u8>) -> Result<(), E>,
-    ) -> Result<Option<HeaderValue>, E> {
-        let name = self.cookie_name();
-        let mut digits = [0; 20];
-        let max_age = max_age.map(|max_age| decimal(max_age.as_secs(), &mut digits));
-        let asked = max_age.map_or(0, |seconds| MAX_AGE_IS.len() + seconds.len());
-        // All of its length: what is left over would have to be counted apart, in memory of its own.
-        let mut header = Vec::with_capacity(name.len() + 1 + value_len + attributes.len() + asked);
-        header.extend_from_slice(name.as_bytes());
-        header.push(b'=');
-        value(&mut header)?;
-        header.extend_from_slice(attributes.as_bytes());
-        if let Some(seconds) = max_age {
-            header.extend_from_slice(MAX_AGE_IS);
-            header.extend_from_slice(seconds);
-        }
-        let Ok(mut header) = HeaderValue::try_from(header) else { return Ok(None) };
-        header.set_sensitive(true);
-        Ok(Some(header))
-    }
-
-    /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
-    fn attributes(&self) -> &str {
-        self.attributes.get_or_init(|| self.place.attributes(self))
-    }
-
     fn context<'a>(&'a self, audience: &'a str, purpose: Purpose) -> Context<'a> {
         Context { cookie: self.cookie_name(), audience, purpose }
     }
@@ -420,30 +292,6 @@ impl CookieTier {
     }
 }
 
-const MAX_AGE_IS: &[u8] = b"; Max-Age=";
-
-/// A number's digits, at the end of as many as one can have. `write!` took 300 instructions for them.
-fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (number % 10) as u8;
-        number /= 10;
-        if number == 0 {
-            return &digits[at..];
-        }
-    }
-}
-
-/// The header that gives the browser its cookie.
-pub(crate) struct SetCookie {
-    pub(crate) header: HeaderValue,
-    /// Where in the header the token stands.
-    pub(crate) token: Range<usize>,
-    /// The generation of the ring that sealed it.
-    pub(crate) ring: u64,
-}
-
 pub(crate) struct OpenedToken {
     pub(crate) id: SessionId,
     /// Apart, so that it stays where it is while the session that it is of is looked for.
@@ -457,92 +305,5 @@ pub(crate) struct OpenedToken {
 impl fmt::Debug for OpenedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenedToken").field("retired", &self.retired).finish_non_exhaustive()
-    }
-}
-
-/// RFC 9110, 5.6.2.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn tier() -> CookieTier {
-        CookieTier::sealed(KeyRing::generate().unwrap())
-    }
-
-    fn unsealed(payload: &[u8]) -> PlaintextBuffer {
-        let mut unsealed = PlaintextBuffer::with_room(payload.len());
-        unsealed.extend(payload);
-        unsealed
-    }
-
-    /// The header that a creation of some token would be, the token left out but for a letter.
-    fn creation(tier: &CookieTier, ends_in: Option<Duration>) -> String {
-        let id = SessionId::mint().unwrap();
-        let SetCookie { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();
-        assert!(header.is_sensitive());
-        let text = header.to_str().unwrap();
-        assert!(
-            seal::open(&tier.ring.keys(), tier.context("", Purpose::Cookie), text[token.clone()].as_bytes()).is_some()
-        );
-        format!("{}t{}", &text[..token.start], &text[token.end..])
-    }
-
-    #[test]
-    fn what_a_prefix_forbids_is_refused() {
-        assert!(tier().check().is_ok());
-        assert!(tier().plain_http().check().is_ok());
-        for bad in [
-            tier().name("__Host-x").plain_http(),
-            tier().name("__secure-x").plain_http(),
-            tier().same_site(SameSite::None).plain_http(),
-            tier().partitioned(),
-            tier().partitioned().same_site(SameSite::Strict),
-            tier().partitioned().same_site(SameSite::None).plain_http(),
-            tier().domain("example.org"),
-            tier().path("/app"),
-            tier().name("a b"),
-            tier().name("a=b"),
-            tier().name(""),
-            tier().name("x").path("app"),
-            tier().name("x").path("/a;b"),
-            tier().name("x").domain("a;b"),
-            tier().max_bytes(0),
-            tier().max_bytes(999),
-            tier().max_bytes(3_801),
-            tier().name("x").path(format!("/{}", "a".repeat(600))).max_bytes(1_000),
-        ] {
-            assert_eq!(bad.check().unwrap_err().kind(), BuildErrorKind::Cookie, "{bad:?}");
-        }
-        assert!(tier().name("__Secure-x").domain("example.org").path("/app").check().is_ok());
-    }
-
-    #[test]
-    fn a_removal_repeats_the_attributes_of_the_creation() {
-        let tier = tier().name("x").domain("example.org").path("/app").same_site(SameSite::Strict);
-        let text = |header: Option<HeaderValue>| header.unwrap().to_str().unwrap().to_owned();
-        let creation = creation(&tier, Some(Duration::from_secs(3660)));
-        assert_eq!(creation, "x=t; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=3600");
-        let removal = text(tier.removal());
-        assert_eq!(removal, "x=; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0");
-        let embedded = CookieTier::sealed(KeyRing::generate().unwrap()).same_site(SameSite::None).partitioned();
-        let removal = text(embedded.removal());
-        assert_eq!(removal, "__Host-session=; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=0");
-    }
-
-    #[test]
-    fn the_cookie_asks_for_no_more_than_400_days_and_short_lives_keep_half() {
-        let text = |span| creation(&tier(), Some(span));
-        assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
-        assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));
-        assert!(text(Duration::from_secs(1)).ends_with("Max-Age=1"));
-        for seconds in [2, 18, 20, 199, 1_000, 10_059, 10_060, 34_560_060] {
-            let asked = seconds - 60.min(seconds / 2);
-            assert!(text(Duration::from_secs(seconds)).ends_with(&format!("; Max-Age={asked}")), "{seconds}");
-        }
-        assert!(!creation(&tier(), None).contains("Max-Age"));
     }
 }

@@ -1,6 +1,6 @@
 //! The budget of the cookie: how many bytes of entries fit the finished header.
 
-use super::{CookieTier, MAX_AGE_IS, payload::HEAD_MAX, seal};
+use super::{CookieTier, payload::HEAD_MAX, seal, set_cookie::MAX_AGE_IS};
 use crate::record::budget::Budget;
 
 /// The budget of the finished header unless told otherwise: nginx's default buffer holds 4 kB of a whole response head.

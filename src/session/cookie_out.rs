@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     cookie::{
-        SetCookie,
         order::Order,
         payload::{Entry, EntryOwner, Head, Writer},
         seal::SealError,
+        set_cookie::SetCookie,
     },
     id::RecordKey,
     memory::record::Record,

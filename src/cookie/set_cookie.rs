@@ -1,0 +1,144 @@
+//! [`SetCookie`]: the header that gives a browser its cookie, and the headers that remove cookies.
+
+use std::{io::Write, ops::Range, time::Duration};
+
+use http::HeaderValue;
+
+use super::{
+    CookieTier,
+    place::CookieScope,
+    plaintext::PlaintextBuffer,
+    seal::{self, Purpose, sealed_len},
+};
+use crate::{id::SessionId, record::life::MAX_AGE};
+
+pub(super) const MAX_AGE_IS: &str = "; Max-Age=";
+
+/// The header that gives the browser its cookie.
+pub(crate) struct SetCookie {
+    pub(crate) header: HeaderValue,
+    /// Where in the header the token stands.
+    pub(crate) token: Range<usize>,
+    /// The generation of the ring that sealed it.
+    pub(crate) ring: u64,
+}
+
+impl CookieTier {
+    /// `Set-Cookie` of what a session's browser is to carry, for a session that ends in so long. It is asked back 60 s
+    /// earlier, so that a browser whose clock runs late does not show a session that is over.
+    ///
+    /// # Errors
+    ///
+    /// Where the payload is longer than a cookie takes.
+    pub(crate) fn creation(
+        &self,
+        audience: &str,
+        id: &SessionId,
+        payload: PlaintextBuffer,
+        ends_in: Option<Duration>,
+    ) -> Result<Option<SetCookie>, seal::SealError> {
+        let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
+        // Never `Max-Age=0`, which would be a removal.
+        let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
+        let max_age = max_age.map(|max_age| max_age.as_secs());
+        let digits = |seconds: u64| 1 + seconds.checked_ilog10().unwrap_or_default() as usize;
+        let asked = max_age.map_or(0, |seconds| MAX_AGE_IS.len() + digits(seconds));
+        let (name, attributes) = (self.cookie_name(), self.attributes());
+        let at = name.len() + 1;
+        let token = at..at + sealed_len(payload.as_slice().len());
+        // All of its length: what is left over would have to be counted apart, in memory of its own.
+        let mut header = Vec::with_capacity(token.end + attributes.len() + asked);
+        header.extend_from_slice(name.as_bytes());
+        header.push(b'=');
+        // Into the header at once: a token is hundreds of bytes, and would be copied and measured twice.
+        let ring = self.seal(audience, Purpose::Cookie, id, payload, &mut header)?;
+        header.extend_from_slice(attributes.as_bytes());
+        if let Some(seconds) = max_age {
+            write!(header, "{MAX_AGE_IS}{seconds}").expect("a vector takes all that is written");
+        }
+        Ok(sensitive(header).map(|header| SetCookie { header, token, ring }))
+    }
+
+    /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
+    pub(crate) fn removal(&self) -> Option<HeaderValue> {
+        self.removal_with(self.attributes())
+    }
+
+    /// The same for each place where an earlier deploy put the cookie.
+    pub(crate) fn former_removals(&self) -> &[HeaderValue] {
+        self.removals.get_or_init(|| {
+            let removal = |place: &CookieScope| self.removal_with(&place.attributes(self));
+            self.former.iter().filter_map(removal).collect()
+        })
+    }
+
+    fn removal_with(&self, attributes: &str) -> Option<HeaderValue> {
+        sensitive(format!("{}={attributes}{MAX_AGE_IS}0", self.cookie_name()).into())
+    }
+
+    /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
+    pub(super) fn attributes(&self) -> &str {
+        self.attributes.get_or_init(|| self.place.attributes(self))
+    }
+}
+
+/// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
+fn sensitive(header: Vec<u8>) -> Option<HeaderValue> {
+    let mut header = HeaderValue::try_from(header).ok()?;
+    header.set_sensitive(true);
+    Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cookie::{KeyRing, SameSite};
+
+    fn tier() -> CookieTier {
+        CookieTier::sealed(KeyRing::generate().unwrap())
+    }
+
+    fn unsealed(payload: &[u8]) -> PlaintextBuffer {
+        let mut unsealed = PlaintextBuffer::with_room(payload.len());
+        unsealed.extend(payload);
+        unsealed
+    }
+
+    /// The header that a creation of some token would be, the token left out but for a letter.
+    fn creation(tier: &CookieTier, ends_in: Option<Duration>) -> String {
+        let id = SessionId::mint().unwrap();
+        let SetCookie { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();
+        assert!(header.is_sensitive());
+        let text = header.to_str().unwrap();
+        assert!(
+            seal::open(&tier.ring.keys(), tier.context("", Purpose::Cookie), text[token.clone()].as_bytes()).is_some()
+        );
+        format!("{}t{}", &text[..token.start], &text[token.end..])
+    }
+
+    #[test]
+    fn a_removal_repeats_the_attributes_of_the_creation() {
+        let tier = tier().name("x").domain("example.org").path("/app").same_site(SameSite::Strict);
+        let text = |header: Option<HeaderValue>| header.unwrap().to_str().unwrap().to_owned();
+        let creation = creation(&tier, Some(Duration::from_secs(3660)));
+        assert_eq!(creation, "x=t; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=3600");
+        let removal = text(tier.removal());
+        assert_eq!(removal, "x=; HttpOnly; SameSite=Strict; Secure; Path=/app; Domain=example.org; Max-Age=0");
+        let embedded = CookieTier::sealed(KeyRing::generate().unwrap()).same_site(SameSite::None).partitioned();
+        let removal = text(embedded.removal());
+        assert_eq!(removal, "__Host-session=; HttpOnly; SameSite=None; Partitioned; Secure; Path=/; Max-Age=0");
+    }
+
+    #[test]
+    fn the_cookie_asks_for_no_more_than_400_days_and_short_lives_keep_half() {
+        let text = |span| creation(&tier(), Some(span));
+        assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
+        assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));
+        assert!(text(Duration::from_secs(1)).ends_with("Max-Age=1"));
+        for seconds in [2, 18, 20, 199, 1_000, 10_059, 10_060, 34_560_060] {
+            let asked = seconds - 60.min(seconds / 2);
+            assert!(text(Duration::from_secs(seconds)).ends_with(&format!("; Max-Age={asked}")), "{seconds}");
+        }
+        assert!(!creation(&tier(), None).contains("Max-Age"));
+    }
+}
