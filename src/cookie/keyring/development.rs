@@ -220,8 +220,8 @@ fn refusal(what: impl fmt::Display, remedy: &str) -> BuildError {
     BuildErrorKind::Key.error(message)
 }
 
-#[cfg(test)]
 #[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::{
         os::unix::fs::{PermissionsExt, symlink},
