@@ -188,46 +188,33 @@ pub(crate) enum ValueError {
 
 impl fmt::Display for ValueError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.summary())?;
         match self {
-            Self::Invalid(error) => write!(f, "{}: {error}", self.summary()),
-            _ => self.summary().fmt(f),
-        }
-    }
-}
-
-/// A flaw without the text of the application's own error, which may quote the value.
-pub(crate) struct Summary<'a>(&'a ValueError);
-
-impl fmt::Display for Summary<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            ValueError::Undecodable(error) => write!(f, "is not of the declared type{}", JsonPosition(error)),
-            ValueError::Invalid(_) => f.write_str("is not valid"),
-            ValueError::Unencodable(_) => f.write_str("can't be encoded as JSON"),
-            ValueError::NotRoundTrip(error) => {
-                write!(f, "encodes to JSON that does not decode again{}", JsonPosition(error))
-            }
+            Self::Invalid(error) => write!(f, ": {error}"),
+            _ => Ok(()),
         }
     }
 }
 
 /// The place of an error in a JSON text. serde's own message can quote the text, which may be a secret.
-struct JsonPosition<'a>(&'a serde_json::Error);
-
-impl fmt::Display for JsonPosition<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.0.line(), self.0.column()) {
-            // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
-            (_, 0) => Ok(()),
-            (1, column) => write!(f, " (at column {column})"),
-            (line, column) => write!(f, " (at line {line}, column {column})"),
-        }
+fn position(error: &serde_json::Error) -> String {
+    match (error.line(), error.column()) {
+        // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
+        (_, 0) => String::new(),
+        (1, column) => format!(" (at column {column})"),
+        (line, column) => format!(" (at line {line}, column {column})"),
     }
 }
 
 impl ValueError {
-    pub(crate) const fn summary(&self) -> Summary<'_> {
-        Summary(self)
+    /// A flaw without the text of the application's own error, which may quote the value.
+    pub(crate) fn summary(&self) -> String {
+        match self {
+            Self::Undecodable(error) => format!("is not of the declared type{}", position(error)),
+            Self::Invalid(_) => "is not valid".to_owned(),
+            Self::Unencodable(_) => "can't be encoded as JSON".to_owned(),
+            Self::NotRoundTrip(error) => format!("encodes to JSON that does not decode again{}", position(error)),
+        }
     }
 
     /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
@@ -269,7 +256,7 @@ fn normalize<V: SessionValue>(json: &[u8]) -> Result<Json, ValueError> {
 /// Encodes a value that has passed `validate`. The bytes are decoded again unless they equal the bytes `decoded`, which
 /// have just been decoded: the same bytes give the same value.
 fn encode_valid<V: SessionValue>(value: &V, decoded: Option<&[u8]>) -> Result<Json, ValueError> {
-    let json = Json::written(|pen| serde_json::to_writer(pen, value)).map_err(ValueError::Unencodable)?;
+    let json = Json::encode(value).map_err(ValueError::Unencodable)?;
     if decoded != Some(&*json) {
         decode::<V>(&json).map_err(|flaw| match flaw {
             ValueError::Undecodable(error) => ValueError::NotRoundTrip(error),

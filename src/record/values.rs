@@ -29,8 +29,8 @@ impl StoredValue {
     }
 
     /// The order of copies: by version, then a removal above a value, then by the bytes, so that every node decides alike.
-    fn rank(&self) -> (Version, bool, Option<&Json>) {
-        (self.version, self.json.is_none(), self.json.as_ref())
+    fn rank(&self) -> (Version, bool, Option<&[u8]>) {
+        (self.version, self.json.is_none(), self.json.as_deref())
     }
 
     pub(crate) fn loses_to(&self, other: &Self) -> bool {
