@@ -280,34 +280,31 @@ impl CloseReason {
 
     /// The reason, and its meaning, for errors.
     pub(crate) fn sentence(self) -> String {
-        let meaning = match self {
-            Self::Renewed => "another handle has renewed the session",
-            Self::Destroyed => {
-                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another"
-            }
-            Self::Expired => "the session was not used for too long, or has reached its absolute lifetime",
-            Self::Revoked => "all sessions of the user have ended",
-            Self::CrossSite => "another site caused the request, which brings no session",
-            Self::Ambiguous => "the request brought cookies of several sessions, of which none counts",
-            Self::Shutdown => "the server is shutting down",
-        };
+        let (name, meaning) = self.name_and_meaning();
         match self {
-            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {self} ({meaning})"),
-            _ => format!("the session is closed: {self} ({meaning})"),
+            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {name} ({meaning})"),
+            _ => format!("the session is closed: {name} ({meaning})"),
+        }
+    }
+
+    const fn name_and_meaning(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Renewed => ("renewed", "another handle has renewed the session"),
+            Self::Destroyed => (
+                "destroyed",
+                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another",
+            ),
+            Self::Expired => ("expired", "the session was not used for too long, or has reached its absolute lifetime"),
+            Self::Revoked => ("revoked", "all sessions of the user have ended"),
+            Self::CrossSite => ("cross-site", "another site caused the request, which brings no session"),
+            Self::Ambiguous => ("ambiguous", "the request brought cookies of several sessions, of which none counts"),
+            Self::Shutdown => ("shutdown", "the server is shutting down"),
         }
     }
 }
 
 impl fmt::Display for CloseReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Renewed => "renewed",
-            Self::Destroyed => "destroyed",
-            Self::Expired => "expired",
-            Self::Revoked => "revoked",
-            Self::CrossSite => "cross-site",
-            Self::Ambiguous => "ambiguous",
-            Self::Shutdown => "shutdown",
-        })
+        f.write_str(self.name_and_meaning().0)
     }
 }
