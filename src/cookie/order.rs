@@ -18,8 +18,6 @@ use super::reader::Reader;
 use crate::{id::SessionId, version::Version};
 
 const NO_COOKIE: u8 = 1;
-const LIVING: u8 = 2;
-const ENDED: u8 = 4;
 
 /// The most sessions that a removal names beside its own.
 pub(crate) const MOST_BEGUN: usize = 15;
@@ -39,36 +37,27 @@ pub(crate) struct Order {
     pub(crate) adopts: Vec<Box<str>>,
 }
 
-/// The turn that an order asks for.
+/// The turn that an order asks for, as its byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    Remove,
-    Renew,
-    SignIn,
+    Remove = 0,
+    Renew = 1,
+    SignIn = 2,
 }
 
-/// How the id that the browser may hold stood when the turn was ordered.
+/// How the id that the browser may hold stood when the turn was ordered, as its flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
     /// The order names no id.
-    Nothing,
-    Living,
-    Ended,
+    Nothing = 0,
+    Living = 2,
+    Ended = 4,
 }
 
 impl Order {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let turn = match self.turn {
-            Turn::Remove => 0,
-            Turn::Renew => 1,
-            Turn::SignIn => 2,
-        };
-        let named = match self.named {
-            Named::Nothing => 0,
-            Named::Living => LIVING,
-            Named::Ended => ENDED,
-        };
-        let mut bytes = vec![turn, named | if self.no_cookie { NO_COOKIE } else { 0 }];
+        let flags = self.named as u8 | if self.no_cookie { NO_COOKIE } else { 0 };
+        let mut bytes = vec![self.turn as u8, flags];
         bytes.push(self.begun.len() as u8);
         self.begun.iter().for_each(|id| bytes.extend_from_slice(id.as_bytes()));
         bytes.extend_from_slice(&self.birth.as_u64().to_be_bytes());
@@ -92,8 +81,8 @@ impl Order {
         let flags = reader.byte()?;
         let named = match flags & !NO_COOKIE {
             0 => Named::Nothing,
-            LIVING => Named::Living,
-            ENDED => Named::Ended,
+            2 => Named::Living,
+            4 => Named::Ended,
             _ => return None,
         };
         let begun =
