@@ -232,9 +232,9 @@ where
                     let refused = match loaded {
                         Ok(session) if session.get::<V>().is_some() => None,
                         // A mistake of the application: nobody could ever pass.
-                        Ok(session) if !session.declares::<V>() => Some(failed(StatusCode::INTERNAL_SERVER_ERROR)),
+                        Ok(session) if !session.declares::<V>() => Some(empty(StatusCode::INTERNAL_SERVER_ERROR)),
                         Ok(_) => Some(without_value(this.login.take())),
-                        Err(missing) => Some(failed(missing.status())),
+                        Err(missing) => Some(empty(missing.status())),
                     };
                     // Taken once: the next state is another, and a future that has answered is pending for ever.
                     let Some(next) = next.take() else { return Poll::Pending };
@@ -250,16 +250,15 @@ where
     }
 }
 
-fn without_value<B: Default>(login: Option<HeaderValue>) -> Response<B> {
+fn empty<B: Default>(status: StatusCode) -> Response<B> {
     let mut response = Response::new(B::default());
-    *response.status_mut() = if login.is_some() { StatusCode::SEE_OTHER } else { StatusCode::UNAUTHORIZED };
-    response.headers_mut().extend(login.map(|location| (header::LOCATION, location)));
+    *response.status_mut() = status;
     response
 }
 
-fn failed<B: Default>(status: StatusCode) -> Response<B> {
-    let mut response = Response::new(B::default());
-    *response.status_mut() = status;
+fn without_value<B: Default>(login: Option<HeaderValue>) -> Response<B> {
+    let mut response = empty(if login.is_some() { StatusCode::SEE_OTHER } else { StatusCode::UNAUTHORIZED });
+    response.headers_mut().extend(login.map(|location| (header::LOCATION, location)));
     response
 }
 
