@@ -20,7 +20,7 @@ use crate::{
     id::Principal,
     session::{
         load::head::{HeadFacts, RequestHead},
-        loader::{Loader, LoaderHandle},
+        loader::{Arrival, Loader, LoaderHandle},
     },
     sessions::Sessions,
 };
@@ -108,9 +108,9 @@ impl Sessions {
         let (cross_site, refused) = self.check_cross_site(head, upgrade);
         // The loader around tells of the refusal.
         let refused = refused.filter(|_| around.is_none());
-        let node = Arc::clone(&self.node);
-        let head = RequestHead { node, cookies, cross_site, upgrade, facts: asked.map(Box::new) };
-        Loader::new(head, refused, around)
+        let (node, facts) = (Arc::clone(&self.node), asked.map(Box::new));
+        let head = RequestHead { node, cookies, cross_site, upgrade, facts };
+        Loader::new(Arrival { head, refused, outer: around })
     }
 
     /// Asks `identify` again, since a service between the two layers may have signed a user in. Where no handle was given

@@ -101,12 +101,12 @@ pub(crate) struct LoaderHandle {
 }
 
 /// A request that has not been loaded yet.
-struct Arrival {
-    head: RequestHead,
+pub(crate) struct Arrival {
+    pub(crate) head: RequestHead,
     /// The refusal to trace if the request gets no session. Boxed, since few requests are refused.
-    refused: Option<Box<CrossSiteRefusal>>,
+    pub(crate) refused: Option<Box<CrossSiteRefusal>>,
     /// The loader of the same request and node whose handles have another principal: its session is this loader's too.
-    outer: Option<Arc<Loader>>,
+    pub(crate) outer: Option<Arc<Loader>>,
 }
 
 /// The beginning of a load.
@@ -160,16 +160,12 @@ impl Drop for HandleGuard {
 }
 
 impl Loader {
-    pub(crate) fn new(
-        head: RequestHead,
-        refused: Option<Box<CrossSiteRefusal>>,
-        outer: Option<Arc<Self>>,
-    ) -> Arc<Self> {
+    pub(crate) fn new(arrival: Arrival) -> Arc<Self> {
         // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
         // bytes for each request that never asks. A default is made where it stays.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
-        *place.arrival.get_mut() = Some(Arrival { head, refused, outer });
+        *place.arrival.get_mut() = Some(arrival);
         loader
     }
 
@@ -346,13 +342,17 @@ impl Loader {
         let outer = self.arrival.lock().as_ref().and_then(|arrival| arrival.outer.clone());
         nested::share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
         let shared = self.shared.get_or_init(|| shared);
-        let arrival = self.arrival.lock().take();
+        let mut place = self.arrival.lock();
         // Dropped outside of the lock: the head may hold anything of the application's.
-        if let Some(Arrival { head, refused, .. }) = arrival {
-            self.keep_cookies(head.cookies);
-            if let Some(refused) = refused.filter(|_| shared.is_cross_site()) {
-                shared.node.refusals.tell(&refused, shared.node.now());
-            }
+        let mut arrival = place.take();
+        if let Some(Arrival { head, .. }) = &mut arrival {
+            self.keep_cookies(head.cookies.take());
+        }
+        drop(place);
+        if let Some(Arrival { refused: Some(refused), .. }) = &arrival
+            && shared.is_cross_site()
+        {
+            shared.node.refusals.tell(refused, shared.node.now());
         }
     }
 }

@@ -90,7 +90,11 @@ mod tests {
         cross_site::CrossSite,
         id::SessionId,
         memory::MemoryTier,
-        session::{Session, load::head::RequestHead, loader::Loader},
+        session::{
+            Session,
+            load::head::RequestHead,
+            loader::{Arrival, Loader},
+        },
         sessions::Sessions,
         testing::ManualClock,
         value::SessionValue,
@@ -127,11 +131,11 @@ mod tests {
             headers.insert(COOKIE, HeaderValue::try_from(pairs.join("; ")).unwrap());
         }
         let cookies = Fields::note(&mut headers);
-        Loader::new(
-            RequestHead { node: Arc::clone(&node.node), cookies, cross_site, upgrade: false, facts: None },
-            None,
-            None,
-        )
+        Loader::new(Arrival {
+            head: RequestHead { node: Arc::clone(&node.node), cookies, cross_site, upgrade: false, facts: None },
+            refused: None,
+            outer: None,
+        })
         .load_now()
         .unwrap()
     }

@@ -16,7 +16,7 @@ use shuttle::{
     thread,
 };
 
-use super::{load::head::RequestHead, *};
+use super::{load::head::RequestHead, loader::Arrival, *};
 use crate::{
     cookie::{CookieTier, header::Fields, keyring::KeyRing},
     id::Principal,
@@ -169,9 +169,13 @@ fn load(node: &Sessions, cookie: Option<&HeaderValue>) -> Session {
         headers.insert(COOKIE, HeaderValue::try_from(pair).unwrap());
     }
     let (node, cookies) = (Arc::clone(&node.node), Fields::note(&mut headers));
-    Loader::new(RequestHead { node, cookies, cross_site: None, upgrade: false, facts: None }, None, None)
-        .load_now()
-        .unwrap()
+    Loader::new(Arrival {
+        head: RequestHead { node, cookies, cross_site: None, upgrade: false, facts: None },
+        refused: None,
+        outer: None,
+    })
+    .load_now()
+    .unwrap()
 }
 
 fn cookie(node: &Sessions, session: &Session) -> Option<HeaderValue> {

@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{load::head::RequestHead, *};
+use super::{load::head::RequestHead, loader::Arrival, *};
 use crate::{
     cookie::{CookieTier, keyring::KeyRing},
     memory::MemoryTier,
@@ -57,10 +57,13 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
         .unwrap();
     let handle = || {
         let node = Arc::clone(&sessions.node);
-        let session =
-            Loader::new(RequestHead { node, cookies: None, cross_site: None, upgrade: false, facts: None }, None, None)
-                .load_now()
-                .unwrap();
+        let session = Loader::new(Arrival {
+            head: RequestHead { node, cookies: None, cross_site: None, upgrade: false, facts: None },
+            refused: None,
+            outer: None,
+        })
+        .load_now()
+        .unwrap();
         at_once(session.set(Visits(1))).unwrap();
         session
     };

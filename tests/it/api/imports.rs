@@ -1,4 +1,5 @@
-//! The arrows between the modules of the crate: a module imports only modules of earlier rows of [`ARROWS`].
+//! The arrows between the modules of the crate, and those between the modules of `session`: a module imports only modules
+//! of earlier rows of [`ARROWS`] and [`SESSION_ARROWS`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -109,8 +110,40 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testing", &["error", "id", "record", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
 ];
 
-/// The modules of the crate's root that a module's file names, in `use` declarations and in paths. Tests are left out.
-fn imports(module: &[&str], text: &str) -> BTreeSet<String> {
+/// Each module of `session` with the modules of `session` that it imports, from the bottom up.
+const SESSION_ARROWS: &[(&str, &[&str])] = &[
+    ("current_token", &[]),
+    ("request_token", &[]),
+    ("shared", &["request_token"]),
+    ("follow", &["shared"]),
+    ("load", &["current_token", "request_token", "shared"]),
+    ("nested", &["shared"]),
+    ("cookie_out", &["nested", "shared"]),
+    ("cookie_size", &["cookie_out", "shared"]),
+    ("loader", &["load", "nested", "shared"]),
+    ("read", &["shared"]),
+    ("explain", &["read", "shared"]),
+    ("relay", &["current_token", "load", "shared"]),
+    ("write", &["shared"]),
+    ("commit", &["shared", "write"]),
+    ("batch", &["commit", "read", "shared", "write"]),
+    ("replace", &["commit", "shared"]),
+    ("lifecycle", &["commit", "replace", "shared", "write"]),
+    ("end", &["commit", "follow", "lifecycle", "replace", "shared"]),
+    ("sign_in_plan", &["commit", "lifecycle", "load", "replace", "shared", "write"]),
+    (
+        "apply_order",
+        &["commit", "current_token", "end", "lifecycle", "relay", "replace", "request_token", "shared", "sign_in_plan"],
+    ),
+    ("order", &["commit", "cookie_out", "relay", "replace", "shared", "sign_in_plan"]),
+    ("relay_in", &["apply_order", "current_token", "relay", "shared"]),
+    ("relay_out", &["cookie_out", "order", "relay", "shared"]),
+    ("sign_in", &["lifecycle", "order", "relay", "sign_in_plan"]),
+    ("life", &["end", "lifecycle", "sign_in"]),
+];
+
+/// The paths of the crate that a module's file names, in `use` declarations and elsewhere. Tests are left out.
+fn imports_of(module: &[&str], text: &str) -> BTreeSet<String> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
     let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let mut found = BTreeSet::new();
@@ -120,15 +153,15 @@ fn imports(module: &[&str], text: &str) -> BTreeSet<String> {
         match after.split_once(';') {
             Some((tree, after)) if is_statement && !tree.contains(['=', '"', '<']) => {
                 let tree = tree.replace(char::is_whitespace, "");
-                found.extend(paths(&tree).iter().filter_map(|path| root_of(module, path)));
+                found.extend(paths(&tree).iter().filter_map(|path| resolve(module, path)));
                 rest = after;
             }
             _ => rest = after,
         }
     }
     for path in code.split("crate::").skip(1) {
-        let name = path.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next();
-        found.extend(name.filter(|name| !name.is_empty()).map(str::to_owned));
+        let end = path.find(|letter: char| !letter.is_alphanumeric() && !"_:".contains(letter)).unwrap_or(path.len());
+        found.extend(Some(path[..end].trim_end_matches(':').to_owned()).filter(|path| !path.is_empty()));
     }
     found
 }
@@ -149,8 +182,8 @@ fn paths(tree: &str) -> Vec<String> {
     inner.map(|path| format!("{prefix}{path}")).collect()
 }
 
-/// The module of the crate's root that a path begins in, seen from a module.
-fn root_of(module: &[&str], path: &str) -> Option<String> {
+/// A path from the crate's root on, of a path that a module names.
+fn resolve(module: &[&str], path: &str) -> Option<String> {
     let mut parts: Vec<_> = path.split("::").collect();
     let mut base = match parts.first() {
         Some(&"crate") => Vec::new(),
@@ -163,7 +196,7 @@ fn root_of(module: &[&str], path: &str) -> Option<String> {
         }
     }
     base.extend(parts);
-    base.first().map(|first| (*first).to_owned())
+    Some(base.join("::"))
 }
 
 /// Whether a file holds tests alone.
@@ -171,46 +204,62 @@ fn is_test(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem == "tests" || stem == "schedules")
 }
 
-#[test]
-fn modules_import_as_the_table_says() {
+/// Each module of a family with the modules of the family that it imports. A module stands for its children.
+fn arrows(family: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (path, text) in files("src", ".rs").into_iter().filter(|(path, _)| !is_test(path)) {
         let src = path.components().skip_while(|part| part.as_os_str() != "src").skip(1);
         let names: Vec<_> = src.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         let module: Vec<_> = names.iter().map(|name| name.trim_end_matches(".rs")).collect();
-        if module != ["lib"] {
-            let imports = imports(&module, &text);
-            found
-                .entry(module[0].to_owned())
-                .or_default()
-                .extend(imports.into_iter().filter(|name| *name != module[0]));
+        let Some([member, ..]) = module.strip_prefix(family).filter(|rest| *rest != ["lib"]) else { continue };
+        let imports = found.entry((*member).to_owned()).or_default();
+        for path in imports_of(&module, &text) {
+            let parts: Vec<_> = path.split("::").collect();
+            if let Some([import, ..]) = parts.strip_prefix(family)
+                && import != member
+            {
+                imports.insert((*import).to_owned());
+            }
         }
     }
-    let table: BTreeMap<_, _> = ARROWS.iter().copied().collect();
-    for (module, imports) in &found {
-        let allowed: BTreeSet<_> =
-            table.get(module.as_str()).into_iter().flat_map(|names| names.iter()).copied().collect();
-        let imports: BTreeSet<_> =
-            imports.iter().map(String::as_str).filter(|name| found.contains_key(*name)).collect();
-        assert_eq!(imports, allowed, "`{module}` imports other modules than its row of `ARROWS` names");
-    }
-    assert_eq!(found.len(), table.len(), "`ARROWS` has a row for each module");
+    let members: BTreeSet<_> = found.keys().cloned().collect();
+    found.values_mut().for_each(|imports| imports.retain(|import| members.contains(import)));
+    found
 }
 
-#[test]
-fn table_of_imports_has_no_circle() {
-    for (row, (module, imports)) in ARROWS.iter().enumerate() {
+#[track_caller]
+fn assert_arrows(family: &[&str], table: &[(&str, &[&str])]) {
+    let found = arrows(family);
+    for (row, (module, imports)) in table.iter().enumerate() {
+        let said: BTreeSet<_> = imports.iter().map(|name| (*name).to_owned()).collect();
+        assert_eq!(found.get(*module), Some(&said), "`{module}` imports other modules than its row names");
         for import in *imports {
-            let below = ARROWS[..row].iter().any(|(earlier, _)| earlier == import);
+            let below = table[..row].iter().any(|(earlier, _)| earlier == import);
             assert!(below, "`{module}` imports `{import}`, which stands no lower");
         }
     }
+    assert_eq!(found.len(), table.len(), "there is a row for each module");
+}
+
+#[test]
+fn modules_import_as_the_table_says() {
+    assert_arrows(&[], ARROWS);
+}
+
+#[test]
+fn session_modules_import_as_the_table_says() {
+    assert_arrows(&["session"], SESSION_ARROWS);
 }
 
 #[test]
 fn imports_are_found_in_trees_and_paths() {
     let text =
         "use super::{a::X, b};\nuse crate::{\n    c::{self, D},\n    e,\n};\nfn f() { crate::g::h(self::i::J) }\n";
-    assert_eq!(imports(&["m", "n"], text), ["c", "e", "g", "m"].map(str::to_owned).into());
-    assert_eq!(imports(&["m"], text), ["a", "b", "c", "e", "g"].map(str::to_owned).into());
+    let same = ["c::D", "c::self", "e", "g::h"];
+    let found = |module: &[&str], own: &[&str]| {
+        let expected = same.iter().chain(own).map(|path| (*path).to_owned()).collect();
+        assert_eq!(imports_of(module, text), expected);
+    };
+    found(&["m", "n"], &["m::a::X", "m::b"]);
+    found(&["m"], &["a::X", "b"]);
 }
