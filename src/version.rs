@@ -44,11 +44,6 @@ impl Version {
     pub(crate) const fn wall(self) -> Wall {
         Wall(self.0 >> 16)
     }
-
-    /// The count of versions before it in its millisecond.
-    pub(crate) const fn counter(self) -> u16 {
-        self.0 as u16
-    }
 }
 
 impl fmt::Display for Version {

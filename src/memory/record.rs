@@ -39,7 +39,7 @@ mod extras;
 /// of its shard's table, which is between seven sixteenths and seven eighths full.
 pub(super) const BASE_BYTES: usize = size_of::<Record>() + 2 * size_of::<usize>() + size_of::<usize>() + 14;
 
-/// One record, of 224 bytes for a session with one short value (measured in the tests of the memory tier).
+/// One record, of 232 bytes for a session with one short value (measured in the tests of the memory tier).
 #[derive(Debug)]
 pub(crate) struct Record {
     /// Here and not in the map: a map has room for twice as many entries as it holds, at the worst.

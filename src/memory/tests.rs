@@ -18,7 +18,7 @@ use crate::{
 
 #[test]
 fn a_record_takes_what_its_doc_says() {
-    assert_eq!(size_of::<Record>(), 224);
+    assert_eq!(size_of::<Record>(), 232);
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     record.sync().begin().confirmed();

@@ -58,21 +58,20 @@ impl Lifetime {
     }
 }
 
-/// A living session, apart from its values: 32 bytes for nearly all, of which memory holds millions.
+/// A living session, apart from its values: 40 bytes for nearly all, of which memory holds millions.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionLife {
-    /// When the session began, in milliseconds, and below them the 16 bits of its birth's counter.
-    began: u64,
+    created: Millis,
+    birth: Version,
     absolute_deadline: Millis,
     /// Milliseconds.
     idle: u64,
-    special: Option<Box<RareFields>>,
+    rare: Option<Box<RareFields>>,
 }
 
 /// What most lives don't have.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct RareFields {
-    birth: Version,
     ends_with_browser: bool,
     lifetime_version: Version,
     generation: u64,
@@ -118,37 +117,35 @@ impl SessionLife {
     }
 
     pub(crate) fn fields(&self) -> LifeFields {
-        let special = self.special.as_deref();
         LifeFields {
-            created: self.created(),
-            birth: self.birth(),
+            created: self.created,
+            birth: self.birth,
             absolute_deadline: self.absolute_deadline,
             idle: self.idle(),
             ends_with_browser: self.ends_with_browser(),
             lifetime_version: self.lifetime_version(),
-            generation: special.map_or(0, |special| special.generation),
+            generation: self.rare.as_ref().map_or(0, |rare| rare.generation),
         }
     }
 
     /// Notes the id that the session had before the turn in which its present id was minted.
     pub(crate) fn set_predecessor(&mut self, predecessor: Predecessor) {
-        let told = self.fields();
-        self.special.get_or_insert_with(|| Box::new(RareFields::of(told))).predecessor = Some(predecessor);
+        self.rare.get_or_insert_default().predecessor = Some(predecessor);
     }
 
     /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
     pub(crate) fn predecessor(&self, time: &NodeClock, now: Millis) -> Option<Predecessor> {
-        let predecessor = self.special.as_ref()?.predecessor?;
+        let predecessor = self.rare.as_ref()?.predecessor?;
         (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
     }
 
     pub(crate) const fn created(&self) -> Millis {
-        Millis(self.began >> 16)
+        self.created
     }
 
-    /// When this id was minted. Most are minted when their session begins, while node time and the wall clock agree.
-    pub(crate) fn birth(&self) -> Version {
-        self.special.as_ref().map_or_else(|| Version::from_u64(self.began), |special| special.birth)
+    /// When this id was minted.
+    pub(crate) const fn birth(&self) -> Version {
+        self.birth
     }
 
     pub(crate) const fn absolute_deadline(&self) -> Millis {
@@ -160,20 +157,20 @@ impl SessionLife {
     }
 
     pub(crate) fn ends_with_browser(&self) -> bool {
-        self.special.as_ref().is_some_and(|special| special.ends_with_browser)
+        self.rare.as_ref().is_some_and(|rare| rare.ends_with_browser)
     }
 
     pub(crate) fn lifetime_version(&self) -> Version {
-        self.special.as_ref().map_or(Version::ZERO, |special| special.lifetime_version)
+        self.rare.as_ref().map_or(Version::ZERO, |rare| rare.lifetime_version)
     }
 
     /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
     pub(crate) fn previous_deadline(&self) -> Millis {
-        self.special.as_ref().map_or_else(Millis::default, |special| special.previous_deadline)
+        self.rare.as_ref().map_or_else(Millis::default, |rare| rare.previous_deadline)
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.special.as_ref().map_or(0, |_| size_of::<RareFields>())
+        self.rare.as_ref().map_or(0, |_| size_of::<RareFields>())
     }
 
     pub(crate) fn deadline(&self, used: Millis) -> Millis {
@@ -219,13 +216,10 @@ impl SessionLife {
 
     fn set_fields(&mut self, told: LifeFields, before: Millis) {
         let earlier = self.previous_deadline().max(before);
-        let predecessor = self.special.as_ref().and_then(|special| special.predecessor);
+        let predecessor = self.rare.as_ref().and_then(|rare| rare.predecessor);
         *self = Self::from(told);
-        // A lifetime of its own has a version, and with it a place for these.
-        if let Some(special) = &mut self.special {
-            special.previous_deadline = earlier;
-            special.predecessor = predecessor;
-        }
+        let rare = self.rare.get_or_insert_default();
+        (rare.previous_deadline, rare.predecessor) = (earlier, predecessor);
     }
 }
 
@@ -233,23 +227,15 @@ impl From<LifeFields> for SessionLife {
     fn from(told: LifeFields) -> Self {
         let LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
             told;
-        let began = created.0 << 16 | u64::from(birth.counter());
-        let minted = birth == Version::from_u64(began);
-        let ordinary = minted && !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
+        let ordinary = !ends_with_browser && lifetime_version == Version::ZERO && generation == 0;
+        let rare = RareFields { ends_with_browser, lifetime_version, generation, ..RareFields::default() };
         Self {
-            began,
+            created,
+            birth,
             absolute_deadline,
             idle: u64::try_from(idle.as_millis()).unwrap_or(u64::MAX),
-            special: (!ordinary).then(|| Box::new(RareFields::of(told))),
+            rare: (!ordinary).then(|| Box::new(rare)),
         }
-    }
-}
-
-impl RareFields {
-    fn of(told: LifeFields) -> Self {
-        let LifeFields { birth, ends_with_browser, lifetime_version, generation, .. } = told;
-        let previous_deadline = Millis::default();
-        Self { birth, ends_with_browser, lifetime_version, generation, previous_deadline, predecessor: None }
     }
 }
 
