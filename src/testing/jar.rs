@@ -1,17 +1,15 @@
 //! [`Jar`]: the cookies of a browser, kept by the rules of RFC 6265bis that sessions depend on.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
-use cookie::{Cookie, Expiration, SameSite};
+use cookie::Cookie;
 use http::{HeaderMap, HeaderValue, Uri, header::SET_COOKIE};
 
-use super::target::{Relation, Target};
+pub(super) use self::kept::Cause;
+use self::kept::Kept;
+use super::target::Target;
 
-/// Browsers keep no cookie longer (RFC 6265bis, 5.5).
-const LONGEST: Duration = Duration::from_secs(400 * 86_400);
-
-/// Browsers refuse a cookie whose name and value together are longer (RFC 6265bis, 5.6).
-const MOST_BYTES: usize = 4096;
+mod kept;
 
 /// Reads every `Set-Cookie` of a response that browsers can read.
 ///
@@ -64,32 +62,6 @@ pub struct Jar {
     kept: Vec<Kept>,
 }
 
-#[derive(Clone, Debug)]
-struct Kept {
-    cookie: Cookie<'static>,
-    domain: String,
-    /// The cookie names no `Domain`: hosts below do not get it.
-    host_only: bool,
-    path: String,
-    /// `None`: until the browser closes.
-    expires: Option<SystemTime>,
-}
-
-/// The page and the kind of a request, by which `SameSite` decides.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Cause {
-    pub(super) relation: Relation,
-    /// A link or a form of a page, whose answer takes the page's place.
-    pub(super) navigation: bool,
-    /// The method is safe (RFC 9110, 9.2.1).
-    pub(super) safe: bool,
-}
-
-impl Cause {
-    /// A link in a page of the same origin.
-    const OWN: Self = Self { relation: Relation::SameOrigin, navigation: true, safe: true };
-}
-
 impl Jar {
     /// An empty jar.
     pub fn new() -> Self {
@@ -104,11 +76,7 @@ impl Jar {
     }
 
     pub(super) fn take_from(&mut self, target: &Target, headers: &HeaderMap, now: SystemTime, cause: Cause) {
-        for cookie in set_cookies(headers) {
-            if let Some(kept) = Kept::admit(cookie, target, now, cause) {
-                self.keep(kept, target, now);
-            }
-        }
+        set_cookies(headers).into_iter().for_each(|cookie| self.admit(cookie, target, now, cause));
     }
 
     /// Puts a cookie into the jar, as a response from this URL would. A cookie that a browser would refuse is left out.
@@ -123,13 +91,11 @@ impl Jar {
     /// assert_eq!(jar.get("language").map(Cookie::value), Some("de"));
     /// ```
     pub fn insert(&mut self, url: &Uri, cookie: Cookie<'static>, now: SystemTime) {
-        let target = Target::of(url);
-        if let Some(kept) = Kept::admit(cookie, &target, now, Cause::OWN) {
-            self.keep(kept, &target, now);
-        }
+        self.admit(cookie, &Target::of(url), now, Cause::OWN);
     }
 
-    fn keep(&mut self, kept: Kept, target: &Target, now: SystemTime) {
+    fn admit(&mut self, cookie: Cookie<'static>, target: &Target, now: SystemTime, cause: Cause) {
+        let Some(kept) = Kept::admit(cookie, target, now, cause) else { return };
         // Plain http must not replace a cookie that came over TLS (RFC 6265bis, 5.7, step 16).
         let shields = |other: &Kept| other.is_secure() && other.cookie.name() == kept.cookie.name();
         if !target.is_secure() && self.kept.iter().any(|other| shields(other) && other.overlaps(&kept)) {
@@ -202,98 +168,12 @@ impl Jar {
     }
 }
 
-impl Kept {
-    /// The cookie as a browser keeps it; `None` where a browser refuses it (RFC 6265bis, 5.7).
-    fn admit(cookie: Cookie<'static>, target: &Target, now: SystemTime, cause: Cause) -> Option<Self> {
-        let secure = cookie.secure() == Some(true);
-        let domain = cookie.domain().map(str::to_ascii_lowercase);
-        let path = cookie.path().filter(|path| path.starts_with('/')).map(str::to_owned);
-        let kept = Self {
-            host_only: domain.is_none(),
-            domain: domain.unwrap_or_else(|| target.host().to_owned()),
-            path: path.unwrap_or_else(|| target.default_path().to_owned()),
-            expires: expiry(&cookie, now),
-            cookie,
-        };
-        let short = kept.cookie.name().len() + kept.cookie.value().len() <= MOST_BYTES;
-        let shown = cause.relation != Relation::CrossSite || cause.navigation || kept.same_site() == SameSite::None;
-        let allowed = short
-            && target.is_within(&kept.domain)
-            && (target.is_secure() || !secure)
-            && (secure || kept.same_site() != SameSite::None)
-            && kept.keeps_the_promise_of_its_name()
-            && shown;
-        allowed.then_some(kept)
-    }
-
-    /// Whether the cookie is what its prefix says (RFC 6265bis, 4.1.3). Browsers compare without case.
-    fn keeps_the_promise_of_its_name(&self) -> bool {
-        let begins = |prefix: &str| {
-            self.cookie.name().get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        };
-        if begins("__Host-") {
-            self.is_secure() && self.host_only && self.cookie.path() == Some("/")
-        } else {
-            !begins("__Secure-") || self.is_secure()
-        }
-    }
-
-    fn is_secure(&self) -> bool {
-        self.cookie.secure() == Some(true)
-    }
-
-    /// Chrome's default is `Lax`; the strictest browser decides here.
-    fn same_site(&self) -> SameSite {
-        self.cookie.same_site().unwrap_or(SameSite::Lax)
-    }
-
-    fn is_over(&self, now: SystemTime) -> bool {
-        self.expires.is_some_and(|expires| expires <= now)
-    }
-
-    fn has_place_of(&self, other: &Self) -> bool {
-        let place =
-            |kept: &Self| (kept.cookie.name().to_owned(), kept.domain.clone(), kept.host_only, kept.path.clone());
-        place(self) == place(other)
-    }
-
-    /// Whether some request would carry both cookies.
-    fn overlaps(&self, newer: &Self) -> bool {
-        let within = |one: &str, other: &str| {
-            one.strip_suffix(other).is_some_and(|start| start.is_empty() || start.ends_with('.'))
-        };
-        let hosts = within(&self.domain, &newer.domain) || within(&newer.domain, &self.domain);
-        let rest = newer.path.strip_prefix(&self.path);
-        hosts && rest.is_some_and(|rest| rest.is_empty() || self.path.ends_with('/') || rest.starts_with('/'))
-    }
-
-    fn goes_to(&self, target: &Target, now: SystemTime, cause: Cause) -> bool {
-        let host = if self.host_only { target.host() == self.domain } else { target.is_within(&self.domain) };
-        let shown = match self.same_site() {
-            _ if cause.relation != Relation::CrossSite => true,
-            SameSite::None => true,
-            SameSite::Lax => cause.navigation && cause.safe,
-            SameSite::Strict => false,
-        };
-        host && shown && target.is_below(&self.path) && (target.is_secure() || !self.is_secure()) && !self.is_over(now)
-    }
-}
-
-/// The end of a cookie: `Max-Age` goes before `Expires`, and both are capped.
-fn expiry(cookie: &Cookie<'_>, now: SystemTime) -> Option<SystemTime> {
-    let capped = |seconds: u64| Duration::from_secs(seconds).min(LONGEST);
-    match (cookie.max_age(), cookie.expires()) {
-        (Some(age), _) => Some(now + capped(u64::try_from(age.whole_seconds()).unwrap_or_default())),
-        (None, Some(Expiration::DateTime(time))) => Some(SystemTime::from(time).min(now + LONGEST)),
-        (None, Some(Expiration::Session) | None) => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::UNIX_EPOCH;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::testing::target::Relation;
 
     /// 2030-01-01T00:00:00Z.
     const NOW: u64 = 1_893_456_000;

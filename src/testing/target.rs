@@ -86,14 +86,12 @@ impl Target {
 
     /// Whether a cookie of this domain belongs to the host (RFC 6265bis, 5.1.3).
     pub(super) fn is_within(&self, domain: &str) -> bool {
-        let below = || self.host.strip_suffix(domain).is_some_and(|start| start.ends_with('.'));
-        self.host == domain || !self.is_address() && below()
+        self.host == domain || !self.is_address() && is_within(&self.host, domain)
     }
 
-    /// Whether a cookie of this path is sent here (RFC 6265bis, 5.1.4).
+    /// Whether a cookie of this path is sent here.
     pub(super) fn is_below(&self, path: &str) -> bool {
-        let rest = self.path.strip_prefix(path);
-        rest.is_some_and(|rest| rest.is_empty() || path.ends_with('/') || rest.starts_with('/'))
+        is_below(&self.path, path)
     }
 
     /// The path of a cookie that names none (RFC 6265bis, 5.1.4).
@@ -120,6 +118,17 @@ impl Target {
     fn address(&self) -> Option<Ipv4Addr> {
         self.host.parse().ok()
     }
+}
+
+/// Whether a host name is a domain's, or of a host below it.
+pub(super) fn is_within(host: &str, domain: &str) -> bool {
+    host.strip_suffix(domain).is_some_and(|start| start.is_empty() || start.ends_with('.'))
+}
+
+/// Whether a path matches the path of a cookie (RFC 6265bis, 5.1.4).
+pub(super) fn is_below(path: &str, of_cookie: &str) -> bool {
+    let rest = path.strip_prefix(of_cookie);
+    rest.is_some_and(|rest| rest.is_empty() || of_cookie.ends_with('/') || rest.starts_with('/'))
 }
 
 #[cfg(test)]
