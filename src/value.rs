@@ -1,13 +1,19 @@
 //! What a session holds: typed values, declared once, stored as JSON bytes.
 
-use std::{any::TypeId, fmt, time::Duration};
+use std::time::Duration;
 
 use serde::{Serialize, de::DeserializeOwned};
 
-pub(crate) use self::json::Json;
-use crate::error::{BoxError, BuildError, BuildErrorKind, WriteError, WriteErrorKind};
+pub(crate) use self::{
+    flaw::ValueError,
+    json::Json,
+    schema::{MAX_NAME, Schema, ValueIndex, ValueSpec, check_name},
+};
+use crate::error::BoxError;
 
+mod flaw;
 mod json;
+mod schema;
 
 /// A value that sessions can hold: its wire name, whose it is, where it may live, for how long, and what is valid.
 ///
@@ -174,68 +180,6 @@ pub enum Placement {
     Volatile,
 }
 
-/// Why bytes are no valid `V`, or a `V` no valid bytes. The text goes on where the value's name stands: "`theme` …".
-#[derive(Debug)]
-pub(crate) enum ValueError {
-    /// The bytes do not decode.
-    Undecodable(serde_json::Error),
-    Invalid(BoxError),
-    /// The type's own `Serialize` fails, or makes no JSON: a map whose keys are no strings.
-    Unencodable(serde_json::Error),
-    /// The value encodes, and its JSON does not decode again.
-    NotRoundTrip(serde_json::Error),
-}
-
-impl fmt::Display for ValueError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.summary())?;
-        match self {
-            Self::Invalid(error) => write!(f, ": {error}"),
-            _ => Ok(()),
-        }
-    }
-}
-
-/// The place of an error in a JSON text. serde's own message can quote the text, which may be a secret.
-fn position(error: &serde_json::Error) -> String {
-    match (error.line(), error.column()) {
-        // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
-        (_, 0) => String::new(),
-        (1, column) => format!(" (at column {column})"),
-        (line, column) => format!(" (at line {line}, column {column})"),
-    }
-}
-
-impl ValueError {
-    /// A flaw without the text of the application's own error, which may quote the value.
-    pub(crate) fn summary(&self) -> String {
-        match self {
-            Self::Undecodable(error) => format!("is not of the declared type{}", position(error)),
-            Self::Invalid(_) => "is not valid".to_owned(),
-            Self::Unencodable(_) => "can't be encoded as JSON".to_owned(),
-            Self::NotRoundTrip(error) => format!("encodes to JSON that does not decode again{}", position(error)),
-        }
-    }
-
-    /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
-    pub(crate) fn into_source(self) -> Option<BoxError> {
-        match self {
-            Self::Invalid(error) => Some(error),
-            Self::Unencodable(error) => Some(error.into()),
-            Self::Undecodable(_) | Self::NotRoundTrip(_) => None,
-        }
-    }
-
-    /// The error of a write of the value.
-    pub(crate) fn into_write_error(self, name: &'static str) -> WriteError {
-        let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` {self}")).named([name]);
-        match self.into_source() {
-            Some(source) => error.caused_by(source),
-            None => error,
-        }
-    }
-}
-
 pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, ValueError> {
     let value: V = serde_json::from_slice(json).map_err(ValueError::Undecodable)?;
     value.validate().map_err(ValueError::Invalid)?;
@@ -266,103 +210,6 @@ fn encode_valid<V: SessionValue>(value: &V, decoded: Option<&[u8]>) -> Result<Js
     Ok(json)
 }
 
-/// A declared value's number: its place in the order of declaration.
-pub(crate) type ValueIndex = u16;
-
-/// What the chain knows of a declared type without knowing the type.
-#[derive(Clone, Copy)]
-pub(crate) struct ValueSpec {
-    pub(crate) name: &'static str,
-    pub(crate) type_id: TypeId,
-    pub(crate) scope: Scope,
-    pub(crate) placement: Placement,
-    pub(crate) max_age: Option<Duration>,
-    /// Whether bytes are a valid value of the type.
-    pub(crate) check: fn(&[u8]) -> Result<(), ValueError>,
-    /// Decodes, validates and encodes again: the bytes that the type itself would write.
-    pub(crate) normalize: fn(&[u8]) -> Result<Json, ValueError>,
-}
-
-impl ValueSpec {
-    pub(crate) fn of<V: SessionValue>() -> Self {
-        Self {
-            name: V::NAME,
-            type_id: TypeId::of::<V>(),
-            scope: V::SCOPE,
-            placement: V::PLACEMENT,
-            max_age: V::MAX_AGE,
-            check: |json| decode::<V>(json).map(drop),
-            normalize: normalize::<V>,
-        }
-    }
-
-    /// Whether the browser carries it.
-    pub(crate) fn in_cookie(&self) -> bool {
-        self.placement == Placement::Everywhere
-    }
-}
-
-/// All declared values, in the order of declaration.
-#[derive(Clone, Default)]
-pub(crate) struct Schema(Vec<ValueSpec>);
-
-impl Schema {
-    pub(crate) fn push(&mut self, declared: ValueSpec) {
-        self.0.push(declared);
-    }
-
-    pub(crate) fn get(&self, number: ValueIndex) -> &ValueSpec {
-        &self.0[usize::from(number)]
-    }
-
-    /// A scan: chains declare a handful of values, and comparing two type ids costs less than hashing one.
-    pub(crate) fn index_of<V: SessionValue>(&self) -> Option<ValueIndex> {
-        self.find(|declared| declared.type_id == TypeId::of::<V>())
-    }
-
-    pub(crate) fn index_by_name(&self, name: &str) -> Option<ValueIndex> {
-        self.index_by_bytes(name.as_bytes())
-    }
-
-    /// By a name as it came in a token: what equals a declared one needn't be checked again to be text.
-    pub(crate) fn index_by_bytes(&self, name: &[u8]) -> Option<ValueIndex> {
-        self.find(|declared| declared.name.as_bytes() == name)
-    }
-
-    fn find(&self, matches: impl Fn(&ValueSpec) -> bool) -> Option<ValueIndex> {
-        self.0.iter().position(matches).map(|at| at as ValueIndex)
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (ValueIndex, &ValueSpec)> {
-        (0..).zip(&self.0)
-    }
-
-    pub(crate) const fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-/// Longest wire name, in bytes.
-pub(crate) const MAX_NAME: usize = 64;
-
-/// Checks a wire name.
-///
-/// `constructor` and `prototype` are refused beside the alphabet's rule (which refuses `__proto__`): the name becomes a
-/// property in somebody's script sooner or later.
-pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
-    let mut bytes = name.bytes();
-    let well_formed = name.len() <= MAX_NAME
-        && bytes.next().is_some_and(|first| first.is_ascii_alphabetic())
-        && bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'));
-    if well_formed && !matches!(name, "constructor" | "prototype") {
-        return Ok(());
-    }
-    Err(BuildErrorKind::Value.error(format!(
-        "the value name {name:?} can't go on the wire: use a letter and then up to 63 letters, digits, `_`, `.` or \
-             `-`, and neither `constructor` nor `prototype`"
-    )))
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -370,20 +217,6 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-
-    #[test]
-    fn names_are_checked() {
-        let longest = format!("a{}", "b".repeat(63));
-        for good in ["a", "A9", "current_division_id", "a.b-c_d", &longest] {
-            assert!(check_name(good).is_ok(), "{good}");
-        }
-        let too_long = format!("a{}", "b".repeat(64));
-        for bad in
-            ["", "9a", "_a", "__proto__", "constructor", "prototype", "a b", "a=b", "ä", "a;b", "$relay", &too_long]
-        {
-            assert!(check_name(bad).is_err(), "{bad}");
-        }
-    }
 
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Ratio(f64);
