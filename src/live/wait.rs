@@ -1,0 +1,146 @@
+//! [`Wait`]: how a future or a stream waits on a session, with a waker slot and a timer.
+
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use crate::{
+    error::CloseReason,
+    node_clock::NodeClock,
+    notify::{TimerWaker, WakerSlot},
+    session::{Session, read},
+    time::{Millis, Sleep},
+    value::ValueIndex,
+};
+
+/// A waiting future's own timer: nothing else wakes for an expiry.
+///
+/// The timer notifies the slot rather than the task: a task that is woken for every write would poll the timer each time.
+#[derive(Default)]
+struct DeadlineTimer {
+    armed: Option<(Millis, Sleep)>,
+    /// Set anew, and not polled since.
+    needs_poll: bool,
+    waker: Option<Arc<TimerWaker>>,
+}
+
+/// The longest sleep of a timer: a step forward of the clock makes deadlines come earlier.
+const AT_MOST: Duration = Duration::from_secs(3600);
+
+impl DeadlineTimer {
+    /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
+    /// out, and a look too many per lifetime costs less than a timer per use.
+    fn set(&mut self, time: &NodeClock, deadline: Option<Millis>) {
+        match (&self.armed, deadline) {
+            (_, None) => self.armed = None,
+            (Some((armed, _)), Some(deadline)) if *armed <= deadline => {}
+            (_, Some(deadline)) => {
+                let now = time.now();
+                let span = deadline.since(now).min(AT_MOST);
+                self.armed = Some((now.after(span), time.clock.sleep(span)));
+                self.needs_poll = true;
+            }
+        }
+    }
+
+    /// Whether the time has come.
+    fn poll(&mut self, slot: &WakerSlot) -> bool {
+        let Some((_, sleep)) = &mut self.armed else { return false };
+        let ringer = self.waker.get_or_insert_with(|| slot.timer_waker());
+        if !ringer.take_fired() && !std::mem::take(&mut self.needs_poll) {
+            return false;
+        }
+        let waker = Waker::from(Arc::clone(ringer));
+        let rings = sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        if rings {
+            self.armed = None;
+        }
+        rings
+    }
+}
+
+/// What came of a look.
+pub(crate) enum Next<T> {
+    /// This, and perhaps more.
+    Item(T),
+    /// An item; no other follows before the next notification or the given time.
+    Last(T, Option<Millis>),
+    /// No item before the next notification or the given time.
+    Idle(Option<Millis>),
+}
+
+/// The common part of all futures that wait on a session: a waker slot and a timer.
+pub(crate) struct Wait {
+    session: Session,
+    slot: WakerSlot,
+    timer: DeadlineTimer,
+    /// All items were returned: the next look waits for a notification.
+    drained: bool,
+    /// How many sessions the handle had ended before.
+    own_ends: u32,
+}
+
+impl Wait {
+    pub(crate) fn new(session: Session) -> Self {
+        let slot = session.shared().subscribe();
+        let own_ends = session.shared().flags.own_ends();
+        Self { session, slot, timer: DeadlineTimer::default(), drained: false, own_ends }
+    }
+
+    pub(crate) const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// Looks until there is an item, or no item can come before the next notification or deadline.
+    ///
+    /// `look` is told of the end if the handle itself has ended the session that the wait began with: the handle may be in
+    /// another session by now.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut look: impl FnMut(&Session, Option<CloseReason>) -> Next<T>,
+    ) -> Poll<T> {
+        loop {
+            let rung = self.slot.poll(cx).is_ready();
+            if self.drained && !rung && !self.timer.poll(&self.slot) {
+                return Poll::Pending;
+            }
+            let ended = self.session.shared().flags.own_ends() != self.own_ends;
+            let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
+            let (said, until) = match said {
+                Next::Item(said) => {
+                    self.drained = false;
+                    return Poll::Ready(said);
+                }
+                Next::Last(said, until) => (Some(said), until),
+                Next::Idle(until) => (None, until),
+            };
+            self.drained = true;
+            self.timer.set(&self.session.shared().node.time, until);
+            if let Some(said) = said {
+                return Poll::Ready(said);
+            }
+        }
+    }
+}
+
+/// Why it is over for who waits on a session.
+pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
+    let shared = session.shared();
+    shared.close_reason(shared.node.now()).or_else(|| shared.node.is_stopping().then_some(CloseReason::Shutdown))
+}
+
+/// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
+pub(crate) fn next_end(
+    session: &Session,
+    numbers: impl IntoIterator<Item = ValueIndex>,
+    now: Millis,
+) -> Option<Millis> {
+    let shared = session.shared();
+    read::ends(shared, now)
+        .into_iter()
+        .chain(numbers.into_iter().filter_map(|index| read::value_ends(shared, index, now)))
+        .min()
+}

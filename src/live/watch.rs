@@ -1,0 +1,104 @@
+//! [`Watch`]: a stream of one value.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    marker::PhantomData,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures_core::Stream;
+
+use super::wait::{Next, Wait};
+use crate::{
+    session::{Session, ValueRevision, read},
+    value::{self, Json, SessionValue, ValueIndex},
+};
+
+/// A stream of a value: the current one first, then each newer one, whoever wrote it.
+///
+/// The latest wins: a reader that is slow skips what it missed, and costs nobody anything. It ends when the session is
+/// over, and checks that first, so that no value goes out after a logout. Values that are skipped as invalid count as
+/// absent. Dropped, it leaves nothing behind.
+///
+/// ```
+/// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
+/// # use serde::{Deserialize, Serialize};
+/// # use {http::{Request, Response}, tower::{Layer, ServiceExt, service_fn}};
+/// # #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Theme(String);
+/// # impl SessionValue for Theme { const NAME: &'static str = "theme"; }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), layered_session::tier::BoxError> {
+/// # let chain = Sessions::builder().tier(MemoryTier::builder().build());
+/// # let chain = chain.tier(CookieTier::sealed(KeyRing::generate()?)).value::<Theme>();
+/// # let layer = LayeredSessionLayer::new(chain.build()?);
+/// # let service = layer.layer(service_fn(async |request: Request<()>| {
+/// # let session = Session::load(request.extensions()).await?;
+/// let mut themes = session.watch::<Theme>();
+/// assert_eq!(themes.next().await, Some(Theme::default())); // the present one first
+///
+/// session.set(Theme("light".into())).await?;
+/// session.set(Theme("dark".into())).await?;
+/// assert_eq!(themes.next().await, Some(Theme("dark".into()))); // the newest
+///
+/// session.destroy().await?;
+/// assert_eq!(themes.next().await, None);
+/// # Ok::<_, layered_session::tier::BoxError>(Response::new(())) }));
+/// # service.oneshot(Request::new(())).await?;
+/// # Ok(()) }
+/// ```
+pub struct Watch<V> {
+    wait: Wait,
+    index: Option<ValueIndex>,
+    /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
+    seen: Option<(ValueRevision, Option<Json>)>,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V: SessionValue + Default> Watch<V> {
+    pub(crate) fn new(session: Session) -> Self {
+        read::mark_watched(session.shared());
+        let index = read::declared_index::<V>(session.shared());
+        Self { wait: Wait::new(session), index, seen: None, value: PhantomData }
+    }
+
+    /// The next value; `None` when the session is over.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped `next` has taken no value: the next call returns the newest value that no call has returned.
+    pub async fn next(&mut self) -> Option<V> {
+        poll_fn(|cx| Pin::new(&mut *self).poll_next(cx)).await
+    }
+}
+
+impl<V: SessionValue + Default> Stream for Watch<V> {
+    type Item = V;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<V>> {
+        let Self { wait, index, seen, .. } = self.get_mut();
+        wait.poll(cx, |session, ended| {
+            let shared = session.shared();
+            if ended.is_some() || shared.node.is_stopping() {
+                return Next::Item(None);
+            }
+            let Ok((stored, mark, until)) = read::peek(shared, *index, shared.node.now()) else {
+                return Next::Item(None);
+            };
+            if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
+                return Next::Idle(until);
+            }
+            *seen = Some((mark, stored.clone()));
+            let value = index.and_then(|index| read::answer(shared, index, stored, |json| value::decode::<V>(json)));
+            Next::Last(Some(value.unwrap_or_default()), until)
+        })
+    }
+}
+
+impl<V> fmt::Debug for Watch<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Watch").field("value", &std::any::type_name::<V>()).finish_non_exhaustive()
+    }
+}
