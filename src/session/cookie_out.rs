@@ -93,37 +93,27 @@ pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderVa
 }
 
 /// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
-pub(super) fn is_behind(shared: &SessionShared, bound: &Arc<Record>, now: Millis) -> bool {
-    let behind = is_behind_alone(shared, bound);
-    behind.unwrap_or_else(|in_step| !cookie_contents_of(shared, bound, now).is_held_by(in_step))
+pub(super) fn is_behind(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
+    let contents = || cookie_contents_of(shared, record, now);
+    unchanged_cookie(shared, record).is_none_or(|cookie| !contents().is_held_by(cookie))
 }
 
-/// The same, as far as the session's record says it by itself, which is asked without a lock.
-///
-/// # Errors
-///
-/// What the browser has, where it depends on who is signed in.
-fn is_behind_alone<'a>(shared: &'a SessionShared, record: &Arc<Record>) -> Result<bool, &'a CookieSnapshot> {
-    let in_step = match &shared.request_token.cookie {
-        Some(in_step) if shared.request_token.key == Some(*record.key()) => in_step,
-        _ => return Ok(true),
-    };
-    if record.revision() != in_step.session || record.used() >= in_step.refresh_after {
-        return Ok(true);
-    }
-    // Nobody was signed in then, and only a turn of the session or the request's head can have changed that.
-    match (&in_step.principal, &shared.head_principal) {
-        (None, None) => Ok(false),
-        _ => Err(in_step),
-    }
+/// Returns what the request's cookie held, unless the session's record has changed since, or was used for so long that the
+/// browser is to be told.
+fn unchanged_cookie<'a>(shared: &'a SessionShared, record: &Record) -> Option<&'a CookieSnapshot> {
+    let cookie = shared.request_token.cookie.as_ref().filter(|_| shared.request_token.key == Some(*record.key()))?;
+    Some(cookie).filter(|cookie| record.revision() == cookie.session && record.used() < cookie.refresh_after)
 }
 
-/// Most responses have nothing to bring, and find that out without taking the session in hand, or its time.
-fn is_up_to_date(shared: &SessionShared) -> bool {
-    // It may be for the application's code to say who is signed in, which is not to run while the binding is locked.
-    let own = shared
-        .with_session_record(Scope::Session, |record| is_behind_alone(shared, record).map_err(|_| record.clone()));
-    own.is_some_and(|behind| !behind.unwrap_or_else(|record| is_behind(shared, &record, record.used())))
+/// Whether the session's record alone shows that the browser lacks nothing. Most responses find that out here, without a
+/// look at the time and without a session of their own.
+fn is_plainly_current(shared: &SessionShared) -> bool {
+    let current = shared.with_session_record(Scope::Session, |record| {
+        // Nobody was signed in then. A turn of the session changes its record, and the request's head names nobody.
+        let anonymous = |cookie: &CookieSnapshot| cookie.principal.is_none() && shared.head_principal.is_none();
+        unchanged_cookie(shared, record).is_some_and(anonymous)
+    });
+    current.unwrap_or(false)
 }
 
 pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> CookieContents {
@@ -273,7 +263,7 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
     if nested::is_left_to_inner(shared) {
         return ResponseHeaders { touched, removals: &[], cookie: None };
     }
-    let due = touched && !is_up_to_date(shared);
+    let due = touched && !is_plainly_current(shared);
     let cookie = if due { set_cookie(shared, shared.node.now()) } else { None };
     let removes = match shared.request_token.opened() {
         0 => false,
