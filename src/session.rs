@@ -186,7 +186,8 @@ impl Session {
         shared.flags.touch();
         let now = shared.node.now();
         let index = read::declared_index::<V>(shared)?;
-        read::resolve(shared, index, now, Access::Touch, |json| value::decode::<V>(json)).0
+        let look = read::stored(shared, index, now, Access::Touch);
+        read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json))
     }
 
     /// Whether the request brought no session: there is none, or this handle made it.

@@ -84,15 +84,18 @@ impl<V: SessionValue + Default> Stream for Watch<V> {
             if ended.is_some() || shared.node.is_stopping() {
                 return Next::Item(None);
             }
-            let Ok((stored, mark, until)) = read::peek(shared, *index, shared.node.now()) else {
+            let now = shared.node.now();
+            let Ok(look) = read::peek(shared, *index, now) else {
                 return Next::Item(None);
             };
-            if seen.as_ref().is_some_and(|(seen, json)| *seen == mark && *json == stored) {
-                return Next::Idle(until);
+            let json = look.stored.json();
+            if seen.as_ref().is_some_and(|(revision, seen)| *revision == look.revision && seen.as_ref() == json) {
+                return Next::Idle(look.ends);
             }
-            *seen = Some((mark, stored.clone()));
-            let value = index.and_then(|index| read::answer(shared, index, stored, |json| value::decode::<V>(json)));
-            Next::Last(Some(value.unwrap_or_default()), until)
+            *seen = Some((look.revision, json.cloned()));
+            let decode = |json: &[u8]| value::decode::<V>(json);
+            let answer = index.and_then(|index| read::answer(shared, index, &look.stored, now, decode));
+            Next::Last(Some(answer.map_or_else(V::default, |(value, _)| value)), look.ends)
         })
     }
 }

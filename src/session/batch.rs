@@ -136,7 +136,7 @@ impl<'a> Batch<'a> {
         let now = shared.node.now();
         let turn = if rereads { shared.record_of(scope, now) } else { None };
         let _turn = match &turn {
-            Some((_, record)) => Some(record.update_queue().await),
+            Some(record) => Some(record.update_queue().await),
             None => None,
         };
         let mut attempts = Attempts::default();
@@ -195,11 +195,12 @@ fn updated<V: SessionValue + Default>(
     now: Millis,
 ) -> Result<(Mutation, V), WriteError> {
     shared.flags.touch();
-    let (answer, mark) = read::resolve(shared, index, now, Access::Touch, |json| value::decode::<V>(json));
+    let look = read::stored(shared, index, now, Access::Touch);
+    let answer = read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json));
     let mut value = answer.map(|(value, _)| value).unwrap_or_default();
     update(&mut value);
     let json = value::encode(&value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
-    let replaces = Some(mark.map_or(Version::ZERO, |(_, version)| version));
+    let replaces = Some(look.revision.map_or(Version::ZERO, |(_, version)| version));
     Ok((Mutation { replaces, ..Mutation::set(index, V::NAME, json) }, value))
 }
 
@@ -214,7 +215,7 @@ pub(super) async fn update<V: SessionValue + Default>(
         let record = shared.record_of(scope, shared.node.now());
         // Updates on this node queue: only other writes and other nodes make an update lose.
         let _turn = match &record {
-            Some((_, record)) => Some(record.update_queue().await),
+            Some(record) => Some(record.update_queue().await),
             None => None,
         };
         let (change, value) = updated(shared, index, update, shared.node.now())?;
@@ -231,7 +232,8 @@ pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIn
     loop {
         // Where nothing is to be written, a session that is over, or may not begin, is no obstacle: a page that looks for
         // a message works all the same.
-        let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).0 else {
+        let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).stored
+        else {
             return Ok(None);
         };
         let change = Mutation { replaces: Some(version), ..Mutation::remove(index, V::NAME) };

@@ -82,31 +82,31 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, look: Access) -
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let (stored, _) = read::stored(shared, index, now, look);
+    let stored = read::stored(shared, index, now, look).stored;
     let record = shared.record_of(declared.scope, now).filter(|_| declared.in_cookie());
-    let unread = record.and_then(|(_, record)| record.read().values.unread(index).map(|copy| copy.value.clone()));
-    let (tier, answer) = match stored {
-        Stored::Copy { json, version, tier } => (tier, judge(&json, Some(version))),
-        Stored::Tombstone { version, tier } => (tier, TierAnswer::Removed(version)),
+    let unread = record.and_then(|record| record.read().values.unread(index).map(|copy| copy.value.clone()));
+    let (tier, answer) = match &stored {
+        Stored::Copy { json, version, tier } => (*tier, judge(json, Some(*version))),
+        Stored::Tombstone { version, tier } => (*tier, TierAnswer::Removed(*version)),
         Stored::Nothing => (MEMORY, TierAnswer::Nothing),
     };
     let mut answers = Vec::new();
     // The record holds what memory and the cookie have together: the tier whose copy answers says so, and the cookie says
     // what it has that is newer.
-    for stored in [MEMORY, COOKIE] {
-        let answer = match (stored, &unread) {
+    for name in [MEMORY, COOKIE] {
+        let answer = match (name, &unread) {
             (MEMORY, _) if shared.node.memory.is_none() => continue,
-            (stored, _) if stored == tier => answer,
+            (name, _) if name == tier => answer,
             (COOKIE, Some(StoredValue { version, json: Some(json), .. })) => judge(json, Some(*version)),
             (COOKIE, Some(StoredValue { version, json: None, .. })) => TierAnswer::Removed(*version),
             _ => TierAnswer::Nothing,
         };
-        answers.push((stored, answer));
+        answers.push((name, answer));
     }
     for computed in &shared.node.config.computed {
         let said = read::computed(shared, index, now).find(|(name, _)| *name == computed.name());
         answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
-    let winner = read::resolve(shared, index, now, look, |json| (declared.check)(json)).0.map(|(_, tier)| tier);
+    let winner = read::answer(shared, index, &stored, now, |json| (declared.check)(json)).map(|(_, tier)| tier);
     Explanation { answers, winner }
 }

@@ -1,5 +1,7 @@
 //! What a handle reads: the stored copy, what computed tiers say, and when either ends.
 
+use std::sync::Arc;
+
 use super::shared::{Binding, SessionShared, ValueRevision};
 use crate::{
     config::{COOKIE, ComputedAnswer, DEFAULT, Identity, MEMORY},
@@ -16,12 +18,39 @@ use crate::{
     version::Version,
 };
 
-/// What the stored tiers say of a value.
-#[derive(Debug)]
+/// The answer of the stored tiers for a value.
+#[derive(Debug, Default)]
 pub(crate) enum Stored {
-    Copy { json: Json, version: Version, tier: &'static str },
-    Tombstone { version: Version, tier: &'static str },
+    Copy {
+        json: Json,
+        version: Version,
+        tier: &'static str,
+    },
+    Tombstone {
+        version: Version,
+        tier: &'static str,
+    },
+    #[default]
     Nothing,
+}
+
+impl Stored {
+    /// The bytes of a copy.
+    pub(crate) const fn json(&self) -> Option<&Json> {
+        match self {
+            Self::Copy { json, .. } => Some(json),
+            Self::Tombstone { .. } | Self::Nothing => None,
+        }
+    }
+}
+
+/// A look at a value of the stored tiers.
+#[derive(Debug, Default)]
+pub(crate) struct Look {
+    pub(crate) stored: Stored,
+    pub(crate) revision: ValueRevision,
+    /// When the copy or its record ends, if nobody uses the record again; `None` without a record.
+    pub(crate) ends: Option<Millis>,
 }
 
 /// Whether a look at a value counts as use. A watch looks whenever anything wakes its task: if that counted, an open
@@ -31,9 +60,6 @@ pub(crate) enum Access {
     Touch,
     Peek,
 }
-
-/// A stored copy, if there is one, what a change of it changes, and when it or its session ends.
-pub(crate) type Peeked = (Option<Json>, ValueRevision, Option<Millis>);
 
 /// The name under which `V::default()` answers.
 pub(crate) const FALLBACK_TIER: &str = DEFAULT;
@@ -52,7 +78,7 @@ pub(crate) struct SeenValue {
 /// A record as a stream of changes last saw it.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct SeenRecord {
-    pub(crate) key: crate::id::RecordKey,
+    pub(crate) key: RecordKey,
     pub(crate) changes: u32,
     pub(crate) cleared: Version,
 }
@@ -66,118 +92,98 @@ pub(crate) fn declared_index<V: SessionValue>(shared: &SessionShared) -> Option<
     index
 }
 
-/// What the stored tiers say, and what a watch is to compare.
-pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, look: Access) -> (Stored, ValueRevision) {
+/// Looks at what the stored tiers say.
+pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, access: Access) -> Look {
     let scope = shared.node.config.schema.get(index).scope;
     // A socket is read whenever anything changes, whether or not a person is there.
-    let look = if shared.flags.is_upgrade() { Access::Peek } else { look };
-    let touch = |record: &Record| {
-        if look == Access::Touch {
+    let access = if shared.flags.is_upgrade() { Access::Peek } else { access };
+    let look = |record: &Arc<Record>| {
+        let look = look_in(shared, record, Some(index), now)?;
+        // Only after the look: a record that is over must not come back because somebody looked.
+        if access == Access::Touch {
             record.touch(now);
         }
+        Ok(look)
     };
-    if let Some(stored) =
-        shared.with_session_record(scope, |bound| stored_in(shared, *bound.key(), bound, index, now, touch))
-    {
-        return stored.unwrap_or((Stored::Nothing, None));
+    if let Some(look) = shared.with_session_record(scope, look) {
+        return look.unwrap_or_default();
     }
-    if look == Access::Touch && scope == Scope::Principal {
+    if access == Access::Touch && scope == Scope::Principal {
         shared.touch_session(now);
     }
     loop {
-        let Some((key, record)) = shared.record_of(scope, now) else { return (Stored::Nothing, None) };
-        match stored_in(shared, key, &record, index, now, touch) {
-            Ok(stored) => return stored,
-            // Since it was found, and by a clone or for good: looked for again, there is another or none.
-            Err(CloseReason::Renewed) => {}
-            Err(_) => return (Stored::Nothing, None),
+        match shared.record_of(scope, now).map(|record| look(&record)) {
+            // Since the record was found, a clone has renewed the session, or another handle: the next turn tells.
+            Some(Err(CloseReason::Renewed)) => {}
+            look => return look.and_then(Result::ok).unwrap_or_default(),
         }
     }
 }
 
-fn stored_in(
-    shared: &SessionShared,
-    key: RecordKey,
-    record: &Record,
-    index: ValueIndex,
-    now: Millis,
-    touch: impl FnOnce(&Record),
-) -> Result<(Stored, ValueRevision), CloseReason> {
-    let stored = record.live(now, |state| {
-        let copy = state.slot(&shared.node.config.schema, index, now)?;
-        Some((copy.value.clone(), state.values.is_unread(copy)))
-    })?;
-    // Only now: what is over must not come back because somebody looked.
-    touch(record);
-    let Some((StoredValue { version, json, .. }, unread)) = stored else { return Ok((Stored::Nothing, None)) };
-    let from_cookie = shared.request_token.from_cookie.contains(&(index, version)) || shared.node.memory.is_none();
-    // A newer copy beside memory's, which has expired, is the cookie's.
-    let tier = if from_cookie || unread { COOKIE } else { MEMORY };
-    let stored = match json {
-        Some(json) => Stored::Copy { json, version, tier },
-        None => Stored::Tombstone { version, tier },
-    };
-    Ok((stored, Some((key, version))))
-}
-
-/// What a watch looks at: the stored copy, what tells it from others, and when that or the session ends. Thousands
-/// may do it for one write: under one lock, where one record says it all.
+/// Looks at a value for a watch. Thousands may do so for one write: under one lock, where one record says it all.
 ///
 /// # Errors
 ///
-/// Why the session is over.
-pub(crate) fn peek(shared: &SessionShared, index: Option<ValueIndex>, now: Millis) -> Result<Peeked, CloseReason> {
+/// The reason why the session is over.
+pub(crate) fn peek(shared: &SessionShared, index: Option<ValueIndex>, now: Millis) -> Result<Look, CloseReason> {
     let scope = index.map_or(Scope::Session, |index| shared.node.config.schema.get(index).scope);
-    if let Some(glance) =
-        shared.with_session_record(scope, |bound| peek_record(shared, bound, *bound.key(), index, now))
-    {
-        return glance;
+    let look = |record: &Arc<Record>| look_in(shared, record, index, now);
+    if let Some(look) = shared.with_session_record(scope, look) {
+        return look;
     }
     if let Some(reason) = shared.close_reason(now) {
         return Err(reason);
     }
     let session = ends(shared, now);
-    let glance = shared.record_of(scope, now).map(|(key, record)| peek_record(shared, &record, key, index, now));
-    let (stored, mark, until) = match glance {
-        Some(Ok(glance)) => glance,
-        // Since the look above: renewed by a clone, or ended, and then no value goes out.
+    let look = match shared.record_of(scope, now).map(|record| look(&record)) {
+        Some(Ok(look)) => look,
+        // Since the check above: renewed by a clone, or ended, and then no value goes out.
         Some(Err(reason)) if reason != CloseReason::Expired => return peek(shared, index, now),
         // A principal's record that idled out holds nothing, and ends nothing.
-        Some(Err(_)) | None => Peeked::default(),
+        Some(Err(_)) | None => Look::default(),
     };
-    Ok((stored, mark, [session, until].into_iter().flatten().min()))
+    Ok(Look { ends: [session, look.ends].into_iter().flatten().min(), ..look })
 }
 
-fn peek_record(
+fn look_in(
     shared: &SessionShared,
     record: &Record,
-    key: RecordKey,
     index: Option<ValueIndex>,
     now: Millis,
-) -> Result<Peeked, CloseReason> {
-    let state = record.read_live(now)?;
-    let ends = state.deadline(record.used());
+) -> Result<Look, CloseReason> {
     let schema = &shared.node.config.schema;
-    let Some((index, stored)) = index.and_then(|index| Some((index, state.value(schema, index, now)?))) else {
-        return Ok((None, None, Some(ends)));
+    let state = record.read_live(now)?;
+    let record_ends = state.deadline(record.used());
+    let Some(copy) = index.and_then(|index| state.slot(schema, index, now)) else {
+        return Ok(Look { ends: Some(record_ends), ..Look::default() });
     };
-    let until = stored.expires(schema.get(index).max_age).map_or(ends, |end| end.min(ends));
-    Ok((stored.json.clone(), Some((key, stored.version)), Some(until)))
+    let ValueSlot { index, value: StoredValue { version, json, .. }, .. } = copy;
+    let from_cookie = shared.request_token.from_cookie.contains(&(*index, *version)) || shared.node.memory.is_none();
+    // A newer copy beside memory's, which has expired, is the cookie's.
+    let tier = if from_cookie || state.values.is_unread(copy) { COOKIE } else { MEMORY };
+    let stored = match json {
+        Some(json) => Stored::Copy { json: json.clone(), version: *version, tier },
+        None => Stored::Tombstone { version: *version, tier },
+    };
+    let ends = copy.value.expires(schema.get(*index).max_age).map_or(record_ends, |end| end.min(record_ends));
+    Ok(Look { stored, revision: Some((*record.key(), *version)), ends: Some(ends) })
 }
 
-/// The first answer that a reader takes: the stored copy, else a computed one.
+/// The first answer that a reader takes, with its tier: the stored copy, else a computed answer.
 pub(crate) fn answer<T>(
     shared: &SessionShared,
     index: ValueIndex,
-    stored: Option<Json>,
+    stored: &Stored,
+    now: Millis,
     mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
-) -> Option<T> {
-    if let Some(json) = &stored
-        && let Some(value) = readable(shared, index, MEMORY, read(json))
+) -> Option<(T, &'static str)> {
+    if let Stored::Copy { json, tier, .. } = stored
+        && let Some(value) = readable(shared, index, tier, read(json))
     {
-        return Some(value);
+        return Some((value, tier));
     }
-    computed_answer(shared, index, shared.node.now(), read).map(|(value, _)| value)
+    let mut computed = computed(shared, index, now);
+    computed.find_map(|(tier, json)| Some((readable(shared, index, tier, read(json))?, tier)))
 }
 
 fn readable<T>(shared: &SessionShared, index: ValueIndex, tier: &str, read: Result<T, ValueError>) -> Option<T> {
@@ -210,49 +216,19 @@ pub(crate) fn computed(
     })
 }
 
-/// The first answer that a reader takes, with the tier that gave it.
-pub(crate) fn resolve<T>(
-    shared: &SessionShared,
-    index: ValueIndex,
-    now: Millis,
-    look: Access,
-    mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
-) -> (Option<(T, &'static str)>, ValueRevision) {
-    let (stored, mark) = stored(shared, index, now, look);
-    if let Stored::Copy { json, tier, .. } = stored
-        && let Some(value) = readable(shared, index, tier, read(&json))
-    {
-        return (Some((value, tier)), mark);
-    }
-    (computed_answer(shared, index, now, read), mark)
-}
-
-fn computed_answer<T>(
-    shared: &SessionShared,
-    index: ValueIndex,
-    now: Millis,
-    mut read: impl FnMut(&[u8]) -> Result<T, ValueError>,
-) -> Option<(T, &'static str)> {
-    let mut computed = computed(shared, index, now);
-    computed.find_map(|(tier, json)| Some((readable(shared, index, tier, read(json))?, tier)))
-}
-
 /// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
 pub(crate) fn ends(shared: &SessionShared, now: Millis) -> Option<Millis> {
-    let Binding::Live(bound) = shared.binding() else { return None };
-    let session = bound.deadline();
+    let Binding::Live(record) = shared.binding() else { return None };
+    let session = record.deadline();
     let Identity::Value { index, .. } = &shared.node.config.identity else { return Some(session) };
     Some(value_ends(shared, *index, now).map_or(session, |user| user.min(session)))
 }
 
-/// When a value ends: with its own lifetime, or with its owner's record.
+/// When a stored value ends: with its own lifetime, or with its owner's record.
 pub(crate) fn value_ends(shared: &SessionShared, index: ValueIndex, now: Millis) -> Option<Millis> {
-    let declared = shared.node.config.schema.get(index);
-    let (_, record) = shared.record_of(declared.scope, now)?;
-    let state = record.read_live(now).ok()?;
-    let own = state.value(&shared.node.config.schema, index, now)?.expires(declared.max_age);
-    let records = state.deadline(record.used());
-    Some(own.map_or(records, |own| own.min(records)))
+    let record = shared.record_of(shared.node.config.schema.get(index).scope, now)?;
+    let look = look_in(shared, &record, Some(index), now).ok()?;
+    look.revision.and(look.ends)
 }
 
 /// Every stored value and removal that this handle sees, and the records that they come from.
@@ -270,15 +246,14 @@ pub(crate) fn snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>,
 fn collect_snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
     let schema = &shared.node.config.schema;
     let signed = shared.principal(now);
-    let session = shared.live(now).ok().map(|bound| (*bound.key(), bound, Scope::Session));
-    let principal = signed
-        .as_ref()
-        .and_then(|signed| shared.find_principal(signed).map(|record| (signed.key(), record, Scope::Principal)));
+    let session = shared.live(now).ok().map(|record| (record, Scope::Session));
+    let principal = signed.as_ref().and_then(|signed| shared.find_principal(signed));
+    let principal = principal.map(|record| (record, Scope::Principal));
     let mut values = Vec::new();
     let mut owners = Vec::new();
-    for (key, record, scope) in session.into_iter().chain(principal) {
+    for (record, scope) in session.into_iter().chain(principal) {
         let state = record.read();
-        owners.push(SeenRecord { key, changes: state.changes, cleared: state.values.cleared() });
+        owners.push(SeenRecord { key: *record.key(), changes: state.changes, cleared: state.values.cleared() });
         let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
         let over = state.closed(record.used(), now).is_some();
         let slots = mine.filter(|_| !over).filter_map(|(index, _)| state.slot(schema, index, now));
@@ -296,7 +271,7 @@ fn collect_snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Ve
 /// The stored answers of a source or of defaults don't count as something to remove.
 pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis) -> bool {
     let record = shared.record_of(shared.node.config.schema.get(index).scope, now);
-    record.is_some_and(|(_, record)| {
+    record.is_some_and(|record| {
         let schema = &shared.node.config.schema;
         let live = |state: &State| {
             let copies = [state.slot(schema, index, now), state.values.unread(index)];

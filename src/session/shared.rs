@@ -320,13 +320,13 @@ impl SessionShared {
     }
 
     /// Whose record a value of a scope is in now, if there is one.
-    pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<(RecordKey, Arc<Record>)> {
+    pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<Arc<Record>> {
         if scope == Scope::Principal
             && let Some(signed) = self.principal(now)
         {
-            return self.find_principal(&signed).map(|record| (signed.key(), record));
+            return self.find_principal(&signed);
         }
-        self.live(now).ok().map(|bound| (*bound.key(), bound))
+        self.live(now).ok()
     }
 
     /// Using what is the principal's is use of the session too.

@@ -79,19 +79,19 @@ impl Events {
             let (mut set, mut removed) = (Vec::new(), Vec::new());
             for (index, seen) in shown.iter().zip(seen.iter_mut()) {
                 let declared = shared.node.config.schema.get(*index);
-                let (stored, mark) = match read::peek(shared, Some(*index), now) {
-                    Ok((stored, mark, _)) => (stored, mark),
+                let look = match read::peek(shared, Some(*index), now) {
+                    Ok(look) => look,
                     Err(reason) => return over(reason),
                 };
                 // The stored bytes are compared: a type with a `HashMap` encodes itself otherwise each time.
-                let now_seen = (mark, stored.clone());
+                let now_seen = (look.revision, look.stored.json().cloned());
                 if !opening && now_seen == *seen {
                     continue;
                 }
                 *seen = now_seen;
                 // As the type itself writes it, and not as a source laid it out.
-                match read::answer(shared, *index, stored, |json| (declared.normalize)(json)) {
-                    Some(json) if is_exact_in_pages(&json) => set.push((declared.name, json)),
+                match read::answer(shared, *index, &look.stored, now, |json| (declared.normalize)(json)) {
+                    Some((json, _)) if is_exact_in_pages(&json) => set.push((declared.name, json)),
                     // An older value that the page has must not stay there.
                     Some(_) => {
                         withheld.trace(*index, declared.name, now);
