@@ -3,10 +3,10 @@
 //! The main thing is [`Name::scan`]. What it finds is only what somebody sent under our name; the seal says what is
 //! genuine.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use http::{HeaderMap, HeaderValue, header::COOKIE};
-use memchr::{memchr, memchr_iter, memmem::Finder};
+use memchr::memchr;
 use smallvec::SmallVec;
 
 /// Beyond these a request counts as one without a session (RUSTSEC-2023-0065 is what a header without caps can cost).
@@ -97,14 +97,14 @@ impl fmt::Debug for Candidates<'_> {
     }
 }
 
-/// The name of our cookie, ready to be looked for.
+/// The name of our cookie.
 #[derive(Clone, Debug)]
-pub(crate) struct Name(Finder<'static>);
+pub(crate) struct Name(Box<[u8]>);
 
 impl Name {
     /// A name has neither `;` nor `=`, nor anything that is trimmed: `build()` has checked it.
     pub(crate) fn new(name: &str) -> Self {
-        Self(Finder::new(name).into_owned())
+        Self(name.as_bytes().into())
     }
 
     /// Looks through every `Cookie` field for pairs of this name.
@@ -118,52 +118,24 @@ impl Name {
             return Scan::Capped;
         }
         let mut found = Candidates { values: SmallVec::new(), cut: false };
-        // A pair takes a character and a semicolon at least, but for the last of a field. Ours takes hundreds, and so most
-        // requests need no count, which was a fifth of all the work.
-        let mut most_pairs = 0;
+        let mut left = MAX_PAIRS;
         for field in fields.iter() {
-            let (mut others, mut from) = (field.len(), 0);
-            while let Some((value, end)) = self.next_value(field, from) {
-                from = end;
-                others -= value.len();
-                found.add(value);
+            for pair in pairs(field) {
+                let Some(after) = left.checked_sub(1) else { return Scan::Capped };
+                left = after;
+                if let Some(value) = self.value(pair) {
+                    found.add(value);
+                }
             }
-            most_pairs += others.div_ceil(2);
-        }
-        if most_pairs > MAX_PAIRS && count_pairs(fields) > MAX_PAIRS {
-            return Scan::Capped;
         }
         if found.values.is_empty() { Scan::Absent } else { Scan::Found(found) }
     }
 
-    /// The next value of this name in a field, and where what follows it begins. What is inside of a value is not looked
-    /// at: no pair begins before its semicolon.
-    fn next_value<'a>(&self, field: &'a [u8], mut from: usize) -> Option<(&'a [u8], usize)> {
-        loop {
-            let at = from + self.0.find(&field[from..])?;
-            let (before, named) = field.split_at(at);
-            let after = &named[self.0.needle().len()..];
-            if let Some((value, rest)) = value_between(before, after) {
-                return Some((value, field.len() - rest.len()));
-            }
-            from = field.len() - after.len();
-        }
+    /// The value of a pair of this name. Only blanks may stand between the name and the equals sign.
+    fn value<'a>(&self, pair: &'a [u8]) -> Option<&'a [u8]> {
+        let value = trim_start(pair.strip_prefix(&*self.0)?).strip_prefix(b"=")?;
+        Some(unquote(trim_start(trim_end(value))))
     }
-}
-
-/// The value of the pair whose name stands between, and what follows it; none if what stands there is part of something
-/// else.
-///
-/// The name is looked for and then what is around it, since that costs a third of splitting a field into its pairs. Only
-/// blanks may stand between it and the semicolon before, or the equals sign after it: any other `=` of its pair comes
-/// later.
-fn value_between<'a>(before: &[u8], after: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
-    if !matches!(trim_end(before), [] | [.., b';']) {
-        return None;
-    }
-    let after = trim_start(after).strip_prefix(b"=")?;
-    let (value, rest) = after.split_at(memchr(b';', after).unwrap_or(after.len()));
-    Some((unquote(trim_start(trim_end(value))), rest))
 }
 
 const fn unquote(value: &[u8]) -> &[u8] {
@@ -173,18 +145,16 @@ const fn unquote(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The pairs of all fields, good or garbage.
-fn count_pairs(fields: &Fields) -> usize {
-    let semicolons = |field| 1 + memchr_iter(b';', field).count();
-    // There are no more than what semicolons part; that some are empty matters to nobody below the cap.
-    match fields.iter().map(semicolons).sum() {
-        pairs if pairs > MAX_PAIRS => fields.iter().flat_map(split).count(),
-        pairs => pairs,
-    }
-}
-
-fn split(field: &[u8]) -> impl Iterator<Item = &[u8]> {
-    field.split(|byte| *byte == b';').map(|pair| trim_start(trim_end(pair))).filter(|pair| !pair.is_empty())
+/// The pairs of a field, good or garbage.
+fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    let next = move || {
+        let field = rest?;
+        let (pair, behind) = field.split_at(memchr(b';', field).unwrap_or(field.len()));
+        rest = behind.get(1..);
+        Some(trim_start(pair))
+    };
+    iter::from_fn(next).filter(|pair| !pair.is_empty())
 }
 
 // SP and HTAB and nothing else: RFC 6265bis trims only WSP, and a parser that takes Unicode's spaces too lets a page plant
@@ -295,27 +265,23 @@ mod tests {
         for control in ["\x0b", "\x0c", "\0", "\r", "\n", "\x1f"] {
             let field = format!("{control}__Host-session=x");
             assert_eq!(value_of(field.as_bytes(), NAME), None, "{control:?}");
-            assert_eq!(split(field.as_bytes()).next(), Some(field.as_bytes()));
+            assert_eq!(pairs(field.as_bytes()).next(), Some(field.as_bytes()));
         }
     }
 
     proptest! {
         /// Names that overlap themselves, and all that can stand around one.
         #[test]
-        fn looking_for_the_name_finds_what_splitting_finds(
+        fn values_are_those_of_the_letter(
             name in "a|aa|aba|s-s",
             field in proptest::collection::vec(prop_oneof!["a|aa|aba|s-s|b|x", "[ =;\t\"\u{a0}]{1,2}"], 0..24),
         ) {
             let field = field.concat();
-            let split: Vec<_> = split(field.as_bytes()).filter_map(|pair| value_of(pair, &name)).collect();
+            let letter = field.as_bytes().split(|byte| *byte == b';');
+            let letter: Vec<_> = letter.filter_map(|pair| value_of(trim_start(trim_end(pair)), &name)).collect();
             let name = Name::new(&name);
-            let mut from = 0;
-            let found = std::iter::from_fn(|| {
-                let (value, end) = name.next_value(field.as_bytes(), from)?;
-                from = end;
-                Some(value)
-            });
-            prop_assert_eq!(found.collect::<Vec<_>>(), split);
+            let found = pairs(field.as_bytes()).filter_map(|pair| name.value(pair));
+            prop_assert_eq!(found.collect::<Vec<_>>(), letter);
         }
     }
 
