@@ -184,29 +184,22 @@ impl Writer {
         };
         flags |= if order.is_some() { HAS_ORDER } else { 0 };
         let idle = Millis::of_span(idle);
-        // Field by field in one place, and then at once: each addition to a payload asks for room.
-        let (mut bytes, mut len) = ([0; HEAD_MAX], 0);
-        let mut put = |field: &[u8]| {
-            bytes[len..len + field.len()].copy_from_slice(field);
-            len += field.len();
-        };
-        put(&[flags]);
-        put(&generation.to_be_bytes());
-        for time in [head.issued, created, head.idle_deadline, absolute_deadline] {
-            put(&time_bytes(time.0));
-        }
-        put(&birth.as_u64().to_be_bytes());
-        put(&time_bytes(idle.0));
-        put(&lifetime_version.as_u64().to_be_bytes());
-        if let Some(tag) = &head.principal {
-            put(tag);
-        }
-        if let Some(predecessor) = &head.predecessor {
-            put(predecessor.id.as_bytes());
-        }
         // Enough for a few values.
         let mut written = PlaintextBuffer::with_room(256);
-        written.extend(&bytes[..len]);
+        written.extend(&[flags]);
+        written.extend(&generation.to_be_bytes());
+        for time in [head.issued, created, head.idle_deadline, absolute_deadline] {
+            written.extend(&time_bytes(time.0));
+        }
+        written.extend(&birth.as_u64().to_be_bytes());
+        written.extend(&time_bytes(idle.0));
+        written.extend(&lifetime_version.as_u64().to_be_bytes());
+        if let Some(tag) = &head.principal {
+            written.extend(tag);
+        }
+        if let Some(predecessor) = &head.predecessor {
+            written.extend(predecessor.id.as_bytes());
+        }
         if let Some(order) = order {
             written.extend(&order.to_bytes());
         }
