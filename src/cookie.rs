@@ -86,25 +86,13 @@ pub struct CookieTier {
     /// Bytes of the finished header.
     budget: usize,
     same_site: SameSite,
-    partition: Partition,
-    transport: Transport,
+    /// Browsers keep a cookie for each site that embeds the application.
+    partitioned: bool,
+    plain_http: bool,
     /// Made for the first cookie, of what is said above.
     attributes: OnceLock<Box<str>>,
     /// The same for the first removals at former places.
     removals: OnceLock<Box<[HeaderValue]>>,
-}
-
-/// Whether a browser keeps one cookie, or one for each site that embeds the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Partition {
-    None,
-    ByEmbedder,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Transport {
-    Https,
-    PlainHttp,
 }
 
 impl CookieTier {
@@ -117,8 +105,8 @@ impl CookieTier {
             former: Vec::new(),
             budget: BUDGET,
             same_site: SameSite::Lax,
-            partition: Partition::None,
-            transport: Transport::Https,
+            partitioned: false,
+            plain_http: false,
             attributes: OnceLock::new(),
             removals: OnceLock::new(),
         }
@@ -149,7 +137,7 @@ impl CookieTier {
     /// of before beside the new one, and no response can remove the cookie of before.
     #[must_use]
     pub const fn partitioned(mut self) -> Self {
-        self.partition = Partition::ByEmbedder;
+        self.partitioned = true;
         self
     }
 
@@ -227,20 +215,16 @@ impl CookieTier {
     /// Firefox make an exception for loopback, versions of Safari do not. The first such answer to a POST off loopback is traced.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
-        self.transport = Transport::PlainHttp;
+        self.plain_http = true;
         self
     }
 
     pub(crate) fn cookie_name(&self) -> &str {
-        match (&self.name, self.transport) {
-            (Some(name), _) => name,
-            (None, Transport::Https) => "__Host-session",
-            (None, Transport::PlainHttp) => "session",
-        }
+        self.name.as_deref().unwrap_or(if self.plain_http { "session" } else { "__Host-session" })
     }
 
     pub(crate) const fn is_secure(&self) -> bool {
-        matches!(self.transport, Transport::Https)
+        !self.plain_http
     }
 
     /// Its name, to look for in requests.

@@ -3,59 +3,47 @@
 use std::iter;
 
 use super::{
-    CookieTier, Partition, SameSite, Transport,
+    CookieTier, SameSite,
     budget::{MAX_COOKIE, MIN_COOKIE},
     place::CookieScope,
 };
 use crate::error::{BuildError, BuildErrorKind};
 
 impl CookieTier {
-    /// What browsers would refuse, with its remedy.
     pub(crate) fn check(&self) -> Result<(), BuildError> {
+        self.flaw().map_or(Ok(()), |flaw| Err(BuildErrorKind::Cookie.error(flaw)))
+    }
+
+    /// The first setting that browsers would refuse, with its remedy.
+    fn flaw(&self) -> Option<String> {
         let name = self.cookie_name();
-        let refuse = |message: String| Err(BuildErrorKind::Cookie.error(message));
-        if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
-            return refuse(format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`"));
-        }
         let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-        let plain = self.transport == Transport::PlainHttp;
-        if plain && ["__Host-", "__Secure-", "__Http-"].into_iter().any(prefix) {
-            return refuse(format!(
-                "browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix"
-            ));
-        }
-        if !(MIN_COOKIE..=MAX_COOKIE).contains(&self.budget) {
-            return refuse(format!("`max_bytes` of {}: give from {MIN_COOKIE} to {MAX_COOKIE}", self.budget));
-        }
-        if plain && self.same_site == SameSite::None {
-            return refuse("browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned());
-        }
-        if self.partition == Partition::ByEmbedder && self.same_site != SameSite::None {
-            return refuse(
-                "`partitioned` is for applications that other sites embed: add `same_site(SameSite::None)`, or leave \
-                 `partitioned` out"
-                    .to_owned(),
-            );
-        }
-        if prefix("__Host-") && !self.place.is_root() {
-            return refuse(format!(
-                "browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`"
-            ));
-        }
-        if self.former.contains(&self.place) {
-            return refuse(
-                "`formerly` names the present place, where a removal would sign users out: leave it out".into(),
-            );
-        }
-        if prefix("__Host-") && !self.former.is_empty() {
-            return refuse(format!("a cookie named {name:?} never stood at another place: leave out `formerly`"));
-        }
         let mut places = iter::once(&self.place).chain(&self.former);
-        places.try_for_each(CookieScope::check).or_else(refuse)?;
-        if !self.has_room() {
-            return refuse("the cookie's path and domain leave no room for values: shorten them".to_owned());
-        }
-        Ok(())
+        Some(if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
+            format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`")
+        } else if self.plain_http && ["__Host-", "__Secure-", "__Http-"].into_iter().any(prefix) {
+            format!("browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix")
+        } else if !(MIN_COOKIE..=MAX_COOKIE).contains(&self.budget) {
+            format!("`max_bytes` of {}: give from {MIN_COOKIE} to {MAX_COOKIE}", self.budget)
+        } else if self.plain_http && self.same_site == SameSite::None {
+            "browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned()
+        } else if self.partitioned && self.same_site != SameSite::None {
+            "`partitioned` is for applications that other sites embed: add `same_site(SameSite::None)`, or leave \
+             `partitioned` out"
+                .to_owned()
+        } else if prefix("__Host-") && !self.place.is_root() {
+            format!("browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`")
+        } else if self.former.contains(&self.place) {
+            "`formerly` names the present place, where a removal would sign users out: leave it out".to_owned()
+        } else if prefix("__Host-") && !self.former.is_empty() {
+            format!("a cookie named {name:?} never stood at another place: leave out `formerly`")
+        } else if let Some(flaw) = places.find_map(CookieScope::flaw) {
+            flaw
+        } else if !self.has_room() {
+            "the cookie's path and domain leave no room for values: shorten them".to_owned()
+        } else {
+            return None;
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use cookie::Cookie;
 
-use super::{CookieTier, Partition, Transport};
+use super::CookieTier;
 
 /// The most bytes of an attribute that browsers read (RFC 6265bis, 5.6). Instead of a longer path,
 /// browsers take the directory of the request.
@@ -36,9 +36,9 @@ impl CookieScope {
         let mut cookie = Cookie::build((tier.cookie_name(), ""))
             .path(&*self.path)
             .http_only(true)
-            .secure(tier.transport == Transport::Https)
+            .secure(tier.is_secure())
             .same_site(tier.same_site.attribute())
-            .partitioned(tier.partition == Partition::ByEmbedder);
+            .partitioned(tier.partitioned);
         if let Some(domain) = &self.domain {
             cookie = cookie.domain(&**domain);
         }
@@ -47,26 +47,21 @@ impl CookieScope {
     }
 
     /// What browsers would read otherwise than it was meant, with the remedy.
-    pub(super) fn check(&self) -> Result<(), String> {
+    pub(super) fn flaw(&self) -> Option<String> {
         let Self { path, domain } = self;
-        if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
-            return Err(format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`"));
-        }
-        if path.len() > MAX_PATH {
-            return Err(format!(
-                "a cookie path of {} bytes: browsers ignore attributes of over 1,024 bytes; use up to 1,024",
-                path.len()
-            ));
-        }
-        match domain.as_deref() {
-            Some(domain) if domain.len() > MAX_DOMAIN => {
-                Err(format!("a cookie domain of {} bytes: no host has so long a name; use up to 255", domain.len()))
-            }
-            Some(domain) if !is_domain(domain) => {
-                Err(format!("{domain:?} is no domain for cookies: give a host name, such as `example.org`"))
-            }
-            _ => Ok(()),
-        }
+        let domain = domain.as_deref();
+        Some(if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
+            format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`")
+        } else if path.len() > MAX_PATH {
+            let len = path.len();
+            format!("a cookie path of {len} bytes: browsers ignore attributes of over 1,024 bytes; use up to 1,024")
+        } else if let Some(domain) = domain.filter(|domain| domain.len() > MAX_DOMAIN) {
+            format!("a cookie domain of {} bytes: no host has so long a name; use up to 255", domain.len())
+        } else if let Some(domain) = domain.filter(|domain| !is_domain(domain)) {
+            format!("{domain:?} is no domain for cookies: give a host name, such as `example.org`")
+        } else {
+            return None;
+        })
     }
 }
 
