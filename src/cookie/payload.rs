@@ -128,40 +128,14 @@ pub(crate) struct Payload {
 }
 
 impl Payload {
-    pub(crate) fn entries(&self, whose: EntryOwner) -> Entries<'_> {
-        let left = self.count(whose);
-        Entries { reader: Reader(&self.bytes.as_slice()[self.entries_at..]), owner: whose, left }
+    pub(crate) fn entries(&self, owner: EntryOwner) -> impl Iterator<Item = Entry<'_>> + Clone {
+        let all = read_entries(&self.bytes.as_slice()[self.entries_at..]);
+        // So that nothing is read again behind the last one, or for an owner who has none.
+        all.filter(move |entry| entry.owner == owner).take(self.count(owner))
     }
 
     pub(crate) const fn count(&self, whose: EntryOwner) -> usize {
         self.counts[whose as usize]
-    }
-}
-
-/// The entries of one owner.
-#[derive(Clone)]
-pub(crate) struct Entries<'a> {
-    reader: Reader<'a>,
-    owner: EntryOwner,
-    left: usize,
-}
-
-impl<'a> Iterator for Entries<'a> {
-    type Item = Entry<'a>;
-
-    fn next(&mut self) -> Option<Entry<'a>> {
-        // So that nothing is read again behind the last one, or for an owner who has none.
-        self.left = self.left.checked_sub(1)?;
-        loop {
-            let entry = read_entry(&mut self.reader)?;
-            if entry.owner == self.owner {
-                return Some(entry);
-            }
-        }
-    }
-
-    fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
     }
 }
 
@@ -225,8 +199,7 @@ impl Writer {
 
     /// What has been written, of both owners.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
-        let mut reader = Reader(&self.bytes.as_slice()[self.entries_at..]);
-        std::iter::from_fn(move || read_entry(&mut reader))
+        read_entries(&self.bytes.as_slice()[self.entries_at..])
     }
 
     /// How many bytes the entries take.
@@ -279,6 +252,11 @@ pub(crate) fn read(bytes: PlaintextBuffer) -> Option<Payload> {
         counts[entry.owner as usize] += 1;
     }
     Some(Payload { head, order, bytes, entries_at, counts })
+}
+
+fn read_entries(bytes: &[u8]) -> impl Iterator<Item = Entry<'_>> + Clone {
+    let mut reader = Reader(bytes);
+    std::iter::from_fn(move || read_entry(&mut reader))
 }
 
 /// Reads one entry; `None` where the bytes are none.
