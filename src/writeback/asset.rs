@@ -1,7 +1,8 @@
 //! Files that are compiled in: the same for everybody, cached until they change.
 
-use std::{fmt::Write, sync::OnceLock};
+use std::sync::OnceLock;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use sha2::{Digest, Sha256};
@@ -65,12 +66,8 @@ impl Asset {
     fn served(&self) -> &Served {
         self.served.get_or_init(|| {
             let text = (self.text)(self.source);
-            let hash = Sha256::digest(&text);
-            let hex = hash.iter().take(16).fold(String::new(), |mut hex, byte| {
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            });
-            Served { text, etag: format!("\"{hex}\"") }
+            let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(&Sha256::digest(&text)[..16]));
+            Served { text, etag }
         })
     }
 }

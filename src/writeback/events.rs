@@ -4,7 +4,6 @@
 //! more. A slow page skips what it missed, and costs a writer nothing.
 
 use std::{
-    fmt::{self, Write},
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -103,13 +102,13 @@ impl Events {
             let mut text = String::new();
             if opening {
                 let (session, user) = (read::session_mark(shared), read::user_mark(shared));
-                let (heartbeat, values) = (heartbeat.as_millis(), Object(&set));
+                let (heartbeat, values) = (heartbeat.as_millis(), object(&set));
                 let marks = format_args!(r#""session":"{session}","user":"{user}""#);
                 text += &event("state", &format_args!(r#"{{{marks},"heartbeat":{heartbeat},"values":{values}}}"#));
                 return Next::Item(EventText::More(text));
             }
             if !set.is_empty() {
-                text += &event("set", &Object(&set));
+                text += &event("set", &object(&set));
             }
             if !removed.is_empty() {
                 text += &event("removed", &serde_json::json!(removed));
@@ -164,19 +163,8 @@ impl EventSource for Events {
     }
 }
 
-/// Names and their JSON as one object, on one line: a line break would end the event, and a type that keeps its JSON as it
-/// came (`RawValue`) has them between tokens, where a space is as good. Names need no escape: their alphabet has none
-/// that would.
-struct Object<'a>(&'a [(&'static str, Json)]);
-
-impl fmt::Display for Object<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_char('{')?;
-        for (at, (name, json)) in self.0.iter().enumerate() {
-            let comma = if at == 0 { "" } else { "," };
-            let json = String::from_utf8_lossy(json).replace(['\n', '\r'], " ");
-            write!(f, "{comma}\"{name}\":{json}")?;
-        }
-        f.write_char('}')
-    }
+/// Names and their JSON as one object. Names need no escape: their alphabet has none that would.
+fn object(values: &[(&str, Json)]) -> String {
+    let members = values.iter().map(|(name, json)| format!("\"{name}\":{}", String::from_utf8_lossy(json)));
+    format!("{{{}}}", members.collect::<Vec<_>>().join(","))
 }

@@ -183,15 +183,9 @@ pub struct SessionWriteback {
     withheld: InexactNumbers,
     prefix: String,
     unknown: UnknownNames,
-    events: Served,
+    serves_events: bool,
     heartbeat: Duration,
-    hook: Served,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Served {
-    Yes,
-    No,
+    serves_hook: bool,
 }
 
 impl SessionWriteback {
@@ -204,9 +198,9 @@ impl SessionWriteback {
             withheld: InexactNumbers::new(sessions.node.config.schema.len()),
             prefix: String::new(),
             unknown: UnknownNames::Refused,
-            events: Served::Yes,
+            serves_events: true,
             heartbeat: HEARTBEAT_INTERVAL,
-            hook: Served::Yes,
+            serves_hook: true,
         }
     }
 
@@ -295,7 +289,7 @@ impl SessionWriteback {
     /// Serves no events, for an application that has a stream or socket of its own.
     #[must_use]
     pub const fn without_events(mut self) -> Self {
-        self.events = Served::No;
+        self.serves_events = false;
         self
     }
 
@@ -319,7 +313,7 @@ impl SessionWriteback {
     /// Does not serve the hook, for an application that bundles its own.
     #[must_use]
     pub const fn without_hook(mut self) -> Self {
-        self.hook = Served::No;
+        self.serves_hook = false;
         self
     }
 }

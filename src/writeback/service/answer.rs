@@ -13,7 +13,7 @@ use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
 
-use super::{Served, SessionWriteback};
+use super::SessionWriteback;
 use crate::{
     cross_site::{RequestKind, page_of},
     error::BoxError,
@@ -44,9 +44,10 @@ impl SessionWriteback {
     {
         let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
             Some("" | "/") => self.post(&head, body).await,
-            Some("/events") if self.serves_events() => self.events(&head).await,
-            Some("/hook.js") if self.hook == Served::Yes => HOOK.answer(&head.method, &head.headers),
-            Some("/hook.d.ts") if self.hook == Served::Yes => HOOK_TYPES.answer(&head.method, &head.headers),
+            // Without memory a session is its request's own, and nothing that happens elsewhere is seen.
+            Some("/events") if self.serves_events && self.sessions.node.memory.is_some() => self.events(&head).await,
+            Some("/hook.js") if self.serves_hook => HOOK.answer(&head.method, &head.headers),
+            Some("/hook.d.ts") if self.serves_hook => HOOK_TYPES.answer(&head.method, &head.headers),
             _ => Err(Refusal::new(
                 StatusCode::NOT_FOUND,
                 "not_found",
@@ -89,11 +90,6 @@ impl SessionWriteback {
                 Ok(stored(&accepted.names, ignored))
             }
         }
-    }
-
-    /// Without memory a session is its request's own, and nothing that happens elsewhere is seen.
-    fn serves_events(&self) -> bool {
-        self.events == Served::Yes && self.sessions.node.memory.is_some()
     }
 
     async fn events(&self, head: &Parts) -> Result<Response<WritebackBody>, Refusal> {
