@@ -45,10 +45,8 @@ impl<S, B> ClientRequest<S, B> {
     /// Adds a header field. A field of the browser's own, such as `Host`, `Origin` or `Cookie`, is replaced by this one.
     pub fn header<K, V>(mut self, name: K, value: V) -> Self
     where
-        HeaderName: TryFrom<K>,
-        <HeaderName as TryFrom<K>>::Error: Into<http::Error>,
-        HeaderValue: TryFrom<V>,
-        <HeaderValue as TryFrom<V>>::Error: Into<http::Error>,
+        K: TryInto<HeaderName, Error: Into<http::Error>>,
+        V: TryInto<HeaderValue, Error: Into<http::Error>>,
     {
         self.head = self.head.header(name, value);
         self

@@ -338,12 +338,25 @@ impl SpiedRecord {
 }
 
 impl Spied {
-    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, BoxError> {
-        self.calls.push(Call { kind: None, owner, expires: None });
+    /// Notes a call, and drops records that have expired.
+    ///
+    /// # Errors
+    ///
+    /// Where the script fails the call.
+    fn begin(&mut self, call: Call) -> Result<(), BoxError> {
+        self.calls.push(call);
         if self.failing {
             return Err("told to fail".into());
         }
-        self.expire();
+        if let Some(clock) = &self.clock {
+            let now = clock.now();
+            self.records.retain(|_, record| record.expires.is_some_and(|expires| expires > now));
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, owner: OwnerId) -> Result<Snapshot, BoxError> {
+        self.begin(Call { kind: None, owner, expires: None })?;
         Ok(match self.records.get(&owner) {
             None => Snapshot::Absent,
             Some(record) => record.ended.map_or_else(|| Snapshot::Present(record.stored()), Snapshot::Ended),
@@ -351,24 +364,16 @@ impl Spied {
     }
 
     fn commit(&mut self, commit: Commit<'_>) -> Result<Committed, BoxError> {
-        self.calls.push(Call { kind: Some(commit.kind()), owner: commit.owner(), expires: Some(commit.expires()) });
-        if self.failing {
-            return Err("told to fail".into());
-        }
-        self.expire();
+        self.begin(Call { kind: Some(commit.kind()), owner: commit.owner(), expires: Some(commit.expires()) })?;
         if self.outdated > 0 {
             self.outdated -= 1;
-            let known = self.records.get(&commit.owner());
-            return Ok(Committed::Outdated(known.map_or_else(StoredRecord::new, SpiedRecord::stored)));
+            return Ok(Committed::Outdated(self.stored(commit.owner())));
         }
         Ok(self.apply(commit))
     }
 
-    fn expire(&mut self) {
-        if let Some(clock) = &self.clock {
-            let now = clock.now();
-            self.records.retain(|_, record| record.expires.is_some_and(|expires| expires > now));
-        }
+    fn stored(&self, owner: OwnerId) -> StoredRecord {
+        self.records.get(&owner).map_or_else(StoredRecord::new, SpiedRecord::stored)
     }
 
     /// Judges a commit by the record as it stands, and makes the changes.
@@ -383,7 +388,7 @@ impl Spied {
         let version_of =
             |name| stands.and_then(|record| record.values.get(name)).map_or(Version::ZERO, |value| value.0);
         if commit.changes().iter().any(|change| change.replaces().is_some_and(|of| of != version_of(change.name()))) {
-            return Committed::Outdated(stands.map_or_else(StoredRecord::new, SpiedRecord::stored));
+            return Committed::Outdated(self.stored(commit.owner()));
         }
         let record = self.records.entry(commit.owner()).or_default();
         record.expires = Some(commit.expires());
