@@ -2,10 +2,7 @@
 
 use std::future::{Future, poll_fn};
 
-pub(crate) use self::{
-    changes::Snapshot,
-    wait::{Next, Wait, close_reason, next_end},
-};
+pub(crate) use self::wait::{Next, Wait, close_reason, next_end};
 pub use self::{
     changes::{ChangeEvent, Changes},
     watch::Watch,
@@ -16,7 +13,7 @@ use crate::{
     value::SessionValue,
 };
 
-mod changes;
+pub(crate) mod changes;
 mod wait;
 mod watch;
 

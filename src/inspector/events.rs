@@ -9,7 +9,7 @@ use serde_json::json;
 
 use super::report::Report;
 use crate::{
-    live::{ChangeEvent, Next, Snapshot, Wait, close_reason, next_end},
+    live::{ChangeEvent, Next, Wait, changes::Snapshot, close_reason, next_end},
     record::values::ChangeOrigin,
     session::Session,
     time::{Clock, Sleep},
