@@ -1,6 +1,6 @@
 //! What the page is told of a session: states, sizes and reasons. Nothing by which a session or a user could be found.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use serde::{
     Serialize, Serializer,
@@ -24,7 +24,7 @@ use crate::{
         read,
         shared::SessionShared,
     },
-    time::{Millis, Wall},
+    time::{Millis, Wall, whole_millis},
     value::{Json, Placement, Scope, ValueError, ValueIndex, ValueSpec},
     writeback::{numbers::is_exact_in_pages, stream::HEARTBEAT_INTERVAL},
 };
@@ -73,8 +73,8 @@ impl Report {
             },
             // Of a session that begins now.
             "lifetime": {
-                "idle_ms": millis(idle),
-                "absolute_ms": millis(absolute),
+                "idle_ms": whole_millis(idle),
+                "absolute_ms": whole_millis(absolute),
                 "ends_with_browser": ends_with_browser,
             },
         });
@@ -91,7 +91,7 @@ impl Report {
             report: &'a Report,
         }
         // Values are JSON already and the rest always encodes.
-        serde_json::to_string(&Timed { now: now.0, heartbeat: millis(HEARTBEAT_INTERVAL), report: self })
+        serde_json::to_string(&Timed { now: now.0, heartbeat: whole_millis(HEARTBEAT_INTERVAL), report: self })
             .unwrap_or_else(|_| "null".to_owned())
     }
 }
@@ -101,10 +101,6 @@ fn tiers(node: &Node) -> Vec<&'static str> {
     let memory = node.memory.iter().map(|_| MEMORY);
     let store = node.store.iter().map(|store| store.name());
     memory.chain([COOKIE]).chain(store).chain(node.config.computed.iter().map(ComputedTier::name)).collect()
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The state of a session that lives.
@@ -161,7 +157,7 @@ impl Value {
                 Placement::Server => "server",
                 Placement::Volatile => "volatile",
             },
-            "max_age_ms": declared.max_age.map(millis),
+            "max_age_ms": declared.max_age.map(whole_millis),
             // Where it has a lifetime of its own.
             "expires": expires.map(|end| shared.node.time.wall(end).0),
             "winner": explanation.winner().unwrap_or(DEFAULT),

@@ -171,7 +171,10 @@ impl SourceTier {
                 return Poll::Pending;
             }
             let late = late.get_or_insert_with(|| time.clock.sleep(self.deadline));
-            late.as_mut().poll(cx).map(|()| Err((&self.late, Late(self.deadline).into())))
+            late.as_mut().poll(cx).map(|()| {
+                let span = self.deadline.as_millis();
+                Err((&self.late, format!("no answer within {span} ms (`source_deadline`)").into()))
+            })
         })
         .await;
         // Traced apart: a source that is late must not hide the error that it gives a moment later.
@@ -183,15 +186,3 @@ impl SourceTier {
         })
     }
 }
-
-/// A source that has not answered within its deadline.
-#[derive(Debug)]
-struct Late(Duration);
-
-impl fmt::Display for Late {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no answer within {} ms (`source_deadline`)", self.0.as_millis())
-    }
-}
-
-impl std::error::Error for Late {}
