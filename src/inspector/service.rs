@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderValue, Request, Response, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use tower_service::Service;
@@ -43,8 +43,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// of another user, and never an id, a token or a key; nothing can be changed through it.
 ///
 /// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`at`](Self::mount_path) where nothing does. The
-/// page is the same with and without a slash at the end.
+/// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where
+/// nothing does. The page is the same with and without a slash at the end.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Sessions, SessionInspector};
@@ -124,11 +124,7 @@ impl SessionInspector {
             Some("icon.svg") => ICON.answer(method, headers),
             Some("events") => self.events(&head).await,
             _ if is_root => PAGE.answer(method, headers).map(with_policy),
-            _ => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "nothing here: mount the inspector with `nest_service`, or name its path with `at`",
-            )),
+            _ => Err(Refusal::not_found("inspector")),
         };
         answered.unwrap_or_else(Refusal::into_response)
     }

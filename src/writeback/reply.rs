@@ -82,6 +82,11 @@ impl Refusal {
         Self { allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
+    pub(crate) fn not_found(endpoint: &str) -> Self {
+        let remedy = "with `nest_service`, or name its path with `mount_path`";
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("nothing here: mount the {endpoint} {remedy}"))
+    }
+
     pub(super) fn user_changed() -> Self {
         Self::new(StatusCode::CONFLICT, "user_changed", "another user has signed in, or the user has signed out")
     }

@@ -1,9 +1,10 @@
 //! [`SessionWriteback`]: the endpoint that a page's hook posts to.
 
-use std::{any::TypeId, fmt, ops::RangeInclusive, time::Duration};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
 use super::{accept::UnknownNames, numbers::InexactNumbers, stream::HEARTBEAT_INTERVAL};
 use crate::{
+    config::Identity,
     error::{BuildError, BuildErrorKind},
     sessions::Sessions,
     value::{SessionValue, ValueIndex},
@@ -219,12 +220,9 @@ impl SessionWriteback {
         let node = &self.sessions.node;
         let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
         let Some(index) = node.config.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
-        if let crate::config::Identity::Value { index: identity, .. } = &node.config.identity
-            && *identity == index
-        {
+        if matches!(node.config.identity, Identity::Value { index: identity, .. } if identity == index) {
             return refuse("it says who is signed in");
         }
-        debug_assert_eq!(node.config.schema.get(index).type_id, TypeId::of::<V>());
         self.allowed.push(index);
         self.expose::<V>()
     }

@@ -8,7 +8,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{Request, Response, StatusCode, request::Parts};
+use http::{Request, Response, request::Parts};
 use http_body::Body;
 use http_body_util::BodyExt;
 use tower_service::Service;
@@ -48,11 +48,7 @@ impl SessionWriteback {
             Some("/events") if self.serves_events && self.sessions.node.memory.is_some() => self.events(&head).await,
             Some("/hook.js") if self.serves_hook => HOOK.answer(&head.method, &head.headers),
             Some("/hook.d.ts") if self.serves_hook => HOOK_TYPES.answer(&head.method, &head.headers),
-            _ => Err(Refusal::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "nothing here: mount the writeback with `nest_service`, or name its path with `at`",
-            )),
+            _ => Err(Refusal::not_found("writeback")),
         };
         answered.unwrap_or_else(Refusal::into_response)
     }
