@@ -13,7 +13,7 @@ use std::{
 };
 
 use crate::{
-    error::{MissingSession, TierError},
+    error::{BoxError, MissingSession, TierError},
     id::OwnerId,
     node_clock::NodeClock,
     throttle::Throttle,
@@ -89,21 +89,18 @@ impl SharedTier {
             1 => Ok(snapshots.remove(0)),
             answers => Err(format!("{answers} snapshots for 1 ask").into()),
         });
-        answered.map_err(|error| {
-            if let Some(left_out) = self.reads.note(time) {
-                tracing::error!(tier = self.name(), error, left_out, "the shared store failed to read");
-            }
-            TierError::new(self.name(), error)
-        })
+        answered.map_err(|error| self.failed(&self.reads, "read", error, time))
     }
 
     pub(crate) async fn commit(&self, commit: Commit<'_>, time: &NodeClock) -> Result<Committed, TierError> {
-        self.store.commit(commit).await.map_err(|error| {
-            if let Some(left_out) = self.writes.note(time) {
-                tracing::error!(tier = self.name(), error, left_out, "the shared store failed to write");
-            }
-            TierError::new(self.name(), error)
-        })
+        self.store.commit(commit).await.map_err(|error| self.failed(&self.writes, "write", error, time))
+    }
+
+    fn failed(&self, failures: &Failures, act: &str, error: BoxError, time: &NodeClock) -> TierError {
+        if let Some(left_out) = failures.note(time) {
+            tracing::error!(tier = self.name(), error, left_out, "the shared store failed to {act}");
+        }
+        TierError::new(self.name(), error)
     }
 }
 
