@@ -2,7 +2,7 @@
 //!
 //! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
 
-use std::{borrow::Cow, fmt, sync::OnceLock};
+use std::{borrow::Cow, sync::OnceLock};
 
 use http::HeaderValue;
 
@@ -284,10 +284,4 @@ pub(crate) struct OpenedToken {
     pub(crate) retired: bool,
     /// The token's nonce, which no other token shares.
     pub(crate) nonce: [u8; layout::NONCE_LEN],
-}
-
-impl fmt::Debug for OpenedToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OpenedToken").field("retired", &self.retired).finish_non_exhaustive()
-    }
 }

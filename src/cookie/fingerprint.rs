@@ -37,12 +37,6 @@ impl FingerprintKey {
     }
 }
 
-impl std::fmt::Debug for FingerprintKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("FingerprintKey(..)")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

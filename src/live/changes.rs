@@ -107,7 +107,6 @@ pub struct Changes {
 }
 
 /// All that a stream of changes last saw.
-#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Snapshot {
     owners: Vec<SeenRecord>,
     values: Vec<SeenValue>,

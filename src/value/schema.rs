@@ -56,7 +56,11 @@ impl Schema {
 
     /// A scan: chains declare a handful of values, and comparing two type ids costs less than hashing one.
     pub(crate) fn index_of<V: SessionValue>(&self) -> Option<ValueIndex> {
-        self.find(|declared| declared.type_id == TypeId::of::<V>())
+        self.index_of_type(TypeId::of::<V>())
+    }
+
+    pub(crate) fn index_of_type(&self, type_id: TypeId) -> Option<ValueIndex> {
+        self.find(|declared| declared.type_id == type_id)
     }
 
     pub(crate) fn index_by_name(&self, name: &str) -> Option<ValueIndex> {

@@ -2,7 +2,7 @@
 
 use super::SessionsBuilder;
 use crate::{
-    config::{ComputedTier, DEFAULT},
+    config::{COOKIE, ComputedTier, DEFAULT, MEMORY},
     cookie::CookieTier,
     error::{BuildError, BuildErrorKind},
     memory::MemoryTier,
@@ -105,8 +105,7 @@ impl SessionsBuilder {
                 AddedTier::Default(tier) => computed.push(ComputedTier::Default(rules(tier, schema)?)),
                 AddedTier::Source(source) => {
                     let name = source.name();
-                    if ["memory", "cookie", DEFAULT].contains(&name) || computed.iter().any(|tier| tier.name() == name)
-                    {
+                    if [MEMORY, COOKIE, DEFAULT].contains(&name) || computed.iter().any(|tier| tier.name() == name) {
                         let message =
                             format!("two tiers are named `{name}`, and `origin` could not tell them apart: rename one");
                         return Err(BuildErrorKind::Chain.error(message));
@@ -126,8 +125,7 @@ const ONE_OF_EACH: &str = "a chain has one memory tier and one cookie: leave the
 
 fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
     let numbered = |rule: crate::tier::default::Rule| {
-        let declared = schema.iter().find(|(_, declared)| declared.type_id == rule.type_id);
-        let (index, _) = declared.ok_or_else(|| {
+        let index = schema.index_of_type(rule.type_id).ok_or_else(|| {
             BuildErrorKind::Value
                 .error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
         })?;
