@@ -117,18 +117,12 @@ impl Record {
         Millis(self.used.load(Ordering::Relaxed))
     }
 
-    /// Counts a use of now.
-    pub(crate) fn touch(&self, now: Millis) {
-        // Only where the use is later: threads that read one session would take the line from each other. Stored, which is
-        // cheaper than to raise it: of two threads of one moment either may be the last.
-        if self.used.load(Ordering::Relaxed) < now.0 {
-            self.used.store(now.0, Ordering::Relaxed);
+    /// Counts a use, of now or of long ago.
+    pub(crate) fn touch(&self, used: Millis) {
+        // Only where the use is later: threads that read one session would take the line from each other.
+        if self.used() < used {
+            self.used.fetch_max(used.0, Ordering::Relaxed);
         }
-    }
-
-    /// Counts a use that may be long ago.
-    pub(crate) fn touch_at_least(&self, used: Millis) {
-        self.used.fetch_max(used.0, Ordering::Relaxed);
     }
 
     /// Notes that a request has brought the session's cookie. Once: later requests only read.

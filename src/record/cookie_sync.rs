@@ -82,7 +82,7 @@ pub(crate) struct TokenFingerprint(pub(crate) [u8; 16]);
 /// In a time that does not say how much of them is the same.
 impl PartialEq for TokenFingerprint {
     fn eq(&self, other: &Self) -> bool {
-        // As one number: byte by byte it would be a tenth of what recognising a token takes.
+        // As one number: byte by byte takes longer.
         u128::from_le_bytes(self.0).ct_eq(&u128::from_le_bytes(other.0)).into()
     }
 }

@@ -197,7 +197,7 @@ pub(super) fn take_changes(
     current: &CurrentToken,
     now: Millis,
 ) -> Result<(), RelayRefused> {
-    record.touch_at_least(current.used(now));
+    record.touch(current.used(now));
     // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
     merge::merge_payload(shared, record, current, Resolution::Newest, now);
     shared.node.account(record, now);
@@ -228,7 +228,7 @@ pub(super) async fn find_token_record(
         if node.store.is_some() { record.never_loaded() } else { record }
     };
     let record = node.session_record(&key, now, make).map_err(|ended| RelayRefused::Closed(ended.reason()))?;
-    record.touch_at_least(current.used(now));
+    record.touch(current.used(now));
     match record.closed(now) {
         Some(reason) => Err(RelayRefused::Closed(reason)),
         None => Ok(record),

@@ -82,7 +82,7 @@ pub(super) async fn admit(
     }
     let life = &token.life;
     node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
-    record.touch_at_least(token.used(now));
+    record.touch(token.used(now));
     // Ended between the first look and now.
     if let Some(ended) = fenced(&record, now) {
         return Ok(Admission::Over(ended));
