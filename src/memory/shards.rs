@@ -37,8 +37,8 @@ struct Shard {
 }
 
 impl Shards {
-    /// For so many records, more or less: a shard that grows moves all of its records, some 60 ns each, while who wants
-    /// one of them waits. More shards than these are themselves out of cache.
+    /// Makes a map for about so many records. A shard that grows moves all of its records while readers of the shard wait.
+    /// More shards than these are themselves out of cache.
     pub(super) fn new(records: usize) -> Self {
         let shards = (records / 2048).next_power_of_two().clamp(16, 1024);
         Self {
