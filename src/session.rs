@@ -30,14 +30,12 @@ mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod loader;
-mod nested;
 pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod relay_in;
 pub(crate) mod relay_out;
 mod replace;
-pub(crate) mod request_token;
 #[cfg(all(test, shuttle))]
 mod schedules;
 pub(crate) mod shared;

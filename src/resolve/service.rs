@@ -19,7 +19,7 @@ use crate::{
     },
     id::Principal,
     session::{
-        load::head::{HeadFacts, RequestHead},
+        load::token::{HeadFacts, RequestHead},
         loader::{Arrival, Loader, LoaderHandle},
     },
     sessions::Sessions,

@@ -8,8 +8,7 @@ use super::{
     end, lifecycle,
     relay::{self, OpenedRelay, RelayRefused},
     replace::{SessionStart, StartKind},
-    request_token::CookieTokens,
-    shared::{OwnEnd, SessionShared},
+    shared::{CookieTokens, OwnEnd, SessionShared},
     sign_in_plan::{self, SignInRequest},
 };
 use crate::{

@@ -4,10 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use http::HeaderValue;
 
-use super::{
-    nested,
-    shared::{Binding, SessionShared},
-};
+use super::shared::{Binding, SessionShared};
 use crate::{
     cookie::{
         order::Order,
@@ -260,7 +257,7 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
         return ResponseHeaders { touched: false, removals: &[], cookie: None };
     }
     let touched = shared.flags.is_touched();
-    if nested::is_left_to_inner(shared) {
+    if is_left_to_inner(shared) {
         return ResponseHeaders { touched, removals: &[], cookie: None };
     }
     let due = touched && !is_plainly_current(shared);
@@ -276,4 +273,10 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
         removals: if removes { shared.node.config.cookie.former_removals() } else { &[] },
         cookie,
     }
+}
+
+/// Whether an inner layer has seen this handle's session off.
+fn is_left_to_inner(shared: &SessionShared) -> bool {
+    let seen_off = shared.lazy.get().and_then(|lazy| *lazy.left_to_inner.lock());
+    seen_off.is_some() && seen_off == shared.bound_key() && !shared.has_ended_own()
 }

@@ -6,14 +6,10 @@ use http::request::Parts;
 
 use self::{
     admit::Admission,
-    head::RequestHead,
     merge::TokenMerge,
-    token::{CookieSession, KnownToken},
+    token::{CookieSession, KnownToken, RequestHead},
 };
-use super::{
-    request_token::RequestToken,
-    shared::{Binding, SessionShared},
-};
+use super::shared::{Binding, RequestToken, SessionShared};
 use crate::{
     config::{ComputedAnswer, DEFAULT},
     cross_site::CrossSite,
@@ -26,10 +22,12 @@ use crate::{
 };
 
 mod admit;
-pub(crate) mod head;
 pub(super) mod merge;
 pub(super) mod principal;
-pub(super) mod token;
+#[cfg(feature = "testing")]
+#[cfg(test)]
+mod tests;
+pub(crate) mod token;
 
 /// Loads a session of a chain that may have to wait: its sources are asked first.
 pub(super) async fn run_waiting(head: RequestHead, patience: WaitPolicy) -> Result<SessionShared, TierError> {
@@ -49,7 +47,7 @@ pub(super) async fn run(
     let now = head.node.now();
     let is_known = known.is_some();
     let mut shared = match known {
-        Some(known) => known_session(Arc::clone(&head.node), known, head.upgrade),
+        Some(known) => token::known_session(Arc::clone(&head.node), known, head.upgrade),
         None => SessionShared::new(Arc::clone(&head.node), Binding::Anonymous, RequestToken::default(), head.upgrade),
     };
     add_answers(&mut shared, &head, answers);
@@ -60,14 +58,6 @@ pub(super) async fn run(
         merging.finish(&mut shared, now);
     }
     Ok(shared)
-}
-
-/// The state of a handle of a session whose token memory knows. Nothing has to be opened or asked.
-pub(super) fn known_session(node: Arc<Node>, known: KnownToken, upgrade: bool) -> SessionShared {
-    let KnownToken { record, cookie, principal } = known;
-    let key = Some(*record.key());
-    let request_token = RequestToken { key, cookie: Some(cookie), principal, ..RequestToken::default() };
-    SessionShared::new(node, Binding::Live(record), request_token, upgrade)
 }
 
 /// Loads a principal's own handle, outside of any request.

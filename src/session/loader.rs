@@ -17,11 +17,9 @@ use super::{
     Session,
     load::{
         self,
-        head::RequestHead,
-        token::{self, KnownToken},
+        token::{self, KnownToken, RequestHead},
     },
-    nested,
-    shared::SessionShared,
+    shared::{Binding, SessionShared},
 };
 use crate::{
     config::Reads, cookie::header::Fields, cross_site::refusal::CrossSiteRefusal, error::MissingSession, id::Principal,
@@ -261,7 +259,7 @@ impl Loader {
     /// Leaves the head to the loader of an inner layer, as far as both stand for the same session.
     pub(crate) fn leave_head_to(&self, within: &Self) {
         if let (Some(shared), Some(within)) = (self.loaded(), within.loaded()) {
-            nested::leave_head_to(shared, within);
+            leave_head_to(shared, within);
         }
     }
 
@@ -328,7 +326,7 @@ impl Loader {
             Some(known) if head.is_plain() => {
                 if let Some(Arrival { head: RequestHead { node, cookies, upgrade, .. }, .. }) = arrival.take() {
                     // Made in place: most requests come here, and the state of a handle is large.
-                    self.shared.get_or_init(|| load::known_session(node, known, upgrade));
+                    self.shared.get_or_init(|| token::known_session(node, known, upgrade));
                     self.keep_cookies(cookies);
                 }
                 Attempt::Loaded
@@ -340,7 +338,7 @@ impl Loader {
     /// Keeps the session of a load, unless another load was faster.
     fn keep(&self, mut shared: SessionShared) {
         let outer = self.arrival.lock().as_ref().and_then(|arrival| arrival.outer.clone());
-        nested::share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
+        share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
         let shared = self.shared.get_or_init(|| shared);
         let mut place = self.arrival.lock();
         // Dropped outside of the lock: the head may hold anything of the application's.
@@ -364,4 +362,23 @@ impl fmt::Debug for Loader {
             .field("handles", &(self.handles.load(Ordering::Relaxed) & !(HEAD_SENT | WAITED)))
             .finish_non_exhaustive()
     }
+}
+
+/// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
+fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
+    let Some(outer) = outer else { return };
+    if matches!(shared.binding(), Binding::Fenced(_)) {
+        return;
+    }
+    shared.bind(outer.binding());
+    shared.flags.set_begun_here(outer.flags.begun_here());
+}
+
+/// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
+fn leave_head_to(shared: &SessionShared, inner: &SessionShared) {
+    if let (Binding::Anonymous, Binding::Live(begun)) = (shared.binding(), inner.binding()) {
+        shared.flags.set_begun_here(true);
+        shared.rebind(begun);
+    }
+    *shared.lazy().left_to_inner.lock() = inner.bound_key();
 }

@@ -16,7 +16,7 @@ use shuttle::{
     thread,
 };
 
-use super::{load::head::RequestHead, loader::Arrival, *};
+use super::{load::token::RequestHead, loader::Arrival, *};
 use crate::{
     cookie::{CookieTier, header::Fields, keyring::KeyRing},
     id::Principal,

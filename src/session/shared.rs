@@ -2,32 +2,29 @@
 
 use std::sync::{
     Arc, OnceLock,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
-use super::request_token::RequestToken;
 use crate::{
     config::{ComputedAnswer, ResolvedPrincipal},
     cross_site::CrossSite,
     error::{CloseReason, WriteError},
-    id::RecordKey,
+    id::{RecordKey, SessionId},
     memory::{EndedSession, record::Record},
     node::{Node, exempt_renewals::HandleId},
     notify::{HandleWakers, WakerSlot},
-    record::life::{Lifetime, Successor},
-    sync::{Mutex, RwLock},
+    record::{cookie_sync::CookieSnapshot, life::Successor},
+    sync::RwLock,
     time::Millis,
-    value::Scope,
+    value::{Scope, ValueIndex},
     version::Version,
 };
 
-mod flags;
-mod own_ends;
+mod lazy;
 mod principal;
 
-pub(crate) use self::flags::RequestFlags;
-use self::own_ends::OwnEnds;
-pub(super) use self::own_ends::{IssuedOrder, OwnEnd};
+use self::lazy::LazyState;
+pub(super) use self::lazy::{IssuedOrder, OwnEnd};
 
 #[derive(Debug)]
 pub(crate) struct SessionShared {
@@ -41,24 +38,6 @@ pub(crate) struct SessionShared {
     pub(super) request_token: RequestToken,
     pub(crate) flags: RequestFlags,
     pub(super) lazy: OnceLock<Box<LazyState>>,
-}
-
-/// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
-/// session pays for the state of a handle by its size, which is moved into place.
-#[derive(Debug, Default)]
-pub(super) struct LazyState {
-    lifecycle_lock: tokio::sync::Mutex<()>,
-    /// The lifetime that this handle was given.
-    lifetime: Mutex<Option<Lifetime>>,
-    pub(super) own_ends: OwnEnds,
-    /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
-    principal: Mutex<Option<Arc<Record>>>,
-    /// The principal that a session's value names, by the session and the value's version.
-    derived_principal: Mutex<Option<(ValueRevision, Option<Arc<ResolvedPrincipal>>)>>,
-    /// Made for the first watch.
-    wakers: OnceLock<Arc<HandleWakers>>,
-    /// The session that an inner layer has seen off, for another principal.
-    pub(super) left_to_inner: Mutex<Option<RecordKey>>,
 }
 
 /// Which session a handle stands for.
@@ -78,6 +57,66 @@ pub(crate) enum Binding {
 /// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
 pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 
+/// What the request's cookie held.
+#[derive(Debug, Default)]
+pub(super) struct RequestToken {
+    /// The session whose token it was.
+    pub(super) key: Option<RecordKey>,
+    /// Set if it held all that there was.
+    pub(super) cookie: Option<CookieSnapshot>,
+    /// The record of its user, if values of that were in it and it was not opened: what isn't here any more when the head
+    /// leaves, the next cookie would lack.
+    pub(super) principal: Option<Arc<Record>>,
+    /// The tokens that came, unless that was a single one, of the session above.
+    pub(super) cookie_tokens: Option<Box<CookieTokens>>,
+    /// What the cookie answered for, with the version.
+    pub(super) from_cookie: Box<[(ValueIndex, Version)]>,
+}
+
+impl RequestToken {
+    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
+    pub(super) fn cookie_tokens(&self) -> CookieTokens {
+        let only = || self.key.map(|key| SessionId::from_bytes(key.0)).into_iter().collect();
+        let single = || CookieTokens { ids: only(), unread: false, opened: self.opened() };
+        self.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
+    }
+
+    /// How many tokens of ours opened.
+    pub(super) fn opened(&self) -> usize {
+        self.cookie_tokens.as_ref().map_or_else(|| usize::from(self.key.is_some()), |came| came.opened)
+    }
+}
+
+/// The tokens that a request brought under our cookie's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct CookieTokens {
+    /// The sessions of genuine tokens whose absolute deadline has not come, each once, whatever the seal's idle deadline.
+    pub(super) ids: Vec<SessionId>,
+    /// Whether any value did not open, or was not tried: more values than four, more bytes or pairs than are read.
+    pub(super) unread: bool,
+    /// How many tokens opened, whatever their deadlines.
+    opened: usize,
+}
+
+impl CookieTokens {
+    /// Values of which nothing is known.
+    pub(super) fn unread() -> Self {
+        Self { unread: true, ..Self::default() }
+    }
+
+    pub(super) const fn is_nothing(&self) -> bool {
+        self.ids.is_empty() && !self.unread
+    }
+
+    /// Notes a token that opened. `lives` says whether its absolute deadline has yet to come.
+    pub(super) fn add(&mut self, id: SessionId, lives: bool) {
+        self.opened += 1;
+        if lives && !self.ids.contains(&id) {
+            self.ids.push(id);
+        }
+    }
+}
+
 impl SessionShared {
     /// The state of a handle, to be completed before it is shared.
     pub(super) fn new(node: Arc<Node>, binding: Binding, request_token: RequestToken, upgrade: bool) -> Self {
@@ -96,63 +135,6 @@ impl SessionShared {
     /// Binds a handle that is not shared yet.
     pub(super) fn bind(&mut self, binding: Binding) {
         *self.binding.get_mut() = binding;
-    }
-
-    pub(super) fn lazy(&self) -> &LazyState {
-        self.lazy.get_or_init(Box::default)
-    }
-
-    /// The wakers of this handle's watches, if there are watches.
-    fn wakers(&self) -> Option<&Arc<HandleWakers>> {
-        self.lazy.get()?.wakers.get()
-    }
-
-    /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
-    /// session that the turn before has left.
-    pub(super) async fn lifecycle_lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.lazy().lifecycle_lock.lock().await
-    }
-
-    /// The lifetime that this handle was given, with which its next session begins.
-    pub(super) fn own_lifetime(&self) -> Option<Lifetime> {
-        *self.lazy.get()?.lifetime.lock()
-    }
-
-    pub(super) fn set_own_lifetime(&self, lifetime: Option<Lifetime>) {
-        *self.lazy().lifetime.lock() = lifetime;
-    }
-
-    /// Notes that this handle has ended its session: only this handle and its clones may begin another session.
-    pub(super) fn note_own_end(&self, ended: OwnEnd) {
-        self.lazy().own_ends.set(ended);
-        self.flags.count_own_end();
-        // The record has notified its subscribers already: a watch that looked before this note looks again.
-        if let Some(wakers) = self.wakers() {
-            wakers.notify();
-        }
-    }
-
-    /// The session that this handle has ended last.
-    pub(super) fn own_end(&self) -> Option<OwnEnd> {
-        self.lazy.get()?.own_ends.last()
-    }
-
-    /// Whether this handle has ended its session, and has begun no other since.
-    pub(super) fn has_ended_own(&self) -> bool {
-        self.own_end().is_some()
-    }
-
-    /// Whether a turn may begin another session where this handle's session is over.
-    pub(super) fn may_begin_anew(&self) -> bool {
-        self.has_ended_own() || self.flags.may_begin()
-    }
-
-    /// Forgets the end, since another session has begun.
-    pub(super) fn forget_own_end(&self) {
-        self.flags.set_may_begin(false);
-        if let Some(lazy) = self.lazy.get() {
-            lazy.own_ends.forget();
-        }
     }
 
     pub(crate) fn binding(&self) -> Binding {
@@ -334,6 +316,82 @@ impl SessionShared {
         if let Ok(record) = self.live(now) {
             record.touch(now);
         }
+    }
+}
+
+/// What has happened to the request's session so far.
+#[derive(Debug, Default)]
+pub(crate) struct RequestFlags {
+    /// It was read, written or watched.
+    touched: AtomicBool,
+    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::loader::Loader).
+    head_sent: AtomicBool,
+    /// How many sessions this handle has ended: the cookie is to go.
+    own_ends: AtomicU32,
+    /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
+    may_begin: AtomicBool,
+    /// The session was made here.
+    begun_here: AtomicBool,
+    /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
+    upgrade: AtomicBool,
+}
+
+impl RequestFlags {
+    pub(super) fn new(upgrade: bool) -> Self {
+        Self { upgrade: AtomicBool::new(upgrade), ..Self::default() }
+    }
+
+    pub(super) fn begun_here(&self) -> bool {
+        self.begun_here.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn is_touched(&self) -> bool {
+        self.touched.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn touch(&self) {
+        // A load first: most requests touch more than once, and a store would take the line from other clones.
+        if !self.touched.load(Ordering::Relaxed) {
+            self.touched.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub(super) fn is_upgrade(&self) -> bool {
+        self.upgrade.load(Ordering::Relaxed)
+    }
+
+    /// Marks that the response head has left: no cookie can follow.
+    pub(super) fn note_head_sent(&self) {
+        // Looked at first: each clone of a handle comes here.
+        if !self.head_has_left() {
+            self.head_sent.store(true, Ordering::Release);
+        }
+    }
+
+    pub(super) fn head_has_left(&self) -> bool {
+        self.head_sent.load(Ordering::Acquire)
+    }
+
+    /// Marks a session that was made here.
+    pub(super) fn set_begun_here(&self, begun: bool) {
+        self.begun_here.store(begun, Ordering::Relaxed);
+    }
+
+    pub(super) fn may_begin(&self) -> bool {
+        self.may_begin.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_may_begin(&self, may_begin: bool) {
+        self.may_begin.store(may_begin, Ordering::Release);
+    }
+
+    /// How many sessions this handle has ended. A watch that began before the last end is over.
+    pub(crate) fn own_ends(&self) -> u32 {
+        self.own_ends.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count_own_end(&self) {
+        self.own_ends.fetch_add(1, Ordering::AcqRel);
     }
 }
 

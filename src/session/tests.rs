@@ -13,7 +13,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{load::head::RequestHead, loader::Arrival, *};
+use super::{load::token::RequestHead, loader::Arrival, *};
 use crate::{
     cookie::{CookieTier, keyring::KeyRing},
     memory::MemoryTier,

@@ -1,8 +1,10 @@
-//! The token of a request: memory knows its very bytes, or the token is opened, and then believed or not.
+//! The head of a request and the token in its cookies: memory knows the token's very bytes, or the token is opened, and then
+//! believed or not.
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::head::RequestHead;
+use http::request::Parts;
+
 use crate::{
     cookie::{
         OpenedToken,
@@ -10,7 +12,8 @@ use crate::{
         keyring::Keys,
         seal::{self, Purpose},
     },
-    id::{RecordKey, SessionId},
+    cross_site::CrossSite,
+    id::{Principal, RecordKey, SessionId},
     memory::record::Record,
     node::Node,
     record::{
@@ -19,10 +22,44 @@ use crate::{
     },
     session::{
         current_token::{CurrentToken, check_current},
-        request_token::CookieTokens,
+        shared::{Binding, CookieTokens, RequestToken, SessionShared},
     },
     time::Millis,
+    value::{Json, ValueIndex},
 };
+
+/// What the layer notes of a request's head.
+#[derive(Clone)]
+pub(crate) struct RequestHead {
+    pub(crate) node: Arc<Node>,
+    pub(crate) cookies: Option<Fields>,
+    /// How another site caused the request, if another site did.
+    pub(crate) cross_site: Option<CrossSite>,
+    /// The request asks for another protocol, such as WebSocket.
+    pub(crate) upgrade: bool,
+    pub(crate) facts: Option<Box<HeadFacts>>,
+}
+
+/// The answers of the head, if the chain has a question to it.
+#[derive(Clone, Default)]
+pub(crate) struct HeadFacts {
+    pub(crate) identified: Option<Principal>,
+    pub(crate) defaults: Vec<(ValueIndex, Json)>,
+    /// For sources. Shared, since a copy would run the application's code.
+    pub(crate) parts: Option<Arc<Parts>>,
+}
+
+impl RequestHead {
+    /// The cookies, unless the request is one whose cookies do not count.
+    pub(super) fn counted_cookies(&self) -> Option<&Fields> {
+        self.cookies.as_ref().filter(|_| self.cross_site != Some(CrossSite::Upgrade))
+    }
+
+    /// Whether the token alone decides the session.
+    pub(in crate::session) fn is_plain(&self) -> bool {
+        self.facts.is_none() && self.node.revocations.load(Ordering::Acquire) == 0
+    }
+}
 
 /// A session whose token memory knows by its very bytes.
 pub(in crate::session) struct KnownToken {
@@ -86,6 +123,14 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
         record.confirm();
     }
     Some(KnownToken { record, cookie, principal })
+}
+
+/// The state of a handle of a session whose token memory knows. Nothing has to be opened or asked.
+pub(in crate::session) fn known_session(node: Arc<Node>, known: KnownToken, upgrade: bool) -> SessionShared {
+    let KnownToken { record, cookie, principal } = known;
+    let key = Some(*record.key());
+    let request_token = RequestToken { key, cookie: Some(cookie), principal, ..RequestToken::default() };
+    SessionShared::new(node, Binding::Live(record), request_token, upgrade)
 }
 
 /// Opens every token and gives the newest, if all are of one session. Also gives the list of the tokens, if any came.
