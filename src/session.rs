@@ -169,7 +169,7 @@ impl Session {
 
     /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         let index = read::declared_index::<V>(self.shared());
         index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.shared(), index, Access::Touch))
     }
@@ -181,7 +181,7 @@ impl Session {
 
     fn resolve<V: SessionValue>(&self) -> Option<(V, &'static str)> {
         let shared = self.shared();
-        shared.flags.touch();
+        shared.flags.touched.set();
         let now = shared.node.now();
         let index = read::declared_index::<V>(shared)?;
         let look = read::stored(shared, index, now, Access::Touch);
@@ -190,16 +190,16 @@ impl Session {
 
     /// Whether the request brought no session: there is none, or this handle made it.
     pub fn is_new(&self) -> bool {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         match self.shared().live(self.shared().node.now()) {
-            Ok(_) => self.shared().flags.begun_here(),
+            Ok(_) => self.shared().flags.begun_here.is_set(),
             Err(_) => true,
         }
     }
 
     /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;
         match &record.read().kind {
             Kind::Session { life, .. } => Some(self.shared().node.time.wall(life.created()).time()),
@@ -209,14 +209,14 @@ impl Session {
 
     /// When the session ends if nobody uses it again; `None` if there is none.
     pub fn expires_at(&self) -> Option<SystemTime> {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;
         Some(self.shared().node.time.wall(record.deadline()).time())
     }
 
     /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         self.shared().principal(self.shared().node.now()).map(|signed| signed.principal.clone())
     }
 

@@ -85,7 +85,7 @@ pub(crate) struct Wait {
 impl Wait {
     pub(crate) fn new(session: Session) -> Self {
         let slot = session.shared().subscribe();
-        let own_ends = session.shared().flags.own_ends();
+        let own_ends = session.shared().own_ends();
         Self { session, slot, timer: DeadlineTimer::default(), drained: false, own_ends }
     }
 
@@ -107,7 +107,7 @@ impl Wait {
             if self.drained && !rung && !self.timer.poll(&self.slot) {
                 return Poll::Pending;
             }
-            let ended = self.session.shared().flags.own_ends() != self.own_ends;
+            let ended = self.session.shared().own_ends() != self.own_ends;
             let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
             let (said, until) = match said {
                 Next::Item(said) => {

@@ -152,7 +152,7 @@ impl<'a> Batch<'a> {
                 }
             }
             if changes.is_empty() {
-                shared.flags.touch();
+                shared.flags.touched.set();
                 return commit::writable(shared, now).map(drop);
             }
             if attempts.settle(commit::try_commit(shared, scope, WriteScope::Values, &changes).await)?.is_some() {
@@ -194,7 +194,7 @@ fn updated<V: SessionValue + Default>(
     update: &mut (impl FnMut(&mut V) + ?Sized),
     now: Millis,
 ) -> Result<(Mutation, V), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     let look = read::stored(shared, index, now, Access::Touch);
     let answer = read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json));
     let mut value = answer.map(|(value, _)| value).unwrap_or_default();
@@ -227,7 +227,7 @@ pub(super) async fn update<V: SessionValue + Default>(
 
 pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIndex) -> Result<Option<V>, WriteError> {
     let scope = shared.node.config.schema.get(index).scope;
-    shared.flags.touch();
+    shared.flags.touched.set();
     let mut attempts = Attempts::default();
     loop {
         // Where nothing is to be written, a session that is over, or may not begin, is no obstacle: a page that looks for

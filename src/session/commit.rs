@@ -63,7 +63,7 @@ pub(crate) async fn commit_of_owners(
 ) -> Result<(), WriteError> {
     let now = shared.node.now();
     let principal = shared.principal(now);
-    // While nobody is principal in, the session owns the values of both scopes.
+    // While nobody is signed in, the session owns the values of both scopes.
     let is_users = |change: &Mutation| match shared.node.config.schema.get(change.index).scope {
         Scope::Session => false,
         Scope::Principal => principal.is_some(),
@@ -92,7 +92,7 @@ pub(super) async fn try_commit(
     extent: WriteScope,
     changes: &[Mutation],
 ) -> Result<Version, CommitFailure> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     check_head(shared)?;
     loop {
         let before = shared.bound_key();
@@ -119,7 +119,7 @@ async fn commit_here(
         if shared.node.store.is_none() && matches!(shared.binding(), Binding::Anonymous) {
             let context = shared.node.write_context(scope, now);
             shared.hold_principal(&principal, now).check_budget(changes, context)?;
-            begin_with(shared, &[], Version::ZERO, now).await?;
+            begin_with(shared, &[], now).await?;
         }
         if shared.is_principal_only() {
             // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
@@ -138,7 +138,7 @@ async fn commit_here(
             let target = WriteTarget { extent, ..WriteTarget::session(bound) };
             write(shared, &target, CommitKind::Update, changes, now).await
         }
-        None => begin_with(shared, changes, Version::ZERO, now).await,
+        None => begin_with(shared, changes, now).await,
     }
 }
 
@@ -152,12 +152,7 @@ pub(super) fn writable(shared: &SessionShared, now: Millis) -> Result<Option<Arc
 }
 
 /// Makes a session that holds the changes. If a clone was faster, they go into that one.
-async fn begin_with(
-    shared: &SessionShared,
-    changes: &[Mutation],
-    above: Version,
-    now: Millis,
-) -> Result<Version, CommitFailure> {
+async fn begin_with(shared: &SessionShared, changes: &[Mutation], now: Millis) -> Result<Version, CommitFailure> {
     let _lifecycle = shared.lifecycle_lock().await;
     match shared.binding() {
         Binding::Anonymous => {}
@@ -173,20 +168,20 @@ async fn begin_with(
             };
         }
     }
-    let (record, version) = create_session(shared, changes, BudgetShare::Ordinary, None, above, now).await?;
-    if shared.flags.head_has_left() {
+    let (record, version) = create_session(shared, changes, BudgetShare::Ordinary, None, Version::ZERO, now).await?;
+    if shared.flags.head_sent.is_set() {
         tracing::debug!(
             "a session begins after the response head has left: its cookie reaches the browser only by a token of \
              `Session::relay`, which the page brings"
         );
     }
-    shared.flags.set_begun_here(true);
+    shared.flags.begun_here.set();
     shared.rebind(record);
     shared.forget_own_end();
     Ok(version)
 }
 
-/// A new session with its first values, record to nobody yet.
+/// A new session with its first values, bound to no handle yet.
 pub(super) async fn create_session(
     shared: &SessionShared,
     changes: &[Mutation],
@@ -217,7 +212,7 @@ pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) ->
 
 /// Whether a write can still have an effect.
 pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
-    if shared.node.memory.is_none() && shared.flags.head_has_left() {
+    if shared.node.memory.is_none() && shared.flags.head_sent.is_set() {
         return Err(WriteError::new(
             WriteErrorKind::HeadSent,
             "the response head is gone: without a memory tier nothing is kept past it",
@@ -226,9 +221,9 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Empties the session's own record, but for who is principal in; in a job, the principal's.
+/// Empties the session's own record, but for who is signed in; in a job, the principal's.
 pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     let now = shared.node.now();
     let identity = match &shared.node.config.identity {
         Identity::Value { index, .. } => Some(*index),

@@ -71,7 +71,7 @@ pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderVa
             return if ended_here { cookie.removal() } else { None };
         }
     };
-    if !shared.flags.is_touched() || !is_behind(shared, &record, now) {
+    if !shared.flags.touched.is_set() || !is_behind(shared, &record, now) {
         return None;
     }
     let CookiePayload { ends_with_browser, written, in_step, cut } = build_payload(shared, &record, now)?;
@@ -252,11 +252,11 @@ fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: 
 
 /// The head is about to leave: what it must say of caches, and whether it carries a cookie.
 pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> ResponseHeaders<'_> {
-    shared.flags.note_head_sent();
+    shared.flags.head_sent.set();
     if upgrade {
         return ResponseHeaders { touched: false, removals: &[], cookie: None };
     }
-    let touched = shared.flags.is_touched();
+    let touched = shared.flags.touched.is_set();
     if is_left_to_inner(shared) {
         return ResponseHeaders { touched, removals: &[], cookie: None };
     }

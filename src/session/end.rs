@@ -54,7 +54,7 @@ pub(super) async fn end_id(
 }
 
 pub(super) async fn destroy(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     commit::check_head(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     end_own(shared, CloseReason::Destroyed).await
@@ -112,13 +112,13 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     } else if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = shared.live(now) {
         // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
         // which may be that of a later login by now. A renewed session goes on in another tab.
-        shared.flags.set_may_begin(true);
+        shared.flags.may_begin.set();
     }
     Ok(())
 }
 
 pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     commit::check_head(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
@@ -139,7 +139,7 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
 }
 
 pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();

@@ -17,7 +17,7 @@ impl Session {
     ///
     /// `touch` waits for nothing: the first poll completes it.
     pub async fn touch(&self) -> Result<(), WriteError> {
-        self.shared().flags.touch();
+        self.shared().flags.touched.set();
         let now = self.shared().node.now();
         match self.shared().live(now) {
             Ok(bound) => bound.touch(now),

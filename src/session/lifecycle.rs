@@ -37,7 +37,7 @@ pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteEr
         let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
         return Err(WriteError::new(WriteErrorKind::Invalid, message));
     }
-    if shared.flags.head_has_left() {
+    if shared.flags.head_sent.is_set() {
         let message = "the response head has left, so no cookie can follow: give the page an order, \
                        with `sign_in(..).by_page()` or `renew_by_page()`";
         return Err(WriteError::new(WriteErrorKind::HeadSent, message));
@@ -46,7 +46,7 @@ pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteEr
 }
 
 pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     renew_with(shared, &SessionStart { kind: StartKind::Renewal, planned: None, changes: &[] }).await
@@ -90,7 +90,7 @@ pub(super) async fn begin_session(
         // Other nodes may not know yet that the id which the request brought has ended.
         life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
     }
-    shared.flags.set_begun_here(true);
+    shared.flags.begun_here.set();
     shared.rebind(record);
     shared.forget_own_end();
     Ok(())
@@ -105,7 +105,7 @@ pub(super) fn may_be_followed(shared: &SessionShared, site: Site) -> bool {
 }
 
 pub(super) async fn set_lifetime(shared: &SessionShared, lifetime: Lifetime) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     commit::check_head(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();

@@ -69,7 +69,7 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     principal::load(&shared, node.now()).await?;
     if node.store.is_none() && node.memory.is_none() {
         // No request has a cookie that could keep what the handle writes: without memory a write would be lost at once.
-        shared.flags.note_head_sent();
+        shared.flags.head_sent.set();
     }
     Ok(shared)
 }

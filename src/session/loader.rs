@@ -135,7 +135,7 @@ impl HandleGuard {
         if before & HEAD_SENT != 0
             && let Some(shared) = loader.loaded()
         {
-            shared.flags.note_head_sent();
+            shared.flags.head_sent.set();
         }
         Self(loader)
     }
@@ -249,10 +249,10 @@ impl Loader {
     /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
     /// innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
-        if around.loaded().is_some_and(|shared| shared.flags.is_touched())
+        if around.loaded().is_some_and(|shared| shared.flags.touched.is_set())
             && let Some(session) = Arc::clone(self).load_now()
         {
-            session.shared().flags.touch();
+            session.shared().flags.touched.set();
         }
     }
 
@@ -371,13 +371,15 @@ fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
         return;
     }
     shared.bind(outer.binding());
-    shared.flags.set_begun_here(outer.flags.begun_here());
+    if outer.flags.begun_here.is_set() {
+        shared.flags.begun_here.set();
+    }
 }
 
 /// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
 fn leave_head_to(shared: &SessionShared, inner: &SessionShared) {
     if let (Binding::Anonymous, Binding::Live(begun)) = (shared.binding(), inner.binding()) {
-        shared.flags.set_begun_here(true);
+        shared.flags.begun_here.set();
         shared.rebind(begun);
     }
     *shared.lazy().left_to_inner.lock() = inner.bound_key();

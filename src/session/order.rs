@@ -56,7 +56,7 @@ enum OrderBase {
 
 /// Seals an order for this handle's page.
 pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<RelayToken, WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     if shared.node.memory.is_none() {
         let message = "an order needs memory, where a sign-out ends the session that the order would begin: \
                        add `.tier(MemoryTier::builder().build())`";

@@ -96,7 +96,7 @@ pub(crate) fn declared_index<V: SessionValue>(shared: &SessionShared) -> Option<
 pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, access: Access) -> Look {
     let scope = shared.node.config.schema.get(index).scope;
     // A socket is read whenever anything changes, whether or not a person is there.
-    let access = if shared.flags.is_upgrade() { Access::Peek } else { access };
+    let access = if shared.flags.upgrade.is_set() { Access::Peek } else { access };
     let look = |record: &Arc<Record>| {
         let look = look_in(shared, record, Some(index), now)?;
         // Only after the look: a record that is over must not come back because somebody looked.
@@ -294,8 +294,8 @@ pub(crate) fn session_mark(shared: &SessionShared) -> String {
 
 /// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
 pub(crate) fn mark_watched(shared: &SessionShared) {
-    shared.flags.touch();
-    if !shared.flags.is_upgrade() {
+    shared.flags.touched.set();
+    if !shared.flags.upgrade.is_set() {
         shared.touch_session(shared.node.now());
     }
 }

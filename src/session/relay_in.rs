@@ -12,7 +12,7 @@ use crate::{
 
 /// Takes in what a page brings. The caller has checked that the request is same-origin.
 pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) -> Result<(), RelayRefused> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     if let Some(order) = &relayed.current.payload.order {
         return apply_order::apply_turn(shared, order, &relayed).await;
     }

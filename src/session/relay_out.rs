@@ -48,10 +48,10 @@ fn lacks_changes(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> b
 /// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
 /// end, the removal of the cookie that no response has taken away.
 pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     let now = shared.node.now();
     let Ok(record) = shared.live(now) else {
-        return if shared.flags.head_has_left() { order::removal(shared) } else { None };
+        return if shared.flags.head_sent.is_set() { order::removal(shared) } else { None };
     };
     if !lacks_changes(shared, &record, now) {
         return None;

@@ -126,7 +126,7 @@ impl SessionShared {
             revocations: AtomicU64::new(0),
             computed: Box::default(),
             request_token,
-            flags: RequestFlags::new(upgrade),
+            flags: RequestFlags { upgrade: Flag(AtomicBool::new(upgrade)), ..RequestFlags::default() },
             lazy: OnceLock::new(),
             node,
         }
@@ -135,6 +135,11 @@ impl SessionShared {
     /// Binds a handle that is not shared yet.
     pub(super) fn bind(&mut self, binding: Binding) {
         *self.binding.get_mut() = binding;
+    }
+
+    /// How many sessions this handle has ended. A watch that began before the last end is over.
+    pub(crate) fn own_ends(&self) -> u32 {
+        self.flags.own_ends.load(Ordering::Acquire)
     }
 
     pub(crate) fn binding(&self) -> Binding {
@@ -323,75 +328,36 @@ impl SessionShared {
 #[derive(Debug, Default)]
 pub(crate) struct RequestFlags {
     /// It was read, written or watched.
-    touched: AtomicBool,
+    pub(crate) touched: Flag,
     /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::loader::Loader).
-    head_sent: AtomicBool,
+    pub(super) head_sent: Flag,
     /// How many sessions this handle has ended: the cookie is to go.
     own_ends: AtomicU32,
     /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
-    may_begin: AtomicBool,
+    pub(super) may_begin: Flag,
     /// The session was made here.
-    begun_here: AtomicBool,
+    pub(super) begun_here: Flag,
     /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
-    upgrade: AtomicBool,
+    pub(super) upgrade: Flag,
 }
 
-impl RequestFlags {
-    pub(super) fn new(upgrade: bool) -> Self {
-        Self { upgrade: AtomicBool::new(upgrade), ..Self::default() }
+#[derive(Debug, Default)]
+pub(crate) struct Flag(AtomicBool);
+
+impl Flag {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Acquire)
     }
 
-    pub(super) fn begun_here(&self) -> bool {
-        self.begun_here.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn is_touched(&self) -> bool {
-        self.touched.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn touch(&self) {
-        // A load first: most requests touch more than once, and a store would take the line from other clones.
-        if !self.touched.load(Ordering::Relaxed) {
-            self.touched.store(true, Ordering::Relaxed);
+    pub(crate) fn set(&self) {
+        // A load first: requests set a flag more than once, and a store would take the line from other clones.
+        if !self.is_set() {
+            self.0.store(true, Ordering::Release);
         }
     }
 
-    pub(super) fn is_upgrade(&self) -> bool {
-        self.upgrade.load(Ordering::Relaxed)
-    }
-
-    /// Marks that the response head has left: no cookie can follow.
-    pub(super) fn note_head_sent(&self) {
-        // Looked at first: each clone of a handle comes here.
-        if !self.head_has_left() {
-            self.head_sent.store(true, Ordering::Release);
-        }
-    }
-
-    pub(super) fn head_has_left(&self) -> bool {
-        self.head_sent.load(Ordering::Acquire)
-    }
-
-    /// Marks a session that was made here.
-    pub(super) fn set_begun_here(&self, begun: bool) {
-        self.begun_here.store(begun, Ordering::Relaxed);
-    }
-
-    pub(super) fn may_begin(&self) -> bool {
-        self.may_begin.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_may_begin(&self, may_begin: bool) {
-        self.may_begin.store(may_begin, Ordering::Release);
-    }
-
-    /// How many sessions this handle has ended. A watch that began before the last end is over.
-    pub(crate) fn own_ends(&self) -> u32 {
-        self.own_ends.load(Ordering::Acquire)
-    }
-
-    pub(super) fn count_own_end(&self) {
-        self.own_ends.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn clear(&self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 

@@ -57,7 +57,7 @@ pub(super) async fn sign_in(
     adopt: &[ValueIndex],
     site: Site,
 ) -> Result<(), WriteError> {
-    shared.flags.touch();
+    shared.flags.touched.set();
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     // A session that had ended before this request, or that this handle has just ended, may be followed. The application

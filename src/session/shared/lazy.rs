@@ -13,7 +13,7 @@ use crate::{
     sync::Mutex,
     time::Millis,
 };
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 /// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
 /// session pays for the state of a handle by its size, which is moved into place.
@@ -143,7 +143,7 @@ impl SessionShared {
     /// Notes that this handle has ended its session: only this handle and its clones may begin another session.
     pub(in crate::session) fn note_own_end(&self, ended: OwnEnd) {
         self.lazy().own_ends.set(ended);
-        self.flags.count_own_end();
+        self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
         // The record has notified its subscribers already: a watch that looked before this note looks again.
         if let Some(wakers) = self.wakers() {
             wakers.notify();
@@ -162,12 +162,12 @@ impl SessionShared {
 
     /// Whether a turn may begin another session where this handle's session is over.
     pub(in crate::session) fn may_begin_anew(&self) -> bool {
-        self.has_ended_own() || self.flags.may_begin()
+        self.has_ended_own() || self.flags.may_begin.is_set()
     }
 
     /// Forgets the end, since another session has begun.
     pub(in crate::session) fn forget_own_end(&self) {
-        self.flags.set_may_begin(false);
+        self.flags.may_begin.clear();
         if let Some(lazy) = self.lazy.get() {
             lazy.own_ends.forget();
         }

@@ -78,7 +78,7 @@ impl SessionWriteback {
                 let schema = &self.sessions.node.config.schema;
                 let accepted = AcceptedValues::read(&values, schema, &self.allowed, self.unknown)?;
                 let session = self.sessions.load(extensions).await?;
-                session.shared().flags.touch();
+                session.shared().flags.touched.set();
                 session.shared().check_open()?;
                 for_this_user(headers, &session)?;
                 session.commit_json(accepted.values).await?;
@@ -92,7 +92,7 @@ impl SessionWriteback {
         only_own_pages(&self.sessions, RequestKind::Events, head)?;
         let session = self.sessions.load(&head.extensions).await?;
         let shared = session.shared();
-        shared.flags.touch();
+        shared.flags.touched.set();
         // EventSource takes it as the word to stay away.
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
