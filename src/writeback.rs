@@ -1,4 +1,4 @@
-//! [`SessionWriteback`](service::SessionWriteback): what pages may write and read, and the hook that they do it with.
+//! [`SessionWriteback`](service::SessionWriteback): the endpoint of pages for values, and their hook.
 
 mod accept;
 pub(crate) mod admission;

@@ -21,7 +21,7 @@ use crate::{
 /// the session. The first comes soon after a change; the second can wait for the next heartbeat.
 const SETTLED: Duration = Duration::from_millis(250);
 
-/// What one inspector's page is told.
+/// The events of one inspector's page.
 pub(super) struct Reports {
     wait: Wait,
     seen: Snapshot,
@@ -48,7 +48,7 @@ impl Reports {
             let survey = Snapshot::of(session, now);
             let changes = seen.diff(&survey, session);
             *seen = survey;
-            // The report first: who reads of a change can look up what it came to.
+            // The report comes first, so that a reader of a change finds its outcome there.
             let mut text = news(session, told).unwrap_or_default();
             if !changes.is_empty() {
                 let changes: Vec<_> = changes.iter().map(change).collect();

@@ -1,4 +1,4 @@
-//! What the page is told of a session: states, sizes and reasons. Nothing by which a session or a user could be found.
+//! The report of a session to the page: states, sizes and reasons. Nothing in the report identifies a session or a user.
 
 use std::fmt;
 
@@ -158,7 +158,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             "max_age_ms": declared.max_age.map(whole_millis),
-            // Where it has a lifetime of its own.
+            // For a value with a lifetime of its own.
             "expires": expires.map(|end| shared.node.time.wall(end).0),
             "winner": explanation.winner().unwrap_or(DEFAULT),
             "tiers": rows(&answers, explanation.winner(), declared.placement, facts),

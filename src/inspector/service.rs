@@ -35,8 +35,8 @@ static ICON: Asset = Asset::new(include_str!("icon.svg"), "image/svg+xml");
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
-/// Shows, live and in a page of its own, the session of whoever opens it: each declared value, which tier answers and
-/// why the others do not, the versions, the used and the free bytes of JSON in the cookie, and changes as they happen.
+/// Shows the visitor's own session on a live page: each declared value, the tier that answers and the reason why the
+/// others do not, the versions, the used and the free bytes of JSON in the cookie, and changes as they happen.
 ///
 /// **It shows whoever opens it their own session's values**, those too that the application shows to nobody, such as
 /// who is signed in. Mount it in development, or behind a gate of your own. It shows no other session's values and none
@@ -75,8 +75,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// | `GET /` | the page; `page.js`, `page.css` and `icon.svg` are its parts |
 /// | `GET /events` | server-sent events; 204 if the session has ended |
 ///
-/// Each part is served under its name as the query too (`?events`): that is what the page asks for, since it does not
-/// know under which path it is mounted.
+/// Each part is served under its name as the query too (`?events`): the page asks for the query, since the page does not
+/// know the path at which the inspector is mounted.
 ///
 /// # Events
 ///
@@ -90,7 +90,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// | `heartbeat` | `null`, after 15 seconds without another event: the page gives a stream up after two and a half intervals |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
-/// A visitor who has no session yet does not see the one to come: the page asks again. Without a memory tier the report
+/// The stream of a visitor without a session does not show a later session: the page asks again. Without a memory tier the report
 /// is the request's own, and no changes are seen.
 #[derive(Clone)]
 pub struct SessionInspector {

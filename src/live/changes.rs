@@ -33,7 +33,8 @@ pub enum ChangeEvent {
         name: &'static str,
         /// The write's version.
         version: Version,
-        /// Whether it was written on this node. What must be done once for a write, on whichever node, goes by this.
+        /// The node that wrote the value: this one or another. An action that must run once for each write, on
+        /// whichever node, goes by this field.
         origin: ChangeOrigin,
     },
     /// A value was removed; computed tiers answer from now on.
@@ -43,7 +44,7 @@ pub enum ChangeEvent {
         name: &'static str,
         /// The removal's version.
         version: Version,
-        /// Whether it was removed on this node.
+        /// The node that removed the value: this one or another.
         origin: ChangeOrigin,
     },
     /// A value reached the end of its own lifetime.
@@ -58,8 +59,7 @@ pub enum ChangeEvent {
         /// The removals' version.
         version: Version,
     },
-    /// This handle renewed the session, or its principal changed: what was said before is void, and the values that
-    /// there are now follow.
+    /// This handle renewed the session, or its principal changed: earlier events are void, and the present values follow.
     Renewed,
     /// There were more changes than were told one by one; the state told is the newest.
     CaughtUp,
@@ -69,8 +69,8 @@ pub enum ChangeEvent {
 
 /// A stream of everything that happens to the values of a session and of its principal.
 ///
-/// It begins with changes after its creation. It keeps one version per value, so that a slow reader never costs memory:
-/// several writes of one value between two looks are told as one, and then [`ChangeEvent::CaughtUp`] is said.
+/// The stream begins with changes after its creation. The stream keeps one version per value, so that a slow reader never
+/// costs memory: several writes of one value between two looks are one event, and then [`ChangeEvent::CaughtUp`] follows.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, ChangeEvent, CloseReason};
@@ -106,7 +106,7 @@ pub struct Changes {
     over: bool,
 }
 
-/// All that a stream of changes last saw.
+/// The state of a session at the last look of a stream.
 pub(crate) struct Snapshot {
     owners: Vec<SeenRecord>,
     values: Vec<SeenValue>,
@@ -137,7 +137,7 @@ impl Snapshot {
         Self { owners, values }
     }
 
-    /// What to tell somebody who saw `self`, if this is how it is now.
+    /// Returns the changes from `self` to a newer look, as events.
     pub(crate) fn diff(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
         let schema = &session.shared().node.config.schema;
         let mut told = Vec::new();

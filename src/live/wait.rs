@@ -61,7 +61,7 @@ impl DeadlineTimer {
     }
 }
 
-/// What came of a look.
+/// The outcome of a look.
 pub(crate) enum Next<T> {
     /// This, and perhaps more.
     Item(T),
@@ -126,13 +126,13 @@ impl Wait {
     }
 }
 
-/// Why it is over for who waits on a session.
+/// The reason why a wait on the session ends now, if any.
 pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     let shared = session.shared();
     shared.close_reason(shared.node.now()).or_else(|| shared.node.is_stopping().then_some(CloseReason::Shutdown))
 }
 
-/// When a session or one of these values ends, for who looked at `now`: what has ended since is still to be told.
+/// The next end of a session or of one of these values after a look at `now`: an end since then is still to be told.
 pub(crate) fn next_end(
     session: &Session,
     numbers: impl IntoIterator<Item = ValueIndex>,

@@ -16,11 +16,11 @@ use crate::{
     value::{self, Json, SessionValue, ValueIndex},
 };
 
-/// A stream of a value: the current one first, then each newer one, whoever wrote it.
+/// A stream of a value: the current value first, then each newer one, of every writer.
 ///
-/// The latest wins: a reader that is slow skips what it missed, and costs nobody anything. It ends when the session is
-/// over, and checks that first, so that no value goes out after a logout. Values that are skipped as invalid count as
-/// absent. Dropped, it leaves nothing behind.
+/// The latest value wins: a slow reader skips the values between, and costs no writer anything. The stream ends with the
+/// session, and checks the end first, so that no value goes out after a logout. Values that are skipped as invalid count as
+/// absent. A dropped stream leaves nothing behind.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};

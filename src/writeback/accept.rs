@@ -11,8 +11,8 @@ use crate::value::{Json, Schema, ValueError, ValueIndex, ValueSpec};
 /// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
 const MAX_VALUE: usize = MAX_BODY;
 
-/// Of names that are not allowed so many are said back, each cut to so many characters: they are the client's own, and
-/// what it sends must not come out larger, or fill a log.
+/// The most names that a refusal repeats, and the most characters of each: the names are the client's own, and an answer
+/// must not be larger than the request, or fill a log.
 const ECHOED_NAMES: usize = 16;
 const ECHOED_CHARS: usize = 64;
 
@@ -68,13 +68,14 @@ impl AcceptedValues {
     }
 }
 
-/// What is stored of a value: the bytes that its own type writes.
+/// Encodes a value for storage: the bytes that its own type writes.
 fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     let name = declared.name;
     let json = (declared.normalize)(raw.as_bytes());
     let stored = match &json {
         Ok(json) => integers_survive(raw, json),
-        // Not read, so that no integer of it was taken; what was read and found invalid had its integers taken.
+        // The type has not read the value, so it has taken no integer. A value that was read and is not valid had its integers
+        // taken.
         Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };

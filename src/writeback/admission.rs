@@ -35,11 +35,11 @@ pub(super) fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
-/// The page's word for whose values it posts: what `state` told it then.
+/// The field in which a page names the user whose values it posts, by the mark that `state` told the page.
 const SESSION_USER: &str = "session-user";
 
-/// A page that could not post for a while may find that somebody else has signed in since. What it says of one user is
-/// not to become another's.
+/// Refuses a page whose user has changed. While the page could not post, another user may have signed in, and the values of
+/// one user must not become the other's.
 pub(super) fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
     match headers.get(SESSION_USER) {
         Some(meant) if meant.as_bytes() != read::user_mark(session.shared()).as_bytes() => Err(Refusal::user_changed()),

@@ -1,4 +1,4 @@
-//! Files that are compiled in: the same for everybody, cached until they change.
+//! Files that are compiled in: the same for every visitor, cached until a file changes.
 
 use std::sync::OnceLock;
 

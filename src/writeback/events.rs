@@ -1,7 +1,7 @@
-//! `GET /events`: what a page may read, now and as it changes, as server-sent events.
+//! `GET /events`: the values that a page may read, now and at each change, as server-sent events.
 //!
 //! Nothing is queued: each look compares the values with those last sent, when the connection has room for
-//! more. A slow page skips what it missed, and costs a writer nothing.
+//! more. A slow page skips missed changes, and costs a writer nothing.
 
 use std::{
     task::{Context, Poll, ready},
@@ -27,13 +27,13 @@ use crate::{
 /// A change that a request made travels in its response. Only one that no cookie has been sealed for by then is relayed.
 const RELAY_DELAY: Duration = Duration::from_millis(200);
 
-/// What one page is told.
+/// The events of one page.
 pub(super) struct Events {
     wait: Wait,
-    /// What the page may read.
+    /// The values that the page may read.
     shown: Box<[ValueIndex]>,
     withheld: InexactNumbers,
-    /// What of each it was last sent: the bytes too, as two nodes may have written at the same version.
+    /// The last sent copy of each value. The bytes count too, as two nodes may have written at the same version.
     seen: Vec<(ValueRevision, Option<Json>)>,
     opening: bool,
     /// The state that the browser was last given.
@@ -61,7 +61,7 @@ impl Events {
         }
     }
 
-    /// What changed since the last look, as events.
+    /// The changes since the last look, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
         let over = |reason: CloseReason| Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
@@ -135,7 +135,7 @@ impl Events {
         }
     }
 
-    /// What no response has taken to the browser by the time that one could have.
+    /// Relays changes that no response has taken to the browser in time.
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let shared = self.wait.session().shared();
         let Some(sleep) = &mut self.relay else { return Poll::Pending };

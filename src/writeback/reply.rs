@@ -1,4 +1,4 @@
-//! What the writeback answers: JSON, one shape for every refusal, or a stream of events.
+//! The writeback's answers: JSON, one shape for every refusal, or a stream of events.
 
 use std::{
     convert::Infallible,
@@ -144,7 +144,7 @@ pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
 pub(crate) fn streaming<B>(body: B) -> Response<B> {
     let mut response = private(StatusCode::OK, Some("text/event-stream"), body);
     let headers = response.headers_mut();
-    // What a proxy compresses, or keeps until its buffer is full, comes late or never.
+    // An event that a proxy compresses, or keeps until its buffer is full, comes late or never.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

@@ -1,4 +1,4 @@
-//! The strict reader of what is posted: bytes to names and raw values, or a reason to refuse.
+//! The strict reader of posted bodies: bytes to names and raw values, or a reason to refuse.
 //!
 //! [`Posted::parse`] checks every name, string and number of the body first, and then collects the top level, each value as
 //! a piece of the body itself. So a body that means different things to different readers is refused whole, and no value is
@@ -21,7 +21,7 @@ const RELAY: &str = "$relay";
 /// string. The check of the body sees only a string there.
 const PRIVATE: &str = "$serde_json::private::";
 
-/// What a page posts: values that it authored, or what the server gave it to relay.
+/// The content of a POST: values of the page's own, or a token from the server that the page relays.
 pub(crate) enum Posted<'a> {
     /// Names and values in order of appearance; maybe none.
     Values(Vec<(Cow<'a, str>, &'a RawValue)>),
@@ -278,7 +278,7 @@ mod tests {
         (0..GOOD.len()).for_each(|end| assert_eq!(code(&GOOD.as_bytes()[..end]), "malformed_json", "cut at {end}"));
     }
 
-    /// Whatever comes, nothing panics, and what is accepted means the same to an ordinary reader.
+    /// No body makes the reader panic, and an accepted body means the same to an ordinary reader.
     #[test]
     fn mutated_bodies_are_refused_or_mean_one_thing() {
         let seeds = [GOOD, r#"{"$relay":"AbC-_09"}"#, r#"{"a":{"a":[[[[[[[[[[[[[0]]]]]]]]]]]]]},"b":{"c":1,"d":2}}"#];

@@ -179,7 +179,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 pub struct SessionWriteback {
     sessions: Sessions,
     allowed: Vec<ValueIndex>,
-    /// What pages may read: what they may write, and more.
+    /// The values that pages may read: those that they may write, and more.
     exposed: Vec<ValueIndex>,
     withheld: InexactNumbers,
     prefix: String,
@@ -207,7 +207,7 @@ impl SessionWriteback {
 
     /// Lets pages write `V`: up to what the cookie has room for if the browser carries it, else
     /// ([`Placement`](crate::Placement)) up to 16 KiB, sent and as `V` encodes it. A session holds one of each value, so
-    /// that bounds what a page can make a session take; the memory tier's own bound holds for all of them together.
+    /// this bounds the size of a session that a page fills; the memory tier's own bound holds for all sessions together.
     ///
     /// Use strings in JSON for integers beyond ±(2^53 − 1). A type that keeps such an integer exactly, as `i64` does, takes the
     /// integer from a POST, but no page is sent the value: see [`expose`](Self::expose). For any other type the POST is
@@ -215,7 +215,7 @@ impl SessionWriteback {
     ///
     /// # Errors
     ///
-    /// For a value that is not declared, and for the one that says who is signed in.
+    /// For a value that is not declared, and for the value that names the signed-in user.
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let node = &self.sessions.node;
         let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
@@ -227,7 +227,7 @@ impl SessionWriteback {
         self.expose::<V>()
     }
 
-    /// Lets pages read `V`, through `GET /events`, and not write it. What is allowed is exposed too.
+    /// Lets pages read `V`, through `GET /events`, and not write it. Allowed values are exposed too.
     ///
     /// JavaScript's numbers are doubles, which round integers beyond ±(2^53 − 1): a page would read the id of another
     /// thing, and send that one back. So a value whose JSON holds such an integer is not sent. A page that has an older

@@ -1,4 +1,4 @@
-//! Server-sent events: what a stream of them is made of, whoever tells.
+//! Server-sent events: the parts of a stream, for every source of events.
 
 use std::{
     convert::Infallible,
@@ -20,37 +20,37 @@ pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// `EventSource` tells a page of no comment, so that a comment would show a proxy alone.
 pub(crate) const HEARTBEAT_EVENT: &str = "event: heartbeat\ndata: null\n\n";
 
-/// Whoever has something to say.
+/// A source of events.
 pub(crate) trait EventSource {
     fn clock(&self) -> &dyn Clock;
 
-    /// Ready when there is something. It is asked only when the connection has room for it.
+    /// Is ready with the next event. The stream polls only when the connection has room.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText>;
 
-    /// What is said after a long silence.
+    /// The event after a long silence.
     fn heartbeat(&mut self) -> String {
         HEARTBEAT_EVENT.to_owned()
     }
 }
 
-/// What is said: events as text.
+/// Events as text.
 pub(crate) enum EventText {
     More(String),
-    /// This, and nothing after it.
+    /// The last events of the stream.
     Last(String),
 }
 
-/// A teller's stream: what it says, heartbeats where it is silent, and the end.
+/// The stream of a source: its events, heartbeats while the source is silent, and the end.
 pub(crate) struct EventStream<T> {
-    teller: T,
+    source: T,
     interval: Duration,
     heartbeat: Option<Sleep>,
     over: bool,
 }
 
 impl<T> EventStream<T> {
-    pub(crate) const fn new(teller: T, interval: Duration) -> Self {
-        Self { teller, interval, heartbeat: None, over: false }
+    pub(crate) const fn new(source: T, interval: Duration) -> Self {
+        Self { source, interval, heartbeat: None, over: false }
     }
 }
 
@@ -59,21 +59,21 @@ impl<T: EventSource + Unpin> Body for EventStream<T> {
     type Error = Infallible;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let Self { teller, interval, heartbeat, over } = self.get_mut();
+        let Self { source, interval, heartbeat, over } = self.get_mut();
         if *over {
             return Poll::Ready(None);
         }
-        let text = match teller.poll_event(cx) {
+        let text = match source.poll_event(cx) {
             Poll::Ready(EventText::More(text)) => text,
             Poll::Ready(EventText::Last(text)) => {
                 *over = true;
                 text
             }
             Poll::Pending => {
-                let clock = teller.clock();
+                let clock = source.clock();
                 let silence = heartbeat.get_or_insert_with(|| clock.sleep(*interval));
                 ready!(silence.as_mut().poll(cx));
-                teller.heartbeat()
+                source.heartbeat()
             }
         };
         *heartbeat = None;

@@ -8,7 +8,7 @@ use crate::{
     value::Placement,
 };
 
-/// What holds for all values of a session.
+/// Facts that all values of a session share.
 #[derive(Clone, Copy)]
 pub(super) struct Facts {
     pub(super) store: Option<&'static str>,
@@ -16,7 +16,7 @@ pub(super) struct Facts {
     pub(super) in_step: bool,
 }
 
-/// What one tier says, and why that is not the answer, or is.
+/// The answer of one tier, and the reason why the answer wins or loses.
 #[derive(Debug, PartialEq, Serialize)]
 pub(super) struct Row {
     tier: &'static str,
@@ -25,7 +25,7 @@ pub(super) struct Row {
     why: String,
 }
 
-/// Each tier's answer with its reason, in the chain's order. This is the one place that words them.
+/// Each tier's answer with its reason, in the chain's order. The reasons are worded here alone.
 pub(super) fn rows(
     answers: &[(&'static str, TierAnswer)],
     winner: Option<&'static str>,
@@ -33,7 +33,7 @@ pub(super) fn rows(
     facts: Facts,
 ) -> Vec<Row> {
     let is_stored = |tier: &str| matches!(tier, MEMORY | COOKIE);
-    // Memory and cookie are joined when a request comes: of what they have together one is the source.
+    // A request merges memory and cookie: one of the two is the source of a value that both have.
     let source = answers.iter().copied().find(|(tier, answer)| is_stored(tier) && *answer != TierAnswer::Nothing);
     let mut rows = Vec::new();
     for &(tier, answer) in answers {

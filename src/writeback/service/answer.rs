@@ -1,4 +1,4 @@
-//! What a [`SessionWriteback`] answers to each request.
+//! The answer of a [`SessionWriteback`] to each request.
 
 use std::{
     convert::Infallible,
