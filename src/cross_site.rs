@@ -7,7 +7,7 @@
 use std::iter;
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri,
+    HeaderMap, HeaderName, Method, Uri,
     header::{ACCEPT, AsHeaderName, HOST, ORIGIN},
 };
 
@@ -91,7 +91,7 @@ impl CrossSiteRule {
                 RequestKind::Upgrade => (!self.bare_upgrades).then_some(RefusalReason::BareUpgrade),
             }
         };
-        reason.map_or(Ok(()), |reason| Err(refused(reason, uri, headers)))
+        reason.map_or(Ok(()), |reason| Err(CrossSiteRefusal::new(reason, uri, headers)))
     }
 
     /// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`
@@ -126,13 +126,6 @@ impl CrossSiteRule {
         let listed = origin.is_some_and(|origin| self.public.contains(&origin));
         Some(if listed { CrossSite::Listed } else { CrossSite::Withheld })
     }
-}
-
-/// A refusal, with the request's own words for its trace.
-pub(crate) fn refused(reason: RefusalReason, uri: &Uri, headers: &HeaderMap) -> CrossSiteRefusal {
-    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
-    let host = || headers.get(HOST).map(HeaderValue::as_bytes);
-    CrossSiteRefusal::new(reason, headers.get(ORIGIN).map(HeaderValue::as_bytes), authority.or_else(host))
 }
 
 /// Whether the browser of a request drops `Secure` cookies of its answer: the page is on plain http, off loopback.

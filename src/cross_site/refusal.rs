@@ -1,5 +1,10 @@
 //! The trace of requests that the cross-site rule refused: each reason with its remedy, at most once a minute.
 
+use http::{
+    HeaderMap, HeaderValue, Uri,
+    header::{HOST, ORIGIN},
+};
+
 use crate::{
     throttle::{MINUTE, Throttle},
     time::Millis,
@@ -73,9 +78,12 @@ pub(crate) struct CrossSiteRefusal {
 }
 
 impl CrossSiteRefusal {
-    pub(crate) fn new(reason: RefusalReason, origin: Option<&[u8]>, host: Option<&[u8]>) -> Self {
+    /// A refusal, with the request's own words for its trace.
+    pub(crate) fn new(reason: RefusalReason, uri: &Uri, headers: &HeaderMap) -> Self {
+        let field = |name| headers.get(name).map(HeaderValue::as_bytes);
+        let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
         let cut = |words: &[u8]| String::from_utf8_lossy(without_userinfo(words)).chars().take(CHARS).collect();
-        Self { reason, origin: origin.map(cut), host: host.map(cut) }
+        Self { reason, origin: field(ORIGIN).map(cut), host: authority.or_else(|| field(HOST)).map(cut) }
     }
 }
 

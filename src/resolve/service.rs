@@ -15,7 +15,6 @@ use crate::{
     cross_site::{
         CrossSite, RequestKind, drops_secure_cookies,
         refusal::{CrossSiteRefusal, RefusalReason},
-        refused,
     },
     id::Principal,
     session::{
@@ -135,7 +134,7 @@ impl Sessions {
         }
         let cross_site = self.cross_site.withheld((&head.method, uri, headers), self.node.config.cookie.sent());
         let listed = cross_site == Some(CrossSite::Listed);
-        (cross_site, listed.then(|| Box::new(refused(RefusalReason::Withheld, uri, headers))))
+        (cross_site, listed.then(|| Box::new(CrossSiteRefusal::new(RefusalReason::Withheld, uri, headers))))
     }
 
     fn identify(&self, head: &Parts) -> Option<Principal> {

@@ -219,12 +219,11 @@ fn add(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 
 /// Encodes as forms do (URL Standard, `application/x-www-form-urlencoded` serializing).
 fn encode(text: &str, into: &mut String) {
-    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in text.bytes() {
         match byte {
             b'*' | b'-' | b'.' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => into.push(char::from(byte)),
             b' ' => into.push('+'),
-            _ => into.extend(['%', char::from(HEX[usize::from(byte >> 4)]), char::from(HEX[usize::from(byte & 15)])]),
+            _ => into.push_str(&format!("%{byte:02X}")),
         }
     }
 }
