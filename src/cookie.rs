@@ -263,7 +263,7 @@ impl CookieTier {
         Ok(keys.generation)
     }
 
-    /// What a token holds, if it is genuine and of this chain.
+    /// Opens a token, if the token is genuine and of this chain.
     pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<OpenedToken> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
         let payload = Box::new(payload::read(opened.payload)?);
@@ -278,7 +278,7 @@ impl CookieTier {
 
 pub(crate) struct OpenedToken {
     pub(crate) id: SessionId,
-    /// Apart, so that it stays where it is while the session that it is of is looked for.
+    /// Boxed, so that the payload is not moved while its session is looked up.
     pub(crate) payload: Box<Payload>,
     /// Sealed under a key that only opens.
     pub(crate) retired: bool,

@@ -1,4 +1,4 @@
-//! The check of a cookie's settings: what browsers would refuse, with the remedy.
+//! The check of a cookie's settings against the rules of browsers. Each error names its remedy.
 
 use std::iter;
 

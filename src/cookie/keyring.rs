@@ -21,7 +21,7 @@ use crate::error::{BuildError, BuildErrorKind};
 #[cfg(debug_assertions)]
 mod development;
 
-/// The keys that seal what browsers carry: the first one seals, all of them open.
+/// The keys of the tokens that browsers carry: the first key seals, all keys open.
 ///
 /// It is a handle: clones share one ring, and [`replace`](Self::replace) on any of them changes it for all.
 ///
@@ -29,7 +29,7 @@ mod development;
 /// sealed again under the new key as they come by. A key that leaves the ring takes its cookies with it at once.
 /// Where several nodes serve one site, give the new key to all of them in second place before it goes first on any.
 ///
-/// A key is at least 32 random bytes. What can be guessed is refused: text, short patterns, plain sequences, padding
+/// A key is at least 32 random bytes. Guessable keys are refused: text, short patterns, plain sequences, padding
 /// (CVE-2023-27524, a default key that thousands of servers ran with). There is no default key.
 ///
 /// ```
@@ -87,7 +87,7 @@ impl KeyRing {
     ///
     /// As [`from_hex`](Self::from_hex) has them, and for a variable that is not set; each names the variable.
     pub fn from_env(variable: &str) -> Result<Self, BuildError> {
-        // Not `env::var`, whose error prints what is not Unicode, and that may be a key.
+        // Not `env::var`: its error prints a text that is not Unicode, which may be a key.
         let text = std::env::var_os(variable).ok_or_else(|| {
             let unset = format!(
                 "`{variable}` is not set: set it to the output of `openssl rand -hex 32`; `KeyRing::development` keeps a key \
@@ -114,7 +114,7 @@ impl KeyRing {
 
     /// Changes the keys for all clones of this handle; the next request seals and opens with the new ones.
     ///
-    /// What only a removed key opens is no session any more, in memory too.
+    /// A session whose token only a removed key opens is no session any more, in memory too.
     ///
     /// # Errors
     ///
@@ -148,13 +148,13 @@ impl fmt::Debug for KeyRing {
 
 /// The subkeys of one generation of a ring.
 pub(crate) struct Keys {
-    /// Counts the replacements, from 1. What was concluded from a seal holds as long as this stays.
+    /// Counts the replacements, from 1. A conclusion from a seal holds as long as the generation stays.
     pub(crate) generation: u64,
     sealing: Key,
     retired: Vec<Key>,
 }
 
-/// Whether what a key has sealed is still sealed in that way.
+/// The part of a key in the ring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Standing {
     /// The key seals.
@@ -191,7 +191,7 @@ impl Keys {
     }
 }
 
-/// What a token names its key by, in clear; it says nothing about the key.
+/// The name of a key in a token, in clear. The name tells nothing about the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct KeyId(pub(super) [u8; Self::LEN]);
 
@@ -199,7 +199,7 @@ impl KeyId {
     pub(super) const LEN: usize = 4;
 }
 
-/// One key of a ring, as what is derived from it: a cipher per purpose. The key itself is not kept.
+/// The ciphers that are derived from one key of a ring, one per purpose. The key itself is not kept.
 pub(crate) struct Key {
     pub(super) id: KeyId,
     pub(super) cookie: Xaes256Gcm,
@@ -237,8 +237,8 @@ impl Key {
     }
 }
 
-/// What gives a key away that nobody drew at random: passphrases, sample configuration, a code that nobody decoded.
-/// One good key of 32 bytes in 2^32 is refused along with them.
+/// The sign that a key was not drawn at random: a passphrase, sample configuration, an encoded text in place of its bytes.
+/// The check refuses one good key of 32 bytes in 2^32 too.
 fn weakness(key: &[u8]) -> Option<&'static str> {
     let repeats = |period| key[period..] == key[..key.len() - period];
     let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();

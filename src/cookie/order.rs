@@ -22,7 +22,7 @@ const NO_COOKIE: u8 = 1;
 /// The most sessions that a removal names beside its own.
 pub(crate) const MOST_BEGUN: usize = 15;
 
-/// What a turn token orders.
+/// The order in a turn token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Order {
     pub(crate) turn: Turn,

@@ -90,7 +90,7 @@ impl EntryOwner {
     }
 }
 
-/// One value, where it stands in a payload.
+/// One value, as a part of the payload's bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) owner: EntryOwner,
@@ -116,7 +116,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// What a seal held. The entries stay where they were opened, and are copied only into the records that take them.
+/// An opened payload. The entries stay where they were opened, and are copied only into the records that take them.
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) head: Head,
@@ -130,7 +130,7 @@ pub(crate) struct Payload {
 impl Payload {
     pub(crate) fn entries(&self, owner: EntryOwner) -> impl Iterator<Item = Entry<'_>> + Clone {
         let all = read_entries(&self.bytes.as_slice()[self.entries_at..]);
-        // So that nothing is read again behind the last one, or for an owner who has none.
+        // `take` ends behind the last entry, so that the rest is not read again.
         all.filter(move |entry| entry.owner == owner).take(self.count(owner))
     }
 
@@ -197,7 +197,7 @@ impl Writer {
         true
     }
 
-    /// What has been written, of both owners.
+    /// The written entries, of both owners.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         read_entries(&self.bytes.as_slice()[self.entries_at..])
     }

@@ -46,7 +46,7 @@ impl CookieScope {
         cookie[tier.cookie_name().len() + 1..].into()
     }
 
-    /// What browsers would read otherwise than it was meant, with the remedy.
+    /// The attribute that browsers would read in another way than it was meant, with the remedy.
     pub(super) fn flaw(&self) -> Option<String> {
         let Self { path, domain } = self;
         let domain = domain.as_deref();

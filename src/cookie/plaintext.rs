@@ -25,7 +25,7 @@ impl PlaintextBuffer {
         self.with_more(part.len()).extend_from_slice(part);
     }
 
-    /// To add so much to. A vector that grows by itself leaves a copy of what it held behind, which nothing wipes.
+    /// To add so much to. A vector that grows by itself leaves a copy of its content behind, which nothing wipes.
     pub(crate) fn with_more(&mut self, more: usize) -> &mut Vec<u8> {
         if more > self.0.capacity() - self.0.len() {
             self.grow(more);
@@ -33,7 +33,7 @@ impl PlaintextBuffer {
         &mut self.0
     }
 
-    /// Everything, for the seal: what is in clear stands before the payload.
+    /// The whole token, for the seal: the part in clear stands before the payload.
     pub(super) fn token(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }

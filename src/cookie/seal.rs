@@ -52,7 +52,7 @@ static BASE64URL: std::sync::LazyLock<base64::engine::Simd> =
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL;
 
-/// What a token is for. A token that was sealed for another purpose does not open.
+/// The purpose of a token. A token that was sealed for another purpose does not open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Cookie,
@@ -80,7 +80,7 @@ impl Purpose {
     }
 }
 
-/// What a token is bound to without saying so: it opens in the very context for which it was sealed
+/// The context that a token is bound to and does not contain: a token opens only in the context for which it was sealed
 /// (CVE-2023-48309, GHSA-2ffv-r4r9-r8xr).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Context<'a> {
@@ -177,9 +177,9 @@ pub(crate) const fn payload_budget(token_len: usize) -> usize {
     (token_len * 3 / 4).saturating_sub(PAYLOAD_AT + TAG_LEN)
 }
 
-/// The session that a token claims to be of. Nothing but a look-up may follow from it: anybody can write any id.
+/// The session that a token claims to be of. The claim may lead to a look-up alone: any client can write any id.
 pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
-    // Groups of four characters, so that what is in clear ends within the last one and is decoded alone.
+    // Groups of four characters: the part in clear ends within the last group, and is decoded alone.
     const GROUPS: usize = NONCE_AT.div_ceil(3);
     if !(sealed_len(0)..=MAX_TOKEN_LEN).contains(&token.len()) {
         return None;
@@ -219,7 +219,7 @@ const OTHER: u32 = 1 << 24;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// What a genuine token holds.
+/// The content of a genuine token.
 pub(crate) struct SealContents {
     pub(crate) id: SessionId,
     pub(crate) payload: PlaintextBuffer,
@@ -227,7 +227,7 @@ pub(crate) struct SealContents {
     pub(crate) nonce: [u8; NONCE_LEN],
 }
 
-/// Opens a token that one of these keys has sealed for this context. Whatever else it gets, it answers `None`.
+/// Opens a token that one of these keys has sealed for this context. Returns `None` for any other bytes.
 ///
 /// The key is chosen by its id: trying keys would cost as many seals as there are keys, at the sender's choice.
 pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<SealContents> {

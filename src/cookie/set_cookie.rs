@@ -17,15 +17,15 @@ pub(super) const MAX_AGE_IS: &str = "; Max-Age=";
 /// The header that gives the browser its cookie.
 pub(crate) struct SetCookie {
     pub(crate) header: HeaderValue,
-    /// Where in the header the token stands.
+    /// The token's place in the header.
     pub(crate) token: Range<usize>,
     /// The generation of the ring that sealed it.
     pub(crate) ring: u64,
 }
 
 impl CookieTier {
-    /// `Set-Cookie` of what a session's browser is to carry, for a session that ends in so long. It is asked back 60 s
-    /// earlier, so that a browser whose clock runs late does not show a session that is over.
+    /// `Set-Cookie` with the payload of a session that ends in so long. The cookie expires 60 s earlier, so that a browser
+    /// whose clock runs late does not show a session that is over.
     ///
     /// # Errors
     ///
@@ -46,7 +46,7 @@ impl CookieTier {
         let (name, attributes) = (self.cookie_name(), self.attributes());
         let at = name.len() + 1;
         let token = at..at + sealed_len(payload.as_slice().len());
-        // All of its length: what is left over would have to be counted apart, in memory of its own.
+        // The exact length: spare room would make `HeaderValue` keep a count of holders in memory of its own.
         let mut header = Vec::with_capacity(token.end + attributes.len() + asked);
         header.extend_from_slice(name.as_bytes());
         header.push(b'=');
@@ -59,7 +59,7 @@ impl CookieTier {
         Ok(sensitive(header).map(|header| SetCookie { header, token, ring }))
     }
 
-    /// `Set-Cookie` of a removal: the attributes of the creation again, or the browser would not match it.
+    /// `Set-Cookie` of a removal. The attributes are those of the creation, or the browser would not match the two.
     pub(crate) fn removal(&self) -> Option<HeaderValue> {
         self.removal_with(self.attributes())
     }

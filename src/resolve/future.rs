@@ -90,14 +90,14 @@ where
     }
 }
 
-/// Tells caches and the browser what they must know. A request that did not ask for its session leaves no trace.
+/// Adds the session's fields to a response, for caches and the browser. A request that did not ask for its session gets none.
 fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: CookieSupport) {
-    // Nobody has asked, and with the request's extensions gone nobody can.
+    // No handler has asked for the session, and with the request's extensions gone no handler can.
     let missed = loader.is_missed();
     if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
         return;
     }
-    // A 101's connection is no longer ours to speak on: what it lacks, the next response or a relay token brings.
+    // After a 101 the connection is the protocol's: the next response or a relay token brings the missing cookie.
     let upgrade = response.status().is_informational();
     // A handler that got no session may have answered as for a visitor: the next browser must not get that from a cache.
     let varies = (loader.note_head_sent() || missed) && !upgrade;

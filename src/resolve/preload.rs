@@ -107,7 +107,7 @@ where
         let (mut head, body) = request.into_parts();
         let entered = self.sessions.enter(&mut head);
         let request = Request::from_parts(head, body);
-        // The one that was polled ready is the one to call; the clone takes its place.
+        // The service that was polled ready is the service to call; its clone takes its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let load = Arc::clone(entered.loader()).load();
@@ -162,7 +162,7 @@ where
                         Ok(session) => {
                             sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
                         }
-                        // The handler that asks will hear of it, and one that doesn't ask has no need to.
+                        // A handler that loads the session gets the error itself.
                         Err(error) => tracing::debug!(%error, "the session could not be preloaded"),
                     }
                     (inner, request, entered)

@@ -62,14 +62,14 @@ impl DefaultTier {
         Self::default()
     }
 
-    /// A constant. One that does not encode or validate is refused at `build()`.
+    /// A constant. `build()` refuses a constant that does not encode or validate.
     #[must_use]
     pub fn value<V: SessionValue>(self, value: V) -> Self {
         self.rule::<V>(DefaultRule::Constant(value::encode(&value)))
     }
 
-    /// A value computed from the request's head, once per request, as the request reaches the layer. It runs whether
-    /// or not anybody asks, so it should be cheap. In a job, which has no request, it does not answer; neither where
+    /// A value computed from the request's head, once per request, as the request reaches the layer. The closure runs
+    /// for every request, so it should be cheap. In a job, which has no request, it does not answer; neither where
     /// its value is not valid.
     ///
     /// A value that goes by the host takes the host from the URI's authority (HTTP/2), else from `Host` (HTTP/1.1), and
