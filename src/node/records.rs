@@ -13,6 +13,7 @@ use crate::{
         life::SessionLife,
         state::{Kind, State},
         values::{StoredValue, ValueSlot},
+        write_context::IncomingFrom,
     },
     tier::StoredRecord,
     time::Millis,
@@ -113,17 +114,12 @@ impl Node {
         Ok((record, InsertGuard { memory, key }))
     }
 
-    /// A store's record, as values to merge.
-    pub(crate) fn incoming_values(
-        &self,
-        stored: StoredRecord,
-        scope: Scope,
-        now: Millis,
-    ) -> Vec<IncomingValue<'static>> {
+    /// Merges a store's copy of a record's owner.
+    pub(crate) fn merge_stored(&self, record: &Record, stored: StoredRecord, scope: Scope, now: Millis) {
         let schema = &self.config.schema;
-        // Of another program, if no build of this one can have declared it; and no token could be read that carried it.
+        // An entry of another program, if no build of this one can have declared it; no token that carried it could be read.
         let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
-        let entries = ours.map(|entry| {
+        let values = ours.map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.note_version(entry.version, now);
             let stored = StoredValue::new(entry.version, entry.json, self.time.written(entry.version, now));
@@ -133,13 +129,14 @@ impl Node {
             }
         });
         // A session's record may hold values of either scope, a principal's only its own.
-        let fits = |entry: &IncomingValue<'_>| match entry {
+        let fits = |value: &IncomingValue<'_>| match value {
             IncomingValue::Declared(copy) => {
                 scope == Scope::Session || schema.get(copy.index).scope == Scope::Principal
             }
             IncomingValue::Undeclared(..) => true,
         };
-        entries.filter(fits).collect()
+        let values: Vec<_> = values.filter(fits).collect();
+        record.merge(IncomingFrom::Store, values.into_iter(), self.write_context(scope, now), None);
     }
 
     /// Counts a change of a record and does the memory tier's share of work.

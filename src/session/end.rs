@@ -60,7 +60,7 @@ pub(super) async fn destroy(shared: &SessionShared) -> Result<(), WriteError> {
     end_own(shared, CloseReason::Destroyed).await
 }
 
-/// Ends the handle's session, and the session that an order of this handle may begin. The caller holds
+/// Ends the handle's session, and the sessions that orders of this handle may begin. The caller holds
 /// [`SessionShared::lifecycle_lock`], so that no clone renews the session meanwhile.
 pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
@@ -70,51 +70,74 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     let now = shared.node.now();
     let longest = now.after(shared.node.longest_absolute());
     // Noted until the end is done: after a failure, or a caller that leaves, the next call takes the orders back.
-    let ordered = shared.lazy().own_ends.orders();
-    for IssuedOrder { id, principal, .. } in &ordered {
+    let orders = shared.lazy().own_ends.orders();
+    for IssuedOrder { id, principal, .. } in &orders {
         end_id(shared, *id, *principal, longest, now).await?;
     }
-    let orderer = ordered.last().and_then(|newest| newest.principal);
+    let orderer = orders.last().and_then(|newest| newest.principal);
     let before = shared.own_end();
-    let mut named: Vec<_> = ordered.iter().rev().map(|ordered| ordered.id).collect();
-    named.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
+    let mut others: Vec<_> = orders.iter().rev().map(|order| order.id).collect();
+    others.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
+    let ended = end_session(shared, reason, now).await?;
+    shared.set_own_lifetime(None);
+    shared.lazy().own_ends.forget_orders(&orders);
+    match ended {
+        Some(EndedRecord { id, until, principal }) => {
+            // The session that an order begins has a life of its own.
+            let until = if orders.is_empty() { until } else { until.max(longest) };
+            others.truncate(MOST_BEGUN);
+            shared.note_own_end(OwnEnd { id, until, principal: principal.or(orderer), others });
+        }
+        None if !orders.is_empty() => {
+            // The page may have brought the order to another node: the browser has the begun session's cookie then.
+            if before.is_none() {
+                others.extend(shared.bound_key().or(shared.request_token.key).map(|key| SessionId::from_bytes(key.0)));
+            }
+            let principal = before.and_then(|before| before.principal).or(orderer);
+            let id = others.remove(0);
+            others.truncate(MOST_BEGUN);
+            shared.lazy().own_ends.set(OwnEnd { id, until: longest, principal, others });
+        }
+        // A session that is over is as destroyed as can be, and a session that never was stays so.
+        None => {
+            if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = shared.live(now) {
+                // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its
+                // cookie, which may be that of a later login by now. A renewed session goes on in another tab.
+                shared.flags.may_begin.set();
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A record that this handle has ended.
+struct EndedRecord {
+    id: SessionId,
+    /// The last moment at which a token of the id could open.
+    until: Millis,
+    principal: Option<PrincipalTag>,
+}
+
+/// Ends the handle's session, or the session that it goes on as. `None` if there is none to end.
+async fn end_session(
+    shared: &SessionShared,
+    reason: CloseReason,
+    now: Millis,
+) -> Result<Option<EndedRecord>, WriteError> {
     // Again where another handle was faster to renew the session.
     while let Some(record) = follow::session_to_end(shared, now) {
         let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
-        // The session that an order begins has a life of its own.
-        let until = if ordered.is_empty() { until } else { until.max(longest) };
         if let Some(store) = shared.node.store() {
             let pending = record.sync().begin();
             store.end(&record.id(), reason, None, until).await?;
             pending.confirmed();
         }
-        let principal = shared.principal_for(&record, now).map(|signed| signed.owner.tag()).or(orderer);
+        let principal = shared.principal_for(&record, now).map(|principal| principal.owner.tag());
         if shared.end(&record, reason, now).is_ok() {
-            shared.set_own_lifetime(None);
-            shared.lazy().own_ends.forget_orders(&ordered);
-            named.truncate(MOST_BEGUN);
-            shared.note_own_end(OwnEnd { id: record.id(), until, principal, others: named });
-            return Ok(());
+            return Ok(Some(EndedRecord { id: record.id(), until, principal }));
         }
     }
-    shared.set_own_lifetime(None);
-    shared.lazy().own_ends.forget_orders(&ordered);
-    // A session that is over is as destroyed as can be, and one that never was stays so.
-    if !ordered.is_empty() {
-        // The page may have brought the order to another node: the browser has the begun session's cookie then.
-        if before.is_none() {
-            named.extend(shared.bound_key().or(shared.request_token.key).map(|key| SessionId::from_bytes(key.0)));
-        }
-        let principal = before.and_then(|before| before.principal).or(orderer);
-        let id = named.remove(0);
-        named.truncate(MOST_BEGUN);
-        shared.lazy().own_ends.set(OwnEnd { id, until: longest, principal, others: named });
-    } else if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = shared.live(now) {
-        // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its cookie,
-        // which may be that of a later login by now. A renewed session goes on in another tab.
-        shared.flags.may_begin.set();
-    }
-    Ok(())
+    Ok(None)
 }
 
 pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), WriteError> {
@@ -146,16 +169,11 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     let (record, signed) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
     let id = new_session_id()?;
-    let _sparing = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
+    let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
     let stamp = revoke(shared, &signed);
-    let drawn = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
-    replace::replace_session(
-        shared,
-        &record,
-        &SessionStart { kind: StartKind::Renewal, planned: drawn, changes: &[] },
-        now,
-    )
-    .await
+    let planned = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
+    let start = SessionStart { kind: StartKind::Renewal, planned, changes: &[] };
+    replace::replace_session(shared, &record, &start, now).await
 }
 
 /// # Errors

@@ -10,7 +10,7 @@ use crate::{
     node::store::NodeStore,
     record::{
         change::Mutation,
-        write_context::{BudgetShare, CommitRejected, IncomingFrom, WriteContext, WriteScope},
+        write_context::{BudgetShare, CommitRejected, WriteContext, WriteScope},
     },
     tier::{CommitKind, Committed},
     time::Millis,
@@ -179,8 +179,7 @@ fn apply(
             Ok(version)
         }
         Committed::Outdated(stored) => {
-            let values = shared.node.incoming_values(stored, *scope, context.now);
-            record.merge(IncomingFrom::Store, values.into_iter(), context, None);
+            shared.node.merge_stored(record, stored, *scope, context.now);
             Err(CommitFailure::Outdated)
         }
         Committed::Absent | Committed::Ended(_) => {

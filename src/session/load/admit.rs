@@ -15,7 +15,7 @@ use crate::{
         current_token::CurrentToken,
         shared::{Binding, SessionShared, fenced},
     },
-    tier::{Snapshot, StoredRecord},
+    tier::Snapshot,
     time::Millis,
 };
 
@@ -34,23 +34,19 @@ pub(super) struct AcceptedToken {
     pub(super) token: CurrentToken,
     pub(super) old_key: bool,
     pub(super) fingerprint: Option<TokenFingerprint>,
-    pub(super) stored: Option<StoreAnswer<StoredRecord>>,
+    pub(super) stored: Option<StoreAnswer>,
 }
 
 /// What the store holds, and how many writes of this node had been abandoned when the store was asked.
-pub(super) struct StoreAnswer<T> {
-    pub(super) snapshot: T,
+pub(super) struct StoreAnswer {
+    pub(super) snapshot: Snapshot,
     pub(super) abandoned: usize,
 }
 
 /// Finds the record of the session that a genuine token names.
-pub(super) async fn admit(
-    shared: &SessionShared,
-    OpenedCookie { id, token, old_key, fingerprint }: OpenedCookie,
-    now: Millis,
-) -> Result<Admission, TierError> {
-    let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
-    let known = match node.lookup(&id) {
+pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Millis) -> Result<Admission, TierError> {
+    let (node, id, token) = (&shared.node, &opened.id, &opened.token);
+    let known = match node.lookup(id) {
         SessionLookup::Ended(ended) => return Ok(Admission::Over(ended.into())),
         SessionLookup::Live(record) => Some(record),
         SessionLookup::Unknown => None,
@@ -58,7 +54,7 @@ pub(super) async fn admit(
     let stored = match node.store() {
         Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
             let abandoned = known.as_ref().map_or(0, |record| record.sync().abandoned_writes());
-            Some(StoreAnswer { snapshot: store.read(node.config.owner(&id)).await?, abandoned })
+            Some(StoreAnswer { snapshot: store.read(node.config.owner(id)).await?, abandoned })
         }
         _ => None,
     };
@@ -69,11 +65,22 @@ pub(super) async fn admit(
         }
         return Ok(Admission::Unknown);
     }
+    let key = RecordKey(*id.as_bytes());
     let make = || Record::session(key, token.initial_life(), token.used(now));
-    let record = match known.map_or_else(|| node.session_record(&key, now, make), Ok) {
-        Ok(record) => record,
-        Err(ended) => return Ok(Admission::Over(ended.into())),
-    };
+    Ok(match known.map_or_else(|| node.session_record(&key, now, make), Ok) {
+        Ok(record) => settle(shared, record, opened, stored, now),
+        Err(ended) => Admission::Over(ended.into()),
+    })
+}
+
+/// Tells the record what the token and the store say of the session's life, and decides whether the session lives.
+fn settle(
+    shared: &SessionShared,
+    record: Arc<Record>,
+    OpenedCookie { token, old_key, fingerprint, .. }: OpenedCookie,
+    stored: Option<StoreAnswer>,
+    now: Millis,
+) -> Admission {
     record.confirm();
     end_predecessor(shared, &record, &token, now);
     if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
@@ -81,27 +88,22 @@ pub(super) async fn admit(
         let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
     }
     let life = &token.life;
-    node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
+    shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
     record.touch(token.used(now));
-    // Ended between the first look and now.
+    // Ended between the look-up and now.
     if let Some(ended) = fenced(&record, now) {
-        return Ok(Admission::Over(ended));
+        return Admission::Over(ended);
     }
     // Over by a lifetime that the session was given after this token was sealed.
     if record.closed(now).is_some() {
-        return Ok(Admission::Over(Binding::Anonymous));
+        return Admission::Over(Binding::Anonymous);
     }
     if token.is_idle(now) {
         // No tombstone waits for the values of so old a token.
         record.merge_life(&token.life, now);
-        return Ok(Admission::Live(record, None));
+        return Admission::Live(record, None);
     }
-    let into_record = |StoreAnswer { snapshot, abandoned }: StoreAnswer<Snapshot>| StoreAnswer {
-        snapshot: snapshot.into_record(),
-        abandoned,
-    };
-    let accepted = AcceptedToken { token, old_key, fingerprint, stored: stored.map(into_record) };
-    Ok(Admission::Live(record, Some(accepted)))
+    Admission::Live(record, Some(AcceptedToken { token, old_key, fingerprint, stored }))
 }
 
 /// Ends the id that a session had before its last turn, which may have happened on another node: a socket or a copied

@@ -67,8 +67,7 @@ pub(super) fn merge_token(
     now: Millis,
 ) -> TokenMerge {
     if let Some(StoreAnswer { snapshot, abandoned }) = stored {
-        let values = shared.node.incoming_values(snapshot, Scope::Session, now);
-        record.merge(IncomingFrom::Store, values.into_iter(), shared.node.write_context(Scope::Session, now), None);
+        shared.node.merge_stored(record, snapshot.into_record(), Scope::Session, now);
         record.sync().mark_read(abandoned);
     }
     let payload = merge_payload(shared, record, &token, shared.node.config.resolution, now);

@@ -6,7 +6,6 @@ use crate::{
     config::ResolvedPrincipal,
     error::{CloseReason, TierError},
     memory::record::Record,
-    record::write_context::IncomingFrom,
     session::shared::{Binding, SessionShared, fenced},
     time::Millis,
     value::Scope,
@@ -48,9 +47,8 @@ pub(in crate::session) async fn load_record(
     }
     let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.sync().abandoned_writes());
     let stored = store.read(principal.owner).await?.into_record();
-    let values = shared.node.incoming_values(stored, Scope::Principal, now);
     let record = shared.principal_record(principal, now);
-    record.merge(IncomingFrom::Store, values.into_iter(), shared.node.write_context(Scope::Principal, now), None);
+    shared.node.merge_stored(&record, stored, Scope::Principal, now);
     // The very record that was found before the store was asked: another record of this owner counts its own writes.
     known.as_ref().unwrap_or(&record).sync().mark_read(abandoned);
     // That the store has nothing is remembered too.
