@@ -16,7 +16,6 @@ use crate::{
     value::{self, Json, SessionValue, ValueIndex},
 };
 
-mod apply_order;
 pub(crate) mod batch;
 pub(crate) mod commit;
 pub(crate) mod cookie_out;
@@ -25,12 +24,10 @@ pub(crate) mod cookie_size;
 mod current_token;
 pub(crate) mod end;
 pub(crate) mod explain;
-mod follow;
 mod life;
 pub(crate) mod lifecycle;
 pub(crate) mod load;
 pub(crate) mod loader;
-pub(crate) mod order;
 pub(crate) mod read;
 pub(crate) mod relay;
 pub(crate) mod relay_in;

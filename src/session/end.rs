@@ -1,4 +1,7 @@
 //! Ends of sessions: of this handle's own, and of all of a user's.
+//!
+//! A `destroy` can meet a renewal: a user signs out in one tab while a response of another tab renews the session. The
+//! sign-out brings the old id, and must end the session that the renewed id goes on as.
 
 use std::{
     iter,
@@ -7,16 +10,16 @@ use std::{
 
 use super::{
     commit::{self, PlannedSession, new_session_id},
-    follow, lifecycle,
+    lifecycle,
     replace::{self, SessionStart, StartKind},
     shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
 };
 use crate::{
-    config::ResolvedPrincipal,
+    config::{Identity, ResolvedPrincipal},
     cookie::order::MOST_BEGUN,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, RecordKey, SessionId},
-    memory::{SessionLookup, record::Record},
+    memory::{EndedSession, SessionLookup, record::Record},
     record::{
         life::{End, Successor},
         state::Kind,
@@ -125,7 +128,7 @@ async fn end_session(
     now: Millis,
 ) -> Result<Option<EndedRecord>, WriteError> {
     // Again where another handle was faster to renew the session.
-    while let Some(record) = follow::session_to_end(shared, now) {
+    while let Some(record) = session_to_end(shared, now) {
         let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
         if let Some(store) = shared.node.store() {
             let pending = record.sync().begin();
@@ -147,7 +150,7 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
     let now = shared.node.now();
     // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
     let signed = loop {
-        let record = follow::session_to_end(shared, now);
+        let record = session_to_end(shared, now);
         match signed_in(shared, record.clone(), now) {
             Ok((_, signed)) => break signed,
             Err(error) if record.is_none_or(|record| record.closed(now).is_none()) => return Err(error),
@@ -234,4 +237,59 @@ pub(crate) fn revoke(shared: &SessionShared, signed: &ResolvedPrincipal) -> Vers
     shared.node.revocations.fetch_add(1, Ordering::AcqRel);
     record.notify_all();
     version
+}
+
+/// The session that a `destroy` of this handle is to end: its own while that lives, else the successor of its own.
+pub(super) fn session_to_end(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
+    shared.live(now).ok().or_else(|| exempt_session(shared, now)).or_else(|| living_successor(shared, now))
+}
+
+/// The session that another handle is about to renew, with all others of its user over.
+fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
+    let key = match shared.binding() {
+        Binding::Live(bound) => *bound.key(),
+        Binding::Fenced(_) => shared.request_token.key?,
+        Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
+    };
+    shared.node.exempt_renewals.renewer(&key)?;
+    match shared.node.memory.as_ref()?.session(&key, now) {
+        SessionLookup::Live(record) => record.closed(now).is_none().then_some(record),
+        SessionLookup::Ended(_) | SessionLookup::Unknown => None,
+    }
+}
+
+/// The session that this handle's renewed session goes on as.
+///
+/// Each step from an id to its successor must be less than a minute old. A successor is noted only where the same
+/// principal was signed in before and after. With `identify` that principal must be the request's too: the head may
+/// name another user of the same cookie.
+fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
+    let memory = shared.node.memory.as_ref()?;
+    let mut ended = match shared.binding() {
+        Binding::Live(bound) => EndedSession::of(bound.end_of()?, now),
+        Binding::Fenced(_) => match memory.session(&shared.request_token.key?, now) {
+            SessionLookup::Ended(ended) => ended,
+            SessionLookup::Live(_) | SessionLookup::Unknown => return None,
+        },
+        Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
+    };
+    loop {
+        let EndedSession::Recently(end) = ended else { return None };
+        if !may_end_successor(shared, &end) {
+            return None;
+        }
+        let Successor::Session(key) = end.successor else { return None };
+        match memory.session(&key, now) {
+            SessionLookup::Live(record) => return record.closed(now).is_none().then_some(record),
+            SessionLookup::Ended(next) => ended = next,
+            SessionLookup::Unknown => return None,
+        }
+    }
+}
+
+fn may_end_successor(shared: &SessionShared, end: &End) -> bool {
+    match &shared.node.config.identity {
+        Identity::Head(_) => end.principal == shared.head_principal.as_ref().map(|it| it.owner.tag()),
+        Identity::Value { .. } | Identity::Nobody => true,
+    }
 }

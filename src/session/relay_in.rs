@@ -1,20 +1,37 @@
+//! What a page brings is applied: a relay token's changes, a birth token's session, a turn token's order.
+
+use std::{iter, sync::Arc};
+
 use super::{
-    apply_order,
+    commit::PlannedSession,
     current_token::CurrentToken,
+    end, lifecycle,
     relay::{self, OpenedRelay, RelayRefused},
-    shared::SessionShared,
+    replace::{SessionStart, StartKind},
+    shared::{CookieTokens, OwnEnd, SessionShared},
+    sign_in_plan::{self, SignInRequest},
 };
 use crate::{
-    cookie::{layout::NONCE_LEN, seal::Purpose},
+    config::ResolvedPrincipal,
+    cookie::{
+        layout::NONCE_LEN,
+        order::{Named, Order, Turn},
+        payload::{Entry, EntryOwner, Payload},
+        seal::Purpose,
+    },
+    error::CloseReason,
     id::SessionId,
+    memory::record::Record,
+    record::change::Mutation,
     time::Millis,
+    value::Json,
 };
 
 /// Takes in what a page brings. The caller has checked that the request is same-origin.
 pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) -> Result<(), RelayRefused> {
     shared.flags.touched.set();
     if let Some(order) = &relayed.current.payload.order {
-        return apply_order::apply_turn(shared, order, &relayed).await;
+        return apply_turn(shared, order, &relayed).await;
     }
     let now = shared.node.now();
     let OpenedRelay { id, purpose, current, nonce, page } = relayed;
@@ -53,4 +70,180 @@ async fn bring_birth(
     relay::take_changes(shared, &record, current, now)?;
     shared.rebind(record);
     Ok(())
+}
+
+/// Carries out what a turn token orders. The caller has checked that the request is same-origin.
+pub(super) async fn apply_turn(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+) -> Result<(), RelayRefused> {
+    let came = shared.request_token.cookie_tokens();
+    match order.turn {
+        Turn::Remove => apply_removal(shared, order, relayed, &came).await,
+        Turn::Renew | Turn::SignIn => apply_order(shared, order, relayed, &came).await,
+    }
+}
+
+/// Ends the ids that a removal names, and removes the cookie if it can be of no other session.
+async fn apply_removal(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+) -> Result<(), RelayRefused> {
+    if came.is_nothing() {
+        return Ok(());
+    }
+    let now = shared.node.now();
+    let named = || iter::once(&relayed.id).chain(&order.begun);
+    let names = |id: &SessionId| named().any(|named| named == id);
+    // The cookie of the next session may be on its way.
+    let turned = came.ids.iter().any(|id| shared.node.end_reason(id) == Some(CloseReason::Renewed));
+    for id in named() {
+        let CurrentToken { life, payload, .. } = &relayed.current;
+        end::end_id(shared, *id, payload.head.principal, life.absolute_deadline(), now).await?;
+    }
+    let other = came.ids.iter().any(|id| !names(id) && shared.node.end_reason(id).is_none());
+    // A value that this node can't open may be a later login.
+    if other || turned || came.unread {
+        return Err(RelayRefused::Closed(CloseReason::Renewed));
+    }
+    shared.note_own_end(OwnEnd { id: relayed.id, until: now, principal: None, others: Vec::new() });
+    Ok(())
+}
+
+async fn apply_order(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+) -> Result<(), RelayRefused> {
+    let OpenedRelay { id, current, .. } = relayed;
+    let (id, payload, now) = (*id, &current.payload, shared.node.now());
+    if !current.is_brief(now) {
+        return Err(RelayRefused::Expired);
+    }
+    if shared.node.accepted_nonces.contains(&relayed.nonce) {
+        return Err(RelayRefused::Used);
+    }
+    let Some(begun) = order.begun.first() else { return Err(RelayRefused::NotGenuine) };
+    let planned = PlannedSession { id: *begun, birth: current.believed_version(order.birth, &shared.node.time) };
+    let user = user_of(shared, order, payload)?;
+    if order.named == Named::Ended {
+        let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
+        end::end_id(shared, id, principal, current.life.absolute_deadline(), now).await?;
+    }
+    let record = named_session(shared, order, relayed, came, now).await?;
+    let _lifecycle = shared.lifecycle_lock().await;
+    check_order(shared, payload, user, planned, record.as_ref(), now)?;
+    if let Some(record) = &record
+        && shared.bound_key() != Some(*record.key())
+    {
+        shared.rebind(record.clone());
+    }
+    let changes: Vec<_> =
+        payload.entries(EntryOwner::Begun).map(|entry| change(shared, &entry)).collect::<Result<_, _>>()?;
+    let turned = match (order.turn, changes.split_first()) {
+        (Turn::SignIn, Some((user, grants))) => {
+            let adopts = order.adopts.iter().filter_map(|name| shared.node.config.schema.index_by_name(name));
+            let user = sign_in_plan::user_change(shared, user.json.clone().ok_or(RelayRefused::NotGenuine)?)?;
+            let adopt = &adopts.collect::<Vec<_>>();
+            let request = SignInRequest { user, grants, adopt, planned: Some(planned), may_begin: record.is_none() };
+            sign_in_plan::sign_in_with(shared, request).await
+        }
+        (Turn::SignIn, None) => return Err(RelayRefused::NotGenuine),
+        (Turn::Renew | Turn::Remove, _) => {
+            let start = SessionStart { kind: StartKind::Renewal, planned: Some(planned), changes: &changes };
+            match &record {
+                Some(_) => lifecycle::renew_with(shared, &start).await,
+                None => lifecycle::begin_session(shared, &start, now).await,
+            }
+        }
+    };
+    turned.map_err(RelayRefused::Write)?;
+    // The begun session may leave memory within the minute that the order lives. A full set is no reason to fail now.
+    let _ = shared.node.accepted_nonces.accept(relayed.nonce, now);
+    Ok(())
+}
+
+/// The living session that an order names, once the request has shown that it comes from the browser of that session.
+async fn named_session(
+    shared: &SessionShared,
+    order: &Order,
+    relayed: &OpenedRelay,
+    came: &CookieTokens,
+    now: Millis,
+) -> Result<Option<Arc<Record>>, RelayRefused> {
+    let id = relayed.id;
+    let brings_it = came.ids.contains(&id);
+    let living = |other: &&SessionId| **other != id && shared.node.end_reason(other).is_none();
+    if came.ids.iter().any(|other| living(&other)) {
+        return Err(RelayRefused::OtherSession);
+    }
+    if !brings_it {
+        // Only tokens of ids that have ended may have come beside: that is all that is left here but unreadable pairs.
+        if !order.no_cookie || came.unread {
+            return Err(RelayRefused::OtherSession);
+        }
+        relay::check_minting(shared, relayed.page)?;
+    }
+    if order.named != Named::Living {
+        return Ok(None);
+    }
+    let record = match shared.live(now) {
+        Ok(record) if record.id() == id => record,
+        Ok(_) => return Err(RelayRefused::OtherSession),
+        // Without a cookie, or with one that has idled out: the token tells of a later use.
+        Err(_) => relay::find_token_record(shared, id, &relayed.current, now).await?,
+    };
+    relay::take_changes(shared, &record, &relayed.current, now)?;
+    Ok(Some(record))
+}
+
+/// # Errors
+///
+/// Where the user, the end of all of a user's sessions, or another bringer of the order came between.
+fn check_order(
+    shared: &SessionShared,
+    payload: &Payload,
+    user: Option<Arc<ResolvedPrincipal>>,
+    planned: PlannedSession,
+    bound: Option<&Arc<Record>>,
+    now: Millis,
+) -> Result<(), RelayRefused> {
+    let signed = match bound {
+        Some(bound) => shared.principal_for(bound, now),
+        None => shared.head_principal.clone(),
+    };
+    if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
+        return Err(RelayRefused::OtherUser);
+    }
+    let stamped = |signed: Arc<ResolvedPrincipal>| {
+        shared.find_principal(&signed).is_some_and(|record| record.not_before(&shared.node.time, now) >= planned.birth)
+    };
+    if [signed, user].into_iter().flatten().any(stamped) {
+        return Err(RelayRefused::Closed(CloseReason::Revoked));
+    }
+    if shared.node.is_known(&planned.id) { Err(RelayRefused::Used) } else { Ok(()) }
+}
+
+/// The user of a sign-in order.
+fn user_of(
+    shared: &SessionShared,
+    order: &Order,
+    payload: &Payload,
+) -> Result<Option<Arc<ResolvedPrincipal>>, RelayRefused> {
+    if order.turn != Turn::SignIn {
+        return Ok(None);
+    }
+    let user = payload.entries(EntryOwner::Begun).next().map(|entry| change(shared, &entry)).transpose()?;
+    Ok(user.and_then(|user| sign_in_plan::named_principal(shared, &user)))
+}
+
+/// A value that an order grants. A value that this build does not declare can't be granted.
+fn change(shared: &SessionShared, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
+    let index = shared.node.config.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
+    let (name, json) = (shared.node.config.schema.get(index).name, entry.json.map(Json::from));
+    Ok(Mutation { index, name, json, version: None, replaces: None })
 }

@@ -1,12 +1,39 @@
+//! The tokens that a handle makes for its page: its changes on their way to the cookie, and the turns that the page is to
+//! bring.
+//!
+//! An order of a turn is sealed into a turn token, which goes to its caller alone: no record, store, stream or other handle
+//! has it, so that somebody who planted a cookie before a login doesn't receive the login.
+
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    commit::{PlannedSession, new_session_id},
     cookie_out::{self, trace_unsealable},
-    order,
-    relay::{BIRTH_PREFIX, RELAY_PREFIX, RelayToken},
-    shared::SessionShared,
+    relay::{BIRTH_PREFIX, RELAY_PREFIX, RelayToken, TURN_PREFIX},
+    replace::{self, Replacement, SessionStart, StartKind},
+    shared::{Binding, IssuedOrder, OwnEnd, SessionShared},
+    sign_in_plan,
 };
-use crate::{cookie::seal::Purpose, memory::record::Record, record::state::Kind, time::Millis};
+use crate::{
+    config::ResolvedPrincipal,
+    cookie::{
+        order::{Named, Order, Turn},
+        payload::{Entry, EntryOwner, Head, Writer},
+        seal::{MAX_TURN_LEN, Purpose, sealed_len},
+    },
+    error::{CloseReason, WriteError, WriteErrorKind},
+    id::{PrincipalTag, SessionId},
+    memory::record::Record,
+    record::{
+        change::Mutation,
+        life::{Lifetime, Predecessor, SessionLife},
+        state::Kind,
+        write_context::BudgetShare,
+    },
+    time::Millis,
+    value::{Scope, ValueIndex},
+    version::Version,
+};
 
 /// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
 /// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
@@ -51,7 +78,7 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     shared.flags.touched.set();
     let now = shared.node.now();
     let Ok(record) = shared.live(now) else {
-        return if shared.flags.head_sent.is_set() { order::removal(shared) } else { None };
+        return if shared.flags.head_sent.is_set() { removal(shared) } else { None };
     };
     if !lacks_changes(shared, &record, now) {
         return None;
@@ -64,4 +91,187 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
         shared.node.config.cookie.seal(&shared.node.config.audience, purpose, &record.id(), payload, &mut text);
     sealed.inspect_err(trace_unsealable).ok()?;
     String::from_utf8(text).ok().map(RelayToken::new)
+}
+
+/// A turn as the application orders it.
+pub(super) struct Ordering {
+    pub(super) turn: Turn,
+    pub(super) user: Option<Mutation>,
+    pub(super) grants: Vec<Mutation>,
+    pub(super) adopts: Vec<ValueIndex>,
+}
+
+fn too_long() -> WriteError {
+    let message = "the order would be longer than the 12 KiB that a page may bring: grant less";
+    WriteError::new(WriteErrorKind::TooLarge, message)
+}
+
+/// The session that an order speaks of, as its handle sees the session.
+enum OrderBase {
+    Living(Arc<Record>),
+    /// Ended by this handle, or before its request came. The time is the last at which a token of the id could open.
+    Ended(SessionId, Millis),
+    Nothing,
+}
+
+/// Seals an order for this handle's page.
+pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<RelayToken, WriteError> {
+    shared.flags.touched.set();
+    if shared.node.memory.is_none() {
+        let message = "an order needs memory, where a sign-out ends the session that the order would begin: \
+                       add `.tier(MemoryTier::builder().build())`";
+        return Err(WriteError::new(WriteErrorKind::NoMemory, message));
+    }
+    let now = shared.node.now();
+    let ordered = order_base(shared, ordering.turn, now)?;
+    let user = ordering.user.as_ref().and_then(|user| sign_in_plan::named_principal(shared, user));
+    let mut planned = plan_session(shared, user.as_deref(), now)?;
+    let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
+    check_fit(shared, &ordered, ordering.turn, planned, &changes, now)?;
+    let principal = user.or_else(|| shared.principal(now)).map(|signed| signed.owner.tag());
+    planned.id = shared.lazy().own_ends.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
+    let (named, no_cookie) = match &ordered {
+        OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
+        // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
+        OrderBase::Ended(..) => (Named::Ended, shared.has_ended_own()),
+        OrderBase::Nothing => (Named::Nothing, true),
+    };
+    let adopts = ordering.adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
+    let (begun, birth) = (vec![planned.id], planned.birth);
+    let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
+    let (id, mut written) = match ordered {
+        OrderBase::Living(record) => {
+            let written = cookie_out::build_order_payload(shared, &record, &order, now);
+            (record.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
+        }
+        OrderBase::Ended(id, until) => (id, bare_payload(shared, &order, head_principal_tag(shared), until, now)),
+        OrderBase::Nothing => {
+            let until = now.after(shared.node.config.lifetime.absolute);
+            (planned.id, bare_payload(shared, &order, head_principal_tag(shared), until, now))
+        }
+    };
+    for change in &changes {
+        let json = change.json.as_deref();
+        let entry = Entry { owner: EntryOwner::Begun, name: change.name.as_bytes(), version: planned.birth, json };
+        if !written.entry(entry) {
+            return Err(too_long());
+        }
+    }
+    seal_turn(shared, &id, written)
+}
+
+/// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
+pub(super) fn removal(shared: &SessionShared) -> Option<RelayToken> {
+    let OwnEnd { id, until, principal, others } = shared.own_end()?;
+    let now = shared.node.now();
+    let (turn, named, birth) = (Turn::Remove, Named::Ended, Version::ZERO);
+    let order = Order { turn, named, no_cookie: true, begun: others, birth, adopts: Vec::new() };
+    seal_turn(shared, &id, bare_payload(shared, &order, principal, until, now)).ok()
+}
+
+fn order_base(shared: &SessionShared, turn: Turn, now: Millis) -> Result<OrderBase, WriteError> {
+    match shared.live(now) {
+        Ok(record) => return Ok(OrderBase::Living(record)),
+        Err(Some(_)) if shared.has_ended_own() => {}
+        Err(Some(_)) if turn == Turn::SignIn && matches!(shared.binding(), Binding::Fenced(_)) => {}
+        Err(Some(reason)) => return Err(WriteError::closed(reason)),
+        Err(None) if matches!(shared.binding(), Binding::PrincipalOnly) => {
+            let message = "a handle of `Sessions::for_principal` has no page to bring an order";
+            return Err(WriteError::new(WriteErrorKind::Invalid, message));
+        }
+        Err(None) if shared.has_ended_own() => {}
+        Err(None) if turn == Turn::SignIn => return Ok(OrderBase::Nothing),
+        Err(None) => {
+            let message = "there is no session to renew: write a value first";
+            return Err(WriteError::new(WriteErrorKind::Invalid, message));
+        }
+    }
+    if let Some(ended) = shared.own_end() {
+        return Ok(OrderBase::Ended(ended.id, ended.until));
+    }
+    let longest = now.after(shared.node.longest_absolute());
+    Ok(shared
+        .request_token
+        .key
+        .map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
+}
+
+/// Draws the id and the birth of the session that an order begins.
+fn plan_session(
+    shared: &SessionShared,
+    user: Option<&ResolvedPrincipal>,
+    now: Millis,
+) -> Result<PlannedSession, WriteError> {
+    // The page has brought an order of this handle: the page is in another session by now.
+    if shared.lazy().own_ends.orders().iter().any(|order| shared.node.is_known(&order.id)) {
+        return Err(WriteError::closed(CloseReason::Renewed));
+    }
+    let time = &shared.node.time;
+    let known = user.and_then(|signed| shared.find_principal(signed));
+    let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
+    Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
+}
+
+/// The principal that the request's head gave, which is signed in where no session lives.
+fn head_principal_tag(shared: &SessionShared) -> Option<PrincipalTag> {
+    shared.head_principal.as_ref().map(|signed| signed.owner.tag())
+}
+
+/// Whether what the turn writes would fit the browser, were it carried out now.
+fn check_fit(
+    shared: &SessionShared,
+    ordered: &OrderBase,
+    turn: Turn,
+    planned: PlannedSession,
+    changes: &[Mutation],
+    now: Millis,
+) -> Result<(), WriteError> {
+    let kind = match turn {
+        Turn::SignIn => StartKind::SignIn { above: Version::ZERO },
+        Turn::Renew | Turn::Remove => StartKind::Renewal,
+    };
+    let start = SessionStart { kind, planned: Some(planned), changes };
+    let fitted = match ordered {
+        OrderBase::Living(record) => {
+            let predecessor = Predecessor { id: record.id(), shares_end: false };
+            let succession = Replacement { start: &start, predecessor, followed: false };
+            let dry = record.live(now, |state| replace::successor_state(shared, state, &succession, now).map(drop));
+            dry.map_err(WriteError::closed)?
+        }
+        OrderBase::Ended(..) | OrderBase::Nothing => {
+            let terms = shared.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
+            shared.node.empty_session(now).check_budget(changes, terms)
+        }
+    };
+    Ok(fitted?)
+}
+
+/// The payload of an order of which the browser's cookie lacks nothing.
+fn bare_payload(
+    shared: &SessionShared,
+    order: &Order,
+    principal: Option<PrincipalTag>,
+    until: Millis,
+    now: Millis,
+) -> Writer {
+    let wall = |at| shared.node.time.wall(at);
+    let (span, issued) = (until.since(now), wall(now));
+    let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
+    let told = SessionLife::begin(Version::at(issued), now, lifetime).fields().map(wall);
+    Writer::new(&Head { life: told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
+}
+
+fn seal_turn(shared: &SessionShared, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
+    let payload = written.finish();
+    if sealed_len(payload.as_slice().len()) > MAX_TURN_LEN {
+        return Err(too_long());
+    }
+    let mut text = Vec::from(TURN_PREFIX);
+    let sealed = shared.node.config.cookie.seal(&shared.node.config.audience, Purpose::Turn, id, payload, &mut text);
+    let unsealable = |error| WriteError::new(WriteErrorKind::TooLarge, "the order can't be sealed").caused_by(error);
+    sealed.map_err(unsealable)?;
+    let text = String::from_utf8(text);
+    text.map(RelayToken::new).map_err(|error| {
+        WriteError::new(WriteErrorKind::Invalid, "the sealed order is not text").caused_by(error.utf8_error())
+    })
 }

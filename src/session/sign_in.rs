@@ -9,8 +9,8 @@ use std::{
 use super::{
     Session,
     lifecycle::Site,
-    order::{self, Ordering},
     relay::RelayToken,
+    relay_out::{self, Ordering},
     sign_in_plan,
 };
 use crate::{
@@ -140,7 +140,7 @@ impl<'a> SignIn<'a> {
     /// sign-out could end the session that the order would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let Self { session, user, adopt: adopts, grants, .. } = self;
-        order::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
+        relay_out::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
     }
 }
 
@@ -176,7 +176,7 @@ impl<'a> RenewByPage<'a> {
     /// written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
-        order::order(self.session.shared(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
+        relay_out::order(self.session.shared(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
     }
 }
 

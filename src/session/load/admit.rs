@@ -110,7 +110,7 @@ fn settle(
 /// cookie that holds that id here has no session any more.
 fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &CurrentToken, now: Millis) {
     let (Some(memory), Some(predecessor)) = (&shared.node.memory, token.payload.head.predecessor) else { return };
-    // A late sign-out of the predecessor ends this session: see `follow`.
+    // A late sign-out of the predecessor ends this session: see `end`.
     let successor = match predecessor.shares_end {
         true => Successor::Session(Box::new(*record.key())),
         false => Successor::None,
