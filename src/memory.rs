@@ -5,11 +5,8 @@ use std::{
     sync::{Arc, atomic::AtomicU64 as Counter},
 };
 
-use self::{expiry::Expiry, lost_tombstones::LostTombstones, record::Record, shards::Shards, tombstones::Tombstones};
-pub(crate) use self::{
-    lookup::{IdTaken, SessionLookup},
-    tombstones::EndedSession,
-};
+pub(crate) use self::tombstones::EndedSession;
+use self::{expiry::Expiry, record::Record, shards::Shards, tombstones::Tombstones};
 use crate::{
     id::RecordKey,
     record::{life::End, state::Kind},
@@ -17,19 +14,16 @@ use crate::{
         Mutex,
         atomic::{AtomicU64, AtomicUsize, Ordering, fence},
     },
+    throttle::{MINUTE, Throttle},
     time::Millis,
 };
 
 mod evict;
 mod expiry;
-mod index_slot;
-mod lookup;
-mod lost_tombstones;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]
 mod schedules;
 mod shards;
-mod store_sync;
 #[cfg(test)]
 mod tests;
 mod tombstones;
@@ -92,7 +86,7 @@ impl MemoryTier {
         Memory {
             records: Shards::new(self.max_bytes / size_of::<Record>()),
             tombstones: Tombstones::new(self.max_bytes),
-            lost: LostTombstones::default(),
+            lost: Throttle::default(),
             expiry: Mutex::default(),
             due: AtomicU64::new(u64::MAX),
             bytes: AtomicUsize::new(0),
@@ -138,9 +132,10 @@ impl MemoryTierBuilder {
 /// Lock order: the index of expiry, then a shard, then a record or the tombstones.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    records: Shards,
-    tombstones: Tombstones,
-    lost: LostTombstones,
+    pub(crate) records: Shards,
+    pub(crate) tombstones: Tombstones,
+    /// Tombstones dropped at their cap of which no trace has told.
+    lost: Throttle,
     expiry: Mutex<Expiry>,
     /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
     due: AtomicU64,
@@ -157,6 +152,24 @@ const SWEEP_PER_CALL: usize = 2;
 
 /// Holders of a record that nobody is using: the map and the index.
 const INTERNAL_REFS: usize = 2;
+
+/// What memory knows of a session.
+#[derive(Debug)]
+pub(crate) enum SessionLookup {
+    /// The record of a session that has not ended, though its lifetime may be over.
+    Live(Arc<Record>),
+    Ended(EndedSession),
+    Unknown,
+}
+
+impl SessionLookup {
+    fn of(record: Arc<Record>, now: Millis) -> Self {
+        match record.end_of() {
+            Some(end) => Self::Ended(EndedSession::of(end, now)),
+            None => Self::Live(record),
+        }
+    }
+}
 
 impl Memory {
     /// The record of a key, uncounted and whatever has become of it.
@@ -187,41 +200,28 @@ impl Memory {
         now: Millis,
         make: impl FnOnce() -> Record,
     ) -> Result<Arc<Record>, EndedSession> {
-        let found = match self.session(key, now) {
+        match self.session(key, now) {
             SessionLookup::Live(record) => return Ok(record),
             SessionLookup::Ended(ended) => return Err(ended),
-            SessionLookup::Unknown => self.records.get_or_insert_with(key, || self.unless_ended(key, now, make)),
-        };
-        match found.map(|record| (record.end_of(), record))? {
-            (None, record) => Ok(record),
-            (Some(end), _) => Err(EndedSession::of(end, now)),
+            SessionLookup::Unknown => {}
+        }
+        // Asked under the shard's lock, under which a record that ends gives its place to a tombstone.
+        let make = || self.tombstones.find(key, now).map_or_else(|| Ok(make()), Err);
+        let record = self.records.get_or_insert_with(key, make)?;
+        match record.end_of() {
+            None => Ok(record),
+            Some(end) => Err(EndedSession::of(end, now)),
         }
     }
 
-    /// The record of a new session: its id must neither live nor have ended.
-    pub(crate) fn create(
-        &self,
-        key: &RecordKey,
-        now: Millis,
-        make: impl FnOnce() -> Record,
-    ) -> Result<Arc<Record>, IdTaken> {
+    /// Makes the record of a new session, unless its id lives or has ended.
+    pub(crate) fn create(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Option<Arc<Record>> {
         let mut made = false;
         let make = || {
             made = true;
             make()
         };
-        let record = self.records.get_or_insert_with(key, || self.unless_ended(key, now, make));
-        record.ok().filter(|_| made).ok_or(IdTaken)
-    }
-
-    /// Asked under the shard's lock, under which a record that ends gives its place to a tombstone.
-    fn unless_ended(
-        &self,
-        key: &RecordKey,
-        now: Millis,
-        make: impl FnOnce() -> Record,
-    ) -> Result<Record, EndedSession> {
-        self.tombstones.find(key, now).map_or_else(|| Ok(make()), Err)
+        self.session_or_insert(key, now, make).ok().filter(|_| made)
     }
 
     pub(crate) fn principal(&self, key: &RecordKey) -> Option<Arc<Record>> {
@@ -251,13 +251,25 @@ impl Memory {
 
     /// Drops a record that its maker did not come to use.
     pub(crate) fn forget(&self, key: &RecordKey) {
-        // Under the index's lock, as whatever drops a record: what is in the index is in the map.
-        let mut expiry = self.expiry.lock();
-        if let Some(record) = self.records.remove_if(key, |_| true) {
-            expiry.remove(&record);
-            drop(expiry);
+        if let Some(record) = self.remove_if(key, |_, _| true) {
             self.sub_bytes(&record);
         }
+    }
+
+    /// Takes a record out of the map and the index if nobody is using it: `is_idle` says so under the locks of both. What
+    /// is in the index is in the map.
+    fn remove_if(
+        &self,
+        key: &RecordKey,
+        is_idle: impl FnOnce(&Arc<Record>, &mut Expiry) -> bool,
+    ) -> Option<Arc<Record>> {
+        let mut expiry = self.expiry.lock();
+        let removed = self.records.remove_if(key, |record| is_idle(record, &mut expiry));
+        if let Some(record) = &removed {
+            expiry.remove(record);
+        }
+        self.publish_due(&expiry);
+        removed
     }
 
     /// Lets go of a principal's record: one that holds nothing, and never did, goes with its last holder.
@@ -267,8 +279,7 @@ impl Memory {
         }
         let key = *record.key();
         drop(record);
-        let mut expiry = self.expiry.lock();
-        let removed = self.records.remove_if(&key, |record| {
+        self.remove_if(&key, |record, expiry| {
             let passing = record.read().is_never_used();
             // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
             if passing && Arc::strong_count(record) == 1 + usize::from(!record.place.is_none()) {
@@ -280,10 +291,6 @@ impl Memory {
             }
             false
         });
-        if let Some(record) = removed {
-            expiry.remove(&record);
-        }
-        self.publish_due(&expiry);
     }
 
     /// Counts a record that changed, or leaves its tombstone if it has ended, and does a bounded step of the work that is
@@ -296,7 +303,7 @@ impl Memory {
         if record.place.is_none() {
             let mut expiry = self.expiry.lock();
             // One that has ended meanwhile is in the map no more, or not for long.
-            if !record.has_ended() {
+            if record.end_of().is_none() {
                 expiry.add(Arc::clone(record), record.forget_after());
                 self.publish_due(&expiry);
             }
@@ -314,26 +321,28 @@ impl Memory {
     /// Puts a tombstone in the place of a record that has ended. Handles that hold the record keep it: nothing changes it
     /// any more.
     fn replace_with_tombstone(&self, record: &Arc<Record>, now: Millis) {
-        let mut expiry = self.expiry.lock();
-        let buried = self.records.remove_if(record.key(), |found| {
+        let buried = self.remove_if(record.key(), |found, _| {
             let end = if Arc::ptr_eq(found, record) { found.end_of() } else { None };
             end.map(|end| self.tombstones.insert(found.key(), end)).is_some()
         });
-        if buried.is_none() {
-            return;
+        if buried.is_some() {
+            self.cap_tombstones(now);
         }
-        expiry.remove(record);
-        self.publish_due(&expiry);
-        drop(expiry);
-        self.cap_tombstones(now);
     }
 
-    /// Drops tombstones above their cap. No lock is held here: the trace of the losses runs the application's code.
+    /// Drops tombstones above their cap, and traces the losses at most once a minute. No lock is held here: the trace runs
+    /// the application's code.
     fn cap_tombstones(&self, now: Millis) {
         let lost = self.tombstones.make_room();
         if lost > 0 {
             self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
-            self.lost.trace(lost, now);
+            if let Some(left_out) = self.lost.due(lost, now, MINUTE) {
+                tracing::error!(
+                    lost = lost.saturating_add(left_out),
+                    "ended sessions were forgotten for want of room: their cookies open again on this node; \
+                     give the memory tier more bytes"
+                );
+            }
         }
     }
 
@@ -385,12 +394,18 @@ impl Memory {
             && let Some(record) = expiry.take_due(now)
         {
             looked += 1;
-            match self.drop_if_over(record, now) {
-                // A principal's that was never settled was nobody's any more.
-                Ok(counted) => (expired, bytes) = (expired + u64::from(counted > 0), bytes + counted as usize),
+            let (used, until) = (record.used(), record.forget_after());
+            // What is over is brought back by nothing but another use: where there was none, it still is.
+            let idle = |record: &Arc<Record>| is_held_by(record, INTERNAL_REFS) && record.used() == used;
+            if until > now || self.records.remove_if(record.key(), idle).is_none() {
                 // One that is over and still held is looked at again in the next minute.
-                Err((record, until)) => expiry.add(record, until.max(now)),
+                expiry.add(record, until.max(now));
+                continue;
             }
+            let counted = std::mem::take(&mut record.write().counted);
+            bytes += counted as usize;
+            // A principal's that was never settled was nobody's any more.
+            expired += u64::from(counted > 0);
         }
         self.publish_due(&expiry);
         drop(expiry);
@@ -400,37 +415,12 @@ impl Memory {
         looked == steps
     }
 
-    /// Drops a record that the index has given up, if it is over and nobody is using it. Returns the bytes that were
-    /// counted for it, or else it and when it is over.
-    fn drop_if_over(&self, mut record: Arc<Record>, now: Millis) -> Result<u32, (Arc<Record>, Millis)> {
-        let (used, until) = (record.used(), record.forget_after());
-        // What is over is brought back by nothing but another use: where there was none, it still is.
-        let idle = |record: &Arc<Record>| is_held_by(record, INTERNAL_REFS) && record.used() == used;
-        if until > now || self.records.remove_if(record.key(), idle).is_none() {
-            return Err((record, until));
-        }
-        // The map has given up the other: it is ours alone, and no lock is needed.
-        Ok(Arc::get_mut(&mut record).map_or(0, Record::take_counted))
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.records.len() + self.tombstones.len()
     }
 
-    pub(crate) fn tombstones(&self) -> usize {
-        self.tombstones.len()
-    }
-
     pub(crate) fn bytes(&self) -> usize {
         self.bytes.load(Ordering::Relaxed) + self.tombstones.bytes()
-    }
-
-    pub(crate) fn hits(&self) -> u64 {
-        self.records.hits()
-    }
-
-    pub(crate) fn misses(&self) -> u64 {
-        self.records.misses()
     }
 }
 

@@ -181,10 +181,10 @@ impl Sessions {
         let count = |of: fn(&crate::memory::Memory) -> &AtomicU64| memory.map_or(0, |memory| read(of(memory)));
         Stats {
             records: memory.map_or(0, crate::memory::Memory::len),
-            tombstones: memory.map_or(0, crate::memory::Memory::tombstones),
+            tombstones: memory.map_or(0, |memory| memory.tombstones.len()),
             bytes: memory.map_or(0, crate::memory::Memory::bytes),
-            hits: memory.map_or(0, crate::memory::Memory::hits),
-            misses: memory.map_or(0, crate::memory::Memory::misses),
+            hits: memory.map_or(0, |memory| memory.records.hits()),
+            misses: memory.map_or(0, |memory| memory.records.misses()),
             expired: count(|memory| &memory.expired),
             evicted_clean: count(|memory| &memory.evicted_clean),
             evicted_dirty: count(|memory| &memory.evicted_dirty),

@@ -34,18 +34,12 @@ impl Memory {
             }
         });
         let Some((seen, record)) = worst else { return false };
-        let mut expiry = self.expiry.lock();
         // Held by us as well, so that it is the one of its key still, and in the index. A session that has ended since it
         // was looked at is no longer what it was chosen for.
-        let idle = |record: &Arc<Record>| is_held_by(record, INTERNAL_REFS + 1) && rank(record) == Some(seen);
-        if self.records.remove_if(record.key(), idle).is_none() {
-            // Somebody came to use it, which is as good a reason as any to look for another at the next call.
-            return true;
-        }
-        expiry.remove(&record);
-        self.publish_due(&expiry);
-        drop(expiry);
-        if self.sub_bytes(&record) == 0 {
+        let idle =
+            |record: &Arc<Record>, _: &mut _| is_held_by(record, INTERNAL_REFS + 1) && rank(record) == Some(seen);
+        // Where somebody came to use it, the next call looks for another.
+        if self.remove_if(record.key(), idle).is_none() || self.sub_bytes(&record) == 0 {
             return true;
         }
         let counter = match seen.0 {

@@ -11,7 +11,7 @@ use std::{
 
 use once_cell::race::OnceBox;
 
-use super::{index_slot::IndexSlot, store_sync::StoreSync};
+use super::expiry::IndexSlot;
 use crate::{
     error::CloseReason,
     id::{PrincipalTag, RecordKey, SessionId},
@@ -106,11 +106,6 @@ impl Record {
     /// The stamp of what browsers carry of it, without a lock.
     pub(crate) fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
-    }
-
-    /// The bytes counted for it, of which there are none from now on.
-    pub(super) fn take_counted(&mut self) -> u32 {
-        std::mem::take(&mut self.state.get_mut().counted)
     }
 
     pub(crate) fn used(&self) -> Millis {
@@ -255,31 +250,6 @@ impl Record {
         }
     }
 
-    /// The record's writes to a shared store.
-    pub(crate) fn sync(&self) -> &StoreSync {
-        &self.extras().sync
-    }
-
-    /// Marks a record that is made without asking the store, which may hold more of the owner: the next load asks.
-    pub(crate) fn never_loaded(self) -> Self {
-        drop(self.sync().begin());
-        self
-    }
-
-    /// The abandoned writes of a record that is [`never_loaded`](Self::never_loaded), where the record was missing when the
-    /// store was asked.
-    pub(crate) const NEVER_LOADED: usize = 1;
-
-    /// Whether the store has to be asked before memory can be relied on for the owner.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.extras.get().is_some_and(|extras| extras.sync.is_stale())
-    }
-
-    /// Bytes beside the record for whoever waits on it.
-    pub(super) fn extras_bytes(&self) -> usize {
-        self.extras.get().map_or(0, |_| size_of::<extras::RecordExtras>())
-    }
-
     /// Merges copies of this record's owner that carry their versions, unless the session is over. `filled` gets the
     /// declared values that changed.
     pub(crate) fn merge<'a>(
@@ -373,10 +343,6 @@ impl Record {
         let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
         state.end(End { reason, at: now, until, principal, successor: sequel });
         Ok(())
-    }
-
-    pub(crate) fn has_ended(&self) -> bool {
-        matches!(self.read().kind, Kind::Ended(_))
     }
 
     /// Returns how the record ended, if it has.

@@ -230,17 +230,17 @@ fn while_a_write_is_unanswered_or_abandoned_its_record_is_stale() {
         };
         let write: fn(&Shared) = |shared| {
             for _ in 0..2 {
-                let write = shared.record.sync().begin();
+                let write = shared.record.extras().sync.begin();
                 shared.store.fetch_add(1, Ordering::SeqCst);
                 drop(write);
             }
         };
         let load: fn(&Shared) = |shared| {
             if shared.record.is_stale() {
-                let abandoned = shared.record.sync().abandoned_writes();
+                let abandoned = shared.record.extras().sync.abandoned_writes();
                 let found = shared.store.load(Ordering::SeqCst);
                 shared.known.fetch_max(found, Ordering::SeqCst);
-                shared.record.sync().mark_read(abandoned);
+                shared.record.extras().sync.mark_read(abandoned);
             }
         };
         let look: fn(&Shared) = |shared| {

@@ -19,7 +19,7 @@ use crate::{
 /// It is ours since no map of the field gives what eviction needs without `unsafe`: a few records of a shard at a time,
 /// wherever they are. The tables are hashbrown's, as the standard library's are.
 #[derive(Debug)]
-pub(super) struct Shards {
+pub(crate) struct Shards {
     shards: Box<[Shard]>,
     /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
     hasher: RandomState,
@@ -121,11 +121,11 @@ impl Shards {
         self.shards.iter().map(|shard| shard.table.read().len()).sum()
     }
 
-    pub(super) fn hits(&self) -> u64 {
+    pub(crate) fn hits(&self) -> u64 {
         self.shards.iter().map(|shard| shard.hits.load(Ordering::Relaxed) as u64).sum()
     }
 
-    pub(super) fn misses(&self) -> u64 {
+    pub(crate) fn misses(&self) -> u64 {
         self.shards.iter().map(|shard| shard.misses.load(Ordering::Relaxed) as u64).sum()
     }
 }

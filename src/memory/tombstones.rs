@@ -88,7 +88,7 @@ const FLOOR: usize = 64;
 const SAMPLE: usize = 16;
 
 #[derive(Debug)]
-pub(super) struct Tombstones {
+pub(crate) struct Tombstones {
     shards: Box<[Shard]>,
     hasher: FastState,
     /// A keyed hasher, SipHash with a random key: nobody can look for a principal whose hash is another principal's.
@@ -322,7 +322,7 @@ impl Tombstones {
         assert_eq!(recent.queue.len(), self.recent_count.load(Ordering::Relaxed));
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 

@@ -6,7 +6,7 @@ use super::Node;
 use crate::{
     error::{CloseReason, WriteError},
     id::{RecordKey, SessionId},
-    memory::{EndedSession, IdTaken, Memory, SessionLookup, record::Record},
+    memory::{EndedSession, Memory, SessionLookup, record::Record},
     record::{
         change::IncomingValue,
         cookie_sync::CookieSync,
@@ -106,9 +106,7 @@ impl Node {
         let memory = self.memory.as_ref();
         let make = || Record::session(key, life, now);
         let record = match memory {
-            Some(memory) => {
-                memory.create(&key, now, make).map_err(|IdTaken| WriteError::closed(CloseReason::Renewed))?
-            }
+            Some(memory) => memory.create(&key, now, make).ok_or_else(|| WriteError::closed(CloseReason::Renewed))?,
             None => Arc::new(make()),
         };
         Ok((record, InsertGuard { memory, key }))

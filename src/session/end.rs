@@ -131,7 +131,7 @@ async fn end_session(
     while let Some(record) = session_to_end(shared, now) {
         let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
         if let Some(store) = shared.node.store() {
-            let pending = record.sync().begin();
+            let pending = record.extras().sync.begin();
             store.end(&record.id(), reason, None, until).await?;
             pending.confirmed();
         }

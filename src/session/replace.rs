@@ -82,7 +82,7 @@ pub(super) async fn replace_session(
     let replacement = Replacement { start, predecessor, followed };
     let _gate = match shared.node.store() {
         Some(store) => {
-            let gate = old.renew_gate_exclusive().await;
+            let gate = old.extras().renew_gate.write().await;
             // The copy comes first and the end last: a failure between the two leaves the old session whole.
             create_in_store(shared, store, old, &next, &replacement, now).await?;
             end_in_store(shared, store, old, &next, &replacement, now).await?;
@@ -196,7 +196,7 @@ async fn end_in_store(
     let until = old.read().absolute_deadline().unwrap_or(now);
     let next = next.id();
     let successor = replacement.followed.then_some(&next);
-    let pending = old.sync().begin();
+    let pending = old.extras().sync.begin();
     let ended = store.end(&old.id(), CloseReason::Renewed, successor, until).await?;
     pending.confirmed();
     match ended {

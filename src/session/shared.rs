@@ -295,13 +295,13 @@ impl SessionShared {
         self.node.subscribers.subscribe(wakers);
         // Under the binding's lock: a rebind unsubscribes from this record after this subscription.
         if let Binding::Live(bound) = &*self.binding.read() {
-            bound.subscribe(wakers);
+            bound.extras().subscribers.subscribe(wakers);
         }
         if let Some(signed) = self.principal(now) {
             self.hold_principal(&signed, now);
             // What is held now, by whomever: what is let go of is left under the same lock or after it.
             if let Some(held) = &*self.lazy().principal.lock() {
-                held.subscribe(wakers);
+                held.extras().subscribers.subscribe(wakers);
             }
         }
     }

@@ -139,7 +139,7 @@ async fn write_through(
     context: WriteContext<'_>,
 ) -> Result<Version, CommitFailure> {
     let WriteTarget { record, scope, .. } = target;
-    let _gate = record.renew_gate_shared().await;
+    let _gate = record.extras().renew_gate.read().await;
     record.check_budget(changes, context)?;
     // The write counts as use from its beginning: otherwise the session could expire, and be seen to, while the store works.
     record.touch(context.now);
@@ -150,7 +150,7 @@ async fn write_through(
     let removes = *scope == Scope::Principal && changes.iter().any(|change| change.json.is_none());
     // A removal stays for as long as a cookie could bring the value back.
     let tombstone = if removes { context.now.after(context.tombstones) } else { Millis::default() };
-    let pending = record.sync().begin();
+    let pending = record.extras().sync.begin();
     let committed = store.commit(owner, kind, changes, record.expires().max(tombstone)).await?;
     let applied = apply(shared, target, committed, changes, context);
     pending.confirmed();

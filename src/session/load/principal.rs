@@ -45,12 +45,12 @@ pub(in crate::session) async fn load_record(
     if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
         return Ok(known);
     }
-    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.sync().abandoned_writes());
+    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.extras().sync.abandoned_writes());
     let stored = store.read(principal.owner).await?.into_record();
     let record = shared.principal_record(principal, now);
     shared.node.merge_stored(&record, stored, Scope::Principal, now);
     // The very record that was found before the store was asked: another record of this owner counts its own writes.
-    known.as_ref().unwrap_or(&record).sync().mark_read(abandoned);
+    known.as_ref().unwrap_or(&record).extras().sync.mark_read(abandoned);
     // That the store has nothing is remembered too.
     shared.node.account(&record, now);
     Ok(Some(record))
