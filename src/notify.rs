@@ -6,26 +6,20 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
     ops::Bound::{Excluded, Unbounded},
-    sync::{Arc, PoisonError, Weak},
+    sync::{Arc, Weak},
     task::{Context, Poll, Wake, Waker},
 };
 
 use slab::Slab;
 
 use crate::sync::{
-    StdMutex as Mutex, StdMutexGuard as MutexGuard,
+    Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
 #[cfg(all(test, shuttle))]
 mod schedules;
-
-/// Takes a lock, poisoned or not: the guarded data are consistent at every step.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// The slot of one waiting future among the wakers of its handle.
 #[derive(Debug)]
@@ -57,7 +51,7 @@ impl Wake for TimerWaker {
     fn wake_by_ref(self: &Arc<Self>) {
         self.fired.store(true, Ordering::Release);
         // If the slot was freed and reused, the new watch gets one spurious wake-up.
-        let waker = lock(&self.wakers.0).get_mut(self.index).and_then(Slot::notify);
+        let waker = self.wakers.0.lock().get_mut(self.index).and_then(Slot::notify);
         waker.into_iter().for_each(Waker::wake);
     }
 }
@@ -79,15 +73,14 @@ impl Slot {
 
 impl WakerSlot {
     pub(crate) fn timer_waker(&self) -> Arc<TimerWaker> {
-        let (wakers, place) = (Arc::clone(&self.wakers), self.index);
-        Arc::new(TimerWaker { wakers, index: place, fired: AtomicBool::new(false) })
+        Arc::new(TimerWaker { wakers: Arc::clone(&self.wakers), index: self.index, fired: AtomicBool::new(false) })
     }
 
     /// Is ready once for all notifications since the last call. Poll before reading the record: a change in between then
     /// notifies again.
     #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut slots = lock(&self.wakers.0);
+        let mut slots = self.wakers.0.lock();
         let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
         if std::mem::take(&mut slot.notified) {
             return Poll::Ready(());
@@ -103,7 +96,7 @@ impl WakerSlot {
 
 impl Drop for WakerSlot {
     fn drop(&mut self) {
-        let taken = lock(&self.wakers.0).try_remove(self.index);
+        let taken = self.wakers.0.lock().try_remove(self.index);
         drop(taken); // outside of the lock, as above
     }
 }
@@ -114,7 +107,7 @@ pub(crate) struct HandleWakers(Mutex<Slab<Slot>>);
 
 impl HandleWakers {
     pub(crate) fn register(self: &Arc<Self>) -> WakerSlot {
-        let mut slots = lock(&self.0);
+        let mut slots = self.0.lock();
         // Most handles have one watch.
         if slots.capacity() == 0 {
             slots.reserve_exact(1);
@@ -130,13 +123,13 @@ impl HandleWakers {
     }
 
     fn notify_into(&self, woken: &mut Vec<Waker>) {
-        woken.extend(lock(&self.0).iter_mut().filter_map(|(_, slot)| slot.notify()));
+        woken.extend(self.0.lock().iter_mut().filter_map(|(_, slot)| slot.notify()));
     }
 }
 
 /// The handles that subscribe to one record, by address: the order lets a notification continue behind the last woken
 /// handle.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Subscribers(Mutex<BTreeMap<usize, Weak<HandleWakers>>>);
 
 /// How many are woken at a time: other threads run the first while the rest is still being looked for. (tokio's `Notify`
@@ -145,27 +138,25 @@ const BATCH: usize = 32;
 
 impl Subscribers {
     pub(crate) fn subscribe(&self, wakers: &Arc<HandleWakers>) {
-        lock(&self.0).insert(Arc::as_ptr(wakers).addr(), Arc::downgrade(wakers));
+        self.0.lock().insert(Arc::as_ptr(wakers).addr(), Arc::downgrade(wakers));
     }
 
     pub(crate) fn unsubscribe(&self, wakers: &Arc<HandleWakers>) {
-        lock(&self.0).remove(&Arc::as_ptr(wakers).addr());
+        self.0.lock().remove(&Arc::as_ptr(wakers).addr());
     }
 
     /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
     pub(crate) fn notify_all(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
         loop {
-            {
-                let handles = lock(&self.0);
-                for (address, wakers) in handles.range((Excluded(after), Unbounded)) {
-                    after = *address;
-                    if let Some(wakers) = wakers.upgrade() {
-                        wakers.notify_into(&mut woken);
-                    }
-                    if woken.len() >= BATCH {
-                        break;
-                    }
+            // Locked for as long as this goes on, and not while any is woken.
+            for (address, wakers) in self.0.lock().range((Excluded(after), Unbounded)) {
+                after = *address;
+                if let Some(wakers) = wakers.upgrade() {
+                    wakers.notify_into(&mut woken);
+                }
+                if woken.len() >= BATCH {
+                    break;
                 }
             }
             if woken.is_empty() {
@@ -175,14 +166,9 @@ impl Subscribers {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
-        lock(&self.0).len()
-    }
-}
-
-impl fmt::Debug for Subscribers {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscribers").field("waiting", &self.len()).finish()
+        self.0.lock().len()
     }
 }
 
@@ -265,7 +251,7 @@ mod tests {
         for _ in 0..1000 {
             drop((wakers.register(), wakers.register()));
         }
-        assert!(lock(&wakers.0).is_empty() && lock(&wakers.0).capacity() <= 16);
+        assert!(wakers.0.lock().is_empty() && wakers.0.lock().capacity() <= 16);
         subscribers.unsubscribe(&wakers);
         assert_eq!(subscribers.len(), 0);
     }

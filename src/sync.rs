@@ -5,29 +5,24 @@
 
 #[cfg(not(all(test, shuttle)))]
 mod real {
-    pub(crate) use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
-
-    /// Of parking_lot too, and of the standard library where a panic must not be the end of it.
-    pub(crate) type Mutex<T> = parking_lot::Mutex<T>;
-    pub(crate) use std::sync::{Mutex as StdMutex, MutexGuard as StdMutexGuard, atomic};
+    pub(crate) use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+    pub(crate) use std::sync::atomic;
 }
 
 #[cfg(all(test, shuttle))]
 mod scheduled {
-    pub(crate) use shuttle::sync::{
-        Mutex as StdMutex, MutexGuard as StdMutexGuard, RwLockReadGuard, RwLockWriteGuard, atomic,
-    };
+    pub(crate) use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard, atomic};
 
     /// As parking_lot has it.
     #[derive(Debug, Default)]
-    pub(crate) struct Mutex<T>(StdMutex<T>);
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
     impl<T> Mutex<T> {
         pub(crate) fn get_mut(&mut self) -> &mut T {
             self.0.get_mut().expect("no test panics under a lock")
         }
 
-        pub(crate) fn lock(&self) -> StdMutexGuard<'_, T> {
+        pub(crate) fn lock(&self) -> shuttle::sync::MutexGuard<'_, T> {
             self.0.lock().expect("no test panics under a lock")
         }
     }

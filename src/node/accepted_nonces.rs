@@ -2,11 +2,10 @@
 
 use std::{
     collections::{HashSet, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::{cookie::layout::NONCE_LEN, time::Millis};
+use crate::{cookie::layout::NONCE_LEN, sync::Mutex, time::Millis};
 
 /// A token's own life and the most that its node's clock may be ahead of ours.
 const KEPT: Duration = Duration::from_secs(120);
@@ -41,7 +40,7 @@ impl AcceptedNonces {
     ///
     /// Where the token was accepted before, or so many others were that it can't be noted.
     pub(crate) fn accept(&self, nonce: [u8; NONCE_LEN], now: Millis) -> Result<(), NotAccepted> {
-        let Nonces { known, order } = &mut *self.nonces();
+        let Nonces { known, order } = &mut *self.0.lock();
         while let Some((at, nonce)) = order.front()
             && at.after(KEPT) <= now
         {
@@ -61,11 +60,7 @@ impl AcceptedNonces {
 
     /// Whether a token was accepted lately.
     pub(crate) fn contains(&self, nonce: &[u8; NONCE_LEN]) -> bool {
-        self.nonces().known.contains(nonce)
-    }
-
-    fn nonces(&self) -> MutexGuard<'_, Nonces> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().known.contains(nonce)
     }
 }
 
