@@ -34,7 +34,7 @@ impl Throttle {
 }
 
 /// A throttle for each declared value: events of one value don't hide events of another.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct PerValue(Box<[Throttle]>);
 
 impl PerValue {

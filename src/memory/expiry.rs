@@ -30,12 +30,9 @@ impl Expiry {
 
     /// Adds a record, unless it is in already.
     pub(super) fn add(&mut self, record: Arc<Record>, deadline: Millis) {
-        if record.place.is_none() {
-            self.put(record, deadline);
+        if !record.place.is_none() {
+            return;
         }
-    }
-
-    fn put(&mut self, record: Arc<Record>, deadline: Millis) {
         // A deadline within a minute belongs to the next: when it comes, all in it are over.
         let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
         let bucket = self.minutes.entry(minute).or_default();

@@ -253,11 +253,11 @@ impl Tombstones {
         sample
     }
 
-    fn remove(&self, Tombstone { id, principal, until }: &Tombstone) -> bool {
-        let hash = self.hash(id);
+    fn remove(&self, tombstone: &Tombstone) -> bool {
+        let hash = self.hash(&tombstone.id);
         let mut tables = self.shard(hash).tables.write();
-        let table = usize::from(*principal != NOBODY);
-        let same = |it: &Tombstone| it.id == *id && it.until == *until;
+        let same = |it: &Tombstone| it.id == tombstone.id && it.until == tombstone.until;
+        let table = tombstone.table();
         let Ok(entry) = tables[table].find_entry(hash, same) else { return false };
         entry.remove();
         self.counts[table].fetch_sub(1, Ordering::Relaxed);

@@ -117,23 +117,18 @@ impl Node {
         let schema = &self.config.schema;
         // An entry of another program, if no build of this one can have declared it; no token that carried it could be read.
         let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
-        let values = ours.map(|entry| {
+        let values = ours.filter_map(|entry| {
             // The store's order counts, whatever clock it goes by: an update compares with its version.
             self.note_version(entry.version, now);
             let stored = StoredValue::new(entry.version, entry.json, self.time.written(entry.version, now));
             match schema.index_by_name(&entry.name) {
-                Some(index) => IncomingValue::Declared(ValueSlot::incoming(index, stored)),
-                None => IncomingValue::Undeclared(entry.name.into(), stored),
+                // A session's record may hold values of either scope, a principal's only its own.
+                Some(index) if scope == Scope::Principal && schema.get(index).scope == Scope::Session => None,
+                Some(index) => Some(IncomingValue::Declared(ValueSlot::incoming(index, stored))),
+                None => Some(IncomingValue::Undeclared(entry.name.into(), stored)),
             }
         });
-        // A session's record may hold values of either scope, a principal's only its own.
-        let fits = |value: &IncomingValue<'_>| match value {
-            IncomingValue::Declared(copy) => {
-                scope == Scope::Session || schema.get(copy.index).scope == Scope::Principal
-            }
-            IncomingValue::Undeclared(..) => true,
-        };
-        let values: Vec<_> = values.filter(fits).collect();
+        let values: Vec<_> = values.collect();
         record.merge(IncomingFrom::Store, values.into_iter(), self.write_context(scope, now), None);
     }
 

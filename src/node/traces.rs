@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The mistakes of each kind.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Traces {
     invalid_defaults: PerValue,
     skipped_copies: PerValue,
@@ -21,14 +21,7 @@ pub(crate) struct Traces {
 impl Traces {
     /// For so many declared values.
     pub(crate) fn new(values: usize) -> Self {
-        Self {
-            invalid_defaults: PerValue::new(values),
-            skipped_copies: PerValue::new(values),
-            cut_cookies: Throttle::default(),
-            unresolved: Throttle::default(),
-            undeclared: Throttle::default(),
-            dropped_cookie: AtomicBool::default(),
-        }
+        Self { invalid_defaults: PerValue::new(values), skipped_copies: PerValue::new(values), ..Self::default() }
     }
 
     /// A function of `DefaultTier::with` made a value that does not validate or encode.
