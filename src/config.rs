@@ -28,8 +28,6 @@ pub(crate) struct Config {
     pub(crate) lifetime: Lifetime,
     /// How long a principal's record is kept from its last use.
     pub(crate) principal_idle: Duration,
-    /// How far ahead of this node's clock the clock of a node that sealed a token may be.
-    pub(crate) max_skew: Duration,
     pub(crate) audience: Box<str>,
     pub(crate) identity: Identity,
     pub(crate) budget: Budget,

@@ -108,35 +108,26 @@ impl Node {
     pub(crate) fn write_context(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
         // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
         // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
-        let (budget, most, tombstones) = match scope {
-            Scope::Session => {
-                let idle = self.config.lifetime.idle.max(Duration::from_secs(86_400));
-                (self.config.budget.session, self.config.max_budget.session, idle)
-            }
-            Scope::Principal => {
-                (self.config.budget.principal, self.config.max_budget.principal, self.longest_absolute())
-            }
+        let Config { budget, max_budget, lifetime, .. } = &self.config;
+        let (budget, max_budget, tombstones) = match scope {
+            Scope::Session => (budget.session, max_budget.session, lifetime.idle.max(Duration::from_secs(86_400))),
+            Scope::Principal => (budget.principal, max_budget.principal, self.longest_absolute()),
         };
-        let skew = self.config.max_skew;
-        let tombstones = tombstones.saturating_add(skew);
         let reserved = match (scope, &self.config.identity) {
             (Scope::Session, Identity::Value { index, .. }) => Some((*index, self.config.budget.identity)),
             _ => None,
         };
-        let (schema, time, store_stamps) = (&self.config.schema, &self.time, self.store.is_some());
-        let (extent, share) = (WriteScope::Values, BudgetShare::Ordinary);
         WriteContext {
-            schema,
+            schema: &self.config.schema,
             now,
-            time,
-            scope: extent,
+            time: &self.time,
+            scope: WriteScope::Values,
             budget,
-            max_budget: most,
-            share,
+            max_budget,
+            share: BudgetShare::Ordinary,
             reserved,
-            store_stamps,
-            tombstones,
-            skew,
+            store_stamps: self.store.is_some(),
+            tombstones: tombstones.saturating_add(self.time.max_skew),
         }
     }
 

@@ -6,7 +6,6 @@
 //! Tokens, versions and stores hold times of the wall clock. Here, and nowhere else, the two are converted.
 
 use std::{
-    fmt,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -26,6 +25,7 @@ const STEP: u64 = 1000;
 /// Steps back that are remembered. Beyond, the oldest goes.
 const STEPS: usize = 16;
 
+#[derive(Debug)]
 pub(crate) struct NodeClock {
     pub(crate) clock: Arc<dyn Clock>,
     /// Node time at the beginning of the monotonic clock, in milliseconds. It only rises.
@@ -37,10 +37,12 @@ pub(crate) struct NodeClock {
     steps: Mutex<Vec<Step>>,
     /// The newest version that was given, or seen within the allowed skew.
     newest: AtomicU64,
-    max_skew: Duration,
+    /// How far ahead of this node's clock the clock of another node may be.
+    pub(crate) max_skew: Duration,
 }
 
 /// A step back of the wall clock.
+#[derive(Debug)]
 struct Step {
     /// What the wall clock showed before.
     before: Wall,
@@ -174,12 +176,6 @@ impl NodeClock {
     /// counts as of then.
     pub(crate) fn believed(&self, version: Version, sealed: Wall) -> Version {
         if version > self.bound_at(sealed) { Version::last_at(sealed) } else { version }
-    }
-}
-
-impl fmt::Debug for NodeClock {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeClock").field("clock", &self.clock).finish_non_exhaustive()
     }
 }
 

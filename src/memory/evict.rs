@@ -66,7 +66,7 @@ impl EvictionClass {
         let state = record.read();
         Some(match &state.kind {
             Kind::Ended(_) => return None,
-            Kind::Principal { not_before, .. } if *not_before > Default::default() => Self::Revocation,
+            Kind::Principal(principal) if principal.not_before > Default::default() => Self::Revocation,
             // What became of a write that nobody waited for isn't known, and so not what the store holds.
             _ if state.is_clean() && !record.is_stale() => Self::Clean,
             _ => Self::Dirty,

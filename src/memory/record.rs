@@ -20,7 +20,7 @@ use crate::{
         change::{IncomingValue, MergeResult, Mutation},
         cookie_sync::CookieSync,
         life::{End, Lifetime, SessionLife, Successor},
-        state::{Kind, State},
+        state::{Kind, PrincipalState, State},
         values::{StoredValue, ValueSlot},
         write_context::{CommitRejected, IncomingFrom, WriteContext},
     },
@@ -61,17 +61,7 @@ impl Record {
     }
 
     pub(crate) fn principal(key: RecordKey, idle: Duration, now: Millis) -> Self {
-        Self::new(
-            key,
-            Kind::Principal {
-                idle,
-                not_before: Version::ZERO,
-                revoked: Millis::default(),
-                unstored: false,
-                removals: Millis::default(),
-            },
-            now,
-        )
+        Self::new(key, Kind::Principal(PrincipalState { idle, ..PrincipalState::default() }), now)
     }
 
     fn new(key: RecordKey, kind: Kind, used: Millis) -> Self {
@@ -172,12 +162,7 @@ impl Record {
             Some(IncomingValue::Declared(ValueSlot::local(change.index, value)))
         });
         let version = {
-            let (mut state, _) = self.write_decided(stamped, terms.schema);
-            self.reset_if_idle(&mut state, terms.now);
-            if let Some(closed) = state.closed(self.used(), terms.now) {
-                return Err(CommitRejected::Closed(closed));
-            }
-            state.correct_future_versions(terms);
+            let (mut state, _) = self.write_decided(stamped, terms).map_err(CommitRejected::Closed)?;
             state.prune(terms);
             state.check_budget(changes, terms)?;
             let version = terms.time.fresh(terms.now, state.values.newest());
@@ -205,9 +190,7 @@ impl Record {
     pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &NodeClock, now: Millis) -> Result<(), CloseReason> {
         {
             let mut state = self.write();
-            if let Some(closed) = state.closed(self.used(), now) {
-                return Err(closed);
-            }
+            state.check_live(self.used(), now)?;
             let Kind::Session { life, .. } = &state.kind else { return Err(CloseReason::Expired) };
             let version = time.fresh(now, life.lifetime_version());
             let _ = state.change_lifetime(now, |life, before| {
@@ -223,7 +206,7 @@ impl Record {
     /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins
     /// another. To be called before anything counts as use of it, which would bring the old one back.
     pub(crate) fn reset_if_idle(&self, state: &mut State, now: Millis) {
-        if matches!(state.kind, Kind::Principal { .. }) && state.deadline(self.used()) <= now {
+        if matches!(state.kind, Kind::Principal(_)) && state.deadline(self.used()) <= now {
             state.clear_keeping_tombstones();
             self.touch(now);
         }
@@ -236,16 +219,16 @@ impl Record {
         if known <= time.bound(now) {
             return known;
         }
-        let Kind::Principal { not_before, revoked, .. } = &mut self.write().kind else { return known };
-        *not_before = (*not_before).min(Version::last_at(time.wall(*revoked)));
-        *not_before
+        let Kind::Principal(principal) = &mut self.write().kind else { return known };
+        principal.not_before = principal.not_before.min(Version::last_at(time.wall(principal.revoked)));
+        principal.not_before
     }
 
     /// Whether the changes would be taken, without making them.
     pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         let state = self.read();
         match state.closed(self.used(), terms.now) {
-            Some(closed) if !matches!(state.kind, Kind::Principal { .. }) => Err(CommitRejected::Closed(closed)),
+            Some(closed) if !matches!(state.kind, Kind::Principal(_)) => Err(CommitRejected::Closed(closed)),
             _ => state.check_budget(changes, terms),
         }
     }
@@ -260,12 +243,9 @@ impl Record {
         filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> MergeResult {
         let joined = {
-            let (mut state, readable) = self.write_decided(entries.clone(), terms.schema);
-            self.reset_if_idle(&mut state, terms.now);
-            if state.closed(self.used(), terms.now).is_some() {
-                return MergeResult { changed: false, same: false, revision: state.revision() };
-            }
-            state.correct_future_versions(terms);
+            let Ok((mut state, readable)) = self.write_decided(entries.clone(), terms) else {
+                return MergeResult { changed: false, same: false, revision: self.revision() };
+            };
             state.merge(from, decided(entries, &readable), terms, filled)
         };
         if joined.changed {
@@ -274,23 +254,34 @@ impl Record {
         joined
     }
 
-    /// Locks the state once it is known of the copies that meet there whether this build can read them, and returns that
-    /// of the incoming copies. The value types' code runs without the lock, and again for the copies that others bring
-    /// meanwhile. Most copies meet none, in an empty record.
+    /// Locks the state for changes once it is known of the copies that meet there whether this build can read them, and
+    /// returns that of the incoming copies. The value types' code runs without the lock, and again for the copies that
+    /// others bring meanwhile. Most copies meet none, in an empty record.
+    ///
+    /// Versions that a clock gave which was further ahead than the allowed skew are put right: they would win until that
+    /// time. Those of a store count as they are.
     fn write_decided<'a>(
         &self,
         entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
-        schema: &Schema,
-    ) -> (StateGuard<'_>, Vec<Option<bool>>) {
+        terms: WriteContext<'_>,
+    ) -> Result<(StateGuard<'_>, Vec<Option<bool>>), CloseReason> {
         let mut readable = Vec::new();
         loop {
-            let state = self.write();
-            let is_decided = |entry: IncomingValue<'_>| entry.is_decided(&state.values);
+            let mut state = self.write();
+            let is_decided = |entry| match entry {
+                IncomingValue::Declared(copy) => state.values.is_decided(&copy),
+                IncomingValue::Undeclared(..) => true,
+            };
             if state.values.is_empty() || decided(entries.clone(), &readable).all(is_decided) {
-                return (state, readable);
+                self.reset_if_idle(&mut state, terms.now);
+                state.check_live(self.used(), terms.now)?;
+                if !terms.store_stamps {
+                    state.values.correct_future_versions(terms.time, terms.now);
+                }
+                return Ok((state, readable));
             }
             drop(state);
-            readable = entries.clone().map(|entry| self.decide(&entry, schema)).collect();
+            readable = entries.clone().map(|entry| self.decide(&entry, terms.schema)).collect();
         }
     }
 
@@ -336,9 +327,7 @@ impl Record {
         succeed: impl FnOnce(&State) -> Result<Successor, CommitRejected>,
     ) -> Result<(), CommitRejected> {
         let mut state = self.write();
-        if let Some(closed) = state.closed(self.used(), now) {
-            return Err(CommitRejected::Closed(closed));
-        }
+        state.check_live(self.used(), now).map_err(CommitRejected::Closed)?;
         let sequel = succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
         state.end(End { reason, at: now, until, principal, successor: sequel });
@@ -349,16 +338,14 @@ impl Record {
     pub(crate) fn end_of(&self) -> Option<End> {
         match &self.read().kind {
             Kind::Ended(end) => Some(End::clone(end)),
-            Kind::Session { .. } | Kind::Principal { .. } => None,
+            Kind::Session { .. } | Kind::Principal(_) => None,
         }
     }
 
     pub(crate) fn read_live(&self, now: Millis) -> Result<RwLockReadGuard<'_, State>, CloseReason> {
         let state = self.read();
-        match state.closed(self.used(), now) {
-            None => Ok(state),
-            Some(closed) => Err(closed),
-        }
+        state.check_live(self.used(), now)?;
+        Ok(state)
     }
 }
 

@@ -59,22 +59,17 @@ impl Tier {
     }
 
     fn terms(&self, now: Millis) -> WriteContext<'_> {
-        let hour = Duration::from_secs(3600);
-        let (schema, time, extent) = (&self.schema, &self.time, WriteScope::Values);
-        let (budget, share) = (1 << 20, BudgetShare::Ordinary);
-        let (tombstones, skew) = (hour, hour);
         WriteContext {
-            schema,
+            schema: &self.schema,
             now,
-            time,
-            scope: extent,
-            budget,
-            max_budget: budget,
-            share,
+            time: &self.time,
+            scope: WriteScope::Values,
+            budget: 1 << 20,
+            max_budget: 1 << 20,
+            share: BudgetShare::Ordinary,
             reserved: None,
             store_stamps: false,
-            tombstones,
-            skew,
+            tombstones: Duration::from_secs(3600),
         }
     }
 

@@ -1,8 +1,8 @@
 //! Changes on their way into a record: an application's own, and copies that come from elsewhere.
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use super::values::{StoredValue, ValueSlot, Values};
+use super::values::{StoredValue, ValueSlot};
 use crate::{
     value::{Json, ValueIndex},
     version::Version,
@@ -22,13 +22,6 @@ impl IncomingValue<'_> {
             Self::Undeclared(_, value) => value,
         }
     }
-
-    pub(crate) fn is_decided(&self, values: &Values) -> bool {
-        match self {
-            Self::Declared(copy) => values.is_decided(copy),
-            Self::Undeclared(..) => true,
-        }
-    }
 }
 
 /// What came of taking over changes.
@@ -41,8 +34,8 @@ pub(crate) struct MergeResult {
     pub(crate) revision: u64,
 }
 
-/// A change of one value: a new value or a removal.
-#[derive(Clone)]
+/// A change of one value: a new value or a removal. `Debug` shows the size of the value alone.
+#[derive(Clone, Debug)]
 pub struct Mutation {
     pub(crate) index: ValueIndex,
     pub(crate) name: &'static str,
@@ -81,17 +74,5 @@ impl Mutation {
     /// [`Committed::Outdated`](crate::tier::Committed::Outdated).
     pub const fn replaces(&self) -> Option<Version> {
         self.replaces
-    }
-}
-
-/// The name and the versions; the value is the application's.
-impl fmt::Debug for Mutation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Mutation")
-            .field("name", &self.name)
-            .field("bytes", &self.json.as_ref().map(|json| json.len()))
-            .field("version", &self.version)
-            .field("replaces", &self.replaces)
-            .finish()
     }
 }

@@ -40,20 +40,23 @@ pub(crate) struct State {
 
 #[derive(Debug)]
 pub(crate) enum Kind {
-    Session {
-        life: SessionLife,
-        browser: CookieSync,
-    },
-    /// `revoked` is when `not_before` was set.
-    Principal {
-        idle: Duration,
-        not_before: Version,
-        revoked: Millis,
-        unstored: bool,
-        /// Until when the newest tombstone of a value must be remembered.
-        removals: Millis,
-    },
+    Session { life: SessionLife, browser: CookieSync },
+    Principal(PrincipalState),
     Ended(Box<End>),
+}
+
+/// What a principal's record holds beside the values.
+#[derive(Debug, Default)]
+pub(crate) struct PrincipalState {
+    pub(crate) idle: Duration,
+    /// Sessions of this principal whose id was minted up to then have ended.
+    pub(crate) not_before: Version,
+    /// When `not_before` was set.
+    pub(crate) revoked: Millis,
+    /// See [`State::mark_unstored`].
+    pub(crate) unstored: bool,
+    /// Until when the newest tombstone of a value must be remembered.
+    pub(crate) removals: Millis,
 }
 
 fn next_revision() -> u64 {
@@ -73,7 +76,7 @@ impl State {
             Kind::Session { browser, .. } => {
                 (browser.has_server_only, browser.has_unstored || self.values.has_untold())
             }
-            Kind::Principal { .. } | Kind::Ended(_) => (false, true),
+            Kind::Principal(_) | Kind::Ended(_) => (false, true),
         };
         let browser = CookieSync { has_server_only: uncarried, has_unstored: unstored, ..CookieSync::default() };
         // Counted on, as the values tell by the count which change brought them.
@@ -126,7 +129,7 @@ impl State {
                 let stored = !browser.has_unstored && life.lifetime_version() == Version::ZERO;
                 stored || browser.complete && !browser.has_server_only
             }
-            Kind::Principal { unstored, .. } => !unstored,
+            Kind::Principal(principal) => !principal.unstored,
             Kind::Ended(_) => false,
         }
     }
@@ -136,7 +139,7 @@ impl State {
     const fn mark_unstored(&mut self) {
         match &mut self.kind {
             Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
-            | Kind::Principal { unstored, .. } => *unstored = true,
+            | Kind::Principal(PrincipalState { unstored, .. }) => *unstored = true,
             Kind::Ended(_) => {}
         }
     }
@@ -149,10 +152,14 @@ impl State {
         }
     }
 
+    pub(crate) fn check_live(&self, used: Millis, now: Millis) -> Result<(), CloseReason> {
+        self.closed(used, now).map_or(Ok(()), Err)
+    }
+
     pub(crate) fn deadline(&self, used: Millis) -> Millis {
         match &self.kind {
             Kind::Session { life, .. } => life.deadline(used),
-            Kind::Principal { idle, .. } => used.after(*idle),
+            Kind::Principal(principal) => used.after(principal.idle),
             Kind::Ended(end) => end.until,
         }
     }
@@ -162,7 +169,7 @@ impl State {
     pub(crate) fn forget_after(&self, used: Millis) -> Millis {
         let longer = match &self.kind {
             Kind::Session { life, .. } => life.previous_deadline(),
-            Kind::Principal { removals, .. } => *removals,
+            Kind::Principal(principal) => principal.removals,
             Kind::Ended(_) => Millis::default(),
         };
         self.deadline(used).max(longer)
@@ -170,8 +177,8 @@ impl State {
 
     /// Notes that a value was removed.
     fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
-        if let Kind::Principal { removals, .. } = &mut self.kind {
-            *removals = (*removals).max(written.after(terms.tombstones));
+        if let Kind::Principal(principal) = &mut self.kind {
+            principal.removals = principal.removals.max(written.after(terms.tombstones));
         }
     }
 
@@ -214,8 +221,8 @@ impl State {
 
     /// Sessions of this principal whose id was minted up to then have ended.
     pub(crate) fn not_before(&self) -> Version {
-        match self.kind {
-            Kind::Principal { not_before, .. } => not_before,
+        match &self.kind {
+            Kind::Principal(principal) => principal.not_before,
             _ => Version::ZERO,
         }
     }
@@ -227,7 +234,8 @@ impl State {
 
     /// A principal's record that holds nothing: it is there only for who waits on it.
     pub(crate) fn is_empty(&self) -> bool {
-        matches!(self.kind, Kind::Principal { not_before: Version::ZERO, .. }) && self.values.is_empty()
+        matches!(&self.kind, Kind::Principal(principal) if principal.not_before == Version::ZERO)
+            && self.values.is_empty()
     }
 
     /// The same, and it never was settled: nothing is lost, and nothing counted, if it goes.
@@ -262,17 +270,10 @@ impl State {
         declared.chain(self.values.undeclared())
     }
 
-    /// Puts versions right that a clock gave which was further ahead than the allowed skew: they would win until that time.
-    pub(crate) fn correct_future_versions(&mut self, terms: WriteContext<'_>) {
-        if !terms.store_stamps {
-            self.values.correct_future_versions(terms.time, terms.now);
-        }
-    }
-
     pub(crate) fn prune(&mut self, terms: WriteContext<'_>) {
         let mut horizon = terms.now.before(terms.tombstones);
         if let Kind::Session { life, .. } = &self.kind {
-            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.skew)));
+            horizon = horizon.min(terms.now.before(life.idle().saturating_add(terms.time.max_skew)));
             if terms.now < life.previous_deadline() {
                 horizon = Millis::default();
             }
@@ -335,7 +336,9 @@ impl State {
             }
             let newest = match &entry {
                 IncomingValue::Declared(copy) => self.values.newest_copy(copy.index),
-                IncomingValue::Undeclared(name, _) => self.values.undeclared_copy(name),
+                IncomingValue::Undeclared(name, _) => {
+                    self.values.undeclared().find(|(other, _)| other == name).map(|(_, stored)| stored)
+                }
             };
             // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
             same &= newest.is_none_or(|newest| !entry.value().loses_to(newest));
@@ -368,7 +371,7 @@ impl State {
         let boxed = match &self.kind {
             Kind::Session { life, browser } => life.heap_bytes() + browser.heap_bytes(),
             Kind::Ended(_) => size_of::<End>(),
-            Kind::Principal { .. } => 0,
+            Kind::Principal(_) => 0,
         };
         self.values.heap_bytes() + boxed
     }

@@ -14,8 +14,8 @@ use crate::{
     version::Version,
 };
 
-/// One value as a tier has it: bytes, or the tombstone of a removal.
-#[derive(Clone, PartialEq, Eq)]
+/// One value as a tier has it: bytes, which `Debug` never shows, or the tombstone of a removal.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct StoredValue {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
@@ -43,16 +43,6 @@ impl StoredValue {
 
     pub(crate) fn expires(&self, max_age: Option<Duration>) -> Option<Millis> {
         max_age.map(|age| self.written.after(age))
-    }
-}
-
-/// Never the bytes.
-impl std::fmt::Debug for StoredValue {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("StoredValue")
-            .field("version", &self.version)
-            .field("bytes", &self.json.as_ref().map(|json| json.len()))
-            .finish_non_exhaustive()
     }
 }
 
@@ -202,10 +192,6 @@ impl Values {
         undeclared.iter().map(|(name, stored)| (&**name, stored))
     }
 
-    pub(crate) fn undeclared_copy(&self, name: &str) -> Option<&StoredValue> {
-        self.undeclared().find(|(other, _)| *other == name).map(|(_, stored)| stored)
-    }
-
     /// Whether there are copies that no store is told of: of undeclared names, and unread ones.
     pub(crate) fn has_untold(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| !rare.undeclared.is_empty() || !rare.unread.is_empty())
@@ -325,20 +311,21 @@ impl Values {
 
     /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
-        let newest = self.newest();
-        let is_needed = |stored: &StoredValue| stored.json.is_some() || stored.written >= tombstones;
-        self.retain_copies(|ValueSlot { index, value, .. }| {
-            is_needed(value) && !value.is_expired(schema.get(*index).max_age, now)
+        self.retain_copies(|index, value| {
+            let is_needed = value.json.is_some() || value.written >= tombstones;
+            is_needed && !index.is_some_and(|index| value.is_expired(schema.get(index).max_age, now))
         });
-        if let Some(rare) = &mut self.rare {
-            rare.undeclared.retain(|(_, stored)| is_needed(stored));
-        }
-        self.note_version(newest);
     }
 
-    /// Keeps the copies in the slots that pass, and else the unread copies beside them that pass. An unread copy stays with
-    /// the older copy in the slot in any case: without it, the next cookie would carry the older copy.
-    fn retain_copies(&mut self, keep: impl Fn(&ValueSlot) -> bool) {
+    /// Keeps the copies of undeclared names and in the slots that pass, and where one in a slot does not, the unread copy
+    /// beside it if that passes. An unread copy stays with the older copy in the slot in any case: without it, the next
+    /// cookie would carry the older copy. The newest version stays known.
+    fn retain_copies(&mut self, keep: impl Fn(Option<ValueIndex>, &StoredValue) -> bool) {
+        let newest = self.newest();
+        if let Some(rare) = &mut self.rare {
+            rare.undeclared.retain(|(_, stored)| keep(None, stored));
+        }
+        let keep = |slot: &ValueSlot| keep(Some(slot.index), &slot.value);
         let mut unread = self.rare.as_mut().map(|rare| &mut rare.unread);
         self.slots.retain(|slot| {
             if keep(slot) {
@@ -353,6 +340,7 @@ impl Values {
                 true
             })
         });
+        self.note_version(newest);
     }
 
     /// Gives copies whose versions are further ahead than the allowed skew the version of the time when they were written.
@@ -382,9 +370,8 @@ impl Values {
         let newest = self.newest();
         if let Some(rare) = &mut self.rare {
             rare.unread.retain(|copy| copy.value.json.is_none());
-            rare.undeclared.retain(|(_, stored)| stored.json.is_none());
         }
-        self.retain_copies(|slot| slot.value.json.is_none());
+        self.retain_copies(|_, stored| stored.json.is_none());
         self.note_version(newest);
     }
 

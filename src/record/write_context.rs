@@ -39,7 +39,6 @@ pub(crate) struct WriteContext<'a> {
     pub(crate) store_stamps: bool,
     /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
     pub(crate) tombstones: Duration,
-    pub(crate) skew: Duration,
 }
 
 impl WriteContext<'_> {

@@ -69,7 +69,7 @@ impl CurrentToken {
 pub(super) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
     let (time, head) = (&node.time, &payload.head);
     let wall = time.wall(now);
-    if head.issued > wall.after(node.config.max_skew) {
+    if head.issued > wall.after(node.time.max_skew) {
         node.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
         tracing::debug!("a token is further in the future than `max_skew` allows: compare the clocks of the nodes");
         return None;

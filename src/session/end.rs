@@ -225,10 +225,10 @@ pub(crate) fn revoke(shared: &SessionShared, signed: &ResolvedPrincipal) -> Vers
         // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
         let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
         time.note_version(version, now);
-        if let Kind::Principal { not_before, revoked, idle, .. } = &mut state.kind {
-            (*not_before, *revoked) = (version, now);
+        if let Kind::Principal(principal) = &mut state.kind {
+            (principal.not_before, principal.revoked) = (version, now);
             // Kept until the last cookie sealed before can no longer open.
-            *idle = (*idle).max(shared.node.longest_absolute());
+            principal.idle = principal.idle.max(shared.node.longest_absolute());
         }
         version
     };

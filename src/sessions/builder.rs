@@ -322,7 +322,6 @@ impl SessionsBuilder {
             resolution: self.resolution,
             lifetime,
             principal_idle: self.principal_idle,
-            max_skew: self.max_skew,
             audience: self.audience.into(),
             identity,
             reads: self.reads,

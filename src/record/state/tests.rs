@@ -38,20 +38,17 @@ fn schema() -> Schema {
 }
 
 fn terms(schema: &Schema, now: u64) -> WriteContext<'_> {
-    let [tombstones, skew] = [DAY + HOUR, HOUR].map(Duration::from_millis);
-    let (time, extent) = (&*TIME, WriteScope::Values);
     WriteContext {
         schema,
         now: Millis(NOW.0 + now),
-        time,
-        scope: extent,
+        time: &TIME,
+        scope: WriteScope::Values,
         budget: 1 << 20,
         max_budget: 1 << 20,
         share: BudgetShare::Ordinary,
         reserved: None,
         store_stamps: false,
-        tombstones,
-        skew,
+        tombstones: Duration::from_millis(DAY + HOUR),
     }
 }
 
