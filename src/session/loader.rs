@@ -8,7 +8,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker, ready},
+    task::{Context, Poll, Waker},
 };
 
 use http::Extensions;
@@ -26,17 +26,17 @@ use crate::{
     node::Node, sync::Mutex, tier::outside::WaitPolicy,
 };
 
-/// A request's session, or what it is to be found by: nothing of that is looked up before somebody asks.
+/// The session of a request, or the head by which the session is found. Nothing is looked up before a handler asks.
 ///
-/// It is one allocation for all who are concerned: the request's extensions, its response's future, and the handles, which
-/// may outlive both by days. So it keeps nothing that only the first load needs.
+/// The request's extensions, its response's future and its handles share a single allocation. Handles may outlive the
+/// request by days, so a loader keeps nothing that only the first load needs.
 #[derive(Default)]
 pub(crate) struct Loader {
-    /// Goes once the session is there.
+    /// Taken by the load that succeeds.
     arrival: Mutex<Option<Arrival>>,
     shared: OnceLock<SessionShared>,
-    /// The request's Cookie fields from the load on, for an inner layer of the same sessions. They go with the response head,
-    /// since they keep alive the buffer that the server read the request into.
+    /// The request's Cookie fields from the load on, for an inner layer of the same sessions. The response head drops the
+    /// fields, since they keep alive the buffer that the server read the request into.
     cookies: Mutex<Option<Fields>>,
     /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
     /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
@@ -49,52 +49,58 @@ pub(crate) struct Loader {
 /// The mark that the response head has left.
 const HEAD_SENT: usize = 1 << (usize::BITS - 1);
 
-/// The mark that a load had to wait. Such a load may fail, or be given up, and its handler answers without a session.
+/// The mark that a load had to wait. Such a load may fail, or be dropped, and its handler answers without a session.
 const WAITED: usize = 1 << (usize::BITS - 2);
 
-/// What a handle holds of its session.
+/// A handle's share of a loader, counted in [`Loader::handles`].
 pub(crate) struct HandleGuard(Arc<Loader>);
 
-/// A session that is being loaded. Handlers hold it over an await, so it is small: what there is to do takes kilobytes of
-/// state, which stands on the stack for as long as one poll where nothing has to be waited for, and on the heap else.
+/// The load of a session. Handlers hold the future over an await, so the future is small: a load takes kilobytes of state,
+/// which stand on the stack for a single poll where nothing has to be waited for, and on the heap otherwise.
 ///
 /// # Cancel safety
 ///
-/// Dropped, it leaves nothing behind; the next one begins anew.
+/// A dropped future leaves nothing behind, and the next load begins anew.
 pub(crate) struct LoadFuture {
-    /// Handed on to the session in the end: it is counted often enough without.
+    /// Moves into the session at the end, which saves a change of the count.
     loader: Option<Arc<Loader>>,
-    waiting: Option<PendingLoad>,
+    waiting: Option<WaitingLoad>,
     patience: WaitPolicy,
 }
 
-struct PendingLoad {
-    /// Counted as a handle: the session that comes of it may be read while the body goes out.
-    _hold: HandleGuard,
-    load: Pin<Box<dyn Future<Output = Result<(), MissingSession>> + Send>>,
-}
+type WaitingLoad = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> + Send>>;
 
 impl Future for LoadFuture {
     type Output = Result<Session, MissingSession>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.get_mut();
-        let Some(loader) = this.loader.take() else { return Poll::Pending };
-        match loader.poll_loaded(&mut this.waiting, this.patience, cx) {
-            Poll::Ready(loaded) => Poll::Ready(loaded.map(|()| Session::new(loader))),
-            Poll::Pending => {
-                this.loader = Some(loader);
-                Poll::Pending
+        let Self { loader: place, waiting, patience } = self.get_mut();
+        if let Some(waiting) = waiting {
+            return waiting.as_mut().poll(cx);
+        }
+        let Some(loader) = place.take() else { return Poll::Pending };
+        if loader.loaded().is_none() {
+            match loader.begin() {
+                Attempt::Loaded => {}
+                Attempt::AtOnce(head, known) => match pin!(load::run(head, known, Vec::new())).poll(cx) {
+                    Poll::Ready(loaded) => loader.keep(loaded?),
+                    Poll::Pending => {
+                        *place = Some(loader);
+                        return Poll::Pending;
+                    }
+                },
+                Attempt::Waiting(head) => return waiting.insert(loader.wait(head, *patience)).as_mut().poll(cx),
             }
         }
+        Poll::Ready(Ok(Session::new(loader)))
     }
 }
 
-/// The key of the extensions under which the innermost layer's loader is.
+/// The entry in a request's extensions: the loader of the innermost layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LoaderHandle {
     pub(crate) loader: Arc<Loader>,
-    /// The layer around ours: here, where a handle that outlives the request doesn't hold it.
+    /// The entry of the next outer layer. A handle that outlives the request doesn't hold that layer's loader.
     pub(crate) outer: Option<Box<Self>>,
 }
 
@@ -117,7 +123,7 @@ enum Attempt {
 }
 
 impl LoaderHandle {
-    /// The loader that a layer of the same chain has put there for the same request: with the same Cookie fields, and with
+    /// Returns the loader that a layer of the same node has left for the same request: with the same Cookie fields, and with
     /// the response head still to come.
     pub(crate) fn same_request(&self, node: &Arc<Node>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
         let mut loading = self;
@@ -159,10 +165,10 @@ impl Drop for HandleGuard {
 
 impl Loader {
     pub(crate) fn new(arrival: Arrival) -> Arc<Self> {
-        // What is given to `Arc::new` is made on the stack and then copied, with all the room for what is loaded once: 400
-        // bytes for each request that never asks. A default is made where it stays.
+        // `Arc::new` would copy its argument from the stack, with the empty room for the session: 400 bytes for each request
+        // whose handler never asks. A default is made in place.
         let mut loader = Arc::<Self>::default();
-        let place = Arc::get_mut(&mut loader).expect("nobody else has it yet");
+        let place = Arc::get_mut(&mut loader).expect("no clone exists yet");
         *place.arrival.get_mut() = Some(arrival);
         loader
     }
@@ -172,7 +178,7 @@ impl Loader {
         Arc::new(Self { shared: shared.into(), ..Self::default() })
     }
 
-    /// The loader of a chain, among those of nested layers.
+    /// Returns the loader of a node, among the loaders of nested layers.
     pub(crate) fn of(extensions: &Extensions, node: &Arc<Node>) -> Option<Arc<Self>> {
         let mut loading = extensions.get::<LoaderHandle>();
         while let Some(LoaderHandle { loader, outer, .. }) = loading {
@@ -195,12 +201,12 @@ impl Loader {
         self.with_node(|own| Arc::ptr_eq(own, node)).unwrap_or(false)
     }
 
-    /// The word to caches on a response whose request read the session.
+    /// Returns what a response tells caches if its request read the session.
     pub(crate) fn reads(&self) -> Reads {
         self.with_node(|node| node.config.reads).unwrap_or(Reads::Private)
     }
 
-    /// The session's state, if it was loaded.
+    /// Returns the session's state once it is loaded.
     pub(crate) fn loaded(&self) -> Option<&SessionShared> {
         self.shared.get()
     }
@@ -246,8 +252,8 @@ impl Loader {
         if known == principal { Ok(()) } else { Err(principal) }
     }
 
-    /// Loads the session of an inner layer where the session of the layer around was touched: the head is sealed for the
-    /// innermost principal.
+    /// Loads the session of an inner layer if a handler has touched the session of the layer `around`: the cookie is sealed
+    /// for the innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
         if around.loaded().is_some_and(|shared| shared.flags.touched.is_set())
             && let Some(session) = Arc::clone(self).load_now()
@@ -256,21 +262,21 @@ impl Loader {
         }
     }
 
-    /// Leaves the head to the loader of an inner layer, as far as both stand for the same session.
+    /// Leaves the response head to the loader of an inner layer, if both have the same session.
     pub(crate) fn leave_head_to(&self, within: &Self) {
         if let (Some(shared), Some(within)) = (self.loaded(), within.loaded()) {
             leave_head_to(shared, within);
         }
     }
 
-    /// Marks that the response head leaves: a session that is loaded from now on can't set a cookie. Returns whether a
-    /// handle or a load under way is alive, which may be read while the body goes out.
+    /// Marks that the response head leaves: a session that is loaded later can't set a cookie. Returns whether a handle or a
+    /// load under way is alive, through which the session may be read while the body goes out.
     pub(crate) fn note_head_sent(&self) -> bool {
         drop(self.cookies.lock().take());
         self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
     }
 
-    /// Whether a handler asked for the session and got none.
+    /// Whether a handler asked for the session and has none.
     pub(crate) fn is_missed(&self) -> bool {
         self.loaded().is_none() && self.handles.load(Ordering::Acquire) & WAITED != 0
     }
@@ -280,7 +286,7 @@ impl Loader {
         LoadFuture { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
     }
 
-    /// What [`load`](Self::load) gives without waiting for anything.
+    /// Returns what [`load`](Self::load) gives without waiting.
     pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
         match pin!(LoadFuture { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
@@ -289,31 +295,16 @@ impl Loader {
         }
     }
 
-    fn poll_loaded(
-        self: &Arc<Self>,
-        waiting: &mut Option<PendingLoad>,
-        patience: WaitPolicy,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), MissingSession>> {
-        if waiting.is_none() && self.loaded().is_none() {
-            match self.begin() {
-                Attempt::Loaded => {}
-                Attempt::AtOnce(head, known) => {
-                    let shared = ready!(pin!(load::run(head, known, Vec::new())).poll(cx))?;
-                    self.keep(shared);
-                }
-                Attempt::Waiting(head) => {
-                    self.handles.fetch_or(WAITED, Ordering::Release);
-                    let (hold, loader) = (HandleGuard::new(Arc::clone(self)), Arc::clone(self));
-                    let load = Box::pin(async move {
-                        loader.keep(load::run_waiting(head, patience).await?);
-                        Ok(())
-                    });
-                    *waiting = Some(PendingLoad { _hold: hold, load });
-                }
-            }
-        }
-        waiting.as_mut().map_or(Poll::Ready(Ok(())), |waiting| waiting.load.as_mut().poll(cx))
+    /// Loads the session of a chain that may have to wait.
+    fn wait(self: Arc<Self>, head: RequestHead, patience: WaitPolicy) -> WaitingLoad {
+        self.handles.fetch_or(WAITED, Ordering::Release);
+        // Counted as a handle: the body may go out while a reader waits for the session.
+        let guard = HandleGuard::new(self);
+        Box::pin(async move {
+            guard.0.keep(load::run_waiting(head, patience).await?);
+            // A handle of its own, made after the load: a head that has left marks the session then.
+            Ok(Session::new(Arc::clone(&guard.0)))
+        })
     }
 
     fn begin(&self) -> Attempt {
