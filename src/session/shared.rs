@@ -1,4 +1,4 @@
-//! What a handle and its clones share: which session they are bound to, and who is signed in.
+//! The state that a handle and its clones share: the bound session, and the signed-in user.
 
 use std::sync::{
     Arc, OnceLock,
@@ -30,9 +30,9 @@ pub(super) use self::lazy::{IssuedOrder, OwnEnd};
 pub(crate) struct SessionShared {
     pub(crate) node: Arc<Node>,
     pub(super) binding: RwLock<Binding>,
-    /// The principal, if the head said who it is, or the job; else a value of the session may say it.
+    /// The principal that the request's head or the job names. Otherwise the session's identity value may name one.
     pub(super) head_principal: Option<Arc<ResolvedPrincipal>>,
-    /// The count of `end_all_sessions` up to which the principal was looked at.
+    /// The node's count of revocations at the last check of the principal.
     pub(super) revocations: AtomicU64,
     pub(super) computed: Box<[ComputedAnswer]>,
     pub(super) request_token: RequestToken,
@@ -40,66 +40,70 @@ pub(crate) struct SessionShared {
     pub(super) lazy: OnceLock<Box<LazyState>>,
 }
 
-/// Which session a handle stands for.
+/// The session that a handle stands for.
 #[derive(Clone, Debug)]
 pub(crate) enum Binding {
-    /// None yet: a write makes one.
+    /// The request has no session yet, and a write begins one.
     Anonymous,
     Live(Arc<Record>),
-    /// The request brought an id that has just ended: none, and a plain write may not make one.
+    /// The request's id ended within the last minute. The request has no session, and a plain write may not begin one.
     Fenced(CloseReason),
-    /// Another site caused the request, which brought no session, and gets none.
+    /// Another site caused the request, which has no session and gets none.
     CrossSite(CrossSite),
-    /// A job's: a principal's record alone.
+    /// The handle of a job, for the values of one principal alone.
     PrincipalOnly,
 }
 
-/// What a change of a value changes: whose record it comes from, and its version there. Computed answers have none.
+/// The record that a value comes from, and the value's version there. Each change of the value changes the pair.
+/// Computed answers have no revision.
 pub(crate) type ValueRevision = Option<(RecordKey, Version)>;
 
-/// What the request's cookie held.
+/// The request's token, and its content.
 #[derive(Debug, Default)]
 pub(super) struct RequestToken {
-    /// The session whose token it was.
+    /// The session that the token names.
     pub(super) key: Option<RecordKey>,
-    /// Set if it held all that there was.
+    /// The state that the token holds, if the token held all that the browser is to carry.
     pub(super) cookie: Option<CookieSnapshot>,
-    /// The record of its user, if values of that were in it and it was not opened: what isn't here any more when the head
-    /// leaves, the next cookie would lack.
+    /// The user's record, if memory knew the token and the token holds values of the user. Held until the response head
+    /// leaves, since the next cookie would lack the values of an evicted record.
     pub(super) principal: Option<Arc<Record>>,
-    /// The tokens that came, unless that was a single one, of the session above.
+    /// The tokens that the request brought. `None` without a token, and for a single token that memory knew: see `key`.
     pub(super) cookie_tokens: Option<Box<CookieTokens>>,
-    /// What the cookie answered for, with the version.
+    /// The values that the records took from the cookie, with their versions.
     pub(super) from_cookie: Box<[(ValueIndex, Version)]>,
 }
 
 impl RequestToken {
-    /// The tokens that the request brought. Of an upgrade that another site caused none was looked at.
+    /// Returns the tokens that the request brought. An upgrade that another site caused counts as a request without
+    /// tokens.
     pub(super) fn cookie_tokens(&self) -> CookieTokens {
         let only = || self.key.map(|key| SessionId::from_bytes(key.0)).into_iter().collect();
         let single = || CookieTokens { ids: only(), unread: false, opened: self.opened() };
         self.cookie_tokens.as_deref().cloned().unwrap_or_else(single)
     }
 
-    /// How many tokens of ours opened.
+    /// Returns the number of tokens that opened.
     pub(super) fn opened(&self) -> usize {
-        self.cookie_tokens.as_ref().map_or_else(|| usize::from(self.key.is_some()), |came| came.opened)
+        self.cookie_tokens.as_ref().map_or_else(|| usize::from(self.key.is_some()), |tokens| tokens.opened)
     }
 }
 
 /// The tokens that a request brought under our cookie's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CookieTokens {
-    /// The sessions of genuine tokens whose absolute deadline has not come, each once, whatever the seal's idle deadline.
+    /// The sessions of genuine tokens before their absolute deadline, without duplicates. The idle deadline of the seal
+    /// does not count.
     pub(super) ids: Vec<SessionId>,
-    /// Whether any value did not open, or was not tried: more values than four, more bytes or pairs than are read.
+    /// Whether any value did not open or was not tried: the request has more than four values, or more bytes or pairs
+    /// than the scan reads.
     pub(super) unread: bool,
-    /// How many tokens opened, whatever their deadlines.
+    /// The number of tokens that opened, whatever their deadlines.
     opened: usize,
 }
 
 impl CookieTokens {
-    /// Values of which nothing is known.
+    /// The tokens of a request whose Cookie fields are too long for the scan.
     pub(super) fn unread() -> Self {
         Self { unread: true, ..Self::default() }
     }
@@ -108,7 +112,7 @@ impl CookieTokens {
         self.ids.is_empty() && !self.unread
     }
 
-    /// Notes a token that opened. `lives` says whether its absolute deadline has yet to come.
+    /// Notes a token that opened. `lives` is false if the token's absolute deadline has come.
     pub(super) fn add(&mut self, id: SessionId, lives: bool) {
         self.opened += 1;
         if lives && !self.ids.contains(&id) {
@@ -118,7 +122,7 @@ impl CookieTokens {
 }
 
 impl SessionShared {
-    /// The state of a handle, to be completed before it is shared.
+    /// Creates the state of a handle. The load completes the state before any handle shares it.
     pub(super) fn new(node: Arc<Node>, binding: Binding, request_token: RequestToken, upgrade: bool) -> Self {
         Self {
             binding: RwLock::new(binding),
@@ -132,12 +136,12 @@ impl SessionShared {
         }
     }
 
-    /// Binds a handle that is not shared yet.
+    /// Binds the state before any handle shares it.
     pub(super) fn bind(&mut self, binding: Binding) {
         *self.binding.get_mut() = binding;
     }
 
-    /// How many sessions this handle has ended. A watch that began before the last end is over.
+    /// Returns the number of sessions that this handle has ended. A watch that began before the last end is over.
     pub(crate) fn own_ends(&self) -> u32 {
         self.flags.own_ends.load(Ordering::Acquire)
     }
@@ -146,13 +150,14 @@ impl SessionShared {
         self.binding.read().clone()
     }
 
-    /// Binds the handle to another session. Its watches go along.
+    /// Binds the handle to another session. The handle's watches follow.
     pub(super) fn rebind(&self, bound: Arc<Record>) {
         let Ok(()) = self.rebind_if(bound, || Ok::<_, std::convert::Infallible>(()));
     }
 
-    /// Binds the handle to another session if `turn` has ended the one before, in one step: clones look at the binding
-    /// first and then at its record, and are not to take the turn that they go along with for an end.
+    /// Runs `turn`, which ends the bound session, and binds the handle to another session if `turn` succeeds. Both
+    /// happen under the binding's write lock: a clone reads the binding first and then its record, and must not take
+    /// its own renewal for an end.
     pub(super) fn rebind_if<E>(&self, bound: Arc<Record>, turn: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         let before = {
             let mut binding = self.binding.write();
@@ -169,7 +174,11 @@ impl SessionShared {
         Ok(())
     }
 
-    /// The session if it lives; else why not, if it ever did.
+    /// Returns the record of the live session.
+    ///
+    /// # Errors
+    ///
+    /// The reason why the session is over or refused; `None` if the handle has had no session.
     pub(crate) fn live(&self, now: Millis) -> Result<Arc<Record>, Option<CloseReason>> {
         let record = loop {
             let record = match self.binding() {
@@ -180,7 +189,7 @@ impl SessionShared {
             };
             match record.closed(now) {
                 None => break record,
-                // A clone has renewed it between the two looks, and this handle went along.
+                // A clone renewed the session after the binding was read, and has bound this handle to the new session.
                 Some(CloseReason::Renewed) if self.bound_key() != Some(*record.key()) => {}
                 Some(closed) => return Err(Some(closed)),
             }
@@ -189,29 +198,34 @@ impl SessionShared {
         Ok(record)
     }
 
-    /// Why the handle can't be used any more; `None` if it can, be it for the principal's values alone.
+    /// Returns the reason why the handle can no longer be used; `None` if the handle can be used, even for the
+    /// principal's values alone.
     pub(crate) fn close_reason(&self, now: Millis) -> Option<CloseReason> {
         self.live(now).err().flatten().filter(|_| !self.is_principal_only())
     }
 
-    /// Whether another site caused the request, which has no session and gets none.
+    /// Whether the request has no session and gets none, since another site caused the request.
     pub(super) fn is_cross_site(&self) -> bool {
         matches!(self.binding(), Binding::CrossSite(_))
     }
 
-    /// Whether the request has no session and gets none, and has a principal all the same.
+    /// Whether the request has a principal, but no session and gets none.
     pub(super) fn is_principal_only(&self) -> bool {
         self.head_principal.is_some() && matches!(self.binding(), Binding::CrossSite(CrossSite::Listed))
     }
 
     /// # Errors
     ///
-    /// `Closed` if the handle can't be used any more.
+    /// `Closed` if the handle can no longer be used.
     pub(crate) fn check_open(&self) -> Result<(), WriteError> {
         self.close_reason(self.node.now()).map_or(Ok(()), |reason| Err(WriteError::closed(reason)))
     }
 
-    /// Ends the session if all of its principal's were ended after its id was minted.
+    /// Ends the session if all sessions of its principal were ended after the session's id was minted.
+    ///
+    /// # Errors
+    ///
+    /// `Revoked` if the session is over by that.
     pub(super) fn check_revoked(&self, bound: &Arc<Record>, now: Millis) -> Result<(), CloseReason> {
         let revocations = self.node.revocations.load(Ordering::Acquire);
         if self.revocations.load(Ordering::Relaxed) == revocations {
@@ -224,10 +238,10 @@ impl SessionShared {
             let birth = bound.read().birth(&self.node.time, now);
             if birth.is_some_and(|birth| birth <= not_before) {
                 if let Some(renewer) = self.node.exempt_renewals.renewer(bound.key()) {
-                    // The renewal decides. Until then the session is the renewing handle's alone.
+                    // The renewal under way decides. Until then the session is open to the renewing handle alone.
                     return if renewer == self.handle_id() { Ok(()) } else { Err(CloseReason::Revoked) };
                 }
-                // Another handle may have been faster; either way it is over.
+                // An error means that another handle has ended the session already.
                 let _ = self.end(bound, CloseReason::Revoked, now);
                 return Err(CloseReason::Revoked);
             }
@@ -236,33 +250,38 @@ impl SessionShared {
         Ok(())
     }
 
-    /// The same for all clones of a handle, and another for all other handles.
+    /// Returns an id that the clones of a handle share, and no other handle has.
     pub(super) fn handle_id(&self) -> HandleId {
         std::ptr::from_ref(self).addr()
     }
 
-    /// Ends a record, unless it is over already, and counts what it no longer takes.
+    /// Ends a session's record, and updates the byte count of memory.
+    ///
+    /// # Errors
+    ///
+    /// The reason of an earlier end, if the record has ended already.
     pub(super) fn end(&self, record: &Arc<Record>, reason: CloseReason, now: Millis) -> Result<(), CloseReason> {
         self.end_as(record, reason, Successor::None, now)
     }
 
-    /// The same, with what comes after.
+    /// Ends a session's record as [`end`](Self::end) does, and names the successor in the tombstone.
     pub(super) fn end_as(
         &self,
         record: &Arc<Record>,
         reason: CloseReason,
-        sequel: Successor,
+        successor: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
         let signed = self.principal_for(record, now);
-        let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), sequel, now);
+        let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), successor, now);
         self.node.account(record, now);
         ended
     }
 
-    /// Looks at the handle's own session in place, where nothing else has a say in a value of this scope: the session is
-    /// not a fenced or refused one, no principal's sessions were ended since the last look, and a value of principal scope
-    /// is the browser's while nobody is signed in, which nobody can do through this handle while its binding is locked.
+    /// Runs `look` on the record of the handle's session, if the binding alone decides about values of this scope: the
+    /// session is neither fenced nor refused, and no principal's sessions were ended since the last check. For values
+    /// of principal scope no user may be signed in: then the session owns the values. The lock on the binding keeps
+    /// this handle from a sign-in meanwhile.
     pub(super) fn with_session_record<T>(&self, scope: Scope, look: impl FnOnce(&Arc<Record>) -> T) -> Option<T> {
         let settled = self.revocations.load(Ordering::Relaxed) == self.node.revocations.load(Ordering::Acquire);
         if !settled {
@@ -281,10 +300,11 @@ impl SessionShared {
         }
     }
 
-    /// Registers a watch: the slot is notified of every change that this handle can see.
+    /// Registers a watch. The slot is notified of every change that this handle can see.
     pub(crate) fn subscribe(&self) -> WakerSlot {
         let wakers = self.lazy().wakers.get_or_init(Arc::default);
-        // The slot is registered before the handle subscribes, and both before the watch reads: no change is missed.
+        // The slot is registered before the handle subscribes, and both before the watch reads: the watch misses no
+        // change.
         let slot = wakers.register();
         self.subscribe_to_records(wakers);
         slot
@@ -293,20 +313,22 @@ impl SessionShared {
     fn subscribe_to_records(&self, wakers: &Arc<HandleWakers>) {
         let now = self.node.now();
         self.node.subscribers.subscribe(wakers);
-        // Under the binding's lock: a rebind unsubscribes from this record after this subscription.
+        // The read lock on the binding orders this subscription before the `unsubscribe` of a rebind.
         if let Binding::Live(bound) = &*self.binding.read() {
             bound.extras().subscribers.subscribe(wakers);
         }
         if let Some(signed) = self.principal(now) {
             self.hold_principal(&signed, now);
-            // What is held now, by whomever: what is let go of is left under the same lock or after it.
+            // Subscribes to the record that is held now, since a clone may have replaced the record of the line above.
+            // A record leaves the slot under this lock, and is unsubscribed from afterwards: no subscription stays
+            // behind.
             if let Some(held) = &*self.lazy().principal.lock() {
                 held.extras().subscribers.subscribe(wakers);
             }
         }
     }
 
-    /// Whose record a value of a scope is in now, if there is one.
+    /// Returns the record that holds the values of a scope now, if there is one.
     pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<Arc<Record>> {
         if scope == Scope::Principal
             && let Some(signed) = self.principal(now)
@@ -316,7 +338,7 @@ impl SessionShared {
         self.live(now).ok()
     }
 
-    /// Using what is the principal's is use of the session too.
+    /// Touches the session: a use of the principal's values is a use of the session too.
     pub(super) fn touch_session(&self, now: Millis) {
         if let Ok(record) = self.live(now) {
             record.touch(now);
@@ -324,20 +346,21 @@ impl SessionShared {
     }
 }
 
-/// What has happened to the request's session so far.
+/// Flags of the request and its session.
 #[derive(Debug, Default)]
 pub(crate) struct RequestFlags {
-    /// It was read, written or watched.
+    /// The session was read, written or watched.
     pub(crate) touched: Flag,
-    /// No cookie can follow. A session that is loaded later has the mark from its [`Loader`](super::loader::Loader).
+    /// The response head has left, so that no cookie can follow. A session that is loaded later has the flag from its
+    /// [`Loader`](super::loader::Loader).
     pub(super) head_sent: Flag,
-    /// How many sessions this handle has ended: the cookie is to go.
+    /// The number of sessions that this handle has ended. A watch compares the number with the number at its beginning.
     own_ends: AtomicU32,
-    /// The handle was told to end a session that had ended elsewhere: a renewal may begin another one.
+    /// The handle was to end a session that had ended elsewhere: a renewal or a sign-in may begin another session.
     pub(super) may_begin: Flag,
-    /// The session was made here.
+    /// This handle, or a handle of another layer around the same request, has begun the session.
     pub(super) begun_here: Flag,
-    /// The request is an upgrade, to a WebSocket or the like: only writes and `touch` are use of the session.
+    /// The request is an upgrade, to a WebSocket or the like. Only writes and `touch` count as use of the session.
     pub(super) upgrade: Flag,
 }
 
@@ -350,7 +373,8 @@ impl Flag {
     }
 
     pub(crate) fn set(&self) {
-        // A load first: requests set a flag more than once, and a store would take the line from other clones.
+        // Loads first: requests set a flag more than once, and a store would take the cache line from the cores of
+        // other clones.
         if !self.is_set() {
             self.0.store(true, Ordering::Release);
         }
@@ -375,12 +399,13 @@ impl Drop for SessionShared {
     }
 }
 
-/// What a request gets whose id has ended, if it has.
+/// Returns the binding for a request whose id has ended; `None` if the record has not ended.
 pub(super) fn fenced(record: &Record, now: Millis) -> Option<Binding> {
     record.end_of().map(|end| EndedSession::of(end, now).into())
 }
 
-/// For a minute a request with an ended id gets nothing, so that it can't come in the way of its successor.
+/// For a minute after the end a request with the ended id gets no session, and can begin none by a write: a late
+/// request must not replace the cookie of the successor.
 impl From<EndedSession> for Binding {
     fn from(ended: EndedSession) -> Self {
         match ended {

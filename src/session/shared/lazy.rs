@@ -1,5 +1,5 @@
-//! The state that only handles need that write, watch, or read for a principal: turns under way, sessions that the handle has
-//! ended, sessions that its orders may yet begin.
+//! The state of a handle that most requests never need: the lock of turns, the sessions that the handle has ended, and
+//! the sessions that its orders may yet begin. A write, a watch or a read for a principal allocates the state.
 
 use crate::{
     config::ResolvedPrincipal,
@@ -15,35 +15,35 @@ use crate::{
 };
 use std::sync::{Arc, OnceLock, atomic::Ordering};
 
-/// What only handles need that write, watch, or read for a principal. Apart, since every request that asks for its
-/// session pays for the state of a handle by its size, which is moved into place.
+/// The state of handles that write, watch, or read for a principal. Boxed apart, since each load moves the rest of the
+/// handle's state into place and pays for its size.
 #[derive(Debug, Default)]
 pub(in crate::session) struct LazyState {
     lifecycle_lock: tokio::sync::Mutex<()>,
-    /// The lifetime that this handle was given.
+    /// The lifetime that the application gave to this handle's next session.
     lifetime: Mutex<Option<Lifetime>>,
     pub(in crate::session) own_ends: OwnEnds,
-    /// The principal's record, once this handle holds it. One that holds nothing goes with its last holder.
+    /// The principal's record, if this handle holds the record. Memory drops a never-used record with its last holder.
     pub(super) principal: Mutex<Option<Arc<Record>>>,
-    /// The principal that a session's value names, by the session and the value's version.
+    /// The principal that the identity value names, with the session and the version of that value.
     pub(super) derived_principal: Mutex<Option<(ValueRevision, Option<Arc<ResolvedPrincipal>>)>>,
-    /// Made for the first watch.
+    /// Created for the first watch.
     pub(super) wakers: OnceLock<Arc<HandleWakers>>,
-    /// The session that an inner layer has seen off, for another principal.
+    /// The session whose response head an inner layer has finished, for another principal.
     pub(in crate::session) left_to_inner: Mutex<Option<RecordKey>>,
 }
 
-/// A session that orders of a handle begin.
+/// A session that orders of a handle may begin.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::session) struct IssuedOrder {
     pub(in crate::session) id: SessionId,
     pub(in crate::session) turn: Turn,
-    /// The user of the order: the one to sign in, or the one to renew for.
+    /// The user of the order: of the sign-in, or of the renewal.
     pub(in crate::session) principal: Option<PrincipalTag>,
 }
 
-/// The most sessions that the orders of a handle begin. Each is ended with the handle's session, with up to three writes to
-/// a store.
+/// The most sessions that the orders of a handle may begin. The end of the handle's session ends each of them, with up
+/// to three writes to a store.
 const MAX_ISSUED_ORDERS: usize = 8;
 
 /// A session that a handle has ended.
@@ -52,9 +52,10 @@ pub(in crate::session) struct OwnEnd {
     pub(in crate::session) id: SessionId,
     /// The last moment at which a token of the id could open.
     pub(in crate::session) until: Millis,
-    /// The principal that was signed in, or that an order would have signed in.
+    /// The principal of the ended session, or of the newest order.
     pub(in crate::session) principal: Option<PrincipalTag>,
-    /// More sessions that the handle has ended, the newest first: the sessions of orders, and earlier ones.
+    /// More sessions that the handle has ended, the newest first: sessions of orders, and earlier sessions of the
+    /// handle.
     pub(in crate::session) others: Vec<SessionId>,
 }
 
@@ -66,14 +67,14 @@ pub(in crate::session) struct OwnEnds {
 }
 
 impl OwnEnds {
-    /// Notes the session that an order is to begin. Returns the id for the order: that of an earlier order of the same turn
-    /// and user, so that no more than one of them is carried out.
+    /// Notes the session that an order is to begin, and returns the id for the order. An order takes the id of an
+    /// earlier order of the same turn and user, so that at most one of the two is carried out.
     ///
     /// # Errors
     ///
-    /// `Invalid` where an end of the handle could not take back another order.
+    /// `Invalid` if an end of the handle's session could not take back one more order.
     pub(in crate::session) fn note_order(&self, planned: IssuedOrder) -> Result<SessionId, WriteError> {
-        // A removal names these too.
+        // A removal names the ended sessions too.
         let ended = self.last().map_or(0, |ended| 1 + ended.others.len());
         let mut issued = self.issued.lock();
         let same = |earlier: &IssuedOrder| earlier.turn == planned.turn && earlier.principal == planned.principal;
@@ -90,22 +91,22 @@ impl OwnEnds {
         Ok(order.id)
     }
 
-    /// The sessions that the orders of this handle begin.
+    /// Returns the sessions that the orders of this handle may begin.
     pub(in crate::session) fn orders(&self) -> Vec<IssuedOrder> {
         self.issued.lock().clone()
     }
 
-    /// Forgets orders that no longer begin a session.
+    /// Forgets orders that can no longer begin a session.
     pub(in crate::session) fn forget_orders(&self, void: &[IssuedOrder]) {
         self.issued.lock().retain(|issued| void.iter().all(|void| void.id != issued.id));
     }
 
-    /// The session that the handle has ended last.
+    /// Returns the session that the handle ended last.
     pub(in crate::session) fn last(&self) -> Option<OwnEnd> {
         self.ended.lock().clone()
     }
 
-    /// Notes the session whose cookie the page of the handle is to remove.
+    /// Notes the ended session whose cookie the handle's page is to remove.
     pub(in crate::session) fn set(&self, ended: OwnEnd) {
         *self.ended.lock() = Some(ended);
     }
@@ -120,18 +121,18 @@ impl SessionShared {
         self.lazy.get_or_init(Box::default)
     }
 
-    /// The wakers of this handle's watches, if there are watches.
+    /// Returns the wakers of this handle's watches, if there was a watch.
     pub(super) fn wakers(&self) -> Option<&Arc<HandleWakers>> {
         self.lazy.get()?.wakers.get()
     }
 
-    /// Held while a session is made, renewed or ended: clones that write at once make one session, and each turn finds the
-    /// session that the turn before has left.
+    /// Waits for the lock that a beginning, a renewal and an end of the session hold: clones that write at the same
+    /// time begin one session, and each turn finds the session that the turn before left.
     pub(in crate::session) async fn lifecycle_lock(&self) -> tokio::sync::MutexGuard<'_, ()> {
         self.lazy().lifecycle_lock.lock().await
     }
 
-    /// The lifetime that this handle was given, with which its next session begins.
+    /// Returns the lifetime that the application gave to this handle's next session.
     pub(in crate::session) fn own_lifetime(&self) -> Option<Lifetime> {
         *self.lazy.get()?.lifetime.lock()
     }
@@ -140,27 +141,27 @@ impl SessionShared {
         *self.lazy().lifetime.lock() = lifetime;
     }
 
-    /// Notes that this handle has ended its session: only this handle and its clones may begin another session.
+    /// Notes the end of this handle's session by this handle. Only the handle and its clones may begin another session.
     pub(in crate::session) fn note_own_end(&self, ended: OwnEnd) {
         self.lazy().own_ends.set(ended);
         self.flags.own_ends.fetch_add(1, Ordering::AcqRel);
-        // The record has notified its subscribers already: a watch that looked before this note looks again.
+        // The record has notified its subscribers already. A watch that read before this note reads again.
         if let Some(wakers) = self.wakers() {
             wakers.notify();
         }
     }
 
-    /// The session that this handle has ended last.
+    /// Returns the session that this handle ended last, unless another session has begun since.
     pub(in crate::session) fn own_end(&self) -> Option<OwnEnd> {
         self.lazy.get()?.own_ends.last()
     }
 
-    /// Whether this handle has ended its session, and has begun no other since.
+    /// Whether this handle has ended its session, and has begun no other session since.
     pub(in crate::session) fn has_ended_own(&self) -> bool {
         self.own_end().is_some()
     }
 
-    /// Whether a turn may begin another session where this handle's session is over.
+    /// Whether a turn may begin another session after the end of this handle's session.
     pub(in crate::session) fn may_begin_anew(&self) -> bool {
         self.has_ended_own() || self.flags.may_begin.is_set()
     }

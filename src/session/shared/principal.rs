@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl SessionShared {
-    /// The principal, if one is signed in and the session has not ended.
+    /// Returns the signed-in user, unless the session has ended.
     pub(crate) fn principal(&self, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         match self.binding() {
             Binding::CrossSite(CrossSite::Upgrade | CrossSite::Withheld) => None,
@@ -29,7 +29,7 @@ impl SessionShared {
         record: &Arc<Record>,
         now: Millis,
     ) -> Option<Arc<ResolvedPrincipal>> {
-        // Most chains and handles know nobody, and find that out here.
+        // The common case, inlined: the chain has no identity value, or the head names no user.
         match &self.head_principal {
             None if !matches!(self.node.config.identity, Identity::Value { .. }) => None,
             None => self.derive_principal(record, now),
@@ -39,24 +39,24 @@ impl SessionShared {
 
     fn derive_principal(&self, bound: &Arc<Record>, now: Millis) -> Option<Arc<ResolvedPrincipal>> {
         let Identity::Value { index, derive } = &self.node.config.identity else { return None };
-        let (mark, json) = {
+        let (revision, json) = {
             let state = bound.read();
             let stored = state.value(&self.node.config.schema, *index, now)?;
             (Some((*bound.key(), stored.version)), stored.json.clone()?)
         };
         let derived = &self.lazy().derived_principal;
         if let Some((known, signed)) = &*derived.lock()
-            && *known == mark
+            && *known == revision
         {
             return signed.clone();
         }
-        // Outside of the lock: the application's own code runs here.
+        // Called outside of the lock, since `derive` is code of the application.
         let signed = derive(&json).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
-        *derived.lock() = Some((mark, signed.clone()));
+        *derived.lock() = Some((revision, signed.clone()));
         signed
     }
 
-    /// The principal's record if there is one on this node. Reading makes none.
+    /// Returns the principal's record, if this node has the record. A read creates no record.
     pub(in crate::session) fn find_principal(&self, signed: &ResolvedPrincipal) -> Option<Arc<Record>> {
         let key = signed.key();
         if let Some(lazy) = self.lazy.get()
@@ -71,7 +71,8 @@ impl SessionShared {
         self.node.memory.as_ref()?.principal(&key)
     }
 
-    /// The principal's record, made if there is none. Let go of, it goes unless it holds something or was settled.
+    /// Returns the principal's record, and creates the record if this node has none. The last holder of a record that
+    /// was never used drops the record from memory.
     pub(in crate::session) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         let make = || {
             let record = Record::principal(signed.key(), self.node.config.principal_idle, now);
@@ -84,7 +85,8 @@ impl SessionShared {
         })
     }
 
-    /// The principal's record, made if there is none, and held until the handle goes.
+    /// Returns the principal's record as [`principal_record`](Self::principal_record), and holds it until the handle
+    /// drops.
     pub(in crate::session) fn hold_principal(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         self.hold_record(self.principal_record(signed, now))
     }
@@ -100,7 +102,8 @@ impl SessionShared {
         drop(principal);
         if before.is_some() {
             self.release_principal(before);
-            // A clone may have signed somebody else in since the caller asked who it is: the watches follow who is now.
+            // A clone may have signed another user in since the caller read the principal: the watches subscribe to the
+            // record of the present user.
             if let Some(wakers) = self.wakers() {
                 self.subscribe_to_records(wakers);
             }
@@ -119,7 +122,8 @@ impl SessionShared {
         }
     }
 
-    /// Whether nobody is signed in, as far as that shows at a glance: a value that no longer says who it is may stand.
+    /// Whether no user is signed in, by a cheap check that may err on one side: an identity value that no longer names
+    /// a user counts as a sign-in.
     pub(in crate::session) fn is_anonymous(&self, bound: &Arc<Record>) -> bool {
         match &self.node.config.identity {
             Identity::Value { index, .. } => bound.read().values.slot(*index).is_none(),
