@@ -1,4 +1,4 @@
-//! Writes of one or several values, together or not at all.
+//! Batches, updates and takes: writes that depend on present values, or that write several values together.
 
 use std::fmt;
 
@@ -16,7 +16,7 @@ use crate::{
     version::Version,
 };
 
-/// Values of one scope that are written as one: all, or none.
+/// Changes of several values of one scope, committed together or not at all.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
@@ -87,7 +87,7 @@ impl<'a> Batch<'a> {
         self.step(|session| session.written(&value).map(Step::Set))
     }
 
-    /// Changes a value from what it is when the batch commits. The closure may run again.
+    /// Changes the present value at the time of the commit. The closure may run more than once.
     pub fn update<V: SessionValue + Default>(self, mut update: impl FnMut(&mut V) + Send + 'a) -> Self {
         self.step(|session| {
             let index = session.writable::<V>()?;
@@ -102,7 +102,7 @@ impl<'a> Batch<'a> {
         self.step(|session| Ok(Step::Remove(Mutation::remove(session.writable::<V>()?, V::NAME))))
     }
 
-    /// Adds a step unless an earlier one has failed: the first error is the one to tell.
+    /// Adds a step, unless an earlier step has failed: [`commit`](Self::commit) returns the first error.
     fn step(mut self, step: impl FnOnce(&Session) -> Result<Step<'a>, WriteError>) -> Self {
         if self.error.is_some() {
             return self;
@@ -114,17 +114,17 @@ impl<'a> Batch<'a> {
         self
     }
 
-    /// Writes it all, or nothing.
+    /// Commits all changes, or none.
     ///
     /// # Errors
     ///
     /// As [`Session::set`] and [`Session::update`]; `Invalid` also for values of different scopes, and for a value
-    /// that is meant twice.
+    /// with two changes.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `commit` has written all of the values or none. With a shared store the store decides, and the next load
-    /// asks the store.
+    /// A dropped `commit` has written all of the values or none. With a shared store the store decides, and the next
+    /// load asks the store.
     pub async fn commit(self) -> Result<(), WriteError> {
         let Self { session, mut steps, error } = self;
         if let Some(error) = error {
@@ -187,7 +187,7 @@ impl fmt::Debug for Batch<'_> {
     }
 }
 
-/// What an update makes of the value that there is now, as a compare-and-set.
+/// Runs an update on the present value, and returns the change as a compare-and-set, with the new value.
 fn updated<V: SessionValue + Default>(
     shared: &SessionShared,
     index: ValueIndex,
@@ -213,7 +213,7 @@ pub(super) async fn update<V: SessionValue + Default>(
     let mut attempts = Attempts::default();
     loop {
         let record = shared.record_of(scope, shared.node.now());
-        // Updates on this node queue: only other writes and other nodes make an update lose.
+        // Updates on this node queue: an update loses only to other kinds of writes, and to other nodes.
         let _turn = match &record {
             Some(record) => Some(record.extras().update_queue.lock().await),
             None => None,
@@ -230,8 +230,8 @@ pub(super) async fn take<V: SessionValue>(shared: &SessionShared, index: ValueIn
     shared.flags.touched.set();
     let mut attempts = Attempts::default();
     loop {
-        // Where nothing is to be written, a session that is over, or may not begin, is no obstacle: a page that looks for
-        // a message works all the same.
+        // Without a value to take there is no write, which a closed session or a request without a session would
+        // refuse: a page that asks for a message works there too.
         let Stored::Copy { json, version, .. } = read::stored(shared, index, shared.node.now(), Access::Touch).stored
         else {
             return Ok(None);

@@ -1,4 +1,4 @@
-//! Writes of changes to the owners' records, and the session that a first write begins.
+//! Commits of changes to the owners' records, and the session that a first write begins.
 
 use std::sync::Arc;
 
@@ -38,8 +38,8 @@ pub(super) fn new_session_id() -> Result<SessionId, WriteError> {
 
 /// Makes changes of values of one scope, all or none.
 ///
-/// Cancel safe: dropped before the store answers, the store decides, and memory asks it again; without a store
-/// nothing is awaited once the change begins.
+/// Cancel safe: if the future is dropped before the store answers, the store decides, and memory asks the store again.
+/// Without a store the change itself awaits nothing.
 pub(crate) async fn commit(
     shared: &SessionShared,
     scope: Scope,
@@ -54,7 +54,8 @@ pub(crate) async fn commit(
     }
 }
 
-/// Makes changes of values of both scopes: of each owner all or none, and none at all where an owner's are refused.
+/// Makes changes of values of both scopes: all or none of each owner's changes. Checks the budgets of both owners
+/// first, so that a change over one owner's budget leaves no change of the other owner.
 ///
 /// Cancel safe for each owner, as [`commit`] is.
 pub(crate) async fn commit_of_owners(
@@ -63,12 +64,12 @@ pub(crate) async fn commit_of_owners(
 ) -> Result<(), WriteError> {
     let now = shared.node.now();
     let principal = shared.principal(now);
-    // While nobody is signed in, the session owns the values of both scopes.
-    let is_users = |change: &Mutation| match shared.node.config.schema.get(change.index).scope {
+    // Without a signed-in user the session owns the values of both scopes.
+    let is_of_user = |change: &Mutation| match shared.node.config.schema.get(change.index).scope {
         Scope::Session => false,
         Scope::Principal => principal.is_some(),
     };
-    let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_users);
+    let (users, sessions): (Vec<_>, Vec<_>) = changes.partition(is_of_user);
     if let (Some(principal), false, false) = (&principal, users.is_empty(), sessions.is_empty()) {
         let record = shared.hold_principal(principal, now);
         record.check_budget(&users, shared.node.write_context(Scope::Principal, now))?;
@@ -97,7 +98,8 @@ pub(super) async fn try_commit(
     loop {
         let before = shared.bound_key();
         match commit_here(shared, scope, extent, changes).await {
-            // A clone has renewed the session meanwhile, and this handle went along: so does the write.
+            // A clone renewed the session meanwhile, and has bound this handle to the new session: the write goes
+            // there.
             Err(CommitFailure::Error(error))
                 if error.kind() == WriteErrorKind::Closed && before != shared.bound_key() => {}
             committed => return committed,
@@ -115,14 +117,14 @@ async fn commit_here(
     if scope == Scope::Principal
         && let Some(principal) = shared.principal(now)
     {
-        // Without a store the cookie is the only copy that outlives this process, and it needs a session.
+        // Without a store the cookie holds the only copy that outlives this process, and a cookie needs a session.
         if shared.node.store.is_none() && matches!(shared.binding(), Binding::Anonymous) {
             let context = shared.node.write_context(scope, now);
             shared.hold_principal(&principal, now).check_budget(changes, context)?;
             begin_with(shared, &[], now).await?;
         }
         if shared.is_principal_only() {
-            // Written as by a job: no session may begin here, so no cookie of this browser keeps a copy.
+            // Writes as a job does: no session may begin here, so no cookie of this browser keeps a copy.
             if shared.node.store.is_none() && shared.node.memory.is_none() {
                 return Err(WriteError::closed(CloseReason::CrossSite).into());
             }
@@ -142,7 +144,7 @@ async fn commit_here(
     }
 }
 
-/// The session to write to; none if a write is to make it.
+/// Returns the session to write to; `None` if the write is to begin a session.
 pub(super) fn writable(shared: &SessionShared, now: Millis) -> Result<Option<Arc<Record>>, WriteError> {
     match shared.live(now) {
         Ok(record) => Ok(Some(record)),
@@ -151,7 +153,7 @@ pub(super) fn writable(shared: &SessionShared, now: Millis) -> Result<Option<Arc
     }
 }
 
-/// Makes a session that holds the changes. If a clone was faster, they go into that one.
+/// Begins a session with the changes. If a clone has begun a session meanwhile, the changes go into that session.
 async fn begin_with(shared: &SessionShared, changes: &[Mutation], now: Millis) -> Result<Version, CommitFailure> {
     let _lifecycle = shared.lifecycle_lock().await;
     match shared.binding() {
@@ -181,7 +183,8 @@ async fn begin_with(shared: &SessionShared, changes: &[Mutation], now: Millis) -
     Ok(version)
 }
 
-/// A new session with its first values, bound to no handle yet.
+/// Creates a session with its first values. The session is bound to no handle yet. Its birth is above the version
+/// `above`.
 pub(super) async fn create_session(
     shared: &SessionShared,
     changes: &[Mutation],
@@ -194,14 +197,14 @@ pub(super) async fn create_session(
     let known = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
     let ended = known.map_or(Version::ZERO, |record| record.not_before(&shared.node.time, now));
     let birth = planned.map_or_else(|| shared.node.time.fresh(now, above.max(ended)), |planned| planned.birth);
-    let (bound, made) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
+    let (bound, guard) = shared.node.insert_record(id, begin_life(shared, birth, now), now)?;
     let target = WriteTarget { share, ..WriteTarget::session(Arc::clone(&bound)) };
     let version = write(shared, &target, CommitKind::Create, changes, now).await?;
-    made.keep();
+    guard.keep();
     Ok((bound, version))
 }
 
-/// The life of a session that this handle begins, by a first write or a sign-in.
+/// Returns the life of a session that this handle begins, by a first write or a sign-in.
 pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) -> SessionLife {
     let mut life = SessionLife::begin(birth, now, shared.node.config.lifetime);
     if let Some(lifetime) = shared.own_lifetime() {
@@ -210,7 +213,7 @@ pub(super) fn begin_life(shared: &SessionShared, birth: Version, now: Millis) ->
     life
 }
 
-/// Whether a write can still have an effect.
+/// Refuses a write that can no longer have an effect: after the response head, without memory.
 pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() && shared.flags.head_sent.is_set() {
         return Err(WriteError::new(
@@ -221,7 +224,7 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     Ok(())
 }
 
-/// Empties the session's own record, but for who is signed in; in a job, the principal's.
+/// Removes all values of the session's own record, except the identity value. In a job, removes the principal's values.
 pub(super) async fn clear(shared: &SessionShared) -> Result<(), WriteError> {
     shared.flags.touched.set();
     let now = shared.node.now();

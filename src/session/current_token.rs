@@ -1,4 +1,4 @@
-//! The times and versions of an opened token, as this node believes them.
+//! The times and versions of an opened token, checked against this node's clock.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -12,23 +12,23 @@ use crate::{
     version::Version,
 };
 
-/// How long a token may be brought that gives a session to whoever brings it: it should not lie about.
+/// The life of a token that gives its session to each bearer: a stolen copy must not work for long.
 const BRIEFLY: Duration = Duration::from_secs(60);
 
-/// A genuine token whose absolute deadline has not come, with its times in node time.
+/// A genuine token before its absolute deadline, with times in node time.
 pub(super) struct CurrentToken {
     pub(super) payload: Box<Payload>,
     pub(super) life: SessionLife,
     pub(super) issued: Millis,
     pub(super) idle_deadline: Millis,
-    /// When it was sealed; no later than now.
+    /// The time of sealing, no later than now.
     sealed: Wall,
-    /// How much further ahead than this node's clock it was issued.
+    /// The span by which the time of issue is ahead of this node's clock.
     ahead: Duration,
 }
 
 impl CurrentToken {
-    /// The life of a record that begins with this token.
+    /// Returns the life of a record that this token creates.
     pub(super) fn initial_life(&self) -> SessionLife {
         let mut life = self.life.clone();
         if let Some(predecessor) = self.payload.head.predecessor {
@@ -42,30 +42,31 @@ impl CurrentToken {
         self.idle_deadline <= now
     }
 
-    /// The last use that the token tells of. When it was sealed says nothing of that.
+    /// Returns the last use known to the token: the idle deadline minus the idle lifetime. The time of sealing is not a
+    /// use.
     pub(super) fn used(&self, now: Millis) -> Millis {
         self.idle_deadline.before(self.life.idle()).min(now)
     }
 
-    /// Whether a token that may be brought for a minute still may, or may already: issued further ahead, it could lie about
-    /// for as long as the clocks differ.
+    /// Whether a token with a life of one minute may be brought now. A token issued more than a minute ahead of this
+    /// node's clock is refused too: such a token would work for as long as the clocks differ.
     pub(super) fn is_brief(&self, now: Millis) -> bool {
         self.ahead <= BRIEFLY && now < self.issued.after(BRIEFLY)
     }
 
-    /// A version in the token, unless it can't be believed.
+    /// Returns a version of the token. A version too far ahead counts as written when the token was sealed.
     pub(super) fn believed_version(&self, version: Version, time: &NodeClock) -> Version {
         time.believed(version, self.sealed)
     }
 
-    /// A copy of an entry.
+    /// Returns the copy of a value in an entry.
     pub(super) fn stored_value(&self, entry: &Entry<'_>, time: &NodeClock, now: Millis) -> StoredValue {
         let version = self.believed_version(entry.version, time);
         StoredValue::new(version, entry.json.map(Json::from), time.written(version, now))
     }
 }
 
-/// A payload with its times put right, unless they can't be believed or are over.
+/// Corrects the times of a payload. `None` if the token is further ahead than `max_skew` or past its absolute deadline.
 pub(super) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> Option<CurrentToken> {
     let (time, head) = (&node.time, &payload.head);
     let wall = time.wall(now);
@@ -74,25 +75,25 @@ pub(super) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> 
         tracing::debug!("a token is further in the future than `max_skew` allows: compare the clocks of the nodes");
         return None;
     }
-    see_versions(node, &payload, now);
+    note_versions(node, &payload, now);
     let sealed = head.issued.min(wall);
     let lead = time.lead_at(head.issued);
     let node = |at: Wall| Millis(at.0).after(Duration::from_millis(lead));
-    let mut told = head.life.map(node);
-    told.birth = time.believed(told.birth, sealed);
-    told.lifetime_version = time.believed(told.lifetime_version, sealed);
+    let mut life = head.life.map(node);
+    life.birth = time.believed(life.birth, sealed);
+    life.lifetime_version = time.believed(life.lifetime_version, sealed);
     let (mut issued, mut idle_deadline) = (node(head.issued), node(head.idle_deadline));
     if issued > now {
-        // Sealed by a node whose clock is ahead: nobody lives longer for it.
-        (issued, idle_deadline) = (now, idle_deadline.min(now.after(told.idle)));
+        // The sealing node's clock is ahead: no session lives longer by that.
+        (issued, idle_deadline) = (now, idle_deadline.min(now.after(life.idle)));
     }
-    if told.created > now {
-        told.absolute_deadline = now.after(told.absolute_deadline.since(told.created));
-        told.created = now;
+    if life.created > now {
+        life.absolute_deadline = now.after(life.absolute_deadline.since(life.created));
+        life.created = now;
     }
     let ahead = Millis(head.issued.0).since(Millis(wall.0));
-    (now < told.absolute_deadline).then(|| CurrentToken {
-        life: SessionLife::from(told),
+    (now < life.absolute_deadline).then(|| CurrentToken {
+        life: SessionLife::from(life),
         payload,
         issued,
         idle_deadline,
@@ -101,10 +102,10 @@ pub(super) fn check_current(node: &Node, payload: Box<Payload>, now: Millis) -> 
     })
 }
 
-/// Notes all versions that a genuine token tells of.
-fn see_versions(node: &Node, payload: &Payload, now: Millis) {
-    let entries = [EntryOwner::Session, EntryOwner::Principal].into_iter().flat_map(|whose| payload.entries(whose));
-    let (told, drawn) = (&payload.head.life, payload.order.as_ref().map(|order| order.birth));
-    let versions = entries.map(|entry| entry.version).chain([told.birth, told.lifetime_version]).chain(drawn);
+/// Notes all versions of a genuine token, so that fresh writes are above them.
+fn note_versions(node: &Node, payload: &Payload, now: Millis) {
+    let entries = [EntryOwner::Session, EntryOwner::Principal].into_iter().flat_map(|owner| payload.entries(owner));
+    let (life, order_birth) = (&payload.head.life, payload.order.as_ref().map(|order| order.birth));
+    let versions = entries.map(|entry| entry.version).chain([life.birth, life.lifetime_version]).chain(order_birth);
     versions.for_each(|version| node.note_version(version, now));
 }

@@ -1,4 +1,4 @@
-//! Why a value is what it is: what each tier says.
+//! The explanation of a value's answer: the answer of each tier, and the tier that wins.
 
 use std::fmt;
 
@@ -13,47 +13,47 @@ use crate::{
     version::Version,
 };
 
-/// What each tier of the chain says of one value. See [`Session::explain`](super::Session::explain).
+/// The answers of each tier for one value. See [`Session::explain`](super::Session::explain).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     answers: Vec<(&'static str, TierAnswer)>,
     winner: Option<&'static str>,
 }
 
-/// What one tier says.
+/// The answer of one tier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TierAnswer {
-    /// It has a valid value, of this version if it is a stored one.
+    /// The tier has a valid value. A stored tier's value has a version.
     Value(Option<Version>),
-    /// It has bytes that are no valid value.
+    /// The tier has bytes that are no valid value.
     NotValid,
-    /// It knows that the value was removed: no stored tier answers.
+    /// The tier has the removal of the value, of this version: no stored tier answers.
     Removed(Version),
-    /// The tier has nothing. Of a cookie beside memory: no copy that is newer than memory's. Memory vouches for a cookie that it
-    /// recognises, and such a cookie is not opened again.
+    /// The tier has no answer. Beside memory, a cookie without a copy newer than memory's has no answer. Memory knows
+    /// the content of a cookie by its bytes, and such a cookie is not opened again.
     Nothing,
 }
 
 impl Explanation {
-    /// Of a value that the chain does not know.
+    /// Returns the explanation of a value that the chain does not know.
     pub(super) const fn of_nothing() -> Self {
         Self { answers: Vec::new(), winner: None }
     }
 
-    /// Each tier by name, in the chain's order, with what it says.
+    /// Returns each tier's name and answer, in the order of the chain.
     pub fn answers(&self) -> impl Iterator<Item = (&'static str, TierAnswer)> + '_ {
         self.answers.iter().copied()
     }
 
-    /// The tier that answers; `None` where `V::default()` stands in.
+    /// Returns the name of the tier that answers; `None` if the answer is `V::default()`.
     pub const fn winner(&self) -> Option<&'static str> {
         self.winner
     }
 }
 
-/// A line for logs: `memory: removed 1893456000000.0; cookie: nothing; tenants: value; answer: tenants`. The numbers are
-/// versions; no text of a value is in the line.
+/// Writes a line for logs: `memory: removed 1893456000000.0; cookie: nothing; tenants: value; answer: tenants`. The
+/// numbers are versions; no text of a value is in the line.
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (tier, answer) in &self.answers {
@@ -75,14 +75,14 @@ impl fmt::Display for TierAnswer {
     }
 }
 
-pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, look: Access) -> Explanation {
+pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, access: Access) -> Explanation {
     let now = shared.node.now();
     let declared = shared.node.config.schema.get(index);
     let judge = |json: &[u8], version| match (declared.check)(json) {
         Ok(()) => TierAnswer::Value(version),
         Err(_) => TierAnswer::NotValid,
     };
-    let stored = read::stored(shared, index, now, look).stored;
+    let stored = read::stored(shared, index, now, access).stored;
     let record = shared.record_of(declared.scope, now).filter(|_| declared.in_cookie());
     let unread = record.and_then(|record| record.read().values.unread(index).map(|copy| copy.value.clone()));
     let (tier, answer) = match &stored {
@@ -91,8 +91,8 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, look: Access) -
         Stored::Nothing => (MEMORY, TierAnswer::Nothing),
     };
     let mut answers = Vec::new();
-    // The record holds what memory and the cookie have together: the tier whose copy answers says so, and the cookie says
-    // what it has that is newer.
+    // The record holds the copies of memory and of the cookie together. The tier of the winning copy gets the answer,
+    // and the cookie gets an unread newer copy.
     for name in [MEMORY, COOKIE] {
         let answer = match (name, &unread) {
             (MEMORY, _) if shared.node.memory.is_none() => continue,
@@ -104,8 +104,8 @@ pub(crate) fn explain(shared: &SessionShared, index: ValueIndex, look: Access) -
         answers.push((name, answer));
     }
     for computed in &shared.node.config.computed {
-        let said = read::computed(shared, index, now).find(|(name, _)| *name == computed.name());
-        answers.push((computed.name(), said.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
+        let answer = read::computed(shared, index, now).find(|(name, _)| *name == computed.name());
+        answers.push((computed.name(), answer.map_or(TierAnswer::Nothing, |(_, json)| judge(json, None))));
     }
     let winner = read::answer(shared, index, &stored, now, |json| (declared.check)(json)).map(|(_, tier)| tier);
     Explanation { answers, winner }

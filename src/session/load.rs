@@ -1,4 +1,4 @@
-//! The load of a session, from a request's head to the state of a handle. [`run`] is the whole of it, read from above.
+//! The load of a session, from a request's head to the state of a handle. [`run`] is the driver; read it from the top.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) mod principal;
 mod tests;
 pub(crate) mod token;
 
-/// Loads a session of a chain that may have to wait: its sources are asked first.
+/// Loads a session of a chain that may have to wait. Asks the sources first.
 pub(super) async fn run_waiting(head: RequestHead, patience: WaitPolicy) -> Result<SessionShared, TierError> {
     let parts = head.facts.as_ref().and_then(|facts| facts.parts.clone());
     let answers = ask_sources(&head.node, parts.as_deref(), patience).await;
@@ -37,8 +37,8 @@ pub(super) async fn run_waiting(head: RequestHead, patience: WaitPolicy) -> Resu
     run(head, known, answers).await
 }
 
-/// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are merged
-/// into the record, and the principal's record is loaded.
+/// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are
+/// merged into the record, and the principal's record is loaded.
 pub(super) async fn run(
     head: RequestHead,
     known: Option<KnownToken>,
@@ -60,7 +60,7 @@ pub(super) async fn run(
     Ok(shared)
 }
 
-/// Loads a principal's own handle, outside of any request.
+/// Loads the handle of a job for a principal's values, outside of any request.
 pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<SessionShared, TierError> {
     let answers = ask_sources(node, None, WaitPolicy::UntilDeadline).await;
     let mut shared = SessionShared::new(Arc::clone(node), Binding::PrincipalOnly, RequestToken::default(), false);
@@ -68,7 +68,8 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     shared.computed = answers.into();
     principal::load(&shared, node.now()).await?;
     if node.store.is_none() && node.memory.is_none() {
-        // No request has a cookie that could keep what the handle writes: without memory a write would be lost at once.
+        // A job has no response whose cookie could keep a write: without memory and a store the write would be lost at
+        // once.
         shared.flags.head_sent.set();
     }
     Ok(shared)
@@ -100,7 +101,7 @@ async fn open_session(
     let (session, brought) = opened.unwrap_or((CookieSession::Nothing, None));
     shared.request_token.cookie_tokens = brought;
     let CookieSession::One(opened) = session else {
-        // A token of ours that had opened would have shown that the browser withheld nothing.
+        // No single token of ours opened. An open token would have shown that the browser withheld no cookie.
         if let Some(cross_site) = head.cross_site {
             trace_withheld(cross_site);
             shared.bind(Binding::CrossSite(cross_site));
@@ -123,9 +124,10 @@ async fn open_session(
     Ok(None)
 }
 
-/// Traces a request without a session, which another site caused. The other refusals are traced with their remedies.
+/// Traces a request without a session that another site caused. The loader traces the other refusals, with their
+/// remedies.
 fn trace_withheld(cross_site: CrossSite) {
-    // Common: each image or form of another site's page.
+    // At `debug`, since each image and form of another site's page comes here.
     if cross_site == CrossSite::Withheld {
         tracing::debug!(
             "another site caused a request without a session cookie: its handler reads computed tiers and begins no \
@@ -134,7 +136,7 @@ fn trace_withheld(cross_site: CrossSite) {
     }
 }
 
-/// Returns the sources' answers for one request, or for a job.
+/// Returns the answers of the sources for one request, or for a job.
 async fn ask_sources(node: &Node, head: Option<&Parts>, patience: WaitPolicy) -> Vec<ComputedAnswer> {
     let mut answers = Vec::new();
     for source in node.config.sources() {

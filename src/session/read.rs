@@ -1,4 +1,4 @@
-//! What a handle reads: the stored copy, what computed tiers say, and when either ends.
+//! The reads of a handle: the stored copy, the answers of computed tiers, and the times at which they end.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(crate) enum Stored {
 }
 
 impl Stored {
-    /// The bytes of a copy.
+    /// Returns the bytes of a copy.
     pub(crate) const fn json(&self) -> Option<&Json> {
         match self {
             Self::Copy { json, .. } => Some(json),
@@ -49,12 +49,12 @@ impl Stored {
 pub(crate) struct Look {
     pub(crate) stored: Stored,
     pub(crate) revision: ValueRevision,
-    /// When the copy or its record ends, if nobody uses the record again; `None` without a record.
+    /// The time at which the copy or its record ends without further use; `None` without a record.
     pub(crate) ends: Option<Millis>,
 }
 
-/// Whether a look at a value counts as use. A watch looks whenever anything wakes its task: if that counted, an open
-/// page would keep its session from ever idling out.
+/// Whether a look at a value counts as use. A watch looks at each wake-up of its task. If these looks counted, the
+/// session of an open page would never idle out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     Touch,
@@ -64,18 +64,19 @@ pub(crate) enum Access {
 /// The name under which `V::default()` answers.
 pub(crate) const FALLBACK_TIER: &str = DEFAULT;
 
-/// A value or a removal as a stream of changes last saw it.
+/// A value or a removal, as seen last by a stream of changes.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct SeenValue {
     pub(crate) index: ValueIndex,
     pub(crate) version: Version,
-    /// Which change brought it: where two nodes wrote at the same version, the greater bytes take the others' place under it.
+    /// The number of the change in its record. Where two nodes wrote at the same version, the greater bytes replace the
+    /// others: the version stays, and this number rises.
     pub(crate) change: u32,
     pub(crate) is_value: bool,
     pub(crate) origin: ChangeOrigin,
 }
 
-/// A record as a stream of changes last saw it.
+/// A record, as seen last by a stream of changes.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct SeenRecord {
     pub(crate) key: RecordKey,
@@ -83,7 +84,7 @@ pub(crate) struct SeenRecord {
     pub(crate) cleared: Version,
 }
 
-/// The number of the value that a handle looks at. Traces a value that was not declared, which no tier answers for.
+/// Returns the index of a declared value. Traces a value that was not declared: no tier answers for the value.
 pub(crate) fn declared_index<V: SessionValue>(shared: &SessionShared) -> Option<ValueIndex> {
     let index = shared.node.config.schema.index_of::<V>();
     if index.is_none() {
@@ -92,14 +93,14 @@ pub(crate) fn declared_index<V: SessionValue>(shared: &SessionShared) -> Option<
     index
 }
 
-/// Looks at what the stored tiers say.
+/// Looks at the answer of the stored tiers for a value.
 pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, access: Access) -> Look {
     let scope = shared.node.config.schema.get(index).scope;
-    // A socket is read whenever anything changes, whether or not a person is there.
+    // A socket's handler reads after each change, whether or not the user is present.
     let access = if shared.flags.upgrade.is_set() { Access::Peek } else { access };
     let look = |record: &Arc<Record>| {
         let look = look_in(shared, record, Some(index), now)?;
-        // Only after the look: a record that is over must not come back because somebody looked.
+        // Touches after the look, which fails for an expired record: a read must not bring the record back.
         if access == Access::Touch {
             record.touch(now);
         }
@@ -113,14 +114,15 @@ pub(crate) fn stored(shared: &SessionShared, index: ValueIndex, now: Millis, acc
     }
     loop {
         match shared.record_of(scope, now).map(|record| look(&record)) {
-            // Since the record was found, a clone has renewed the session, or another handle: the next turn tells.
+            // A clone or another handle renewed the session after `record_of`: the next round finds the new state.
             Some(Err(CloseReason::Renewed)) => {}
             look => return look.and_then(Result::ok).unwrap_or_default(),
         }
     }
 }
 
-/// Looks at a value for a watch. Thousands may do so for one write: under one lock, where one record says it all.
+/// Looks at a value for a watch. One write may wake thousands of watches, so a look takes a single lock where one
+/// record decides.
 ///
 /// # Errors
 ///
@@ -137,9 +139,9 @@ pub(crate) fn peek(shared: &SessionShared, index: Option<ValueIndex>, now: Milli
     let session = ends(shared, now);
     let look = match shared.record_of(scope, now).map(|record| look(&record)) {
         Some(Ok(look)) => look,
-        // Since the check above: renewed by a clone, or ended, and then no value goes out.
+        // After the check above a clone renewed the session, or the session ended. No value goes out after an end.
         Some(Err(reason)) if reason != CloseReason::Expired => return peek(shared, index, now),
-        // A principal's record that idled out holds nothing, and ends nothing.
+        // An idled-out record of a principal counts as empty, and does not end the watch.
         Some(Err(_)) | None => Look::default(),
     };
     Ok(Look { ends: [session, look.ends].into_iter().flatten().min(), ..look })
@@ -159,7 +161,7 @@ fn look_in(
     };
     let ValueSlot { index, value: StoredValue { version, json, .. }, .. } = copy;
     let from_cookie = shared.request_token.from_cookie.contains(&(*index, *version)) || shared.node.memory.is_none();
-    // A newer copy beside memory's, which has expired, is the cookie's.
+    // The unread newer copy answers only after memory's copy has expired. The cookie brought that newer copy.
     let tier = if from_cookie || state.values.is_unread(copy) { COOKIE } else { MEMORY };
     let stored = match json {
         Some(json) => Stored::Copy { json: json.clone(), version: *version, tier },
@@ -169,7 +171,7 @@ fn look_in(
     Ok(Look { stored, revision: Some((*record.key(), *version)), ends: Some(ends) })
 }
 
-/// The first answer that a reader takes, with its tier: the stored copy, else a computed answer.
+/// Returns the first answer that `read` accepts, with its tier: the stored copy, or else a computed answer.
 pub(crate) fn answer<T>(
     shared: &SessionShared,
     index: ValueIndex,
@@ -194,7 +196,7 @@ fn readable<T>(shared: &SessionShared, index: ValueIndex, tier: &str, read: Resu
     .ok()
 }
 
-/// The computed tiers' answers for a value, in the chain's order.
+/// Returns the answers of the computed tiers for a value, in the order of the chain.
 pub(crate) fn computed(
     shared: &SessionShared,
     index: ValueIndex,
@@ -216,7 +218,8 @@ pub(crate) fn computed(
     })
 }
 
-/// When the session is over if nobody uses it again, or who is signed in no longer is: then other values answer.
+/// Returns the time at which the session ends without further use, or at which the identity value expires, if that is
+/// earlier: other values answer from then on.
 pub(crate) fn ends(shared: &SessionShared, now: Millis) -> Option<Millis> {
     let Binding::Live(record) = shared.binding() else { return None };
     let session = record.deadline();
@@ -224,19 +227,19 @@ pub(crate) fn ends(shared: &SessionShared, now: Millis) -> Option<Millis> {
     Some(value_ends(shared, *index, now).map_or(session, |user| user.min(session)))
 }
 
-/// When a stored value ends: with its own lifetime, or with its owner's record.
+/// Returns the end of a stored value: by the value's own lifetime, or with its owner's record.
 pub(crate) fn value_ends(shared: &SessionShared, index: ValueIndex, now: Millis) -> Option<Millis> {
     let record = shared.record_of(shared.node.config.schema.get(index).scope, now)?;
     let look = look_in(shared, &record, Some(index), now).ok()?;
     look.revision.and(look.ends)
 }
 
-/// Every stored value and removal that this handle sees, and the records that they come from.
+/// Returns each stored value and removal visible to this handle, and the records of these values.
 pub(crate) fn snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
     loop {
         let before = shared.bound_key();
         let seen = collect_snapshot(shared, now);
-        // A clone's renewal in the middle of it would look like the end of every value.
+        // A clone's renewal during the collection would look like the end of every value.
         if shared.bound_key() == before {
             return seen;
         }
@@ -268,7 +271,7 @@ fn collect_snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Ve
     (owners, values)
 }
 
-/// The stored answers of a source or of defaults don't count as something to remove.
+/// Whether a stored tier has a value to remove. Computed answers can't be removed, and don't count.
 pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis) -> bool {
     let record = shared.record_of(shared.node.config.schema.get(index).scope, now);
     record.is_some_and(|record| {
@@ -281,18 +284,19 @@ pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis)
     })
 }
 
-/// What tells this user from others, the same on every node; empty while nobody is signed in.
+/// Returns the mark of the signed-in user for pages, the same on every node; empty without a user.
 pub(crate) fn user_mark(shared: &SessionShared) -> String {
     shared.principal(shared.node.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
 }
 
-/// What tells this session from others, the same on every node; empty without a session.
+/// Returns the mark of the session for pages, the same on every node; empty without a session.
 pub(crate) fn session_mark(shared: &SessionShared) -> String {
     let record = shared.live(shared.node.now());
     record.map_or_else(|_| String::new(), |record| shared.node.config.owner(&record.id()).mark(PageMark::Session))
 }
 
-/// Begins a watch. In an ordinary request the beginning counts as use, as reading does; that the watch goes on does not.
+/// Notes the beginning of a watch. In an ordinary request the beginning counts as use, as a read does. The rest of the
+/// watch does not count.
 pub(crate) fn mark_watched(shared: &SessionShared) {
     shared.flags.touched.set();
     if !shared.flags.upgrade.is_set() {

@@ -1,4 +1,4 @@
-//! A write to one record: to the shared store first, if there is one, then to memory.
+//! A write to one record: first to the shared store, if the chain has a store, and then to memory.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
     version::Version,
 };
 
-/// How often an outdated write is tried. So many losses in a row mean that something else writes in a loop.
+/// The most attempts of an outdated write. As many losses in a row mean that another writer writes in a loop.
 const MAX_ATTEMPTS: usize = 32;
 
 /// The record that a write goes to.
@@ -42,7 +42,7 @@ impl WriteTarget {
 /// Why a commit changed nothing.
 #[derive(Debug)]
 pub(super) enum CommitFailure {
-    /// Something else was written meanwhile: look again.
+    /// Another write came first: read again.
     Outdated,
     Error(WriteError),
 }
@@ -94,11 +94,11 @@ impl From<CommitRejected> for WriteError {
 pub(super) struct Attempts(usize);
 
 impl Attempts {
-    /// Returns the result of an attempt, or `None` if the attempt was outdated and another is to follow.
+    /// Returns the result of an attempt, or `None` if the attempt was outdated and another attempt is to follow.
     ///
     /// # Errors
     ///
-    /// The attempt's own, and `Contended` once [`MAX_ATTEMPTS`] were outdated.
+    /// The error of the attempt; `Contended` after [`MAX_ATTEMPTS`] outdated attempts.
     pub(super) fn settle<T>(&mut self, attempt: Result<T, CommitFailure>) -> Result<Option<T>, WriteError> {
         self.0 += 1;
         match attempt {
@@ -129,7 +129,7 @@ pub(super) async fn write(
     }
 }
 
-/// Writes to the store, and then to memory as the store answers.
+/// Writes to the store, and then applies the store's answer to memory.
 async fn write_through(
     shared: &SessionShared,
     store: NodeStore<'_>,
@@ -141,7 +141,8 @@ async fn write_through(
     let WriteTarget { record, scope, .. } = target;
     let _gate = record.extras().renew_gate.read().await;
     record.check_budget(changes, context)?;
-    // The write counts as use from its beginning: otherwise the session could expire, and be seen to, while the store works.
+    // Touched before the store is asked: otherwise the session could expire while the store works, and other handles
+    // would see the end.
     record.touch(context.now);
     let owner = match scope {
         Scope::Session => shared.node.config.owner(&record.id()),

@@ -19,17 +19,17 @@ use crate::{
     time::Millis,
 };
 
-/// What becomes of an opened token.
+/// The decision about an opened token.
 pub(super) enum Admission {
-    /// The store has no such session: the token counts as none.
+    /// The store has no such session: the request counts as one without a token.
     Unknown,
     /// The session is over.
     Over(Binding),
-    /// The session lives. `None` where the token proves its id alone.
+    /// The session lives. `None` if the token proves its id and nothing more.
     Live(Arc<Record>, Option<AcceptedToken>),
 }
 
-/// A token on its way into the records.
+/// A token whose values are to be merged into the records.
 pub(super) struct AcceptedToken {
     pub(super) token: CurrentToken,
     pub(super) old_key: bool,
@@ -37,7 +37,7 @@ pub(super) struct AcceptedToken {
     pub(super) stored: Option<StoreAnswer>,
 }
 
-/// What the store holds, and how many writes of this node had been abandoned when the store was asked.
+/// The store's snapshot, and the number of this node's abandoned writes before the store was asked.
 pub(super) struct StoreAnswer {
     pub(super) snapshot: Snapshot,
     pub(super) abandoned: usize,
@@ -59,7 +59,7 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
         _ => None,
     };
     if let Some(StoreAnswer { snapshot: Snapshot::Absent, .. }) = stored {
-        // What is open on this node learns of it too.
+        // Ends the open handles and watches of this node too.
         if let Some(record) = &known {
             let _ = shared.end(record, CloseReason::Destroyed, now);
         }
@@ -73,7 +73,8 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     })
 }
 
-/// Tells the record what the token and the store say of the session's life, and decides whether the session lives.
+/// Merges the token's and the store's account of the session's life into the record, and decides whether the session
+/// lives.
 fn settle(
     shared: &SessionShared,
     record: Arc<Record>,
@@ -84,33 +85,34 @@ fn settle(
     record.confirm();
     end_predecessor(shared, &record, &token, now);
     if let Some(StoreAnswer { snapshot: Snapshot::Ended(_), .. }) = stored {
-        // As of now: the store doesn't say since when, and after a minute the token is to count as none.
+        // The end counts as of now, since the store tells no time. A minute later the request counts as one without a
+        // token.
         let _ = shared.end_as(&record, CloseReason::Destroyed, Successor::Unknown, now);
     }
     let life = &token.life;
     shared.node.raise_longest_absolute(life.absolute_deadline().since(life.created()));
     record.touch(token.used(now));
-    // Ended between the look-up and now.
+    // The session may have ended after the look-up.
     if let Some(ended) = fenced(&record, now) {
         return Admission::Over(ended);
     }
-    // Over by a lifetime that the session was given after this token was sealed.
+    // The session may have got a shorter lifetime after this token was sealed.
     if record.closed(now).is_some() {
         return Admission::Over(Binding::Anonymous);
     }
     if token.is_idle(now) {
-        // No tombstone waits for the values of so old a token.
+        // The tombstones may be gone by now: the values of a token as old as this could undo removals.
         record.merge_life(&token.life, now);
         return Admission::Live(record, None);
     }
     Admission::Live(record, Some(AcceptedToken { token, old_key, fingerprint, stored }))
 }
 
-/// Ends the id that a session had before its last turn, which may have happened on another node: a socket or a copied
-/// cookie that holds that id here has no session any more.
+/// Ends the id that a session had before its last turn, which may have happened on another node. A socket or a copied
+/// cookie with the former id has no session on this node from then on.
 fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &CurrentToken, now: Millis) {
     let (Some(memory), Some(predecessor)) = (&shared.node.memory, token.payload.head.predecessor) else { return };
-    // A late sign-out of the predecessor ends this session: see `end`.
+    // A late sign-out with the former id ends this session too: see `end`.
     let successor = match predecessor.shares_end {
         true => Successor::Session(Box::new(*record.key())),
         false => Successor::None,
@@ -119,7 +121,7 @@ fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &Current
         reason: CloseReason::Renewed,
         at: shared.node.time.written(token.life.birth(), now),
         until: token.life.absolute_deadline(),
-        // Filed under the principal of the cookie: the ends of visitors push out no user's.
+        // Filed under the principal of the cookie, so that tombstones of anonymous sessions evict no user's tombstone.
         principal: token.payload.head.principal,
         successor: successor.clone(),
     };
@@ -127,7 +129,7 @@ fn end_predecessor(shared: &SessionShared, record: &Arc<Record>, token: &Current
         SessionLookup::Live(before) => {
             let _ = shared.end_as(&before, CloseReason::Renewed, successor, now);
         }
-        // The sign-out came to this node before the renewal did.
+        // This node learnt of the sign-out before the renewal.
         SessionLookup::Ended(EndedSession::Recently(end)) if predecessor.shares_end && end.is_sign_out() => {
             let _ = shared.end(record, CloseReason::Destroyed, now);
         }

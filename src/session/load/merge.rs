@@ -1,4 +1,4 @@
-//! The merge of a token's values into the records, and whether the token held all that its browser is to carry.
+//! The merge of a token's values into the records, and the check that the token held all values for its browser.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ use crate::{
     version::Version,
 };
 
-/// The merge of a request's token, to be finished once the principal's record is loaded.
+/// The merge of a request's token. [`finish`](Self::finish) follows after the load of the principal's record.
 pub(super) struct TokenMerge {
     token: CurrentToken,
     old_key: bool,
@@ -33,9 +33,9 @@ pub(super) struct TokenMerge {
 /// The outcome of merging a payload.
 pub(in crate::session) struct PayloadMerge {
     session: OwnerMerge,
-    /// `None` where the payload's principal isn't signed in: its entries went into no record.
+    /// `None` if the payload's principal is not signed in: the principal's entries went into no record.
     principal: Option<OwnerMerge>,
-    /// The values that the payload filled, with their versions.
+    /// The values that the records took from the payload, with their versions.
     filled: Vec<(ValueIndex, Version)>,
 }
 
@@ -43,15 +43,15 @@ pub(in crate::session) struct PayloadMerge {
 #[derive(Default)]
 struct OwnerMerge {
     entries: usize,
-    /// The revision of the state that the entries were compared with; `None` if no state was.
+    /// The revision of the state with which the entries were compared; `None` without entries to compare.
     revision: Option<u64>,
-    /// Whether each entry is the copy that the record has now.
+    /// Whether each entry is equal to the record's copy.
     same: bool,
 }
 
 impl OwnerMerge {
-    /// Whether a state is the very state that the entries were compared with, and gives a browser these entries alone. A
-    /// write since then is a write that the browser lacks.
+    /// Whether a browser with exactly these entries has all entries of a state. The revision must be the compared
+    /// revision, since the browser lacks each later write.
     fn is_complete(&self, state: &State, schema: &Schema) -> bool {
         self.same
             && self.revision.is_none_or(|revision| revision == state.revision())
@@ -59,7 +59,7 @@ impl OwnerMerge {
     }
 }
 
-/// Merges the store's copy of a session, and then the token's.
+/// Merges the store's copy of a session, and then the token's copy.
 pub(super) fn merge_token(
     shared: &SessionShared,
     record: &Arc<Record>,
@@ -75,7 +75,8 @@ pub(super) fn merge_token(
 }
 
 impl TokenMerge {
-    /// Notes what the browser has: the next request with the same bytes needn't be opened.
+    /// Notes the state of the browser in the record, so that the next request with the same token need not open the
+    /// token.
     pub(super) fn finish(self, shared: &mut SessionShared, now: Millis) {
         let Self { token, old_key, fingerprint, payload } = self;
         let Binding::Live(record) = shared.binding() else { return };
@@ -90,7 +91,7 @@ impl TokenMerge {
     }
 }
 
-/// Merges what a genuine payload of this session holds into the records of the session and of its present principal.
+/// Merges a genuine payload of this session into the records of the session and of its present principal.
 pub(in crate::session) fn merge_payload(
     shared: &SessionShared,
     record: &Arc<Record>,
@@ -136,14 +137,14 @@ fn merge_entries(
             None => IncomingValue::Undeclared(entry.text().into(), value),
         }
     });
-    // Without memory there is no other tier than the cookie that could have answered.
+    // Without memory the cookie alone answers, and no list of its values is needed.
     let filled = shared.node.memory.is_some().then_some(filled);
     let from = IncomingFrom::Browser(resolution);
     let merged = record.merge(from, values, shared.node.write_context(scope, now), filled);
     OwnerMerge { entries: token.payload.count(owner), revision: Some(merged.revision), same: merged.same }
 }
 
-/// Returns what the browser has, if the token held all that the browser is to carry.
+/// Returns the state that the browser has, if the token held all that the browser is to carry.
 fn cookie_snapshot(
     shared: &SessionShared,
     record: &Arc<Record>,
@@ -156,7 +157,7 @@ fn cookie_snapshot(
     let (session, refresh_after) = {
         let state = record.read();
         let Kind::Session { life, .. } = &state.kind else { return None };
-        // A lifetime that is no longer the session's: the response that told of the new lifetime was lost.
+        // A token with an earlier lifetime is not complete: the response with the new lifetime was lost.
         let complete =
             merged.session.is_complete(&state, schema) && life.lifetime_version() == token.life.lifetime_version();
         complete.then(|| (state.revision(), life.refresh_after(deadline, sealed)))?

@@ -1,4 +1,5 @@
-//! The principal of a loaded session: the record that the store has of it, and the end of all its sessions.
+//! The principal of a loaded session: the principal's record in the store, and the end of all sessions of the
+//! principal.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::{
     value::Scope,
 };
 
-/// Takes a session from the handle whose principal's sessions have all ended.
+/// Unbinds the handle from its session, if all sessions of the principal were ended.
 pub(super) fn drop_if_revoked(shared: &mut SessionShared, now: Millis) {
     if shared.with_session_record(Scope::Session, |_| ()).is_none()
         && let Binding::Live(record) = shared.binding()
@@ -21,20 +22,20 @@ pub(super) fn drop_if_revoked(shared: &mut SessionShared, now: Millis) {
     }
 }
 
-/// Asks the store for the present principal's record, once for as long as memory holds the answer.
+/// Loads the present principal's record from the store, unless memory holds the store's answer.
 pub(super) async fn load(shared: &SessionShared, now: Millis) -> Result<(), TierError> {
     if shared.node.store.is_some()
         && let Some(principal) = shared.principal(now)
         && let Some(record) = load_record(shared, &principal, now).await?
     {
-        // Held as long as the handle lives: a record that is made after an eviction would lack what the store has.
+        // Held as long as the handle lives: a record created after an eviction would lack the store's values.
         shared.hold_record(record);
     }
     Ok(())
 }
 
-/// Returns the record of a principal with what the store has of it. The store is asked unless memory holds its answer.
-/// `None` without a store.
+/// Returns the record of a principal, merged with the store's copy. Asks the store unless memory holds the store's
+/// answer. `None` without a store.
 pub(in crate::session) async fn load_record(
     shared: &SessionShared,
     principal: &ResolvedPrincipal,
@@ -49,9 +50,9 @@ pub(in crate::session) async fn load_record(
     let stored = store.read(principal.owner).await?.into_record();
     let record = shared.principal_record(principal, now);
     shared.node.merge_stored(&record, stored, Scope::Principal, now);
-    // The very record that was found before the store was asked: another record of this owner counts its own writes.
+    // Marks the record found before the store was asked, since each record of an owner counts its own abandoned writes.
     known.as_ref().unwrap_or(&record).extras().sync.mark_read(abandoned);
-    // That the store has nothing is remembered too.
+    // Counted even if empty, so that memory remembers a store without a record of the principal.
     shared.node.account(&record, now);
     Ok(Some(record))
 }

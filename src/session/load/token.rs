@@ -1,5 +1,5 @@
-//! The head of a request and the token in its cookies: memory knows the token's very bytes, or the token is opened, and then
-//! believed or not.
+//! The head of a request, and the token in its cookies. Memory knows the bytes of the token, or the token is opened and
+//! checked.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -28,29 +28,29 @@ use crate::{
     value::{Json, ValueIndex},
 };
 
-/// What the layer notes of a request's head.
+/// The layer's notes of a request's head.
 #[derive(Clone)]
 pub(crate) struct RequestHead {
     pub(crate) node: Arc<Node>,
     pub(crate) cookies: Option<Fields>,
-    /// How another site caused the request, if another site did.
+    /// The kind of cross-site request; `None` if no other site caused the request.
     pub(crate) cross_site: Option<CrossSite>,
-    /// The request asks for another protocol, such as WebSocket.
+    /// Whether the request asks for another protocol, such as WebSocket.
     pub(crate) upgrade: bool,
     pub(crate) facts: Option<Box<HeadFacts>>,
 }
 
-/// The answers of the head, if the chain has a question to it.
+/// The answers that the chain computes from the request's head.
 #[derive(Clone, Default)]
 pub(crate) struct HeadFacts {
     pub(crate) identified: Option<Principal>,
     pub(crate) defaults: Vec<(ValueIndex, Json)>,
-    /// For sources. Shared, since a copy would run the application's code.
+    /// The head for sources. Shared, since a copy would run the `Clone` code of the application's extensions.
     pub(crate) parts: Option<Arc<Parts>>,
 }
 
 impl RequestHead {
-    /// The cookies, unless the request is one whose cookies do not count.
+    /// Returns the cookies. The cookies of a cross-site upgrade do not count.
     pub(super) fn counted_cookies(&self) -> Option<&Fields> {
         self.cookies.as_ref().filter(|_| self.cross_site != Some(CrossSite::Upgrade))
     }
@@ -61,7 +61,7 @@ impl RequestHead {
     }
 }
 
-/// A session whose token memory knows by its very bytes.
+/// A session whose token memory knows by its bytes.
 pub(in crate::session) struct KnownToken {
     pub(super) record: Arc<Record>,
     pub(super) cookie: CookieSnapshot,
@@ -80,11 +80,12 @@ pub(super) struct OpenedCookie {
 pub(super) enum CookieSession {
     Nothing,
     One(OpenedCookie),
-    /// Somebody may have planted a token, and the session that the browser means can't be told.
+    /// The tokens name several sessions. An attacker may have planted a token, and the browser's own session is
+    /// unknown.
     Several,
 }
 
-/// The session whose token memory knows, if the request brings that token alone. Without memory there is none.
+/// Returns the session of the request's token, if memory knows the token and the request brings no other.
 pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
     let config = &head.node.config;
     head.node.memory.as_ref()?;
@@ -94,8 +95,8 @@ pub(in crate::session) fn find_known(head: &RequestHead) -> Option<KnownToken> {
     }
 }
 
-/// The session whose token memory knows by these very bytes, if memory still holds everything that they do: then the
-/// seal needn't be opened.
+/// Returns the session of a token, if memory knows these bytes and still holds all values of the token: the seal need
+/// not be opened then.
 fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
     let memory = node.memory.as_ref()?;
     let record = memory.look_up(&RecordKey(*seal::session_id_of(token)?.as_bytes()))?;
@@ -113,7 +114,7 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
         return None;
     }
     let principal = match cookie.principal.as_deref() {
-        // An evicted, expired or newer record of the principal may lack what the token has.
+        // An evicted, expired or newer record of the principal may lack values of the token.
         Some((key, revision)) if *revision != 0 => {
             Some(memory.principal(key).filter(|record| record.live(now, State::revision) == Ok(*revision))?)
         }
@@ -125,7 +126,7 @@ fn recognise(node: &Node, token: &[u8], now: Millis) -> Option<KnownToken> {
     Some(KnownToken { record, cookie, principal })
 }
 
-/// The state of a handle of a session whose token memory knows. Nothing has to be opened or asked.
+/// Creates the state of a handle for a session whose token memory knows. The load opens no seal and asks no store.
 pub(in crate::session) fn known_session(node: Arc<Node>, known: KnownToken, upgrade: bool) -> SessionShared {
     let KnownToken { record, cookie, principal } = known;
     let key = Some(*record.key());
@@ -133,7 +134,8 @@ pub(in crate::session) fn known_session(node: Arc<Node>, known: KnownToken, upgr
     SessionShared::new(node, Binding::Live(record), request_token, upgrade)
 }
 
-/// Opens every token and gives the newest, if all are of one session. Also gives the list of the tokens, if any came.
+/// Opens every token, and returns the newest token if all name one session. Also returns the list of the tokens, if the
+/// request brought any.
 pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession, Option<Box<CookieTokens>>) {
     let candidates = match node.config.cookie_name.scan(cookies) {
         Scan::Found(candidates) => candidates,
@@ -151,7 +153,8 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     }
     let OpenedTokens { brought, session, several, newest } = opened;
     let named = session.or_else(|| candidates.iter().find_map(seal::session_id_of));
-    // `recognise` has looked a single candidate up. Of several, one look-up counts for the request.
+    // `recognise` has counted the look-up of a single candidate. For several candidates one look-up counts here, for
+    // `Stats::hits`.
     if let (None, Some(memory), Some(id)) = (candidates.only(), &node.memory, named) {
         memory.look_up(&RecordKey(*id.as_bytes()));
     }
@@ -163,7 +166,7 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     (newest.map_or(CookieSession::Nothing, CookieSession::One), Some(brought.into()))
 }
 
-/// The tokens of a request, opened so far.
+/// The tokens of a request that were opened so far.
 #[derive(Default)]
 struct OpenedTokens {
     brought: CookieTokens,
@@ -185,7 +188,7 @@ impl OpenedTokens {
         self.brought.add(id, token.is_some());
         let ended = node.end_reason(&id).is_some();
         let token = token.filter(|token| !token.is_idle(now) || ended || node.lives(&id));
-        // An id that has ended here counts beside another id, which a cookie that was planted before may name.
+        // An ended id counts beside another id too: the other id may be that of a planted cookie.
         if token.is_some() || ended {
             self.several |= self.session.replace(id).is_some_and(|other| other != id);
         }
