@@ -49,13 +49,13 @@ use self::{
     relay::RelayToken,
 };
 
-/// A session, loaded: a live view of one browser's values and of its user's.
+/// A loaded session: a live view of the values of one browser and of its user.
 ///
-/// It is `Clone + Send + Sync + 'static` and outlives its request, so that a socket, a stream or a task can keep it.
-/// Reading always gives the record's newest value, whoever wrote it; nothing is copied at load. Clones are the same
-/// handle: one that renews the session takes all its clones and watches along.
+/// A handle is `Clone + Send + Sync + 'static` and outlives its request, so that a socket, a stream or a task can keep
+/// the handle. A read always gives the newest value of the record, from every writer: a load copies no values. Clones
+/// are the same handle: a renewal by one clone takes the other clones and all watches along.
 ///
-/// There may be no session behind it yet. Then computed tiers answer, and the first write makes one.
+/// A handle may have no session yet. Then computed tiers answer, and the first write begins a session.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
@@ -83,7 +83,7 @@ use self::{
 /// # Ok(()) }
 /// ```
 ///
-/// Nothing of it is proof that somebody is signed in: ask for the application's own value, or [`principal`].
+/// A handle is no proof of a sign-in: ask for the application's own value, or for the [`principal`].
 ///
 /// [`principal`]: Self::principal
 #[derive(Clone)]
@@ -92,12 +92,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// A principal's own handle, outside of any request.
+    /// Returns a handle of a principal's values, outside of any request.
     pub(crate) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Self, TierError> {
         Ok(Self::new(Loader::of_job(load::job(node, principal).await?)))
     }
 
-    /// A handle of what the loader has loaded.
+    /// Returns a handle of the session that the loader has loaded.
     fn new(loader: Arc<Loader>) -> Self {
         Self { guard: HandleGuard::new(loader) }
     }
@@ -106,14 +106,14 @@ impl Session {
         self.guard.shared()
     }
 
-    /// The session of a request, from its extensions, of the innermost layer.
+    /// Returns the session of a request, as the innermost layer has put it into the request's extensions.
     ///
-    /// It waits only for a shared store, or for a source of one's own whose future is not ready.
+    /// A load waits only for a shared store, and for a source whose future is not ready.
     ///
-    /// A streaming body that reads the session needs a handle, or a load under way, from before the response head leaves:
-    /// both add `Vary: Cookie` to the head. A body that holds the extensions alone and loads the session later gets no
-    /// `Vary`, since nothing tells such extensions from those that are dropped late. The handle of a late load knows that
-    /// the head has left: turns fail with `HeadSent`, and so do writes in a chain without memory.
+    /// A streaming body that reads the session needs a handle, or a load under way, from before the response head
+    /// leaves: both add `Vary: Cookie` to the head. A body that holds the extensions alone and loads the session later
+    /// gets no `Vary`, since the layer can't tell such extensions from those that are dropped late. The handle of a
+    /// late load knows that the head has left: turns fail with `HeadSent`, and so do writes in a chain without memory.
     ///
     /// # Errors
     ///
@@ -136,13 +136,13 @@ impl Session {
         }
     }
 
-    /// Whether a layer has seen the request.
+    /// Returns whether a layer has seen the request.
     #[cfg(feature = "axum-0_8")]
     pub(crate) fn has_layer(extensions: &Extensions) -> bool {
         extensions.get::<LoaderHandle>().is_some()
     }
 
-    /// The same without waiting: `None` without a layer, and where waiting would be needed.
+    /// Returns the session without waiting: `None` without a layer, and where [`load`](Self::load) would wait or fail.
     pub fn from_extensions(extensions: &Extensions) -> Option<Self> {
         Arc::clone(&extensions.get::<LoaderHandle>()?.loader).load_now()
     }
@@ -159,19 +159,20 @@ impl Session {
         self.resolve::<V>().map(|(value, _)| value)
     }
 
-    /// Which tier answers for `V`.
+    /// Returns the tier that answers for `V`.
     pub fn value_source<V: SessionValue>(&self) -> ValueSource {
         ValueSource { tier: self.resolve::<V>().map_or(read::FALLBACK_TIER, |(_, tier)| tier) }
     }
 
-    /// What each tier says of `V`, for people who wonder. It looks everywhere, so it costs more than reading.
+    /// Returns the answer of each tier for `V`, to find out why a value is as it is. All tiers are asked, so `explain`
+    /// costs more than a read.
     pub fn explain<V: SessionValue>(&self) -> Explanation {
         self.shared().flags.touched.set();
         let index = read::declared_index::<V>(self.shared());
         index.map_or_else(Explanation::of_nothing, |index| explain::explain(self.shared(), index, Access::Touch))
     }
 
-    /// Whether sessions can have a `V`.
+    /// Returns whether the chain declares `V`.
     pub(crate) fn declares<V: SessionValue>(&self) -> bool {
         self.shared().node.config.schema.index_of::<V>().is_some()
     }
@@ -185,7 +186,7 @@ impl Session {
         read::answer(shared, index, &look.stored, now, |json| value::decode::<V>(json))
     }
 
-    /// Whether the request brought no session: there is none, or this handle made it.
+    /// Returns whether the request brought no living session: no session lives, or this handle began the session.
     pub fn is_new(&self) -> bool {
         self.shared().flags.touched.set();
         match self.shared().live(self.shared().node.now()) {
@@ -194,7 +195,7 @@ impl Session {
         }
     }
 
-    /// When the session began; `None` if there is none. Renewal keeps it, sign-in begins anew.
+    /// Returns when the session began; `None` without a session. A renewal keeps the time, and a sign-in begins anew.
     pub fn created_at(&self) -> Option<SystemTime> {
         self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;
@@ -204,71 +205,79 @@ impl Session {
         }
     }
 
-    /// When the session ends if nobody uses it again; `None` if there is none.
+    /// Returns when the session ends if it is not used again; `None` without a session.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;
         Some(self.shared().node.time.wall(record.deadline()).time())
     }
 
-    /// The principal: who is signed in, as `identify` or `identify_by` says. `None` once the session is over.
+    /// Returns the principal, the signed-in user, from `identify` or `identify_by`. `None` once the session is over.
     pub fn principal(&self) -> Option<Principal> {
         self.shared().flags.touched.set();
-        self.shared().principal(self.shared().node.now()).map(|signed| signed.principal.clone())
+        self.shared().principal(self.shared().node.now()).map(|resolved| resolved.principal.clone())
     }
 
     // Writing.
 
-    /// Writes a value. When it returns, every later read on this node sees it, every watcher is told, and the shared
-    /// store, if there is one, has it; whatever becomes of the response changes nothing about that.
+    /// Writes a value. Once `set` has returned, every read on this node sees the value, every watcher has been
+    /// notified, and a shared store has the value. The fate of the response changes nothing about this.
     ///
-    /// In a chain without memory and without a shared store the handle alone has the value until the response carries the
-    /// cookie: the value is lost with a response that is dropped.
+    /// In a chain without memory and without a shared store the handle alone has the value until the response carries
+    /// the cookie: a dropped response loses the value.
     ///
-    /// Two things can lose a session that a write begins:
+    /// A session that a write begins can be lost in two ways:
     ///
     /// - Two first requests of one browser at the same time begin two sessions. The browser keeps the cookie of the
     ///   response that comes last, and loses the values of the other session.
     /// - A first write after the response head has left, in a task or on a socket, begins a session whose cookie no
-    ///   response carries. The page must bring a token of [`relay`](Self::relay), or nobody can read the value again.
+    ///   response carries. Unless the page brings a token of [`relay`](Self::relay), no later request can read the
+    ///   value.
     ///
     /// # Errors
     ///
-    /// `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or would not
-    /// decode again, `TooLarge` for one that the browser
-    /// could not hold beside the room that is kept for a sign-in, `Closed` once the
-    /// [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or where none may
-    /// begin ([`CrossSite`](crate::CloseReason::CrossSite),
-    /// [`Ambiguous`](crate::CloseReason::Ambiguous)). Nothing has changed then. Over a shared store `Unavailable`
-    /// where it did not answer: it may have taken the write all the same, and is asked again by the next load; `Contended`
-    /// where it found the write outdated 32 times in a row.
+    /// A refused write changes nothing:
+    ///
+    /// - `Invalid` for a value that does not validate, can't be encoded as JSON (the source is serde's error) or would
+    ///   not decode again, and for a value that may not be written in this way.
+    /// - `TooLarge` for a value that the browser could not hold beside the room that is kept for a sign-in.
+    /// - `Closed` once the [session has ended](crate::guide::login#a-browser-whose-session-was-ended-elsewhere), or
+    ///   where no session may begin ([`CrossSite`](crate::CloseReason::CrossSite),
+    ///   [`Ambiguous`](crate::CloseReason::Ambiguous)).
+    /// - `Undeclared` for a type that was not declared.
+    /// - `HeadSent` in a chain without memory, once the response head has left.
+    /// - `Contended` where a shared store found the write outdated 32 times in a row.
+    ///
+    /// `Unavailable` tells that a shared store did not answer. The store may have taken the write all the same: the
+    /// next load asks the store.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `set` has written the value or has not. With a shared store the store decides, and the next load asks the
-    /// store.
+    /// A dropped `set` has written the value or has not. With a shared store the store decides, and the next load asks
+    /// the store.
     pub async fn set<V: SessionValue>(&self, value: V) -> Result<(), WriteError> {
         let change = self.written(&value)?;
         let scope = self.shared().node.config.schema.get(change.index).scope;
         commit::commit(self.shared(), scope, WriteScope::Values, &[change]).await.map(drop)
     }
 
-    /// Changes a value from what it is now, and returns what it became.
+    /// Changes a value from its present content, and returns the new content.
     ///
-    /// N concurrent calls apply N times. An update is a compare-and-set: the closure may run again, so the closure borrows or
-    /// clones its captures. The update starts from the chain's answer, else from `V::default()`; so it does where a read-only
-    /// source failed or was late ([`source_deadline`](crate::SessionsBuilder::source_deadline)).
+    /// N concurrent calls apply N times. An update is a compare-and-set: the closure may run again, so the closure
+    /// borrows or clones its captures. The update starts from the chain's answer, else from `V::default()`, also where
+    /// a read-only source failed or was late ([`source_deadline`](crate::SessionsBuilder::source_deadline)).
     ///
-    /// Updates of one owner on this node wait for each other. A closure that blocks on another update of the same session
-    /// or user waits for itself, for ever: change two values in one [`batch`](Self::batch).
+    /// Updates of one owner on this node wait for each other. A closure that blocks on another update of the same
+    /// session or user waits for ever: change two values in one [`batch`](Self::batch).
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set), and `Contended` after losing 32 times in a row.
+    /// As [`set`](Self::set), and `Contended` if other writers were faster 32 times in a row.
     ///
     /// # Cancel safety
     ///
-    /// As [`set`](Self::set): a dropped `update` has written the closure's result or has not, even if the closure has run.
+    /// As [`set`](Self::set): a dropped `update` has written the closure's result or has not, even if the closure has
+    /// run.
     pub async fn update<V: SessionValue + Default>(
         &self,
         mut update: impl FnMut(&mut V) + Send,
@@ -277,11 +286,11 @@ impl Session {
         batch::update(self.shared(), index, &mut update).await
     }
 
-    /// Removes a value; computed tiers answer from then on. Removing what no stored tier has changes nothing.
+    /// Removes a value; computed tiers answer from then on. If no stored tier has the value, nothing changes.
     ///
     /// # Errors
     ///
-    /// `Closed`, and what a shared store makes of it.
+    /// As [`set`](Self::set), except `TooLarge`. `Invalid` is for a value that may not be removed in this way.
     ///
     /// # Cancel safety
     ///
@@ -290,9 +299,10 @@ impl Session {
         self.batch().remove::<V>().commit().await
     }
 
-    /// Removes a value and returns it, if a stored tier had a valid one. Of concurrent calls a single call gets the value. `None` where there is
-    /// nothing to take: without a session too, in a session that is over, and where no session may begin. A page that looks for
-    /// a message at each request begins no session by that. See [messages](crate::guide::login#questions) in the guide.
+    /// Removes a value and returns it, if a stored tier had a valid copy. Of concurrent calls a single call gets the
+    /// value. Returns `None` where there is nothing to take: also without a session, in a session that is over, and
+    /// where no session may begin. A page that takes a message at each request therefore begins no session. See
+    /// [messages](crate::guide::login#questions) in the guide.
     ///
     /// # Errors
     ///
@@ -300,14 +310,14 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that then reaches nobody.
+    /// As [`remove`](Self::remove). With a shared store a dropped `take` may have removed a value that no caller gets.
     pub async fn take<V: SessionValue>(&self) -> Result<Option<V>, WriteError> {
         let index = self.writable::<V>()?;
         batch::take(self.shared(), index).await
     }
 
-    /// Removes every value of the session, but not who is signed in, nor what is the principal's own. In a job, which
-    /// has no session, it empties the principal's record.
+    /// Removes all values of the session, except the identity value and the principal's own values. In a job, which has
+    /// no session, `clear` empties the principal's record.
     ///
     /// # Errors
     ///
@@ -320,22 +330,24 @@ impl Session {
         commit::clear(self.shared()).await
     }
 
-    /// Begins a batch: values of one scope that are written together or not at all.
+    /// Begins a batch: changes of several values of one scope, committed together or not at all.
     pub fn batch(&self) -> Batch<'_> {
         Batch::new(self)
     }
 
-    /// What this handle's browser lacks, sealed for its page to bring to the writeback endpoint; `None` where the browser
-    /// lacks nothing or there is no session. To be sent after a write on a socket or stream, which can't set a cookie.
+    /// Seals the changes that the browser's cookie lacks into a token, for the page to bring to the writeback endpoint.
+    /// Returns `None` where the cookie lacks nothing, and without a session. Send the token after a write on a socket
+    /// or a stream, which can't set a cookie.
     ///
-    /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's cookie.
+    /// After this handle's own [`destroy`](Self::destroy) on a socket or stream, the token removes the browser's
+    /// cookie.
     pub fn relay(&self) -> Option<RelayToken> {
         relay_out::relay(self.shared())
     }
 
     // Shared by the above.
 
-    /// The number of a declared value that may be written one by one.
+    /// Returns the index of a declared value, except the identity value: only a turn writes that.
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
         let node = &self.shared().node;
         let index = node.config.schema.index_of::<V>().ok_or_else(|| {
@@ -344,14 +356,15 @@ impl Session {
         })?;
         match &node.config.identity {
             Identity::Value { index: identity, .. } if *identity == index => {
-                let message = format!("`{}` says who is signed in: only `sign_in` and `sign_out` change it", V::NAME);
+                let message =
+                    format!("`{}` tells the signed-in user: only `sign_in` and `sign_out` change it", V::NAME);
                 Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
             }
             _ => Ok(index),
         }
     }
 
-    /// What writing a value comes to.
+    /// Returns the mutation that writes a value.
     pub(super) fn written<V: SessionValue>(&self, value: &V) -> Result<Mutation, WriteError> {
         let index = self.writable::<V>()?;
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
@@ -381,14 +394,14 @@ impl fmt::Debug for Session {
     }
 }
 
-/// Which tier answered.
+/// The tier that answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ValueSource {
     tier: &'static str,
 }
 
 impl ValueSource {
-    /// `memory`, `cookie`, `default` (also where `V::default()` stands in), or the name of a source.
+    /// The name: `memory`, `cookie`, `default` (also where `V::default()` stands in), or that of a source.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }

@@ -7,11 +7,11 @@ use super::{
 use crate::{error::WriteError, record::life::Lifetime, value::SessionValue};
 
 impl Session {
-    /// Counts as use, as reads and writes do: for a socket whose frames mean that somebody is there.
+    /// Counts as a use of the session, as reads and writes do: for a socket whose frames show that a person is there.
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended. Without a session it does nothing.
+    /// `Closed` once the session has ended, and where no session may begin. Without a session `touch` does nothing.
     ///
     /// # Cancel safety
     ///
@@ -27,11 +27,11 @@ impl Session {
         Ok(())
     }
 
-    /// Gives the session a lifetime of its own ("remember me"). The session keeps the lifetime, over renewals; the absolute
-    /// part counts from the session's creation.
+    /// Gives the session a lifetime of its own ("remember me"). Renewals keep the lifetime. The absolute part counts
+    /// from the session's creation.
     ///
-    /// A sign-in begins with the configured lifetime, or with the lifetime that this handle or a clone was given before:
-    /// "remember me" of one user does not outlive a sign-in of the next user.
+    /// A sign-in begins with the configured lifetime, or with the lifetime that this handle or a clone was given
+    /// before: the "remember me" of one user ends at a sign-in of the next user.
     ///
     /// ```
     /// # use layered_session::{Lifetime, Session, SessionValue, WriteError};
@@ -51,8 +51,8 @@ impl Session {
     /// ```
     ///
     /// Without a session `set_lifetime` makes neither a record nor a cookie. The handle remembers the lifetime for the
-    /// session that the handle begins next, by a first write or a sign-in. The lifetime ends with the handle, and with the
-    /// handle's own [`destroy`](Self::destroy). The order of a turn begins with the configured lifetime.
+    /// session that the handle begins next, by a first write or a sign-in. The lifetime ends with the handle, and with
+    /// the handle's own [`destroy`](Self::destroy). The order of a turn begins with the configured lifetime.
     ///
     /// # Errors
     ///
@@ -61,40 +61,44 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has set the lifetime or has not. It waits only for another turn of this handle.
+    /// A dropped call has set the lifetime or has not. The call waits only for another turn, or a first write, of this
+    /// handle.
     pub async fn set_lifetime(&self, lifetime: Lifetime) -> Result<(), WriteError> {
         lifecycle::set_lifetime(self.shared(), lifetime).await
     }
 
-    /// Moves the session to a new id: to be called whenever rights change (OWASP ASVS 7.2.4). The values stay, and the
-    /// lifetime. This handle, its clones and watches go along; every other handle of the old id ends with
-    /// [`CloseReason::Renewed`](crate::CloseReason::Renewed). The old id is dead at once, whatever becomes of the response: a browser that
-    /// never hears of the new id has lost its session.
+    /// Moves the session to a new id. Call `renew` whenever rights change (OWASP ASVS 7.2.4). The values and the
+    /// lifetime stay. This handle, its clones and watches go along. Every other handle of the old id ends with
+    /// [`CloseReason::Renewed`](crate::CloseReason::Renewed). The old id is dead at once, also if the response is lost:
+    /// a browser that does not get the new id has lost its session.
     ///
-    /// Without a session `renew` does nothing: there is no id that somebody could have planted. After this handle's own
-    /// [`destroy`](Self::destroy) it begins a new, empty session, also where the session had ended elsewhere before.
+    /// Without a session `renew` does nothing: no attacker could have planted an id. After this handle's own
+    /// [`destroy`](Self::destroy) `renew` begins a new, empty session, also where the session had ended elsewhere
+    /// before.
     ///
     /// # Errors
     ///
-    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`. Also where
-    ///   no session may begin: another site caused the request, or tokens of several sessions came.
+    /// - `Closed` once the session has ended otherwise: of two renewals at once the second gets `Closed(Renewed)`. Also
+    ///   where no session may begin: another site caused the request, or the request brought tokens of several
+    ///   sessions.
     /// - `HeadSent` where the response head has left, on a socket or in a stream: no cookie can follow. See
     ///   [`renew_by_page`](Self::renew_by_page).
     /// - `Invalid` on a job's handle.
+    /// - `Unavailable` where a shared store did not answer, or did not take the renewed session.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `renew` has moved the session or has not. With a shared store, a `renew` that is dropped while the store ends
-    /// the old id may have ended the session: the user signs in again.
+    /// A dropped `renew` has moved the session or has not. With a shared store, a `renew` that is dropped while the
+    /// store ends the old id may have ended the session: the user signs in again.
     pub async fn renew(&self) -> Result<(), WriteError> {
         lifecycle::renew(self.shared()).await
     }
 
-    /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page brings
-    /// the token to the writeback endpoint, and the session moves to its new id there.
+    /// Begins an order for a renewal, where the response head has left: on a socket, a stream, in a task. The page
+    /// brings the token to the writeback endpoint, and the session moves to its new id there.
     ///
-    /// Rights that come with the renewal are granted by [`with`](RenewByPage::with). Never `set` a right on a socket: the
-    /// old id would have the right too, and somebody else may hold a cookie of the old id.
+    /// Grant the rights that come with the renewal by [`with`](RenewByPage::with). Never `set` a right on a socket: the
+    /// old id would have the right too, and an attacker may hold a cookie of the old id.
     ///
     /// ```
     /// # use layered_session::{RelayToken, Session, SessionValue, WriteError};
@@ -112,25 +116,26 @@ impl Session {
     }
 
     /// Signs a user in: renews the session and sets the value that `identify_by` names, in one step. The session's life
-    /// begins anew, with the configured lifetime or with the lifetime that [`set_lifetime`](Self::set_lifetime) gave this
-    /// handle before. An anonymous choice is left behind, unless adopted:
+    /// begins anew, with the configured lifetime or with the lifetime that [`set_lifetime`](Self::set_lifetime) gave
+    /// this handle before. An anonymous choice ends with the anonymous session, unless the sign-in adopts the choice:
     /// `session.sign_in(user).adopt::<Division>().await?`.
     ///
-    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the page.
+    /// On a socket or stream the page brings the sign-in: `session.sign_in(user).by_page()?` gives an order for the
+    /// page.
     ///
-    /// A browser that loses the response keeps the cookie of the ended session. A second click on the login then signs the
-    /// user in again, in a new session: the user's own values are there, the values of the session before are lost.
+    /// A browser that loses the response keeps the cookie of the ended session. A second click on the login then signs
+    /// the user in again, in a new session. The user's own values are there; the values of the session before are lost.
     ///
-    /// Another site's form signs nobody in: see [`SameSite`](crate::SameSite), and
+    /// A form of another site signs no user in: see [`SameSite`](crate::SameSite), and
     /// [`from_another_site`](SignIn::from_another_site) for the answer of an identity provider.
     ///
     /// # Errors
     ///
-    /// As [`set`](Self::set): a user value beyond the room that
-    /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session, a smaller user
-    /// value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
-    /// head has left; `Invalid` on a job's handle. The sign-in reads the user's record from a shared store
-    /// first: while the store does not answer, no sign-in succeeds.
+    /// As [`set`](Self::set). A user value beyond the room that
+    /// [`identity_room`](crate::SessionsBuilder::identity_room) keeps may be `TooLarge` for a full session; a smaller
+    /// user value is not. `Undeclared` where `identify_by` names another type or none; `HeadSent` where the response
+    /// head has left; `Invalid` on a job's handle. The sign-in first reads the user's record from a shared store: while
+    /// the store does not answer, no sign-in succeeds.
     ///
     /// # Cancel safety
     ///
@@ -139,9 +144,9 @@ impl Session {
         SignIn::new(self, &user)
     }
 
-    /// Signs out: [`destroy`](Self::destroy) by the name that an application would look for.
+    /// Signs out: another name of [`destroy`](Self::destroy).
     ///
-    /// A message for the page that comes next goes into a new session, also where the
+    /// Write a message for the next page into a new session, also where the
     /// [session had ended elsewhere](crate::guide::login#a-browser-whose-session-was-ended-elsewhere):
     ///
     /// ```
@@ -179,59 +184,61 @@ impl Session {
         self.destroy().await
     }
 
-    /// Ends the session for good, on every tier, and removes the cookie with this response. Every handle of the session
-    /// answers `Closed` from then on, and every watch ends; only this handle and its clones may [`renew`](Self::renew) or
-    /// [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a session, or with a session that is
-    /// over, `destroy` does nothing.
+    /// Ends the session for good, on every tier, and removes the cookie with this response. From then on every handle
+    /// of the session answers `Closed`, and every watch ends. Only this handle and its clones may
+    /// [`renew`](Self::renew) or [`sign_in`](Self::sign_in) afterwards. The principal's own values stay. Without a
+    /// session, or with a session that is over, `destroy` ends nothing.
     ///
-    /// In a chain without memory and without a shared store nothing but the removal of the cookie ends the session: a copy of the
-    /// cookie opens until it expires.
+    /// In a chain without memory and without a shared store only the removal of the cookie ends the session: a copy of
+    /// the cookie opens until it expires.
     ///
     /// Where the response head has left, the session ends at once, and [`relay`](Self::relay) of this handle gives the
-    /// removal of the cookie for the page to bring. An order that this handle gave is void.
+    /// removal of the cookie for the page to bring. All orders of this handle are void.
     ///
-    /// For a minute, a session that another request has renewed counts as the session under its new id: a sign-out that
-    /// meets a renewal ends it. That holds on the node of the renewal, and only where the same user was signed in before
-    /// and after; with `identify`, the request must be that user's. A session that a sign-in began stays.
+    /// For a minute after a renewal by another request, a sign-out with the old id ends the renewed session. This holds
+    /// on the node of the renewal, and only where the same user was signed in before and after the renewal; with
+    /// `identify`, the request must be of the same user too. A session that a sign-in began stays.
     ///
     /// # Errors
     ///
-    /// `Closed` where the request brought cookies of several sessions, of which none can be told to be the user's: all live
-    /// on. `Unavailable` where a shared store did not answer: the session may live on. `HeadSent` in a chain without memory,
-    /// once the response head has left.
+    /// - `Closed` where the request brought cookies of several sessions, so that the user's own is not known: all of
+    ///   the sessions live on.
+    /// - `Unavailable` where a shared store did not answer: the session may live on.
+    /// - `HeadSent` in a chain without memory, once the response head has left.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `destroy` has ended the session or has not. With a shared store the store decides, and some orders of this
-    /// handle may be void already: call it again.
+    /// A dropped `destroy` has ended the session or has not. With a shared store the store decides, and some orders of
+    /// this handle may be void already: call `destroy` again.
     pub async fn destroy(&self) -> Result<(), WriteError> {
         end::destroy(self.shared()).await
     }
 
     /// Ends all sessions of this handle's principal, this session too: "sign out everywhere". The end of this session
-    /// counts as this handle's own [`destroy`](Self::destroy), and follows another tab's renewal as that does. Other handles
-    /// end with [`CloseReason::Revoked`](crate::CloseReason::Revoked).
+    /// counts as this handle's own [`destroy`](Self::destroy), and also ends a session that another tab has just
+    /// renewed. Other handles end with [`CloseReason::Revoked`](crate::CloseReason::Revoked).
     ///
     /// # Errors
     ///
-    /// `Invalid` where nobody is signed in, and on a job's handle (see [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
-    /// `NoMemory` in a chain without a memory tier, before anything has changed. `Closed` once the session has ended, and
-    /// the errors of `destroy`.
+    /// - `Invalid` where no user is signed in, and on a job's handle (see
+    ///   [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions)).
+    /// - `NoMemory` in a chain without a memory tier, before anything has changed.
+    /// - `Closed` once the session has ended, and the errors of `destroy`.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has ended all of the sessions or none. With a shared store it may have ended this session alone:
-    /// [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
+    /// A dropped call has ended all of the sessions or none. With a shared store the call may have ended this session
+    /// alone: [`Sessions::end_all_sessions`](crate::Sessions::end_all_sessions) ends the others.
     pub async fn end_all_sessions(&self) -> Result<(), WriteError> {
         end::end_all_sessions(self.shared()).await
     }
 
-    /// Ends all other sessions of this handle's principal and renews this one: "change the password and stay signed in".
-    /// Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2): the
-    /// holder of a stolen session would sign the user out.
+    /// Ends all other sessions of this handle's principal and renews this session: "change the password and stay signed
+    /// in". Copies of this session's old cookie are dead as well. Ask for the password again first (OWASP ASVS 7.5.2):
+    /// the holder of a stolen session would sign the user out.
     ///
     /// The other sessions end first. A failure between the two steps ends this session too, and so does another turn of
-    /// this session that comes between: the call then fails with `Closed`.
+    /// this session between them: the call then fails with `Closed`.
     ///
     /// # Errors
     ///
@@ -239,8 +246,8 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has done both steps or none. With a shared store it may have ended the other sessions without the
-    /// renewal, and has then ended this session too.
+    /// A dropped call has done both steps or none. With a shared store the call may have ended the other sessions
+    /// without the renewal; then this session has ended too.
     pub async fn end_other_sessions(&self) -> Result<(), WriteError> {
         end::end_other_sessions(self.shared()).await
     }
