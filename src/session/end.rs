@@ -1,7 +1,7 @@
-//! Ends of sessions: of this handle's own, and of all of a user's.
+//! Ends of sessions: of this handle's own session, and of all sessions of a user.
 //!
 //! A `destroy` can meet a renewal: a user signs out in one tab while a response of another tab renews the session. The
-//! sign-out brings the old id, and must end the session that the renewed id goes on as.
+//! sign-out brings the old id, and must end the session under its new id.
 
 use std::{
     iter,
@@ -29,7 +29,7 @@ use crate::{
     version::Version,
 };
 
-/// Ends an id on this node and in the store, known or not. The tombstone of an unknown id is filed under
+/// Ends an id on this node and in the store, also an unknown id. The tombstone of an unknown id is filed under
 /// `principal`.
 pub(super) async fn end_id(
     shared: &SessionShared,
@@ -41,7 +41,8 @@ pub(super) async fn end_id(
     if let Some(store) = shared.node.store() {
         let end = || store.end(&id, CloseReason::Destroyed, None, until);
         if matches!(end().await?, Committed::Absent) {
-            // A store remembers the end of a record that it had. Another node could begin an absent id yet.
+            // A store remembers the end of a record that it had. Without the record, another node could still begin the
+            // id.
             store.commit(shared.node.config.owner(&id), CommitKind::Create, &[], until).await?;
             end().await?;
         }
@@ -67,12 +68,12 @@ pub(super) async fn destroy(shared: &SessionShared) -> Result<(), WriteError> {
 /// [`SessionShared::lifecycle_lock`], so that no clone renews the session meanwhile.
 pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::Fenced(CloseReason::Ambiguous)) {
-        // One of the sessions is the user's, and lives on: nobody is to believe that the user has signed out.
+        // One of the sessions is the user's, and lives on. A success would show a sign-out that did not happen.
         return Err(WriteError::closed(CloseReason::Ambiguous));
     }
     let now = shared.node.now();
     let longest = now.after(shared.node.longest_absolute());
-    // Noted until the end is done: after a failure, or a caller that leaves, the next call takes the orders back.
+    // Forgotten after the end alone: after a failure, or a dropped call, the next call takes the orders back.
     let orders = shared.lazy().own_ends.orders();
     for IssuedOrder { id, principal, .. } in &orders {
         end_id(shared, *id, *principal, longest, now).await?;
@@ -86,13 +87,13 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     shared.lazy().own_ends.forget_orders(&orders);
     match ended {
         Some(EndedRecord { id, until, principal }) => {
-            // The session that an order begins has a life of its own.
+            // An order begins a session with a lifetime of its own.
             let until = if orders.is_empty() { until } else { until.max(longest) };
             others.truncate(MOST_BEGUN);
             shared.note_own_end(OwnEnd { id, until, principal: principal.or(orderer), others });
         }
         None if !orders.is_empty() => {
-            // The page may have brought the order to another node: the browser has the begun session's cookie then.
+            // The page may have brought the order to another node: then the browser has the begun session's cookie.
             if before.is_none() {
                 others.extend(shared.bound_key().or(shared.request_token.key).map(|key| SessionId::from_bytes(key.0)));
             }
@@ -101,11 +102,12 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
             others.truncate(MOST_BEGUN);
             shared.lazy().own_ends.set(OwnEnd { id, until: longest, principal, others });
         }
-        // A session that is over is as destroyed as can be, and a session that never was stays so.
+        // No session lives, so there is nothing to end.
         None => {
             if let Err(Some(CloseReason::Destroyed | CloseReason::Revoked | CloseReason::Expired)) = shared.live(now) {
-                // Ended elsewhere: the application may begin anew, as after an end of its own. The browser keeps its
-                // cookie, which may be that of a later login by now. A renewed session goes on in another tab.
+                // Ended elsewhere: the application may begin another session, as after an end of its own. The browser
+                // keeps its cookie, which by now may be the cookie of a later login. A renewed session goes on in
+                // another tab.
                 shared.flags.may_begin.set();
             }
         }
@@ -116,18 +118,18 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
 /// A record that this handle has ended.
 struct EndedRecord {
     id: SessionId,
-    /// The last moment at which a token of the id could open.
+    /// The last moment at which a token of the id can open.
     until: Millis,
     principal: Option<PrincipalTag>,
 }
 
-/// Ends the handle's session, or the session that it goes on as. `None` if there is none to end.
+/// Ends the handle's session, or the session that a renewal has made of it. `None` if there is no session to end.
 async fn end_session(
     shared: &SessionShared,
     reason: CloseReason,
     now: Millis,
 ) -> Result<Option<EndedRecord>, WriteError> {
-    // Again where another handle was faster to renew the session.
+    // Looks again if another handle has renewed the session meanwhile.
     while let Some(record) = session_to_end(shared, now) {
         let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
         if let Some(store) = shared.node.store() {
@@ -148,19 +150,19 @@ pub(super) async fn end_all_sessions(shared: &SessionShared) -> Result<(), Write
     commit::check_head(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
-    // As `destroy` does: another tab's renewal may be faster, and a further one faster than the look at its user.
-    let signed = loop {
+    // As in `destroy`, another tab may renew the session first, and a third tab again before the principal is read.
+    let principal = loop {
         let record = session_to_end(shared, now);
         match signed_in(shared, record.clone(), now) {
-            Ok((_, signed)) => break signed,
+            Ok((_, principal)) => break principal,
             Err(error) if record.is_none_or(|record| record.closed(now).is_none()) => return Err(error),
             Err(_) => {}
         }
     };
     check_ends_kept(shared)?;
-    // First, so that the stamp does not take this handle's own end for somebody else's.
+    // The own end comes before the revocation, whose stamp would end this session as another handle's end.
     end_own(shared, CloseReason::Revoked).await?;
-    revoke(shared, &signed);
+    revoke(shared, &principal);
     Ok(())
 }
 
@@ -169,11 +171,11 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
-    let (record, signed) = signed_in(shared, shared.live(now).ok(), now)?;
+    let (record, principal) = signed_in(shared, shared.live(now).ok(), now)?;
     check_ends_kept(shared)?;
     let id = new_session_id()?;
     let _exemption = shared.node.exempt_renewals.exempt(*record.key(), shared.handle_id());
-    let stamp = revoke(shared, &signed);
+    let stamp = revoke(shared, &principal);
     let planned = Some(PlannedSession { id, birth: shared.node.time.fresh(now, stamp) });
     let start = SessionStart { kind: StartKind::Renewal, planned, changes: &[] };
     replace::replace_session(shared, &record, &start, now).await
@@ -181,7 +183,7 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
 
 /// # Errors
 ///
-/// Where no tier would know at the next request that a principal's sessions have ended.
+/// `NoMemory` where no tier would know at the next request that a principal's sessions have ended.
 pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() {
         let message = "the end of all sessions is stored in memory, and this chain has none: \
@@ -191,7 +193,7 @@ pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> 
     Ok(())
 }
 
-/// The session and the principal, for a turn that concerns all sessions of the principal.
+/// Returns the session and the principal, for a turn that concerns all sessions of the principal.
 fn signed_in(
     shared: &SessionShared,
     bound: Option<Arc<Record>>,
@@ -200,34 +202,35 @@ fn signed_in(
     let bound = bound.ok_or_else(|| match shared.live(now) {
         Err(None) => WriteError::new(
             WriteErrorKind::Invalid,
-            "there is no session, so nobody is signed in; a job calls `Sessions::end_all_sessions`",
+            "there is no session, so no user is signed in; a job calls `Sessions::end_all_sessions`",
         ),
         Err(Some(reason)) => WriteError::closed(reason),
         Ok(_) => WriteError::closed(CloseReason::Renewed),
     })?;
-    let nobody = || match bound.closed(now) {
-        // Another request was faster: the record no longer says whose it was.
+    let anonymous = || match bound.closed(now) {
+        // Another request was faster: an ended record no longer names its principal.
         Some(reason) => WriteError::closed(reason),
-        None => WriteError::new(WriteErrorKind::Invalid, "nobody is signed in, so no user has sessions to end"),
+        None => WriteError::new(WriteErrorKind::Invalid, "no user is signed in, so there are no sessions to end"),
     };
-    let signed = shared.principal_for(&bound, now).ok_or_else(nobody)?;
-    Ok((bound, signed))
+    let principal = shared.principal_for(&bound, now).ok_or_else(anonymous)?;
+    Ok((bound, principal))
 }
 
-/// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp.
-pub(crate) fn revoke(shared: &SessionShared, signed: &ResolvedPrincipal) -> Version {
+/// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp: the version up to which they
+/// end.
+pub(crate) fn revoke(shared: &SessionShared, principal: &ResolvedPrincipal) -> Version {
     let now = shared.node.now();
-    let record = shared.hold_principal(signed, now);
+    let record = shared.hold_principal(principal, now);
     let version = {
         let mut state = record.write();
         record.reset_if_idle(&mut state, now);
         let time = &shared.node.time;
-        // Other nodes' counters of this very millisecond are not known here: the ids that they minted in it go too.
+        // This node doesn't know the counters of other nodes in this millisecond: ids that were minted in it end too.
         let version = time.fresh(now, Version::ZERO).max(Version::last_at(time.wall(now)));
         time.note_version(version, now);
         if let Kind::Principal(principal) = &mut state.kind {
             (principal.not_before, principal.revoked) = (version, now);
-            // Kept until the last cookie sealed before can no longer open.
+            // Kept until the last cookie that was sealed before can no longer open.
             principal.idle = principal.idle.max(shared.node.longest_absolute());
         }
         version
@@ -239,12 +242,12 @@ pub(crate) fn revoke(shared: &SessionShared, signed: &ResolvedPrincipal) -> Vers
     version
 }
 
-/// The session that a `destroy` of this handle is to end: its own while that lives, else the successor of its own.
+/// Returns the session that a `destroy` of this handle ends: the handle's own while that lives, else its successor.
 pub(super) fn session_to_end(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     shared.live(now).ok().or_else(|| exempt_session(shared, now)).or_else(|| living_successor(shared, now))
 }
 
-/// The session that another handle is about to renew, with all others of its user over.
+/// Returns the session that another handle is about to renew, after the end of all other sessions of its user.
 fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let key = match shared.binding() {
         Binding::Live(bound) => *bound.key(),
@@ -258,10 +261,10 @@ fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     }
 }
 
-/// The session that this handle's renewed session goes on as.
+/// Returns the living successor of this handle's renewed session.
 ///
-/// Each step from an id to its successor must be less than a minute old. A successor is noted only where the same
-/// principal was signed in before and after. With `identify` that principal must be the request's too: the head may
+/// Each step from an id to its successor must be less than a minute old. A record notes a successor only where the same
+/// principal was signed in before and after. With `identify` the request must have that principal too: the head may
 /// name another user of the same cookie.
 fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let memory = shared.node.memory.as_ref()?;

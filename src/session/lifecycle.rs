@@ -1,8 +1,9 @@
-//! The turns of a session: a sign-in and a renewal begin here, an end is in [`end`](super::end). A turn gives the browser
+//! The turns of a session: sign-ins and renewals begin here, ends are in [`end`](super::end). A turn gives the browser
 //! another cookie or takes the cookie away.
 //!
-//! The turns of a handle and its clones happen one after the other: each turn holds [`SessionShared::lifecycle_lock`] from
-//! before it looks at the session. So no clone takes another clone's turn for the turn of another handle.
+//! The turns of a handle and its clones happen one after the other: each turn holds [`SessionShared::lifecycle_lock`]
+//! from before it looks at the session. Therefore no clone mistakes another clone's turn for the turn of another
+//! handle.
 
 use super::{
     commit,
@@ -22,7 +23,7 @@ use crate::{
     time::Millis,
 };
 
-/// The site whose page a sign-in answers.
+/// The site of the page that a sign-in answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Site {
     Own,
@@ -31,7 +32,7 @@ pub(super) enum Site {
 
 /// # Errors
 ///
-/// Where no response is left that could take a turn to the browser.
+/// `HeadSent` where no response is left that could take a turn to the browser, and `Invalid` on a job's handle.
 pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::PrincipalOnly) {
         let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
@@ -57,16 +58,16 @@ pub(super) async fn renew_with(shared: &SessionShared, start: &SessionStart<'_>)
     let now = shared.node.now();
     match shared.live(now) {
         Ok(record) => replace_session(shared, &record, start, now).await,
-        // After its own end a handle may begin a new session: a page that says "you have been signed out".
+        // After its own end a handle may begin a new session, for a page that says "you have been signed out".
         Err(Some(_)) if shared.may_begin_anew() => begin_session(shared, start, now).await,
         Err(Some(reason)) => Err(WriteError::closed(reason)),
-        // No id, nothing to renew.
+        // Without an id there is nothing to renew.
         Err(None) => Ok(()),
     }
 }
 
-/// Begins a session where none lives. The caller holds [`SessionShared::lifecycle_lock`], since before it looked: what a
-/// clone writes first is to be in the session.
+/// Begins a session where none lives. The caller has held [`SessionShared::lifecycle_lock`] since before it looked for
+/// a session: no first write of a clone begins a session of its own meanwhile.
 pub(super) async fn begin_session(
     shared: &SessionShared,
     start: &SessionStart<'_>,
@@ -77,7 +78,7 @@ pub(super) async fn begin_session(
         let (changes, planned, above) = (start.changes, start.planned, start.above());
         let begun = commit::create_session(shared, changes, BudgetShare::Whole, planned, above, now).await;
         if matches!(begun, Err(CommitFailure::Outdated)) && planned.is_some() {
-            // A store that finds a planned id in use would find the same again.
+            // A store that finds a planned id in use would find the same at the next attempt.
             return Err(WriteError::closed(CloseReason::Renewed));
         }
         if let Some(begun) = attempts.settle(begun)? {
@@ -87,7 +88,7 @@ pub(super) async fn begin_session(
     if let Some(key) = shared.request_token.key
         && let Kind::Session { life, .. } = &mut record.write().kind
     {
-        // Other nodes may not know yet that the id which the request brought has ended.
+        // Other nodes may not know yet that the request's id has ended.
         life.set_predecessor(Predecessor { id: SessionId::from_bytes(key.0), shares_end: false });
     }
     shared.flags.begun_here.set();
@@ -119,7 +120,7 @@ pub(super) async fn set_lifetime(shared: &SessionShared, lifetime: Lifetime) -> 
             let message = "a handle of `Sessions::for_principal` has no session that a lifetime could be set for";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
-        // The next session of this handle begins with the lifetime.
+        // The handle keeps the lifetime for its next session.
         Err(_) => {}
     }
     shared.node.raise_longest_absolute(lifetime.absolute);

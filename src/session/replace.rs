@@ -25,21 +25,21 @@ use crate::{
     version::Version,
 };
 
-/// What the session of a turn begins with.
+/// The values and the life with which the session of a turn begins.
 pub(super) struct SessionStart<'a> {
     pub(super) kind: StartKind,
-    /// The id and the birth that an order has planned; without an order the turn draws both.
+    /// The id and the birth that an order has planned; without an order the turn makes both.
     pub(super) planned: Option<PlannedSession>,
-    /// Values that are written under the new id: the user's own first, if somebody signs in.
+    /// Values that are written under the new id: at a sign-in the identity value first.
     pub(super) changes: &'a [Mutation],
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StartKind {
-    /// Everything goes along, the lifetime too.
+    /// All values and the lifetime go along.
     Renewal,
-    /// The session's own values go along, without what was chosen anonymously. The life begins anew, with the configured
-    /// lifetime or the handle's.
+    /// The values of session scope go along; anonymous choices of principal scope don't. The life begins anew, with the
+    /// configured lifetime or the handle's.
     SignIn {
         /// The user's sessions up to this version have ended.
         above: Version,
@@ -55,16 +55,16 @@ impl SessionStart<'_> {
     }
 }
 
-/// A turn from one id to the next.
+/// The move of a session from one id to the next.
 pub(super) struct Replacement<'a> {
     pub(super) start: &'a SessionStart<'a>,
     pub(super) predecessor: Predecessor,
-    /// Whether a sign-out with the old id ends the new session too. A sign-in is never followed: somebody may have planted
-    /// the old cookie before the login.
+    /// Whether a sign-out with the old id ends the new session too. After a sign-in it doesn't: an attacker may have
+    /// planted the old cookie before the login.
     pub(super) followed: bool,
 }
 
-/// Moves the session to a new id: the new record is there before the old record ends.
+/// Moves the session to a new id. The new record exists before the old record ends.
 pub(super) async fn replace_session(
     shared: &SessionShared,
     old: &Arc<Record>,
@@ -74,7 +74,7 @@ pub(super) async fn replace_session(
     let id = start.planned.map_or_else(new_session_id, |planned| Ok(planned.id))?;
     let life = SessionLife::begin(Version::ZERO, now, shared.node.config.lifetime);
     let (next, made) = shared.node.insert_record(id, life, now)?;
-    // Asked outside of all locks: the application's own code says who is signed in.
+    // Derived outside of all locks: the application's own code runs here.
     let principal = shared.principal_for(old, now).map(|principal| principal.owner.tag());
     let by_value = matches!(shared.node.config.identity, Identity::Value { .. });
     let followed = start.kind == StartKind::Renewal && principal.is_some();
@@ -83,7 +83,7 @@ pub(super) async fn replace_session(
     let _gate = match shared.node.store() {
         Some(store) => {
             let gate = old.extras().renew_gate.write().await;
-            // The copy comes first and the end last: a failure between the two leaves the old session whole.
+            // The copy comes first and the end second: a failure between the two leaves the old session whole.
             create_in_store(shared, store, old, &next, &replacement, now).await?;
             end_in_store(shared, store, old, &next, &replacement, now).await?;
             Some(gate)
@@ -94,12 +94,12 @@ pub(super) async fn replace_session(
     made.keep();
     shared.node.account(old, now);
     shared.node.account(&next, now);
-    // After the rebinding: a watch of this handle then sees the renewal as its own.
+    // Notified after the rebinding: a watch of this handle then sees the renewal as its own.
     old.notify_all();
     Ok(())
 }
 
-/// In memory: the old record's values become the new record's, and the old record ends, in one step.
+/// Moves the old record's values into the new record in memory, and ends the old record, in one step.
 fn swap_records(
     shared: &SessionShared,
     (old, principal): (&Record, Option<PrincipalTag>),
@@ -119,7 +119,7 @@ fn swap_records(
 
 /// # Errors
 ///
-/// Where the values that the turn writes do not fit beside those that go along.
+/// `TooLarge` where the values that the turn writes do not fit beside the values that go along.
 pub(super) fn successor_state(
     shared: &SessionShared,
     state: &State,
@@ -127,7 +127,8 @@ pub(super) fn successor_state(
     now: Millis,
 ) -> Result<State, CommitRejected> {
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
-    // Above the birth of the old session, which no `end_all_sessions` has reached, and above all that this node has seen.
+    // Above all versions that this node has seen, and so above the old session's birth, which no `end_all_sessions`
+    // reached.
     let fresh = |above| shared.node.time.fresh(now, above);
     let birth = start.planned.map_or_else(|| fresh(start.above()), |planned| planned.birth);
     let fields = match start.kind {
@@ -178,7 +179,7 @@ async fn create_in_store(
     let until = successor.absolute_deadline().unwrap_or(now);
     match store.commit(shared.node.config.owner(&next.id()), CommitKind::Create, &changes, until).await? {
         Committed::Applied(_) => Ok(()),
-        // Another node has carried the order out.
+        // Another node has carried out the order.
         _ if replacement.start.planned.is_some() => Err(WriteError::closed(CloseReason::Renewed)),
         _ => Err(not_taken()),
     }

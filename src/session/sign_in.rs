@@ -1,4 +1,4 @@
-//! [`SignIn`] and [`RenewByPage`]: turns as the application asks for them.
+//! [`SignIn`] and [`RenewByPage`]: the turns that an application begins.
 
 use std::{
     fmt,
@@ -50,9 +50,9 @@ use crate::{
 ///
 /// # Cancel safety
 ///
-/// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a sign-in
-/// that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values, or have ended
-/// the session of before without beginning the next: the user signs in again.
+/// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a
+/// sign-in that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values,
+/// or have ended the old session without beginning the new one: the user signs in again.
 #[must_use = "nothing happens until it is awaited"]
 pub struct SignIn<'a> {
     session: &'a Session,
@@ -73,16 +73,16 @@ impl<'a> SignIn<'a> {
             }
             Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
             Identity::Head(_) | Identity::Nobody => undeclared(format!(
-                "`{}` signs nobody in: add `.identify_by::<..>(..)` with its type to `Sessions::builder()`",
+                "`{}` signs in no user: add `.identify_by::<..>(..)` with its type to `Sessions::builder()`",
                 V::NAME
             )),
         };
         Self { session, user, adopt: Vec::new(), grants: Vec::new(), site: Site::Own }
     }
 
-    /// Carries what was chosen before over to the user, if the user has no `V` yet. Needs a `V` of principal scope;
-    /// without this, an anonymous choice ends with the anonymous session. A choice that the user's record has no room for
-    /// fails the sign-in (`TooLarge`) before anything changes.
+    /// Copies an anonymous choice to the user, if the user has no `V` yet. Needs a `V` of principal scope. Without
+    /// `adopt`, an anonymous choice ends with the anonymous session. If the user's record has no room for a choice, the
+    /// sign-in fails (`TooLarge`) before anything changes.
     pub fn adopt<V: SessionValue>(mut self) -> Self {
         let schema = &self.session.shared().node.config.schema;
         match schema.index_of::<V>().filter(|index| schema.get(*index).scope == Scope::Principal) {
@@ -97,9 +97,9 @@ impl<'a> SignIn<'a> {
         self
     }
 
-    /// Writes a session-scope value in the same step, under the new id alone: a copy of the old cookie never has it. The
-    /// value may take what the user value leaves of
-    /// [`SessionsBuilder::identity_room`](crate::SessionsBuilder::identity_room).
+    /// Writes a value of session scope in the same step, under the new id alone: a copy of the old cookie never has the
+    /// value. The value may take the part of
+    /// [`SessionsBuilder::identity_room`](crate::SessionsBuilder::identity_room) that the user value leaves.
     pub fn with<V: SessionValue>(mut self, value: &V) -> Self {
         match grant(self.session, value) {
             Ok(change) => self.grants.push(change),
@@ -109,12 +109,12 @@ impl<'a> SignIn<'a> {
     }
 
     /// Signs the user in also where another site caused the request and the browser may have withheld the cookie: for
-    /// the `form_post` of SAML and OpenID Connect, and under [`SameSite::Strict`](crate::SameSite::Strict) for any answer
-    /// of an identity provider. Elsewhere it changes nothing, and a cross-site upgrade stays refused.
+    /// the `form_post` of SAML and OpenID Connect, and under [`SameSite::Strict`](crate::SameSite::Strict) for any
+    /// answer of an identity provider. Elsewhere the setting changes nothing, and a cross-site upgrade stays refused.
     ///
-    /// **Check the answer's `state` (or `RelayState`) against this very browser first**, by a cookie of the application's
-    /// own with `SameSite=None; Secure`: without that check, any site can sign its visitors in as somebody else (login
-    /// CSRF).
+    /// **Check first that the answer's `state` (or `RelayState`) was given to this very browser**, by a cookie of the
+    /// application's own with `SameSite=None; Secure`. Without this check, any site can sign its visitors in as another
+    /// user (login CSRF).
     pub const fn from_another_site(mut self) -> Self {
         self.site = Site::Another;
         self
@@ -123,28 +123,29 @@ impl<'a> SignIn<'a> {
     /// Gives an order for the page, where the response head has left: on a socket, a stream, in a task.
     ///
     /// The page brings the token to [`SessionWriteback`](crate::SessionWriteback), as the hook does with every
-    /// [`RelayToken`], and the user is signed in by the response to that. Until then nothing has changed. The order is
-    /// worth a login: give it to this handle's own page, over this handle's own socket, and to nobody else.
+    /// [`RelayToken`], and the response to this request signs the user in. Until then nothing has changed. The order is
+    /// worth a login: give the token to this handle's own page alone, over this handle's own socket.
     ///
     /// The order lives 60 seconds, begins one session at most, and is refused after a sign-out, after another sign-in,
     /// and after the end of all of the user's sessions. The session begins with the configured lifetime: for another
-    /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. An order that is made on one node and
-    /// brought to another needs their clocks within a minute of each other, and after a step back of its clock a node
-    /// takes its own orders for old ones until the clock has caught up. Without a shared store, "at most one session"
-    /// holds per node and process.
+    /// lifetime call [`Session::set_lifetime`] in a request of the signed-in page. If one node makes an order and
+    /// another node carries it out, the clocks of the two must be within a minute of each other. After a step back of
+    /// its clock, a node takes its own orders for old ones until the clock has caught up. Without a shared store, "at
+    /// most one session" holds per node and process.
     ///
     /// # Errors
     ///
-    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `Invalid` on a job's handle, and for a ninth
-    /// user on one handle, whose order a sign-out could not take back. `NoMemory` on a chain without memory, where no
-    /// sign-out could end the session that the order would begin.
+    /// As a sign-in in a request: `Closed`, `Invalid`, `TooLarge`, `Undeclared`. `TooLarge` also for an order of more
+    /// than 12 KiB. `Invalid` on a job's handle, and for a ninth user on one handle, since a sign-out takes back eight
+    /// orders at most. `NoMemory` on a chain without memory, where no sign-out could end the session that the order
+    /// would begin.
     pub fn by_page(self) -> Result<RelayToken, WriteError> {
         let Self { session, user, adopt: adopts, grants, .. } = self;
         relay_out::order(session.shared(), &Ordering { turn: Turn::SignIn, user: Some(user?), grants, adopts })
     }
 }
 
-/// A renewal that the page is to bring. See [`Session::renew_by_page`].
+/// A renewal for the page to bring. See [`Session::renew_by_page`].
 #[must_use = "nothing happens until `token` gives the order"]
 #[derive(Debug)]
 pub struct RenewByPage<'a> {
@@ -157,8 +158,8 @@ impl<'a> RenewByPage<'a> {
         Self { session, grants: Ok(Vec::new()) }
     }
 
-    /// Grants a session-scope value with the renewal. The value is sealed into the order, and written under the new id
-    /// alone: a copy of the old cookie never has it.
+    /// Grants a value of session scope with the renewal. The value is sealed into the order, and written under the new
+    /// id alone: a copy of the old cookie never has the value.
     pub fn with<V: SessionValue>(mut self, value: &V) -> Self {
         self.grants = self.grants.and_then(|mut grants| {
             grants.push(grant(self.session, value)?);
@@ -171,16 +172,16 @@ impl<'a> RenewByPage<'a> {
     ///
     /// # Errors
     ///
-    /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser, `Undeclared`,
-    /// `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew, where a granted value may not be
-    /// written, or where the handle has given orders for eight users already.
+    /// `Closed` once the session has ended, `TooLarge` where the granted values would not fit the browser or an order
+    /// of 12 KiB, `Undeclared`, `NoMemory` on a chain without memory, and `Invalid` where there is no session to renew,
+    /// where a granted value may not be written, or where the handle has given orders for eight users already.
     pub fn token(self) -> Result<RelayToken, WriteError> {
         let grants = self.grants?;
         relay_out::order(self.session.shared(), &Ordering { turn: Turn::Renew, user: None, grants, adopts: Vec::new() })
     }
 }
 
-/// A value that a turn writes.
+/// Returns the mutation of a value that a turn writes.
 fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Mutation, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {
@@ -202,7 +203,7 @@ impl<'a> IntoFuture for SignIn<'a> {
     }
 }
 
-/// Without the user, who is the application's.
+/// Leaves the user out, since the value is the application's.
 impl fmt::Debug for SignIn<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SignIn").field("session", self.session).finish_non_exhaustive()

@@ -1,4 +1,4 @@
-//! A sign-in in two steps: the plan reads and refuses, its execution changes.
+//! A sign-in in two steps: the plan reads and refuses, and the execution changes.
 
 use std::sync::Arc;
 
@@ -21,11 +21,11 @@ use crate::{
     version::Version,
 };
 
-/// A sign-in as the application or an order asks for it.
+/// A sign-in that the application or an order asks for.
 pub(super) struct SignInRequest<'a> {
-    /// The value that names the user.
+    /// The identity value.
     pub(super) user: Mutation,
-    /// Values that are written with the user's own.
+    /// Values that are written with the identity value.
     pub(super) grants: &'a [Mutation],
     pub(super) adopt: &'a [ValueIndex],
     pub(super) planned: Option<PlannedSession>,
@@ -33,19 +33,19 @@ pub(super) struct SignInRequest<'a> {
     pub(super) may_begin: bool,
 }
 
-/// A sign-in that nothing refuses: what it changes is decided.
+/// A sign-in that was not refused, with all its changes.
 struct SignInPlan {
     principal: Option<Arc<ResolvedPrincipal>>,
-    /// The principal's record as the store has it; `None` without a store.
+    /// The principal's record, read from the store; `None` without a store.
     loaded: Option<Arc<Record>>,
-    /// The session that is moved; `None` where a session begins.
+    /// The session that moves to a new id; `None` where a session begins.
     before: Option<Arc<Record>>,
     /// The principal's sessions up to this version have ended.
     above: Version,
     planned: Option<PlannedSession>,
-    /// The values of the session, the user's own first.
+    /// The values of the session, the identity value first.
     changes: Vec<Mutation>,
-    /// The values of the principal that the browser chose before.
+    /// The anonymous choices that the principal gets.
     adopted: Vec<Mutation>,
     now: Millis,
 }
@@ -60,8 +60,8 @@ pub(super) async fn sign_in(
     shared.flags.touched.set();
     lifecycle::check_can_set_cookie(shared)?;
     let _lifecycle = shared.lifecycle_lock().await;
-    // A session that had ended before this request, or that this handle has just ended, may be followed. The application
-    // may also answer for another site's form, which has no session.
+    // A turn may follow a session that had ended before this request, or that this handle has just ended. The
+    // application may also answer a form of another site, which has no session.
     let may_begin = match shared.live(shared.node.now()) {
         Ok(_) => false,
         Err(Some(reason)) if !lifecycle::may_be_followed(shared, site) => return Err(WriteError::closed(reason)),
@@ -76,7 +76,7 @@ pub(super) async fn sign_in_with(shared: &SessionShared, request: SignInRequest<
 }
 
 impl SignInPlan {
-    /// Decides the sign-in, or refuses it. Nothing changes: a store that doesn't answer leaves everything as it is.
+    /// Decides the sign-in, or refuses it, and changes nothing: also if the store doesn't answer, all stays as it is.
     async fn prepare(shared: &SessionShared, request: SignInRequest<'_>) -> Result<Self, WriteError> {
         let SignInRequest { user, grants, adopt, planned, may_begin } = request;
         let principal = named_principal(shared, &user);
@@ -93,9 +93,10 @@ impl SignInPlan {
             Err(reason) => return Err(WriteError::closed(reason.unwrap_or(CloseReason::Expired))),
         };
         let adopted = match (&before, &principal) {
-            // Only what nobody's principal chose: owners are never merged.
+            // Adopted from an anonymous session alone: the values of two principals are never mixed.
             (Some(before), Some(principal)) if shared.principal_for(before, now).is_none() => {
-                // Not held yet: a refused sign-in must not take the present user's record from the watches.
+                // The record is not held yet: a refused sign-in must not take the present user's record from the
+                // watches.
                 let new = || Arc::new(Record::principal(principal.key(), shared.node.config.principal_idle, now));
                 adoptable(shared, &known.unwrap_or_else(new), chosen(shared, before, adopt, now), now)?
             }
@@ -122,22 +123,22 @@ impl SignInPlan {
     }
 }
 
-/// The change that signs a user in.
+/// Returns the mutation that signs a user in.
 pub(super) fn user_change(shared: &SessionShared, user: Json) -> Result<Mutation, WriteError> {
     let Identity::Value { index, .. } = &shared.node.config.identity else {
-        let message = "nobody can sign in: declare the user's type with `identify_by`";
+        let message = "no user can sign in: declare the user's type with `identify_by`";
         return Err(WriteError::new(WriteErrorKind::Undeclared, message));
     };
     Ok(Mutation::set(*index, shared.node.config.schema.get(*index).name, user))
 }
 
-/// The principal that a user's value names.
+/// Returns the principal that the identity value names.
 pub(super) fn named_principal(shared: &SessionShared, user: &Mutation) -> Option<Arc<ResolvedPrincipal>> {
     let Identity::Value { derive, .. } = &shared.node.config.identity else { return None };
     derive(user.json.as_deref()?).map(|principal| Arc::new(shared.node.config.resolve_principal(principal)))
 }
 
-/// The browser's own choices among the values to adopt.
+/// Returns the anonymous choices among the values to adopt.
 fn chosen(shared: &SessionShared, record: &Record, adopt: &[ValueIndex], now: Millis) -> Vec<Mutation> {
     let schema = &shared.node.config.schema;
     let state = record.read();
@@ -148,7 +149,7 @@ fn chosen(shared: &SessionShared, record: &Record, adopt: &[ValueIndex], now: Mi
     adopt.iter().filter_map(change).collect()
 }
 
-/// The choices of which the principal has none yet, if the principal's record has room for them.
+/// Returns the choices that the principal lacks, if the principal's record has room for them.
 fn adoptable(
     shared: &SessionShared,
     record: &Record,
@@ -164,7 +165,7 @@ fn adoptable(
     Ok(adopted)
 }
 
-/// Gives the principal the values that it does not have. A value that stands by then stays.
+/// Gives the principal the adopted values. A value that the principal has by then stays.
 async fn give(
     shared: &SessionShared,
     principal: &ResolvedPrincipal,
