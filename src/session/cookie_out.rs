@@ -1,4 +1,4 @@
-//! What the browser is to carry, and the cookie of a response.
+//! The content of the browser's cookie, and the `Set-Cookie` of a response.
 
 use std::{cmp::Reverse, sync::Arc};
 
@@ -24,7 +24,7 @@ use crate::{
     value::Scope,
 };
 
-/// What there is for a browser to carry, by the stamps of its records' states.
+/// The content that a browser's cookie should have, as the revisions of the two records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CookieContents {
     session: u64,
@@ -33,18 +33,18 @@ pub(crate) struct CookieContents {
 
 impl CookieContents {
     pub(super) fn is_held_by(&self, token: &CookieSnapshot) -> bool {
-        // Somebody who is not signed in here just now is no reason to write the cookie.
+        // A principal that is in the cookie and is not signed in here is no reason to write the cookie.
         let principal = self.principal.is_none() || self.principal.as_ref() == token.principal.as_deref();
         self.session == token.session && principal
     }
 }
 
-/// All that a browser is to carry at one moment, unsealed.
+/// The content of a cookie at one moment, unsealed.
 pub(super) struct CookiePayload {
     ends_with_browser: bool,
     pub(super) written: Writer,
-    in_step: CookieSnapshot,
-    /// Not all of it fitted.
+    snapshot: CookieSnapshot,
+    /// Whether some values did not fit.
     cut: bool,
 }
 
@@ -52,16 +52,17 @@ pub(super) fn trace_unsealable(error: &SealError) {
     tracing::error!(%error, "the session can't be sealed");
 }
 
-/// What a response's head is to be given.
+/// The headers that the session adds to a response.
 #[derive(Debug)]
 pub(crate) struct ResponseHeaders<'a> {
     pub(crate) touched: bool,
-    /// `Set-Cookie` for each place where an earlier deploy put the cookie.
+    /// The cookie removals for the places where an earlier deploy put the cookie.
     pub(crate) removals: &'a [HeaderValue],
     pub(crate) cookie: Option<HeaderValue>,
 }
 
-/// The `Set-Cookie` that the response is to carry, if it is to carry one.
+/// Returns the `Set-Cookie` of the response, if the response needs one, and notes in the record that the browser gets
+/// it.
 pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderValue> {
     let cookie = &shared.node.config.cookie;
     let record = match shared.live(now) {
@@ -74,14 +75,14 @@ pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderVa
     if !shared.flags.touched.is_set() || !is_behind(shared, &record, now) {
         return None;
     }
-    let CookiePayload { ends_with_browser, written, in_step, cut } = build_payload(shared, &record, now)?;
+    let CookiePayload { ends_with_browser, written, snapshot, cut } = build_payload(shared, &record, now)?;
     note_over_budget(shared, &written, now);
-    let ends_in = (!ends_with_browser).then(|| in_step.deadline.since(now));
+    let ends_in = (!ends_with_browser).then(|| snapshot.deadline.since(now));
     let made = cookie.creation(&shared.node.config.audience, &record.id(), written.finish(), ends_in);
     let SetCookie { header, token, ring } = made.inspect_err(trace_unsealable).ok()??;
     if shared.node.memory.is_some() {
         let fingerprint = shared.node.config.fingerprints.fingerprint(&header.as_bytes()[token], ring);
-        record.write().set_cookie(fingerprint, in_step);
+        record.write().set_cookie(fingerprint, snapshot);
     }
     if cut && let Kind::Session { browser, .. } = &mut record.write().kind {
         browser.has_server_only = true;
@@ -89,24 +90,25 @@ pub(crate) fn set_cookie(shared: &SessionShared, now: Millis) -> Option<HeaderVa
     Some(header)
 }
 
-/// Whether the browser lacks something that it is to carry, or its cookie should be made anew.
+/// Returns whether the browser's cookie lacks a change, or should be made anew.
 pub(super) fn is_behind(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
     let contents = || cookie_contents_of(shared, record, now);
     unchanged_cookie(shared, record).is_none_or(|cookie| !contents().is_held_by(cookie))
 }
 
-/// Returns what the request's cookie held, unless the session's record has changed since, or was used for so long that the
-/// browser is to be told.
+/// Returns the state that the request's cookie held, unless the session's record has changed since, or the session was
+/// used for so long that the browser must learn of the later end.
 fn unchanged_cookie<'a>(shared: &'a SessionShared, record: &Record) -> Option<&'a CookieSnapshot> {
     let cookie = shared.request_token.cookie.as_ref().filter(|_| shared.request_token.key == Some(*record.key()))?;
     Some(cookie).filter(|cookie| record.revision() == cookie.session && record.used() < cookie.refresh_after)
 }
 
-/// Whether the session's record alone shows that the browser lacks nothing. Most responses find that out here, without a
-/// look at the time and without a session of their own.
+/// Returns whether the session's record alone shows that the browser lacks nothing. Most responses end here, without a
+/// look at the clock and without a clone of the record.
 fn is_plainly_current(shared: &SessionShared) -> bool {
     let current = shared.with_session_record(Scope::Session, |record| {
-        // Nobody was signed in then. A turn of the session changes its record, and the request's head names nobody.
+        // The cookie has no principal, and neither has the request's head. A sign-in since would have changed the
+        // record.
         let anonymous = |cookie: &CookieSnapshot| cookie.principal.is_none() && shared.head_principal.is_none();
         unchanged_cookie(shared, record).is_some_and(anonymous)
     });
@@ -119,44 +121,45 @@ pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, n
 
 #[inline]
 fn principal_contents(shared: &SessionShared, bound: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
-    shared.principal_for(bound, now).map(|signed| {
-        let carried =
-            shared.find_principal(&signed).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
-        (signed.key(), carried)
+    shared.principal_for(bound, now).map(|principal| {
+        let revision =
+            shared.find_principal(&principal).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
+        (principal.key(), revision)
     })
 }
 
-/// What the browser is to carry now; none without a session.
+/// Returns the content that the browser's cookie should have now; `None` without a session.
 pub(crate) fn cookie_contents(shared: &SessionShared) -> Option<CookieContents> {
     let now = shared.node.now();
     shared.live(now).ok().map(|record| cookie_contents_of(shared, &record, now))
 }
 
 pub(super) fn is_sealed(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
-    let stand = cookie_contents_of(shared, record, now);
+    let contents = cookie_contents_of(shared, record, now);
     let state = record.read();
     match &state.kind {
-        Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| stand.is_held_by(&held)),
+        Kind::Session { .. } => state.cookie().is_some_and(|(_, held)| contents.is_held_by(&held)),
         _ => true,
     }
 }
 
-/// Everything that the browser is to carry. That is no use of the session: a page that is open, and hears of what a job
-/// writes, must not keep it alive when nobody is there (OWASP ASVS 7.3.1).
+/// Returns the whole content of a cookie. A payload is no use of the session: an open page, which is told of the writes
+/// of a job, must not keep the session alive after its user has left (OWASP ASVS 7.3.1).
 ///
-/// Written as it is read, under the records' locks: a list of copies in between was a fifth of what a cookie costs.
+/// The payload is written while the values are read, under the records' locks: a list of copies in between was a fifth
+/// of the cost of a cookie.
 pub(super) fn build_payload(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> Option<CookiePayload> {
     build_payload_with(shared, record, None, now)
 }
 
-/// The payload of an order for this session, with everything that the browser is to carry.
+/// Returns the payload of an order for this session, with the whole content of a cookie.
 pub(super) fn build_order_payload(
     shared: &SessionShared,
     record: &Arc<Record>,
     order: &Order,
     now: Millis,
 ) -> Option<Writer> {
-    build_payload_with(shared, record, Some(order), now).map(|parcel| parcel.written)
+    build_payload_with(shared, record, Some(order), now).map(|payload| payload.written)
 }
 
 fn build_payload_with(
@@ -166,10 +169,10 @@ fn build_payload_with(
     now: Millis,
 ) -> Option<CookiePayload> {
     let schema = &shared.node.config.schema;
-    let signed = shared.principal_for(bound, now);
+    let principal = shared.principal_for(bound, now);
     let mut cut = false;
     let wall = |at| shared.node.time.wall(at);
-    let (head, mut written, session, deadline, due) = {
+    let (head, mut written, session, deadline, refresh_after) = {
         let state = bound.read();
         let Kind::Session { life, .. } = &state.kind else { return None };
         let deadline = life.deadline(bound.used());
@@ -177,7 +180,7 @@ fn build_payload_with(
             issued: wall(now),
             idle_deadline: wall(deadline),
             life: life.fields().map(wall),
-            principal: signed.as_deref().map(|signed| signed.owner.tag()),
+            principal: principal.as_deref().map(|principal| principal.owner.tag()),
             predecessor: life.predecessor(&shared.node.time, now),
         };
         let mut written = Writer::new(&head, order);
@@ -186,8 +189,8 @@ fn build_payload_with(
         }
         (head, written, state.revision(), deadline, life.refresh_after(deadline, now))
     };
-    let principal = signed.as_deref().map(|signed| {
-        let carried = shared.find_principal(signed).map_or(0, |record| {
+    let principal = principal.as_deref().map(|principal| {
+        let revision = shared.find_principal(principal).map_or(0, |record| {
             let read = record.live(now, |state| {
                 for (name, stored) in state.cookie_entries(schema) {
                     cut |= !written.entry(Entry::of(EntryOwner::Principal, name, stored));
@@ -196,24 +199,23 @@ fn build_payload_with(
             });
             read.unwrap_or(0)
         });
-        (signed.key(), carried)
+        (principal.key(), revision)
     });
     if written.entries_len() > room(shared) {
         written = rewrite(shared, &head, order, &written);
         cut = true;
     }
     let ends_with_browser = head.life.ends_with_browser;
-    let in_step =
-        CookieSnapshot { deadline, sealed: now, refresh_after: due, session, principal: principal.map(Arc::new) };
-    Some(CookiePayload { ends_with_browser, written, in_step, cut })
+    let snapshot = CookieSnapshot { deadline, sealed: now, refresh_after, session, principal: principal.map(Arc::new) };
+    Some(CookiePayload { ends_with_browser, written, snapshot, cut })
 }
 
-/// The bytes that there are for entries in the largest cookie.
+/// Returns how many bytes the entries of the largest cookie may take.
 fn room(shared: &SessionShared) -> usize {
     shared.node.config.max_budget.session + shared.node.config.max_budget.principal
 }
 
-/// Traces that a cookie is over the budget, as after a deploy that lowered the budget: at most once a minute.
+/// Traces a cookie that is over the budget, as after a deploy that lowered the budget: at most once a minute.
 fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
     let Budget { session, principal, .. } = shared.node.config.budget;
     let bytes = written.entries_len();
@@ -233,8 +235,8 @@ fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
     );
 }
 
-/// Writes the entries again without the oldest, until they fit: two nodes can accept values apart that together are too
-/// much for a cookie. The oldest stay in the records.
+/// Writes the entries again without the oldest, until the entries fit: two nodes can each accept values that are too
+/// much for a cookie together. The oldest values stay in the records.
 fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: &Writer) -> Writer {
     let mut entries: Vec<_> = written.entries().collect();
     while entries.iter().map(Entry::len).sum::<usize>() > room(shared) {
@@ -250,7 +252,7 @@ fn rewrite(shared: &SessionShared, head: &Head, order: Option<&Order>, written: 
     anew
 }
 
-/// The head is about to leave: what it must say of caches, and whether it carries a cookie.
+/// Returns the headers for a response whose head is about to leave.
 pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> ResponseHeaders<'_> {
     shared.flags.head_sent.set();
     if upgrade {
@@ -260,12 +262,12 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
     if is_left_to_inner(shared) {
         return ResponseHeaders { touched, removals: &[], cookie: None };
     }
-    let due = touched && !is_plainly_current(shared);
-    let cookie = if due { set_cookie(shared, shared.node.now()) } else { None };
+    let needs_check = touched && !is_plainly_current(shared);
+    let cookie = if needs_check { set_cookie(shared, shared.node.now()) } else { None };
     let removes = match shared.request_token.opened() {
         0 => false,
         1 => cookie.is_some(),
-        // What another site makes a browser send must not take a cookie that the browser withheld.
+        // A request that another site caused must not remove a cookie that the browser withheld.
         _ => !matches!(shared.binding(), Binding::CrossSite(_)),
     };
     ResponseHeaders {
@@ -275,8 +277,8 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
     }
 }
 
-/// Whether an inner layer has seen this handle's session off.
+/// Returns whether an inner layer has added the headers for this handle's session.
 fn is_left_to_inner(shared: &SessionShared) -> bool {
-    let seen_off = shared.lazy.get().and_then(|lazy| *lazy.left_to_inner.lock());
-    seen_off.is_some() && seen_off == shared.bound_key() && !shared.has_ended_own()
+    let left = shared.lazy.get().and_then(|lazy| *lazy.left_to_inner.lock());
+    left.is_some() && left == shared.bound_key() && !shared.has_ended_own()
 }

@@ -1,4 +1,4 @@
-//! The size of what a browser is to carry, for the inspector.
+//! The size of a browser's cookie, for the inspector.
 
 use super::{
     cookie_out::{build_payload, is_behind, is_sealed},
@@ -11,7 +11,7 @@ use crate::{
     value::Scope,
 };
 
-/// What a browser is to carry, by its size.
+/// The size of the cookie that a browser should have.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct CookieSize {
     /// Characters of the token.
@@ -21,31 +21,32 @@ pub(crate) struct CookieSize {
     pub(crate) principal: usize,
     pub(crate) session_json: JsonRoom,
     pub(crate) principal_json: JsonRoom,
-    /// Values among them that this build does not declare.
+    /// The number of values that this build does not declare.
     pub(crate) undeclared: usize,
-    /// The browser has all of it, or has it on the way.
+    /// Whether the browser has the whole content, or a cookie with the whole content has been sealed for it.
     pub(crate) in_step: bool,
 }
 
-/// The size of the token that a response would have to carry now, and of its parts. Nothing is sealed or used.
+/// Returns the size of the token that a response would carry now, and of its parts. Nothing is sealed, and the session
+/// is not used.
 pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
-    let terms = shared.node.write_context(Scope::Principal, now);
-    let empty = JsonRoom { used: 0, free: terms.budget };
-    let users = shared.principal(now).and_then(|signed| shared.find_principal(&signed));
-    let principal_json = users.and_then(|record| record.live(now, |state| state.json_room(terms)).ok());
+    let context = shared.node.write_context(Scope::Principal, now);
+    let empty = JsonRoom { used: 0, free: context.budget };
+    let record = shared.principal(now).and_then(|principal| shared.find_principal(&principal));
+    let principal_json = record.and_then(|record| record.live(now, |state| state.json_room(context)).ok());
     let principal_json = principal_json.unwrap_or(empty);
-    let terms = shared.node.write_context(Scope::Session, now);
-    let Some((bound, parcel)) = shared.live(now).ok().and_then(|bound| {
-        let parcel = build_payload(shared, &bound, now)?;
-        Some((bound, parcel))
+    let context = shared.node.write_context(Scope::Session, now);
+    let Some((bound, payload)) = shared.live(now).ok().and_then(|bound| {
+        let payload = build_payload(shared, &bound, now)?;
+        Some((bound, payload))
     }) else {
-        let session_json = shared.node.empty_session(now).json_room(terms);
+        let session_json = shared.node.empty_session(now).json_room(context);
         return CookieSize { session_json, principal_json, ..CookieSize::default() };
     };
     let in_step = is_sealed(shared, &bound, now) || !is_behind(shared, &bound, now);
-    let session_json = bound.read().json_room(terms);
+    let session_json = bound.read().json_room(context);
     let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
-    for entry in parcel.written.entries() {
+    for entry in payload.written.entries() {
         match entry.owner {
             EntryOwner::Session => measured.session += entry.len(),
             EntryOwner::Principal => measured.principal += entry.len(),
@@ -54,6 +55,6 @@ pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
         let undeclared = entry.json.is_some() && shared.node.config.schema.index_by_bytes(entry.name).is_none();
         measured.undeclared += usize::from(undeclared);
     }
-    measured.token = sealed_len(parcel.written.finish().as_slice().len());
+    measured.token = sealed_len(payload.written.finish().as_slice().len());
     measured
 }

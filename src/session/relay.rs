@@ -1,4 +1,4 @@
-//! Relay and birth tokens: changes on their way to the browser's cookie, and what a page brings back.
+//! Relay, birth and turn tokens: the tokens that a page brings to the writeback endpoint.
 
 use std::sync::Arc;
 use std::{fmt, sync::atomic::Ordering};
@@ -22,8 +22,9 @@ use crate::{
 
 /// Changes on their way to the browser's cookie, sealed for the page to bring to the writeback endpoint.
 ///
-/// It can be sent over a socket as it is: the page can neither read nor change it, and it applies to its own session
-/// only. Bringing it twice, or late, or in another order than it was made changes nothing that is newer.
+/// The token can be sent over a socket as it is: the page can neither read nor change the token, and the token applies
+/// to its own session only. A token that the page brings twice, late, or after a later token changes nothing that is
+/// newer.
 ///
 /// The hook posts the token with `session.relay(token)`. A client that is no browser posts the token as JSON, with its
 /// cookie and with `Sec-Fetch-Site: same-origin` or the application's `Origin`; else the answer is 403 `cross_site`:
@@ -79,7 +80,7 @@ impl RelayToken {
         Self(text)
     }
 
-    /// The text to send: base64url and a point.
+    /// Returns the text to send: a letter, a point, and base64url.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -97,31 +98,31 @@ impl fmt::Debug for RelayToken {
     }
 }
 
-/// Why a relay token changed nothing.
+/// The reason why a relay token changed nothing.
 #[derive(Debug)]
 pub(crate) enum RelayRefused {
-    /// Not a token of this chain.
+    /// The text is no token of this chain.
     NotGenuine,
     Expired,
-    /// The request's session is another one, or none.
+    /// The request has another session, or none.
     OtherSession,
     Closed(CloseReason),
-    /// A birth token or an order was brought before.
+    /// A request has brought the birth token or the order before.
     Used,
-    /// Another user than the order's is signed in.
+    /// The signed-in user is not the user of the order.
     OtherUser,
-    /// Too many birth tokens were brought lately.
+    /// Requests have brought too many birth tokens lately.
     Busy,
-    /// The turn failed as a turn in a handler does.
+    /// The turn failed, as a turn in a handler can fail.
     Write(WriteError),
 }
 
 impl RelayRefused {
-    /// Counts the refused token. No trace tells of it: a page can bring refused tokens at any rate.
+    /// Counts the refused token. Nothing is traced: a page can bring refused tokens at any rate.
     pub(crate) fn count(&self, node: &Node) {
         let counter = match self {
             Self::NotGenuine => &node.counters.foreign_tokens,
-            // The token was taken, and the store or the values stood in the way.
+            // The token is genuine and current: the store, the values or a limit of this node stood in the way.
             Self::Write(_) | Self::Busy => return,
             Self::Expired | Self::OtherSession | Self::Closed(_) | Self::Used | Self::OtherUser => {
                 &node.counters.refused_tokens
@@ -146,12 +147,12 @@ impl From<WriteError> for RelayRefused {
     }
 }
 
-/// What a page's tokens begin with: the prefix says which of three purposes the token was sealed for.
+/// The prefixes of a page's tokens. Each prefix names the purpose of its token's seal.
 pub(super) const RELAY_PREFIX: &str = "r.";
 pub(super) const BIRTH_PREFIX: &str = "b.";
 pub(super) const TURN_PREFIX: &str = "t.";
 
-/// A relay token that has been opened: it is genuine and has not expired. Whose session it is stays to be seen.
+/// A relay token that has been opened: genuine and not expired. Its session has not been compared with the request's.
 pub(crate) struct OpenedRelay {
     pub(super) id: SessionId,
     pub(super) purpose: Purpose,
@@ -161,7 +162,7 @@ pub(crate) struct OpenedRelay {
 }
 
 impl OpenedRelay {
-    /// Opens what a page brings. That takes no session, so that it can be refused before one is loaded.
+    /// Opens a token that a page brings. No session is needed, so that a token can be refused before the load.
     pub(crate) fn open(node: &Node, token: &str, page: PageOrigin) -> Result<Self, RelayRefused> {
         let now = node.now();
         let purposes = [(RELAY_PREFIX, Purpose::Relay), (BIRTH_PREFIX, Purpose::Birth), (TURN_PREFIX, Purpose::Turn)];
@@ -181,7 +182,7 @@ impl OpenedRelay {
 
 /// # Errors
 ///
-/// Where a token that is brought without a cookie may give the browser no session: giving one is minting.
+/// `Closed(CrossSite)` where a token may not give its session to a browser without the cookie: this counts as minting.
 pub(super) fn check_minting(shared: &SessionShared, page: PageOrigin) -> Result<(), RelayRefused> {
     if page == PageOrigin::Listed || matches!(shared.binding(), Binding::CrossSite(_)) {
         return Err(RelayRefused::Closed(CloseReason::CrossSite));
@@ -189,8 +190,8 @@ pub(super) fn check_minting(shared: &SessionShared, page: PageOrigin) -> Result<
     Ok(())
 }
 
-/// Takes what a token of this session holds into the records. Only that says whose session it is: the session is this
-/// handle's once it is known to live.
+/// Merges the content of a session's token into the records. Only the content names the principal: check for revocation
+/// before binding the session to the handle.
 pub(super) fn take_changes(
     shared: &SessionShared,
     record: &Arc<Record>,
@@ -198,14 +199,14 @@ pub(super) fn take_changes(
     now: Millis,
 ) -> Result<(), RelayRefused> {
     record.touch(current.used(now));
-    // The newest copy stands whatever the resolution: no cookie would keep a copy that memory leaves out here.
+    // Newest wins under each resolution: a copy that memory left out here would reach no cookie.
     merge::merge_payload(shared, record, current, Resolution::Newest, now);
     shared.node.account(record, now);
     shared.check_revoked(record, now).map_err(RelayRefused::Closed)
 }
 
-/// The session of an opened token that a page brought, on a node that may not know the session yet. A shared store
-/// decides whether the session exists; its values are asked for when they are read.
+/// Returns the record of an opened token's session, on a node that may not know the session yet. A shared store
+/// decides whether the session exists; the store's values are read later, when they are needed.
 pub(super) async fn find_token_record(
     shared: &SessionShared,
     id: SessionId,
@@ -214,7 +215,7 @@ pub(super) async fn find_token_record(
 ) -> Result<Arc<Record>, RelayRefused> {
     let (node, key) = (&shared.node, RecordKey(*id.as_bytes()));
     if let Some(store) = node.store()
-        // Unless memory has the store's last answer.
+        // Memory may have the store's last answer.
         && !matches!(node.lookup(&id), SessionLookup::Live(record) if !record.is_stale())
     {
         match store.read(node.config.owner(&id)).await.map_err(WriteError::from)? {

@@ -1,4 +1,4 @@
-//! What a page brings is applied: a relay token's changes, a birth token's session, a turn token's order.
+//! Applies the tokens that a page brings: a relay token's changes, a birth token's session, a turn token's order.
 
 use std::{iter, sync::Arc};
 
@@ -27,7 +27,7 @@ use crate::{
     value::Json,
 };
 
-/// Takes in what a page brings. The caller has checked that the request is same-origin.
+/// Applies a token that a page brings. The request has passed the cross-site rule.
 pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) -> Result<(), RelayRefused> {
     shared.flags.touched.set();
     if let Some(order) = &relayed.current.payload.order {
@@ -43,7 +43,7 @@ pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) ->
             relay::check_minting(shared, page)?;
             bring_birth(shared, id, &current, nonce, now).await
         }
-        // The cookie has idled out and proves its id alone: the token tells of a later use.
+        // The cookie has idled out and proves its id alone. The token tells of a later use.
         Err(None) if shared.request_token.cookie_tokens().ids == [id] && shared.node.end_reason(&id).is_none() => {
             let record = relay::find_token_record(shared, id, &current, now).await?;
             relay::take_changes(shared, &record, &current, now)?;
@@ -54,7 +54,7 @@ pub(crate) async fn apply_relay(shared: &SessionShared, relayed: OpenedRelay) ->
     }
 }
 
-/// Gives the browser the session that was made on its page's socket: once, whoever brings the token.
+/// Gives the browser the session that began on its page's socket. A birth token is accepted once, from any browser.
 async fn bring_birth(
     shared: &SessionShared,
     id: SessionId,
@@ -72,41 +72,41 @@ async fn bring_birth(
     Ok(())
 }
 
-/// Carries out what a turn token orders. The caller has checked that the request is same-origin.
+/// Carries out the order of a turn token. The request has passed the cross-site rule.
 pub(super) async fn apply_turn(
     shared: &SessionShared,
     order: &Order,
     relayed: &OpenedRelay,
 ) -> Result<(), RelayRefused> {
-    let came = shared.request_token.cookie_tokens();
+    let brought = shared.request_token.cookie_tokens();
     match order.turn {
-        Turn::Remove => apply_removal(shared, order, relayed, &came).await,
-        Turn::Renew | Turn::SignIn => apply_order(shared, order, relayed, &came).await,
+        Turn::Remove => apply_removal(shared, order, relayed, &brought).await,
+        Turn::Renew | Turn::SignIn => apply_order(shared, order, relayed, &brought).await,
     }
 }
 
-/// Ends the ids that a removal names, and removes the cookie if it can be of no other session.
+/// Ends the ids that a removal names, and removes the cookie if the cookie can be of no other session.
 async fn apply_removal(
     shared: &SessionShared,
     order: &Order,
     relayed: &OpenedRelay,
-    came: &CookieTokens,
+    brought: &CookieTokens,
 ) -> Result<(), RelayRefused> {
-    if came.is_nothing() {
+    if brought.is_nothing() {
         return Ok(());
     }
     let now = shared.node.now();
     let named = || iter::once(&relayed.id).chain(&order.begun);
     let names = |id: &SessionId| named().any(|named| named == id);
-    // The cookie of the next session may be on its way.
-    let turned = came.ids.iter().any(|id| shared.node.end_reason(id) == Some(CloseReason::Renewed));
+    // The cookie of the next session may be on its way to the browser.
+    let turned = brought.ids.iter().any(|id| shared.node.end_reason(id) == Some(CloseReason::Renewed));
     for id in named() {
         let CurrentToken { life, payload, .. } = &relayed.current;
         end::end_id(shared, *id, payload.head.principal, life.absolute_deadline(), now).await?;
     }
-    let other = came.ids.iter().any(|id| !names(id) && shared.node.end_reason(id).is_none());
-    // A value that this node can't open may be a later login.
-    if other || turned || came.unread {
+    let other = brought.ids.iter().any(|id| !names(id) && shared.node.end_reason(id).is_none());
+    // A cookie that this node can't open may be a later login.
+    if other || turned || brought.unread {
         return Err(RelayRefused::Closed(CloseReason::Renewed));
     }
     shared.note_own_end(OwnEnd { id: relayed.id, until: now, principal: None, others: Vec::new() });
@@ -117,7 +117,7 @@ async fn apply_order(
     shared: &SessionShared,
     order: &Order,
     relayed: &OpenedRelay,
-    came: &CookieTokens,
+    brought: &CookieTokens,
 ) -> Result<(), RelayRefused> {
     let OpenedRelay { id, current, .. } = relayed;
     let (id, payload, now) = (*id, &current.payload, shared.node.now());
@@ -134,7 +134,7 @@ async fn apply_order(
         let principal = user.as_ref().map(|user| user.owner.tag()).or(payload.head.principal);
         end::end_id(shared, id, principal, current.life.absolute_deadline(), now).await?;
     }
-    let record = named_session(shared, order, relayed, came, now).await?;
+    let record = named_session(shared, order, relayed, brought, now).await?;
     let _lifecycle = shared.lifecycle_lock().await;
     check_order(shared, payload, user, planned, record.as_ref(), now)?;
     if let Some(record) = &record
@@ -162,28 +162,29 @@ async fn apply_order(
         }
     };
     turned.map_err(RelayRefused::Write)?;
-    // The begun session may leave memory within the minute that the order lives. A full set is no reason to fail now.
+    // Noted since the begun session may leave memory within the minute of the order. A full set is no reason to fail
+    // now.
     let _ = shared.node.accepted_nonces.accept(relayed.nonce, now);
     Ok(())
 }
 
-/// The living session that an order names, once the request has shown that it comes from the browser of that session.
+/// Returns the living session that an order names, once the request has shown that it comes from the session's browser.
 async fn named_session(
     shared: &SessionShared,
     order: &Order,
     relayed: &OpenedRelay,
-    came: &CookieTokens,
+    brought: &CookieTokens,
     now: Millis,
 ) -> Result<Option<Arc<Record>>, RelayRefused> {
     let id = relayed.id;
-    let brings_it = came.ids.contains(&id);
+    let brings_it = brought.ids.contains(&id);
     let living = |other: &&SessionId| **other != id && shared.node.end_reason(other).is_none();
-    if came.ids.iter().any(|other| living(&other)) {
+    if brought.ids.iter().any(|other| living(&other)) {
         return Err(RelayRefused::OtherSession);
     }
     if !brings_it {
-        // Only tokens of ids that have ended may have come beside: that is all that is left here but unreadable pairs.
-        if !order.no_cookie || came.unread {
+        // The request brought no token of a living session: only tokens of ended ids, or cookies that did not open.
+        if !order.no_cookie || brought.unread {
             return Err(RelayRefused::OtherSession);
         }
         relay::check_minting(shared, relayed.page)?;
@@ -194,7 +195,7 @@ async fn named_session(
     let record = match shared.live(now) {
         Ok(record) if record.id() == id => record,
         Ok(_) => return Err(RelayRefused::OtherSession),
-        // Without a cookie, or with one that has idled out: the token tells of a later use.
+        // The request brought no cookie, or a cookie that has idled out. The token tells of a later use.
         Err(_) => relay::find_token_record(shared, id, &relayed.current, now).await?,
     };
     relay::take_changes(shared, &record, &relayed.current, now)?;
@@ -203,7 +204,8 @@ async fn named_session(
 
 /// # Errors
 ///
-/// Where the user, the end of all of a user's sessions, or another bringer of the order came between.
+/// `OtherUser` if the signed-in user has changed since the order, `Closed(Revoked)` if all sessions of a user have
+/// ended since, and `Used` if another request has carried out the order.
 fn check_order(
     shared: &SessionShared,
     payload: &Payload,
@@ -212,23 +214,25 @@ fn check_order(
     bound: Option<&Arc<Record>>,
     now: Millis,
 ) -> Result<(), RelayRefused> {
-    let signed = match bound {
+    let present = match bound {
         Some(bound) => shared.principal_for(bound, now),
         None => shared.head_principal.clone(),
     };
-    if signed.as_ref().map(|signed| signed.owner.tag()) != payload.head.principal {
+    if present.as_ref().map(|principal| principal.owner.tag()) != payload.head.principal {
         return Err(RelayRefused::OtherUser);
     }
-    let stamped = |signed: Arc<ResolvedPrincipal>| {
-        shared.find_principal(&signed).is_some_and(|record| record.not_before(&shared.node.time, now) >= planned.birth)
+    let is_revoked = |principal: Arc<ResolvedPrincipal>| {
+        shared
+            .find_principal(&principal)
+            .is_some_and(|record| record.not_before(&shared.node.time, now) >= planned.birth)
     };
-    if [signed, user].into_iter().flatten().any(stamped) {
+    if [present, user].into_iter().flatten().any(is_revoked) {
         return Err(RelayRefused::Closed(CloseReason::Revoked));
     }
     if shared.node.is_known(&planned.id) { Err(RelayRefused::Used) } else { Ok(()) }
 }
 
-/// The user of a sign-in order.
+/// Returns the user of a sign-in order.
 fn user_of(
     shared: &SessionShared,
     order: &Order,
@@ -241,7 +245,7 @@ fn user_of(
     Ok(user.and_then(|user| sign_in_plan::named_principal(shared, &user)))
 }
 
-/// A value that an order grants. A value that this build does not declare can't be granted.
+/// Returns the mutation of a value that an order grants. A value that this build does not declare can't be granted.
 fn change(shared: &SessionShared, entry: &Entry<'_>) -> Result<Mutation, RelayRefused> {
     let index = shared.node.config.schema.index_by_bytes(entry.name).ok_or(RelayRefused::NotGenuine)?;
     let (name, json) = (shared.node.config.schema.get(index).name, entry.json.map(Json::from));

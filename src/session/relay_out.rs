@@ -1,8 +1,7 @@
-//! The tokens that a handle makes for its page: its changes on their way to the cookie, and the turns that the page is to
-//! bring.
+//! The tokens that a handle makes for its page: the changes that the browser's cookie lacks, and the orders of turns.
 //!
-//! An order of a turn is sealed into a turn token, which goes to its caller alone: no record, store, stream or other handle
-//! has it, so that somebody who planted a cookie before a login doesn't receive the login.
+//! An order of a turn is sealed into a turn token, which goes to its caller alone. No record, store, stream or other
+//! handle has the token: an attacker who planted a cookie before a login doesn't receive the login.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,26 +34,26 @@ use crate::{
     version::Version,
 };
 
-/// A relay token, unless this node has meanwhile sealed a cookie that holds all of it, or opened one: then the
-/// browser has it, or has it on the way. Should that response be lost, the next request heals the cookie.
+/// Returns a relay token, unless this node has meanwhile sealed or opened a cookie with the same content: then the
+/// browser has the cookie, or the cookie is on its way. If this response is lost, the next request heals the cookie.
 pub(crate) fn relay_unless_sealed(shared: &SessionShared) -> Option<RelayToken> {
     let now = shared.node.now();
     let record = shared.live(now).ok()?;
     if cookie_out::is_sealed(shared, &record, now) && !is_refresh_due_for(&record) { None } else { relay(shared) }
 }
 
-/// Whether the session was used since the last token that this node knows of, by so much that the browser is to be told:
-/// a browser drops its cookie at the end that it was told.
+/// Returns whether the session was used for so long since the last token that this node knows that the browser must
+/// learn of the later end: a browser drops its cookie at the end that the cookie tells.
 fn is_refresh_due_for(record: &Arc<Record>) -> bool {
-    let due = record.read().cookie().map(|(_, known)| known.refresh_after);
-    due.is_some_and(|due| record.used() >= due)
+    let refresh_after = record.read().cookie().map(|(_, cookie)| cookie.refresh_after);
+    refresh_after.is_some_and(|time| record.used() >= time)
 }
 
 pub(crate) fn is_refresh_due(shared: &SessionShared) -> bool {
     shared.live(shared.node.now()).is_ok_and(|record| is_refresh_due_for(&record))
 }
 
-/// How often a stream looks whether the browser's copy is due: a tenth of the idle lifetime, and no more than once a
+/// Returns how often a stream checks whether a refresh is due: every tenth of the idle lifetime, and at most once a
 /// second.
 pub(crate) fn refresh_interval(shared: &SessionShared) -> Option<Duration> {
     let record = shared.live(shared.node.now()).ok()?;
@@ -64,16 +63,16 @@ pub(crate) fn refresh_interval(shared: &SessionShared) -> Option<Duration> {
     }
 }
 
-/// Whether there is anything to bring. A change is brought until a request has shown that the browser has it; mere use
-/// only where no later token tells of it.
+/// Returns whether the page has anything to bring. The page brings a change until a request has shown that the browser
+/// has the change, and brings a mere use only where no later token tells of the use.
 fn lacks_changes(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> bool {
-    let carried = |in_step| cookie_out::cookie_contents_of(shared, record, now).is_held_by(in_step);
-    let brought = shared.request_token.cookie.as_ref();
-    cookie_out::is_behind(shared, record, now) && (!brought.is_some_and(carried) || is_refresh_due_for(record))
+    let is_current = |cookie| cookie_out::cookie_contents_of(shared, record, now).is_held_by(cookie);
+    let cookie = shared.request_token.cookie.as_ref();
+    cookie_out::is_behind(shared, record, now) && (!cookie.is_some_and(is_current) || is_refresh_due_for(record))
 }
 
-/// The changes that this browser's cookie lacks, for the page to bring; none if it lacks none. After this handle's own
-/// end, the removal of the cookie that no response has taken away.
+/// Returns the changes that this browser's cookie lacks, for the page to bring; `None` if the cookie lacks nothing.
+/// After this handle's own end, returns the removal of the cookie that no response has removed.
 pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     shared.flags.touched.set();
     let now = shared.node.now();
@@ -93,7 +92,7 @@ pub(crate) fn relay(shared: &SessionShared) -> Option<RelayToken> {
     String::from_utf8(text).ok().map(RelayToken::new)
 }
 
-/// A turn as the application orders it.
+/// A turn that the application orders.
 pub(super) struct Ordering {
     pub(super) turn: Turn,
     pub(super) user: Option<Mutation>,
@@ -106,10 +105,10 @@ fn too_long() -> WriteError {
     WriteError::new(WriteErrorKind::TooLarge, message)
 }
 
-/// The session that an order speaks of, as its handle sees the session.
+/// The session of an order, as the order's handle sees the session.
 enum OrderBase {
     Living(Arc<Record>),
-    /// Ended by this handle, or before its request came. The time is the last at which a token of the id could open.
+    /// Ended by this handle, or before its request. The time is the last moment at which a token of the id can open.
     Ended(SessionId, Millis),
     Nothing,
 }
@@ -123,23 +122,23 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
         return Err(WriteError::new(WriteErrorKind::NoMemory, message));
     }
     let now = shared.node.now();
-    let ordered = order_base(shared, ordering.turn, now)?;
+    let base = order_base(shared, ordering.turn, now)?;
     let user = ordering.user.as_ref().and_then(|user| sign_in_plan::named_principal(shared, user));
     let mut planned = plan_session(shared, user.as_deref(), now)?;
     let changes: Vec<_> = ordering.user.iter().chain(&ordering.grants).cloned().collect();
-    check_fit(shared, &ordered, ordering.turn, planned, &changes, now)?;
-    let principal = user.or_else(|| shared.principal(now)).map(|signed| signed.owner.tag());
+    check_fit(shared, &base, ordering.turn, planned, &changes, now)?;
+    let principal = user.or_else(|| shared.principal(now)).map(|principal| principal.owner.tag());
     planned.id = shared.lazy().own_ends.note_order(IssuedOrder { id: planned.id, turn: ordering.turn, principal })?;
-    let (named, no_cookie) = match &ordered {
+    let (named, no_cookie) = match &base {
         OrderBase::Living(record) => (Named::Living, !record.is_confirmed()),
-        // The response to this handle's request, or a removal that its page brought, may have taken the cookie away.
+        // The response to this handle's request, or a removal that its page brought, may have removed the cookie.
         OrderBase::Ended(..) => (Named::Ended, shared.has_ended_own()),
         OrderBase::Nothing => (Named::Nothing, true),
     };
     let adopts = ordering.adopts.iter().map(|index| shared.node.config.schema.get(*index).name.into()).collect();
     let (begun, birth) = (vec![planned.id], planned.birth);
     let order = Order { turn: ordering.turn, named, no_cookie, begun, birth, adopts };
-    let (id, mut written) = match ordered {
+    let (id, mut written) = match base {
         OrderBase::Living(record) => {
             let written = cookie_out::build_order_payload(shared, &record, &order, now);
             (record.id(), written.ok_or_else(|| WriteError::closed(CloseReason::Expired))?)
@@ -160,7 +159,7 @@ pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<Relay
     seal_turn(shared, &id, written)
 }
 
-/// The removal of the session that this handle has ended, for its page to bring: the browser still has the cookie.
+/// Returns the cookie removal of the session that this handle has ended, for the page to bring.
 pub(super) fn removal(shared: &SessionShared) -> Option<RelayToken> {
     let OwnEnd { id, until, principal, others } = shared.own_end()?;
     let now = shared.node.now();
@@ -196,31 +195,31 @@ fn order_base(shared: &SessionShared, turn: Turn, now: Millis) -> Result<OrderBa
         .map_or(OrderBase::Nothing, |key| OrderBase::Ended(SessionId::from_bytes(key.0), longest)))
 }
 
-/// Draws the id and the birth of the session that an order begins.
+/// Plans the id and the birth of the session that an order begins.
 fn plan_session(
     shared: &SessionShared,
     user: Option<&ResolvedPrincipal>,
     now: Millis,
 ) -> Result<PlannedSession, WriteError> {
-    // The page has brought an order of this handle: the page is in another session by now.
+    // The page has brought an order of this handle, and is in another session by now.
     if shared.lazy().own_ends.orders().iter().any(|order| shared.node.is_known(&order.id)) {
         return Err(WriteError::closed(CloseReason::Renewed));
     }
     let time = &shared.node.time;
-    let known = user.and_then(|signed| shared.find_principal(signed));
+    let known = user.and_then(|principal| shared.find_principal(principal));
     let above = known.map_or(Version::ZERO, |record| record.not_before(time, now));
     Ok(PlannedSession { id: new_session_id()?, birth: time.fresh(now, above) })
 }
 
-/// The principal that the request's head gave, which is signed in where no session lives.
+/// Returns the principal from the request's head, which is signed in where no session lives.
 fn head_principal_tag(shared: &SessionShared) -> Option<PrincipalTag> {
-    shared.head_principal.as_ref().map(|signed| signed.owner.tag())
+    shared.head_principal.as_ref().map(|principal| principal.owner.tag())
 }
 
-/// Whether what the turn writes would fit the browser, were it carried out now.
+/// Checks that the values of the turn would fit the browser if the turn happened now.
 fn check_fit(
     shared: &SessionShared,
-    ordered: &OrderBase,
+    base: &OrderBase,
     turn: Turn,
     planned: PlannedSession,
     changes: &[Mutation],
@@ -231,22 +230,23 @@ fn check_fit(
         Turn::Renew | Turn::Remove => StartKind::Renewal,
     };
     let start = SessionStart { kind, planned: Some(planned), changes };
-    let fitted = match ordered {
+    let fitted = match base {
         OrderBase::Living(record) => {
             let predecessor = Predecessor { id: record.id(), shares_end: false };
-            let succession = Replacement { start: &start, predecessor, followed: false };
-            let dry = record.live(now, |state| replace::successor_state(shared, state, &succession, now).map(drop));
-            dry.map_err(WriteError::closed)?
+            let replacement = Replacement { start: &start, predecessor, followed: false };
+            let checked =
+                record.live(now, |state| replace::successor_state(shared, state, &replacement, now).map(drop));
+            checked.map_err(WriteError::closed)?
         }
         OrderBase::Ended(..) | OrderBase::Nothing => {
-            let terms = shared.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
-            shared.node.empty_session(now).check_budget(changes, terms)
+            let context = shared.node.write_context(Scope::Session, now).for_share(BudgetShare::Whole);
+            shared.node.empty_session(now).check_budget(changes, context)
         }
     };
     Ok(fitted?)
 }
 
-/// The payload of an order of which the browser's cookie lacks nothing.
+/// Returns the payload of an order for a session that doesn't live: the order, without values of a session.
 fn bare_payload(
     shared: &SessionShared,
     order: &Order,
@@ -257,8 +257,8 @@ fn bare_payload(
     let wall = |at| shared.node.time.wall(at);
     let (span, issued) = (until.since(now), wall(now));
     let lifetime = Lifetime { idle: span, absolute: span, ends_with_browser: false };
-    let told = SessionLife::begin(Version::at(issued), now, lifetime).fields().map(wall);
-    Writer::new(&Head { life: told, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
+    let life = SessionLife::begin(Version::at(issued), now, lifetime).fields().map(wall);
+    Writer::new(&Head { life, issued, idle_deadline: wall(until), principal, predecessor: None }, Some(order))
 }
 
 fn seal_turn(shared: &SessionShared, id: &SessionId, written: Writer) -> Result<RelayToken, WriteError> {
