@@ -1,4 +1,4 @@
-//! What goes on after the response: watches, streams of changes, and the end of a session.
+//! Following a session beyond the response: watches, streams of changes, and the end of a session.
 
 use std::future::{Future, poll_fn};
 
@@ -18,27 +18,28 @@ mod wait;
 mod watch;
 
 impl Session {
-    /// The value now, and then each newer one, whoever writes it. Without a session the stream waits for one to be
-    /// made on this handle. In a chain without memory nothing but this handle's own writes is seen.
+    /// Follows a value: the present value first, and then each newer value, of every writer. Without a session the
+    /// present value is the answer of the computed tiers, and newer values follow once this handle has begun a session.
+    /// In a chain without memory the stream shows this handle's own writes only.
     pub fn watch<V: SessionValue + Default>(&self) -> Watch<V> {
         Watch::new(self.clone())
     }
 
-    /// Everything that happens from now on to the values of the session and of its principal.
+    /// Follows all changes to the values of the session and of its principal, from now on.
     pub fn changes(&self) -> Changes {
         Changes::new(self.clone())
     }
 
-    /// Resolves when the session is over, with the reason; at once if it is already, and where there is no
-    /// session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). It keeps a handle of its own, so it can go
-    /// into a stream or a task.
+    /// Resolves when the session is over, with the reason: at once if the session is over already, and where there is
+    /// no session and none may begin ([`CloseReason::CrossSite`], [`CloseReason::Ambiguous`]). The future keeps a
+    /// handle of its own, so a stream or a task can hold the future.
     ///
-    /// In a `select!` it isn't polled while another arm's handler runs: a send that never ends would keep the socket
-    /// of somebody who logged out, so sends want a timeout.
+    /// A `select!` doesn't poll the future while the handler of another arm runs. A send that never ends would keep the
+    /// socket of a user who has signed out, so give sends a timeout.
     ///
     /// # Cancel safety
     ///
-    /// A dropped `closed()` leaves nothing behind, and the next one resolves with the same reason.
+    /// A dropped `closed()` leaves nothing behind, and the next call resolves with the same reason.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + Sync + use<> {
         read::mark_watched(self.shared());
         let mut wait = Wait::new(self.clone());

@@ -1,4 +1,4 @@
-//! [`Changes`]: a stream of all changes of a session, and how two looks at a session differ.
+//! [`Changes`]: a stream of all changes of a session, and the difference between two snapshots of a session.
 
 use std::{
     collections::VecDeque,
@@ -22,35 +22,35 @@ use crate::{
     version::Version,
 };
 
-/// What happened to a session or its principal's values.
+/// A change of a session, or of a value of the session or its principal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChangeEvent {
     /// A value was written.
     #[non_exhaustive]
     Set {
-        /// Its wire name.
+        /// The value's wire name.
         name: &'static str,
         /// The write's version.
         version: Version,
-        /// The node that wrote the value: this one or another. An action that must run once for each write, on
+        /// The node that wrote the value: this node or another. An action that must run once for each write, on
         /// whichever node, goes by this field.
         origin: ChangeOrigin,
     },
     /// A value was removed; computed tiers answer from now on.
     #[non_exhaustive]
     Removed {
-        /// Its wire name.
+        /// The value's wire name.
         name: &'static str,
         /// The removal's version.
         version: Version,
-        /// The node that removed the value: this one or another.
+        /// The node that removed the value: this node or another.
         origin: ChangeOrigin,
     },
     /// A value reached the end of its own lifetime.
     #[non_exhaustive]
     Expired {
-        /// Its wire name.
+        /// The value's wire name.
         name: &'static str,
     },
     /// The session's values were cleared; their removals follow.
@@ -59,18 +59,20 @@ pub enum ChangeEvent {
         /// The removals' version.
         version: Version,
     },
-    /// This handle renewed the session, or its principal changed: earlier events are void, and the present values follow.
+    /// This handle renewed the session, or its principal changed. Earlier events are void, and the present values
+    /// follow.
     Renewed,
-    /// There were more changes than were told one by one; the state told is the newest.
+    /// Some changes had no event of their own. The events have told the newest state.
     CaughtUp,
     /// The session is over. The stream ends.
     Closed(CloseReason),
 }
 
-/// A stream of everything that happens to the values of a session and of its principal.
+/// A stream of all changes to the values of a session and of its principal.
 ///
-/// The stream begins with changes after its creation. The stream keeps one version per value, so that a slow reader never
-/// costs memory: several writes of one value between two looks are one event, and then [`ChangeEvent::CaughtUp`] follows.
+/// The stream begins with changes after its creation. The stream keeps one version per value, so that a slow reader
+/// never costs memory: several writes of one value between two snapshots are one event, and then
+/// [`ChangeEvent::CaughtUp`] follows.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, ChangeEvent, CloseReason};
@@ -106,7 +108,7 @@ pub struct Changes {
     over: bool,
 }
 
-/// The state of a session at the last look of a stream.
+/// The state of a session when a stream last read it.
 pub(crate) struct Snapshot {
     owners: Vec<SeenRecord>,
     values: Vec<SeenValue>,
@@ -120,7 +122,7 @@ impl Changes {
         Self { wait, seen, queue: VecDeque::new(), over: false }
     }
 
-    /// The next change; `None` after [`ChangeEvent::Closed`].
+    /// Returns the next change; `None` after [`ChangeEvent::Closed`].
     ///
     /// # Cancel safety
     ///
@@ -137,20 +139,20 @@ impl Snapshot {
         Self { owners, values }
     }
 
-    /// Returns the changes from `self` to a newer look, as events.
+    /// Returns the changes from `self` to a newer snapshot, as events.
     pub(crate) fn diff(&self, now: &Self, session: &Session) -> Vec<ChangeEvent> {
         let schema = &session.shared().node.config.schema;
-        let mut told = Vec::new();
+        let mut events = Vec::new();
         let same = self.owners.iter().map(|owner| owner.key).eq(now.owners.iter().map(|owner| owner.key));
-        // A session that comes to be on an anonymous handle voids nothing, and neither does what stays beside it.
+        // A session that begins on an anonymous handle voids no earlier event, and neither does a record that stays.
         let stays = |owner: &SeenRecord| now.owners.iter().any(|other| other.key == owner.key);
         let renewed = !self.owners.iter().all(stays);
         if renewed {
-            told.push(ChangeEvent::Renewed);
+            events.push(ChangeEvent::Renewed);
         }
         let mut pairs = self.owners.iter().zip(&now.owners).filter(|_| same);
         if let Some((_, after)) = pairs.find(|(before, after)| before.cleared != after.cleared) {
-            told.push(ChangeEvent::Cleared { version: after.cleared });
+            events.push(ChangeEvent::Cleared { version: after.cleared });
         }
         let before: &[SeenValue] = if renewed { &[] } else { &self.values };
         let find = |values: &[SeenValue], index| values.iter().find(|seen| seen.index == index).copied();
@@ -160,18 +162,18 @@ impl Snapshot {
             match find(before, index) {
                 Some(seen) if seen == after => {}
                 None if !is_value => {}
-                _ if is_value => told.push(ChangeEvent::Set { name, version, origin }),
-                _ => told.push(ChangeEvent::Removed { name, version, origin }),
+                _ if is_value => events.push(ChangeEvent::Set { name, version, origin }),
+                _ => events.push(ChangeEvent::Removed { name, version, origin }),
             }
         }
         for seen in before.iter().filter(|seen| seen.is_value && find(&now.values, seen.index).is_none()) {
-            told.push(ChangeEvent::Expired { name: schema.get(seen.index).name });
+            events.push(ChangeEvent::Expired { name: schema.get(seen.index).name });
         }
-        let steps = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
-        if same && steps(now) > steps(self) + 1 && !told.is_empty() {
-            told.push(ChangeEvent::CaughtUp);
+        let changes = |seen: &Self| seen.owners.iter().map(|owner| u64::from(owner.changes)).sum::<u64>();
+        if same && changes(now) > changes(self) + 1 && !events.is_empty() {
+            events.push(ChangeEvent::CaughtUp);
         }
-        told
+        events
     }
 }
 
@@ -192,9 +194,9 @@ impl Stream for Changes {
             let node = &session.shared().node;
             let now = node.now();
             if queue.is_empty() {
-                let survey = Snapshot::of(session, now);
-                queue.extend(seen.diff(&survey, session));
-                *seen = survey;
+                let snapshot = Snapshot::of(session, now);
+                queue.extend(seen.diff(&snapshot, session));
+                *seen = snapshot;
             }
             match queue.pop_front() {
                 Some(changed) => Next::Item(Some(changed)),

@@ -1,4 +1,4 @@
-//! [`Wait`]: how a future or a stream waits on a session, with a waker slot and a timer.
+//! [`Wait`]: the wait of a future or a stream on a session, with a waker slot and a timer.
 
 use std::{
     sync::Arc,
@@ -15,23 +15,24 @@ use crate::{
     value::ValueIndex,
 };
 
-/// A waiting future's own timer: nothing else wakes for an expiry.
+/// The timer of one waiting future: an expiry notifies no watcher by itself.
 ///
-/// The timer notifies the slot rather than the task: a task that is woken for every write would poll the timer each time.
+/// The timer notifies the slot rather than the task: a task that is woken for every write would poll the timer each
+/// time.
 #[derive(Default)]
 struct DeadlineTimer {
     armed: Option<(Millis, Sleep)>,
-    /// Set anew, and not polled since.
+    /// Set for a new deadline, and not polled since.
     needs_poll: bool,
     waker: Option<Arc<TimerWaker>>,
 }
 
-/// The longest sleep of a timer: a step forward of the clock makes deadlines come earlier.
+/// The longest sleep of a timer, since a step forward of the clock makes deadlines come earlier.
 const AT_MOST: Duration = Duration::from_secs(3600);
 
 impl DeadlineTimer {
-    /// Sets it for no later than a deadline. One that is set for earlier stays: each use of a session moves its end
-    /// out, and a look too many per lifetime costs less than a timer per use.
+    /// Sets the timer for no later than a deadline. A timer that is set for an earlier time stays: each use of a
+    /// session moves its end out, and a needless look per lifetime costs less than a timer per use.
     fn set(&mut self, time: &NodeClock, deadline: Option<Millis>) {
         match (&self.armed, deadline) {
             (_, None) => self.armed = None,
@@ -45,25 +46,25 @@ impl DeadlineTimer {
         }
     }
 
-    /// Whether the time has come.
+    /// Returns whether the deadline has come.
     fn poll(&mut self, slot: &WakerSlot) -> bool {
         let Some((_, sleep)) = &mut self.armed else { return false };
-        let ringer = self.waker.get_or_insert_with(|| slot.timer_waker());
-        if !ringer.take_fired() && !std::mem::take(&mut self.needs_poll) {
+        let waker = self.waker.get_or_insert_with(|| slot.timer_waker());
+        if !waker.take_fired() && !std::mem::take(&mut self.needs_poll) {
             return false;
         }
-        let waker = Waker::from(Arc::clone(ringer));
-        let rings = sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
-        if rings {
+        let waker = Waker::from(Arc::clone(waker));
+        let fired = sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        if fired {
             self.armed = None;
         }
-        rings
+        fired
     }
 }
 
 /// The outcome of a look.
 pub(crate) enum Next<T> {
-    /// This, and perhaps more.
+    /// An item, and perhaps more items.
     Item(T),
     /// An item; no other follows before the next notification or the given time.
     Last(T, Option<Millis>),
@@ -76,9 +77,9 @@ pub(crate) struct Wait {
     session: Session,
     slot: WakerSlot,
     timer: DeadlineTimer,
-    /// All items were returned: the next look waits for a notification.
+    /// Whether all items were returned: the next look waits for a notification.
     drained: bool,
-    /// How many sessions the handle had ended before.
+    /// The number of sessions that the handle had ended before the wait.
     own_ends: u32,
 }
 
@@ -95,52 +96,53 @@ impl Wait {
 
     /// Looks until there is an item, or no item can come before the next notification or deadline.
     ///
-    /// `look` is told of the end if the handle itself has ended the session that the wait began with: the handle may be in
-    /// another session by now.
+    /// `look` gets the end as an argument if the handle itself has ended the session that the wait began with: the
+    /// handle may be in another session by now.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
         mut look: impl FnMut(&Session, Option<CloseReason>) -> Next<T>,
     ) -> Poll<T> {
         loop {
-            let rung = self.slot.poll(cx).is_ready();
-            if self.drained && !rung && !self.timer.poll(&self.slot) {
+            let notified = self.slot.poll(cx).is_ready();
+            if self.drained && !notified && !self.timer.poll(&self.slot) {
                 return Poll::Pending;
             }
             let ended = self.session.shared().own_ends() != self.own_ends;
-            let said = look(&self.session, ended.then_some(CloseReason::Destroyed));
-            let (said, until) = match said {
-                Next::Item(said) => {
+            let next = look(&self.session, ended.then_some(CloseReason::Destroyed));
+            let (item, until) = match next {
+                Next::Item(item) => {
                     self.drained = false;
-                    return Poll::Ready(said);
+                    return Poll::Ready(item);
                 }
-                Next::Last(said, until) => (Some(said), until),
+                Next::Last(item, until) => (Some(item), until),
                 Next::Idle(until) => (None, until),
             };
             self.drained = true;
             self.timer.set(&self.session.shared().node.time, until);
-            if let Some(said) = said {
-                return Poll::Ready(said);
+            if let Some(item) = item {
+                return Poll::Ready(item);
             }
         }
     }
 }
 
-/// The reason why a wait on the session ends now, if any.
+/// Returns the reason why a wait on the session ends now, if any.
 pub(crate) fn close_reason(session: &Session) -> Option<CloseReason> {
     let shared = session.shared();
     shared.close_reason(shared.node.now()).or_else(|| shared.node.is_stopping().then_some(CloseReason::Shutdown))
 }
 
-/// The next end of a session or of one of these values after a look at `now`: an end since then is still to be told.
+/// Returns the next end of a session or of some of its values. An end since the look at `now` counts: no item has told
+/// it.
 pub(crate) fn next_end(
     session: &Session,
-    numbers: impl IntoIterator<Item = ValueIndex>,
+    indexes: impl IntoIterator<Item = ValueIndex>,
     now: Millis,
 ) -> Option<Millis> {
     let shared = session.shared();
     read::ends(shared, now)
         .into_iter()
-        .chain(numbers.into_iter().filter_map(|index| read::value_ends(shared, index, now)))
+        .chain(indexes.into_iter().filter_map(|index| read::value_ends(shared, index, now)))
         .min()
 }

@@ -18,9 +18,9 @@ use crate::{
 
 /// A stream of a value: the current value first, then each newer one, of every writer.
 ///
-/// The latest value wins: a slow reader skips the values between, and costs no writer anything. The stream ends with the
-/// session, and checks the end first, so that no value goes out after a logout. Values that are skipped as invalid count as
-/// absent. A dropped stream leaves nothing behind.
+/// The latest value wins: a slow reader skips the values between, and costs a writer nothing. The stream ends with the
+/// session, and checks the end first, so that no value goes out after a logout. Values that are skipped as invalid
+/// count as absent. A dropped stream leaves nothing behind.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
@@ -52,7 +52,7 @@ use crate::{
 pub struct Watch<V> {
     wait: Wait,
     index: Option<ValueIndex>,
-    /// The bytes too: where two nodes wrote at the same version, the greater ones take the others' place under it.
+    /// With the bytes: of two writes of the same version by two nodes, the greater bytes replace the others.
     seen: Option<(ValueRevision, Option<Json>)>,
     value: PhantomData<fn() -> V>,
 }
@@ -64,7 +64,7 @@ impl<V: SessionValue + Default> Watch<V> {
         Self { wait: Wait::new(session), index, seen: None, value: PhantomData }
     }
 
-    /// The next value; `None` when the session is over.
+    /// Returns the next value; `None` when the session is over.
     ///
     /// # Cancel safety
     ///
