@@ -1,8 +1,9 @@
 //! The cross-site rule: does this request come from a page of this application?
 //!
-//! [`CrossSiteRule::check`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule trusts two
-//! headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is missing. The rule has
-//! no patterns, no exceptions by path and no tokens: elsewhere attacks went around such exceptions (CVE-2025-47910).
+//! [`CrossSiteRule::check`] is the whole rule, for the writeback, for event streams and for upgrades alike. The rule
+//! trusts two headers that a browser sets and a script can't: `Sec-Fetch-Site`, and `Origin` where the first is
+//! missing. The rule has no patterns, no exceptions by path and no tokens: elsewhere attacks went around such
+//! exceptions (CVE-2025-47910).
 
 use std::iter;
 
@@ -20,23 +21,23 @@ use crate::cookie::SameSite;
 pub(crate) mod origin;
 pub(crate) mod refusal;
 
-/// A name that is ready to be looked up: every request is asked for this field.
+/// The header's name, ready for a look-up: the rule looks for the header in every request.
 static SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The requests that the rule judges: a browser sends each with other headers.
+/// The kinds of requests that the rule judges. Browsers send each kind with other headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RequestKind {
     /// Browsers send `Origin` with every POST.
     Post,
-    /// The `GET` of an `EventSource`. A same-origin one carries no `Origin`, and no `Sec-Fetch-Site` on plain http off
-    /// loopback.
+    /// The `GET` of an `EventSource`. A same-origin request has no `Origin`, and on plain http off loopback it has no
+    /// `Sec-Fetch-Site` either.
     Events,
     /// Browsers send `Origin` with every WebSocket's handshake (RFC 6455, 4.1).
     Upgrade,
 }
 
 impl RequestKind {
-    /// The only method with which an endpoint of ours takes the request.
+    /// Returns the only method with which an endpoint of this crate takes the request.
     pub(crate) const fn method(self) -> Method {
         match self {
             Self::Post => Method::POST,
@@ -45,37 +46,39 @@ impl RequestKind {
     }
 }
 
-/// The rule, and the settings of an application for it.
+/// The cross-site rule, with the settings of an application.
 #[derive(Debug)]
 pub(crate) struct CrossSiteRule {
     pub(crate) public: PublicOrigins,
-    /// An upgrade with neither header has its session.
+    /// Whether an upgrade with neither header has its session.
     pub(crate) bare_upgrades: bool,
 }
 
 impl CrossSiteRule {
-    /// Whether a browser says that the request comes from a page of the very origin that it goes to, or of a listed one.
+    /// Checks that the request comes from a page of the origin that the request goes to, or of a listed origin, as far
+    /// as the browser tells.
     ///
-    /// A listed `Origin` passes by itself. `Sec-Fetch-Site`, where it is present, decides alone otherwise: it is the
-    /// browser's own comparison, which no proxy has rewritten. Browsers leave it out on plain http and of a WebSocket's
-    /// handshake, old ones everywhere, and then `Origin` must name the authority that the request was sent to.
+    /// A listed `Origin` passes by itself. Otherwise `Sec-Fetch-Site`, where it is present, decides alone: the header
+    /// is the browser's own comparison, which no proxy has rewritten. Browsers leave `Sec-Fetch-Site` out on plain http
+    /// and at a WebSocket's handshake, and old browsers leave it out everywhere. Then `Origin` must name the authority
+    /// to which the request was sent.
     ///
-    /// A request with neither is refused, except where a page of another origin can't have sent the request so:
-    /// - An upgrade comes from no browser, since browsers send `Origin` with each of them.
-    /// - A cross-origin `EventSource` is a CORS request, which carries `Origin`. A page elsewhere can imitate the request
-    ///   of a same-origin one by a `no-cors` fetch, and its browser withholds the answer
-    ///   (`Cross-Origin-Resource-Policy`).
+    /// A request with neither header is refused, except where a page of another origin can't have sent such a request:
+    /// - An upgrade, if `bare_upgrades` is set: browsers send `Origin` with each upgrade, so the client is no browser.
+    /// - The `GET` of an `EventSource`: a cross-origin `EventSource` is a CORS request, which carries `Origin`. A page
+    ///   of another origin can imitate the same-origin request by a `no-cors` fetch, and its browser withholds the
+    ///   answer (`Cross-Origin-Resource-Policy`).
     ///
     /// # Errors
     ///
-    /// Why the request is refused.
+    /// The reason of the refusal.
     pub(crate) fn check(&self, kind: RequestKind, uri: &Uri, headers: &HeaderMap) -> Result<(), CrossSiteRefusal> {
         let origin = only(headers, ORIGIN).and_then(Origin::parse);
         if origin.as_ref().is_some_and(|origin| self.public.contains(origin)) {
             return Ok(());
         }
         let reason = if headers.contains_key(&SEC_FETCH_SITE) {
-            // `none`, the address bar, is refused too: nobody types a POST or an upgrade.
+            // `none`, the address bar, is refused too: no user types a POST or an upgrade.
             (only(headers, &SEC_FETCH_SITE) != Some("same-origin")).then_some(RefusalReason::AnotherSite)
         } else if let Some(text) = headers.get(ORIGIN) {
             let addressed = origin.is_some_and(|origin| is_addressed_to(&origin, uri, headers));
@@ -94,11 +97,12 @@ impl CrossSiteRule {
         reason.map_or(Ok(()), |reason| Err(CrossSiteRefusal::new(reason, uri, headers)))
     }
 
-    /// Says whether another site caused a request in a way for which a browser withholds a cookie of this `SameSite`
-    /// (RFC 6265bis, 5.2). A browser that withholds the cookie may hold one all the same.
+    /// Returns whether another site caused a request for which a browser withholds a cookie of this `SameSite` (RFC
+    /// 6265bis, 5.2), and how. A browser that withholds the cookie may still hold the cookie.
     ///
-    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`check`](Self::check) counts as
-    /// another site's. A request with neither field counts as no browser's: an old browser's `<img>` passes.
+    /// `Sec-Fetch-Site` decides where it is present. Without it, an `Origin` that fails [`check`](Self::check) counts
+    /// as another site's. A request with neither header counts as a request of no browser: an old browser's `<img>`
+    /// passes.
     pub(crate) fn withheld(
         &self,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
@@ -110,7 +114,7 @@ impl CrossSiteRule {
         let mut sites = headers.get_all(&SEC_FETCH_SITE).iter();
         match sites.next() {
             Some(first) => {
-                // Of two fields, a proxy might have added the kinder one.
+                // A proxy might have added a second field with a kinder value.
                 let mut sites = iter::once(first).chain(sites);
                 if !sites.any(|site| site == "cross-site") || same_site == SameSite::Lax && is_link(method, headers) {
                     return None;
@@ -128,12 +132,13 @@ impl CrossSiteRule {
     }
 }
 
-/// Whether the browser of a request drops `Secure` cookies of its answer: the page is on plain http, off loopback.
+/// Returns whether the browser of a request drops `Secure` cookies of the response: the page is on plain http, off
+/// loopback.
 ///
-/// Browsers send `Origin` with a POST, and `Sec-Fetch-Site` to https and to loopback alone. A request whose `Origin` is the
-/// request's own host by http, without `Sec-Fetch-Site`, left the browser over plain http. The target's scheme and
-/// `X-Forwarded-Proto` decide nothing: a proxy speaks plain http to this server for browsers on https, and any client can
-/// send the field. Browsers send no `Origin` to their own page with a `GET`, so that a `GET` is not looked at.
+/// Browsers send `Origin` with a POST, and `Sec-Fetch-Site` to https and to loopback alone. A request whose `Origin` is
+/// the request's own host by http, without `Sec-Fetch-Site`, left the browser over plain http. The target's scheme and
+/// `X-Forwarded-Proto` decide nothing: a proxy speaks plain http to this server for browsers on https, and any client
+/// can send the field. With a `GET` to their own page browsers send no `Origin`, so a `GET` tells nothing.
 pub(crate) fn drops_secure_cookies(method: &Method, uri: &Uri, headers: &HeaderMap) -> bool {
     if method.is_safe() || headers.contains_key(&SEC_FETCH_SITE) {
         return false;
@@ -142,15 +147,15 @@ pub(crate) fn drops_secure_cookies(method: &Method, uri: &Uri, headers: &HeaderM
     origin.is_some_and(|origin| origin.drops_secure_cookies() && is_addressed_to(&origin, uri, headers))
 }
 
-/// Whether `Accept` lists event streams, as each `EventSource` has it.
+/// Returns whether `Accept` lists event streams, as the `Accept` of each `EventSource` does.
 fn accepts_events(headers: &HeaderMap) -> bool {
     let ranges = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let essences = ranges.filter_map(|range| range.split(|byte| *byte == b';').next());
     essences.map(<[u8]>::trim_ascii).any(|essence| essence.eq_ignore_ascii_case(b"text/event-stream"))
 }
 
-/// The origin of a page whose request passed [`CrossSiteRule::check`]. A browser that sends no `Sec-Fetch-Site` does not tell a
-/// listed origin from the request's own.
+/// Returns the origin of a page whose request passed [`CrossSiteRule::check`]. Without `Sec-Fetch-Site` a listed origin
+/// can't be told from the request's own, and counts as the request's own.
 pub(crate) fn page_of(headers: &HeaderMap) -> PageOrigin {
     match headers.contains_key(&SEC_FETCH_SITE) && only(headers, &SEC_FETCH_SITE) != Some("same-origin") {
         true => PageOrigin::Listed,
@@ -158,15 +163,16 @@ pub(crate) fn page_of(headers: &HeaderMap) -> PageOrigin {
     }
 }
 
-/// Whether a request is a top-level navigation by a safe method, with which browsers send a cookie under `Lax`.
+/// Returns whether a request is a top-level navigation by a safe method, with which browsers send a cookie under `Lax`.
 fn is_link(method: &Method, headers: &HeaderMap) -> bool {
     (method == Method::GET || method == Method::HEAD)
         && only(headers, "sec-fetch-mode") == Some("navigate")
         && only(headers, "sec-fetch-dest") == Some("document")
 }
 
-/// The authority of the target comes first: HTTP/2 may have no `Host` at all, and where both exist RFC 9112 section
-/// 3.2.2 has the target win. Neither says whether the browser spoke http or https, so `Origin`'s own scheme is taken.
+/// Returns whether the request was sent to an origin's host and port. The authority of the target comes first: HTTP/2
+/// may have no `Host` at all, and where both exist the target wins (RFC 9112, 3.2.2). Neither tells whether the browser
+/// spoke http or https, so the scheme is `Origin`'s own.
 fn is_addressed_to(origin: &Origin<&str>, uri: &Uri, headers: &HeaderMap) -> bool {
     let authority = match uri.authority() {
         Some(authority) => Some(authority.as_str()),
@@ -175,7 +181,8 @@ fn is_addressed_to(origin: &Origin<&str>, uri: &Uri, headers: &HeaderMap) -> boo
     authority.and_then(host_and_port).is_some_and(|(host, port)| origin.is_at(host, port))
 }
 
-/// The header's value, if there is exactly one: of two, this side and a proxy might each believe another.
+/// Returns the header's value, if there is exactly one: of two values, this server and a proxy might believe different
+/// ones.
 fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -184,14 +191,15 @@ fn only(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     }
 }
 
-/// How another site caused a request.
+/// The way in which another site caused a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CrossSite {
-    /// As an upgrade, whose cookies do not count.
+    /// An upgrade, whose cookies do not count.
     Upgrade,
-    /// In a way for which the browser may have withheld the cookie: a session begun here would replace the login.
+    /// A request with which the browser may have withheld the cookie: a session that begins here would replace the
+    /// login.
     Withheld,
-    /// The same, by a page of a listed public origin: the principal that `identify` gives is believed.
+    /// As `Withheld`, by a page of a listed public origin: the principal that `identify` gives is believed.
     Listed,
 }
 
@@ -224,7 +232,7 @@ mod tests {
         rule.check(kind, &head.uri, &head.headers)
     }
 
-    /// What `Sec-Fetch-Site` may say, and what follows; `None` where `Origin` is to decide.
+    /// The values of `Sec-Fetch-Site`, with the decision; `None` where `Origin` decides.
     const SITES: &[(Headers, Option<bool>)] = &[
         (&[], None),
         (&[("sec-fetch-site", "same-origin")], Some(true)),
@@ -239,7 +247,7 @@ mod tests {
         (&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], Some(false)),
     ];
 
-    /// Where a request may have been sent to: its target, and its `Host` fields.
+    /// The places to which a request may have been sent: the target, and the `Host` fields.
     const PLACES: &[(&str, &str, Headers)] = &[
         ("host", "/", &[("host", "app.example")]),
         ("host in capitals", "/", &[("host", "APP.Example")]),
@@ -267,7 +275,7 @@ mod tests {
     const HTTPS: &[&str] = &["host", "host in capitals", "host:443", "http/2", "http/2, other host"];
     const HTTP: &[&str] = &["host", "host in capitals", "host:80", "http/2", "http/2, other host"];
 
-    /// What `Origin` may say, and at which of the places that is the same origin.
+    /// The values of `Origin`, with the places that are the same origin.
     const ORIGINS: &[(Headers, &[&str])] = &[
         (&[], &[]),
         (&[("origin", "")], &[]),

@@ -1,4 +1,4 @@
-//! [`Origin`]: the scheme, host and port of a page, and [`PublicOrigins`], the list of them that an application gives.
+//! [`Origin`]: the scheme, host and port of a page, and [`PublicOrigins`], the list of an application's public origins.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -12,7 +12,7 @@ impl PublicOrigins {
     /// Reads `https://host` or `https://host:port` (or http), as a browser's `Origin` has it: no path, not even `/`.
     ///
     /// # Errors
-    /// [`BuildErrorKind::Setting`] at the first text that is anything else.
+    /// [`BuildErrorKind::Setting`] at the first text of another form.
     pub(crate) fn parse(origins: impl IntoIterator<Item = impl AsRef<str>>) -> Result<Self, BuildError> {
         let parse = |text: &str| {
             let Origin { scheme, host, port } = Origin::parse(text).ok_or_else(|| {
@@ -43,7 +43,7 @@ enum Scheme {
 }
 
 impl<'a> Origin<&'a str> {
-    /// `null` is no origin: it is every sandboxed frame's and every `file:` page's.
+    /// Reads an `Origin` header. `null` is no origin: every sandboxed frame and every `file:` page sends `null`.
     pub(super) fn parse(text: &'a str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme = match scheme {
@@ -57,8 +57,8 @@ impl<'a> Origin<&'a str> {
 }
 
 impl<H: AsRef<str>> Origin<H> {
-    /// Whether every browser drops a `Secure` cookie for pages of this origin: on plain http off loopback. Versions of
-    /// Safari drop the cookie on loopback too.
+    /// Returns whether every browser drops a `Secure` cookie for pages of this origin: on plain http off loopback. Some
+    /// versions of Safari drop the cookie on loopback too.
     pub(super) fn drops_secure_cookies(&self) -> bool {
         self.scheme == Scheme::Http && !is_loopback(self.host.as_ref())
     }
@@ -77,15 +77,16 @@ impl Scheme {
     }
 }
 
-/// Stricter than [`http::uri::Authority`], which skips userinfo and reads a port beyond 65,535 as none: here either
-/// makes the whole authority unreadable, and so does whatever a browser never writes into a host.
+/// Splits an authority into host and port, and is stricter than [`http::uri::Authority`], which skips userinfo and
+/// reads a port beyond 65,535 as none. Here userinfo, such a port, and every other text that a browser never writes
+/// into a host make the whole authority unreadable.
 pub(super) fn host_and_port(authority: &str) -> Option<(&str, Option<u16>)> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),
     };
     let port = match port {
-        // `parse` alone would take a sign.
+        // `parse` alone would accept a sign.
         Some(port) if port.bytes().all(|byte| byte.is_ascii_digit()) => Some(port.parse().ok()?),
         Some(_) => return None,
         None => None,
@@ -103,7 +104,7 @@ fn is_loopback(host: &str) -> bool {
 fn is_host(host: &str) -> bool {
     match host.strip_prefix('[').and_then(|literal| literal.strip_suffix(']')) {
         Some(literal) => literal.parse::<Ipv6Addr>().is_ok(),
-        // Names outside ASCII are sent as punycode.
+        // Browsers send names outside ASCII as punycode.
         None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_')),
     }
 }

@@ -1,4 +1,4 @@
-//! The trace of requests that the cross-site rule refused: each reason with its remedy, at most once a minute.
+//! The traces of requests that the cross-site rule refused: each reason with its remedy, at most once a minute.
 
 use http::{
     HeaderMap, HeaderValue, Uri,
@@ -10,25 +10,25 @@ use crate::{
     time::Millis,
 };
 
-/// The longest piece of a request's own words that is traced.
+/// The longest part of a request's header that is traced.
 const CHARS: usize = 128;
 
-/// Why the cross-site rule refuses a request.
+/// The reason why the cross-site rule refuses a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusalReason {
-    /// `Sec-Fetch-Site` tells of a page of another origin, or of the address bar.
+    /// `Sec-Fetch-Site` names another origin, or the address bar.
     AnotherSite,
-    /// `Origin` names another host than the request went to, by what this server knows.
+    /// `Origin` names another host than the request went to, as far as this server knows.
     AnotherOrigin,
     /// `Origin` is `null`.
     NullOrigin,
     /// A POST has neither header.
     BarePost,
-    /// A `GET` of events has neither header, and is no `EventSource`'s.
+    /// A `GET` of events has neither header, and comes from no `EventSource`.
     BareEvents,
     /// An upgrade has neither header, under `SameSite::None`.
     BareUpgrade,
-    /// A page of a listed origin has sent no session cookie, and is of another site.
+    /// A page of a listed origin, which is of another site, has sent no session cookie.
     Withheld,
 }
 
@@ -37,7 +37,7 @@ impl RefusalReason {
     pub(crate) const fn message(self) -> &'static str {
         match self {
             Self::AnotherSite => {
-                "`Sec-Fetch-Site` is not `same-origin`: the request is a page's of another origin, or was typed into the \
+                "`Sec-Fetch-Site` is not `same-origin`: the request comes from a page of another origin, or from the \
                  address bar; if the page is of this application, list its whole origin in `public_origins`"
             }
             Self::AnotherOrigin => {
@@ -53,7 +53,7 @@ impl RefusalReason {
                  proxy removes `Origin`, have it pass `Origin` on; a client that is no browser sends the application's"
             }
             Self::BareEvents => {
-                "the request has neither `Origin` nor `Sec-Fetch-Site`, and is no `EventSource`'s: send \
+                "the request has neither `Origin` nor `Sec-Fetch-Site`, and comes from no `EventSource`: send \
                  `Accept: text/event-stream`"
             }
             Self::BareUpgrade => {
@@ -78,7 +78,7 @@ pub(crate) struct CrossSiteRefusal {
 }
 
 impl CrossSiteRefusal {
-    /// A refusal, with the request's own words for its trace.
+    /// Creates a refusal, with the request's `Origin` and host for its trace.
     pub(crate) fn new(reason: RefusalReason, uri: &Uri, headers: &HeaderMap) -> Self {
         let field = |name| headers.get(name).map(HeaderValue::as_bytes);
         let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -87,13 +87,14 @@ impl CrossSiteRefusal {
     }
 }
 
-/// The host and port of an authority: userinfo may be a password. A browser sends userinfo neither in `Host` nor in
-/// `Origin`, and another client may.
+/// Returns the host and port of an authority, since userinfo may be a password. A browser sends userinfo neither in
+/// `Host` nor in `Origin`, but another client may.
 fn without_userinfo(authority: &[u8]) -> &[u8] {
     authority.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
 }
 
-/// The refusals of each reason. Nothing is kept of single origins, which are the clients' to choose.
+/// The throttles of the traces, one for each reason. Single origins have no throttle: clients choose them, without
+/// limit.
 #[derive(Debug, Default)]
 pub(crate) struct RefusalTraces([Throttle; 7]);
 
