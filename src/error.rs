@@ -1,13 +1,14 @@
-//! What can go wrong: opaque errors, each with a `kind` to match on and the cause as `source`.
+//! The errors: opaque, each with a `kind` to match on and the cause as `source`.
 //!
-//! No message of ours holds an id, a key or a value. What an application's own `validate` says is passed on as it is.
+//! No message of this crate holds an id, a key or a value. The text of an application's own `validate` goes out
+//! unchanged.
 
 use std::{borrow::Cow, error::Error, fmt};
 
-/// Any error of the application's own.
+/// Any error of the application.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// A configuration that can't work, found before anything is served; the message names the remedy.
+/// A configuration that can't work, found before the first request. The message names the remedy.
 #[derive(Debug)]
 pub struct BuildError {
     kind: BuildErrorKind,
@@ -15,13 +16,13 @@ pub struct BuildError {
     source: Option<BoxError>,
 }
 
-/// What a [`BuildError`] is about.
+/// The subject of a [`BuildError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BuildErrorKind {
-    /// A value: its name, its placement, or that it was declared twice or not at all.
+    /// A value: its name, its placement, or a second or missing declaration.
     Value,
-    /// The tiers: one is missing, one too many, or in an order that can't work.
+    /// The tiers: one is missing, one is too many, or the order can't work.
     Chain,
     /// The cookie: a name or an attribute that browsers would refuse.
     Cookie,
@@ -43,7 +44,7 @@ impl BuildError {
         self
     }
 
-    /// What it is about.
+    /// Returns the subject of the error.
     pub const fn kind(&self) -> BuildErrorKind {
         self.kind
     }
@@ -61,7 +62,7 @@ impl Error for BuildError {
     }
 }
 
-/// A tier that did not answer, by name, and why.
+/// A tier that did not answer, by name, with the cause.
 #[derive(Debug)]
 pub struct TierError {
     tier: &'static str,
@@ -73,7 +74,7 @@ impl TierError {
         Self { tier, source }
     }
 
-    /// The name of the tier, as [`Store::name`](crate::tier::Store::name) gives it.
+    /// Returns the name of the tier, as [`Store::name`](crate::tier::Store::name) gives it.
     pub const fn tier(&self) -> &'static str {
         self.tier
     }
@@ -91,19 +92,19 @@ impl Error for TierError {
     }
 }
 
-/// Why there is no [`Session`](crate::Session) to load.
+/// A request without a [`Session`](crate::Session) to load.
 #[derive(Debug)]
 pub struct MissingSession {
     source: Option<TierError>,
 }
 
-/// What a [`MissingSession`] is about.
+/// The cause of a [`MissingSession`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MissingSessionKind {
-    /// No layer of ours wraps this handler: a mistake in the application, HTTP 500.
+    /// No layer of this crate wraps the handler: a mistake in the application, HTTP 500.
     NoLayer,
-    /// The shared store did not answer, and whether there is a session can't be said: HTTP 503.
+    /// The shared store did not answer, so the request may have a session or not: HTTP 503.
     Unavailable,
 }
 
@@ -112,7 +113,7 @@ impl MissingSession {
         Self { source: None }
     }
 
-    /// What it is about.
+    /// Returns the cause of the error.
     pub const fn kind(&self) -> MissingSessionKind {
         match self.source {
             None => MissingSessionKind::NoLayer,
@@ -120,7 +121,7 @@ impl MissingSession {
         }
     }
 
-    /// The HTTP status that a handler would answer the error with: 500 without a layer, 503 where the store did not answer.
+    /// Returns the HTTP status for an answer of a handler: 500 without a layer, 503 where the store did not answer.
     pub const fn status(&self) -> http::StatusCode {
         match self.kind() {
             MissingSessionKind::NoLayer => http::StatusCode::INTERNAL_SERVER_ERROR,
@@ -152,7 +153,7 @@ impl Error for MissingSession {
     }
 }
 
-/// A write that changed nothing, and why.
+/// A write or a turn that failed, with the cause.
 #[derive(Debug)]
 pub struct WriteError {
     kind: WriteErrorKind,
@@ -161,25 +162,28 @@ pub struct WriteError {
     source: Option<BoxError>,
 }
 
-/// What a [`WriteError`] is about.
+/// The cause of a [`WriteError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WriteErrorKind {
     /// The session has ended, was renewed by another handle, or may not begin here ([`CloseReason`]): HTTP 409.
     Closed,
-    /// `update` lost against other writers 32 times in a row: HTTP 409, worth a retry.
+    /// Other writers were faster 32 times in a row: HTTP 409, worth a retry.
     Contended,
-    /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way: HTTP
-    /// 422. The source is the error of `validate`, or serde's error of encoding.
+    /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way, or
+    /// the handle can't do the call: HTTP 422. The source is the error of `validate`, or serde's error of encoding.
     Invalid,
-    /// The browser's cookie has no room for the write: HTTP 422. The message tells how many bytes of JSON the write has and
-    /// how many would fit, and [`WriteError::names`] are the largest values.
+    /// The browser's cookie, or the order for a page, has no room for the write: HTTP 422. For a cookie the message
+    /// tells how many bytes of JSON the write has and how many would fit, and [`WriteError::names`] are the largest
+    /// values.
     TooLarge,
-    /// The shared store did not answer: HTTP 503. Whether the write arrived is not known.
+    /// The shared store did not answer: HTTP 503. The store may have taken the write. Also where the operating system
+    /// gave no randomness for an id.
     Unavailable,
-    /// The response head is gone, and this chain keeps nothing past it, having no memory tier: HTTP 500.
+    /// The response head has left: HTTP 500. No cookie can follow for a turn, and a chain without memory keeps no
+    /// write.
     HeadSent,
-    /// Only a memory tier could keep it, and this chain has none: HTTP 500.
+    /// The call needs a memory tier, and this chain has none: HTTP 500.
     NoMemory,
     /// The type was not declared on `Sessions::builder()`: HTTP 500.
     Undeclared,
@@ -204,17 +208,17 @@ impl WriteError {
         self
     }
 
-    /// What it is about.
+    /// Returns the cause of the error.
     pub const fn kind(&self) -> WriteErrorKind {
         self.kind
     }
 
-    /// The values that it is about, by wire name; may be empty.
+    /// Returns the wire names of the values that the error is about; may be empty.
     pub fn names(&self) -> &[&'static str] {
         &self.names
     }
 
-    /// The HTTP status that a handler would answer it with.
+    /// Returns the HTTP status for an answer of a handler.
     pub const fn status(&self) -> http::StatusCode {
         match self.kind {
             WriteErrorKind::Closed | WriteErrorKind::Contended => http::StatusCode::CONFLICT,
@@ -245,32 +249,33 @@ impl From<TierError> for WriteError {
     }
 }
 
-/// Why a session is over, or a handle of it.
+/// The reason why a session is over, or a handle of the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// Another handle renewed it: it goes on under an id that this handle does not have.
+    /// Another handle renewed the session: the session goes on under an id that this handle does not have.
     Renewed,
-    /// It was destroyed: the user signed out.
+    /// The session was destroyed: the user signed out.
     Destroyed,
-    /// It was not used for its idle lifetime, or reached its absolute one.
+    /// The session was not used for its idle lifetime, or reached its absolute lifetime.
     Expired,
-    /// All sessions of its principal were ended.
+    /// All sessions of the session's principal were ended.
     Revoked,
     /// Another site caused the request: an upgrade, or a request with which the browser may have withheld the cookie
-    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`, an
-    /// upgrade of the application's own page looks the same; the trace names the remedy.
+    /// ([`SameSite`](crate::SameSite)). The handle has no session and gets none. Behind a proxy that rewrites `Host`,
+    /// an upgrade of the application's own page looks the same; the trace names the remedy.
     CrossSite,
-    /// The request brought tokens of several sessions, of which none counts: one may have been planted. A sign-in begins
-    /// a session all the same. See [`CookieTier::formerly`](crate::CookieTier::formerly).
+    /// The request brought tokens of several sessions, and an attacker may have planted one of them: none counts. A
+    /// sign-in still begins a session. See [`CookieTier::formerly`](crate::CookieTier::formerly).
     Ambiguous,
     /// The server is shutting down; the session itself lives on.
     Shutdown,
 }
 
 impl CloseReason {
-    /// The code with which to close a WebSocket for it (RFC 6455, 7.4.1), beside `to_string()` as the reason: 1001,
-    /// going away, at a shutdown, after which a page comes back by itself, and else 1008, policy violation.
+    /// Returns the code with which to close a WebSocket (RFC 6455, 7.4.1), beside `to_string()` as the reason. A
+    /// shutdown has 1001, going away, after which a page connects again by itself. All other reasons have 1008, policy
+    /// violation.
     pub const fn close_code(self) -> u16 {
         match self {
             Self::Shutdown => 1001,
@@ -278,7 +283,7 @@ impl CloseReason {
         }
     }
 
-    /// The reason, and its meaning, for errors.
+    /// Returns the reason and its meaning, for errors.
     pub(crate) fn sentence(self) -> String {
         let (name, meaning) = self.name_and_meaning();
         match self {
