@@ -24,14 +24,14 @@ use crate::{
 
 /// Lets a request through only if its session has a value of `V`: the login guard, where `V` is the signed-in user.
 ///
-/// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to the
-/// login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard, and for a type that was not
-/// declared, the answer is 500. Where a shared store doesn't answer, the answer is 503. Each answer has an empty body, the body
-/// type's `Default`.
+/// Without the value the inner service isn't called. The answer is 401, or after [`redirect`](Self::redirect) 303 to
+/// the login page. Without a [`LayeredSessionLayer`](crate::LayeredSessionLayer) around the guard, and for a type that
+/// was not declared, the answer is 500. Where a shared store doesn't answer, the answer is 503. Each answer has an
+/// empty body, the body type's `Default`.
 ///
-/// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the guard
-/// would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so far, and leaves
-/// unknown paths a 404:
+/// The guard stands inside the session layer, and inside a CORS layer: a preflight request brings no cookie, so the
+/// guard would refuse the preflight. In axum `route_layer` puts the guard before all routes that were added so far, and
+/// leaves unknown paths a 404:
 ///
 /// ```
 /// use axum::{Router, body::Body, http::{Request, StatusCode}, routing::get};
@@ -78,23 +78,23 @@ pub struct RequireLayer<V> {
 }
 
 impl<V: SessionValue> RequireLayer<V> {
-    /// A guard that answers 401 where the value is missing.
+    /// Creates a guard that answers 401 where the value is missing.
     pub const fn new() -> Self {
         Self { login: None, value: PhantomData }
     }
 
-    /// Redirects a navigation without the value to the login page, with 303 (See Other), so that a form that was sent too
-    /// late arrives there as a GET.
+    /// Redirects a navigation without the value to the login page, with 303 (See Other). After 303 the browser loads
+    /// the page by GET, also if it sent a form.
     ///
-    /// A request of a script still gets 401: `fetch` would follow the redirect, and take the login form for its answer. Browsers
-    /// tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected. Browsers send no such field on plain
-    /// http off loopback. A guard before gRPC services takes no redirect: 401 ends a call with `UNAUTHENTICATED`, 303 with
-    /// `UNKNOWN`.
+    /// A request of a script still gets 401: `fetch` would follow the redirect, and take the login form for its answer.
+    /// Browsers tell the two apart in `Sec-Fetch-Mode`; a request without this field is redirected. Browsers send no
+    /// such field on plain http off loopback. Don't redirect before gRPC services: 401 ends a call with
+    /// `UNAUTHENTICATED`, and 303 with `UNKNOWN`.
     ///
     /// # Errors
     ///
-    /// `Setting` for a location that is empty, which would lead the browser back to the guard, or that has other characters
-    /// than visible ASCII.
+    /// `Setting` for an empty location, which would lead the browser back to the guard, and for a location with other
+    /// characters than visible ASCII.
     pub fn redirect(mut self, location: &str) -> Result<Self, BuildError> {
         let refused = BuildErrorKind::Setting
             .error("the location of a redirect is a URL or a path of visible ASCII, as `/login`");
@@ -165,7 +165,7 @@ where
     }
 
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The service that was polled ready is the service to call; its clone takes its place.
+        // The ready service is called, and its clone takes its place: a clone need not be ready.
         let clone = self.inner.clone();
         let inner = mem::replace(&mut self.inner, clone);
         let load = request.extensions().get::<LoaderHandle>().map(|loading| Arc::clone(&loading.loader).load());
@@ -174,7 +174,8 @@ where
     }
 }
 
-/// Whether a browser shows the answer as a page. Clients without `Sec-Fetch-Mode` are old browsers or no browsers.
+/// Returns whether a browser shows the answer as a page. Clients without `Sec-Fetch-Mode` are old browsers or no
+/// browsers.
 fn is_navigation(headers: &HeaderMap) -> bool {
     headers.get("sec-fetch-mode").is_none_or(|mode| mode == "navigate")
 }
@@ -184,7 +185,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A response that is dropped during the load has called no inner service. Later it drops the inner service's response.
+    /// A response that is dropped during the load has called no inner service. Later the drop reaches the inner
+    /// service's response.
     #[must_use = "futures do nothing unless polled"]
     pub struct RequireFuture<S, V, B>
     where
@@ -231,12 +233,12 @@ where
                     };
                     let refused = match loaded {
                         Ok(session) if session.get::<V>().is_some() => None,
-                        // A mistake of the application: nobody could ever pass.
+                        // A mistake of the application: no request could ever pass.
                         Ok(session) if !session.declares::<V>() => Some(empty(StatusCode::INTERNAL_SERVER_ERROR)),
                         Ok(_) => Some(without_value(this.login.take())),
                         Err(missing) => Some(empty(missing.status())),
                     };
-                    // Taken once: the next state is another, and a future that has answered is pending for ever.
+                    // Empty after the answer: a future that is polled again stays pending for ever.
                     let Some(next) = next.take() else { return Poll::Pending };
                     match refused {
                         Some(response) => return Poll::Ready(Ok(response)),

@@ -22,12 +22,12 @@ impl<S: Sync> FromRequestParts<S> for Session {
     }
 }
 
-/// `None` without a layer. A shared store that doesn't answer is a rejection all the same: 503.
+/// Extracts `None` without a layer. A shared store that doesn't answer is still a rejection: 503.
 impl<S: Sync> OptionalFromRequestParts<S> for Session {
     type Rejection = MissingSession;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, MissingSession> {
-        // Unlike `Session::load`, which traces a missing layer as a mistake of the application.
+        // Not by `Session::load`, which traces a missing layer as a mistake of the application.
         if !Self::has_layer(&parts.extensions) {
             return Ok(None);
         }
@@ -35,11 +35,11 @@ impl<S: Sync> OptionalFromRequestParts<S> for Session {
     }
 }
 
-/// Extracts a value of the session in axum: the chain's answer, else `V::default()`, as [`Session::value`] has it.
+/// Extracts a value of the session in axum: the chain's answer, else `V::default()`, as [`Session::value`] does.
 ///
-/// `Option<Value<V>>` extracts the chain's answer alone, as [`Session::get`] has it, and needs no `Default`.
-/// [`Required`] answers 401 where the value is missing. A handler can't take a bare `V`: axum gives no crate a way to
-/// offer that.
+/// `Option<Value<V>>` extracts the chain's answer alone, as [`Session::get`] does, and needs no `Default`.
+/// [`Required`] answers 401 where the value is missing. A handler can't take a bare `V`: axum offers a crate no way to
+/// extract foreign types.
 ///
 /// The extracted value is a copy of that moment. A handler that writes takes the [`Session`].
 ///
@@ -81,7 +81,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Session {
 /// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)] // Handlers take it apart in their arguments.
+#[allow(clippy::exhaustive_structs)] // Handlers destructure the value in their arguments.
 pub struct Value<V>(pub V);
 
 impl<S: Sync, V: SessionValue + Default> FromRequestParts<S> for Value<V> {
@@ -100,15 +100,15 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
     }
 }
 
-/// Extracts a value that a handler can't do without in axum, such as the signed-in user; a request without it gets 401.
+/// Extracts a value that a handler needs in axum, such as the signed-in user. A request without the value gets 401.
 ///
 /// [`RequireLayer`](crate::RequireLayer) guards whole routers, and redirects to the login page. Behind the guard
 /// `Required` hands the value to the handler.
 ///
 /// # Errors
 ///
-/// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 where the shared
-/// store doesn't answer. A handler that takes `Result<Required<V>, MissingValue>` answers by itself.
+/// [`MissingValue`]: 401 without the value, 500 without a layer or for a type that was not declared, 503 where the
+/// shared store doesn't answer. A handler that takes `Result<Required<V>, MissingValue>` answers by itself.
 ///
 /// ```
 /// use axum::{http::StatusCode, response::{IntoResponse, Redirect, Response}};
@@ -142,7 +142,7 @@ impl<S: Sync, V: SessionValue> OptionalFromRequestParts<S> for Value<V> {
 /// #     .route("/basket", axum::routing::get(basket));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(clippy::exhaustive_structs)] // Handlers take it apart in their arguments.
+#[allow(clippy::exhaustive_structs)] // Handlers destructure the value in their arguments.
 pub struct Required<V>(pub V);
 
 impl<S: Sync, V: SessionValue> FromRequestParts<S> for Required<V> {
@@ -156,7 +156,7 @@ impl<S: Sync, V: SessionValue> FromRequestParts<S> for Required<V> {
     }
 }
 
-/// A request that has no value for [`Required`]: none in its session, or no session to look into.
+/// A request without the value of [`Required`]: the session lacks the value, or no session could be loaded.
 #[derive(Debug)]
 pub struct MissingValue {
     name: &'static str,
@@ -165,21 +165,21 @@ pub struct MissingValue {
 
 #[derive(Debug)]
 enum Cause {
-    /// The session has no such value.
+    /// The session lacks the value.
     Value,
-    /// No session can have the value.
+    /// The chain does not declare the value.
     Declaration,
     Session(MissingSession),
 }
 
 impl MissingValue {
-    /// The value's wire name.
+    /// Returns the value's wire name.
     pub const fn name(&self) -> &'static str {
         self.name
     }
 
-    /// 401 without the value; 500 without a layer and for a type that was not declared, 503 where the shared store doesn't
-    /// answer.
+    /// Returns 401 without the value; 500 without a layer and for a type that was not declared; 503 where the shared
+    /// store doesn't answer.
     pub const fn status(&self) -> StatusCode {
         match &self.cause {
             Cause::Value => StatusCode::UNAUTHORIZED,
@@ -208,21 +208,21 @@ impl Error for MissingValue {
     }
 }
 
-/// The status of [`MissingValue::status`], with the message.
+/// Answers with the status of [`MissingValue::status`] and the message.
 impl IntoResponse for MissingValue {
     fn into_response(self) -> Response {
         (self.status(), self.to_string()).into_response()
     }
 }
 
-/// The status of [`MissingSession::status`], with the message.
+/// Answers with the status of [`MissingSession::status`] and the message.
 impl IntoResponse for MissingSession {
     fn into_response(self) -> Response {
         (self.status(), self.to_string()).into_response()
     }
 }
 
-/// The status of [`WriteError::status`], with the message.
+/// Answers with the status of [`WriteError::status`] and the message.
 impl IntoResponse for WriteError {
     fn into_response(self) -> Response {
         (self.status(), self.to_string()).into_response()

@@ -6,7 +6,7 @@ use ::tonic::Status;
 
 use crate::error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind};
 
-/// `internal` without a layer, `unavailable` where the store does not answer.
+/// Becomes `internal` without a layer, and `unavailable` where the store does not answer.
 impl From<MissingSession> for Status {
     fn from(error: MissingSession) -> Self {
         let status = match error.kind() {
@@ -17,8 +17,8 @@ impl From<MissingSession> for Status {
     }
 }
 
-/// `aborted` where the session has ended or others were faster, `invalid_argument`, `resource_exhausted` for what
-/// the browser can't hold, `unavailable`, and `internal` for mistakes of the application.
+/// Becomes `aborted` where the session has ended or other writers were faster, `invalid_argument`, `resource_exhausted`
+/// for a write that the browser can't hold, `unavailable`, and `internal` for mistakes of the application.
 impl From<WriteError> for Status {
     fn from(error: WriteError) -> Self {
         let message = error.to_string();
