@@ -1,4 +1,4 @@
-//! The configuration of a node: what the builder has checked once. Nothing in it changes after `build()`.
+//! The configuration of a node, checked once by the builder. No setting changes after `build()`.
 
 use std::{fmt, time::Duration};
 
@@ -20,32 +20,33 @@ pub(crate) struct Config {
     pub(crate) fingerprints: FingerprintKey,
     pub(crate) computed: Vec<ComputedTier>,
     pub(crate) has_sources: bool,
-    /// Whether any rule asks the request's head. Kept, since each request asks for it.
+    /// Whether any rule reads the request's head. Computed once, since the layer checks it for each request.
     pub(crate) asks_head: bool,
-    /// The names that sources are asked for: all.
+    /// The names of all values, for which sources are asked.
     pub(crate) names: Vec<&'static str>,
     pub(crate) resolution: Resolution,
     pub(crate) lifetime: Lifetime,
-    /// How long a principal's record is kept from its last use.
+    /// The time from the last use of a principal's record to its expiry.
     pub(crate) principal_idle: Duration,
     pub(crate) audience: Box<str>,
     pub(crate) identity: Identity,
     pub(crate) budget: Budget,
-    /// The same of the largest cookie that any deploy sealed: a cookie over the budget is still sent whole.
+    /// The budget of the largest cookie that any deploy may have sealed: up to this size a cookie over `budget` is sent
+    /// whole.
     pub(crate) max_budget: Budget,
     pub(crate) reads: Reads,
 }
 
-/// The word to caches on a response whose request read the session.
+/// The fields for caches on a response whose request read the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reads {
-    /// No shared cache may store the response, unless the handler said otherwise.
+    /// `Vary: Cookie`, and no shared cache may store the response unless the handler set its own caching fields.
     Private,
     /// `Vary: Cookie` alone.
     Vary,
 }
 
-/// A tier that computes its answers, in the order of the chain.
+/// A tier that computes its answers.
 pub(crate) enum ComputedTier {
     Default(Vec<(ValueIndex, DefaultRule)>),
     Source(SourceTier),
@@ -75,13 +76,13 @@ impl ComputedTier {
     }
 }
 
-/// What a computed tier answered for one request.
+/// The answer of a computed tier for one value and one request.
 #[derive(Debug)]
 pub(crate) struct ComputedAnswer {
     pub(crate) tier: &'static str,
     pub(crate) index: ValueIndex,
     pub(crate) json: Json,
-    /// How long it holds, if not for as long as the handle lives.
+    /// The end of the answer; `None` if the answer holds for as long as the handle lives.
     pub(crate) until: Option<Millis>,
 }
 
@@ -89,12 +90,12 @@ pub(crate) const MEMORY: &str = "memory";
 pub(crate) const COOKIE: &str = "cookie";
 pub(crate) const DEFAULT: &str = "default";
 
-/// Who a request's principal is.
+/// The rule that names the principal of a request.
 pub(crate) enum Identity {
     Nobody,
-    /// The request's head says so.
+    /// The request's head names the principal.
     Head(Box<Identify>),
-    /// A session-scope value says so.
+    /// The identity value of the session names the principal.
     Value {
         index: ValueIndex,
         derive: Box<Derive>,
@@ -105,7 +106,7 @@ pub(crate) type Identify = dyn Fn(&Parts) -> Option<Principal> + Send + Sync;
 
 pub(crate) type Derive = dyn Fn(&[u8]) -> Option<Principal> + Send + Sync;
 
-/// A principal, and what its record is found by.
+/// A principal, and the owner id of its record.
 #[derive(Debug)]
 pub(crate) struct ResolvedPrincipal {
     pub(crate) principal: Principal,

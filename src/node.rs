@@ -1,4 +1,4 @@
-//! What all handles of one process share: the configuration, the tiers, the clock and the counts.
+//! The state that all handles of one process share: the configuration, the tiers, the clock and the counts.
 
 use std::{
     fmt,
@@ -37,27 +37,27 @@ pub(crate) struct Node {
     pub(crate) memory: Option<Memory>,
     pub(crate) store: Option<SharedTier>,
     pub(crate) time: NodeClock,
-    /// Milliseconds of the longest absolute lifetime that a session was given beyond the configured lifetime.
+    /// The longest absolute lifetime of a session beyond the configured lifetime, in milliseconds.
     longest_absolute_ms: AtomicU64,
-    /// Cookies over the budget that no trace has told of.
+    /// Throttles the traces of cookies over the budget.
     pub(crate) over_budget: Throttle,
-    /// Handles that wait for anything: a shutdown notifies them.
+    /// All waiting handles, which a shutdown notifies.
     pub(crate) subscribers: Subscribers,
     stopping: AtomicBool,
-    /// Counts calls of `end_all_sessions`: a handle looks its principal up again only after a call.
+    /// The number of calls of `end_all_sessions`. A handle looks up its principal again only after another call.
     pub(crate) revocations: AtomicU64,
     pub(crate) exempt_renewals: ExemptRenewals,
     pub(crate) accepted_nonces: AcceptedNonces,
     pub(crate) counters: Counters,
-    /// Requests without a layer of these sessions.
+    /// Loads from requests without a layer of these sessions.
     pub(crate) missing_layers: Failures,
-    /// Versions from further ahead than the allowed skew.
+    /// Throttles the traces of versions further ahead than `max_skew`.
     skews: Throttle,
     pub(crate) refusals: RefusalTraces,
     pub(crate) traces: Traces,
 }
 
-/// What happened that nobody was told of.
+/// Counts of refusals without an error for a caller.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) capped_cookies: AtomicU64,
@@ -93,7 +93,7 @@ impl Node {
         self.time.now()
     }
 
-    /// Notes a genuine version from elsewhere.
+    /// Notes a genuine version from another node, a token or the store.
     pub(crate) fn note_version(&self, version: Version, now: Millis) {
         if self.time.note_version(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
@@ -106,8 +106,9 @@ impl Node {
     }
 
     pub(crate) fn write_context(&self, scope: Scope, now: Millis) -> WriteContext<'_> {
-        // A tombstone stays as long as something sealed before it could still open. A session's tokens all idle out in
-        // time; a principal's value may ride in a browser that comes back later, on a node that missed the removal.
+        // A tombstone stays for as long as a token sealed before the removal could bring the value back. The tokens of
+        // a session all idle out. The value of a principal may come with a browser that returns much later, from a node
+        // that missed the removal.
         let Config { budget, max_budget, lifetime, .. } = &self.config;
         let (budget, max_budget, tombstones) = match scope {
             Scope::Session => (budget.session, max_budget.session, lifetime.idle.max(Duration::from_secs(86_400))),
@@ -131,7 +132,8 @@ impl Node {
         }
     }
 
-    /// The longest that any session lives, as far as this node knows: what holds for all of a principal's must last.
+    /// Returns the longest absolute lifetime of a session known to this node. The end of all sessions of a principal is
+    /// remembered for as long.
     pub(crate) fn longest_absolute(&self) -> Duration {
         Duration::from_millis(self.longest_absolute_ms.load(Ordering::Relaxed)).max(self.config.lifetime.absolute)
     }
@@ -152,7 +154,7 @@ impl Node {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// The answers that default rules give for one request.
+    /// Returns the answers of the default rules that read the request's head.
     pub(crate) fn compute_defaults(&self, head: &Parts) -> Vec<(ValueIndex, Json)> {
         let mut answers = Vec::new();
         for (index, answer) in self.config.default_rules() {
@@ -168,7 +170,7 @@ impl Node {
         answers
     }
 
-    /// Whether a session may have to be waited for.
+    /// Whether the load of a session may have to wait, for the store or a source.
     pub(crate) fn waits(&self) -> bool {
         self.store.is_some() || self.config.has_sources
     }
@@ -179,7 +181,7 @@ impl fmt::Debug for Node {
         f.debug_struct("Node")
             .field("config", &self.config)
             .field("memory", &self.memory.is_some())
-            // By name: a store's own `Debug` may show secrets.
+            // The name alone, since the `Debug` of a store may show secrets.
             .field("store", &self.store.as_ref().map(SharedTier::name))
             .finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The tokens that were accepted without a cookie: each gives a browser its session once.
+//! The nonces of tokens that were accepted without a cookie: each such token gives a browser its session once.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -7,11 +7,11 @@ use std::{
 
 use crate::{cookie::layout::NONCE_LEN, sync::Mutex, time::Millis};
 
-/// A token's own life and the most that its node's clock may be ahead of ours.
+/// The sum of a token's life, a minute, and the most that the sealing node's clock may be ahead, another minute.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// So many tokens at a time: 4 MiB. Beyond that a token is refused for now, since one that is forgotten could be brought
-/// again.
+/// The most nonces at a time, which take 4 MiB. Further tokens are refused for now, since a page could bring a
+/// forgotten token again.
 const MOST: usize = 1 << 16;
 
 /// Why a token is not accepted.
@@ -19,7 +19,7 @@ const MOST: usize = 1 << 16;
 pub(crate) enum NotAccepted {
     /// The token was accepted before.
     Used,
-    /// Too many tokens were accepted lately.
+    /// Too many tokens were accepted lately, and the nonce can't be noted.
     Full,
 }
 
@@ -38,7 +38,7 @@ impl AcceptedNonces {
     ///
     /// # Errors
     ///
-    /// Where the token was accepted before, or so many others were that it can't be noted.
+    /// `Used` if the token was accepted before; `Full` if [`MOST`] other tokens were accepted lately.
     pub(crate) fn accept(&self, nonce: [u8; NONCE_LEN], now: Millis) -> Result<(), NotAccepted> {
         let Nonces { known, order } = &mut *self.0.lock();
         while let Some((at, nonce)) = order.front()

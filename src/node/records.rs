@@ -1,4 +1,4 @@
-//! The records of a node: those that memory holds, and those that a store's answer or a new id becomes.
+//! The records of a node: their look-up in memory, their creation, and the merge of the store's copies.
 
 use std::sync::Arc;
 
@@ -21,7 +21,8 @@ use crate::{
     version::Version,
 };
 
-/// A record of which nobody knows yet. Dropped, by an error or by a client that leaves while a store thinks, it goes.
+/// The record of a new id before its first write has succeeded. A guard that drops before [`keep`](Self::keep) removes
+/// the record from memory: after an error, or when the client leaves while the store works.
 #[must_use]
 pub(crate) struct InsertGuard<'a> {
     memory: Option<&'a Memory>,
@@ -43,11 +44,11 @@ impl Drop for InsertGuard<'_> {
 }
 
 impl Node {
-    /// The record of a session that a token names, made if there is none.
+    /// Returns the record of a session that a token names, and creates the record if memory has none.
     ///
     /// # Errors
     ///
-    /// Where the session has ended on this node.
+    /// The end of the session, if the session has ended on this node.
     pub(crate) fn session_record(
         &self,
         key: &RecordKey,
@@ -56,28 +57,29 @@ impl Node {
     ) -> Result<Arc<Record>, EndedSession> {
         let Some(memory) = &self.memory else { return Ok(Arc::new(make())) };
         let record = memory.session_or_insert(key, now, make)?;
-        // Counted, and to expire, from here on: application code runs before the token is taken in, and may panic.
+        // Counts the record and indexes its expiry here: application code runs before the merge of the token, and may
+        // panic.
         memory.account_and_sweep(&record, now);
         Ok(record)
     }
 
-    /// What this node knows of the session of an id.
+    /// Looks up the session of an id in memory.
     pub(crate) fn lookup(&self, id: &SessionId) -> SessionLookup {
         let memory = self.memory.as_ref();
         memory.map_or(SessionLookup::Unknown, |memory| memory.session(&RecordKey(*id.as_bytes()), self.now()))
     }
 
-    /// Whether this node knows an id, alive or ended.
+    /// Whether this node knows an id, of a live or an ended session.
     pub(crate) fn is_known(&self, id: &SessionId) -> bool {
         !matches!(self.lookup(id), SessionLookup::Unknown)
     }
 
-    /// Whether this node knows of a use of the session within its idle lifetime, whatever a token tells of.
+    /// Whether the session is live in memory. The record may know of a later use than a token.
     pub(crate) fn lives(&self, id: &SessionId) -> bool {
         matches!(self.lookup(id), SessionLookup::Live(record) if record.closed(self.now()).is_none())
     }
 
-    /// Why the session of an id has ended, as far as this node knows.
+    /// Returns the reason for the end of an id, if this node knows the end.
     pub(crate) fn end_reason(&self, id: &SessionId) -> Option<CloseReason> {
         match self.lookup(id) {
             SessionLookup::Ended(ended) => Some(ended.reason()),
@@ -85,17 +87,17 @@ impl Node {
         }
     }
 
-    /// The state of a session that a write would begin.
+    /// Returns the empty state of a session that a write would begin.
     pub(crate) fn empty_session(&self, now: Millis) -> State {
         let life = SessionLife::begin(Version::ZERO, now, self.config.lifetime);
         State::new(Kind::Session { life, browser: CookieSync::default() })
     }
 
-    /// Puts the record of a new id into memory, to be taken out again unless it is kept.
+    /// Puts the record of a new id into memory. The guard removes the record again unless the caller keeps it.
     ///
     /// # Errors
     ///
-    /// Where the id is in use already, or has ended: an order that is carried out a second time.
+    /// `Closed` if the id is in use or has ended: an order is carried out a second time.
     pub(crate) fn insert_record(
         &self,
         id: SessionId,
@@ -112,17 +114,19 @@ impl Node {
         Ok((record, InsertGuard { memory, key }))
     }
 
-    /// Merges a store's copy of a record's owner.
+    /// Merges the store's copy of an owner into a record.
     pub(crate) fn merge_stored(&self, record: &Record, stored: StoredRecord, scope: Scope, now: Millis) {
         let schema = &self.config.schema;
-        // An entry of another program, if no build of this one can have declared it; no token that carried it could be read.
+        // A longer name is an entry of another program: no build can declare such a name, and no token with such a name
+        // could be read.
         let ours = stored.entries.into_iter().filter(|entry| entry.name.len() <= MAX_NAME);
         let values = ours.filter_map(|entry| {
-            // The store's order counts, whatever clock it goes by: an update compares with its version.
+            // The store's version is kept, however far ahead: an update compares with that version.
             self.note_version(entry.version, now);
             let stored = StoredValue::new(entry.version, entry.json, self.time.written(entry.version, now));
             match schema.index_by_name(&entry.name) {
-                // A session's record may hold values of either scope, a principal's only its own.
+                // A session's record may hold values of either scope. A principal's record holds values of principal
+                // scope alone.
                 Some(index) if scope == Scope::Principal && schema.get(index).scope == Scope::Session => None,
                 Some(index) => Some(IncomingValue::Declared(ValueSlot::incoming(index, stored))),
                 None => Some(IncomingValue::Undeclared(entry.name.into(), stored)),
@@ -132,7 +136,7 @@ impl Node {
         record.merge(IncomingFrom::Store, values.into_iter(), self.write_context(scope, now), None);
     }
 
-    /// Counts a change of a record and does the memory tier's share of work.
+    /// Counts the bytes of a changed record, and does a bounded step of the memory tier's sweep and eviction.
     pub(crate) fn account(&self, record: &Arc<Record>, now: Millis) {
         if let Some(memory) = &self.memory {
             memory.account_and_sweep(record, now);

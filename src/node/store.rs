@@ -1,4 +1,4 @@
-//! The shared store of a node, with the node's clock and the owners of its audience.
+//! The shared store of a node, with the node's clock, and with owner ids for the node's audience.
 
 use super::Node;
 use crate::{
@@ -27,7 +27,7 @@ impl NodeStore<'_> {
         self.tier.read(owner, &self.node.time).await
     }
 
-    /// Commits changes of an owner whose record the store may drop at `until`.
+    /// Commits changes of an owner. The store may drop the owner's record at `until`.
     pub(crate) async fn commit(
         self,
         owner: OwnerId,
@@ -39,7 +39,7 @@ impl NodeStore<'_> {
         self.tier.commit(Commit::new(owner, kind, changes, expires), &self.node.time).await
     }
 
-    /// Ends a session, whose end the store may forget at `until`.
+    /// Ends a session. The store may forget the end at `until`.
     pub(crate) async fn end(
         self,
         id: &SessionId,

@@ -1,4 +1,4 @@
-//! The traces of mistakes that any request can bring to light: each kind at most once a minute.
+//! The traces of mistakes in the application that any request can hit: each kind is traced at most once a minute.
 
 use crate::{
     sync::atomic::{AtomicBool, Ordering},
@@ -7,7 +7,7 @@ use crate::{
     value::{ValueError, ValueIndex},
 };
 
-/// The mistakes of each kind.
+/// The throttles of the traces, for each kind of mistake.
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
     invalid_defaults: PerValue,
@@ -19,12 +19,12 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// For so many declared values.
+    /// Creates the throttles for a number of declared values.
     pub(crate) fn new(values: usize) -> Self {
         Self { invalid_defaults: PerValue::new(values), skipped_copies: PerValue::new(values), ..Self::default() }
     }
 
-    /// A function of `DefaultTier::with` made a value that does not validate or encode.
+    /// Traces a value of a function of `DefaultTier::with` that does not validate or encode.
     pub(crate) fn invalid_default(&self, (index, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
         if let Some(left_out) = self.invalid_defaults.due(index, now) {
             let outline = flaw.summary();
@@ -33,7 +33,7 @@ impl Traces {
         }
     }
 
-    /// A copy that the type of the value does not take.
+    /// Traces a copy that the type of the value refuses.
     pub(crate) fn skipped_copy(
         &self,
         (index, name): (ValueIndex, &'static str),
@@ -47,14 +47,14 @@ impl Traces {
         }
     }
 
-    /// A value that the cookie had no room for.
+    /// Traces a value without room in the cookie.
     pub(crate) fn cut_cookie(&self, name: &str, now: Millis) {
         if let Some(left_out) = self.cut_cookies.due(1, now, MINUTE) {
             tracing::warn!(name, left_out, "the cookie can't hold all values, so the oldest stays on the server alone");
         }
     }
 
-    /// A request whose session has to be waited for, in front of a service that expects values of `resolve`.
+    /// Traces a request whose load has to wait, before a service that expects values of `resolve`.
     pub(crate) fn unresolved(&self, now: Millis) {
         if let Some(left_out) = self.unresolved.due(1, now, MINUTE) {
             tracing::warn!(
@@ -64,14 +64,14 @@ impl Traces {
         }
     }
 
-    /// A read or a watch of a type that the chain does not know.
+    /// Traces a read or a watch of a type that was not declared.
     pub(crate) fn undeclared(&self, name: &'static str, now: Millis) {
         if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
             tracing::warn!(name, left_out, "read or watched a value that was not declared on `Sessions::builder()`");
         }
     }
 
-    /// A `Secure` cookie for a page on plain http: once, since all such responses have the one cause.
+    /// Traces a `Secure` cookie for a page on plain http, once: all such responses have the same cause.
     pub(crate) fn dropped_cookie(&self) {
         if !self.dropped_cookie.swap(true, Ordering::Relaxed) {
             tracing::warn!(
@@ -81,13 +81,13 @@ impl Traces {
         }
     }
 
-    /// Whether [`dropped_cookie`](Self::dropped_cookie) has told already.
+    /// Whether [`dropped_cookie`](Self::dropped_cookie) has been traced.
     pub(crate) fn has_told_dropped_cookie(&self) -> bool {
         self.dropped_cookie.load(Ordering::Relaxed)
     }
 }
 
-/// The application's own error: its text may quote the client, so it stands at `debug` alone.
+/// Traces the application's error at `debug` alone, since the text may quote the client.
 fn trace_cause(name: &'static str, flaw: &ValueError) {
     if let ValueError::Invalid(error) = flaw {
         tracing::debug!(name, %error, "why a value is not valid");
