@@ -1,20 +1,20 @@
-//! The headers by which caches learn that a response is one session's.
+//! The headers that tell caches that a response belongs to one session.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::config::Reads;
 
-/// The default of Phoenix and Rails: a shared cache stores nothing, and a browser asks before it shows a copy again.
+/// The default of Phoenix and Rails: a shared cache stores no copy, and a browser revalidates a copy before each use.
 const PRIVATE: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
 
-/// Fields of single caches beside `Cache-Control`: each outranks it, at the cache that knows the field. nginx reads
-/// `X-Accel-Expires`; the others are of content delivery networks (RFC 9213).
+/// Fields for single caches. Such a field outranks `Cache-Control` at the cache that knows the field. nginx reads
+/// `X-Accel-Expires`; content delivery networks read the others (RFC 9213).
 const TARGETED: [&str; 3] = ["cdn-cache-control", "surrogate-control", "x-accel-expires"];
 
-/// The end of the names of further targeted fields, as in `Cloudflare-CDN-Cache-Control`.
+/// The last part of the names of further targeted fields, such as `Cloudflare-CDN-Cache-Control`.
 const TARGETED_END: &str = "-cdn-cache-control";
 
-/// Tells caches that the session had a part in a response.
+/// Adds the fields for caches to a response whose request read the session.
 pub(super) fn note_read(headers: &mut HeaderMap, reads: Reads) {
     vary_by_cookie(headers);
     if reads == Reads::Private {
@@ -22,44 +22,45 @@ pub(super) fn note_read(headers: &mut HeaderMap, reads: Reads) {
     }
 }
 
-/// Says that the response depends on the request's cookies.
+/// Adds `Vary: Cookie`, unless the response has it: the response depends on the request's cookies.
 fn vary_by_cookie(headers: &mut HeaderMap) {
-    let says_so = |value: &HeaderValue| {
+    let names_cookie = |value: &HeaderValue| {
         let mut names = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
         names.any(|name| name == b"*" || name.eq_ignore_ascii_case(b"cookie"))
     };
     let cookie = HeaderValue::from_static("cookie");
     match headers.entry(header::VARY) {
         header::Entry::Vacant(entry) => drop(entry.insert(cookie)),
-        header::Entry::Occupied(entry) if entry.iter().any(says_so) => {}
+        header::Entry::Occupied(entry) if entry.iter().any(names_cookie) => {}
         header::Entry::Occupied(mut entry) => entry.append(cookie),
     }
 }
 
-/// Keeps shared caches from storing a response of which the handler said nothing of caching. `Vary` alone lets nginx's
-/// `proxy_cache` answer a request with the same cookie by the page of before a write, or of before a sign-out.
+/// Keeps shared caches from storing a response whose handler set no caching field. With `Vary` alone, nginx's
+/// `proxy_cache` answers a request with the same cookie by a page from before a write, or from before a sign-out.
 fn keep_private_by_default(headers: &mut HeaderMap) {
-    let speaks = |name: &HeaderName| *name == header::CACHE_CONTROL || *name == header::EXPIRES || is_targeted(name);
-    if !headers.keys().any(speaks) {
+    let is_caching_field =
+        |name: &HeaderName| *name == header::CACHE_CONTROL || *name == header::EXPIRES || is_targeted(name);
+    if !headers.keys().any(is_caching_field) {
         headers.insert(header::CACHE_CONTROL, PRIVATE);
     }
 }
 
-/// Forbids every cache to store a response that carries a cookie of ours: the handler chose its directives without
-/// knowing of the cookie (RFC 9111, 7.3). Directives that don't let caches store stay, as `no-transform`.
+/// Forbids each cache to store a response with a cookie of ours: the handler chose its directives without knowing of
+/// the cookie (RFC 9111, 7.3). Directives that permit no storing stay, such as `no-transform`.
 pub(super) fn forbid_storing(headers: &mut HeaderMap) {
     let targeted: Vec<_> = headers.keys().filter(|name| is_targeted(name)).cloned().collect();
     for name in targeted {
         headers.remove(name);
     }
-    // First, since a quotation mark without its twin would swallow what follows.
+    // `no-store` comes first, since an unclosed quotation mark would swallow the directives after it.
     let mut said = b"no-store".to_vec();
     for value in headers.get_all(header::CACHE_CONTROL) {
         for directive in directives(value.as_bytes()) {
             let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii_end();
             // A cache that knows `must-understand` ignores `no-store` beside it (RFC 9111, 5.2.2.3).
-            let goes = [b"no-store".as_slice(), b"public", b"must-understand"];
-            if !goes.iter().any(|gone| name.eq_ignore_ascii_case(gone)) {
+            let removed = [b"no-store".as_slice(), b"public", b"must-understand"];
+            if !removed.iter().any(|removed| name.eq_ignore_ascii_case(removed)) {
                 said.extend_from_slice(b", ");
                 said.extend_from_slice(directive);
             }
@@ -74,7 +75,7 @@ fn is_targeted(name: &HeaderName) -> bool {
     TARGETED.contains(&name.as_str()) || name.as_str().ends_with(TARGETED_END)
 }
 
-/// The members of a list whose quoted strings may have commas (RFC 9110, 5.6.1 and 5.6.4).
+/// Returns the members of a list whose quoted strings may contain commas (RFC 9110, 5.6.1 and 5.6.4).
 fn directives(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     let (mut quoted, mut escaped) = (false, false);
     let members = list.split(move |byte| {

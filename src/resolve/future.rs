@@ -1,4 +1,4 @@
-//! [`ResponseFuture`]: what happens to a response on its way out.
+//! [`ResponseFuture`]: adds the session's fields to a response.
 
 use std::{
     future::Future,
@@ -18,9 +18,9 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A dropped response leaves the writes of its handlers as they are: the browser receives them with the response to its
-    /// next request. A session that such a handler has begun, renewed or signed in reaches the browser no more. Without memory
-    /// and a shared store nothing but the response keeps the writes, and they are lost.
+    /// A dropped response keeps the writes of its handlers: the browser receives the writes with the response to its
+    /// next request. A session that such a handler has begun, renewed or signed in never reaches the browser. Without
+    /// memory and a shared store the response alone carries the writes, and the writes are lost.
     #[must_use = "futures do nothing unless polled"]
     pub struct ResponseFuture<F> {
         #[pin]
@@ -29,7 +29,7 @@ pin_project! {
     }
 }
 
-/// The fate of our cookie in the browser, as far as the request shows.
+/// Whether the browser keeps our cookie, as far as the request shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CookieSupport {
     Keeps,
@@ -37,13 +37,13 @@ pub(crate) enum CookieSupport {
     Drops,
 }
 
-/// The loader of a request, and which layer sees the response's head off.
+/// The loader of a request, and the layer that finishes the response's head.
 pub(crate) enum Entered {
     /// No layer of the same sessions lies around this layer.
     Outermost(Arc<Loader>, CookieSupport),
-    /// The loader is that of a layer around this layer, which sees the head off.
+    /// A layer around this layer owns the loader, and finishes the head.
     Within(Arc<Loader>),
-    /// The request has another principal than the handles of the layer around: this layer sees the session off, for the
+    /// The request has another principal than the handles of the layer around. This layer finishes the head, for the
     /// new principal.
     Anew { loader: Arc<Loader>, around: Arc<Loader>, browser: CookieSupport },
 }
@@ -90,38 +90,41 @@ where
     }
 }
 
-/// Adds the session's fields to a response, for caches and the browser. A request that did not ask for its session gets none.
+/// Adds the session's fields for caches and the browser to a response. A request that asked for no session gets no
+/// fields.
 fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: CookieSupport) {
-    // No handler has asked for the session, and with the request's extensions gone no handler can.
+    // No handler has asked for the session, and no handler can: the request's extensions are dropped.
     let missed = loader.is_missed();
     if loader.loaded().is_none() && !missed && Arc::strong_count(loader) == 1 {
         return;
     }
-    // After a 101 the connection is the protocol's: the next response or a relay token brings the missing cookie.
+    // After a 101 the connection has no further response: the next request's response or a relay token brings the
+    // cookie.
     let upgrade = response.status().is_informational();
-    // A handler that got no session may have answered as for a visitor: the next browser must not get that from a cache.
+    // A handler that got no session may have answered as for a visitor. No cache may give that answer to another
+    // browser.
     let varies = (loader.note_head_sent() || missed) && !upgrade;
     let headers = response.headers_mut();
-    let Some(core) = loader.loaded() else {
+    let Some(shared) = loader.loaded() else {
         if varies {
             note_read(headers, loader.reads());
         }
         return;
     };
-    let out = cookie_out::response_headers(core, upgrade);
+    let out = cookie_out::response_headers(shared, upgrade);
     if out.cookie.is_some() && browser == CookieSupport::Drops {
-        core.node.traces.dropped_cookie();
+        shared.node.traces.dropped_cookie();
     }
     let mut cookies = out.removals.iter().cloned().chain(out.cookie).peekable();
     if cookies.peek().is_some() {
-        // The present one last, for clients that know cookies by their names alone.
+        // The present cookie comes last, for clients that tell cookies apart by name alone.
         for cookie in cookies {
             headers.append(header::SET_COOKIE, cookie);
         }
         forbid_storing(headers);
     }
     if out.touched || varies {
-        note_read(headers, core.node.config.reads);
+        note_read(headers, shared.node.config.reads);
     }
 }
 

@@ -1,4 +1,4 @@
-//! [`LayeredSessionLayer`].
+//! [`LayeredSessionLayer`]: the layer of a service stack.
 
 use tower_layer::Layer;
 
@@ -7,9 +7,9 @@ use crate::sessions::Sessions;
 
 /// Gives every request a session, and every response the cookie that it needs.
 ///
-/// At entry it notes where the cookie is and puts a loader into the request's extensions: nothing is looked up, opened
-/// or stored until the session is asked for. It awaits nothing and boxes nothing, and it asks of the inner service, its
-/// bodies and its error only what `tower::Service` does.
+/// At entry the layer notes the `Cookie` fields and puts a loader into the request's extensions. The loader looks up,
+/// opens and stores nothing until a handler asks for the session. The layer awaits nothing and boxes no future, and its
+/// bounds on the inner service, the bodies and the error are those of `tower::Service`.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, MemoryTier, SessionValue, Sessions};
@@ -42,31 +42,32 @@ use crate::sessions::Sessions;
 /// # Several layers
 ///
 /// Layers of two [`Sessions`] in one stack do not disturb each other. The same `Sessions` layered twice, around an
-/// application and around a nested router, give a request one session and a response one cookie. The inner layer asks
-/// [`identify`](crate::SessionsBuilder::identify) again, since a service between the two may have signed a user in: handles
-/// of the inner layer have the new user, handles that the service between was given keep theirs, and the cookie is sealed
-/// for the new user. An inner layer that sees other `Cookie` fields, or a request whose response head has left, begins
-/// anew.
+/// application and around a nested router, give a request one session and a response one cookie. The inner layer calls
+/// [`identify`](crate::SessionsBuilder::identify) again, since a service between the two layers may have signed a user
+/// in. Handles of the inner layer have the new user, and the cookie is sealed for the new user; handles of the service
+/// between keep the former user. An inner layer begins anew if the request has other `Cookie` fields there, or if the
+/// response head has left.
 #[derive(Clone, Debug)]
 pub struct LayeredSessionLayer {
     sessions: Sessions,
 }
 
 impl LayeredSessionLayer {
-    /// A layer of these sessions. Writeback and jobs take the same.
+    /// Creates a layer of these sessions. Give clones of the same `Sessions` to the writeback and to jobs.
     pub fn new(sessions: Sessions) -> Self {
         Self { sessions }
     }
 
-    /// The variant that loads the session before it calls the inner service, so that values declared with `resolve`
-    /// are in the extensions even where a store or source has to be waited for. The layer asks `S: Clone` for this. See
+    /// Returns the variant that loads the session before it calls the inner service: values declared with `resolve` are
+    /// in the extensions even if the load waits for a store or source. The inner service must be `Clone`. See
     /// [`PreloadLayer`].
     pub fn preload(self) -> PreloadLayer {
         PreloadLayer::new(self.sessions)
     }
 }
 
-/// Makes `.layer(sessions)` say how it is written: the compiler shows the message of the bound that no service meets.
+/// Makes the compiler explain a mistaken `.layer(sessions)`: no service meets the bound, and the compiler shows its
+/// message.
 #[doc(hidden)]
 impl<S: InnerOfSessions> Layer<S> for Sessions {
     type Service = LayeredSession<S>;

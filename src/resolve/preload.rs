@@ -1,4 +1,4 @@
-//! [`PreloadLayer`]: the variant that has the session loaded before the inner service is called.
+//! [`PreloadLayer`]: the variant of the layer that loads the session before it calls the inner service.
 
 use std::{
     fmt,
@@ -84,7 +84,7 @@ impl<S> Layer<S> for PreloadLayer {
     }
 }
 
-/// The service that [`PreloadLayer`] makes. See there for an example.
+/// The service of a [`PreloadLayer`], which has an example.
 #[derive(Clone, Debug)]
 pub struct Preload<S> {
     inner: S,
@@ -107,7 +107,7 @@ where
         let (mut head, body) = request.into_parts();
         let entered = self.sessions.enter(&mut head);
         let request = Request::from_parts(head, body);
-        // The service that was polled ready is the service to call; its clone takes its place.
+        // Calls the service that was polled ready, and leaves a clone in its place.
         let ready = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, ready);
         let load = Arc::clone(entered.loader()).load();
@@ -120,8 +120,8 @@ pin_project! {
     ///
     /// # Cancel safety
     ///
-    /// A response that is dropped during the load has called no inner service. Later it is as a
-    /// [`ResponseFuture`](crate::ResponseFuture).
+    /// A future dropped during the load has not called the inner service. After the load the future is as cancel safe
+    /// as a [`ResponseFuture`](crate::ResponseFuture).
     #[must_use = "futures do nothing unless polled"]
     pub struct PreloadFuture<S, B>
     where
@@ -156,13 +156,13 @@ where
                 StateProjection::Calling { response } => return response.poll(cx),
                 StateProjection::Loading { load, next } => {
                     let loaded = ready!(Pin::new(load).poll(cx));
-                    // It is there until the inner service is called, and then the state is another.
+                    // `next` is taken once: the state is `Calling` from then on.
                     let Some((inner, mut request, entered, sessions)) = next.take() else { return Poll::Pending };
                     match loaded {
                         Ok(session) => {
                             sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
                         }
-                        // A handler that loads the session gets the error itself.
+                        // A handler that loads the session gets the error too.
                         Err(error) => tracing::debug!(%error, "the session could not be preloaded"),
                     }
                     (inner, request, entered)

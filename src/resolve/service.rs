@@ -1,4 +1,4 @@
-//! [`LayeredSession`]: what happens to a request on its way in.
+//! [`LayeredSession`]: gives a request its loader.
 
 use std::{
     sync::Arc,
@@ -24,7 +24,7 @@ use crate::{
     sessions::Sessions,
 };
 
-/// The service that [`LayeredSessionLayer`](super::layer::LayeredSessionLayer) makes.
+/// The service of a [`LayeredSessionLayer`](super::layer::LayeredSessionLayer).
 #[derive(Clone, Debug)]
 pub struct LayeredSession<S> {
     inner: S,
@@ -61,7 +61,8 @@ where
 }
 
 impl Sessions {
-    /// Whether the browser keeps our cookie. Once a dropped cookie is traced, every browser counts as keeping ours.
+    /// Returns whether the browser keeps our cookie. After the trace of a dropped cookie every browser counts as
+    /// `Keeps`.
     fn cookie_support(&self, head: &Parts) -> CookieSupport {
         let node = &self.node;
         let drops = node.config.cookie.is_secure()
@@ -70,25 +71,25 @@ impl Sessions {
         if drops { CookieSupport::Drops } else { CookieSupport::Keeps }
     }
 
-    /// Puts a loader into the extensions, and gives it to the response's future.
+    /// Puts a loader into the extensions, and returns the loader for the response's future.
     pub(crate) fn enter(&self, head: &mut Parts) -> Entered {
         let node = &self.node;
         let cookies = Fields::note(&mut head.headers);
         let outer = head.extensions.remove::<LoaderHandle>().map(Box::new);
         let same = outer.as_ref().and_then(|outer| outer.same_request(node, cookies.as_ref()));
         let entered = match same {
-            // A layer of these sessions lies around this layer: the request has one session.
+            // A layer of these sessions lies around this layer: the request has one session for both.
             Some(around) => match self.identify_anew(&around, head) {
                 Ok(()) => Entered::Within(around),
                 Err(principal) => {
-                    let asked = self.head_facts(head, principal);
-                    let loader = self.new_loader(head, cookies, Some(asked), Some(Arc::clone(&around)));
+                    let facts = self.head_facts(head, principal);
+                    let loader = self.new_loader(head, cookies, Some(facts), Some(Arc::clone(&around)));
                     Entered::Anew { loader, around, browser: self.cookie_support(head) }
                 }
             },
             None => {
-                let asked = node.config.asks_head.then(|| self.head_facts(head, self.identify(head)));
-                Entered::Outermost(self.new_loader(head, cookies, asked, None), self.cookie_support(head))
+                let facts = node.config.asks_head.then(|| self.head_facts(head, self.identify(head)));
+                Entered::Outermost(self.new_loader(head, cookies, facts, None), self.cookie_support(head))
             }
         };
         let loader = Arc::clone(entered.loader());
@@ -100,24 +101,24 @@ impl Sessions {
         &self,
         head: &Parts,
         cookies: Option<Fields>,
-        asked: Option<HeadFacts>,
+        facts: Option<HeadFacts>,
         around: Option<Arc<Loader>>,
     ) -> Arc<Loader> {
         let upgrade = is_upgrade(head);
         let (cross_site, refused) = self.check_cross_site(head, upgrade);
-        // The loader around tells of the refusal.
+        // The loader of the layer around traces the refusal.
         let refused = refused.filter(|_| around.is_none());
-        let (node, facts) = (Arc::clone(&self.node), asked.map(Box::new));
+        let (node, facts) = (Arc::clone(&self.node), facts.map(Box::new));
         let head = RequestHead { node, cookies, cross_site, upgrade, facts };
         Loader::new(Arrival { head, refused, outer: around })
     }
 
-    /// Asks `identify` again, since a service between the two layers may have signed a user in. Where no handle was given
-    /// yet, the loader takes the new answer.
+    /// Calls `identify` again, since a service between the two layers may have signed a user in. If the loader has no
+    /// handle yet, the loader takes the new principal.
     ///
     /// # Errors
     ///
-    /// The new answer, where handles were given for another one: these keep theirs.
+    /// The new principal, if the loader has handles with another principal: the handles keep theirs.
     fn identify_anew(&self, loader: &Loader, head: &Parts) -> Result<(), Option<Principal>> {
         if !matches!(self.node.config.identity, Identity::Head(_)) {
             return Ok(());
@@ -125,8 +126,8 @@ impl Sessions {
         loader.identify_anew(self.identify(head))
     }
 
-    /// How another site caused the request, as far as that matters here, and the trace of the refusal. The head is gone
-    /// when the session is loaded.
+    /// Returns the kind of cross-site request, if the kind decides about the session, and the refusal to trace. Checked
+    /// at entry, since the head is gone when the session is loaded.
     fn check_cross_site(&self, head: &Parts, upgrade: bool) -> (Option<CrossSite>, Option<Box<CrossSiteRefusal>>) {
         let (uri, headers) = (&head.uri, &head.headers);
         if upgrade && let Err(refused) = self.cross_site.check(RequestKind::Upgrade, uri, headers) {
@@ -144,13 +145,13 @@ impl Sessions {
         }
     }
 
-    /// Everything else that is to be learnt from the head, now that it is here.
+    /// Returns the head's answers, computed at entry, since the head is gone when the session is loaded.
     fn head_facts(&self, head: &Parts, identified: Option<Principal>) -> HeadFacts {
         let defaults = self.node.compute_defaults(head);
         HeadFacts { identified, defaults, parts: self.node.config.has_sources.then(|| Arc::new(head.clone())) }
     }
 
-    /// Puts the values declared with `resolve` into the extensions, if the session is there without waiting.
+    /// Puts the values declared with `resolve` into the extensions, if the session loads without waiting.
     pub(super) fn insert_resolved(&self, loader: &Arc<Loader>, extensions: &mut Extensions) {
         match Arc::clone(loader).load_now() {
             Some(session) => self.resolved.iter().for_each(|insert| insert(&session, extensions)),
@@ -159,16 +160,16 @@ impl Sessions {
     }
 }
 
-/// Whether a request opens a WebSocket: a browser sends the request across sites, with cookies, and lets the page read
-/// and write (RFC 6455, 10.2). HTTP/2 and 3 use extended CONNECT (RFC 8441). A client that offers another protocol, as
-/// `h2c`, sends an ordinary request.
+/// Whether a request opens a WebSocket. A browser sends such a request across sites, with cookies, and lets the page
+/// read and write (RFC 6455, 10.2). HTTP/2 and 3 use extended CONNECT (RFC 8441). A request that offers another
+/// protocol, such as `h2c`, is an ordinary request.
 fn is_upgrade(head: &Parts) -> bool {
     let headers = &head.headers;
     let opens = || lists(headers, &header::UPGRADE, b"websocket") && lists(headers, &header::CONNECTION, b"upgrade");
     head.method == Method::CONNECT || opens()
 }
 
-/// Whether a field is a list with this member, in whatever case (RFC 9110, 5.6.1).
+/// Whether a field is a list with this member, in upper or lower case (RFC 9110, 5.6.1).
 fn lists(headers: &HeaderMap, name: &HeaderName, member: &[u8]) -> bool {
     let members = headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     members.map(<[u8]>::trim_ascii).any(|found| found.eq_ignore_ascii_case(member))
