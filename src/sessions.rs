@@ -1,4 +1,4 @@
-//! [`Sessions`]: the configuration that layer, writeback and jobs share, checked once.
+//! [`Sessions`]: the checked configuration that layers, writeback and jobs share.
 
 use std::{
     fmt,
@@ -26,7 +26,7 @@ use crate::{
 
 pub(crate) mod builder;
 
-/// A chain of tiers and the values that are resolved through it: build it once, clone it freely.
+/// A chain of tiers and its declared values. Build the chain once, and share clones.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, MemoryTier, Principal, Scope, SessionValue, Sessions};
@@ -64,13 +64,14 @@ pub struct Sessions {
 pub(crate) type Resolved = fn(&Session, &mut Extensions);
 
 impl Sessions {
-    /// Begins with an empty chain, [`Resolution::Newest`](crate::Resolution::Newest), two days unused and thirty in all.
+    /// Returns a builder with an empty chain, [`Resolution::Newest`](crate::Resolution::Newest), an idle lifetime of
+    /// two days and an absolute lifetime of thirty.
     pub fn builder() -> SessionsBuilder {
         SessionsBuilder::default()
     }
 
-    /// The session of a request whose extensions a layer of these sessions has filled, even if another session layer
-    /// lies inside.
+    /// Loads the session of a request from the extensions that a layer of these sessions has filled, even if another
+    /// session layer lies inside.
     ///
     /// # Errors
     ///
@@ -91,13 +92,13 @@ impl Sessions {
         }
     }
 
-    /// A principal's own values, outside of any request: for jobs and webhooks. Session-scope values can't be written
-    /// through it, and it never ends but by [`shutdown`](Self::shutdown). Without memory and without a shared store there
-    /// is no place for what it would write, and it fails as after a response's head (`HeadSent`).
+    /// Returns a handle of a principal's values outside of any request, for jobs and webhooks. A write of a
+    /// session-scope value fails (`Invalid`), and the handle ends only by [`shutdown`](Self::shutdown). Without memory
+    /// and a shared store the handle has no place for a write, which fails as after a response's head (`HeadSent`).
     ///
     /// # Errors
     ///
-    /// Where a shared store does not answer.
+    /// If a shared store does not answer.
     ///
     /// # Cancel safety
     ///
@@ -106,49 +107,53 @@ impl Sessions {
         Session::job(&self.node, principal).await
     }
 
-    /// Ends all sessions of a principal on this node: those that are open, and those whose cookies come later and were
-    /// sealed before. Sign-ins from now on are not concerned.
+    /// Ends all sessions of a principal on this node: the open sessions, and each session whose id was minted before
+    /// the call and whose cookie comes later. Later sign-ins are not concerned.
     ///
-    /// Before and after mean the order that this node sees: no step of its own clock confuses it. Of sign-ins on other nodes
-    /// the node knows what it has seen, and for the rest it goes by the clocks. Where the other node's clock is ahead, a
-    /// sign-in in the time before the call by which it is ahead is missed if this node has not seen the session yet; where
-    /// this node's clock is ahead, sign-ins elsewhere in as much time after the call end too. Neither is more than
-    /// [`max_skew`](crate::SessionsBuilder::max_skew), and a second call once that has passed reaches what the first missed.
-    /// (After a restart the same holds of sessions from before it, if the clock was set back.)
+    /// "Before" and "later" mean the order of events on this node, whatever steps its clock makes. For a session of
+    /// another node that this node has not seen yet, the clocks of the two nodes decide:
     ///
-    /// Which sessions are the principal's is known where `identify_by` reads it from the session, or where `identify`
-    /// names the principal at the session's next request.
+    /// - Where the other node's clock is ahead, the call misses sign-ins there shortly before the call.
+    /// - Where this node's clock is ahead, the call also ends sign-ins there shortly after the call.
+    ///
+    /// "Shortly" is the difference of the clocks, at most [`max_skew`](crate::SessionsBuilder::max_skew). A second call
+    /// after that time ends the missed sessions. After a restart with a clock that was set back, the same holds for
+    /// sessions from before the restart.
+    ///
+    /// The identity value (`identify_by`) names the principal of a session at once. With `identify` the head of a
+    /// request names the principal: a session without an open handle ends at its next request.
     ///
     /// # Errors
     ///
-    /// `Unavailable` where a shared store does not answer. `NoMemory` in a chain without a memory tier: a cookie tells
-    /// nothing of the end of other cookies.
+    /// `Unavailable` if a shared store does not answer. `NoMemory` in a chain without a memory tier: a cookie does not
+    /// tell of the end of other cookies.
     ///
     /// # Cancel safety
     ///
-    /// A dropped call has ended all of the sessions or none: it waits only before the end, for a shared store's answer.
+    /// A dropped call has ended all of the sessions or none: the call waits only before the end, for a shared store's
+    /// answer.
     pub async fn end_all_sessions(&self, principal: Principal) -> Result<(), WriteError> {
         let session = self.for_principal(principal).await?;
         end::check_ends_kept(session.shared())?;
-        if let Some(signed) = session.shared().principal(self.node.now()) {
-            end::revoke(session.shared(), &signed);
+        if let Some(principal) = session.shared().principal(self.node.now()) {
+            end::revoke(session.shared(), &principal);
         }
         Ok(())
     }
 
-    /// Ends every `closed()`, watch and stream with [`CloseReason::Shutdown`](crate::CloseReason::Shutdown), so that sockets
-    /// don't hold a graceful stop up. Sessions live on, and requests that are still on their way are served.
+    /// Ends every `closed()`, watch and stream with [`CloseReason::Shutdown`](crate::CloseReason::Shutdown), so that
+    /// sockets do not delay a graceful stop. Sessions live on, and requests under way are served.
     pub fn shutdown(&self) {
         self.node.stop();
     }
 
     /// Drops expired records once a minute, for as long as the future is polled and until [`shutdown`](Self::shutdown).
-    /// Without a sweeper passing calls do this work in small steps, and memory stays as it is while there are no calls.
-    /// Nothing expired is ever served either way.
+    /// Without a sweeper other calls do this work in small steps, and memory keeps expired records while there are no
+    /// calls. In both cases no expired value is ever served.
     ///
     /// # Cancel safety
     ///
-    /// A dropped sweeper stops, and leaves nothing behind. The next one goes on from there.
+    /// A dropped sweeper stops, and leaves nothing behind. Another sweeper continues the work.
     pub fn sweeper(&self) -> impl Future<Output = ()> + Send + use<> {
         let node = Arc::clone(&self.node);
         async move {
@@ -166,7 +171,7 @@ impl Sessions {
                     minute.as_mut().poll(cx)
                 })
                 .await;
-                // In bounded steps of some 15 µs, each on a turn of its own.
+                // Sweeps in bounded steps of some 15 µs, and yields to the runtime after each step.
                 while memory.sweep(node.now(), 64) {
                     yield_now().await;
                 }
@@ -174,7 +179,7 @@ impl Sessions {
         }
     }
 
-    /// Counts of the memory tier and of what was refused silently.
+    /// Returns counts of the memory tier, and of refusals without an error for a caller.
     pub fn stats(&self) -> Stats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let memory = self.node.memory.as_ref();
@@ -227,7 +232,7 @@ impl Drop for Listed<'_> {
     }
 }
 
-/// Waits for the next turn, on whatever runtime.
+/// Waits for the task's next turn, on any runtime.
 async fn yield_now() {
     let mut yielded = false;
     poll_fn(|cx| {
@@ -240,51 +245,54 @@ async fn yield_now() {
     .await;
 }
 
-/// Counts since the start, and what memory holds now.
+/// Counts since the start of the process, and the present content of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Records in memory: sessions, principals and tombstones.
     pub records: usize,
-    /// Tombstones among them: sessions that have ended, and whose cookies could still open.
+    /// Tombstones among the records, of ended sessions whose cookies could still open.
     pub tombstones: usize,
-    /// Bytes that they take, as the memory tier counts them.
+    /// Bytes of the records, as counted by the memory tier.
     pub bytes: usize,
-    /// Requests that brought a cookie of ours and asked for their session whose record was in memory. One with several such
-    /// cookies counts once.
+    /// Requests with a cookie of ours that asked for their session, and whose record was in memory. A request with
+    /// several such cookies counts once.
     pub hits: u64,
-    /// Those whose record was not: it is new to this node, has expired or was evicted, or somebody made the cookie up.
+    /// Such requests whose record was not in memory: the record is new to this node, has expired or was evicted, or the
+    /// cookie was made up.
     pub misses: u64,
-    /// Records dropped because they were over.
+    /// Records and tombstones dropped after their expiry.
     pub expired: u64,
-    /// Evicted records that a browser or the shared store holds whole, or both together.
+    /// Evicted records whose values a browser or the shared store holds whole, or both together.
     pub evicted_clean: u64,
-    /// Evicted records with something that nobody else had.
+    /// Evicted records that may have held the only copy of a value.
     pub evicted_dirty: u64,
-    /// Tombstones dropped at their cap, and evicted records of users whose sessions were all ended: their cookies could
-    /// still open, and do now on this node. Each is traced as an error, a minute's in one line.
+    /// Tombstones dropped at their cap, and evicted records of users whose sessions were all ended: the cookies of
+    /// these sessions open again on this node. Dropped tombstones are traced as an error, with one line a minute.
     pub revocations_lost: u64,
-    /// Loads that found their request's Cookie fields too long to look through: a request that doesn't ask for its
-    /// session isn't counted.
+    /// Loads whose request had Cookie fields too long for the scan. A request that does not ask for its session is not
+    /// counted.
     pub capped_cookies: u64,
-    /// Genuine cookies from further ahead than the allowed skew of clocks.
+    /// Genuine tokens sealed further ahead than [`max_skew`](crate::SessionsBuilder::max_skew) allows.
     pub skewed_tokens: u64,
-    /// Versions from further ahead than that in genuine cookies and in the shared store. Each counts as often as the node reads
-    /// it.
+    /// Versions further ahead than `max_skew` allows, in genuine tokens and in the shared store. Each read of such a
+    /// version counts.
     pub skewed_versions: u64,
-    /// Values of our cookie and tokens of pages that don't open: from another application or a removed key, cut, or made up.
+    /// Cookies of our name and tokens of pages that did not open: of another application or a removed key, cut, or made
+    /// up.
     pub foreign_tokens: u64,
-    /// Genuine tokens that changed nothing: a page brought them late, twice, or for another session or user, or the cookies of
-    /// one request were of several sessions.
+    /// Genuine tokens that changed nothing. The page brought the token late, twice, or for another session or user; or
+    /// the request had cookies of several sessions, which counts once.
     pub refused_tokens: u64,
-    /// Reads and writes that the shared store did not carry out: each is a load or a write that failed. They are traced at
-    /// `error`, at most one read and one write a second.
+    /// Failed reads and writes of the shared store: each fails a load or a write. They are traced at `error`, at most
+    /// one read and one write a second.
     pub store_failures: u64,
-    /// Loads that went on without the answers of a source, which failed or missed
-    /// [`source_deadline`](crate::SessionsBuilder::source_deadline). They are traced, each source at most once a second.
+    /// Loads without the answers of a source that failed or missed
+    /// [`source_deadline`](crate::SessionsBuilder::source_deadline). The failures and the delays of a source are each
+    /// traced at most once a second.
     pub source_failures: u64,
-    /// Loads of these sessions from requests that no layer of theirs had seen: a mistake of the application, traced at
-    /// `error`. A [`Session::load`] without any layer is traced too, and counted nowhere.
+    /// Loads of these sessions from requests without a layer of these sessions: a mistake of the application, traced at
+    /// `error`. A [`Session::load`] without any layer is traced too, and not counted.
     pub missing_layers: u64,
 }
 

@@ -118,8 +118,8 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     ///
-    /// As [`Session::set`] and [`Session::update`]; `Invalid` also for values of different scopes, and for a value
-    /// with two changes.
+    /// As [`Session::set`] and [`Session::update`]; `Invalid` also for values of different scopes, and for a value with
+    /// two changes.
     ///
     /// # Cancel safety
     ///

@@ -1,4 +1,4 @@
-//! [`SessionsBuilder`]: every setting, and every check of them.
+//! [`SessionsBuilder`]: the settings, and the order of their checks.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -29,10 +29,10 @@ use self::{
 
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Enough for an id, a name and a role.
+/// The bytes for an identity value with an id, a name and a role.
 const IDENTITY_ROOM: usize = 256;
 
-/// Settings of [`Sessions`]. Every misconfiguration is found at [`build`](Self::build).
+/// Settings of [`Sessions`]. [`build`](Self::build) finds every misconfiguration.
 ///
 /// ```
 /// # use layered_session::{CookieTier, DefaultTier, KeyRing, MemoryTier, SessionValue, Sessions};
@@ -106,8 +106,8 @@ impl Default for SessionsBuilder {
 }
 
 impl SessionsBuilder {
-    /// Adds a tier below those added before: [`MemoryTier`](crate::MemoryTier) first, then
-    /// [`CookieTier`](crate::CookieTier) (needed: it carries the session's id), then what computes its answers. A
+    /// Adds a tier below the tiers added before: [`MemoryTier`](crate::MemoryTier) first, then
+    /// [`CookieTier`](crate::CookieTier), which each chain needs for the session's id, and then computed tiers. A
     /// [`SharedTier`](crate::SharedTier) may stand anywhere.
     pub fn tier(mut self, tier: impl IntoTier) -> Self {
         self.tiers.push(tier.into_tier());
@@ -120,28 +120,28 @@ impl SessionsBuilder {
         self
     }
 
-    /// Declares a value, and puts it into the extensions of every request as itself, for code that knows only the
-    /// application's type. That is a read on every request, with its cost and its `Vary: Cookie`. Where a source or
-    /// store may have to be waited for, it takes [`LayeredSessionLayer::preload`](crate::LayeredSessionLayer::preload).
+    /// Declares a value, and puts the `V` itself into the extensions of every request, for code that knows only the
+    /// application's type. Each request then reads the value, with the cost of a read and `Vary: Cookie`. A chain with
+    /// a source or store needs [`LayeredSessionLayer::preload`](crate::LayeredSessionLayer::preload) for this.
     pub fn resolve<V: SessionValue + Default + Clone>(mut self) -> Self {
         self.resolved.push(|session, extensions| drop(extensions.insert(session.value::<V>())));
         self.value::<V>()
     }
 
-    /// The principal is what the request's head says, where an outer layer has put the user. Runs at entry, on every
-    /// request.
+    /// Takes the principal from the request's head, where an outer layer has put the user. The closure runs at entry,
+    /// on every request.
     ///
-    /// **Whoever signs somebody in or out calls [`Session::renew`](crate::Session::renew) or
-    /// [`destroy`](crate::Session::destroy) then.** A socket or stream follows the user of the request that opened it:
-    /// only the end of its session tells it that the browser is somebody else's by now. (`identify_by` does this by
-    /// itself.)
+    /// **After each sign-in call [`Session::renew`](crate::Session::renew), and after each sign-out
+    /// [`destroy`](crate::Session::destroy).** A socket or stream keeps the user of its first request: the end of its
+    /// session alone tells the socket that the browser has another user. (`identify_by` needs no such call.)
     pub fn identify(mut self, identify: impl Fn(&Parts) -> Option<Principal> + Send + Sync + 'static) -> Self {
         self.identify = Some(Box::new(identify));
         self
     }
 
-    /// The principal is what a session-scope value says; only `sign_in` and `sign_out` change that value. Declares it
-    /// too, unless that is done already. The closure runs once per request that asks.
+    /// Takes the principal from a session-scope value, the identity value. Only `sign_in` and `sign_out` change that
+    /// value. Declares the value, unless the value is declared already. The closure runs once for a request that asks
+    /// for the principal, and again after a change of the value.
     pub fn identify_by<V: SessionValue>(
         mut self,
         identify: impl Fn(&V) -> Option<Principal> + Send + Sync + 'static,
@@ -151,109 +151,112 @@ impl SessionsBuilder {
         self
     }
 
-    /// The bytes of the session's part of the cookie that are kept for the value which `identify_by` names, so that a full
-    /// session can sign in: 256 if not said. The bytes are those of the JSON, of the value's name, and 12 more.
+    /// Keeps bytes of the session's part of the cookie for the identity value (`identify_by`), so that a full session
+    /// can sign in. The default is 256 bytes. A value takes the bytes of its JSON, of its name, and 12 more.
     ///
-    /// Ordinary writes are refused (`TooLarge`) where they would eat into the room. A sign-in whose user value and granted
-    /// values together take no more than the room always fits, whatever ordinary writes have put into the session. A larger
-    /// user value may be refused. Without `identify_by` nothing is kept, nor where browsers do not carry the user value.
+    /// An ordinary write that would need a part of this room is refused (`TooLarge`). A sign-in whose identity value
+    /// and granted values together fit the room is never too large, however full the session is. A larger identity
+    /// value may be refused. No room is kept without `identify_by`, or if browsers do not carry the identity value.
     pub const fn identity_room(mut self, bytes: usize) -> Self {
         self.identity_room = bytes;
         self
     }
 
-    /// A session ends unused for so long. Two days if not said (OWASP ASVS 7.3.1). The cookie's `Max-Age` is a minute short of
-    /// it: see [`CookieTier`](crate::CookieTier).
+    /// Sets the idle lifetime: a session ends after this time without a use. The default is two days (OWASP ASVS
+    /// 7.3.1). The cookie's `Max-Age` is a minute shorter: see [`CookieTier`](crate::CookieTier).
     pub const fn idle(mut self, idle: Duration) -> Self {
         self.idle = idle;
         self
     }
 
-    /// A session ends so long after it began, however much it is used. Thirty days if not said (OWASP ASVS 7.3.2).
+    /// Sets the absolute lifetime: a session ends this long after its beginning, however much the session is used. The
+    /// default is thirty days (OWASP ASVS 7.3.2).
     pub const fn absolute(mut self, absolute: Duration) -> Self {
         self.absolute = absolute;
         self
     }
 
-    /// Every cookie goes when its browser closes (no `Max-Age`), but for sessions with a lifetime of their own:
-    /// [`Session::set_lifetime`](crate::Session::set_lifetime) with a [`Lifetime`] that outlives the browser is "remember
-    /// me". The limits of `idle` and `absolute` hold as well. A session takes 72 bytes more in memory.
+    /// Lets browsers drop the cookie when they close (no `Max-Age`), except for sessions with a lifetime of their own:
+    /// [`Session::set_lifetime`](crate::Session::set_lifetime) with a [`Lifetime`] that outlives the browser is
+    /// "remember me". The limits of `idle` and `absolute` hold as well. A session takes 72 bytes more in memory.
     pub const fn until_browser_closes(mut self) -> Self {
         self.ends_with_browser = true;
         self
     }
 
-    /// A principal's own values are kept in memory so long from their last use: 31 days if not said. A removal is kept for as
-    /// long as any cookie could bring the value back.
+    /// Sets the time for which memory keeps a principal's values after their last use. The default is 31 days. The
+    /// tombstone of a removal stays for as long as any cookie could bring the value back.
     pub const fn principal_idle(mut self, idle: Duration) -> Self {
         self.principal_idle = idle;
         self
     }
 
-    /// How far ahead the clocks of other nodes may be: one hour if not said. A cookie from further ahead counts as
-    /// absent, and a version from further ahead as written when its token was sealed. It bounds all that a wrong clock does:
-    /// see [`Clock`](crate::Clock#wrong-clocks). A page's token of a minute, for a birth or a turn, needs clocks within a
-    /// minute, whatever this says.
+    /// Sets how far ahead the clocks of other nodes may be. The default is one hour. A cookie sealed further ahead
+    /// counts as absent, and a version further ahead counts as written when its token was sealed. The skew bounds all
+    /// effects of a wrong clock: see [`Clock`](crate::Clock#wrong-clocks). Birth tokens and turn tokens, with their
+    /// life of a minute, need clocks within a minute, whatever the setting.
     pub const fn max_skew(mut self, skew: Duration) -> Self {
         self.max_skew = skew;
         self
     }
 
-    /// How long a load waits for each read-only source ([`Source`](crate::tier::Source)): 250 milliseconds unless
-    /// told otherwise. After the deadline the next tier answers, and the late source is traced and counted as
-    /// [`Stats::source_failures`](crate::Stats::source_failures). The late source's future is dropped: a
-    /// [source with a database](crate::guide::tiers#a-source-with-a-database) runs its query in a task of its own, so that a
+    /// Sets how long a load waits for each read-only source ([`Source`](crate::tier::Source)). The default is 250
+    /// milliseconds. After the deadline the next tier answers, and the late source is traced and counted as
+    /// [`Stats::source_failures`](crate::Stats::source_failures). The load drops the late source's future. A [source
+    /// with a database](crate::guide::tiers#a-source-with-a-database) runs its query in a task of its own, so that a
     /// late answer still fills the cache for the next load.
     ///
-    /// A load asks its sources one after the other. A handle keeps the answers of its load: a value that a late source would
-    /// have answered stays the next tier's for the handle's life, and [`update`](crate::Session::update) of a value that no
-    /// stored tier has begins from the next tier's answer.
+    /// A load asks its sources one after the other. A handle keeps the answers of its load: in place of a late source
+    /// the next tier answers for the handle's life, and [`update`](crate::Session::update) of a value without a stored
+    /// copy begins from the next tier's answer.
     ///
-    /// A source that is not ready at once arms the sleep of the [`Clock`]. Tokio's clock panics there on a runtime without
-    /// timers, and outside of a runtime.
+    /// A source that is not ready at once arms the sleep of the [`Clock`]. Tokio's clock panics there on a runtime
+    /// without timers, and outside of a runtime.
     pub const fn source_deadline(mut self, deadline: Duration) -> Self {
         self.source_deadline = deadline;
         self
     }
 
-    /// Keeps applications apart that share keys or a store: what is sealed or stored for one audience is nothing to
-    /// another.
+    /// Sets the audience, which keeps applications apart that share keys or a store: a token or a record of one
+    /// audience is unknown to another audience.
     pub fn audience(mut self, audience: impl Into<String>) -> Self {
         self.audience = audience.into();
         self
     }
 
-    /// Which stored tier answers when several could.
+    /// Sets the rule by which one stored tier answers where several could.
     pub const fn resolution(mut self, resolution: Resolution) -> Self {
         self.resolution = resolution;
         self
     }
 
-    /// Another clock than the system's.
+    /// Sets another clock than the system's clock.
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Some(Arc::new(clock));
         self
     }
 
-    /// Origins such as `https://app.example` under which browsers know the application, for proxies that rewrite
-    /// `Host`. The cross-site rule of the writeback and of upgrades accepts them beside the request's own authority,
-    /// whatever `Sec-Fetch-Site` says. No proxy may remove or blank `Origin`, which the rule reads.
+    /// Adds public origins such as `https://app.example`, under which browsers know the application, for proxies that
+    /// rewrite `Host`. The cross-site rule of the writeback and of upgrades accepts these origins beside the request's
+    /// own authority, whatever the value of `Sec-Fetch-Site`. No proxy may remove or blank `Origin`, which the rule
+    /// reads.
     ///
-    /// A listed origin of another site still begins no session under `Lax` or `Strict`: the browser withholds the cookie
-    /// from its requests, and the writeback answers 409. Serve such a page from the same site, or set
-    /// [`SameSite::None`](crate::SameSite::None). The principal that [`identify`](Self::identify) gives is believed there,
-    /// and its values are read and written.
+    /// A page of a listed origin on another site begins no session under `Lax` or `Strict`: the browser withholds the
+    /// cookie from its requests, and the writeback answers 409. Serve such a page from the same site, or set
+    /// [`SameSite::None`](crate::SameSite::None). A principal from [`identify`](Self::identify) is trusted there, and
+    /// the principal's values are read and written.
     pub fn public_origins<I: IntoIterator<Item: Into<String>>>(mut self, origins: I) -> Self {
         self.public_origins.extend(origins.into_iter().map(Into::into));
         self
     }
 
     /// Lets an upgrade that carries neither `Origin` nor `Sec-Fetch-Site` have its session under
-    /// [`SameSite::None`](crate::SameSite::None) too: for WebSocket clients that are no browsers. Under `Lax` and `Strict`
-    /// such an upgrade always has its session, since every browser sends `Origin` with a WebSocket (RFC 6455, 4.1).
+    /// [`SameSite::None`](crate::SameSite::None) too: for WebSocket clients that are no browsers. Under `Lax` and
+    /// `Strict` such an upgrade always has its session, since every browser sends `Origin` with a WebSocket (RFC 6455,
+    /// 4.1).
     ///
-    /// Under `None` a browser sends the cookie with the sockets of every site, and `Origin` alone tells the sites apart. So
-    /// no proxy in front may remove or blank `Origin`: a page of any site could then open the user's socket.
+    /// Under `None` a browser sends the cookie with the sockets of every site, and `Origin` alone tells the sites
+    /// apart. No proxy in front may remove or blank `Origin`: a page of any site could then open the user's socket.
     pub const fn upgrades_without_origin(mut self) -> Self {
         self.upgrades_without_origin = true;
         self
@@ -261,23 +264,23 @@ impl SessionsBuilder {
 
     /// Leaves `Cache-Control` of responses that read the session to the handlers.
     ///
-    /// Otherwise a response whose request read the session says `max-age=0, private, must-revalidate` where its handler
-    /// said nothing of caching: no `Cache-Control`, no `Expires`, and no field of a single cache (`CDN-Cache-Control`, any
-    /// field that ends in `-CDN-Cache-Control`, `Surrogate-Control`, `X-Accel-Expires`). `Vary: Cookie`
-    /// alone lets a shared cache answer a request that brings the same cookie with a copy of before a write, or of before
-    /// a sign-out elsewhere.
+    /// Without this setting a response whose request read the session gets `max-age=0, private, must-revalidate`,
+    /// unless its handler set a caching field: `Cache-Control`, `Expires`, or a field for single caches
+    /// (`CDN-Cache-Control`, any field that ends in `-CDN-Cache-Control`, `Surrogate-Control`, `X-Accel-Expires`). With
+    /// `Vary: Cookie` alone a shared cache may answer a request with the same cookie by a copy from before a write, or
+    /// from before a sign-out elsewhere.
     ///
-    /// `Vary: Cookie` is said all the same, and a response with a cookie of ours is never stored.
+    /// The response has `Vary: Cookie` in both cases, and no cache may store a response with a cookie of ours.
     pub const fn without_cache_control(mut self) -> Self {
         self.reads = Reads::Vary;
         self
     }
 
-    /// Checks everything.
+    /// Checks all settings, and builds the sessions.
     ///
     /// # Errors
     ///
-    /// What can't work, or would silently lose a value, with its remedy.
+    /// If the configuration can't work or would silently lose a value. The error names its remedy.
     pub fn build(mut self) -> Result<Sessions, BuildError> {
         let lifetime = Lifetime::new(self.idle, self.absolute)?;
         let lifetime = if self.ends_with_browser { lifetime.until_browser_closes() } else { lifetime };
@@ -286,7 +289,7 @@ impl SessionsBuilder {
         let schema = self.schema()?;
         let Tiers { memory, cookie, store, computed } = self.sort_tiers(&schema)?;
         cookie.check()?;
-        // Under `Lax` and `Strict` a browser that sent no `Origin` would send no cookie across sites either.
+        // Under `Lax` and `Strict` a browser sends no cookie with an upgrade across sites, with or without `Origin`.
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(BuildErrorKind::Setting.error(

@@ -63,7 +63,7 @@ impl SessionsBuilder {
         }
     }
 
-    /// The room for the user's value, where browsers carry the value.
+    /// Returns the bytes kept for the identity value; 0 if browsers do not carry the value.
     pub(super) fn kept_room(&self, schema: &Schema, identity: &Identity, budget: Budget) -> Result<usize, BuildError> {
         let room = match identity {
             Identity::Value { index, .. } if schema.get(*index).in_cookie() => self.identity_room,
@@ -80,7 +80,7 @@ impl SessionsBuilder {
     }
 }
 
-/// Refuses values that could silently be lost.
+/// Refuses a value that the chain could silently lose.
 pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Result<(), BuildError> {
     for (_, declared) in schema.iter() {
         let name = declared.name;
@@ -102,7 +102,7 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
 }
 
 #[cfg(feature = "tokio")]
-#[allow(clippy::unnecessary_wraps)] // The other one fails.
+#[allow(clippy::unnecessary_wraps)] // The variant without Tokio fails.
 pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
     Ok(Arc::new(crate::time::TokioClock))
 }

@@ -14,7 +14,7 @@ use crate::{
     value::{Schema, ValueIndex},
 };
 
-/// Anything that [`SessionsBuilder::tier`] takes: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], [`SharedTier`], and every
+/// The types for [`SessionsBuilder::tier`]: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], [`SharedTier`], and every
 /// [`Source`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no tier",
@@ -27,7 +27,7 @@ pub trait IntoTier {
     fn into_tier(self) -> AddedTier;
 }
 
-/// A tier as the builder keeps it. No other crate can name the type, and so no other crate can implement [`IntoTier`].
+/// An added tier. No other crate can name this type, so that no other crate can implement [`IntoTier`].
 #[allow(unnameable_types)]
 #[derive(Debug)]
 pub enum AddedTier {
@@ -68,7 +68,7 @@ impl<S: Source> IntoTier for S {
     }
 }
 
-/// The added tiers, each in its place. The computed tiers are in the order of the chain.
+/// The added tiers by kind. The computed tiers are in the order of the chain.
 pub(super) struct Tiers {
     pub(super) memory: Option<MemoryTier>,
     pub(super) cookie: CookieTier,
