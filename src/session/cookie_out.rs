@@ -103,16 +103,22 @@ fn unchanged_cookie<'a>(shared: &'a SessionShared, record: &Record) -> Option<&'
     Some(cookie).filter(|cookie| record.revision() == cookie.session && record.used() < cookie.refresh_after)
 }
 
-/// Returns whether the session's record alone shows that the browser lacks nothing. Most responses end here, without a
-/// look at the clock and without a clone of the record.
-fn is_plainly_current(shared: &SessionShared) -> bool {
-    let current = shared.with_session_record(Scope::Session, |record| {
-        // The cookie has no principal, and neither has the request's head. A sign-in since would have changed the
-        // record.
-        let anonymous = |cookie: &CookieSnapshot| cookie.principal.is_none() && shared.head_principal.is_none();
-        unchanged_cookie(shared, record).is_some_and(anonymous)
+/// Returns whether the browser lacks nothing. Most responses end here, without a look at the clock and without a clone of the
+/// record.
+fn is_current(shared: &SessionShared) -> bool {
+    let unchanged = shared.with_session_record(Scope::Session, |record| {
+        let cookie = unchanged_cookie(shared, record)?;
+        // The cookie has no principal, and neither has the request's head. A sign-in since would have changed the record.
+        let is_anonymous = cookie.principal.is_none() && shared.head_principal.is_none();
+        Some((!is_anonymous).then(|| Arc::clone(record)))
     });
-    current.unwrap_or(false)
+    match unchanged.flatten() {
+        None => false,
+        Some(None) => true,
+        // Outside of the lock, since application code may say who is signed in. As of the last use, since a principal's
+        // record that expires during a request must not take its values out of the cookie.
+        Some(Some(record)) => !is_behind(shared, &record, record.used()),
+    }
 }
 
 pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> CookieContents {
@@ -262,7 +268,7 @@ pub(crate) fn response_headers(shared: &SessionShared, upgrade: bool) -> Respons
     if is_left_to_inner(shared) {
         return ResponseHeaders { touched, removals: &[], cookie: None };
     }
-    let needs_check = touched && !is_plainly_current(shared);
+    let needs_check = touched && !is_current(shared);
     let cookie = if needs_check { set_cookie(shared, shared.node.now()) } else { None };
     let removes = match shared.request_token.opened() {
         0 => false,

@@ -82,13 +82,13 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     let before = shared.own_end();
     let mut others: Vec<_> = orders.iter().rev().map(|order| order.id).collect();
     others.extend(before.iter().flat_map(|before| iter::once(&before.id).chain(&before.others)));
-    let ended = end_session(shared, reason, now).await?;
+    // An order begins a session with a lifetime of its own.
+    let at_least = if orders.is_empty() { now } else { longest };
+    let ended = end_session(shared, reason, at_least, now).await?;
     shared.set_own_lifetime(None);
     shared.lazy().own_ends.forget_orders(&orders);
     match ended {
         Some(EndedRecord { id, until, principal }) => {
-            // An order begins a session with a lifetime of its own.
-            let until = if orders.is_empty() { until } else { until.max(longest) };
             others.truncate(MOST_BEGUN);
             shared.note_own_end(OwnEnd { id, until, principal: principal.or(orderer), others });
         }
@@ -127,11 +127,13 @@ struct EndedRecord {
 async fn end_session(
     shared: &SessionShared,
     reason: CloseReason,
+    at_least: Millis,
     now: Millis,
 ) -> Result<Option<EndedRecord>, WriteError> {
     // Looks again if another handle has renewed the session meanwhile.
     while let Some(record) = session_to_end(shared, now) {
-        let until = record.forget_after().max(record.read().absolute_deadline().unwrap_or(now));
+        let deadline = record.read().absolute_deadline().unwrap_or(now);
+        let until = record.forget_after().max(deadline).max(at_least);
         if let Some(store) = shared.node.store() {
             let pending = record.extras().sync.begin();
             store.end(&record.id(), reason, None, until).await?;

@@ -29,12 +29,10 @@ pub(super) mod principal;
 mod tests;
 pub(crate) mod token;
 
-/// Loads a session of a chain that may have to wait. Asks the sources first.
-pub(super) async fn run_waiting(head: RequestHead, patience: WaitPolicy) -> Result<SessionShared, TierError> {
-    let parts = head.facts.as_ref().and_then(|facts| facts.parts.clone());
-    let answers = ask_sources(&head.node, parts.as_deref(), patience).await;
-    let known = token::find_known(&head);
-    run(head, known, answers).await
+/// Asks the sources of a chain for their answers to a request.
+pub(super) async fn ask(head: &RequestHead, patience: WaitPolicy) -> Vec<ComputedAnswer> {
+    let parts = head.facts.as_ref().and_then(|facts| facts.parts.as_deref());
+    ask_sources(&head.node, parts, patience).await
 }
 
 /// Loads a session: the cookies name a token, memory and the store give the token's record, the token's values are
@@ -54,6 +52,8 @@ pub(super) async fn run(
     let merging = if is_known { None } else { open_session(&mut shared, &head, now).await? };
     principal::drop_if_revoked(&mut shared, now);
     principal::load(&shared, now).await?;
+    // All of the principal's sessions may have ended while the store was asked.
+    principal::drop_if_revoked(&mut shared, now);
     if let Some(merging) = merging {
         merging.finish(&mut shared, now);
     }

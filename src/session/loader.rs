@@ -73,10 +73,14 @@ type WaitingLoad = Pin<Box<dyn Future<Output = Result<Session, MissingSession>> 
 impl Future for LoadFuture {
     type Output = Result<Session, MissingSession>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { loader: place, waiting, patience } = self.get_mut();
-        if let Some(waiting) = waiting {
-            return waiting.as_mut().poll(cx);
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { loader: place, waiting, patience } = &mut *self;
+        if let Some(load) = waiting {
+            let polled = load.as_mut().poll(cx);
+            if polled.is_ready() {
+                *waiting = None;
+            }
+            return polled;
         }
         let Some(loader) = place.take() else { return Poll::Pending };
         if loader.loaded().is_none() {
@@ -89,7 +93,10 @@ impl Future for LoadFuture {
                         return Poll::Pending;
                     }
                 },
-                Attempt::Waiting(head) => return waiting.insert(loader.wait(head, *patience)).as_mut().poll(cx),
+                Attempt::Waiting => {
+                    *waiting = Some(loader.wait(*patience));
+                    return self.poll(cx);
+                }
             }
         }
         Poll::Ready(Ok(Session::new(loader)))
@@ -119,7 +126,7 @@ enum Attempt {
     Loaded,
     /// Nothing has to be waited for.
     AtOnce(RequestHead, Option<KnownToken>),
-    Waiting(RequestHead),
+    Waiting,
 }
 
 impl LoaderHandle {
@@ -296,14 +303,24 @@ impl Loader {
     }
 
     /// Loads the session of a chain that may have to wait.
-    fn wait(self: Arc<Self>, head: RequestHead, patience: WaitPolicy) -> WaitingLoad {
+    fn wait(self: Arc<Self>, patience: WaitPolicy) -> WaitingLoad {
         self.handles.fetch_or(WAITED, Ordering::Release);
-        // Counted as a handle: the body may go out while a reader waits for the session.
+        // Counted as a handle: the body may go out while a reader waits for the session, and an inner layer changes the
+        // principal of the head no more.
         let guard = HandleGuard::new(self);
         Box::pin(async move {
-            guard.0.keep(load::run_waiting(head, patience).await?);
+            let loader = &guard.0;
+            let head = loader.arrival.lock().as_ref().map(|arrival| arrival.head.clone());
+            if let Some(head) = head {
+                let answers = load::ask(&head, patience).await;
+                // Unless another load was faster.
+                if loader.loaded().is_none() {
+                    let known = token::find_known(&head);
+                    loader.keep(load::run(head, known, answers).await?);
+                }
+            }
             // A handle of its own, made after the load: a head that has left marks the session then.
-            Ok(Session::new(Arc::clone(&guard.0)))
+            Ok(Session::new(Arc::clone(loader)))
         })
     }
 
@@ -311,7 +328,7 @@ impl Loader {
         let mut arrival = self.arrival.lock();
         let Some(Arrival { head, .. }) = &*arrival else { return Attempt::Loaded };
         if head.node.waits() {
-            return Attempt::Waiting(head.clone());
+            return Attempt::Waiting;
         }
         match token::find_known(head) {
             Some(known) if head.is_plain() => {

@@ -184,8 +184,11 @@ async fn give(
             }
             let replaces = Some(current.map_or(Version::ZERO, |stored| stored.version));
             let change = Mutation { replaces, ..change.clone() };
-            if attempts.settle(write(shared, &target, CommitKind::Upsert, &[change], now).await)?.is_some() {
-                break;
+            match attempts.settle(write(shared, &target, CommitKind::Upsert, &[change], now).await) {
+                Ok(None) => {}
+                Err(error) if error.kind() != WriteErrorKind::Contended => return Err(error),
+                // The user is signed in: a lost adoption fails no sign-in.
+                Ok(Some(_)) | Err(_) => break,
             }
         }
     }

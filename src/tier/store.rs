@@ -26,7 +26,7 @@ use crate::{error::CloseReason, record::change::Mutation, value::Json, version::
 /// - The record expires at the time that its last commit named, see [`Commit::expires`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no shared store",
-    note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the node as it is: \
+    note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
             `.tier(source)`"
 )]
 pub trait Store: fmt::Debug + Send + Sync + 'static {

@@ -106,9 +106,9 @@ impl Refusal {
 pub(super) fn stored(names: &[String], ignored: Option<&[String]>) -> Response<WritebackBody> {
     #[derive(Serialize)]
     struct Stored<'a> {
-        stored: &'a [String],
         #[serde(skip_serializing_if = "Option::is_none")]
         ignored: Option<&'a [String]>,
+        stored: &'a [String],
     }
     json(StatusCode::OK, &Stored { stored: names, ignored })
 }

@@ -5,11 +5,15 @@
 //! - `outages`: a store that is down
 //! - `eviction`: memory under pressure over a store
 //! - `limits`: news that a node gets late or never
+//! - `parallel_loads`: two loads of a request
+//! - `adoption`: a store that refuses the values that a sign-in adopts, or answers late
 //! - `retention`: how long a record stays in the store
 
+mod adoption;
 mod commits;
 mod eviction;
 mod limits;
 mod outages;
 mod outdated_writes;
+mod parallel_loads;
 mod retention;

@@ -190,3 +190,20 @@ async fn lost_login_response_costs_the_sessions_values() {
     let seen = browser.visit(&node, async |session| (session.principal(), session.get::<Theme>())).await;
     assert_eq!(seen, (Some(Principal::new("ada")), None));
 }
+
+#[tokio::test]
+async fn principal_that_expires_during_a_request_stays() {
+    let app = App::with(|sessions| sessions.principal_idle(Duration::from_secs(2)));
+    let mut browser = signed_in(&app.node, "ada").await;
+    browser.visit(&app.node, async |session| session.set(Division(3)).await.unwrap()).await;
+    browser.read(&app.node).await;
+    let clock = app.clock.clone();
+    let told = browser
+        .told(&app.node, async |session| {
+            let _ = session.get::<Theme>();
+            clock.advance(Duration::from_secs(5));
+        })
+        .await;
+    let next = browser.visit(&app.node, async |session| session.get::<Division>()).await;
+    assert_eq!((told.len(), next), (0, Some(Division(3))));
+}

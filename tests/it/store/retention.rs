@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use layered_session::{
     KeyRing, Lifetime, Placement, Principal, Scope, Session, SessionValue, SharedTier,
-    testing::{ManualClock, SpyStore},
+    testing::{ManualClock, Operation, SpyStore},
 };
 use serde::{Deserialize, Serialize};
 
 use super::eviction::Stock;
 use crate::support::{
-    Browser, DAY, Division, Node, Theme, User, bring, cookie, dark, declared, memory_of, ring, socket,
+    App, Browser, DAY, Division, Node, Theme, User, bring, cookie, dark, declared, first_write, login, memory_of, ring,
+    socket,
 };
 
 /// The user's, on servers only.
@@ -135,4 +136,26 @@ async fn store_keeps_a_removal_as_long_as_cookies() {
     job.remove::<Division>().await.unwrap();
     nodes.clock.advance(40 * DAY);
     assert_eq!(browser.visit(&nodes.node(), async |session| session.value::<Division>()).await, Division(-1));
+}
+
+#[tokio::test]
+async fn ends_with_an_order_are_kept_alike() {
+    let store = SpyStore::new();
+    let app = App::with({
+        let store = store.clone();
+        move |sessions| sessions.tier(SharedTier::new(store.clone())).idle(10 * DAY).absolute(30 * DAY)
+    });
+    let browser = first_write(&app.node, dark()).await;
+    let live = socket(&browser, &app.node).await;
+    app.pass(5 * DAY);
+    let _ = login(&live);
+    store.take_calls();
+    live.destroy().await.unwrap();
+    let ends: Vec<_> = store
+        .take_calls()
+        .into_iter()
+        .filter(|call| call.operation() != Operation::Read)
+        .map(|call| call.expires().unwrap())
+        .collect();
+    assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{ends:?}");
 }

@@ -1,0 +1,110 @@
+//! A store that refuses the values that a sign-in adopts, or that answers while sessions end.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use layered_session::{
+    Principal, SharedTier,
+    testing::SpyStore,
+    tier::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord, TierFuture},
+};
+use tokio::sync::Semaphore;
+
+use crate::support::{App, Browser, Division, Theme, User, kind, signed_in, under_way};
+
+/// A spy store that finds each upsert outdated, or holds one of its reads.
+#[derive(Clone)]
+struct SlowStore {
+    spy: SpyStore,
+    lose_upserts: bool,
+    reads: Arc<AtomicUsize>,
+    hold_at: Arc<AtomicUsize>,
+    gate: Arc<Semaphore>,
+    upserts: Arc<AtomicUsize>,
+}
+
+impl SlowStore {
+    fn new(lose_upserts: bool) -> Self {
+        Self {
+            spy: SpyStore::new(),
+            lose_upserts,
+            reads: Arc::default(),
+            hold_at: Arc::new(AtomicUsize::new(usize::MAX)),
+            gate: Arc::new(Semaphore::new(0)),
+            upserts: Arc::default(),
+        }
+    }
+}
+
+impl fmt::Debug for SlowStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("slow")
+    }
+}
+
+impl Store for SlowStore {
+    fn name(&self) -> &'static str {
+        "slow"
+    }
+    fn read<'a>(&'a self, asks: &'a [Ask]) -> TierFuture<'a, Vec<Snapshot>> {
+        let at = self.reads.fetch_add(1, Ordering::SeqCst);
+        TierFuture::boxed(async move {
+            if at == self.hold_at.load(Ordering::SeqCst) {
+                let _permit = self.gate.acquire().await;
+            }
+            self.spy.read(asks).await
+        })
+    }
+    fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed> {
+        if self.lose_upserts && matches!(commit.kind(), CommitKind::Upsert) {
+            self.upserts.fetch_add(1, Ordering::SeqCst);
+            return TierFuture::ready(Ok(Committed::Outdated(StoredRecord::new())));
+        }
+        self.spy.commit(commit)
+    }
+}
+
+#[tokio::test]
+async fn lost_adoption_fails_no_sign_in() {
+    let store = SlowStore::new(true);
+    let app = App::new();
+    let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
+    let mut browser = Browser::new();
+    browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
+    let session = under_way(&browser, &node).await;
+    let signed = session.sign_in(User("ada".into())).adopt::<Division>().await;
+    assert_eq!(session.principal(), Some(Principal::new("ada")));
+    assert_eq!(store.upserts.load(Ordering::SeqCst), 32);
+    assert_eq!(kind(signed), None);
+}
+
+#[tokio::test]
+async fn sessions_that_end_during_load_allow_sign_in() {
+    let store = SlowStore::new(false);
+    let app = App::with({
+        let store = store.clone();
+        move |sessions| sessions.tier(SharedTier::new(store.clone()))
+    });
+    let browser = signed_in(&app.node, "ada").await;
+    let node = app.start();
+    let base = store.reads.load(Ordering::SeqCst);
+    store.hold_at.store(base + 1, Ordering::SeqCst);
+    let loading = tokio::spawn({
+        let (browser, node) = (browser.clone(), node.clone());
+        async move { under_way(&browser, &node).await }
+    });
+    while store.reads.load(Ordering::SeqCst) < base + 2 {
+        tokio::task::yield_now().await;
+    }
+    node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
+    store.gate.add_permits(1);
+    let session = loading.await.unwrap();
+    assert_eq!((session.principal(), session.get::<Theme>()), (None, None));
+    assert_eq!(kind(session.sign_in(User("bob".into())).await), None);
+    assert_eq!(session.principal(), Some(Principal::new("bob")));
+}
