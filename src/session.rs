@@ -205,7 +205,7 @@ impl Session {
         }
     }
 
-    /// Returns when the session ends if it is not used again; `None` without a session.
+    /// Returns when the session ends without a further use; `None` without a session.
     pub fn expires_at(&self) -> Option<SystemTime> {
         self.shared().flags.touched.set();
         let record = self.shared().live(self.shared().node.now()).ok()?;

@@ -102,8 +102,8 @@ impl RefusalTraces {
     /// Traces a refusal, unless its reason was traced within the last minute.
     pub(crate) fn tell(&self, refused: &CrossSiteRefusal, now: Millis) {
         let CrossSiteRefusal { reason, origin, host } = refused;
-        let told = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, MINUTE));
-        if let Some(left_out) = told {
+        let due = self.0.get(*reason as usize).and_then(|throttle| throttle.due(1, now, MINUTE));
+        if let Some(left_out) = due {
             tracing::warn!(origin, host, left_out, "refused as cross-site: {}", reason.message());
         }
     }

@@ -126,8 +126,8 @@ pub(super) fn cookie_contents_of(shared: &SessionShared, record: &Arc<Record>, n
 }
 
 #[inline]
-fn principal_contents(shared: &SessionShared, bound: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
-    shared.principal_for(bound, now).map(|principal| {
+fn principal_contents(shared: &SessionShared, record: &Arc<Record>, now: Millis) -> Option<(RecordKey, u64)> {
+    shared.principal_for(record, now).map(|principal| {
         let revision =
             shared.find_principal(&principal).map_or(0, |record| record.live(now, State::cookie_revision).unwrap_or(0));
         (principal.key(), revision)
@@ -170,18 +170,18 @@ pub(super) fn build_order_payload(
 
 fn build_payload_with(
     shared: &SessionShared,
-    bound: &Arc<Record>,
+    record: &Arc<Record>,
     order: Option<&Order>,
     now: Millis,
 ) -> Option<CookiePayload> {
     let schema = &shared.node.config.schema;
-    let principal = shared.principal_for(bound, now);
+    let principal = shared.principal_for(record, now);
     let mut cut = false;
     let wall = |at| shared.node.time.wall(at);
     let (head, mut written, session, deadline, refresh_after) = {
-        let state = bound.read();
+        let state = record.read();
         let Kind::Session { life, .. } = &state.kind else { return None };
-        let deadline = life.deadline(bound.used());
+        let deadline = life.deadline(record.used());
         let head = Head {
             issued: wall(now),
             idle_deadline: wall(deadline),
@@ -236,8 +236,8 @@ fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
         largest = largest.join(", "),
         over = bytes - session - principal,
         left_out,
-        "a cookie is over `CookieTier::max_bytes`, and is sent whole: see that the proxies in front take it, or make \
-         its values smaller"
+        "a cookie is over `CookieTier::max_bytes`, and is sent whole: check that the proxies in front accept it, or \
+         make its values smaller"
     );
 }
 

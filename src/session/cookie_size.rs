@@ -36,15 +36,15 @@ pub(crate) fn cookie_size(shared: &SessionShared, now: Millis) -> CookieSize {
     let principal_json = record.and_then(|record| record.live(now, |state| state.json_room(context)).ok());
     let principal_json = principal_json.unwrap_or(empty);
     let context = shared.node.write_context(Scope::Session, now);
-    let Some((bound, payload)) = shared.live(now).ok().and_then(|bound| {
-        let payload = build_payload(shared, &bound, now)?;
-        Some((bound, payload))
+    let Some((record, payload)) = shared.live(now).ok().and_then(|record| {
+        let payload = build_payload(shared, &record, now)?;
+        Some((record, payload))
     }) else {
         let session_json = shared.node.empty_session(now).json_room(context);
         return CookieSize { session_json, principal_json, ..CookieSize::default() };
     };
-    let in_step = is_sealed(shared, &bound, now) || !is_behind(shared, &bound, now);
-    let session_json = bound.read().json_room(context);
+    let in_step = is_sealed(shared, &record, now) || !is_behind(shared, &record, now);
+    let session_json = record.read().json_room(context);
     let mut measured = CookieSize { session_json, principal_json, in_step, ..CookieSize::default() };
     for entry in payload.written.entries() {
         match entry.owner {

@@ -198,10 +198,10 @@ pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> 
 /// Returns the session and the principal, for a turn that concerns all sessions of the principal.
 fn signed_in(
     shared: &SessionShared,
-    bound: Option<Arc<Record>>,
+    record: Option<Arc<Record>>,
     now: Millis,
 ) -> Result<(Arc<Record>, Arc<ResolvedPrincipal>), WriteError> {
-    let bound = bound.ok_or_else(|| match shared.live(now) {
+    let record = record.ok_or_else(|| match shared.live(now) {
         Err(None) => WriteError::new(
             WriteErrorKind::Invalid,
             "there is no session, so no user is signed in; a job calls `Sessions::end_all_sessions`",
@@ -209,13 +209,13 @@ fn signed_in(
         Err(Some(reason)) => WriteError::closed(reason),
         Ok(_) => WriteError::closed(CloseReason::Renewed),
     })?;
-    let anonymous = || match bound.closed(now) {
+    let anonymous = || match record.closed(now) {
         // Another request was faster: an ended record no longer names its principal.
         Some(reason) => WriteError::closed(reason),
         None => WriteError::new(WriteErrorKind::Invalid, "no user is signed in, so there are no sessions to end"),
     };
-    let principal = shared.principal_for(&bound, now).ok_or_else(anonymous)?;
-    Ok((bound, principal))
+    let principal = shared.principal_for(&record, now).ok_or_else(anonymous)?;
+    Ok((record, principal))
 }
 
 /// Ends all sessions of a principal whose ids were minted up to now. Returns the stamp: the version up to which they
@@ -252,7 +252,7 @@ pub(super) fn session_to_end(shared: &SessionShared, now: Millis) -> Option<Arc<
 /// Returns the session that another handle is about to renew, after the end of all other sessions of its user.
 fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let key = match shared.binding() {
-        Binding::Live(bound) => *bound.key(),
+        Binding::Live(record) => *record.key(),
         Binding::Fenced(_) => shared.request_token.key?,
         Binding::Anonymous | Binding::CrossSite(_) | Binding::PrincipalOnly => return None,
     };
@@ -271,7 +271,7 @@ fn exempt_session(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
 fn living_successor(shared: &SessionShared, now: Millis) -> Option<Arc<Record>> {
     let memory = shared.node.memory.as_ref()?;
     let mut ended = match shared.binding() {
-        Binding::Live(bound) => EndedSession::of(bound.end_of()?, now),
+        Binding::Live(record) => EndedSession::of(record.end_of()?, now),
         Binding::Fenced(_) => match memory.session(&shared.request_token.key?, now) {
             SessionLookup::Ended(ended) => ended,
             SessionLookup::Live(_) | SessionLookup::Unknown => return None,

@@ -1,4 +1,4 @@
-//! The life of a session, as an application asks for it: use, lifetimes, turns and ends.
+//! The methods of [`Session`] for the life of a session: use, lifetimes, turns and ends.
 
 use super::{
     Session, end, lifecycle,
@@ -15,12 +15,12 @@ impl Session {
     ///
     /// # Cancel safety
     ///
-    /// `touch` waits for nothing: the first poll completes it.
+    /// `touch` waits for nothing: the first poll completes the call.
     pub async fn touch(&self) -> Result<(), WriteError> {
         self.shared().flags.touched.set();
         let now = self.shared().node.now();
         match self.shared().live(now) {
-            Ok(bound) => bound.touch(now),
+            Ok(record) => record.touch(now),
             Err(Some(reason)) => return Err(WriteError::closed(reason)),
             Err(None) => {}
         }

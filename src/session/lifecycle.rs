@@ -53,7 +53,8 @@ pub(super) async fn renew(shared: &SessionShared) -> Result<(), WriteError> {
     renew_with(shared, &SessionStart { kind: StartKind::Renewal, planned: None, changes: &[] }).await
 }
 
-/// The caller holds [`SessionShared::lifecycle_lock`].
+/// Renews the session, or begins a session after the handle's own end. The caller holds
+/// [`SessionShared::lifecycle_lock`].
 pub(super) async fn renew_with(shared: &SessionShared, start: &SessionStart<'_>) -> Result<(), WriteError> {
     let now = shared.node.now();
     match shared.live(now) {
@@ -111,9 +112,9 @@ pub(super) async fn set_lifetime(shared: &SessionShared, lifetime: Lifetime) -> 
     let _lifecycle = shared.lifecycle_lock().await;
     let now = shared.node.now();
     match shared.live(now) {
-        Ok(bound) => {
-            bound.set_lifetime(lifetime, &shared.node.time, now).map_err(WriteError::closed)?;
-            shared.node.account(&bound, now);
+        Ok(record) => {
+            record.set_lifetime(lifetime, &shared.node.time, now).map_err(WriteError::closed)?;
+            shared.node.account(&record, now);
         }
         Err(Some(reason)) if !may_be_followed(shared, Site::Another) => return Err(WriteError::closed(reason)),
         Err(_) if matches!(shared.binding(), Binding::PrincipalOnly) => {

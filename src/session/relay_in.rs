@@ -211,11 +211,11 @@ fn check_order(
     payload: &Payload,
     user: Option<Arc<ResolvedPrincipal>>,
     planned: PlannedSession,
-    bound: Option<&Arc<Record>>,
+    record: Option<&Arc<Record>>,
     now: Millis,
 ) -> Result<(), RelayRefused> {
-    let present = match bound {
-        Some(bound) => shared.principal_for(bound, now),
+    let present = match record {
+        Some(record) => shared.principal_for(record, now),
         None => shared.head_principal.clone(),
     };
     if present.as_ref().map(|principal| principal.owner.tag()) != payload.head.principal {
