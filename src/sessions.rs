@@ -263,7 +263,7 @@ pub struct Stats {
     pub misses: u64,
     /// Records and tombstones dropped after their expiry.
     pub expired: u64,
-    /// Evicted records whose values a browser or the shared store holds whole, or both together.
+    /// Evicted records without a loss: a browser, the shared store, or both together hold all values.
     pub evicted_clean: u64,
     /// Evicted records that may have held the only copy of a value.
     pub evicted_dirty: u64,

@@ -54,20 +54,20 @@ pub(super) fn forbid_storing(headers: &mut HeaderMap) {
         headers.remove(name);
     }
     // `no-store` comes first, since an unclosed quotation mark would swallow the directives after it.
-    let mut said = b"no-store".to_vec();
+    let mut field = b"no-store".to_vec();
     for value in headers.get_all(header::CACHE_CONTROL) {
         for directive in directives(value.as_bytes()) {
             let name = directive.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii_end();
             // A cache that knows `must-understand` ignores `no-store` beside it (RFC 9111, 5.2.2.3).
             let removed = [b"no-store".as_slice(), b"public", b"must-understand"];
             if !removed.iter().any(|removed| name.eq_ignore_ascii_case(removed)) {
-                said.extend_from_slice(b", ");
-                said.extend_from_slice(directive);
+                field.extend_from_slice(b", ");
+                field.extend_from_slice(directive);
             }
         }
     }
-    let said = HeaderValue::try_from(said).unwrap_or(HeaderValue::from_static("no-store"));
-    headers.insert(header::CACHE_CONTROL, said);
+    let field = HeaderValue::try_from(field).unwrap_or(HeaderValue::from_static("no-store"));
+    headers.insert(header::CACHE_CONTROL, field);
 }
 
 fn is_targeted(name: &HeaderName) -> bool {

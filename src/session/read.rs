@@ -203,14 +203,14 @@ pub(crate) fn computed(
     now: Millis,
 ) -> impl Iterator<Item = (&'static str, &Json)> {
     let answers = move |tier: &'static str| {
-        let holds = move |said: &&ComputedAnswer| {
-            said.tier == tier && said.index == index && said.until.is_none_or(|until| now < until)
+        let holds = move |answer: &&ComputedAnswer| {
+            answer.tier == tier && answer.index == index && answer.until.is_none_or(|until| now < until)
         };
-        shared.computed.iter().filter(holds).map(|said| &said.json)
+        shared.computed.iter().filter(holds).map(|answer| &answer.json)
     };
     shared.node.config.computed.iter().flat_map(move |tier| {
-        let mine = tier.rules().iter().filter(move |(of, _)| *of == index);
-        let constants = mine.filter_map(|(_, answer)| match answer {
+        let rules = tier.rules().iter().filter(move |(of, _)| *of == index);
+        let constants = rules.filter_map(|(_, rule)| match rule {
             DefaultRule::Constant(json) => json.as_ref().ok(),
             DefaultRule::Computed(_) => None,
         });
@@ -248,18 +248,18 @@ pub(crate) fn snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>,
 
 fn collect_snapshot(shared: &SessionShared, now: Millis) -> (Vec<SeenRecord>, Vec<SeenValue>) {
     let schema = &shared.node.config.schema;
-    let signed = shared.principal(now);
+    let user = shared.principal(now);
     let session = shared.live(now).ok().map(|record| (record, Scope::Session));
-    let principal = signed.as_ref().and_then(|signed| shared.find_principal(signed));
+    let principal = user.as_ref().and_then(|user| shared.find_principal(user));
     let principal = principal.map(|record| (record, Scope::Principal));
     let mut values = Vec::new();
     let mut owners = Vec::new();
     for (record, scope) in session.into_iter().chain(principal) {
         let state = record.read();
         owners.push(SeenRecord { key: *record.key(), changes: state.changes, cleared: state.values.cleared() });
-        let mine = schema.iter().filter(|(_, of)| signed.is_none() || of.scope == scope);
+        let declared = schema.iter().filter(|(_, of)| user.is_none() || of.scope == scope);
         let over = state.closed(record.used(), now).is_some();
-        let slots = mine.filter(|_| !over).filter_map(|(index, _)| state.slot(schema, index, now));
+        let slots = declared.filter(|_| !over).filter_map(|(index, _)| state.slot(schema, index, now));
         values.extend(slots.map(|ValueSlot { index, origin, change, value, .. }| SeenValue {
             index: *index,
             version: value.version,
@@ -286,7 +286,7 @@ pub(super) fn has_stored(shared: &SessionShared, index: ValueIndex, now: Millis)
 
 /// Returns the mark of the signed-in user for pages, the same on every node; empty without a user.
 pub(crate) fn user_mark(shared: &SessionShared) -> String {
-    shared.principal(shared.node.now()).map_or_else(String::new, |signed| signed.owner.mark(PageMark::User))
+    shared.principal(shared.node.now()).map_or_else(String::new, |principal| principal.owner.mark(PageMark::User))
 }
 
 /// Returns the mark of the session for pages, the same on every node; empty without a session.

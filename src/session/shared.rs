@@ -231,8 +231,8 @@ impl SessionShared {
         if self.revocations.load(Ordering::Relaxed) == revocations {
             return Ok(());
         }
-        if let Some(signed) = self.principal_for(bound, now)
-            && let Some(record) = self.find_principal(&signed)
+        if let Some(principal) = self.principal_for(bound, now)
+            && let Some(record) = self.find_principal(&principal)
         {
             let not_before = record.not_before(&self.node.time, now);
             let birth = bound.read().birth(&self.node.time, now);
@@ -272,8 +272,8 @@ impl SessionShared {
         successor: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
-        let signed = self.principal_for(record, now);
-        let ended = record.end(reason, signed.map(|signed| signed.owner.tag()), successor, now);
+        let principal = self.principal_for(record, now);
+        let ended = record.end(reason, principal.map(|principal| principal.owner.tag()), successor, now);
         self.node.account(record, now);
         ended
     }
@@ -317,8 +317,8 @@ impl SessionShared {
         if let Binding::Live(bound) = &*self.binding.read() {
             bound.extras().subscribers.subscribe(wakers);
         }
-        if let Some(signed) = self.principal(now) {
-            self.hold_principal(&signed, now);
+        if let Some(principal) = self.principal(now) {
+            self.hold_principal(&principal, now);
             // Subscribes to the record that is held now, since a clone may have replaced the record of the line above.
             // A record leaves the slot under this lock, and is unsubscribed from afterwards: no subscription stays
             // behind.
@@ -331,9 +331,9 @@ impl SessionShared {
     /// Returns the record that holds the values of a scope now, if there is one.
     pub(super) fn record_of(&self, scope: Scope, now: Millis) -> Option<Arc<Record>> {
         if scope == Scope::Principal
-            && let Some(signed) = self.principal(now)
+            && let Some(principal) = self.principal(now)
         {
-            return self.find_principal(&signed);
+            return self.find_principal(&principal);
         }
         self.live(now).ok()
     }

@@ -45,20 +45,20 @@ impl SessionShared {
             (Some((*bound.key(), stored.version)), stored.json.clone()?)
         };
         let derived = &self.lazy().derived_principal;
-        if let Some((known, signed)) = &*derived.lock()
+        if let Some((known, principal)) = &*derived.lock()
             && *known == revision
         {
-            return signed.clone();
+            return principal.clone();
         }
         // Called outside of the lock, since `derive` is code of the application.
-        let signed = derive(&json).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
-        *derived.lock() = Some((revision, signed.clone()));
-        signed
+        let principal = derive(&json).map(|principal| Arc::new(self.node.config.resolve_principal(principal)));
+        *derived.lock() = Some((revision, principal.clone()));
+        principal
     }
 
     /// Returns the principal's record, if this node has the record. A read creates no record.
-    pub(in crate::session) fn find_principal(&self, signed: &ResolvedPrincipal) -> Option<Arc<Record>> {
-        let key = signed.key();
+    pub(in crate::session) fn find_principal(&self, principal: &ResolvedPrincipal) -> Option<Arc<Record>> {
+        let key = principal.key();
         if let Some(lazy) = self.lazy.get()
             && let Some(held) = &*lazy.principal.lock()
             && *held.key() == key
@@ -73,22 +73,22 @@ impl SessionShared {
 
     /// Returns the principal's record, and creates the record if this node has none. The last holder of a record that
     /// was never used drops the record from memory.
-    pub(in crate::session) fn principal_record(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
+    pub(in crate::session) fn principal_record(&self, principal: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
         let make = || {
-            let record = Record::principal(signed.key(), self.node.config.principal_idle, now);
+            let record = Record::principal(principal.key(), self.node.config.principal_idle, now);
             if self.node.store.is_some() { record.never_loaded() } else { record }
         };
-        let found = self.find_principal(signed);
+        let found = self.find_principal(principal);
         found.unwrap_or_else(|| match &self.node.memory {
-            Some(memory) => memory.principal_or_insert(&signed.key(), make),
+            Some(memory) => memory.principal_or_insert(&principal.key(), make),
             None => Arc::new(make()),
         })
     }
 
     /// Returns the principal's record as [`principal_record`](Self::principal_record), and holds it until the handle
     /// drops.
-    pub(in crate::session) fn hold_principal(&self, signed: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
-        self.hold_record(self.principal_record(signed, now))
+    pub(in crate::session) fn hold_principal(&self, principal: &ResolvedPrincipal, now: Millis) -> Arc<Record> {
+        self.hold_record(self.principal_record(principal, now))
     }
 
     pub(in crate::session) fn hold_record(&self, record: Arc<Record>) -> Arc<Record> {

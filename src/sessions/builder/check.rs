@@ -44,12 +44,12 @@ impl SessionsBuilder {
     pub(super) fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
         match (self.identify.take(), self.identify_by.take()) {
             (Some(_), Some(_)) => Err(BuildErrorKind::Setting
-                .error("both `identify` and `identify_by` say who the principal is: leave one out")),
+                .error("both `identify` and `identify_by` would name the principal: leave one out")),
             (Some(head), None) => Ok(Identity::Head(head)),
             (None, Some((user, derive))) => {
                 if user.scope != Scope::Session {
                     return Err(BuildErrorKind::Value.error(format!(
-                        "`{}` says who is signed in, so its scope must be `Scope::Session`",
+                        "`{}` names the signed-in user, so its scope must be `Scope::Session`",
                         user.name
                     )));
                 }
@@ -88,7 +88,7 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
             Placement::Server if !store => {
                 return Err(BuildErrorKind::Value.error(format!(
                     "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
-                     (`Placement::Everywhere`), or say that losing it is fine (`Placement::Volatile`)"
+                     (`Placement::Everywhere`), or accept the loss (`Placement::Volatile`)"
                 )));
             }
             Placement::Volatile if !memory && !store => {
