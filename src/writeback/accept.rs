@@ -1,4 +1,4 @@
-//! [`AcceptedValues`]: the posted values that are allowed, each as its type takes and encodes it.
+//! [`AcceptedValues`]: the allowed values of a POST, each decoded and encoded by its type.
 
 use std::borrow::Cow;
 
@@ -8,15 +8,16 @@ use serde_json::value::RawValue;
 use super::{body::MAX_BODY, numbers::integers_survive, reply::Refusal};
 use crate::value::{Json, Schema, ValueError, ValueIndex, ValueSpec};
 
-/// The longest value, as its type encodes it: `[{},{},…]` can be thirty times as long once each field has its default.
+/// The most bytes of a value as its type encodes the value. The limit on the body is not enough: `[{},{},…]` can become
+/// thirty times as long once each field has its default.
 const MAX_VALUE: usize = MAX_BODY;
 
-/// The most names that a refusal repeats, and the most characters of each: the names are the client's own, and an answer
-/// must not be larger than the request, or fill a log.
+/// The most names that a refusal repeats, and the most characters of each: the names are the client's own, and an
+/// answer must not be larger than the request, or fill a log.
 const ECHOED_NAMES: usize = 16;
 const ECHOED_CHARS: usize = 64;
 
-/// The fate of a name that is not allowed.
+/// The treatment of names that are not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum UnknownNames {
     Refused,
@@ -27,13 +28,13 @@ pub(super) enum UnknownNames {
 pub(super) struct AcceptedValues {
     pub(super) values: Vec<(ValueIndex, Json)>,
     pub(super) names: Vec<String>,
-    /// Names that are not allowed, cut.
+    /// The first names that are not allowed, each cut to [`ECHOED_CHARS`].
     pub(super) ignored: Vec<String>,
 }
 
 impl AcceptedValues {
-    /// Reads every value as its type takes it, before any is stored. An ambiguous value is refused before a name that is not
-    /// allowed, and that name before a value that is not valid.
+    /// Decodes every value by its type, before any value is stored. An ambiguous value is refused before a name that is
+    /// not allowed, and such a name before a value that is not valid.
     pub(super) fn read(
         values: &[(Cow<'_, str>, &RawValue)],
         schema: &Schema,
@@ -68,14 +69,14 @@ impl AcceptedValues {
     }
 }
 
-/// Encodes a value for storage: the bytes that its own type writes.
+/// Encodes a value for storage, as the bytes that its type writes.
 fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     let name = declared.name;
     let json = (declared.normalize)(raw.as_bytes());
     let stored = match &json {
         Ok(json) => integers_survive(raw, json),
-        // The type has not read the value, so it has taken no integer. A value that was read and is not valid had its integers
-        // taken.
+        // A type that could not decode the value has taken no integer. A decoded value that is not valid has kept its
+        // integers.
         Err(ValueError::Undecodable(_)) => integers_survive(raw, b""),
         Err(_) => true,
     };

@@ -1,4 +1,4 @@
-//! The requests that an endpoint takes: by method, by the page that sends them, by type and by user.
+//! The checks of a request before an endpoint accepts it: method, cross-site rule, content type and user.
 
 use http::{HeaderMap, StatusCode, header, request::Parts};
 
@@ -21,7 +21,7 @@ pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Part
     })
 }
 
-/// Checks the type of a POST's body.
+/// Checks the content type of a POST.
 pub(super) fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let essence = match (types.next(), types.next()) {
@@ -35,11 +35,11 @@ pub(super) fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
-/// The field in which a page names the user whose values it posts, by the mark that `state` told the page.
+/// The header field with the user mark from the page's last `state` event: the user whose values the page posts.
 const SESSION_USER: &str = "session-user";
 
-/// Refuses a page whose user has changed. While the page could not post, another user may have signed in, and the values of
-/// one user must not become the other's.
+/// Refuses a page whose user has changed. While the page could not post, another user may have signed in, and the
+/// values of one user must not become the other's.
 pub(super) fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
     match headers.get(SESSION_USER) {
         Some(meant) if meant.as_bytes() != read::user_mark(session.shared()).as_bytes() => Err(Refusal::user_changed()),

@@ -1,4 +1,4 @@
-//! Files that are compiled in: the same for every visitor, cached until a file changes.
+//! The files that are compiled into the crate: the same for every visitor, with an `ETag` for caches.
 
 use std::sync::OnceLock;
 
@@ -26,14 +26,14 @@ impl Asset {
         Self { source, content_type, text: whole, served: OnceLock::new() }
     }
 
-    /// A script without its comments: developers read them in the source, and every page loads a fifth less. The script has
-    /// no string of several lines.
+    /// A script, served without its comment lines: developers read the comments in the source, and every page loads a
+    /// fifth less. The script must not have a string of several lines, in which such a line would be text.
     pub(crate) const fn script(source: &'static str) -> Self {
         let content_type = "text/javascript; charset=utf-8";
         Self { source, content_type, text: without_comments, served: OnceLock::new() }
     }
 
-    /// Answers a `GET` or `HEAD`. Such a file needs no cross-site rule.
+    /// Answers a `GET` or `HEAD`. The file holds no data of a visitor, so the cross-site rule is not checked.
     pub(crate) fn answer<B: From<Bytes>>(&self, method: &Method, headers: &HeaderMap) -> Result<Response<B>, Refusal> {
         if method != Method::GET && method != Method::HEAD {
             return Err(Refusal::method(&[Method::GET, Method::HEAD]));
@@ -41,7 +41,7 @@ impl Asset {
         let Served { text, etag } = self.served();
         let known = headers.get_all(header::IF_NONE_MATCH).iter().any(|value| {
             let mut tags = value.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
-            // A weak comparison is what If-None-Match asks for (RFC 9110, 13.1.2).
+            // If-None-Match uses the weak comparison (RFC 9110, 13.1.2).
             tags.any(|tag| tag == b"*" || tag.strip_prefix(b"W/").unwrap_or(tag) == etag.as_bytes())
         });
         let unsaid = known || method == Method::HEAD;

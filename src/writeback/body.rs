@@ -1,4 +1,4 @@
-//! Reading a request's body, within a length and a time.
+//! The reader of a request's body, with a limit of length and a deadline.
 
 use std::{future::Future, task::Poll, time::Duration};
 
@@ -10,16 +10,21 @@ use http_body_util::BodyExt;
 use super::reply::Refusal;
 use crate::{error::BoxError, time::Clock};
 
-/// The longest body that is read.
+/// The most bytes of a body.
 pub(super) const MAX_BODY: usize = 16 << 10;
 
-/// So much more is read and dropped, so that a client that sends first and reads later sees the answer.
+/// The bytes beyond [`MAX_BODY`] that are read and dropped. A client that sends its whole body before it reads sees the
+/// answer so.
 const DRAIN: usize = 256 << 10;
 
-/// How long a body may take.
+/// The longest time that a body may take.
 const READ_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The whole body, if it is short enough and comes in time.
+/// Returns the whole body.
+///
+/// # Errors
+///
+/// For a body that is too long, breaks off, or takes longer than [`READ_DEADLINE`].
 pub(super) async fn read<B>(clock: &dyn Clock, headers: &HeaderMap, body: B) -> Result<Bytes, Refusal>
 where
     B: Body + Send,
@@ -27,7 +32,8 @@ where
 {
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse::<usize>().ok());
     let announced = announced.unwrap_or(0);
-    // A client that waits for 100 (RFC 9110, 10.1.1) reads the answer now, and more than is read away helps nobody.
+    // A client that waits for 100 (RFC 9110, 10.1.1) reads the answer before it sends. A body longer than the drained
+    // bytes is refused at once: no drain would reach its end.
     let waits =
         headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if announced > MAX_BODY + DRAIN || announced > MAX_BODY && waits {
@@ -45,7 +51,7 @@ where
     .await
 }
 
-/// Collects a body up to the limit. Over it, it reads on for a while, and keeps nothing.
+/// Collects a body up to [`MAX_BODY`]. Of a longer body, reads and drops up to [`DRAIN`] further bytes.
 async fn collect<B>(body: B, announced: usize) -> Result<Bytes, Refusal>
 where
     B: Body + Send,

@@ -1,7 +1,7 @@
-//! `GET /events`: the values that a page may read, now and at each change, as server-sent events.
+//! `GET /events`: the exposed values, at the beginning and at each change, as server-sent events.
 //!
-//! Nothing is queued: each look compares the values with those last sent, when the connection has room for
-//! more. A slow page skips missed changes, and costs a writer nothing.
+//! Nothing is queued: each poll compares the values with the last sent values, when the connection has room for more.
+//! So a slow page skips changes, and a writer never waits for a page.
 
 use std::{
     task::{Context, Poll, ready},
@@ -24,22 +24,24 @@ use crate::{
     value::{Json, ValueIndex},
 };
 
-/// A change that a request made travels in its response. Only one that no cookie has been sealed for by then is relayed.
+/// The delay before a relay: the response of the request that made a change brings the change to the browser. Only a
+/// change that no cookie has been sealed with by then is relayed.
 const RELAY_DELAY: Duration = Duration::from_millis(200);
 
-/// The events of one page.
+/// The events of one page's connection.
 pub(super) struct Events {
     wait: Wait,
     /// The values that the page may read.
     shown: Box<[ValueIndex]>,
     withheld: InexactNumbers,
-    /// The last sent copy of each value. The bytes count too, as two nodes may have written at the same version.
+    /// The last sent copy of each value. The bytes are compared too, since two nodes may have written at the same
+    /// version.
     seen: Vec<(ValueRevision, Option<Json>)>,
     opening: bool,
-    /// The state that the browser was last given.
+    /// The cookie contents that the browser was last given, by a response or a relay.
     given: Option<CookieContents>,
     relay: Option<Sleep>,
-    /// Until the next look whether the browser's copy is due: nothing wakes the stream for mere use of the session.
+    /// The timer of the next check for a due refresh: a use of the session without a change wakes no stream.
     due: Option<Sleep>,
     heartbeat: Duration,
 }
@@ -61,7 +63,7 @@ impl Events {
         }
     }
 
-    /// The changes since the last look, as events.
+    /// Returns the changes since the last poll, as events.
     fn poll_changes(&mut self, cx: &mut Context<'_>) -> Poll<EventText> {
         let Self { wait, shown, withheld, seen, opening, given, relay, heartbeat, .. } = self;
         let over = |reason: CloseReason| Next::Item(EventText::Last(event("closed", &format_args!("\"{reason}\""))));
@@ -82,16 +84,17 @@ impl Events {
                     Ok(look) => look,
                     Err(reason) => return over(reason),
                 };
-                // The stored bytes are compared: a type with a `HashMap` encodes itself otherwise each time.
+                // Compare the stored bytes: a type with a `HashMap` may encode the same value in another order each
+                // time.
                 let now_seen = (look.revision, look.stored.json().cloned());
                 if !opening && now_seen == *seen {
                     continue;
                 }
                 *seen = now_seen;
-                // As the type itself writes it, and not as a source laid it out.
+                // Encoded by the type, since a source may format its JSON in another way.
                 match read::answer(shared, *index, &look.stored, now, |json| (declared.normalize)(json)) {
                     Some((json, _)) if is_exact_in_pages(&json) => set.push((declared.name, json)),
-                    // An older value that the page has must not stay there.
+                    // The page may have an older value, which must not stay.
                     Some(_) => {
                         withheld.trace(*index, declared.name, now);
                         removed.push(declared.name);
@@ -118,7 +121,7 @@ impl Events {
         })
     }
 
-    /// Looks now and then whether the session was used so much that the browser's copy of it is to be refreshed.
+    /// Checks from time to time whether the browser's cookie is due for a refresh, after uses of the session.
     fn poll_due(&mut self, cx: &mut Context<'_>) {
         let Self { wait, relay, due, .. } = self;
         let shared = wait.session().shared();
@@ -135,7 +138,7 @@ impl Events {
         }
     }
 
-    /// Relays changes that no response has taken to the browser in time.
+    /// Returns a relay of the changes that no response has brought to the browser within [`RELAY_DELAY`].
     fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<String> {
         let shared = self.wait.session().shared();
         let Some(sleep) = &mut self.relay else { return Poll::Pending };
@@ -163,7 +166,7 @@ impl EventSource for Events {
     }
 }
 
-/// Names and their JSON as one object. Names need no escape: their alphabet has none that would.
+/// Encodes names and their JSON as one object. A name has no character that JSON escapes.
 fn object(values: &[(&str, Json)]) -> String {
     let members = values.iter().map(|(name, json)| format!("\"{name}\":{}", String::from_utf8_lossy(json)));
     format!("{{{}}}", members.collect::<Vec<_>>().join(","))

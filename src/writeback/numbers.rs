@@ -1,16 +1,16 @@
-//! Numbers that a page can't hold. JavaScript's numbers are doubles: a page would round the id 9007199254740993, and send
-//! the id of somebody else back.
+//! The numbers that a page can't hold. JavaScript's numbers are doubles: a page would round the id 9007199254740993,
+//! and send the id of another user back.
 
 use std::sync::Arc;
 
 use super::request::outside_strings;
 use crate::{throttle::PerValue, time::Millis, value::ValueIndex};
 
-/// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1), and
-/// numbers that no double holds (`1e999`).
+/// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1),
+/// and numbers that no double holds (`1e999`).
 ///
-/// An integer is a literal without a fraction and an exponent; a type that writes those means a double. `-0` is within
-/// bounds.
+/// An integer is a literal without a fraction and without an exponent: a type that writes a fraction or an exponent
+/// means a double. `-0` is within bounds.
 pub(crate) fn unsafe_numbers(raw: &str) -> impl Iterator<Item = &str> {
     let punctuation = |c: char| c.is_ascii_whitespace() || matches!(c, ',' | ':' | '[' | ']' | '{' | '}');
     outside_strings(raw).flat_map(move |part| part.split(punctuation)).filter(|literal| {
@@ -21,9 +21,8 @@ pub(crate) fn unsafe_numbers(raw: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether each unsafe integer of the client's text still stands, as often and digit for digit, in the encoding of the
-/// value that was decoded from the text. An `i64` takes 9007199254740993; an `f64` would make another number of it, and a type
-/// that skips the field would lose it.
+/// Whether the encoded value still has each unsafe integer of the client's text, digit for digit and as often. An `i64`
+/// keeps 9007199254740993, an `f64` changes the number, and a type that skips the field loses the number.
 pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
     let mut sent: Vec<_> = unsafe_numbers(raw).collect();
     if sent.is_empty() {
@@ -37,17 +36,17 @@ pub(crate) fn integers_survive(raw: &str, encoded: &[u8]) -> bool {
     sent.into_iter().all(|sent| stored.any(|stored| stored == sent))
 }
 
-/// Says whether a page reads a value as the server has it.
+/// Whether a page reads each number of a value exactly as the server holds it.
 pub(crate) fn is_exact_in_pages(json: &[u8]) -> bool {
     str::from_utf8(json).is_ok_and(|json| unsafe_numbers(json).next().is_none())
 }
 
-/// Traces the values that are kept from pages: each at most once a minute, since a page may have caused it.
+/// Traces the values that are not sent to pages, each at most once a minute: a page may have posted the value.
 #[derive(Clone, Debug)]
 pub(super) struct InexactNumbers(Arc<PerValue>);
 
 impl InexactNumbers {
-    /// For so many declared values.
+    /// Makes room for the declared values, by their number.
     pub(super) fn new(values: usize) -> Self {
         Self(Arc::new(PerValue::new(values)))
     }

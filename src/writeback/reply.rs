@@ -1,4 +1,4 @@
-//! The writeback's answers: JSON, one shape for every refusal, or a stream of events.
+//! The writeback's answers: JSON with one shape for every refusal, or a stream of events.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use crate::{
 #[derive(Debug)]
 pub struct WritebackBody(pub(super) BoxBody<Bytes, Infallible>);
 
-/// Empty. Layers such as tower-http's `CorsLayer` answer with one.
+/// An empty body. Layers such as tower-http's `CorsLayer` answer with an empty body.
 impl Default for WritebackBody {
     fn default() -> Self {
         Self::from(Bytes::new())
@@ -52,7 +52,7 @@ impl Body for WritebackBody {
     }
 }
 
-/// A request that changed nothing, as the page is told.
+/// The answer to a request that changed nothing.
 #[derive(Debug, Serialize)]
 pub(crate) struct Refusal {
     #[serde(skip)]
@@ -102,7 +102,7 @@ impl Refusal {
     }
 }
 
-/// Tells the page which names are stored, and which were passed over where any name may come.
+/// Answers with the stored names, and with the ignored names where the writeback ignores unknown names.
 pub(super) fn stored(names: &[String], ignored: Option<&[String]>) -> Response<WritebackBody> {
     #[derive(Serialize)]
     struct Stored<'a> {
@@ -116,9 +116,9 @@ pub(super) fn stored(names: &[String], ignored: Option<&[String]>) -> Response<W
 /// `Cross-Origin-Resource-Policy` of the Fetch standard, which the crate `http` does not name.
 static CROSS_ORIGIN_RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
 
-/// The fields of every answer but a file's. No cache keeps the answer, and no page of another origin may see it: a `no-cors`
-/// request of theirs, as an image or a script, can look like an `EventSource`'s where the browser sends no Fetch Metadata. A
-/// CORS request, as of a listed origin, is not affected.
+/// The header fields of every answer except files. No cache keeps the answer, and no page of another origin may embed
+/// the answer: where the browser sends no Fetch Metadata, a `no-cors` request of such a page, for an image or a script,
+/// can look like the request of an `EventSource`. A CORS request, as of a listed origin, is not affected.
 static PRIVATE: [(&HeaderName, &str); 3] = [
     (&header::CACHE_CONTROL, "no-store"),
     (&CROSS_ORIGIN_RESOURCE_POLICY, "same-origin"),
@@ -135,16 +135,16 @@ fn private<B>(status: StatusCode, content_type: Option<&'static str>, body: B) -
     response
 }
 
-/// The session has ended: a stream of it would have nothing to say.
+/// The answer of an events endpoint whose session has ended: 204, without a stream.
 pub(crate) fn gone<B: From<Bytes>>() -> Response<B> {
     private(StatusCode::NO_CONTENT, None, Bytes::new().into())
 }
 
-/// Events, as they come.
+/// The answer with a stream of events as its body.
 pub(crate) fn streaming<B>(body: B) -> Response<B> {
     let mut response = private(StatusCode::OK, Some("text/event-stream"), body);
     let headers = response.headers_mut();
-    // An event that a proxy compresses, or keeps until its buffer is full, comes late or never.
+    // A proxy that compresses or buffers events would delay them, or never pass them on.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, no-transform"));
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response

@@ -1,8 +1,8 @@
 //! The strict reader of posted bodies: bytes to names and raw values, or a reason to refuse.
 //!
-//! [`Posted::parse`] checks every name, string and number of the body first, and then collects the top level, each value as
-//! a piece of the body itself. So a body that means different things to different readers is refused whole, and no value is
-//! built before its name is allowed.
+//! [`Posted::parse`] checks every name, string and number of the body first, and then collects the top level, each
+//! value as a piece of the body itself. So a body that means different things to different readers is refused whole,
+//! and no value is built before its name is allowed.
 
 use std::{borrow::Cow, collections::HashSet, fmt, iter};
 
@@ -16,24 +16,24 @@ const MAX_DEPTH: usize = 16;
 const MAX_NAMES: usize = 64;
 const RELAY: &str = "$relay";
 
-/// serde_json has private names that begin so. `serde_json::Value` takes an object with the name `RawValue` for the JSON
-/// text in its string, and with the feature `arbitrary_precision` an object with the name `ValueIndex` for the number in its
-/// string. The check of the body sees only a string there.
+/// The prefix of serde_json's private names. `serde_json::Value` reads an object with the private name `RawValue` as
+/// the JSON text in its string, and with the feature `arbitrary_precision` an object with the private name `Number` as
+/// the number in its string. The check of the body would see only a string there.
 const PRIVATE: &str = "$serde_json::private::";
 
 /// The content of a POST: values of the page's own, or a token from the server that the page relays.
 pub(crate) enum Posted<'a> {
-    /// Names and values in order of appearance; maybe none.
+    /// Names and values in order of appearance. The list may be empty.
     Values(Vec<(Cow<'a, str>, &'a RawValue)>),
     /// A relay token, not opened yet.
     Relay(Cow<'a, str>),
 }
 
 impl<'a> Posted<'a> {
-    /// Reads a whole body. Its length is the caller's to limit: time and memory are linear in it.
+    /// Reads a whole body. The caller limits the length of the body: time and memory grow linearly with the length.
     pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Malformed> {
         let text = str::from_utf8(body).map_err(|_| Malformed::JSON)?;
-        // Before the check, which recurses.
+        // The check below recurses, so the depth is limited first.
         if depth(text) > MAX_DEPTH {
             return Err(Malformed::TOO_DEEP);
         }
@@ -55,12 +55,12 @@ impl<'a> Posted<'a> {
     }
 }
 
-/// Why a body is refused with 400.
+/// The reason to refuse a body with 400.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Malformed {
-    /// The `code` of the answer, which scripts match on.
+    /// The `code` of the answer, for scripts to match.
     pub(super) code: &'static str,
-    /// Nothing that the client sent is in the message.
+    /// The message, which repeats nothing from the client.
     pub(super) message: &'static str,
 }
 
@@ -79,7 +79,7 @@ impl Malformed {
     }
 }
 
-/// How many objects and arrays are open at once, at most.
+/// Returns the depth of a JSON text: the most objects and arrays that are open at the same time.
 fn depth(text: &str) -> usize {
     let open = outside_strings(text).flat_map(str::bytes).scan(0_usize, |open, byte| {
         *open = match byte {
@@ -92,7 +92,7 @@ fn depth(text: &str) -> usize {
     open.max().unwrap_or(0)
 }
 
-/// The parts of a JSON text between its strings. Of anything else, some parts of it.
+/// Returns the parts of a JSON text between its strings. For other text, the parts are unspecified.
 pub(super) fn outside_strings(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     iter::from_fn(move || {
@@ -115,9 +115,9 @@ fn after_string(text: &str) -> Option<&str> {
 
 /// Checks one JSON text of valid syntax, and all the texts in it.
 ///
-/// The first character decides how the text is read, never serde_json's own guess: with the feature `arbitrary_precision`,
-/// which any crate of an application can switch on, serde_json hands out numbers as objects and takes `1e999`. Each level is
-/// read as raw texts, so a body is read as often as it nests deep, 16 times at most.
+/// The first character decides the type of the text, not serde_json: with the feature `arbitrary_precision`, which any
+/// crate of an application can switch on, serde_json presents numbers as objects and accepts `1e999`. The check reads
+/// each level as raw texts, so each byte is read once for each level around it, 16 times at most.
 fn check(text: &str) -> Result<(), Malformed> {
     let syntax = |_| Malformed::JSON;
     match text.as_bytes().first() {
@@ -139,7 +139,7 @@ fn check(text: &str) -> Result<(), Malformed> {
             let items: Vec<&RawValue> = from_str(text).map_err(syntax)?;
             items.into_iter().try_for_each(|item| check(item.get()))
         }
-        // A `RawValue` passes over escapes, `\ud800` for example.
+        // A `RawValue` does not check escapes, such as the lone surrogate `\ud800`.
         Some(b'"') => from_str(text).map(|Text(_)| ()).map_err(syntax),
         Some(b'-' | b'0'..=b'9') if !text.parse().is_ok_and(f64::is_finite) => Err(Malformed::JSON),
         _ => Ok(()),
@@ -173,7 +173,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
     }
 }
 
-/// A string, a part of the body unless it has escapes.
+/// A string: borrowed from the body, or owned if the string has escapes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
@@ -189,7 +189,7 @@ mod tests {
         Posted::parse(body.as_ref()).err().map_or("accepted", |malformed| malformed.code)
     }
 
-    /// `bodies` are separated by bars and line ends.
+    /// Checks the code of each of `bodies`, which bars and line ends separate.
     fn assert_code(expected: &str, bodies: &str) {
         bodies.split(['|', '\n']).for_each(|body| assert_eq!(code(body.trim()), expected, "{body}"));
     }

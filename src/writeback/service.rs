@@ -12,28 +12,29 @@ use crate::{
 
 pub(crate) mod answer;
 
-/// The intervals of heartbeats that a proxy and a page can do with.
+/// The accepted intervals of heartbeats: short enough for proxies, and not a burden for pages.
 const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(300);
 
-/// Takes JSON from the hook in a page, of allowed values only, tells pages what changes, and serves the hook.
+/// Accepts posted JSON of allowed values, sends changes to pages as events, and serves the hook.
 ///
-/// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
-/// `nest_service("/session", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where nothing does.
+/// Mount the writeback inside a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
+/// `nest_service("/session", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where no
+/// router strips the path.
 ///
 /// | request | answer |
 /// |---|---|
 /// | `POST /` `{"name": value, …}` | 200 `{"stored": ["name", …]}`, or a refusal |
 /// | `POST /` `{"$relay": "…"}` | the same, for a [`RelayToken`](crate::RelayToken) |
-/// | `POST /` with `Session-User: …` | values only if the user is still the one whom the events' `state` named so, else 409 |
+/// | `POST /` with `Session-User: …` | values, only if the user's mark is still this mark from the event `state`; else 409 |
 /// | `GET /events` | server-sent events, of [`expose`](Self::expose)d and allowed values; 204 if the session has ended |
 /// | `GET /hook.js` | the browser hook, an ES module; `hook.d.ts` are its types |
 ///
-/// Nothing is allowed that is not [`allow`](Self::allow)ed by type, and values come in as their type takes them:
-/// parsed, validated, and stored as the type itself encodes them. A request is stored whole per owner, or not at all.
-/// Only pages of the same origin get through, see `Sessions::builder().public_origins(..)` for proxies and for pages of
-/// another origin. A `GET /events` with neither `Origin` nor `Sec-Fetch-Site` passes with `Accept: text/event-stream`, since
-/// an `EventSource` sends neither on plain http off loopback. Answers say `Cross-Origin-Resource-Policy: same-origin`, so
-/// that no page of another origin can embed the answers.
+/// Pages may write only values that the application [`allow`](Self::allow)s by type. The type decodes, validates and
+/// encodes each value. The values of each owner are stored all or none. Only pages of the same origin pass the
+/// cross-site rule; see `Sessions::builder().public_origins(..)` for proxies and for pages of another origin. A `GET
+/// /events` with neither `Origin` nor `Sec-Fetch-Site` passes with `Accept: text/event-stream`, since an `EventSource`
+/// sends neither on plain http off loopback. Answers have `Cross-Origin-Resource-Policy: same-origin`, so that no page
+/// of another origin can embed the answers.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, MemoryTier, SessionValue, Sessions};
@@ -58,7 +59,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// let post = |json: &'static str| {
 ///     Request::post("/session")
 ///         .header("content-type", "application/json")
-///         .header("sec-fetch-site", "same-origin") // browsers send it by themselves
+///         .header("sec-fetch-site", "same-origin") // browsers send this by themselves
 ///         .body(Body::from(json))
 /// };
 /// let stored = app.clone().oneshot(post(r#"{"theme": "dark"}"#)?).await?;
@@ -70,10 +71,10 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 ///
 /// # Clients that are no browsers
 ///
-/// A browser says by itself that a POST comes from the application's own page. Any other client says so in a header:
-/// `Sec-Fetch-Site: same-origin`, or `Origin` with the origin that the request goes to. The body's type is
-/// `application/json`. Without the header the answer is 403 `cross_site`, and with another type 415. A relay token goes the
-/// same way, as `{"$relay": "…"}`, with the cookie of its session:
+/// A browser marks a POST of the application's own page by itself. Any other client sends a header: `Sec-Fetch-Site:
+/// same-origin`, or `Origin` with the origin of the request's target. The content type is `application/json`. Without
+/// the header the answer is 403 `cross_site`, and with another content type 415. A relay token is posted in the same
+/// way, as `{"$relay": "…"}`, with the cookie of its session:
 ///
 /// ```text
 /// curl -b jar -c jar -H 'Sec-Fetch-Site: same-origin' \
@@ -82,41 +83,43 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 ///
 /// # Events
 ///
-/// An `EventSource`, or the hook, is told without asking again. Each connection begins with the whole state; a page that
-/// is slow is told the newest alone. Over HTTP/1.1 a browser opens six connections to a host, for all its tabs together: an
-/// `EventSource` in each of seven tabs leaves none for anything else. The hook shares one stream among all tabs.
+/// An `EventSource`, or the hook, gets each change without a further request. Each connection begins with the whole
+/// state. A slow page gets only the newest values. Over HTTP/1.1 a browser opens six connections to a host, for all its
+/// tabs together: `EventSource`s in six tabs leave no connection for other requests. The hook shares one stream among
+/// all tabs.
 ///
 /// | event | data |
 /// |---|---|
-/// | `state` | `{"session": "…", "user": "…", "heartbeat": 15000, "values": {"name": value, …}}`, first: all values. `session` and `user` are marks: a mark tells sessions or users apart and names none. `session` is empty for a visitor without a session, whose stream does not see a later session; `user` is empty while nobody is signed in. `heartbeat` is the interval in milliseconds |
-/// | `set` | `{"name": value, …}`: these have changed |
-/// | `removed` | `["name", …]`: of these there is nothing any more, not even a default, or nothing that a page could read ([`expose`](Self::expose)) |
-/// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, where something changed that no response has taken to the browser |
-/// | `heartbeat` | `null`, where no event came for an interval ([`heartbeat`](Self::heartbeat)) |
+/// | `state` | `{"session": "…", "user": "…", "heartbeat": 15000, "values": {"name": value, …}}`, first: all values. `session` and `user` are marks: a mark distinguishes sessions or users, and identifies none. `session` is empty for a visitor without a session, whose stream does not see a later session; `user` is empty while no user is signed in. `heartbeat` is the interval in milliseconds |
+/// | `set` | `{"name": value, …}`: the changed values |
+/// | `removed` | `["name", …]`: the values that no tier answers any more, not even a default, or that a page can't read exactly ([`expose`](Self::expose)) |
+/// | `relay` | `"…"`: a [`RelayToken`](crate::RelayToken) to post, after a change that no response has brought to the browser |
+/// | `heartbeat` | `null`, after an interval without another event ([`heartbeat`](Self::heartbeat)) |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
-/// The stream itself is no use of the session, and does not keep it from idling out.
+/// An open stream is no use of the session, and does not extend the idle lifetime.
 ///
 /// # The hook
 ///
-/// The hook is an ES module at `/session/hook.js`, with its types in `/session/hook.d.ts`. The guide shows
-/// [its use and its events](crate::guide::live_pages#the-hook), and [a socket beside it](crate::guide::live_pages#a-websocket).
+/// The hook is an ES module at `/session/hook.js`, with its types in `/session/hook.d.ts`. The guide shows [its use and
+/// its events](crate::guide::live_pages#the-hook), and [a socket beside it](crate::guide::live_pages#a-websocket).
 ///
-/// Tabs share one stream: a Web Lock says which tab holds it, and a `BroadcastChannel` carries each event to the others.
-/// Each tab shows only events of its own session and user. Where the browser has no locks (plain http off loopback) each
-/// visible tab holds a stream of its own. A stream without a [`heartbeat`](Self::heartbeat) is given up and opened anew.
+/// Tabs share one stream: a Web Lock decides which tab holds the stream, and a `BroadcastChannel` carries each event to
+/// the other tabs. Each tab shows only events of its own session and user. Where the browser has no locks (plain http
+/// off loopback), each visible tab holds a stream of its own. The hook closes a stream without a
+/// [`heartbeat`](Self::heartbeat) and opens another.
 ///
-/// It needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. One POST is under way at a
-/// time, the newest of each name, over lost connections, while offline and past the end of the session; a page that is
-/// left sends what waits. A socket of the page's own hands
-/// [`RelayToken`](crate::RelayToken)s to `relay(token)` of the hook.
+/// The hook needs no build step, and runs under a policy of `script-src 'self'; connect-src 'self'`. The hook sends one
+/// POST at a time, with the newest value of each name. Values wait through lost connections, offline times and the end
+/// of the session. A page sends all waiting values when the user leaves the page. A page with a socket of its own
+/// passes [`RelayToken`](crate::RelayToken)s to `relay(token)` of the hook.
 ///
 /// # Pages of another origin
 ///
-/// A page of `https://app.shop.example` may use a writeback of `https://api.shop.example`, once its origin is listed. The
-/// listed origin passes the cross-site rule; that browsers let the page send JSON and read the answers takes CORS, which is
-/// [tower-http's](https://docs.rs/tower-http/latest/tower_http/cors/). Allow the origins that are listed, and no others:
-/// `CorsLayer::very_permissive()` would let every site read the session. The page connects with
+/// A page of `https://app.shop.example` may use a writeback of `https://api.shop.example` if the application lists the
+/// page's origin. The listed origin passes the cross-site rule. Browsers also require CORS before the page may send
+/// JSON and read the answers: use the [layer of tower-http](https://docs.rs/tower-http/latest/tower_http/cors/). Allow
+/// only listed origins: `CorsLayer::very_permissive()` would let every site read the session. The page connects with
 /// `credentials: 'include'`.
 ///
 /// ```
@@ -155,13 +158,14 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 /// # Ok::<_, layered_session::tier::BoxError>(())
 /// ```
 ///
-/// Browsers send `SameSite=Lax` and `Strict` cookies with these requests where both hosts are of one site, as here. A page
-/// of another site needs [`SameSite::None`](crate::SameSite::None).
+/// Browsers send `SameSite=Lax` and `Strict` cookies with these requests if both hosts belong to one site, as here. A
+/// page of another site needs [`SameSite::None`](crate::SameSite::None).
 ///
 /// # Refusals
 ///
-/// Every refusal is `{"code": "…", "message": "…", "names": […]}`, the names where some are meant; of names that are not
-/// allowed the first 16, each cut at 64 characters. Of several reasons the first of this list is the answer:
+/// Every refusal is `{"code": "…", "message": "…", "names": […]}`. `names` is there if the refusal concerns some names;
+/// for names that are not allowed, `names` has the first 16, each cut at 64 characters. If several reasons apply, the
+/// answer gives the first in this table:
 ///
 /// | status | code |
 /// |---|---|
@@ -179,7 +183,7 @@ const HEARTBEATS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::
 pub struct SessionWriteback {
     sessions: Sessions,
     allowed: Vec<ValueIndex>,
-    /// The values that pages may read: those that they may write, and more.
+    /// The values that pages may read. Includes every allowed value.
     exposed: Vec<ValueIndex>,
     withheld: InexactNumbers,
     prefix: String,
@@ -190,7 +194,7 @@ pub struct SessionWriteback {
 }
 
 impl SessionWriteback {
-    /// Takes nothing yet but relay tokens.
+    /// Creates a writeback that accepts relay tokens and no values yet.
     pub fn new(sessions: &Sessions) -> Self {
         Self {
             sessions: sessions.clone(),
@@ -205,13 +209,14 @@ impl SessionWriteback {
         }
     }
 
-    /// Lets pages write `V`: up to what the cookie has room for if the browser carries it, else
-    /// ([`Placement`](crate::Placement)) up to 16 KiB, sent and as `V` encodes it. A session holds one of each value, so
-    /// this bounds the size of a session that a page fills; the memory tier's own bound holds for all sessions together.
+    /// Lets pages write `V`. If the browser carries `V`, the cookie's room limits the value; other values
+    /// ([`Placement`](crate::Placement)) may have up to 16 KiB, both as sent and as `V` encodes them. A session holds
+    /// one copy of each value, so these limits bound the size of a session that a page fills. The memory tier's bound
+    /// holds for all sessions together.
     ///
-    /// Use strings in JSON for integers beyond ±(2^53 − 1). A type that keeps such an integer exactly, as `i64` does, takes the
-    /// integer from a POST, but no page is sent the value: see [`expose`](Self::expose). For any other type the POST is
-    /// refused (`unsafe_integer`).
+    /// Use strings in JSON for integers beyond ±(2^53 − 1). A type that keeps such an integer exactly, as `i64` does,
+    /// accepts the integer from a POST, but the value is not sent to pages: see [`expose`](Self::expose). For any other
+    /// type the POST is refused (`unsafe_integer`).
     ///
     /// # Errors
     ///
@@ -227,12 +232,12 @@ impl SessionWriteback {
         self.expose::<V>()
     }
 
-    /// Lets pages read `V`, through `GET /events`, and not write it. Allowed values are exposed too.
+    /// Lets pages read `V` through `GET /events`, but not write `V`. Allowed values are exposed too.
     ///
-    /// JavaScript's numbers are doubles, which round integers beyond ±(2^53 − 1): a page would read the id of another
-    /// thing, and send that one back. So a value whose JSON holds such an integer is not sent. A page that has an older
-    /// value is told that the value was removed, and an error with the name of `V` is traced, at most once a minute. Keep
-    /// ids of 64 bits as strings in JSON:
+    /// JavaScript's numbers are doubles, which round integers beyond ±(2^53 − 1): a page would read a wrong id, and
+    /// send the wrong id back. So a value whose JSON holds such an integer is not sent. A page with an older value gets
+    /// `removed`, and an error with the name of `V` is traced, at most once a minute. Keep ids of 64 bits as strings in
+    /// JSON:
     ///
     /// ```
     /// # use layered_session::SessionValue;
@@ -269,31 +274,32 @@ impl SessionWriteback {
         Ok(self)
     }
 
-    /// The path under which it is mounted, where no router strips it: `/session`.
+    /// Sets the path of the writeback, such as `/session`, where no router strips the path.
     #[must_use]
     pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);
         self
     }
 
-    /// Passes over names that are not allowed, and reports the first 16 as `ignored`, each cut at 64 characters, instead
-    /// of refusing the whole request: for pages that may be newer than the server.
+    /// Ignores names that are not allowed, instead of refusing the whole request, for pages that may be newer than the
+    /// server. The answer lists the first 16 as `ignored`, each cut at 64 characters.
     #[must_use]
     pub const fn ignore_unknown(mut self) -> Self {
         self.unknown = UnknownNames::Ignored;
         self
     }
 
-    /// Serves no events, for an application that has a stream or socket of its own.
+    /// Serves no events, for an application with a stream or socket of its own.
     #[must_use]
     pub const fn without_events(mut self) -> Self {
         self.serves_events = false;
         self
     }
 
-    /// Sends a heartbeat to a page that had no event for so long, in place of 15 seconds: from one second to five minutes.
+    /// Sets the interval of heartbeats: 15 seconds by default, and from one second to five minutes. A page gets a
+    /// heartbeat after an interval without another event.
     ///
-    /// A proxy cuts a connection that is silent for longer than the proxy's own limit. The hook gives a stream up that is
+    /// A proxy cuts a connection that is silent for longer than the proxy's own limit. The hook closes a stream that is
     /// silent for two and a half intervals, and opens another.
     ///
     /// # Errors
@@ -308,7 +314,7 @@ impl SessionWriteback {
         Ok(self)
     }
 
-    /// Does not serve the hook, for an application that bundles its own.
+    /// Does not serve the hook, for an application that bundles the hook or uses none.
     #[must_use]
     pub const fn without_hook(mut self) -> Self {
         self.serves_hook = false;

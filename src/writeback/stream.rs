@@ -1,4 +1,4 @@
-//! Server-sent events: the parts of a stream, for every source of events.
+//! The stream of server-sent events, for every source of events.
 
 use std::{
     convert::Infallible,
@@ -13,34 +13,34 @@ use http_body::{Body, Frame};
 
 use crate::time::{Clock, Sleep};
 
-/// The interval of heartbeats: proxies cut a silent connection, most often after 30 or 60 seconds.
+/// The default interval of heartbeats: proxies cut a silent connection, most often after 30 or 60 seconds.
 pub(crate) const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(15);
 
-/// An event that carries nothing. A page that misses it for several intervals knows that its connection is dead; an
-/// `EventSource` tells a page of no comment, so that a comment would show a proxy alone.
+/// An event without data. A page that hears no event for several intervals knows that its connection is dead. A comment
+/// line would reach only the proxies: an `EventSource` does not show comments to the page.
 pub(crate) const HEARTBEAT_EVENT: &str = "event: heartbeat\ndata: null\n\n";
 
 /// A source of events.
 pub(crate) trait EventSource {
     fn clock(&self) -> &dyn Clock;
 
-    /// Is ready with the next event. The stream polls only when the connection has room.
+    /// Returns the next event. The stream polls only when the connection has room.
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<EventText>;
 
-    /// The event after a long silence.
+    /// Returns the event for an interval without events.
     fn heartbeat(&mut self) -> String {
         HEARTBEAT_EVENT.to_owned()
     }
 }
 
-/// Events as text.
+/// The text of one or more events.
 pub(crate) enum EventText {
     More(String),
     /// The last events of the stream.
     Last(String),
 }
 
-/// The stream of a source: its events, heartbeats while the source is silent, and the end.
+/// The body with the events of a source, and with heartbeats while the source is silent.
 pub(crate) struct EventStream<T> {
     source: T,
     interval: Duration,
@@ -81,8 +81,8 @@ impl<T: EventSource + Unpin> Body for EventStream<T> {
     }
 }
 
-/// One event, of JSON. A type that keeps text as it came may have line breaks between its tokens, which would end the
-/// event; within its strings there are none.
+/// Formats one event with JSON as its data. A type that keeps raw JSON may have line breaks between the tokens, which
+/// would end the event, so a space replaces each. A JSON string has no line break.
 pub(crate) fn event(name: &str, data: &dyn fmt::Display) -> String {
     let data = data.to_string().replace(['\n', '\r'], " ");
     format!("event: {name}\ndata: {data}\n\n")

@@ -44,7 +44,7 @@ impl SessionWriteback {
     {
         let answered = match head.uri.path().strip_prefix(self.prefix.as_str()) {
             Some("" | "/") => self.post(&head, body).await,
-            // Without memory a session is its request's own, and nothing that happens elsewhere is seen.
+            // Without memory, requests share no record, so a stream would see no change of another request.
             Some("/events") if self.serves_events && self.sessions.node.memory.is_some() => self.events(&head).await,
             Some("/hook.js") if self.serves_hook => HOOK.answer(&head.method, &head.headers),
             Some("/hook.d.ts") if self.serves_hook => HOOK_TYPES.answer(&head.method, &head.headers),
@@ -64,7 +64,8 @@ impl SessionWriteback {
         let body = body::read(&*self.sessions.node.time.clock, headers, body).await?;
         match Posted::parse(&body)? {
             Posted::Relay(token) => {
-                // A token that does not open is the page's fault, whether or not there is a session for it.
+                // Open the token before the session loads: a page gets the same refusal for a bad token whether or not
+                // the session loads.
                 let count = |refused: RelayRefused| {
                     refused.count(&self.sessions.node);
                     refused
@@ -93,7 +94,7 @@ impl SessionWriteback {
         let session = self.sessions.load(&head.extensions).await?;
         let shared = session.shared();
         shared.flags.touched.set();
-        // EventSource takes it as the word to stay away.
+        // An EventSource does not connect again after a 204.
         if shared.close_reason(shared.node.now()).is_some() {
             return Ok(gone());
         }
@@ -126,7 +127,8 @@ where
 ///
 /// # Cancel safety
 ///
-/// A dropped answer has stored all values of an owner or none, and has carried out a token or has not.
+/// If the future is dropped, the values of each owner are stored all or none, and a token is applied whole or not at
+/// all.
 #[must_use = "futures do nothing unless polled"]
 pub struct WritebackFuture(Pin<Box<dyn Future<Output = Response<WritebackBody>> + Send>>);
 
