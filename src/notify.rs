@@ -1,8 +1,8 @@
 //! Wake-ups: a changed record wakes the watches of the handles that subscribe to it.
 //!
-//! A record has [`Subscribers`], each the [`HandleWakers`] of one handle, which have a [`WakerSlot`] for each watch. A wake-up
-//! carries no data. The woken watch reads the record itself, so a slow watch skips changes, nothing queues, and no writer
-//! waits. Locks are taken in that order.
+//! A record has [`Subscribers`], each the [`HandleWakers`] of one handle, which have a [`WakerSlot`] for each watch. A
+//! wake-up carries no data. The woken watch reads the record itself, so a slow watch skips changes, nothing queues, and
+//! no writer waits. Locks are taken in that order.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,8 @@ pub(crate) struct WakerSlot {
     index: usize,
 }
 
-/// The waker of a timer: notifies one slot. So the timer is polled when the timer fires, and not at each wake-up of the task.
+/// The waker of a timer, which notifies one slot. The watch polls the timer only after the timer has fired, and not at
+/// each wake-up of the task.
 #[derive(Debug)]
 pub(crate) struct TimerWaker {
     wakers: Arc<HandleWakers>,
@@ -64,7 +65,8 @@ struct Slot {
 }
 
 impl Slot {
-    /// Whom it wakes is to be woken outside of all locks: a waker may run anything, our own `poll` included.
+    /// Marks the slot, and returns the waker. The caller wakes outside of all locks: a waker may run any code, and the
+    /// `poll` of this module too.
     fn notify(&mut self) -> Option<Waker> {
         self.notified = true;
         self.waker.take()
@@ -76,9 +78,9 @@ impl WakerSlot {
         Arc::new(TimerWaker { wakers: Arc::clone(&self.wakers), index: self.index, fired: AtomicBool::new(false) })
     }
 
-    /// Is ready once for all notifications since the last call. Poll before reading the record: a change in between then
-    /// notifies again.
-    #[allow(clippy::needless_pass_by_ref_mut)] // The form in which futures hand it on.
+    /// Returns ready once for all notifications since the last call. Poll the slot before reading the record: a change
+    /// in between then notifies again.
+    #[allow(clippy::needless_pass_by_ref_mut)] // Futures pass the slot as `&mut`.
     pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut slots = self.wakers.0.lock();
         let Some(slot) = slots.get_mut(self.index) else { return Poll::Pending };
@@ -87,7 +89,8 @@ impl WakerSlot {
         }
         let known = slot.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker()));
         let before = if known { None } else { slot.waker.replace(cx.waker().clone()) };
-        // The waker may hold the last reference to a task that owns other slots, so the waker is dropped outside of the lock.
+        // The waker may hold the last reference to a task that owns other slots, so the waker is dropped outside of the
+        // lock.
         drop(slots);
         drop(before);
         Poll::Pending
@@ -132,8 +135,8 @@ impl HandleWakers {
 #[derive(Debug, Default)]
 pub(crate) struct Subscribers(Mutex<BTreeMap<usize, Weak<HandleWakers>>>);
 
-/// How many are woken at a time: other threads run the first while the rest is still being looked for. (tokio's `Notify`
-/// has the same number.)
+/// The number of wakers that are woken at a time: other threads run the first tasks while this thread collects the next
+/// wakers. (tokio's `Notify` has the same number.)
 const BATCH: usize = 32;
 
 impl Subscribers {
@@ -145,11 +148,12 @@ impl Subscribers {
         self.0.lock().remove(&Arc::as_ptr(wakers).addr());
     }
 
-    /// Whoever joins while it goes on has yet to look, and one that leaves has no need to be told.
+    /// Notifies all subscribed handles. A handle that subscribes meanwhile may be missed: the handle reads the record
+    /// after it has subscribed. A handle that unsubscribes meanwhile needs no notification.
     pub(crate) fn notify_all(&self) {
         let (mut woken, mut after) = (Vec::new(), 0);
         loop {
-            // Locked for as long as this goes on, and not while any is woken.
+            // The lock is held for this loop only, and not while the tasks are woken.
             for (address, wakers) in self.0.lock().range((Excluded(after), Unbounded)) {
                 after = *address;
                 if let Some(wakers) = wakers.upgrade() {

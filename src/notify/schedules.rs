@@ -1,4 +1,5 @@
-//! The orders in which threads can ring, listen and leave, tried by a scheduler: see `tests/README.md`.
+//! Schedule tests: a scheduler tries the orders in which threads notify, subscribe and unsubscribe. See
+//! `tests/README.md`.
 
 use std::future::poll_fn;
 
@@ -25,7 +26,8 @@ impl Record {
         self.subscribers.notify_all();
     }
 
-    /// As a handle listens and a watch waits. A ring that was lost would be a wait without end, which is a failure here.
+    /// Subscribes as a handle does, and waits as a watch does. A lost notification would be a wait without end, which
+    /// the scheduler reports as a failure.
     fn wait_for(&self, value: usize, wakers: &Arc<HandleWakers>) {
         let slot = wakers.register();
         self.subscribers.subscribe(wakers);
@@ -58,7 +60,7 @@ fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
                 wakers
             })
         };
-        // Two watches of one handle, and two handles of which one goes.
+        // Two watches of one handle that stays, and two handles that unsubscribe.
         let waiters = [
             waiter(Arc::clone(&shared), false),
             waiter(shared, false),
@@ -97,7 +99,7 @@ fn the_last_of_several_writes_is_seen() {
     });
 }
 
-/// As a watch's alarm: what it is armed with is polled only when its timer says so.
+/// The watch of a deadline polls the timer only if the timer's waker has fired.
 #[test]
 fn a_timer_that_fires_is_looked_at() {
     check(|| {
@@ -111,7 +113,7 @@ fn a_timer_that_fires_is_looked_at() {
                 Waker::from(timer).wake();
             })
         };
-        // Rings that are none of its business come meanwhile.
+        // Meanwhile the slot gets a notification that does not come from the timer.
         let writer = {
             let wakers = Arc::clone(&wakers);
             thread::spawn(move || wakers.notify())
