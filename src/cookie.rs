@@ -1,6 +1,7 @@
-//! The cookie tier: what the browser carries, sealed.
+//! The cookie tier: the sealed cookie that a browser carries.
 //!
-//! A token's form, and what vouches for what, stands in [`seal`]; what is inside, in [`payload`].
+//! [`seal`] describes the form of a token, and the fields that the seal authenticates; [`payload`] describes the
+//! content.
 
 use std::{borrow::Cow, sync::OnceLock};
 
@@ -32,18 +33,19 @@ mod same_site;
 pub(crate) mod seal;
 pub(crate) mod set_cookie;
 
-/// The browser's copy of the session: one sealed cookie, and the carrier of the session's id.
+/// The browser's copy of the session: one sealed cookie, which also carries the session's id.
 ///
-/// `__Host-session`, with `Path=/; Secure; HttpOnly; SameSite=Lax`, unless said otherwise. What is said is checked at
-/// `build()`: browsers drop a cookie that breaks its prefix's rules without a word.
+/// By default the name is `__Host-session`, with `Path=/; Secure; HttpOnly; SameSite=Lax`. `build()` checks the
+/// settings, since browsers silently drop a cookie that breaks the rules of its prefix.
 ///
-/// The attributes are those of this configuration for every request. Neither the scheme nor the host of a request changes
-/// them, nor `Forwarded` or `X-Forwarded-Proto`: any client can send these fields. Behind a proxy that ends TLS the cookie is
-/// `Secure` without a further setting.
+/// The attributes come from this configuration alone, for every request. Neither the scheme nor the host of a request
+/// changes them, nor `Forwarded` or `X-Forwarded-Proto`: any client can send these fields. Behind a proxy that ends TLS
+/// the cookie is `Secure` without a further setting.
 ///
-/// `Max-Age` is a minute shorter than the session's remaining idle time (see [`idle`](crate::SessionsBuilder::idle)), or half of
-/// it under two minutes: a browser whose clock runs late, or a response that was long on its way, is not to bring the cookie
-/// of a session that is over. Browsers keep a cookie for 400 days at most, so that is the longest `Max-Age`.
+/// `Max-Age` is a minute shorter than the session's remaining time (see [`idle`](crate::SessionsBuilder::idle)),
+/// or half of the remaining time under two minutes. Otherwise a browser with a late clock, or after a slow response,
+/// would still bring the cookie of an expired session. Browsers keep a cookie for 400 days at most, so 400 days is the
+/// longest `Max-Age`.
 ///
 /// ```
 /// # use layered_session::{KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions};
@@ -72,31 +74,31 @@ pub(crate) mod set_cookie;
 /// # Ok(()) }
 /// ```
 ///
-/// A chain without a shared store relies on it alone after a restart, and between nodes. It can't do two things: take
-/// back a cookie before it expires on a node that did not see the logout, and reconcile two responses that a node
-/// without memory of the session sealed at the same time. A chain without memory and a shared store takes back no cookie at
-/// all: a copy opens after a logout too, until it expires.
+/// Without a shared store, the cookie alone carries a session over a restart, and between nodes. The cookie tier can't
+/// do two things: revoke a cookie before its expiry on a node that did not see the sign-out, and merge two responses
+/// that a node without memory of the session sealed at the same time. A chain with neither memory nor a shared store
+/// can't revoke any cookie: a copy of the cookie opens after a sign-out too, until the session in the copy expires.
 #[derive(Clone, Debug)]
 pub struct CookieTier {
     ring: KeyRing,
     name: Option<Cow<'static, str>>,
     place: CookieScope,
-    /// Where earlier deploys put the cookie.
+    /// The paths and domains at which earlier deploys set the cookie.
     former: Vec<CookieScope>,
-    /// Bytes of the finished header.
+    /// The most bytes of the finished header.
     budget: usize,
     same_site: SameSite,
-    /// Browsers keep a cookie for each site that embeds the application.
+    /// Whether browsers keep a cookie for each site that embeds the application.
     partitioned: bool,
     plain_http: bool,
-    /// Made for the first cookie, of what is said above.
+    /// The attributes, built from the settings above for the first cookie.
     attributes: OnceLock<Box<str>>,
-    /// The same for the first removals at former places.
+    /// The cookie removals at the former places, built at their first use.
     removals: OnceLock<Box<[HeaderValue]>>,
 }
 
 impl CookieTier {
-    /// A cookie sealed under the first key of a ring, opened under any.
+    /// A cookie that the first key of a ring seals, and that every key of the ring opens.
     pub const fn sealed(ring: KeyRing) -> Self {
         Self {
             ring,
@@ -112,62 +114,63 @@ impl CookieTier {
         }
     }
 
-    /// Another name than `__Host-session`. Two layers in one stack need two names.
+    /// Sets the cookie's name, by default `__Host-session`. Two layers in one stack need two names.
     #[must_use]
     pub fn name(mut self, name: impl Into<Cow<'static, str>>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// [`SameSite::Lax`] if not said.
+    /// Sets the `SameSite` attribute, by default [`SameSite::Lax`].
     #[must_use]
     pub const fn same_site(mut self, same_site: SameSite) -> Self {
         self.same_site = same_site;
         self
     }
 
-    /// Has browsers keep one cookie for each site that embeds the application (`Partitioned`), also where they block
-    /// third-party cookies. Needs [`SameSite::None`].
+    /// Makes browsers keep a separate cookie for each site that embeds the application (`Partitioned`), also where
+    /// browsers block third-party cookies. Needs [`SameSite::None`].
     ///
-    /// A user has a session of its own under each embedding site, and another where the application stands alone: a
-    /// sign-in under one is not a sign-in under the others, and session values are not shared. The values of a principal
-    /// are.
+    /// A user has a separate session under each embedding site, and another session where no site embeds the
+    /// application. A sign-in counts for one of these sessions alone. The sessions don't share session values, but
+    /// share the values of the principal.
     ///
-    /// Give the cookie another [`name`](Self::name) in the deploy that turns this on or off: the browser keeps the cookie
-    /// of before beside the new one, and no response can remove the cookie of before.
+    /// Give the cookie another [`name`](Self::name) in the deploy that turns this setting on or off: the browser keeps
+    /// the earlier cookie beside the new cookie, and no response can remove the earlier cookie.
     #[must_use]
     pub const fn partitioned(mut self) -> Self {
         self.partitioned = true;
         self
     }
 
-    /// Another path than `/`, of up to 1,024 bytes. Needs a name without the prefix `__Host-`.
+    /// Sets the cookie's path, by default `/`, of up to 1,024 bytes. Needs a name without the prefix `__Host-`.
     ///
-    /// The path says to which requests browsers bring the cookie. It does not confine the layer: a request outside of the path
-    /// brings no cookie, so that a write there begins a session of its own, and the new cookie takes the place of the old
-    /// one in the browser. Put the layer around the routes under the path alone.
+    /// The path decides to which requests browsers bring the cookie. The path does not confine the layer: a request
+    /// outside of the path brings no cookie, so a write there begins a new session, whose cookie replaces the earlier
+    /// cookie in the browser. Put the layer around the routes under the path alone.
     #[must_use]
     pub fn path(mut self, path: impl Into<Cow<'static, str>>) -> Self {
         self.place.path = path.into();
         self
     }
 
-    /// Shares the cookie with the hosts of a domain, whose name has up to 255 bytes. Needs a name without the prefix `__Host-`.
+    /// Shares the cookie with the hosts of a domain, whose name has up to 255 bytes. Needs a cookie name without the
+    /// prefix `__Host-`.
     #[must_use]
     pub fn domain(mut self, domain: impl Into<Cow<'static, str>>) -> Self {
         self.place.domain = Some(domain.into());
         self
     }
 
-    /// Declares a place where an earlier deploy put the cookie: that deploy's `path`, and its `domain` or `None`. Call it
-    /// once for each.
+    /// Declares a place at which an earlier deploy set the cookie: that deploy's `path`, and its `domain` or `None`.
+    /// Call `formerly` once for each such place.
     ///
-    /// Browsers tell cookies of one name apart by path and domain, so that a deploy which changes either leaves the old
-    /// cookie beside the new one. Two tokens of one session are that session, of which the newest counts. Tokens of two
-    /// sessions are none ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)): a sign-in is enough to get there. So every
-    /// response that answers a token of ours with a cookie also removes the cookie at each declared place, and so does
-    /// every response to a request with several tokens. Keep the declaration for as long as a session lives, the absolute
-    /// lifetime.
+    /// Browsers distinguish cookies of one name by path and domain. A deploy that changes either leaves the earlier
+    /// cookie beside the new cookie. For two tokens of one session the newest counts. Tokens of two sessions, as after
+    /// a sign-in, give no session ([`CloseReason::Ambiguous`](crate::CloseReason::Ambiguous)). For this reason each
+    /// response that answers a token of this application with a cookie also removes the cookie at each declared place,
+    /// and so does each response to a request with several tokens. Keep the declaration for the absolute lifetime of a
+    /// session.
     #[must_use]
     pub fn formerly<'a>(mut self, path: impl Into<Cow<'static, str>>, domain: impl Into<Option<&'a str>>) -> Self {
         let domain = domain.into().map(|domain| Cow::Owned(domain.to_owned()));
@@ -175,12 +178,11 @@ impl CookieTier {
         self
     }
 
-    /// The bytes that the finished `Set-Cookie` takes at most, with its name and its attributes: 3,000 unless told
-    /// otherwise, from 1,000 to 3,800. Writes that would not fit are refused (`TooLarge`), with the bytes of JSON that would
-    /// fit.
+    /// Sets the most bytes of the finished `Set-Cookie`, with name and attributes: from 1,000 to 3,800, by default
+    /// 3,000. A write that would not fit is refused (`TooLarge`), and the error tells how many bytes of JSON would fit.
     ///
-    /// With 3,000 bytes and the default attributes, one value whose name has five bytes, such as `theme`, may have so many
-    /// bytes of JSON:
+    /// With 3,000 bytes and the default attributes, one value whose name has five bytes, such as `theme`, has room for
+    /// this much JSON, in bytes:
     ///
     /// | declared values | users | the session's value | the user's value |
     /// |---|---|--:|--:|
@@ -189,30 +191,31 @@ impl CookieTier {
     /// | of both scopes | by `identify` | 991 | 990 |
     /// | of both scopes | by `identify_by` | 735 | 990 |
     ///
-    /// A further value takes 12 bytes and its name beside its JSON, a removed value its name and 10 bytes. Three bytes more of
-    /// JSON take four bytes of the header.
+    /// Each further value takes 12 bytes, its name and its JSON. A removed value takes 10 bytes and its name. Three
+    /// bytes of JSON take four bytes of the header.
     ///
-    /// A proxy reads a whole response head into one buffer, of 4 kB in nginx's default, and answers 502 where the head is
-    /// larger. Raise this only where no proxy in front has such a buffer.
+    /// A proxy reads a whole response head into one buffer, of 4 kB in nginx's default, and answers 502 if the head is
+    /// larger. Raise the budget only if no proxy in front has such a buffer.
     ///
-    /// A deploy that lowers this loses nothing: a cookie that is over is still sent whole, and traced with its largest
-    /// names. Writes pass that don't make their owner's part larger, and so does a sign-in within
+    /// A deploy that lowers the budget loses no value: a cookie over the budget is still sent whole, and a trace names
+    /// the largest values. A write passes if the write does not make its owner's part larger. A sign-in passes within
     /// [`identity_room`](crate::SessionsBuilder::identity_room).
     ///
-    /// A deploy that declares the first carried value of principal scope halves the session's part. A session that is
-    /// fuller than the half can refuse a sign-in (`TooLarge`) until its values are fewer, and its oldest values may stay on
-    /// the server alone once the user's part grows.
+    /// The first declared value of principal scope with copies in the browser halves the session's part. A session that
+    /// takes more than the half can refuse a sign-in (`TooLarge`) until the session has fewer values, and the oldest
+    /// values of the session may stay on the server alone once the user's part grows.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.budget = bytes;
         self
     }
 
-    /// For development over plain http: no `Secure`, and `session` for the name. Browsers send such a cookie over any
-    /// connection, where anyone on the way can read and replay it.
+    /// Allows development over plain http: leaves `Secure` out, and names the cookie `session` by default. Browsers
+    /// send such a cookie over any connection, and anyone on the way can read and replay the cookie.
     ///
-    /// Without this, browsers drop the cookie of a page on plain http, and a login there ends with the next request. Chrome and
-    /// Firefox make an exception for loopback, versions of Safari do not. The first such answer to a POST off loopback is traced.
+    /// Without this setting, browsers drop the cookie of a page on plain http, and a sign-in there ends with the next
+    /// request. Chrome and Firefox make an exception for loopback, versions of Safari do not. The first such answer to
+    /// a POST off loopback is traced.
     #[must_use]
     pub const fn plain_http(mut self) -> Self {
         self.plain_http = true;
@@ -227,12 +230,12 @@ impl CookieTier {
         !self.plain_http
     }
 
-    /// Its name, to look for in requests.
+    /// The cookie's name, to find the cookie in requests.
     pub(crate) fn header_name(&self) -> header::Name {
         header::Name::new(self.cookie_name())
     }
 
-    /// The requests with which browsers send the cookie.
+    /// The `SameSite` attribute: the requests with which browsers send the cookie.
     pub(crate) const fn sent(&self) -> SameSite {
         self.same_site
     }
@@ -245,11 +248,11 @@ impl CookieTier {
         Context { cookie: self.cookie_name(), audience, purpose }
     }
 
-    /// Adds the token of a payload to a text. Gives the generation of the ring that sealed it.
+    /// Seals a payload, and appends the token to `text`. Returns the generation of the ring that sealed the token.
     ///
     /// # Errors
     ///
-    /// Where the payload is longer than a cipher or a cookie takes.
+    /// Fails if the payload is longer than a token for the purpose can hold.
     pub(crate) fn seal(
         &self,
         audience: &str,
@@ -263,7 +266,7 @@ impl CookieTier {
         Ok(keys.generation)
     }
 
-    /// Opens a token, if the token is genuine and of this chain.
+    /// Opens a token that this chain's keys sealed for this audience and purpose. Returns `None` for any other bytes.
     pub(crate) fn open(&self, keys: &Keys, audience: &str, purpose: Purpose, token: &[u8]) -> Option<OpenedToken> {
         let opened = seal::open(keys, self.context(audience, purpose), token)?;
         let payload = Box::new(payload::read(opened.payload)?);
@@ -278,9 +281,9 @@ impl CookieTier {
 
 pub(crate) struct OpenedToken {
     pub(crate) id: SessionId,
-    /// Boxed, so that the payload is not moved while its session is looked up.
+    /// Boxed, so that the look-up of the session does not move the payload.
     pub(crate) payload: Box<Payload>,
-    /// Sealed under a key that only opens.
+    /// Whether a retired key sealed the token: a key that only opens.
     pub(crate) retired: bool,
     /// The token's nonce, which no other token shares.
     pub(crate) nonce: [u8; layout::NONCE_LEN],

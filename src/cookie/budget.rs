@@ -1,29 +1,29 @@
-//! The budget of the cookie: how many bytes of entries fit the finished header.
+//! The budget of the cookie: the bytes of entries that fit into the finished header.
 
 use super::{CookieTier, payload::HEAD_MAX, seal, set_cookie::MAX_AGE_IS};
 use crate::record::budget::Budget;
 
-/// The budget of the finished header unless told otherwise: nginx's default buffer holds 4 kB of a whole response head.
+/// The default budget of the finished header: nginx's default buffer holds 4 kB of a whole response head.
 pub(super) const BUDGET: usize = 3_000;
 
-/// The largest budget, and the most that name and value take in any deploy: browsers take 4,096 bytes of both, the lowest
-/// known limit is Safari's 4,093, and an HTTP/2 peer may take 16 KiB of headers in all.
+/// The largest budget, and so the most bytes of name and value in any deploy. Browsers take 4,096 bytes of both, the
+/// lowest known limit is Safari's 4,093, and an HTTP/2 peer may take 16 KiB of headers in all.
 pub(super) const MAX_COOKIE: usize = 3_800;
 
-/// The smallest budget that is of use, for values beside some 300 bytes of every cookie.
+/// The smallest useful budget: every cookie takes some 300 bytes beside its values.
 pub(super) const MIN_COOKIE: usize = 1_000;
 
-/// Of 400 days in seconds.
+/// The digits of the longest `Max-Age`: 400 days in seconds.
 const MAX_AGE_DIGITS: usize = 8;
 
-/// Under so many bytes for entries no configuration is of use.
+/// The fewest bytes for entries with which a configuration is useful.
 const MIN_ENTRIES: usize = 128;
 
 const fn entry_room(token_len: usize) -> usize {
     seal::payload_budget(token_len).saturating_sub(HEAD_MAX)
 }
 
-/// Halves the room where principals have values in the cookie too.
+/// Gives the session all of the room, or half if principals have values in the cookie too.
 const fn split(entries: usize, principals: bool) -> Budget {
     let principal = if principals { entries / 2 } else { 0 };
     Budget { session: entries - principal, principal, identity: 0 }
@@ -35,17 +35,17 @@ impl CookieTier {
         entry_room(self.token_budget()) >= MIN_ENTRIES
     }
 
-    /// Room for entries. Both owners' budgets count with the longest head, so that each accepted write fits.
+    /// Returns the room for entries. The calculation assumes the longest head, so that each accepted write fits.
     pub(crate) fn budget(&self, principals: bool) -> Budget {
         split(entry_room(self.token_budget()), principals)
     }
 
-    /// The same of the largest cookie that any deploy sealed.
+    /// Returns the room for entries in the largest cookie that any deploy may have sealed.
     pub(crate) fn max_budget(&self, principals: bool) -> Budget {
         split(entry_room(MAX_COOKIE - self.cookie_name().len() - 1), principals)
     }
 
-    /// The longest that a token may be, beside the name and the longest attributes.
+    /// Returns the most characters of a token, beside the name and the longest attributes.
     pub(crate) fn token_budget(&self) -> usize {
         let beside = self.cookie_name().len() + 1 + self.attributes().len() + MAX_AGE_IS.len() + MAX_AGE_DIGITS;
         self.budget.saturating_sub(beside)

@@ -1,7 +1,7 @@
-//! Finds our cookie among a request's `Cookie` fields, in bytes: nothing is decoded, copied or put into a jar.
+//! Finds the session cookie among a request's `Cookie` fields, in bytes: without decoding, a copy or a cookie jar.
 //!
-//! The main thing is [`Name::scan`]. What it finds is only what somebody sent under our name; the seal says what is
-//! genuine.
+//! The main function is [`Name::scan`]. Any client can send a value under the cookie's name; only the seal tells a
+//! genuine token.
 
 use std::{fmt, iter};
 
@@ -9,25 +9,27 @@ use http::{HeaderMap, HeaderValue, header::COOKIE};
 use memchr::memchr;
 use smallvec::SmallVec;
 
-/// Beyond these a request counts as one without a session (RUSTSEC-2023-0065 is what a header without caps can cost).
-/// Chromium and Firefox keep at most 180 cookies of a site, and servers commonly take 16 KiB of headers in all.
+/// The caps on a request's cookies. A request over a cap has no session (RUSTSEC-2023-0065 shows the cost of a parser
+/// without caps). Chromium and Firefox keep at most 180 cookies of a site, and servers commonly take 16 KiB of headers
+/// in all.
 const MAX_BYTES: usize = 16 << 10;
 const MAX_PAIRS: usize = 180;
 
-/// So many different values of our name are tried to open, each at the price of a seal.
+/// The most different values of the cookie's name that a request can make this node open, each at the price of a seal.
 const MAX_CANDIDATES: usize = 4;
 
-/// A request's `Cookie` fields, of which HTTP/2 sends many (RFC 9113, 8.2.3): nobody has looked into them yet.
+/// The unparsed `Cookie` fields of a request. HTTP/2 may send several (RFC 9113, 8.2.3).
 ///
-/// They keep alive the buffer that the server read the request into, so that they are to go with the first load.
+/// The fields keep the server's read buffer of the request alive, so the first load must drop the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fields(SmallVec<[HeaderValue; 1]>);
 
 impl Fields {
-    /// Notes the fields, and keeps them out of whatever prints headers, and HTTP/2's header tables (RFC 7541, 7.1.3).
+    /// Clones the fields, and marks them as sensitive: `Debug` does not print sensitive fields, and HTTP/2 keeps them
+    /// out of its header tables (RFC 7541, 7.1.3). Returns `None` for a request without cookies.
     ///
-    /// Every request comes here, so that those without a repeated header cost a look-up. `HeaderMap::entry` would make room
-    /// for an absent field, and panic where there is none.
+    /// Every request pays for this call, so a request without repeated headers costs one look-up. `HeaderMap::entry`
+    /// would reserve room for an absent field, and panic in a map that is full.
     pub(crate) fn note(headers: &mut HeaderMap) -> Option<Self> {
         let note = |field: &mut HeaderValue| {
             field.set_sensitive(true);
@@ -45,20 +47,20 @@ impl Fields {
     }
 }
 
-/// What a request brings under our cookie's name.
+/// The values that a request brings under the cookie's name.
 #[derive(Clone, Debug)]
 pub(crate) enum Scan<'a> {
     Absent,
     Found(Candidates<'a>),
-    /// More bytes or pairs than are read. Nothing is known of it, and no part of it is used.
+    /// The request is over a cap on bytes or pairs. No value of such a request is used.
     Capped,
 }
 
-/// One to four different values, in the order in which they came.
+/// One to four different values, in the order of the request.
 #[derive(Clone)]
 pub(crate) struct Candidates<'a> {
     values: SmallVec<[&'a [u8]; MAX_CANDIDATES]>,
-    /// More came than are tried.
+    /// Whether the request brings more different values than [`MAX_CANDIDATES`].
     cut: bool,
 }
 
@@ -67,7 +69,7 @@ impl<'a> Candidates<'a> {
         self.values.iter().copied()
     }
 
-    /// The only one, if there is no other.
+    /// Returns the only value, or `None` if there are several.
     pub(crate) fn only(&self) -> Option<&'a [u8]> {
         match *self.values {
             [value] => Some(value),
@@ -75,7 +77,7 @@ impl<'a> Candidates<'a> {
         }
     }
 
-    /// Whether more values came than these.
+    /// Whether the request brings more different values than these.
     pub(crate) const fn is_cut(&self) -> bool {
         self.cut
     }
@@ -97,22 +99,22 @@ impl fmt::Debug for Candidates<'_> {
     }
 }
 
-/// The name of our cookie.
+/// The name of the session cookie.
 #[derive(Clone, Debug)]
 pub(crate) struct Name(Box<[u8]>);
 
 impl Name {
-    /// A name has neither `;` nor `=`, nor anything that is trimmed: `build()` has checked it.
+    /// Takes a name that `build()` has checked: without `;`, `=` and blanks.
     pub(crate) fn new(name: &str) -> Self {
         Self(name.as_bytes().into())
     }
 
-    /// Looks through every `Cookie` field for pairs of this name.
+    /// Collects the values of all pairs of this name, from every `Cookie` field.
     ///
-    /// The name is compared as bytes: `%5F%5FHost-` is not `__Host-`, and neither is `__host-` (CVE-2020-7070). Anything
-    /// that is no pair, or has no name, is passed over alone. One pair of double quotes around a value is taken off: a
-    /// server's grammar has them (RFC 6265, section 4.1.1), and clients of RFC 2965 add them (`java.net.CookieManager`).
-    /// No token has a quote, so no two tokens become one.
+    /// The comparison is by bytes: `%5F%5FHost-` is not `__Host-`, and neither is `__host-` (CVE-2020-7070). A piece
+    /// that is no pair, or has no name, is skipped by itself. One pair of double quotes around a value is removed: the
+    /// server grammar allows quotes (RFC 6265, section 4.1.1), and clients of RFC 2965 add them
+    /// (`java.net.CookieManager`). No token contains a quote, so two different tokens never become equal.
     pub(crate) fn scan<'a>(&self, fields: &'a Fields) -> Scan<'a> {
         if fields.iter().map(<[u8]>::len).sum::<usize>() > MAX_BYTES {
             return Scan::Capped;
@@ -131,7 +133,7 @@ impl Name {
         if found.values.is_empty() { Scan::Absent } else { Scan::Found(found) }
     }
 
-    /// The value of a pair of this name. Only blanks may stand between the name and the equals sign.
+    /// Returns the value of a pair of this name. Only blanks may stand between the name and the equals sign.
     fn value<'a>(&self, pair: &'a [u8]) -> Option<&'a [u8]> {
         let value = trim_start(pair.strip_prefix(&*self.0)?).strip_prefix(b"=")?;
         Some(unquote(trim_start(trim_end(value))))
@@ -145,7 +147,7 @@ const fn unquote(value: &[u8]) -> &[u8] {
     }
 }
 
-/// The pairs of a field, good or garbage.
+/// Splits a field at its semicolons. The pieces may be malformed.
 fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut rest = Some(field);
     let next = move || {
@@ -157,8 +159,8 @@ fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     iter::from_fn(next).filter(|pair| !pair.is_empty())
 }
 
-// SP and HTAB and nothing else: RFC 6265bis trims only WSP, and a parser that takes Unicode's spaces too lets a page plant
-// ` __Host-session` past the browser's rule for the prefix.
+// Both trim SP and HTAB alone: RFC 6265bis trims only WSP. A parser that also trims Unicode spaces lets a page plant a
+// cookie such as `\u{2003}__Host-session`, which the browser's rule for the prefix does not cover.
 
 fn trim_start(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
@@ -190,7 +192,7 @@ mod tests {
         Fields::note(&mut headers).unwrap()
     }
 
-    /// The same by the letter of RFC 6265bis: split at semicolons, then at the first equals sign.
+    /// Returns the value of a pair by the letter of RFC 6265bis: split at the first equals sign.
     fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
         let (found, value) = pair.split_at(memchr(b'=', pair)?);
         let value = trim_start(&value[1..]);
@@ -199,7 +201,7 @@ mod tests {
         (trim_end(found) == name.as_bytes()).then_some(inner)
     }
 
-    /// What was found, as text, `None` for a request that was not read.
+    /// Returns the found values as text, or `None` for a request over a cap.
     fn found(fields: &[impl AsRef<[u8]>]) -> Option<Vec<String>> {
         match Name::new(NAME).scan(&note_fields(fields)) {
             Scan::Absent => Some(Vec::new()),
@@ -261,7 +263,7 @@ mod tests {
             let found = found(&[field]).unwrap();
             assert!(found.iter().all(String::is_empty), "{field:?}: {found:?}");
         }
-        // Control characters don't get this far, for `HeaderValue` refuses them; the reader would refuse them too.
+        // `HeaderValue` refuses control characters already; the scan would not trim them either.
         for control in ["\x0b", "\x0c", "\0", "\r", "\n", "\x1f"] {
             let field = format!("{control}__Host-session=x");
             assert_eq!(value_of(field.as_bytes(), NAME), None, "{control:?}");
@@ -270,7 +272,7 @@ mod tests {
     }
 
     proptest! {
-        /// Names that overlap themselves, and all that can stand around one.
+        /// Covers names that overlap themselves, and all characters that can stand around a name.
         #[test]
         fn values_are_those_of_the_letter(
             name in "a|aa|aba|s-s",

@@ -1,6 +1,6 @@
-//! The keys behind the seal: a ring of which the first key seals and all open.
+//! The keys behind the seal: a ring whose first key seals, and whose keys all open.
 //!
-//! The main thing is [`KeyRing`], the handle of the application; a seal works on one snapshot of it, [`Keys`].
+//! The main type is [`KeyRing`], the handle of the application. Each seal uses one snapshot of the ring, [`Keys`].
 
 use std::{
     fmt, iter,
@@ -23,11 +23,11 @@ mod development;
 
 /// The keys of the tokens that browsers carry: the first key seals, all keys open.
 ///
-/// It is a handle: clones share one ring, and [`replace`](Self::replace) on any of them changes it for all.
+/// A `KeyRing` is a handle: clones share one ring, and [`replace`](Self::replace) on any clone changes the keys of all.
 ///
-/// To rotate, put the new key first and keep the old one behind it until the cookies it sealed have expired. They are
-/// sealed again under the new key as they come by. A key that leaves the ring takes its cookies with it at once.
-/// Where several nodes serve one site, give the new key to all of them in second place before it goes first on any.
+/// To rotate, put the new key first, and keep the old key behind it until the cookies of the old key have expired. A
+/// response seals a cookie of the old key again under the new key. The cookies of a key end at once with the removal of
+/// the key. With several nodes, add the new key in second place on all nodes before any node puts the new key first.
 ///
 /// A key is at least 32 random bytes. Guessable keys are refused: text, short patterns, plain sequences, padding
 /// (CVE-2023-27524, a default key that thousands of servers ran with). There is no default key.
@@ -48,28 +48,29 @@ pub struct KeyRing(Arc<Ring>);
 
 struct Ring {
     keys: RwLock<Arc<Keys>>,
-    /// That of the keys. Recognising a token asks for nothing else, and threads that count the holders of one pointer hold
-    /// each other up.
+    /// The generation of `keys`. The recognition of a token reads the generation alone, without a clone of the `Arc`: a
+    /// reference count that all threads change would slow the threads down.
     generation: AtomicU64,
 }
 
 impl KeyRing {
-    /// A ring of raw keys, at least 32 bytes each.
+    /// Makes a ring of raw keys, at least 32 bytes each.
     ///
     /// # Errors
     ///
-    /// Of kind [`Key`](BuildErrorKind::Key): no key at all, one that is too short or can be guessed, or one twice.
+    /// Of kind [`Key`](BuildErrorKind::Key): no key is given, a key is too short or guessable, or a key is given twice.
     pub fn new(keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
         let keys = Keys::derive(1, keys)?;
         let generation = AtomicU64::new(keys.generation);
         Ok(Self(Arc::new(Ring { keys: RwLock::new(Arc::new(keys)), generation })))
     }
 
-    /// A ring of hex keys, separated by commas, with blanks around them or not: `openssl rand -hex 32` makes one.
+    /// Makes a ring of hex keys, separated by commas, with optional blanks around each key. `openssl rand -hex 32`
+    /// makes a key.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new) has them, and for what is not hex.
+    /// Those of [`new`](Self::new), and a key is not hex.
     pub fn from_hex(keys: &str) -> Result<Self, BuildError> {
         let keys: Vec<_> = (1..)
             .zip(keys.split(','))
@@ -78,14 +79,14 @@ impl KeyRing {
         Self::new(keys)
     }
 
-    /// The ring that an environment variable holds in the form of [`from_hex`](Self::from_hex).
+    /// Makes a ring of the keys in an environment variable, in the form of [`from_hex`](Self::from_hex).
     ///
     /// `export SESSION_KEYS=$(openssl rand -hex 32)` sets a new key. [`development`](Self::development) keeps a key for
     /// development, where the variable need not be set.
     ///
     /// # Errors
     ///
-    /// As [`from_hex`](Self::from_hex) has them, and for a variable that is not set; each names the variable.
+    /// Those of [`from_hex`](Self::from_hex), and the variable is not set. Each error names the variable.
     pub fn from_env(variable: &str) -> Result<Self, BuildError> {
         // Not `env::var`: its error prints a text that is not Unicode, which may be a key.
         let text = std::env::var_os(variable).ok_or_else(|| {
@@ -100,27 +101,27 @@ impl KeyRing {
             .map_err(|error| BuildErrorKind::Key.error(format!("`{variable}`: {error}")))
     }
 
-    /// A ring of one new key from the operating system's generator.
+    /// Makes a ring of one new key from the operating system's generator.
     ///
-    /// The key's sessions end with the process, and no other node opens its tokens: for tests, and for a single node whose
-    /// sessions may end with every restart.
+    /// The key's sessions end with the process, and no other node opens its tokens: for tests, and for a single node
+    /// whose sessions may end with every restart.
     ///
     /// # Errors
     ///
-    /// Where the operating system has no randomness to give.
+    /// Fails if the operating system gives no randomness.
     pub fn generate() -> Result<Self, BuildError> {
         Self::new([&*random::<NEW_LEN>()?])
     }
 
-    /// Changes the keys for all clones of this handle; the next request seals and opens with the new ones.
+    /// Replaces the keys for all clones of this handle. The next request seals and opens with the new keys.
     ///
-    /// A session whose token only a removed key opens is no session any more, in memory too.
+    /// A token of a removed key no longer opens, not even a token whose session is in memory.
     ///
     /// # Errors
     ///
-    /// As [`new`](Self::new) has them; then nothing has changed.
+    /// Those of [`new`](Self::new). After an error the earlier keys stay.
     pub fn replace(&self, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<(), BuildError> {
-        // Derived before the lock is taken: an iterator of the caller's may panic, or come back to this ring.
+        // Derived before the lock is taken: the caller's iterator may panic, or use this ring.
         let mut new = Keys::derive(0, keys)?;
         let mut keys = self.0.keys.write().unwrap_or_else(PoisonError::into_inner);
         new.generation = keys.generation + 1;
@@ -129,12 +130,12 @@ impl KeyRing {
         Ok(())
     }
 
-    /// The keys of now, unmoved by a `replace` in between.
+    /// Returns a snapshot of the keys, which a later `replace` does not change.
     pub(crate) fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.0.keys.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Counts the replacements, as [`Keys::generation`] does.
+    /// Returns the present [`Keys::generation`].
     pub(crate) fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
@@ -148,7 +149,8 @@ impl fmt::Debug for KeyRing {
 
 /// The subkeys of one generation of a ring.
 pub(crate) struct Keys {
-    /// Counts the replacements, from 1. A conclusion from a seal holds as long as the generation stays.
+    /// The number of this set of keys: 1, and one more after each replacement. A cached result of an opened token is
+    /// valid only for the same generation.
     pub(crate) generation: u64,
     sealing: Key,
     retired: Vec<Key>,
@@ -159,7 +161,7 @@ pub(crate) struct Keys {
 pub(crate) enum Standing {
     /// The key seals.
     Sealing,
-    /// The key only opens: seal again at the next chance.
+    /// The key only opens. The next response should seal the cookie again.
     Retired,
 }
 
@@ -168,7 +170,7 @@ impl Keys {
         let mut keys = (1..).zip(keys);
         let (number, first) = keys.next().ok_or_else(|| refusal("a key ring needs a key"))?;
         let sealing = Key::derive(number, first.as_ref())?;
-        // All its room at once: a vector that grows leaves copies of the keys behind, which nothing wipes.
+        // Reserves all of the room at once: a vector that grows leaves unwiped copies of the keys in freed memory.
         let retired = Vec::with_capacity(keys.size_hint().0);
         let mut ring = Self { generation, sealing, retired };
         for (number, key) in keys {
@@ -199,7 +201,7 @@ impl KeyId {
     pub(super) const LEN: usize = 4;
 }
 
-/// The ciphers that are derived from one key of a ring, one per purpose. The key itself is not kept.
+/// The ciphers that are derived from one key of a ring, one cipher per purpose. The ring does not keep the key itself.
 pub(crate) struct Key {
     pub(super) id: KeyId,
     pub(super) cookie: Xaes256Gcm,
@@ -218,7 +220,7 @@ impl Key {
         if let Some(weakness) = weakness(key) {
             return Err(refusal(format_args!("key {number} {weakness}")));
         }
-        // RFC 5869. A key has entropy of its own, and so needs no salt.
+        // RFC 5869. A random key has full entropy, and so needs no salt.
         let hkdf = Hkdf::<Sha256>::new(None, key);
         let subkey = |info: &str| {
             let mut subkey = Zeroizing::new([0; 32]);
@@ -237,8 +239,8 @@ impl Key {
     }
 }
 
-/// The sign that a key was not drawn at random: a passphrase, sample configuration, an encoded text in place of its bytes.
-/// The check refuses one good key of 32 bytes in 2^32 too.
+/// Describes the sign of a key that is not random: a passphrase, a sample from documentation, hex text in place of its
+/// bytes. The check also refuses about one in 2^32 random keys of 32 bytes.
 fn weakness(key: &[u8]) -> Option<&'static str> {
     let repeats = |period| key[period..] == key[..key.len() - period];
     let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();
@@ -252,17 +254,17 @@ fn weakness(key: &[u8]) -> Option<&'static str> {
     } else if (1..=key.len() / 2).any(repeats) {
         Some("repeats itself")
     } else if distinct < 18 {
-        // What 16 random bytes and padding can have. Of 32 random bytes, one in 10^13 has as few.
+        // 16 random bytes and padding have up to 17 different bytes. One in 10^13 random keys of 32 bytes has so few.
         Some("has too few different bytes")
     } else {
         None
     }
 }
 
-/// The length of a new key. Twice the least: random bytes of this length are never mistaken for text.
+/// The length of a new key, in bytes: twice the minimum, so that the check never mistakes random bytes for text.
 const NEW_LEN: usize = 2 * Key::MIN_LEN;
 
-/// The bytes of a new key, from the operating system's generator.
+/// Returns random bytes of the operating system's generator, for a new key.
 pub(super) fn random<const LEN: usize>() -> Result<Zeroizing<[u8; LEN]>, BuildError> {
     let mut key = Zeroizing::new([0; LEN]);
     let failed = BuildErrorKind::Key.error("the operating system gave no randomness for a key");
@@ -290,7 +292,7 @@ mod tests {
 
     use super::*;
 
-    /// A key that nobody can copy from here into a configuration.
+    /// Derives a key for tests. The source contains no literal key that a configuration could copy.
     fn key(number: u32) -> [u8; 32] {
         Sha256::digest(format!("layered-session test key {number}")).into()
     }
@@ -335,7 +337,7 @@ mod tests {
         assert!(refused(KeyRing::new([[0; 0]; 0])).contains("needs a key"));
         assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 of at least 32 bytes"));
         assert!(refused(KeyRing::new([key(1), key(2), key(1)])).contains("key 3"));
-        // Found by search: two keys of one id, of which the second could never be chosen.
+        // Found by search: two keys with the same id. A look-up by id would never find the second.
         assert!(refused(KeyRing::new([key(99_437), key(112_683)])).contains("key 2"));
     }
 
@@ -354,7 +356,7 @@ mod tests {
     #[test]
     fn the_environment_is_named_in_its_errors() {
         assert!(refused(KeyRing::from_env("NO_SUCH_KEYS")).starts_with("`NO_SUCH_KEYS` is not set"));
-        // Set wherever tests run, and never hex.
+        // `PATH` is set in every test environment, and is never hex.
         assert!(refused(KeyRing::from_env("PATH")).starts_with("`PATH`: key 1 is not hex"));
     }
 

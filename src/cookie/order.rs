@@ -10,16 +10,16 @@
 //! | 1 | number of adopted names |
 //! | | each adopted name, after its length in 1 byte |
 //!
-//! The named id is the token's own id, which the token has in clear. With neither flag 2 nor flag 4 the order names no id,
-//! and the token's own id is the begun id. The principal of the order is the payload's. The user who signs in and the
-//! values that the turn grants are entries of the payload.
+//! The named id is the token's own id, which stands in the token in clear. With neither flag 2 nor flag 4 the order
+//! names no id, and the token's own id is the begun id. The principal of the order is the payload's. The user who signs
+//! in and the values that the turn grants are entries of the payload.
 
 use super::reader::Reader;
 use crate::{id::SessionId, version::Version};
 
 const NO_COOKIE: u8 = 1;
 
-/// The most sessions that a removal names beside its own.
+/// The most begun sessions that a removal names beside its own session.
 pub(crate) const MOST_BEGUN: usize = 15;
 
 /// The order in a turn token.
@@ -29,9 +29,10 @@ pub(crate) struct Order {
     pub(crate) named: Named,
     /// No request has brought the session yet, or the handle's own end may have removed its cookie.
     pub(crate) no_cookie: bool,
-    /// The session that the turn begins. A removal names more sessions here that end with its own.
+    /// The id of the session that the turn begins. A removal names further sessions here, which end with its own
+    /// session.
     pub(crate) begun: Vec<SessionId>,
-    /// The begun session's birth, drawn when ordered.
+    /// The birth of the begun session: the version at which the order was made.
     pub(crate) birth: Version,
     /// Wire names of the values that a sign-in adopts.
     pub(crate) adopts: Vec<Box<str>>,
@@ -45,7 +46,7 @@ pub(crate) enum Turn {
     SignIn = 2,
 }
 
-/// How the id that the browser may hold stood when the turn was ordered, as its flag.
+/// The state of the id that the browser may hold, at the moment of the order, as its flag.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Named {
     /// The order names no id.
@@ -70,7 +71,7 @@ impl Order {
         bytes
     }
 
-    /// Reads an order from the front of what follows a payload's head.
+    /// Reads an order from the bytes that follow a payload's head. Returns `None` for any other form.
     pub(super) fn read(reader: &mut Reader<'_>) -> Option<Self> {
         let turn = match reader.byte()? {
             0 => Turn::Remove,
@@ -93,7 +94,8 @@ impl Order {
             adopts.push(std::str::from_utf8(reader.name()?).ok()?.into());
         }
         let order = Self { turn, named, no_cookie: flags & NO_COOKIE != 0, begun, birth, adopts };
-        // A turn that begins no session, or a removal that ends none, is no order of this format.
+        // Invalid: a sign-in or a renewal that does not begin exactly one session, a removal that names no id of its
+        // own.
         let whole = match turn {
             Turn::Remove => named != Named::Nothing && order.begun.len() <= MOST_BEGUN,
             Turn::Renew | Turn::SignIn => order.begun.len() == 1,

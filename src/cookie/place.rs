@@ -1,4 +1,4 @@
-//! The places of a browser where a cookie can stand, and what may be said of them.
+//! [`CookieScope`]: the path and the domain of a cookie, and the rules of browsers for both.
 
 use std::borrow::Cow;
 
@@ -6,18 +6,18 @@ use cookie::Cookie;
 
 use super::CookieTier;
 
-/// The most bytes of an attribute that browsers read (RFC 6265bis, 5.6). Instead of a longer path,
-/// browsers take the directory of the request.
+/// The most bytes of an attribute that browsers read (RFC 6265bis, 5.6). Browsers replace a longer path by the
+/// directory of the request.
 const MAX_PATH: usize = 1_024;
 
 /// The most bytes of a domain name (RFC 1035, 2.3.4).
 const MAX_DOMAIN: usize = 255;
 
-/// What tells a cookie from others of its name (RFC 6265bis, 5.7).
+/// The path and the domain, by which browsers distinguish cookies of one name (RFC 6265bis, 5.7).
 #[derive(Clone, Debug)]
 pub(super) struct CookieScope {
     pub(super) path: Cow<'static, str>,
-    /// None for the host that sent the cookie alone.
+    /// `None` limits the cookie to the host that set the cookie.
     pub(super) domain: Option<Cow<'static, str>>,
 }
 
@@ -26,12 +26,12 @@ impl CookieScope {
         Self { path: Cow::Borrowed("/"), domain: None }
     }
 
-    /// Whether browsers take a cookie there whose name begins with `__Host-`.
+    /// Whether browsers accept a cookie with this path and domain whose name begins with `__Host-`.
     pub(super) fn is_root(&self) -> bool {
         self.domain.is_none() && self.path == "/"
     }
 
-    /// All of a tier's `Set-Cookie` there but the value and `Max-Age`.
+    /// Returns the attributes of a tier's `Set-Cookie` for this path and domain, without `Max-Age`.
     pub(super) fn attributes(&self, tier: &CookieTier) -> Box<str> {
         let mut cookie = Cookie::build((tier.cookie_name(), ""))
             .path(&*self.path)
@@ -46,7 +46,7 @@ impl CookieScope {
         cookie[tier.cookie_name().len() + 1..].into()
     }
 
-    /// The attribute that browsers would read in another way than it was meant, with the remedy.
+    /// Describes the first attribute that browsers would misread, with the remedy.
     pub(super) fn flaw(&self) -> Option<String> {
         let Self { path, domain } = self;
         let domain = domain.as_deref();
@@ -65,8 +65,8 @@ impl CookieScope {
     }
 }
 
-/// Whether a domain has two labels at least. Browsers refuse a cookie of a bare top-level name (RFC 6265bis, 5.7), and
-/// ignore a leading point.
+/// Whether a domain is a host name of at least two labels. Browsers refuse a cookie of a bare top-level name (RFC
+/// 6265bis, 5.7), and ignore a leading dot.
 fn is_domain(domain: &str) -> bool {
     let is_label = |label: &str| {
         !label.is_empty() && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
@@ -75,7 +75,7 @@ fn is_domain(domain: &str) -> bool {
     name.contains('.') && name.split('.').all(is_label)
 }
 
-/// As browsers compare: paths exactly, domains without their case and a leading point.
+/// Compares as browsers do: paths exactly, domains without case and without a leading dot.
 impl PartialEq for CookieScope {
     fn eq(&self, other: &Self) -> bool {
         let domain = |place: &Self| {

@@ -2,10 +2,10 @@
 
 use crate::{time::Wall, value::MAX_NAME, version::Version};
 
-/// The length of a time.
+/// The length of a time, in bytes.
 pub(super) const TIME_LEN: usize = 6;
 
-/// Reads fields from the front of a payload.
+/// The unread rest of a payload. Each method reads a field from the front, or returns `None` if the rest is too short.
 #[derive(Clone, Copy)]
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
@@ -35,7 +35,7 @@ impl<'a> Reader<'a> {
         Some(Wall(u64::from_be_bytes([0, 0, a, b, c, d, e, f])))
     }
 
-    /// A name of a value, after its length.
+    /// Reads the name of a value, with the length before the name.
     pub(super) fn name(&mut self) -> Option<&'a [u8]> {
         let len = usize::from(self.byte()?);
         if len > MAX_NAME { None } else { self.take(len) }

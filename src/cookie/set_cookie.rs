@@ -14,22 +14,23 @@ use crate::{id::SessionId, record::life::MAX_AGE};
 
 pub(super) const MAX_AGE_IS: &str = "; Max-Age=";
 
-/// The header that gives the browser its cookie.
+/// A `Set-Cookie` header that gives a browser its cookie.
 pub(crate) struct SetCookie {
     pub(crate) header: HeaderValue,
     /// The token's place in the header.
     pub(crate) token: Range<usize>,
-    /// The generation of the ring that sealed it.
+    /// The generation of the ring that sealed the token.
     pub(crate) ring: u64,
 }
 
 impl CookieTier {
-    /// `Set-Cookie` with the payload of a session that ends in so long. The cookie expires 60 s earlier, so that a browser
-    /// whose clock runs late does not show a session that is over.
+    /// Returns the `Set-Cookie` with a sealed payload. `ends_in` is the session's remaining time; the cookie expires 60
+    /// s earlier, or at half of the time under two minutes, so that a browser with a late clock brings no expired
+    /// session. With `None` the cookie ends with the browser.
     ///
     /// # Errors
     ///
-    /// Where the payload is longer than a cookie takes.
+    /// Fails if the payload is longer than a cookie can hold.
     pub(crate) fn creation(
         &self,
         audience: &str,
@@ -38,7 +39,7 @@ impl CookieTier {
         ends_in: Option<Duration>,
     ) -> Result<Option<SetCookie>, seal::SealError> {
         let early = |left: Duration| left.saturating_sub(Duration::from_secs(60).min(left / 2));
-        // Never `Max-Age=0`, which would be a removal.
+        // At least 1: `Max-Age=0` would remove the cookie.
         let max_age = ends_in.map(|left| early(left).clamp(Duration::from_secs(1), MAX_AGE));
         let max_age = max_age.map(|max_age| max_age.as_secs());
         let digits = |seconds: u64| 1 + seconds.checked_ilog10().unwrap_or_default() as usize;
@@ -46,11 +47,11 @@ impl CookieTier {
         let (name, attributes) = (self.cookie_name(), self.attributes());
         let at = name.len() + 1;
         let token = at..at + sealed_len(payload.as_slice().len());
-        // The exact length: spare room would make `HeaderValue` keep a count of holders in memory of its own.
+        // The exact length: with spare capacity, `HeaderValue` would allocate a separate reference count.
         let mut header = Vec::with_capacity(token.end + attributes.len() + asked);
         header.extend_from_slice(name.as_bytes());
         header.push(b'=');
-        // Into the header at once: a token is hundreds of bytes, and would be copied and measured twice.
+        // Sealed directly into the header, which saves a second copy of the token's hundreds of bytes.
         let ring = self.seal(audience, Purpose::Cookie, id, payload, &mut header)?;
         header.extend_from_slice(attributes.as_bytes());
         if let Some(seconds) = max_age {
@@ -59,12 +60,13 @@ impl CookieTier {
         Ok(sensitive(header).map(|header| SetCookie { header, token, ring }))
     }
 
-    /// `Set-Cookie` of a removal. The attributes are those of the creation, or the browser would not match the two.
+    /// Returns the `Set-Cookie` that removes the cookie. The attributes equal those of the creation: a browser matches
+    /// the two cookies by path and domain.
     pub(crate) fn removal(&self) -> Option<HeaderValue> {
         self.removal_with(self.attributes())
     }
 
-    /// The same for each place where an earlier deploy put the cookie.
+    /// Returns a cookie removal for each place at which an earlier deploy set the cookie.
     pub(crate) fn former_removals(&self) -> &[HeaderValue] {
         self.removals.get_or_init(|| {
             let removal = |place: &CookieScope| self.removal_with(&place.attributes(self));
@@ -76,13 +78,14 @@ impl CookieTier {
         sensitive(format!("{}={attributes}{MAX_AGE_IS}0", self.cookie_name()).into())
     }
 
-    /// All but the value and `Max-Age`, which alone differ from one cookie to the next.
+    /// Returns the attributes that all cookies of this tier share: all except `Max-Age`.
     pub(super) fn attributes(&self) -> &str {
         self.attributes.get_or_init(|| self.place.attributes(self))
     }
 }
 
-/// Nothing but base64url and attributes checked at `build()` gets here, so there always is a header to give.
+/// Makes a header of bytes, and marks the header as sensitive. The bytes are base64url and attributes that `build()`
+/// has checked, so the header is always valid.
 fn sensitive(header: Vec<u8>) -> Option<HeaderValue> {
     let mut header = HeaderValue::try_from(header).ok()?;
     header.set_sensitive(true);
@@ -104,7 +107,7 @@ mod tests {
         unsealed
     }
 
-    /// The header that a creation of some token would be, the token left out but for a letter.
+    /// Returns the header of a creation, with the letter `t` in place of the token.
     fn creation(tier: &CookieTier, ends_in: Option<Duration>) -> String {
         let id = SessionId::mint().unwrap();
         let SetCookie { header, token, .. } = tier.creation("", &id, unsealed(b"7"), ends_in).unwrap().unwrap();

@@ -20,22 +20,23 @@ const FOLDER: &str = "layered-session";
 /// The most characters of an application's name.
 const MAX_NAME: usize = 64;
 
-/// The applications of which this process has traced that their keys are for development.
-static TOLD: Mutex<Vec<String>> = Mutex::new(Vec::new());
+/// The applications for which this process has traced the warning.
+static WARNED: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 impl KeyRing {
-    /// The development ring of an application: one random key, which this machine keeps for its user.
+    /// Returns the development ring of an application: one random key, which this machine keeps for its user.
     ///
-    /// The first call makes the key, and every later start reads it, so that a restart ends no session and nothing has to
-    /// be configured. Processes that start at the same time get the same key. Each process traces a warning at its first
-    /// call.
+    /// The first call makes the key, and each later start reads the key. A restart ends no session, and the key needs
+    /// no configuration. Processes that start at the same time get the same key. Each process traces a warning at its
+    /// first call for an application.
     ///
-    /// The key stands in `layered-session/<application>.key` under the user's state directory, readable for that user
-    /// alone. The state directory is `$XDG_STATE_HOME`, else `~/.local/state`, on macOS too; on Windows `%LOCALAPPDATA%`.
-    /// The working tree is no place for a key, since a commit or a container image would take the key along.
+    /// The key's file is `layered-session/<application>.key` under the user's state directory. Only that user can read
+    /// the file. The state directory is `$XDG_STATE_HOME`, else `~/.local/state`, on macOS too; on Windows
+    /// `%LOCALAPPDATA%`. The working tree is no place for a key, since a commit or a container image would take the key
+    /// along.
     ///
-    /// The function exists under `debug_assertions` alone. An application that calls the function in a release build does
-    /// not compile:
+    /// The function exists under `debug_assertions` alone. An application that calls the function in a release build
+    /// does not compile:
     ///
     /// ```no_run
     /// use layered_session::{BuildError, KeyRing};
@@ -67,12 +68,12 @@ impl KeyRing {
             .ok_or_else(|| refusal("this user has no state directory for a development key", "set `HOME`"))?;
         let path = path_in(&state, application);
         let ring = kept(&path)?;
-        tell_once(application, &path);
+        warn_once(application, &path);
         Ok(ring)
     }
 }
 
-/// Refuses a name that could leave the folder, or that a file system might not take.
+/// Refuses a name that could leave the folder, or that a file system might refuse.
 fn check(application: &str) -> Result<(), BuildError> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if (1..=MAX_NAME).contains(&application.len()) && application.bytes().all(is_plain) {
@@ -83,10 +84,11 @@ fn check(application: &str) -> Result<(), BuildError> {
     Err(BuildErrorKind::Key.error(message))
 }
 
-/// The directory in which a user's programs keep what outlives a restart and belongs to one machine.
+/// Returns the directory in which a user's programs keep state that outlives a restart and belongs to one machine.
 #[cfg(unix)]
 fn state_directory() -> Option<PathBuf> {
-    // A relative path would lead into the working tree, and the XDG base directory specification has it ignored.
+    // A relative path would lead into the working tree. The XDG base directory specification says to ignore such a
+    // path.
     let absolute = |path: &PathBuf| path.is_absolute();
     let declared = env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(absolute);
     declared.or_else(|| Some(env::home_dir().filter(absolute)?.join(".local/state")))
@@ -106,7 +108,7 @@ fn path_in(state: &Path, application: &str) -> PathBuf {
     state.join(FOLDER).join(format!("{application}.key"))
 }
 
-/// The ring of the key in a file, which is made where there is none.
+/// Returns the ring of the key in a file, and makes an absent file first.
 fn kept(path: &Path) -> Result<KeyRing, BuildError> {
     if fs::symlink_metadata(path).is_err() {
         make(path)?;
@@ -117,7 +119,7 @@ fn kept(path: &Path) -> Result<KeyRing, BuildError> {
     })
 }
 
-/// Makes the file with a new key, unless another process is first.
+/// Makes the file with a new key. If another process makes the file first, that file stays.
 fn make(path: &Path) -> Result<(), BuildError> {
     let failed = |error: io::Error| {
         let what = format_args!("the development key `{}` can't be made", path.display());
@@ -132,8 +134,9 @@ fn make(path: &Path) -> Result<(), BuildError> {
     if let Some(folder) = path.parent() {
         private_folder(folder).map_err(failed)?;
     }
-    // Written whole under a name of its own, and then linked: no reader sees half a key, and of two processes that start
-    // at once both read the key that was there first. A process id would name the draft that a crash left in a container.
+    // The draft is written whole, and then linked to the final name: no reader sees half a key, and two processes that
+    // start at once both read the key that was linked first. The draft's name is random, not the process id: in a
+    // container, a restart after a crash has the same process id as the draft of the crashed process.
     let draft = path.with_extension(format!("{:016x}.draft", rand::random::<u64>()));
     let made = private_file(&draft).and_then(|mut file| {
         file.write_all(line.as_bytes())?;
@@ -147,19 +150,19 @@ fn make(path: &Path) -> Result<(), BuildError> {
     }
 }
 
-/// The text of the file, if nobody but its user can read the file.
+/// Reads the text of the file. Refuses a file that other users can read.
 fn read(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let shown = path.display();
     let failed = |error: io::Error| {
         refusal(format_args!("the development key `{shown}` can't be read"), "remove the file").caused_by(error)
     };
-    // Before the file is opened: a named pipe would hold the process up, and a link could lead anywhere.
+    // Checked before the file is opened: a named pipe would block the process, and a link could lead anywhere.
     if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
         return Err(refusal(format_args!("the development key `{shown}` is no regular file"), "remove it"));
     }
     let mut file = File::open(path).map_err(failed)?;
     if is_open_to_others(&file.metadata().map_err(failed)?) {
-        // A tighter mode would not take the key back from its readers.
+        // A stricter mode now would not help: other users may have read the key before.
         return Err(refusal(format_args!("other users can read the development key `{shown}`"), "remove the file"));
     }
     let mut text = Zeroizing::new(String::new());
@@ -167,19 +170,20 @@ fn read(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     Ok(text)
 }
 
-/// Whether the mode lets other users do anything. A file of another user's whose mode does not can't be opened.
+/// Whether the mode gives other users any permission. Without such a permission, a file that another user owns does not
+/// open, so a file that opens belongs to this user.
 #[cfg(unix)]
 fn is_open_to_others(file: &Metadata) -> bool {
     std::os::unix::fs::PermissionsExt::mode(&file.permissions()) & 0o077 != 0
 }
 
-/// Elsewhere the rights of a file are those of the user's profile, in which the file stands.
+/// On other systems the file inherits the permissions of the user's profile, which contains the file.
 #[cfg(not(unix))]
 const fn is_open_to_others(_: &Metadata) -> bool {
     false
 }
 
-/// Makes a folder and those above it, for this user alone.
+/// Makes a folder and its absent parents, readable for this user alone.
 fn private_folder(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -188,7 +192,7 @@ fn private_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// A new file that nobody else may read.
+/// Makes a new file that this user alone may read.
 fn private_file(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
@@ -197,14 +201,14 @@ fn private_file(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Traces that a development key seals, once for each application of this process.
-fn tell_once(application: &str, path: &Path) {
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.iter().any(|name| name == application) {
+/// Traces the warning that a development key seals, once for each application of this process.
+fn warn_once(application: &str, path: &Path) {
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.iter().any(|name| name == application) {
         return;
     }
-    told.push(application.to_owned());
-    drop(told);
+    warned.push(application.to_owned());
+    drop(warned);
     tracing::warn!(
         path = %path.display(),
         "a development key seals the sessions: in production use `KeyRing::from_env`, with the output of \
@@ -230,10 +234,10 @@ mod tests {
 
     use super::*;
 
-    /// The variable that tells [`child`] which directory is the state directory.
+    /// The variable that names the state directory for [`child`].
     const STATE: &str = "XDG_STATE_HOME";
 
-    /// A state directory of one test.
+    /// A temporary state directory of one test.
     struct State(PathBuf);
 
     impl State {
@@ -273,7 +277,7 @@ mod tests {
         error.to_string()
     }
 
-    /// Refused, with the path and both remedies.
+    /// Asserts that the file is refused, and that the error names the path and both remedies.
     fn refused(path: &Path, what: &str) {
         let message = message(kept(path));
         for part in [what, &*path.to_string_lossy(), "remove ", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
@@ -348,8 +352,8 @@ mod tests {
         }
     }
 
-    /// [`KeyRing::development`] in a process of its own, which alone has environment variables of its own: prints the key's
-    /// id, or the error.
+    /// Calls [`KeyRing::development`] in a separate process, since only a process has separate environment variables.
+    /// Prints the key's id, or the error.
     #[test]
     #[ignore = "a process that other tests start"]
     fn child() {
@@ -380,7 +384,7 @@ mod tests {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The line of the output that begins in this way.
+    /// Returns the output's first occurrence of a text, to the end of its line.
     fn line<'a>(output: &'a str, begins: &str) -> &'a str {
         output.lines().find_map(|line| Some(&line[line.find(begins)?..])).unwrap_or_else(|| panic!("{output}"))
     }
