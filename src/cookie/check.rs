@@ -47,7 +47,7 @@ impl CookieTier {
     }
 }
 
-/// RFC 9110, 5.6.2.
+/// Whether a byte may stand in a token of HTTP (RFC 9110, 5.6.2).
 fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -1,6 +1,7 @@
 //! The payload of a token: the session's lifetimes, the order of a turn, and the values with their versions.
 //!
-//! Every field has a fixed width and is big-endian. Times are milliseconds since 1970 in 6 bytes, versions take 8 bytes.
+//! Every field has a fixed width and is big-endian. Times are milliseconds since 1970 in 6 bytes, versions take 8
+//! bytes.
 //!
 //! | bytes | field |
 //! |--:|---|
@@ -56,27 +57,27 @@ const PRINCIPALS: u8 = 1;
 const TOMBSTONE: u8 = 2;
 const GRANTED: u8 = 4;
 
-/// The length of everything before the entries, at most. Only turn tokens have an order, and they have a bound of their
-/// own.
+/// The most bytes before the entries, without an order. Only turn tokens have an order, and turn tokens have a separate
+/// bound.
 pub(crate) const HEAD_MAX: usize = 1 + 8 + 4 * TIME_LEN + 8 + TIME_LEN + 8 + 16 + SessionId::LEN;
 
-/// Everything but the entries.
+/// The fields before the entries, without the order.
 #[derive(Clone, Debug)]
 pub(crate) struct Head {
     pub(crate) life: LifeFields<Wall>,
     pub(crate) issued: Wall,
     pub(crate) idle_deadline: Wall,
     pub(crate) principal: Option<PrincipalTag>,
-    /// The id that the session had before its last turn, for as long as other nodes may have to be told.
+    /// The id that the session had before its last turn, as long as other nodes may not know of the turn.
     pub(crate) predecessor: Option<Predecessor>,
 }
 
-/// Whose value an entry is.
+/// The owner of an entry's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EntryOwner {
     Session,
     Principal,
-    /// The session's that an order begins.
+    /// The session that an order begins.
     Begun,
 }
 
@@ -90,7 +91,7 @@ impl EntryOwner {
     }
 }
 
-/// One value, as a part of the payload's bytes.
+/// One value or tombstone, as a part of the payload's bytes.
 #[derive(Clone, Copy)]
 pub(crate) struct Entry<'a> {
     pub(crate) owner: EntryOwner,
@@ -105,18 +106,18 @@ impl<'a> Entry<'a> {
         Self { owner, name: name.as_bytes(), version: stored.version, json: stored.json.as_deref() }
     }
 
-    /// The name, of a value that no declaration names.
+    /// Returns the name as text, for a value that is not declared.
     pub(crate) fn text(&self) -> &'a str {
         std::str::from_utf8(self.name).unwrap_or_default()
     }
 
-    /// How many bytes it takes.
+    /// Returns the entry's length in the payload, in bytes.
     pub(crate) fn len(&self) -> usize {
         entry_len(self.name.len(), self.json.map(<[u8]>::len))
     }
 }
 
-/// An opened payload. The entries stay where they were opened, and are copied only into the records that take them.
+/// An opened payload. The entries stay in the opened buffer; only a merge copies an entry into a record.
 #[derive(Debug)]
 pub(crate) struct Payload {
     pub(crate) head: Head,
@@ -130,7 +131,7 @@ pub(crate) struct Payload {
 impl Payload {
     pub(crate) fn entries(&self, owner: EntryOwner) -> impl Iterator<Item = Entry<'_>> + Clone {
         let all = read_entries(&self.bytes.as_slice()[self.entries_at..]);
-        // `take` ends behind the last entry, so that the rest is not read again.
+        // `take` ends after the owner's last entry, so that the iterator does not read the rest again.
         all.filter(move |entry| entry.owner == owner).take(self.count(owner))
     }
 
@@ -145,7 +146,7 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Begins a payload; only a turn token's has an order.
+    /// Begins a payload. Only a turn token has an order.
     pub(crate) fn new(head: &Head, order: Option<&Order>) -> Self {
         let LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } =
             head.life;
@@ -158,7 +159,7 @@ impl Writer {
         };
         flags |= if order.is_some() { HAS_ORDER } else { 0 };
         let idle = Millis::of_span(idle);
-        // Enough for a few values.
+        // Room for a few values.
         let mut written = PlaintextBuffer::with_room(256);
         written.extend(&[flags]);
         written.extend(&generation.to_be_bytes());
@@ -181,7 +182,7 @@ impl Writer {
         Self { bytes: written, entries_at }
     }
 
-    /// Adds an entry. Returns false, and adds nothing, for JSON that is longer than any token.
+    /// Adds an entry. Returns false, and adds nothing, if the JSON is longer than any token.
     pub(crate) fn entry(&mut self, entry: Entry<'_>) -> bool {
         let Entry { owner: whose, name, version, json } = entry;
         let Ok(json_len) = u16::try_from(json.map_or(0, <[u8]>::len)) else { return false };
@@ -197,12 +198,12 @@ impl Writer {
         true
     }
 
-    /// The written entries, of both owners.
+    /// Returns the written entries, of all owners.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Entry<'_>> {
         read_entries(&self.bytes.as_slice()[self.entries_at..])
     }
 
-    /// How many bytes the entries take.
+    /// Returns the length of the entries, in bytes.
     pub(crate) fn entries_len(&self) -> usize {
         self.bytes.as_slice().len() - self.entries_at
     }
@@ -217,8 +218,8 @@ fn time_bytes(time: u64) -> [u8; TIME_LEN] {
     bytes
 }
 
-/// Reads a payload that a seal of ours vouched for. `None` is a format that this build does not know: as good as no
-/// cookie.
+/// Reads an authenticated payload. Returns `None` for a format that this build does not know; such a token counts as
+/// absent.
 pub(crate) fn read(bytes: PlaintextBuffer) -> Option<Payload> {
     let mut reader = Reader(bytes.as_slice());
     let flags = reader.byte()?;
@@ -239,9 +240,9 @@ pub(crate) fn read(bytes: PlaintextBuffer) -> Option<Payload> {
     };
     let order = if flags & HAS_ORDER == 0 { None } else { Some(Box::new(Order::read(&mut reader)?)) };
     let ends_with_browser = flags & ENDS_WITH_BROWSER != 0;
-    let told = LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
-    let head = Head { life: told, issued, idle_deadline, principal, predecessor };
-    // All of them before any is taken: what ends in something else is taken in no part.
+    let life = LifeFields { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation };
+    let head = Head { life, issued, idle_deadline, principal, predecessor };
+    // Reads all entries before a caller uses any: a payload with a malformed entry counts in no part.
     let entries_at = bytes.as_slice().len() - reader.0.len();
     let mut counts = [0; 3];
     while !reader.0.is_empty() {
@@ -259,7 +260,7 @@ fn read_entries(bytes: &[u8]) -> impl Iterator<Item = Entry<'_>> + Clone {
     std::iter::from_fn(move || read_entry(&mut reader))
 }
 
-/// Reads one entry; `None` where the bytes are none.
+/// Reads one entry. Returns `None` if the bytes are no entry.
 fn read_entry<'a>(reader: &mut Reader<'a>) -> Option<Entry<'a>> {
     let flags = reader.byte()?;
     let (whose, tombstone) = match flags {

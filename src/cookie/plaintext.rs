@@ -1,4 +1,4 @@
-//! A payload before it is sealed and after it was opened: it is written where it is sealed, and read where it was opened.
+//! [`PlaintextBuffer`]: a payload before the seal or after the opening, in the buffer in which the cipher works.
 
 use std::fmt;
 
@@ -6,11 +6,11 @@ use zeroize::Zeroize;
 
 use super::layout::{MAX_TOKEN_LEN, PAYLOAD_AT, TAG_LEN};
 
-/// A payload in clear, within the bytes of its token. Wiped when it goes.
+/// A payload in clear, within the bytes of its token. Wiped on drop.
 pub(crate) struct PlaintextBuffer(Vec<u8>);
 
 impl PlaintextBuffer {
-    /// An empty one, with room for so much.
+    /// Makes an empty buffer with room for a payload of `payload` bytes.
     pub(crate) fn with_room(payload: usize) -> Self {
         let mut bytes = Vec::with_capacity(PAYLOAD_AT + payload + BEHIND);
         bytes.resize(PAYLOAD_AT, 0);
@@ -25,7 +25,8 @@ impl PlaintextBuffer {
         self.with_more(part.len()).extend_from_slice(part);
     }
 
-    /// To add so much to. A vector that grows by itself leaves a copy of its content behind, which nothing wipes.
+    /// Returns the bytes, with room for `more` further bytes. A vector that grows by itself would leave an unwiped copy
+    /// of its content in freed memory.
     pub(crate) fn with_more(&mut self, more: usize) -> &mut Vec<u8> {
         if more > self.0.capacity() - self.0.len() {
             self.grow(more);
@@ -33,26 +34,26 @@ impl PlaintextBuffer {
         &mut self.0
     }
 
-    /// The whole token, for the seal: the part in clear stands before the payload.
+    /// Returns the bytes of the whole token, for the seal. The fields in clear stand before the payload.
     pub(super) fn token(&mut self) -> &mut Vec<u8> {
         &mut self.0
     }
 
     #[cold]
     fn grow(&mut self, more: usize) {
-        // At once as much as most tokens can hold.
+        // Grows at once to the length of the longest common token, so that a second growth is rare.
         let mut larger = Vec::with_capacity((self.0.len() + more).max(MAX_TOKEN_LEN));
         larger.extend_from_slice(&self.0);
         drop(std::mem::replace(self, Self(larger)));
     }
 }
 
-/// Room behind a payload for what sealing adds: the tag, and the associated data while the cipher works.
+/// Room behind a payload for the tag, and for the associated data while the cipher works.
 const BEHIND: usize = TAG_LEN + 160;
 
 impl Drop for PlaintextBuffer {
     fn drop(&mut self) {
-        // As a slice: byte by byte, as a vector's are, it would be the larger part of opening.
+        // Wiped as a slice: `Vec::zeroize` works byte by byte, and would take the larger part of the time of `open`.
         self.0.as_mut_slice().zeroize();
     }
 }

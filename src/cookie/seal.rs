@@ -1,4 +1,4 @@
-//! The one format of everything that a browser carries for us: cookies, relay tokens, birth tokens, turn tokens.
+//! The format of all tokens that a browser carries: cookies, relay tokens, birth tokens and turn tokens.
 //!
 //! The main functions are [`seal`] and [`open`]. A token is base64url (RFC 4648 section 5) without padding of
 //!
@@ -11,8 +11,8 @@
 //! | n | payload, see [`payload`](super::payload) | XAES-256-GCM (C2SP), under the subkey of the key for the purpose |
 //! | 16 | tag | over the payload and the associated data |
 //!
-//! The version of the format and the purpose are in the HKDF info of the subkey (see `keyring`): each purpose has a subkey
-//! of its own, so the associated data needs neither a second time. The associated data is
+//! The version of the format and the purpose are in the HKDF info of the subkey (see `keyring`): each purpose has a
+//! subkey of its own, so the associated data needs neither again. The associated data is
 //!
 //! | bytes | field |
 //! |--:|---|
@@ -21,11 +21,11 @@
 //! | n | cookie's name |
 //! | n | audience, to the end |
 //!
-//! No two tokens share a nonce, so the nonce also names a token: a birth token is accepted once by its nonce. A reader
-//! takes any nonce. (A writer may draw the first 12 bytes once for up to 2^20 seals of a process, which keeps the derived
-//! subkey of XAES; random 12 bytes for each token then collide with a probability of 2^-57.)
+//! No two tokens share a nonce, so the nonce also names a token: a node accepts a birth token once, by the nonce. A
+//! reader accepts any nonce. (A writer may draw the first 12 bytes once for up to 2^20 seals of a process, which keeps
+//! the derived subkey of XAES; random 12 bytes for each token then collide with a probability of 2^-57.)
 //!
-//! There is no other format and no fallback: what does not open is absent (CVE-2026-39324).
+//! There is no other format and no fallback: a token that does not open counts as absent (CVE-2026-39324).
 
 use std::fmt;
 
@@ -40,12 +40,13 @@ use super::{
 };
 use crate::id::SessionId;
 
-/// The longest turn token, in characters: its JSON fits the body that the writeback takes.
+/// The length of the longest turn token, in characters. The JSON with such a token fits into the largest writeback
+/// body.
 pub(crate) const MAX_TURN_LEN: usize = 12 << 10;
 
-/// Strict: no padding, no other alphabet, no bits left over. A second spelling would be a second token.
+/// The strict base64url engine: no padding, no other alphabet, no spare bits. Each token has exactly one spelling.
 ///
-/// Uses the vectors that the processor has. A client knows its token, so the time need not be constant.
+/// Uses the vector instructions of the processor. A client knows its own token, so the time need not be constant.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 static BASE64URL: std::sync::LazyLock<base64::engine::Simd> =
     std::sync::LazyLock::new(|| base64::engine::Simd::url_safe(base64::engine::general_purpose::NO_PAD));
@@ -62,7 +63,7 @@ pub(crate) enum Purpose {
 }
 
 impl Purpose {
-    /// The purpose's cipher among those of a key.
+    /// Returns a key's cipher for this purpose.
     const fn cipher(self, key: &Key) -> &Xaes256Gcm {
         match self {
             Self::Cookie => &key.cookie,
@@ -91,7 +92,7 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
-    /// Adds the associated data. The name comes after its length, so that no two contexts run into the same bytes.
+    /// Appends the associated data. The length before the name makes the bytes of two different contexts differ.
     fn associate(self, key: &Key, id: &SessionId, bytes: &mut Vec<u8>) {
         let mut clear = [0; NONCE_AT + 1];
         clear[0] = VERSION;
@@ -120,8 +121,8 @@ impl fmt::Display for SealError {
 
 impl std::error::Error for SealError {}
 
-/// Seals a payload under the key that seals, for one session and one context, and adds the token to a text. No two
-/// tokens are ever the same.
+/// Seals a payload under the sealing key, for one session and one context, and appends the token to `text`. No two
+/// tokens are the same.
 pub(crate) fn seal(
     keys: &Keys,
     context: Context<'_>,
@@ -152,7 +153,7 @@ fn seal_with_nonce(
     token[1..ID_AT].copy_from_slice(&key.id.0);
     token[ID_AT..NONCE_AT].copy_from_slice(id.as_bytes());
     token[NONCE_AT..PAYLOAD_AT].copy_from_slice(nonce);
-    // The associated data stands where the tag will: in this way neither takes memory of its own.
+    // The associated data stands in the place of the later tag, so that neither needs an allocation.
     let end = token.len();
     context.associate(key, id, token);
     let (token, data) = token.split_at_mut(end);
@@ -167,24 +168,25 @@ fn seal_with_nonce(
     Ok(())
 }
 
-/// How many characters the token of a payload has.
+/// Returns the length of a payload's token, in characters.
 pub(crate) const fn sealed_len(payload_len: usize) -> usize {
     ((PAYLOAD_AT + payload_len + TAG_LEN) * 4).div_ceil(3)
 }
 
-/// How long a payload may be for its token to have at most so many characters; 0 also where not even that fits.
+/// Returns the most bytes of a payload whose token has at most `token_len` characters; 0 also if no payload fits.
 pub(crate) const fn payload_budget(token_len: usize) -> usize {
     (token_len * 3 / 4).saturating_sub(PAYLOAD_AT + TAG_LEN)
 }
 
-/// The session that a token claims to be of. The claim may lead to a look-up alone: any client can write any id.
+/// Returns the session id that a token claims. The claim may serve for a look-up only: any client can write any id.
 pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
-    // Groups of four characters: the part in clear ends within the last group, and is decoded alone.
+    // The groups of four characters up to the end of the id: this function decodes no more.
     const GROUPS: usize = NONCE_AT.div_ceil(3);
     if !(sealed_len(0)..=MAX_TOKEN_LEN).contains(&token.len()) {
         return None;
     }
-    // Every request that reads comes here. The engine, which is made for long texts, takes more than twice as long.
+    // Every request with a cookie that reads the session calls this function. The engine is made for long texts, and
+    // takes more than twice as long.
     let groups: &[_; GROUPS] = token.as_chunks::<4>().0.first_chunk()?;
     let mut clear = [0; 3 * GROUPS + 1];
     let mut all = 0;
@@ -192,7 +194,7 @@ pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
         let [a, b, c, d] = group.map(usize::from);
         let bits = SEXTETS[0][a] | SEXTETS[1][b] | SEXTETS[2][c] | SEXTETS[3][d];
         all |= bits;
-        // With a byte that the next group replaces: one store, where three would take longer.
+        // Writes four bytes, of which the next group replaces the last: one store is faster than three.
         clear[3 * at..3 * at + 4].copy_from_slice(&(bits << 8).to_be_bytes());
     }
     if all >= OTHER {
@@ -202,7 +204,7 @@ pub(crate) fn session_id_of(token: &[u8]) -> Option<SessionId> {
     (clear[0] == VERSION).then(|| SessionId::from_bytes(id))
 }
 
-/// The six bits of a character of base64url at each of the four places of a group, or a bit that none of them has.
+/// The six bits of each base64url character at each of the four places of a group, or [`OTHER`] for any other byte.
 static SEXTETS: [[u32; 256]; 4] = [sextets(18), sextets(12), sextets(6), sextets(0)];
 
 const fn sextets(shift: u32) -> [u32; 256] {
@@ -215,6 +217,7 @@ const fn sextets(shift: u32) -> [u32; 256] {
     sextets
 }
 
+/// The mark of a byte outside of the alphabet: a bit above the 24 bits of a group.
 const OTHER: u32 = 1 << 24;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
@@ -229,7 +232,8 @@ pub(crate) struct SealContents {
 
 /// Opens a token that one of these keys has sealed for this context. Returns `None` for any other bytes.
 ///
-/// The key is chosen by its id: trying keys would cost as many seals as there are keys, at the sender's choice.
+/// The key id in the token selects the key. A trial of all keys would let any client cause as many decryptions as the
+/// ring has keys.
 pub(crate) fn open(keys: &Keys, context: Context<'_>, token: &[u8]) -> Option<SealContents> {
     if token.len() > context.purpose.max_len() {
         return None;

@@ -1,4 +1,4 @@
-//! The format to the byte, and that whatever it is cut or changed to is read or refused.
+//! Tests of the format to the byte. A cut or changed payload is read or refused without a panic.
 
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ fn order() -> Order {
     Order { turn: Turn::SignIn, named: Named::Living, no_cookie: true, begun, birth, adopts }
 }
 
-/// The payload of an order that signs ada in.
+/// Returns the payload of an order that signs ada in.
 fn ordering(order: &Order) -> Vec<u8> {
     let head = Head { predecessor: None, ..sample().0 };
     let mut writer = Writer::new(&head, Some(order));
@@ -133,7 +133,7 @@ fn a_payload_that_ends_in_something_else_is_refused_as_a_whole() {
     assert_eq!(read(&[&whole, b"\x02\x01a12345678".as_slice()].concat()).unwrap().count(EntryOwner::Session), 3);
 }
 
-// Both vectors come from a program that shares no code with this crate, written from the tables of `payload` and `order`.
+// A program that shares no code with this crate made both vectors, from the tables of `payload` and `order`.
 #[test]
 fn the_format_never_changes() {
     const COOKIE: &str = concat!(

@@ -1,4 +1,4 @@
-//! The format to the byte, and that nothing but what was sealed opens.
+//! Tests of the format to the byte. Only sealed tokens open.
 
 use std::{array, collections::HashSet, sync::Arc};
 
@@ -10,13 +10,13 @@ use super::*;
 use crate::cookie::keyring::KeyRing;
 
 const CONTEXT: Context<'_> = Context { cookie: "__Host-session", audience: "example", purpose: Purpose::Cookie };
-/// Those of which the id can be read.
+/// The characters at the front of a token from which `session_id_of` reads the id.
 const CLEAR_CHARS: usize = 52;
 const PAYLOAD: &[u8] = br#"{"theme":"dark"}"#;
 const PURPOSES: [Purpose; 4] = [Purpose::Cookie, Purpose::Relay, Purpose::Birth, Purpose::Turn];
 
-/// Computed by a program that shares no code with this one, from the table of `seal`'s docs, C2SP's definition and RFC
-/// 5869. Browsers hold tokens like these for a year: whatever else later versions do, these must open.
+/// Tokens of a program that shares no code with this crate, by the table in the docs of `seal`, C2SP's definition and
+/// RFC 5869. Browsers hold such tokens for a year, so every later version must open these tokens.
 const GOLDEN: [&str; 4] = [
     "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6ew111-jQIx6DfYwv6WJTqZz59lBGHFvnz5lskH5_b5p4",
     "AeqV2P0AAQIDBAUGBwgJCgsMDQ4PEBESExQVFhcYGRobHB0eH2RlZmdoaWprbG1ub3BxcnN0dXZ3eHl6e1CWSUWuuFqCSXspGNsBOMw0nMtXuPkFw5wV0dmuzFog",
@@ -104,7 +104,7 @@ fn the_format_never_changes() {
 #[test]
 fn a_flipped_bit_a_cut_an_extension_and_another_spelling_are_refused() {
     let keys = ring(&[1]);
-    // The three ways in which base64 can end.
+    // The three possible lengths of the last group of base64.
     for len in [16, 17, 18] {
         let token = seal(&keys, CONTEXT, &id(), &[7; 18][..len]).unwrap().into_bytes();
         let bytes = URL_SAFE_NO_PAD.decode(&token).unwrap();
@@ -139,7 +139,7 @@ fn no_swap_of_name_audience_purpose_or_key_opens() {
     let (both, rings) = (ring(&[1, 2]), [ring(&[1]), ring(&[2])]);
     let mut tokens = Vec::new();
     for keys in &rings {
-        // Run together, "a" and "bc" are "ab" and "c".
+        // Without lengths, "a" and "bc" give the same bytes as "ab" and "c".
         for (cookie, audience) in [("a", "bc"), ("ab", "c"), ("ab", "bc"), ("a", "c"), ("", "abc")] {
             for purpose in PURPOSES {
                 let context = Context { cookie, audience, purpose };
@@ -150,7 +150,7 @@ fn no_swap_of_name_audience_purpose_or_key_opens() {
     for (n, (_, _, token)) in tokens.iter().enumerate() {
         for (m, &(keys, context, _)) in tokens.iter().enumerate() {
             assert_eq!(open(keys, context, token.as_bytes()).is_some(), n == m);
-            // The same with the other key's id put into the token, so that it is that key which refuses.
+            // The same token with the other key's id, so that the look-up finds the other key, and the cipher refuses.
             let mut forged = URL_SAFE_NO_PAD.decode(token).unwrap();
             forged[1..ID_AT].copy_from_slice(&keys.sealing().id.0);
             let forged = URL_SAFE_NO_PAD.encode(forged);
