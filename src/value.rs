@@ -1,4 +1,4 @@
-//! What a session holds: typed values, declared once, stored as JSON bytes.
+//! [`SessionValue`]: the typed values of a session, each declared once, and stored as JSON bytes.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ mod flaw;
 mod json;
 mod schema;
 
-/// A value that sessions can hold: its wire name, whose it is, where it may live, for how long, and what is valid.
+/// A value that sessions can hold: its wire name, its scope, its placement, its lifetime, and its validation.
 ///
 /// ```
 /// use layered_session::{Scope, SessionValue, tier::BoxError};
@@ -38,8 +38,8 @@ mod schema;
 ///
 /// # Shapes that survive
 ///
-/// Cookies and stores hold a value as JSON, for longer than the build that wrote the value runs. A write is refused where the
-/// JSON does not decode again. JSON has more gaps, which no check can see:
+/// Cookies and stores hold a value as JSON, for longer than the build that wrote the value runs. A write is refused if
+/// the JSON does not decode again. Some values change on the way through JSON, which the check does not see:
 ///
 /// | shape | reads back as |
 /// |---|---|
@@ -76,15 +76,16 @@ mod schema;
 ///
 /// Between builds a value may change:
 ///
-/// - *The type's name*: freely. [`NAME`](Self::NAME) is apart from the type, and stays.
-/// - *`NAME`*: the new name is another value. The copy under the old name rides along unread until its owner's record ends;
+/// - *The type's name* may change freely: [`NAME`](Self::NAME) does not depend on the type's name.
+/// - *A new `NAME`* makes another value. The record keeps the copy under the old name unread until the record ends;
 ///   declare a type with the old name to read the copy.
 /// - *A new field* needs `#[serde(default)]`. Without it, no copy of an older build decodes: reads skip the copy, and
-///   [`update`](crate::Session::update) begins with the type's default, so that its write replaces the older copy for good.
+///   [`update`](crate::Session::update) begins with the type's default, so that its write replaces the older copy for
+///   good.
 /// - *A renamed field* takes `#[serde(alias = "…")]`.
 /// - *Another shape* takes `#[serde(from = "…")]` with an untagged enum of all shapes, the newest first.
-/// - *A map or a list* needs a type of the application's own. A newtype (`struct Cart(BTreeMap<String, u32>)`) is the bare
-///   map in JSON; a struct with the map as a field can have more fields later.
+/// - *A map or a list* needs a type of the application's own. A newtype (`struct Cart(BTreeMap<String, u32>)`) is the
+///   bare map in JSON; a struct with the map as a field can have more fields later.
 ///
 /// ```
 /// use std::collections::BTreeMap;
@@ -125,8 +126,8 @@ mod schema;
 /// # Ok::<_, serde_json::Error>(())
 /// ```
 ///
-/// While two builds run at once, the older build skips a copy whose shape it can't read. The copy rides along for the newer
-/// build, until the older build writes the value.
+/// While two builds run at once, the older build skips a copy whose shape is unknown to that build. The record keeps
+/// the copy for the newer build, until the older build writes the value.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no session value",
     label = "sessions hold types that implement `SessionValue`",
@@ -134,49 +135,50 @@ mod schema;
             `impl SessionValue for Theme {{ const NAME: &'static str = \"theme\"; }}`"
 )]
 pub trait SessionValue: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. Cookies and stores hold the name, so it
-    /// stays when the Rust type is renamed.
+    /// The name on the wire: `[A-Za-z][A-Za-z0-9_.-]{0,63}`, checked at `build()`. Cookies and stores hold the name, so
+    /// keep the name when the Rust type is renamed.
     const NAME: &'static str;
 
-    /// Whose the value is.
+    /// The kind of the value's owner.
     const SCOPE: Scope = Scope::Session;
 
-    /// Where copies of it may live.
+    /// The places where copies of the value may live.
     const PLACEMENT: Placement = Placement::Everywhere;
 
-    /// Ends this value earlier than its owner's record: counted from its last write.
+    /// The value's own lifetime, counted from the value's last write, if the value shall end before the owner's record.
     const MAX_AGE: Option<Duration> = None;
 
-    /// What every path checks, on the way in (`set`, a browser's write) and on the way out (a copy that does not pass
-    /// is skipped, and the next tier answers).
+    /// Checks the value on every write (`set`, a browser's write) and on every read. A read skips a copy that does not
+    /// pass, and the next tier answers.
     ///
     /// # Errors
     ///
-    /// Whatever says why; its text reaches the writer, the browser's hook too.
+    /// An error that gives the reason. The error's text reaches the writer, and the hook in the browser too.
     fn validate(&self) -> Result<(), BoxError> {
         Ok(())
     }
 }
 
-/// Whose a value is.
+/// The kind of a value's owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Scope {
-    /// The browser's: it ends with the session.
+    /// The session owns the value, and the value ends with the session.
     Session,
-    /// The signed-in user's, in all browsers; while nobody is signed in, the browser's.
+    /// The signed-in user owns the value, in all browsers. While no user is signed in, the session owns the value.
     Principal,
 }
 
-/// Where copies of a value may live.
+/// The places where copies of a value may live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Placement {
-    /// In the browser's sealed cookie too, which is what lets it survive a restart without a shared store.
+    /// On servers, and in the browser's sealed cookie. With the copy in the cookie, the value survives a restart
+    /// without a shared store.
     Everywhere,
-    /// On servers only; needs a shared store.
+    /// On servers only. Needs a shared store.
     Server,
-    /// On servers only, and losing it is fine: in memory, and in a shared store if there is one.
+    /// On servers only, for a value that may get lost: in memory, and in the shared store of a chain with a store.
     Volatile,
 }
 
@@ -186,13 +188,13 @@ pub(crate) fn decode<V: SessionValue>(json: &[u8]) -> Result<V, ValueError> {
     Ok(value)
 }
 
-/// Returns the bytes of a valid value, which decode to a valid value again.
+/// Encodes a valid value. The returned bytes decode to a valid value again.
 pub(crate) fn encode<V: SessionValue>(value: &V) -> Result<Json, ValueError> {
     value.validate().map_err(ValueError::Invalid)?;
     encode_valid(value, None)
 }
 
-/// Decodes bytes, and encodes the value again: the bytes that the type itself would write.
+/// Decodes bytes, and encodes the value again. Returns the bytes that the type itself would write.
 fn normalize<V: SessionValue>(json: &[u8]) -> Result<Json, ValueError> {
     encode_valid(&decode::<V>(json)?, Some(json))
 }
@@ -232,7 +234,7 @@ mod tests {
 
     static DECODED: AtomicUsize = AtomicUsize::new(0);
 
-    /// A number whose every decoding is validated, and counted there.
+    /// A number whose `validate` counts the decodings.
     #[derive(Serialize, Deserialize)]
     struct Counted(u8);
     impl SessionValue for Counted {
@@ -252,7 +254,7 @@ mod tests {
         }
     }
 
-    /// A type that reads its own text, and writes another that it does not read.
+    /// A type whose own JSON does not decode again.
     #[derive(Clone, Serialize, Deserialize)]
     #[serde(into = "Vec<u8>")]
     struct OneWay(u8);

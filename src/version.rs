@@ -1,4 +1,4 @@
-//! When a write happened: hybrid logical versions.
+//! [`Version`]: the order of writes, as hybrid logical clock readings.
 
 use std::fmt;
 
@@ -6,41 +6,42 @@ use crate::time::Wall;
 
 /// The order of writes: 48 bits of milliseconds since 1970, 16 bits of counter.
 ///
-/// A hybrid logical clock reading (Kulkarni et al., 2014): close to the wall clock, and above every version that its
-/// writer had seen, so that a write made in knowledge of another always orders after it, whatever the clocks say.
+/// A version is a hybrid logical clock reading (Kulkarni et al., 2014): close to the wall clock, and above every
+/// version of the same value that the writing node knew. A later write with knowledge of an earlier write always has
+/// the higher version, even between nodes whose clocks differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u64);
 
 impl Version {
-    /// Below every write.
+    /// The version below every write.
     pub const ZERO: Self = Self(0);
 
-    /// A version as a store keeps it.
+    /// Makes a version of the 64 bits that a store keeps.
     pub const fn from_u64(bits: u64) -> Self {
         Self(bits)
     }
 
-    /// All 64 bits, in their order.
+    /// Returns the 64 bits, which have the order of the versions.
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The first version of a millisecond.
+    /// Returns the first version of a millisecond.
     pub(crate) const fn at(wall: Wall) -> Self {
         Self(wall.0 << 16)
     }
 
-    /// The last version of a millisecond.
+    /// Returns the last version of a millisecond.
     pub(crate) const fn last_at(wall: Wall) -> Self {
         Self(wall.0 << 16 | 0xffff)
     }
 
-    /// The next version. The counter carries into the milliseconds, which the order survives.
+    /// Returns the next version. The counter carries into the milliseconds, which keeps the order.
     pub(crate) const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 
-    /// The millisecond of the wall clock that the version names.
+    /// Returns the version's millisecond of the wall clock.
     pub(crate) const fn wall(self) -> Wall {
         Wall(self.0 >> 16)
     }

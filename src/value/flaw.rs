@@ -1,10 +1,11 @@
-//! [`ValueError`]: what is wrong with a value or its bytes, in words that quote neither.
+//! [`ValueError`]: the flaw of a value or of its bytes. The text quotes neither.
 
 use std::fmt;
 
 use crate::error::{BoxError, WriteError, WriteErrorKind};
 
-/// Why bytes are no valid `V`, or a `V` no valid bytes. The text goes on where the value's name stands: "`theme` …".
+/// The reason why bytes are no valid value of a type, or why a value has no valid bytes. The text continues after the
+/// value's name: "`theme` …".
 #[derive(Debug)]
 pub(crate) enum ValueError {
     /// The bytes do not decode.
@@ -29,7 +30,7 @@ impl fmt::Display for ValueError {
 /// The place of an error in a JSON text. serde's own message can quote the text, which may be a secret.
 fn position(error: &serde_json::Error) -> String {
     match (error.line(), error.column()) {
-        // Unknown to serde: the error of a type's own conversion, or of a text's very beginning.
+        // serde gives no position for the error of a type's own conversion, and at the very beginning of a text.
         (_, 0) => String::new(),
         (1, column) => format!(" (at column {column})"),
         (line, column) => format!(" (at line {line}, column {column})"),
@@ -37,7 +38,7 @@ fn position(error: &serde_json::Error) -> String {
 }
 
 impl ValueError {
-    /// A flaw without the text of the application's own error, which may quote the value.
+    /// Describes the flaw without the text of the application's own error, which may quote the value.
     pub(crate) fn summary(&self) -> String {
         match self {
             Self::Undecodable(error) => format!("is not of the declared type{}", position(error)),
@@ -47,7 +48,8 @@ impl ValueError {
         }
     }
 
-    /// Returns the cause that applications may see. An error of decoding is none: serde's message can quote a secret.
+    /// Returns the cause that applications may see. A decoding error is not returned: serde's message can quote a
+    /// secret.
     pub(crate) fn into_source(self) -> Option<BoxError> {
         match self {
             Self::Invalid(error) => Some(error),
@@ -56,7 +58,7 @@ impl ValueError {
         }
     }
 
-    /// The error of a write of the value.
+    /// Returns the error for a write of the value.
     pub(crate) fn into_write_error(self, name: &'static str) -> WriteError {
         let error = WriteError::new(WriteErrorKind::Invalid, format!("`{name}` {self}")).named([name]);
         match self.into_source() {

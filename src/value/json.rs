@@ -1,33 +1,33 @@
-//! [`Json`]: the bytes of one value, where most values are a number, a word or a flag.
+//! [`Json`]: the JSON bytes of one value. Most values are a number, a word or a flag.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
 use serde::Serialize;
 use smallvec::SmallVec;
 
-/// JSON bytes: short ones in place, long ones shared.
+/// JSON bytes: short bytes in place, long bytes shared.
 ///
-/// A session that holds one integer takes 64 bytes less for it than with the bytes on the heap, and a read copies it
-/// out of its record without a counter that other readers count on too. The length alone decides the form, and what is
-/// left over of a short one is zero, so that equal bytes are equal forms.
+/// A session with one integer takes 64 bytes less than with the bytes on the heap, and a read copies the integer out of
+/// the record without a reference count that all readers change. The length alone decides the form, and the unused
+/// bytes of the short form are zero, so the derived equality compares exactly the JSON bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Json {
     Short { len: u8, bytes: [u8; SHORT] },
     Long(Arc<[u8]>),
 }
 
-/// What fits beside the length, so that both forms take 24 bytes. An `i64` has 20 characters at most.
+/// The most bytes of the short form: with the length, both forms take 24 bytes. An `i64` has 20 characters at most.
 const SHORT: usize = 22;
 
 impl Json {
-    /// Encodes a value. The text of a short one is nowhere on the heap.
+    /// Encodes a value. A short text needs no heap allocation.
     pub(crate) fn encode(value: &impl Serialize) -> serde_json::Result<Self> {
         let mut text = SmallVec::<[u8; SHORT]>::new();
         serde_json::to_writer(&mut text, value)?;
         Ok(Self::from(&*text))
     }
 
-    /// Bytes on the heap, with the counters before them.
+    /// Returns the bytes on the heap, with the two reference counts.
     pub(crate) fn heap_bytes(&self) -> usize {
         match self {
             Self::Short { .. } => 0,
@@ -60,7 +60,7 @@ impl Deref for Json {
     }
 }
 
-/// Never the bytes: they are the application's.
+/// Prints the length alone: the bytes are the application's, and may be secret.
 impl fmt::Debug for Json {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Json({} bytes)", self.len())

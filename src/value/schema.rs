@@ -1,14 +1,14 @@
-//! [`Schema`]: the declared values of a chain, which knows them without their types.
+//! [`Schema`]: the declared values of a chain, without their Rust types.
 
 use std::{any::TypeId, time::Duration};
 
 use super::{Json, Placement, Scope, SessionValue, ValueError, decode, normalize};
 use crate::error::{BuildError, BuildErrorKind};
 
-/// A declared value's number: its place in the order of declaration.
+/// A declared value's position in the order of declaration.
 pub(crate) type ValueIndex = u16;
 
-/// What the chain knows of a declared type without knowing the type.
+/// The properties of a declared value, independent of the Rust type.
 #[derive(Clone, Copy)]
 pub(crate) struct ValueSpec {
     pub(crate) name: &'static str,
@@ -16,9 +16,9 @@ pub(crate) struct ValueSpec {
     pub(crate) scope: Scope,
     pub(crate) placement: Placement,
     pub(crate) max_age: Option<Duration>,
-    /// Whether bytes are a valid value of the type.
+    /// Checks that bytes are a valid value of the type.
     pub(crate) check: fn(&[u8]) -> Result<(), ValueError>,
-    /// Decodes, validates and encodes again: the bytes that the type itself would write.
+    /// Decodes, validates and encodes again. Returns the bytes that the type itself would write.
     pub(crate) normalize: fn(&[u8]) -> Result<Json, ValueError>,
 }
 
@@ -35,7 +35,7 @@ impl ValueSpec {
         }
     }
 
-    /// Whether the browser carries it.
+    /// Whether the browser's cookie carries the value.
     pub(crate) fn in_cookie(&self) -> bool {
         self.placement == Placement::Everywhere
     }
@@ -54,7 +54,8 @@ impl Schema {
         &self.0[usize::from(number)]
     }
 
-    /// A scan: chains declare a handful of values, and comparing two type ids costs less than hashing one.
+    /// Returns a type's index by a linear search: chains declare few values, and a comparison of two type ids costs
+    /// less than a hash.
     pub(crate) fn index_of<V: SessionValue>(&self) -> Option<ValueIndex> {
         self.index_of_type(TypeId::of::<V>())
     }
@@ -67,7 +68,8 @@ impl Schema {
         self.index_by_bytes(name.as_bytes())
     }
 
-    /// By a name as it came in a token: what equals a declared one needn't be checked again to be text.
+    /// Returns the index of a name from a token. The bytes need no UTF-8 check: bytes that equal a declared name are
+    /// text.
     pub(crate) fn index_by_bytes(&self, name: &[u8]) -> Option<ValueIndex> {
         self.find(|declared| declared.name.as_bytes() == name)
     }
@@ -85,13 +87,13 @@ impl Schema {
     }
 }
 
-/// Longest wire name, in bytes.
+/// The length of the longest wire name, in bytes.
 pub(crate) const MAX_NAME: usize = 64;
 
 /// Checks a wire name.
 ///
-/// `constructor` and `prototype` are refused beside the alphabet's rule (which refuses `__proto__`): the name becomes a
-/// property in somebody's script sooner or later.
+/// The check also refuses `constructor` and `prototype`, against prototype pollution: a script may use the name as a
+/// property name. The alphabet refuses `__proto__`.
 pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
     let mut bytes = name.bytes();
     let well_formed = name.len() <= MAX_NAME
