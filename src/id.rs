@@ -1,13 +1,14 @@
-//! Who a record belongs to: session ids, principals, and the hash under which stores see them.
+//! The owners of records: session ids, principals, and the hash by which stores know an owner.
 
 use std::fmt;
 
 use rand::TryRng;
 use sha2::{Digest, Sha256};
 
-/// The bearer name of one session: 32 bytes from the operating system's generator.
+/// The bearer id of one session: 32 bytes from the operating system's generator.
 ///
-/// It never leaves the process except inside a seal's clear part; stores, traces and `Debug` see only its hash.
+/// The id leaves the process only in a token, in the fields in clear and inside the payload. Stores and traces see only
+/// the id's hash, and `Debug` prints nothing of the id.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SessionId([u8; Self::LEN]);
 
@@ -18,7 +19,7 @@ impl SessionId {
     ///
     /// # Errors
     ///
-    /// Where the operating system has no randomness to give. There is no weaker source to fall back to.
+    /// Fails if the operating system gives no randomness. There is no fallback to a weaker source.
     pub(crate) fn mint() -> Result<Self, rand::rngs::SysError> {
         let mut bytes = [0; Self::LEN];
         rand::rngs::SysRng.try_fill_bytes(&mut bytes)?;
@@ -33,7 +34,7 @@ impl SessionId {
         &self.0
     }
 
-    /// The owner that this id names, in the namespace of one audience.
+    /// Returns the owner id of this session, in the namespace of one audience.
     pub(crate) fn owner(&self, audience: &str) -> OwnerId {
         OwnerId::hash(b"session", audience, &self.0)
     }
@@ -45,9 +46,9 @@ impl fmt::Debug for SessionId {
     }
 }
 
-/// The signed-in user, by whatever the application calls one: a number, a UUID, an address.
+/// The signed-in user, by the application's id of the user: a number, a UUID, an address.
 ///
-/// Two principals are the same exactly if their ids print the same.
+/// Two principals are equal exactly if their ids have the same `Display` text.
 ///
 /// ```
 /// use layered_session::Principal;
@@ -58,12 +59,12 @@ impl fmt::Debug for SessionId {
 pub struct Principal(Box<str>);
 
 impl Principal {
-    /// Names a principal.
+    /// Makes a principal of the `Display` text of an id.
     pub fn new(id: impl fmt::Display) -> Self {
         Self(id.to_string().into())
     }
 
-    /// The id as it was given.
+    /// Returns the text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -79,18 +80,19 @@ impl fmt::Debug for Principal {
     }
 }
 
-/// What a record is stored under: the SHA-256 of a session's id or of a principal, apart for each audience.
+/// The id under which a store keeps a record: the SHA-256 of a session's id or of a principal, separate for each
+/// audience.
 ///
-/// Neither can be had back from it, so that whoever reads a store can't ride the sessions in it.
-/// `Debug` and `Display` show its first eight hex digits.
+/// A reader of a store can't compute a session's id from the hash, and so can't take over the sessions in the store.
+/// `Debug` and `Display` show the first eight hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct OwnerId([u8; 32]);
 
-/// The first half of a principal's [`OwnerId`]: sealed tokens and tombstones name principals by it, in half the room, and
-/// no two principals meet.
+/// The first half of a principal's [`OwnerId`], by which sealed tokens and tombstones name principals in half of the
+/// room. No two principals have the same tag: 128 bits of SHA-256 don't collide.
 pub(crate) type PrincipalTag = [u8; 16];
 
-/// The two marks that a page is told.
+/// The purpose of a mark: a page gets one mark for the user and one mark for the session.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PageMark {
     User,
@@ -100,7 +102,7 @@ pub(crate) enum PageMark {
 impl OwnerId {
     fn hash(kind: &[u8], audience: &str, id: &[u8]) -> Self {
         let mut hash = Sha256::new();
-        // Lengths go in, so that no two different triples give the same bytes.
+        // The length before each part makes the bytes of two different triples differ.
         for part in [b"layered-session owner v1".as_slice(), kind, audience.as_bytes(), id] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
@@ -112,12 +114,13 @@ impl OwnerId {
         Self(hash)
     }
 
-    /// All 32 bytes, for a store's own key.
+    /// Returns all 32 bytes, for a store's primary key.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// A mark by which a page tells owners apart: a hash under the purpose, so that the mark leads to no record.
+    /// Returns a mark by which a page distinguishes owners: a hash for the purpose, so that the mark leads to no
+    /// record.
     pub(crate) fn mark(&self, purpose: PageMark) -> String {
         let purpose: &[u8] = match purpose {
             PageMark::User => b"layered-session user mark v1",
@@ -127,7 +130,7 @@ impl OwnerId {
         hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// The tag of a principal's owner id.
+    /// Returns the tag of a principal's owner id.
     pub(crate) fn tag(&self) -> PrincipalTag {
         self.0.first_chunk().copied().unwrap_or_default()
     }
@@ -145,8 +148,8 @@ impl fmt::Debug for OwnerId {
     }
 }
 
-/// What a record is found by: the session's id itself, or the hash of the principal. Random ids and SHA-256 outputs
-/// don't meet.
+/// The index of a record in memory: the session's id itself, or the hash of the principal. Random ids and SHA-256
+/// outputs don't collide.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct RecordKey(pub(crate) [u8; 32]);
 

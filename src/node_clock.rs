@@ -1,9 +1,9 @@
-//! Node time, by which this process lives, and the authority over the versions that it gives.
+//! [`NodeClock`]: node time, and the versions of this process's writes.
 //!
-//! Node time is the wall clock's time, except that a step back of the wall clock does not move it: the monotonic clock then
-//! carries it on, ahead of the wall clock by its *lead*. A step forward moves it as far as the wall clock has come.
+//! Node time follows the wall clock, except for a step back: the monotonic clock then continues node time, ahead of the
+//! wall clock by the *lead*. A step forward moves node time up to the wall clock's time.
 //!
-//! Tokens, versions and stores hold times of the wall clock. Here, and nowhere else, the two are converted.
+//! Tokens, versions and stores hold times of the wall clock. Only this module converts between the two.
 
 use std::{
     sync::{
@@ -18,35 +18,35 @@ use crate::{
     version::Version,
 };
 
-/// The least difference of the two clocks that counts as a step: readings of a machine that stands still between them
-/// differ too.
+/// The least difference of the two clocks that counts as a step, in milliseconds. A pause of the machine between the
+/// two readings makes a difference too.
 const STEP: u64 = 1000;
 
-/// Steps back that are remembered. Beyond, the oldest goes.
+/// The most remembered steps back. A further step drops the oldest.
 const STEPS: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct NodeClock {
     pub(crate) clock: Arc<dyn Clock>,
-    /// Node time at the beginning of the monotonic clock, in milliseconds. It only rises.
+    /// The node time at the zero of the monotonic clock, in milliseconds. The base only rises.
     base: AtomicU64,
-    /// By how many milliseconds node time is ahead of the wall clock.
+    /// The milliseconds by which node time is ahead of the wall clock.
     lead: AtomicU64,
-    /// There was a step back.
+    /// Whether the wall clock has ever stepped back.
     stepped: AtomicBool,
     steps: Mutex<Vec<Step>>,
-    /// The newest version that was given, or seen within the allowed skew.
+    /// The newest version that this process has given, or has seen within the allowed skew.
     newest: AtomicU64,
-    /// How far ahead of this node's clock the clock of another node may be.
+    /// The most by which the clock of another node may be ahead of this node's clock.
     pub(crate) max_skew: Duration,
 }
 
 /// A step back of the wall clock.
 #[derive(Debug)]
 struct Step {
-    /// What the wall clock showed before.
+    /// The time of the wall clock before the step.
     before: Wall,
-    /// The lead until then.
+    /// The lead before the step.
     lead: u64,
 }
 
@@ -65,7 +65,7 @@ impl NodeClock {
         time
     }
 
-    /// The node time now. No call returns an earlier time than a call that has returned before.
+    /// Returns the present node time. No call returns an earlier time than a call that has returned before.
     pub(crate) fn now(&self) -> Millis {
         let (now, wall) = self.read();
         if now.0.saturating_sub(wall.0).abs_diff(self.lead.load(Ordering::Relaxed)) >= STEP {
@@ -75,7 +75,7 @@ impl NodeClock {
     }
 
     fn read(&self) -> (Millis, Wall) {
-        // The wall clock first: a pause between the two readings then moves no base.
+        // The wall clock first: a pause between the two readings then lowers the computed base, which only rises.
         let wall = Wall::of(self.clock.now());
         let passed = whole_millis(self.clock.monotonic());
         let base = wall.0.saturating_sub(passed);
@@ -86,10 +86,10 @@ impl NodeClock {
         (Millis(known.saturating_add(passed).min(Millis::MAX.0)), wall)
     }
 
-    /// Notes that somebody has set the wall clock.
+    /// Notes a step of the wall clock, and the new lead.
     #[cold]
     fn note_step(&self) {
-        // Read again: a pause between the two readings looks like a step.
+        // Reads the clocks again: a pause between the two readings looks like a step.
         let (now, wall) = self.read();
         let led = now.0.saturating_sub(wall.0);
         let mut steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +101,8 @@ impl NodeClock {
             tracing::warn!(milliseconds = led - lead, "the system's clock was set back");
             match led - lead <= whole_millis(self.max_skew) {
                 true => steps.push(Step { before: Wall(now.0.saturating_sub(lead)), lead }),
-                // So far ahead the clock was wrong before: what was sealed meanwhile elsewhere counts.
+                // The clock was ahead by more than the skew, so times before the step mean nothing: forget the steps,
+                // and convert the times of other nodes' tokens by the present lead.
                 false => steps.clear(),
             }
             if steps.len() > STEPS {
@@ -112,18 +113,19 @@ impl NodeClock {
         self.lead.store(led, Ordering::Relaxed);
     }
 
-    /// The wall clock's time of a moment of node time, by the lead of now.
+    /// Converts node time to the wall clock's time, by the present lead.
     pub(crate) fn wall(&self, at: Millis) -> Wall {
         Wall(at.0.saturating_sub(self.lead.load(Ordering::Relaxed)))
     }
 
-    /// The node time of what happened when the wall clock showed a time.
+    /// Converts a time of the wall clock to node time, by the lead at that time.
     pub(crate) fn node(&self, at: Wall) -> Millis {
         Millis(at.0.saturating_add(self.lead_at(at)).min(Millis::MAX.0))
     }
 
-    /// The lead when the wall clock showed a time, for the first time: after a step back within the allowed skew it shows
-    /// times again, and a token of this node that was sealed before the step must not live longer by the step.
+    /// Returns the lead when the wall clock showed a time for the first time. After a step back within the allowed skew
+    /// the wall clock shows some times again; the earlier lead counts, so that a token that this node sealed before the
+    /// step does not live longer by the step.
     pub(crate) fn lead_at(&self, at: Wall) -> u64 {
         let lead = self.lead.load(Ordering::Relaxed);
         if !self.stepped.load(Ordering::Relaxed) {
@@ -133,19 +135,20 @@ impl NodeClock {
         steps.iter().find(|step| at <= step.before).map_or(lead, |step| step.lead)
     }
 
-    /// When a version was written, in node time; never later than `now`, so that a writer whose clock is ahead makes
-    /// nothing live longer.
+    /// Returns the node time of a version's write, at most `now`: no value lives longer because its writer's clock is
+    /// ahead.
     pub(crate) fn written(&self, version: Version, now: Millis) -> Millis {
         self.node(version.wall()).min(now)
     }
 
-    /// The version of a fresh write: of now, above all that this process has given or seen, and above `known`.
+    /// Returns the version of a fresh write: at `now` or later, above the newest version that this process has given or
+    /// noted up to [`bound`](Self::bound), and above `known`.
     pub(crate) fn fresh(&self, now: Millis, known: Version) -> Version {
         let (first, bound) = (Version::at(self.wall(now)), self.bound(now));
         let mut fresh = first;
         let _ = self.newest.fetch_update(Ordering::AcqRel, Ordering::Acquire, |newest| {
             let newest = Version::from_u64(newest);
-            // Ahead of the bound it was given by a clock that was wrong then: it begins anew.
+            // A wrong clock gave a `newest` above the bound: the versions begin again at `now`.
             let mine = if newest > bound { first } else { first.max(newest.next()) };
             fresh = mine.max(known.next());
             Some(if fresh > bound { mine } else { fresh }.as_u64())
@@ -153,8 +156,8 @@ impl NodeClock {
         fresh
     }
 
-    /// Notes a genuine version from elsewhere: what is written from now on is above it. One that is further ahead than the
-    /// allowed skew lifts nothing. Says whether it is.
+    /// Notes an authentic version of another tier or node, so that later fresh versions are above the noted version. A
+    /// version further ahead than the allowed skew is not noted. Returns whether the version is so far ahead.
     pub(crate) fn note_version(&self, version: Version, now: Millis) -> bool {
         let ahead = version > self.bound(now);
         if !ahead && version.as_u64() > self.newest.load(Ordering::Relaxed) {
@@ -163,7 +166,7 @@ impl NodeClock {
         ahead
     }
 
-    /// The last version that is not further ahead than the allowed skew.
+    /// Returns the last version that is not further ahead than the allowed skew.
     pub(crate) fn bound(&self, now: Millis) -> Version {
         self.bound_at(self.wall(now))
     }
@@ -172,8 +175,8 @@ impl NodeClock {
         Version::last_at(wall.after(self.max_skew))
     }
 
-    /// A version as it is believed of something that was sealed at a time: one from further ahead than the allowed skew
-    /// counts as of then.
+    /// Returns the version to believe for a version in a token that was sealed at `sealed`. A version further ahead of
+    /// `sealed` than the allowed skew counts as written at `sealed`.
     pub(crate) fn believed(&self, version: Version, sealed: Wall) -> Version {
         if version > self.bound_at(sealed) { Version::last_at(sealed) } else { version }
     }

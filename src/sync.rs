@@ -1,6 +1,6 @@
-//! Locks and counters that a test's scheduler can replace, of records, the memory tier and wake-ups.
+//! The locks and atomics of records, the memory tier and wake-ups. A test's scheduler can replace them.
 //!
-//! Under `--cfg shuttle` a test's scheduler runs them, which tries the orders in which threads can come to them: see
+//! Under `--cfg shuttle` the types are shuttle's, whose scheduler tries the possible orders of threads: see
 //! `tests/README.md`.
 
 #[cfg(not(all(test, shuttle)))]
@@ -13,7 +13,7 @@ mod real {
 mod scheduled {
     pub(crate) use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard, atomic};
 
-    /// As parking_lot has it.
+    /// A mutex with the interface of `parking_lot::Mutex`.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -27,7 +27,7 @@ mod scheduled {
         }
     }
 
-    /// As parking_lot has it.
+    /// A lock with the interface of `parking_lot::RwLock`.
     #[derive(Debug, Default)]
     pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
 

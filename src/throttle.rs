@@ -1,4 +1,4 @@
-//! [`Throttle`]: a trace that repeats is told now and then, with a count.
+//! [`Throttle`]: limits a repeated trace to one line an interval, with a count of the events left out.
 
 use std::time::Duration;
 
@@ -8,20 +8,20 @@ use crate::{
     value::ValueIndex,
 };
 
-/// The interval of traces that a client can cause.
+/// The interval between traces that a client can cause.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// Events of one kind that no trace has told of yet, so that a flood of them is one line an interval.
+/// The count of untraced events of one kind. A flood of such events gives one line an interval.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     left_out: AtomicU64,
-    /// When the next trace may be, in milliseconds.
+    /// The node time of the next allowed trace, in milliseconds.
     next: AtomicU64,
 }
 
 impl Throttle {
-    /// If no trace was due within the interval before, returns how many earlier events no trace has told of: the caller
-    /// is to trace these events. Else counts these events as left out.
+    /// Returns the number of earlier untraced events if the last trace is at least an interval ago: the caller must
+    /// then trace the present `events`. Otherwise counts the `events` as left out, and returns `None`.
     pub(crate) fn due(&self, events: u64, now: Millis, interval: Duration) -> Option<u64> {
         let (next, later) = (self.next.load(Ordering::Relaxed), now.after(interval).0);
         let due =
@@ -33,17 +33,17 @@ impl Throttle {
     }
 }
 
-/// A throttle for each declared value: events of one value don't hide events of another.
+/// A throttle for each declared value, so that events of one value don't hide events of another value.
 #[derive(Debug, Default)]
 pub(crate) struct PerValue(Box<[Throttle]>);
 
 impl PerValue {
-    /// For so many declared values.
+    /// Makes the throttles for a number of declared values.
     pub(crate) fn new(values: usize) -> Self {
         Self((0..values).map(|_| Throttle::default()).collect())
     }
 
-    /// As [`Throttle::due`], for one event of a value, once a minute.
+    /// Calls [`Throttle::due`] for one event of a value, with an interval of a minute.
     pub(crate) fn due(&self, index: ValueIndex, now: Millis) -> Option<u64> {
         self.0.get(usize::from(index))?.due(1, now, MINUTE)
     }
@@ -86,7 +86,7 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for _ in 0..EVENTS / 4 {
-                        // Each event comes an interval after another, so that several threads are due at once.
+                        // Each event comes an interval after another event, so that several threads are due at once.
                         let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
                         if let Some(left_out) = throttle.due(1, now, MINUTE) {
                             told.fetch_add(left_out + 1, Ordering::Relaxed);

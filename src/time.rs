@@ -1,4 +1,4 @@
-//! The times of this process and of its wall clock, and the clock that everything here reads.
+//! [`Clock`], the source of time, and the two kinds of times: node time ([`Millis`]) and wall clock time ([`Wall`]).
 
 use std::{
     fmt,
@@ -7,9 +7,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// Milliseconds of node time: those since 1970 by the wall clock, but for its steps back. 48 bits reach the year 10889.
+/// A time of the node clock: milliseconds since 1970 by the wall clock, without the steps back of the wall clock. 48
+/// bits reach the year 10889.
 ///
-/// Everything that this process remembers is timed by it. [`NodeClock`](crate::node_clock::NodeClock) says how it goes.
+/// All times in memory are node times. [`NodeClock`](crate::node_clock::NodeClock) describes node time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Millis(pub(crate) u64);
 
@@ -24,7 +25,7 @@ impl Millis {
         Self(self.0.saturating_sub(whole_millis(span)))
     }
 
-    /// A span in milliseconds, in the range of times.
+    /// Converts a span to milliseconds, at most [`MAX`](Self::MAX).
     pub(crate) fn of_span(span: Duration) -> Self {
         Self(whole_millis(span).min(Self::MAX.0))
     }
@@ -34,7 +35,7 @@ impl Millis {
     }
 }
 
-/// Milliseconds since 1970 by the wall clock: in tokens, in versions, for stores and for the application.
+/// A time of the wall clock, in milliseconds since 1970. Tokens, versions, stores and the application have such times.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Wall(pub(crate) u64);
 
@@ -53,7 +54,8 @@ impl Wall {
     }
 }
 
-/// Converts in 64 bits, unlike `Duration::as_millis`: every look at a deadline comes here.
+/// Converts a span to milliseconds. The calculation has 64 bits, and so is cheaper than `Duration::as_millis` with 128
+/// bits: every check of a deadline calls this function.
 pub(crate) fn whole_millis(span: Duration) -> u64 {
     span.as_secs().saturating_mul(1000).saturating_add(u64::from(span.subsec_millis()))
 }
@@ -63,31 +65,35 @@ pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// The source of time: the wall clock, a monotonic clock, and sleep.
 ///
-/// The builder takes [`TokioClock`] unless the application gives another clock. Tests give a clock that they move by hand.
+/// The builder takes [`TokioClock`] unless the application gives another clock. Tests give a clock that they move by
+/// hand.
 ///
 /// # Wrong clocks
 ///
-/// A session lives by the monotonic clock: no step back of the wall clock makes a lifetime, a
-/// [`MAX_AGE`](crate::SessionValue::MAX_AGE) or the minute after an end longer. A step forward is followed at once, by
-/// sleeping futures within an hour. Tokens, stores and the application are told times of the wall clock. The setting
-/// [`max_skew`](crate::SessionsBuilder::max_skew) bounds the effects of a wrong clock:
+/// The monotonic clock measures a session's time: no step back of the wall clock makes a lifetime, a
+/// [`MAX_AGE`](crate::SessionValue::MAX_AGE) or the fence (the minute after an end) longer. A step forward counts at
+/// once, for sleeping futures within an hour. Tokens, stores and the application get times of the wall clock. The
+/// setting [`max_skew`](crate::SessionsBuilder::max_skew) bounds the effects of a wrong clock:
 ///
-/// - A restart forgets all steps. After a step back and a restart, cookies from before the step live longer by the step.
-///   Other nodes see such cookies as a restarted node does. A cookie from further ahead than `max_skew` counts as absent.
-/// - After a step back of more than `max_skew`, the same holds on the node itself for a session that memory has dropped.
-/// - After a step back within `max_skew`, and for as long as the step, the node takes other nodes' cookies for older than
-///   they are, by the step.
-/// - Versions order writes across all steps on one node. Between nodes, a write on a node whose clock is ahead wins against
-///   later writes on a node that has not seen it, for as long as the clocks differ. A version from further ahead than
-///   `max_skew` counts as written when its token was sealed.
-/// - [`end_all_sessions`](crate::Sessions::end_all_sessions) compares moments of different nodes too, and says what follows.
+/// - A restart forgets all steps. After a step back and a restart, cookies from before the step live longer by the
+///   step. Other nodes treat such cookies as a restarted node does. A cookie from further ahead than `max_skew` counts
+///   as absent.
+/// - After a step back of more than `max_skew`, the same holds on the node itself for a session that memory has
+///   dropped.
+/// - After a step back within `max_skew`, and for as long as the step, the node considers other nodes' cookies older
+///   than their true age, by the step.
+/// - Versions order writes across all steps on one node. Between nodes, a write on a node whose clock is ahead wins
+///   against later writes on a node that has not seen the first write, for as long as the clocks differ. A version from
+///   further ahead than `max_skew` counts as written at the time of the token's seal.
+/// - [`end_all_sessions`](crate::Sessions::end_all_sessions) compares moments of different nodes too, and documents the
+///   effects.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Returns the wall clock's time. Some milliseconds late is in time: a clock that costs little serves better than an
-    /// exact clock, since each read of a session takes the time twice.
+    /// Returns the wall clock's time. The time may be some milliseconds late. Prefer a cheap clock to an exact clock,
+    /// since each read of a session reads the clock twice.
     fn now(&self) -> SystemTime;
 
-    /// Returns the span since some fixed moment, such as the start of the process. The span never goes back, and whoever
-    /// sets the wall clock does not change the span. Some milliseconds late is in time.
+    /// Returns the span since some fixed moment, such as the start of the process. The span never goes back, and does
+    /// not change with a step of the wall clock. The span may be some milliseconds late.
     fn monotonic(&self) -> Duration;
 
     /// Returns a future that ends after a span of the monotonic clock.
@@ -96,8 +102,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
 
 /// The system's time, and tokio's timer.
 ///
-/// On Linux and Android the times are those of the kernel's last tick, up to 10 ms ago. The sleeps need a tokio runtime with
-/// time enabled; the times need none.
+/// On Linux and Android the times are the times of the kernel's last tick, up to 10 ms ago. The sleeps need a tokio
+/// runtime with time enabled; the times need no runtime.
 #[cfg(feature = "tokio")]
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
@@ -148,7 +154,7 @@ impl Clock for TokioClock {
     }
 
     fn sleep(&self, span: Duration) -> Sleep {
-        // Inside, since making a timer needs the runtime that polling the timer has.
+        // Made inside of the future: tokio's timer needs a runtime at its creation, which the first poll has.
         Box::pin(async move { tokio::time::sleep(span).await })
     }
 }
