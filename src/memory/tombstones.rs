@@ -159,7 +159,7 @@ impl Tombstones {
         principal.map_or(NOBODY, |tag| (self.principals.hash_one(tag) as u32).max(1))
     }
 
-    /// Notes that a session has ended. The cap may be passed until the next [`reserve`](Self::make_room).
+    /// Notes that a session has ended. The cap may be passed until the next [`make_room`](Self::make_room).
     pub(super) fn insert(&self, key: &RecordKey, end: End) {
         let (id, at) = (half(key), end.at);
         let until = u32::try_from(end.until.0.div_ceil(MINUTE)).unwrap_or(u32::MAX);

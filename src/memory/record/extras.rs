@@ -57,6 +57,18 @@ impl Record {
     /// store was asked.
     pub(crate) const NEVER_LOADED: usize = 1;
 
+    /// See [`StoreSync::abandoned_writes`].
+    pub(crate) fn abandoned_writes(&self) -> usize {
+        self.extras.get().map_or(0, |extras| extras.sync.abandoned_writes())
+    }
+
+    /// See [`StoreSync::mark_read`].
+    pub(crate) fn mark_read(&self, abandoned: usize) {
+        if let Some(extras) = self.extras.get() {
+            extras.sync.mark_read(abandoned);
+        }
+    }
+
     /// Whether the store has to be asked before memory can be relied on for the owner.
     pub(crate) fn is_stale(&self) -> bool {
         self.extras.get().is_some_and(|extras| extras.sync.is_stale())

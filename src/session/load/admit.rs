@@ -53,7 +53,7 @@ pub(super) async fn admit(shared: &SessionShared, opened: OpenedCookie, now: Mil
     };
     let stored = match node.store() {
         Some(store) if known.as_ref().is_none_or(|record| record.is_stale()) => {
-            let abandoned = known.as_ref().map_or(0, |record| record.extras().sync.abandoned_writes());
+            let abandoned = known.as_ref().map_or(0, |record| record.abandoned_writes());
             Some(StoreAnswer { snapshot: store.read(node.config.owner(id)).await?, abandoned })
         }
         _ => None,

@@ -68,7 +68,7 @@ pub(super) fn merge_token(
 ) -> TokenMerge {
     if let Some(StoreAnswer { snapshot, abandoned }) = stored {
         shared.node.merge_stored(record, snapshot.into_record(), Scope::Session, now);
-        record.extras().sync.mark_read(abandoned);
+        record.mark_read(abandoned);
     }
     let payload = merge_payload(shared, record, &token, shared.node.config.resolution, now);
     TokenMerge { token, old_key, fingerprint, payload }

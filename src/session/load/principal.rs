@@ -46,12 +46,12 @@ pub(in crate::session) async fn load_record(
     if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
         return Ok(known);
     }
-    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.extras().sync.abandoned_writes());
+    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
     let stored = store.read(principal.owner).await?.into_record();
     let record = shared.principal_record(principal, now);
     shared.node.merge_stored(&record, stored, Scope::Principal, now);
     // Marks the record found before the store was asked, since each record of an owner counts its own abandoned writes.
-    known.as_ref().unwrap_or(&record).extras().sync.mark_read(abandoned);
+    known.as_ref().unwrap_or(&record).mark_read(abandoned);
     // Counted even if empty, so that memory remembers a store without a record of the principal.
     shared.node.account(&record, now);
     Ok(Some(record))

@@ -159,3 +159,13 @@ async fn ends_with_an_order_are_kept_alike() {
         .collect();
     assert!(ends.windows(2).all(|pair| pair[0] == pair[1]), "{ends:?}");
 }
+
+#[tokio::test]
+async fn loaded_session_takes_no_more_memory() {
+    let nodes = Nodes::new();
+    let (one, two) = (nodes.node(), nodes.node());
+    let mut browser = first_write(&one, dark()).await;
+    let _ = browser.read(&two).await;
+    let bytes = two.sessions.stats().bytes;
+    assert!(bytes < 300, "a record that nobody watches or writes through this node: {bytes}");
+}
