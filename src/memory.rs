@@ -1,4 +1,4 @@
-//! The memory tier: what this process knows, and the place where handles, sockets and tabs meet.
+//! The memory tier: the records of this process, shared by handles, sockets and tabs.
 
 use std::{
     convert::Infallible,
@@ -28,15 +28,21 @@ mod shards;
 mod tests;
 mod tombstones;
 
-/// Values in this process's memory: the tier in front of all others, and what makes changes live.
+/// Values in this process's memory: the tier in front of all others, which makes changes live.
 ///
-/// It is bounded by bytes. Records that a browser or the shared store holds whole, or both together, and that no handle is
-/// using, are evicted first: of a random sample the one that was not used for longest. (A principal's is in any number of
-/// browsers, and none vouches for it. The store vouches for what it was told through this node, and neither for what only a
-/// cookie brought nor for a lifetime of a session's own.) A record with anything that nobody else has is evicted only where
-/// a few hundred others in a row were no better, and counted.
+/// The tier is bounded by bytes. Above the bound the tier evicts records that no handle is using: clean records first,
+/// and of a random sample of clean records the least recently used.
 ///
-/// A session with one short value takes 270 bytes in all, and 144 more once it was updated or watched.
+/// - A session's record is *clean* if the browser's cookie or the shared store has all values of the session, or if
+///   both together have them.
+/// - A principal's record is clean only if the store has all values: the principal can have any number of browsers, so
+///   no single cookie proves that a copy remains.
+/// - The store has the values that this node wrote to the store. Values that only a cookie brought, and a lifetime
+///   given to one session ([`Session::set_lifetime`](crate::Session::set_lifetime)), are not in the store.
+///
+/// A record that is not clean is evicted only where a few hundred records in a row were no better, and counted apart.
+///
+/// A session with one short value takes 270 bytes in all, and 144 more after an update or a watch.
 ///
 /// ```
 /// use layered_session::{CookieTier, KeyRing, MemoryTier, Sessions};
@@ -50,34 +56,36 @@ mod tombstones;
 ///
 /// # Tombstones
 ///
-/// A session that is destroyed, revoked, renewed or signed in leaves a tombstone under its old id, so that a copy of the old
-/// cookie opens nothing. The tombstone takes 190 bytes for a minute and then 40, until nothing sealed for that id can still
-/// open, which is the absolute lifetime at most. A session that expires leaves none: its cookies have expired as well.
+/// A session that is destroyed, revoked, renewed or signed in leaves a tombstone under its old id, so that a copy of
+/// the old cookie opens nothing. The tombstone takes 190 bytes for a minute and then 40 bytes, until no token of that
+/// id can still open, which is the absolute lifetime at most. An expired session leaves no tombstone: its cookies have
+/// expired as well.
 ///
-/// Tombstones may take a fourth of the bound, so that they never push out living sessions. Plan for
+/// Tombstones may take a fourth of the bound, so that tombstones never push out living sessions. Plan for
 ///
 /// ```text
 /// max_bytes = 4 × 40 bytes × ends per second × absolute lifetime in seconds
 /// ```
 ///
-/// at least: one sign-out every two seconds and 30 days need 208 MB, and the 256 MiB that are the default hold 1.6 million
-/// tombstones.
+/// at least: one sign-out every two seconds and an absolute lifetime of 30 days need 208 MB, and the default of 256 MiB
+/// holds 1.6 million tombstones.
 ///
-/// At the cap those tombstones go first that ended while nobody was signed in; then, of a random sample of sixteen, the oldest
-/// of the user who has most of them. So neither visitors nor one account can erase the sign-outs of another account.
-/// Each loss is counted as `revocations_lost` and traced as an error: the cookie of such a session, if somebody kept a
-/// copy, opens again on this node. A user all of whose sessions were ended (`end_all_sessions`) is remembered in the user's record,
-/// which is evicted last.
+/// At the cap, tombstones of sessions without a signed-in user are dropped first; then, of a random sample of sixteen,
+/// the oldest tombstone of the user with the most tombstones in the sample. Neither visitors nor one account can
+/// therefore erase the sign-outs of another account. Each loss is counted as `revocations_lost` and traced as an error,
+/// since a copied cookie of such a session opens again on this node. The end of all sessions of a user
+/// (`end_all_sessions`) is kept in the user's record, and such records are evicted last.
 ///
-/// For its minute a tombstone also tells how the session ended. A sixteenth of the bound is for that; above it the oldest
-/// tombstones are cut short, and their ids count as no cookie before the minute is over.
+/// In the first minute a tombstone also keeps how the session ended. This data may take a sixteenth of the bound; above
+/// that limit the oldest data is dropped early, and the ids of these sessions count as no cookie before the minute is
+/// over.
 #[derive(Clone, Debug)]
 pub struct MemoryTier {
     pub(crate) max_bytes: usize,
 }
 
 impl MemoryTier {
-    /// Starts with a bound of 256 MiB.
+    /// Returns a builder with a bound of 256 MiB.
     pub const fn builder() -> MemoryTierBuilder {
         MemoryTierBuilder { max_bytes: 256 << 20 }
     }
@@ -116,14 +124,14 @@ pub struct MemoryTierBuilder {
 }
 
 impl MemoryTierBuilder {
-    /// How many bytes records may take in all, as the tier counts them.
+    /// Sets the bound: the bytes that records may take in all, as the tier counts bytes.
     #[must_use]
     pub const fn max_bytes(mut self, bytes: usize) -> Self {
         self.max_bytes = bytes;
         self
     }
 
-    /// The tier.
+    /// Builds the tier.
     pub const fn build(self) -> MemoryTier {
         MemoryTier { max_bytes: self.max_bytes }
     }
@@ -134,10 +142,10 @@ impl MemoryTierBuilder {
 pub(crate) struct Memory {
     pub(crate) records: Shards,
     pub(crate) tombstones: Tombstones,
-    /// Tombstones dropped at their cap of which no trace has told.
+    /// Limits the traces of tombstones dropped at the cap, and counts the losses between two traces.
     lost: Throttle,
     expiry: Mutex<Expiry>,
-    /// When the index has something to look at, in milliseconds, so that a call that passes needn't lock it to see.
+    /// The first minute in the index, in milliseconds, so that a call with no expiry work needn't lock the index.
     due: AtomicU64,
     bytes: AtomicUsize,
     max_bytes: usize,
@@ -147,16 +155,16 @@ pub(crate) struct Memory {
     pub(crate) expired: Counter,
 }
 
-/// How many due records a passing call looks at: above one, so that expiry keeps up with creation.
+/// The due records that one call checks: more than one, so that expiry keeps up with creation.
 const SWEEP_PER_CALL: usize = 2;
 
-/// Holders of a record that nobody is using: the map and the index.
+/// The holders of a record that no handle uses: the map and the index.
 const INTERNAL_REFS: usize = 2;
 
-/// What memory knows of a session.
+/// The answer of memory to a look-up of a session.
 #[derive(Debug)]
 pub(crate) enum SessionLookup {
-    /// The record of a session that has not ended, though its lifetime may be over.
+    /// The record of a session without an end. The session may have expired.
     Live(Arc<Record>),
     Ended(EndedSession),
     Unknown,
@@ -172,28 +180,28 @@ impl SessionLookup {
 }
 
 impl Memory {
-    /// The record of a key, uncounted and whatever has become of it.
+    /// Returns the record of a key, also after its end. Counts neither a hit nor a miss.
     #[cfg(test)]
     fn peek(&self, key: &RecordKey) -> Option<Arc<Record>> {
         self.records.get(key)
     }
 
-    /// What memory knows of a session.
+    /// Looks up a session without counting a hit or a miss.
     pub(crate) fn session(&self, key: &RecordKey, now: Millis) -> SessionLookup {
         match self.records.get(key) {
             Some(record) => SessionLookup::of(record, now),
-            // In this order: a record that ends goes once its tombstone is there.
+            // The record before the tombstone: an ended record is removed only after its tombstone is inserted.
             None => self.tombstones.find(key, now).map_or(SessionLookup::Unknown, SessionLookup::Ended),
         }
     }
 
-    /// The same for the session that a request's cookie names, which counts as a hit or a miss.
+    /// Returns the record of the session that a request's cookie names. Counts a hit or a miss; a tombstone is a hit.
     pub(crate) fn look_up(&self, key: &RecordKey) -> Option<Arc<Record>> {
         self.records.look_up(key, || self.tombstones.contains(key))
     }
 
-    /// The record of a session, made if there is none and the session has not ended. As long as the session lives and the
-    /// caller holds the record, the record stays the one of its key.
+    /// Returns the record of a session. Inserts a record from `make` if memory has neither a record nor a tombstone.
+    /// While the session lives and the caller holds the record, no other record takes the key.
     pub(crate) fn session_or_insert(
         &self,
         key: &RecordKey,
@@ -205,7 +213,7 @@ impl Memory {
             SessionLookup::Ended(ended) => return Err(ended),
             SessionLookup::Unknown => {}
         }
-        // Asked under the shard's lock, under which a record that ends gives its place to a tombstone.
+        // Checked under the shard's lock: under the same lock a tombstone takes the place of an ended record.
         let make = || self.tombstones.find(key, now).map_or_else(|| Ok(make()), Err);
         let record = self.records.get_or_insert_with(key, make)?;
         match record.end_of() {
@@ -214,7 +222,7 @@ impl Memory {
         }
     }
 
-    /// Makes the record of a new session, unless its id lives or has ended.
+    /// Inserts the record of a new session, unless memory has a record or a tombstone of the id.
     pub(crate) fn create(&self, key: &RecordKey, now: Millis, make: impl FnOnce() -> Record) -> Option<Arc<Record>> {
         let mut made = false;
         let make = || {
@@ -228,7 +236,8 @@ impl Memory {
         self.records.get(key)
     }
 
-    /// The record of a principal, made if there is none. As long as the caller holds it, it stays the one of its key.
+    /// Returns the record of a principal, inserted if missing. While the caller holds the record, no other takes the
+    /// key.
     pub(crate) fn principal_or_insert(&self, key: &RecordKey, make: impl FnOnce() -> Record) -> Arc<Record> {
         self.records.get(key).unwrap_or_else(|| {
             let Ok(record) = self.records.get_or_insert_with(key, || Ok::<_, Infallible>(make()));
@@ -236,7 +245,7 @@ impl Memory {
         })
     }
 
-    /// Leaves a tombstone of an id that memory does not know. Returns what memory knows of the id.
+    /// Inserts a tombstone for an id that memory does not know. Returns the earlier state of the id in memory.
     pub(crate) fn end_id(&self, key: &RecordKey, end: End, now: Millis) -> SessionLookup {
         let found = self.records.get_or_insert_with(key, || {
             let known = self.tombstones.find(key, now).map_or(SessionLookup::Unknown, SessionLookup::Ended);
@@ -249,15 +258,15 @@ impl Memory {
         found.map_or_else(|known| known, |record| SessionLookup::of(record, now))
     }
 
-    /// Drops a record that its maker did not come to use.
+    /// Drops a record whose creation failed.
     pub(crate) fn forget(&self, key: &RecordKey) {
         if let Some(record) = self.remove_if(key, |_, _| true) {
             self.sub_bytes(&record);
         }
     }
 
-    /// Takes a record out of the map and the index if nobody is using it: `is_idle` says so under the locks of both. What
-    /// is in the index is in the map.
+    /// Removes a record from the map and the index if `is_idle` returns true under the locks of both. Each record in
+    /// the index is in the map too.
     fn remove_if(
         &self,
         key: &RecordKey,
@@ -272,7 +281,7 @@ impl Memory {
         removed
     }
 
-    /// Lets go of a principal's record: one that holds nothing, and never did, goes with its last holder.
+    /// Releases a holder of a principal's record. The last holder removes a record that was never used.
     pub(crate) fn release(&self, record: Arc<Record>) {
         if !record.read().is_never_used() {
             return;
@@ -280,21 +289,22 @@ impl Memory {
         let key = *record.key();
         drop(record);
         self.remove_if(&key, |record, expiry| {
-            let passing = record.read().is_never_used();
-            // Under the shard's lock nobody can gain the record but through another holder, of whom there is none.
-            if passing && Arc::strong_count(record) == 1 + usize::from(!record.place.is_none()) {
+            let unused = record.read().is_never_used();
+            // Under the shard's lock only another holder could clone the record, and there is no other holder.
+            if unused && Arc::strong_count(record) == 1 + usize::from(!record.place.is_none()) {
                 return true;
             }
-            // Who only looks at it just now does not come here afterwards: let it expire at least.
-            if passing {
+            // A reader that holds the record at this moment may never release it here: index the record, so that it
+            // expires.
+            if unused {
                 expiry.add(Arc::clone(record), record.forget_after());
             }
             false
         });
     }
 
-    /// Counts a record that changed, or leaves its tombstone if it has ended, and does a bounded step of the work that is
-    /// due.
+    /// Counts the bytes of a changed record, or replaces an ended record with its tombstone. Then sweeps and evicts in
+    /// a bounded number of steps.
     pub(crate) fn account_and_sweep(&self, record: &Arc<Record>, now: Millis) {
         let grown = self.add_bytes(record).unwrap_or_else(|| {
             self.replace_with_tombstone(record, now);
@@ -302,14 +312,14 @@ impl Memory {
         });
         if record.place.is_none() {
             let mut expiry = self.expiry.lock();
-            // One that has ended meanwhile is in the map no more, or not for long.
+            // A record that has ended meanwhile is leaving the map: don't index it.
             if record.end_of().is_none() {
                 expiry.add(Arc::clone(record), record.forget_after());
                 self.publish_due(&expiry);
             }
         }
         self.sweep(now, SWEEP_PER_CALL);
-        // One that grew by much makes room for all of it: no record takes less than it counts as empty.
+        // Evict enough for all of a large growth: each evicted record frees at least the size of an empty record.
         let most = SWEEP_PER_CALL + grown / size_of::<Record>();
         for _ in 0..most {
             if self.bytes() <= self.max_bytes || !self.evict() {
@@ -318,20 +328,19 @@ impl Memory {
         }
     }
 
-    /// Puts a tombstone in the place of a record that has ended. Handles that hold the record keep it: nothing changes it
-    /// any more.
+    /// Replaces an ended record with its tombstone. Handles keep their `Arc` of the record, which never changes again.
     fn replace_with_tombstone(&self, record: &Arc<Record>, now: Millis) {
-        let buried = self.remove_if(record.key(), |found, _| {
+        let removed = self.remove_if(record.key(), |found, _| {
             let end = if Arc::ptr_eq(found, record) { found.end_of() } else { None };
             end.map(|end| self.tombstones.insert(found.key(), end)).is_some()
         });
-        if buried.is_some() {
+        if removed.is_some() {
             self.cap_tombstones(now);
         }
     }
 
-    /// Drops tombstones above their cap, and traces the losses at most once a minute. No lock is held here: the trace runs
-    /// the application's code.
+    /// Drops tombstones above the cap, and traces the losses at most once a minute. Called without a lock: the trace
+    /// runs the application's code.
     fn cap_tombstones(&self, now: Millis) {
         let lost = self.tombstones.make_room();
         if lost > 0 {
@@ -339,23 +348,23 @@ impl Memory {
             if let Some(left_out) = self.lost.due(lost, now, MINUTE) {
                 tracing::error!(
                     lost = lost.saturating_add(left_out),
-                    "ended sessions were forgotten for want of room: their cookies open again on this node; \
-                     give the memory tier more bytes"
+                    "memory had no room for the tombstones of ended sessions: copies of the cookies of these \
+                     sessions open again on this node; give the memory tier more bytes"
                 );
             }
         }
     }
 
-    /// Counts what a record takes now. Returns by how much that is more than before; none for one that has ended, which
-    /// takes nothing but its tombstone.
+    /// Counts the present bytes of a record. Returns the growth since the last count, or `None` for an ended record,
+    /// which counts no bytes: its tombstone is counted apart.
     fn add_bytes(&self, record: &Record) -> Option<usize> {
         let mut state = record.write();
         let ended = matches!(state.kind, Kind::Ended(_));
         let bytes = if ended { 0 } else { record::BASE_BYTES + state.heap_bytes() + record.extras_bytes() };
         let after = u32::try_from(bytes).unwrap_or(u32::MAX);
         let before = std::mem::replace(&mut state.counted, after);
-        // Under the record's lock: of two that count it, the one that takes away must not come first. A sum below
-        // nothing is above every bound.
+        // Under the record's lock: of two concurrent counts, the subtraction must not come before the addition. A sum
+        // below zero would wrap, and be above every bound.
         match after.checked_sub(before) {
             Some(0) => {}
             Some(grown) => drop(self.bytes.fetch_add(grown as usize, Ordering::Relaxed)),
@@ -374,8 +383,8 @@ impl Memory {
         self.due.store(expiry.first().map_or(u64::MAX, |first| first.0), Ordering::Relaxed);
     }
 
-    /// Looks at up to so many records whose minute has come, and drops those that are over. Returns whether it saw
-    /// that many, so that there may be more.
+    /// Checks up to `steps` due records, and drops the expired ones. Returns whether more work may be left: all steps
+    /// were used, or shards of tombstones remain.
     pub(crate) fn sweep(&self, now: Millis, steps: usize) -> bool {
         let (dropped, more) = self.tombstones.sweep(now, steps.div_ceil(32));
         if dropped > 0 {
@@ -395,21 +404,21 @@ impl Memory {
         {
             looked += 1;
             let (used, until) = (record.used(), record.forget_after());
-            // What is over is brought back by nothing but another use: where there was none, it still is.
+            // Only another use brings an expired record back: with an unchanged last use, the record is still expired.
             let idle = |record: &Arc<Record>| is_held_by(record, INTERNAL_REFS) && record.used() == used;
             if until > now || self.records.remove_if(record.key(), idle).is_none() {
-                // One that is over and still held is looked at again in the next minute.
+                // An expired record that a handle still holds is checked again in the next minute.
                 expiry.add(record, until.max(now));
                 continue;
             }
             let counted = std::mem::take(&mut record.write().counted);
             bytes += counted as usize;
-            // A principal's that was never settled was nobody's any more.
+            // A principal's record that was never accounted holds nothing, and doesn't count as expired.
             expired += u64::from(counted > 0);
         }
         self.publish_due(&expiry);
         drop(expiry);
-        // Once for all: a step that changed them for each record took a tenth longer.
+        // Once after the loop: changing the counters for each record took a tenth longer.
         self.expired.fetch_add(expired, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
         looked == steps
@@ -424,8 +433,8 @@ impl Memory {
     }
 }
 
-/// Whether a record has just so many holders. What those did who let go of it, a use or a count, is seen then: they
-/// release what the fence acquires.
+/// Returns whether exactly `holders` `Arc`s point to the record. The acquire fence pairs with the release in
+/// `Arc::drop`, so the writes of former holders, such as a use or a count, are visible.
 fn is_held_by(record: &Arc<Record>, holders: usize) -> bool {
     let held = Arc::strong_count(record) == holders;
     if held {

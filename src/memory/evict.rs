@@ -1,24 +1,24 @@
-//! Which record goes where memory is over its bound.
+//! Eviction: the choice of the record to drop while memory is over its bound.
 
 use std::{ops::ControlFlow, sync::Arc};
 
 use super::{INTERNAL_REFS, Memory, is_held_by, record::Record};
 use crate::{record::state::Kind, sync::atomic::Ordering, time::Millis};
 
-/// Of so many records that can go the least recently used one goes.
+/// The clean records of a sample. The least recently used record of the sample is evicted.
 const SAMPLE: usize = 8;
 
-/// So many are looked at where none of the sample is saved: some 20 µs.
+/// The most records that one call checks where clean records are rare: some 20 µs.
 const SCAN_LIMIT: usize = 256;
 
 impl Memory {
-    /// Drops one record that nobody holds. Returns false where there is none to drop.
+    /// Drops one record that no handle holds. Returns false if no record can be dropped.
     pub(super) fn evict(&self) -> bool {
-        let rank = |record: &Record| EvictionClass::of(record).map(|worth| (worth, record.used()));
+        let rank = |record: &Record| EvictionClass::of(record).map(|class| (class, record.used()));
         let (mut worst, mut fit, mut looked) = (None::<((EvictionClass, Millis), Arc<Record>)>, 0, 0);
         self.records.scan_from_cursor(|record| {
             looked += 1;
-            // What is not in the index is not to be had, and whoever makes or settles it comes to evict as well.
+            // Skip records that are not indexed yet. Their creator indexes them and then runs eviction itself.
             if Arc::strong_count(record) <= INTERNAL_REFS
                 && !record.place.is_none()
                 && let Some(ranked) = rank(record)
@@ -34,11 +34,11 @@ impl Memory {
             }
         });
         let Some((seen, record)) = worst else { return false };
-        // Held by us as well, so that it is the one of its key still, and in the index. A session that has ended since it
-        // was looked at is no longer what it was chosen for.
+        // This function holds the record too, so the record is still under its key and in the index. A record that was
+        // used or ended since the scan has another rank, and stays.
         let idle =
             |record: &Arc<Record>, _: &mut _| is_held_by(record, INTERNAL_REFS + 1) && rank(record) == Some(seen);
-        // Where somebody came to use it, the next call looks for another.
+        // If the record came into use meanwhile, the next call chooses another.
         if self.remove_if(record.key(), idle).is_none() || self.sub_bytes(&record) == 0 {
             return true;
         }
@@ -52,7 +52,7 @@ impl Memory {
     }
 }
 
-/// What is lost with a record, the least first.
+/// The loss that an eviction of a record causes, the smallest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum EvictionClass {
     Clean,
@@ -61,13 +61,13 @@ enum EvictionClass {
 }
 
 impl EvictionClass {
-    /// None for a session that has ended: its record goes as soon as its tombstone is there.
+    /// Returns `None` for an ended session: the insertion of its tombstone removes the record.
     fn of(record: &Record) -> Option<Self> {
         let state = record.read();
         Some(match &state.kind {
             Kind::Ended(_) => return None,
             Kind::Principal(principal) if principal.not_before > Default::default() => Self::Revocation,
-            // What became of a write that nobody waited for isn't known, and so not what the store holds.
+            // The outcome of an abandoned write is unknown, so a stale record is not known to be in the store.
             _ if state.is_clean() && !record.is_stale() => Self::Clean,
             _ => Self::Dirty,
         })

@@ -1,8 +1,8 @@
-//! When to look at which record: an index by the minute, so that the cost of expiry follows what expires.
+//! The expiry index: records by the minute of their deadline, so that a sweep costs as much as the records that expire.
 //!
-//! A record's deadline moves with each use, its place here does not: when its minute comes, a record that was used
-//! meanwhile goes to its new minute. So use costs nothing, and each record is looked at once per idle lifetime. A record
-//! knows its place, so that one that goes early leaves nothing behind.
+//! A record's deadline moves with each use, but its place in the index doesn't: when the minute comes, the sweep moves
+//! a record that was used meanwhile to its new minute. A use therefore costs the index nothing, and each record is
+//! checked once per idle lifetime. A record stores its own place, so that an early removal leaves no entry behind.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -23,24 +23,24 @@ pub(super) struct Expiry {
 const MINUTE: u64 = 60_000;
 
 impl Expiry {
-    /// The minute that comes first.
+    /// Returns the first minute of the index.
     pub(super) fn first(&self) -> Option<Millis> {
         self.minutes.keys().next().map(|minute| Millis(u64::from(*minute) * MINUTE))
     }
 
-    /// Adds a record, unless it is in already.
+    /// Adds a record, unless the record is in the index already.
     pub(super) fn add(&mut self, record: Arc<Record>, deadline: Millis) {
         if !record.place.is_none() {
             return;
         }
-        // A deadline within a minute belongs to the next: when it comes, all in it are over.
+        // A deadline within a minute goes to the next minute: when that minute comes, all its deadlines have passed.
         let minute = u32::try_from(deadline.0 / MINUTE + 1).unwrap_or(u32::MAX);
         let bucket = self.minutes.entry(minute).or_default();
         record.place.set(minute, bucket.len());
         bucket.push(record);
     }
 
-    /// Takes a record out, if it is in. The last of its minute takes its place.
+    /// Removes a record, if the record is in the index. The last record of the same minute takes the free place.
     pub(super) fn remove(&mut self, record: &Record) -> Option<Arc<Record>> {
         let (minute, at) = record.place.get();
         let Entry::Occupied(mut entry) = self.minutes.entry(minute) else { return None };
@@ -58,10 +58,10 @@ impl Expiry {
         Some(removed)
     }
 
-    /// Takes the last of the records whose minute has come.
+    /// Removes and returns a record of the first minute, if that minute has come.
     pub(super) fn take_due(&mut self, now: Millis) -> Option<Arc<Record>> {
         let mut first = self.minutes.first_entry()?;
-        // What is in the last minute that there is has no other to go to.
+        // Records in the last representable minute stay: no later minute could take them.
         if u64::from(*first.key()) > now.0 / MINUTE || *first.key() == u32::MAX {
             return None;
         }
@@ -74,7 +74,7 @@ impl Expiry {
     }
 }
 
-/// Where a record is in the index. Changed under the index's lock alone.
+/// The place of a record in the index, changed only under the index's lock.
 #[derive(Debug, Default)]
 pub(super) struct IndexSlot {
     /// 0 for a record that is not in the index: no deadline is in the first minute of 1970.

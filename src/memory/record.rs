@@ -1,7 +1,8 @@
-//! One owner's record in this process: the values, the session's life, and who waits for changes.
+//! One owner's record in this process: the values, the session's life, and the watchers.
 //!
-//! Lock order: the map's shard, then the record. While a record's lock is held no other lock of ours is taken, but for a
-//! new record's that nobody else can reach yet. Nothing of the application's runs under it, and nothing is awaited.
+//! Lock order: the map's shard, then the record. Under a record's lock no other lock of this crate is taken, except the
+//! lock of a new record that no other thread can reach yet. No code of the application and no await runs under the
+//! lock.
 
 use std::{
     iter,
@@ -35,22 +36,22 @@ use crate::{
 
 mod extras;
 
-/// The bytes of a record without its heap: the record, the two counters of its `Arc`, its place in the index, and nine bytes
-/// of its shard's table, which is between seven sixteenths and seven eighths full.
+/// The bytes of a record without its heap: the record, the two counters of its `Arc`, the pointer in the index, and
+/// nine bytes of its shard's table, which become 14 as the table is between seven sixteenths and seven eighths full.
 pub(super) const BASE_BYTES: usize = size_of::<Record>() + 2 * size_of::<usize>() + size_of::<usize>() + 14;
 
 /// One record, of 232 bytes for a session with one short value (measured in the tests of the memory tier).
 #[derive(Debug)]
 pub(crate) struct Record {
-    /// Here and not in the map: a map has room for twice as many entries as it holds, at the worst.
+    /// In the record and not in the map: a map can have room for twice as many entries as it holds.
     key: RecordKey,
     state: RwLock<State>,
-    /// Last use, in milliseconds. Apart from the lock, so that a read stays a read.
+    /// The last use, in milliseconds. Outside the lock, so that a read needs no write lock.
     used: AtomicU64,
-    /// [`State::revision`], for those who only want to know whether anything has changed: each of threads that read one
-    /// session takes the lock from the others.
+    /// A copy of [`State::revision`], to check for changes without the lock: threads that read the same session would
+    /// contend for the lock's cache line.
     revision: AtomicU64,
-    /// Where the index of expiry has it.
+    /// The record's place in the expiry index.
     pub(super) place: IndexSlot,
     extras: OnceBox<extras::RecordExtras>,
 }
@@ -76,7 +77,7 @@ impl Record {
         }
     }
 
-    /// The id of the session whose record this is: a session's record is found by its id itself.
+    /// Returns the id of a session's record: the key of a session's record is the id itself.
     pub(crate) const fn id(&self) -> SessionId {
         SessionId::from_bytes(self.key.0)
     }
@@ -93,7 +94,7 @@ impl Record {
         StateGuard { state: self.state.write(), revision: &self.revision }
     }
 
-    /// The stamp of what browsers carry of it, without a lock.
+    /// Returns [`State::revision`] without a lock.
     pub(crate) fn revision(&self) -> u64 {
         self.revision.load(Ordering::Acquire)
     }
@@ -102,15 +103,15 @@ impl Record {
         Millis(self.used.load(Ordering::Relaxed))
     }
 
-    /// Counts a use, of now or of long ago.
+    /// Counts a use at a present or past time.
     pub(crate) fn touch(&self, used: Millis) {
-        // Only where the use is later: threads that read one session would take the line from each other.
+        // Write only a later use: otherwise threads that read the same session would contend for the cache line.
         if self.used() < used {
             self.used.fetch_max(used.0, Ordering::Relaxed);
         }
     }
 
-    /// Notes that a request has brought the session's cookie. Once: later requests only read.
+    /// Notes that a request has brought the session's cookie. Only the first call takes the write lock.
     pub(crate) fn confirm(&self) {
         if self.is_confirmed() {
             return;
@@ -120,7 +121,7 @@ impl Record {
         }
     }
 
-    /// Whether a request has brought the session's cookie, as far as a session is concerned.
+    /// Whether a request has brought the session's cookie; true for other records.
     pub(crate) fn is_confirmed(&self) -> bool {
         match &self.read().kind {
             Kind::Session { browser, .. } => browser.confirmed,
@@ -128,35 +129,36 @@ impl Record {
         }
     }
 
-    /// Why it can't be used any more.
+    /// Returns the reason why the record can't be used any more, if there is one.
     pub(crate) fn closed(&self, now: Millis) -> Option<CloseReason> {
         self.read().closed(self.used(), now)
     }
 
-    /// When it is over if nobody uses it again.
+    /// Returns the time at which the record expires without another use.
     pub(crate) fn deadline(&self) -> Millis {
         self.read().deadline(self.used())
     }
 
-    /// Until when a shared store has to have it: it isn't told of each use of a session, of which memory and the seal know.
+    /// Returns the time until which a shared store must keep the record. For a session this is the absolute deadline:
+    /// the store isn't told of each use, which only memory and the sealed cookie know.
     pub(crate) fn expires(&self) -> Millis {
         let state = self.read();
         state.absolute_deadline().unwrap_or_else(|| state.forget_after(self.used()))
     }
 
-    /// When nothing that somebody may still hold of it can matter any more.
+    /// Returns the time from which nothing needs the record any more: see [`State::forget_after`].
     pub(crate) fn forget_after(&self) -> Millis {
         self.read().forget_after(self.used())
     }
 
-    /// Runs a reader on the state if it is not closed.
+    /// Runs `read` on the state, unless the record is closed.
     pub(crate) fn live<T>(&self, now: Millis, read: impl FnOnce(&State) -> T) -> Result<T, CloseReason> {
         self.read_live(now).map(|state| read(&state))
     }
 
-    /// Makes changes that the application asks for, all or none, and tells who waits. Returns the version they got.
+    /// Commits the application's changes, all or none, and notifies the watchers. Returns the version of the changes.
     pub(crate) fn commit(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<Version, CommitRejected> {
-        // What a store has stamped may meet what came past it on the way here.
+        // A change that the store stamped may meet a later change that arrived here first.
         let stamped = changes.iter().filter_map(|change| {
             let value = StoredValue::new(change.version?, change.json.clone(), terms.now);
             Some(IncomingValue::Declared(ValueSlot::local(change.index, value)))
@@ -174,7 +176,7 @@ impl Record {
         Ok(version)
     }
 
-    /// Takes over another node's word on how long the session lives, if it is newer.
+    /// Merges the lifetime that another node gave the session: the newer lifetime stays.
     pub(crate) fn merge_life(&self, other: &SessionLife, now: Millis) {
         if other.lifetime_version() == Version::ZERO {
             return;
@@ -185,8 +187,8 @@ impl Record {
         }
     }
 
-    /// Gives the session a lifetime of its own, as a use of it: a shorter idle time begins now, it does not end the
-    /// session at once.
+    /// Gives the session a lifetime of its own, and counts a use: a shorter idle lifetime begins now, and does not end
+    /// the session at once.
     pub(crate) fn set_lifetime(&self, lifetime: Lifetime, time: &NodeClock, now: Millis) -> Result<(), CloseReason> {
         {
             let mut state = self.write();
@@ -203,8 +205,8 @@ impl Record {
         Ok(())
     }
 
-    /// Empties a principal's record that was not used for its idle time: whatever is written or brought now begins
-    /// another. To be called before anything counts as use of it, which would bring the old one back.
+    /// Empties a principal's record that was not used for its idle time, so that the next write or merge begins with an
+    /// empty record. Call this before a use is counted: the use would bring the old values back.
     pub(crate) fn reset_if_idle(&self, state: &mut State, now: Millis) {
         if matches!(state.kind, Kind::Principal(_)) && state.deadline(self.used()) <= now {
             state.clear_keeping_tombstones();
@@ -212,8 +214,8 @@ impl Record {
         }
     }
 
-    /// The moment up to which all sessions of this principal have ended. Said by a clock that was further ahead than the
-    /// allowed skew, it is put right: it must not end what began later.
+    /// Returns the version up to which all sessions of this principal have ended. A version from a clock further ahead
+    /// than the allowed skew is corrected, since the version must not end sessions that began after the revocation.
     pub(crate) fn not_before(&self, time: &NodeClock, now: Millis) -> Version {
         let known = self.read().not_before();
         if known <= time.bound(now) {
@@ -224,7 +226,7 @@ impl Record {
         principal.not_before
     }
 
-    /// Whether the changes would be taken, without making them.
+    /// Checks whether the record would accept the changes, without applying them.
     pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         let state = self.read();
         match state.closed(self.used(), terms.now) {
@@ -233,8 +235,8 @@ impl Record {
         }
     }
 
-    /// Merges copies of this record's owner that carry their versions, unless the session is over. `filled` gets the
-    /// declared values that changed.
+    /// Merges copies with their versions into the record, and notifies the watchers of a change. A closed session
+    /// merges nothing. `filled` gets the declared values that changed.
     pub(crate) fn merge<'a>(
         &self,
         from: IncomingFrom,
@@ -242,24 +244,25 @@ impl Record {
         terms: WriteContext<'_>,
         filled: Option<&mut Vec<(ValueIndex, Version)>>,
     ) -> MergeResult {
-        let joined = {
+        let merged = {
             let Ok((mut state, readable)) = self.write_decided(entries.clone(), terms) else {
                 return MergeResult { changed: false, same: false, revision: self.revision() };
             };
             state.merge(from, decided(entries, &readable), terms, filled)
         };
-        if joined.changed {
+        if merged.changed {
             self.notify_all();
         }
-        joined
+        merged
     }
 
-    /// Locks the state for changes once it is known of the copies that meet there whether this build can read them, and
-    /// returns that of the incoming copies. The value types' code runs without the lock, and again for the copies that
-    /// others bring meanwhile. Most copies meet none, in an empty record.
+    /// Decides for each pair of copies that meet whether this build can read them, and then locks the state for
+    /// changes. Returns the lock, and the decisions for the incoming copies. The code of the value types runs without
+    /// the lock, and runs again if other threads bring copies meanwhile. In an empty record no copies meet, which is
+    /// the common case.
     ///
-    /// Versions that a clock gave which was further ahead than the allowed skew are put right: they would win until that
-    /// time. Those of a store count as they are.
+    /// Versions from a clock further ahead than the allowed skew are corrected, since these versions would win all
+    /// merges until their time comes. Versions that a store gives are kept as they are.
     fn write_decided<'a>(
         &self,
         entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
@@ -285,7 +288,8 @@ impl Record {
         }
     }
 
-    /// Returns whether this build can read an incoming copy that meets another copy, of which the same is noted.
+    /// Returns whether this build can read an incoming copy that meets a current copy; `None` if no copies meet. Notes
+    /// in the record whether this build can read the current copy.
     fn decide(&self, entry: &IncomingValue<'_>, schema: &Schema) -> Option<bool> {
         let IncomingValue::Declared(incoming) = entry else { return None };
         let can_read = |copy: &ValueSlot| match &copy.value.json {
@@ -301,15 +305,15 @@ impl Record {
         incoming.readable.or_else(|| Some(can_read(incoming)))
     }
 
-    /// Ends the record, unless it is over already. What waits on it is told.
+    /// Ends the record, unless the record is closed already, and notifies the watchers.
     pub(crate) fn end(
         &self,
         reason: CloseReason,
         principal: Option<PrincipalTag>,
-        sequel: Successor,
+        successor: Successor,
         now: Millis,
     ) -> Result<(), CloseReason> {
-        let ended = self.end_with(reason, principal, now, |_| Ok(sequel));
+        let ended = self.end_with(reason, principal, now, |_| Ok(successor));
         self.notify_all();
         ended.map_err(|refused| match refused {
             CommitRejected::Closed(closed) => closed,
@@ -317,8 +321,8 @@ impl Record {
         })
     }
 
-    /// Ends the record if `succeed`, which sees it as it is, has put a successor in its place. `succeed` returns what is
-    /// noted as [`End::successor`]. Nobody is told yet.
+    /// Runs `succeed`, which may create a successor from the present state, and ends the record if `succeed` returns a
+    /// [`Successor`]. Notifies no watchers: the caller does.
     pub(crate) fn end_with(
         &self,
         reason: CloseReason,
@@ -328,13 +332,13 @@ impl Record {
     ) -> Result<(), CommitRejected> {
         let mut state = self.write();
         state.check_live(self.used(), now).map_err(CommitRejected::Closed)?;
-        let sequel = succeed(&state)?;
+        let successor = succeed(&state)?;
         let until = state.absolute_deadline().unwrap_or(now).max(state.forget_after(self.used()));
-        state.end(End { reason, at: now, until, principal, successor: sequel });
+        state.end(End { reason, at: now, until, principal, successor });
         Ok(())
     }
 
-    /// Returns how the record ended, if it has.
+    /// Returns the end of the record, if the record has ended.
     pub(crate) fn end_of(&self) -> Option<End> {
         match &self.read().kind {
             Kind::Ended(end) => Some(End::clone(end)),
@@ -349,7 +353,7 @@ impl Record {
     }
 }
 
-/// The state, locked to be changed.
+/// A write lock of the state, which publishes the revision when dropped.
 pub(crate) struct StateGuard<'a> {
     state: RwLockWriteGuard<'a, State>,
     revision: &'a AtomicU64,
@@ -375,7 +379,7 @@ impl Drop for StateGuard<'_> {
     }
 }
 
-/// The copies with what is known of whether this build can read each.
+/// Adds to each copy the decision whether this build can read the copy, if there is a decision.
 fn decided<'a>(
     entries: impl Iterator<Item = IncomingValue<'a>> + Clone,
     readable: &[Option<bool>],

@@ -1,4 +1,4 @@
-//! The map of records by key, in shards: who reads one record waits for nobody who adds another.
+//! The map of records by key, in shards, so that a reader of a record seldom waits for an insert of another.
 
 use std::sync::Arc;
 
@@ -14,20 +14,21 @@ use crate::{
     },
 };
 
-/// A map that holds nothing but pointers, at 10 to 21 bytes a record; the keys are in the records.
+/// A map that holds only pointers, at 10 to 21 bytes a record; the keys are in the records.
 ///
-/// It is ours since no map of the field gives what eviction needs without `unsafe`: a few records of a shard at a time,
-/// wherever they are. The tables are hashbrown's, as the standard library's are.
+/// The map is the crate's own, since no known concurrent map offers without `unsafe` the access that eviction needs: a
+/// few records of a shard at a time, at any position. The tables are hashbrown's, like those of the standard library.
 #[derive(Debug)]
 pub(crate) struct Shards {
     shards: Box<[Shard]>,
-    /// Keys are random or SHA-256, and nobody chooses one that gets in: a seeded hasher will do, which costs less than SipHash.
+    /// Keys are random or SHA-256, so no attacker chooses a key that gets in: a seeded hasher suffices, cheaper than
+    /// SipHash.
     hasher: RandomState,
-    /// Where [`visit`](Self::scan_from_cursor) goes on: the shard, and how many of its records were passed.
+    /// The position of [`scan_from_cursor`](Self::scan_from_cursor): the shard, and the number of its records passed.
     cursor: AtomicU64,
 }
 
-/// One line of cache: who reads a record has the line already when it counts that.
+/// One cache line: a reader of a record already has the line of the counters.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Shard {
@@ -37,8 +38,8 @@ struct Shard {
 }
 
 impl Shards {
-    /// Makes a map for about so many records. A shard that grows moves all of its records while readers of the shard wait.
-    /// More shards than these are themselves out of cache.
+    /// Returns a map for about `records` records. A growing shard moves all its records while readers of the shard
+    /// wait, so shards are small; but more than 1024 shards would themselves fall out of the cache.
     pub(super) fn new(records: usize) -> Self {
         let shards = (records / 2048).next_power_of_two().clamp(16, 1024);
         Self {
@@ -53,7 +54,8 @@ impl Shards {
         self.hasher.hash_one(key.first_chunk().map_or(0, |half| u128::from_le_bytes(*half)))
     }
 
-    /// By bits that the tables don't begin with: they take the lowest for the place and the highest seven for the tag.
+    /// Selects by bits that the tables don't use first: a table takes the lowest bits for the place, the top seven for
+    /// the tag.
     fn shard(&self, hash: u64) -> &Shard {
         &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
     }
@@ -63,7 +65,7 @@ impl Shards {
         self.shard(hash).table.read().find(hash, |record| record.key() == key).cloned()
     }
 
-    /// The same, counted as a hit or a miss. Without a record `is_known` decides.
+    /// Returns the record, and counts a hit or a miss. If there is no record, `is_known` decides between the two.
     pub(super) fn look_up(&self, key: &RecordKey, is_known: impl FnOnce() -> bool) -> Option<Arc<Record>> {
         let hash = self.hash(key);
         let shard = self.shard(hash);
@@ -73,7 +75,7 @@ impl Shards {
         found
     }
 
-    /// The record, made if there is none, unless `make`, which is asked under the shard's lock, refuses.
+    /// Returns the record, inserted from `make` if missing. `make` runs under the shard's lock, and may refuse.
     pub(super) fn get_or_insert_with<E>(
         &self,
         key: &RecordKey,
@@ -89,8 +91,8 @@ impl Shards {
         Ok(Arc::clone(table.insert_unique(hash, record, rehash).get()))
     }
 
-    /// Takes a record out if nobody can gain it meanwhile but through a holder, and `is_idle` says of it, under the
-    /// shard's lock, that there is none.
+    /// Removes a record if `is_idle` returns true under the shard's lock. Under that lock, only a holder of the record
+    /// can clone the `Arc`.
     pub(super) fn remove_if(&self, key: &RecordKey, is_idle: impl FnOnce(&Arc<Record>) -> bool) -> Option<Arc<Record>> {
         let hash = self.hash(key);
         let mut table = self.shard(hash).table.write();
@@ -98,12 +100,12 @@ impl Shards {
         is_idle(entry.get()).then(|| entry.remove().0)
     }
 
-    /// Shows records until `look` has seen enough of them, each once in a round through all. In a table they stand in the
-    /// order of a seeded hash: what is shown is a random sample, whatever made them.
+    /// Passes records to `look` until `look` breaks, each record once in a round. A table orders records by a seeded
+    /// hash, so the records are a random sample, in whatever order they were created.
     pub(super) fn scan_from_cursor(&self, mut look: impl FnMut(&Arc<Record>) -> std::ops::ControlFlow<()>) {
-        let hand = self.cursor.load(Ordering::Relaxed);
-        let (mut at, mut passed) = ((hand >> 32) as usize, (hand & u64::from(u32::MAX)) as usize);
-        // One more than there are: the first is gone through in two halves.
+        let cursor = self.cursor.load(Ordering::Relaxed);
+        let (mut at, mut passed) = ((cursor >> 32) as usize, (cursor & u64::from(u32::MAX)) as usize);
+        // One step more than there are shards: the first shard is visited in two halves.
         for _ in 0..=self.shards.len() {
             let table = self.shards[at & (self.shards.len() - 1)].table.read();
             for record in table.iter().skip(passed) {

@@ -1,9 +1,9 @@
 //! The tombstones of sessions: each ended id, for as long as a token of that id could open.
 //!
 //! A tombstone takes 24 bytes of a table that has a cap of its own, so that ended sessions can't push out living ones.
-//! How a session ended is kept beside the table, for the minute in which a late request must learn of that.
+//! The [`End`] of a session is kept beside the table, for the minute in which a late request needs it.
 //!
-//! The locks of this module are the last: no other lock is taken under any of them.
+//! The locks of this module are the last in the lock order: no other lock is taken under them.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -24,12 +24,12 @@ use crate::{
     time::Millis,
 };
 
-/// How long ago a session ended.
+/// An ended session, by the time since its end.
 #[derive(Clone, Debug)]
 pub(crate) enum EndedSession {
-    /// Less than a minute: a late request with the id may not mint a session.
+    /// Less than a minute ago: a late request with the id may not mint a session.
     Recently(End),
-    /// Longer: the id counts as no cookie, and never lives again.
+    /// A minute ago or more: the id counts as no cookie, and never lives again.
     LongAgo,
 }
 
@@ -38,7 +38,7 @@ impl EndedSession {
         if end.is_recent(now) { Self::Recently(end) } else { Self::LongAgo }
     }
 
-    /// Why the session ended, as far as that is still known.
+    /// Returns the reason of the end; [`CloseReason::Destroyed`] once the reason is forgotten.
     pub(crate) const fn reason(&self) -> CloseReason {
         match self {
             Self::Recently(end) => end.reason,
@@ -53,9 +53,9 @@ type Half = [u8; 16];
 #[derive(Clone, Copy, Debug)]
 struct Tombstone {
     id: Half,
-    /// The minute since 1970 from which on no token of the id opens.
+    /// The minute, counted from 1970, from which no token of the id opens.
     until: u32,
-    /// The keyed hash of the principal that was signed in; 0 for nobody.
+    /// The keyed hash of the signed-in principal; 0 for an anonymous session.
     principal: u32,
 }
 
@@ -78,42 +78,43 @@ pub(super) const RECENT: usize = 150;
 /// Tombstones may take a fourth of the tier's bytes.
 const SHARE: usize = 4;
 
-/// Recent ends may take a sixteenth of them.
+/// Recent ends may take a sixteenth of the tier's bytes.
 const RECENT_SHARE: usize = 16;
 
-/// Tiers of a few kilobytes hold some tombstones all the same.
+/// The smallest cap, so that a tier of a few kilobytes still holds some tombstones.
 const FLOOR: usize = 64;
 
-/// Of so many tombstones at the cap one goes.
+/// The tombstones of a sample at the cap, of which one is dropped.
 const SAMPLE: usize = 16;
 
 #[derive(Debug)]
 pub(crate) struct Tombstones {
     shards: Box<[Shard]>,
     hasher: FastState,
-    /// A keyed hasher, SipHash with a random key: nobody can look for a principal whose hash is another principal's.
+    /// SipHash with a random key, so that an attacker can't search for a principal whose hash collides with another's.
     principals: RandomState,
-    /// Tombstones of nobody, and of principals.
+    /// The numbers of tombstones of anonymous sessions, and of principals.
     counts: [AtomicUsize; 2],
     cap: usize,
     recent: Mutex<Recent>,
     recent_count: AtomicUsize,
     recent_cap: usize,
-    /// Where [`sample`](Self::sample) goes on: the shard, and how many tombstones of the shard were passed.
+    /// The position of [`sample`](Self::sample): the shard, and the number of its tombstones passed.
     cursor: AtomicU64,
-    /// The shard that [`sweep`](Self::sweep) looks at next, and when the next round begins, in milliseconds.
+    /// The next shard of [`sweep`](Self::sweep).
     swept: AtomicUsize,
+    /// The beginning of the next round of sweeps, in milliseconds.
     due: AtomicU64,
 }
 
 #[derive(Debug)]
 struct Shard {
     tables: RwLock<[HashTable<Tombstone>; 2]>,
-    /// No tombstone of the shard is over before this minute.
+    /// A minute before which no tombstone of the shard is over.
     earliest: AtomicU32,
 }
 
-/// How the sessions of the last minute ended, in the order in which they did.
+/// The ends of the last minute, in the order of their insertion.
 #[derive(Debug, Default)]
 struct Recent {
     ends: HashMap<Half, End, FastState>,
@@ -125,10 +126,10 @@ fn half(RecordKey(key): &RecordKey) -> Half {
 }
 
 impl Tombstones {
-    /// For a tier of so many bytes.
+    /// Returns the tombstones of a tier of `max_bytes` bytes.
     pub(super) fn new(max_bytes: usize) -> Self {
         let cap = (max_bytes / SHARE / TOMBSTONE).max(FLOOR);
-        // A sweep goes through one shard at a time: at most 4096 tombstones, some 8 µs.
+        // A step of a sweep visits one whole shard: about 4096 tombstones at most, some 8 µs.
         let shards = (cap / 4096).next_power_of_two().clamp(16, 1 << 14);
         let shard = || Shard { tables: RwLock::default(), earliest: AtomicU32::new(u32::MAX) };
         Self {
@@ -150,7 +151,7 @@ impl Tombstones {
         self.hasher.hash_one(u128::from_le_bytes(*id))
     }
 
-    /// By bits that the tables don't use, as the map of records does.
+    /// Selects by bits that the tables don't use, as the map of records does.
     fn shard(&self, hash: u64) -> &Shard {
         &self.shards[(hash >> 32) as usize & (self.shards.len() - 1)]
     }
@@ -159,12 +160,13 @@ impl Tombstones {
         principal.map_or(NOBODY, |tag| (self.principals.hash_one(tag) as u32).max(1))
     }
 
-    /// Notes that a session has ended. The cap may be passed until the next [`make_room`](Self::make_room).
+    /// Inserts the tombstone of an ended session. The number may exceed the cap until the next call of
+    /// [`make_room`](Self::make_room).
     pub(super) fn insert(&self, key: &RecordKey, end: End) {
         let (id, at) = (half(key), end.at);
         let until = u32::try_from(end.until.0.div_ceil(MINUTE)).unwrap_or(u32::MAX);
         let tombstone = Tombstone { id, until, principal: self.mark(end.principal) };
-        // The recent end first: a look-up that finds the tombstone finds the end.
+        // The recent end first, so that a look-up that finds the tombstone also finds the end.
         let mut recent = self.recent.lock();
         recent.drop_over(at);
         if recent.ends.insert(id, end).is_none() {
@@ -196,16 +198,16 @@ impl Tombstones {
         tables.iter().any(|table| table.find(hash, |tombstone| tombstone.id == id).is_some())
     }
 
-    /// How a session ended, if it has.
+    /// Returns the end of a session, if there is a tombstone.
     pub(super) fn find(&self, key: &RecordKey, now: Millis) -> Option<EndedSession> {
-        // Most ids that memory does not know never ended here, and take no lock but their shard's.
+        // Most ids without a record have no tombstone either: their look-up takes only the shard's lock.
         self.contains(key).then(|| {
             let end = self.recent.lock().ends.get(&half(key)).cloned();
             end.map_or(EndedSession::LongAgo, |end| EndedSession::of(end, now))
         })
     }
 
-    /// Drops tombstones above the cap. Returns how many.
+    /// Drops tombstones above the cap. Returns their number.
     pub(super) fn make_room(&self) -> u64 {
         let mut lost = 0;
         while self.len() > self.cap
@@ -217,15 +219,15 @@ impl Tombstones {
         lost
     }
 
-    /// The tombstone that goes first at the cap: nobody's as long as there are any, and else the oldest of the principal
-    /// that has most of a sample, so that neither strangers nor an account can erase another account's. The oldest is the
-    /// tombstone that is over first.
+    /// Returns the tombstone to drop first at the cap: the oldest of a sample of anonymous sessions, if there are any,
+    /// and else the oldest of the principal with the most tombstones in a sample. Neither visitors nor one account can
+    /// therefore erase the tombstones of another account. The oldest is the tombstone that is over first.
     fn least(&self) -> Option<Tombstone> {
         let oldest = |of: Vec<Tombstone>| of.into_iter().min_by_key(|tombstone| tombstone.until);
         if self.counts[0].load(Ordering::Relaxed) > 0
-            && let Some(nobodys) = oldest(self.sample(0))
+            && let Some(anonymous) = oldest(self.sample(0))
         {
-            return Some(nobodys);
+            return Some(anonymous);
         }
         let sample = self.sample(1);
         let most_of = |tombstone: &Tombstone| sample.iter().filter(|it| it.principal == tombstone.principal).count();
@@ -233,12 +235,12 @@ impl Tombstones {
         oldest(sample.iter().filter(|tombstone| most_of(tombstone) == most).copied().collect())
     }
 
-    /// Tombstones of one kind, as they stand by a seeded hash: a random sample, whatever made them.
+    /// Returns tombstones of one kind in the order of a seeded hash: a random sample, in whatever order they were made.
     fn sample(&self, table: usize) -> Vec<Tombstone> {
         let cursor = self.cursor.load(Ordering::Relaxed);
         let (mut at, mut passed) = ((cursor >> 32) as usize, (cursor & u64::from(u32::MAX)) as usize);
         let mut sample = Vec::with_capacity(SAMPLE);
-        // One more than there are: the first is gone through in two halves.
+        // One step more than there are shards: the first shard is visited in two halves.
         for _ in 0..=self.shards.len() {
             let tables = self.shards[at & (self.shards.len() - 1)].tables.read();
             let before = sample.len();
@@ -264,13 +266,13 @@ impl Tombstones {
         true
     }
 
-    /// Drops tombstones that are over, of so many shards that have any: a round through all shards begins once a minute at
-    /// most. Returns how many were dropped, and whether shards of this round are left.
+    /// Drops the tombstones that are over, in up to `steps` shards that have any. A round through all shards begins at
+    /// most once a minute. Returns the number of dropped tombstones, and whether shards of this round are left.
     pub(super) fn sweep(&self, now: Millis, mut steps: usize) -> (u64, bool) {
         if now.0 < self.due.load(Ordering::Relaxed) {
             return (0, false);
         }
-        // What is over in the last minute that there is never is.
+        // A tombstone of the last representable minute is never over.
         let minute = u32::try_from(now.0 / MINUTE).unwrap_or(u32::MAX).min(u32::MAX - 1);
         let mut dropped = 0;
         while let Some(shard) = self.shards.get(self.swept.fetch_add(1, Ordering::Relaxed)) {
@@ -338,7 +340,7 @@ impl Recent {
         {
             self.drop_first();
         }
-        // The room of a crowd that has gone.
+        // Frees the capacity after a peak.
         if self.queue.is_empty() && self.queue.capacity() > FLOOR {
             *self = Self::default();
         }

@@ -1,4 +1,4 @@
-//! What few records need: the subscribed handles, the async locks of writers, and the state of writes to a store.
+//! The rare fields of a record: the subscribed handles, the async locks of writers, and the state of writes to a store.
 
 use std::sync::Arc;
 
@@ -8,14 +8,14 @@ use crate::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// What only watched, contended or stored records need.
+/// The fields that only watched, contended or stored records need.
 #[derive(Debug, Default)]
 pub(crate) struct RecordExtras {
     pub(crate) subscribers: Subscribers,
-    /// One caller at a time: concurrent updates queue instead of losing to each other.
+    /// Held by one update at a time: concurrent updates queue instead of losing to each other.
     pub(crate) update_queue: tokio::sync::Mutex<()>,
-    /// Shared by writes on their way to a shared store. Held alone by a renewal over such a store, which copies what the
-    /// store is to have under the new id: the renewal waits for the writes under way, and later writes go to the new id.
+    /// Shared by writes to a shared store. Held exclusively by a renewal over such a store, which copies the values to
+    /// the new id in the store: the renewal waits for the writes in flight, and later writes go to the new id.
     pub(crate) renew_gate: tokio::sync::RwLock<()>,
     pub(crate) sync: StoreSync,
 }
@@ -25,7 +25,7 @@ impl Record {
         self.extras.get_or_init(Box::default)
     }
 
-    /// Bytes beside the record.
+    /// Returns the bytes of the extras, if there are any.
     pub(in crate::memory) fn extras_bytes(&self) -> usize {
         self.extras.get().map_or(0, |_| size_of::<RecordExtras>())
     }
@@ -47,74 +47,75 @@ impl Record {
         self.extras.get().map_or(0, |extras| extras.subscribers.len())
     }
 
-    /// Marks a record that is made without asking the store, which may hold more of the owner: the next load asks.
+    /// Marks a record created without a read of the store, which may hold more of the owner: the next load reads the
+    /// store.
     pub(crate) fn never_loaded(self) -> Self {
         drop(self.extras().sync.begin());
         self
     }
 
-    /// The abandoned writes of a record that is [`never_loaded`](Self::never_loaded), where the record was missing when the
-    /// store was asked.
+    /// The abandoned writes of a record that is [`never_loaded`](Self::never_loaded), for a load that asked the store
+    /// before the record existed.
     pub(crate) const NEVER_LOADED: usize = 1;
 
-    /// See [`StoreSync::abandoned_writes`].
+    /// Returns [`StoreSync::abandoned_writes`].
     pub(crate) fn abandoned_writes(&self) -> usize {
         self.extras.get().map_or(0, |extras| extras.sync.abandoned_writes())
     }
 
-    /// See [`StoreSync::mark_read`].
+    /// Notes a read of the store: see [`StoreSync::mark_read`]. A record without extras has no abandoned write.
     pub(crate) fn mark_read(&self, abandoned: usize) {
         if let Some(extras) = self.extras.get() {
             extras.sync.mark_read(abandoned);
         }
     }
 
-    /// Whether the store has to be asked before memory can be relied on for the owner.
+    /// Whether the store must be read before memory can answer for the owner.
     pub(crate) fn is_stale(&self) -> bool {
         self.extras.get().is_some_and(|extras| extras.sync.is_stale())
     }
 }
 
-/// A record's writes of which it isn't known what the store made of them.
+/// The writes of a record to the shared store whose outcome is unknown.
 #[derive(Debug, Default)]
 pub(crate) struct StoreSync {
-    /// Those whose answers are not here yet.
+    /// Writes that still wait for the store's answer.
     in_flight: AtomicUsize,
-    /// Those whose answers nobody waits for any more, since the beginning.
+    /// Writes dropped before the store's answer, counted from the record's beginning.
     abandoned_writes: AtomicUsize,
-    /// So many of them came before the store was asked.
+    /// The abandoned writes before the last read of the store: the read shows their outcome.
     read_after: AtomicUsize,
 }
 
 impl StoreSync {
-    /// Marks the record as not to be relied on: until the write that begins is answered, or, if it is dropped before,
-    /// until the store has been asked again. Each write has a mark of its own.
+    /// Marks the record as stale for one write: until the store answers the write, or, if the write is dropped before
+    /// the answer, until the next read of the store. Each write has its own mark.
     pub(crate) fn begin(&self) -> PendingWrite<'_> {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
         PendingWrite { sync: self, confirmed: false }
     }
 
     pub(crate) fn is_stale(&self) -> bool {
-        // In this order, which is that of a write's life backwards: what has moved on since it was looked at makes the
-        // record look doubted, and never sound.
-        let reassured = self.read_after.load(Ordering::Acquire);
+        // Loads in the reverse order of a write's stores: a race with a write can only make the record look stale,
+        // never look fresh.
+        let read_after = self.read_after.load(Ordering::Acquire);
         let writing = self.in_flight.load(Ordering::Acquire);
-        writing > 0 || self.abandoned_writes() > reassured
+        writing > 0 || self.abandoned_writes() > read_after
     }
 
-    /// How many writes were abandoned so far: to be asked before the store is.
+    /// Returns the number of writes abandoned so far. Call this before a read of the store.
     pub(crate) fn abandoned_writes(&self) -> usize {
         self.abandoned_writes.load(Ordering::Acquire)
     }
 
-    /// What the store held after so many abandoned writes is here now. Several may have asked it, and the one that asked
-    /// last needn't come last.
+    /// Notes that memory has merged a read of the store, begun after `abandoned` abandoned writes. Several reads may
+    /// race, and the last to begin needn't be the last to end: the maximum counts.
     pub(crate) fn mark_read(&self, abandoned: usize) {
         self.read_after.fetch_max(abandoned, Ordering::AcqRel);
     }
 }
 
-/// The mark of one write.
+/// The mark of one write. A drop without [`confirmed`](Self::confirmed) counts the write as abandoned.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct PendingWrite<'a> {
@@ -130,7 +131,7 @@ impl PendingWrite<'_> {
 
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
-        // In this order: there is no moment at which the record looks sound.
+        // In this order: the record never looks fresh in between.
         if !self.confirmed {
             self.sync.abandoned_writes.fetch_add(1, Ordering::AcqRel);
         }
