@@ -1,16 +1,16 @@
 //! The bytes that a browser's cookie has for each owner's entries.
 
-/// Bytes that the browser has for the entries of each owner. Apart, so that what one browser of a principal accepted
-/// fits all the others, whatever their own sessions hold.
+/// The bytes that the browser has for the entries of each owner. Each owner has its own bytes, so that principal values
+/// accepted for one browser fit all other browsers of the principal, whatever their sessions hold.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Budget {
     pub(crate) session: usize,
     pub(crate) principal: usize,
-    /// Bytes of the session's that are kept for the value which says who is signed in.
+    /// The bytes of the session's budget that are reserved for the identity value.
     pub(crate) identity: usize,
 }
 
-/// The bytes that an entry takes whose name and JSON have these lengths; a tombstone has no JSON.
+/// Returns the bytes of an entry with a name and JSON of these lengths; a tombstone has no JSON.
 pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
     let json = match json {
         Some(len) => 2 + len,

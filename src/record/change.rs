@@ -1,4 +1,4 @@
-//! Changes on their way into a record: an application's own, and copies that come from elsewhere.
+//! Changes to apply to a record: the application's changes, and copies from other tiers, browsers and nodes.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use crate::{
     version::Version,
 };
 
-/// A copy on its way into a record.
+/// A copy to be merged into a record.
 #[derive(Clone, Debug)]
 pub(crate) enum IncomingValue<'a> {
     Declared(ValueSlot),
@@ -24,13 +24,13 @@ impl IncomingValue<'_> {
     }
 }
 
-/// What came of taking over changes.
+/// The outcome of a merge.
 #[derive(Debug)]
 pub(crate) struct MergeResult {
     pub(crate) changed: bool,
-    /// What was brought is what stands here now, name by name. There may be more here.
+    /// Each brought copy is the newest copy of its name now. The record may hold more names.
     pub(crate) same: bool,
-    /// The stamp of the state of which all this is true.
+    /// The revision of the state after the merge.
     pub(crate) revision: u64,
 }
 
@@ -63,9 +63,9 @@ impl Mutation {
         self.json.as_deref()
     }
 
-    /// The version of a carried change, which applies only if newer than the version that stands. At equal versions a removal
-    /// beats a value, and the greater bytes beat the smaller. `None` for a fresh change, which the store stamps above every
-    /// version that the store holds of this owner.
+    /// The version of a carried change, which applies only if newer than the version in the record. At equal versions a
+    /// removal beats a value, and the greater bytes beat the smaller. `None` for a fresh change: the store stamps a
+    /// fresh change above every version that the store holds of this owner.
     pub const fn version(&self) -> Option<Version> {
         self.version
     }

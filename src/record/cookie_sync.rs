@@ -1,4 +1,4 @@
-//! What this node knows of the cookie that a session's browser holds.
+//! The state of the cookie in a session's browser, as this node knows it.
 
 use std::sync::Arc;
 
@@ -9,37 +9,38 @@ use crate::{id::RecordKey, time::Millis};
 
 const MINUTE: u64 = 60_000;
 
-/// What this node knows of the browser that holds a session.
+/// The state of the browser that holds a session, as this node knows it.
 #[derive(Debug, Default)]
 pub(crate) struct CookieSync {
-    /// The exact token that was last sealed for or opened from it. No token has the default fingerprint.
+    /// The fingerprint of the last token sealed for or opened from the browser. No token has the default fingerprint.
     pub(super) fingerprint: TokenFingerprint,
-    /// That token's part in [`CookieSnapshot`]; long past without a token.
+    /// See [`CookieSnapshot::deadline`]; the default, long past, without a token.
     pub(super) deadline: Millis,
     pub(super) principal: Option<Arc<(RecordKey, u64)>>,
-    /// That token holds all that there is of the session.
+    /// Whether the token holds all of the session.
     pub(super) complete: bool,
-    /// A request has brought this session's cookie.
+    /// Whether a request has brought this session's cookie.
     pub(crate) confirmed: bool,
-    /// The session has held values that no browser carries and no store has stamped.
+    /// Whether the session has held values that no browser carries and no store has stamped.
     pub(crate) has_server_only: bool,
     /// See [`State::mark_unstored`](super::state::State).
     pub(super) has_unstored: bool,
-    /// The minute in which that token was sealed.
+    /// The minute in which the token was sealed.
     pub(super) sealed: u32,
 }
 
-/// A token that held all that there was, and what that was.
+/// The content of a token, to compare with the records' present content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct CookieSnapshot {
-    /// When the session ends if it is not used again, as far as this token tells.
+    /// The deadline that the token holds: the session's end without another use.
     pub(crate) deadline: Millis,
-    /// When it was sealed, to the minute.
+    /// The time of the seal, to the minute.
     pub(crate) sealed: Millis,
     /// See [`SessionLife::refresh_after`].
     pub(crate) refresh_after: Millis,
     pub(crate) session: u64,
-    /// Shared between the record and the handles: most sessions are nobody's, and whose changes rarely.
+    /// The principal's key and revision. Shared between the record and the handles: most sessions are anonymous, and
+    /// the principal seldom changes.
     pub(crate) principal: Option<Arc<(RecordKey, u64)>>,
 }
 
@@ -48,7 +49,7 @@ impl CookieSync {
         self.principal.as_ref().map_or(0, |_| 3 * size_of::<u64>() + size_of::<RecordKey>())
     }
 
-    /// The browser's token, if one is known, and its contents beside a record of this revision.
+    /// Returns the browser's token, if known, and its content, compared with a record of this revision.
     pub(super) fn snapshot(&self, revision: u64, life: &SessionLife) -> Option<(TokenFingerprint, CookieSnapshot)> {
         let Self { fingerprint, deadline, complete, .. } = *self;
         if deadline == Millis::default() {
@@ -59,14 +60,14 @@ impl CookieSync {
             deadline,
             sealed,
             refresh_after: life.refresh_after(deadline, sealed),
-            // No record has the revision 0: an incomplete token equals none.
+            // No session has the revision 0, so an incomplete token matches no session.
             session: if complete { revision } else { 0 },
             principal: self.principal.clone(),
         };
         Some((fingerprint, snapshot))
     }
 
-    /// Notes that the browser has this token from now on.
+    /// Notes the browser's present token.
     pub(super) fn set(&mut self, fingerprint: TokenFingerprint, snapshot: CookieSnapshot, revision: u64) {
         let CookieSnapshot { deadline, sealed, session, principal, .. } = snapshot;
         self.complete = session == revision;
@@ -75,14 +76,14 @@ impl CookieSync {
     }
 }
 
-/// By which memory knows one token.
+/// The bytes by which memory recognises a token.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct TokenFingerprint(pub(crate) [u8; 16]);
 
-/// In a time that does not say how much of them is the same.
+/// Compares in constant time, so that the timing doesn't reveal how many bytes match.
 impl PartialEq for TokenFingerprint {
     fn eq(&self, other: &Self) -> bool {
-        // As one number: byte by byte takes longer.
+        // Compared as one number, which is faster than byte by byte.
         u128::from_le_bytes(self.0).ct_eq(&u128::from_le_bytes(other.0)).into()
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     version::Version,
 };
 
-/// How long a session lives: unused, in all, and whether its cookie outlives the browser.
+/// The lifetime of a session: the idle limit, the absolute limit, and whether the cookie outlives the browser.
 ///
 /// [`SessionsBuilder`](crate::SessionsBuilder) configures the lifetime of all sessions;
 /// [`Session::set_lifetime`](crate::Session::set_lifetime) gives one session another.
@@ -33,12 +33,13 @@ pub struct Lifetime {
 }
 
 impl Lifetime {
-    /// So long unused, and so long in all, counted from the session's creation.
+    /// Returns a lifetime with an idle limit, counted from the last use, and an absolute limit, counted from the
+    /// creation.
     ///
     /// # Errors
     ///
-    /// [`BuildErrorKind::Setting`] where either is under a second, or the session would live longer unused than in all
-    /// (OWASP ASVS 7.3.1 and 7.3.2 want both limits).
+    /// [`BuildErrorKind::Setting`] if either limit is under a second, or the idle limit is longer than the absolute
+    /// limit (OWASP ASVS 7.3.1 and 7.3.2 require both limits).
     pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
         let refuse = |message| Err(BuildErrorKind::Setting.error(message));
         if idle < Duration::from_secs(1) {
@@ -50,7 +51,7 @@ impl Lifetime {
         Ok(Self { idle, absolute, ends_with_browser: false })
     }
 
-    /// The cookie goes when the browser closes (no `Max-Age`); the server's limits hold as well.
+    /// Ends the cookie when the browser closes (no `Max-Age`). The server's limits still apply.
     #[must_use]
     pub const fn until_browser_closes(mut self) -> Self {
         self.ends_with_browser = true;
@@ -58,7 +59,7 @@ impl Lifetime {
     }
 }
 
-/// A living session, apart from its values: 40 bytes for nearly all, of which memory holds millions.
+/// The lifetime state of a session: 40 bytes for most sessions, since memory holds millions.
 #[derive(Clone, Debug)]
 pub(crate) struct SessionLife {
     created: Millis,
@@ -69,7 +70,7 @@ pub(crate) struct SessionLife {
     rare: Option<Box<RareFields>>,
 }
 
-/// What most lives don't have.
+/// The fields that most sessions don't need.
 #[derive(Clone, Debug, Default)]
 struct RareFields {
     ends_with_browser: bool,
@@ -80,12 +81,12 @@ struct RareFields {
     predecessor: Option<Predecessor>,
 }
 
-/// Everything that tells a life, with times of one clock: a token has those of the wall clock.
+/// The fields of a session's life, with times of one clock: a token has times of the wall clock.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LifeFields<T = Millis> {
-    /// When the session began; `renew` keeps it, so that the absolute deadline can't be pushed out.
+    /// The beginning of the session. `renew` keeps this time, so that the absolute deadline can't be pushed out.
     pub(crate) created: T,
-    /// When this id was minted: what `end_all_sessions` compares with.
+    /// The version at which the id was minted, which `end_all_sessions` compares.
     pub(crate) birth: Version,
     pub(crate) absolute_deadline: T,
     pub(crate) idle: Duration,
@@ -95,7 +96,7 @@ pub(crate) struct LifeFields<T = Millis> {
 }
 
 impl<T> LifeFields<T> {
-    /// The same with times of another clock.
+    /// Converts the times to another clock.
     pub(crate) fn map<U>(self, time: impl Fn(T) -> U) -> LifeFields<U> {
         let Self { created, birth, absolute_deadline, idle, ends_with_browser, lifetime_version, generation } = self;
         let (created, absolute_deadline) = (time(created), time(absolute_deadline));
@@ -128,12 +129,12 @@ impl SessionLife {
         }
     }
 
-    /// Notes the id that the session had before the turn in which its present id was minted.
+    /// Notes the id before the turn that minted the present id.
     pub(crate) fn set_predecessor(&mut self, predecessor: Predecessor) {
         self.rare.get_or_insert_default().predecessor = Some(predecessor);
     }
 
-    /// The id before the last turn, for as long as a request with that id is refused: other nodes may have to be told.
+    /// Returns the id before the last turn, as long as requests with that id are fenced: other nodes may need to know.
     pub(crate) fn predecessor(&self, time: &NodeClock, now: Millis) -> Option<Predecessor> {
         let predecessor = self.rare.as_ref()?.predecessor?;
         (now < time.written(self.birth(), now).after(FENCE)).then_some(predecessor)
@@ -143,7 +144,7 @@ impl SessionLife {
         self.created
     }
 
-    /// When this id was minted.
+    /// Returns the version at which the id was minted.
     pub(crate) const fn birth(&self) -> Version {
         self.birth
     }
@@ -164,7 +165,7 @@ impl SessionLife {
         self.rare.as_ref().map_or(Version::ZERO, |rare| rare.lifetime_version)
     }
 
-    /// Until when a token could open that was sealed for a lifetime which is no longer the session's.
+    /// Returns the time until which a token sealed for an earlier lifetime of the session could open.
     pub(crate) fn previous_deadline(&self) -> Millis {
         self.rare.as_ref().map_or_else(Millis::default, |rare| rare.previous_deadline)
     }
@@ -177,19 +178,19 @@ impl SessionLife {
         Millis(used.0.saturating_add(self.idle)).min(self.absolute_deadline)
     }
 
-    /// The last use from which on a browser that was told of a deadline, by a token sealed at a time, is to be told of a
-    /// later one: that is put off for a tenth of the idle lifetime, so that few reads make a cookie. A browser that keeps
-    /// the cookie for less than that is given another after a tenth of the time for which it does.
-    pub(crate) fn refresh_after(&self, told: Millis, sealed: Millis) -> Millis {
-        let later = told.0.saturating_add(self.idle.div_ceil(10));
+    /// Returns the time from which a use refreshes the browser's cookie, for a token with this deadline, sealed at this
+    /// time. A refresh waits for a tenth of the idle lifetime, so that few reads send a cookie. If the browser keeps
+    /// the cookie for less time than the deadline allows ([`MAX_AGE`]), the refresh comes after a tenth of that time.
+    pub(crate) fn refresh_after(&self, deadline: Millis, sealed: Millis) -> Millis {
+        let later = deadline.0.saturating_add(self.idle.div_ceil(10));
         let due = match later <= self.absolute_deadline.0 {
             true => Millis(later.saturating_sub(self.idle)),
             false => Millis(u64::MAX),
         };
-        if told.since(sealed) > MAX_AGE { due.min(sealed.after(MAX_AGE / 10)) } else { due }
+        if deadline.since(sealed) > MAX_AGE { due.min(sealed.after(MAX_AGE / 10)) } else { due }
     }
 
-    /// Gives it another lifetime, from its creation on. Tokens sealed for the one before open up to `before`.
+    /// Sets another lifetime, counted from the creation. Tokens sealed for the earlier lifetime open up to `before`.
     pub(crate) fn set_lifetime(&mut self, lifetime: Lifetime, version: Version, before: Millis) {
         let told = LifeFields {
             absolute_deadline: self.created().after(lifetime.absolute),
@@ -201,7 +202,7 @@ impl SessionLife {
         self.set_fields(told, before);
     }
 
-    /// Takes over another node's word on the lifetime, if it is newer. The absolute deadline only moves with it.
+    /// Takes over another node's lifetime if newer. The absolute deadline changes only together with the lifetime.
     pub(crate) fn merge(&mut self, other: &Self, before: Millis) -> bool {
         if other.lifetime_version() <= self.lifetime_version() {
             return false;
@@ -243,7 +244,8 @@ impl From<LifeFields> for SessionLife {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Predecessor {
     pub(crate) id: SessionId,
-    /// The same principal was signed in before and after: the predecessor's end by a sign-out ends the session too.
+    /// Whether the same principal was signed in before and after: then a sign-out of the predecessor ends the session
+    /// too.
     pub(crate) shares_end: bool,
 }
 
@@ -252,21 +254,21 @@ pub(crate) struct Predecessor {
 pub(crate) struct End {
     pub(crate) reason: CloseReason,
     pub(crate) at: Millis,
-    /// The last moment at which something sealed for this id could still open.
+    /// The last moment at which a token of this id could still open.
     pub(crate) until: Millis,
     /// The principal that was signed in.
     pub(crate) principal: Option<PrincipalTag>,
     pub(crate) successor: Successor,
 }
 
-/// What comes after the end of an id.
+/// The successor of an ended id.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Successor {
     #[default]
     None,
     /// The session that a renewal began for the same principal: a `destroy` of the id ends that session too.
     Session(Box<RecordKey>),
-    /// A shared store said that the id has ended: it may have been renewed on another node.
+    /// A shared store reported the end: another node may have renewed the session.
     Unknown,
 }
 
@@ -276,16 +278,17 @@ impl End {
         now < self.at.after(FENCE)
     }
 
-    /// Whether the session was destroyed, rather than renewed on another node.
+    /// Whether the session was destroyed, and can't have been renewed on another node.
     pub(crate) fn is_sign_out(&self) -> bool {
         self.reason == CloseReason::Destroyed && !matches!(self.successor, Successor::Unknown)
     }
 }
 
-/// For so long an ended id may not mint a session, so that a late request with the old cookie can't overwrite a login.
+/// The time in which an ended id may not mint a session, so that a late request with the old cookie can't undo a
+/// sign-in.
 pub(crate) const FENCE: Duration = Duration::from_secs(60);
 
-/// Browsers keep a cookie no longer (RFC 6265bis, 5.5).
+/// The longest time that browsers keep a cookie (RFC 6265bis, 5.5).
 pub(crate) const MAX_AGE: Duration = Duration::from_secs(400 * 86_400);
 
 #[cfg(test)]

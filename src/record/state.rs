@@ -1,4 +1,4 @@
-//! What stands in a record at one moment, and the rules of its changes. Pure: no lock, no waiting, no clock.
+//! The state of a record at one moment, and the rules of its changes. Pure: no lock, no waiting, no clock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -29,12 +29,12 @@ pub(crate) mod room;
 pub(crate) struct State {
     pub(crate) values: Values,
     pub(crate) kind: Kind,
-    /// Stamps the last change of what browsers carry; drawn from one counter of the process, so that no two states of
-    /// any records share one.
+    /// The number of the last change that browsers carry. One counter of the process gives all revisions, so no two
+    /// states of any records share a revision.
     revision: u64,
-    /// How many changes there were, for streams that skipped some. It wraps.
+    /// The number of changes so far, so that streams detect skipped changes. The number wraps.
     pub(crate) changes: u32,
-    /// Bytes as last counted towards the tier's bound.
+    /// The bytes last counted towards the tier's bound.
     pub(crate) counted: u32,
 }
 
@@ -45,23 +45,23 @@ pub(crate) enum Kind {
     Ended(Box<End>),
 }
 
-/// What a principal's record holds beside the values.
+/// The state of a principal's record beside the values.
 #[derive(Debug, Default)]
 pub(crate) struct PrincipalState {
     pub(crate) idle: Duration,
-    /// Sessions of this principal whose id was minted up to then have ended.
+    /// All sessions of this principal whose id was minted up to this version have ended.
     pub(crate) not_before: Version,
-    /// When `not_before` was set.
+    /// The time at which `not_before` was set.
     pub(crate) revoked: Millis,
     /// See [`State::mark_unstored`].
     pub(crate) unstored: bool,
-    /// Until when the newest tombstone of a value must be remembered.
+    /// The time until which the newest tombstone of a value must be kept.
     pub(crate) removals: Millis,
 }
 
 fn next_revision() -> u64 {
-    static STAMPS: AtomicU64 = AtomicU64::new(1);
-    STAMPS.fetch_add(1, Ordering::Relaxed)
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 impl State {
@@ -69,33 +69,33 @@ impl State {
         Self { values: Values::default(), kind, revision: next_revision(), changes: 0, counted: 0 }
     }
 
-    /// A session's next one begins with all its values, under an id of which no browser knows.
+    /// Returns the state of the successor session: all values of this session, under an id that no browser has yet.
     pub(crate) fn successor_state(&self, life: SessionLife) -> Self {
-        let (uncarried, unstored) = match &self.kind {
-            // A store is told of the declared values only.
+        let (has_server_only, has_unstored) = match &self.kind {
+            // Only declared values are written to a store.
             Kind::Session { browser, .. } => {
                 (browser.has_server_only, browser.has_unstored || self.values.has_untold())
             }
             Kind::Principal(_) | Kind::Ended(_) => (false, true),
         };
-        let browser = CookieSync { has_server_only: uncarried, has_unstored: unstored, ..CookieSync::default() };
-        // Counted on, as the values tell by the count which change brought them.
+        let browser = CookieSync { has_server_only, has_unstored, ..CookieSync::default() };
+        // Continues the count of changes, since each copy keeps the count of the change that brought the copy.
         Self { values: self.values.clone(), changes: self.changes, ..Self::new(Kind::Session { life, browser }) }
     }
 
-    /// Nothing is left but that it ended.
+    /// Ends the record: only the [`End`] stays.
     pub(crate) fn end(&mut self, end: End) {
         let (changes, counted) = (self.changes, self.counted);
         *self = Self { changes, counted, ..Self::new(Kind::Ended(Box::new(end))) };
         self.count_change();
     }
 
-    /// The stamp of what browsers carry of it.
+    /// Returns the number of the last change that browsers carry.
     pub(crate) const fn revision(&self) -> u64 {
         self.revision
     }
 
-    /// Marks that what browsers carry of it has changed.
+    /// Notes a change of the content that browsers carry.
     fn bump_revision(&mut self) {
         self.revision = next_revision();
         if let Kind::Session { browser, .. } = &mut self.kind {
@@ -107,7 +107,7 @@ impl State {
         self.changes = self.changes.wrapping_add(1);
     }
 
-    /// The browser's token by its fingerprint, and its contents.
+    /// Returns the fingerprint of the browser's token, and the snapshot that the token holds.
     pub(crate) fn cookie(&self) -> Option<(TokenFingerprint, CookieSnapshot)> {
         let Kind::Session { life, browser } = &self.kind else { return None };
         browser.snapshot(self.revision, life)
@@ -121,11 +121,12 @@ impl State {
         }
     }
 
-    /// Nothing is lost where memory loses it: a browser holds all of it but for what the store holds, or the store does.
+    /// Whether an eviction loses nothing: the store has all of the record, or the cookie and the store together have
+    /// all.
     pub(crate) fn is_clean(&self) -> bool {
         match &self.kind {
             Kind::Session { life, browser } => {
-                // Of a lifetime of its own only tokens tell.
+                // A lifetime of the session's own is in tokens only, not in the store.
                 let stored = !browser.has_unstored && life.lifetime_version() == Version::ZERO;
                 stored || browser.complete && !browser.has_server_only
             }
@@ -134,8 +135,8 @@ impl State {
         }
     }
 
-    /// Notes that it holds something of which no store has said that it has it. One that never did is empty, or its store
-    /// holds all of it.
+    /// Marks that the record holds data that no store has acknowledged. A record that was never marked is empty or
+    /// fully stored.
     const fn mark_unstored(&mut self) {
         match &mut self.kind {
             Kind::Session { browser: CookieSync { has_unstored: unstored, .. }, .. }
@@ -164,8 +165,9 @@ impl State {
         }
     }
 
-    /// When nothing needs the record any more. A session that was given a shorter life is remembered to be over for as long
-    /// as tokens of the longer one open; a principal's removed value, for as long as a cookie could bring the value back.
+    /// Returns the time from which nothing needs the record any more. After a session's lifetime was shortened, the
+    /// record stays as long as tokens of the longer lifetime open. A principal's record stays as long as a cookie could
+    /// bring a removed value back.
     pub(crate) fn forget_after(&self, used: Millis) -> Millis {
         let longer = match &self.kind {
             Kind::Session { life, .. } => life.previous_deadline(),
@@ -175,15 +177,15 @@ impl State {
         self.deadline(used).max(longer)
     }
 
-    /// Notes that a value was removed.
+    /// Notes the removal of a value.
     fn note_removal(&mut self, written: Millis, terms: WriteContext<'_>) {
         if let Kind::Principal(principal) = &mut self.kind {
             principal.removals = principal.removals.max(written.after(terms.tombstones));
         }
     }
 
-    /// Changes a session's lifetime, if `change` says that it did. Whoever waits then is to be told: a timer may be set
-    /// for an end that now comes earlier.
+    /// Runs `change` on a session's lifetime. Returns whether `change` changed the lifetime: then the caller must
+    /// notify the watchers, since a timer may be set for an end that now comes earlier.
     #[must_use]
     pub(crate) fn change_lifetime(
         &mut self,
@@ -207,8 +209,8 @@ impl State {
         }
     }
 
-    /// When the session's id was minted. By a clock that was further ahead than the allowed skew that was no earlier than
-    /// the session began, by node time.
+    /// Returns the version at which the session's id was minted. A version from a clock further ahead than the allowed
+    /// skew is replaced by the beginning of the session in node time.
     pub(crate) fn birth(&self, time: &NodeClock, now: Millis) -> Option<Version> {
         match &self.kind {
             Kind::Session { life, .. } if life.birth() > time.bound(now) => {
@@ -219,7 +221,7 @@ impl State {
         }
     }
 
-    /// Sessions of this principal whose id was minted up to then have ended.
+    /// Returns the version up to which all ids of this principal's sessions have ended.
     pub(crate) fn not_before(&self) -> Version {
         match &self.kind {
             Kind::Principal(principal) => principal.not_before,
@@ -227,23 +229,24 @@ impl State {
         }
     }
 
-    /// The stamp of what browsers carry of it; 0 for a principal's record that holds nothing, which is there or not.
+    /// Returns the revision; 0 for an empty principal's record, which equals a missing record.
     pub(crate) fn cookie_revision(&self) -> u64 {
         if self.is_empty() { 0 } else { self.revision }
     }
 
-    /// A principal's record that holds nothing: it is there only for who waits on it.
+    /// Whether this is a principal's record without values or a revocation, which exists only for its holders.
     pub(crate) fn is_empty(&self) -> bool {
         matches!(&self.kind, Kind::Principal(principal) if principal.not_before == Version::ZERO)
             && self.values.is_empty()
     }
 
-    /// The same, and it never was settled: nothing is lost, and nothing counted, if it goes.
+    /// Whether the record is empty and its bytes were never counted: then its removal loses nothing.
     pub(crate) fn is_never_used(&self) -> bool {
         self.counted == 0 && self.is_empty()
     }
 
-    /// The copy or tombstone of a value that answers. Past the value's own lifetime, a newer copy beside it answers.
+    /// Returns the copy or tombstone of a value that answers. Once that copy has expired, a newer copy beside it
+    /// answers.
     pub(crate) fn slot(&self, schema: &Schema, index: ValueIndex, now: Millis) -> Option<&ValueSlot> {
         let is_live = |slot: &&ValueSlot| !slot.value.is_expired(schema.get(index).max_age, now);
         let slot = self.values.slot(index)?;
@@ -254,8 +257,9 @@ impl State {
         self.slot(schema, index, now).map(|slot| &slot.value)
     }
 
-    /// What the browser carries of this record: the newest copy of each declared value, and all undeclared values. Of a
-    /// session that is also what somebody chose before an outer layer said who it was: it is the browser's own.
+    /// Returns the entries of the browser's cookie: the newest copy of each declared value, and all undeclared values.
+    /// A session's record also gives values of principal scope, chosen before an outer layer named the principal: these
+    /// values belong to the browser.
     pub(crate) fn cookie_entries<'a>(
         &'a self,
         schema: &'a Schema,
@@ -291,7 +295,7 @@ impl State {
                 ValueSlot { change: self.changes, ..ValueSlot::local(change.index, value) }
             };
             match change.version {
-                // Stamped by a store, whose order counts: another write may have come past it on the way here.
+                // The store stamped the change, and its order counts: a later write may have arrived here first.
                 Some(stamped) => {
                     self.values.merge(copy(stamped, terms.time.written(stamped, terms.now)), Resolution::Newest);
                 }
@@ -316,7 +320,7 @@ impl State {
         self.count_change();
     }
 
-    /// Merges copies that carry their versions.
+    /// Merges copies that keep their versions.
     pub(crate) fn merge<'a>(
         &mut self,
         from: IncomingFrom,
@@ -340,7 +344,8 @@ impl State {
                     self.values.undeclared().find(|(other, _)| other == name).map(|(_, stored)| stored)
                 }
             };
-            // By the bytes too: two nodes can have written at the same version, and the one that lost is to be healed.
+            // Compare the bytes too: two nodes can write at the same version, and the losing copy's browser must be
+            // healed.
             same &= newest.is_none_or(|newest| !entry.value().loses_to(newest));
             changed |= match entry {
                 IncomingValue::Declared(copy) => {
@@ -366,7 +371,8 @@ impl State {
         MergeResult { changed, same, revision: self.revision }
     }
 
-    /// Bytes on the heap beside the record itself. A test of the memory tier compares them with an allocator's count.
+    /// Returns the bytes on the heap beside the record itself. A test of the memory tier compares them with an
+    /// allocator.
     pub(crate) fn heap_bytes(&self) -> usize {
         let boxed = match &self.kind {
             Kind::Session { life, browser } => life.heap_bytes() + browser.heap_bytes(),
@@ -376,8 +382,8 @@ impl State {
         self.values.heap_bytes() + boxed
     }
 
-    /// Empties a principal's record that nobody has used for its idle time, but for its tombstones and the versions that it
-    /// knows: a cookie that comes later must not bring a removed value back.
+    /// Empties a principal's record after its idle time. The tombstones and the newest known version stay, so that a
+    /// later cookie can't bring a removed value back.
     pub(crate) fn clear_keeping_tombstones(&mut self) {
         self.values.clear_keeping_tombstones();
         self.bump_revision();

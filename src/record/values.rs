@@ -19,7 +19,7 @@ use crate::{
 pub(crate) struct StoredValue {
     pub(crate) version: Version,
     pub(crate) json: Option<Json>,
-    /// When it was written, as far as can be said: see [`NodeClock::written`](crate::node_clock::NodeClock::written).
+    /// The best known time of the write: see [`NodeClock::written`](crate::node_clock::NodeClock::written).
     pub(crate) written: Millis,
 }
 
@@ -28,7 +28,8 @@ impl StoredValue {
         Self { version, json, written }
     }
 
-    /// The order of copies: by version, then a removal above a value, then by the bytes, so that every node decides alike.
+    /// Returns the order of copies: by version, then a removal above a value, then by the bytes, so that all nodes
+    /// agree.
     fn rank(&self) -> (Version, bool, Option<&[u8]>) {
         (self.version, self.json.is_none(), self.json.as_deref())
     }
@@ -50,10 +51,10 @@ impl StoredValue {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Resolution {
-    /// The one with the newest version: a newer cookie beats stale memory.
+    /// The tier with the newest version: a newer cookie beats stale memory.
     #[default]
     Newest,
-    /// The first in the chain that has a copy or a tombstone, whatever the others say.
+    /// The first tier of the chain that has a copy or a tombstone, whatever versions the other tiers have.
     FirstHit,
 }
 
@@ -61,15 +62,15 @@ pub enum Resolution {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ChangeOrigin {
-    /// Written here, by the application or an allowed POST: exactly one node says so of a write.
+    /// Written on this node, by the application or an allowed POST. Each write is local on exactly one node.
     Local,
-    /// Written elsewhere, or here before a restart, and brought by a cookie, a relay token or the shared store.
+    /// Written on another node, or on this node before a restart, and brought by a cookie, a relay token or the store.
     Remote,
 }
 
 /// All values of one owner.
 ///
-/// Most sessions hold one value, which stands in place; what few owners have is a pointer away.
+/// Most sessions hold one value, stored inline; the rare fields are boxed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Values {
     /// Declared values, in the order of their numbers.
@@ -82,22 +83,22 @@ pub(crate) struct Values {
 pub(crate) struct ValueSlot {
     pub(crate) index: ValueIndex,
     pub(crate) origin: ChangeOrigin,
-    /// Whether this build can read the copy; `None` until another copy meets it. The value type's code decides it, which
-    /// runs under no lock of the record.
+    /// Whether this build can read the copy; `None` until the copy meets another copy. The value type's code decides,
+    /// and runs under no lock of the record.
     pub(crate) readable: Option<bool>,
-    /// The record's count of changes when the copy came, which tells it from another copy of the same version.
+    /// The record's count of changes when the copy came: the count distinguishes copies of the same version.
     pub(crate) change: u32,
     pub(crate) value: StoredValue,
 }
 
 impl ValueSlot {
-    /// A copy that carries its version, on its way into a record. A removal can always be read.
+    /// Returns a copy that keeps its version, to be merged into a record. A removal is always readable.
     pub(crate) fn incoming(index: ValueIndex, value: StoredValue) -> Self {
         let readable = value.json.is_none().then_some(true);
         Self { index, origin: ChangeOrigin::Remote, readable, change: 0, value }
     }
 
-    /// A copy that this node writes.
+    /// Returns a copy that this node writes.
     pub(crate) const fn local(index: ValueIndex, value: StoredValue) -> Self {
         Self { index, origin: ChangeOrigin::Local, readable: Some(true), change: 0, value }
     }
@@ -130,7 +131,8 @@ enum MergeOutcome {
 /// | older | yes | | `KeepCurrent` |
 fn merge(current: Option<&ValueSlot>, incoming: &ValueSlot, resolution: Resolution) -> MergeOutcome {
     let Some(current) = current else { return MergeOutcome::Replace };
-    // Undecided is only a copy that comes twice at once, which no store should give: then the newer copy answers.
+    // A copy is undecided only if the same value comes twice in one merge, which no store should do: the newer copy
+    // answers.
     let [current_readable, incoming_readable] = [current, incoming].map(|copy| copy.readable.unwrap_or(true));
     match (incoming.value.rank().cmp(&current.value.rank()), current_readable, incoming_readable) {
         (Ordering::Greater, true, readable) if !readable || resolution == Resolution::FirstHit => {
@@ -146,20 +148,21 @@ fn merge(current: Option<&ValueSlot>, incoming: &ValueSlot, resolution: Resoluti
 struct RareState {
     /// Values whose names this build doesn't declare. Cookies keep them, so that a rolling deploy loses nothing.
     undeclared: Vec<(Box<str>, StoredValue)>,
-    /// Copies that are newer than the copies of the same values in the slots, and don't answer. Cookies carry them instead.
+    /// Copies that are newer than the slots' copies of the same values, but don't answer. Cookies carry the newer
+    /// copies.
     unread: Vec<ValueSlot>,
-    /// The newest version known of this owner of which there is no copy here.
+    /// The newest version known of this owner for which there is no copy here.
     newest_seen: Version,
     cleared: Version,
 }
 
 impl Values {
-    /// The copy of a declared value that answers.
+    /// Returns the copy of a declared value that answers.
     pub(crate) fn slot(&self, index: ValueIndex) -> Option<&ValueSlot> {
         self.position(index).ok().and_then(|at| self.slots.get(at))
     }
 
-    /// A newer copy of a declared value beside the copy that answers.
+    /// Returns the newer copy of a declared value beside the copy that answers.
     pub(crate) fn unread(&self, index: ValueIndex) -> Option<&ValueSlot> {
         self.rare.as_ref()?.unread.iter().find(|copy| copy.index == index)
     }
@@ -168,7 +171,7 @@ impl Values {
         self.unread(copy.index).is_some_and(|unread| unread.is_same(copy))
     }
 
-    /// The newest copy of a declared value, which cookies carry.
+    /// Returns the newest copy of a declared value: the copy for cookies.
     pub(crate) fn newest_copy(&self, index: ValueIndex) -> Option<&StoredValue> {
         self.unread(index).or_else(|| self.slot(index)).map(|copy| &copy.value)
     }
@@ -192,7 +195,7 @@ impl Values {
         undeclared.iter().map(|(name, stored)| (&**name, stored))
     }
 
-    /// Whether there are copies that no store is told of: of undeclared names, and unread ones.
+    /// Whether there are copies that are never written to a store: undeclared and unread copies.
     pub(crate) fn has_untold(&self) -> bool {
         self.rare.as_ref().is_some_and(|rare| !rare.undeclared.is_empty() || !rare.unread.is_empty())
     }
@@ -201,7 +204,7 @@ impl Values {
         self.slots.is_empty() && self.undeclared().next().is_none()
     }
 
-    /// The newest version ever known of this owner: fresh writes go above it.
+    /// Returns the newest version ever known of this owner: fresh writes get a greater version.
     pub(crate) fn newest(&self) -> Version {
         let declared = self.declared().map(|slot| slot.value.version).max().unwrap_or_default();
         self.rare.as_ref().map_or(declared, |rare| {
@@ -211,16 +214,16 @@ impl Values {
         })
     }
 
-    /// Notes a version of which nothing may be kept here.
+    /// Notes a version whose value may not be kept here.
     pub(crate) fn note_version(&mut self, version: Version) {
         if version > self.newest() {
             self.rare().newest_seen = version;
         }
     }
 
-    /// When the application last cleared it.
+    /// Returns the version of the application's last `clear`.
     pub(crate) fn cleared(&self) -> Version {
-        self.rare.as_ref().map_or(Version::ZERO, |rest| rest.cleared)
+        self.rare.as_ref().map_or(Version::ZERO, |rare| rare.cleared)
     }
 
     pub(crate) fn note_cleared(&mut self, version: Version) {
@@ -231,8 +234,8 @@ impl Values {
         self.rare.get_or_insert_default()
     }
 
-    /// Puts a copy in the place of the current copy, which is returned. A fresh write replaces an unread copy too: its
-    /// version is above all others here.
+    /// Replaces the current copy, and returns the current copy. A fresh write replaces an unread copy too, since a
+    /// fresh version is above all others here.
     pub(crate) fn put(&mut self, slot: ValueSlot) -> Option<ValueSlot> {
         let current = match self.position(slot.index) {
             Ok(at) => self.slots.get_mut(at).map(|place| std::mem::replace(place, slot)),
@@ -255,14 +258,14 @@ impl Values {
         }
     }
 
-    /// So many are about to come.
+    /// Reserves slots for `copies` copies, if there are none yet.
     pub(crate) fn reserve(&mut self, copies: usize) {
         if self.slots.is_empty() {
             self.slots.reserve_exact(copies);
         }
     }
 
-    /// Whether an incoming copy can be merged: it meets no other copy, or this build is known to read both or not.
+    /// Whether an incoming copy can be merged: the copy meets no other copy, or the readability of both is decided.
     pub(crate) fn is_decided(&self, incoming: &ValueSlot) -> bool {
         let met = self.slot(incoming.index).filter(|current| !current.is_same(incoming));
         met.is_none_or(|current| current.readable.is_some() && incoming.readable.is_some())
@@ -276,7 +279,7 @@ impl Values {
         }
     }
 
-    /// Merges a copy that carries its version. Returns whether the record changed.
+    /// Merges a copy that keeps its version. Returns whether the record changed.
     pub(crate) fn merge(&mut self, incoming: ValueSlot, resolution: Resolution) -> bool {
         match merge(self.slot(incoming.index), &incoming, resolution) {
             MergeOutcome::KeepCurrent => false,
@@ -309,7 +312,7 @@ impl Values {
         true
     }
 
-    /// Drops what nobody can need any more: values past their own lifetime, and tombstones written before `tombstones`.
+    /// Drops values past their own lifetime, and tombstones written before `tombstones`.
     pub(crate) fn prune(&mut self, schema: &Schema, now: Millis, tombstones: Millis) {
         self.retain_copies(|index, value| {
             let is_needed = value.json.is_some() || value.written >= tombstones;
@@ -317,9 +320,9 @@ impl Values {
         });
     }
 
-    /// Keeps the copies of undeclared names and in the slots that pass, and where one in a slot does not, the unread copy
-    /// beside it if that passes. An unread copy stays with the older copy in the slot in any case: without it, the next
-    /// cookie would carry the older copy. The newest version stays known.
+    /// Keeps the undeclared copies and the slots' copies that pass `keep`. If a slot's copy fails, the unread copy
+    /// beside the slot takes its place if the unread copy passes. An unread copy stays with the older copy in the slot
+    /// in any case: without it, the next cookie would carry the older copy. The newest version stays known.
     fn retain_copies(&mut self, keep: impl Fn(Option<ValueIndex>, &StoredValue) -> bool) {
         let newest = self.newest();
         if let Some(rare) = &mut self.rare {
@@ -343,21 +346,21 @@ impl Values {
         self.note_version(newest);
     }
 
-    /// Gives copies whose versions are further ahead than the allowed skew the version of the time when they were written.
+    /// Corrects versions further ahead than the allowed skew: each such copy gets the version of the time of its write.
     pub(crate) fn correct_future_versions(&mut self, time: &NodeClock, now: Millis) {
         let bound = time.bound(now);
         if self.newest() <= bound {
             return;
         }
-        let right = |stored: &mut StoredValue| {
+        let correct = |stored: &mut StoredValue| {
             if stored.version > bound {
                 stored.version = Version::last_at(time.wall(stored.written));
             }
         };
-        self.slots.iter_mut().for_each(|slot| right(&mut slot.value));
+        self.slots.iter_mut().for_each(|slot| correct(&mut slot.value));
         if let Some(rare) = &mut self.rare {
-            rare.unread.iter_mut().for_each(|copy| right(&mut copy.value));
-            rare.undeclared.iter_mut().for_each(|(_, stored)| right(stored));
+            rare.unread.iter_mut().for_each(|copy| correct(&mut copy.value));
+            rare.undeclared.iter_mut().for_each(|(_, stored)| correct(stored));
             if rare.newest_seen > bound {
                 rare.newest_seen = Version::last_at(time.wall(now));
             }
@@ -375,7 +378,7 @@ impl Values {
         self.note_version(newest);
     }
 
-    /// Replaces the values of undeclared names by tombstones. Returns whether there were any.
+    /// Replaces the values of undeclared names with tombstones. Returns whether there were any values.
     pub(crate) fn tombstone_undeclared(&mut self, version: Version, now: Millis) -> bool {
         let Some(rare) = &mut self.rare else { return false };
         let mut living = rare.undeclared.iter_mut().filter(|(_, stored)| stored.json.is_some()).peekable();
@@ -384,13 +387,13 @@ impl Values {
         any
     }
 
-    /// Keeps only the declared values that pass.
+    /// Keeps only the declared values that pass `keep`.
     pub(crate) fn retain(&mut self, keep: impl Fn(ValueIndex) -> bool) {
         self.slots.retain(|slot| keep(slot.index));
         self.drop_older_unread();
     }
 
-    /// Bytes on the heap.
+    /// Returns the bytes on the heap.
     pub(crate) fn heap_bytes(&self) -> usize {
         let json = |stored: &StoredValue| stored.json.as_ref().map_or(0, Json::heap_bytes);
         let slots: usize = self.slots.iter().map(|slot| json(&slot.value)).sum();

@@ -1,4 +1,4 @@
-//! What a record is told with a change, and what it answers where it takes none.
+//! The context of a write to a record, and the reasons of a rejection.
 
 use std::{fmt, time::Duration};
 
@@ -10,79 +10,80 @@ use crate::{
     value::{Schema, ValueIndex},
 };
 
-/// Why a record took no change.
+/// The reason why a record rejected a change.
 #[derive(Debug)]
 pub(crate) enum CommitRejected {
     Closed(CloseReason),
-    /// Another version stands where the change would replace one.
+    /// The record has another version than the change would replace.
     Outdated,
-    /// Over the browser's budget, or over what the budget leaves beside the room that is kept for the user's value.
+    /// The record would exceed the browser's budget, or the part of the budget beside the room for the identity value.
     TooLarge(Box<Oversize>),
 }
 
-/// What a write needs to know beside the changes.
+/// The inputs of a write beside the changes.
 #[derive(Clone, Copy)]
 pub(crate) struct WriteContext<'a> {
     pub(crate) schema: &'a Schema,
     pub(crate) now: Millis,
-    /// Gives the versions.
+    /// The clock that gives the versions.
     pub(crate) time: &'a NodeClock,
     pub(crate) scope: WriteScope,
     /// Bytes that the browser has for this owner's entries.
     pub(crate) budget: usize,
-    /// The bytes that a browser could have under the largest budget: an earlier deploy may have filled them.
+    /// The bytes that a browser has under the largest possible budget: an earlier deploy may have filled them.
     pub(crate) max_budget: usize,
     pub(crate) share: BudgetShare,
     /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
     pub(crate) reserved: Option<(ValueIndex, usize)>,
-    /// A shared store gives the versions: they are taken as they are.
+    /// Whether a shared store gives the versions: such versions are kept unchanged.
     pub(crate) store_stamps: bool,
-    /// How long tombstones are kept at least; a session's for its own idle lifetime and the skew of clocks.
+    /// The shortest time to keep tombstones. A session keeps its tombstones at least for its idle lifetime and the
+    /// clock skew.
     pub(crate) tombstones: Duration,
 }
 
 impl WriteContext<'_> {
-    /// The same terms, for a write of this share.
+    /// Returns the same context for a write of this share.
     pub(crate) const fn for_share(self, share: BudgetShare) -> Self {
         Self { share, ..self }
     }
 }
 
-/// The bearer of copies that carry their versions. A store's answers go by the version alone.
+/// The origin of copies that keep their versions. Copies from a store are merged by version alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum IncomingFrom {
     Browser(Resolution),
     Store,
 }
 
-/// Which part of a budget a write may take.
+/// The part of a budget that a write may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BudgetShare {
-    /// All but the room that is kept for the user's value.
+    /// All except the room reserved for the identity value.
     Ordinary,
-    /// All: a sign-in, or the values that a turn grants.
+    /// All: for a sign-in, or for the values that a turn grants.
     Whole,
 }
 
-/// How much of a record a write speaks of.
+/// The part of a record that a write affects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteScope {
-    /// The values that it names.
+    /// The values that the write names.
     Values,
-    /// Everything: its changes are the removals that `clear` comes to.
+    /// All values: the changes are the removals of a `clear`.
     ClearAll,
 }
 
-/// A write that the browser's cookie has no room for. All sizes are bytes of JSON.
+/// A write without room in the browser's cookie. All sizes are bytes of JSON.
 #[derive(Debug)]
 pub(crate) struct Oversize {
     /// The largest values of the owner, the written values among them.
     pub(crate) largest: Vec<(&'static str, usize)>,
     /// The values that the write sets.
     pub(super) written: usize,
-    /// As much as a write of the same values could set.
+    /// The most that a write of the same values could set.
     pub(super) fits: usize,
-    /// The bytes that are kept for a sign-in, where the write would fit without them.
+    /// The bytes reserved for a sign-in, if the write would fit without the reserve.
     pub(super) stored: Option<usize>,
 }
 

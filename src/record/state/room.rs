@@ -1,4 +1,4 @@
-//! The room of a browser's cookie: which writes fit, and how many bytes of JSON would.
+//! The room of a browser's cookie: whether a write fits, and how many bytes of JSON would fit.
 
 use super::State;
 use crate::record::{
@@ -12,7 +12,7 @@ use crate::record::{
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct JsonRoom {
     pub(crate) used: usize,
-    /// By so much the values may grow. A further value takes more than its JSON.
+    /// The bytes by which the present values may grow. Another value takes more than its JSON.
     pub(crate) free: usize,
 }
 
@@ -34,9 +34,9 @@ impl<'a> Sized<'a> {
     }
 }
 
-/// The bytes that entries take of a budget.
+/// The bytes of a budget that entries take.
 struct UsedBytes {
-    /// The login, where room is kept for the login.
+    /// The identity value's entry, if room is reserved for it.
     identity: usize,
     others: usize,
 }
@@ -57,9 +57,11 @@ impl UsedBytes {
 }
 
 impl State {
+    /// Checks that each change replaces the version that it expects, and that the browser has room for the changes.
+    ///
     /// # Errors
     ///
-    /// Where a change would replace another version than the present, and where the browser has no room for the changes.
+    /// [`CommitRejected::Outdated`] for another version, and [`CommitRejected::TooLarge`] without room.
     pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
         for change in changes {
             if let Some(expected) = change.replaces {
@@ -70,8 +72,8 @@ impl State {
             }
         }
         let carried = || changes.iter().filter(|change| terms.schema.get(change.index).in_cookie());
-        // A removal always fits in the place of the value that it removes, and must never be refused; neither must
-        // what stays on the server, whatever two nodes together have made of the rest.
+        // A removal always fits in the place of the removed value, and must never be refused. Neither must values that
+        // stay on the server, even if the merge of two nodes' values has exceeded the budget.
         if !carried().any(|change| change.json.is_some()) {
             return Ok(());
         }
@@ -82,12 +84,13 @@ impl State {
         let room = terms.reserved.map_or(0, |(_, room)| room);
         let before = UsedBytes::of(self.sizes(terms), terms);
         let limit = match terms.share {
-            // A turn's values may stand in the room: a write that takes no more than before is not refused for them.
+            // A turn's values may occupy the reserved room: a write that takes no more bytes than before is not
+            // refused.
             BudgetShare::Ordinary => {
                 let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
                 terms.budget.min(taken.identity + others)
             }
-            // A deploy that lowered the budget leaves fuller records, whose users sign in all the same.
+            // After a deploy with a lower budget, fuller records remain, and their users must still be able to sign in.
             BudgetShare::Whole => terms.budget.max(terms.max_budget.min(UsedBytes::of(stays, terms).others + room)),
         };
         let limit = limit.max(before.total());
@@ -104,7 +107,7 @@ impl State {
         })))
     }
 
-    /// The JSON of the values that browsers carry of this record.
+    /// Returns the bytes of JSON that browsers carry of this record, and the free bytes.
     #[cfg(feature = "inspector")]
     pub(crate) fn json_room(&self, terms: WriteContext<'_>) -> JsonRoom {
         let taken = UsedBytes::of(self.sizes(terms), terms);
@@ -115,14 +118,14 @@ impl State {
         }
     }
 
-    /// The entries of this record for browsers to carry.
+    /// Returns the sizes of this record's cookie entries.
     fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
         self.cookie_entries(terms.schema)
             .map(|(name, stored)| Sized { name, json: stored.json.as_ref().map(|json| json.len()) })
     }
 }
 
-/// The three largest entries whose names this build declares, with the bytes of their JSON.
+/// Returns the three largest declared entries, with the bytes of their JSON.
 fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Vec<(&'static str, usize)> {
     let mut sizes: Vec<_> = sizes.collect();
     sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
