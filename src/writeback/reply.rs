@@ -77,7 +77,7 @@ impl Refusal {
 
     pub(crate) fn method(allowed: &[Method]) -> Self {
         let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("only {allowed} here");
+        let message = format!("this path answers only {allowed}");
         let allow = HeaderValue::try_from(allowed).ok();
         Self { allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }

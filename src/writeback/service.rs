@@ -226,7 +226,7 @@ impl SessionWriteback {
         let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
         let Some(index) = node.config.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
         if matches!(node.config.identity, Identity::Value { index: identity, .. } if identity == index) {
-            return refuse("it says who is signed in");
+            return refuse("the value names the user who has signed in");
         }
         self.allowed.push(index);
         self.expose::<V>()
@@ -307,7 +307,7 @@ impl SessionWriteback {
     /// For an interval below a second or above five minutes.
     pub fn heartbeat(mut self, interval: Duration) -> Result<Self, BuildError> {
         if !HEARTBEATS.contains(&interval) {
-            let message = format!("a heartbeat each {interval:?} is not possible: from 1s to 300s is");
+            let message = format!("the interval of heartbeats is {interval:?}: it must be from 1s to 300s");
             return Err(BuildErrorKind::Setting.error(message));
         }
         self.heartbeat = interval;
