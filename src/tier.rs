@@ -1,12 +1,12 @@
-//! The words for tiers of an application's own.
+//! The types with which an application writes tiers of its own.
 //!
-//! [`MemoryTier`](crate::MemoryTier), [`CookieTier`](crate::CookieTier) and [`DefaultTier`](crate::DefaultTier) come with
-//! this crate. An application adds tiers of two kinds:
+//! [`MemoryTier`](crate::MemoryTier), [`CookieTier`](crate::CookieTier) and [`DefaultTier`](crate::DefaultTier) come
+//! with this crate. An application adds tiers of two kinds:
 //!
-//! - A [`Source`] is read-only, such as a tenant's defaults in a database. A source gets a [`Lookup`] and returns what it
-//!   [`Found`]: `.tier(source)`.
-//! - A [`Store`] keeps the records of all nodes. A store gets an [`Ask`] or a [`Commit`] of [`Mutation`]s, and returns a
-//!   [`Snapshot`] or [`Committed`]: `.tier(SharedTier::new(store))`.
+//! - A [`Source`] is read-only, such as a tenant's defaults in a database. A source gets a [`Lookup`] and returns what
+//!   it [`Found`]: `.tier(source)`.
+//! - A [`Store`] keeps the records of all nodes. A store gets an [`Ask`] or a [`Commit`] of [`Mutation`]s, and returns
+//!   a [`Snapshot`] or [`Committed`]: `.tier(SharedTier::new(store))`.
 
 use std::{
     fmt,
@@ -27,11 +27,11 @@ pub use self::{
     store::{Ask, Commit, CommitKind, Committed, Snapshot, Store, StoredRecord},
 };
 
-/// A tier's answer, at once or later.
+/// A tier's answer: ready at once, or the future of the answer.
 ///
 /// # Cancel safety
 ///
-/// A dropped `TierFuture` drops the future of the tier's own, which the tier must be ready for: see the contract of a
+/// A dropped `TierFuture` drops the tier's own future. The tier must stay correct then: see the contract of a
 /// [source](Source#contract) and of a [store](Store#contract).
 pub struct TierFuture<'a, T>(FutureState<'a, T>);
 
@@ -43,12 +43,12 @@ enum FutureState<'a, T> {
 }
 
 impl<'a, T> TierFuture<'a, T> {
-    /// An answer that is there already. Nothing is boxed.
+    /// Wraps an answer that is known at once. Allocates nothing.
     pub const fn ready(answer: Result<T, BoxError>) -> Self {
         Self(FutureState::Now(Some(answer)))
     }
 
-    /// An answer that has to be waited for.
+    /// Boxes the future of an answer.
     pub fn boxed(future: impl Future<Output = Result<T, BoxError>> + Send + 'a) -> Self {
         Self(FutureState::Later(Box::pin(future)))
     }

@@ -1,4 +1,4 @@
-//! The default tier: what answers where nothing is stored.
+//! The default tier, which answers where no other tier has an answer.
 
 use std::{any::TypeId, fmt};
 
@@ -8,7 +8,7 @@ use crate::value::{self, Json, SessionValue, ValueError};
 
 /// Defaults: constants, and values computed from the request's head.
 ///
-/// Without one, `V::default()` stands in where a method asks for `V: Default`.
+/// Without a default for `V`, the methods that require `V: Default` return `V::default()`.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Session, SessionValue, Sessions, DefaultTier};
@@ -57,23 +57,24 @@ pub(crate) enum DefaultRule {
 }
 
 impl DefaultTier {
-    /// A tier without answers.
+    /// Creates a tier without defaults.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// A constant. `build()` refuses a constant that does not encode or validate.
+    /// Adds a constant. `build()` refuses a constant that does not encode or validate.
     #[must_use]
     pub fn value<V: SessionValue>(self, value: V) -> Self {
         self.rule::<V>(DefaultRule::Constant(value::encode(&value)))
     }
 
-    /// A value computed from the request's head, once per request, as the request reaches the layer. The closure runs
-    /// for every request, so it should be cheap. In a job, which has no request, it does not answer; neither where
-    /// its value is not valid.
+    /// Adds a value computed from the request's head. The closure runs once for every request, as the request reaches
+    /// the layer, so the closure should be cheap. The default does not answer in a job, which has no request, and where
+    /// the computed value is not valid.
     ///
-    /// A value that goes by the host takes the host from the URI's authority (HTTP/2), else from `Host` (HTTP/1.1), and
-    /// compares the host without port and case: the guide has [the function](crate::guide::tiers#a-source-of-ones-own).
+    /// A closure that depends on the host takes the host from the URI's authority (HTTP/2), else from `Host`
+    /// (HTTP/1.1), and compares the host without port and case: the guide has [the
+    /// function](crate::guide::tiers#a-source-of-ones-own).
     #[must_use]
     pub fn with<V: SessionValue>(self, compute: impl Fn(&Parts) -> V + Send + Sync + 'static) -> Self {
         self.rule::<V>(DefaultRule::Computed(Box::new(move |head| value::encode(&compute(head)))))

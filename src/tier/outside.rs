@@ -1,4 +1,5 @@
-//! [`SharedTier`] and [`SourceTier`]: the application's own tiers, with the trace and the count of their failures.
+//! [`SharedTier`] and [`SourceTier`]: the tiers around an application's store and sources, which trace and count
+//! failures.
 
 use std::{
     fmt,
@@ -21,7 +22,7 @@ use crate::{
     time::{Millis, Sleep},
 };
 
-/// The time between two traces of one kind of failure: an outage fails every request.
+/// The time between two traces of one kind of failure: in an outage, every request fails.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Failures of one kind.
@@ -36,7 +37,7 @@ impl Failures {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Counts a failure. If the failure is to be traced, returns how many earlier failures no trace has told of.
+    /// Counts a failure. If a trace is due, returns the number of earlier failures that were not traced.
     pub(crate) fn note(&self, time: &NodeClock) -> Option<u64> {
         self.count.fetch_add(1, Ordering::Relaxed);
         self.throttle.due(1, time.now(), INTERVAL)
@@ -45,8 +46,8 @@ impl Failures {
 
 /// A shared store in a chain, around an application's own [`Store`].
 ///
-/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed read
-/// and a failed write each at most once a second.
+/// The tier counts the store's failures as [`Stats::store_failures`](crate::Stats::store_failures), and traces a failed
+/// read and a failed write each at most once a second.
 ///
 /// ```
 /// # #[cfg(feature = "testing")] {
@@ -104,14 +105,14 @@ impl SharedTier {
     }
 }
 
-/// The name alone: a store's own `Debug` may show secrets.
+/// Shows the name alone: a store's own `Debug` may show secrets.
 impl fmt::Debug for SharedTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("SharedTier").field(&self.name()).finish()
     }
 }
 
-/// A read-only source.
+/// A read-only source in a chain, with its deadline.
 #[derive(Debug)]
 pub(crate) struct SourceTier {
     source: Box<dyn Source>,
@@ -120,16 +121,17 @@ pub(crate) struct SourceTier {
     late: Failures,
 }
 
-/// How long a load waits for a source.
+/// The time that a load waits for a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitPolicy {
-    /// Until the source's deadline.
+    /// The source's deadline.
     UntilDeadline,
-    /// For one poll, which arms no timer: the caller need not run on a runtime.
+    /// One poll, without a timer: the caller may run outside of a runtime.
     OnePoll,
 }
 
-/// Traces a request without a layer of ours at all, at most once a second: there is no chain whose clock would tell the time.
+/// Traces a load in a request without any session layer, at most once a second. Such a request has no chain, so the
+/// time comes from the system's clock.
 pub(crate) fn note_missing_layer() {
     static LOADS: LazyLock<(Instant, Throttle)> = LazyLock::new(|| (Instant::now(), Throttle::default()));
     let (start, throttle) = &*LOADS;
@@ -155,10 +157,10 @@ impl SourceTier {
         self.errors.count() + self.late.count()
     }
 
-    /// Returns the source's answers: none where the source fails or misses its deadline.
+    /// Returns the source's answers, or none if the source fails or misses its deadline.
     pub(crate) async fn read(&self, lookup: Lookup<'_>, patience: WaitPolicy, time: &NodeClock) -> Found {
         let mut answer = self.source.read(lookup);
-        // Armed by an answer that is not there at once: most sources answer from a cache of their own.
+        // Armed only if the first poll is pending: most sources answer at once, from a cache of their own.
         let mut late: Option<Sleep> = None;
         let answered = poll_fn(|cx| {
             if let Poll::Ready(found) = Pin::new(&mut answer).poll(cx) {
@@ -174,10 +176,16 @@ impl SourceTier {
             })
         })
         .await;
-        // Traced apart: a source that is late must not hide the error that it gives a moment later.
+        // Late answers and errors have a throttle each: the trace of a late answer must not hide an error a moment
+        // later.
         answered.unwrap_or_else(|(failures, error)| {
             if let Some(left_out) = failures.note(time) {
-                tracing::warn!(tier = self.name(), error, left_out, "a source did not answer; the next tier does");
+                tracing::warn!(
+                    tier = self.name(),
+                    error,
+                    left_out,
+                    "a source did not answer, so the next tier answers"
+                );
             }
             Found::nothing()
         })

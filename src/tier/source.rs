@@ -1,4 +1,4 @@
-//! The application's own read-only sources: [`Source`], what the chain asks of a source, and the answer.
+//! The application's own read-only sources: [`Source`], the chain's question, and the answer.
 
 use std::{fmt, time::Duration};
 
@@ -10,18 +10,20 @@ use crate::value::{self, Json, SessionValue};
 
 /// A read-only source of the application's own, such as a tenant's defaults in a database.
 ///
-/// A source is not a `tower::Service`: a source has one operation, is shared rather than driven to readiness, and borrows
-/// the question. A source that answers at once allocates nothing, see [`TierFuture::ready`].
+/// A source is not a `tower::Service`: a source has one operation, is shared rather than driven to readiness, and
+/// borrows the question. A source that answers at once needs no allocation, see [`TierFuture::ready`].
 ///
 /// # Contract
 ///
 /// - A future may be dropped before it is polled, and at any await: work belongs inside the future.
-/// - Each load asks the source once, for every declared value, whatever the stored tiers hold. The handle keeps the answers
-///   and uses them only where no stored tier answers, so that a read after `remove` has them.
-/// - A source that waits makes every load wait, those of visitors too: a source should cache by itself.
+/// - Each load asks the source once, for every declared value, even if the stored tiers hold the values. The handle
+///   keeps the answers, and uses an answer only where no stored tier answers: so a read after `remove` finds the
+///   answer.
+/// - A source that waits makes every load wait, also the loads of visitors without a session. So a source should have a
+///   cache of its own.
 /// - The next tier answers where a source fails, or does not answer within
-///   [`source_deadline`](crate::SessionsBuilder::source_deadline), 250 milliseconds unless told otherwise. The chain traces
-///   and counts the failure. The late future is dropped: a query that is to fill a cache all the same runs in a task of its
+///   [`source_deadline`](crate::SessionsBuilder::source_deadline), 250 milliseconds by default. The chain traces and
+///   counts the failure, and drops the late future. A query that should still fill a cache must run in a task of its
 ///   own. The guide has such a source, [with a database and a cache](crate::guide::tiers#a-source-with-a-database).
 ///
 /// ```
@@ -67,7 +69,7 @@ pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// The name in traces and in `Session::value_source`.
     fn name(&self) -> &'static str;
 
-    /// Answers for the names in the lookup.
+    /// Returns the answers for the names in the lookup.
     ///
     /// # Errors
     ///
@@ -92,22 +94,23 @@ impl<'a> Lookup<'a> {
         self.names
     }
 
-    /// Whether `V` is asked for: true wherever [`SessionsBuilder::value`](crate::SessionsBuilder::value) declares `V` on the
-    /// chain that the source stands in, whether or not the handler reads `V`.
+    /// Whether the chain has declared `V` by [`SessionsBuilder::value`](crate::SessionsBuilder::value). The answer does
+    /// not depend on the handler's reads.
     ///
-    /// A source that several chains share uses this to skip a query where the chain has not declared the value. In the only
-    /// chain of an application, whose source answers for declared values alone, the method is always true and needs no call.
+    /// A source that several chains share calls this method to skip the queries for undeclared values. In an
+    /// application with one chain, a source that answers only for declared values needs no call: the result is always
+    /// true.
     pub fn wants<V: SessionValue>(&self) -> bool {
         self.names.contains(&V::NAME)
     }
 
-    /// The request's head, as it reached the layer. None in a job, which has no request.
+    /// The request's head at the layer. `None` in a job, which has no request.
     pub const fn head(&self) -> Option<&'a Parts> {
         self.head
     }
 }
 
-/// Names only: the head may hold credentials.
+/// Shows the names only: the head may hold credentials.
 impl fmt::Debug for Lookup<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lookup").field("names", &self.names).finish_non_exhaustive()
@@ -122,22 +125,22 @@ pub struct Found {
 }
 
 impl Found {
-    /// No answer to any name.
+    /// Returns an answer without values.
     pub fn nothing() -> Self {
         Self::default()
     }
 
-    /// One value.
+    /// Returns an answer with one value.
     ///
     /// # Errors
     ///
-    /// Where the value does not encode, or would not decode to a valid value again.
+    /// For a value that does not encode, or whose encoding does not decode to a valid value.
     pub fn value<V: SessionValue>(value: &V) -> Result<Self, BoxError> {
         let json = value::encode(value).map_err(|flaw| flaw.into_write_error(V::NAME))?;
         Ok(Self { entries: vec![(V::NAME.into(), json)], expires_in: None })
     }
 
-    /// Adds a further value.
+    /// Adds another value to the answer.
     ///
     /// ```
     /// # use layered_session::{SessionValue, tier::{BoxError, Found}};
@@ -163,12 +166,13 @@ impl Found {
 
     /// Limits how long a handle uses the answers.
     ///
-    /// A handle asks each source once, as it loads, and keeps the answers for its life. That suits a request. A socket's
-    /// handle lives longer: after the span the *next* tier answers on that handle, and the source is not asked again. A watch
-    /// is not woken at the end of the span, and tells the other answer at its next change.
+    /// A load asks each source once, and the handle keeps the answers for its lifetime, which suits a request. The
+    /// handle of a socket lives longer: after the span the *next* tier answers on that handle, and the source is not
+    /// asked again. The end of the span does not wake a watch: the watch shows the other answer at its next change.
     ///
-    /// The span is for answers that must not be used past a moment, such as a price of the day. The remaining time of an
-    /// entry in the source's own cache does not belong here: a socket that outlives the entry would fall back to the default.
+    /// Set a span for answers that must not be used after a certain time, such as a price of the day. Do not pass the
+    /// remaining time of an entry in the source's own cache: a socket that outlives the entry would fall back to the
+    /// default.
     #[must_use]
     pub const fn expires_in(mut self, span: Duration) -> Self {
         self.expires_in = Some(span);
@@ -176,7 +180,7 @@ impl Found {
     }
 }
 
-/// Names and JSON bytes, as a source's rows have them.
+/// Collects rows of a name and JSON bytes.
 impl<N: Into<String>, J: Into<Bytes>> FromIterator<(N, J)> for Found {
     fn from_iter<I: IntoIterator<Item = (N, J)>>(rows: I) -> Self {
         let entries = rows.into_iter().map(|(name, json)| (name.into(), Json::from(&*json.into()))).collect();
@@ -184,7 +188,7 @@ impl<N: Into<String>, J: Into<Bytes>> FromIterator<(N, J)> for Found {
     }
 }
 
-/// Names only: values are the application's.
+/// Shows the names only: the values may be private.
 impl fmt::Debug for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Found")

@@ -9,21 +9,22 @@ use crate::{error::CloseReason, record::change::Mutation, value::Json, version::
 
 /// A shared store: the records of all nodes, by owner.
 ///
-/// A chain takes a store inside a [`SharedTier`](crate::SharedTier), and at most one: `.tier(SharedTier::new(store))`. The
-/// store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the write fails,
-/// and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
+/// A chain takes a store inside a [`SharedTier`](crate::SharedTier), and at most one: `.tier(SharedTier::new(store))`.
+/// The store keeps versions, takes writes, and decides whether a session exists. If the store fails, the load or the
+/// write fails, and nothing changes. `SpyStore` of the feature `testing` keeps this contract.
 ///
 /// # Contract
 ///
-/// - A future may be dropped before it is polled, and at any await: work belongs inside the future. A commit that the store
-///   has begun is made whole or not at all.
-/// - The store judges a commit by the record as it stands at that moment, which no other commit may change meanwhile:
-///   [`CommitKind`] says what each kind needs, [`Mutation::replaces`] what each change needs.
-/// - A fresh change gets a version above every version that the store holds of the owner. All fresh changes of a commit get
-///   the same version. A change that carries a version applies only if that version is newer than the version that stands.
-/// - A removal leaves a tombstone with its version. The tombstone stays for as long as the record.
-/// - An ended record stays ended until it expires: each read answers [`Snapshot::Ended`], each commit [`Committed::Ended`].
-/// - The record expires at the time that its last commit named, see [`Commit::expires`].
+/// - A future may be dropped before it is polled, and at any await: work belongs inside the future. A commit that the
+///   store has begun is made whole or not at all.
+/// - The store checks a commit against the current record, and no other commit may change the record meanwhile.
+///   [`CommitKind`] has the condition of each kind, and [`Mutation::replaces`] the condition of each change.
+/// - A fresh change gets a version above every version that the store holds of the owner. All fresh changes of a commit
+///   get the same version. A carried change applies only if its version is newer than the stored version.
+/// - A removal leaves a tombstone with its version. The tombstone stays as long as the record.
+/// - An ended record stays ended until it expires: each read answers [`Snapshot::Ended`], each commit
+///   [`Committed::Ended`].
+/// - The record expires at the time in its last commit, see [`Commit::expires`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is no shared store",
     note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
@@ -44,7 +45,7 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// The cause that kept the store from saying whether the changes are made.
+    /// The cause for which the store can't tell whether the changes were made.
     fn commit<'a>(&'a self, commit: Commit<'a>) -> TierFuture<'a, Committed>;
 }
 
@@ -69,11 +70,11 @@ impl Ask {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Snapshot {
-    /// The record as it stands.
+    /// The current record.
     Present(StoredRecord),
     /// The store has no record of the owner.
     Absent,
-    /// The record has ended, for the reason that the [`End`](CommitKind::End) named.
+    /// The record has ended, for the reason in the commit of kind [`End`](CommitKind::End).
     Ended(CloseReason),
 }
 
@@ -99,15 +100,15 @@ pub(crate) struct StoredEntry {
 }
 
 impl StoredRecord {
-    /// A record without values.
+    /// Creates a record without values.
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Adds a value as JSON bytes, or a tombstone (`None`), with its version.
     ///
-    /// An undeclared value goes into the browser's cookie as well, unless its name is longer than the 64 bytes that a
-    /// declared name can have.
+    /// The browser's cookie carries undeclared values too, except values with a name of more than 64 bytes, the limit
+    /// for declared names.
     #[must_use]
     pub fn entry(mut self, name: impl Into<String>, json: Option<Bytes>, version: Version) -> Self {
         self.entries.push(StoredEntry { name: name.into(), json: json.as_deref().map(Json::from), version });
@@ -115,7 +116,7 @@ impl StoredRecord {
     }
 }
 
-/// Names only: values are the application's.
+/// Shows the names only: the values may be private.
 impl fmt::Debug for StoredRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.entries.iter().map(|entry| &entry.name).collect();
@@ -123,7 +124,7 @@ impl fmt::Debug for StoredRecord {
     }
 }
 
-/// Changes of one owner's record that a store is to make, all or none.
+/// The changes of one owner's record, which the store makes all or none.
 #[derive(Clone, Copy, Debug)]
 pub struct Commit<'a> {
     owner: OwnerId,
@@ -136,20 +137,20 @@ pub struct Commit<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CommitKind {
-    /// Makes the record. A store that has the record answers [`Committed::Outdated`] or [`Committed::Ended`].
+    /// Creates the record. A store that has the record answers [`Committed::Outdated`] or [`Committed::Ended`].
     Create,
     /// Changes the record. A store without the record answers [`Committed::Absent`].
     Update,
-    /// Changes the record, and makes the record where there is none: a principal's, which nobody creates.
+    /// Changes the record, and creates a missing record. For principals, whose records have no commit of kind `Create`.
     Upsert,
-    /// Ends the record: from now on the store answers [`Snapshot::Ended`], until the record expires. A store without the
-    /// record answers [`Committed::Absent`].
+    /// Ends the record: from now on the store answers [`Snapshot::Ended`], until the record expires. A store without
+    /// the record answers [`Committed::Absent`].
     End {
         /// The reason: `Destroyed`, `Renewed` or `Revoked`.
         reason: CloseReason,
-        /// The owner of the session that a renewal began for the same principal. A sign-out with the cookie of the ended
-        /// session is to end that session as well. A sign-in has no successor: somebody may have planted the old cookie
-        /// before the login.
+        /// The owner of the new session, if a renewal ended this session and the principal stayed the same. A sign-out
+        /// with the cookie of the ended session also ends the new session. A sign-in has no successor: an attacker may
+        /// have planted the old cookie before the login (session fixation).
         successor: Option<OwnerId>,
     },
 }
@@ -169,13 +170,13 @@ impl<'a> Commit<'a> {
         self.kind
     }
 
-    /// The changes, none for an end.
+    /// The changes. Empty for an end.
     pub const fn changes(&self) -> &'a [Mutation] {
         self.changes
     }
 
-    /// The time at which the record expires unless a later commit says otherwise. For a session that is its absolute
-    /// deadline: a store is not told of each use, and memory and the seal know which sessions have idled out.
+    /// The time at which the record expires, unless a later commit sets another time. For a session, the absolute
+    /// deadline: the store does not learn of each use, and memory and the sealed token know the idle deadline.
     pub const fn expires(&self) -> SystemTime {
         self.expires
     }
@@ -187,8 +188,8 @@ impl<'a> Commit<'a> {
 pub enum Committed {
     /// The store made the changes. The version is the version of the fresh changes.
     Applied(Version),
-    /// The store made no change: a change replaces a version that no longer stands, or the record to create exists. The
-    /// record is the record as it stands.
+    /// The store made no change: a change replaces a version that is no longer current, or the record to create exists.
+    /// Contains the current record.
     Outdated(StoredRecord),
     /// The store has no such record, and made no change.
     Absent,
