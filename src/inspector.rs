@@ -1,4 +1,4 @@
-//! [`SessionInspector`](service::SessionInspector): a page that shows one's own session, live, and what each tier says.
+//! [`SessionInspector`](service::SessionInspector): a live page of the visitor's own session, with each tier's answer.
 
 mod events;
 mod report;

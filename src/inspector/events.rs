@@ -1,4 +1,4 @@
-//! `GET /events`: the report, again whenever it has changed, and the changes that made the difference.
+//! `GET /events`: the report at the beginning and after each change, and the changes themselves.
 
 use std::{
     task::{Context, Poll, ready},
@@ -17,15 +17,16 @@ use crate::{
     writeback::stream::{EventSource, EventText, HEARTBEAT_EVENT, event},
 };
 
-/// Nothing wakes a stream when a response has taken a change to the browser, or when a request elsewhere was a use of
-/// the session. The first comes soon after a change; the second can wait for the next heartbeat.
+/// The delay of a second report after a change. No wake-up tells a stream that a response has brought a change to the
+/// browser, which happens soon after the change. Nor does a use of the session by another request wake a stream: the
+/// next heartbeat reports the use.
 const SETTLED: Duration = Duration::from_millis(250);
 
 /// The events of one inspector's page.
 pub(super) struct Reports {
     wait: Wait,
     seen: Snapshot,
-    /// The report that was last told.
+    /// The last sent report.
     told: Option<Report>,
     settling: Option<Sleep>,
 }
@@ -48,7 +49,7 @@ impl Reports {
             let survey = Snapshot::of(session, now);
             let changes = seen.diff(&survey, session);
             *seen = survey;
-            // The report comes first, so that a reader of a change finds its outcome there.
+            // The report is sent before the changes, so that a reader of a change finds the outcome in the report.
             let mut text = news(session, told).unwrap_or_default();
             if !changes.is_empty() {
                 let changes: Vec<_> = changes.iter().map(change).collect();
@@ -71,7 +72,7 @@ impl Reports {
     }
 }
 
-/// The report as an event, if it is another than the one that was told.
+/// Returns the report as an event, if the report differs from the last sent report.
 fn news(session: &Session, told: &mut Option<Report>) -> Option<String> {
     let report = Report::of(session);
     if told.as_ref() == Some(&report) {

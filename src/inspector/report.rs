@@ -1,4 +1,5 @@
-//! The report of a session to the page: states, sizes and reasons. Nothing in the report identifies a session or a user.
+//! The report of a session for the page: states, sizes, reasons and values. The report has no id of a session or a
+//! user.
 
 use std::fmt;
 
@@ -31,10 +32,10 @@ use crate::{
 
 mod rows;
 
-/// The report of a session. Times are milliseconds since 1970, as the server's clock tells them.
+/// The report of a session. Times are milliseconds since 1970 by the server's clock.
 #[derive(PartialEq, Serialize)]
 pub(super) struct Report {
-    /// All but the values.
+    /// The report without the values.
     #[serde(flatten)]
     facts: serde_json::Value,
     values: Vec<Value>,
@@ -46,7 +47,7 @@ impl Report {
         let (node, config) = (&shared.node, &shared.node.config);
         let now = node.now();
         let measured = cookie_size::cookie_size(shared, now);
-        // The bytes are those of the entries, with names and versions; the others those of JSON, which may grow by so many.
+        // `bytes` counts entries, with names and versions. `json` counts the JSON alone, which can grow by `json_free`.
         let share = |bytes: usize, budget: usize, json: JsonRoom| json!({ "bytes": bytes, "budget": budget, "json": json.used, "json_free": json.free });
         let Lifetime { idle, absolute, ends_with_browser } = config.lifetime;
         let life = life(shared, &measured, now);
@@ -64,14 +65,14 @@ impl Report {
                 "session": share(measured.session, config.budget.session, measured.session_json),
                 "principal": share(measured.principal, config.budget.principal, measured.principal_json),
             },
-            // How many values ride along that this build does not declare.
+            // The number of values in the cookie that this build does not declare.
             "undeclared": measured.undeclared,
             "chain": tiers(node),
             "resolution": match config.resolution {
                 Resolution::Newest => "newest",
                 Resolution::FirstHit => "first_hit",
             },
-            // Of a session that begins now.
+            // The lifetime of a session that begins now.
             "lifetime": {
                 "idle_ms": whole_millis(idle),
                 "absolute_ms": whole_millis(absolute),
@@ -81,7 +82,7 @@ impl Report {
         Self { facts, values }
     }
 
-    /// As JSON, with the server's time and the heartbeats' interval beside it, in milliseconds.
+    /// Returns the report as JSON, with the server's time and the interval of heartbeats, in milliseconds.
     pub(super) fn told_at(&self, now: Wall) -> impl fmt::Display {
         #[derive(Serialize)]
         struct Timed<'a> {
@@ -90,23 +91,23 @@ impl Report {
             #[serde(flatten)]
             report: &'a Report,
         }
-        // Values are JSON already and the rest always encodes.
+        // The values are JSON already, and the facts always encode.
         serde_json::to_string(&Timed { now: now.0, heartbeat: whole_millis(HEARTBEAT_INTERVAL), report: self })
             .unwrap_or_else(|_| "null".to_owned())
     }
 }
 
-/// All tiers' names, in the chain's order.
+/// Returns the names of all tiers, in the chain's order.
 fn tiers(node: &Node) -> Vec<&'static str> {
     let memory = node.memory.iter().map(|_| MEMORY);
     let store = node.store.iter().map(|store| store.name());
     memory.chain([COOKIE]).chain(store).chain(node.config.computed.iter().map(ComputedTier::name)).collect()
 }
 
-/// The state of a session that lives.
+/// The state of a live session.
 const LIVE: &str = "live";
 
-/// The session's state and times.
+/// Returns the session's state and times.
 fn life(shared: &SessionShared, measured: &CookieSize, now: Millis) -> serde_json::Value {
     let signed_in = shared.principal(now).is_some();
     let none = json!({ "state": "none", "signed_in": signed_in });
@@ -118,21 +119,21 @@ fn life(shared: &SessionShared, measured: &CookieSize, now: Millis) -> serde_jso
         "state": LIVE,
         "signed_in": signed_in,
         "created": wall(life.created()),
-        // If nobody uses it again.
+        // The end without a further use.
         "expires": expires,
-        // At the latest.
+        // The latest end, however much the session is used.
         "ends": wall(life.absolute_deadline()),
         "ends_with_browser": life.ends_with_browser(),
-        // Whether the browser's cookie has all of it, or has it on the way.
+        // Whether the browser's cookie has the whole session, or gets the whole session by a cookie on the way.
         "in_step": measured.in_step,
     })
 }
 
-/// A declared value, as the type itself writes it and not as a source laid it out, with what each tier says of it.
+/// A declared value, encoded by its type, since a source may format its JSON in another way. With each tier's answer.
 struct Value {
-    /// All but the value.
+    /// The facts about the value, without the value.
     facts: serde_json::Value,
-    /// The answer's bytes, which are compared: a type with a `HashMap` encodes itself otherwise each time.
+    /// The answer's bytes. Reports compare these: a type with a `HashMap` may encode the same value in another order.
     answer: Option<Json>,
     normalize: fn(&[u8]) -> Result<Json, ValueError>,
 }
@@ -158,7 +159,7 @@ impl Value {
                 Placement::Volatile => "volatile",
             },
             "max_age_ms": declared.max_age.map(whole_millis),
-            // For a value with a lifetime of its own.
+            // Present for a value with a lifetime of its own.
             "expires": expires.map(|end| shared.node.time.wall(end).0),
             "winner": explanation.winner().unwrap_or(DEFAULT),
             "tiers": rows(&answers, explanation.winner(), declared.placement, facts),
@@ -173,7 +174,7 @@ impl PartialEq for Value {
     }
 }
 
-/// The value is a text where a page would round its numbers.
+/// Writes the value as a text (`text`) where a page would round a number in the value.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let json = self.answer.as_ref().and_then(|json| (self.normalize)(json).ok());

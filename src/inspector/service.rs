@@ -1,4 +1,4 @@
-//! [`SessionInspector`]: the endpoint behind the page.
+//! [`SessionInspector`]: the endpoint that serves the page and its events.
 
 use std::{
     convert::Infallible,
@@ -31,20 +31,20 @@ static SCRIPT: Asset = Asset::new(include_str!("page.js"), "text/javascript; cha
 static STYLE: Asset = Asset::new(include_str!("page.css"), "text/css; charset=utf-8");
 static ICON: Asset = Asset::new(include_str!("icon.svg"), "image/svg+xml");
 
-/// All that the page may load is its own.
+/// The content security policy of the page: the page loads only its own parts.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// Shows the visitor's own session on a live page: each declared value, the tier that answers and the reason why the
 /// others do not, the versions, the used and the free bytes of JSON in the cookie, and changes as they happen.
 ///
-/// **It shows whoever opens it their own session's values**, those too that the application shows to nobody, such as
-/// who is signed in. Mount it in development, or behind a gate of your own. It shows no other session's values and none
-/// of another user, and never an id, a token or a key; nothing can be changed through it.
+/// **The page shows every visitor the values of their own session**, including values that the application shows to no
+/// user, such as the identity value. Mount the inspector in development, or behind a gate of your own. The page shows
+/// no value of another session or user, and never an id, a token or a key. The inspector changes nothing.
 ///
-/// Mount it inside of a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
+/// Mount the inspector inside a [`LayeredSessionLayer`](crate::LayeredSessionLayer) of the same [`Sessions`]: with
 /// `nest_service("/inspector", ..)` under axum, which strips the path, or with [`mount_path`](Self::mount_path) where
-/// nothing does. The page is the same with and without a slash at the end.
+/// no router strips the path. The page is the same with and without a slash at the end.
 ///
 /// ```
 /// # use layered_session::{CookieTier, KeyRing, LayeredSessionLayer, MemoryTier, Sessions, SessionInspector};
@@ -75,23 +75,24 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 /// | `GET /` | the page; `page.js`, `page.css` and `icon.svg` are its parts |
 /// | `GET /events` | server-sent events; 204 if the session has ended |
 ///
-/// Each part is served under its name as the query too (`?events`): the page asks for the query, since the page does not
-/// know the path at which the inspector is mounted.
+/// Each part is also served with its name as the query (`?events`). The page requests the query, since the page does
+/// not know the path at which the inspector is mounted.
 ///
 /// # Events
 ///
-/// To pages of the same origin only, as those of a [`SessionWriteback`](crate::SessionWriteback). To open the stream is a
-/// request like any other; that it stays open is no use of the session, and it never brings a cookie.
+/// Only pages of the same origin may open the stream, as with a [`SessionWriteback`](crate::SessionWriteback). The
+/// request that opens the stream is a request like any other. An open stream is no use of the session, and never brings
+/// a cookie.
 ///
 /// | event | data |
 /// |---|---|
-/// | `report` | first, and whenever it has changed: `now`, `heartbeat`, `session`, `token`, `values`, `undeclared`, `chain`, `resolution` and `lifetime`: the page's own, in a form that may change |
-/// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: what [`ChangeEvent`](crate::ChangeEvent) tells, after the report that it led to |
-/// | `heartbeat` | `null`, after 15 seconds without another event: the page gives a stream up after two and a half intervals |
+/// | `report` | first, and after each change of the report: `now`, `heartbeat`, `session`, `token`, `values`, `undeclared`, `chain`, `resolution` and `lifetime`. The format is internal to the page, and may change |
+/// | `changes` | `{"now": …, "changes": [{"kind": "set", "name": "…", "version": "…", "origin": "fresh"}, …]}`: each [`ChangeEvent`](crate::ChangeEvent), after the report with the outcome |
+/// | `heartbeat` | `null`, after 15 seconds without another event. The page closes a stream that is silent for two and a half intervals |
 /// | `closed` | `"renewed"`, `"destroyed"`, `"expired"`, `"revoked"` or `"shutdown"`, last |
 ///
-/// The stream of a visitor without a session does not show a later session: the page asks again. Without a memory tier the report
-/// is the request's own, and no changes are seen.
+/// The stream of a visitor without a session does not show a later session: the page opens another stream. Without a
+/// memory tier the report shows the state of the request that opened the stream, and no later changes.
 #[derive(Clone)]
 pub struct SessionInspector {
     sessions: Sessions,
@@ -99,12 +100,12 @@ pub struct SessionInspector {
 }
 
 impl SessionInspector {
-    /// Shows sessions of this chain.
+    /// Creates an inspector for sessions of this chain.
     pub fn new(sessions: &Sessions) -> Self {
         Self { sessions: sessions.clone(), prefix: String::new() }
     }
 
-    /// The path under which it is mounted, where no router strips it: `/inspector`.
+    /// Sets the path of the inspector, such as `/inspector`, where no router strips the path.
     #[must_use]
     pub fn mount_path(mut self, path: &str) -> Self {
         path.trim_end_matches('/').clone_into(&mut self.prefix);
@@ -115,8 +116,8 @@ impl SessionInspector {
         let Parts { method, uri, headers, .. } = &head;
         let path = uri.path().strip_prefix(self.prefix.as_str());
         let is_root = matches!(path, Some("" | "/"));
-        // A router that strips the path does not say whether there was a slash at the end, so no relative path is right
-        // for both; a query alone is.
+        // A router that strips the path does not tell whether the path had a slash at the end. No relative path is
+        // right in both cases, but a query alone is.
         let part = if is_root { uri.query() } else { path.and_then(|path| path.strip_prefix('/')) };
         let answered = match part {
             Some("page.js") => SCRIPT.answer(method, headers),
@@ -164,7 +165,7 @@ impl<B> Service<Request<B>> for SessionInspector {
 ///
 /// # Cancel safety
 ///
-/// A dropped answer has changed nothing: the inspector writes nothing.
+/// A dropped future has changed nothing: the inspector writes nothing.
 #[must_use = "futures do nothing unless polled"]
 pub struct InspectorFuture(Pin<Box<dyn Future<Output = Response<InspectorBody>> + Send>>);
 

@@ -1,4 +1,4 @@
-//! What each tier answers for a value, with the reason in words.
+//! The answer of each tier for a value, with the reason in words.
 
 use serde::Serialize;
 
@@ -8,7 +8,7 @@ use crate::{
     value::Placement,
 };
 
-/// Facts that all values of a session share.
+/// The facts that all values of a session share.
 #[derive(Clone, Copy)]
 pub(super) struct Facts {
     pub(super) store: Option<&'static str>,
@@ -25,7 +25,7 @@ pub(super) struct Row {
     why: String,
 }
 
-/// Each tier's answer with its reason, in the chain's order. The reasons are worded here alone.
+/// Returns each tier's answer with its reason, in the chain's order. Only this file words the reasons.
 pub(super) fn rows(
     answers: &[(&'static str, TierAnswer)],
     winner: Option<&'static str>,
@@ -33,7 +33,7 @@ pub(super) fn rows(
     facts: Facts,
 ) -> Vec<Row> {
     let is_stored = |tier: &str| matches!(tier, MEMORY | COOKIE);
-    // A request merges memory and cookie: one of the two is the source of a value that both have.
+    // A request merges memory and cookie, so one of the two is the source of a value that both have.
     let source = answers.iter().copied().find(|(tier, answer)| is_stored(tier) && *answer != TierAnswer::Nothing);
     let mut rows = Vec::new();
     for &(tier, answer) in answers {
@@ -68,7 +68,7 @@ pub(super) fn rows(
     rows
 }
 
-/// Of the tier whose copy it is.
+/// Returns the reason for the source of the copy.
 fn held(answer: TierAnswer) -> String {
     match answer {
         TierAnswer::Removed(_) => "removed here: no stored tier answers",
@@ -78,7 +78,7 @@ fn held(answer: TierAnswer) -> String {
     .to_owned()
 }
 
-/// Of the other of the two.
+/// Returns the answer and the reason for the other of memory and cookie, beside the source.
 fn beside(
     tier: &str,
     answer: TierAnswer,
@@ -121,7 +121,7 @@ mod tests {
     const OLD: Version = Version::from_u64(1 << 16);
     const NEW: Version = Version::from_u64(2 << 16);
 
-    /// Each tier's answer, version and reason, as text.
+    /// Returns each tier's answer, version and reason, as text.
     fn said(answers: &[(&'static str, TierAnswer)], winner: Option<&'static str>, facts: Facts) -> Vec<String> {
         let rows = rows(answers, winner, Placement::Everywhere, facts);
         let text = |Row { tier, answer, version, why }| match version {
