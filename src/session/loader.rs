@@ -1,4 +1,4 @@
-//! The loader of a request: it stands in the request's extensions and loads the session once, when somebody asks.
+//! The loader in a request's extensions: loads the session once, at the first use.
 
 use std::{
     fmt,
@@ -26,43 +26,43 @@ use crate::{
     node::Node, sync::Mutex, tier::outside::WaitPolicy,
 };
 
-/// The session of a request, or the head by which the session is found. Nothing is looked up before a handler asks.
+/// The session of a request, or the request head until the first load. No look-up happens before a handler loads.
 ///
-/// The request's extensions, its response's future and its handles share a single allocation. Handles may outlive the
-/// request by days, so a loader keeps nothing that only the first load needs.
+/// The request's extensions, the response future and the handles share a single allocation. Handles may outlive the
+/// request by days, so the loader drops the data that only the first load needs.
 #[derive(Default)]
 pub(crate) struct Loader {
-    /// Taken by the load that succeeds.
+    /// The data of the first load, which the successful load takes.
     arrival: Mutex<Option<Arrival>>,
     shared: OnceLock<SessionShared>,
-    /// The request's Cookie fields from the load on, for an inner layer of the same sessions. The response head drops the
-    /// fields, since they keep alive the buffer that the server read the request into.
+    /// The request's Cookie fields after the load, for an inner layer of the same sessions. The fields are dropped as
+    /// the response head leaves, since they keep the server's read buffer alive.
     cookies: Mutex<Option<Fields>>,
-    /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The allocation's own count
-    /// is no substitute: the request's extensions hold the allocation too, and any code may clone them.
+    /// The number of handles and of loads under way, with the marks [`HEAD_SENT`] and [`WAITED`]. The count of the
+    /// `Arc` is no substitute: the request's extensions hold the `Arc` too, and any code may clone the extensions.
     ///
-    /// Count and marks are one number, so that a handle and the response head agree on their order: a handle that comes
-    /// later finds the mark, and a head that leaves later finds the handle's session.
+    /// Count and marks are one atomic number, so that a handle and the response head agree on their order: a later
+    /// handle finds the mark, and a later head finds the handle's session.
     handles: AtomicUsize,
 }
 
 /// The mark that the response head has left.
 const HEAD_SENT: usize = 1 << (usize::BITS - 1);
 
-/// The mark that a load had to wait. Such a load may fail, or be dropped, and its handler answers without a session.
+/// The mark that a load had to wait. If such a load fails or is dropped, the handler answers without a session.
 const WAITED: usize = 1 << (usize::BITS - 2);
 
-/// A handle's share of a loader, counted in [`Loader::handles`].
+/// The reference of a handle to its loader, counted in [`Loader::handles`].
 pub(crate) struct HandleGuard(Arc<Loader>);
 
-/// The load of a session. Handlers hold the future over an await, so the future is small: a load takes kilobytes of state,
-/// which stand on the stack for a single poll where nothing has to be waited for, and on the heap otherwise.
+/// The load of a session. Handlers hold the future over an await, so the future is small. The state of a load has
+/// kilobytes: a load that need not wait has the state on the stack for a single poll, and any other load on the heap.
 ///
 /// # Cancel safety
 ///
-/// A dropped future leaves nothing behind, and the next load begins anew.
+/// A dropped future leaves no trace in the session, and the next load begins anew.
 pub(crate) struct LoadFuture {
-    /// Moves into the session at the end, which saves a change of the count.
+    /// The loader, which moves into the session at the end: a move needs no change of the reference count.
     loader: Option<Arc<Loader>>,
     waiting: Option<WaitingLoad>,
     patience: WaitPolicy,
@@ -103,7 +103,7 @@ impl Future for LoadFuture {
     }
 }
 
-/// The entry in a request's extensions: the loader of the innermost layer.
+/// The entry in a request's extensions, with the loader of the innermost layer.
 #[derive(Clone, Debug)]
 pub(crate) struct LoaderHandle {
     pub(crate) loader: Arc<Loader>,
@@ -116,22 +116,23 @@ pub(crate) struct Arrival {
     pub(crate) head: RequestHead,
     /// The refusal to trace if the request gets no session. Boxed, since few requests are refused.
     pub(crate) refused: Option<Box<CrossSiteRefusal>>,
-    /// The loader of the same request and node whose handles have another principal: its session is this loader's too.
+    /// The loader of an outer layer, for the same request and node, whose handles have another principal. Both loaders
+    /// have the same session.
     pub(crate) outer: Option<Arc<Loader>>,
 }
 
 /// The beginning of a load.
 enum Attempt {
-    /// The session is there already.
+    /// The session is loaded already.
     Loaded,
-    /// Nothing has to be waited for.
+    /// The load can finish in one poll.
     AtOnce(RequestHead, Option<KnownToken>),
     Waiting,
 }
 
 impl LoaderHandle {
-    /// Returns the loader that a layer of the same node has left for the same request: with the same Cookie fields, and with
-    /// the response head still to come.
+    /// Returns the loader of another layer of the same node, if the loader belongs to the same request: the Cookie
+    /// fields are the same, and the response head has not left.
     pub(crate) fn same_request(&self, node: &Arc<Node>, cookies: Option<&Fields>) -> Option<Arc<Loader>> {
         let mut loading = self;
         while !loading.loader.is_of(node) {
@@ -172,15 +173,15 @@ impl Drop for HandleGuard {
 
 impl Loader {
     pub(crate) fn new(arrival: Arrival) -> Arc<Self> {
-        // `Arc::new` would copy its argument from the stack, with the empty room for the session: 400 bytes for each request
-        // whose handler never asks. A default is made in place.
+        // `Arc::new` would copy its argument from the stack, with the empty room for the session: 400 bytes, also for
+        // requests whose handler never loads. `Arc::default` constructs in place.
         let mut loader = Arc::<Self>::default();
         let place = Arc::get_mut(&mut loader).expect("no clone exists yet");
         *place.arrival.get_mut() = Some(arrival);
         loader
     }
 
-    /// The loader of a handle that no request brought.
+    /// Returns the loader of a job's handle, which belongs to no request.
     pub(crate) fn of_job(shared: SessionShared) -> Arc<Self> {
         Arc::new(Self { shared: shared.into(), ..Self::default() })
     }
@@ -197,7 +198,7 @@ impl Loader {
         None
     }
 
-    /// Looks at the node, which the arrival has before the load and the session after.
+    /// Runs `look` with the node. The arrival holds the node before the load, and the session after the load.
     fn with_node<T>(&self, look: impl FnOnce(&Arc<Node>) -> T) -> Option<T> {
         let arrival = self.arrival.lock();
         let node = arrival.as_ref().map(|arrival| &arrival.head.node);
@@ -208,7 +209,7 @@ impl Loader {
         self.with_node(|own| Arc::ptr_eq(own, node)).unwrap_or(false)
     }
 
-    /// Returns what a response tells caches if its request read the session.
+    /// Returns the setting for caches in the response of a request that read the session.
     pub(crate) fn reads(&self) -> Reads {
         self.with_node(|node| node.config.reads).unwrap_or(Reads::Private)
     }
@@ -238,11 +239,11 @@ impl Loader {
         self.handles.load(Ordering::Acquire) & HEAD_SENT != 0
     }
 
-    /// Takes the principal that an inner layer has found, where no handle was given and no load is under way yet.
+    /// Sets the principal that an inner layer has found, if no handle exists and no load is under way.
     ///
     /// # Errors
     ///
-    /// The principal, where handles have another one.
+    /// Returns the given principal if the loader keeps another principal for its handles.
     pub(crate) fn identify_anew(&self, principal: Option<Principal>) -> Result<(), Option<Principal>> {
         let mut arrival = self.arrival.lock();
         let known = match (self.loaded(), arrival.as_mut()) {
@@ -259,8 +260,8 @@ impl Loader {
         if known == principal { Ok(()) } else { Err(principal) }
     }
 
-    /// Loads the session of an inner layer if a handler has touched the session of the layer `around`: the cookie is sealed
-    /// for the innermost principal.
+    /// Loads the session of this inner layer and marks a touch, if a handler has touched the session of the layer
+    /// `around`: the cookie is sealed for the innermost principal.
     pub(crate) fn answer_for(self: &Arc<Self>, around: &Self) {
         if around.loaded().is_some_and(|shared| shared.flags.touched.is_set())
             && let Some(session) = Arc::clone(self).load_now()
@@ -269,31 +270,32 @@ impl Loader {
         }
     }
 
-    /// Leaves the response head to the loader of an inner layer, if both have the same session.
+    /// Leaves the response head to the loader of an inner layer, if both loaders have loaded. This loader sets no
+    /// cookie for as long as its session is the session of the inner loader.
     pub(crate) fn leave_head_to(&self, within: &Self) {
         if let (Some(shared), Some(within)) = (self.loaded(), within.loaded()) {
             leave_head_to(shared, within);
         }
     }
 
-    /// Marks that the response head leaves: a session that is loaded later can't set a cookie. Returns whether a handle or a
-    /// load under way is alive, through which the session may be read while the body goes out.
+    /// Marks that the response head leaves: a session that is loaded later can't set a cookie. Returns whether a handle
+    /// or a pending load is alive, which may read the session while the body is sent.
     pub(crate) fn note_head_sent(&self) -> bool {
         drop(self.cookies.lock().take());
         self.handles.fetch_or(HEAD_SENT, Ordering::AcqRel) & !(HEAD_SENT | WAITED) > 0
     }
 
-    /// Whether a handler asked for the session and has none.
+    /// Whether a load had to wait, and no load has succeeded.
     pub(crate) fn is_missed(&self) -> bool {
         self.loaded().is_none() && self.handles.load(Ordering::Acquire) & WAITED != 0
     }
 
-    /// Loads the session, once.
+    /// Returns the future that loads the session once.
     pub(crate) const fn load(self: Arc<Self>) -> LoadFuture {
         LoadFuture { loader: Some(self), waiting: None, patience: WaitPolicy::UntilDeadline }
     }
 
-    /// Returns what [`load`](Self::load) gives without waiting.
+    /// Returns the session if a single poll of [`load`](Self::load) loads the session.
     pub(crate) fn load_now(self: Arc<Self>) -> Option<Session> {
         let mut cx = Context::from_waker(Waker::noop());
         match pin!(LoadFuture { patience: WaitPolicy::OnePoll, ..self.load() }).poll(&mut cx) {
@@ -302,24 +304,24 @@ impl Loader {
         }
     }
 
-    /// Loads the session of a chain that may have to wait.
+    /// Loads the session of a chain with tiers that may wait.
     fn wait(self: Arc<Self>, patience: WaitPolicy) -> WaitingLoad {
         self.handles.fetch_or(WAITED, Ordering::Release);
-        // Counted as a handle: the body may go out while a reader waits for the session, and an inner layer changes the
-        // principal of the head no more.
+        // The load counts as a handle: the body may be sent while a reader waits for the session, and an inner layer
+        // must no longer change the principal of the head.
         let guard = HandleGuard::new(self);
         Box::pin(async move {
             let loader = &guard.0;
             let head = loader.arrival.lock().as_ref().map(|arrival| arrival.head.clone());
             if let Some(head) = head {
                 let answers = load::ask(&head, patience).await;
-                // Unless another load was faster.
+                // Another load may have finished meanwhile.
                 if loader.loaded().is_none() {
                     let known = token::find_known(&head);
                     loader.keep(load::run(head, known, answers).await?);
                 }
             }
-            // A handle of its own, made after the load: a head that has left marks the session then.
+            // The handle is created after the load, and so marks the session if the head has left meanwhile.
             Ok(Session::new(Arc::clone(loader)))
         })
     }
@@ -333,7 +335,7 @@ impl Loader {
         match token::find_known(head) {
             Some(known) if head.is_plain() => {
                 if let Some(Arrival { head: RequestHead { node, cookies, upgrade, .. }, .. }) = arrival.take() {
-                    // Made in place: most requests come here, and the state of a handle is large.
+                    // Constructed in place: this is the path of most requests, and the state of a handle is large.
                     self.shared.get_or_init(|| token::known_session(node, known, upgrade));
                     self.keep_cookies(cookies);
                 }
@@ -343,13 +345,13 @@ impl Loader {
         }
     }
 
-    /// Keeps the session of a load, unless another load was faster.
+    /// Keeps the session of a load, unless another load has finished first.
     fn keep(&self, mut shared: SessionShared) {
         let outer = self.arrival.lock().as_ref().and_then(|arrival| arrival.outer.clone());
         share_session(&mut shared, outer.as_deref().and_then(Self::loaded));
         let shared = self.shared.get_or_init(|| shared);
         let mut place = self.arrival.lock();
-        // Dropped outside of the lock: the head may hold anything of the application's.
+        // Dropped outside of the lock: the head may hold application data, whose drop runs application code.
         let mut arrival = place.take();
         if let Some(Arrival { head, .. }) = &mut arrival {
             self.keep_cookies(head.cookies.take());
@@ -372,7 +374,7 @@ impl fmt::Debug for Loader {
     }
 }
 
-/// Takes the session that a handle of an outer layer stands for: the handle may have made or renewed the session.
+/// Binds to the session of an outer layer's handle, which may have begun or renewed the session.
 fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
     let Some(outer) = outer else { return };
     if matches!(shared.binding(), Binding::Fenced(_)) {
@@ -384,7 +386,7 @@ fn share_session(shared: &mut SessionShared, outer: Option<&SessionShared>) {
     }
 }
 
-/// Leaves the response head to the handle of an inner layer, and takes the session that the handle has begun.
+/// Leaves the response head to the handle of an inner layer, and binds to a session that the inner handle has begun.
 fn leave_head_to(shared: &SessionShared, inner: &SessionShared) {
     if let (Binding::Anonymous, Binding::Live(begun)) = (shared.binding(), inner.binding()) {
         shared.flags.begun_here.set();
