@@ -1,9 +1,9 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 //! Session state that outlives the page, as Tower middleware for axum, hyper and tonic.
 //!
-//! Values are typed and declared once. Each value is resolved through tiers: memory, a sealed cookie, stores and sources of
-//! the application's own, a default. Every open tab, socket and task of its session sees a change at once, and pages may write
-//! the values that the application allows.
+//! Values are typed and declared once. Each value is resolved through tiers: memory, a sealed cookie, stores and
+//! sources of the application's own, and a default. Every open tab, socket and task of a session sees a change at once.
+//! Pages may write the values that the application allows.
 //!
 #![doc = include_str!("guide/tiers.svg")]
 //!
@@ -28,7 +28,7 @@
 //! }
 //!
 //! async fn switch(session: Session) -> Result<(), WriteError> {
-//!     session.set(Division(3)).await // every tab and socket of this browser sees it now
+//!     session.set(Division(3)).await // every tab and socket of this browser sees this now
 //! }
 //!
 //! let sessions = Sessions::builder()
@@ -44,7 +44,8 @@
 //!
 //! # Where to begin
 //!
-//! The [`guide`] begins with [first steps](guide::first_steps): a choice that survives a restart, from an empty directory.
+//! The [`guide`] begins with [first steps](guide::first_steps): a choice that survives a restart, from an empty
+//! directory.
 //!
 //! | task | types |
 //! |---|---|
