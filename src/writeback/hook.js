@@ -1,10 +1,10 @@
-// Keeps a page and its session together: `values` follow the server, `store` posts what the page changes, `relay` takes
-// to the cookie what the server changed on an open socket. hook.d.ts says more. Lines of comment are not served.
+// The hook of a page: `values` follow the server, `store` posts the page's changes, and `relay` brings changes of an
+// open socket to the cookie. hook.d.ts has the details. Comment lines are not served.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
-const SILENCE = 2.5; // heartbeats that may fail to come
-const ANSWER = 1_500; // milliseconds, within which the leading tab answers
-const NAMES = 64, UNITS = 5_000; // in one POST: 64 names and 16 KiB are taken, a UTF-16 unit has at most 3 bytes
+const SILENCE = 2.5; // intervals of heartbeats without an event
+const ANSWER = 1_500; // milliseconds that the leading tab has for an answer
+const NAMES = 64, UNITS = 5_000; // in one POST: the limits are 64 names and 16 KiB; a UTF-16 unit has at most 3 bytes
 
 export const connect = (options) => new LayeredSession(options);
 
@@ -16,13 +16,13 @@ class Backoff {
     this.run = run;
   }
 
-  // `onLine` is wrong behind some virtual networks, so that it makes a wait longer and never forbids an attempt.
+  // `onLine` is wrong behind some virtual networks, so `onLine` makes a wait longer and never prevents an attempt.
   wait() {
     this.#arm(navigator.onLine === false ? LONGEST : Math.min(LONGEST, SHORTEST * 2 ** this.failures));
     this.failures++;
   }
 
-  // Shortens the wait, but leaves one: a page that resumes at each conflict must not spin.
+  // Shortens the wait, but not to zero: a page that resumes at each conflict must not spin.
   resume() {
     this.failures = 0;
     if (!this.timer) return this.run();
@@ -30,7 +30,7 @@ class Backoff {
     this.failures++;
   }
 
-  // Full jitter: the pages of a server that was away are not to come back in step.
+  // Full jitter: after an outage of the server, the pages must not come back all at once.
   #arm(most) {
     this.stop();
     this.timer = setTimeout(() => {
@@ -45,7 +45,8 @@ class Backoff {
   }
 }
 
-// Runs once nothing was heard for a while. A machine that slept runs its timers late, and `look` counts by the clock.
+// Calls `bark` after a silence of `patience` milliseconds. After a machine's sleep the timers run late, so `look`
+// compares clock times.
 class Watchdog {
   #bark;
   #since;
@@ -79,31 +80,31 @@ class Watchdog {
 class LayeredSession extends EventTarget {
   values = new Map();
   #url;
-  #credentials; // of requests, as `fetch` takes them
-  #token; // only the newest: it holds all that the cookie lacks
-  #order; // the newest turn token: a sign-in, a renewal or the removal of the cookie, once brought
-  #events; // whether the page wants a stream
-  #waiting = new Map(); // name to JSON text; not an object, for the sake of `__proto__`
-  #inFlight = new Set(); // of batches; more than one only on the way out
+  #credentials; // the `credentials` option of `fetch`
+  #token; // the newest relay token, which holds all changes that the cookie lacks
+  #order; // the newest turn token: a sign-in, a renewal or the removal of the cookie
+  #events; // whether the page uses a stream
+  #waiting = new Map(); // name to JSON text; a Map, since an object would treat `__proto__` as special
+  #inFlight = new Set(); // the batches in flight: several only when the page is left
   #posting = new Backoff(() => this.#pump());
   #conflict = false;
-  #user; // whose values wait: an opaque word of the server's
+  #user; // the mark of the user whose values wait
   #listening = new Backoff(() => this.#listen());
-  #source; // of events
-  #session; // the mark of the session that `values` are of, empty for a visitor's; none before a state
+  #source; // the EventSource
+  #session; // the mark of the session of `values`: empty for a visitor, undefined before a state
   #interval = 15_000; // milliseconds between heartbeats
   #silence = new Watchdog(() => this.#silent());
-  #begunAt = 0; // when the last stream was opened
-  #again = false; // a session may have begun while a stream was being opened
+  #begunAt = 0; // the time at which the last stream was opened
+  #again = false; // whether a session may have begun while a stream was being opened
   #name; // of the channel and of the lock
   #channel; // to other tabs
   #shares = Boolean(navigator.locks); // whether tabs share a stream: locks need a secure context
-  #candidacy; // for the lock
+  #candidacy; // the request for the lock
   #leads = false;
-  #term = 0; // of the newest tab that leads: a tab that has lost the lock may not know yet
-  #turns = 0; // how often the browser changed its session
-  #toldAt = 0; // when this tab last said that a session may have begun
-  #asked = false; // whether the leading tab has yet to answer
+  #term = 0; // the term of the newest leader: a former leader may not know yet that it lost the lock
+  #turns = 0; // the number of session changes of the browser
+  #toldAt = 0; // the time of this tab's last message `begun`
+  #asked = false; // whether an answer of the leading tab is outstanding
   #missed = []; // messages of the leading tab while this tab's own state is on its way
   #end = new AbortController();
 
@@ -111,14 +112,15 @@ class LayeredSession extends EventTarget {
     super();
     this.#url = url.replace(/\/$/, '');
     this.#credentials = credentials;
-    // Pages may spell one address in several ways. Streams with other credentials are of other sessions.
+    // Resolved, since pages may write one address in several ways. Streams with different credentials belong to
+    // different sessions.
     this.#name = `layered-session ${new URL(this.#url || '/', document.baseURI)} ${credentials}`;
     this.#events = events;
     const on = (target, types, listener) => {
       for (const type of types) target.addEventListener(type, listener, { signal: this.#end.signal });
     };
     on(globalThis, ['online', 'focus'], () => this.#look());
-    // A browser may be wrong about that: the next attempt shows it.
+    // The browser may be wrong about `offline`: the next attempt shows the truth.
     on(globalThis, ['offline'], () => {
       if (!this.#source && this.#session === undefined) return;
       this.#hangUp();
@@ -127,12 +129,12 @@ class LayeredSession extends EventTarget {
     });
     on(globalThis, ['pagehide'], () => {
       this.#flush();
-      this.#leave(); // so that the page can be kept for the back button
+      this.#leave(); // an open stream would keep the page out of the back/forward cache
     });
     on(globalThis, ['pageshow'], ({ persisted }) => {
       if (!persisted) return;
       this.#join();
-      // Turns of other tabs went unheard, and a hook without a stream does not learn of them by itself.
+      // This tab missed the turns of other tabs, and a hook without a stream does not learn of turns in another way.
       this.#events ? this.#posting.resume() : this.#turn();
     });
     on(document, ['visibilitychange'], () => {
@@ -142,7 +144,7 @@ class LayeredSession extends EventTarget {
     this.#join();
   }
 
-  // Encodes at once: what is no JSON throws here and changes nothing.
+  // Encodes all values first: a value that JSON can't encode throws before any value changes.
   store(values) {
     const encoded = Object.entries(values).map(([name, value]) => [name, JSON.stringify(value)]);
     for (const [name, json] of encoded) if (json === undefined) throw new TypeError(`not JSON: ${name}`);
@@ -153,7 +155,7 @@ class LayeredSession extends EventTarget {
   relay(token) {
     if (token.startsWith('t.')) this.#order = token;
     else this.#token = token;
-    // After a conflict it is the new session's, and brings the cookie that the values wait for.
+    // After a conflict the token belongs to the new session, and brings the cookie for which the values wait.
     this.#conflict ? this.#posting.resume() : this.#pump();
   }
 
@@ -176,10 +178,11 @@ class LayeredSession extends EventTarget {
     return this.#end.signal.aborted;
   }
 
-  // ---- what the server says
+  // ---- events of the server
 
-  // Every tab takes its first state from a stream of its own, with its own cookie. Then the tab that leads keeps its
-  // stream and tells the others: over HTTP/1.1 a browser opens six connections to a host, for all tabs together.
+  // Every tab gets its first state from a stream of its own, with its own cookie. Then the leading tab keeps its
+  // stream, and passes the events on to the other tabs: over HTTP/1.1 a browser opens six connections to a host, for
+  // all tabs together.
   #listen() {
     if (!this.#events || this.#closed || !this.#channel) return;
     if (document.hidden && !this.#shares) return;
@@ -193,7 +196,7 @@ class LayeredSession extends EventTarget {
         if (source === this.#source) this.#hear(type, JSON.parse(event.data));
       });
     }
-    // By itself it retries without backoff, and not at all after an answer that is no stream.
+    // An EventSource by itself retries without backoff, and does not retry after an answer that is no stream.
     source.onerror = () => {
       if (source === this.#source) this.#lose(source.readyState === 2);
     };
@@ -217,7 +220,7 @@ class LayeredSession extends EventTarget {
     else if (type === 'set') this.#change(Object.entries(data));
     else if (type === 'removed') this.#change(data.map((name) => [name]));
     else if (type === 'closed') {
-      // The values of the session that has ended stay hidden from the next user.
+      // The next user of the page must not see values of the ended session.
       if (data !== 'shutdown') this.#replace({});
       this.#emit('closed', { reason: data });
       this.#lose();
@@ -259,7 +262,7 @@ class LayeredSession extends EventTarget {
     if (!this.#closed && this.#session === undefined) this.#emit('lost', reason);
   }
 
-  // An EventSource does not say why it failed.
+  // Fetches the reason of a failure: an EventSource does not tell the reason.
   async #reason() {
     const stop = new AbortController();
     try {
@@ -281,11 +284,11 @@ class LayeredSession extends EventTarget {
     else this.#ask();
   }
 
-  // Timers of a page that slept, or was hidden, come late or not at all.
+  // Checks by the clock: the timers of a frozen or hidden page fire late, or not at all.
   #look() {
     this.#posting.resume();
     this.#silence.look();
-    // A tab that left before the answer to its first store could not say that a session has begun.
+    // A tab that was closed before the answer to its first store could not send `begun`.
     if (this.#session === '' && Date.now() - this.#begunAt > ANSWER) return this.#renew();
     if (this.#source) return;
     if (this.#session === undefined) this.#listening.resume();
@@ -302,9 +305,9 @@ class LayeredSession extends EventTarget {
     this.#emit('change', { names: entries.map(([name]) => name) });
   }
 
-  // A visitor's stream does not see the session that has come to be: the next stream does, in every tab.
+  // Opens another stream in every tab: the stream of a visitor does not see a session that has begun since.
   #begun() {
-    // Pages that resume at `begun` would call each other without end.
+    // Limited in rate: pages that resume at `begun` would call each other without end.
     if (Date.now() - this.#toldAt >= SHORTEST) {
       this.#toldAt = Date.now();
       this.#say('begun');
@@ -312,12 +315,13 @@ class LayeredSession extends EventTarget {
     this.#renew();
   }
 
-  // The browser is in another session, or in none: nothing of the one before is to be shown or brought any more.
+  // The browser has another session, or none: values of the former session must not be shown, and its tokens must not
+  // be posted.
   #turn() {
     this.#turns++;
     this.#token = this.#order = undefined;
     this.#conflict = false;
-    // Without a stream the hook does not hear whose session it is now.
+    // Without a stream the hook does not learn the user of the new session.
     if (!this.#events && this.#waiting.size) this.#giveUp(this.#waiting);
     this.#replace({});
     this.#hangUp();
@@ -374,15 +378,15 @@ class LayeredSession extends EventTarget {
     this.#asked = false;
     this.#silence.hears(this.#interval * SILENCE);
     if (type === 'soon') return;
-    if (type === 'lost') return this.#lose(); // its tab may not know its user yet
+    if (type === 'lost') return this.#lose(); // the leading tab may not know its user yet
     if (agrees) return this.#take(type, data);
-    // The values of the user before stay hidden from this user.
+    // This user must not see values of the former user.
     if (user !== this.#user) this.#replace({});
     this.#lose();
   }
 
-  // The marks of a tab that has just been given its state are newer than those of a long stream. A frozen page hears the
-  // channel while its timers and its stream stand still: `look` counts the silence by the clock.
+  // The asking tab has just got its state, so its marks are newer than the marks of this tab's long stream. A frozen
+  // page hears the channel while its timers and its stream stand still: `look` measures the silence by the clock.
   #answer(agrees) {
     this.#silence.look();
     if (!this.#source) this.#listening.resume();
@@ -391,7 +395,7 @@ class LayeredSession extends EventTarget {
     else this.#retry();
   }
 
-  // This tab's own state is the base; messages that came while the state was on its way follow it.
+  // Applies this tab's own state first, and then the messages that arrived while the state was on its way.
   #follow(state) {
     const missed = this.#missed;
     this.#source.close();
@@ -406,12 +410,11 @@ class LayeredSession extends EventTarget {
 
   #ask() {
     this.#asked = true;
-    this.#silence.hears(ANSWER * (1 + Math.random())); // so that one tab steals, and not all
+    this.#silence.hears(ANSWER * (1 + Math.random())); // random, so that one tab steals the lock, and not all
     this.#say('ask');
   }
 
-  // The holder of the lock leads. A page that is blocked holds the lock and does not answer, so that the lock can be
-  // stolen.
+  // The holder of the lock leads. A blocked page keeps the lock and does not answer, so another tab may steal the lock.
   #stand(steal) {
     if (!this.#events || !this.#shares) return;
     this.#resign();
@@ -432,7 +435,7 @@ class LayeredSession extends EventTarget {
     });
   }
 
-  // Another tab has stolen the lock, as this tab did not answer.
+  // Another tab has stolen the lock, since this tab did not answer.
   #yield() {
     this.#stand();
     this.#retry();
@@ -443,22 +446,22 @@ class LayeredSession extends EventTarget {
     this.#leads = false;
   }
 
-  // ---- what the page says
+  // ---- posts of the page
 
-  // One POST at a time: the server is to see the changes in their order.
+  // Sends one POST at a time, so that the server gets the changes in their order.
   #pump() {
     if (this.#inFlight.size || this.#posting.timer || this.#closed) return;
     const next = this.#next();
     if (next) this.#post(next);
   }
 
-  // A page that is left sends all at once: out of order is better than not at all.
+  // Sends everything at once when the page is left: changes out of order are better than lost changes.
   #flush() {
     for (let next; (next = this.#next()); ) this.#post(next);
   }
 
-  // The order first, which holds all that a relay token would; then the token, which may bring the cookie without which
-  // the values would start another session.
+  // Picks the order first, which holds all changes that a relay token would hold. Then the relay token, which may bring
+  // the cookie: without the cookie the values would start another session. Then values.
   #next() {
     if (this.#end.signal.aborted) return;
     const turn = this.#order, token = turn ?? this.#token, batch = new Map(), members = [];
@@ -474,7 +477,7 @@ class LayeredSession extends EventTarget {
       members.push(member);
       batch.set(name, json);
       this.#waiting.delete(name);
-      for (const older of this.#inFlight) older.delete(name); // not to be tried again after this one
+      for (const older of this.#inFlight) older.delete(name); // an older value must not be sent after this value
     }
     if (batch.size) return { batch, body: `{${members}}` };
   }
@@ -485,19 +488,19 @@ class LayeredSession extends EventTarget {
     let status = 0, answer;
     this.#inFlight.add(batch);
     try {
-      // Requests with `keepalive` have room for 64 KiB in all.
+      // A browser allows 64 KiB for all `keepalive` requests together.
       const keepalive = body.length < 2e4, credentials = this.#credentials;
       const response = await fetch(this.#url || '/', { method: 'POST', keepalive, headers, body, credentials });
       status = response.status;
       answer = await response.json();
     } catch {
-      // No answer, or a proxy's: the status says enough.
+      // There is no answer, or the answer is a proxy's: the status decides.
     }
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
     if (turn) this.#turned(token, status, Object(answer));
     else {
-      // The word of one user is not kept for the next, nor a token of the session before.
+      // Values of one user are not kept for the next user, and a token of a former session is not kept.
       const kept = turns === this.#turns, same = user === undefined ? kept : user === this.#user;
       if (same || status === 200) this.#settle(kept ? token : undefined, batch, status, Object(answer));
       else if (batch.size) this.#giveUp(batch);
@@ -520,7 +523,7 @@ class LayeredSession extends EventTarget {
     } else this.#emit('refused', refusal);
   }
 
-  // What was said by one user is not to be said by the next.
+  // Drops values and tells the page: values of one user must not be stored for the next user.
   #giveUp(batch, code = 'user_changed', message = '', names = [...batch.keys()]) {
     for (const name of names) batch.delete(name);
     this.#emit('refused', { code, message, names });
@@ -534,7 +537,7 @@ class LayeredSession extends EventTarget {
       if (stored.length) this.#begun();
       this.#emit('stored', { stored, ignored });
     } else if (status === 409 && code !== 'user_changed') {
-      // The token is another session's for good; the values are the page's, and a new cookie may come.
+      // The token belongs to another session and is dropped. The values are kept, since a new cookie may come.
       this.#keep(batch);
       if (batch.size) {
         this.#conflict = true;
@@ -542,18 +545,19 @@ class LayeredSession extends EventTarget {
       }
       this.#emit('conflict', { code, message, names });
     } else if (status < 400 || status === 408 || status === 429 || status > 499) {
-      // A 200 too that is not the server's own, such as the login page behind a redirect.
+      // Includes a 200 that does not come from the writeback, such as the login page behind a redirect.
       this.#keep(batch, token);
       this.#posting.wait();
     } else {
-      // Values of several calls may have gone together: those at fault are given up, or all where none is named.
+      // One POST may hold values of several calls. The refused names are given up, or all names if the refusal has
+      // none.
       names = names.filter((name) => batch.has(name));
       this.#giveUp(batch, code, message, names.length ? names : undefined);
       this.#keep(batch);
     }
   }
 
-  // Newer ones win over what comes back.
+  // Puts a batch back to wait. Newer waiting values win over values of the batch.
   #keep(batch, token) {
     this.#token ??= token;
     this.#waiting = new Map([...batch, ...this.#waiting]);
