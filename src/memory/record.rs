@@ -12,7 +12,7 @@ use std::{
 
 use once_cell::race::OnceBox;
 
-use super::expiry::IndexSlot;
+use super::index_slot::IndexSlot;
 use crate::{
     error::CloseReason,
     id::{PrincipalTag, RecordKey, SessionId},

@@ -9,10 +9,9 @@ use std::{
 
 use bytes::Bytes;
 use cookie::Cookie;
-use http::Method;
 use http_body_util::Full;
 
-use super::{jar::Jar, lock, request::ClientRequest};
+use super::{jar::Jar, lock};
 use crate::time::Clock;
 
 /// A browser with a cookie jar, over any service of the application's.
@@ -209,21 +208,6 @@ impl<S: Clone, B> Client<S, B> {
     /// ```
     pub fn from_site(&self, origin: impl Into<String>) -> Self {
         Self { page: Some(origin.into()), ..self.tab() }
-    }
-
-    /// Begins a `GET`, as a link does.
-    pub fn get(&self, path: &str) -> ClientRequest<S, B> {
-        self.request(Method::GET, path)
-    }
-
-    /// Begins a `POST`, as a form does unless the body is JSON.
-    pub fn post(&self, path: &str) -> ClientRequest<S, B> {
-        self.request(Method::POST, path)
-    }
-
-    /// Begins a request of any method for a path, which begins with `/` and may have a query.
-    pub fn request(&self, method: Method, path: &str) -> ClientRequest<S, B> {
-        ClientRequest::new(self.tab(), method, path)
     }
 }
 

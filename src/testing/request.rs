@@ -36,8 +36,25 @@ pub struct ClientRequest<S, B = Full<Bytes>> {
     navigation: bool,
 }
 
+impl<S: Clone, B> Client<S, B> {
+    /// Begins a `GET`, as a link does.
+    pub fn get(&self, path: &str) -> ClientRequest<S, B> {
+        self.request(Method::GET, path)
+    }
+
+    /// Begins a `POST`, as a form does unless the body is JSON.
+    pub fn post(&self, path: &str) -> ClientRequest<S, B> {
+        self.request(Method::POST, path)
+    }
+
+    /// Begins a request of any method for a path, which begins with `/` and may have a query.
+    pub fn request(&self, method: Method, path: &str) -> ClientRequest<S, B> {
+        ClientRequest::new(self.tab(), method, path)
+    }
+}
+
 impl<S, B> ClientRequest<S, B> {
-    pub(super) fn new(client: Client<S, B>, method: Method, path: &str) -> Self {
+    fn new(client: Client<S, B>, method: Method, path: &str) -> Self {
         let navigation = method == Method::GET || method == Method::HEAD || method == Method::POST;
         Self { client, head: Request::builder().method(method).uri(path), body: Ok(Bytes::new()), navigation }
     }

@@ -233,6 +233,33 @@ fn assert_arrows(family: &[&str], table: &[(&str, &[&str])]) {
     assert_eq!(found.len(), table.len(), "there is a row for each module");
 }
 
+/// Returns members of a family that import each other in a circle.
+fn circle(mut arrows: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    // Takes away the members that import no other member, until none is left or each imports another.
+    while let Some(lowest) = arrows.iter().find(|(_, imports)| imports.is_empty()).map(|(member, _)| member.clone()) {
+        arrows.remove(&lowest);
+        for imports in arrows.values_mut() {
+            imports.remove(&lowest);
+        }
+    }
+    arrows.into_keys().collect()
+}
+
+#[test]
+fn siblings_import_one_way() {
+    let mut families = BTreeSet::new();
+    for (path, _) in files("src", ".rs") {
+        let src = path.parent().into_iter().flat_map(Path::components);
+        let src = src.skip_while(|part| part.as_os_str() != "src").skip(1);
+        families.insert(src.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>());
+    }
+    assert!(families.len() > 10, "{families:?}");
+    for family in families {
+        let names: Vec<_> = family.iter().map(String::as_str).collect();
+        assert_eq!(circle(arrows(&names)), [""; 0], "modules of {names:?} import each other in a circle");
+    }
+}
+
 #[test]
 fn modules_import_as_the_table_says() {
     assert_arrows(&[], ARROWS);
