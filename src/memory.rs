@@ -255,7 +255,7 @@ impl Memory {
             }
             Err(known)
         });
-        self.cap_tombstones(now);
+        self.note_lost_revocations(self.tombstones.make_room(), now);
         found.map_or_else(|known| known, |record| SessionLookup::of(record, now))
     }
 
@@ -323,7 +323,7 @@ impl Memory {
         // Evict enough for all of a large growth: each evicted record frees at least the size of an empty record.
         let most = SWEEP_PER_CALL + grown / size_of::<Record>();
         for _ in 0..most {
-            if self.bytes() <= self.max_bytes || !self.evict() {
+            if self.bytes() <= self.max_bytes || !self.evict(now) {
                 break;
             }
         }
@@ -336,23 +336,23 @@ impl Memory {
             end.map(|end| self.tombstones.insert(found.key(), end)).is_some()
         });
         if removed.is_some() {
-            self.cap_tombstones(now);
+            self.note_lost_revocations(self.tombstones.make_room(), now);
         }
     }
 
-    /// Drops tombstones above the cap, and traces the losses at most once a minute. Called without a lock: the trace
-    /// runs the application's code.
-    fn cap_tombstones(&self, now: Millis) {
-        let lost = self.tombstones.make_room();
-        if lost > 0 {
-            self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
-            if let Some(left_out) = self.lost.due(lost, now, MINUTE) {
-                tracing::error!(
-                    lost = lost.saturating_add(left_out),
-                    "memory had no room for the tombstones of ended sessions: copies of the cookies of these \
-                     sessions open again on this node; give the memory tier more bytes"
-                );
-            }
+    /// Counts revocations that memory has forgotten, and traces them at most once a minute. Called without a lock: the
+    /// trace runs the application's code.
+    fn note_lost_revocations(&self, lost: u64, now: Millis) {
+        if lost == 0 {
+            return;
+        }
+        self.revocations_lost.fetch_add(lost, Ordering::Relaxed);
+        if let Some(left_out) = self.lost.due(lost, now, MINUTE) {
+            tracing::error!(
+                lost = lost.saturating_add(left_out),
+                "memory had no room for ended sessions: copies of their cookies open again on this node; give the memory \
+                 tier more bytes"
+            );
         }
     }
 

@@ -268,7 +268,7 @@ pub struct Stats {
     /// Evicted records that may have held the only copy of a value.
     pub evicted_dirty: u64,
     /// Tombstones dropped at their cap, and evicted records of users whose sessions were all ended: the cookies of
-    /// these sessions open again on this node. Dropped tombstones are traced as an error, with one line a minute.
+    /// these sessions open again on this node. Losses are traced as an error, with one line a minute.
     pub revocations_lost: u64,
     /// Loads whose request had Cookie fields too long for the scan. A request that does not ask for its session is not
     /// counted.

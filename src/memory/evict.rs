@@ -13,7 +13,7 @@ const SCAN_LIMIT: usize = 256;
 
 impl Memory {
     /// Drops one record that no handle holds. Returns false if no record can be dropped.
-    pub(super) fn evict(&self) -> bool {
+    pub(super) fn evict(&self, now: Millis) -> bool {
         let rank = |record: &Record| EvictionClass::of(record).map(|class| (class, record.used()));
         let (mut worst, mut fit, mut looked) = (None::<((EvictionClass, Millis), Arc<Record>)>, 0, 0);
         self.records.scan_from_cursor(|record| {
@@ -42,12 +42,11 @@ impl Memory {
         if self.remove_if(record.key(), idle).is_none() || self.sub_bytes(&record) == 0 {
             return true;
         }
-        let counter = match seen.0 {
-            EvictionClass::Clean => &self.evicted_clean,
-            EvictionClass::Dirty => &self.evicted_dirty,
-            EvictionClass::Revocation => &self.revocations_lost,
-        };
-        counter.fetch_add(1, Ordering::Relaxed);
+        match seen.0 {
+            EvictionClass::Clean => drop(self.evicted_clean.fetch_add(1, Ordering::Relaxed)),
+            EvictionClass::Dirty => drop(self.evicted_dirty.fetch_add(1, Ordering::Relaxed)),
+            EvictionClass::Revocation => self.note_lost_revocations(1, now),
+        }
         true
     }
 }

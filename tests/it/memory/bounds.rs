@@ -6,7 +6,7 @@ use layered_session::{Lifetime, Placement, Principal, Session, SessionValue, Sta
 use serde::{Deserialize, Serialize};
 
 use crate::support::{
-    Browser, DAY, Division, Node, Theme, User, Visits, at_once, chain, cookie, declared, memory_of, ring,
+    Browser, DAY, Division, Node, Theme, Trace, User, Visits, at_once, chain, cookie, declared, memory_of, ring,
 };
 
 /// One of eight.
@@ -326,8 +326,10 @@ fn renewal_keeps_a_record_unsaved() {
 #[test]
 fn lost_end_all_counts_as_lost_revocation() {
     let tier = Tier::new(1);
+    let (trace, _guard) = Trace::begin();
     at_once(tier.node.sessions.end_all_sessions(Principal::new("ada"))).expect("nothing to wait for").unwrap();
     tier.saved();
     let stats = tier.stats();
     assert_eq!((stats.evicted_dirty, stats.revocations_lost), (0, 1), "{stats:?}");
+    assert_eq!(trace.lines_with("copies of their cookies open again"), 1, "{}", trace.text());
 }
