@@ -37,7 +37,7 @@ use layered_session::Session;
 
 use crate::support::{Browser, Node, Theme, set_cookies};
 
-/// All that a request can tell of its session: the status, `Set-Cookie`, the value, its tier, and whether it is new.
+/// The view of a request on its session: the status, `Set-Cookie`, the value, its tier, and whether the session is new.
 type Outcome = (StatusCode, Vec<String>, Theme, &'static str, bool);
 
 fn nobody() -> Outcome {

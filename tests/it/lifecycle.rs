@@ -5,11 +5,11 @@
 //! - `expiry`: the use that extends a session, and the sweep of expired records
 //! - `clock_skew`: nodes whose clocks differ
 //! - `clock_steps`: a clock that is set back or forward
-//! - `renewal`: sign-in and renewal: the data that moves to the new id
-//! - `predecessor`: the old id that a new cookie names for a minute
+//! - `renewal`: sign-in and renewal, and the data that moves to the new id
+//! - `predecessor`: the old id, named by a new cookie for a minute
 //! - `sign_out`: sign-outs that meet a renewal
-//! - `own_end`: a handle after it has ended its own session
-//! - `ended_elsewhere`: a browser with the cookie of an ended session
+//! - `own_end`: a handle after the end of its own session
+//! - `ended_elsewhere`: browsers with the cookie of an ended session
 //! - `end_all_sessions`: the end of all sessions of a user
 //! - `late_tokens`: older cookies, tokens and handles that revive nothing
 //! - `late_loads`: sessions that load after the response head has left

@@ -3,7 +3,7 @@
 //! - `bounds`: bytes, the limit, and the order of eviction
 //! - `tombstones`: the record of an ended session
 //! - `tombstone_eviction`: tombstones under pressure of memory
-//! - `locks`: values whose own code asks for their session
+//! - `locks`: values with code that asks for the session
 //! - `panics`: application code that panics
 
 mod bounds;

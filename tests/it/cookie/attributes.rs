@@ -1,4 +1,4 @@
-//! The cookie's attributes and its path: they follow the configuration, and no request.
+//! The cookie's attributes and path: the configuration decides both, and no request does.
 
 use http::{Method, header};
 use layered_session::CookieTier;
@@ -12,7 +12,7 @@ fn node(app: &App) -> Node {
     Node::new(chain.value::<Theme>().build().unwrap())
 }
 
-/// The cookie that the answer to a first write sets: its token, and its attributes as they stand.
+/// The cookie of the answer to a first write: the token, and the attributes as the header spells them.
 async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -> (String, String) {
     let mut request = Browser::new().request_of(Method::GET, path, "");
     for (name, value) in fields {
@@ -29,7 +29,7 @@ async fn first_write(node: &Node, path: &str, fields: &[(&'static str, &str)]) -
 #[tokio::test]
 async fn attributes_never_follow_the_request() {
     let node = node(&App::new());
-    // A minute short of two days.
+    // Two days less a minute.
     let expected = "HttpOnly; SameSite=Lax; Secure; Path=/app; Max-Age=172740";
     let host = header::HOST.as_str();
     for (path, fields) in [
@@ -51,7 +51,7 @@ async fn attributes_never_follow_the_request() {
 async fn requests_outside_the_cookies_path_have_own_sessions() {
     let node = node(&App::new());
     let (inside, _) = first_write(&node, "/app/page", &[]).await;
-    // A browser does not bring the cookie here.
+    // The browser does not send the cookie to this path.
     let (outside, attributes) = first_write(&node, "/elsewhere", &[]).await;
     assert!(attributes.contains("Path=/app"), "it takes the place of the other cookie");
     assert_ne!(id_of(&inside), id_of(&outside));

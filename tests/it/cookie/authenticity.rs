@@ -1,4 +1,4 @@
-//! A cookie that is not genuine is nobody's: other bits, other spellings, other names, another audience or purpose.
+//! Forged cookies load no session: other bits, other spellings, other names, another audience or purpose.
 
 use std::collections::HashSet;
 
@@ -94,7 +94,7 @@ async fn any_flipped_bit_is_nobody_warm_and_cold() {
 async fn malformed_tokens_open_no_session() {
     let app = App::new();
     let cold = app.start();
-    // Three lengths, so that the last character has unused bits in some of them.
+    // Three lengths, so that some tokens have unused bits in the last character.
     for theme in ["dark", "dark!", "dark!!"] {
         let mut browser = Browser::new();
         browser.write(&app.node, theme).await;

@@ -10,7 +10,7 @@ use crate::support::{
     signed_in, theme,
 };
 
-/// A deploy whose cookies have a budget of so many bytes, over keys that all deploys share.
+/// A deploy with a cookie budget of `bytes`. All deploys share the keys.
 fn deploy(ring: &KeyRing, bytes: usize) -> Node {
     let sessions = Sessions::builder()
         .tier(memory())
@@ -22,7 +22,7 @@ fn deploy(ring: &KeyRing, bytes: usize) -> Node {
     Node::new(sessions.build().unwrap())
 }
 
-/// Writes the longest theme that the session takes, and says how long the theme is.
+/// Writes the longest theme that the session accepts, and returns the theme's length.
 async fn fill(session: Session) -> usize {
     let (mut fits, mut too_long) = (0, 4096);
     while fits + 1 < too_long {
@@ -43,7 +43,7 @@ async fn finished_header_fits_its_budget() {
         let mut browser = Browser::new();
         let (headers, _) = browser.visit_seen(&node, fill).await;
         let len = set_cookies(&headers)[0].len();
-        // Half of the room is the user's, and some is kept for the user's value.
+        // The user's part is half of the room, and the session keeps a reserve for the user's value.
         assert!(len > bytes / 4 && len <= bytes, "{len} of {bytes}");
     }
     let node = App::new().node;
@@ -112,10 +112,10 @@ async fn lowered_budget_lets_users_sign_in() {
     }
 }
 
-/// The JSON of a theme: a text with its quotes.
+/// The quotes around a theme's text in JSON, in bytes.
 const QUOTES: usize = 2;
 
-/// Fails unless a theme of as many bytes of JSON as the error says is taken, and a theme of one more byte is not.
+/// Asserts that the error's limit is exact: a theme of `fits` bytes of JSON is accepted, and one more byte is refused.
 async fn assert_fits_as_told(session: &Session, fits: usize) {
     let theme = |json: usize| theme(&"x".repeat(json - QUOTES));
     let refused = session.set(theme(fits + 1)).await.unwrap_err();
@@ -124,14 +124,14 @@ async fn assert_fits_as_told(session: &Session, fits: usize) {
     session.set(theme(fits)).await.unwrap();
 }
 
-/// The bytes of JSON for which the browser's cookie has room, as the error of a write of 4,000 bytes says.
+/// The room for JSON in the browser's cookie, in bytes, as the error of a write of 4,000 bytes states.
 async fn told_room(session: &Session) -> usize {
     let refused = session.set(theme(&"x".repeat(4_000))).await.unwrap_err().to_string();
     let (_, room) = refused.split_once("has room for ").unwrap();
     room.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse().unwrap()
 }
 
-/// A value of principal scope whose name is as long as that of [`Theme`].
+/// A value of principal scope whose name is as long as the name of [`Theme`].
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Prefs(String);
 
@@ -140,12 +140,12 @@ impl SessionValue for Prefs {
     const SCOPE: Scope = Scope::Principal;
 }
 
-/// The default cookie, over keys of its own.
+/// The default cookie, with a key ring of its own.
 fn by_default() -> SessionsBuilder {
     Sessions::builder().tier(memory()).tier(CookieTier::sealed(ring())).value::<Theme>()
 }
 
-/// A number as the docs write it: `1,234`.
+/// A number in the spelling of the docs: `1,234`.
 fn grouped(number: usize) -> String {
     match number {
         0..1_000 => number.to_string(),
@@ -193,7 +193,7 @@ async fn refusal_tells_the_json_that_fits() {
     let writes = async |session: Session| {
         let alone = told_room(&session).await;
         assert_fits_as_told(&session, alone).await;
-        // A write over the present value may take all that the value takes.
+        // A write over the present value may use the bytes of that value too.
         assert_eq!(told_room(&session).await, alone);
         session.set(theme("x")).await.unwrap();
         session.set(Visits(12_345)).await.unwrap();

@@ -1,4 +1,4 @@
-//! What caches are told: answers that a session had a part in vary by cookie, and those with a cookie are not stored.
+//! Caching headers: an answer that used a session varies by cookie, and an answer with a cookie is not stored.
 
 use std::collections::HashSet;
 
@@ -14,10 +14,10 @@ use crate::support::{
     upgrade,
 };
 
-/// Something that a handler can learn from or do to its session, and what it then answers.
+/// A use of the session by a handler. Returns the answer that the use leads to.
 type Access = fn(Session) -> BoxFuture<String>;
 
-/// Refuses what it is not given, so that a handler learns from the refusal what there was.
+/// Reads the division through the error of a refused update: the error tells whether the value was 3.
 async fn probe(session: Session) -> String {
     let learnt = session.update(|division: &mut Division| division.0 = if division.0 == 3 { 99 } else { 98 }).await;
     learnt.unwrap_err().to_string()
@@ -54,7 +54,7 @@ fn accesses() -> Vec<(&'static str, Access)> {
     ]
 }
 
-/// A visit whose handler thinks that everybody may be given its answer.
+/// A visit whose handler declares the answer `public` by mistake.
 async fn visit_public(browser: &Browser, node: &Node, access: Access) -> (HeaderMap, String) {
     let answer = move |session: Session| async move {
         let answer = access(session).await;
@@ -65,7 +65,7 @@ async fn visit_public(browser: &Browser, node: &Node, access: Access) -> (Header
     (response.headers().clone(), answer)
 }
 
-/// A site with somebody signed in, who has values of either scope and whose cookie holds them.
+/// A browser of a signed-in user, whose cookie holds values of both scopes.
 async fn signed_in(node: &Node, name: &'static str) -> Browser {
     let mut browser = Browser::new();
     let sign_in = async move |session: Session| {
@@ -95,7 +95,7 @@ async fn every_access_varies_and_cookies_forbid_storing() {
     }
 }
 
-/// A visit whose handler says nothing of caching, but for these fields.
+/// A visit whose handler sets these caching fields alone.
 async fn visit_saying(browser: &Browser, node: &Node, access: Access, fields: &[(&'static str, &str)]) -> HeaderMap {
     let mut response = Response::new(Full::default());
     for (name, value) in fields {
@@ -142,7 +142,7 @@ async fn handlers_word_on_caching_stands() {
         let headers = visit_saying(&browser, &app.node, read, &[(name, value)]).await;
         assert_eq!(headers[name], value);
         assert_eq!(headers.contains_key(header::CACHE_CONTROL), name == "cache-control", "{name}");
-        // The cookie is another matter.
+        // An answer with a cookie stays `no-store`.
         let headers = visit_saying(&browser, &app.node, write, &[(name, value), ("x-own", "1")]).await;
         assert!(headers[header::CACHE_CONTROL].to_str().unwrap().starts_with("no-store"), "{name}");
         assert_eq!(headers.contains_key(name), matches!(name, "cache-control" | "expires"), "{name}");
@@ -152,7 +152,7 @@ async fn handlers_word_on_caching_stands() {
     assert_eq!(headers[header::CACHE_CONTROL], "no-store, no-transform");
 }
 
-// A handle that lives on may be read while the body goes out; a connection that switches is not HTTP's any more.
+// A task may read through an open handle while the body is sent. HTTP ends on a switched connection.
 #[tokio::test]
 async fn living_handle_is_private_and_switched_connection_untouched() {
     let app = App::new();
@@ -194,12 +194,12 @@ async fn vary_appears_once_and_only_after_access() {
     }
     let (untouched, ()) = browser.visit_seen(&app.node, async |_| ()).await;
     assert!(untouched.is_empty(), "{untouched:?}");
-    // One that is still there may be asked while the body goes out.
+    // A task may read through an open handle while the body is sent.
     let (headers, _socket) = browser.visit_seen(&app.node, async |session| session).await;
     assert_eq!(headers.get(header::VARY).unwrap(), "cookie");
 }
 
-// R21: what the layer itself reads for the application counts as well.
+// R21: a read by the layer itself, for `resolve`, counts as well.
 #[tokio::test]
 async fn a_resolved_value_varies_by_cookie() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new());
@@ -211,8 +211,8 @@ async fn a_resolved_value_varies_by_cookie() {
     assert_eq!(response.headers().get(header::VARY).unwrap(), "cookie");
 }
 
-/// A shared cache of one page that does what RFC 9111 allows it: it stores unless that is forbidden, and answers from
-/// what it has if the fields that `Vary` names are the same.
+/// A shared cache of one page, as permissive as RFC 9111 allows: the cache stores each answer unless a field forbids
+/// storage, and serves a stored answer if the request fields that `Vary` names are the same.
 #[derive(Default)]
 struct Cache(Vec<(HeaderMap, HeaderMap, String)>);
 
@@ -238,7 +238,7 @@ impl Cache {
     }
 }
 
-/// Two visitors and two users, of whom one signed in half a day before the other, so that her cookie is to be refreshed.
+/// Two visitors and two users. One user signed in half a day before the other, so that her cookie needs a refresh.
 async fn users(app: &App) -> [Browser; 4] {
     let ada = signed_in(&app.node, "ada").await;
     app.clock.advance(DAY / 2);
@@ -249,7 +249,7 @@ async fn users(app: &App) -> [Browser; 4] {
 #[tokio::test]
 async fn shared_cache_mixes_no_users() {
     for (name, access) in accesses().into_iter().filter(|(name, _)| *name != "explain") {
-        // The same without a cache, to compare with.
+        // The second app answers without a cache, for comparison.
         let (app, direct) = (App::new(), App::new());
         let (mut users, mut twins) = (users(&app).await, users(&direct).await);
         for order in [[0, 1, 2, 3], [3, 2, 1, 0], [1, 3, 2, 0]] {

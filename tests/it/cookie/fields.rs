@@ -1,4 +1,4 @@
-//! Where our cookie is found among all that a browser sends, and what is made of several.
+//! The search for our cookie among all `Cookie` fields of a request, and the choice among several.
 
 use http::StatusCode;
 
@@ -72,7 +72,7 @@ async fn newest_of_one_sessions_tokens_counts() {
         let newest = if several.contains(&light) { "light" } else { "green" };
         let (status, set, theme, ..) = outcome(&app.start(), bringing(&several)).await;
         assert_eq!((status, set, theme), (StatusCode::OK, Vec::new(), Theme(newest.into())), "{several:?}");
-        // What this node knows is newer still, and goes to the browser.
+        // This node knows a still newer value, and sends the value to the browser.
         let (status, set, theme, ..) = outcome(&app.node, bringing(&several)).await;
         assert_eq!((status, theme), (StatusCode::OK, Theme("light".into())));
         assert_eq!(set.len(), usize::from(newest == "green"), "{several:?}");

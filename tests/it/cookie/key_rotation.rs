@@ -1,4 +1,4 @@
-//! Keys that come and go: what is sealed under a retired one, and under one that has left the ring.
+//! Rotation of keys: tokens sealed under a retired key, and under a key that has left the ring.
 
 use layered_session::{KeyRing, testing::ManualClock};
 

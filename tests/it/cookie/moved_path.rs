@@ -1,4 +1,4 @@
-//! Deploys that change the path or domain of the cookie: browsers then hold two of its name.
+//! Deploys that change the path or domain of the cookie. A browser then holds two cookies of the same name.
 
 use http::{Response, header};
 use http_body_util::Full;
@@ -12,7 +12,7 @@ use crate::support::{
     theme,
 };
 
-/// The nodes of an application before and after such deploys: their keys and time.
+/// The nodes of an application before and after such a deploy: their keys and time.
 struct Deploys {
     ring: KeyRing,
     clock: ManualClock,
@@ -27,35 +27,35 @@ impl Deploys {
         Node::new(declared(memory(), place(cookie(&self.ring)), &self.clock).build().unwrap())
     }
 
-    /// Before: the cookie stands at `/app`.
+    /// Before the deploy: the cookie's path is `/app`.
     fn old(&self) -> Node {
         self.node(|cookie| cookie.path("/app"))
     }
 
-    /// After: the cookie stands at `/`.
+    /// After the deploy: the cookie's path is `/`.
     fn new_node(&self) -> Node {
         self.node(|cookie| cookie.formerly("/app", None))
     }
 
-    /// After, by somebody who did not declare the old place.
+    /// After the deploy, but without a declaration of the old path.
     fn careless(&self) -> Node {
         self.node(|cookie| cookie)
     }
 }
 
-/// A browser to which all these places belong.
+/// A browser that sends the cookies of all these paths.
 fn browser() -> Browser {
     Browser::at("https://app.example.org/app")
 }
 
 impl Browser {
-    /// The user whom this browser's next request would be of, on a node.
+    /// The user of the browser's next request to a node.
     async fn user(&self, node: &Node) -> Option<String> {
         let user = async |session: Session| session.principal().map(|user| user.as_str().to_owned());
         self.clone().visit(node, user).await
     }
 
-    /// The paths of its cookies, the longest first.
+    /// The paths of the browser's cookies, the longest first.
     fn paths(&self) -> Vec<&str> {
         let mut paths: Vec<_> = self.jar().iter().filter_map(Cookie::path).collect();
         paths.sort_by_key(|path| std::cmp::Reverse(path.len()));
@@ -95,7 +95,7 @@ async fn sign_in_after_a_move_reaches_every_node() {
     for node in [&node, &second, &deploys.new_node()] {
         assert_eq!(jar.user(node).await, ada());
     }
-    // A node of the deploy before serves this browser once more.
+    // A node of the old deploy serves this browser again.
     jar.write(&deploys.old(), "light").await;
     assert_eq!(jar.paths(), ["/app", "/"]);
     assert_eq!(jar.user(&second).await, ada(), "two tokens of one session are that session");
@@ -103,7 +103,7 @@ async fn sign_in_after_a_move_reaches_every_node() {
     assert_eq!(jar.paths(), ["/"]);
 }
 
-// The lockout, and the way out of it.
+// The lockout by an undeclared old path, and the way out.
 #[tokio::test]
 async fn next_sign_in_ends_a_lockout() {
     let deploys = Deploys::new();
@@ -117,7 +117,7 @@ async fn next_sign_in_ends_a_lockout() {
         let (headers, written) = jar.visit_seen(node, async |session| kind(session.set(theme("evil")).await)).await;
         assert_eq!((set_cookies(&headers).len(), written), (0, Some(WriteErrorKind::Closed)));
     }
-    // Another sign-in helps nothing while the old place is not declared.
+    // Another sign-in does not help while the old path is not declared.
     sign_in(&mut jar, &careless, "ada").await;
     assert_eq!(jar.user(&careless).await, None);
 
@@ -140,7 +140,7 @@ async fn several_tokens_lose_the_old_place_unread() {
     let (headers, _) = jar.clone().visit_seen(&deploys.new_node(), async |_| ()).await;
     assert_eq!(set_cookies(&headers), ["session=; HttpOnly; SameSite=Lax; Path=/app; Max-Age=0"]);
     assert_eq!(headers[header::CACHE_CONTROL], "no-store");
-    // Of several sessions too, whose tokens stay at the present place.
+    // A request with several sessions also removes the cookie of the old path. The token of the present path stays.
     let mut two = jar.clone();
     let mut other = browser();
     sign_in(&mut other, &deploys.old(), "bob").await;

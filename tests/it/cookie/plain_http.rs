@@ -1,4 +1,4 @@
-//! The trace of a `Secure` cookie that the browser drops, since the page came by plain http.
+//! The trace of a `Secure` cookie that the browser drops because the page came by plain HTTP.
 
 use http::{Method, Response, header};
 use layered_session::{CookieTier, SameSite, Session};
@@ -7,14 +7,14 @@ use crate::support::{App, Browser, Node, Theme, Trace, chain, memory, set_cookie
 
 const TRACED: &str = "browsers drop";
 
-/// A node with a cookie of its own.
+/// A node with a cookie configured by the test.
 fn node(app: &App, cookie: impl FnOnce(CookieTier) -> CookieTier) -> Node {
     let cookie = cookie(CookieTier::sealed(app.ring.clone()));
     let chain = chain(memory(), cookie, &app.clock);
     Node::new(chain.value::<Theme>().build().unwrap())
 }
 
-/// A first write by a page, with its fields. Gives the number of cookies.
+/// Makes the first write of a page, with these fields. Returns the number of cookies.
 async fn write(node: &Node, method: Method, fields: &[(&'static str, &str)]) -> usize {
     let mut request = Browser::new().request_of(method, "/login", "");
     request.headers_mut().remove(header::HOST);
@@ -26,7 +26,7 @@ async fn write(node: &Node, method: Method, fields: &[(&'static str, &str)]) -> 
     set_cookies(response.headers()).len()
 }
 
-/// The fields of a form that Chromium posts on plain http off loopback.
+/// The fields of a form that Chromium posts over plain HTTP to a host other than loopback.
 const LAN: &[(&str, &str)] = &[("host", "lan.test:3000"), ("origin", "http://lan.test:3000")];
 
 #[tokio::test]
@@ -70,7 +70,7 @@ async fn cookies_that_browsers_keep_are_not_traced() {
         &[host, ("origin", "http://other.test:3000")],
         &[host, ("origin", "http://lan.test:3001")],
         &[host, ("origin", "http://lan.test:3000"), ("origin", "http://lan.test:3000")],
-        // Browsers send Fetch Metadata to https and to loopback alone.
+        // Browsers send Fetch Metadata to HTTPS and loopback origins only.
         &[LAN[0], LAN[1], ("sec-fetch-site", "cross-site")],
         &loopback("http://localhost:3000"),
         &loopback("http://LOCALHOST"),
@@ -78,12 +78,12 @@ async fn cookies_that_browsers_keep_are_not_traced() {
         &loopback("http://127.0.0.1:3000"),
         &loopback("http://127.8.9.1"),
         &loopback("http://[::1]:3000"),
-        // Any client can send these, and a proxy speaks plain http to the server whatever the browser speaks.
+        // Any client can send these fields. A proxy speaks plain HTTP to the server, also for a browser on HTTPS.
         &[host, ("x-forwarded-proto", "http"), ("forwarded", "proto=http"), https],
     ];
     for fields in kept {
         let (trace, _guard) = Trace::begin();
-        // The cross-site rule is off, so that each of these requests gets a cookie.
+        // `SameSite::None` turns the cross-site rule off, so that each of these requests gets a cookie.
         let node = node(&App::new(), |cookie| cookie.same_site(SameSite::None));
         assert_eq!(write(&node, Method::POST, fields).await, 1, "{fields:?}");
         assert_eq!(trace.lines_with(TRACED), 0, "{fields:?}: {}", trace.text());

@@ -1,4 +1,4 @@
-//! How the browser's cookie comes to what the server has: which request brings it, and what is reason for none.
+//! Refresh and heal of the browser's cookie: the requests that send a new cookie, and the requests that send none.
 
 use std::{
     sync::{
@@ -99,7 +99,7 @@ async fn lost_lifetime_change_is_sent_again() {
     let node = Node::new(builder(&ring, &clock).build().unwrap());
     let mut browser = visitor(&node).await;
     let long = Lifetime::new(30 * DAY, 90 * DAY).unwrap();
-    // The response is lost, and with it the cookie that tells of it.
+    // The response is lost, together with the cookie that tells of the new lifetime.
     browser.clone().visit(&node, async move |session| session.set_lifetime(long).await.unwrap()).await;
     get::<Theme>(&mut browser, &node).await;
     clock.advance(20 * DAY);
@@ -129,7 +129,7 @@ async fn write_during_the_load_marks_cookie_outdated() {
     let mut browser = signed_in(&first, "ada").await;
     browser.visit(&first, async |s| s.set(Theme("early".into())).await.unwrap()).await;
     let handle = browser.clone().visit(&node, async |s| s).await;
-    // A fresh token of the same values, which this node has to open.
+    // A new token of the same values, which this node has to open.
     clock.advance(DAY / 4);
     browser.visit(&first, async |s| s.value::<Theme>()).await;
     *other.lock().unwrap() = Some(handle);
@@ -153,13 +153,12 @@ async fn watch_of_an_empty_principal_sets_no_cookie() {
     assert!(set_cookies(&headers).is_empty());
 }
 
-/// Sends a request whose answer a layer outside of the session layer replaces, as a timeout layer does: the browser gets
-/// no cookie.
+/// Sends a request whose answer an outer layer replaces, as a timeout layer does. The browser gets no cookie.
 async fn unanswered(browser: &Browser, node: &Node, handler: impl AsyncFnOnce(Session)) {
     browser.clone().visit(node, handler).await;
 }
 
-// The guide's chapter on login tells these costs.
+// The guide's chapter on login states these costs.
 #[tokio::test]
 async fn replaced_answer_costs_a_session_nothing() {
     let app = App::new();

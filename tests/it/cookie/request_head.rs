@@ -1,4 +1,4 @@
-//! What a handle holds on to after its request, and what a response says while one lives.
+//! The parts of a request that a handle keeps, and the headers of a response while a handle lives.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use crate::support::{
     BoxFuture, Browser, Node, Theme, User, builder, chain, cookie, empty_source, memory, ring, set_cookies,
 };
 
-/// The buffer that a server read a request into, and who still holds a part of it.
+/// A server's read buffer of a request. The count of the `Arc` tells whether a part of the buffer is still held.
 struct Buffer(Vec<u8>, #[allow(dead_code, reason = "held")] Arc<()>);
 
 impl AsRef<[u8]> for Buffer {
@@ -45,7 +45,7 @@ async fn dark(sessions: &Sessions) -> Browser {
     browser
 }
 
-/// What a handler did with its session, by what it keeps.
+/// The session and the extensions that a handler keeps after the response.
 type Kept = Arc<Mutex<(Option<Session>, Option<Extensions>)>>;
 
 async fn visit<S>(service: S, request: Request<Full<Bytes>>) -> Response<()>
@@ -55,7 +55,7 @@ where
     service.oneshot(request).await.unwrap()
 }
 
-// R21: exact in both directions, whoever else holds the request's extensions.
+// R21: `Vary` is exact in both directions, also while other code holds the request's extensions.
 #[tokio::test]
 async fn response_varies_while_a_handle_lives() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
@@ -110,8 +110,8 @@ async fn response_varies_while_a_handle_lives() {
     }
 }
 
-/// A socket lives for days: it is not to keep the buffer that its handshake was read into, nor the handshake's head, nor
-/// what a layer around ours has left for the same request.
+/// A socket lives for days. The handle must not keep the read buffer of the handshake, the handshake's head, or
+/// extensions that an outer layer added to the same request.
 #[tokio::test]
 async fn a_handle_keeps_nothing_of_the_requests_head() {
     let (ring, clock) = (ring(), ManualClock::new());
@@ -155,7 +155,7 @@ async fn a_handle_keeps_nothing_of_the_requests_head() {
     }
 }
 
-/// HTTP/2 sends each pair as a field of its own, and nobody has looked into one when the request is entered.
+/// HTTP/2 sends each pair as a field of its own. The layer has searched no field at the entry of the request.
 #[tokio::test]
 async fn load_searches_every_cookie_field() {
     let sessions = builder(&ring(), &ManualClock::new()).build().unwrap();
@@ -181,7 +181,7 @@ async fn load_searches_every_cookie_field() {
     }
 }
 
-/// Counts how often it is copied: each copy runs code of the application's.
+/// Counts the copies of an extension: each copy runs code of the application.
 #[derive(Default)]
 struct Copied(Arc<AtomicUsize>);
 
@@ -192,7 +192,7 @@ impl Clone for Copied {
     }
 }
 
-/// What extensions hold may do anything when it is copied, and loads hold a lock while they look at what has arrived.
+/// The copy of an extension may run any code, and a load holds a lock while the load reads the request.
 #[tokio::test]
 async fn head_is_copied_once_at_entry() {
     let sessions = builder(&ring(), &ManualClock::new()).tier(empty_source("empty")).build().unwrap();
@@ -206,11 +206,11 @@ async fn head_is_copied_once_at_entry() {
     assert_eq!(copies.load(Ordering::Relaxed), 1);
 }
 
-/// A turn of a clone.
+/// A turn by a clone of the handle.
 type Turn = fn(Session) -> BoxFuture<Result<(), WriteError>>;
 
-/// The application says who a user is: however long it takes for that, or whom it waits for, no clone of the handle is
-/// held up, whether the handler is the first to ask or the response.
+/// The application's `identify_by` may take long, or wait for another task. No clone of the handle waits meanwhile,
+/// whether the handler or the response asks first.
 #[tokio::test]
 async fn identify_by_runs_under_no_lock() {
     type Meanwhile = Arc<Mutex<Option<(Session, Turn, mpsc::Sender<bool>)>>>;
@@ -234,7 +234,7 @@ async fn identify_by_runs_under_no_lock() {
     let turns: [(bool, Turn); 3] = [
         (true, |session| Box::pin(async move { session.renew().await })),
         (true, |session| Box::pin(async move { session.destroy().await })),
-        // Once the head leaves, a clone can end the session and no more.
+        // After the head has left, a clone can end the session, and cannot renew or sign in.
         (false, |session| Box::pin(async move { session.destroy().await })),
     ];
     for (handler_asks, turn) in turns {

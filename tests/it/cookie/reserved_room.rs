@@ -1,4 +1,4 @@
-//! The room that a session keeps for the user's value, so that a full session can sign in.
+//! The room reserved for the user's value, so that a full session can still sign in.
 
 use layered_session::{
     BuildErrorKind, DefaultTier, Placement, Principal, Session, SessionValue, SharedTier, WriteError, WriteErrorKind,
@@ -11,18 +11,18 @@ use crate::support::{
     visitor,
 };
 
-/// The bytes of an entry beside the name and the JSON.
+/// The overhead of an entry beside the name and the JSON, in bytes.
 const ENTRY: usize = 2 + 8 + 2;
 
-/// The room unless another is configured.
+/// The default reserved room, in bytes.
 const ROOM: usize = 256;
 
-/// A user whose entry takes so many bytes: the name of the value, and a JSON string with its quotes.
+/// A user whose entry takes `bytes`: overhead, name, and a JSON string with its quotes.
 fn user_of(bytes: usize) -> User {
     user(&"u".repeat(bytes - ENTRY - User::NAME.len() - 2))
 }
 
-/// One node, two nodes that share keys alone, and two nodes over one store, which all know [`Mfa`].
+/// A single node, two nodes that share keys alone, and two nodes over one store. All know [`Mfa`].
 fn settings() -> [(Node, Node); 3] {
     let (one, two, stored) = (App::new(), App::new(), App::new());
     let node = mfa_node(&one);
@@ -31,7 +31,7 @@ fn settings() -> [(Node, Node); 3] {
     [(node.clone(), node), (mfa_node(&two), mfa_node(&two)), (over_store(), over_store())]
 }
 
-/// Writes the longest theme that the session takes, and says how long the theme is.
+/// Writes the longest theme that the session accepts, and returns the theme's length.
 async fn fill(session: &Session) -> usize {
     let (mut fits, mut too_long) = (0, 4096);
     while fits + 1 < too_long {
@@ -87,7 +87,7 @@ async fn next_user_of_a_full_session_signs_in() {
             })
             .await;
         signs_in(&mut browser, &other, user_of(ROOM)).await.unwrap();
-        // The longer user takes no more than the room, so the session is as full as before.
+        // The longer user fits the reserved room, so the session is as full as before.
         let grow = async |session: Session| kind(session.set(Visits(1)).await);
         assert_eq!(browser.visit(&node, grow).await, Some(WriteErrorKind::TooLarge));
     }
@@ -113,7 +113,7 @@ async fn grants_share_the_room() {
         let granted = async |session: Session| session.sign_in(user("ada")).with(&Mfa(true)).await;
         browser.visit(&node, granted).await.unwrap();
         assert!(get::<Mfa>(&mut browser, &node).await.0);
-        // The grant stands in the room: a write that takes no more than before is no reason for a refusal.
+        // The grant uses the reserved room: a write as long as the present value is still accepted.
         let rewrite = async |session: Session| {
             let Theme(theme) = session.value();
             session.set(Theme(theme.replace('x', "y"))).await.unwrap();
@@ -150,7 +150,7 @@ async fn order_of_a_visitor_may_take_all() {
         Browser::new().visit(&without, async |session| fill(&session).await).await
     };
     let live = socket(&Browser::new(), &node).await;
-    // As long an entry as the longest theme.
+    // An entry as long as the entry of the longest theme.
     let longest = user(&"u".repeat(whole + Theme::NAME.len() - User::NAME.len()));
     let token = live.sign_in(longest.clone()).by_page().unwrap();
     bring_ok(&mut Browser::new(), &node, token.as_str()).await;
@@ -176,7 +176,7 @@ async fn room_follows_the_setting() {
 
 #[tokio::test]
 async fn nobody_needs_no_room() {
-    /// A user that the browser does not carry.
+    /// A user value that stays on the server.
     #[derive(Debug, Serialize, Deserialize)]
     struct Account(String);
     impl SessionValue for Account {

@@ -1,4 +1,4 @@
-//! The cookie as a browser sees it: when it is set, when it is removed, and what passes untouched beside it.
+//! Responses that set the cookie, responses that remove the cookie, and other headers, which pass unchanged.
 
 use std::{
     pin::Pin,
@@ -28,7 +28,7 @@ async fn cookie_is_set_only_when_browser_is_behind() {
     assert_eq!(browser.write(&app.node, "light").await.len(), 1);
     assert!(browser.read(&app.node).await.is_empty());
 
-    // Written after the head has left: a request that asks for its session is healed, and only that.
+    // A write after the head has left: a request that loads its session is healed, and no other request is.
     let socket = browser.open(&app.node).await;
     socket.set(dark()).await.unwrap();
     assert!(browser.told(&app.node, async |_| ()).await.is_empty());
@@ -91,7 +91,7 @@ async fn other_cookies_are_untouched() {
     assert_eq!(Browser::bringing(parsed(&set[2]).value()).theme(&app.start()).await, dark());
 }
 
-// G9, R3, R22: no status undoes a write, and a renewal reaches the browser whatever follows.
+// G9, R3, R22: no status undoes a write, and a renewal reaches the browser with every status.
 #[tokio::test]
 async fn failed_response_carries_the_cookie() {
     let app = App::new();
@@ -124,7 +124,7 @@ async fn no_byte_of_a_value_reaches_a_header() {
     assert_eq!(attributes(&set[0]), "HttpOnly; SameSite=Lax; Path=/; Max-Age=172740");
 }
 
-/// A body that notes when it is first read.
+/// A body that records its first read.
 struct Stream(Arc<AtomicBool>);
 
 impl Body for Stream {
@@ -137,7 +137,7 @@ impl Body for Stream {
     }
 }
 
-/// Answers once, with a body that is read by nobody, after a write.
+/// Answers one request after a write, with a body that the test does not read.
 async fn stream(app: &App, browser: &Browser, head: http::response::Builder) -> (Response<Stream>, Session) {
     let kept = Arc::new(std::sync::Mutex::new(None));
     let (slot, head) = (Arc::clone(&kept), std::sync::Mutex::new(Some(head)));

@@ -1,4 +1,4 @@
-//! A request that brings several of our cookies that open is nobody's, and leaves no trace in any of their sessions.
+//! Requests with several valid cookies of ours load no session, and change none of these sessions.
 
 use http::StatusCode;
 use layered_session::{CloseReason, Principal, Session, SessionWriteback, WriteErrorKind};
@@ -8,7 +8,7 @@ use crate::support::{
     theme, visitor,
 };
 
-/// A browser that holds the cookies of two, one of them under another path perhaps.
+/// A request with the cookies of two sessions, as a browser sends two cookies of different paths.
 async fn ambiguous(node: &Node, cookies: [&str; 2]) -> Theme {
     let mut request = Browser::new().request();
     let [first, second] = cookies;
@@ -29,7 +29,7 @@ async fn ambiguous_request_confirms_no_cookie() {
         session.set(Theme("dark".into())).await.unwrap();
         session
     });
-    // Its cookie is on the way, and for all that is known it never came.
+    // The cookie is on the way, and the node has no proof that the browser received the cookie.
     let session = session.await;
     let second = visitor(&node).await;
     assert_eq!(ambiguous(&node, [token(&first), token(&second)]).await, Theme::default());
@@ -73,7 +73,7 @@ async fn request_with_many_cookies_counts_once() {
     assert_eq!(looks(), (3, 1));
 }
 
-/// Sends a request with these tokens to a handler. Gives the `Set-Cookie` fields of the response.
+/// Sends a request with these tokens to a handler. Returns the `Set-Cookie` fields of the response.
 async fn told(node: &Node, tokens: &[&str], handler: impl AsyncFnOnce(Session)) -> Vec<String> {
     let mut request = Browser::new().request();
     let pairs: Vec<_> = tokens.iter().map(|token| format!("session={token}")).collect();
@@ -121,7 +121,7 @@ async fn several_ids_may_sign_in() {
     }
 }
 
-// R17: a cookie that was planted before a sign-out does not move up after it.
+// R17: a cookie planted before a sign-out does not become the session's cookie after the sign-out.
 #[tokio::test]
 async fn ended_id_lets_no_other_move_up() {
     let app = App::new();
@@ -130,7 +130,7 @@ async fn ended_id_lets_no_other_move_up() {
     app.clock.advance(2 * DAY - TICK);
     let planted = signed_in(&app.node, "eve").await;
     ada.visit(&app.node, async |session| session.sign_out().await.unwrap()).await;
-    // Fenced, after the fence, and after the idle deadline of its own seal.
+    // During the fence, after the fence, and after the idle deadline in the ended token.
     for span in [TICK / 2, 61_000 * TICK, DAY] {
         app.clock.advance(span);
         for tokens in [[&ended, planted.token()], [planted.token(), &ended]] {
@@ -162,7 +162,7 @@ async fn own_leftover_goes_with_no_write() {
     let mut browser = app.dark().await;
     let leftover = browser.token().to_owned();
     sign_in(&mut browser, &app.node, "ada").await;
-    // The sign-in ended the leftover's id, here and nowhere else.
+    // The sign-in ended the id of the leftover cookie on this node alone.
     for node in [&app.node, &app.start()] {
         assert!(told(node, &[&leftover, browser.token()], closed).await.is_empty());
     }

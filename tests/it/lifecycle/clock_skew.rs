@@ -1,5 +1,5 @@
-//! Clocks that differ between nodes or were set: which write is newest, which session came before `end_all_sessions`, and what the
-//! allowed skew bounds.
+//! Clocks that differ between nodes, or were set: the newest write, the sessions that `end_all_sessions` ends, and the
+//! bounds by the allowed skew.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn back(clock: &ManualClock, span: Duration) {
     clock.set(clock.now() - span);
 }
 
-/// Two nodes, each with a clock of its own, without a store and over a shared one.
+/// Two nodes, each with a clock of its own: once without a store, and once over a shared store.
 fn pairs() -> Vec<(App, ManualClock, Node)> {
     [false, true]
         .into_iter()
@@ -68,7 +68,7 @@ async fn end_all_after_step_back_ends_everything() {
     }
 }
 
-// R6. The order's birth is above all that the node behind would stamp by its own clock.
+// R6. The order's birth is above every version that the slow node would stamp by its own clock.
 #[tokio::test]
 async fn end_all_ends_orders_from_fast_clocks() {
     for (app, _, behind) in pairs() {
@@ -86,7 +86,7 @@ async fn end_all_ends_orders_from_fast_clocks() {
     }
 }
 
-// R6: in the very millisecond, over an anonymous session that lives.
+// R6: a sign-in in the same millisecond as `end_all_sessions`, over a live anonymous session.
 #[tokio::test]
 async fn sign_in_right_after_end_all_holds() {
     for (app, _, _) in pairs() {
@@ -102,7 +102,7 @@ async fn sign_in_right_after_end_all_holds() {
     }
 }
 
-// The birth of a renewed session is above the one before, which no `end_all_sessions` has reached.
+// The birth of a renewed session is above the birth of the session before, which no `end_all_sessions` has reached.
 #[tokio::test]
 async fn renewal_after_step_back_stays_above_end_all() {
     for step in [SECOND, 2 * HOUR] {
@@ -116,7 +116,7 @@ async fn renewal_after_step_back_stays_above_end_all() {
     }
 }
 
-// R6: what this node has seen before `end_all_sessions` is ended, however far ahead within the skew its clock was.
+// R6: `end_all_sessions` ends every session that this node saw before, also of a clock ahead by any span in the skew.
 #[tokio::test]
 async fn end_all_ends_seen_sessions_of_faster_clocks() {
     for ahead in [SECOND, 60 * SECOND, HOUR] {
@@ -132,7 +132,7 @@ async fn end_all_ends_seen_sessions_of_faster_clocks() {
     }
 }
 
-// The bound that the docs of `end_all_sessions` state, at its edge.
+// The bound stated in the docs of `end_all_sessions`, at its edge.
 #[tokio::test]
 async fn end_all_misses_unseen_fast_clock_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -143,14 +143,14 @@ async fn end_all_misses_unseen_fast_clock_sign_ins() {
         app.clock.advance(late);
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await.is_none(), ended, "{late:?}");
-        // Called again once the difference has passed, it reaches all.
+        // A second call, after the difference has passed, reaches all sessions.
         app.clock.advance(AHEAD);
         app.node.sessions.end_all_sessions(ada()).await.unwrap();
         assert_eq!(user(&browser, &app.node).await, None);
     }
 }
 
-// The same bound, the other way round.
+// The same bound for an `end_all_sessions` by the fast node.
 #[tokio::test]
 async fn fast_clocks_end_all_ends_later_sign_ins() {
     const AHEAD: Duration = Duration::from_secs(60);
@@ -165,7 +165,7 @@ async fn fast_clocks_end_all_ends_later_sign_ins() {
     }
 }
 
-// A clock further ahead than the allowed skew, once corrected, ends no later sign-in.
+// A clock further ahead than the allowed skew, and then corrected, ends no later sign-in.
 #[tokio::test]
 async fn corrected_end_all_spares_later_sign_ins() {
     for ahead in [HOUR + SECOND, 5 * DAY] {
@@ -185,7 +185,7 @@ async fn corrected_end_all_spares_later_sign_ins() {
     }
 }
 
-// G8: a fresh write wins, whatever steps the clock makes.
+// G8: a fresh write wins after every step of the clock.
 #[tokio::test]
 async fn fresh_write_after_step_back_wins() {
     for step in [SECOND, HOUR, 2 * HOUR] {
@@ -209,7 +209,7 @@ async fn fresh_write_after_step_back_wins() {
     }
 }
 
-/// A browser whose token was sealed by a right clock, but holds what the node wrote while its clock was ahead.
+/// A browser whose token was sealed by a right clock, but holds writes of a time when the node's clock was ahead.
 async fn poisoned(app: &App, ahead: Duration) -> Browser {
     let (clock, mut browser) = (ManualClock::new(), Browser::new());
     let node = app.start_at(&clock);
@@ -221,7 +221,7 @@ async fn poisoned(app: &App, ahead: Duration) -> Browser {
     };
     browser.visit(&node, write).await;
     back(&clock, ahead);
-    // Something else is written, so that the browser gets a new token.
+    // A write of another value gives the browser a new token.
     browser.visit(&node, async |session| session.set(Division(3)).await.unwrap()).await;
     browser
 }
@@ -240,7 +240,7 @@ async fn version_from_far_ahead_reads_as_of_now() {
         browser.write(&app.node, "light").await;
         for node in [&app.node, &app.start()] {
             assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
-            // The token is no newer for coming again.
+            // A second visit with the older token makes the token no newer.
             older.theme(node).await;
             assert_eq!(browser.theme(node).await, Theme("light".into()), "{ahead:?}");
         }
@@ -261,7 +261,7 @@ async fn end_all_ends_sessions_of_poisoned_births() {
             let node = if seen { app.node.clone() } else { app.start() };
             app.clock.advance(SECOND);
             node.sessions.end_all_sessions(ada()).await.unwrap();
-            // Within the skew a birth that nobody saw is ahead of the end for as long.
+            // Within the skew, the birth of an unseen session stays above the end for as long as the clock was ahead.
             if seen || ahead > HOUR {
                 assert_eq!(user(&unseen, &node).await, None, "{ahead:?}, seen: {seen}");
             }
@@ -271,7 +271,7 @@ async fn end_all_ends_sessions_of_poisoned_births() {
     }
 }
 
-// A version from far ahead lifts nothing but what stands above it.
+// A version from far ahead raises only the writes over the same value.
 #[tokio::test]
 async fn poisoned_token_poisons_nothing_else() {
     let app = App::new();
@@ -287,7 +287,7 @@ async fn poisoned_token_poisons_nothing_else() {
     assert_eq!(app.node.sessions.stats().skewed_versions, other.sessions.stats().skewed_versions + 3);
 }
 
-// A record of the node whose clock was ahead takes later writes of other nodes.
+// The record of a node whose clock was ahead accepts later writes of other nodes.
 #[tokio::test]
 async fn corrected_nodes_record_takes_newer_writes() {
     let (app, clock) = (App::new(), ManualClock::new());
@@ -303,7 +303,7 @@ async fn corrected_nodes_record_takes_newer_writes() {
     assert_eq!(browser.theme(&app.node).await, Theme("light".into()));
 }
 
-// A token that was issued too far ahead for its purpose is refused: a birth token by more than a minute.
+// A token issued too far ahead for its purpose is refused: a birth token at more than a minute ahead.
 #[tokio::test]
 async fn birth_token_from_ahead_is_refused() {
     for (ahead, late, accepted) in [
@@ -327,7 +327,7 @@ async fn birth_token_from_ahead_is_refused() {
     }
 }
 
-// A word on the lifetime from a faster clock moves neither the session's beginning here nor its birth.
+// A lifetime set by a faster clock moves neither the session's beginning on this node nor its birth.
 #[tokio::test]
 async fn lifetime_of_faster_clock_moves_no_beginning() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();
@@ -344,7 +344,7 @@ async fn lifetime_of_faster_clock_moves_no_beginning() {
     assert_eq!(seen, (Some(begun), Some(app.clock.now() + 10 * DAY)));
 }
 
-// The birth of such a session counts as of the first seal that this node saw.
+// The birth of such a session counts from the first seal that this node saw.
 #[tokio::test]
 async fn lifetime_of_poisoned_session_moves_no_birth() {
     let long = Lifetime::new(10 * DAY, 30 * DAY).unwrap();

@@ -1,4 +1,4 @@
-//! Steps of the system's clock: no session, value or fence lives longer by a step back, and a step forward is followed.
+//! Steps of the system's clock: a step back extends no session, value or fence, and a step forward is followed.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// A value that ends before its session.
+/// A value that expires before its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Code(u32);
 
@@ -24,7 +24,7 @@ impl SessionValue for Code {
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(300));
 }
 
-/// An hour unused, six in all.
+/// An app with an idle lifetime of one hour, and an absolute lifetime of six.
 fn app() -> App {
     App::with(|builder| builder.idle(HOUR).absolute(6 * HOUR).value::<Code>())
 }
@@ -99,7 +99,7 @@ async fn step_back_extends_no_fence() {
     assert_eq!(browser.clone().visit(&app.node, write).await, None);
 }
 
-/// A node whose memory recognises no token by its bytes: `reopen` gives the ring its own key again.
+/// A node whose memory does not recognise tokens by their bytes: `reopen` gives the ring its own key again.
 struct Opening {
     ring: KeyRing,
     clock: ManualClock,
@@ -122,7 +122,7 @@ impl Opening {
     }
 }
 
-// R5: the seal tells the node's own earlier times.
+// R5: the seal holds the node's own earlier times.
 #[tokio::test]
 async fn own_token_lives_no_longer_after_step_back() {
     for evicted in [false, true] {
@@ -134,7 +134,7 @@ async fn own_token_lives_no_longer_after_step_back() {
         browser.read(&opening.node).await;
         back(&opening.clock, 30 * MINUTE);
         if evicted {
-            // Another visit after the record's end drops the record.
+            // A visit after the record's end drops the record.
             opening.clock.advance(HOUR + MINUTE);
             for _ in 0..3 {
                 Browser::new().write(&opening.node, "light").await;
@@ -148,7 +148,7 @@ async fn own_token_lives_no_longer_after_step_back() {
     }
 }
 
-// R5: a token that is opened after a step back counts as no later use than it tells of.
+// R5: a token opened after a step back counts as a use at the token's own time, and no later.
 #[tokio::test]
 async fn older_cookie_extends_nothing_after_step_back() {
     let opening = Opening::new();
@@ -164,7 +164,7 @@ async fn older_cookie_extends_nothing_after_step_back() {
     assert_eq!(ends, Some(opening.clock.now() + 15 * MINUTE));
 }
 
-// A clock that was wrong for a while, and is right again, misleads neither this node nor others.
+// A clock that was wrong for a while, and is right again, has no lasting effect on this node or others.
 #[tokio::test]
 async fn corrected_clock_seals_right_times() {
     for ahead in [10 * MINUTE, 3 * DAY] {
@@ -185,7 +185,7 @@ async fn corrected_clock_seals_right_times() {
     }
 }
 
-// A clock that was days ahead for a moment ends no session that another node has sealed meanwhile.
+// A clock that was days ahead for a moment ends no session that another node sealed at that time.
 #[tokio::test]
 async fn corrected_clock_reads_other_nodes_tokens() {
     let app = App::with(|builder| builder.idle(DAY).absolute(3 * DAY));
@@ -200,7 +200,7 @@ async fn corrected_clock_reads_other_nodes_tokens() {
     assert_eq!(browser.theme(&app.node).await, dark());
 }
 
-// A node whose clock was set back within the allowed skew still serves the others' sessions.
+// A node whose clock was set back within the allowed skew still serves the sessions of other nodes.
 #[tokio::test]
 async fn step_back_signs_nobody_out() {
     let clock = ManualClock::new();
@@ -258,7 +258,7 @@ async fn sleeper_notices_step_forward_within_an_hour() {
     assert_eq!(soon(closed).await.unwrap(), CloseReason::Expired);
 }
 
-// The bound that the docs of `Clock` state: a restart forgets how far the clock was set back.
+// The bound stated in the docs of `Clock`: a restart forgets how far the clock was set back.
 #[tokio::test]
 async fn restart_after_step_back_extends_by_the_step() {
     let app = app();
@@ -287,7 +287,7 @@ async fn store_is_told_times_of_the_wall_clock() {
     assert_eq!(expires(), app.clock.now() + 6 * HOUR);
 }
 
-// The cookie's own lifetime counts from the response, whatever the clock shows.
+// The cookie's own lifetime counts from the response, at every reading of the clock.
 #[tokio::test]
 async fn step_back_changes_no_max_age() {
     let app = app();

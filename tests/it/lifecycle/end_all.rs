@@ -1,4 +1,4 @@
-//! The ends of all of a user's sessions, from one of them.
+//! The end of all sessions of a user, called from one of the sessions.
 
 use layered_session::{CloseReason, Principal, Session, WriteErrorKind};
 

@@ -1,10 +1,10 @@
-//! A browser that still brings the cookie of a session that another browser, or another tab, has ended.
+//! Browsers that still send the cookie of a session that another browser, or another tab, has ended.
 
 use layered_session::{Principal, Session, WriteErrorKind};
 
 use crate::support::{App, Browser, Node, Theme, User, get, kind, set_cookies, sign_in, signed_in, theme, under_way};
 
-/// The browsers of a user who has ended all sessions a moment ago, in another browser.
+/// The browsers of a user who ended all sessions a moment ago, from another browser.
 async fn revoked(node: &Node) -> Browser {
     let browser = signed_in(node, "ada").await;
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -20,7 +20,7 @@ async fn page_that_looks_for_a_message_works() {
     assert_eq!(browser.visit(&node, looks).await, (None, Some(WriteErrorKind::Closed)));
 }
 
-// A link from another site, where the browser withholds the cookie, and cookies of two sessions.
+// A link from another site, for which the browser withholds the cookie, and a request with cookies of two sessions.
 #[tokio::test]
 async fn page_without_any_session_looks_for_a_message() {
     let node = App::new().node;
@@ -66,7 +66,8 @@ async fn old_handle_signs_out_and_begins_anew() {
     assert_eq!((session.value::<Theme>(), session.principal()), (theme("bye"), None));
 }
 
-// The renewed session lives on in the same browser: a late sign-out of the old id must not begin another session over it.
+// The renewed session lives on in the same browser: a late sign-out of the old id must not begin a session over the
+// renewed one.
 #[tokio::test]
 async fn renewal_in_another_tab_permits_no_new_session() {
     let node = App::new().node;

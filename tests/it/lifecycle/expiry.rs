@@ -1,4 +1,4 @@
-//! What ends by itself: from which use its time counts, that nothing of it is served or revived, and when it goes.
+//! Expiry of sessions and values: the use that extends a deadline, no answer after the deadline, and the sweep.
 
 use std::{
     pin::pin,
@@ -23,7 +23,7 @@ use crate::support::{
 async fn access_extends_idle_time_and_expiry_is_punctual() {
     let app = App::new();
     let node = app.start();
-    // Kept from an ordinary request: a socket's reads are no use.
+    // The handle comes from an ordinary request: the reads of a socket are no use.
     let live = visitor(&node).await.visit(&node, async |session| session).await;
     for n in 1..=3 {
         app.pass(2 * DAY - TICK);
@@ -85,7 +85,7 @@ async fn user_values_last_31_days_from_use() {
     assert_eq!(ada().await, Division(-1));
 }
 
-/// Something about the principal that no browser carries.
+/// A value of principal scope in memory alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Unread(u32);
 
@@ -135,7 +135,7 @@ async fn older_cookie_revives_no_shortened_session() {
     }
 }
 
-// Expiry work.
+// The work of the sweep.
 
 // R5.
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn the_sweeper_lets_others_have_their_turn() {
     assert_eq!(node.sessions.stats().records, 0);
 }
 
-// Who sleeps on it.
+// Wake-ups at the end.
 
 #[tokio::test]
 async fn end_wakes_every_sleeper() {

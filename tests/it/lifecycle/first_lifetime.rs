@@ -1,4 +1,4 @@
-//! The lifetime with which a session begins: the configured lifetime, or the lifetime that its handle was given.
+//! The lifetime at the beginning of a session: the configured lifetime, or a lifetime set through the handle.
 
 use std::time::SystemTime;
 
@@ -12,7 +12,7 @@ use crate::support::{
     socket, theme, user, visitor,
 };
 
-/// The idle lifetime that the builder configures.
+/// The idle lifetime in the builder.
 const CONFIGURED: u32 = 2;
 
 fn remember_me() -> Lifetime {
@@ -34,7 +34,7 @@ fn settings() -> [(App, Node, Node); 3] {
     [(one, node.clone(), node), (two, first, second), (stored, third, fourth)]
 }
 
-/// In how many days the session of a browser ends unused, as a node sees it, and the `Max-Age` of a new cookie.
+/// The days until the browser's session ends unused, by a node's count, and the days of `Max-Age` in a new cookie.
 async fn lasts(browser: &Browser, node: &Node, clock: &ManualClock) -> (Option<u32>, Option<u32>) {
     let write = async |session: Session| {
         session.set(Visits(7)).await.unwrap();

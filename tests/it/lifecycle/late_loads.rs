@@ -1,4 +1,4 @@
-//! Sessions that are loaded once the response head has left, and what a chain without memory can't keep then.
+//! Sessions loaded after the response head has left, and the writes that a chain without memory then refuses.
 
 use std::sync::{Arc, Mutex};
 
@@ -31,7 +31,7 @@ fn nodes(app: &App) -> [(Node, bool); 4] {
     ]
 }
 
-/// A request whose handler loads nothing, and keeps the extensions past the response head, as a streaming body may.
+/// A request whose handler loads no session, and keeps the extensions past the response head, as a streaming body may.
 async fn late(browser: &Browser, node: &Node, loads_before: bool) -> Extensions {
     let kept = Arc::new(Mutex::new(None));
     let keeping = Arc::clone(&kept);
@@ -120,7 +120,7 @@ async fn response_varies_for_every_load_that_waited() {
         });
         let layered = LayeredSessionLayer::new(node.sessions.clone()).layer(service);
         let response = layered.oneshot(browser.request()).await.unwrap();
-        // A handler that has given its load up may answer as for a visitor.
+        // A handler that has dropped its load may answer as for a visitor.
         assert_eq!(response.headers()[header::VARY], "cookie");
         if waits {
             answers.add_permits(1);

@@ -1,4 +1,4 @@
-//! Ends of sessions and removals of values: nothing that is late or older brings them back.
+//! Ends of sessions and removals of values: no late request and no older token brings them back.
 
 use std::{
     future::poll_fn,
@@ -17,15 +17,14 @@ use crate::support::{
     visitor,
 };
 
-/// A visit with a cookie: whether it had no session, what it could write, and whether the response said anything of
-/// our cookie.
+/// Writes in a visit. Returns whether the session was new, the write's error, and whether the response set our cookie.
 async fn attempt(browser: &Browser, node: &Node) -> (bool, Option<WriteErrorKind>, bool) {
     let write = async |session: Session| (session.is_new(), kind(session.set(Visits(9)).await));
     let (headers, (is_new, written)) = browser.clone().visit_seen(node, write).await;
     (is_new, written, !set_cookies(&headers).is_empty())
 }
 
-/// What a request with a renewed or ended id gets for a minute: no session, no write, no word on the cookie.
+/// The result of a request with a renewed or ended id for a minute: no session, no write, no `Set-Cookie`.
 const FENCED: (bool, Option<WriteErrorKind>, bool) = (true, Some(WriteErrorKind::Closed), false);
 
 // G12.
@@ -96,7 +95,7 @@ async fn nothing_revives_a_destroyed_session() {
     assert_eq!(slow.relay(), None, "another handle has ended the session");
     drop((slow, request));
 
-    // The old cookie may make no successor for a minute, and has nothing to give to one after it.
+    // The old cookie begins no successor for a minute, and passes no value to a successor after the minute.
     let write = async |session: Session| session.set(Visits(9)).await;
     assert_eq!(kind(late.clone().visit(&app.node, write).await), Some(WriteErrorKind::Closed));
     let writeback = layered_session::SessionWriteback::new(&app.node.sessions);
@@ -108,7 +107,7 @@ async fn nothing_revives_a_destroyed_session() {
     assert_ne!(successor.token()[..56], late.token()[..56]);
     assert_eq!(successor.theme(&app.node).await, Theme::default());
 
-    // For as long as the cookie could open, whatever else happens on this node.
+    // The end holds for as long as the cookie could open, beside any other work of this node.
     app.clock.advance(6 * DAY - Duration::from_secs(61));
     for _ in 0..100 {
         app.dark().await;
@@ -180,7 +179,7 @@ async fn tombstone_outlives_cookies_of_earlier_lifetimes() {
     assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// Removals.
+// Removals of values.
 
 #[tokio::test]
 async fn an_older_cookie_brings_no_removed_value_back() {
@@ -227,7 +226,7 @@ async fn removal_outlives_cookies_of_longer_lifetimes() {
     assert_eq!(old.visit(&node, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: a shorter lifetime does not end the cookies that were sealed for a longer one.
+// G12: cookies sealed for a longer lifetime still open after a change to a shorter lifetime.
 #[tokio::test]
 async fn removal_outlives_cookies_of_an_earlier_lifetime() {
     let app = App::new();
@@ -247,7 +246,7 @@ async fn removal_outlives_cookies_of_an_earlier_lifetime() {
     assert_eq!(get::<Theme>(&mut old, &node).await, Theme::default());
 }
 
-// All sessions of a user.
+// The end of all sessions of a user.
 
 #[tokio::test]
 async fn end_all_spares_other_users() {
@@ -342,7 +341,7 @@ async fn end_all_counts_as_use_of_the_mark() {
     assert_eq!(browser.visit(&here, async |session| session.principal()).await, None);
 }
 
-// A restarted node learns from a cookie how long sessions may live.
+// A restarted node learns the longest lifetime of sessions from a cookie.
 #[tokio::test]
 async fn end_all_after_restart_outlasts_long_lifetimes() {
     let long = Lifetime::new(90 * DAY, 365 * DAY).unwrap();
@@ -362,7 +361,7 @@ async fn end_all_after_restart_outlasts_long_lifetimes() {
     assert_eq!(unseen.visit(&after, async |session| session.principal()).await, None);
 }
 
-// R6: a sign-in on a node whose clock is ahead came before, too.
+// R6: a sign-in on a node whose clock is ahead also counts as earlier.
 #[tokio::test]
 async fn end_all_ends_sessions_of_fast_clocks() {
     let (app, ahead) = (App::new(), ManualClock::new());
@@ -375,7 +374,7 @@ async fn end_all_ends_sessions_of_fast_clocks() {
     assert_eq!(browser.visit(&app.node, user).await, None);
 }
 
-/// A clock that wakes sleepers at their time and no earlier.
+/// A clock that wakes sleepers at their deadline, and no earlier.
 #[derive(Clone, Debug, Default)]
 struct Punctual {
     hands: ManualClock,

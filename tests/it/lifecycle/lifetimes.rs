@@ -1,4 +1,4 @@
-//! How long sessions, values and cookies live, by the site's clock and by others.
+//! Lifetimes of sessions, values and cookies, by the site's clock and by other clocks.
 
 use std::time::Duration;
 
@@ -10,12 +10,12 @@ use crate::support::{App, Browser, DAY, HOUR, Node, Theme, User, Visits, builder
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A day unused, three in all.
+/// An app with an idle lifetime of one day, and an absolute lifetime of three.
 fn app() -> App {
     App::with(|builder| builder.idle(DAY).absolute(3 * DAY).value::<Code>())
 }
 
-/// A value that ends before its session.
+/// A value that expires before its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Code(u32);
 
@@ -45,7 +45,7 @@ async fn only_use_extends_the_idle_limit() {
     gone_from(&browser, [&app.node, &app.start()]).await;
 }
 
-// R5: what is checked is the server's own deadline, not what the browser does with Max-Age.
+// R5: the server checks its own deadline, and does not rely on the browser and `Max-Age`.
 #[tokio::test]
 async fn cookie_expires_at_its_exact_second() {
     let app = app();
@@ -105,7 +105,7 @@ async fn max_age_ends_a_minute_before_the_server() {
         app.clock.advance(DAY / 2);
         browser.read(&app.node).await;
     }
-    // Half a day is left of the three.
+    // Half a day of the absolute lifetime is left.
     let set = browser.write(&app.node, "light").await;
     assert_eq!(max_age(&set[0]), Some(43_140));
 }
@@ -118,7 +118,7 @@ async fn max_age_is_400_days_at_most() {
     assert_eq!(max_age(&set[0]), Some((400 * DAY).as_secs()));
 }
 
-// R14: a browser that comes every day keeps its session, whatever it makes of the cookie's lifetime.
+// R14: a browser with daily visits keeps its session, also if the browser caps the cookie's lifetime.
 #[tokio::test]
 async fn daily_use_outlives_the_browsers_400_days() {
     for (idle, absolute) in [(500, 500), (450, 1000), (5000, 9000)] {
@@ -276,7 +276,7 @@ async fn value_max_age_ends_before_the_session() {
     browser.visit(&app.node, async |session| session.set(Code(7)).await.unwrap()).await;
     app.clock.advance(599 * SECOND);
     assert_eq!(browser.visit(&app.start(), code).await, Some(Code(7)));
-    // Written again where nothing but the cookie is known: neither that nor a re-sealed cookie makes it live longer.
+    // A write on a node that knows the cookie alone re-seals the value. Neither the write nor the cookie extends it.
     browser.write(&app.start(), "light").await;
     assert_eq!(browser.visit(&app.node, code).await, Some(Code(7)));
     app.clock.advance(SECOND);
@@ -286,7 +286,7 @@ async fn value_max_age_ends_before_the_session() {
     }
 }
 
-// A writer whose clock is ahead makes no value live longer than that from when it was first seen.
+// The value of a writer whose clock is ahead lives no longer than its lifetime from the first sight by this node.
 #[tokio::test]
 async fn faster_clock_extends_no_value_here() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -314,7 +314,7 @@ async fn each_write_begins_a_max_age_anew() {
     assert_eq!(browser.visit(&app.node, count).await, Code(1), "an update begins with what there is: nothing");
 }
 
-// R5: use that only a socket sees counts too.
+// R5: a use on a socket alone counts too.
 #[tokio::test]
 async fn touch_extends_but_never_revives() {
     let app = app();
@@ -375,7 +375,7 @@ async fn the_longest_lifetimes_survive_a_restart() {
     assert_eq!(browser.visit(&node(), async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }
 
-// G12: a shorter life is remembered for as long as a cookie of the longer one opens, whatever is swept meanwhile.
+// G12: memory keeps a shortened lifetime, through every sweep, for as long as a cookie of the longer lifetime opens.
 #[tokio::test]
 async fn longer_cookie_revives_no_shortened_session() {
     let app = app();
@@ -385,7 +385,7 @@ async fn longer_cookie_revives_no_shortened_session() {
     let older = browser.clone();
     let short = Lifetime::new(HOUR, 2 * DAY).unwrap();
     browser.visit(&app.node, async move |session| session.set_lifetime(short).await.unwrap()).await;
-    // The minute in which the session would first have been over: what passes looks at it.
+    // The minute of the session's first deadline: the next request sweeps the record.
     app.clock.advance(DAY / 2 + HOUR);
     app.dark().await;
     assert_eq!(older.theme(&app.node).await, Theme::default());
@@ -394,13 +394,13 @@ async fn longer_cookie_revives_no_shortened_session() {
     assert_eq!(app.node.sessions.stats().expired, 1, "no longer than that");
 }
 
-// G16: that its end is as far off as before does not mean that the browser knows of another lifetime.
+// G16: an equal end does not prove that the browser knows the new lifetime.
 #[tokio::test]
 async fn lifetime_change_reaches_browser_despite_equal_end() {
     let app = app();
     let mut browser = app.dark().await;
     let longer = Lifetime::new(DAY, 9 * DAY).unwrap();
-    // The response is lost, and with it the cookie that tells of it.
+    // The response is lost, together with the cookie that tells of the new lifetime.
     browser.clone().visit(&app.node, async move |session| session.set_lifetime(longer).await.unwrap()).await;
     assert_eq!(browser.read(&app.node).await.len(), 1);
     assert!(browser.read(&app.node).await.is_empty());

@@ -1,4 +1,4 @@
-//! What a handle may do after it has ended its own session, and turns of clones and requests at the same time.
+//! Calls of a handle after the end of its own session, and simultaneous turns of clones and requests.
 
 use std::time::Duration;
 
@@ -85,7 +85,7 @@ fn of(mut request: Request<Full<Bytes>>, user: &'static str) -> Request<Full<Byt
     request
 }
 
-/// Ends ada's session on her socket, and orders the next.
+/// Ends ada's session on her socket, and orders a renewal.
 async fn renewal_after_an_end(node: &Node, browser: &Browser) -> RelayToken {
     let (_, live) = node.ask(of(upgrade(browser), "ada"), async |session| session).await;
     live.destroy().await.unwrap();
@@ -97,7 +97,7 @@ async fn bring_as(browser: &Browser, node: &Node, user: &'static str, order: &Re
     node.writeback(SessionWriteback::new(&node.sessions), of(browser.post_json(body), user)).await
 }
 
-// With `identify` the user of the requests stays when the session ends.
+// The user that `identify` names stays when the session ends.
 #[tokio::test]
 async fn order_after_own_end_keeps_the_user() {
     let (node, browser) = identified_by_head().await;
@@ -115,7 +115,7 @@ async fn order_after_own_end_obeys_end_all() {
     assert_refused(&bring_as(&browser, &node, "ada", &order).await, "session_closed");
 }
 
-// Memory of another node may hold the session that the order's handle has ended.
+// Another node's memory may hold the session that the order's handle has ended.
 #[tokio::test]
 async fn values_of_an_ended_session_follow_no_order() {
     let app = App::new();
@@ -124,7 +124,7 @@ async fn values_of_an_ended_session_follow_no_order() {
         let mut browser = visitor(&first).await;
         let live = socket(&browser, &first).await;
         assert_eq!(get::<Theme>(&mut browser, &second).await, theme("light"));
-        // The cookie has a newer copy now than the second node's memory, which `FirstHit` leaves as it is.
+        // The cookie now has a newer copy than the second node's memory. `FirstHit` leaves the memory copy as is.
         app.pass(Duration::from_secs(1));
         set(&mut browser, &first, theme("dark")).await;
         live.destroy().await.unwrap();
@@ -137,7 +137,7 @@ async fn values_of_an_ended_session_follow_no_order() {
     }
 }
 
-// The removal of an order says nothing of the session that the handle's next write makes.
+// The removal in an order does not touch the session that the handle's next write begins.
 #[tokio::test]
 async fn revoked_order_ends_no_next_session() {
     let node = App::new().node;
@@ -152,7 +152,7 @@ async fn revoked_order_ends_no_next_session() {
     assert_eq!(live.relay(), None);
 }
 
-// The handle's first end gives no say over the session that came after it.
+// The handle's first end gives no right over the session that follows.
 #[tokio::test]
 async fn end_of_the_next_session_is_somebody_elses() {
     let node = App::new().node;
@@ -201,7 +201,7 @@ async fn two_renewals_at_once_leave_one_session() {
     assert_eq!(get::<Theme>(&mut first, &node).await, theme("light"));
 }
 
-// A clone's renewal was taken for somebody else's: the sign-out was `Ok`, and the user still signed in.
+// A past bug took a clone's renewal for a foreign renewal: the sign-out was `Ok`, and the user still signed in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sign_out_beside_a_clones_renewal_signs_out() {
     let node = App::new().node;

@@ -1,4 +1,4 @@
-//! A turn reaches other nodes through the new cookie, which names the old id for a minute.
+//! The new cookie tells other nodes of a turn: the cookie names the old id for a minute.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn sign_out_elsewhere_reaches_the_renewed_session() {
     assert!(is_ada(principal(&signed, &other).await), "nor a sign-in");
 }
 
-// The cookie of a node that learned of a renewal by a cookie, or gave the session another lifetime, names the old id too.
+// The cookie of a node that learned of a renewal by a cookie, or set another lifetime, names the old id too.
 #[tokio::test]
 async fn later_cookies_name_the_predecessor() {
     let app = App::new();

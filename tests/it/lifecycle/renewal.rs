@@ -1,4 +1,4 @@
-//! A session that is renewed or signed in: what goes along to the new id, what stays behind, and what ends.
+//! Renewal and sign-in: the data that moves to the new id, the data that stays behind, and the end of the old id.
 
 use std::{pin::pin, time::Duration};
 
@@ -11,7 +11,7 @@ use crate::support::{
     sign_in, signed_in, socket, soon, theme, under_way, visitor, waiting_for,
 };
 
-// Renewed.
+// Renewal.
 
 // R3.
 #[tokio::test]
@@ -42,7 +42,7 @@ async fn renewal_survives_lost_memory() {
     assert_eq!(old.theme(&cold).await, Theme::default());
 }
 
-// R3: a browser that never heard of the new id has lost its session.
+// R3: a browser that did not receive the new id has lost its session.
 #[tokio::test]
 async fn lost_renewal_keeps_no_old_id() {
     let app = App::new();
@@ -112,7 +112,7 @@ async fn renewal_follows_only_its_own_end() {
     assert_eq!((get(&mut renewed, &node).await, get(&mut renewed, &node).await), (Visits(1), Theme::default()));
 }
 
-// Signed in.
+// Sign-in.
 
 // G7.
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Sign-outs that meet a renewal: `destroy` with the old id ends the session that goes on under the new id.
+//! Sign-outs that meet a renewal: `destroy` with the old id ends the session that continues under the new id.
 
 use std::time::Duration;
 
@@ -91,7 +91,7 @@ async fn sign_out_after_a_minute_follows_nothing() {
     assert!(sign_out(&late, &node).await, "within the minute");
 }
 
-// G13: somebody may have planted the cookie from before the login.
+// G13: an attacker may have planted the cookie from before the login.
 #[tokio::test]
 async fn sign_out_never_follows_a_login() {
     let node = App::new().node;
@@ -155,7 +155,7 @@ async fn sign_out_follows_its_own_principal_alone() {
     }
 }
 
-// G13 over a store: the successor ends there too.
+// G13 over a store: the successor also ends in the store.
 #[tokio::test]
 async fn sign_out_ends_renewed_session_in_the_store() {
     let (app, store) = (App::new(), SpyStore::new());
@@ -168,8 +168,8 @@ async fn sign_out_ends_renewed_session_in_the_store() {
     assert_eq!(user(&browser, &there).await, None);
 }
 
-// A store says of an ended id that it has ended, and not whether it was renewed: a sign-out on a node that learnt of the
-// end from the store ends nothing.
+// A store tells that an id has ended, and not whether the id was renewed: a sign-out on a node that learnt of the end
+// from the store ends no successor.
 #[tokio::test]
 async fn sign_out_on_another_node_follows_nothing() {
     let (app, store) = (App::new(), SpyStore::new());
@@ -183,7 +183,7 @@ async fn sign_out_on_another_node_follows_nothing() {
     assert_eq!(user(&browser, &there).await, ada(), "a late request is no sign-out");
 }
 
-// G13: without a store a node learns of a renewal from the new cookie.
+// G13: without a store, a node learns of a renewal from the new cookie.
 #[tokio::test]
 async fn sign_out_follows_renewal_of_another_node() {
     let app = App::new();

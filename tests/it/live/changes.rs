@@ -1,4 +1,4 @@
-//! What goes on after the response: watches, changes, and writes of handles that outlive their request.
+//! Watches, changes and writes of handles that outlive their request.
 
 use std::{
     pin::pin,
@@ -19,7 +19,7 @@ use crate::support::{
     socket, soon, theme, under_way, visitor, waiting_for,
 };
 
-/// What a stream of changes has to say now.
+/// The events that a stream of changes has ready.
 fn told(changes: &mut Changes) -> Vec<String> {
     let mut told = Vec::new();
     while let Some(Some(changed)) = at_once(changes.next()) {
@@ -35,7 +35,7 @@ fn told(changes: &mut Changes) -> Vec<String> {
     told
 }
 
-/// It ends an hour after its last write.
+/// A value that expires an hour after its last write.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Notice(String);
 
@@ -85,7 +85,7 @@ async fn change_kinds_are_told_apart() {
     assert_eq!(soon(changes.next()).await, None);
 }
 
-/// A task that looks at a stream of changes in the very moment in which it is woken.
+/// A task that reads a stream of changes at the very moment of the wake-up.
 struct Prompt(Mutex<(Changes, Vec<String>)>);
 
 impl Wake for Prompt {
@@ -286,7 +286,7 @@ async fn watch_sees_the_winner_of_equal_versions() {
     let nodes = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
     let mut browser = visitor(&nodes[0]).await;
     let socket = browser.clone().visit(&nodes[0], async |session| session).await;
-    // Both nodes have yet to write, at the same moment.
+    // Neither node has written yet, and both write at the same moment.
     set(&mut browser.clone(), &nodes[0], Visits(1)).await;
     set(&mut browser, &nodes[1], Visits(2)).await;
     let (mut watch, mut changes) = (socket.watch::<Visits>(), socket.changes());

@@ -1,4 +1,4 @@
-//! Two nodes can write at the same version. The greater bytes win then, and whoever follows the session is told.
+//! Writes of two nodes at the same version: the greater bytes win, and the session's watchers are notified.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn change_stream_names_winner_of_equal_versions() {
     assert!(matches!(told, Some(ChangeEvent::Set { name: Theme::NAME, .. })), "{told:?}");
     assert!(at_once(changes.next()).is_none(), "once");
 
-    // The loser comes again, which changes nothing.
+    // The losing value arrives again, and changes nothing.
     get::<Theme>(&mut browser.clone(), &third).await;
     assert!(at_once(changes.next()).is_none());
 }

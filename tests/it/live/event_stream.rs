@@ -1,4 +1,4 @@
-//! The event stream: what a page is told of its session, and what it never is.
+//! The event stream: the events that a page receives, and the data that no page receives.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::support::{
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const RELAY_DELAY: Duration = Duration::from_millis(200);
 
-/// A writeback that lets pages write the theme and the division, and read the user; of visits they hear nothing.
+/// A writeback that lets pages write the theme and the division, and read the user. Pages do not see the visits.
 fn writeback(node: &Node) -> SessionWriteback {
     let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
     writeback.allow::<Division>().unwrap().expose::<User>().unwrap()
@@ -28,7 +28,7 @@ fn request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes
     browser.request_of_page(Method::GET, "/events", "")
 }
 
-/// A page with its stream open.
+/// A page with an open stream.
 struct Page {
     head: HeaderMap,
     stream: WritebackBody,
@@ -42,19 +42,19 @@ impl Page {
         Self { head: head.headers, stream }
     }
 
-    /// The same, past what every stream begins with.
+    /// Opens a page, and reads the state event that begins every stream.
     async fn opened(browser: &Browser, node: &Node) -> Self {
         let mut page = Self::open(browser, node).await;
         assert!(page.told().starts_with("event: state\n"));
         page
     }
 
-    /// All that there is to read now.
+    /// The text that the stream has ready.
     fn told(&mut self) -> String {
         told(&mut self.stream)
     }
 
-    /// The relay token that it is told to bring, after the time in which a response could have brought it.
+    /// The relay token for the page to bring, after the delay in which a response could have carried the cookie.
     fn relay(&mut self, app: &App) -> Option<String> {
         app.pass(RELAY_DELAY);
         let told = self.told();
@@ -67,7 +67,7 @@ impl Page {
     }
 }
 
-/// The marks of session and user in a state, and the state without them.
+/// The marks of session and user in a state, and the state without the marks.
 fn marks(state: &str) -> (String, String, String) {
     let (before, rest) = state.split_once("\"session\":\"").expect("a state");
     let (session, rest) = rest.split_once("\",\"user\":\"").unwrap();
@@ -97,7 +97,7 @@ async fn stream_begins_with_exactly_the_readable_values() {
     assert_eq!(page.head["x-accel-buffering"], "no");
 }
 
-/// The request of a same-origin `EventSource` on plain http off loopback: neither `Origin` nor `Sec-Fetch-Site`.
+/// A same-origin `EventSource` request over plain HTTP, not on loopback: neither `Origin` nor `Sec-Fetch-Site`.
 fn bare_request(browser: &Browser) -> http::Request<http_body_util::Full<bytes::Bytes>> {
     let mut request = browser.request_of(Method::GET, "/events", "");
     request.headers_mut().insert(header::ACCEPT, "text/event-stream".parse().unwrap());
@@ -123,7 +123,7 @@ async fn event_source_on_plain_http_is_told() {
     assert_eq!(gone.status(), StatusCode::NO_CONTENT);
 }
 
-// A page elsewhere can send the same by a `no-cors` fetch.
+// A page of another site can send the same request by a `no-cors` fetch.
 #[tokio::test]
 async fn other_origins_are_kept_from_every_answer() {
     let node = App::new().node;
@@ -323,7 +323,7 @@ async fn delivered_changes_are_not_relayed() {
     post(&mut browser, &node, r#"{"theme":"dark"}"#).await;
     assert_eq!(page.told(), "event: set\ndata: {\"theme\":\"dark\"}\n\n");
     assert_eq!(page.relay(&app), None);
-    // Opened while the browser is behind: the stream's own response heals it.
+    // The stream opens while the browser is behind: the stream's own response heals the browser.
     socket(&browser, &node).await.set(theme("blue")).await.unwrap();
     page.told();
     let mut other = Page::opened(&browser, &node).await;

@@ -1,4 +1,4 @@
-//! How values are shown to pages: by the event stream of the writeback, and by the inspector.
+//! Values as pages see them: in the event stream of the writeback, and in the inspector.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,10 +16,10 @@ use tower::{Layer, ServiceExt};
 
 use crate::support::{App, Browser, Node, Theme, Trace, set, socket, theme, told, visitor};
 
-/// The inspector looks again so long after a change.
+/// The time from a change to the inspector's next read.
 const SETTLED: Duration = Duration::from_millis(250);
 
-/// A type that encodes itself in another order each time.
+/// A type whose encoding has another order each time.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Prices(HashMap<String, u32>);
 
@@ -36,7 +36,7 @@ impl SessionValue for Visited {
     const NAME: &'static str = "visited";
 }
 
-/// An id, and ids in a list.
+/// A value with an id, and with a list of ids.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Account {
     id: u64,
@@ -80,7 +80,7 @@ fn events(text: &str) -> Vec<(&str, Value)> {
     events.map(|(name, data)| (name, serde_json::from_str(data).unwrap())).collect()
 }
 
-/// Changes nothing but the theme, and the page hears of nothing else.
+/// Changes the theme eight times, and asserts that the page hears of no other value.
 async fn assert_theme_is_told_alone(live: &Session, page: &mut WritebackBody) {
     for n in 0..8 {
         live.set(theme(&n.to_string())).await.unwrap();
@@ -110,7 +110,7 @@ async fn unordered_values_are_told_only_when_written() {
     assert_eq!(serde_json::from_value::<Prices>(values["prices"].clone()).unwrap(), prices(20));
     assert_theme_is_told_alone(&live, &mut page).await;
 
-    // A removal lets the default answer, which has no version.
+    // After a removal the default answers, which has no version.
     live.remove::<Prices>().await.unwrap();
     assert_eq!(events(&told(&mut page))[0].1["prices"].as_object().unwrap().len(), 30);
     assert_theme_is_told_alone(&live, &mut page).await;

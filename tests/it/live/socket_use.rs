@@ -1,4 +1,4 @@
-//! Use of a session on its socket: what counts as use, and how the browser's own copy keeps up.
+//! The use of a session on a socket: the calls that count as use, and the updates of the browser's cookie.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     visitor,
 };
 
-/// The idle lifetime of the application, of which a tenth is the refresh point.
+/// The application's idle lifetime. The refresh point is a tenth of the lifetime.
 const IDLE: Duration = Duration::from_secs(2 * 86_400);
 
 async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
@@ -20,14 +20,14 @@ async fn stream(browser: &Browser, node: &Node) -> WritebackBody {
     stream
 }
 
-/// The relay token that a stream tells, heartbeats left out.
+/// The relay token in the stream's text, without the heartbeats.
 fn relayed(stream: &mut WritebackBody) -> Option<String> {
     let told = told(stream).replace(BEAT, "");
     let token = told.strip_prefix("event: relay\ndata: \"")?.strip_suffix("\"\n\n").expect("one event");
     Some(token.to_owned())
 }
 
-/// Lets a stream's timers come, one after the other.
+/// Moves the time forward, and lets the stream's timers fire one after the other.
 fn pass(app: &App, stream: &mut WritebackBody, span: Duration) -> Option<String> {
     app.pass(span);
     relayed(stream).or_else(|| {
@@ -83,7 +83,7 @@ async fn socket_relays_use_until_delivered() {
     assert_eq!(get::<Theme>(&mut browser.clone(), &app.start()).await, theme("light"), "on any node");
 }
 
-// Two users of one page: its socket, and the session that its next request began.
+// Two users of one page: the socket, and the session that the page's next request began.
 #[tokio::test]
 async fn idle_cookie_follows_the_living_record() {
     let app = App::new();
@@ -103,7 +103,7 @@ async fn idle_cookie_follows_the_living_record() {
     assert_eq!(live.value::<Visits>(), Visits(8), "one session");
 }
 
-// The relay token tells of a later use than the cookie does, and the store says whether there is a session to use.
+// The relay token tells of a later use than the cookie tells. The store decides whether the session still exists.
 #[tokio::test]
 async fn store_decides_whether_an_idled_out_session_lives() {
     let (app, store) = (App::new(), SpyStore::new());
@@ -131,7 +131,7 @@ async fn idled_out_token_brings_no_values() {
     let old = browser.clone();
     let live = socket(&browser, &node).await;
     app.pass(DAY);
-    // The tombstone is dropped once no token of before could open: older tokens may bring their values no more.
+    // The tombstone is dropped once no token from before the removal opens. No older token then revives the value.
     live.remove::<Theme>().await.unwrap();
     for _ in 0..40 {
         app.pass(DAY / 2);

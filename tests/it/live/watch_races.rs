@@ -1,4 +1,4 @@
-//! What happens in the middle of something else: a turn of the session, an expiry, a clock that is set, while somebody watches.
+//! Races of a watch with a renewal, an expiry or a step of the clock.
 
 use std::{
     sync::{
@@ -30,7 +30,7 @@ async fn open(browser: &mut Browser, node: &Node, writeback: SessionWriteback) -
     response.into_body()
 }
 
-// G12: renew moves the handle that called it, its clones and watches.
+// G12: a renewal moves the calling handle, its clones and its watches.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clone_sees_own_renewal_as_no_end() {
     let node = App::new().node;
@@ -67,7 +67,7 @@ async fn clone_sees_own_renewal_as_no_end() {
     assert_eq!(reader.join().unwrap(), (0, 0, 0), "values lost, writes refused, watches ended");
 }
 
-// G7: what is known of who is signed in goes by the value's version, of another session of the same moment too.
+// G7: the handle caches the signed-in user by the value's version, and another session may have the same version.
 #[tokio::test]
 async fn next_user_is_not_mistaken_for_the_last() {
     let node = App::new().node;
@@ -84,7 +84,7 @@ async fn next_user_is_not_mistaken_for_the_last() {
     assert_eq!(seen, (Some(Principal::new("bob")), Division(-1)));
 }
 
-// G18: a watch that begins while a clone signs another user in.
+// G18: a watch begins while a clone signs another user in.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_during_sign_in_follows_new_user() {
     let gate = Arc::new(AtomicBool::new(false));
@@ -123,7 +123,7 @@ impl SessionValue for Guest {
     const MAX_AGE: Option<Duration> = Some(HOUR);
 }
 
-// G18: expiry wakes a sleeping one, of who is signed in too.
+// G18: an expiry wakes a sleeping watch, also the expiry of the signed-in user.
 #[tokio::test]
 async fn watch_sees_the_sign_in_expire() {
     let app = App::new();
@@ -164,7 +164,7 @@ async fn page_sees_the_sign_in_expire() {
     );
 }
 
-/// A clock that passes one millisecond in the course of a look, at its n-th glance.
+/// A clock that passes one millisecond during a read of the watch, at the n-th call of `now`.
 #[derive(Clone, Debug)]
 struct Ticking {
     clock: ManualClock,
@@ -201,7 +201,7 @@ impl SessionValue for Brief {
     const MAX_AGE: Option<Duration> = Some(HOUR);
 }
 
-// G18: a value that expires between the look and the setting of the alarm.
+// G18: a value expires between the read and the setting of the timer.
 #[tokio::test]
 async fn expiry_during_a_read_reaches_the_watch() {
     let mut missed = Vec::new();
@@ -306,7 +306,7 @@ impl SessionValue for Layout {
     const NAME: &'static str = "layout";
 }
 
-// An event is one line of data, whatever the type's own encoding is.
+// An event is one line of data for every encoding of the type.
 #[tokio::test]
 async fn raw_json_breaks_no_event() {
     let app = App::new();
@@ -320,7 +320,8 @@ async fn raw_json_breaks_no_event() {
     assert_eq!((state.matches('\n').count(), state.matches('\r').count()), (3, 0), "{state:?}");
 }
 
-// A birth token of a session that `end_all_sessions` has ended is refused, also where a middleware watches the request's handle.
+// The birth token of a session that `end_all_sessions` has ended is refused, also while a middleware watches through
+// the request's handle.
 #[tokio::test]
 async fn birth_token_of_revoked_session_is_refused() {
     let app = App::new();
@@ -350,7 +351,7 @@ async fn birth_token_of_revoked_session_is_refused() {
     }
 }
 
-// A heartbeat comes after 15 seconds, not when the clock on the wall says so.
+// A heartbeat comes every 15 seconds, also after a step of the system's clock.
 #[tokio::test]
 async fn step_back_silences_no_stream() {
     let app = App::new();
@@ -365,7 +366,8 @@ async fn step_back_silences_no_stream() {
     }
 }
 
-// Where an outer layer says who it is, its login renews the session: what was open for one user ends with that.
+// An outer layer names the user by the request head, and a login there renews the session. The renewal ends the page
+// that is open for the earlier user.
 #[tokio::test]
 async fn outer_login_ends_the_earlier_users_page() {
     let app = App::new();

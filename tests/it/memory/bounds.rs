@@ -1,4 +1,4 @@
-//! What the memory tier says of its bytes, its bound, and of what goes first: a test for each sentence of its docs.
+//! The bytes, the limit and the order of eviction of the memory tier: a test for each sentence of the tier's docs.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::support::{
     Browser, DAY, Division, Node, Theme, Trace, User, Visits, at_once, chain, cookie, declared, memory_of, ring,
 };
 
-/// One of eight.
+/// A family of eight values.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Nth<const N: usize>(String);
 
@@ -17,7 +17,7 @@ impl<const N: usize> SessionValue for Nth<N> {
     const NAME: &'static str = ["a", "b", "c", "d", "e", "f", "g", "h"][N];
 }
 
-/// What no browser carries.
+/// A value in memory alone.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Draft(String);
 
@@ -57,21 +57,21 @@ impl Tier {
         self.node.sessions.stats()
     }
 
-    /// A session whose browser holds all of it.
+    /// A session whose browser holds every value.
     fn saved(&self) -> Browser {
         let mut browser = Browser::new();
         self.visit(&mut browser, async |session| session.set(Theme("dark".into())).await.unwrap());
         browser
     }
 
-    /// A session with something that only this node has.
+    /// A session with a value that lives on this node alone.
     fn unsaved(&self) -> Browser {
         let mut browser = self.saved();
         self.visit(&mut browser, async |session| session.set(Draft("dear".into())).await.unwrap());
         browser
     }
 
-    /// What there is of a session that has ended, and the cookie that somebody kept.
+    /// An ended session. Returns a browser that kept the old cookie.
     fn ended(&self) -> Browser {
         let browser = self.saved();
         self.visit(&mut browser.clone(), async |session| session.destroy().await.unwrap());
@@ -82,7 +82,7 @@ impl Tier {
         at_once(browser.visit(&self.node, handler)).expect("nothing to wait for")
     }
 
-    /// Whether a session's record is still here. That is no use of it, but where it is not it comes back.
+    /// Whether memory holds a session's record. The visit is no use of the session, but reloads a missing record.
     fn is_here(&self, browser: &Browser) -> bool {
         let before = self.stats();
         self.visit(&mut browser.clone(), async |_| ());
@@ -97,11 +97,11 @@ async fn eight(session: Session, length: usize) {
     batch.set(Nth::<6>(text(6))).set(Nth::<7>(text(7))).commit().await.unwrap();
 }
 
-/// Makes thousands of records and compares what the tier counts with what the allocator was asked for.
+/// Makes thousands of records, and compares the tier's count of bytes with the bytes requested from the allocator.
 fn assert_counts(what: &str, make: impl Fn(&Tier, usize)) {
     const RECORDS: usize = 3000;
     let tier = Tier::new(256 << 20);
-    // Whatever is made once and kept.
+    // The first round pays for the allocations that are made once and kept.
     make(&tier, RECORDS);
     let before = tier.stats();
     let asked = allocation_counter::measure(|| (0..RECORDS).for_each(|number| make(&tier, number)));
@@ -201,14 +201,14 @@ fn least_recently_used_saved_sessions_go_first() {
     while tier.stats().evicted_clean < 100 {
         tier.saved();
     }
-    // Those first that mostly are: what is not here comes back, and takes another's place.
+    // Mostly the unused records go first. The reload of a missing record evicts another record.
     let here: Vec<_> = browsers.iter().map(|browser| tier.is_here(browser)).collect();
     let [used, unused] = [&here[..150], &here[150..]].map(|here| here.iter().filter(|here| **here).count());
-    // By chance both would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
+    // Under random eviction both figures would be about 105. In 300 runs they were 131 to 147, and 19 to 41.
     assert!(used > 120 && unused < 60, "{used} of those that were used, {unused} of the others");
 }
 
-// G7, G9: what a recognised token holds of its user is there until the head has left, though it is of another record.
+// G7, G9: the user's values of a recognised token stay until the head has left, although they are in another record.
 #[test]
 fn eviction_during_a_request_keeps_cookie_values() {
     let clock = ManualClock::new();
@@ -236,7 +236,7 @@ fn eviction_during_a_request_keeps_cookie_values() {
 #[test]
 fn unsaved_records_outlast_saved_ones() {
     let tier = Tier::new(200_000);
-    // Used longer ago, and far more of them.
+    // The unsaved records were used longer ago, and memory holds far more of them.
     let unsaved: Vec<_> = (0..500).map(|_| tier.unsaved()).collect();
     tier.clock.advance(60 * SECOND);
     for _ in 0..1000 {
@@ -245,7 +245,7 @@ fn unsaved_records_outlast_saved_ones() {
     let stats = tier.stats();
     assert!(stats.evicted_clean > 700 && stats.evicted_dirty == 0, "{stats:?}");
     assert!(unsaved.iter().all(|browser| tier.is_here(browser)));
-    // Now there is nothing else.
+    // Now memory holds unsaved records alone.
     (0..1000).for_each(|_| drop(tier.unsaved()));
     let stats = tier.stats();
     assert!(stats.evicted_dirty > 500 && stats.revocations_lost == 0, "{stats:?}");

@@ -1,4 +1,4 @@
-//! A value's own code never runs under a lock of ours: it may ask for the very session that its copies come to.
+//! The code of a value runs under no lock of the crate, and may read the very session that receives the value.
 
 use std::{cell::RefCell, sync::mpsc, thread, time::Duration};
 
@@ -15,7 +15,7 @@ thread_local! {
     static ASKED: RefCell<Option<Session>> = const { RefCell::new(None) };
 }
 
-/// A value whose code looks at another one of a session, wherever it runs. Another build knows more of them than this.
+/// A value whose code always reads another value of the session. Another build accepts numbers that this build refuses.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Nosy(u64);
 
@@ -41,7 +41,7 @@ impl Drop for Nosy {
     }
 }
 
-/// What would wait for itself does so on a thread that nobody waits for.
+/// Runs a test in a thread of its own, so that a deadlock fails the test instead of blocking the run.
 fn in_time(test: impl FnOnce() + Send + 'static) {
     let (done, over) = mpsc::channel::<()>();
     let running = thread::spawn(move || {
@@ -74,7 +74,7 @@ fn cookie_values_are_validated_under_no_lock() {
     });
 }
 
-/// A store whose answer to a write of [`Nosy`] is overtaken by the write of another build.
+/// A store where the write of another build overtakes a write of [`Nosy`].
 fn overtaken() -> SharedTier {
     store(
         "overtaken",
@@ -93,7 +93,7 @@ fn store_values_are_validated_under_no_lock() {
         let node = || app.start_with(|sessions| sessions.value::<Nosy>().tier(overtaken()));
         let mut browser = Browser::new();
         at_once(set(&mut browser, &node(), Theme("dark".into()))).unwrap();
-        // This node asks the store, which has a newer copy already, that this build can't read.
+        // This node asks the store. The store already has a newer copy, which this build cannot read.
         let session = at_once(browser.visit(&node(), async |session| session)).unwrap();
         ASKED.set(Some(session.clone()));
         at_once(session.set(Nosy(1))).unwrap().unwrap();

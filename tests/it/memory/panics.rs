@@ -1,4 +1,4 @@
-//! Application code that panics: nothing of the session layer is left locked, lost or kept for ever.
+//! Panics in application code: afterwards no lock is held, no value is lost, and no memory leaks.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -17,7 +17,7 @@ use crate::support::{
     App, Browser, DAY, Division, Node, Theme, User, Visits, bring, chain, cookie, first_write, memory,
 };
 
-/// A value whose validation panics when told to: of the text `bad`.
+/// A value whose validation panics on the text `bad`, if the test sets the flag.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Brittle(String);
 
@@ -32,7 +32,7 @@ impl SessionValue for Brittle {
     }
 }
 
-/// A node whose `identify_by` panics when told to.
+/// A node whose `identify_by` panics, if the test sets the flag.
 fn node(app: &App, panics: &Arc<AtomicBool>, store: Option<&SpyStore>) -> Node {
     let panics = Arc::clone(panics);
     let mut sessions = chain(memory(), cookie(&app.ring), &app.clock);
@@ -53,7 +53,7 @@ async fn panics<T>(request: impl Future<Output = T>) -> bool {
     AssertUnwindSafe(request).catch_unwind().await.is_err()
 }
 
-/// Nothing is left once everything is over.
+/// Asserts that memory is empty after the end of every session.
 fn assert_nothing_leaks(app: &App, node: &Node) {
     let mut sweeper = pin!(node.sessions.sweeper());
     for _ in 0..3 {
@@ -94,7 +94,7 @@ async fn panicking_identify_by_leaks_no_record() {
 
         let user = browser.clone().visit(&here, async |session| session.principal()).await;
         assert_eq!(user, Some(Principal::new("ada")), "the next request is served");
-        // The token is not brought again, which would count its session after all.
+        // The page does not bring the token again, since the token's session would then count after all.
         assert_nothing_leaks(&app, &here);
     }
 }

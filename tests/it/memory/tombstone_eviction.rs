@@ -1,4 +1,4 @@
-//! Tombstones under pressure: what they may take, and which of them go.
+//! Tombstones under pressure of memory: their limit, and the order of their eviction.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Tier {
         Self::of(&ring(), ManualClock::new(), max_bytes)
     }
 
-    /// A node that shares keys and time with others.
+    /// A node that shares keys and time with other nodes.
     fn of(ring: &KeyRing, clock: ManualClock, max_bytes: usize) -> Self {
         let sessions = declared(memory_of(max_bytes), cookie(ring), &clock).build().unwrap();
         Self { node: Node::new(sessions), clock }
@@ -47,13 +47,13 @@ impl Tier {
         browser
     }
 
-    /// Ends a session. Returns the cookie that somebody kept.
+    /// Ends a session. Returns a browser that kept the old cookie.
     fn end(&self, browser: Browser) -> Browser {
         self.visit(&mut browser.clone(), async |session| session.sign_out().await.unwrap());
         browser
     }
 
-    /// Has a copy of a browser bring a token.
+    /// Brings a token from a copy of a browser.
     fn bring(&self, browser: &Browser, token: &str) -> StatusCode {
         let body = serde_json::json!({ "$relay": token }).to_string();
         let writeback = SessionWriteback::new(&self.node.sessions);
@@ -67,7 +67,7 @@ impl Tier {
         (0..100).for_each(|_| assert_eq!(at_once(sweeper.as_mut()), None));
     }
 
-    /// Whether the session's record is here, rather than taken from the cookie.
+    /// Whether memory holds the session's record, so that the answer does not come from the cookie.
     fn is_here(&self, browser: &Browser) -> bool {
         let before = self.stats().hits;
         self.visit(&mut browser.clone(), async |session| drop(session.get::<Theme>()));
@@ -79,7 +79,7 @@ impl Tier {
     }
 }
 
-/// A cap of 250 tombstones.
+/// A memory limit with room for 250 tombstones, in bytes.
 const SMALL: usize = 40_000;
 
 #[test]
@@ -109,13 +109,13 @@ fn anonymous_sessions_erase_no_users_revocation() {
     assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
 }
 
-/// Two nodes without a store, of which the second has a small cap.
+/// Two nodes without a store. The second node has the small limit.
 fn two_nodes() -> (Tier, Tier) {
     let (ring, clock) = (ring(), ManualClock::new());
     (Tier::of(&ring, clock.clone(), 1 << 20), Tier::of(&ring, clock, SMALL))
 }
 
-/// Ends so many visitors' sessions that their tombstones pass the small cap ten times.
+/// Ends enough visitors' sessions to fill the small limit with tombstones ten times.
 fn flood(tier: &Tier) {
     (0..2500).for_each(|_| drop(tier.end(tier.visitor())));
     assert!(tier.stats().revocations_lost > 2000, "{:?}", tier.stats());
@@ -132,7 +132,7 @@ fn visitors_erase_no_renewal_of_another_node() {
     assert_eq!(second.principal(&old), None);
 }
 
-// The second node learns of the visitor's session by its cookie, and of the ordered one by the removal alone.
+// The second node learns of the visitor's session by its cookie, and of the ordered session by the removal alone.
 #[test]
 fn visitors_erase_no_removal_of_an_ordered_session() {
     let (first, second) = two_nodes();
@@ -151,7 +151,7 @@ fn visitors_erase_no_removal_of_an_ordered_session() {
     }
 }
 
-// The second node learns by the order that ada's handle had ended the id.
+// The second node learns from the order that ada's handle had ended the id.
 #[test]
 fn visitors_erase_no_end_from_an_order() {
     let (first, second) = two_nodes();

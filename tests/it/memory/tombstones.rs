@@ -1,4 +1,4 @@
-//! A session that has ended takes what a tombstone takes, at once, and is remembered as one, whoever found out that it has.
+//! The record of an ended session shrinks to a tombstone at once, by whichever way the node learns of the end.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{App, Browser, Node, Theme, at_once, first_write, kind, signed_in, under_way};
 
-/// What no browser carries, so that it may be long.
+/// A value in memory alone, so that the value may be long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Draft(String);
 
@@ -53,7 +53,7 @@ async fn session_ended_in_store_counts_as_ended() {
     let mut browser = Browser::new();
     let session = drafting(&mut browser, &here).await;
     browser.clone().visit(&elsewhere, async |session| session.destroy().await.unwrap()).await;
-    // A write of which nobody knows what became makes this node ask.
+    // A write with an unknown outcome makes this node ask the store.
     store.fail();
     session.set(Theme("dark".into())).await.unwrap_err();
     store.heal();
@@ -75,7 +75,7 @@ async fn refused_renewal_counts_the_session_as_ended() {
     assert!(bytes(&here.sessions) < LONG, "{:?}", here.sessions.stats());
 }
 
-// G4, G13: nobody says when, and so the minute begins with the first request that brings it.
+// G4, G13: the store tells no time of the end, so the minute begins with the first request that brings the id.
 #[tokio::test]
 async fn store_is_asked_once_about_an_end() {
     let (app, store) = (App::new(), SpyStore::new());
