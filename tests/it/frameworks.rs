@@ -47,15 +47,15 @@ async fn tonic_with_the_cookie_in_the_metadata() {
     scenarios::run(&Tonic).await;
 }
 
-/// What a server can be asked to do.
+/// The actions that a test asks of a server.
 #[derive(Clone, Copy, Debug)]
 enum Action {
-    /// Answers without asking for the session.
+    /// Answers without a load of the session.
     Nothing,
     Read,
     Write(i64),
     Remove,
-    /// Writes, and answers that something went wrong.
+    /// Writes, and answers with an error.
     WriteThenFail(i64),
     /// Counts one visit, by `update`.
     Count,
@@ -65,7 +65,7 @@ enum Action {
 }
 
 impl Action {
-    /// As it stands in a path or a message.
+    /// The action's text in a path or a message.
     fn to_line(self) -> String {
         match self {
             Self::Nothing => "nothing".into(),
@@ -81,7 +81,7 @@ impl Action {
     }
 }
 
-/// What an answer says of the session.
+/// The state of the session in an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
     division: i64,
@@ -89,7 +89,7 @@ struct State {
     visits: u64,
 }
 
-/// Why an action has no state to answer with.
+/// The reasons for an answer without a state.
 #[derive(Debug)]
 enum Trouble {
     Refused(WriteError),
@@ -128,7 +128,7 @@ async fn perform(session: &Session, line: &str) -> Result<State, Trouble> {
 /// A cookie of the application's own, on every answer of every server.
 const OWN_COOKIE: &str = "own=1; Path=/";
 
-/// What a client got.
+/// A client's result.
 #[derive(Debug)]
 struct Reply {
     outcome: Outcome,
@@ -138,22 +138,23 @@ struct Reply {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     State(State),
-    /// An answer of a handler that did not ask for the session.
+    /// The answer of a handler that did not load the session.
     Nothing,
     Refused(WriteErrorKind),
     Failed,
 }
 
-/// What a streaming response brings, one item per change, and why it ended if that is told.
+/// The items of a streaming response, each a change, and the reason of the end if the server tells the reason.
 type Watching = BoxStream<'static, Result<i64, String>>;
 
 trait Client: Clone {
     async fn act(&self, browser: &Browser, action: Action) -> Reply;
 
-    /// Watches the division, until the stream is dropped or the session over.
+    /// Watches the division, until the stream is dropped or the session ends.
     async fn watch(&self, browser: &Browser) -> (HeaderMap, Watching);
 
-    /// Posts JSON to the writeback as another site's or our own page would; `None` where there is no writeback.
+    /// Posts JSON to the writeback as a page of another site or of this application. `None` where there is no
+    /// writeback.
     async fn post(&self, browser: &Browser, site: &'static str, json: &'static str) -> Option<Reply>;
 }
 
@@ -163,7 +164,7 @@ trait Framework {
     async fn start(&self, sessions: Sessions) -> (Self::Client, Server);
 }
 
-/// A server that runs until it is stopped.
+/// A running server, with the means to stop it.
 struct Server {
     sessions: Sessions,
     stop: oneshot::Sender<()>,
@@ -179,7 +180,7 @@ impl Server {
         Self { sessions, stop, task: tokio::spawn(serve(stopped)) }
     }
 
-    /// Streams end, connections close, the port is free.
+    /// Ends the streams, closes the connections and frees the port.
     async fn stop(self) {
         self.sessions.shutdown();
         self.stop.send(()).expect("a server that runs");

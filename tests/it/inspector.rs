@@ -1,4 +1,5 @@
-//! The inspector: what it shows of one's own session, as it changes, and what it never shows.
+//! The inspector: the report of the visitor's own session, the changes of the report, and the secrets that the
+//! inspector hides.
 
 mod events;
 mod page;
@@ -19,10 +20,10 @@ use crate::support::{App, Browser, Division, Node, Theme, theme, told};
 
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// After a change it looks again for whether the browser has it by now.
+/// The delay after a change until the inspector checks whether the browser has the change.
 const SETTLED: Duration = Duration::from_millis(250);
 
-/// It is nowhere but in memory.
+/// A value in memory alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Draft(u32);
 
@@ -55,19 +56,19 @@ impl Page {
         Self { head: head.headers, stream }
     }
 
-    /// The same, past the first report.
+    /// The same page, past the first report.
     async fn opened(browser: &Browser, node: &Node) -> Self {
         let mut page = Self::open(browser, node).await;
         page.report();
         page
     }
 
-    /// All that there is to read now.
+    /// All events that the page's stream has ready now.
     fn told(&mut self) -> String {
         told(&mut self.stream)
     }
 
-    /// The same, by the events' names.
+    /// The ready events, each with the event's name.
     fn events(&mut self) -> Vec<(String, Value)> {
         let told = self.told();
         let events = told.split_terminator("\n\n").filter(|event| *event != ":");
@@ -78,7 +79,7 @@ impl Page {
         events.map(parse).collect()
     }
 
-    /// The one event that there is to read, a report.
+    /// The only ready event, a report.
     fn report(&mut self) -> Value {
         match self.events().as_slice() {
             [(name, report)] if name == "report" => report.clone(),
@@ -86,7 +87,7 @@ impl Page {
         }
     }
 
-    /// The report and the changes that there are to read, without the time.
+    /// The ready report and changes, without the time.
     fn changes(&mut self) -> (Value, Value) {
         match self.events().as_slice() {
             [(report, told), (changes, changed)] if report == "report" && changes == "changes" => {
@@ -105,7 +106,7 @@ fn value<'a>(report: &'a Value, name: &str) -> &'a Value {
     report["values"].as_array().unwrap().iter().find(|value| value["name"] == name).expect("a declared value")
 }
 
-/// What each tier says of a value: the answer and the reason.
+/// The answer and the reason of each tier for a value.
 fn tiers<'a>(report: &'a Value, name: &str) -> Vec<[&'a str; 3]> {
     let text = |row: &'a Value, field| row[field].as_str().unwrap();
     let rows = value(report, name)["tiers"].as_array().unwrap();

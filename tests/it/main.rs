@@ -1,5 +1,5 @@
-//! The behaviour that a user of the crate can see, through the public API. Each folder is one subject, and its head
-//! says which behaviour stands in which file.
+//! The behaviour of the public API for a user of the crate. Each folder has one subject, and the first lines of the
+//! folder's module list the behaviour in each file.
 //!
 //! A number in a comment, such as G12 or R4, names an entry of the guide's chapter `guarantees`.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.

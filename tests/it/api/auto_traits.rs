@@ -1,4 +1,5 @@
-//! What may be sent, shared, moved and kept. A private field that is none of it would change that without a word.
+//! The auto traits of the public types: `Send`, `Sync`, `Unpin` and `'static`. A private field without such a trait
+//! would take the trait from the public type without a word.
 
 use std::future::Future;
 
@@ -19,10 +20,10 @@ use layered_session::{
 
 use crate::support::{Browser, Division, Node, Theme, User, Visits, builder, ring};
 
-/// What every public type is.
+/// The bound of every public type.
 fn sent_and_shared<T: Send + Sync + ?Sized>() {}
 
-/// What lives as long as one likes, and may be moved while polled.
+/// The bound of types without a borrow that may move between polls.
 fn kept<T: Send + Sync + Unpin + 'static>() {}
 
 fn handle<T: Clone + Send + Sync + Unpin + 'static>() {}
@@ -115,7 +116,7 @@ fn public_types_keep_their_auto_traits() {
     error::<WriteError>();
 }
 
-/// A watch holds no value, so that a type of value that is neither `Unpin` nor anything else can be watched.
+/// A watch holds no value, so a value type without `Unpin` or any other auto trait can be watched.
 #[test]
 fn a_watch_is_as_free_whatever_it_watches() {
     kept::<Watch<std::rc::Rc<std::marker::PhantomPinned>>>();
@@ -129,7 +130,7 @@ fn wrappers_are_what_they_wrap() {
     type Service = tower::util::ServiceFn<fn(http::Request<()>) -> Ready>;
     sent::<PreloadFuture<Service, ()>>();
     sent::<RequireFuture<Service, std::rc::Rc<()>, ()>>();
-    // Its closures are the application's, of which `Sync` is not asked.
+    // A batch holds closures of the application, which need no `Sync`.
     sent::<Batch<'static>>();
 }
 

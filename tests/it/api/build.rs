@@ -1,4 +1,4 @@
-//! What is found at `build()`, and what the cookie looks like as configured.
+//! The errors of `build()`, and the attributes of the configured cookie.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ fn refusal<T>(built: Result<T, BuildError>, kind: BuildErrorKind, remedy: &str) 
     assert!(error.to_string().contains(remedy), "no remedy: {error}");
 }
 
-/// A value of this name, by a macro since the name is a constant.
+/// Declares a value of this name. A macro, since the name is a constant.
 macro_rules! value {
     ($type:ident, $name:expr $(, $setting:ident: $of:ty = $to:expr)*) => {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -1,14 +1,14 @@
-//! The docs: what each of them tells, and how wide their code is. The text of the docs is compared, not the page.
+//! The content of the docs, and the width of their code. The tests compare the text of the docs, not the rendered page.
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// The widest line of code that a page of docs.rs and a README show without a scroll bar.
+/// The widest line of code without a scroll bar on docs.rs and in a README.
 const COLUMNS: usize = 88;
 
-/// Each file under a folder of the package whose name ends so, with its text. Folders of build output are left out.
+/// The files with this ending under a folder of the package, with their text. Folders of build output are left out.
 pub(super) fn files(folder: &str, ending: &str) -> Vec<(PathBuf, String)> {
     let mut found = Vec::new();
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
@@ -41,7 +41,7 @@ fn doc(line: &str) -> Option<&str> {
     Some(text.strip_prefix(' ').unwrap_or(text))
 }
 
-/// The lines of code blocks, with their numbers. Lines that begin with `# ` are left out: rustdoc does not show them.
+/// The lines of code blocks, with their numbers. Lines that begin with `# ` are left out: rustdoc hides them.
 fn code<'a>(lines: impl Iterator<Item = (usize, &'a str)>) -> Vec<(usize, &'a str)> {
     let mut in_code = false;
     let mut found = Vec::new();
@@ -83,7 +83,7 @@ fn doc_above(lines: &[&str], at: usize) -> String {
     above.filter_map(|line| doc(line)).map(|line| format!("{line}\n")).collect()
 }
 
-/// The name of the public function that a line begins, if the function is async or returns a future.
+/// The name of the public function in a line, if the function is async or returns a future.
 fn waits<'a>(lines: &[&'a str], at: usize) -> Option<&'a str> {
     let line = lines[at].trim_start();
     let (is_async, rest) = match line.strip_prefix("pub async fn ") {
@@ -97,7 +97,7 @@ fn waits<'a>(lines: &[&'a str], at: usize) -> Option<&'a str> {
     (is_async || returned.contains("Future<Output") || returned.contains("SignIn<")).then_some(name)
 }
 
-/// The name of the type that an `impl` makes a future.
+/// The name of the type for which an `impl` line implements `Future`.
 fn future(line: &str) -> Option<&str> {
     let implemented = line.strip_prefix("impl")?;
     let (_, name) = implemented.split_once(" Future for ").or_else(|| implemented.split_once(" IntoFuture for "))?;
@@ -113,7 +113,7 @@ fn declaration(lines: &[&str], name: &str) -> Option<usize> {
     lines.iter().position(declares)
 }
 
-/// Each public future of a file: its name, and the lines above which its docs stand.
+/// The public futures of a file: each name with the lines above which the docs stand.
 fn futures<'a>(lines: &[&'a str]) -> Vec<(&'a str, Vec<usize>)> {
     let at_line = |at: usize| {
         if let Some(name) = waits(lines, at) {
@@ -136,7 +136,7 @@ fn futures_tell_their_cancel_safety() {
             list.push(format!("{}:{}: {name}", path.display(), places[0] + 1));
         }
     }
-    // A scan that finds nothing would pass.
+    // A scan without results would pass.
     for name in ["load", "set", "renew", "sign_in", "closed", "next", "sweeper", "SignIn", "ResponseFuture"] {
         assert!(told.iter().chain(&silent).any(|place| place.ends_with(&format!(": {name}"))), "{name}: {told:?}");
     }

@@ -1,5 +1,5 @@
-//! The arrows between the modules of the crate, and those between the modules of `session`: a module imports only modules
-//! of earlier rows of [`ARROWS`] and [`SESSION_ARROWS`].
+//! The arrows between the modules of the crate, and between the modules of `session`: a module imports only modules of
+//! earlier rows of [`ARROWS`] and [`SESSION_ARROWS`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,7 +8,7 @@ use std::{
 
 use super::docs::files;
 
-/// Each module of the crate's root with the modules that it imports, from the bottom up. A module stands for its children.
+/// Each module of the crate's root with its imported modules, from the bottom up. A module stands for its children.
 const ARROWS: &[(&str, &[&str])] = &[
     ("error", &[]),
     ("guide", &[]),
@@ -110,7 +110,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("testing", &["error", "id", "record", "resolve", "session", "sessions", "tier", "time", "value", "version"]),
 ];
 
-/// Each module of `session` with the modules of `session` that it imports, from the bottom up.
+/// Each module of `session` with its imported modules of `session`, from the bottom up.
 const SESSION_ARROWS: &[(&str, &[&str])] = &[
     ("current_token", &[]),
     ("shared", &[]),
@@ -134,7 +134,7 @@ const SESSION_ARROWS: &[(&str, &[&str])] = &[
     ("life", &["end", "lifecycle", "sign_in"]),
 ];
 
-/// The paths of the crate that a module's file names, in `use` declarations and elsewhere. Tests are left out.
+/// The crate paths in a module's file, in `use` declarations and elsewhere. Tests are left out.
 fn imports_of(module: &[&str], text: &str) -> BTreeSet<String> {
     let code: String = text.lines().map(|line| line.split("//").next().unwrap_or_default().to_owned() + "\n").collect();
     let code = code.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
@@ -174,7 +174,7 @@ fn paths(tree: &str) -> Vec<String> {
     inner.map(|path| format!("{prefix}{path}")).collect()
 }
 
-/// A path from the crate's root on, of a path that a module names.
+/// The path from the crate's root for a path in a module.
 fn resolve(module: &[&str], path: &str) -> Option<String> {
     let mut parts: Vec<_> = path.split("::").collect();
     let mut base = match parts.first() {
@@ -196,7 +196,7 @@ fn is_test(path: &Path) -> bool {
     path.file_stem().is_some_and(|stem| stem == "tests" || stem == "schedules")
 }
 
-/// Each module of a family with the modules of the family that it imports. A module stands for its children.
+/// Each module of a family with its imported modules of the family. A module stands for its children.
 fn arrows(family: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     let mut found: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for (path, text) in files("src", ".rs").into_iter().filter(|(path, _)| !is_test(path)) {
@@ -235,7 +235,7 @@ fn assert_arrows(family: &[&str], table: &[(&str, &[&str])]) {
 
 /// Returns members of a family that import each other in a circle.
 fn circle(mut arrows: BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
-    // Takes away the members that import no other member, until none is left or each imports another.
+    // Removes the members without imports from the others, until no member is left or each imports another.
     while let Some(lowest) = arrows.iter().find(|(_, imports)| imports.is_empty()).map(|(member, _)| member.clone()) {
         arrows.remove(&lowest);
         for imports in arrows.values_mut() {

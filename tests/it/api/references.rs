@@ -1,5 +1,5 @@
 //! References in both directions: a number such as G12 or R4 in a comment names an entry of the guide's chapter
-//! `guarantees`, and each entry names tests that exist.
+//! `guarantees`, and each entry names existing tests.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use super::docs::{files, page};
 
 const GUARANTEES: &str = include_str!("../../../src/guide/guarantees.md");
 
-/// The files that may refer to an entry: folders, with the endings of the file names.
+/// The folders whose files may refer to an entry, with the endings of the file names.
 const SOURCES: [(&str, &str); 10] = [
     ("src", ".rs"),
     ("src", ".js"),
@@ -73,7 +73,7 @@ fn entries_name_tests() {
     for (number, text) in entries() {
         let (_, tests) = text.split_once("*Tests:* ").unwrap_or_else(|| panic!("{number} names no test"));
         let mut place = Path::new(env!("CARGO_MANIFEST_DIR")).to_owned();
-        // Code spans alone: a file or a folder, then the names of tests there.
+        // The test reads code spans alone: a file or a folder, then the names of tests there.
         for span in tests.split("\n\n").next().unwrap_or(tests).split('`').skip(1).step_by(2) {
             if span.contains('/') || span == "src" {
                 place = Path::new(env!("CARGO_MANIFEST_DIR")).join(span);

@@ -1,4 +1,4 @@
-//! A browser's side of HTTP.
+//! The client side of HTTP, as in a browser.
 
 use bytes::{Buf, Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
@@ -18,7 +18,7 @@ use crate::support::Browser;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Version {
     Http1,
-    /// Without TLS, known in advance.
+    /// HTTP/2 with prior knowledge, without TLS.
     Http2,
 }
 
@@ -50,7 +50,7 @@ impl HttpClient {
         let Some(cookies) = browser.request().headers().get(header::COOKIE).cloned() else { return headers };
         match self.version {
             Version::Http1 => drop(headers.insert(header::COOKIE, cookies)),
-            // As browsers do, for the sake of compression (RFC 9113, 8.2.3).
+            // Browsers split the `Cookie` field for the sake of compression (RFC 9113, 8.2.3).
             Version::Http2 => {
                 for pair in cookies.to_str().unwrap().split("; ") {
                     headers.append(header::COOKIE, pair.parse().unwrap());
@@ -102,12 +102,12 @@ async fn reply(response: Response<Incoming>) -> Reply {
     Reply { outcome, headers: head.headers }
 }
 
-/// The state as both servers write it.
+/// The state in the text of both servers.
 pub(super) fn json(State { division, tier, visits }: &State) -> String {
     format!(r#"{{"division":{division},"tier":"{tier}","visits":{visits}}}"#)
 }
 
-/// A number per line, however the lines are cut into frames.
+/// The numbers of a body, one in each line. The frames may cut the lines anywhere.
 fn lines(body: Incoming) -> impl futures_util::Stream<Item = Result<i64, String>> + Send {
     stream::unfold((body, BytesMut::new()), |(mut body, mut unread)| async move {
         loop {

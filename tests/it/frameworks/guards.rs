@@ -136,7 +136,7 @@ async fn missing_layer_or_store_is_no_missing_login() {
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
 }
 
-/// A service that a clone can't stand in for: readiness is its own.
+/// A service with a readiness of its own, for which a clone can't stand in.
 struct Readied(bool);
 
 impl Clone for Readied {
@@ -184,7 +184,7 @@ async fn dropped_guard_calls_nothing() {
     send(&app(node(), RequireLayer::new()), &mut browser, request("POST", "/login")).await;
 
     let calls = &AtomicUsize::new(0);
-    // Counts calls, polled or not.
+    // The service counts calls, polled or not.
     let inner = service_fn(|_: Request<Full<Bytes>>| {
         calls.fetch_add(1, Ordering::Relaxed);
         std::future::ready(Ok::<_, Infallible>(Response::new(())))

@@ -1,4 +1,4 @@
-//! hyper alone: no router, no extractor; one service for both versions of HTTP.
+//! hyper alone: no router, no extractor, and one service for both versions of HTTP.
 
 use bytes::Bytes;
 use futures_util::StreamExt;

@@ -1,4 +1,4 @@
-//! What a user sees, whatever the framework.
+//! The scenarios that a user sees, the same on every framework.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use super::{Action, Client, Framework, Outcome, Reply, Server, State, Watching};
 use crate::support::{Browser, builder, max_age, parsed, ring, set_cookies};
 
-/// Every scenario on one framework, each with a server of its own.
+/// Runs every scenario on one framework, each with a new server.
 pub(super) async fn run<F: Framework>(framework: &F) {
     let all = async {
         a_visitor_gets_no_cookie_and_an_untouched_answer_no_vary(framework).await;
@@ -31,7 +31,7 @@ pub(super) async fn run<F: Framework>(framework: &F) {
     timeout(Duration::from_secs(60), all).await.expect("all scenarios end");
 }
 
-/// A server, and what another one needs to open the same cookies.
+/// A server, with the parts that another server needs to open the same cookies.
 struct Site<'a, F: Framework> {
     framework: &'a F,
     ring: KeyRing,
@@ -50,7 +50,7 @@ impl<'a, F: Framework> Site<'a, F> {
         Self { framework, ring, clock, client, server }
     }
 
-    /// Another process with the same keys, and no memory.
+    /// Another process with the same keys and an empty memory.
     async fn restart(self) -> Self {
         let Self { framework, ring, clock, server, client } = self;
         drop(client);
@@ -63,14 +63,14 @@ impl<'a, F: Framework> Site<'a, F> {
         self.server.stop().await;
     }
 
-    /// One request of a browser, which then does what the response says about cookies.
+    /// Sends a request of a browser, and takes the response's cookies into the jar.
     async fn act(&self, browser: &mut Browser, action: Action) -> Reply {
         let reply = self.client.act(browser, action).await;
         browser.take(&reply.headers);
         reply
     }
 
-    /// The division that a browser reads, and which tier has it.
+    /// The division that a browser reads, with the tier that answered.
     async fn read(&self, browser: &mut Browser) -> (i64, String) {
         let State { division, tier, .. } = self.act(browser, Action::Read).await.state();
         (division, tier)
@@ -83,7 +83,7 @@ impl Reply {
         state
     }
 
-    /// What the response sets of our cookie.
+    /// The response's `Set-Cookie` fields for the session's cookie.
     fn session_cookies(&self) -> Vec<String> {
         set_cookies(&self.headers).into_iter().filter(|cookie| parsed(cookie).name() == "session").collect()
     }
@@ -101,7 +101,7 @@ fn found(division: i64, tier: &str) -> (i64, String) {
     (division, tier.into())
 }
 
-/// A browser has cookies of others too, before ours.
+/// A browser with cookies of other applications before the session's cookie.
 fn browser() -> Browser {
     let mut browser = Browser::new();
     browser.set("_ga", "GA1.2.1234567890");
@@ -113,7 +113,7 @@ async fn next(watching: &mut Watching) -> Option<Result<i64, String>> {
     timeout(Duration::from_secs(5), watching.next()).await.expect("something comes")
 }
 
-/// Whatever the framework says of the end, it is the end.
+/// Asserts the end of a stream, under the reason of the framework if the framework tells a reason.
 async fn assert_ended(watching: &mut Watching, reason: &str) {
     match next(watching).await {
         None => {}

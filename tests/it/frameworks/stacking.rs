@@ -1,4 +1,4 @@
-//! Where the layer may stand, and what it may wrap.
+//! The places where the layer may stand, and the services that the layer may wrap.
 
 mod preload;
 mod service;
@@ -41,7 +41,7 @@ fn pages() -> Router {
     Router::new().route("/", get(theme).post(darken))
 }
 
-/// Sends a browser's request, and gives it the response's cookies.
+/// Sends a browser's request, and takes the response's cookies into the jar.
 async fn send(app: &Router, browser: &mut Browser, method: &str, path: &str) -> (StatusCode, HeaderMap, String) {
     let request = browser.request_of(method.parse().unwrap(), path, Bytes::new()).map(Body::new);
     let (head, body) = app.clone().oneshot(request).await.unwrap().into_parts();
@@ -101,7 +101,7 @@ async fn a_service_builder_takes_it_among_other_layers() {
     assert_eq!(set_cookies(response.headers()).len(), 1);
 }
 
-/// Another application's sessions, under a cookie name of their own.
+/// The sessions of another application, under another cookie name.
 fn admin_sessions() -> Sessions {
     chain(memory(), CookieTier::sealed(ring()).name("admin").plain_http(), &ManualClock::new())
         .value::<Theme>()
@@ -137,7 +137,7 @@ async fn layers_with_two_names_are_independent() {
         .nest("/admin", admin)
         .layer(LayeredSessionLayer::new(outer));
 
-    // The inner one's extractor writes the inner one's cookie alone.
+    // The extractor of the inner layer writes the inner cookie alone.
     let mut browser = Browser::new();
     let (_, headers, _) = send(&app, &mut browser, "POST", "/admin").await;
     assert_eq!(set_cookies(&headers).len(), 1);
@@ -146,17 +146,17 @@ async fn layers_with_two_names_are_independent() {
     assert_eq!(send(&app, &mut browser, "GET", "/admin/inner").await.2, "dark");
     assert_eq!(send(&app, &mut browser, "GET", "/admin/outer").await.2, "");
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "");
-    // Where the inner one is not, it has no session.
+    // Outside of the inner layer the inner application has no session.
     assert_eq!(send(&app, &mut browser, "GET", "/inner").await.2, "NoLayer");
 
-    // Both write in one request, and each has its own cookie and value.
+    // Both applications write in one request, and each has its own cookie and value.
     let (_, headers, _) = send(&app, &mut browser, "POST", "/admin/both").await;
     assert_eq!(set_cookies(&headers).len(), 2);
     assert_eq!(send(&app, &mut browser, "GET", "/admin").await.2, "inner");
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "outer");
     assert_eq!(send(&app, &mut browser, "GET", "/admin/outer").await.2, "outer");
 
-    // Neither touches the other's cookie on the way.
+    // The layers leave each other's cookie alone on the way.
     let (_, headers, _) = send(&app, &mut browser, "POST", "/").await;
     assert!(set_cookies(&headers).iter().all(|cookie| parsed(cookie).name() == "session"), "{headers:?}");
     assert_eq!(send(&app, &mut browser, "GET", "/admin").await.2, "inner");
@@ -211,7 +211,7 @@ async fn two_layers_in_one_stack_are_independent() {
     assert_eq!(visit(&mut browser, false).await, (0, 1, "outer  ".to_owned()));
 }
 
-// These compile for every service, body and error.
+// The functions below compile for every service, body and error.
 
 fn serves<S: Service<Request<B>, Response = Response<R>>, B, R>(
     service: S,

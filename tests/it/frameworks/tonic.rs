@@ -68,7 +68,7 @@ struct DivisionReply {
     visits: u64,
 }
 
-/// What a generated server would be.
+/// A stand-in for a generated server.
 #[derive(Clone, Copy, Debug)]
 struct Divisions;
 
@@ -213,7 +213,7 @@ impl Client for GrpcClient {
     }
 }
 
-/// Declared on no chain.
+/// A value that no chain declares.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Undeclared;
 

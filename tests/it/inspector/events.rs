@@ -1,4 +1,4 @@
-//! The stream of the page: what it tells as it changes, and to whom it is opened.
+//! The stream of the page: the events after a change, and the requests that may open the stream.
 
 use std::time::Duration;
 
@@ -72,7 +72,7 @@ async fn inspector_shows_cookie_state_and_relays_nothing() {
     let node = app.start();
     let mut browser = visitor(&node).await;
     let mut page = Page::opened(&browser, &node).await;
-    // By a request, whose response is sealed after the change was told.
+    // A request makes the change. The response is sealed after the page was told of the change.
     let mut page = browser
         .visit(&node, async move |session| {
             session.set(theme("dark")).await.unwrap();
@@ -83,14 +83,14 @@ async fn inspector_shows_cookie_state_and_relays_nothing() {
     assert_eq!(page.told(), "");
     app.pass(SETTLED);
     assert_eq!(page.report()["session"]["in_step"], true);
-    // On a socket, which has none.
+    // A socket makes the change, without a response.
     socket(&browser, &node).await.set(theme("blue")).await.unwrap();
     assert_eq!(page.changes().0["session"]["in_step"], false);
     app.pass(SETTLED);
     assert_eq!(page.told(), "");
     let mut other = Page::open(&browser, &node).await;
     assert_eq!((&other.report()["session"]["in_step"], other.head.get(header::SET_COOKIE)), (&json!(false), None));
-    // Nothing rings for that: it is seen at the next heartbeat.
+    // A read notifies no watcher: the page sees the read at the next heartbeat.
     browser.visit(&node, async |session| session.value::<Theme>()).await;
     app.pass(HEARTBEAT);
     assert_eq!(page.report()["session"]["in_step"], true);
@@ -120,7 +120,7 @@ async fn open_inspector_extends_no_session() {
     assert_eq!(page.told(), "event: closed\ndata: \"expired\"\n\n");
 }
 
-/// An answer that is whole, and no stream, which would not end.
+/// A refusal: a complete answer instead of a stream, which would not end.
 async fn refused(node: &Node, request: Request<Full<Bytes>>) -> Answer {
     let response = ask(node, request).await;
     assert_ne!(response.status(), StatusCode::OK);
@@ -179,7 +179,7 @@ async fn a_session_that_has_ended_gets_no_stream() {
     assert_eq!(report(&browser, &node).await["session"]["state"], "none");
 }
 
-/// JSON as somebody laid it out.
+/// JSON with a layout of its own.
 #[derive(Debug, Serialize, Deserialize)]
 struct Layout(Box<RawValue>);
 

@@ -1,4 +1,4 @@
-//! The page itself and its parts, wherever it is mounted.
+//! The page and its parts, under every mount path.
 
 use axum::Router;
 use http::{Method, Request, Response, StatusCode, header};
@@ -9,7 +9,7 @@ use tower::ServiceExt;
 use super::{ask, request};
 use crate::support::{Answer, App, Browser};
 
-/// Whatever a page is served under, what it refers to is there too.
+/// The page's links reach the parts under every mount path.
 #[tokio::test]
 async fn page_finds_its_parts_under_any_mount() {
     let node = App::new().node;
@@ -90,7 +90,7 @@ async fn page_loads_only_its_own_cached_parts() {
     }
 }
 
-/// It reads no request's body, so that may be anything.
+/// The page reads no request's body, so the body may be any.
 #[tokio::test]
 async fn it_takes_any_body() {
     let inspector = SessionInspector::new(&App::new().node.sessions);

@@ -1,4 +1,4 @@
-//! What is shown of each value: what each tier says of it, and which one answers.
+//! The report of each value: the answer of each tier, and the tier that answers the chain.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn each_tier_shows_its_copy_and_reason() {
     assert_eq!(draft["expires"], shown["now"].as_u64().unwrap() + 60_000);
     assert_eq!(tiers(&shown, "draft")[1], ["cookie", "nothing", "never has it: it is placed on servers only"]);
 
-    // After a restart only the cookie has it.
+    // After a restart only the cookie has the value.
     let second = node(&app);
     let shown = report(&browser, &second).await;
     assert_eq!(
@@ -170,7 +170,7 @@ async fn shown_token_length_is_the_sealed_length() {
         let attributes = "; HttpOnly; SameSite=Lax; Path=/; Max-Age=34560000".len();
         assert_eq!(shown["token"]["budget"], 3_000 - name - attributes);
         assert_eq!(shown["session"]["ends_with_browser"], step == 5);
-        // Flags, length, name, version, length, JSON.
+        // The bytes of flags, length, name, version, length and JSON.
         let division = 2 + Division::NAME.len() + 8 + 2 + 1;
         assert_eq!(shown["token"]["principal"]["bytes"], if step < 3 { 0 } else { division });
     }
@@ -218,7 +218,7 @@ async fn values_may_grow_by_the_free_json() {
     set(&mut browser, &node, Division(3)).await;
     let token = report(&browser, &node).await["token"].clone();
     let (used, free) = json(&token, "session");
-    // The login stands in the room that is kept for the login.
+    // The identity value takes the room that the budget keeps free for an identity value.
     assert_eq!((used, free), ("\"x\"\"ada\"".len(), json(&before, "session").1));
     assert_eq!(json(&token, "principal").0, "3".len());
     let grow = async move |session: Session| {

@@ -1,4 +1,4 @@
-//! What is never shown: ids, tokens, keys, who is signed in, and anything of anybody else.
+//! The secrets that the inspector never shows: ids, tokens, keys, the signed-in user, and all data of other visitors.
 
 use http::Method;
 use layered_session::{
@@ -70,7 +70,7 @@ async fn report_shows_no_secret_and_no_other_user() {
 #[tokio::test]
 async fn report_shows_a_login_without_the_name() {
     let app = App::new();
-    // Nobody's value names the user here.
+    // On this node no value names the user.
     let node = Node::new(
         app.chain(DefaultTier::new()).value::<Division>().identify(|_| Some(Principal::new("canary"))).build().unwrap(),
     );

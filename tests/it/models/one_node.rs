@@ -1,7 +1,7 @@
-//! The memory engine against a plain model of it: whatever browsers, sockets and time do in whatever order, what is
-//! read is what the [`model`] says, nothing that is over is served, and nothing is lost that was not counted as lost.
+//! Random programs of browsers, sockets and time against a plain [`model`] of one node. In every order of the steps,
+//! each read returns the model's answer, no ended session answers, and each lost record is counted as lost.
 //!
-//! `ONE_NODE_CASES=20000 cargo test --release --all-features --test it one_node::` runs more of them.
+//! `ONE_NODE_CASES=20000 cargo test --release --all-features --test it one_node::` runs more programs.
 
 use std::{
     future::Future,
@@ -25,35 +25,35 @@ mod model;
 
 const JARS: usize = 4;
 const SOCKETS: usize = 3;
-/// More than any record here takes.
+/// The upper bound of a record's bytes in these tests.
 const RECORD: usize = 700;
 
 const IDLE: Duration = Duration::from_secs(3600);
 const ABSOLUTE: Duration = Duration::from_secs(6 * 3600);
 
-/// Shorter and longer than the default.
+/// Lifetimes shorter and longer than the default.
 const LIFETIMES: [(u64, u64); 3] = [(600, 2 * 3600), (2 * 3600, 12 * 3600), (3600, 3600)];
 
-/// How wrong clocks are: any two differ by no more than the allowed skew.
+/// The errors of the clocks, in seconds. Two clocks differ by at most the allowed skew.
 const OFF: &[i64] = &[-1800, -600, -1, 0, 1, 600, 1800];
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request, with these cookies, in which a handler does this. Its handle may be kept, as by a socket.
+    /// A request with these cookies, whose handler performs these operations. The handle may be kept, as by a socket.
     Visit {
         node: usize,
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
-        /// The response is lost on its way.
+        /// Whether the response is lost on the way.
         lost: bool,
     },
-    /// A request whose response never leaves: its handle is kept too, and can renew the session.
+    /// A request whose response never leaves. The handle is kept too, and can renew the session.
     Begin {
         node: usize,
         jar: usize,
     },
-    /// Something that a kept handle does.
+    /// An operation of a kept handle.
     Socket {
         which: usize,
         op: Op,
@@ -67,12 +67,12 @@ enum Step {
         to: usize,
     },
     Advance(Duration),
-    /// Somebody sets a node's clock to so many seconds from the right time.
+    /// A node's clock is set to so many seconds from the right time.
     SetClock {
         node: usize,
         off: i64,
     },
-    /// The sweeper gets its turn, if there is one.
+    /// A run of the sweeper, if the node has a sweeper.
     Sweep,
     Restart {
         node: usize,
@@ -126,7 +126,7 @@ fn plan() -> impl Strategy<Value = Plan> {
         .prop_map(|(nodes, max_bytes, sweeps, steps)| Plan { nodes, max_bytes, sweeps, steps })
 }
 
-/// An open socket, or a request under way: what it holds, and what it was told.
+/// An open socket, or a request under way: the handle, and the values and the end told to the handle.
 struct Socket {
     node: usize,
     handle: Handle,
@@ -139,7 +139,7 @@ struct Socket {
 
 impl Socket {
     fn open(node: usize, session: Session, handle: Handle, model: &mut model::Node, now: u64) -> Self {
-        // Both begin as uses of the session.
+        // Both futures begin as uses of the session.
         let (watch, closed) = (session.watch(), Box::pin(session.closed()));
         model.touch(&handle.bind, now);
         Self { node, handle, session, watch, told: None, closed, reason: None }
@@ -148,9 +148,9 @@ impl Socket {
 
 struct World {
     clocks: Vec<ManualClock>,
-    /// How far each is off, in seconds.
+    /// The error of each node's clock, in seconds.
     off: Vec<i64>,
-    /// How long ago each was set forward.
+    /// The time since each clock was set forward.
     forward: Vec<Duration>,
     build: Box<dyn Fn(&ManualClock) -> Sessions>,
     nodes: Vec<(Node, model::Node)>,
@@ -198,13 +198,13 @@ impl World {
         (Node::new(sessions), sweeper)
     }
 
-    /// What a node's clock shows.
+    /// The time on a node's wall clock.
     fn wall(&self, node: usize) -> u64 {
         let since = self.clocks[node].now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::try_from(since.as_millis()).unwrap()
     }
 
-    /// The time by which a node lives: no step back moves it.
+    /// The node time, which a step back of the clock does not move.
     fn now(&self, node: usize) -> u64 {
         self.wall(node) + self.nodes[node].1.lead
     }
@@ -219,14 +219,14 @@ impl World {
         if to > from {
             self.forward[node] = Duration::ZERO;
         }
-        // A node knows of a step once it looks at its clock.
+        // A node notices a step when the node reads the clock.
         let look = Browser::new().visit(&self.nodes[node].0, async |session| session.is_new()).now_or_never();
         assert_eq!(look, Some(true));
     }
 
     fn sweep(&mut self) {
         for sweeper in self.sweepers.iter_mut().flatten() {
-            // Each batch of its work takes a turn.
+            // Each batch of the sweeper's work takes a turn of the runtime.
             for _ in 0..4 {
                 assert!(sweeper.as_mut().now_or_never().is_none(), "it goes on");
             }
@@ -275,7 +275,7 @@ impl World {
         self.check_stats()
     }
 
-    /// One request: whether its record was there, what its handler saw, and what its browser was given.
+    /// Sends a request. Checks the record, the handler's answers and the browser's new cookie.
     fn visit(&mut self, at: usize, jar: usize, ops: Vec<Op>, keep: bool) -> Result<(), TestCaseError> {
         let now = self.now(at);
         if self.is_unclear(at, jar) {
@@ -298,7 +298,7 @@ impl World {
         let (mut handle, told) = self.arrive(at, brought.as_ref(), &before)?;
         let model = &mut self.nodes[at].1;
         let opened = brought.clone().filter(|token| handle.brought.is_some() || model.opens(token, now));
-        // The browser holds a cookie of ours, which a sign-out takes away.
+        // A sign-out removes the cookie if the browser holds a cookie of this application.
         let holds = brought.as_ref().is_some_and(|token| handle.brought.is_some() || model.proves_id(token, now));
         let mut destroyed = false;
         for (op, came) in ops.iter().zip(&came) {
@@ -337,7 +337,7 @@ impl World {
         Ok(())
     }
 
-    /// A request of which the response does not leave.
+    /// Sends a request whose response never leaves.
     fn begin(&mut self, at: usize, jar: usize) -> Result<(), TestCaseError> {
         let Some(place) = self.sockets.iter().position(Option::is_none).filter(|_| !self.is_unclear(at, jar)) else {
             return Ok(());
@@ -359,7 +359,7 @@ impl World {
         self.jars[jar].1.as_ref().is_some_and(|token| model.is_unclear(token, now))
     }
 
-    /// What a request begins with: its handle, and the id that the cookie says has ended, if it was looked up.
+    /// Begins a request. Returns the handle, and the ended id in the cookie if the node looked the id up.
     fn arrive(
         &mut self,
         at: usize,
@@ -376,7 +376,7 @@ impl World {
         Ok((handle, model.told_by(token, now).map(|predecessor| (predecessor, looked.0 == 1))))
     }
 
-    /// The predecessor that a cookie has named ends on this node. All other records that were made are counted.
+    /// Ends the predecessor in a cookie on this node. All other created records are counted.
     fn learn(&mut self, at: usize, token: Option<&Token>, told: Option<(usize, bool)>) -> Result<(), TestCaseError> {
         let (Some(token), Some((predecessor, hit))) = (token, told) else { return Ok(()) };
         let (now, (node, model)) = (self.now(at), &mut self.nodes[at]);
@@ -385,13 +385,14 @@ impl World {
         model.end_predecessor(token, told, held, &self.ids, now).map_err(TestCaseError::fail)
     }
 
-    /// What each socket was told is what there is, and nothing of this counts as use.
+    /// Asserts the value and the end told to each socket. The check counts as no use of a session.
     fn check_sockets(&mut self) -> Result<(), TestCaseError> {
         let now: Vec<_> = (0..self.nodes.len()).map(|node| self.now(node)).collect();
         for socket in self.sockets.iter_mut().flatten() {
             let now = now[socket.node];
             let model = &mut self.nodes[socket.node].1;
-            // Told that it was over, rightly then: it has a successor since, or a cookie tells of use on another node.
+            // The socket was told of an end, rightly at that time. The session has a successor since, or a cookie tells
+            // of use on another node.
             if socket.reason.is_some() && model.closed(&socket.handle.bind, now).is_none() {
                 let (session, handle) = (socket.session.clone(), socket.handle.clone());
                 *socket = Socket::open(socket.node, session, handle, model, now);
@@ -400,10 +401,10 @@ impl World {
                 socket.told = Some(told);
             }
             let closed = model.closed(&socket.handle.bind, now);
-            // Told once: what ended for it may go on elsewhere, and end otherwise.
+            // A handle is told of one end only. The session may go on elsewhere, and end for another reason.
             if socket.reason.is_none() {
                 socket.reason = socket.closed.as_mut().now_or_never();
-                // A sleeper notices within an hour that a clock was set forward; who looks anew notices at once.
+                // A sleeping watcher notices within an hour a clock that was set forward. A new read notices at once.
                 if socket.reason.is_none() && closed.is_some() && self.forward[socket.node] < Duration::from_secs(3600)
                 {
                     socket.closed = Box::pin(socket.session.closed());
@@ -446,7 +447,7 @@ const fn evicted(stats: &Stats) -> u64 {
     stats.evicted_clean + stats.evicted_dirty + stats.revocations_lost
 }
 
-/// Records that were made.
+/// The number of created records.
 const fn made(stats: &Stats) -> u64 {
     stats.records as u64 + stats.expired + evicted(stats)
 }
@@ -455,7 +456,7 @@ fn holds(sockets: &[Option<Socket>], node: usize, id: usize) -> bool {
     sockets.iter().flatten().any(|socket| socket.node == node && socket.handle.bind == Bind::Live(id))
 }
 
-/// Does to a session what the model is told too, and says what came of it in the same words.
+/// Performs an operation of the model on a session. Returns the outcome in the model's words.
 async fn perform(session: &Session, op: &Op) -> Result<Option<u64>, Refusal> {
     let done = |done: Result<(), WriteError>| done.map(|()| None).map_err(|error| refusal(session, &error));
     match *op {
@@ -489,7 +490,7 @@ fn refusal(session: &Session, error: &WriteError) -> Refusal {
     match error.kind() {
         WriteErrorKind::Invalid => Refusal::Invalid,
         WriteErrorKind::HeadSent => Refusal::HeadSent,
-        // No use of a session that is over, so this can ask.
+        // A session that has ended counts no use, so the test can ask for the reason.
         WriteErrorKind::Closed => session.closed().now_or_never().map_or(Refusal::Invalid, Refusal::from),
         kind => panic!("{kind:?}: {error}"),
     }

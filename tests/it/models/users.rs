@@ -1,7 +1,7 @@
-//! Users against a plain model of them: whoever signs in, out and in again, in however many browsers, on sockets and in
-//! jobs, on several nodes and under either resolution, what is read is what the [`model`] says.
+//! Random programs of sign-ins and sign-outs against a plain [`model`] of users. Several users act in browsers, on
+//! sockets and in jobs, on several nodes and under either resolution, and each read returns the model's answer.
 //!
-//! `USERS_CASES=20000 cargo test --release --all-features --test it models::users::` runs more of them.
+//! `USERS_CASES=20000 cargo test --release --all-features --test it models::users::` runs more programs.
 
 use std::{
     cell::Cell,
@@ -33,28 +33,28 @@ mod orders;
 const JARS: usize = 3;
 const SOCKETS: usize = 3;
 const NODES: usize = 2;
-/// Tokens that pages hold.
+/// The number of tokens in the hands of pages.
 const TOKENS: usize = 2;
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// A request in which a handler does this. Its handle may be kept, as by a socket.
+    /// A request whose handler performs this operation. The handle may be kept, as by a socket.
     Visit {
         node: usize,
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
-        /// The response is lost on its way.
+        /// Whether the response is lost on the way.
         lost: bool,
-        /// Clones do it at once.
+        /// Whether clones of the handle perform the operation at the same time.
         at_once: bool,
     },
-    /// A request whose response never leaves: its handle is kept too, and can renew the session and sign in.
+    /// A request whose response never leaves. The handle is kept too, and can renew the session and sign in.
     Begin {
         node: usize,
         jar: usize,
     },
-    /// Something that a kept handle does.
+    /// An operation of a kept handle.
     Socket {
         which: usize,
         op: Op,
@@ -67,14 +67,14 @@ enum Step {
         node: usize,
         jar: usize,
     },
-    /// A socket gives its page an order: of a sign-in, or else of a renewal.
+    /// A socket gives the page an order of a sign-in or a renewal.
     Order {
         which: usize,
         user: Option<usize>,
         adopt: bool,
         place: usize,
     },
-    /// A socket gives its page the removal of what its handle has ended.
+    /// A socket gives the page the removal of the sessions that the handle has ended.
     Removal {
         which: usize,
         place: usize,
@@ -91,7 +91,7 @@ enum Step {
         from: usize,
         to: usize,
     },
-    /// Somebody writes the user's value outside of any session.
+    /// A job writes the user's value outside of any session.
     Job {
         node: usize,
         user: usize,
@@ -104,9 +104,9 @@ enum Step {
     Restart {
         node: usize,
     },
-    /// Somebody sets the clock of a node that is alone back by so many seconds, after all earlier settings.
+    /// The clock of a lone node is set back by so many seconds, in addition to all earlier settings.
     SetClock(u64),
-    /// Until an id that has ended counts as none.
+    /// A pause until an ended id counts as unknown.
     Wait,
 }
 
@@ -158,7 +158,7 @@ fn lost() -> impl Strategy<Value = bool> {
     prop::bool::weighted(0.1)
 }
 
-/// An open socket, or a request under way: its handle, what it was told, and whether it was told that it is over.
+/// An open socket, or a request under way: the handle, the last value told to the handle, and the end if one was told.
 struct Socket {
     node: usize,
     handle: Handle,
@@ -198,9 +198,9 @@ struct World {
     sockets: [Option<Socket>; SOCKETS],
     tokens: [Option<(RelayToken, Given)>; TOKENS],
     time: model::Time,
-    /// How many seconds the clock is behind.
+    /// The seconds by which the clock is behind.
     behind: u64,
-    /// Whether somebody has set the clock.
+    /// Whether the clock was set.
     stepped: bool,
     restarted: bool,
 }
@@ -238,7 +238,7 @@ impl World {
     }
 
     fn step(&mut self, step: Step) -> Result<(), TestCaseError> {
-        // No two steps are of one moment, so that versions have the order of the steps, whatever the node.
+        // Each step has a moment for itself, so the versions have the order of the steps on all nodes.
         self.pass(1);
         match step {
             Step::Visit { node, jar, ops, keep, lost, at_once } => {
@@ -270,7 +270,7 @@ impl World {
                 PANICS.set(false);
                 model.arrive_panicking(token.as_ref(), &self.time);
             }
-            // Until the clock has caught up, its node takes an order for an old one.
+            // A node takes an order for an old order until the clock has caught up.
             Step::Order { .. } if self.behind > 0 => {}
             Step::Order { which, user, adopt, place } => {
                 let Some(socket) = self.sockets[which].as_mut().filter(|socket| socket.handle.sent) else {
@@ -316,7 +316,8 @@ impl World {
                 model.end_all(user, &mut self.time);
                 node.sessions.end_all_sessions(principal(user)).now_or_never().expect("nothing to wait for").unwrap();
             }
-            // What a node has not seen, of another node or of itself before a restart, it orders by its clock.
+            // The node orders by the clock all writes that the node has not seen: those of another node, or its own
+            // before a restart.
             Step::Restart { .. } if self.behind > 0 => {}
             Step::SetClock(_) if self.nodes.len() > 1 || self.restarted => {}
             Step::SetClock(behind) => {
@@ -328,7 +329,8 @@ impl World {
             }
             Step::Restart { node } => {
                 let node = node % self.nodes.len();
-                // The next process takes the turns of a minute that the clock then jumped over for older ones.
+                // The next process takes the turns of a minute for older turns, if the clock then jumped over that
+                // minute.
                 if self.stepped {
                     self.pass(60_000);
                 }
@@ -347,7 +349,7 @@ impl World {
         self.time.now += millis;
     }
 
-    /// One request: what its handler saw, and what its browser was given.
+    /// Sends a request. Checks the handler's answers and the browser's new cookie.
     fn visit(
         &mut self,
         at: usize,
@@ -385,7 +387,7 @@ impl World {
         Ok(())
     }
 
-    /// A page brings a token to the writeback.
+    /// Brings a page's token to the writeback.
     fn bring(&mut self, at: usize, jar: usize, place: usize, lost: bool) -> Result<(), TestCaseError> {
         let Some((text, given)) = &self.tokens[place] else { return Ok(()) };
         let (node, model) = &mut self.nodes[at];
@@ -404,12 +406,12 @@ impl World {
         Ok(())
     }
 
-    /// What each socket was told is what there is.
+    /// Asserts the value and the end told to each socket.
     fn check_sockets(&mut self) -> Result<(), TestCaseError> {
         for socket in self.sockets.iter_mut().flatten() {
             let model = &mut self.nodes[socket.node].1;
             let closed = model.closed(&socket.handle.bind, &self.time);
-            // Told that it was over, rightly then: it has a successor since.
+            // The socket was told of an end, rightly at that time. The session has a successor since.
             if socket.closed.is_some() && closed.is_none() {
                 *socket = Socket::open(socket.node, socket.session.clone(), socket.handle.clone());
             }
@@ -427,8 +429,8 @@ impl World {
     }
 }
 
-/// The browser's token after a response. A living session's response gives the token that the browser lacks, if the
-/// handler asked for the session. The response of a handle that has ended its session removes the cookie.
+/// The browser's token after a response. If the handler asked for a living session, the response gives the token that
+/// the browser lacks. If the handle has ended the session, the response removes the cookie.
 fn answered(
     model: &mut model::Node,
     handle: &Handle,
@@ -460,7 +462,7 @@ thread_local! {
     static PANICS: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics without a word on the terminal.
+/// Panics without output on the terminal.
 fn panic() -> ! {
     resume_unwind(Box::new("told to"))
 }
@@ -473,7 +475,7 @@ fn principal(user: usize) -> Principal {
     Principal::new(name(user))
 }
 
-/// Does to a session what the model is told too, and says what came of it in the same words.
+/// Performs an operation of the model on a session. Returns the outcome in the model's words.
 async fn perform(session: &Session, op: &Op) -> Result<Option<i64>, Refusal> {
     let done = match *op {
         Op::Read(Of::Session) => return Ok(session.get::<Visits>().map(|Visits(value)| value as i64)),
@@ -549,7 +551,7 @@ async fn immediate_sign_in_finds_no_earlier_session() {
     assert_eq!(browser.visit(&app.start(), async |session| session.get::<Visits>()).await, None);
 }
 
-// G7: that the user removed it long ago is no reason against it.
+// G7: the user's own removal long ago does not refuse the choice.
 #[tokio::test]
 async fn adoption_overrides_removals_of_any_age() {
     const HOUR: Duration = Duration::from_secs(3600);

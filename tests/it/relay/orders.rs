@@ -1,4 +1,4 @@
-//! Orders that are carried out: a turn that a socket asks for and its page brings.
+//! Orders that are carried out: turns that a socket orders and the page brings.
 
 use layered_session::{CloseReason, Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 
@@ -44,7 +44,7 @@ async fn order_adopts_the_visitors_choice() {
         let node = App::new().node;
         let mut browser = visitor(&node).await;
         let live = socket(&browser, &node).await;
-        // The cookie lacks the switch: the order brings the switch along.
+        // The cookie lacks the change, so the order carries the change along.
         live.set(Division(3)).await.unwrap();
         let order = live.sign_in(user("ada"));
         let token = if adopts { order.adopt::<Division>().by_page() } else { order.by_page() }.unwrap();
@@ -112,7 +112,8 @@ async fn sign_in_grants_values_in_the_same_step() {
     assert!(live.sign_in(user("ada")).with(&Mfa(true)).by_page().is_ok());
 }
 
-// The answer to the first order was lost, and the page's next order reached a node that knows nothing of that.
+// The answer to the first order was lost, and the page's next order reached a node without knowledge of the first
+// order.
 #[tokio::test]
 async fn orders_of_two_users_begin_two_sessions() {
     let app = App::new();
@@ -168,7 +169,7 @@ async fn order_carries_the_use_of_an_idle_cookie() {
     live.touch().await.unwrap();
     app.pass(DAY);
     let token = login(&live);
-    // The cookie's own seal is two days old, and the token's use is one day old, on whichever node.
+    // On every node, the cookie's own seal is two days old, and the use in the token is one day old.
     for node in [node, app.start()] {
         let mut browser = browser.clone();
         bring_ok(&mut browser, &node, &token).await;

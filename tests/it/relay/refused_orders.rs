@@ -24,7 +24,7 @@ async fn order_lives_a_minute() {
     }
 }
 
-// After a step back the clock shows times again: an order of before must not live longer by the step.
+// After a step back the clock shows some times again. An order from before the step must not live longer by the step.
 #[tokio::test]
 async fn order_stays_old_until_clock_catches_up() {
     let app = App::new();
@@ -75,7 +75,7 @@ async fn order_needs_the_cookie_of_its_session() {
     let mut garbage = Browser::new();
     garbage.set("session", "garbage");
     assert_refused(&bring(&mut garbage, &node, &token).await, "relay_other_session");
-    // An order of a visitor without a session is nothing to a browser that has one, or an unreadable cookie.
+    // The order of a visitor without a session has no effect in a browser with a session, or with an unreadable cookie.
     let token = login(&socket(&Browser::new(), &node).await);
     for browser in [&mut other, &mut garbage] {
         assert_refused(&bring(browser, &node, &token).await, "relay_other_session");
@@ -104,7 +104,7 @@ async fn order_ends_with_end_all() {
     let (node, other) = (app.start(), app.start());
     let mut browser = visitor(&node).await;
     let live = socket(&browser, &node).await;
-    // Stamped before the order: the order's session comes later.
+    // The end comes before the order in time: the order's session begins later.
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     other.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
     app.pass(Duration::from_millis(1));
@@ -117,7 +117,7 @@ async fn order_ends_with_end_all() {
         bring_ok(&mut page, node, &token).await;
         assert!(is_ada(principal(&page, node).await));
     }
-    // Stamped after the order, on the node of the order.
+    // The end comes after the order in time, on the node of the order.
     let mut late = visitor(&node).await;
     let token = login(&socket(&late, &node).await);
     node.sessions.end_all_sessions(Principal::new("ada")).await.unwrap();
@@ -144,7 +144,8 @@ async fn order_of_another_user_is_refused() {
         sessions.identify_by::<crate::support::User>(|user| (user.0 != "guest").then(|| Principal::new(&user.0)))
     });
     let mut browser = visitor(&node).await;
-    // Ordered while nobody was signed in; the page's own cookie is of a session that somebody signed into since.
+    // The order comes from a time without a signed-in user. Since then a sign-in has happened in the session of the
+    // page's own cookie.
     let token = login(&socket(&browser, &node).await);
     sign_in(&mut browser, &node, "bob").await;
     assert_refused(&bring(&mut browser, &node, &token).await, "relay_other_session");
@@ -180,7 +181,7 @@ async fn chain_without_memory_gives_no_order() {
     assert_eq!(kind(live.renew_by_page().token()), Some(WriteErrorKind::NoMemory));
 }
 
-// A sign-out takes back every order of its handle, so a handle gives no more orders than the sign-out can take back.
+// A sign-out takes back every order of the handle, so a handle gives no more orders than the sign-out can take back.
 #[tokio::test]
 async fn ninth_order_of_a_handle_is_refused() {
     let (app, store) = (App::new(), SpyStore::new());

@@ -12,7 +12,7 @@ async fn sign_out(live: &Session) -> String {
     live.relay().expect("a removal").to_string()
 }
 
-/// A request with this cookie has no session on a node that knew nothing before the removal.
+/// Whether a request with this cookie has no session on a node that knew no session before the removal.
 async fn is_dead(browser: &Browser, node: &Node) -> bool {
     browser.clone().visit(node, async |session| session.is_new()).await
 }
@@ -27,7 +27,7 @@ async fn logout_on_a_socket_reaches_the_browser() {
     let token = sign_out(&live).await;
     assert_eq!(at_once(live.closed()), Some(CloseReason::Destroyed));
     assert_eq!(principal(&browser, &node).await, None, "at once, before the page brings anything");
-    // On this node, on one that knows nothing, and a second time.
+    // The page brings the removal to this node, to a node with an empty memory, and to the latter again.
     for node in [&node, &other, &other] {
         let mut page = browser.clone();
         bring_ok(&mut page, node, &token).await;
@@ -68,7 +68,7 @@ async fn sign_out_after_an_outage_takes_orders_back() {
     assert_eq!(principal(&browser, &node).await, None);
 }
 
-// The answer that renewed the browser's session is on its way, and the removal is of an earlier one.
+// The answer with the renewed session's cookie is on its way, and the removal is of an earlier session.
 #[tokio::test]
 async fn removal_spares_unnamed_renewed_sessions() {
     let node = App::new().node;
@@ -102,7 +102,8 @@ async fn removal_spares_a_later_sign_in() {
         let old = browser.clone();
         let live = socket(&browser, &node).await;
         if signs_over {
-            // Another tab signs in over the session; the socket's session is over with that, so its end is nothing.
+            // Another tab signs in over the session. The sign-in ends the socket's session, so the socket's own end has
+            // no effect.
             sign_in(&mut browser, &node, "bob").await;
             live.sign_out().await.unwrap();
             assert_eq!(live.relay(), None);
@@ -122,7 +123,7 @@ async fn removal_of_renewed_id_keeps_the_cookie() {
     let (node, other) = (app.start(), app.start());
     let browser = signed_in(&node, "ada").await;
     let token = sign_out(&socket(&browser, &node).await).await;
-    // The other node has renewed the session, of whose end it knows nothing.
+    // The other node has renewed the session without knowledge of the end.
     let mut renewed = browser.clone();
     renewed.visit(&other, async |session| session.renew().await.unwrap()).await;
     assert_refused(&bring(&mut browser.clone(), &other, &token).await, "session_closed");
@@ -138,7 +139,7 @@ async fn logout_voids_an_order_in_flight() {
     let order = login(&live);
     let removal = sign_out(&live).await;
     assert_refused(&bring(&mut browser.clone(), &node, &order).await, "session_closed");
-    // Brought to a node that knows of no end, the order is carried out; the removal names the begun session too.
+    // A node without knowledge of the end carries the order out. The removal names the begun session too.
     let mut page = browser.clone();
     bring_ok(&mut page, &other, &order).await;
     assert!(is_ada(principal(&page, &other).await));
@@ -162,7 +163,7 @@ async fn logout_ends_a_carried_out_orders_session() {
     }
 }
 
-// The order was brought to another node, and this node heard of the begun session before the logout.
+// The page brought the order to another node, and this node heard of the begun session before the sign-out.
 #[tokio::test]
 async fn logout_names_a_session_begun_elsewhere() {
     let app = App::new();
@@ -237,7 +238,7 @@ async fn removal_without_a_cookie_ends_nothing() {
     assert_eq!(get::<Theme>(&mut browser, &other).await, theme("light"));
 }
 
-// A sign-in begins with the configured lifetime, whatever the lifetime of the session before.
+// A sign-in begins with the configured lifetime, independent of the lifetime of the session before.
 #[tokio::test]
 async fn removal_outlives_a_short_session() {
     let app = App::new();
@@ -275,7 +276,7 @@ async fn order_ends_a_remembered_session_for_good() {
     assert_eq!(get::<Theme>(&mut browser, &other).await, Theme::default());
 }
 
-// The response that took the cookie away was lost, and the order may have been brought elsewhere.
+// The response with the cookie removal was lost, and the page may have brought the order to another node.
 #[tokio::test]
 async fn removal_names_a_session_that_another_request_ended() {
     let app = App::new();

@@ -1,4 +1,4 @@
-//! Relay and birth tokens: what a page brings from its socket to its cookie.
+//! Relay and birth tokens: changes on a socket that a page brings to the cookie.
 
 use std::time::Duration;
 
@@ -10,19 +10,19 @@ use crate::support::{
     socket, theme, under_way, visitor,
 };
 
-/// Writes on a socket, and takes what the page is to bring.
+/// Writes on a socket. Returns the token for the page to bring.
 async fn switch(live: &Session, name: &str) -> String {
     live.set(theme(name)).await.unwrap();
     live.relay().expect("the cookie lacks it").to_string()
 }
 
-/// A refusal that says nothing of the cookie.
+/// Asserts a refusal without a `Set-Cookie` of the session.
 fn assert_refused(answer: &Answer, status: StatusCode, code: &str) {
     assert_eq!((answer.status, answer.code().as_str()), (status, code));
     assert!(answer.set_cookies().is_empty());
 }
 
-/// The token of a socket's first write, which made its session.
+/// The token of a socket's first write, which began the session.
 async fn born(node: &Node) -> (Session, String) {
     let live = socket(&Browser::new(), node).await;
     let token = switch(&live, "dark").await;
@@ -324,7 +324,7 @@ async fn socket_write_reaches_the_cookie_through_the_page() {
     assert_eq!(carried::<Division>(&browser, &app).await, Division(4));
 }
 
-// The use in a token counts, also where the node took the session for idle.
+// The use in a token counts, also on a node where the session had idled out.
 #[tokio::test]
 async fn token_brings_the_use_of_a_socket() {
     for hours in [7, 9] {

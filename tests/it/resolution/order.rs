@@ -1,4 +1,4 @@
-//! Which tier answers, and that nothing old or expired does.
+//! The order of the tiers: the tier that answers. An old or expired copy never answers.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     memory, memory_of, ring, seen, set, sign_in, signed_in, socket, theme, visitor,
 };
 
-/// It ends 31 days after its last write.
+/// A value that ends 31 days after the last write.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Draft(String);
 
@@ -19,7 +19,7 @@ impl SessionValue for Draft {
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(31 * 86_400));
 }
 
-/// A node with drafts, whose sessions outlive them.
+/// A node with drafts. The node's sessions outlive the drafts.
 fn drafting(app: &App, resolution: Resolution) -> Node {
     let chain = app.chain(DefaultTier::new().value(Draft("blank".into()))).value::<Draft>().value::<Theme>();
     Node::new(chain.resolution(resolution).idle(60 * DAY).absolute(365 * DAY).build().unwrap())
@@ -170,7 +170,8 @@ async fn what_was_evicted_comes_from_the_cookie() {
     let chain = chain(memory_of(4096), cookie(&app.ring), &app.clock);
     let node = Node::new(chain.value::<Theme>().build().unwrap());
     let mut browser = visitor(&node).await;
-    // Used longest ago, so that it goes as soon as it is looked at; and after so many evictions it has been.
+    // The record is used longest ago, so memory evicts the record at the first look; so many evictions reach the
+    // record.
     app.pass(Duration::from_secs(1));
     for _ in 0..64 {
         get::<Theme>(&mut visitor(&node).await, &node).await;
@@ -208,7 +209,7 @@ async fn overfull_merge_drops_oldest_from_the_cookie() {
     assert_eq!(get::<Draft>(&mut browser, &other).await.0.len(), 2000, "it stays where it is");
 }
 
-/// As above on a node that has room for a few sessions: one that has what no browser has goes after all others.
+/// The same on a node with room for a few sessions. A session with a change that no browser has goes after all others.
 #[tokio::test]
 async fn values_dropped_from_the_cookie_stay_unsaved() {
     const NAME: &str = "session";
@@ -236,7 +237,7 @@ async fn values_dropped_from_the_cookie_stay_unsaved() {
     assert_eq!(get::<Draft>(&mut browser, &tight).await.0.len(), 2000, "{stats:?}");
 }
 
-// G2, G7: the copy that memory hides belongs to the user's record, whichever browser brought it.
+// G2, G7: the copy that memory hides belongs to the user's record, from whichever browser the copy comes.
 #[tokio::test]
 async fn hidden_newer_copy_reaches_its_user_alone() {
     let app = App::new();
@@ -281,7 +282,7 @@ async fn newer_anonymous_choice_ends_with_a_sign_in() {
     set(&mut browser, &elsewhere, Division(2)).await;
     assert_eq!(get::<Division>(&mut browser.clone(), &node).await, Division(1), "memory answers");
     sign_in(&mut browser, &node, "ada").await;
-    // A chain that knows no user shows all that the cookie holds.
+    // A chain without users shows all values of the cookie.
     let blind = Node::new(app.chain(DefaultTier::new()).value::<Division>().build().unwrap());
     assert_eq!(get::<Division>(&mut browser, &blind).await, Division(-1));
 }

@@ -1,4 +1,4 @@
-//! Whose a value is: the browser's own or a user's, whom a value names or the head of a request.
+//! The owner of a value: the session or a user. A value or the request head names the user.
 
 use layered_session::{
     ChangeEvent, DefaultTier, Principal, Scope, Session, SessionValue, SessionsBuilder, SharedTier, WriteErrorKind,
@@ -11,7 +11,7 @@ use crate::support::{
     seen, set, signed_in, socket, under_way, visit_as,
 };
 
-/// Another one of the user's.
+/// Another value of the user.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Language(String);
 
@@ -40,7 +40,7 @@ async fn sign_in_loads_user_values_from_store() {
     assert_eq!((found, socket.value()), (Division(3), Division(3)));
     assert_eq!(browser.visit(&here, async |session| session.value::<Division>()).await, Division(3));
 
-    // What is written first does not hide the rest.
+    // The first write does not hide the other values.
     let writes = async move |session: Session| {
         sign_in(&session).await;
         session.set(Language("de".into())).await.unwrap();
@@ -57,7 +57,7 @@ async fn sign_in_loads_user_values_from_store() {
     assert_eq!(ada(&node()).await.get::<Division>(), None);
 }
 
-// G9: a store that doesn't answer leaves everything as it was.
+// G9: a store without an answer leaves everything unchanged.
 #[tokio::test]
 async fn nobody_signs_in_while_the_store_is_away() {
     let app = App::new();
@@ -133,9 +133,9 @@ async fn session_alone_is_no_login() {
     }
 }
 
-// Named by the head.
+// The request head names the user.
 
-/// A chain whose outer layer says in a header who is signed in.
+/// A chain behind an outer layer that names the signed-in user in a header.
 fn identified_by_head(app: &App) -> SessionsBuilder {
     app.chain(DefaultTier::new())
         .value::<Division>()
@@ -144,7 +144,7 @@ fn identified_by_head(app: &App) -> SessionsBuilder {
         .identify(|head| head.headers.get("x-user").map(|user| Principal::new(user.to_str().unwrap())))
 }
 
-/// A visit of a user whom the head names, or of nobody.
+/// Visits as the user in the head, or without a user, and writes a choice.
 async fn choose(browser: &mut Browser, node: &Node, user: Option<&str>, division: Division) {
     visit_as(browser, node, user, async move |session| session.set(division).await.unwrap()).await;
 }
@@ -287,7 +287,7 @@ async fn cookie_keeps_the_users_record() {
     assert_eq!(there.sessions.for_principal(Principal::new("ada")).await.unwrap().get::<Division>(), Some(Division(3)));
 }
 
-// A user may count as nobody to an earlier build, where the user's choices are the session's.
+// An earlier build may count a user as an anonymous visitor. The user's choices are then the session's.
 #[tokio::test]
 async fn sign_in_adopts_no_other_users_choice() {
     let app = App::new();
@@ -347,7 +347,7 @@ async fn sign_out_elsewhere_spares_a_renewal_by_head() {
     assert_eq!(visit_as(&mut browser, &other, ada, async |session| session.value::<Theme>()).await, dark());
 }
 
-// The user has a division already: the longer choice of the browser is not carried over, and needs no room.
+// The user has a division already. The longer choice of the browser is not adopted, and needs no room.
 #[tokio::test]
 async fn full_record_refuses_no_choice_that_it_has() {
     let node = App::new().start_with(|sessions| sessions.value::<Language>());

@@ -32,18 +32,18 @@ fn broken() -> ScriptedSource {
     source("broken", |_| TierFuture::ready(Err("the tenant's database is away".into())))
 }
 
-/// Memory and the cookie, as the nodes of the application have them.
+/// A chain with memory and the cookie, as on the nodes of the application.
 fn themed(app: &App) -> SessionsBuilder {
     chain(memory(), cookie(&app.ring), &app.clock).value::<Theme>()
 }
 
-/// A node whose chain asks a silent source before its defaults.
+/// A node whose chain asks a silent source before the defaults.
 fn silent_node(app: &App) -> Node {
     let sessions = themed(app).tier(silent("tenant")).tier(DefaultTier::new().value(theme("plain")));
     Node::new(sessions.build().unwrap())
 }
 
-/// The source's deadline passes once the load waits.
+/// Runs a load past the source's deadline, which passes while the load waits.
 async fn past_deadline<T>(app: &App, load: impl Future<Output = T>) -> T {
     let mut load = std::pin::pin!(load);
     assert!(load.as_mut().now_or_never().is_none(), "waits for the source");
@@ -87,7 +87,7 @@ async fn each_source_has_its_own_deadline() {
     assert!(at_once(job).is_some());
 }
 
-// A timer needs a runtime, and a look at the extensions needs none.
+// A timer needs a runtime, and a read of the extensions needs none.
 #[test]
 fn load_without_waiting_arms_no_timer() {
     let sessions = themed(&App::new()).clock(TokioClock::default()).tier(silent("tenant")).build().unwrap();

@@ -1,4 +1,4 @@
-//! What counts as a value: false, zero, empty and null do, and what the type refuses does not, wherever it comes from.
+//! Valid values: false, zero, empty and null count as values. A text that the type refuses does not, from any tier.
 
 use std::{collections::BTreeMap, error::Error};
 
@@ -133,7 +133,7 @@ async fn unencodable_values_are_told_with_serdes_error() {
     assert_eq!(told(&default), (message.to_owned(), Some(true)));
 }
 
-/// As [`Division`] before its bounds were drawn.
+/// [`Division`] in a build without bounds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct AnyDivision(i64);
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{App, Browser, Node, first_write, get, set};
 
-/// The build that came first.
+/// The value in the first build.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Cart {
     items: Vec<String>,
@@ -21,7 +21,7 @@ fn cart(items: &[&str]) -> Cart {
     Cart { items: items.iter().map(|item| (*item).to_owned()).collect() }
 }
 
-/// A later build renamed the type and its field, and added a field.
+/// The value in a later build with a new name of the type and the field, and another field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Basket {
     #[serde(alias = "items")]
@@ -34,7 +34,7 @@ impl SessionValue for Basket {
     const NAME: &'static str = Cart::NAME;
 }
 
-/// A later build counts.
+/// The value in a later build that counts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "Stored")]
 struct Counts {
@@ -63,7 +63,7 @@ impl From<Stored> for Counts {
     }
 }
 
-/// A build that forgot `#[serde(default)]`.
+/// The value in a build without `#[serde(default)]`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Careless {
     items: Vec<String>,
@@ -74,7 +74,7 @@ impl SessionValue for Careless {
     const NAME: &'static str = Cart::NAME;
 }
 
-/// A build that renamed the value itself.
+/// The value in a build that renamed the value itself.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Trolley(BTreeMap<String, u32>);
 
@@ -102,7 +102,7 @@ async fn renamed_type_and_field_keep_the_value() {
         browser.visit(&later, async |session| session.update::<Basket>(|cart| cart.discount = 5).await.unwrap());
     assert_eq!(reduced.await, Basket { discount: 5, ..teas.clone() });
 
-    // The first build can't read the new name of the field. The newer copy rides along with the browser.
+    // The first build can't read the new name of the field. The newer copy stays in the browser's cookie, unread.
     assert_eq!(get::<Cart>(&mut browser, &build::<Cart>(&app)).await, Cart::default());
     assert_eq!(get::<Basket>(&mut browser, &build::<Basket>(&app)).await, Basket { discount: 5, ..teas });
 }

@@ -43,17 +43,17 @@ impl App {
         Self { ring, clock, node, settings }
     }
 
-    /// Another node, or the first after a restart: nothing in memory.
+    /// A new node with an empty memory: another node, or the first node after a restart.
     pub(crate) fn start(&self) -> Node {
         self.start_at(&self.clock)
     }
 
-    /// The same by another clock.
+    /// A new node with another clock.
     pub(crate) fn start_at(&self, clock: &ManualClock) -> Node {
         Node::new((self.settings)(builder(&self.ring, clock)).build().unwrap())
     }
 
-    /// The same with more settings.
+    /// A new node with more settings.
     pub(crate) fn start_with(&self, more: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Node {
         Node::new(more((self.settings)(builder(&self.ring, &self.clock))).build().unwrap())
     }
@@ -73,7 +73,7 @@ impl App {
     }
 }
 
-/// Test keys are made, never written down.
+/// Random keys: no test key stands in the source.
 pub(crate) fn ring() -> KeyRing {
     KeyRing::generate().expect("the system has randomness")
 }
@@ -107,7 +107,7 @@ pub(crate) fn declared(memory: MemoryTier, cookie: CookieTier, clock: &ManualClo
     chain.identify_by::<User>(named)
 }
 
-/// The chain of every application: memory, cookie and default, by a clock that moves by hand.
+/// The chain of every application: memory, cookie and default, with a manual clock.
 pub(crate) fn builder(ring: &KeyRing, clock: &ManualClock) -> SessionsBuilder {
     declared(memory(), cookie(ring), clock).tier(DefaultTier::new())
 }

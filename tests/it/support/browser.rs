@@ -12,18 +12,19 @@ use layered_session::{
 
 use super::{node::Node, tokens::set_cookies, values::Theme};
 
-/// A browser with the jar of the testing kit. Its cookies never expire: a server must not trust browsers to drop them.
+/// A browser with the jar of the testing kit. Cookies in the jar never expire: a server must not trust browsers to drop
+/// them.
 #[derive(Clone, Debug)]
 pub(crate) struct Browser {
     jar: Jar,
     url: Uri,
-    /// A pair that no browser would keep, which any other client can send.
+    /// A cookie pair that no browser would keep. Any other client can send such a pair.
     forged: String,
 }
 
 impl Default for Browser {
     fn default() -> Self {
-        // Over TLS, so that the browser keeps cookies with and without `Secure`.
+        // The URL has TLS, so that the browser keeps cookies with and without `Secure`.
         Self::at("https://app.example/")
     }
 }
@@ -74,14 +75,14 @@ impl Browser {
         request
     }
 
-    /// A POST as the hook in such a page sends it.
+    /// A POST of the hook in a page of this application.
     pub(crate) fn post_json(&self, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
         let mut request = self.request_of_page(Method::POST, "/", body);
         request.headers_mut().insert(header::CONTENT_TYPE, "application/json".parse().unwrap());
         request
     }
 
-    /// Does what a response says about cookies.
+    /// Takes the response's cookies into the jar.
     pub(crate) fn take(&mut self, headers: &HeaderMap) {
         let set = testing::set_cookies(headers);
         if set.iter().any(|cookie| self.forged.split('=').next() == Some(cookie.name())) {
@@ -90,7 +91,7 @@ impl Browser {
         self.jar.take(&self.url, headers, SystemTime::UNIX_EPOCH);
     }
 
-    /// Keeps a cookie as it is, beside others of its name.
+    /// Puts a cookie unchanged into the jar, beside others of the same name.
     pub(crate) fn plant(&mut self, cookie: Cookie<'static>) {
         self.jar.insert(&self.url, cookie, SystemTime::UNIX_EPOCH);
     }
@@ -100,12 +101,13 @@ impl Browser {
         &self.jar
     }
 
-    /// One visit: a request with its cookies, a handler, and the response's cookies into the jar.
+    /// Visits a node: sends a request with the browser's cookies to a handler, and takes the response's cookies into
+    /// the jar.
     pub(crate) async fn visit<T>(&mut self, node: &Node, handler: impl AsyncFnOnce(Session) -> T) -> T {
         self.visit_seen(node, handler).await.1
     }
 
-    /// The same, with the response's headers.
+    /// Visits a node, and returns the response's headers too.
     pub(crate) async fn visit_seen<T>(
         &mut self,
         node: &Node,
@@ -116,27 +118,27 @@ impl Browser {
         (headers, value)
     }
 
-    /// The theme that a request of this browser reads; what the response does to cookies is left aside.
+    /// The theme that a request of this browser reads. The jar ignores the response's cookies.
     pub(crate) async fn theme(&self, node: &Node) -> Theme {
         self.clone().visit(node, async |session| session.value::<Theme>()).await
     }
 
-    /// Visits, and says which `Set-Cookie` came.
+    /// Visits, and returns the response's `Set-Cookie` fields.
     pub(crate) async fn told(&mut self, node: &Node, handler: impl AsyncFnOnce(Session)) -> Vec<String> {
         set_cookies(&self.visit_seen(node, handler).await.0)
     }
 
-    /// Reads, and says which `Set-Cookie` came.
+    /// Reads, and returns the response's `Set-Cookie` fields.
     pub(crate) async fn read(&mut self, node: &Node) -> Vec<String> {
         self.told(node, async |session| drop(session.value::<Theme>())).await
     }
 
-    /// Writes a theme, and says which `Set-Cookie` came.
+    /// Writes a theme, and returns the response's `Set-Cookie` fields.
     pub(crate) async fn write(&mut self, node: &Node, theme: &'static str) -> Vec<String> {
         self.told(node, async move |session| session.set(Theme(theme.into())).await.unwrap()).await
     }
 
-    /// A handle that outlives its request, as a socket has one.
+    /// A handle that outlives the request, as a socket's handle does.
     pub(crate) async fn open(&mut self, node: &Node) -> Session {
         self.visit(node, async |session| session).await
     }
@@ -146,7 +148,7 @@ impl Browser {
         self.cookie("session").expect("a session's cookie")
     }
 
-    /// A browser that holds this and nothing else under the session's name.
+    /// A browser with this text alone as the session's cookie.
     pub(crate) fn bringing(token: &str) -> Self {
         let mut browser = Self::new();
         browser.set("session", token);

@@ -1,8 +1,8 @@
-//! Three nodes that share keys and a clock, their browsers and sockets, and tokens of all four purposes that come forged,
+//! Three nodes that share keys and a clock, with browsers and sockets. Tokens of all four purposes come forged,
 //! swapped, replayed, late, and in any order. Nodes restart meanwhile.
 //!
-//! [`Cluster::run`] runs a program of steps and asserts what holds of every answer, without a model of the session. The
-//! fuzz target uses it too.
+//! [`Cluster::run`] runs a program of steps and asserts the properties of every answer, without a model of the session.
+//! The fuzz target uses the cluster too.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,10 +21,10 @@ use crate::support::{
     waiting::at_once,
 };
 
-/// The bytes of a step: what, which browser, which node, which socket or token, and four bytes that say how.
+/// The bytes of a step: the act, the browser, the node, the socket or token, and four bytes for the variant of the act.
 pub(crate) const STEP: usize = 8;
 
-/// How often each answer came.
+/// The number of times that each answer came.
 pub(crate) type Tally = BTreeMap<String, usize>;
 
 const NODES: usize = 3;
@@ -42,7 +42,7 @@ struct Socket {
     process: usize,
     /// Whether the handshake brought the cookie of a living session.
     had_cookie: bool,
-    /// The session, as far as the cookie or a token has told.
+    /// The session's id, if the cookie or a token has told the id.
     id: Option<Id>,
     /// The series of the next order.
     series: usize,
@@ -56,12 +56,12 @@ pub(crate) struct Cluster {
     step: usize,
     processes: usize,
     places: Vec<Place>,
-    /// Ada's, a visitor's, and a stranger's without a cookie.
+    /// The browsers of ada, of a visitor, and of a stranger without a cookie.
     browsers: [Browser; 3],
     sockets: Vec<Socket>,
     series: usize,
     tokens: Vec<Token>,
-    /// All that was ever sealed.
+    /// All sealed texts since the beginning.
     genuine: Vec<String>,
     facts: Facts,
     tally: Tally,
@@ -145,7 +145,7 @@ impl Cluster {
 
     async fn take(&mut self, [what, who, place, which, change @ ..]: [u8; STEP]) {
         let (browser, place) = (usize::from(who) % self.browsers.len(), usize::from(place) % NODES);
-        // The newest three are the most likely.
+        // The newest three tokens are the most likely.
         let pick = |len: usize| match usize::from(which) {
             new @ 0..128 => len.saturating_sub(1 + new % 3),
             old => old % len,
@@ -182,7 +182,7 @@ impl Cluster {
                 let before = self.browsers[browser].clone();
                 self.bring(browser, place, token).await;
                 if how % 4 == 0 {
-                    // The answer is lost.
+                    // The browser loses the response.
                     self.browsers[browser] = before;
                 }
             }
@@ -232,13 +232,13 @@ impl Cluster {
                 self.facts.begin(&id_of(parts(&text).1), None, self.step);
                 Kind::Birth
             }
-            // The removal again.
+            // The text is the removal again.
             _ => return,
         };
         self.keep(socket, text, kind);
     }
 
-    /// Orders a sign-in, or a renewal that grants a value: of one series all orders ask for the same.
+    /// Orders a sign-in, or a renewal that grants a value. All orders of one series ask for the same turn.
     fn order(&mut self, socket: usize) {
         let Socket { live, had_cookie, series, has_ended, .. } = &self.sockets[socket];
         let signs_in = USERS.get(series % (USERS.len() + 1)).copied();
@@ -272,7 +272,7 @@ impl Cluster {
         }
     }
 
-    /// A request with a turn or a write of its own.
+    /// Sends a request with a turn or a write of the request's own.
     async fn request(&mut self, browser: usize, place: usize, how: u8) {
         let Place { node, process } = &self.places[place];
         let page = &mut self.browsers[browser];
@@ -296,7 +296,7 @@ impl Cluster {
         }
     }
 
-    /// A browser's reads, which are never another user's values.
+    /// Reads a browser's values, and asserts that no value of another user is among them.
     async fn look(&mut self, browser: usize, place: usize) {
         let (Place { node, process }, page) = (&self.places[place], &mut self.browsers[browser]);
         let before = jar(page);
@@ -315,7 +315,8 @@ impl Cluster {
         let is_genuine = self.genuine.contains(&forged);
         let node = &self.places[place].node;
         let mut before = Vec::new();
-        // Twice: the cookie of one browser may tell the node of a change that another has read already.
+        // The loop runs twice: the cookie of one browser may tell the node of a change after another browser has read
+        // already.
         for page in self.browsers.iter().chain(&self.browsers) {
             before.push(seen(page, node).await);
         }
@@ -329,7 +330,7 @@ impl Cluster {
         let is_cookie = forged.split(';').any(|part| self.genuine.iter().any(|known| known == part.trim()));
         let mut forger = Browser::new();
         forger.set("session", &forged);
-        // A cookie of a genuine text is no forged one. Not every text can stand in a header.
+        // A cookie with a genuine text is no forgery. Some texts can't stand in a header.
         if !is_cookie && HeaderValue::from_str(&forged).is_ok() {
             let look = async |session: Session| (session.is_new(), session.principal());
             let (headers, seen) = forger.visit_seen(node, look).await;
@@ -341,7 +342,7 @@ impl Cluster {
         self.count("forged");
     }
 
-    /// Brings a genuine token, which gives no more than its own.
+    /// Brings a genuine token, and asserts that the token gives no more than its own content.
     async fn bring(&mut self, browser: usize, place: usize, token: Token) {
         let (old, process) = (self.browsers[browser].clone(), self.places[place].process);
         let answer = bring(&mut self.browsers[browser], &self.places[place].node, &token.text).await;
@@ -402,7 +403,7 @@ impl Cluster {
         self.facts.begin(&id, ordered.user, ordered.step);
     }
 
-    /// Relay tokens that come in another order, and twice, to a node that knows nothing end in the same state.
+    /// Asserts that relay tokens end in the same state on a fresh node if they come in another order, and twice.
     async fn converge(&self, browser: usize) {
         let page = &self.browsers[browser];
         let Some(id) = jar(page) else { return };

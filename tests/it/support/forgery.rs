@@ -1,5 +1,5 @@
-//! Forgeries of genuine tokens of all four purposes: other bits, pieces, joints, spellings, prefixes. The fuzz
-//! targets use this too.
+//! Forgeries of genuine tokens of all four purposes: other bits, pieces, joints, spellings, prefixes. The fuzz targets
+//! use the forgeries too.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
@@ -8,7 +8,7 @@ const PREFIXES: [&str; 14] =
     ["R.", "B.", "T.", "c.", ".", "r", "t", "r..", "r.b.", "b.r.", "t.r.", "r.t.", " r.", " t."];
 /// The prefixes of relay, birth and turn tokens. A cookie has none.
 pub(crate) const PURPOSES: [&str; 4] = ["r.", "b.", "t.", ""];
-/// Where in a token's bytes the key's id, the session's id, the nonce and the payload begin.
+/// The places in a token's bytes where the key's id, the session's id, the nonce and the payload begin.
 const FIELDS: [usize; 4] = [1, 5, 37, 61];
 const TAG_LEN: usize = 16;
 
@@ -17,8 +17,8 @@ pub(crate) fn parts(token: &str) -> (&str, &str) {
     token.split_at(token.find('.').map_or(0, |point| point + 1))
 }
 
-/// One change to a token, of which four bytes say what and where. What comes out may be a genuine token all the same:
-/// a joint of two can give one of them whole.
+/// Changes a token once. Four bytes choose the change and the place. The result may still be a genuine token: a joint
+/// of two tokens can give either token whole.
 pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8; 4]) -> String {
     let mut chars: Vec<char> = token.chars().collect();
     let place = usize::from(u16::from_be_bytes([high, low]));
@@ -45,7 +45,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
             chars.truncate(at);
             chars.extend(other.chars().skip(at));
         }
-        // The same bytes for a lenient reader, wherever the last character has bits to spare.
+        // A lenient reader gets the same bytes, wherever the last character has spare bits.
         12 => chars.last_mut().into_iter().for_each(|last| {
             let number = ALPHABET.iter().position(|char| char::from(*char) == *last).unwrap_or(0);
             *last = char::from(ALPHABET[number ^ usize::from(1 + with % 15)]);
@@ -66,7 +66,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
     chars.into_iter().collect()
 }
 
-/// Flips a bit below the spelling, so that what comes out is spelt as it should be.
+/// Flips a bit of the decoded bytes, so that the result is spelt correctly.
 fn flip_sealed(token: &str, place: usize, bit: u8) -> String {
     let (prefix, sealed) = parts(token);
     let Ok(mut bytes) = URL_SAFE_NO_PAD.decode(sealed) else { return token.to_owned() };
@@ -75,7 +75,7 @@ fn flip_sealed(token: &str, place: usize, bit: u8) -> String {
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes))
 }
 
-/// Begins with the fields of one token and goes on with the fields of another: the id of one session and the payload of
+/// Joins the first fields of a token with the later fields of another: the id of one session with the payload of
 /// another, for instance.
 fn join_sealed(token: &str, other: &str, place: usize) -> String {
     let ((prefix, head), (_, tail)) = (parts(token), parts(other));

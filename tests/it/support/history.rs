@@ -1,5 +1,5 @@
-//! The history of the sessions and tokens of a [`Cluster`](crate::support::cluster::Cluster). From the history follow the acts
-//! that no node may do any more.
+//! The history of the sessions and tokens of a [`Cluster`](crate::support::cluster::Cluster). The forbidden acts of
+//! each node follow from the history.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -8,19 +8,19 @@ use std::{
 
 pub(crate) const USERS: [&str; 2] = ["ada", "bob"];
 
-/// How long an order lives, and a birth token without a cookie.
+/// The life of an order, and of a birth token without a cookie.
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
 pub(crate) type Id = Vec<u8>;
 
-/// A user of [`USERS`], or nobody.
+/// A user of [`USERS`], or no user.
 pub(crate) type Name = Option<&'static str>;
 
 /// A genuine token of a page.
 #[derive(Clone)]
 pub(crate) struct Token {
     pub(crate) text: String,
-    /// The id that the token has in clear.
+    /// The id in the token's clear part.
     pub(crate) id: Id,
     /// The browser of the page.
     pub(crate) browser: usize,
@@ -47,24 +47,24 @@ pub(crate) struct Ordered {
     pub(crate) user: Name,
     /// The signed-in user at the time of the order.
     pub(crate) present: Name,
-    /// The token's id had not ended when the turn was ordered.
+    /// Whether the token's id had not ended at the time of the order.
     pub(crate) living: bool,
-    /// A request with the cookie of the session had come.
+    /// Whether a request with the session's cookie had come.
     pub(crate) needs_cookie: bool,
 }
 
 /// The history.
 #[derive(Default)]
 pub(crate) struct Facts {
-    /// The user of each session, who never changes: a turn begins another session.
+    /// The user of each session. The user never changes, since a turn begins another session.
     pub(crate) users: HashMap<Id, Name>,
     /// The step in which each session began, or was ordered.
     pub(crate) births: HashMap<Id, usize>,
     /// The session that each series of orders has begun.
     pub(crate) begun: HashMap<usize, Id>,
-    /// The ends of which a process knows.
+    /// The ends known to each process.
     pub(crate) ended: HashSet<(usize, Id)>,
-    /// The series whose handle has signed out, as far as a process knows.
+    /// The series whose handle has signed out, as far as the process knows.
     pub(crate) voided: HashSet<(usize, usize)>,
     /// The step in which all sessions of a user ended on a process.
     pub(crate) stamps: HashMap<(usize, &'static str), usize>,
@@ -91,13 +91,13 @@ impl Facts {
         self.is_over(process, id) || self.is_stamped(process, user, birth)
     }
 
-    /// The same, leaving the ends of all of a user's sessions out.
+    /// Whether a process knows the session's own end. The ends of all of the user's sessions are left out.
     fn is_over(&self, process: usize, id: &Id) -> bool {
         let of_voided = |(series, begun): (&usize, &Id)| begun == id && self.voided.contains(&(process, *series));
         self.ended.contains(&(process, id.clone())) || self.begun.iter().any(of_voided)
     }
 
-    /// Why an order must be refused wherever it comes from, if there is a reason.
+    /// Returns the reason for which every node must refuse an order, if there is a reason.
     pub(crate) fn refuses(
         &self,
         process: usize,
@@ -113,7 +113,7 @@ impl Facts {
             (self.carried_out.contains(&(process, ordered.series)), "the second of its series"),
             (self.voided.contains(&(process, ordered.series)), "its handle has signed out"),
             (named.is_some_and(|id| self.has_ended(process, id)), "its session has ended"),
-            // The begun session's birth is that of the order that is carried out.
+            // The begun session's birth is the birth in the order that a node carries out.
             (begun.is_some_and(|id| self.is_over(process, id)), "the session that it begins has ended"),
             (stamped(ordered.user) || stamped(ordered.present), "all of the user's sessions have ended"),
         ];

@@ -1,4 +1,4 @@
-//! One node: a server that is a service.
+//! One node: a server as a service.
 
 use std::{
     convert::Infallible,
@@ -18,7 +18,7 @@ use super::tokens::set_cookies;
 
 pub(crate) type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// One node: sessions, and a service that runs whatever handler a test gives, with the writeback at `/store_session`.
+/// One node: sessions, and a service that runs a test's handler, with the writeback at `/store_session`.
 #[derive(Clone)]
 pub(crate) struct Node {
     pub(crate) sessions: Sessions,
@@ -29,7 +29,7 @@ impl Node {
         Self { sessions }
     }
 
-    /// Sends one request through the layer to a handler, which has the loaded session.
+    /// Sends a request through the layer to a handler with the loaded session.
     pub(crate) async fn handle<T>(
         &self,
         request: Request<Full<Bytes>>,
@@ -53,7 +53,8 @@ impl Node {
         (response.expect("the handler answers"), value)
     }
 
-    /// The same for a handler that answers with an empty response. Returns the response's headers.
+    /// Sends a request to a handler, which answers with an empty response. Returns the headers and the handler's
+    /// result.
     pub(crate) async fn ask<T>(
         &self,
         request: Request<Full<Bytes>>,
@@ -72,7 +73,7 @@ impl Node {
         Answer::of(self.stream(writeback, request).await).await
     }
 
-    /// The same, where the body may go on.
+    /// Sends a request to the writeback, and returns the response before the end of its body.
     pub(crate) async fn stream<B>(&self, writeback: SessionWriteback, request: Request<B>) -> Response<WritebackBody>
     where
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,

@@ -23,12 +23,12 @@ where
     ScriptedSource { name, read: Box::new(read) }
 }
 
-/// A source that has no value.
+/// A source without a value.
 pub(crate) fn empty_source(name: &'static str) -> ScriptedSource {
     source(name, |_| nothing())
 }
 
-/// The answer of a source that has no value.
+/// The answer of a source without a value.
 pub(crate) fn nothing<'a>() -> TierFuture<'a, Found> {
     TierFuture::ready(Ok(Found::nothing()))
 }

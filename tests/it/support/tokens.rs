@@ -8,17 +8,17 @@ pub(crate) fn set_cookies(headers: &HeaderMap) -> Vec<String> {
     headers.get_all(header::SET_COOKIE).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
 }
 
-/// The session's id, which a token has in clear after its version and the key's id.
+/// The session's id, in clear after the token's version and the key's id.
 pub(crate) fn id_of(token: &str) -> Vec<u8> {
     URL_SAFE_NO_PAD.decode(token).expect("a token")[5..37].to_vec()
 }
 
-/// Reads a `Set-Cookie` as a browser does.
+/// Parses a `Set-Cookie` as a browser does.
 pub(crate) fn parsed(set_cookie: &str) -> Cookie<'static> {
     Cookie::parse(set_cookie.to_owned()).expect("a cookie")
 }
 
-/// The attributes of a `Set-Cookie` as they stand.
+/// The attributes of a `Set-Cookie`, unchanged.
 pub(crate) fn attributes(set_cookie: &str) -> &str {
     let pair = parsed(set_cookie).stripped().to_string();
     set_cookie.strip_prefix(&pair).and_then(|rest| rest.strip_prefix("; ")).expect("attributes after the pair")

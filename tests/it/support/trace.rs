@@ -1,4 +1,4 @@
-//! What is traced, and how a secret would stand there or in any other text.
+//! The traces of a test, and the spellings of a secret in a trace or any other text.
 
 use std::{
     fmt, io,
@@ -8,15 +8,15 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use tracing::{Level, subscriber::DefaultGuard};
 
-/// All that is traced in this thread, as text.
+/// All traces of this thread, as text.
 #[derive(Clone, Default)]
 pub(crate) struct Trace(Arc<Mutex<Vec<u8>>>);
 
 impl Trace {
-    /// Begins; the guard ends it.
+    /// Begins to collect traces. The guard ends the collection.
     pub(crate) fn begin() -> (Self, DefaultGuard) {
-        // Without a subscriber of its own, another thread that comes to a message first would switch the message off for
-        // all threads.
+        // The global subscriber serves the threads without their own subscriber. Such a thread would otherwise switch
+        // off each message that the thread reaches first, for all threads.
         static EVERYWHERE: Once = Once::new();
         EVERYWHERE.call_once(|| {
             let sink = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(io::sink).finish();
@@ -37,7 +37,7 @@ impl Trace {
         self.text().lines().filter(|line| line.contains(text)).count()
     }
 
-    /// What is shown on purpose goes where traces go.
+    /// Adds the debug texts of a value to the traces.
     pub(crate) fn show(&self, shown: &impl fmt::Debug) {
         self.0.lock().unwrap().extend(format!("{shown:?}\n{shown:#?}\n").bytes());
     }
@@ -54,7 +54,7 @@ impl io::Write for Trace {
     }
 }
 
-/// How bytes could stand in a text: in part too, from any of their places on.
+/// The spellings of bytes in a text, whole and in part, from each place of the bytes on.
 pub(crate) fn spellings(bytes: &[u8]) -> Vec<String> {
     let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let list = format!("{:?}", &bytes[..8]);

@@ -21,7 +21,7 @@ impl SessionValue for Mfa {
     const NAME: &'static str = "mfa";
 }
 
-/// An application that also knows [`Mfa`].
+/// A node of an application with [`Mfa`] as a further value.
 pub(crate) fn mfa_node(app: &App) -> Node {
     app.start_with(|sessions| sessions.value::<Mfa>())
 }
@@ -34,18 +34,18 @@ pub(crate) fn is_ada(principal: Option<Principal>) -> bool {
     principal == Some(Principal::new("ada"))
 }
 
-/// The order that signs ada in through this handle's page.
+/// The order of a sign-in of ada, for the page of this handle.
 pub(crate) fn login(live: &Session) -> String {
     live.sign_in(user("ada")).by_page().unwrap().to_string()
 }
 
-/// Asserts a refusal that says nothing of the cookie.
+/// Asserts a refusal without a `Set-Cookie` of the session.
 pub(crate) fn assert_refused(answer: &Answer, code: &str) {
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, code));
     assert_eq!(answer.set_cookies(), Vec::<String>::new());
 }
 
-/// Brings a token that is taken.
+/// Brings a token, and asserts that the node accepts the token.
 pub(crate) async fn bring_ok(browser: &mut Browser, node: &Node, token: &str) {
     let answer = bring(browser, node, token).await;
     assert_eq!((answer.status, answer.code()), (StatusCode::OK, String::new()));

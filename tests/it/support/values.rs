@@ -5,12 +5,12 @@ use std::time::Duration;
 use layered_session::{Scope, SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
 
-/// The least by which a deadline can be missed.
+/// The smallest miss of a deadline.
 pub(crate) const TICK: Duration = Duration::from_millis(1);
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-/// The principal's: -1 for all, else 0 to 5.
+/// A value of the principal: -1 for all, else 0 to 5.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Division(pub(crate) i64);
 
@@ -29,7 +29,7 @@ impl SessionValue for Division {
     }
 }
 
-/// The session's own.
+/// A value of the session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Theme(pub(crate) String);
 
@@ -37,7 +37,7 @@ impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
 
-/// The value that another build of the application keeps under the name of [`Theme`].
+/// The value of another build of the application under the name of [`Theme`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NumberedTheme(pub(crate) u32);
 
@@ -52,7 +52,7 @@ impl SessionValue for Visits {
     const NAME: &'static str = "visits";
 }
 
-/// Who is signed in.
+/// The signed-in user.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct User(pub(crate) String);
 

@@ -20,12 +20,12 @@ pub(crate) async fn get<V: SessionValue + Default>(browser: &mut Browser, node: 
     browser.visit(node, async |session| session.value::<V>()).await
 }
 
-/// What a node that knows nothing makes of the browser's cookie, which stays as it is.
+/// The value that a node with an empty memory reads from the browser's cookie. The cookie stays unchanged.
 pub(crate) async fn carried<V: SessionValue + Default>(browser: &Browser, app: &App) -> V {
     get(&mut browser.clone(), &app.start()).await
 }
 
-/// A value and the tier that answered.
+/// A value with the tier that answered.
 pub(crate) async fn seen<V: SessionValue + Default>(browser: &mut Browser, node: &Node) -> (V, &'static str) {
     browser.visit(node, async |session| (session.value::<V>(), session.value_source::<V>().tier())).await
 }
@@ -56,7 +56,7 @@ pub(crate) async fn signed_in(node: &Node, user: &'static str) -> Browser {
     browser
 }
 
-/// A visit of a user whom the field `x-user` of the head names, or of nobody.
+/// Visits as the user in the head's field `x-user`, or without a user.
 pub(crate) async fn visit_as<T>(
     browser: &mut Browser,
     node: &Node,
@@ -72,7 +72,7 @@ pub(crate) async fn visit_as<T>(
     value
 }
 
-/// The handshake of a socket of a page of ours.
+/// The handshake of a socket in a page of this application.
 pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
     let mut request = browser.request_of_page(Method::GET, "/", "");
     request.headers_mut().insert(header::UPGRADE, "websocket".parse().unwrap());
@@ -80,7 +80,7 @@ pub(crate) fn upgrade(browser: &Browser) -> Request<Full<Bytes>> {
     request
 }
 
-/// An open socket: the handle that outlives its handshake. Its response has no cookie to give.
+/// An open socket: the handle that outlives the handshake. The handshake's response has no cookie to give.
 pub(crate) async fn socket(browser: &Browser, node: &Node) -> Session {
     let handler = async |session| {
         let mut switching = Response::new(Full::default());
@@ -90,7 +90,7 @@ pub(crate) async fn socket(browser: &Browser, node: &Node) -> Session {
     node.handle(upgrade(browser), handler).await.1
 }
 
-/// The handle of a request that is still under way: its response head never leaves, so it can renew and sign in.
+/// The handle of a request under way. The response head never leaves, so the handle can renew and sign in.
 pub(crate) async fn under_way(browser: &Browser, node: &Node) -> Session {
     let (out, handed_out) = oneshot::channel();
     let handler = async |session| {
@@ -104,7 +104,7 @@ pub(crate) async fn under_way(browser: &Browser, node: &Node) -> Session {
     }
 }
 
-/// A POST of a page to the writeback, which allows every value but who is signed in.
+/// A page's POST to the writeback, which allows every value except the identity value.
 pub(crate) async fn post(browser: &mut Browser, node: &Node, body: impl Into<Bytes>) -> Answer {
     let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().unwrap();
     let writeback = writeback.allow::<Theme>().unwrap().allow::<Visits>().unwrap();
@@ -118,7 +118,7 @@ pub(crate) async fn bring(browser: &mut Browser, node: &Node, token: &str) -> An
     post(browser, node, serde_json::json!({ "$relay": token }).to_string()).await
 }
 
-/// Why nothing was written, where nothing was.
+/// The error kind of a failed write.
 pub(crate) fn kind<T>(written: Result<T, WriteError>) -> Option<WriteErrorKind> {
     written.err().map(|error| error.kind())
 }

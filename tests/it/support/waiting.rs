@@ -9,15 +9,15 @@ use http_body_util::BodyExt;
 use layered_session::{SessionValue, Watch};
 use tokio::task::JoinHandle;
 
-/// The event of a stream that has nothing to tell.
+/// The heartbeat event of a stream without news.
 pub(crate) const BEAT: &str = "event: heartbeat\ndata: null\n\n";
 
-/// What is there without waiting.
+/// The result of a future that is ready at the first poll.
 pub(crate) fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     future.now_or_never()
 }
 
-/// All that a stream has to tell now.
+/// All events that a stream has ready now.
 pub(crate) fn told<B>(stream: &mut B) -> String
 where
     B: Body<Data = Bytes> + Unpin,
@@ -29,7 +29,7 @@ where
     told
 }
 
-/// A page that waits for a value, and has had its look: from here on only a change wakes it.
+/// A page that waits for a value after a first poll. From here on only a change wakes the page.
 pub(crate) async fn waiting_for<V>(mut watch: Watch<V>, value: V) -> JoinHandle<()>
 where
     V: SessionValue + Default + PartialEq,
@@ -39,14 +39,14 @@ where
     waiting
 }
 
-/// Lets every task go on until it waits.
+/// Lets every task run until the task waits.
 pub(crate) async fn settled() {
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }
 }
 
-/// Waits, but not for ever: a test that would hang fails.
+/// Waits within a limit: a test that would hang fails.
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(20), future).await.expect("it never came")
 }

@@ -1,4 +1,5 @@
-//! What is there when the handler begins: resolved values and sessions, waited for with a preload and not without.
+//! The extensions at the beginning of the handler: resolved values and sessions. The layer waits for both with a
+//! preload, and not without.
 
 use std::convert::Infallible;
 
@@ -15,7 +16,7 @@ use tower::{Layer, ServiceExt, service_fn};
 use super::{darken, pages, send, sessions, theme};
 use crate::support::{Browser, ScriptedSource, Theme, builder, chain, cookie, memory, nothing, ring, source};
 
-/// A source that has to be waited for.
+/// A source whose answer takes a wait.
 fn slow() -> ScriptedSource {
     source("slow", |_| {
         TierFuture::boxed(async {
@@ -69,7 +70,7 @@ async fn preload_waits_for_slow_values() {
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "slow");
     send(&app, &mut browser, "POST", "/").await;
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "dark");
-    // Without the preload nobody waits, and the handler that asks for the session still gets it.
+    // Without the preload the layer does not wait, and a handler that asks for the session still gets the session.
     let app = Router::new().route("/", get(extension)).route("/session", get(theme)).layer(layer);
     assert_eq!(send(&app, &mut browser, "GET", "/").await.2, "none");
     assert_eq!(send(&app, &mut browser, "GET", "/session").await.2, "dark");

@@ -1,4 +1,4 @@
-//! What `Service` does not ask for, neither do we: any service, body and error, and its own readiness.
+//! The layer asks for no more than `Service` does: any service, body and error, and the service's own readiness.
 
 use std::{
     cell::Cell,
@@ -24,13 +24,13 @@ use tower::{Service, ServiceExt, service_fn};
 use super::{preloads, serves};
 use crate::support::{Theme, set_cookies};
 
-/// An error with no trait at all.
+/// An error without any trait.
 struct Mishap(#[expect(dead_code, reason = "makes it neither Send nor Sync")] Rc<()>);
 
-/// A body with no trait at all, which borrows.
+/// A body without any trait, and with a borrow.
 struct Borrowed<'a>(&'a Cell<u32>);
 
-/// Neither `Clone` nor `Send`, and gone with what it borrows.
+/// A service that is neither `Clone` nor `Send`, with a borrow of a counter.
 struct Counting<'a> {
     calls: &'a Cell<u32>,
 }
@@ -130,7 +130,7 @@ async fn body_is_polled_after_the_head_left() {
     assert_eq!(polled.load(Ordering::Relaxed), 1);
 }
 
-/// Is ready only after it was asked, and for one call; its clone has to be asked again, as with a concurrency limit.
+/// A service that is ready for one call, after a poll. Its clone needs another poll, as with a concurrency limit.
 struct OnceReady {
     ready: bool,
     asked: Arc<AtomicUsize>,
@@ -176,7 +176,7 @@ async fn readiness_is_the_inner_services_own() {
     call_twice(preloads(service), &asked).await;
 }
 
-/// Nothing of ours is boxed, and nothing awaited before the inner service: it is called within `call`.
+/// The layer boxes no future, and awaits no future before the inner service: `call` calls the inner service.
 #[test]
 fn the_inner_service_is_called_at_once() {
     let called = Arc::new(AtomicUsize::new(0));

@@ -21,14 +21,14 @@ use crate::support::{BoxFuture, Browser, Division, Theme, cookie, ring, set_cook
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Between {
     Passes,
-    /// Keeps the extensions, and loads the session once the inner response is there.
+    /// Keeps the extensions, and loads the session after the inner response.
     LoadsLate,
     Loads,
     Reads,
     Writes,
-    /// Renews the session once the inner response is there.
+    /// Renews the session after the inner response.
     Renews,
-    /// Ends the session once the inner response is there.
+    /// Ends the session after the inner response.
     Destroys,
 }
 
@@ -72,7 +72,7 @@ struct Visited<T> {
     kept: Option<Session>,
 }
 
-/// A request through both layers.
+/// Sends a request through both layers.
 async fn visit<T: Send + 'static>(
     browser: &mut Browser,
     sessions: &Sessions,
@@ -132,7 +132,7 @@ async fn visit<T: Send + 'static>(
     Visited { headers: response.headers().clone(), said, kept }
 }
 
-/// A request through one layer.
+/// Sends a request through one layer.
 async fn read(browser: &Browser, sessions: &Sessions, user: Option<&'static str>) -> (Theme, Division) {
     let handler: Handler<_> = |extensions| {
         Box::pin(async move {
@@ -208,7 +208,7 @@ fn inner_layer_answers_for_its_own_user() {
     });
 }
 
-// Nothing but the service between the layers touches the session.
+// The service between the layers alone touches the session.
 #[test]
 fn head_is_sealed_for_the_innermost_user() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
@@ -218,7 +218,7 @@ fn head_is_sealed_for_the_innermost_user() {
             let ring = ring();
             let mut browser = bobs(&ring).await;
             let handler: Handler<()> = |_| Box::pin(async {});
-            // Nothing is inserted, so that the inner layer loads nothing by itself.
+            // Without an insert in the extensions the inner layer loads no session by itself.
             let cold = builder(&ring, memory).value::<Division>().build().unwrap();
             let Visited { headers, kept, .. } = visit(&mut browser, &cold, users, between, preloads, handler).await;
             if let (Between::LoadsLate, false, Some(kept)) = (between, preloads, kept) {
@@ -321,7 +321,7 @@ async fn inner_layer_takes_no_loader_of_other_cookies() {
     }));
     let browser = bobs(&ring).await;
     assert_eq!(strips.oneshot(browser.request()).await.unwrap().into_body(), Theme::default());
-    // The response head of the outer layer has left: the inner layer's response has a cookie of its own.
+    // The response head of the outer layer has left, so the inner layer's response has a cookie of its own.
     let kept = Arc::new(Mutex::new(None));
     let keeping = Arc::clone(&kept);
     let outer = layer.clone().layer(service_fn(move |request: Request<Full<Bytes>>| {
@@ -337,7 +337,7 @@ async fn inner_layer_takes_no_loader_of_other_cookies() {
     assert_eq!(set_cookies(writes.oneshot(late).await.unwrap().headers()).len(), 1);
 }
 
-// Between them lies a layer of other sessions.
+// A layer of other sessions lies between the two layers.
 #[tokio::test]
 async fn loader_is_found_past_another_layer() {
     let ring = ring();

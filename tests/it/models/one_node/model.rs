@@ -1,10 +1,10 @@
-//! What memory is to do, as plainly as it can be said: a map of sessions per node, and no forgetting but what was seen.
+//! The model of memory: a map of sessions per node. Memory forgets only where the test has seen a loss.
 
 use std::collections::HashMap;
 
 use layered_session::CloseReason;
 
-/// What is done to a session: to `Theme` as value 0 or to `Visits` as value 1. Lifetimes are in seconds.
+/// An operation on a session: on `Theme` as value 0, or on `Visits` as value 1. Lifetimes are in seconds.
 #[derive(Clone, Debug)]
 pub(super) enum Op {
     Read(usize),
@@ -34,7 +34,7 @@ impl From<CloseReason> for Refusal {
     }
 }
 
-/// What a handle stands for. Sessions are numbered as they are made, on whatever node.
+/// The state of a handle. Sessions are numbered in the order of their creation on all nodes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) enum Bind {
     #[default]
@@ -46,19 +46,19 @@ pub(super) enum Bind {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Handle {
     pub(super) bind: Bind,
-    /// The session whose cookie the request brought.
+    /// The session in the request's cookie.
     pub(super) brought: Option<usize>,
-    /// The handle has ended its session itself: it may begin another one.
+    /// Whether the handle has ended its session itself, and so may begin another session.
     ended: bool,
-    /// The handle was told to end a session that had ended already: it may begin another one.
+    /// Whether the handle has ended an already ended session, and so may begin another session.
     anew: bool,
-    /// The response head has left: no cookie can follow.
+    /// Whether the response head has left, so no cookie can follow.
     pub(super) sent: bool,
-    /// The lifetime with which the next session of the handle begins, unused and in all.
+    /// The lifetime of the handle's next session: the idle and the absolute lifetime.
     lifetime: Option<(u64, u64)>,
 }
 
-/// A value or, without one, its removal.
+/// A value, or a removal if there is no value.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Kept {
     version: u64,
@@ -67,7 +67,7 @@ struct Kept {
 
 type Values = [Kept; 2];
 
-/// In a record by node time, in a token by the wall clock.
+/// The times of a session: in node time in a record, by the wall clock in a token.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Life {
     created: u64,
@@ -83,7 +83,7 @@ impl Life {
     }
 }
 
-/// What a cookie holds, with times of the wall clock of the node that sealed it.
+/// The content of a cookie, with times of the wall clock of the sealing node.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     id: usize,
@@ -91,16 +91,17 @@ pub(super) struct Token {
     life: Life,
     issued: u64,
     deadline: u64,
-    /// The id before the last turn, for a minute from that.
+    /// The id before the last turn, for a minute after the turn.
     predecessor: Option<usize>,
-    /// How far node time was ahead of that clock.
+    /// The lead of node time over the wall clock.
     lead: u64,
-    /// Which of all tokens it is.
+    /// The number of the token among all tokens.
     pub(super) serial: u64,
 }
 
 impl Token {
-    /// Whether a browser that has the other lacks nothing of this one, but for less than a tenth of the idle time.
+    /// Whether a browser with the other token lacks nothing of this token, apart from less than a tenth of the idle
+    /// time.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         let read = |token: &Self| token.values.map(|kept| kept.value);
         let deadline = |token: &Self, lead: u64| token.deadline + lead;
@@ -115,13 +116,14 @@ impl Token {
 struct Record {
     state: State,
     used: u64,
-    /// The token that this node last sealed for the session, or opened and found whole, and until when it holds.
+    /// The last sealed or completely merged token of the session on this node, with the time until which the token
+    /// holds.
     known: Option<(u64, u64)>,
 }
 
 #[derive(Clone, Debug)]
 enum State {
-    /// With the id before the last turn, and when that was.
+    /// The state of a living session, with the id before the last turn, and the time of the turn.
     Live {
         values: Values,
         newest: u64,
@@ -144,14 +146,14 @@ impl Record {
         }
     }
 
-    /// Ends it, unless it is over.
+    /// Ends a living session.
     fn end(&mut self, reason: CloseReason, now: u64) {
         if let (None, State::Live { life, .. }) = (self.closed(now), &self.state) {
             self.state = State::Ended { reason, at: now, until: life.absolute.max(self.until()) };
         }
     }
 
-    /// Until when it is to be remembered.
+    /// The time until which memory keeps the record.
     fn until(&self) -> u64 {
         match &self.state {
             State::Ended { until, .. } => *until,
@@ -160,7 +162,7 @@ impl Record {
     }
 }
 
-/// What all nodes have in common: the numbers of sessions, and the newest that any cookie of each has held.
+/// The data common to all nodes: the numbers of sessions, and the newest state of each session in any cookie.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     made: usize,
@@ -174,7 +176,7 @@ impl Ids {
         self.made
     }
 
-    /// Notes a token that a browser is given, and numbers it.
+    /// Numbers and notes a token for a browser.
     pub(super) fn note(&mut self, token: &mut Token) {
         self.tokens += 1;
         token.serial = self.tokens;
@@ -185,11 +187,11 @@ impl Ids {
     }
 }
 
-/// Records that were found to be gone before they were over.
+/// The counts of records that were lost before their end.
 #[derive(Debug, Default)]
 pub(super) struct Missed {
     pub(super) all: u64,
-    /// With something that no cookie ever held.
+    /// Lost records with a change that no cookie ever held.
     pub(super) unsaved: u64,
     pub(super) revocations: u64,
 }
@@ -199,20 +201,20 @@ pub(super) struct Node {
     records: HashMap<usize, Record>,
     pub(super) made: u64,
     pub(super) missed: Missed,
-    /// How far node time, which no step back moves, is ahead of the wall clock.
+    /// The lead of node time over the wall clock. A step back does not move node time.
     pub(super) lead: u64,
-    /// What the wall clock showed before each step back, and the lead until then.
+    /// The wall clock's reading before each step back, with the lead until then.
     steps: Vec<(u64, u64)>,
-    /// The newest version given or seen.
+    /// The newest version that the node has given or seen.
     newest: u64,
 }
 
 impl Node {
-    /// Somebody has set the wall clock.
+    /// Sets the wall clock.
     pub(super) fn set_clock(&mut self, from: u64, to: u64) {
         if to < from {
             self.steps.push((from, self.lead));
-            // No more are remembered.
+            // The node remembers at most 16 steps.
             if self.steps.len() > 16 {
                 self.steps.remove(0);
             }
@@ -220,12 +222,12 @@ impl Node {
         self.lead = (from + self.lead).saturating_sub(to);
     }
 
-    /// The lead when the wall clock first showed a time.
+    /// The lead at the moment when the wall clock first showed a time.
     fn lead_at(&self, wall: u64) -> u64 {
         self.steps.iter().find(|(before, _)| wall <= *before).map_or(self.lead, |(_, lead)| *lead)
     }
 
-    /// A token with its times in node time, none of which is in the future.
+    /// A token with all times in node time, none in the future.
     fn read(&self, token: &Token, now: u64) -> Token {
         let Token { life, issued, deadline, .. } = token;
         let lead = self.lead_at(*issued);
@@ -248,12 +250,12 @@ impl Node {
         self.proves_id(token, now) && (now < self.read(token, now).deadline || known)
     }
 
-    /// Whether the token proves its id, though the seal may have idled out.
+    /// Whether the token proves the id. The seal may have idled out.
     pub(super) fn proves_id(&self, token: &Token, now: u64) -> bool {
         now < self.read(token, now).life.absolute
     }
 
-    /// When an id was minted, by node time.
+    /// The minting time of an id, in node time.
     fn turned(&self, birth: u64, now: u64) -> u64 {
         let wall = birth >> 16;
         (wall + self.lead_at(wall)).min(now)
@@ -263,7 +265,7 @@ impl Node {
         fresh(&mut self.newest, known, now - self.lead)
     }
 
-    /// A request comes with a cookie, for which a record was found or not.
+    /// Begins a request with a cookie, for which the test saw a record or no record.
     pub(super) fn arrive(
         &mut self,
         token: &Token,
@@ -278,7 +280,7 @@ impl Node {
             (Some(_), false) => self.lose(id, held, ids, now)?,
             (_, _) => {}
         }
-        // The node knows the token by its bytes, and what it holds by the record.
+        // Memory knows the token by its bytes, and the token's content by the record.
         let knows = |record: &Record| {
             let known = record.known.is_some_and(|(serial, until)| serial == token.serial && now < until);
             known && record.closed(now).is_none()
@@ -295,11 +297,11 @@ impl Node {
         Ok(Handle { bind: self.bind(&token, now), brought: Some(id), ..Handle::default() })
     }
 
-    /// A record is not here any more, if it ever was.
+    /// Notes the loss of a record, if the record existed.
     fn lose(&mut self, id: usize, held: impl Fn(usize) -> bool, ids: &Ids, now: u64) -> Result<(), String> {
         let over = |record: &Record| matches!(record.state, State::Ended { .. }) && record.until() <= now;
         if held(id) {
-            // The tombstone is over, and the socket keeps why its session ended.
+            // The tombstone has expired. The socket keeps the reason of the session's end.
             if self.records.get(&id).is_some_and(over) {
                 return Ok(());
             }
@@ -320,20 +322,21 @@ impl Node {
         Ok(())
     }
 
-    /// Whether it matters if memory knows this token by its bytes, which can't be seen from outside: the token names a
-    /// predecessor whose tombstone was evicted, and which an older cookie has brought back.
+    /// Whether the outcome depends on memory's knowledge of the token's bytes, which a test can't see from outside: the
+    /// token names a predecessor whose tombstone was evicted, and an older cookie has brought the predecessor back.
     pub(super) fn is_unclear(&self, token: &Token, now: u64) -> bool {
         let lives = |id| self.records.get(&id).is_some_and(|record| record.closed(now).is_none());
         self.records.contains_key(&token.id) && token.predecessor.is_some_and(lives)
     }
 
-    /// The predecessor that ends here when this token arrives: of a session that has ended itself nothing is told.
+    /// The predecessor that ends here when the token arrives. For a token of an ended session memory ends no
+    /// predecessor.
     pub(super) fn told_by(&self, token: &Token, now: u64) -> Option<usize> {
         let lives = self.opens(token, now) && matches!(self.records[&token.id].state, State::Live { .. });
         token.predecessor.filter(|_| lives)
     }
 
-    /// A token has named a predecessor. `made` says whether a record was made for it.
+    /// Ends the predecessor in a token. `made` says whether the node created a record for the predecessor.
     pub(super) fn end_predecessor(
         &mut self,
         token: &Token,
@@ -359,7 +362,7 @@ impl Node {
         Ok(())
     }
 
-    /// The session of a token that opens.
+    /// Returns the session of a token that opens.
     fn bind(&mut self, token: &Token, now: u64) -> Bind {
         let (id, made) = (token.id, &mut self.made);
         let used = token.deadline.saturating_sub(token.life.idle).min(now);
@@ -382,7 +385,7 @@ impl Node {
         }
         if life.deadline(record.used) > now && token.deadline > now {
             for (mine, brought) in values.iter_mut().zip(token.values) {
-                // At one version a removal wins, then the greater text.
+                // At equal versions a removal wins, then the greater text.
                 let rank = |kept: &Kept| (kept.version, kept.value.is_none(), kept.value.map(|it| it.to_string()));
                 if rank(&brought) > rank(mine) && brought.version > 0 {
                     *mine = brought;
@@ -425,14 +428,14 @@ impl Node {
         values[value].value
     }
 
-    /// The browser is given a token.
+    /// Notes a token that the browser got.
     pub(super) fn give(&mut self, token: &Token) {
         if let Some(record) = self.records.get_mut(&token.id) {
             record.known = Some((token.serial, token.deadline + token.lead));
         }
     }
 
-    /// What a cookie of this moment holds.
+    /// The content of a cookie sealed now.
     pub(super) fn seal(&self, bind: &Bind, now: u64) -> Option<Token> {
         let Bind::Live(id) = bind else { return None };
         let deadline = self.ends(bind, now)?;
@@ -477,15 +480,15 @@ impl Node {
                 return Ok(read);
             }
             Op::Panic => {
-                // The closure runs after the value is read.
+                // The closure runs after the read of the value.
                 self.touch(bind, now);
                 return Err(Refusal::Panicked);
             }
             Op::Renew if *sent => return Err(Refusal::HeadSent),
-            // What follows the handle's own end is another session, and an empty one.
+            // After the handle's own end, the handle begins another session, an empty one.
             Op::Renew if (*ended || *anew) && closed.is_some() => {
                 *bind = self.mint(ids, *lifetime, *brought, now);
-                // Its first write, of nothing.
+                // The first write of the new session, without a value.
                 self.fresh(0, now);
                 (*ended, *anew) = (false, false);
                 return Ok(None);
@@ -586,7 +589,7 @@ impl Node {
     }
 }
 
-/// The next version: of the wall clock's time, above all that the node has given or seen, and above `known`.
+/// The next version: the wall clock's time, above every version that the node has given or seen, and above `known`.
 fn fresh(newest: &mut u64, known: u64, wall: u64) -> u64 {
     *newest = (wall << 16).max((*newest).max(known) + 1);
     *newest

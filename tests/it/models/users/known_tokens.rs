@@ -1,5 +1,5 @@
-//! Memory that knows a token by its bytes answers as if the seal had been opened: the same requests go to twins of which
-//! one recognises and the other can't, and both say and send the same, up to what encryption makes of it.
+//! Tokens that memory knows by their bytes. Twin nodes get the same requests: one twin recognises tokens, the other
+//! opens every seal. Both twins answer and send the same, apart from the encrypted bytes.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const JARS: usize = 3;
 const SOCKETS: usize = 2;
 const IDLE: Duration = Duration::from_secs(3600);
 
-/// After more than a day memory forgets a removal of which a token may still tell.
+/// Memory forgets a removal after more than a day, while a token may still tell of the removal.
 const LONGEST: Duration = DAY;
 
 #[derive(Clone, Debug)]
@@ -26,7 +26,7 @@ enum Step {
         jar: usize,
         ops: Vec<Op>,
         keep: bool,
-        /// The response is lost on its way.
+        /// Whether the response is lost on the way.
         lost: bool,
     },
     /// A request whose response never leaves.
@@ -75,8 +75,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// What a chain without memory does as well: a browser's own requests, each with the cookie that the last one gave, of
-/// values that the session's own end does not outlive.
+/// Steps that a chain without memory answers too: a browser's own requests, each with the newest cookie, on values that
+/// end with the session.
 fn alone() -> impl Strategy<Value = Step> {
     let op = op().prop_map(|op| match op {
         Op::SignIn { .. } => Op::Renew,
@@ -86,14 +86,15 @@ fn alone() -> impl Strategy<Value = Step> {
     prop_oneof![4 => visit(op, [0.0, 0.0]), 1 => Just(Step::Wait(IDLE / 9)), 1 => Just(Step::Wait(IDLE))]
 }
 
-/// How a node comes to know a token.
+/// The way in which a node reads a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Twin {
-    /// By its bytes.
+    /// Memory knows the token by its bytes.
     Warm,
-    /// Never: before each request the ring is given its own key again, and memory vouches for no token of a ring before.
+    /// Memory knows no token: the ring gets its own key again before each request, and memory vouches for no token of
+    /// an earlier ring.
     Opening,
-    /// It has no memory.
+    /// The node has no memory.
     Bare,
 }
 
@@ -108,7 +109,7 @@ struct World {
     sockets: [Option<Session>; SOCKETS],
 }
 
-/// What there is to compare of a step.
+/// The comparable results of a step.
 #[derive(Debug, Default, PartialEq)]
 struct Seen {
     came: Vec<Result<Option<i64>, Refusal>>,
@@ -180,7 +181,7 @@ impl World {
         Seen::default()
     }
 
-    /// Before each request of the twin that opens every token.
+    /// Renews the key before each request of the twin that opens every token.
     fn renew_key(&self) {
         if self.twin == Twin::Opening {
             self.ring.replace([key()]).unwrap();
@@ -194,7 +195,7 @@ impl World {
             for op in &ops {
                 came.push(perform(&session, op).await);
             }
-            // A request that asks for nothing is one too.
+            // A request without operations counts as a request too.
             let seen = if ops.is_empty() { Seen::default() } else { seen_of(&session) };
             (Seen { came, ..seen }, keep.then_some(session))
         };
@@ -214,7 +215,7 @@ impl World {
     }
 }
 
-/// The same each time, which a generated one is not.
+/// Returns the same key each time, unlike a generated key.
 fn key() -> Vec<u8> {
     (0..64u8).map(|at| at.wrapping_mul(73) ^ 0x5a).collect()
 }
@@ -224,7 +225,7 @@ fn seen_of(session: &Session) -> Seen {
     Seen { user: session.principal(), new: session.is_new(), ends, ..Seen::default() }
 }
 
-/// What a response says, with a token's length in the place of the token.
+/// The content of a response, with a token's length in the place of the token.
 fn shape(headers: &HeaderMap) -> Vec<(&'static str, String)> {
     let text = |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap().to_owned());
     let cookies = set_cookies(headers).into_iter().map(|cookie| {
@@ -241,7 +242,7 @@ fn alike(twins: [Twin; 2], resolution: Resolution, steps: Vec<Step>) -> Result<(
         let shown = format!("{step:?}");
         let [mut one, mut other] = [one.step(step.clone()), other.step(step)];
         if twins.contains(&Twin::Bare) {
-            // Use since the cookie was sealed is what memory alone knows of.
+            // Memory alone knows of use since the cookie was sealed.
             (one.ends, other.ends) = (None, None);
         }
         prop_assert_eq!(one, other, "{}", shown);

@@ -1,5 +1,5 @@
-//! Who is to see what, as plainly as it can be said: a node is a map of sessions and of users, and of two copies of a
-//! value the one that was written later stands. Nothing expires here, and nothing is evicted.
+//! The model of users: a node is a map of sessions and of users, and the later of two copies of a value stays. In the
+//! model no record expires, and no record is evicted.
 
 use std::collections::HashMap;
 
@@ -7,10 +7,11 @@ use layered_session::CloseReason;
 
 pub(super) const USERS: usize = 2;
 
-/// For so many milliseconds an id that has ended may not be followed by a plain write.
+/// The milliseconds after an end in which a plain write may not follow the ended id.
 pub(super) const FENCE: u64 = 60_000;
 
-/// Which value: the session's own, or the user's, which is the session's while nobody is signed in.
+/// The place of a value: the session's own, or the user's. Without a signed-in user the user's value belongs to the
+/// session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Of {
     Session,
@@ -34,7 +35,7 @@ pub(super) enum Op {
     Panic,
 }
 
-/// Why nothing was done.
+/// The reason for which an operation changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
     Closed(CloseReason),
@@ -42,14 +43,14 @@ pub(super) enum Refusal {
     Panicked,
 }
 
-/// A value or its removal, and when it was written: everything that is written anywhere is numbered.
+/// A value or a removal, with the time of the write. All writes of all nodes are numbered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Copy {
     written: u64,
     value: Option<i64>,
 }
 
-/// The copies of one value: one answers, and the newest one is in the next cookie.
+/// The copies of one value: one copy answers, and the newest copy is in the next cookie.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Place {
     answer: Option<Copy>,
@@ -61,7 +62,7 @@ impl Place {
         self.answer?.value
     }
 
-    /// Under `FirstHit` memory's copy answers and stays.
+    /// Merges a brought copy. Under `FirstHit` memory's copy answers and stays.
     fn merge(&mut self, brought: Option<Copy>, first_hit: bool) {
         if self.answer.is_none() || !first_hit {
             self.answer = brought.max(self.answer);
@@ -74,7 +75,7 @@ impl Place {
         let value = match *op {
             Op::Set(_, value) => Some(value),
             Op::Update(of) => Some(updated(of, before)),
-            // Removing what is not there changes nothing.
+            // A removal of an absent value changes nothing.
             _ if [self.answer, self.newest].iter().flatten().all(|copy| copy.value.is_none()) => return,
             _ => None,
         };
@@ -90,24 +91,24 @@ impl Place {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Session {
     pub(super) user: Option<usize>,
-    /// When the user signed in, on the node that last wrote it: several may carry out one order.
+    /// The time of the sign-in, on the node that last wrote the identity value. Several nodes may carry out one order.
     pub(super) signed: u64,
     pub(super) minted: u64,
     pub(super) own: Place,
-    /// Somebody's choice who is not signed in.
+    /// The choice of a visitor without a sign-in.
     pub(super) anonymous: Place,
-    /// Why, and when.
+    /// The reason and the time of the end.
     pub(super) ended: Option<(CloseReason, u64)>,
-    /// The session before the last turn, and when that was.
+    /// The session before the last turn, and the time of the turn.
     pub(super) predecessor: Option<(Predecessor, u64)>,
     /// The session that a renewal for a user began.
     pub(super) successor: Option<usize>,
-    /// A request has brought the session's cookie.
+    /// Whether a request has brought the session's cookie.
     pub(super) confirmed: bool,
 }
 
 impl Session {
-    /// A session that a node learns of by a token, before the token's values are taken in.
+    /// A session that a node learns of from a token, before the token's values are merged.
     pub(super) fn of(&Token { minted, predecessor, .. }: &Token) -> Self {
         Self { minted, predecessor, ..Self::default() }
     }
@@ -116,18 +117,19 @@ impl Session {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Predecessor {
     pub(super) id: usize,
-    /// The same user was signed in before and after: a sign-out of the one before is one of this session.
+    /// Whether the same user was signed in before and after the turn. A sign-out of the predecessor then ends this
+    /// session too.
     pub(super) shares_end: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct User {
     own: Place,
-    /// Whatever session was minted before has ended.
+    /// The mint time up to which all of the user's sessions have ended.
     pub(super) ended: u64,
 }
 
-/// What a cookie holds.
+/// The content of a cookie.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Token {
     id: usize,
@@ -136,13 +138,13 @@ pub(super) struct Token {
     signed: u64,
     own: Option<Copy>,
     users: Option<Copy>,
-    /// For a minute after a turn.
+    /// The session before the last turn, for a minute after the turn.
     predecessor: Option<(Predecessor, u64)>,
 }
 
 impl Token {
-    /// Whether a browser that has the other lacks nothing of this one. The predecessor is for nodes alone, and so is the
-    /// birth, in which the orders of one handle differ.
+    /// Whether a browser with the other token lacks nothing of this token. The comparison leaves out the predecessor,
+    /// which is for nodes alone, and the birth, in which the orders of one handle differ.
     pub(super) fn is_known_by(&self, other: &Self) -> bool {
         Self { predecessor: other.predecessor, minted: other.minted, ..self.clone() } == *other
     }
@@ -158,21 +160,21 @@ pub(super) enum Bind {
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     pub(super) bind: Bind,
-    /// The session whose cookie the request brought.
+    /// The session in the request's cookie.
     pub(super) came: Option<usize>,
-    /// The session that the handle has ended itself: it may begin another one.
+    /// The session that the handle has ended itself. The handle may then begin another session.
     pub(super) ended: Option<usize>,
-    /// The handle was told to end a session that had ended elsewhere: it may begin another one.
+    /// Whether the handle has ended a session that had ended elsewhere, and so may begin another session.
     pub(super) anew: bool,
-    /// More sessions that the handle has ended: the sessions of orders, and earlier ones.
+    /// More sessions that the handle has ended: sessions of orders, and earlier sessions.
     pub(super) also_ended: Vec<usize>,
-    /// The sessions that the handle's orders begin, each for the user who signs in.
+    /// The sessions that the handle's orders begin, each with the user of the sign-in.
     pub(super) ordered: Vec<(Option<usize>, usize)>,
-    /// The response head has left: no cookie can follow.
+    /// Whether the response head has left, so no cookie can follow.
     pub(super) sent: bool,
 }
 
-/// What all nodes have in common: numbers of sessions and of what is written, in the order of time, and the time.
+/// The data common to all nodes: the numbers of sessions and of writes, in the order of time, and the time.
 #[derive(Debug, Default)]
 pub(super) struct Time {
     made: usize,
@@ -224,7 +226,7 @@ impl Node {
         }
     }
 
-    /// The same where `identify_by` panics.
+    /// Begins a request in which `identify_by` panics.
     pub(super) fn arrive_panicking(&mut self, token: Option<&Token>, time: &Time) {
         let Some(token) = token else { return };
         let session = self.sessions.entry(token.id).or_insert_with(|| Session::of(token));
@@ -266,7 +268,7 @@ impl Node {
         theirs.merge(users, first_hit);
     }
 
-    /// The session before a turn that happened on another node.
+    /// Ends the session before a turn on another node.
     fn end_predecessor(&mut self, token: &Token, time: &Time) {
         let Some((Predecessor { id, shares_end }, turned)) = token.predecessor else { return };
         if self.sessions[&token.id].ended.is_some() {
@@ -286,7 +288,7 @@ impl Node {
         }
     }
 
-    /// A session that was ended with all of its user's is seen to be over when somebody looks.
+    /// The end of a session. A read notices the end of all of the user's sessions.
     pub(super) fn ended(&mut self, id: usize, time: &Time) -> Option<(CloseReason, u64)> {
         let session = self.sessions.get_mut(&id).expect("whoever asks has it");
         if session.user.is_some_and(|user| session.minted <= self.users[user].ended) {
@@ -326,7 +328,7 @@ impl Node {
         self.place(id, of).value()
     }
 
-    /// What a cookie of this moment holds: nothing older takes the place of what the browser had.
+    /// The content of a cookie sealed now. The cookie replaces no copy by an older copy.
     pub(super) fn seal(&mut self, handle: &Handle, time: &Time) -> Option<Token> {
         let (id, Session { user, signed, minted, own, predecessor, .. }) = self.live(&handle.bind, time)?;
         let (own, users) = (own.newest, self.place(id, Of::User).newest);
@@ -449,7 +451,7 @@ impl Node {
         Ok(None)
     }
 
-    /// The session that the handle's renewed session goes on as.
+    /// The successor of the handle's renewed session.
     fn successor(&self, handle: &Handle, time: &Time) -> Option<usize> {
         let mut id = match handle.bind {
             Bind::Live(id) => id,
@@ -474,7 +476,7 @@ impl Node {
         self.place(id, of).write(&Op::Remove(of), time);
     }
 
-    /// Gives a user a visitor's choice, unless the user has one.
+    /// Gives a user a visitor's choice, unless the user has a value.
     pub(super) fn adopt(&mut self, user: usize, chosen: Option<i64>, time: &mut Time) {
         let theirs = &mut self.users[user].own;
         if chosen.is_some() && theirs.value().is_none() {
@@ -482,7 +484,7 @@ impl Node {
         }
     }
 
-    /// What a job does to a user's own value.
+    /// Performs a job's operation on a user's own value.
     pub(super) fn job(&mut self, user: usize, op: &Op, time: &mut Time) {
         self.users[user].own.write(op, time);
     }

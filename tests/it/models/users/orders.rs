@@ -1,10 +1,10 @@
-//! The model's turn tokens: the order that a socket gives its page, and the removal after a sign-out on a socket.
+//! The model's turn tokens: a socket's order for the page, and the removal after a sign-out on a socket.
 
 use layered_session::CloseReason;
 
 use super::model::{Bind, FENCE, Handle, Node, Place, Predecessor, Session, Time, Token};
 
-/// An order lives for a minute.
+/// The milliseconds of an order's life.
 const BRIEFLY: u64 = 60_000;
 
 /// A token for the page to bring.
@@ -39,7 +39,7 @@ enum Named {
 }
 
 impl Node {
-    /// The order of a socket's handle; none where the handle gives none.
+    /// Returns the order of a socket's handle, if the handle gives one.
     pub(super) fn order(
         &mut self,
         user: Option<usize>,
@@ -77,7 +77,7 @@ impl Node {
         Some(Given::Order(Order { user, adopt, named, no_cookie, begun, minted, signed, relay, at, number }))
     }
 
-    /// The removal after a socket's handle has ended its session.
+    /// Returns the removal after a socket's handle has ended the session.
     pub(super) fn removal(&mut self, handle: &Handle, time: &Time) -> Option<Given> {
         if self.live(&handle.bind, time).is_some() {
             return None;
@@ -115,7 +115,7 @@ impl Node {
         if let Named::Ended(id) = order.named {
             self.end_named(id, time);
         }
-        // An order that names no session is sealed for the begun one.
+        // An order without a session's name is sealed for the begun session.
         let (id, names) = match order.named {
             Named::Living(id) | Named::Ended(id) => (id, true),
             Named::Nothing => (order.begun, false),
@@ -144,7 +144,7 @@ impl Node {
         Ok(())
     }
 
-    /// The living session that the order names, with the order's values merged.
+    /// Returns the order's living session, with the order's values merged.
     fn take_relay(&mut self, id: usize, order: &Order, time: &Time) -> Result<usize, &'static str> {
         if self.reason_of(id, time).is_some() {
             return Err("session_closed");
@@ -204,7 +204,7 @@ impl Node {
 
     fn reason_of(&self, id: usize, time: &Time) -> Option<CloseReason> {
         let (reason, at) = self.sessions.get(&id)?.ended?;
-        // The node tells how a session ended for a minute.
+        // For a minute the node tells the reason of an end.
         Some(if time.now < at + FENCE { reason } else { CloseReason::Destroyed })
     }
 }
