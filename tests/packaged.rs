@@ -1,5 +1,5 @@
-//! The first minutes of a newcomer: the programs of the README and of the guide's first chapter, pasted into empty projects
-//! that depend on the packaged crate, built and run.
+//! The first minutes of a newcomer: the test pastes the programs of the README and of the guide's first chapter into
+//! empty projects that depend on the packaged crate, builds the programs and runs them.
 //!
 //! `cargo test --all-features --test packaged` needs curl and tar. The projects share a build directory.
 #![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
@@ -23,7 +23,7 @@ fn scratch() -> PathBuf {
     PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("packaged")
 }
 
-/// Runs a command and returns its standard output. A failing command fails the test with all that it said.
+/// Runs a command and returns its standard output. A failing command fails the test with the command's whole output.
 fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     let (stdout, stderr) = (String::from_utf8(stdout).unwrap(), String::from_utf8_lossy(&stderr));
@@ -48,13 +48,13 @@ fn packaged() -> PathBuf {
     scratch().join(name)
 }
 
-/// The code blocks of a language, in order.
+/// Returns the code blocks of a language, in order.
 fn blocks<'a>(text: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("\n```{language}\n");
     text.split(&fence).skip(1).map(|rest| rest.split_once("\n```").expect("the block has an end").0).collect()
 }
 
-/// An empty project, after the commands of an install block.
+/// An empty project, made by the commands of an install block.
 struct Project {
     folder: PathBuf,
 }
@@ -66,7 +66,7 @@ impl Project {
         run(cargo(&scratch()).args(["new", "--quiet", "--vcs", "none", name]));
         for line in install.lines().filter(|line| line.starts_with("cargo add ")) {
             let mut words: Vec<_> = line.split_whitespace().skip(1).collect();
-            // The crate stands in no registry yet: its package takes the place of its name.
+            // No registry has the crate yet, so a path to the package takes the place of the name.
             if let Some(at) = words.iter().position(|word| *word == "layered-session") {
                 words.remove(at);
                 run(cargo(&folder).args(["add", "--quiet", "--path"]).arg(package));
@@ -104,7 +104,7 @@ impl Project {
         server
     }
 
-    /// Returns the compiler's messages about a program that does not compile.
+    /// Returns the compiler's messages for a program that does not compile.
     fn refused(&self, program: &str, arguments: &[&str]) -> String {
         self.write(program);
         let Output { status, stderr, .. } = cargo(&self.folder).args(arguments).output().unwrap();
@@ -141,7 +141,7 @@ impl Server {
             .arg(self.url(path)))
     }
 
-    /// The first line of an event stream that holds a text.
+    /// Returns the first line of an event stream that contains a text.
     fn event(&self, path: &str, text: &str) -> String {
         let mut command = Command::new("curl");
         command.args(["--silent", "--no-buffer", "--max-time", "10"]).arg("--cookie").arg(&self.jar);
@@ -162,7 +162,7 @@ impl Drop for Server {
     }
 }
 
-// The steps share the package and the build directory, so that they are one test.
+// The steps share the package and the build directory, so they form one test.
 #[test]
 fn newcomer_gets_going_with_readme_and_first_chapter() {
     fs::create_dir_all(scratch()).unwrap();
@@ -216,7 +216,7 @@ fn newcomer_gets_going_with_readme_and_first_chapter() {
     assert!(project.start(program).curl("/", &[]).contains("value=3"), "the choice survives a restart");
 }
 
-/// Natural mistakes, each of which the compiler explains in words of this crate.
+/// Natural mistakes. The compiler explains each mistake in words of this crate.
 const MISTAKES: &str = r#"
 use axum::Router;
 use layered_session::{MemoryTier, Session, Sessions, SharedTier};

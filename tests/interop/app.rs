@@ -1,4 +1,4 @@
-//! An application on loopback that keeps the heads of its requests.
+//! An application on loopback that records the heads of its requests.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -32,7 +32,7 @@ impl SessionValue for Note {
     const NAME: &'static str = "note";
 }
 
-/// The application, which ends with its owner.
+/// The application, which stops when its owner drops the value.
 pub(crate) struct App {
     pub(crate) address: SocketAddr,
     seen: Arc<Mutex<Vec<HeaderMap>>>,
@@ -67,7 +67,7 @@ impl App {
         Ok(Self { address, seen, server })
     }
 
-    /// The values of a header in the requests so far.
+    /// Returns the values of a header in all requests so far.
     pub(crate) fn seen(&self, name: &str) -> Vec<String> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let name = HeaderName::try_from(name).expect("a header's name");
@@ -91,7 +91,7 @@ async fn set(session: Session, Path(text): Path<String>) -> Result<String, Write
     Ok(text)
 }
 
-/// Writes the longest note that the cookie takes, and answers with its length.
+/// Writes the longest note that fits the cookie, and answers with the note's length.
 async fn fill(session: Session) -> Result<String, WriteError> {
     let mut room = 8_192;
     while session.set(Note("x".repeat(room))).await.is_err() {
@@ -100,7 +100,7 @@ async fn fill(session: Session) -> Result<String, WriteError> {
     Ok(room.to_string())
 }
 
-/// Sends the reason why the session is closed, or the note.
+/// Sends the session's close reason over the socket, or the note.
 async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let mut notes = session.watch::<Note>();

@@ -11,8 +11,8 @@ use crate::{
 
 const CACHE: &str = "proxy_cache pages; proxy_cache_valid 200 1m; add_header X-Cache $upstream_cache_status;";
 
-/// Has two sessions and a visitor read a page through the cache. Gives the number of answers that came
-/// from the cache, and the answer for the cookie of a session that has ended elsewhere.
+/// Reads a page through the cache with two sessions and a visitor. Returns the number of answers from the cache, and
+/// the answer for the cookie of a session that has ended elsewhere.
 async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBuilder) -> Result<(usize, String)> {
     let (app, folder) = (App::start_with(settings).await?, Folder::new()?);
     let proxy = Proxy::nginx(app.address, CACHE).await?;
@@ -42,7 +42,7 @@ async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBu
 #[tokio::test]
 async fn nginx_caches_no_page_of_a_session() -> Result {
     assert_eq!(read_through_cache(|sessions| sessions).await?, (0, String::new()));
-    // The setting gives this up.
+    // `without_cache_control` gives up this protection.
     assert_eq!(read_through_cache(SessionsBuilder::without_cache_control).await?, (6, "ada".to_owned()));
     Ok(())
 }

@@ -26,7 +26,7 @@ use crate::{
 
 type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;
 
-/// Only a test that fails waits for so long.
+/// The time limit of a wait. Only a failing test waits for the whole limit.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 // ---- clients
@@ -94,7 +94,7 @@ async fn curl_that_expects_100_sends_no_body_that_is_too_long() -> Result {
 
 // ---- proxies
 
-// nginx gives the head of a response 4 kB by default, and answers 502 where it does not fit.
+// nginx limits the head of a response to 4 kB by default, and answers 502 to a longer head.
 #[tokio::test]
 async fn full_cookie_passes_default_buffers_of_proxies() -> Result {
     let (app, folder) = (App::start().await?, Folder::new()?);
@@ -111,7 +111,7 @@ async fn full_cookie_passes_default_buffers_of_proxies() -> Result {
     Ok(())
 }
 
-/// Opens the socket as a page of the proxy's address does, and gives the first message.
+/// Opens the socket as a page on the proxy's address does, and returns the first message.
 async fn socket(proxy: &Proxy) -> Result<Message> {
     let mut request = format!("ws://{}/live", proxy.address).into_client_request()?;
     request.headers_mut().insert("origin", format!("http://{}", proxy.address).parse()?);
@@ -122,7 +122,7 @@ async fn socket(proxy: &Proxy) -> Result<Message> {
     Ok(message)
 }
 
-// nginx gives the application its own address as `Host` unless its configuration says otherwise.
+// nginx sends the application's own address as `Host` unless its configuration changes the header.
 #[tokio::test]
 async fn socket_behind_a_changed_host_is_told_why() -> Result {
     let app = App::start().await?;
@@ -139,7 +139,7 @@ async fn socket_behind_a_changed_host_is_told_why() -> Result {
 
 #[tokio::test]
 async fn listed_origin_passes_behind_a_changed_host() -> Result {
-    // The address is known before the application starts, as an operator knows it.
+    // The test reserves the address before the application starts, as an operator knows the address in advance.
     let reserved = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let app = App::start_with(|sessions| sessions.public_origins([format!("http://{reserved}")])).await?;
     let proxy = Proxy::nginx_at(reserved, app.address, "").await?;

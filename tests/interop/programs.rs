@@ -1,4 +1,4 @@
-//! Clients and proxies as programs of their own, on loopback. Each ends with its owner.
+//! Clients and proxies as separate programs on loopback. Each program stops when its owner drops the value.
 
 use std::{
     env, fs,
@@ -26,7 +26,7 @@ pub(crate) async fn run(program: &str, arguments: Vec<String>) -> Result<Vec<Str
     Ok(String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect())
 }
 
-/// A folder below the target directory that is removed at the end.
+/// A folder below the target directory, removed on drop.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -58,7 +58,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// nginx with these lines in its `location /`.
+    /// Starts nginx with these lines in its `location /`.
     pub(crate) async fn nginx(target: SocketAddr, location: &str) -> Result<Self> {
         Self::nginx_at(free_address()?, target, location).await
     }

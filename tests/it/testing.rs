@@ -14,14 +14,14 @@ mod client;
 mod session;
 mod store;
 
-/// A chain of the browser's cookie, and of memory if wanted, which identifies users by [`User`].
+/// A chain with the cookie tier, and optionally memory, which identifies users by [`User`].
 fn chain(memory: bool) -> SessionsBuilder {
     let builder = Sessions::builder();
     let builder = if memory { builder.tier(MemoryTier::builder().build()) } else { builder };
     builder.tier(CookieTier::sealed(ring())).value::<Theme>().value::<Division>().identify_by::<User>(named)
 }
 
-/// Answers `POST` by the theme of the body, written, and `GET` by the theme that the session has.
+/// Answers `POST` with the theme of the body after the write, and `GET` with the session's theme.
 async fn theme(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {
     let session = Session::load(request.extensions()).await?;
     if request.method() == http::Method::POST {

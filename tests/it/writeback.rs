@@ -1,4 +1,4 @@
-//! The writeback: one page of a browser, and what becomes of what it posts.
+//! The writeback: a page of one browser, and the effects of its posts.
 
 mod body;
 mod requests;
@@ -35,7 +35,7 @@ impl SessionValue for Ratio {
     const NAME: &'static str = "ratio";
 }
 
-/// The user's, long or short.
+/// A user value, short or long.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Note(String);
 
@@ -44,7 +44,7 @@ impl SessionValue for Note {
     const SCOPE: Scope = Scope::Principal;
 }
 
-/// What the browser does not carry.
+/// A value that the cookie does not carry.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Draft(Vec<Paragraph>);
 
@@ -61,7 +61,7 @@ struct Paragraph {
     indentation: u32,
 }
 
-/// A page in a browser: it posts, and reads back through the handle of another request.
+/// A page in a browser. The page posts, and reads back through the handle of another request.
 struct Page {
     node: Node,
     clock: ManualClock,
@@ -86,7 +86,7 @@ impl Page {
         page
     }
 
-    /// Sends a request; what the answer does to cookies is left aside.
+    /// Sends a request, and leaves the browser's cookies unchanged.
     async fn send<B>(&self, request: Request<B>) -> Answer
     where
         B: Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
@@ -104,7 +104,7 @@ impl Page {
         self.browser.visit(&self.node, async |session| session.get::<V>()).await
     }
 
-    /// A handle that outlives its request, as a socket has it.
+    /// Returns a handle that outlives its request, like a socket's.
     async fn socket(&mut self) -> Session {
         self.browser.visit(&self.node, async |session| session).await
     }
@@ -116,7 +116,7 @@ impl Page {
     }
 }
 
-/// Everything but `visits` and who is signed in.
+/// A writeback for all values except `visits` and the identity value.
 fn allowing(sessions: &Sessions) -> SessionWriteback {
     let writeback = SessionWriteback::new(sessions).allow::<Theme>().unwrap().allow::<Division>().unwrap();
     let writeback = writeback.allow::<Level>().unwrap().allow::<Ratio>().unwrap();

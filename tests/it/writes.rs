@@ -1,7 +1,7 @@
 //! Writes of values.
 //!
 //! - `acceptance`: the writes that are accepted or refused
-//! - `concurrent`: many writers at once
+//! - `concurrent`: many writers at the same time
 //! - `in_flight`: writes that wait for a store, or are dropped
 //! - `threads`: counters under threads that renew, expire and evict
 //! - `removals`: removed values, and how long a removal is remembered
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::support::{App, Browser, Node, Visits};
 
-/// What the server keeps to itself.
+/// A value on servers only.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Note(String);
 

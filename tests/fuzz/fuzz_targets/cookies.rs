@@ -1,6 +1,7 @@
-//! Anything as `Cookie` header, and anything as body of the writeback: nobody becomes somebody, and nothing fails.
+//! Arbitrary bytes as the `Cookie` header and as the body of the writeback: no browser gains a session, and nothing
+//! fails.
 //!
-//! Of the input, the first byte says what is made of the rest, the next two how much of it goes into the header.
+//! The first byte of the input selects how the rest is used, and the next two bytes the length of the header's part.
 #![no_main]
 
 #[allow(dead_code)]
@@ -31,8 +32,8 @@ use crate::support::{
     waiting::at_once,
 };
 
-/// Of the flags in the first byte: the header's part is the value of a cookie of our name, the body's part is a relay
-/// token or one value.
+/// Flags of the first byte: the header's part is the value of a cookie of our name, the body's part is a relay token or
+/// one value.
 const OUR_NAME: u8 = 1;
 const RELAY: u8 = 2;
 const VALUE: u8 = 4;
@@ -42,7 +43,7 @@ static APP: LazyLock<App> = LazyLock::new(|| {
     App::with_keys(KeyRing::new([key]).expect("a key"))
 });
 
-/// A browser that sends this header is nobody's, and is given nothing.
+/// Asserts that a browser with this header has no session and receives no cookie.
 async fn assert_anonymous(node: &Node, cookie: &HeaderValue) {
     let mut request = Browser::new().request();
     request.headers_mut().insert(header::COOKIE, cookie.clone());
@@ -78,7 +79,7 @@ async fn run(input: &[u8]) {
     assert!(matches!(status, 200 | 400 | 413 | 422), "{answer:?}");
     assert!(status == 200 || answer.set_cookies().is_empty(), "{answer:?}");
     assert!(status == 200 || node.sessions.stats().records == 0, "{answer:?}");
-    // Whatever was stored just now is the session of the cookie that the answer gave.
+    // A value that this request stored belongs to the session of the cookie in the answer.
     assert_anonymous(&node, &cookie).await;
 }
 

@@ -1,7 +1,7 @@
-//! Tokens of all four purposes at three nodes that restart: forged, swapped, replayed, late, and in any order. The input is
-//! a program of [`STEP`] bytes a step.
+//! Tokens of all four purposes at three nodes that restart: forged, swapped, replayed, late, and in any order. The
+//! input is a program of [`STEP`] bytes for each step.
 //!
-//! The tokens are sealed anew for every input: an input changes the same places again, of other bytes.
+//! Each input seals the tokens anew, so the same input changes the same places of other bytes.
 #![no_main]
 
 #[allow(dead_code)]

@@ -1,7 +1,7 @@
-//! Genuine tokens, whole or forged, brought to nodes that don't know what is in them. The input is a program: its first
-//! byte says which browser brings them, and each [`STEP`] bytes are one token on its way.
+//! Genuine tokens, whole or forged, at nodes that do not know the content of the tokens. The input is a program: the
+//! first byte selects the browser, and each following [`STEP`] bytes are the delivery of one token.
 //!
-//! The tokens are sealed anew in every process: an input changes the same places again, of other bytes.
+//! Each process seals the tokens anew, so the same input changes the same places of other bytes.
 #![no_main]
 
 #[allow(dead_code)]
@@ -35,13 +35,14 @@ use crate::support::{
 
 const STEP: usize = 6;
 const MOST_STEPS: usize = 24;
-/// Doubled on and on, and with every character escaped, a token would be more than a body may hold: another refusal.
+/// A longer token, doubled several times and with every character escaped, could exceed the body limit, which is a
+/// different refusal.
 const LONGEST: usize = 1024;
 
-/// Of the flags in a step's second byte.
+/// Flags of a step's second byte.
 const OTHER_NODE: u8 = 1;
 const FORGED: u8 = 2;
-/// What was brought last is changed once more.
+/// Forges the previous step's token once more.
 const AGAIN: u8 = 4;
 const RESTARTED: u8 = 8;
 
@@ -51,7 +52,7 @@ fn held(session: &Session) -> Held {
     (session.get(), session.get(), session.get(), session.get())
 }
 
-/// A browser as it is before it brings anything, and the tokens of its page with what the session held then.
+/// A browser before its first delivery, and the page's tokens, each with the session's values at that time.
 struct Page {
     browser: Browser,
     before: Held,
@@ -84,13 +85,14 @@ impl Page {
 
 struct Made {
     ring: KeyRing,
-    /// One with a cookie and relay tokens, one without and with birth tokens.
+    /// A page with a cookie and relay tokens, and a page without a cookie and with birth tokens.
     pages: [Page; 2],
-    /// The tokens of both, orders that another page's session names, and cookies.
+    /// The tokens of both pages, orders for another page's session, and cookies.
     all: Vec<String>,
 }
 
-/// Tokens that no page brings with success: two orders of a session whose cookie neither page has, and a cookie.
+/// Returns tokens that no page brings with success: two orders of a session whose cookie neither page has, and a
+/// cookie.
 async fn foreign(app: &App) -> [String; 3] {
     let (node, browser) = (app.start(), signed_in(&app.start(), "bob").await);
     let live = socket(&browser, &node).await;
@@ -147,7 +149,7 @@ async fn run(program: &[u8]) {
                 known = known.max(Some(brought));
             }
             None => {
-                // A cookie is no token for a page to bring, genuine or not.
+                // Pages may not bring a cookie as a token, genuine or forged.
                 match all.contains(&text) && text.contains('.') {
                     true => assert_refused(&answer, StatusCode::CONFLICT, "relay_other_session"),
                     false => assert_refused(&answer, StatusCode::BAD_REQUEST, "relay_invalid"),

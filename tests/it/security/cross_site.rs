@@ -1,5 +1,5 @@
 //! Requests that another site caused: under `SameSite` the browser withholds the cookie, and a session that such a
-//! request began would take the place of the login.
+//! request began would replace the user's login.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, header};
@@ -36,7 +36,7 @@ fn request(browser: &Browser, method: Method, headers: Headers) -> Request<Full<
     request
 }
 
-/// Sends a request to a handler. Gives the `Set-Cookie` fields of the response, and the handler's result.
+/// Sends a request to a handler. Returns the `Set-Cookie` fields of the response, and the handler's result.
 async fn send<T>(
     node: &Node,
     request: Request<Full<Bytes>>,
@@ -52,7 +52,8 @@ fn assert_closed<T: std::fmt::Debug>(written: Result<T, WriteError>, write: &str
     assert!(error.to_string().contains("cross-site"), "{write}: {error}");
 }
 
-/// A form of another site's, without our cookie: the handler can write nothing, and the response sets nothing.
+/// Asserts that another site's form without our cookie begins no session: the handler can write nothing, and the
+/// response sets no cookie.
 async fn assert_mints_nothing(node: &Node, request: Request<Full<Bytes>>) {
     let records = node.sessions.stats().records;
     let (set, ()) = send(node, request, async |session| {
@@ -122,7 +123,7 @@ async fn opened_token_lifts_the_rule() {
         })
         .await;
         assert_eq!(set.len(), 1);
-        // The id has ended by now. The browser sent the cookie all the same, so that a sign-in replaces no other.
+        // The session's id has ended by now. The browser still sent the cookie, so a sign-in replaces no other session.
         let signed = async |session: Session| session.sign_in(User("cid".into())).await.unwrap();
         assert_eq!(send(node, request(&ada, Method::POST, FORM), signed).await.0.len(), 1);
     }
@@ -140,7 +141,7 @@ fn node(same_site: SameSite) -> Node {
     Node::new(sessions.build().unwrap())
 }
 
-/// Requests without a cookie, and the settings under which they may begin a session.
+/// Requests without a cookie, and the `SameSite` settings under which each may begin a session.
 const REQUESTS: &[(&str, Method, Headers, &[SameSite])] = &[
     ("no browser", Method::POST, &[], &[LAX, STRICT, NONE]),
     ("our own page", Method::POST, &[("sec-fetch-site", "same-origin")], &[LAX, STRICT, NONE]),
@@ -214,7 +215,7 @@ async fn cross_site_response_varies_by_cookie() {
     assert_eq!(response.headers()[header::VARY], "cookie");
 }
 
-// SAML and OpenID Connect's `form_post`.
+// SAML and the `form_post` of OpenID Connect.
 #[tokio::test]
 async fn form_post_signs_in_from_another_site() {
     for (same_site, method, headers) in [

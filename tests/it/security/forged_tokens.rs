@@ -1,6 +1,6 @@
-//! Tokens of all four purposes in general: forged, swapped, replayed, late, and in any order at any node.
+//! Tokens of all four purposes: forged, swapped, replayed, late, and in any order at any node.
 //!
-//! `TOKEN_CASES=20000 cargo test --release --all-features --test it forged_tokens::no_token` runs more of the programs.
+//! `TOKEN_CASES=20000 cargo test --release --all-features --test it forged_tokens::no_token` runs more programs.
 
 use http::StatusCode;
 use layered_session::Session;
@@ -23,18 +23,18 @@ fn theme(length: u8) -> Theme {
     Theme("x".repeat(length.into()))
 }
 
-/// How a page came to its socket.
+/// The state in which a page opened its socket.
 #[derive(Clone, Copy, Debug)]
 enum Beginning {
     Visitor,
     User,
     /// Without a cookie: the socket's own write begins the session.
     Newcomer,
-    /// Without a cookie: a request signs in whose response has not left.
+    /// Without a cookie: a request signs in, and its response has not left yet.
     NewUser,
 }
 
-/// A browser, and a handle that writes for a page in it.
+/// Returns a browser, and the handle of a page's socket in the browser.
 async fn page(beginning: Beginning, node: &Node) -> (Browser, Session) {
     let browser = match beginning {
         Beginning::Visitor => visitor(node).await,
@@ -53,7 +53,7 @@ async fn page(beginning: Beginning, node: &Node) -> (Browser, Session) {
     (browser, live)
 }
 
-/// All that is declared.
+/// All declared values.
 #[derive(Clone, Debug, PartialEq)]
 struct Held {
     theme: Option<Theme>,
@@ -66,7 +66,7 @@ fn held(session: &Session) -> Held {
     Held { theme: session.get(), visits: session.get(), division: session.get(), user: session.get() }
 }
 
-/// What this browser's next request would meet, and the browser itself.
+/// The browser, and the values that its next request would read.
 #[derive(Debug, PartialEq)]
 struct Seen {
     held: Held,
@@ -82,7 +82,7 @@ async fn seen(browser: &Browser, node: &Node) -> Seen {
     Seen { held, lives, cookie, records: node.sessions.stats().records }
 }
 
-/// The removal of a session that a socket has ended, and the browser that still holds the cookie.
+/// Ends a session on a socket. Returns the cookie removal, and the browser that still holds the cookie.
 async fn removal(node: &Node) -> (Browser, String) {
     let browser = signed_in(node, "ada").await;
     let live = socket(&browser, node).await;
@@ -140,7 +140,7 @@ fn forged_token_changes_nothing() {
         let authored = async {
             let (browser, live) = page(beginning, &home).await;
             live.set(Division(3)).await.unwrap();
-            // Three lengths: the three ways in which base64 can end.
+            // Three lengths, for the three endings of base64.
             for length in [2, 3, 4] {
                 live.set(theme(length)).await.unwrap();
                 tokens.push(live.relay().unwrap().to_string());
@@ -157,7 +157,7 @@ fn forged_token_changes_nothing() {
     let (_, removal) = at_once(removal(&home)).unwrap();
     tokens.extend(more.into_iter().chain([removal]));
 
-    // A node that knows what the tokens hold would look the same if it took them: the other one would not.
+    // A node that knows the content of the tokens would look the same after it accepted them. The cold node would not.
     let cold = app.start();
     let mut places = Vec::new();
     for (browser, node) in browsers.iter().flat_map(|browser| [(browser, &home), (browser, &cold)]) {
@@ -167,7 +167,7 @@ fn forged_token_changes_nothing() {
     let changes = vec(any::<[u8; 4]>(), 1..3);
     proptest!(config(1024), |(which in any::<Index>(), changes in changes)| {
         let forged = changes.iter().fold(which.get(&tokens).clone(), |token, change| forge(&token, &tokens, *change));
-        // A cookie is no token for a page to bring, genuine or not.
+        // Pages may not bring a cookie as a token, genuine or forged.
         if tokens.contains(&forged) && !parts(&forged).0.is_empty() {
             return Ok(());
         }
@@ -187,7 +187,7 @@ fn forged_token_changes_nothing() {
     }
 }
 
-/// What happens to a session while its page has brought nothing yet.
+/// An event of the session before its page has brought a token.
 #[derive(Clone, Debug)]
 enum Step {
     Theme(u8),
@@ -198,7 +198,7 @@ enum Step {
     RemoveVisits,
     RemoveDivision,
     Clear,
-    /// In another browser of Ada's.
+    /// A write in another browser of Ada's.
     Elsewhere(i64),
     Pass(u64),
 }
@@ -240,7 +240,7 @@ impl Step {
     }
 }
 
-/// A token on its way: which one, to which node, and whether that was started anew before.
+/// The delivery of a token: the token, the node, and whether the node restarted before.
 type Delivery = (Index, usize, bool);
 
 const NODES: usize = 3;
@@ -274,12 +274,12 @@ async fn deliver(
         step.take(&app, &live, &elsewhere).await;
         tokens.extend(live.relay().map(|token| (token.to_string(), held(&live))));
     }
-    // A first step that changes nothing leaves nothing to bring.
+    // A single step without a change leaves no token to bring.
     let Some(newest) = tokens.len().checked_sub(1) else { return Ok(()) };
     let mut order: Vec<_> = deliveries.iter().map(|(which, at, anew)| (which.index(newest + 1), *at, *anew)).collect();
     order.insert(last.index(order.len() + 1), (newest, at, anew));
 
-    // Where the socket is, all is known already. Elsewhere it is what the newest token so far has brought.
+    // The socket's node knows all changes already. Any other node knows the changes of the newest token so far.
     let (mut home, mut known) = (true, 0);
     for (which, at, anew) in order {
         if anew {
@@ -314,7 +314,7 @@ proptest! {
     }
 }
 
-/// Asserts that every kind of token was taken somewhere: refusals alone would show nothing.
+/// Asserts that some node accepted every kind of token: refusals alone would prove nothing.
 fn assert_met(tally: &Tally) {
     for met in ["r. 200", "b. 200", "t. 200", "removal 200", "forged", "relay_expired", "token_used"] {
         assert!(tally.contains_key(met), "{met} never came: {tally:?}");
@@ -331,7 +331,7 @@ fn no_token_gives_more_than_its_own() {
         let met = at_once(Cluster::run(&program)).expect("nothing waits");
         met.into_iter().for_each(|(name, times)| *tally.borrow_mut().entry(name).or_default() += times);
     });
-    // Fewer programs may miss one of them.
+    // A run with fewer programs may miss a kind.
     if cases >= 200 {
         assert_met(&tally.into_inner());
     }

@@ -1,5 +1,5 @@
-//! Pages of listed public origins that are another site: the writeback takes what they post, no session begins for
-//! them, and the principal that the head names is theirs.
+//! Pages of listed public origins on another site: the writeback accepts their posts, begins no session for them, and
+//! takes the principal from the request head.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -32,7 +32,7 @@ fn node() -> Node {
     Node::new(chain().tier(memory()).tier(cookie(&ring())).build().unwrap())
 }
 
-/// A request of ada's by `fetch` from a page of another site, which sends no cookie of ours.
+/// A request of Ada's by `fetch` from a page of another site, without our cookie.
 fn fetch(method: Method, path: &str, origin: &str, body: impl Into<Bytes>) -> Request<Full<Bytes>> {
     let mut request = Browser::new().request_of(method, path, body);
     let fields = [("sec-fetch-site", "cross-site"), ("user", "ada"), ("content-type", "application/json")];
@@ -135,7 +135,8 @@ async fn listed_origin_follows_principals_events() {
     assert_eq!(node.stream(writeback(), nobodys).await.status(), StatusCode::NO_CONTENT);
 }
 
-// `SameSite=None` withholds nothing, so writes of a listed origin begin sessions; tokens are the own page's all the same.
+// `SameSite=None` withholds no cookie, so a listed origin's writes begin sessions. Tokens stay bound to the
+// application's own pages.
 #[tokio::test]
 async fn listed_origin_tokens_mint_nothing_under_none() {
     let cookie = CookieTier::sealed(ring()).name("__Host-session").same_site(SameSite::None);
@@ -155,7 +156,7 @@ async fn listed_origin_tokens_mint_nothing_under_none() {
     assert_eq!(bring("same-origin").await.set_cookies().len(), 1);
 }
 
-// Birth tokens and orders give the cookie of a session: without a cookie that is minting.
+// Birth tokens and orders set the cookie of a session. Without a cookie in the request, both would mint a session.
 #[tokio::test]
 async fn tokens_of_listed_origin_mint_nothing() {
     let app = App::new();

@@ -1,4 +1,4 @@
-//! What must not be seen: in traces, in `Debug`, in refusals, by stores.
+//! Secrets stay out of traces, `Debug`, refusals and stores.
 
 use std::{
     convert::Infallible,
@@ -23,7 +23,7 @@ use crate::support::{
     id_of, memory, ring, spellings, store,
 };
 
-/// Every value, id and error that is an application's own has it in it.
+/// Every value, id and error of the application contains this text.
 const CANARY: &str = "canary";
 
 fn canary(of: &str) -> String {
@@ -61,7 +61,7 @@ async fn traces_and_debug_hold_no_secret() {
         tokens.extend(socket.relay().map(|token| token.as_str()[2..].to_owned()));
         show_all(&traced, &node, &socket).await;
 
-        // What fails on the way.
+        // Failures on the way.
         let too_large = socket.set(Theme(canary("long").repeat(1_000))).await.unwrap_err();
         traced.show(&too_large);
         let mut late = anonymous;
@@ -89,7 +89,8 @@ async fn traces_and_debug_hold_no_secret() {
         }
         pass(&traced, &node, browser.request()).await;
 
-        // Another build that can't read it, clocks apart, a store that is away, and the end.
+        // Another build that can't read the value, clocks that differ, a store that is down, and the end of the
+        // session.
         let other = chain(memory(), cookie(&ring), &clock).value::<NumberedTheme>();
         let other = Node::new(other.build().unwrap());
         browser.clone().visit(&other, async |s| s.value::<NumberedTheme>()).await;
@@ -118,13 +119,13 @@ async fn traces_and_debug_hold_no_secret() {
     for token in &tokens {
         assert_hides(&text, token);
         spellings(&id_of(token)).iter().for_each(|id| assert_hides(&text, id));
-        // The id as any token of the session has it, for not every token is kept here.
+        // The id as every token of the session contains it, since the test does not keep every token.
         assert_hides(&text, &token[8..48]);
     }
     spellings(&key).iter().for_each(|key| assert_hides(&text, key));
 }
 
-/// `Debug` of everything that an application can have in its hands.
+/// Shows `Debug` of every type that an application can hold.
 async fn show_all(traced: &Trace, node: &Node, session: &Session) {
     let principal = session.principal().expect("somebody is signed in");
     traced.show(&(&node.sessions, session, &principal, session.value_source::<Theme>(), session.explain::<Theme>()));
@@ -150,7 +151,7 @@ async fn show_all(traced: &Trace, node: &Node, session: &Session) {
 #[derive(Clone, Debug)]
 struct Unseen;
 
-/// One request through the layer, shown inside and after it.
+/// Sends one request through the layer, and shows `Debug` inside the handler and after the response.
 async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
     let to = traced.clone();
     let show = service_fn(move |request: Request<Full<Bytes>>| {
@@ -158,7 +159,7 @@ async fn pass(traced: &Trace, node: &Node, request: Request<Full<Bytes>>) {
         async move {
             to.show(&request);
             let session = Session::load(request.extensions()).await.unwrap();
-            // Refused where several sessions' tokens came: the refusal is shown too.
+            // The write is refused where tokens of several sessions came. The trace shows the refusal too.
             to.show(&session.set(Visits(session.value::<Visits>().0 + 1)).await);
             Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))
         }
@@ -179,7 +180,7 @@ fn a_refused_key_is_not_in_the_refusal() {
     }
 }
 
-// R32. What marks them is what keeps them out of HTTP/2's compression tables, too.
+// R32. The sensitive mark also keeps the cookie out of the compression tables of HTTP/2.
 #[tokio::test]
 async fn both_ways_the_cookie_is_marked_sensitive() {
     let node = Node::new(builder(&ring(), &ManualClock::new()).build().unwrap());
@@ -199,7 +200,7 @@ async fn both_ways_the_cookie_is_marked_sensitive() {
     assert!(headers.contains_key(header::SET_COOKIE) && sensitive(&headers, header::SET_COOKIE));
 }
 
-/// A store that notes the owners of its calls, and keeps nothing.
+/// A store that records the owners of its calls, and stores nothing.
 fn noting(owners: &Arc<Mutex<Vec<OwnerId>>>) -> SharedTier {
     let (of_reads, of_writes) = (Arc::clone(owners), Arc::clone(owners));
     store(
@@ -233,7 +234,7 @@ async fn store_hashes_differ_by_audience_and_kind() {
         assert!(session.as_bytes().windows(8).all(|part| !id.windows(8).any(|other| other == part)));
         node.sessions.for_principal(Principal::new("ada")).await.unwrap();
         let principal = owners.lock().unwrap().drain(..).next_back().unwrap();
-        // A principal that is called what a session's id is, is not that session.
+        // A principal named like a session's id is a different owner from the session.
         node.sessions.for_principal(Principal::new(URL_SAFE_NO_PAD.encode(&id))).await.unwrap();
         assert_ne!(owners.lock().unwrap().drain(..).next_back(), Some(session));
         seen.extend([session, principal]);

@@ -1,4 +1,5 @@
-//! Sockets that another site opens: browsers send them with cookies, and let the page there read and write.
+//! Sockets that another site opens: the browser sends the cookie with the handshake, so a foreign page could read and
+//! write.
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -20,7 +21,7 @@ use crate::support::{
     Browser, Division, Node, Theme, Trace, User, Visits, at_once, cookie, declared, kind, memory, ring, theme,
 };
 
-/// Computed from the head, for those too who have no session.
+/// A value computed from the request head, also for requests without a session.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Locale(String);
 
@@ -40,7 +41,7 @@ fn start_with(cookie: CookieTier, settings: impl FnOnce(SessionsBuilder) -> Sess
     Node::new(settings(sessions).build().unwrap())
 }
 
-/// A node and a browser in which ada has a theme and a division.
+/// Returns a node, and a browser in which Ada has a theme and a division.
 async fn signed_in() -> (Node, Browser) {
     let node = node();
     let browser = ada_at(&node).await;
@@ -69,7 +70,7 @@ fn upgrade(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<
     request
 }
 
-/// Extended CONNECT, as a socket over HTTP/2 begins.
+/// A request by extended CONNECT, which opens a socket over HTTP/2.
 fn connect(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<Bytes>> {
     let mut request = upgrade(browser, headers);
     *request.method_mut() = Method::CONNECT;
@@ -81,7 +82,7 @@ fn connect(browser: &Browser, headers: &[(&'static str, &str)]) -> Request<Full<
 }
 
 const OURS: &[&[(&str, &str)]] = &[
-    // No browser's: a browser sends `Origin` with every WebSocket.
+    // A client that is no browser: browsers send `Origin` with every WebSocket.
     &[],
     &[("sec-fetch-site", "same-origin")],
     &[("sec-fetch-site", "same-origin"), ("origin", "https://evil.example")],
@@ -139,7 +140,7 @@ async fn client_without_origin_has_its_session() {
     }
 }
 
-// A client that is no browser: tungstenite sends neither `Origin` nor `Sec-Fetch-Site`.
+// tungstenite is no browser: the client sends neither `Origin` nor `Sec-Fetch-Site`.
 #[tokio::test]
 async fn tungstenite_has_its_session() {
     let (node, browser) = signed_in().await;
@@ -223,7 +224,7 @@ async fn traced_refusal_holds_no_userinfo() {
     }
 }
 
-// G4. A socket that asks for no session is the application's own.
+// G4. A socket whose handler asks for no session is the application's own.
 #[tokio::test]
 async fn refused_socket_without_session_is_not_traced() {
     let (trace, _guard) = Trace::begin();
@@ -236,7 +237,7 @@ async fn refused_socket_without_session_is_not_traced() {
     assert_eq!(trace.text(), before);
 }
 
-// curl --http2 and Java's HttpClient offer HTTP/2 so, and are answered in HTTP/1.1.
+// curl with `--http2` and Java's `HttpClient` offer HTTP/2 by `Upgrade`, and get an answer in HTTP/1.1.
 #[tokio::test]
 async fn client_that_offers_http2_has_its_session() {
     let (node, browser) = signed_in().await;
@@ -289,7 +290,7 @@ async fn cross_site_socket_gets_no_session() {
 
 async fn assert_has_nothing(session: &Session) {
     assert_eq!((session.get::<Theme>(), session.get::<User>(), session.principal()), (None, None, None));
-    // Computed tiers answer.
+    // Computed tiers still answer.
     assert_eq!((session.value::<Division>(), session.value_source::<Division>().tier()), (Division(2), "default"));
     assert_eq!(session.value::<Locale>(), Locale("/live".into()));
     assert!(session.is_new() && session.created_at().is_none() && session.expires_at().is_none());
@@ -321,12 +322,12 @@ async fn assert_gets_nothing(session: &Session) {
             .await
             .is_err()
     );
-    // There is nothing that these could change.
+    // These calls find nothing to change.
     assert_eq!(session.take::<Theme>().await.ok().flatten(), None);
     drop((session.remove::<Theme>().await, session.clear().await, session.destroy().await));
 }
 
-// R29. A request that makes no connection of itself is the cookie's own concern (`SameSite`).
+// R29. A request that opens no connection is the concern of the cookie itself (`SameSite`).
 #[tokio::test]
 async fn a_link_from_another_site_arrives_signed_in() {
     let (node, browser) = signed_in().await;

@@ -1,5 +1,5 @@
-//! Requests that cause a trace each time: the trace is one line a minute, and tells how many lines were left out.
-//! Counters tell of bad tokens, which cause no trace.
+//! Requests that each cause a trace: the layer writes one line a minute, with the number of lines left out. Bad tokens
+//! cause no trace; counters report them.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
     theme, visitor,
 };
 
-/// What `validate` quotes of the client's.
+/// A text of the client that `validate` quotes.
 const SECRET: &str = "hunter2";
 
 fn short(text: &str) -> Result<(), BoxError> {
@@ -33,7 +33,7 @@ impl SessionValue for Lang {
     }
 }
 
-/// A later build's type of [`Theme`].
+/// A later build's type for [`Theme`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct ShortTheme(String);
 
@@ -106,7 +106,7 @@ async fn values_beyond_the_cookie_are_traced_once() {
     app.pass(Duration::from_secs(1));
     set(&mut fork, &two, Draft("y".repeat(2_000))).await;
     let (trace, _guard) = Trace::begin();
-    // Each cookie leaves two values out, the visits and the theme.
+    // Each cookie leaves out two values, the visits and the theme.
     for told in [[0].as_slice(), &[0, 99]] {
         for _ in 0..50 {
             get::<Visits>(&mut fork.clone(), &one).await;
@@ -188,7 +188,8 @@ async fn missing_layer_is_traced_and_counted() {
     }
     assert_eq!(trace.lines_with("ERROR"), 1, "{}", trace.text());
     assert_eq!(node.sessions.stats().missing_layers, 3);
-    // Without any chain the trace is one for all threads, which other tests may have had within this second.
+    // Without a chain, all threads share the trace's limit, and another test may have written the line within this
+    // second.
     for _ in 0..200 {
         if trace.lines_with("LayeredSessionLayer") > 1 {
             break;
@@ -225,7 +226,7 @@ async fn bad_tokens_are_counted_and_not_traced() {
     );
     get::<Theme>(&mut both, &node).await;
     assert_eq!(stats(), (2, 2));
-    // Sealed further ahead than the allowed skew of clocks.
+    // The token was sealed further ahead than the allowed clock skew.
     app.clock.set(app.clock.now() - Duration::from_secs(7200));
     get::<Theme>(&mut browser.clone(), &app.start()).await;
     for level in ["WARN", "ERROR"] {

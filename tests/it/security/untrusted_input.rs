@@ -1,4 +1,4 @@
-//! Whatever bytes come, in a cookie, a body, a token or another build's copy: they are missed, and nothing fails.
+//! Arbitrary bytes in a cookie, a body, a token or another build's copy count as absent, and nothing fails.
 
 use futures_util::FutureExt;
 use http::{HeaderValue, Response, header};
@@ -34,7 +34,7 @@ async fn undecodable_copy_is_skipped_and_replaced() {
     assert_eq!(read, (Theme("dark".into()), Visits(1)));
 }
 
-/// What somebody may do to bytes that he has: change, drop, put in, cut off, do twice.
+/// Mutates the bytes by the steps: change, drop, insert, cut off, repeat.
 fn mutate(bytes: &[u8], steps: &[(u8, Index, u8)]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     for (step, at, byte) in steps {
@@ -56,7 +56,7 @@ fn steps() -> impl Strategy<Value = Vec<(u8, Index, u8)>> {
     prop::collection::vec((any::<u8>(), any::<Index>(), any::<u8>()), 1..4)
 }
 
-/// Ada's browser, on a node that knows it and on one that doesn't.
+/// Returns Ada's browser, a node that knows the browser, and a node that does not.
 fn ada() -> (Node, Node, Browser) {
     let (ring, clock) = (ring(), ManualClock::new());
     let [warm, cold] = [(); 2].map(|()| Node::new(builder(&ring, &clock).build().unwrap()));
@@ -77,7 +77,7 @@ fn only_genuine_cookies_open_a_session() {
     let genuine = format!("session={token}").into_bytes();
     let never_a_session = |bytes: &[u8]| {
         let Ok(value) = HeaderValue::from_bytes(bytes) else { return };
-        // A genuine pair with something odd beside it, or blanks around its name and value, is still one.
+        // A genuine pair counts as genuine beside other pairs, and with blanks around its name and value.
         let is_genuine = |pair: &[u8]| {
             let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
             let (name, value) = pair.split_at(at);
@@ -98,7 +98,7 @@ fn only_genuine_cookies_open_a_session() {
     };
     for (at, byte) in (0..).zip(token.bytes()) {
         let changed = |to: &str| format!("session={}{to}{}", &token[..at], &token[at + 1..]).into_bytes();
-        // The neighbour differs in the lowest bit, which at the end of base64 may mean nothing.
+        // The neighbour differs in the lowest bit. The last character of base64 may ignore that bit.
         let neighbour = char::from(if byte % 2 == 0 { byte + 1 } else { byte - 1 }).to_string();
         [&neighbour, "", "A", "=", "%41"].iter().filter(|to| to.as_bytes() != [byte]).for_each(|to| {
             never_a_session(&changed(to));
@@ -145,7 +145,7 @@ fn arbitrary_bodies_never_break_the_writeback() {
     assert_eq!(user, Some(User("ada".into())));
 }
 
-/// Two builds of an application that declare a value of one name as different types.
+/// Two builds of an application that declare different types for one name.
 fn builds(app: &App) -> (Node, Node) {
     let of = |sessions: SessionsBuilder| Node::new(sessions.build().unwrap());
     (of(app.chain(DefaultTier::new()).value::<NumberedTheme>()), of(app.chain(DefaultTier::new()).value::<Theme>()))

@@ -17,7 +17,7 @@ use tokio::sync::Semaphore;
 
 use crate::support::{App, Browser, Division, Theme, User, kind, signed_in, under_way};
 
-/// A spy store that finds each upsert outdated, or holds one of its reads.
+/// A spy store that finds each upsert outdated, or holds one read.
 #[derive(Clone)]
 struct SlowStore {
     spy: SpyStore,

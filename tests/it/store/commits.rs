@@ -1,4 +1,4 @@
-//! What a shared store is asked, and what comes of what it says: errors, refusals, sessions that it does not know.
+//! The calls that a shared store receives, and the effects of its answers: errors, refusals, unknown sessions.
 
 use std::convert::Infallible;
 
@@ -149,7 +149,7 @@ async fn an_outage_is_not_an_anonymous_user() {
     assert_eq!(browser.visit(&cold, async |s| s.principal()).await, Some(Principal::new("ada")));
 }
 
-// R2: the seal is genuine, and the store has never heard of the session.
+// R2: the seal is genuine, and the store has no such session.
 #[tokio::test]
 async fn session_unknown_to_store_is_not_recreated() {
     let (_, site) = stored();
@@ -224,7 +224,7 @@ async fn end_names_reason_and_successor() {
     assert_eq!(end, Some(CommitKind::End { reason: CloseReason::Revoked, successor: None }));
 }
 
-/// A store into whose records another program writes as well, under names that no declaration can have.
+/// A store whose records another program also writes, under names that no declaration can have.
 #[derive(Clone, Debug, Default)]
 struct Shared(SpyStore);
 

@@ -1,4 +1,5 @@
-//! What a shared store holds is not lost with memory, and goes first; what it was never told of goes last.
+//! Records that the shared store holds survive an eviction, and memory evicts them first. Records with changes that the
+//! store lacks go last.
 
 use std::{future::Future, time::Duration};
 
@@ -12,7 +13,7 @@ use crate::support::{
     Browser, DAY, Division, Node, Theme, User, Visits, at_once, cookie, declared, memory_of, ring, under_way,
 };
 
-/// The session's, on servers only.
+/// A session value on servers only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stock(pub(crate) u32);
 
@@ -21,7 +22,7 @@ impl SessionValue for Stock {
     const PLACEMENT: Placement = Placement::Server;
 }
 
-/// Nodes over one store, of little memory.
+/// Nodes with little memory over one store.
 struct Nodes {
     ring: KeyRing,
     clock: ManualClock,
@@ -46,7 +47,7 @@ fn visit<T>(browser: &mut Browser, node: &Node, handler: impl AsyncFnOnce(Sessio
     at_once(browser.visit(node, handler)).expect("a store that answers at once")
 }
 
-/// A session with a theme, of which the browser holds all.
+/// Returns a browser and a session with a theme. The browser holds all values.
 fn themed(node: &Node) -> (Browser, Session) {
     let mut browser = Browser::new();
     let session = visit(&mut browser, node, async |session| {
@@ -62,7 +63,7 @@ fn now<T, E: std::fmt::Debug>(done: impl Future<Output = Result<T, E>>) -> T {
 
 type Make = fn(&Nodes, &Node) -> Browser;
 
-/// Sessions that the store holds at least as much of as anybody.
+/// Sessions of which the store holds at least as much as memory and the browser.
 const HELD: [(&str, Make); 5] = [
     ("a value that no browser carries", |_, node| {
         let (mut browser, _) = themed(node);
@@ -131,7 +132,7 @@ fn stored_principal_is_evicted_as_saved() {
     (0..1000).for_each(|user| assert_eq!(of(user).value::<Division>(), Division(user as i64 % 5)));
 }
 
-/// Sessions with something of which the store was not told.
+/// Sessions with a change that the store lacks.
 const UNHELD: [(&str, Make); 4] = [
     ("a lifetime that no browser was told of", |_, node| {
         let (browser, session) = themed(node);

@@ -1,4 +1,4 @@
-//! The limits of a shared store, as the guide's chapter `guarantees` tells the limits: news that a node gets late or never.
+//! The limits of a shared store from the guide's chapter `guarantees`: news that a node gets late or never.
 
 use std::task::{Context, Waker};
 
@@ -9,7 +9,7 @@ use layered_session::{
 
 use crate::support::{App, Browser, Node, Theme, dark, get, set, signed_in, theme};
 
-/// An application over a store.
+/// Returns an application over a store, and the store.
 fn over_store() -> (App, SpyStore) {
     let store = SpyStore::new();
     let shared = store.clone();

@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use crate::support::{App, Theme, Trace, first_write, get, set, theme, visitor};
 
-/// The driver's error, at the end of the causes.
+/// Returns the text of the driver's error, the last in the chain of causes.
 fn driver(error: &(dyn Error + 'static)) -> String {
     iter::successors(Some(error), |error: &&'_ (dyn Error + 'static)| (*error).source()).last().unwrap().to_string()
 }
@@ -26,7 +26,7 @@ async fn store_outage_is_traced_with_its_cause() {
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let mut browser = visitor(&node).await;
     let (trace, _guard) = Trace::begin();
-    // A handler's own write, and one by the writeback.
+    // The handler's own write, and a write by the writeback.
     let fail = store.clone();
     let write = async move |session: Session| {
         fail.fail();
@@ -41,7 +41,7 @@ async fn store_outage_is_traced_with_its_cause() {
     let errors = || (trace.lines_with("ERROR"), trace.lines_with("told to fail"));
     assert_eq!((post().await, errors()), (StatusCode::SERVICE_UNAVAILABLE, (2, 2)), "{}", trace.text());
     app.pass(Duration::from_secs(1));
-    // The failed write has left doubt, so that each load asks the store.
+    // The failed write left the record in doubt, so each load asks the store.
     assert_eq!(post().await, StatusCode::SERVICE_UNAVAILABLE);
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
     assert_eq!(driver(&job), "told to fail");
@@ -59,7 +59,7 @@ async fn extractors_outage_is_traced_and_counted() {
     let (app, store) = (App::new(), SpyStore::new());
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     let browser = visitor(&node).await;
-    // A node that knows nothing yet has to ask.
+    // A node with an empty memory has to ask the store.
     let node = app.start_with(|sessions| sessions.tier(SharedTier::new(store.clone())));
     store.fail();
     let (trace, _guard) = Trace::begin();

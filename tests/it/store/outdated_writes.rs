@@ -1,4 +1,4 @@
-//! A store may only ever compare: then it finds outdated what replaces nothing, too.
+//! A store that only compares versions also finds writes outdated that replace nothing.
 
 use layered_session::{Principal, SharedTier, WriteErrorKind, testing::SpyStore};
 
@@ -38,6 +38,6 @@ async fn contended_error_needs_32_lost_tries() {
         assert_eq!(error.kind(), WriteErrorKind::Contended, "{error}");
         assert_eq!(store.left_to_outdate(), 1000 - 32 * tried);
     }
-    // No session's: that the user has nothing in the store is remembered.
+    // The one record is the user's: memory remembers that the store has nothing for the user.
     assert_eq!(node.sessions.stats().records, 1);
 }

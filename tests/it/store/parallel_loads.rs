@@ -1,4 +1,4 @@
-//! Two loads of a request, where the first is faster.
+//! Two loads of one request, the first of which is faster.
 
 use std::{
     sync::{Arc, Mutex},
@@ -34,7 +34,7 @@ fn gated_source(gates: &Gates) -> impl Source + use<> {
     })
 }
 
-/// Two loads of one request, the second slower than the first; `between` runs when the first is done.
+/// Runs two loads of one request, the second slower than the first; `between` runs after the first.
 async fn two_loads(
     node: &Node,
     gates: &Gates,

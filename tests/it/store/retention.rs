@@ -1,5 +1,5 @@
-//! What a shared store has is there for whoever may still ask for it: under pressure of memory, by a birth token, at the
-//! end of a day, and whatever a write takes.
+//! The shared store keeps a record as long as a request can ask for the record: under memory pressure, by a birth
+//! token, at the end of a day, and after any write.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{
     socket,
 };
 
-/// The user's, on servers only.
+/// A user value on servers only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Quota(u32);
 
@@ -25,7 +25,7 @@ impl SessionValue for Quota {
     const PLACEMENT: Placement = Placement::Server;
 }
 
-/// Nodes over one store, of little memory.
+/// Nodes with little memory over one store.
 struct Nodes {
     ring: KeyRing,
     clock: ManualClock,
@@ -50,7 +50,7 @@ impl Nodes {
     }
 }
 
-/// So many others come that memory has no room for what nobody holds.
+/// Begins so many other sessions that memory evicts every record without a handle.
 async fn crowd(node: &Node) {
     for _ in 0..600 {
         Browser::new().visit(node, async |session| session.set(dark()).await.unwrap()).await;
@@ -119,7 +119,7 @@ async fn daily_reads_keep_the_stored_session() {
     assert_eq!(browser.theme(&nodes.node()).await, dark());
 }
 
-// G12: a store that drops what has expired keeps a removal for as long as a cookie could bring the value back.
+// G12: a store that drops expired records keeps a removal as long as a cookie could bring the value back.
 #[tokio::test]
 async fn store_keeps_a_removal_as_long_as_cookies() {
     let nodes = Nodes::new();

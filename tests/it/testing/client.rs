@@ -1,4 +1,4 @@
-//! The client: the headers of a browser, and one jar for all its tabs.
+//! The test client: the headers of a browser, and one jar for all tabs.
 
 use std::{
     convert::Infallible,
@@ -21,7 +21,7 @@ use tower::{Service, service_fn};
 use super::{app, chain};
 use crate::support::{HOUR, TICK, Theme, cookie, ring};
 
-/// Answers with the fields of a request that browsers set by themselves.
+/// Answers with the request fields that browsers set by themselves.
 async fn shown(request: Request<Full<Bytes>>) -> Result<Response<String>, BoxError> {
     let names = ["host", "origin", "sec-fetch-site", "sec-fetch-mode", "sec-fetch-dest", "cookie", "content-type"];
     let fields = names.iter().filter_map(|name| Some((name, request.headers().get(*name)?)));

@@ -1,4 +1,4 @@
-//! The scripted store: late answers, lost races, ends elsewhere, and its notes.
+//! The scripted store: late answers, lost races, sessions ended elsewhere, and recorded calls.
 
 use std::future::Future;
 
@@ -15,7 +15,7 @@ fn theme(name: &str) -> Theme {
     Theme(name.into())
 }
 
-/// A store, and sessions over the store without memory: every request asks the store.
+/// Sessions over the store without memory, so that every request asks the store.
 fn over(store: &SpyStore, clock: &ManualClock) -> Sessions {
     chain(false)
         .tier(SharedTier::new(store.clone()))
@@ -30,7 +30,7 @@ fn waits<T>(future: &mut (impl Future<Output = T> + Unpin)) -> bool {
     future.now_or_never().is_none()
 }
 
-/// The request of a browser whose session has a theme.
+/// Begins a session with a theme, and returns the next request of its browser.
 async fn begun(sessions: &Sessions) -> http::Request<()> {
     session(sessions).with(theme("dark")).into_request().await.unwrap()
 }

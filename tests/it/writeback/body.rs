@@ -1,4 +1,4 @@
-//! How a body is read: its length, its time, and the one meaning that its JSON must have.
+//! The reading of a body: length, time, and the single meaning of its JSON.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ use crate::support::Theme;
 
 type Chunk = Result<Frame<Bytes>, BoxError>;
 
-/// A body in pieces, and the count of bytes taken from it.
+/// Returns a body in pieces, and the count of bytes read from the body.
 fn pieces(pieces: impl Stream<Item = Chunk>) -> (impl Body<Data = Bytes, Error = BoxError>, Arc<AtomicUsize>) {
     let taken = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&taken);
@@ -50,11 +50,11 @@ async fn body_limit_is_16_kib() {
     assert_refused(&page.post(padded(16 * KIB + 1)).await, 413, "too_large", "one byte more");
 }
 
-// R26. A client that sends first and reads later is to see the answer, but isn't listened to for ever.
+// R26. A client that sends first and reads later must still see the answer, but the server stops reading at a limit.
 #[tokio::test]
 async fn long_body_is_drained_then_cut_off() {
     let page = Page::new();
-    // How many KiB come, whether the client says how long the body is, and how many are taken.
+    // The KiB that the client sends, whether the client announces the length, and the KiB that the server reads.
     for (sent, announced, taken) in [
         (17, None, 17),
         (272, None, 272),
@@ -136,7 +136,7 @@ async fn a_body_that_breaks_off_changes_nothing() {
     assert_eq!(page.node.sessions.stats().records, 0);
 }
 
-// R26. Trailers are no part of the body.
+// R26. The body does not include trailers.
 #[tokio::test]
 async fn a_body_in_pieces_is_one_body() {
     let mut page = Page::new();
@@ -147,7 +147,7 @@ async fn a_body_in_pieces_is_one_body() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("dark".into())));
 }
 
-// R26. As a tree of values such bodies take up to 87 times their length.
+// R26. Such bodies, parsed as a tree of values, take up to 87 times their length.
 #[test]
 fn hostile_body_needs_little_memory() {
     let page = Page::new();
@@ -300,7 +300,8 @@ async fn ambiguous_integer_is_reported_first() {
     ] {
         assert_refused(&page.post(body).await, 400, "unsafe_integer", body);
     }
-    // The type takes it, and its own rule does not; and of a name that has no type nothing can be said.
+    // The type accepts the first body, and its own validation does not. The name in the second body has no type, so the
+    // writeback can't judge the number.
     for (body, code) in
         [(r#"{"current_division_id":9007199254740993}"#, "invalid_value"), (r#"{"visits":1e999}"#, "malformed_json")]
     {

@@ -1,4 +1,4 @@
-//! Which requests are answered: by method, origin, type and path, and for which reason the others are not.
+//! The requests that the writeback answers: by method, origin, type and path, and the reason for each refusal.
 
 use axum::Router;
 use bytes::Bytes;
@@ -40,7 +40,8 @@ async fn only_pages_of_the_same_origin_write() {
         (&[""], Some(false)),
         (&["same-origin", "cross-site"], Some(false)),
     ];
-    // What `Origin` says, and whether it is ours at `Host: app.example`, and listed: ours behind a proxy that rewrites it too.
+    // The `Origin` header, whether the origin is ours at `Host: app.example`, and whether a list makes the origin ours
+    // behind a proxy that rewrites `Host` too.
     let origins: [(&[&str], bool, bool); 11] = [
         (&[], false, false),
         (&["https://app.example"], true, false),
@@ -164,7 +165,7 @@ async fn only_json_is_read() {
     }
 }
 
-// R24 to R28. One fault after the other is put right.
+// R24 to R28. The test corrects one fault after the other.
 #[tokio::test]
 async fn first_listed_fault_answers() {
     let mut page = Page::signed_in().await;
@@ -208,7 +209,7 @@ async fn first_listed_fault_answers() {
 async fn hook_is_a_revalidated_module() {
     let page = Page::new();
     let hook = async |method: Method, tag: Option<&str>| {
-        // Scripts are fetched across sites too, and without a content type.
+        // Scripts are also fetched across sites, and without a content type.
         let mut request = page.browser.request_of(method, "/hook.js", "");
         request.headers_mut().insert("sec-fetch-site", "cross-site".parse().unwrap());
         if let Some(tag) = tag {
@@ -290,7 +291,7 @@ async fn writeback_answers_only_under_its_mount() {
         *request.method_mut() = method.clone();
         assert_eq!(app.clone().oneshot(request).await.unwrap().status().as_u16(), status, "{method} {path}");
     }
-    // The authority stays what it was: HTTP/2 has it in the target alone.
+    // The authority stays unchanged: HTTP/2 has the authority in the target alone.
     let from = |origin: &str| {
         let body = axum::body::Body::from(r#"{"theme":"dark"}"#);
         let request = Request::post("https://app.example/session").header(header::ORIGIN, origin);

@@ -1,4 +1,4 @@
-//! The session that a POST is for: over, behind, unknown to the layer, or in a store that is away.
+//! The session of a POST: ended, behind, unknown to the layer, or in a store that is down.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn relay_token_brings_socket_writes() {
     let token = page.relay("newest").await;
     let answer = page.post(relaying(&token)).await;
     assert_eq!((answer.status.as_u16(), answer.json()), (200, json!({ "stored": ["$relay"] })));
-    // Late and again, it changes nothing.
+    // A late or repeated token changes nothing.
     for token in [&older, &token] {
         assert_eq!(page.post(relaying(token)).await.status, StatusCode::OK);
     }
@@ -45,7 +45,7 @@ async fn relay_token_brings_socket_writes() {
     assert_eq!(page.read::<Theme>().await, Some(Theme("newest".into())));
 }
 
-// R29. A birth token gives a cookie, so it asks for more than one that only brings changes.
+// R29. A birth token sets a cookie, so its checks are stricter than the checks of a token that only brings changes.
 #[tokio::test]
 async fn relay_token_is_bound_to_session_and_time() {
     let mut page = Page::new();
@@ -151,7 +151,7 @@ async fn chain_without_memory_writes_the_cookie() {
     assert_eq!(browser.visit(&node, async |s| s.value::<Theme>()).await, Theme("dark".into()));
 }
 
-// While nobody is signed in, the values of both scopes are the session's.
+// Without a signed-in user, the session owns the values of both scopes.
 #[tokio::test]
 async fn visitors_post_is_all_or_nothing() {
     let mut page = Page::new();

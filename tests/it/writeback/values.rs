@@ -1,4 +1,4 @@
-//! Which values a page may write, and that they are stored together or not at all.
+//! The values that a page may write. The writeback stores all values of a post or none.
 
 use http::StatusCode;
 use layered_session::{BuildErrorKind, Session, SessionValue, SessionWriteback, testing::ManualClock};
@@ -27,7 +27,7 @@ async fn stored_names_are_listed_in_order() {
     assert_eq!(page.read::<Ratio>().await, Some(Ratio(0.5)));
 }
 
-// R28. What is stored is what the type itself writes, so that a page can't choose the bytes.
+// R28. The store receives the type's own encoding, so that a page can't choose the bytes.
 #[tokio::test]
 async fn value_is_stored_as_its_type_encodes() {
     #[derive(Debug, Serialize, Deserialize)]
@@ -95,7 +95,7 @@ async fn one_wrong_value_among_good_ones_stores_none() {
     assert_eq!(page.read::<Division>().await, Some(Division(1)));
 }
 
-// R28. Owners are written one by one: what of one owner does not fit leaves that owner as it was.
+// R28. The writeback commits one owner after the other: a refusal leaves that owner's values unchanged.
 #[tokio::test]
 async fn one_owners_values_are_all_or_nothing() {
     let mut page = Page::signed_in().await;
@@ -156,7 +156,7 @@ async fn refused_names_leave_nothing_behind() {
     assert_eq!((stats.records, stats.bytes), (0, 0));
 }
 
-// R28. What a client sends is not said back whole, whatever it is.
+// R28. A refusal shortens the names that the client sent.
 #[tokio::test]
 async fn refusal_lists_sixteen_shortened_names() {
     let page = Page::new();
@@ -182,7 +182,7 @@ async fn server_values_are_bounded_too() {
     let kept = page.read::<Draft>().await.expect("it is in memory");
     assert_eq!(kept.0[0].text.len(), 15 * KIB);
     assert_refused(&page.post(text(16 * KIB)).await, 413, "too_large", "sent");
-    // Three bytes each as sent, twelve times as many with their defaults.
+    // Each element has three bytes in the post, and twelve times as many with its defaults.
     let grown = format!(r#"{{"theme":"dark","draft":[{}{{}}]}}"#, "{},".repeat(4 * KIB));
     let answer = page.post(grown).await;
     assert_refused(&answer, 422, "value_too_large", "encoded");

@@ -1,4 +1,4 @@
-//! Writes: what `Ok` promises, and what an error leaves as it was.
+//! Writes: the promise of `Ok`, and the state that an error leaves unchanged.
 
 use layered_session::{
     CookieTier, Placement, Principal, Scope, Session, SessionValue, SharedTier, WriteErrorKind,
@@ -12,7 +12,7 @@ use crate::support::{
     kind, memory, named, ring, set_cookies,
 };
 
-/// What may be lost.
+/// A value that may be lost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Scratch(String);
 
@@ -21,7 +21,7 @@ impl SessionValue for Scratch {
     const PLACEMENT: Placement = Placement::Volatile;
 }
 
-/// The principal's, of any size.
+/// A user value of any size.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Bio(String);
 
@@ -64,7 +64,7 @@ async fn batch_is_all_or_nothing() {
 
 // The browser's budget.
 
-/// Writes the longest value that is taken, and says how long it is.
+/// Writes the longest value that the session accepts, and returns its length.
 async fn fill<V: SessionValue>(session: &Session, value: fn(String) -> V) -> usize {
     let (mut fits, mut too_long) = (0, 4096);
     while fits + 1 < too_long {
@@ -94,7 +94,7 @@ async fn accepted_values_fit_the_full_cookie() {
         let node = chain();
         let mut browser = Browser::new();
         let brim = async |session: Session| {
-            // As much as the room that is kept for the user.
+            // As long as the room reserved for the user.
             session.sign_in(User("u".repeat(238))).await.unwrap();
             session.set(Visits(u64::MAX)).await.unwrap();
             session.set(Division(5)).await.unwrap();
@@ -103,7 +103,7 @@ async fn accepted_values_fit_the_full_cookie() {
         let (headers, (theme, bio)) = browser.visit_seen(&node, brim).await;
         let set = set_cookies(&headers);
         assert!((2_900..=3_000).contains(&set[0].len()), "{}", set[0].len());
-        // It is all there on another node, and still fits at another time and under another id.
+        // Another node reads every value, and the cookie still fits at another time and under another id.
         clock.advance(DAY / 2);
         let renew = async |session: Session| {
             session.renew().await.unwrap();
@@ -182,7 +182,7 @@ async fn server_values_ignore_the_cookie_budget() {
     assert_eq!(twin.visit(&one, async |s| s.value::<Cursor>()).await, Cursor(7));
 }
 
-// Where values live.
+// Placement of values.
 
 // G15.
 #[tokio::test]
@@ -221,7 +221,7 @@ async fn job_without_memory_refuses_writes() {
     job.set(Division(3)).await.unwrap_err();
 }
 
-// What is not written.
+// Visits without a write.
 
 // R7.
 #[tokio::test]
@@ -249,7 +249,7 @@ async fn thousands_of_visitors_who_write_nothing_leave_nothing() {
     assert_eq!((stats.records, stats.bytes), (0, 0));
 }
 
-// R7: the same where an outer layer says who they are.
+// R7: the same where an outer layer names the users.
 #[tokio::test]
 async fn thousands_of_users_who_write_nothing_leave_nothing() {
     let chain = chain(memory(), cookie(&ring()), &ManualClock::new()).value::<Division>();

@@ -1,4 +1,4 @@
-//! Many writers at once: what each adds is counted once, and none undoes another's.
+//! Many writers at the same time: each change counts once, and no writer undoes another's change.
 
 use std::sync::{Arc, Barrier};
 
@@ -8,7 +8,7 @@ use tokio::{runtime::Handle, sync::Semaphore};
 use super::{count, stored, visits};
 use crate::support::{App, BoxFuture, Browser, Theme, Visits, dark};
 
-/// Runs all at once, on as many threads as there are.
+/// Runs all tasks at the same time, on all available threads.
 async fn all(tasks: impl IntoIterator<Item = BoxFuture<()>>) {
     let tasks: Vec<_> = tasks.into_iter().map(tokio::spawn).collect();
     for task in tasks {
@@ -31,7 +31,7 @@ async fn as_many_increments_as_there_are_writers() {
     assert_eq!(visits(&browser, &app.start()).await, Visits(64));
 }
 
-// G10: among them is the one that makes the session.
+// G10: one of the writes begins the session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn concurrent_first_writes_make_one_session() {
     let app = App::new();
@@ -44,7 +44,7 @@ async fn concurrent_first_writes_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, 1);
 }
 
-// G10: the moment between the look and the making is short, so it takes many rounds to hit it.
+// G10: the race between the check and the mint is short, so many rounds are needed to hit the race.
 #[tokio::test]
 async fn racing_first_writes_make_one_session() {
     const ROUNDS: usize = 500;
@@ -66,7 +66,7 @@ async fn racing_first_writes_make_one_session() {
     assert_eq!(app.node.sessions.stats().records, ROUNDS);
 }
 
-// G10: two nodes over one store, each with a memory of its own.
+// G10: two nodes over one store, each with its own memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn store_counts_increments_of_two_nodes() {
     let (_, app) = stored();

@@ -1,4 +1,4 @@
-//! Writes under way at a store: what others do meanwhile, and what is left when nobody waits for the answer.
+//! Writes that wait for a store: concurrent operations, and the result after the caller has dropped the write.
 
 use std::{
     future::{Future, IntoFuture},
@@ -18,7 +18,8 @@ use crate::support::{
     ring, set, signed_in, under_way,
 };
 
-/// A store that commits of a kind do not reach before a test's word, and a site over the store.
+/// Returns a store that holds one kind of operation until the test releases the operation, and an application over the
+/// store.
 fn gated(operation: Operation) -> (SpyStore, App) {
     let store = SpyStore::new();
     store.hold_requests(operation);
@@ -26,7 +27,7 @@ fn gated(operation: Operation) -> (SpyStore, App) {
     (store, App::with(move |builder| builder.tier(SharedTier::new(shared.clone()))))
 }
 
-// G10: asked by all at once, the store would turn away all but one each time, and some would give up.
+// G10: with all updates at the store together, the store would refuse all but one each time, and some would give up.
 #[tokio::test]
 async fn queued_updates_ask_the_store_once_each() {
     const UPDATES: usize = 40;
@@ -89,7 +90,7 @@ async fn sign_in_keeps_concurrent_clone_writes() {
     assert_eq!(session.principal(), Some(Principal::new("ada")));
 }
 
-// What was answered with `Ok` is in the store, whatever turn the session takes meanwhile.
+// The store holds every write that returned `Ok`, whatever turn the session takes meanwhile.
 #[tokio::test]
 async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
     for held in [Operation::Create, Operation::End, Operation::Update] {
@@ -106,7 +107,7 @@ async fn a_renewal_keeps_what_a_clone_writes_meanwhile() {
                 let (mut renewal, mut write) = (pin!(s.renew()), pin!(s.set(Note("two".into()))));
                 {
                     let mut cx = Context::from_waker(Waker::noop());
-                    // The one that is at the store goes first, and the other waits for it.
+                    // The operation that the store holds goes first, and the other operation waits.
                     if held == Operation::Update {
                         assert!(write.as_mut().poll(&mut cx).is_pending());
                     }
@@ -182,7 +183,7 @@ async fn dropped_renewal_unblocks_writes() {
     assert_eq!(session.value::<Note>(), Note("two".into()));
 }
 
-// A write dropped before the store's reply may have arrived, whatever other writes come to.
+// The store may hold a dropped write whose reply was pending, so memory reads again, even after later writes.
 #[tokio::test]
 async fn dropped_write_is_reread_despite_later_writes() {
     let (gate, app) = gated(Operation::Update);
@@ -239,7 +240,8 @@ async fn key_replaced_during_load_confirms_nothing() {
     assert_eq!(late.visit(&second, async |s| s.value::<Theme>()).await, Theme::default());
 }
 
-// G12: nobody is told that a session is over which the answer of a write would bring back; nor does that take back a use.
+// G12: no caller learns of a session's end while the answer of a write could bring the session back. The answer
+// does not take back a later use either.
 #[tokio::test]
 async fn slow_write_counts_as_use_from_start() {
     let gate = SpyStore::new();
@@ -268,7 +270,7 @@ async fn user_write_during_load_marks_cookie_outdated() {
     let mut browser = signed_in(&first, "ada").await;
     set(&mut browser, &first, Division(3)).await;
     let mut visit = Box::pin(browser.visit(&node, async |session| session.value::<Theme>()));
-    // The store is asked for the session first, and then for the user.
+    // The load asks the store first for the session, and then for the user.
     gate.hold_answers(Operation::Read);
     assert!(visit.as_mut().now_or_never().is_none(), "the session's record is on its way");
     gate.release();

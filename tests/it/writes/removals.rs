@@ -77,7 +77,7 @@ async fn record_goes_once_its_removals_may() {
     assert_eq!(records().await, 0);
 }
 
-// Values that were not used for the idle time of the user's record are gone, though the record is kept for a removal.
+// Values unused for the idle time of the user's record are gone, although a removal keeps the record.
 #[tokio::test]
 async fn idle_values_stay_gone_beside_a_removal() {
     let app = App::new();
@@ -111,7 +111,7 @@ enum Step {
     Set(usize, i64),
     Remove(usize),
     Read(usize),
-    /// Days.
+    /// A wait in days.
     Wait(u32),
 }
 
@@ -126,8 +126,8 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-// Cookies that were away for long bring copies of old values. Over a removal none of them counts; over a value that has
-// idled out since, an older copy may.
+// Cookies that were away for long bring copies of old values. After a removal no copy counts. After a value has idled
+// out, an older copy may count.
 #[test]
 fn no_removed_value_returns() {
     let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::default() };

@@ -1,4 +1,4 @@
-//! Threads at once: what is counted is counted once, whatever renews, ends, expires, sweeps and evicts meanwhile.
+//! Many threads at the same time: each increment counts once, despite renewals, ends, expiry, sweeps and evictions.
 
 use std::{
     sync::{
@@ -43,7 +43,7 @@ impl Busy {
         (browser, session)
     }
 
-    /// Does something again and again on a thread of its own until the counting is over.
+    /// Repeats an action on a thread of its own until the counting ends.
     fn meanwhile<F: Future<Output = ()> + Send>(
         &self,
         mut work: impl FnMut(Self) -> F + Send + 'static,
@@ -57,14 +57,14 @@ impl Busy {
         })
     }
 
-    /// What makes room and time scarce: visitors who come and leave or sign out, expiry, sweeps.
+    /// Makes memory and time scarce: visitors who come and leave or sign out, expiry, sweeps.
     fn bustle(&self) -> Vec<tokio::task::JoinHandle<()>> {
-        // These last a minute, of which an hour passes.
+        // These sessions last a minute, and an hour passes meanwhile.
         let short = Lifetime::new(Duration::from_secs(60), HOUR).unwrap();
         let visitor = move |busy: Self| async move {
             let (mut browser, session) = busy.session().await;
             drop(session);
-            // It may be over whenever one looks.
+            // The session may expire at any moment.
             let _ = browser.visit(&busy.node, async move |session| session.set_lifetime(short).await).await;
             let _ = browser.visit(&busy.node, async |session| session.set(Theme("x".repeat(200))).await).await;
             let read = browser.visit(&busy.node, async |session| session.value::<Theme>());
@@ -77,7 +77,7 @@ impl Busy {
             browser.visit(&busy.node, async |session| session.destroy().await.unwrap()).await;
             assert_eq!(session.closed().await, CloseReason::Destroyed);
             let back = older.visit(&busy.node, async |session| session.get::<Visits>()).await;
-            // So small a tier holds 64 tombstones. Of those with one end, the newest may go first.
+            // A memory of this size holds 64 tombstones. Among tombstones with the same end, the newest may go first.
             let forgotten = busy.node.sessions.stats().revocations_lost > lost;
             assert!(back.is_none() || forgotten, "the session came back, and no tombstone went");
         };
@@ -103,7 +103,7 @@ impl Busy {
 const TASKS: u64 = 4;
 const TIMES: u64 = if cfg!(debug_assertions) { 300 } else { 3000 };
 
-/// Counts up, while time passes: less than the hour in all.
+/// Counts up while time passes, less than the hour in all.
 async fn count(session: Session, clock: ManualClock) {
     for _ in 0..TIMES {
         clock.advance(HOUR * 9 / 10 / (TASKS * TIMES) as u32);
