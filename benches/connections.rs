@@ -1,5 +1,5 @@
 //! Memory of an open page: a WebSocket of axum with a watch, and an event stream of the writeback, each over HTTP/1.1.
-//! `benches/README.md` says more.
+//! `benches/README.md` has the figures.
 
 use allocation_counter::measure;
 use axum::{
@@ -27,7 +27,7 @@ impl SessionValue for Count {
 }
 
 fn main() -> Result<(), BoxError> {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` runs each bench once, without a measurement.
     let pages = if std::env::args().any(|argument| argument == "--bench") { 2_000 } else { 20 };
     println!("{:<44} {:>10}", "one open page", "bytes");
     for (what, path) in [
@@ -40,8 +40,8 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-/// Bytes that the server has allocated for each of so many open pages, each with a session of its own. The pipes are
-/// counted apart and left out.
+/// Bytes that the server has allocated for each of so many open pages. Each page has its own session. The bytes of the
+/// pipes are subtracted.
 fn bytes_of_a_page(path: &str, pages: usize) -> Result<u64, BoxError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let app = app()?;
@@ -64,10 +64,10 @@ fn bytes_of_a_page(path: &str, pages: usize) -> Result<u64, BoxError> {
     Ok((used.bytes_current - idle.bytes_current).unsigned_abs() / pages as u64)
 }
 
-/// Bytes that a pipe holds, as small as the longest head here allows.
+/// The size of a pipe in bytes: the shortest length that the longest head here allows.
 const PIPE: usize = 1 << 10;
 
-/// Connects, sends the head of a request, and reads until the server has nothing more to say.
+/// Connects, sends the head of a request, and reads until the server has sent everything.
 async fn open_page(app: &Router, head: &str) -> Result<DuplexStream, BoxError> {
     let (mut page, server) = duplex(PIPE);
     let service = TowerToHyperService::new(app.clone());
@@ -79,7 +79,7 @@ async fn open_page(app: &Router, head: &str) -> Result<DuplexStream, BoxError> {
     if !(answer.starts_with(b"HTTP/1.1 101") || answer.starts_with(b"HTTP/1.1 200")) {
         return Err(String::from_utf8_lossy(&answer[..read]).into());
     }
-    // The first value, in a frame or an event.
+    // Waits for the first value, in a frame or an event.
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,5 @@
-//! What the layer adds to a request: time above the bare service in the same run. `benches/README.md` says more.
+//! Time that the layer adds to a request, above the bare service in the same run. `benches/README.md` explains the
+//! figures.
 
 mod workloads;
 
@@ -6,14 +7,15 @@ use std::time::Instant;
 
 use workloads::{Subject, Workload};
 
-/// Requests in one turn: few enough that they are still in cache when their turn comes, as one that has just been read.
+/// Requests in one turn: few enough that they are still in cache at their turn, as a request that a server has just
+/// read.
 const BATCH: usize = 32;
 
-/// Turns of each workload. Medians over so many hold still to about 5 %.
+/// Turns of each workload. A median over so many turns is stable to about 5 %.
 const TURNS: usize = 20_000;
 
 fn main() {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` runs each bench once, without a measurement.
     let turns = if std::env::args().any(|argument| argument == "--bench") { TURNS } else { 10 };
     let mut subjects = Workload::ALL.map(|workload| (workload, Subject::new(workload), Vec::with_capacity(turns)));
     for _ in 0..turns {
@@ -31,7 +33,7 @@ fn main() {
     }
 }
 
-/// Nanoseconds per request of one batch. Requests are made and responses are dropped outside of it.
+/// Nanoseconds per request of one batch. Making requests and dropping responses is not timed.
 fn turn(subject: &mut Subject) -> f64 {
     let requests: Vec<_> = (0..BATCH).map(|_| subject.request()).collect();
     let mut responses = Vec::with_capacity(BATCH);

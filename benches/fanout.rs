@@ -1,5 +1,5 @@
-//! What it costs to be watched: the time from a write to the last of its watchers, and memory per watcher, beside
-//! `tokio::sync::watch`, which does the same for a value that nobody owns. `benches/README.md` says more.
+//! The cost of watchers: the time from a write to its last watcher, and the memory per watcher, beside
+//! `tokio::sync::watch`, which does the same for a value without an owner. `benches/README.md` explains the figures.
 
 use std::{
     hint::black_box,
@@ -35,7 +35,7 @@ impl SessionValue for Count {
 const OWNERS: usize = 100_000;
 
 fn main() -> Result<(), BoxError> {
-    // `cargo test --benches` only wants to know that it runs.
+    // `cargo test --benches` runs each bench once, without a measurement.
     let measures = std::env::args().any(|argument| argument == "--bench");
     let (writes, owners) = if measures { (200_000, OWNERS) } else { (20, 100) };
 
@@ -43,7 +43,7 @@ fn main() -> Result<(), BoxError> {
     for threads in [Threads::Others, Threads::Same] {
         println!("write to last delivery, watchers on {threads}");
         for watchers in [1, 1_000, 10_000] {
-            // Taken in turns, so that what else the machine does falls on both.
+            // Session and `watch` take turns, so that other load of the machine slows both alike.
             let rounds = (writes / watchers).clamp(20, 20_000);
             let (ours, bare) = (Delivery::ours(watchers, threads)?, Delivery::bare(watchers, threads)?);
             let (mut our_times, mut bare_times) = (Vec::new(), Vec::new());
@@ -72,7 +72,7 @@ fn row(what: &str, ours: f64, bare: f64) {
     println!("{what:<44} {ours:>10.1} {bare:>10.1} {:>7.2}", ours / bare);
 }
 
-/// One owner, and tasks that wait for its value.
+/// One owner, and the tasks that wait for the owner's value.
 struct Delivery {
     runtime: Runtime,
     writer: Writer,
@@ -95,7 +95,7 @@ impl Writer {
     }
 }
 
-/// Counts those who have seen the newest value.
+/// Counts the watchers that have seen the newest value.
 #[derive(Default)]
 struct Done {
     seen: AtomicUsize,
@@ -117,7 +117,7 @@ impl Delivery {
         let layer = LayeredSessionLayer::new(sessions()?);
         let cookie = runtime.block_on(begin(&layer))?;
         for _ in 0..watchers {
-            // A handle each, as each page's socket has.
+            // Each task has its own handle, as each page's socket has.
             let mut values = runtime.block_on(open(&layer, &cookie))?.watch::<Count>();
             let done = Arc::clone(&done);
             runtime.spawn(async move {
@@ -148,13 +148,13 @@ impl Delivery {
         Ok(Self { runtime, writer: Writer::Bare(sender), watchers, done }.settled())
     }
 
-    /// Once all have seen the first value and wait for the next.
+    /// Waits until all watchers have seen the first value and wait for the next.
     fn settled(self) -> Self {
         self.runtime.block_on(self.done.all.notified());
         self
     }
 
-    /// Microseconds from a write until the last watcher has seen it.
+    /// Microseconds from a write until the last watcher has seen the value.
     fn deliver(&self, value: i64) -> f64 {
         self.done.seen.store(0, Ordering::Release);
         let time = self.runtime.block_on(async {
@@ -163,18 +163,18 @@ impl Delivery {
             self.done.all.notified().await;
             start.elapsed()
         });
-        // The last has seen it, and may not be asleep again: coalescing would spare it the next one.
+        // The last watcher may still be awake: the next write would then coalesce and cost less.
         std::thread::sleep(Duration::from_micros(20 + self.watchers as u64 / 100));
         time.as_nanos() as f64 / 1e3
     }
 }
 
-/// Where the watchers run.
+/// The threads of the watchers.
 #[derive(Clone, Copy)]
 enum Threads {
-    /// On the writer's own: the work that there is, and nothing of how threads wake each other.
+    /// The writer's own thread. The figure holds the work alone, without the wake-ups between threads.
     Same,
-    /// On two others.
+    /// Two other threads.
     Others,
 }
 
@@ -196,7 +196,7 @@ impl Threads {
     }
 }
 
-/// Bytes for a watcher, and all that there is because of it, on each of so many sessions.
+/// Bytes of a watcher and everything allocated because of the watcher, on each of so many sessions.
 fn ours_in_memory(owners: usize) -> Result<f64, BoxError> {
     let runtime = Builder::new_current_thread().enable_time().build()?;
     let _guard = runtime.enter();
@@ -231,7 +231,7 @@ fn bare_in_memory(owners: usize) -> Result<f64, BoxError> {
     Ok(used.bytes_current as f64 / owners as f64 + size_of::<watch::Sender<i64>>() as f64)
 }
 
-/// Nanoseconds until one more watch of a handle is registered and has told the first value.
+/// Nanoseconds until one more watch of a handle is registered and has returned the first value.
 fn registration_beside(others: usize) -> Result<f64, BoxError> {
     let runtime = Builder::new_current_thread().enable_time().build()?;
     let _guard = runtime.enter();
@@ -259,15 +259,15 @@ fn registration_beside(others: usize) -> Result<f64, BoxError> {
 #[derive(Clone, Copy, PartialEq)]
 enum Reader {
     Gone,
-    /// It has seen the first value and never looks again.
+    /// A watcher that has seen the first value and never polls again.
     Stalled,
 }
 
-/// Many writes, one after the other.
+/// The cost of many writes in sequence.
 struct Writes {
-    /// Microseconds of one.
+    /// Microseconds of one write.
     time: f64,
-    /// Bytes that are allocated after all of them and were not before.
+    /// Bytes allocated after all writes, less the bytes allocated before.
     left: f64,
 }
 
@@ -303,7 +303,7 @@ fn sessions() -> Result<Sessions, BoxError> {
     Ok(chain.value::<Count>().build()?)
 }
 
-/// Makes a session; what a browser then sends.
+/// Makes a session, and returns the `Cookie` header of its browser.
 async fn begin(layer: &LayeredSessionLayer) -> Result<HeaderMap, BoxError> {
     let service = service_fn(async |request: Request<()>| {
         Session::load(request.extensions()).await?.set(Count(0)).await?;
@@ -315,7 +315,7 @@ async fn begin(layer: &LayeredSessionLayer) -> Result<HeaderMap, BoxError> {
     Ok(HeaderMap::from_iter([(header::COOKIE, cookie.stripped().to_string().parse()?)]))
 }
 
-/// A handle of that session.
+/// A handle of the session.
 async fn open(layer: &LayeredSessionLayer, cookie: &HeaderMap) -> Result<Session, BoxError> {
     let mut request = Request::new(());
     request.headers_mut().clone_from(cookie);

@@ -1,4 +1,4 @@
-//! Time and allocations of one request. `benches/README.md` says what is measured and how to read it.
+//! Time and allocations of one request. `benches/README.md` explains the workloads and the figures.
 
 mod workloads;
 
@@ -22,7 +22,7 @@ fn request(bencher: Bencher<'_, '_>, workload: Workload) {
     });
 }
 
-/// A response on its way to its browser. The harness drops what it is given after the sample, outside of the time.
+/// A response on its way to its browser. The harness drops the value after the sample, outside of the time.
 struct Sent<'a> {
     subject: &'a std::cell::RefCell<Subject>,
     browser: usize,

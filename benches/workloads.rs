@@ -1,4 +1,4 @@
-//! What the benches measure: one request through a service, with and without the layer.
+//! The workloads of the benches: one request through a service, with and without the layer.
 
 use std::{
     convert::Infallible,
@@ -15,11 +15,11 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 use tower::{Layer, Service, service_fn};
 
-/// So many browsers take turns, so that a request that writes brings what its last response gave, also where a harness
-/// prepares many requests before it sends the first.
+/// The number of browsers, which take turns. A request that writes then carries the cookie of its last response, also
+/// where a harness prepares many requests before it sends the first.
 pub(crate) const BROWSERS: usize = 1024;
 
-/// What comes before our cookie: 55 bytes.
+/// The cookies before our cookie: 55 bytes.
 const OTHERS: &str = "_ga=GA1.2.1234567890.1234567890; theme=dark; lang=en-US";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,7 @@ impl SessionValue for Count {
     const NAME: &'static str = "count";
 }
 
-/// What a request brings, and what its handler does.
+/// The cookies of a request, and the work of its handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Workload {
     Bare,
@@ -39,7 +39,7 @@ pub(crate) enum Workload {
     CookieUntouched,
     ReadOne,
     ReadAndWriteOne,
-    /// Of a chain without memory, so that each request opens the seal.
+    /// A read in a chain without memory, so that each request opens the seal.
     ReadFromCookieAlone,
 }
 
@@ -69,7 +69,7 @@ impl Workload {
 /// A service, and the browsers that use it.
 pub(crate) struct Subject {
     call: Box<dyn FnMut(Request<()>) -> Response<()>>,
-    /// What each browser sends.
+    /// The `Cookie` header of each browser.
     cookies: Vec<Option<HeaderValue>>,
     turn: usize,
 }
@@ -94,7 +94,7 @@ impl Subject {
             Workload::ReadAndWriteOne => Box::new(immediate(layer.layer(service_fn(read_and_write)))),
         };
         let mut subject = Self { call, cookies, turn: 0 };
-        // Once round, so that what is measured is warm.
+        // One request of each browser warms all caches.
         for _ in 0..BROWSERS {
             let request = subject.request();
             let (browser, response) = subject.send(request);
@@ -114,13 +114,13 @@ impl Subject {
         (browser, request)
     }
 
-    /// What is measured.
+    /// The measured call.
     #[inline(never)] // so that profilers can tell it from the rest
     pub(crate) fn send(&mut self, (browser, request): (usize, Request<()>)) -> (usize, Response<()>) {
         (browser, (self.call)(request))
     }
 
-    /// Does what the response says about our cookie.
+    /// Stores or drops our cookie as the response says.
     pub(crate) fn keep(&mut self, browser: usize, response: &Response<()>) {
         if let Some(cookie) = cookie_field(response) {
             self.cookies[browser] = Some(cookie);
@@ -152,7 +152,7 @@ async fn read_and_write(request: Request<()>) -> Result<Response<()>, BoxError> 
     Ok(Response::new(()))
 }
 
-/// Nothing here waits, so no runtime is measured either.
+/// The future never waits, so the bench needs no runtime.
 fn immediate<S, E>(mut service: S) -> impl FnMut(Request<()>) -> Response<()>
 where
     S: Service<Request<()>, Response = Response<()>, Error = E>,
@@ -161,7 +161,7 @@ where
     move |request| service.call(request).now_or_never().expect("an answer at once").expect("an answer")
 }
 
-/// A field as a server has it: fresh bytes, part of the buffer that they were read into.
+/// Makes a header field as a server does: fresh bytes, part of the read buffer.
 fn as_received(field: &HeaderValue) -> HeaderValue {
     let mut buffer = BytesMut::from(field.as_bytes());
     let bytes = buffer.split_to(field.len()).freeze();

@@ -5,8 +5,8 @@ import { readFileSync } from 'node:fs';
 import { afterEach, beforeEach, test } from 'node:test';
 import { gzipSync } from 'node:zlib';
 
-// By way of a URL, since node takes a `.js` file without a package.json beside it for CommonJS.
-// As it is served, without lines of comment.
+// The import takes a URL, since node reads a `.js` file without a package.json beside it as CommonJS.
+// The served text has no comment lines.
 const source = readFileSync(new URL('../src/writeback/hook.js', import.meta.url), 'utf8').replaceAll(/^ *\/\/.*\n|^ +/gm, '');
 const { connect } = await import(`data:text/javascript;base64,${Buffer.from(source).toString('base64')}`);
 
@@ -17,7 +17,7 @@ const { now } = Date;
 let posts, sources, channels, timers, page;
 let time = 0; // milliseconds
 
-/** A stream of events, by hand. */
+/** A stream of events that the test sends. */
 class Source extends EventTarget {
   closed = false;
 
@@ -32,13 +32,13 @@ class Source extends EventTarget {
     this.dispatchEvent(new MessageEvent(type, { data: JSON.stringify(data) }));
   }
 
-  /** `true` stands for a session, `false` for a visitor; a string is a session's mark. */
+  /** Sends a state: `true` stands for a session, `false` for a visitor, and a string is a session's mark. */
   state(session, values = {}, user = '') {
     const mark = session === true ? 'aaaa' : session || '';
     this.tell('state', { session: mark, user, heartbeat: 15_000, values });
   }
 
-  /** What a browser says of a lost connection, and of an answer that is no stream. */
+  /** Reports a lost connection, or an answer that is no stream, as a browser does. */
   fail() {
     this.onerror(new Event('error'));
   }
@@ -101,7 +101,7 @@ function set(name, descriptor) {
   if (descriptor) Object.defineProperty(globalThis, name, descriptor);
 }
 
-/** A hook that only posts, and what it has announced. */
+/** A hook that only posts, and its announcements. */
 function open(options = { events: false }) {
   const session = connect({ url: '/session', ...options });
   const events = [];
@@ -111,7 +111,7 @@ function open(options = { events: false }) {
   return { session, events };
 }
 
-/** A hook whose stream is a session's, and has told of these values. */
+/** A hook whose stream belongs to a session, and has sent these values. */
 function follow(values = {}, user = '') {
   const { session, events } = open({});
   const source = sources.at(-1);
@@ -145,7 +145,7 @@ const watches = () => [...timers].filter(([, { delay }]) => delay === 37_500 || 
 /** The timers of backoff. */
 const waits = () => [...timers].filter(([, { delay }]) => delay !== 37_500 && delay !== 3_000);
 
-/** Runs the one timer of backoff there is, and says how long it was. */
+/** Runs the only timer of backoff, and returns the length of the timer. */
 async function wait() {
   assert.equal(waits().length, 1);
   const [[id, { run, delay }]] = waits();
@@ -404,7 +404,8 @@ test('a page on its way out posts all that waits', async () => {
   page.dispatchEvent(new Event('pagehide'));
   assert.deepEqual(bodies(), [{ a: 1, b: 1 }, { $relay: 't' }, { a: 2 }]);
   assert.ok(posts.every(({ init }) => init.keepalive));
-  // Should it come back, what failed is tried again, unless a newer value of its name has gone.
+  // After the return of the session, the hook repeats the failed value, unless a newer value of that name has been
+  // sent.
   await stored();
   posts[0].reject(new TypeError('failed to fetch'));
   await settled();
@@ -653,7 +654,7 @@ test('it is small, and a policy without eval or inline code may load it', () => 
 test('a value that keepalive has no room for does not stop all others', async () => {
   const { session, events } = open();
   const { fetch } = globalThis;
-  // As browsers do: https://fetch.spec.whatwg.org/#http-network-or-cache-fetch, 64 KiB in flight with keepalive.
+  // A browser's limit: https://fetch.spec.whatwg.org/#http-network-or-cache-fetch, 64 KiB in flight with keepalive.
   globalThis.fetch = (url, init) =>
     init.keepalive && init.body.length > 65_536 ? Promise.reject(new TypeError('Failed to fetch')) : fetch(url, init);
   session.store({ big: 'x'.repeat(70_000) });
@@ -800,7 +801,7 @@ test('a newer order replaces an older, and no relay token replaces an order', as
   session.relay('t.new');
   await stored();
   await answer(200, { stored: ['$relay'] });
-  // What the old session still had to bring is dropped with the turn.
+  // The hook drops the pending values of the old session at the turn.
   assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.new' }]);
 });
 
@@ -865,7 +866,7 @@ test('an order is tried again where the server was away', async () => {
 
 // ---- several tabs of one browser
 
-/** Web locks, by hand: of each name the holder, and a queue. */
+/** A fake of web locks: the holder and the queue of each name. */
 class Locks {
   #held = new Map();
   #queues = new Map();
@@ -919,7 +920,7 @@ async function tabs(count, ...state) {
 
 const streaming = () => sources.filter(({ closed }) => !closed);
 
-/** Runs timers that watch for silence, and says how long they were. */
+/** Runs timers that watch for silence, and returns their lengths. */
 async function silence(due = watches()) {
   for (const [id, { run }] of due) {
     timers.delete(id);
@@ -1013,7 +1014,7 @@ test('the next tab leads once the leading tab has gone', async () => {
 
 test('a leading tab that does not answer loses the stream', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
-  // Frozen: it hears nothing, and its stream goes on.
+  // The leading tab is frozen: its channel delivers no message, and its stream stays open.
   const frozen = [...channels][0];
   channels.delete(frozen);
   const timersOfOther = () => watches().slice(1);

@@ -66,7 +66,7 @@ async fn page_behind_a_proxy_that_changes_host_says_why() -> Result {
     tab.says_it_is_away("a proxy in front of the server changes the Host header").await
 }
 
-// The page closes its socket as it is left, so that the browser keeps it for the Back button.
+// The page closes its socket when the user leaves, so that the browser keeps the page for the Back button.
 #[tokio::test]
 async fn back_from_the_page_cache_connects_at_once() -> Result {
     let server = Server::start()?;

@@ -1,4 +1,4 @@
-//! Chromium, driven through a chromedriver of its own, with a profile of its own: a person at a browser.
+//! Chromium with a chromedriver and a profile of its own.
 
 use std::{
     env, fs,
@@ -20,7 +20,7 @@ use crate::{
     tab::Tab,
 };
 
-/// How long the driver may take to listen, and Chromium to leave.
+/// The longest wait for the driver's port, and for Chromium's exit.
 const READY: Duration = Duration::from_secs(30);
 const LEAVE: Duration = Duration::from_secs(10);
 
@@ -30,7 +30,7 @@ pub(crate) struct Browser {
     session: String,
     driver: SocketAddr,
     url: String,
-    // The driver goes before the profile that its browser writes to.
+    // The driver is dropped before the profile, since its browser writes to the profile.
     _process: Process,
     _profile: Profile,
 }
@@ -44,7 +44,7 @@ impl Browser {
         Self::with(url, &[]).await
     }
 
-    /// A browser with more arguments of Chromium's own.
+    /// Starts a browser with further arguments for Chromium.
     pub(crate) async fn with(url: String, more: &[&str]) -> Result<Self> {
         let (chromium, driver) = installed()?;
         let profile = Profile::new()?;
@@ -54,7 +54,7 @@ impl Browser {
         let port = line.trim_end_matches('.').rsplit(' ').next().unwrap_or_default().parse()?;
         let driver = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
 
-        // Over a pipe Chromium ends with its driver, however that ends.
+        // Over a pipe Chromium exits with its driver, however the driver ends.
         let profile_folder = format!("--user-data-dir={}", profile.0.display());
         let arguments = [
             "--headless=new",
@@ -78,7 +78,7 @@ impl Browser {
         Ok(Self { client, session, driver, url, _process: process, _profile: profile })
     }
 
-    /// Has the driver wait until Chromium has left, in a form that a destructor can use.
+    /// Deletes the driver's session and waits for Chromium's exit. Synchronous, so that a destructor can call it.
     fn leave(&self) -> io::Result<()> {
         let Self { session, driver, .. } = self;
         let mut stream = TcpStream::connect(driver)?;
@@ -87,7 +87,7 @@ impl Browser {
         stream.read(&mut [0; 64]).map(drop)
     }
 
-    /// Opens the page in a new tab whose traffic is written down, and returns when its connection is open.
+    /// Opens the page in a new tab that records its traffic, and returns when the page's connection is open.
     pub(crate) async fn open(&self) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.watch().await?;
@@ -95,14 +95,14 @@ impl Browser {
         Ok(tab)
     }
 
-    /// The same with the browser's own `fetch`, which alone can still send from a page that is being left.
+    /// As `open`, with the browser's own `fetch`: no other can still send while the user leaves the page.
     pub(crate) async fn open_unwatched(&self) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.visit(&self.url).await?;
         Ok(tab)
     }
 
-    /// The same in a tab whose browser believes that there is no network.
+    /// As `open`, in a tab whose browser believes that there is no network.
     pub(crate) async fn open_offline(&self) -> Result<Tab> {
         let tab = self.blank().await?;
         let source = "Object.defineProperty(navigator, 'onLine', { get: () => false })";
@@ -111,21 +111,21 @@ impl Browser {
         Ok(tab)
     }
 
-    /// Opens the page in a new tab, where it can't connect.
+    /// Opens the page in a new tab that can't connect.
     pub(crate) async fn open_away(&self) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.load(&self.url).await?;
         Ok(tab)
     }
 
-    /// Opens another page of the server's in a new tab.
+    /// Opens another page of the server in a new tab.
     pub(crate) async fn open_at(&self, path: &str) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.load(&format!("{}{path}", self.url)).await?;
         Ok(tab)
     }
 
-    /// The same in a tab that runs no script.
+    /// As `visit`, in a tab that runs no script.
     pub(crate) async fn open_without_script(&self, path: &str) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;
@@ -145,7 +145,7 @@ impl Drop for Browser {
     }
 }
 
-/// Where Chromium and its driver are, under the names that systems give them.
+/// The paths of Chromium and its driver, under the names that systems use.
 fn installed() -> Result<(PathBuf, PathBuf)> {
     let path = env::var_os("PATH").unwrap_or_default();
     let find = |name: &str| env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file());

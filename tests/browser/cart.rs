@@ -1,4 +1,4 @@
-//! The `cart` example: what one tab adds, the others show.
+//! The `cart` example: a change in one tab shows in all tabs.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ impl Tab {
         self.evaluate(&format!("document.querySelector('[data-product=\"{product}\"] .add').click()")).await.map(drop)
     }
 
-    /// The cart on the page, as pairs of product and quantity.
+    /// Reads the cart on the page, as pairs of product and quantity.
     pub(crate) async fn has_in_cart(&self, items: Value) -> Result {
         let shown = "[...document.querySelectorAll('#items li')].map((line) =>
             [Number(line.dataset.product), Number(line.querySelector('.quantity').textContent)])";
@@ -21,7 +21,7 @@ impl Tab {
 async fn what_is_added_in_one_tab_is_in_the_other_at_once_and_outlives_a_restart() -> Result {
     let mut server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
-    // Both are there before there is a session.
+    // Both tabs are open before a session exists.
     let (first, second) = (browser.open().await?, browser.open().await?);
     assert!(first.cookie().await?.is_none());
     let document = second.evaluate("performance.timeOrigin").await?;
@@ -82,7 +82,7 @@ async fn line_is_reduced_and_removed_in_every_tab() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
-    // Two first requests at the same time would begin two sessions, of which the browser keeps one.
+    // Two first requests at the same time would begin two sessions, and the browser keeps one session alone.
     first.add_to_cart(2).await?;
     first.has_in_cart(json!([[2, 1]])).await?;
     for product in [5, 2] {
@@ -101,7 +101,7 @@ async fn line_is_reduced_and_removed_in_every_tab() -> Result {
     second.has_in_cart(json!([[2, 1]])).await?;
     second.until("document.activeElement.id", "cart").await?;
     second.until("document.querySelector('[role=status] #news').textContent", "Rooibos Cederberg removed").await?;
-    // The line goes with its last piece.
+    // The last piece of a product takes the line with it.
     first.press("[data-product='2'] .less").await?;
     second.has_in_cart(json!([])).await?;
     first.until("document.querySelector('[role=status] #news').textContent", "The cart is empty").await
@@ -133,7 +133,7 @@ async fn phone_confirms_an_added_item() -> Result {
 }
 
 impl Tab {
-    /// The page says at its top, wherever it is scrolled to, that it may be out of date.
+    /// Tells whether the top of the page warns, at any scroll position, that the cart may be out of date.
     pub(crate) async fn says_that_changes_may_be_missing(&self) -> Result {
         self.until(
             "((strip) => strip.checkVisibility() && strip.getBoundingClientRect().top >= 0

@@ -1,4 +1,4 @@
-// The hook and what it has announced, for tests to use from outside.
+// Gives tests the hook, and a record of the hook's announcements.
 import { connect } from '/session/hook.js';
 
 globalThis.hook = connect({ url: '/session' });

@@ -1,4 +1,4 @@
-//! A server that fails on purpose, with a page that has the hook and nothing else.
+//! A server that fails on purpose, with a page that has the hook alone.
 
 use std::{
     collections::VecDeque,
@@ -40,20 +40,20 @@ impl SessionValue for Size {
     const NAME: &'static str = "size";
 }
 
-/// What becomes of one POST to the writeback.
+/// The fate of one POST to the writeback.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
-    /// It is not looked at, and this is the answer.
+    /// The server answers with this status and does not read the POST.
     Status(u16),
-    /// The connection breaks before it is looked at.
+    /// The connection breaks before the server reads the POST.
     Cut,
-    /// It is taken, and the connection breaks before the answer is whole.
+    /// The server stores the POST, and the connection breaks before the answer is complete.
     Lost,
-    /// It waits for [`Faulty::release_principal`].
+    /// The POST waits for [`Faulty::release_principal`].
     Held,
 }
 
-/// The server; it ends with its owner.
+/// The server. It stops when its owner is dropped.
 #[derive(Debug)]
 pub(crate) struct Faulty {
     address: SocketAddr,
@@ -66,7 +66,7 @@ struct Faults {
     coming: Mutex<VecDeque<Fault>>,
     bodies: Mutex<Vec<Value>>,
     release: Notify,
-    /// Each open stream holds one of these.
+    /// Each open stream holds a clone of this.
     streams: Arc<()>,
 }
 
@@ -108,22 +108,22 @@ impl Faulty {
         self.address
     }
 
-    /// The next POSTs meet these.
+    /// Sets the faults of the next POSTs.
     pub(crate) fn fail(&self, faults: impl IntoIterator<Item = Fault>) {
         lock(&self.faults.coming).extend(faults);
     }
 
-    /// Lets the POST that is held go on.
+    /// Lets the held POST continue.
     pub(crate) fn release(&self) {
         self.faults.release.notify_one();
     }
 
-    /// How many event streams are open.
+    /// The number of open event streams.
     pub(crate) fn streams(&self) -> usize {
         Arc::strong_count(&self.faults.streams) - 1
     }
 
-    /// The bodies of all POSTs so far, in the order in which they came.
+    /// The bodies of all POSTs so far, in the order of their arrival.
     pub(crate) fn posts(&self) -> Vec<Value> {
         lock(&self.faults.bodies).clone()
     }
@@ -178,7 +178,7 @@ async fn fail(State(faults): State<Arc<Faults>>, request: Request, next: Next) -
     }
 }
 
-/// A response whose body ends before its time: the browser sees a network error.
+/// Builds a response whose body ends too early: the browser reports a network error.
 fn cut() -> Response {
     let broken = futures_util::stream::iter([Ok("{"), Err("cut")]);
     ([(header::CONTENT_LENGTH, "1000")], Body::from_stream(broken)).into_response()

@@ -1,4 +1,4 @@
-//! The guide's page with a socket of its own: the script is taken from the chapter, the socket is the chapter's.
+//! The guide's page with its own socket: script and socket come from the chapter.
 
 use std::net::Ipv4Addr;
 
@@ -27,7 +27,7 @@ impl SessionValue for Division {
 
 const PAGE: &str = "<!doctype html><title>guide</title><script type=module src=/page.js></script>";
 
-/// The chapter's script that opens a socket, with a page to show things on.
+/// The chapter's script that opens a socket, with a page that shows the values.
 fn script() -> Result<String> {
     let chapter = include_str!("../../src/guide/live_pages.md");
     let mut scripts = chapter.split("```js\n").skip(1).filter_map(|rest| rest.split("```").next());
@@ -126,13 +126,13 @@ impl Tab {
         self.until("shown", division).await
     }
 
-    /// Whether the socket is a visitor's, once the socket is open.
+    /// Waits for the open socket, and tells whether the socket belongs to a visitor.
     async fn stands(&self, visitor: bool) -> Result {
         self.until("stands()", json!([visitor, true])).await
     }
 }
 
-/// Two tabs of one visitor, whose sockets have no session.
+/// Opens two tabs of one visitor. Their sockets have no session.
 async fn two_visitors() -> Result<(Guide, Browser, Tab, Tab)> {
     let guide = Guide::start().await?;
     let browser = Browser::at(guide.url.clone()).await?;

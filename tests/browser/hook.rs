@@ -14,7 +14,7 @@ impl Tab {
         self.evaluate(&format!("hook.store({values})")).await.map(drop)
     }
 
-    /// What the server has told this tab, by its events.
+    /// Reads the values that this tab has from the server's events.
     pub(super) async fn is_told(&self, values: Value) -> Result {
         self.until("values()", values).await
     }
@@ -40,7 +40,7 @@ impl Faulty {
     }
 }
 
-/// A page and, beside it, another tab that shows what the server holds.
+/// Opens a page, and beside the page another tab that shows the server's values.
 async fn two_tabs() -> Result<(Faulty, Browser, Tab, Tab)> {
     let server = Faulty::start().await?;
     let browser = Browser::at(server.url()).await?;
@@ -93,7 +93,7 @@ async fn a_tab_that_is_closed_has_stored_what_it_wanted() -> Result {
         last => Err(format!("the last was {last:?}").into()),
     })
     .await?;
-    // The browser has cut the stream of the closed tab: no page is left that sees the answers.
+    // The browser has cut the stream of the closed tab, so no page sees the answers.
     server.has_streams(1).await?;
     server.release();
     server.release();
@@ -126,7 +126,7 @@ async fn what_a_page_wanted_stored_outlives_the_end_of_its_session() -> Result {
         server.has_seen(json!([{ "size": 1 }, { "note": "mine" }])).await?;
         other.ask(turn).await?;
         server.release();
-        // It came with the cookie from before: refused, and tried again with the one from after.
+        // The POST came with the old cookie: the server refused the POST, and the hook repeated it with the new cookie.
         page.until("told.some(([type, detail]) => type === 'conflict' && detail.code === 'session_closed')", true)
             .await?;
         page.until("told.some(([type, detail]) => type === 'stored' && detail.stored.includes('note'))", true).await?;
@@ -151,7 +151,7 @@ async fn the_page_runs_under_a_strict_policy_and_keeps_to_it() -> Result {
 }
 
 impl Tab {
-    /// Plugs this tab's network in or out.
+    /// Takes this tab's network away, or gives it back.
     pub(super) async fn network(&self, there: bool) -> Result {
         let conditions = json!({ "offline": !there, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.devtools("Network.enable", json!({})).await?;

@@ -1,10 +1,10 @@
-//! A session that is used on its socket alone, over more than its idle lifetime.
+//! A page that uses its session by the socket alone, for longer than the idle lifetime.
 
 use std::time::{Duration, Instant};
 
 use crate::{Result, browser::Browser, proxy::Proxy, server::Server};
 
-/// A browser keeps the cookie for half of it.
+/// The idle lifetime. A browser keeps the cookie for half of this time.
 const IDLE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn open_page_alone_is_signed_out() -> Result {
     Ok(())
 }
 
-// A proxy that cuts sockets must not keep a session for ever that no person uses.
+// A proxy that cuts sockets must not keep a session alive for ever if no person uses the session.
 #[tokio::test]
 async fn reconnection_is_no_use() -> Result {
     let server = Server::idle_after(IDLE)?;
@@ -55,7 +55,7 @@ async fn reconnection_is_no_use() -> Result {
         tab.is_connected().await?;
         tokio::time::sleep(Duration::from_secs(4)).await;
     }
-    // Without a wait: the page that is left alone from here on would expire by itself.
+    // The test does not wait here: a page without use would expire by itself.
     assert_eq!(tab.division().await?["user"], serde_json::Value::Null);
     Ok(())
 }

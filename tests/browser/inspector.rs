@@ -12,7 +12,7 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
         let inspector = browser.open_at(path).await?;
         inspector.is_connected().await?;
         let shop = browser.open_at("").await?;
-        // By a visitor first, whose session the inspector has to look for.
+        // A visitor's change comes first, so that the inspector has to look for the session.
         shop.submit("[formaction='/theme/dark']").await?;
         inspector.until("document.querySelector('#state').textContent", "Active").await?;
         let card =
@@ -26,7 +26,7 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
             "[...document.querySelector('#log li').querySelectorAll('.badge, b, .what')].map(part => part.textContent)";
         inspector.until(logged, json!(["set", "theme", "\"light\""])).await?;
 
-        // Under the id that the sign-in gave it.
+        // The sign-in gave the session a new id.
         shop.submit("[formaction='/sign-out']").await?;
         shop.submit("[action='/sign-in'] button:not([formaction])").await?;
         inspector.until("document.querySelector('#signed-in').textContent", "yes").await?;
@@ -38,7 +38,8 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
     Ok(())
 }
 
-/// The inspector in one tab through a proxy, and the shop in another past the proxy. The visitor has a session.
+/// Opens the inspector in one tab through a proxy, and the shop in another tab without the proxy. The visitor has a
+/// session.
 async fn behind_a_proxy(script: &str) -> Result<(Server, Proxy, Browser, Tab, Tab)> {
     let server = Server::of("inspector")?;
     let proxy = Proxy::start(server.address()).await?;
@@ -61,7 +62,7 @@ impl Tab {
         self.until(text, format!("\"{theme}\"")).await
     }
 
-    /// The notice is in sight, wherever the page is scrolled to.
+    /// Tells whether the notice is in sight, at any scroll position.
     async fn notice_says(&self, text: &str) -> Result {
         self.screen(375, Scheme::Light).await?;
         self.evaluate("scrollTo(0, 600)").await?;
@@ -84,7 +85,7 @@ impl Tab {
 
 #[tokio::test]
 async fn inspector_gives_up_a_silent_stream() -> Result {
-    // Two and a half intervals of 15 seconds are longer than the test waits.
+    // The silence limit, two and a half intervals of 15 seconds, is longer than the test waits.
     let hurry = "{ const { setTimeout } = window;
         window.setTimeout = (run, ms, ...rest) => setTimeout(run, ms > 30_000 ? 2_000 : ms, ...rest); }";
     let (_server, proxy, _browser, inspector, shop) = behind_a_proxy(hurry).await?;
@@ -95,12 +96,12 @@ async fn inspector_gives_up_a_silent_stream() -> Result {
 
 #[tokio::test]
 async fn inspector_looks_after_sleep() -> Result {
-    // Timers don't run while a machine sleeps, and the clock goes on.
+    // Timers stop while a machine sleeps, and the clock continues.
     let sleeper = "{ const { now } = Date; globalThis.slept = 0; Date.now = () => now() + slept; }";
     let (_server, proxy, _browser, inspector, shop) = behind_a_proxy(sleeper).await?;
     proxy.silence();
     shop.submit("[formaction='/theme/light']").await?;
-    // The first new stream may take a connection that is silent too.
+    // The first new stream may reuse a connection that is silent too.
     let wakes = "setInterval(() => { slept += 40_000; dispatchEvent(new Event('focus')); }, 2_000)";
     inspector.evaluate(wakes).await?;
     inspector.shows_theme("light").await
@@ -161,7 +162,7 @@ async fn delays_restart_after_the_page_cache() -> Result {
     tab.devtools("Page.addScriptToEvaluateOnNewDocument", json!({ "source": note })).await?;
     tab.visit(&format!("{}inspector", server.url())).await?;
     drop(server);
-    // Half a second, doubled each time: the fifth follows after four.
+    // The delay is half a second and doubles each time: the fifth attempt follows after four seconds.
     tab.until("opened.length >= 6", true).await?;
     tab.load(&elsewhere.url()).await?;
     tab.evaluate("history.back()").await?;
@@ -193,7 +194,7 @@ async fn pages_have_icons_and_fit_without_script() -> Result {
         }
         let tab = browser.open_without_script(path).await?;
         tab.captures(&format!("{name}-no-script")).await?;
-        // The shop's forms need no script. The inspector's page shows a sentence alone, which asks for scripts.
+        // The shop's forms need no script. The inspector's page shows a single sentence, which asks for scripts.
         let parts = "[...document.querySelectorAll('main > *')].filter((part) => part.checkVisibility()).length > 1";
         assert_eq!(tab.evaluate(parts).await?, name == "shop");
     }

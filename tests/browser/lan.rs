@@ -40,7 +40,7 @@ impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
 
-/// Both hosts, on one port.
+/// Serves both hosts on one port.
 struct Lan {
     port: u16,
     requests: Requests,
@@ -121,7 +121,7 @@ async fn event_sources_open_on_plain_http() -> Result {
     Ok(())
 }
 
-/// Runs a script in the tab's page, which leaves its outcome in the title.
+/// Runs a script in the tab's page. The script leaves its result in the title.
 async fn outcome(tab: &Tab, script: &str) -> Result {
     tab.evaluate(&format!("(document.title = '', ({script})())")).await?;
     Ok(())
@@ -145,7 +145,7 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     assert_eq!(refused.headers[header::ORIGIN], lan.url(OTHER).trim_end_matches('/'));
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
 
-    // A `no-cors` fetch looks like our own page's, and the browser keeps the answer from the page.
+    // A `no-cors` fetch looks like a request of our own page, and the browser hides the answer from the page.
     let options = json!({ "mode": "no-cors", "headers": { "accept": "text/event-stream" } });
     let fetch = format!(
         "() => {{ fetch('{events}', {options}).then(() => (document.title = 'read'), () => (document.title = 'kept')) }}"
@@ -158,7 +158,7 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     Ok(())
 }
 
-/// Posts the form of the login, and gives the request, and whether the next request brings the cookie.
+/// Posts the login form, and returns the request, and whether the next request carries the cookie.
 async fn log_in(lan: &Lan, tab: &Tab, url: &str) -> Result<(Seen, bool)> {
     tab.load(&format!("{url}login")).await?;
     tab.submit("button").await?;
@@ -169,7 +169,7 @@ async fn log_in(lan: &Lan, tab: &Tab, url: &str) -> Result<(Seen, bool)> {
     Ok((posted, next.headers.contains_key(header::COOKIE)))
 }
 
-// The layer tells from these fields that the browser drops the cookie.
+// These fields tell the layer that the browser drops the cookie.
 #[tokio::test]
 async fn secure_cookies_last_on_loopback_alone() -> Result {
     let lan = Lan::with(CookieTier::sealed(KeyRing::generate()?)).await?;

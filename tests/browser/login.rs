@@ -1,4 +1,4 @@
-//! The `login` example: who gets in, for how long, and how everybody gets out.
+//! The `login` example: who may sign in, for how long, and how a user signs out everywhere.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -12,7 +12,7 @@ const ADA: (&str, &str) = ("ada", "weaving-patterns");
 const GRACE: (&str, &str) = ("grace", "wire-nanosecond");
 
 impl Tab {
-    /// Fills the form in and sends it.
+    /// Fills in the form and sends it.
     async fn log_in(&self, (name, password): (&str, &str)) -> Result {
         for (field, text) in [("#name", name), ("#password", password)] {
             self.evaluate(&format!("document.querySelector('{field}').value = {}", json!(text))).await?;
@@ -28,12 +28,12 @@ impl Tab {
         self.until(&format!("document.querySelector('{selector}')?.innerText ?? ''"), text).await
     }
 
-    /// Loads a page of the example, which has no connection to wait for.
+    /// Loads a page of the example. The page opens no connection.
     async fn at(&self, server: &Server, path: &str) -> Result {
         self.load(&format!("{}{path}", server.url())).await
     }
 
-    /// The time that the browser keeps the cookie, or `None` for a cookie that goes with the browser.
+    /// The time that the browser keeps the cookie, or `None` for a cookie that ends with the browser.
     async fn cookie_lasts(&self) -> Result<Option<Duration>> {
         let cookie = self.cookie().await?.ok_or("no cookie")?;
         let Some(end) = cookie.expires_datetime() else { return Ok(None) };
@@ -49,7 +49,7 @@ async fn wrong_password_is_told_once() -> Result {
     tab.captures("login").await?;
     tab.shows_text("#error", "").await?;
 
-    // Markup in a name stays text.
+    // Markup in a name shows as text.
     for name in ["ada", r#""><i id="injected">"#] {
         tab.log_in((name, "guessed")).await?;
         tab.is_at("/login").await?;
@@ -131,7 +131,7 @@ async fn remember_me_outlives_the_browser() -> Result {
     server.restart()?;
     tab.at(&server, "account").await?;
     tab.shows_text("#user", "ada").await?;
-    // The next user did not ask to be remembered.
+    // The next user did not tick "remember me".
     tab.submit("[action='/logout'] button").await?;
     tab.at(&server, "login").await?;
     tab.log_in(GRACE).await?;

@@ -1,4 +1,4 @@
-//! Sign-in and sign-out over a page's socket: no load, and every tab goes along.
+//! Sign-in and sign-out over a page's socket: no page loads, and every tab follows.
 
 use serde_json::json;
 
@@ -30,7 +30,7 @@ async fn user_signs_in_and_out_without_a_load() -> Result {
     tab.stored(2).await?;
     other.shows(2).await?;
 
-    // The server forgets everything: the browser's own cookie says who is signed in.
+    // The server loses its memory, and the browser's own cookie tells the signed-in user.
     server.restart()?;
     tab.is_connected().await?;
     let kept = tab.division().await?;
@@ -73,7 +73,7 @@ async fn page_at_one_node_signs_in_at_another() -> Result {
     there.visit(&second.url()).await?;
     there.shows(1).await?;
     here.sign_in("alice").await?;
-    // The other node hears of the turn from the new cookie, and ends the socket of the old session.
+    // The other node learns of the turn from the new cookie, and closes the socket of the old session.
     assert_eq!(there.division().await?["user"], "alice");
     there.until("JSON.parse(sessionStorage.closes ?? '[]').includes(1008)", true).await?;
     there.evaluate("document.dispatchEvent(new Event('visibilitychange'))").await?;
@@ -81,7 +81,7 @@ async fn page_at_one_node_signs_in_at_another() -> Result {
 }
 
 impl Tab {
-    /// Tells one document from the next.
+    /// Reads a number that differs between documents.
     async fn document(&self) -> Result<serde_json::Value> {
         self.evaluate("performance.timeOrigin").await
     }

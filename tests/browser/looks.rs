@@ -41,7 +41,7 @@ async fn page_without_scripts_fits_too() -> Result {
     tab.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;
     tab.load(&server.url()).await?;
     tab.looks("no-script").await?;
-    // The division's name is readable in the switch.
+    // The switch is wide enough for the division's name.
     let width = "document.querySelector('#division').getBoundingClientRect().width > 120";
     assert_eq!(tab.evaluate(width).await?, true);
     let hidden = "document.querySelector('#connection').checkVisibility()";

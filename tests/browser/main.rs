@@ -1,7 +1,7 @@
 //! Pages in real Chromium: the page, the server and the browser's cookie together.
 //!
-//! Each test starts its own server and its own browser. What the page shows is awaited with a deadline and nothing sleeps
-//! to be right. `tests/all.sh` installs what these tests need.
+//! Each test starts its own server and its own browser. A test waits for the content of a page with a deadline, and no
+//! test is correct by a sleep. `tests/all.sh` installs the tools that these tests need.
 
 mod away;
 mod browser;
@@ -28,5 +28,5 @@ mod tabs;
 mod users;
 mod visits;
 
-/// Errors are only ever shown to whoever reads the failed test.
+/// The error of a test. Only the reader of a failed test sees the text.
 type Result<T = (), E = Box<dyn std::error::Error + Send + Sync>> = std::result::Result<T, E>;

@@ -1,4 +1,4 @@
-//! One browser at two nodes that share keys and nothing else. Cookies know no ports, so both nodes get the same one.
+//! One browser at two nodes that share the keys alone. Cookies ignore ports, so both nodes get the same cookie.
 
 use crate::{
     Result,
@@ -32,7 +32,8 @@ async fn moves(user: Option<&str>) -> Result {
     tab.stored(2).await?;
     tab.finds(&first, 2, user).await?;
 
-    // The first node alone knows of a switch that nothing has brought to the cookie: here it is the memory that is newer.
+    // Only the first node's memory has the switch, and no page has brought the switch to the cookie: memory is newer
+    // here.
     tab.cut_off().await?;
     tab.switch(3).await?;
     tab.until("watched.relays.at(-1)?.values.current_division_id ?? null", 3).await?;
@@ -40,7 +41,7 @@ async fn moves(user: Option<&str>) -> Result {
     tab.finds(&first, 3, user).await?;
     tab.finds(&second, 3, user).await?;
 
-    // The second node's memory still holds what is removed at the first.
+    // The second node's memory still holds the value that the first node removed.
     tab.finds(&first, 3, user).await?;
     tab.forget().await?;
     tab.finds(&second, ALL, user).await?;
@@ -75,7 +76,7 @@ async fn an_open_page_follows_what_its_browser_brings_from_another_node() -> Res
 }
 
 impl Tab {
-    /// Goes to this node, whose page has the division before its socket is open, and still has it then.
+    /// Visits this node. Its page shows the division before the socket opens, and still shows the division afterwards.
     async fn finds(&self, server: &Server, division: i64, user: Option<&str>) -> Result {
         self.visit(&server.url()).await?;
         assert_eq!(self.evaluate("watched.first").await?, division);
@@ -87,7 +88,7 @@ impl Tab {
         self.shows(division).await
     }
 
-    /// From now on nothing leaves this document but what goes over its socket.
+    /// From now on this document sends frames over its socket alone.
     async fn cut_off(&self) -> Result {
         self.evaluate("(window.fetch = () => new Promise(() => {}), null)").await.map(drop)
     }

@@ -1,6 +1,6 @@
-//! Origins: a page at `app.shop.localhost` uses the writeback and a socket of `api.shop.localhost`, which lists it.
-//! Chromium sends Fetch Metadata to each; `blog.shop.localhost` is of the same site and not listed, `evil.localhost` is
-//! another site.
+//! Origins: a page at `app.shop.localhost` uses the writeback and a socket of `api.shop.localhost`, which lists the
+//! page's origin. Chromium sends Fetch Metadata to each host. `blog.shop.localhost` is of the same site and not listed,
+//! and `evil.localhost` is another site.
 
 use std::net::Ipv4Addr;
 
@@ -39,7 +39,7 @@ impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
 
-/// All hosts, on one port.
+/// Serves all hosts on one port.
 struct Shop {
     port: u16,
     requests: Requests,
@@ -80,7 +80,7 @@ impl Shop {
         format!("http://{host}:{}/{path}", self.port)
     }
 
-    /// A browser whose session has a dark theme, stored by the listed page, and the tab of that page.
+    /// Starts a browser whose session has a dark theme, stored by the listed page, and returns that page's tab too.
     async fn visitor(&self) -> Result<(Browser, Tab)> {
         let browser = Browser::at(self.url(PAGE, "")).await?;
         let tab = browser.open_at("").await?;
@@ -104,7 +104,7 @@ fn page(port: u16) -> Html<String> {
     ))
 }
 
-/// Tells the theme, or why there is no session.
+/// Answers with the theme, or with the reason why there is no session.
 async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let told = match session.set(Theme("live".into())).await {
@@ -115,7 +115,7 @@ async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     })
 }
 
-/// Opens a socket in the tab's page, and says its first message.
+/// Opens a socket in the tab's page, and returns the socket's first message.
 async fn socket(shop: &Shop, tab: &Tab) -> Result {
     let url = format!("ws://{API}:{}/live", shop.port);
     let open = format!("(new WebSocket('{url}').onmessage = ({{ data }}) => (document.title = data), null)");
@@ -133,7 +133,7 @@ async fn listed_page_posts_follows_and_opens_sockets() -> Result {
         assert_eq!((seen.field("origin"), seen.field("sec-fetch-site")), (Some(&*origin), Some("same-site")), "{line}");
         assert_eq!(seen.status, StatusCode::OK, "{line}");
     }
-    // The cookie of the first POST comes back with each later request.
+    // Each later request carries the cookie of the first POST.
     tab.evaluate("(session.store({ theme: 'light' }), null)").await?;
     tab.until("session.values.get('theme')", "light").await?;
     let posted = shop.requests.last("POST /session").await?;
@@ -157,7 +157,7 @@ async fn unlisted_pages_are_refused() -> Result {
         let origin = shop.url(host, "").trim_end_matches('/').to_owned();
         let outcome = async |script: String| tab.evaluate(&format!("(document.title = '', {script}, null)")).await;
 
-        // JSON takes a preflight, which `CorsLayer` does not grant.
+        // JSON needs a preflight, which `CorsLayer` does not grant.
         let writeback = shop.url(API, "session");
         let mut options = json!({ "method": "POST", "credentials": "include", "body": r#"{"theme":"evil"}"# });
         let fetch = |options: &serde_json::Value| {
@@ -168,7 +168,7 @@ async fn unlisted_pages_are_refused() -> Result {
         outcome(fetch(&options)).await?;
         tab.until("document.title", "kept").await?;
         assert_eq!(shop.requests.last("OPTIONS /session").await?.field("origin"), Some(&*origin));
-        // Plain text takes none, and the rule refuses it.
+        // Plain text needs no preflight, and the rule refuses the request.
         options["headers"] = json!({});
         outcome(fetch(&options)).await?;
         tab.until("document.title", "kept").await?;

@@ -23,7 +23,7 @@ impl Scheme {
 }
 
 impl Tab {
-    /// Gives the tab a desktop's or a phone's screen of this width, in CSS pixels.
+    /// Gives the tab the screen of a desktop or a phone of this width, in CSS pixels.
     pub(crate) async fn screen(&self, width: u32, scheme: Scheme) -> Result {
         let phone = width < 600;
         let screen = json!({
@@ -34,7 +34,7 @@ impl Tab {
         self.devtools("Emulation.setEmulatedMedia", features).await
     }
 
-    /// Writes a picture of the screen as `NAME.png`, once animations are over.
+    /// Writes a picture of the screen as `NAME.png` after the end of all animations.
     pub(crate) async fn capture(&self, name: &str, width: u32) -> Result {
         self.until("document.getAnimations().some(({ playState }) => playState === 'running')", false).await?;
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
@@ -42,7 +42,7 @@ impl Tab {
         fs::create_dir_all(&folder)?;
         fs::write(folder.join(name).with_extension("png"), self.screenshot().await?)?;
 
-        // Not `innerWidth`: a phone zooms out until what overflows fits.
+        // Not `innerWidth`: a phone zooms out until the overflowing content fits.
         let wide = self.evaluate("document.documentElement.scrollWidth").await?;
         assert!(wide.as_u64() <= Some(width.into()), "{name}: the page is {wide} px wide");
         Ok(())

@@ -1,4 +1,4 @@
-//! A proxy between the browser and a server: it goes silent, cuts connections, and rewrites heads, as real ones do.
+//! A proxy between the browser and a server that falls silent, cuts connections and rewrites heads, as real proxies do.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,10 +22,10 @@ pub(crate) struct Proxy {
     accepting: AbortHandle,
 }
 
-/// A piece of text in the heads of requests, and the text that takes its place.
+/// A text in the heads of requests, and the text that replaces it.
 #[derive(Clone, Debug)]
 struct Rewrite {
-    /// Only in heads whose first line contains this.
+    /// Only heads whose first line contains this text change.
     target: &'static str,
     from: String,
     to: String,
@@ -42,14 +42,15 @@ impl Proxy {
         Self::run(target, |_| None).await
     }
 
-    /// A proxy that gives the server this host in place of the page's.
+    /// Starts a proxy that sends the server this host in place of the page's host.
     pub(crate) async fn with_host(target: SocketAddr, host: &str) -> Result<Self> {
         let field = |host| format!("Host: {host}\r\n");
         Self::run(target, |address| Some(Rewrite { target: "", from: field(address), to: field(host.to_owned()) }))
             .await
     }
 
-    /// A proxy through which each event stream looks like another site's, so that the server refuses the stream.
+    /// Starts a proxy that makes each event stream look like another site's request, so that the server refuses the
+    /// stream.
     pub(crate) async fn with_foreign_streams(target: SocketAddr) -> Result<Self> {
         let field = |site| format!("Sec-Fetch-Site: {site}\r\n");
         Self::run(target, |_| Some(Rewrite { target: "events", from: field("same-origin"), to: field("cross-site") }))
@@ -74,12 +75,12 @@ impl Proxy {
         format!("http://{}/", self.address)
     }
 
-    /// Passes nothing more over the connections that there are, and leaves them open. Later connections are passed.
+    /// Stops all traffic of the present connections, and leaves them open. Later connections work.
     pub(crate) fn silence(&self) {
         self.orders.silence.notify_waiters();
     }
 
-    /// Closes the connections that there are.
+    /// Closes the present connections.
     pub(crate) fn cut(&self) {
         self.orders.cut.notify_waiters();
     }
@@ -102,7 +103,7 @@ async fn pass(client: TcpStream, target: SocketAddr, orders: Arc<Orders>, rewrit
     }
 }
 
-/// A browser sends each head in a single piece.
+/// Reads a head in a single read, since a browser sends each head in a single piece.
 async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, rewrite: Option<Rewrite>) {
     let mut piece = vec![0; 64 << 10];
     while let Ok(len @ 1..) = from.read(&mut piece).await {

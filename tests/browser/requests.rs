@@ -1,4 +1,4 @@
-//! The requests that came to a server of a test.
+//! A record of the requests to a test's server.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,12 +26,12 @@ impl Seen {
     }
 }
 
-/// The requests, for `axum::middleware::from_fn_with_state`.
+/// Records each request, for `axum::middleware::from_fn_with_state`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Requests(Arc<Mutex<Vec<Seen>>>);
 
 impl Requests {
-    /// The last request whose line begins so, once there is one.
+    /// Waits for a request whose line begins with this text, and returns the last such request.
     pub(crate) async fn last(&self, line: &str) -> Result<Seen> {
         let find = async || {
             let requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! An example as a process of its own, on a port and with keys that outlive it.
+//! An example in a process of its own. The port and the keys stay the same over restarts.
 
 use std::{
     collections::HashMap,
@@ -21,11 +21,11 @@ use serde_json::Value;
 
 use crate::Result;
 
-/// Two keys: the first seals, the second is what a rotation leaves behind.
+/// Two keys: the first key seals, and the second key is the old key of a rotation.
 const KEYS: &str = "00112233445566778899aabbccddeeff0123456789abcdeffedcba9876543210,\
                     ffeeddccbbaa99887766554433221100fedcba98765432100123456789abcdef";
 
-/// How long the example may take to be ready, and a stop to be complete.
+/// The longest wait until the example is ready, or has stopped.
 const READY: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(5);
 
@@ -40,9 +40,9 @@ pub(crate) struct Server {
 /// The source of the keys that seal the cookie.
 #[derive(Debug)]
 enum Keys {
-    /// `SESSION_KEYS`.
+    /// The variable `SESSION_KEYS`.
     Environment,
-    /// A state directory, in which the example keeps a key of its own.
+    /// A state directory, in which the example keeps its own key.
     State(PathBuf),
 }
 
@@ -76,7 +76,7 @@ impl Server {
         Ok(Self { example, process: serve(Command::new(built(example)?), port, &keys)?, port, keys })
     }
 
-    /// Starts the `division` example, whose sessions end unused for so long.
+    /// Starts the `division` example with this idle lifetime of sessions.
     pub(crate) fn idle_after(idle: Duration) -> Result<Self> {
         let (example, port, keys) = ("division", free_port(), Keys::Environment);
         let mut command = Command::new(built(example)?);
@@ -84,13 +84,14 @@ impl Server {
         Ok(Self { example, process: serve(command, port, &keys)?, port, keys })
     }
 
-    /// Stops it as a deploy does, sockets open or not, and starts it again: same port, same keys, empty memory.
+    /// Stops the example as a deploy does, even with open sockets, and starts it again: same port, same keys, empty
+    /// memory.
     pub(crate) fn restart(&mut self) -> Result {
         self.stop()?;
         self.start_again()
     }
 
-    /// SIGTERM, which the example answers by exiting 0 within five seconds.
+    /// Sends SIGTERM. The example must exit with 0 within five seconds.
     pub(crate) fn stop(&mut self) -> Result {
         match self.process.terminate()? {
             Some(status) if status.success() => Ok(()),
@@ -131,7 +132,7 @@ fn serve(mut command: Command, port: u16, keys: &Keys) -> Result<Process> {
     }
 }
 
-/// Where an example's executable is, built once.
+/// The path of an example's executable. The first call builds the executable.
 fn built(example: &'static str) -> Result<PathBuf> {
     static EXAMPLES: LazyLock<Mutex<HashMap<&'static str, PathBuf>>> = LazyLock::new(Mutex::default);
 
@@ -144,7 +145,7 @@ fn built(example: &'static str) -> Result<PathBuf> {
     Ok(executable)
 }
 
-/// Builds the example beside this test, into the same target directory, and asks cargo where it is.
+/// Builds the example beside this test, into the same target directory, and asks cargo for the path.
 fn build(example: &str) -> Result<PathBuf> {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().ok_or("no target directory")?;
     let built = Command::new(env!("CARGO"))
@@ -164,7 +165,8 @@ fn build(example: &str) -> Result<PathBuf> {
     Ok(executable.ok_or_else(|| format!("cargo named no executable for the {example} example"))?)
 }
 
-/// A port below those that the system hands out by itself, so that nothing takes it while the server restarts.
+/// Finds a port below the range from which the system assigns ports, so that the port stays free while the server
+/// restarts.
 fn free_port() -> u16 {
     static NEXT: LazyLock<AtomicU16> = LazyLock::new(|| AtomicU16::new((id() % 10_000) as u16));
 
@@ -173,13 +175,13 @@ fn free_port() -> u16 {
     ports.take(12_000).find(free).expect("one of 12,000 ports is free")
 }
 
-/// A child process that ends with its owner, whether a test passes or panics.
+/// A child process that stops when its owner is dropped, whether a test passes or panics.
 #[derive(Debug)]
 pub(crate) struct Process(Child);
 
 impl Process {
-    /// Starts the program and waits for the first line of its output that holds `ready`. Everything it says, before and
-    /// after, becomes output of the test.
+    /// Starts the program and waits for the first line of its output that contains `ready`. The test prints all output
+    /// of the program, before that line and after.
     pub(crate) fn start(mut command: Command, ready: &'static str, within: Duration) -> Result<(Self, String)> {
         let program = command.get_program().to_string_lossy().into_owned();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
@@ -205,7 +207,7 @@ impl Process {
         }
     }
 
-    /// Asks it to end; `None` if it has not within five seconds.
+    /// Asks the process to exit, and returns `None` if the process still runs after five seconds.
     fn terminate(&mut self) -> Result<Option<ExitStatus>> {
         if let Some(status) = self.0.try_wait()? {
             return Ok(Some(status));

@@ -44,12 +44,12 @@ impl SessionValue for User {
     const NAME: &'static str = "user";
 }
 
-/// A request to the application, as the server saw it, and what came of it.
+/// A request to the application, as the server saw the request, with the outcome.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     method: Method,
     path: String,
-    /// `Sec-Fetch-Site`.
+    /// The header `Sec-Fetch-Site`.
     site: String,
     cookie: bool,
     outcome: Outcome,
@@ -62,7 +62,7 @@ enum Outcome {
     User(Option<String>),
 }
 
-/// All hosts, on one port.
+/// Serves all hosts on one port.
 struct Shop {
     port: u16,
     seen: Arc<Mutex<Vec<Seen>>>,
@@ -92,7 +92,7 @@ impl Shop {
         format!("http://{host}:{}/{path}", self.port)
     }
 
-    /// A browser in which ada is signed in, and its tab.
+    /// Starts a browser in which ada is signed in, and returns her tab too.
     async fn visitor(&self) -> Result<(Browser, Tab)> {
         let browser = Browser::at(self.url(APP, "")).await?;
         let tab = browser.open_at("login").await?;
@@ -100,7 +100,7 @@ impl Shop {
         Ok((browser, tab))
     }
 
-    /// The last request for a path, once there is one.
+    /// Waits for a request with this path, and returns the last such request.
     async fn seen(&self, path: &str) -> Result<Seen> {
         let find = async || {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,7 +137,8 @@ fn sessions(cookie: CookieTier) -> Result<Sessions, BuildError> {
 
 type Shared = State<(u16, Arc<Mutex<Vec<Seen>>>)>;
 
-/// Every page of every host: at the application's the path says what to do, elsewhere there are ways to get there.
+/// Serves every page of every host: the application's paths name actions, and the other hosts' pages lead to those
+/// paths.
 async fn page(
     State((port, seen)): Shared,
     session: Session,
@@ -268,7 +269,7 @@ async fn embedded_application_has_its_session() -> Result {
     let cookie = || Ok::<_, BuildError>(CookieTier::sealed(KeyRing::generate()?).same_site(SameSite::None));
     for (cookie, partitioned) in [(cookie()?.partitioned(), true), (cookie()?, false)] {
         let shop = Shop::with(cookie).await?;
-        // As browsers do that block third-party cookies.
+        // The browser blocks third-party cookies.
         let browser = Browser::with(shop.url(OTHER_SITE, ""), &["--test-third-party-cookie-phaseout"]).await?;
         let tab = browser.open_at("login").await?;
         tab.evaluate("document.querySelector('#frame').click()").await?;
@@ -278,7 +279,7 @@ async fn embedded_application_has_its_session() -> Result {
         tab.evaluate("document.querySelector('#frame').click()").await?;
         let user = Outcome::User(partitioned.then(|| "ada".to_owned()));
         assert_eq!(shop.seen("/user").await?, request(Method::GET, "/user", "cross-site", partitioned, user));
-        // Where the application stands alone, its cookie is another one.
+        // The partition of the application's own top-level page has another cookie.
         tab.load(&shop.url(APP, "alone")).await?;
         assert_eq!(shop.seen("/alone").await?.outcome, Outcome::User(None));
     }

@@ -1,4 +1,5 @@
-//! The hook's stream in a browser: shared by tabs, over connections that go silent, and where the browser errs.
+//! The hook's stream in a browser: shared by tabs, over silent connections, and where the browser's online state is
+//! wrong.
 
 use serde_json::json;
 
@@ -27,7 +28,7 @@ impl Tab {
     }
 }
 
-// Over HTTP/1.1 a browser opens six connections to a host: with a stream in each tab, the seventh page does not load.
+// Over HTTP/1.1 a browser opens six connections to a host: with a stream in each tab, the seventh page would not load.
 #[tokio::test]
 async fn eight_tabs_share_one_stream() -> Result {
     let server = Faulty::start().await?;
@@ -44,7 +45,7 @@ async fn eight_tabs_share_one_stream() -> Result {
         }
     }
     server.has_streams(1).await?;
-    // The first tab leads. Another does as soon as the first has gone.
+    // The first tab leads. Another tab takes over as soon as the first tab has closed.
     tabs.remove(0).close().await?;
     tabs[6].store(json!({ "size": 3 })).await?;
     for tab in &tabs {
@@ -104,7 +105,7 @@ async fn silent_connection_is_given_up() -> Result {
     page.is_told(json!({ "size": 2 })).await
 }
 
-// `navigator.onLine` is false on machines whose only network is one that the system does not count.
+// `navigator.onLine` is false on a machine whose only network is of a kind that the system does not count.
 #[tokio::test]
 async fn browser_that_believes_itself_offline_works() -> Result {
     let server = Faulty::start().await?;

@@ -1,4 +1,4 @@
-//! A tab with the page in it: what a person does there, what it shows, and what it said to the server.
+//! A tab with the page: the actions of a person, the content on show, and the traffic with the server.
 
 use std::time::{Duration, Instant};
 
@@ -16,13 +16,13 @@ use url::{ParseError, Url};
 
 use crate::Result;
 
-/// The division of somebody who has chosen none.
+/// The division on show before the visitor chooses a division.
 pub(crate) const ALL: i64 = -1;
 
-/// Longer than anything takes on a slow machine; only a failing test waits for it.
+/// Longer than any step takes on a slow machine; only a failing test waits until the end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Tries again until it succeeds, and fails with the last error.
+/// Repeats the attempt until the first success. At the deadline the last error is returned.
 pub(crate) async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -42,7 +42,7 @@ pub(crate) struct Tab {
     window: WindowHandle,
 }
 
-/// What a person does.
+/// Actions of a person.
 impl Tab {
     pub(crate) fn new(client: Client, window: WindowHandle) -> Self {
         Self { client, window }
@@ -57,8 +57,8 @@ impl Tab {
         Ok(self.front().await?.goto(url).await?)
     }
 
-    /// Clicks what submits a form, and returns when the page that answers it has taken the place of this one: until then
-    /// there is an old page to click on.
+    /// Clicks the submit button of a form, and returns when the answering page has replaced the present page. An
+    /// earlier return would let the test click in the old page.
     pub(crate) async fn submit(&self, selector: &str) -> Result {
         let before = self.evaluate("performance.timeOrigin").await?;
         self.front().await?.find(Locator::Css(selector)).await?.click().await?;
@@ -94,7 +94,8 @@ impl Tab {
         Ok(())
     }
 
-    /// Back to the default. The page hides the button when an answer has come, and with it the cookie.
+    /// Returns to the default. The page hides the button when the answer has come, and the cookie comes with the
+    /// answer.
     pub(crate) async fn forget(&self) -> Result {
         self.until("document.querySelector('#forget').checkVisibility()", true).await?;
         self.front().await?.find(Locator::Css("#forget")).await?.click().await?;
@@ -121,7 +122,7 @@ impl Tab {
     }
 }
 
-/// What the page shows, now or within the deadline.
+/// Content of the page, now or within the deadline.
 impl Tab {
     pub(crate) async fn is_connected(&self) -> Result {
         self.until("document.body.dataset.connection", "open").await
@@ -131,7 +132,7 @@ impl Tab {
         self.until("document.body.dataset.connection !== 'open'", true).await
     }
 
-    /// The division in the switch, which the page has on load and then from its socket.
+    /// The division in the switch: the page has the division on load, and then from its socket.
     pub(crate) async fn shows(&self, division: i64) -> Result {
         self.until("Number(document.querySelector('#division').value)", division).await?;
         self.is_connected().await
@@ -148,7 +149,7 @@ impl Tab {
         self.is_connected().await
     }
 
-    /// The view is headed by the division in the switch. Below that, a view of all divisions names each of them.
+    /// The division in the switch heads the view. In a view of all divisions, the content names each division.
     pub(crate) async fn view_is_about_the_division(&self) -> Result {
         let names = "document.querySelector('#view header').innerText.toLowerCase().includes(
                          document.querySelector('#division').selectedOptions[0].text.trim().toLowerCase())";
@@ -163,7 +164,7 @@ impl Tab {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
-    /// The cookie named `session`, as the browser keeps it.
+    /// The cookie named `session`, as the browser stores the cookie.
     pub(crate) async fn cookie(&self) -> Result<Option<Cookie<'static>>> {
         match self.front().await?.get_named_cookie("session").await {
             Ok(cookie) => Ok(Some(cookie)),
@@ -172,7 +173,7 @@ impl Tab {
         }
     }
 
-    /// What `GET /division` answers to this browser.
+    /// The answer of `GET /division` to this browser.
     pub(crate) async fn division(&self) -> Result<Value> {
         let ask = "const done = arguments[0];
                    fetch('/division', { cache: 'no-store' }).then(answer => answer.json()).then(done);";
@@ -180,16 +181,16 @@ impl Tab {
     }
 }
 
-/// What went over the wire, as `watch.js` wrote it down since this document began.
+/// Traffic of this document, as `watch.js` recorded it.
 impl Tab {
-    /// From the next document on, `watched` holds the traffic of the page.
+    /// Records the page's traffic in `watched`, from the next document on.
     pub(crate) async fn watch(&self) -> Result {
         let parameters = json!({ "source": include_str!("watch.js") });
         self.devtools("Page.addScriptToEvaluateOnNewDocument", parameters).await
     }
 
-    /// The switch to this division, made in this tab, has reached the browser's cookie: the server sent a relay token for
-    /// it, and the page has brought that token back.
+    /// Waits until the browser's cookie holds the switch to this division, made in this tab: the server sent a relay
+    /// token for the switch, and the page has brought that token back.
     pub(crate) async fn stored(&self, division: i64) -> Result {
         self.until("watched.relays.at(-1)?.values.current_division_id ?? null", division).await?;
         let brought = "watched.posts.some(({ path, body, status }) => path === '/store_session' && status === 200
@@ -197,13 +198,13 @@ impl Tab {
         self.until(brought, true).await
     }
 
-    /// The path and status of every POST of this document, once all are answered.
+    /// The path and status of every POST of this document, once all POSTs have an answer.
     pub(crate) async fn posts(&self) -> Result<Value> {
         self.until("watched.posts.every(({ status }) => status !== null)", true).await?;
         self.evaluate("watched.posts.map(({ path, status }) => [path, status])").await
     }
 
-    /// The close codes of this tab's sockets so far, reloads included.
+    /// The close codes of this tab's sockets so far, including those before a reload.
     pub(crate) async fn closes(&self) -> Result<Vec<i64>> {
         match self.evaluate("JSON.parse(sessionStorage.closes ?? '[]')").await? {
             Value::Array(codes) => Ok(codes.iter().filter_map(Value::as_i64).collect()),
@@ -211,7 +212,7 @@ impl Tab {
         }
     }
 
-    /// Keeps every POST of this document back until `release_posts`.
+    /// Holds every POST of this document back until `release_posts`.
     pub(crate) async fn hold_posts(&self) -> Result {
         self.evaluate("watched.hold()").await.map(drop)
     }
@@ -221,9 +222,10 @@ impl Tab {
     }
 }
 
-/// The tab itself.
+/// Control of the tab.
 impl Tab {
-    /// Waits until the expression gives what is wanted. A page on its way out answers with errors, which count as not yet.
+    /// Waits until the expression gives the expected result. A page that unloads answers with errors, which count as
+    /// "not yet".
     pub(crate) async fn until(&self, expression: &str, wanted: impl Into<Value>) -> Result {
         let wanted = wanted.into();
         eventually(&format!("{expression} is {wanted}"), async || match self.evaluate(expression).await? {
@@ -246,7 +248,7 @@ impl Tab {
         Ok(())
     }
 
-    /// Commands go to the tab that was chosen last.
+    /// Chooses this tab, since commands go to the tab of the last choice.
     async fn front(&self) -> Result<&Client> {
         self.client.switch_to_window(self.window.clone()).await?;
         Ok(&self.client)

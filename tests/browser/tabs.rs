@@ -1,4 +1,4 @@
-//! Several tabs of one browser: what one does, the others are told.
+//! Several tabs of one browser: each tab learns of the changes in the others.
 
 use serde_json::json;
 
@@ -39,7 +39,7 @@ async fn a_sign_in_or_out_in_one_tab_ends_the_others_socket_which_comes_back_by_
     let second = browser.open().await?;
     second.shows(3).await?;
 
-    // The hook tells the page of the turn as well, which would close the socket before the server does.
+    // The hook also tells the page of the turn, and the page would close the socket before the server does.
     second.evaluate("(WebSocket.prototype.close = () => {}, true)").await?;
     first.sign_in("alice").await?;
     second.is_signed_in("alice").await?;
@@ -71,7 +71,7 @@ async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() ->
     login.sign_in("alice").await?;
     let cookie = login.cookie().await?;
 
-    // The socket's session never reached the browser, which has another one by now.
+    // The socket's session never reached the browser, and the browser has another session by now.
     late.release_posts().await?;
     late.is_signed_in("alice").await?;
     assert_eq!(late.posts().await?, json!([["/store_session", 409]]), "what nobody chose as alice is not hers");
@@ -98,7 +98,8 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     first.release_posts().await?;
     first.stored(1).await?;
 
-    // The second socket has made a session of its own, whose token is refused, since the browser has one by now.
+    // The second socket has begun its own session. The writeback refuses the token of that session, since the browser
+    // has a session by now.
     second.release_posts().await?;
     second.until("watched.posts[0]?.status ?? null", 409).await?;
     eventually("the page has left that socket", async || match second.closes().await?.as_slice() {
@@ -107,7 +108,7 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     })
     .await?;
     second.is_connected().await?;
-    // What its page still wanted is stored in the end, in the session that the two now share.
+    // The pending change of the second page is stored in the end, in the session that both pages now share.
     first.shows(2).await?;
     second.switch(5).await?;
     first.shows(5).await?;

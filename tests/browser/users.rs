@@ -1,4 +1,4 @@
-//! Who is signed in decides which division it is.
+//! The division of each user: the signed-in user decides the division on show.
 
 use serde_json::json;
 
@@ -74,7 +74,7 @@ async fn one_user_of_two_browsers_has_one_division() -> Result {
     here.stored(4).await?;
     there.shows(4).await?;
 
-    // The other browser's cookie is behind until its next request, which heals it.
+    // The other browser is behind until its next request, which heals the cookie.
     there.reload().await?;
     there.shows(4).await?;
     server.restart()?;
@@ -99,14 +99,14 @@ async fn an_anonymous_choice_is_not_the_users_after_sign_in() -> Result {
 }
 
 impl Tab {
-    /// Every division that this document was given, by the page itself and then by its sockets.
+    /// Every division that this document received, first in the page itself and then from its sockets.
     async fn seen(&self) -> Result<serde_json::Value> {
         self.is_connected().await?;
         self.until("watched.divisions.length > 0", true).await?;
         self.evaluate("[...new Set([watched.first, ...watched.divisions])].filter(seen => seen !== null)").await
     }
 
-    /// From here on `seen` begins anew: a sign-in loads no other document.
+    /// Empties `seen` now: a sign-in loads no other document.
     async fn forget_seen(&self) -> Result {
         self.evaluate("watched.first = null, watched.divisions.length = 0").await.map(drop)
     }

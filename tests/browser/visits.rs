@@ -1,4 +1,4 @@
-//! One visitor, nobody signed in.
+//! One visitor without a sign-in.
 
 use serde_json::json;
 
@@ -75,7 +75,7 @@ async fn views_change_without_a_request_and_show_the_newest_division() -> Result
     tab.reload().await?;
     tab.shows(2).await?;
 
-    // A new document would have a time origin of its own, and any request of this one is an entry.
+    // A new document would have a new time origin, and any request of this document is an entry.
     let begun = tab.evaluate("[performance.timeOrigin, performance.now()]").await?;
     for view in ["projects", "costs", "home", "projects"] {
         tab.navigate(view).await?;
@@ -146,7 +146,7 @@ async fn a_socket_that_was_opened_before_the_session_follows_it() -> Result {
     server.start_again()?;
     tab.is_connected().await?;
 
-    // Only this POST starts the session, and the socket is there already.
+    // This POST alone starts the session, after the socket has opened.
     tab.release_posts().await?;
     tab.shows(4).await?;
     tab.switch(1).await?;

@@ -1,10 +1,10 @@
-// Runs before the page's own scripts, and writes down what goes over the wire. It changes nothing, except that it holds
-// POSTs back while it is told to.
+// Runs before the page's own scripts, and records the traffic. The script changes nothing, except that it holds POSTs
+// back while the test asks for that.
 (() => {
   const watched = { first: null, divisions: [], relays: [], posts: [] };
   Object.defineProperty(window, "watched", { value: watched });
 
-  // What the server wrote into the page, before any script of the page's has run.
+  // The server's text in the page, before any script of the page has run.
   document.addEventListener("readystatechange", () => {
     watched.first ??= Number(document.querySelector("#division")?.value);
   });
@@ -17,7 +17,7 @@
         if (message.event === "division") watched.divisions.push(message.id);
         if (message.event === "store_session") watched.relays.push(message);
       });
-      // Kept for the tab, since the page may answer a close with a reload.
+      // The record belongs to the tab, since the page may answer a close with a reload.
       this.addEventListener("close", ({ code }) => {
         sessionStorage.closes = JSON.stringify([...JSON.parse(sessionStorage.closes ?? "[]"), code]);
       });

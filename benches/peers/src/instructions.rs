@@ -1,13 +1,13 @@
-//! Instructions of a request, counted by callgrind: as good as exact, whatever else the machine does.
+//! Instructions of a request, counted by callgrind: nearly exact, whatever the load of the machine.
 
 use std::{error::Error, hint::black_box, process::Command};
 
 use crate::{peer::Peer, report::Table, subject::Subject, workload::Workload};
 
-/// Requests counted for each peer in each workload.
+/// Counted requests for each peer in each workload.
 const REQUESTS: usize = 256;
 
-/// Sends so many requests through [`measured`](crate::subject::measured), which alone callgrind is to count.
+/// Sends so many requests through [`measured`](crate::subject::measured), the only function that callgrind counts.
 pub fn count(workload: Workload, peer: Peer, requests: usize) {
     let mut subject = Subject::new(peer, workload, 64);
     for _ in 0..requests {
@@ -21,7 +21,7 @@ pub fn count(workload: Workload, peer: Peer, requests: usize) {
 ///
 /// # Errors
 ///
-/// Where valgrind is not installed.
+/// An error where valgrind is not installed.
 pub fn print() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     for peer in Peer::ALL {

@@ -1,4 +1,4 @@
-//! What session layers cost, on the same work in the same process. `benches/README.md` says how to read it.
+//! The cost of session layers, on the same work in the same process. `benches/README.md` explains the figures.
 
 pub mod instructions;
 pub mod memory;

@@ -1,4 +1,4 @@
-//! Prints one of the comparisons; `benches/README.md` says more.
+//! Prints one of the comparisons. `benches/README.md` explains the figures.
 
 use std::{env, error::Error, process::Command};
 
@@ -33,7 +33,7 @@ fn peer_named(name: &str) -> Result<Peer, String> {
     Peer::named(name).ok_or_else(|| format!("no such peer: one of\n{}", names()))
 }
 
-/// By a binary of its own, which has another allocator.
+/// Runs the separate binary, which counts allocations with another allocator.
 fn allocations() -> Result<(), Box<dyn Error>> {
     let Ok(cargo) = env::var("CARGO") else {
         println!("\nAllocations: cargo run --release --bin allocations");

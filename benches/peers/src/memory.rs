@@ -1,5 +1,5 @@
-//! Resident bytes of a session that holds one integer. Each peer in a process of its own, so that none finds pages that
-//! another has left.
+//! Resident bytes of a session that holds one integer. Each peer has its own process, so that no peer reuses the freed
+//! memory pages of another.
 
 use std::{error::Error, process::Command};
 
@@ -11,7 +11,7 @@ const SESSIONS: [usize; 2] = [100_000, 1_000_000];
 
 /// # Errors
 ///
-/// Where a child process fails.
+/// An error where a child process fails.
 pub fn print() -> Result<(), Box<dyn Error>> {
     let mut rows = Vec::new();
     for peer in Peer::ALL.into_iter().filter(|peer| peer.holds_sessions()) {
@@ -29,17 +29,17 @@ fn in_a_child(peer: Peer, sessions: usize) -> Result<f64, Box<dyn Error>> {
     Ok(text.trim().parse().map_err(|_| format!("a child failed: {}", String::from_utf8_lossy(&output.stderr)))?)
 }
 
-/// Makes so many sessions and says what each of them takes.
+/// Makes so many sessions and prints the bytes of each session.
 ///
 /// # Errors
 ///
-/// Where the system does not say what a process uses.
+/// An error where the system does not tell the memory of a process.
 pub fn measure(peer: Peer, sessions: usize) -> Result<(), Box<dyn Error>> {
-    // A page is 4 KiB wherever this has run.
+    // A memory page had 4 KiB on every machine so far.
     const PAGE: f64 = 4096.0;
     let open = peer.open();
     let mut begin = open(Task::Bump);
-    // What is set up once is no session's.
+    // The one-time setup belongs to no session.
     (0..1000).for_each(|_| drop(begin(Request::new(()))));
     let before = resident_pages()?;
     (0..sessions).for_each(|_| drop(begin(Request::new(()))));

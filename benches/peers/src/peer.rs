@@ -1,4 +1,4 @@
-//! Who is measured, each configured as its documentation says, with the same cookie where it lets one choose.
+//! The measured peers, each configured as its documentation says, with the same cookie where the peer lets one choose.
 
 use std::{
     convert::Infallible,
@@ -21,12 +21,12 @@ mod tower_sessions;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// The service without any layer: what the others are compared with.
+    /// The service without any layer, as the base of the comparison.
     Bare,
     Ours,
-    /// The integer is not kept in the cookie ([`Placement::Volatile`](layered_session::Placement::Volatile)).
+    /// Keeps the integer out of the cookie ([`Placement::Volatile`](layered_session::Placement::Volatile)).
     OursVolatile,
-    /// Without a memory tier: the seal is opened by each request that reads.
+    /// Without a memory tier: each request that reads opens the seal.
     OursCookie,
     TowerSessions,
     TowerSessionsMoka,
@@ -69,12 +69,12 @@ impl Peer {
         Self::ALL.into_iter().find(|peer| peer.name() == name)
     }
 
-    /// Whether it holds sessions in this process.
+    /// Whether the peer holds sessions in this process.
     pub fn holds_sessions(self) -> bool {
         !matches!(self, Self::Bare | Self::OursCookie | Self::CookieStore | Self::PrivateJar)
     }
 
-    /// An empty store of its own.
+    /// Opens an empty store for this peer.
     pub fn open(self) -> Open {
         match self {
             Self::Bare => opened(Bare),
@@ -91,7 +91,7 @@ impl Peer {
     }
 }
 
-/// Makes services whose handlers do a task. All of them share one store.
+/// Makes services whose handlers do a task. All services share one store.
 pub type Open = Box<dyn Fn(Task) -> Call>;
 
 /// One request through a service.
@@ -104,7 +104,7 @@ trait Stack: 'static {
     fn around<H: Handler>(&self, handler: H) -> Call;
 }
 
-/// What all peers ask of the service inside.
+/// The bounds that all peers put on the inner service.
 trait Handler:
     Service<Request<()>, Response = Response<Number>, Error = Infallible, Future: Send + 'static>
     + Clone
@@ -123,7 +123,8 @@ impl<S> Handler for S where
 {
 }
 
-/// Each task is a handler of its own: in one for all of them, each request would carry the largest one's future.
+/// Each task has its own handler: a single handler for all tasks would give each request the future of the largest
+/// task.
 fn opened<S: Stack>(stack: S) -> Open {
     Box::new(move |task| match task {
         Task::Nothing => stack.around(service_fn(nothing)),
@@ -141,8 +142,8 @@ where
     Box::new(move |request| finish(service.call(request)).expect("an answer"))
 }
 
-/// No runtime is measured: one thread alone never waits. Two that want the same lock may. One that does looks once more
-/// before it sleeps, which is kinder to a lock that waits than most runtimes are.
+/// Polls without a runtime: a single thread never waits. Two threads may want the same lock. The waiting thread then
+/// polls once more before it sleeps, which favours a contended lock more than most runtimes do.
 pub fn finish<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     match future.as_mut().now_or_never() {

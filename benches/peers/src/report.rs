@@ -2,7 +2,7 @@
 
 use crate::peer::Peer;
 
-/// One number of each peer in each column; `NAN` where there is none.
+/// One number for each peer in each column; `NAN` where there is none.
 pub struct Table<'a> {
     pub title: &'a str,
     pub columns: &'a [&'a str],
@@ -26,12 +26,12 @@ impl Table<'_> {
         }
     }
 
-    /// What each adds to the bare service.
+    /// Each number less the bare service's number.
     pub fn above_bare<'a>(&self, title: &'a str, columns: &'a [&'a str]) -> Table<'a> {
         self.beside(Peer::Bare, title, columns, |number, bare| number - bare)
     }
 
-    /// Of a table of what each adds: beside what tower-sessions with its own memory adds.
+    /// Each added cost as a share of the cost that tower-sessions with its own memory adds.
     pub fn shares<'a>(&self, title: &'a str, columns: &'a [&'a str]) -> Table<'a> {
         self.beside(Peer::TowerSessions, title, columns, |number, theirs| number / theirs)
     }
@@ -54,7 +54,7 @@ pub fn median(numbers: Vec<f64>) -> f64 {
     quantile(numbers, 0.5)
 }
 
-/// What so large a part of the numbers is below.
+/// The quantile: the number below which so large a part of the numbers lies.
 pub fn quantile(mut numbers: Vec<f64>, part: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get((numbers.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)

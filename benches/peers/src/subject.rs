@@ -9,7 +9,7 @@ use crate::{
     workload::{COOKIE, Number, OTHERS, PART, Workload, part},
 };
 
-/// So many browsers take turns.
+/// The number of browsers, which take turns.
 pub const BROWSERS: usize = 1024;
 
 pub struct Subject {
@@ -17,23 +17,23 @@ pub struct Subject {
     workload: Workload,
     call: Call,
     browsers: Vec<Browser>,
-    /// Whose turn it is, and who is next.
+    /// The indices of the browsers in the order of their requests.
     order: Vec<u32>,
     turn: usize,
 }
 
 struct Browser {
     cookies: Option<HeaderValue>,
-    /// What its session holds.
+    /// The integer in the browser's session.
     count: i64,
 }
 
 impl Subject {
-    /// Each browser's session has begun, and each browser has been here once, so that what is measured is warm.
+    /// Begins each browser's session and sends one request of each browser, so that all caches are warm.
     ///
     /// # Panics
     ///
-    /// Where the peer does not do the work.
+    /// Panics if the peer does not do the work.
     pub fn new(peer: Peer, workload: Workload, browsers: usize) -> Self {
         let open = peer.open();
         let mut begin = open(workload.beginning());
@@ -51,16 +51,17 @@ impl Subject {
         let mut subject = Self { peer, workload, call, browsers, order, turn: 0 };
         for _ in 0..subject.browsers.len() {
             let (browser, request) = subject.request();
-            // Not as `measured`: a profiler that looks for that is to see nothing of this.
+            // Calls the service past `measured`, so that a profiler that selects `measured` does not count these
+            // requests.
             let response = (subject.call)(request);
             subject.keep(browser, &response);
         }
         subject
     }
 
-    /// From now on they come in an order that no cache foresees.
+    /// Shuffles the browsers: from now on no cache foresees the order.
     pub fn shuffled(mut self) -> Self {
-        // The same for every peer.
+        // The same seed for every peer.
         fastrand::Rng::with_seed(1).shuffle(&mut self.order);
         self
     }
@@ -80,7 +81,7 @@ impl Subject {
         measured(&mut self.call, request)
     }
 
-    /// Checks an answer, and does what it says about the cookie.
+    /// Checks an answer, and stores or drops the cookie as the answer says.
     pub fn keep(&mut self, browser: usize, response: &Response<Number>) {
         let (peer, workload) = (self.peer, self.workload);
         let browser = &mut self.browsers[browser];
@@ -100,23 +101,23 @@ impl Subject {
     }
 }
 
-/// What is measured. Not inlined, so that profilers can tell it from the rest.
+/// The measured call. Not inlined, so that profilers can tell the call from the rest.
 #[inline(never)]
 pub fn measured(call: &mut Call, request: Request<()>) -> Response<Number> {
     call(request)
 }
 
-/// A field as a server has it: fresh bytes, part of the buffer that they were read into.
+/// Makes a header field as a server does: fresh bytes, part of the read buffer.
 pub fn as_received(field: &HeaderValue) -> HeaderValue {
     let mut buffer = BytesMut::from(field.as_bytes());
     let bytes = buffer.split_to(field.len()).freeze();
     HeaderValue::from_maybe_shared(bytes).expect("bytes of a header")
 }
 
-/// What a browser sends after a response, if that sets the session's cookie.
+/// The `Cookie` header of a browser after a response, if the response sets the session's cookie.
 pub fn cookies(peer: Peer, response: &Response<Number>) -> Option<HeaderValue> {
     let pair = match peer {
-        // Nobody reads it.
+        // The bare service reads no cookie.
         Peer::Bare => format!("{COOKIE}=AAAAAAAAAAAAAAAAAAAAAA"),
         _ => {
             let set = set_cookies(response.headers());

@@ -1,4 +1,4 @@
-//! What it costs to drop the expired, beside a map and buckets by minute, which do nothing else.
+//! The cost of dropping expired sessions, beside a map and buckets by minute, which do nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -26,15 +26,15 @@ use crate::{
     workload::{DAYS, bump},
 };
 
-/// Sessions, and how often the sweep of so many is measured: the least time counts, as the least disturbed.
+/// The numbers of sessions, and the repetitions of each sweep: the least time counts, as the least disturbed.
 const SIZES: [(usize, usize); 3] = [(100_000, 9), (1_000_000, 3), (5_000_000, 2)];
 
 const LIFE: Duration = Duration::from_secs(DAYS as u64 * 86_400);
 
-/// Between the sessions that expire, one in a hundred, and the others.
+/// The time between the expiry of one session in a hundred and the expiry of the others.
 const GAP: Duration = Duration::from_secs(600);
 
-/// Past the end of the minute in which the first expire, and before the others do.
+/// A time after the minute in which the first sessions expire, and before the others expire.
 const LATE: Duration = Duration::from_secs(120);
 
 pub fn print() {
@@ -53,7 +53,7 @@ pub fn print() {
     }
 }
 
-/// The time of all of a sweep, and of the longest of its steps.
+/// The time of a whole sweep, and of its longest step.
 fn ours(sessions: usize) -> (Duration, Duration) {
     let clock = ManualClock::new();
     let sessions_of = Ours::<true>::builder().tier(memory()).clock(clock.clone());
@@ -69,7 +69,7 @@ fn ours(sessions: usize) -> (Duration, Duration) {
     let woken = Arc::new(Woken::default());
     let waker = Waker::from(Arc::clone(&woken));
     let mut poll = || sweeper.as_mut().poll(&mut Context::from_waker(&waker));
-    // It sleeps first.
+    // The sweeper sleeps first.
     assert!(poll().is_pending());
     clock.advance(LIFE - GAP + LATE);
     let (mut all, mut longest) = (Duration::ZERO, Duration::ZERO);
@@ -93,12 +93,12 @@ impl Wake for Woken {
     }
 }
 
-/// Seconds since some beginning.
+/// Seconds since a fixed start.
 type Seconds = u64;
 
 struct Floor {
     records: DashMap<u128, (i64, Seconds), foldhash::fast::RandomState>,
-    /// By the minute of the deadline.
+    /// Buckets by the minute of the deadline.
     due: BTreeMap<Seconds, Vec<u128>>,
 }
 

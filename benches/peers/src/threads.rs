@@ -1,4 +1,4 @@
-//! What two threads do in the time of one: reading one integer, of many sessions and of the same one.
+//! The speed-up of two threads over a single thread: both read one integer, of many sessions and of the same session.
 
 use std::{
     sync::{
@@ -20,14 +20,14 @@ use crate::{
 
 const SESSIONS: [usize; 2] = [100_000, 1];
 
-/// Rounds of one thread alone, and as many of both, in turns.
+/// Rounds of a single thread, and as many rounds of both threads, in turns.
 const ROUNDS: usize = 1200;
 
 /// Requests of a thread in a round: half a millisecond of work at most, so that most rounds end before the system gives
-/// a core to something else.
+/// the core to another process.
 const REQUESTS: usize = 250;
 
-/// The rates compared are those that so many rounds don't reach: rounds that lost their core tell nothing of a lock.
+/// The quantile of the compared rates: a round that lost its core tells nothing of a lock.
 const UNDISTURBED: f64 = 0.9;
 
 pub fn print() {
@@ -52,8 +52,8 @@ fn speed_up(peer: Peer, sessions: usize) -> f64 {
         let second = scope.spawn(|| second.rounds(&meeting, false));
         (first.rounds(&meeting, true), second.join().expect("a thread that ends"))
     });
-    // From the first start to the last end: were each thread's own time taken, rounds in which the system let one run
-    // after the other would look best of all.
+    // The time from the first start to the last end. Each thread's own time would favour rounds in which the system ran
+    // the threads one after the other.
     let both = |((start, end), (other_start, other_end)): (&Span, &Span)| {
         2.0 / (*end.max(other_end) - *start.min(other_start)).as_secs_f64()
     };
@@ -62,7 +62,7 @@ fn speed_up(peer: Peer, sessions: usize) -> f64 {
     quantile(together, UNDISTURBED) / quantile(alone, UNDISTURBED)
 }
 
-/// Where the threads meet before each round.
+/// The barrier of the threads before each round.
 struct Meeting {
     barrier: Barrier,
     here: AtomicUsize,
@@ -75,7 +75,7 @@ struct Visitor<'a> {
     expected: i64,
 }
 
-/// When a thread's requests of one round began and ended.
+/// The begin and the end of a thread's requests in one round.
 type Span = (Instant, Instant);
 
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl Visitor<'_> {
             }
             let requests = self.requests();
             meeting.barrier.wait();
-            // The barrier wakes one after the other; this lets both go in the same instant.
+            // The barrier wakes the threads one after the other; this spin starts both in the same instant.
             meeting.here.fetch_add(1, Ordering::AcqRel);
             while meeting.here.load(Ordering::Acquire) < 2 * round {
                 std::hint::spin_loop();

@@ -1,5 +1,5 @@
-//! Time of a request: medians over many turns, all peers in each of them, so that what else the machine does falls on
-//! all alike.
+//! Time of a request: medians over many turns. All peers take part in each turn, so that other load of the machine
+//! slows all alike.
 
 use std::{hint::black_box, time::Instant};
 
@@ -10,7 +10,7 @@ use crate::{
     workload::Workload,
 };
 
-/// Requests in one turn: few enough that they are still in cache when they are sent, as one that has just been read.
+/// Requests in one turn: few enough that they are still in cache when sent, as a request that a server has just read.
 const BATCH: usize = 32;
 
 /// Turns of each peer in each workload.
@@ -25,8 +25,8 @@ pub fn print() {
     let mut rows = Peer::ALL.map(|peer| (peer, vec![f64::NAN; COLUMNS.len()]));
     let warm = Workload::ALL.into_iter().map(|workload| (workload, BROWSERS));
     let measured: Vec<_> = warm.chain([(Workload::Read, COLD)]).collect();
-    // The last first: a request without a cookie leaves a session in axum_session's memory, and so many of them leave a
-    // heap that is slower for everyone.
+    // The workloads run in reverse order: a request without a cookie leaves a session in axum_session's memory, and so
+    // many of those sessions leave a heap that is slower for every peer.
     for (column, (workload, browsers)) in measured.into_iter().enumerate().rev() {
         for ((_, numbers), time) in rows.iter_mut().zip(medians(workload, browsers)) {
             numbers[column] = time;
@@ -54,7 +54,7 @@ fn medians(workload: Workload, browsers: usize) -> [f64; Peer::ALL.len()] {
     subjects.map(|(_, times)| median(times))
 }
 
-/// Requests are made and responses are dropped outside of what is timed.
+/// Making requests and dropping responses is not timed.
 fn turn(subject: &mut Subject) -> f64 {
     const { assert!(BATCH <= BROWSERS, "a turn's requests are of different browsers") };
     let (browsers, requests): (Vec<_>, Vec<_>) = (0..BATCH).map(|_| subject.request()).unzip();

@@ -1,4 +1,4 @@
-//! What is measured: what a request brings, and what its handler does with the session.
+//! The measured work: the cookies of a request, and the use of the session in its handler.
 
 use std::{
     convert::Infallible,
@@ -14,19 +14,19 @@ use http_body::{Body, Frame};
 /// The cookie's name for every peer.
 pub const COOKIE: &str = "__Host-session";
 
-/// Days that a session lives unused, and its cookie, for every peer.
+/// Days without use after which a session ends, and the lifetime of its cookie, for every peer.
 pub const DAYS: u8 = 2;
 
-/// What comes before the session's cookie: 55 bytes.
+/// The cookies before the session's cookie: 55 bytes.
 pub const OTHERS: &str = "_ga=GA1.2.1234567890.1234567890; theme=dark; lang=en-US";
 
 /// Names of eight values.
 pub const PARTS: [&str; 8] = ["part0", "part1", "part2", "part3", "part4", "part5", "part6", "part7"];
 
-/// The one of eight that is read.
+/// The name of the value that the handler reads.
 pub const PART: usize = 4;
 
-/// One of eight values, 1 KiB in all. Each has a length of its own, so that an answer shows which one was read.
+/// One of eight values, 1 KiB in all. Each value has a length of its own, so that an answer shows which value was read.
 pub fn part(of: usize) -> String {
     "x".repeat(100 + 8 * of)
 }
@@ -60,7 +60,7 @@ impl Workload {
         Self::ALL.into_iter().find(|workload| workload.name() == name)
     }
 
-    /// What each request does.
+    /// The task of each request.
     pub fn task(self) -> Task {
         match self {
             Self::NoCookie | Self::CookiesButNotOurs | Self::Untouched => Task::Nothing,
@@ -74,38 +74,38 @@ impl Workload {
         !matches!(self, Self::NoCookie | Self::CookiesButNotOurs)
     }
 
-    /// What each browser's first request does, before anything is measured.
+    /// The task of each browser's first request, before the measurement.
     pub fn beginning(self) -> Task {
         if self == Self::ReadPart { Task::Fill } else { Task::Bump }
     }
 }
 
-/// What a handler does.
+/// The work of a handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task {
     Nothing,
-    /// Reads an integer.
+    /// Reads the integer.
     Read,
-    /// Reads it, and writes it plus one.
+    /// Reads the integer, and writes the integer plus one.
     Bump,
-    /// Writes eight values.
+    /// Writes the eight values.
     Fill,
-    /// Reads one of them.
+    /// Reads one of the eight values.
     ReadPart,
 }
 
-/// A session as a handler sees it, whichever crate's: all handlers below are the same for all peers.
+/// A session as a handler sees it, for any crate: all peers share the handlers below.
 pub trait Values: Sized + Send {
-    /// As the peer's extractor does it.
+    /// Gets the session as the peer's extractor does.
     fn of(request: Request<()>) -> impl Future<Output = Self> + Send;
-    /// Zero if it was never written.
+    /// Reads the integer; zero if the session has none.
     fn count(&self) -> impl Future<Output = i64> + Send;
     fn set_count(&mut self, count: i64) -> impl Future<Output = ()> + Send;
     /// Writes each [`part`] under its name.
     fn fill(&mut self) -> impl Future<Output = ()> + Send;
     /// Reads [`PART`].
     fn part(&self) -> impl Future<Output = String> + Send;
-    /// The handler's response. Only a jar of cookies has something to add to it.
+    /// The handler's response. A jar of cookies is the only peer that adds to the response.
     fn respond(self, number: i64) -> Response<Number> {
         respond(number)
     }
@@ -142,7 +142,8 @@ pub async fn read_part<V: Values>(request: Request<()>) -> Answer {
     Ok(values.respond(length as i64))
 }
 
-/// With one header, as every real response has one: the first allocation of the map of headers is no layer's cost.
+/// Makes a response with one header, as every real response has: no layer pays for the first allocation of the header
+/// map.
 fn respond(number: i64) -> Response<Number> {
     let mut response = Response::new(Number(number));
     typed(&mut response);
@@ -153,7 +154,8 @@ pub fn typed(response: &mut Response<Number>) {
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
 }
 
-/// What a handler found, as a body that costs nothing: every answer is checked, and nobody is measured doing nothing.
+/// The handler's result as a body without cost. The harness checks every answer, so that no peer is measured without
+/// its work.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Number(pub i64);
 

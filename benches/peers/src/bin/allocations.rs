@@ -1,4 +1,4 @@
-//! Allocations of a request, in a binary of its own: counting them takes another allocator, which has a cost.
+//! Allocations of a request, in a separate binary: counting needs another allocator, which costs time.
 
 use std::hint::black_box;
 
@@ -10,7 +10,7 @@ use peers::{
     workload::Workload,
 };
 
-/// Requests counted. Their median leaves out those in which a map grows or a cache tidies up.
+/// Counted requests. The median leaves out requests in which a map grows or a cache cleans up.
 const REQUESTS: usize = 64;
 
 fn main() {

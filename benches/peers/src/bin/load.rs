@@ -1,8 +1,8 @@
-//! The example `division` under load from another process, with the layer and without: what the layer costs where there
-//! are sockets, a runtime and a page to render as well. Needs `wrk`, two free cores, and `taskset`, which gives the server
-//! one of them and `wrk` the other: sharing both, they disturb each other by more than a layer costs.
+//! The example `division` under load from another process, with the layer and without: the cost of the layer beside
+//! sockets, a runtime and the rendering of a page. Needs `wrk`, two free cores, and `taskset`, which gives the server
+//! one core and `wrk` the other: on shared cores the two disturb each other by more than the layer costs.
 
-// The example is a whole application, of which only the pages are served.
+// The example is a whole application, and the bench serves its pages alone.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../../../examples/division/page.rs"]
 mod page;
@@ -48,11 +48,11 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// What is compared: for each kind of visitor the page without the layer, and with it.
+/// The comparison: for each kind of visitor, the page without the layer and with it.
 const VISITORS: [&str; 2] = ["new", "returning"];
 const APPS: [&str; 2] = ["bare", "layered"];
 
-/// Runs of a few seconds in turns, so that what else the machine does falls on both alike.
+/// Turns of a few seconds, so that other load of the machine slows both applications alike.
 const TURNS: usize = 11;
 const SECONDS: u32 = 2;
 
@@ -75,11 +75,11 @@ fn compare() -> Result<(), Box<dyn Error>> {
             }
         }
         let [bare, layered] = rates;
-        // Of neighbours in time: a machine that slows down does so to both.
+        // The ratio of neighbouring turns: a slow machine slows both.
         let mut ratios: Vec<_> = bare.iter().zip(&layered).map(|(bare, layered)| layered / bare).collect();
         ratios.sort_unstable_by(f64::total_cmp);
         let (least, ratio, most) = (ratios[0], ratios[TURNS / 2], ratios[TURNS - 1]);
-        // The least disturbed turn of each.
+        // The least disturbed turn of each application.
         let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
         let of_best = best(&layered) / best(&bare);
         let (bare, layered) = (median(bare), median(layered));
@@ -103,14 +103,14 @@ fn median(mut figures: Vec<f64>) -> f64 {
 struct Server {
     process: Child,
     address: String,
-    /// What a returning visitor sends.
+    /// The `Cookie` header of a returning visitor.
     cookie: String,
 }
 
 impl Server {
     fn start(app: &str) -> Result<Self, Box<dyn Error>> {
         let process = pinned("0", &env::current_exe()?.to_string_lossy()).arg(app).stdout(Stdio::piped()).spawn()?;
-        // From here on it is ended with this, whatever it says.
+        // From here on dropping the application ends the server, whatever its output.
         let mut server = Self { process, address: String::new(), cookie: String::new() };
         let output = server.process.stdout.take().ok_or("no output")?;
         let mut lines = BufReader::new(output).lines();
@@ -119,7 +119,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Requests a second, as `wrk` counts them.
+    /// Requests per second, as counted by `wrk`.
     fn load(&self, visitor: &str) -> Result<f64, Box<dyn Error>> {
         let mut wrk = pinned("1", "wrk");
         wrk.args(["--threads", "1", "--connections", "16", "--duration", &format!("{SECONDS}s")]);
@@ -138,13 +138,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // The process may have ended by itself.
         self.process.kill().ok();
         self.process.wait().ok();
     }
 }
 
-/// Serves until killed. Prints the address, and the cookie of somebody who has chosen a division.
+/// Serves until killed. Prints the address, and the cookie of a visitor with a chosen division.
 async fn serve(app: &str) -> Result<(), Box<dyn Error>> {
     let routes = match app {
         "layered" => Router::new()
@@ -162,7 +162,7 @@ async fn serve(app: &str) -> Result<(), Box<dyn Error>> {
     Ok(axum::serve(listener, routes).await?)
 }
 
-/// As the example has them.
+/// The example's configuration of sessions.
 fn sessions() -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
@@ -179,7 +179,7 @@ async fn choose(session: Session) -> impl IntoResponse {
     session.set(Division(3)).await.map_err(|error| error.to_string())
 }
 
-/// The same pages, of what the visitor would have chosen.
+/// Serves the same pages with the values that the visitor's session would have.
 async fn constant(headers: HeaderMap) -> impl IntoResponse {
     let (division, tier) =
         if !headers.contains_key("cookie") { (Division::ALL, "default") } else { (Division(3), "memory") };

@@ -19,7 +19,7 @@ const LIFE: Duration = Duration::days(DAYS as i64);
 pub(super) struct Session(SessionLayer<SessionNullPool>);
 
 impl Session {
-    /// In its default mode, which makes a session for every request that brings none.
+    /// Uses the default mode, which makes a session for every request without a session.
     pub(super) fn new() -> Self {
         let config = SessionConfig::default()
             .with_session_name(COOKIE)
@@ -32,7 +32,8 @@ impl Session {
     }
 }
 
-/// The layer spawns a task that sweeps once an hour. Nothing drives it here, so that it is in nobody's way.
+/// The layer spawns a task that sweeps once an hour. This runtime never polls the task, so the task disturbs no
+/// measurement.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Builder::new_current_thread().build().expect("a runtime"));
 
 impl Stack for Session {
@@ -68,10 +69,10 @@ impl Values for axum_session::Session<SessionNullPool> {
     }
 }
 
-/// No layer at all: the handler opens the cookie, and has one cookie for all that it keeps.
+/// Uses no layer: the handler opens the cookie, and a single cookie holds all values.
 pub(super) struct Jar;
 
-/// As the application's state.
+/// The key, as the application's state.
 static KEY: LazyLock<Key> = LazyLock::new(Key::generate);
 
 impl Stack for Jar {

@@ -11,7 +11,7 @@ use tower::Layer;
 use super::{Call, Handler, Stack, call};
 use crate::workload::{PART, PARTS, Values, part};
 
-/// The integer, kept in the cookie too or in memory only.
+/// The integer, in the cookie too or in memory alone.
 #[derive(Default, Serialize, Deserialize)]
 pub struct Count<const VOLATILE: bool>(i64);
 
@@ -56,12 +56,12 @@ impl<const VOLATILE: bool> Ours<VOLATILE> {
     }
 }
 
-/// With room for all that is measured.
+/// A memory tier with room for all measured sessions.
 pub fn memory() -> MemoryTier {
     MemoryTier::builder().max_bytes(8 << 30).build()
 }
 
-/// What follows the memory, if there is any.
+/// Adds the tier below memory, if there is any.
 pub fn chained(builder: SessionsBuilder) -> Sessions {
     let keys = KeyRing::generate().expect("random bytes");
     builder.tier(CookieTier::sealed(keys)).tier(DefaultTier::new()).build().expect("a configuration that works")

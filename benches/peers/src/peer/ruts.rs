@@ -42,7 +42,7 @@ fn life() -> Ttl {
 }
 
 impl Values for Session<MokaStore> {
-    /// There is no way to it but the extractor.
+    /// The extractor is the only way to the session.
     async fn of(request: Request<()>) -> Self {
         Self::from_request_parts(&mut request.into_parts().0, &()).await.expect("a session")
     }

@@ -1,4 +1,5 @@
-//! `tower-sessions`: the newest with its memory, and the version before it, which the other stores pair with.
+//! `tower-sessions`: the newest version with its memory store, and the previous version, for which the other stores are
+//! made.
 
 use http::Request;
 use tower::Layer;
@@ -13,7 +14,7 @@ use crate::workload::{COOKIE, DAYS, PART, PARTS, Values, part};
 
 const LIFE: Duration = Duration::days(DAYS as i64);
 
-/// Above all that is measured: nothing is evicted.
+/// More than all measured sessions, so that the store evicts none.
 pub(super) const CAPACITY: u64 = 10_000_000;
 
 pub(super) fn memory() -> newest::SessionManagerLayer<newest::MemoryStore> {
@@ -86,7 +87,7 @@ impl Values for newest::Session {
     }
 }
 
-/// Word for word as above: it is another type.
+/// The same text as above, for another type.
 impl Values for previous::Session {
     async fn of(request: Request<()>) -> Self {
         request.extensions().get::<Self>().cloned().expect("a session")
