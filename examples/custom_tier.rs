@@ -1,4 +1,4 @@
-//! A source of one's own: each tenant's defaults, from a database, below memory and the cookie.
+//! A custom source: each tenant's defaults, from a database, below memory and the cookie.
 //!
 //! `cargo run --example custom_tier --features testing` sends itself a few requests, asserts
 //! their answers, and ends.
@@ -22,7 +22,7 @@ use layered_session::{
 use serde::{Deserialize, Serialize};
 use tower::{ServiceBuilder, service_fn};
 
-/// What a tenant's users see until they choose for themselves.
+/// The values that a tenant's users see before their own choice.
 #[derive(Debug)]
 struct TenantDefaults {
     database: Arc<Database>,
@@ -30,7 +30,7 @@ struct TenantDefaults {
 }
 
 impl TenantDefaults {
-    /// Every load waits for this, a visitor's too, so mostly it must not ask.
+    /// Every load waits for this function, a visitor's load too, so the cache must spare most queries.
     async fn row(&self, tenant: &str) -> Result<Row, BoxError> {
         let cache = || self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((since, row)) = cache().get(tenant)
@@ -62,10 +62,10 @@ impl Source for TenantDefaults {
     }
 }
 
-/// Wire names and JSON.
+/// Wire names with JSON.
 type Row = Vec<(&'static str, Bytes)>;
 
-/// Stands for the application's own.
+/// Stands for the application's own database.
 #[derive(Debug, Default)]
 struct Database {
     asked: AtomicUsize,
@@ -95,7 +95,7 @@ impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
 
-/// Shows the theme and the tier that answered; `PUT` chooses the theme in the path first.
+/// Shows the theme and the answering tier; a `PUT` first stores the theme of the path.
 async fn theme<B>(request: Request<B>) -> Result<Response<String>, BoxError> {
     let session = Session::load(request.extensions()).await?;
     if request.method() == Method::PUT {

@@ -99,7 +99,7 @@ fn sessions() -> Result<Sessions, BuildError> {
         .build()
 }
 
-/// The writeback brings a body type of its own; `Either` makes one of the two.
+/// Joins the writeback's body type and the handler's into one type, by `Either`.
 async fn route(
     request: Request<Incoming>,
     writeback: SessionWriteback,

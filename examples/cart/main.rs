@@ -1,5 +1,5 @@
-//! A cart that every open page of a browser shows as it is: plain HTTP writes it, server-sent events tell the pages, and
-//! the sealed cookie keeps it over a restart.
+//! A cart that stays the same in every open page of a browser: plain HTTP writes the cart, server-sent events update
+//! the pages, and the sealed cookie keeps the cart over a restart.
 //!
 //! `cargo run --example cart`, then open the address that it prints, twice.
 
@@ -36,7 +36,7 @@ async fn main() -> Result<(), BoxError> {
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
-        // For http on loopback only: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
+        // Plain http is for loopback alone: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
         .tier(CookieTier::sealed(keys).name("session").plain_http())
         .value::<Cart>()
         .idle(14 * DAY)
@@ -51,7 +51,7 @@ fn app(sessions: &Sessions) -> Result<Router, BuildError> {
         .route("/cart/{product_id}", delete(remove))
         .route("/cart/{product_id}/reduce", post(reduce))
         .route("/logout", post(logout))
-        // Pages read the cart, and change it through the routes above alone.
+        // Pages read the cart, and change the cart through the routes above alone.
         .nest_service("/session", SessionWriteback::new(sessions).expose::<Cart>()?)
         .merge(page::assets())
         .layer(LayeredSessionLayer::new(sessions.clone()))
@@ -67,12 +67,12 @@ struct Addition {
     product_id: u32,
 }
 
-/// Of tabs that add at once none undoes another: an update is a compare-and-set.
+/// Adds a piece. The update is a compare-and-set, so that two tabs that add at once both count.
 async fn add(session: Session, Json(Addition { product_id }): Json<Addition>) -> Result<Json<Cart>, WriteError> {
     session.update::<Cart>(|cart| cart.add(product_id)).await.map(Json)
 }
 
-/// Relative, as `add` is: two tabs that each take one out take two.
+/// Takes a piece out. The change is relative, as in `add`: two tabs that each take one piece out take two.
 async fn reduce(session: Session, Path(product_id): Path<u32>) -> Result<Json<Cart>, WriteError> {
     session.update::<Cart>(|cart| cart.reduce(product_id)).await.map(Json)
 }

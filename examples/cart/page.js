@@ -1,5 +1,5 @@
-// The cart as the server tells it, in this tab and in every other one. Buttons write by plain requests; the events tell
-// each tab of the new cart, whichever tab wrote it.
+// The server's cart, in this tab and in every other tab. Buttons write by plain requests, and the events bring the new
+// cart to each tab, whichever tab wrote.
 import { connect } from '/session/hook.js';
 
 const PATIENCE = 800; // ms that a lost connection may take to come back before the page says so
@@ -58,7 +58,7 @@ async function change(method, path, body) {
   const answer = await request(method, path, body);
   say('notice', answer?.ok ? '' : answer ? `The cart is unchanged: ${await answer.text()}.` : 'The shop does not answer.');
   if (!answer?.ok) return;
-  // Events come in the order of the changes, answers in any. Without events an answer is better than none.
+  // Events come in the order of the changes, and answers in any order. Without events, the page shows the answer.
   if (document.body.dataset.connection !== 'open') show(await answer.json());
   session.resume(); // the first one began the session that the events are of
 }
@@ -101,7 +101,7 @@ function news(before, now) {
   return is > was ? `${name} added` : is ? `${name}: ${is} left` : `${name} removed`;
 }
 
-// Lines stay in place, and with them the focus of a keyboard.
+// Updates the lines in place, so that the keyboard focus stays.
 function put(items) {
   const lines = element('items');
   const now = items.map(({ product_id, quantity }) => {
@@ -117,7 +117,7 @@ function put(items) {
   now.forEach((line, at) => {
     if (lines.children[at] !== line) lines.insertBefore(line, lines.children[at] ?? null);
   });
-  // The focused button is gone, or about to be hidden.
+  // The focused button has left the page, or will be hidden.
   if (!focused.isConnected || (focused.id === 'empty' && !now.length)) element('cart').focus({ preventScroll: true });
 }
 
@@ -158,7 +158,7 @@ function announce(text) {
   fading = setTimeout(() => (element('news').textContent = ''), 6_000);
 }
 
-// The bar shows while the cart is out of sight. Screen readers read its text in either case.
+// The bar shows while the cart is out of sight. Screen readers read the bar's text in either case.
 let inSight = true;
 
 function bar() {

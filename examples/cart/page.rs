@@ -9,10 +9,10 @@ use crate::{
     site::html::{self, escape},
 };
 
-/// The page's own script, which speaks to its own server.
+/// The page's own script, which talks to the page's own server.
 const SCRIPTS: &str = "script-src 'self'; connect-src 'self'";
 
-/// The same for everybody, so that it needs no session.
+/// Renders the page. The HTML is the same for all visitors and needs no session.
 pub(crate) async fn page() -> impl IntoResponse {
     html::page(format!(include_str!("page.html"), shelf = shelf()), SCRIPTS)
 }

@@ -1,4 +1,4 @@
-//! What is sold, and the cart: a value of the session.
+//! The products, and the cart: a value of the session.
 
 use layered_session::{SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
@@ -8,7 +8,7 @@ pub(crate) struct Product {
     pub(crate) name: &'static str,
     pub(crate) about: &'static str,
     pub(crate) cents: u32,
-    /// The colour of its leaves, in degrees.
+    /// The colour of the tea leaves, in degrees.
     pub(crate) hue: u16,
 }
 
@@ -21,7 +21,7 @@ pub(crate) const PRODUCTS: [Product; 6] = [
     Product { id: 6, name: "Hibiscus & Rosehip", about: "Fruit, tart and red. Egypt", cents: 720, hue: 5 },
 ];
 
-/// Of each product.
+/// The most pieces of each product.
 const MOST: u32 = 99;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

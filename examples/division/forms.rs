@@ -19,9 +19,9 @@ pub(crate) struct Login {
     user: String,
 }
 
-/// There is no password: this stands where the application's own check would be.
+/// Signs the user in without a password: an application checks the password here.
 pub(crate) async fn login(session: Session, Form(login): Form<Login>) -> Result<Redirect, WriteError> {
-    // Without `adopt`: what somebody chose before they signed in stays the browser's.
+    // Without `adopt`, a choice from before the sign-in stays with the browser.
     session.sign_in(CurrentUser { name: login.user }).await?;
     Ok(Redirect::to("/"))
 }
@@ -47,12 +47,12 @@ pub(crate) async fn switch(session: Session, Form(switch): Form<Switch>) -> Resu
     Ok(Redirect::to("/"))
 }
 
-/// Back to the default.
+/// Returns to the default.
 pub(crate) async fn forget(session: Session) -> Result<(), WriteError> {
     session.remove::<Division>().await
 }
 
-/// A write that succeeded is kept, whatever its handler answers after it.
+/// Switches and then answers with an error: a successful write is kept, whatever its handler answers afterwards.
 pub(crate) async fn switch_then_fail(session: Session, Form(switch): Form<Switch>) -> Result<StatusCode, WriteError> {
     session.set(switch.id).await?;
     Ok(StatusCode::INTERNAL_SERVER_ERROR)

@@ -1,4 +1,5 @@
-//! The socket: one per page, through every view. It follows the division, whoever changes it, and ends with the session.
+//! The socket: one socket per page, through every view. The socket follows the division, whichever tab changes the
+//! division, and ends with the session.
 
 use std::{error::Error, time::Duration};
 
@@ -23,23 +24,23 @@ use crate::{
     views::{self, View},
 };
 
-/// Shows that the connection lives: the server pings, and the page is told the interval. Either side gives a connection up
-/// that is silent for two and a half intervals.
+/// The interval of the server's pings, of which the server tells the page. Either side closes a connection that is
+/// silent for two and a half intervals.
 const HEARTBEAT: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(20);
-/// Far more than any frame of the page's.
+/// The longest frame, far longer than any frame of the page.
 const FRAME_BYTES: usize = 16 << 10;
-/// The read buffer of a socket. The library's own takes 128 KiB for each, which is 670 MB for 5,000 pages. A
-/// frame that is longer than the buffer is read in pieces.
+/// The read buffer of a socket. The library's own takes 128 KiB for each socket, which is 670 MB for 5,000 pages. The
+/// server reads a frame that is longer than the buffer in pieces.
 const READ_BUFFER: usize = 4 << 10;
-/// A browser that stops reading would otherwise keep its socket past a sign-out: while a send waits, nobody looks at
-/// `closed()`.
+/// The longest wait for a send. A browser that stops reading would otherwise keep its socket past a sign-out, since the
+/// server does not poll `closed()` while a send waits.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum FromPage {
-    /// The view that a new connection is about. A person did nothing for it: a reconnection is no use of the session.
+    /// The view of a new connection. No person acted: a reconnection is no use of the session.
     Show {
         view: View,
     },
@@ -72,7 +73,7 @@ pub(crate) struct Status {
     pub(crate) division: Division,
     pub(crate) tier: &'static str,
     pub(crate) user: Option<String>,
-    /// A socket that was opened without a session does not see a session that begins in another tab.
+    /// Whether the socket has a session. A socket without a session does not see a session that begins in another tab.
     session: bool,
 }
 
@@ -132,7 +133,7 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         continue;
                     }
                     Some(Ok(_)) => continue, // axum answers pings and the closing handshake by itself
-                    // Too large, or no WebSocket frame at all: nothing that follows it can be read.
+                    // The frame is too large, or no WebSocket frame at all: the server can read nothing after it.
                     Some(Err(error)) => {
                         refuse(socket, error.to_string()).await?;
                         return close(socket, close_code::SIZE, "a frame was not readable").await;
@@ -150,7 +151,8 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         view = Some(next);
                         let html = views::render(next, session.value::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
-                        // The browser drops its cookie in time, however much the socket is used: it is told of the use.
+                        // The browser drops its cookie in time, even if the socket is in use: the relay token tells the
+                        // browser of the use.
                         if let Some(relay) = session.relay() {
                             bring(socket, &relay, json!({})).await?;
                         }
@@ -164,13 +166,13 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                             }
                         }
                     },
-                    // No response is left that could carry a cookie: the page brings the sign-in. There is no password here:
-                    // this stands where the application's own check would be.
+                    // No later response could carry a cookie: the page brings the sign-in to the writeback. The example
+                    // has no password; an application checks the password here.
                     Ok(FromPage::Login { user }) => match session.sign_in(CurrentUser { name: user }).by_page() {
                         Ok(order) => bring(socket, &order, json!({})).await?,
                         Err(error) => refuse(socket, reason_of(&error)).await?,
                     },
-                    // The session ends at once; the page brings the removal of the cookie.
+                    // The session ends at once, and the page brings the removal of the cookie to the writeback.
                     Ok(FromPage::Logout) => match session.sign_out().await {
                         Ok(()) => if let Some(removal) = session.relay() {
                             bring(socket, &removal, json!({})).await?;
@@ -184,8 +186,8 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
     }
 }
 
-/// No response head will follow in which a cookie could travel: the page's hook takes the sealed changes to the
-/// writeback instead. Without them, the browser holds this write already.
+/// Sends the relay token of the write. No response head follows that could carry a cookie, so the page's hook takes the
+/// sealed changes to the writeback instead. Without a relay token, the browser holds this write already.
 async fn store(socket: &mut WebSocket, session: &Session, id: Division) -> Result<(), BoxError> {
     let Some(relay) = session.relay() else { return Ok(()) };
     bring(socket, &relay, json!({ (Division::NAME): id })).await
@@ -195,7 +197,7 @@ async fn bring(socket: &mut WebSocket, relay: &RelayToken, values: serde_json::V
     send(socket, ToPage::StoreSession { relay: relay.to_string(), values }).await
 }
 
-/// For people: what `validate` says, without the wire name around it.
+/// The text of `validate` for people, without the wire name around the text.
 fn reason_of(error: &WriteError) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }
@@ -209,7 +211,7 @@ async fn send(socket: &mut WebSocket, event: ToPage) -> Result<(), BoxError> {
     Ok(timeout(PATIENCE, socket.send(Message::text(text))).await??)
 }
 
-/// Says why, and stays for the browser's own close frame: a connection that is reset may take the reason with it.
+/// Sends the reason, and waits for the browser's own close frame: a reset of the connection may lose the reason.
 async fn close(socket: &mut WebSocket, code: CloseCode, reason: &str) -> Result<(), BoxError> {
     let reason = Utf8Bytes::from(reason);
     timeout(PATIENCE, async {

@@ -1,4 +1,4 @@
-//! Three live views inside one WebSocket, and a division that sticks: in memory for every other page and socket, in
+//! Three live views inside one WebSocket, and a division that stays: in memory for every other page and socket, and in
 //! the browser's sealed cookie for the next visit and the next process.
 //!
 //! `cargo run --example division`, then open the address that it prints. `examples/README.md` names the environment
@@ -34,16 +34,16 @@ const FORM_BYTES: usize = 4 << 10;
 #[tokio::main]
 async fn main() -> Result<(), BoxError> {
     let sessions = sessions(site::keys::key_ring("division")?)?;
-    // Each socket holds a clone of the sender, so the receiver hears of the last one's end.
+    // Each socket holds a clone of the sender, so the receiver learns of the last socket's end.
     let (open, mut sockets) = mpsc::channel(1);
     site::serve::serve(app(&sessions, open)?, sessions, async move { sockets.recv().await }).await
 }
 
-/// Every misconfiguration is found here, with its remedy in the message.
+/// Finds every misconfiguration, with the remedy in the error's message.
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
-        // For http on loopback only: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
+        // Plain http is for loopback alone: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
         .tier(CookieTier::sealed(keys).name("session").plain_http())
         .value::<CurrentUser>()
         .value::<Division>()
@@ -53,7 +53,7 @@ fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
         .build()
 }
 
-/// `IDLE_SECONDS`, for people who want to see a session end, or 31 days.
+/// The idle lifetime: `IDLE_SECONDS`, for a quick look at the end of a session, or 31 days.
 fn idle() -> Duration {
     let seconds = std::env::var("IDLE_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
     seconds.map_or(31 * DAY, Duration::from_secs)
@@ -65,7 +65,8 @@ fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError
         .route("/projects", get(page::projects))
         .route("/costs", get(page::costs))
         .route("/live", any(live::upgrade))
-        // Under `SameSite=Lax` the cookie stays out of other sites' forms, and such a form can't sign anybody in.
+        // Under `SameSite=Lax` the browser sends no cookie with another site's form, and such a form can't sign a user
+        // in.
         .route("/login", post(forms::login))
         .route("/logout", post(forms::logout))
         .route("/division", get(forms::show).post(forms::switch).delete(forms::forget))
@@ -75,6 +76,6 @@ fn app(sessions: &Sessions, open: mpsc::Sender<()>) -> Result<Router, BuildError
         .nest_service("/store_session", SessionWriteback::new(sessions).allow::<Division>()?)
         .merge(page::assets())
         .layer(LayeredSessionLayer::new(sessions.clone()))
-        // Added after the layer, so that it has no session to wait for.
+        // Added after the layer, so that these routes wait for no session.
         .route("/healthz", get(async || "ok")))
 }

@@ -1,5 +1,5 @@
-// One socket for all views. The server sends ready fragments; this file puts them in place, keeps the address bar in
-// step, and hands what the socket says is worth storing to the writeback hook.
+// One socket for all views. The server sends ready fragments; this file puts the fragments in place, updates the
+// address bar, and hands the socket's relay tokens to the writeback hook.
 import { connect } from '/store_session/hook.js';
 
 const SHORTEST = 250; // ms before the first reconnection; it doubles up to LONGEST
@@ -41,7 +41,7 @@ function open() {
   };
 }
 
-// Without the pause that follows a lost connection.
+// Reconnects without the pause that follows a lost connection.
 function reopen() {
   const before = socket;
   failures = 0;
@@ -49,7 +49,7 @@ function reopen() {
   before?.close();
 }
 
-// A network that went away says nothing: the server's heartbeat fails to come.
+// A lost network reports nothing: the server's heartbeat fails to come.
 function look() {
   if (!socket || socket.readyState === WebSocket.CONNECTING) return; // without one, `pageshow` is about to open one
   if (socket.readyState === WebSocket.OPEN && Date.now() - heard < patience) return;
@@ -93,7 +93,8 @@ const on = {
   },
 };
 
-// Takes to the writeback what the socket hands out, and what is chosen while there is none. The socket tells the rest.
+// Brings the socket's relay tokens to the writeback, and a choice that was made without a socket. The socket tells the
+// rest.
 function carrier() {
   const hook = connect({ url: '/store_session', events: false });
   hook.addEventListener('stored', () => {
@@ -103,13 +104,13 @@ function carrier() {
   });
   hook.addEventListener('refused', ({ detail }) => refused(detail.message));
   hook.addEventListener('begun', () => visitor && reopen());
-  // The user signed in or out, here or in another tab: this socket is the old session's.
+  // The user signed in or out, in this tab or another: this socket belongs to the old session.
   hook.addEventListener('turned', () => {
     reopen();
     status();
   });
-  // The socket's session is not the browser's any more. The next connection gets the one that is, and so does what this
-  // page has yet to store.
+  // The browser has another session than the socket by now. The next connection gets the browser's session, and so does
+  // the value that this page has yet to store.
   hook.addEventListener('conflict', async () => {
     socket?.close();
     if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
@@ -119,12 +120,12 @@ function carrier() {
 
 setInterval(() => Date.now() - heard >= patience && look(), 1_000);
 for (const type of ['online', 'focus']) addEventListener(type, look);
-// True or not, the next attempt will tell.
+// The browser may be wrong about the network; the next attempt shows.
 addEventListener('offline', () => {
   disconnected('');
   reopen();
 });
-// A page that comes back from another tab, from sleep or from the back button's cache may have missed something.
+// A page that comes back from another tab, from sleep or from the back button's cache may have missed a change.
 document.addEventListener('visibilitychange', () => {
   if (document.hidden) return;
   look();
@@ -196,7 +197,7 @@ function refused(message) {
 
 select.addEventListener('change', () => choose(Number(select.value)));
 
-// The forms that do it without a script, and without a socket.
+// Forms that work without a script and without a socket.
 const submit = {
   '/division': (form) => (choose(Number(form.get('id'))), true),
   '/login': (form) => send({ event: 'login', user: form.get('user') }),
@@ -216,7 +217,8 @@ element('forget').addEventListener('click', async () => {
 
 // ---- what the page says about itself
 
-// Which tier answers, and who is signed in: another tab may have changed that. Resolves to whether it is still the same.
+// Asks for the answering tier and the signed-in user, which another tab may have changed. Resolves to whether the user
+// is still the same.
 async function status() {
   const answer = await fetch('/division', { cache: 'no-store' }).catch(() => null);
   if (!answer?.ok) return false;
@@ -229,7 +231,7 @@ async function status() {
   return false;
 }
 
-// The tier that answers, and the signed-in user. Returns whether the user is still the same.
+// Shows the answering tier and the signed-in user. Returns whether the user is still the same.
 function about({ tier, user }) {
   element('tier').textContent = tier;
   element('kept').textContent = element('kept').dataset[tier];
@@ -241,7 +243,7 @@ function about({ tier, user }) {
   element('logout').hidden = user === null;
   element('login').hidden = user !== null;
   element('user').value = '';
-  // What was chosen here must not become their choice.
+  // A choice of the previous user must not become a choice of the new user.
   hook.close();
   hook = carrier();
   if (unsaved !== null || chosen !== null) refused('somebody signed in or out in another tab');
@@ -267,7 +269,7 @@ function disconnected(why) {
   unnoticed = setTimeout(explain, UNNOTICED);
 }
 
-// The banner is in sight while there is no connection: the view may be old, and a choice may be yet to come.
+// Shows the banner while there is no connection: the view may be old, and a choice may still wait.
 function explain() {
   clearTimeout(unnoticed);
   const away = document.body.dataset.connection === 'closed';

@@ -1,5 +1,5 @@
 //! The page around the views. Each view has an address of its own, so that a reload, a bookmark and a browser without
-//! scripts get it whole.
+//! scripts get the whole view.
 
 use axum::{Router, response::IntoResponse};
 use layered_session::Session;
@@ -11,7 +11,7 @@ use crate::{
     views::{self, View},
 };
 
-/// The page's own script, which speaks to its own server.
+/// The page's own script, which talks to the page's own server.
 const SCRIPTS: &str = "script-src 'self'; connect-src 'self'";
 
 pub(crate) async fn home(session: Session) -> impl IntoResponse {
@@ -31,7 +31,8 @@ fn page(session: &Session, view: View) -> impl IntoResponse + use<> {
     render(view, session.value(), user.as_deref(), session.value_source::<Division>().tier())
 }
 
-/// The page of whoever is signed in, and of the division that they look at, which a tier answered for.
+/// Renders the page of the signed-in user or visitor, with the division on show and the tier that answered for the
+/// division.
 pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &str) -> impl IntoResponse + use<> {
     let here = |link| if link == view { r#"aria-current="page""# } else { "" };
     let hidden = |hidden| if hidden { "hidden" } else { "" };
@@ -58,7 +59,7 @@ pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &
     html::page(html, SCRIPTS)
 }
 
-/// Where the division is kept, for people.
+/// The place where the division is kept, in words for people.
 fn kept(tier: &str) -> &'static str {
     match tier {
         "memory" => "Division kept in the server’s memory",

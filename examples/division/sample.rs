@@ -4,9 +4,9 @@ pub(crate) struct DivisionInfo {
     pub(crate) id: i64,
     pub(crate) name: &'static str,
     pub(crate) purpose: &'static str,
-    /// Shares of what was spent, in the order of [`CATEGORIES`], in percent.
+    /// Shares of the sum spent, in the order of [`CATEGORIES`], in percent.
     pub(crate) shares: [u32; 5],
-    /// Shares of what was spent, in the order of [`MONTHS`], in percent.
+    /// Shares of the sum spent, in the order of [`MONTHS`], in percent.
     pub(crate) months: [u32; 8],
 }
 

@@ -1,4 +1,4 @@
-//! What a session holds here: who is signed in, and the division that they look at.
+//! The values of a session: the signed-in user, and the division on show.
 
 use layered_session::{Scope, SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ impl Default for Division {
 
 impl SessionValue for Division {
     const NAME: &'static str = "current_division_id";
-    // The user's, in every browser of theirs; the browser's own while nobody is signed in.
+    // The value belongs to the user, in each of the user's browsers, and to the browser while no user is signed in.
     const SCOPE: Scope = Scope::Principal;
 
     fn validate(&self) -> Result<(), BoxError> {
@@ -30,7 +30,8 @@ impl SessionValue for Division {
     }
 }
 
-/// Who is signed in. The session's principal is derived from it, so only `sign_in` and `sign_out` change it.
+/// The signed-in user. The session's principal comes from this value, so only `sign_in` and `sign_out` change the
+/// value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CurrentUser {
     pub(crate) name: String,

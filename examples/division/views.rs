@@ -1,4 +1,4 @@
-//! The three views as HTML fragments: what the socket sends and what the page starts with.
+//! The three views as HTML fragments, for the first page and for the socket.
 
 use serde::{Deserialize, Serialize};
 
@@ -42,7 +42,7 @@ pub(crate) fn render(view: View, division: Division) -> String {
     }
 }
 
-/// What a division has to show; all of them add up.
+/// The content of a division, or the sum of all divisions.
 struct Shown {
     name: &'static str,
     purpose: &'static str,
@@ -66,7 +66,7 @@ impl Shown {
         self.divisions.len() == 1
     }
 
-    /// Each of its divisions, alone.
+    /// The content of each division alone.
     fn each(&self) -> impl Iterator<Item = (&DivisionInfo, Self)> {
         self.divisions.iter().map(|info| (*info, Self::of(Division(info.id))))
     }
@@ -79,8 +79,8 @@ impl Shown {
         self.projects.iter().map(|project| project.spent).sum()
     }
 
-    /// The sum spent, split by each division's own percentages, which add up to 100. So do the parts: each is the
-    /// difference of two rounded sums.
+    /// The sum spent, split by each division's own percentages, which add up to 100. The parts add up to the sum too,
+    /// since each part is the difference of two rounded sums.
     fn split<const N: usize>(&self, shares: fn(&DivisionInfo) -> [u32; N]) -> [u32; N] {
         let mut sums = [0; N];
         for (info, shown) in self.each() {
@@ -213,7 +213,7 @@ fn categories(shown: &Shown) -> String {
     format!(r#"<ul class="bars">{bars}</ul>"#)
 }
 
-/// Each division, what it has used of its budget, and a button that switches to it.
+/// Each division, the used part of its budget, and a button that switches to the division.
 fn divisions(shown: &Shown) -> String {
     let rows: String = shown
         .each()

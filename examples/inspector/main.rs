@@ -25,7 +25,7 @@ use crate::site::{
     keys, serve,
 };
 
-/// The browser's own.
+/// A value of the browser.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Theme {
@@ -39,7 +39,7 @@ impl SessionValue for Theme {
     const NAME: &'static str = "theme";
 }
 
-/// The user's, in every browser.
+/// A value of the user, in every browser.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Cart(Vec<Item>);
 
@@ -75,7 +75,7 @@ impl SessionValue for User {
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().build())
-        // For http on loopback only.
+        // Plain http is for loopback alone.
         .tier(CookieTier::sealed(keys).plain_http())
         .tier(DefaultTier::new().value(Theme::Auto))
         .value::<Theme>()

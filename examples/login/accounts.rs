@@ -37,7 +37,8 @@ pub(crate) struct Accounts {
     hashes: HashMap<&'static str, String>,
     /// The hash that stands in for the account of an unknown name.
     nobody: String,
-    /// A check takes 19 MiB and a core, so that more checks at a time than cores would only take more memory.
+    /// The turns of password checks. A check takes 19 MiB and a core, so that more checks at a time than cores would
+    /// only take more memory.
     checks: Arc<Semaphore>,
 }
 
@@ -57,13 +58,13 @@ impl Accounts {
         })
     }
 
-    /// The user, if there is an account of this name and the password is right.
+    /// Finds the user, if there is an account of this name and the password is right.
     ///
     /// The example limits no rate. An application limits the attempts per name and per address, outside of the session: a
     /// program that guesses passwords brings no cookie.
     pub(crate) async fn check(self: Arc<Self>, name: String, password: String) -> Result<Option<User>, BoxError> {
         let turn = Arc::clone(&self.checks).acquire_owned().await?;
-        // The check holds its turn to the end, even if the browser leaves before.
+        // The check holds its turn to the end, even if the browser leaves earlier.
         spawn_blocking(move || {
             let _turn = turn;
             self.verify(name, &password)

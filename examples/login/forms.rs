@@ -18,7 +18,7 @@ use crate::{
 pub(crate) struct Login {
     name: String,
     password: String,
-    /// The checkbox: browsers send its field only if the box is checked.
+    /// The checkbox: browsers send the field only if the box is checked.
     remember: Option<String>,
 }
 

@@ -55,7 +55,7 @@ async fn main() -> Result<(), BoxError> {
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())
-        // For http on loopback only: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
+        // Plain http is for loopback alone: behind TLS, `sealed(keys)` alone gives `__Host-session` with `Secure`.
         .tier(CookieTier::sealed(keys).name("session").plain_http())
         .value::<Flash>()
         .identify_by::<User>(|user| Some(Principal::new(&user.name)))
@@ -70,7 +70,7 @@ fn app(sessions: &Sessions, state: AppState) -> Result<Router, BuildError> {
     Ok(Router::new()
         .route("/account", get(pages::account))
         .route("/logout-everywhere", post(forms::logout_everywhere))
-        // Guards the routes above: the login page is the answer to everybody else.
+        // Guards the routes above: a visitor gets the login page as the answer.
         .route_layer(RequireLayer::<User>::new().redirect("/login")?)
         .route("/", get(pages::home))
         .route("/login", get(pages::login).post(forms::login))

@@ -85,7 +85,7 @@ pub(crate) async fn account(session: Session, Required(user): Required<User>) ->
     page("Your account", &corner(Some(&user)), &main)
 }
 
-/// A span of time as people say it.
+/// A span of time in words.
 fn rough(span: Duration) -> String {
     let (unit, name) = match span {
         span if span >= 2 * DAY => (DAY, "days"),

@@ -4,7 +4,7 @@
 
 use layered_session::{BuildError, KeyRing};
 
-/// Reads `SESSION_KEYS`, or takes the key that this machine keeps for the example: a restart keeps everybody's session.
+/// Reads `SESSION_KEYS`, or takes the key that this machine keeps for the example: all sessions survive a restart.
 #[cfg(debug_assertions)]
 pub(crate) fn key_ring(example: &str) -> Result<KeyRing, BuildError> {
     match std::env::var_os("SESSION_KEYS") {

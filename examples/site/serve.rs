@@ -1,4 +1,4 @@
-//! A server on a loopback port that stops as a deploy asks it to.
+//! A server on a loopback port that stops on the signals of a deploy.
 
 use std::{env, io, net::Ipv4Addr, time::Duration};
 
@@ -36,7 +36,7 @@ pub(crate) async fn serve(app: Router, sessions: Sessions, ended: impl Future) -
     Ok(())
 }
 
-/// Resolves at the first SIGTERM or Ctrl-C. They are caught from this call on, not from the first poll.
+/// Resolves at the first SIGTERM or Ctrl-C. The signals are caught from this call on, not from the first poll.
 #[cfg(unix)]
 fn termination() -> io::Result<impl Future<Output = ()>> {
     use tokio::signal::unix::{SignalKind, signal};

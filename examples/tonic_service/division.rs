@@ -1,5 +1,5 @@
-// Made from division.proto, checked in so that nobody needs protoc, by a program of two lines in a package that
-// depends on protox 0.10 and tonic-prost-build 0.14:
+// Made from division.proto, and checked in so that a build needs no protoc. The program has two lines, in a package
+// that depends on protox 0.10 and tonic-prost-build 0.14:
 //
 //     let files = protox::compile(["division.proto"], ["."])?;
 //     tonic_prost_build::configure().out_dir("out").compile_fds(files)?;
@@ -30,7 +30,7 @@ pub mod divisions_client {
     #![allow(unused_variables, dead_code, missing_docs, clippy::wildcard_imports, clippy::let_unit_value)]
     use tonic::codegen::http::Uri;
     use tonic::codegen::*;
-    /// What the caller's session holds. The session travels as a cookie in the metadata, so no message carries an id.
+    /// Access to the caller's session. The session travels as a cookie in the metadata, so no message carries an id.
     #[derive(Debug, Clone)]
     pub struct DivisionsClient<T> {
         inner: tonic::client::Grpc<T>,
@@ -189,7 +189,7 @@ pub mod divisions_server {
             request: tonic::Request<super::SignOutRequest>,
         ) -> std::result::Result<tonic::Response<super::SignOutReply>, tonic::Status>;
     }
-    /// What the caller's session holds. The session travels as a cookie in the metadata, so no message carries an id.
+    /// Access to the caller's session. The session travels as a cookie in the metadata, so no message carries an id.
     #[derive(Debug)]
     pub struct DivisionsServer<T> {
         inner: Arc<T>,

@@ -3,7 +3,7 @@
 //! `cargo run --example tonic_service --features testing,tonic-0_14` starts a server on a free port, shows what its
 //! client sends and gets, and ends.
 
-// Generated code, in its own style; division.proto is beside it.
+// Generated code, in the generator's own style. The source is `division.proto`, beside this file.
 #[allow(missing_docs, unreachable_pub, clippy::exhaustive_structs, clippy::use_self)]
 mod division;
 
@@ -70,7 +70,7 @@ impl Divisions for Service {
         let session = Session::load(request.extensions()).await?;
         let watched = session.clone();
         let divisions = session.watch::<Division>().map(move |_| Ok(reply(&watched)));
-        // The stream of divisions ends with the session; this tells the client why.
+        // The stream of divisions ends with the session; this status tells the client the reason.
         let end = stream::once(async move { Err(Status::aborted(session.closed().await.to_string())) });
         Ok(Response::new(Box::pin(divisions.chain(end))))
     }
@@ -94,7 +94,7 @@ async fn main() -> Result<(), BoxError> {
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr()?))?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
-        // A stream to a client that is gone without a word ends by this alone.
+        // Keepalive alone ends the stream of a client that disappeared without a word.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(LayeredSessionLayer::new(sessions.clone()))
@@ -120,7 +120,7 @@ fn sessions() -> Result<Sessions, BuildError> {
         .build()
 }
 
-/// A browser keeps cookies by itself; a gRPC client keeps this one in its metadata.
+/// Calls each method. A browser keeps cookies by itself; a gRPC client keeps the session's cookie in its metadata.
 async fn round_trip(mut client: DivisionsClient<Channel>) -> Result<(), BoxError> {
     let first = client.current(CurrentRequest {}).await?;
     show("a stranger", first.get_ref());
@@ -163,7 +163,7 @@ fn with<T>(cookie: &MetadataValue<Ascii>, message: T) -> Request<T> {
     request
 }
 
-/// What a response wants kept: name and value, without the attributes.
+/// The cookie of a response: name and value, without the attributes.
 fn cookie(metadata: &MetadataMap) -> Option<MetadataValue<Ascii>> {
     set_cookies(metadata.as_ref()).first()?.stripped().to_string().parse().ok()
 }
