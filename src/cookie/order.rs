@@ -19,7 +19,7 @@ use crate::{id::SessionId, version::Version};
 
 const NO_COOKIE: u8 = 1;
 
-/// The most begun sessions that a removal names beside its own session.
+/// The maximum number of begun sessions that a removal names in addition to its own session.
 pub(crate) const MOST_BEGUN: usize = 15;
 
 /// The order in a turn token.

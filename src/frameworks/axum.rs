@@ -27,7 +27,7 @@ impl<S: Sync> OptionalFromRequestParts<S> for Session {
     type Rejection = MissingSession;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, MissingSession> {
-        // Not by `Session::load`, which traces a missing layer as a mistake of the application.
+        // `Session::load` would trace a missing layer as a mistake of the application.
         if !Self::has_layer(&parts.extensions) {
             return Ok(None);
         }

@@ -97,7 +97,7 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// `Closed` if the id is in use or has ended: an order is carried out a second time.
+    /// `Closed` if the id is in use or has ended, for example if an order is carried out a second time.
     pub(crate) fn insert_record(
         &self,
         id: SessionId,

@@ -214,7 +214,7 @@ impl Values {
         })
     }
 
-    /// Notes a version whose value may not be kept here.
+    /// Notes a version whose value this record need not hold.
     pub(crate) fn note_version(&mut self, version: Version) {
         if version > self.newest() {
             self.rare().newest_seen = version;

@@ -101,7 +101,7 @@ fn finish_head<B>(loader: &Arc<Loader>, response: &mut Response<B>, browser: Coo
     // After a 101 the connection has no further response: the next request's response or a relay token brings the
     // cookie.
     let upgrade = response.status().is_informational();
-    // A handler that got no session may have answered as for a visitor. No cache may give that answer to another
+    // A handler without a session may have given a visitor's answer. A cache must not give that answer to another
     // browser.
     let varies = (loader.note_head_sent() || missed) && !upgrade;
     let headers = response.headers_mut();

@@ -127,8 +127,8 @@ pub(super) fn successor_state(
     now: Millis,
 ) -> Result<State, CommitRejected> {
     let Kind::Session { life, .. } = &state.kind else { return Err(CommitRejected::Closed(CloseReason::Expired)) };
-    // Above all versions that this node has seen, and so above the old session's birth, which no `end_all_sessions`
-    // reached.
+    // The birth is greater than every version that this node has seen. So the birth is greater than that of the old
+    // session, which no `end_all_sessions` has covered.
     let fresh = |above| shared.node.time.fresh(now, above);
     let birth = start.planned.map_or_else(|| fresh(start.above()), |planned| planned.birth);
     let fields = match start.kind {

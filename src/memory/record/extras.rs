@@ -131,7 +131,8 @@ impl PendingWrite<'_> {
 
 impl Drop for PendingWrite<'_> {
     fn drop(&mut self) {
-        // In this order: the record never looks fresh in between.
+        // The write counts as abandoned before it stops being in flight, so that no reader takes the record for fresh in
+        // between.
         if !self.confirmed {
             self.sync.abandoned_writes.fetch_add(1, Ordering::AcqRel);
         }

@@ -84,8 +84,8 @@ impl State {
         let room = terms.reserved.map_or(0, |(_, room)| room);
         let before = UsedBytes::of(self.sizes(terms), terms);
         let limit = match terms.share {
-            // A turn's values may occupy the reserved room: a write that takes no more bytes than before is not
-            // refused.
+            // A turn's values may fill the reserved room already. A write that does not grow the record is accepted even
+            // then.
             BudgetShare::Ordinary => {
                 let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
                 terms.budget.min(taken.identity + others)

@@ -152,7 +152,8 @@ async fn handlers_word_on_caching_stands() {
     assert_eq!(headers[header::CACHE_CONTROL], "no-store, no-transform");
 }
 
-// A task may read through an open handle while the body is sent. HTTP ends on a switched connection.
+// A task may read through an open handle while the body is sent, so the response is private. A connection that has
+// switched protocols has no response for a cache.
 #[tokio::test]
 async fn living_handle_is_private_and_switched_connection_untouched() {
     let app = App::new();

@@ -286,7 +286,7 @@ async fn value_max_age_ends_before_the_session() {
     }
 }
 
-// The value of a writer whose clock is ahead lives no longer than its lifetime from the first sight by this node.
+// If the writer's clock is ahead, the value lives for its lifetime at most, counted from the first read on this node.
 #[tokio::test]
 async fn faster_clock_extends_no_value_here() {
     let (app, ahead) = (app(), ManualClock::new());
@@ -394,7 +394,7 @@ async fn longer_cookie_revives_no_shortened_session() {
     assert_eq!(app.node.sessions.stats().expired, 1, "no longer than that");
 }
 
-// G16: an equal end does not prove that the browser knows the new lifetime.
+// G16: a cookie with the same expiry does not prove that the browser has the new lifetime.
 #[tokio::test]
 async fn lifetime_change_reaches_browser_despite_equal_end() {
     let app = app();

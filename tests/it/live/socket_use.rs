@@ -131,7 +131,7 @@ async fn idled_out_token_brings_no_values() {
     let old = browser.clone();
     let live = socket(&browser, &node).await;
     app.pass(DAY);
-    // The tombstone is dropped once no token from before the removal opens. No older token then revives the value.
+    // The tombstone stays until every token from before the removal has expired, so no such token brings the value back.
     live.remove::<Theme>().await.unwrap();
     for _ in 0..40 {
         app.pass(DAY / 2);

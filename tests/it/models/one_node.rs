@@ -139,7 +139,7 @@ struct Socket {
 
 impl Socket {
     fn open(node: usize, session: Session, handle: Handle, model: &mut model::Node, now: u64) -> Self {
-        // Both futures begin as uses of the session.
+        // The creation of either future counts as a use of the session.
         let (watch, closed) = (session.watch(), Box::pin(session.closed()));
         model.touch(&handle.bind, now);
         Self { node, handle, session, watch, told: None, closed, reason: None }

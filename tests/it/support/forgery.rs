@@ -45,7 +45,7 @@ pub(crate) fn forge(token: &str, genuine: &[String], [how, high, low, with]: [u8
             chars.truncate(at);
             chars.extend(other.chars().skip(at));
         }
-        // A lenient reader gets the same bytes, wherever the last character has spare bits.
+        // Changes the unused bits of the last base64 character, if it has any: a lenient decoder gets the same bytes.
         12 => chars.last_mut().into_iter().for_each(|last| {
             let number = ALPHABET.iter().position(|char| char::from(*char) == *last).unwrap_or(0);
             *last = char::from(ALPHABET[number ^ usize::from(1 + with % 15)]);

@@ -113,7 +113,7 @@ impl Facts {
             (self.carried_out.contains(&(process, ordered.series)), "the second of its series"),
             (self.voided.contains(&(process, ordered.series)), "its handle has signed out"),
             (named.is_some_and(|id| self.has_ended(process, id)), "its session has ended"),
-            // The begun session's birth is the birth in the order that a node carries out.
+            // The begun session has the birth that the order names.
             (begun.is_some_and(|id| self.is_over(process, id)), "the session that it begins has ended"),
             (stamped(ordered.user) || stamped(ordered.present), "all of the user's sessions have ended"),
         ];

@@ -15,8 +15,8 @@ pub(crate) struct Trace(Arc<Mutex<Vec<u8>>>);
 impl Trace {
     /// Begins to collect traces. The guard ends the collection.
     pub(crate) fn begin() -> (Self, DefaultGuard) {
-        // The global subscriber serves the threads without their own subscriber. Such a thread would otherwise switch
-        // off each message that the thread reaches first, for all threads.
+        // A thread without a subscriber that reaches a callsite first disables the callsite for all threads. The global
+        // subscriber prevents that.
         static EVERYWHERE: Once = Once::new();
         EVERYWHERE.call_once(|| {
             let sink = tracing_subscriber::fmt().with_max_level(Level::TRACE).with_writer(io::sink).finish();
