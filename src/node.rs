@@ -145,6 +145,7 @@ impl Node {
         }
     }
 
+    /// Ends every watch and stream of this node: a shutdown.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
         self.subscribers.notify_all();

@@ -98,6 +98,7 @@ pub(super) async fn begin_session(
     Ok(())
 }
 
+/// Whether a sign-in may begin a session where the handle's own session is over or refused.
 pub(super) fn may_be_followed(shared: &SessionShared, site: Site) -> bool {
     match shared.binding() {
         Binding::Fenced(_) => true,

@@ -85,15 +85,15 @@ impl Future for LoadFuture {
         let Some(loader) = place.take() else { return Poll::Pending };
         if loader.loaded().is_none() {
             match loader.begin() {
-                Attempt::Loaded => {}
-                Attempt::AtOnce(head, known) => match pin!(load::run(head, known, Vec::new())).poll(cx) {
+                LoadStart::Loaded => {}
+                LoadStart::AtOnce(head, known) => match pin!(load::run(head, known, Vec::new())).poll(cx) {
                     Poll::Ready(loaded) => loader.keep(loaded?),
                     Poll::Pending => {
                         *place = Some(loader);
                         return Poll::Pending;
                     }
                 },
-                Attempt::Waiting => {
+                LoadStart::Waiting => {
                     *waiting = Some(loader.wait(*patience));
                     return self.poll(cx);
                 }
@@ -122,7 +122,7 @@ pub(crate) struct Arrival {
 }
 
 /// The beginning of a load.
-enum Attempt {
+enum LoadStart {
     /// The session is loaded already.
     Loaded,
     /// The load can finish in one poll.
@@ -326,11 +326,11 @@ impl Loader {
         })
     }
 
-    fn begin(&self) -> Attempt {
+    fn begin(&self) -> LoadStart {
         let mut arrival = self.arrival.lock();
-        let Some(Arrival { head, .. }) = &*arrival else { return Attempt::Loaded };
+        let Some(Arrival { head, .. }) = &*arrival else { return LoadStart::Loaded };
         if head.node.waits() {
-            return Attempt::Waiting;
+            return LoadStart::Waiting;
         }
         match token::find_known(head) {
             Some(known) if head.is_plain() => {
@@ -339,9 +339,9 @@ impl Loader {
                     self.shared.get_or_init(|| token::known_session(node, known, upgrade));
                     self.keep_cookies(cookies);
                 }
-                Attempt::Loaded
+                LoadStart::Loaded
             }
-            known => Attempt::AtOnce(head.clone(), known),
+            known => LoadStart::AtOnce(head.clone(), known),
         }
     }
 

@@ -364,6 +364,7 @@ pub(crate) struct RequestFlags {
     pub(super) upgrade: Flag,
 }
 
+/// A mark that the clones of a handle share.
 #[derive(Debug, Default)]
 pub(crate) struct Flag(AtomicBool);
 

@@ -1,6 +1,9 @@
 //! The state of a handle that most requests never need: the lock of turns, the sessions that the handle has ended, and
 //! the sessions that its orders may yet begin. A write, a watch or a read for a principal allocates the state.
 
+use std::sync::{Arc, OnceLock, atomic::Ordering};
+
+use super::{SessionShared, ValueRevision};
 use crate::{
     config::ResolvedPrincipal,
     cookie::order::{MOST_BEGUN, Turn},
@@ -9,11 +12,9 @@ use crate::{
     memory::record::Record,
     notify::HandleWakers,
     record::life::Lifetime,
-    session::shared::{SessionShared, ValueRevision},
     sync::Mutex,
     time::Millis,
 };
-use std::sync::{Arc, OnceLock, atomic::Ordering};
 
 /// The state of handles that write, watch, or read for a principal. Boxed apart, since each load moves the rest of the
 /// handle's state into place and pays for its size.
@@ -59,6 +60,7 @@ pub(in crate::session) struct OwnEnd {
     pub(in crate::session) others: Vec<SessionId>,
 }
 
+/// The ended sessions of a handle, and the sessions that its orders may yet begin.
 #[derive(Debug, Default)]
 pub(in crate::session) struct OwnEnds {
     /// The newest order is last.
