@@ -144,7 +144,8 @@ fn imports_of(module: &[&str], text: &str) -> BTreeSet<String> {
         let is_statement = before.ends_with(['\n', ' ', ')']) || before.is_empty();
         match after.split_once(';') {
             Some((tree, after)) if is_statement && !tree.contains(['=', '"', '<']) => {
-                let tree = tree.replace(char::is_whitespace, "");
+                // An alias becomes a part of its path.
+                let tree = tree.replace(" as ", "::as::").replace(char::is_whitespace, "");
                 found.extend(paths(&tree).iter().filter_map(|path| resolve(module, path)));
                 rest = after;
             }
@@ -273,8 +274,8 @@ fn session_modules_import_as_the_table_says() {
 #[test]
 fn imports_are_found_in_trees_and_paths() {
     let text =
-        "use super::{a::X, b};\nuse crate::{\n    c::{self, D},\n    e,\n};\nfn f() { crate::g::h(self::i::J) }\n";
-    let same = ["c::D", "c::self", "e", "g::h"];
+        "use super::{a::X, b};\nuse crate::{\n    c::{self, D},\n    e as f,\n};\nfn f() { crate::g::h(self::i::J) }\n";
+    let same = ["c::D", "c::self", "e::as::f", "g::h"];
     let found = |module: &[&str], own: &[&str]| {
         let expected = same.iter().chain(own).map(|path| (*path).to_owned()).collect();
         assert_eq!(imports_of(module, text), expected);
