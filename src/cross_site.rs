@@ -247,7 +247,7 @@ mod tests {
         (&[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], Some(false)),
     ];
 
-    /// The places to which a request may have been sent: the target, and the `Host` fields.
+    /// The places to which a request may go: a name for the test, the target, and the `Host` fields.
     const PLACES: &[(&str, &str, Headers)] = &[
         ("host", "/", &[("host", "app.example")]),
         ("host in capitals", "/", &[("host", "APP.Example")]),
@@ -307,7 +307,7 @@ mod tests {
     ];
 
     #[test]
-    fn only_a_page_of_our_own_origin_may_post() {
+    fn only_same_origin_requests_pass() {
         let none = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         for (site, decided) in SITES {
             for (origin, same) in ORIGINS {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn event_source_without_either_header_passes() {
+    fn event_source_without_origin_headers_passes() {
         const OURS: &[Headers] = &[
             &[("accept", "text/event-stream")],
             &[("accept", "text/event-stream, */*;q=0.1")],
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn each_refusal_names_its_reason() {
+    fn refusal_names_its_reason() {
         let rule = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         let evil = [("origin", "https://evil.example")].as_slice();
         let cases: &[(RequestKind, Headers, RefusalReason)] = &[
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn upgrade_without_either_header_is_no_browsers() {
+    fn allowed_upgrade_without_origin_headers_passes() {
         let rule = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: true };
         let host: Headers = &[("host", "app.example")];
         assert!(passes(RequestKind::Upgrade, "/live", &[host], &rule));
@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_public_origin_counts_whatever_a_proxy_made_of_the_host() {
+    fn public_origin_passes_with_any_host() {
         let public = PublicOrigins::parse(["https://App.example", "http://[::1]:8080"]).unwrap();
         let rule = CrossSiteRule { public, bare_upgrades: false };
         let rewritten: &[Headers] = &[&[("host", "10.0.0.7:3000")], &[], &[("host", "a"), ("host", "b")]];
@@ -400,8 +400,8 @@ mod tests {
             assert!(passes(&[("origin", "https://app.example")]));
             assert!(passes(&[("origin", "http://[::1]:8080")]));
             assert!(!passes(&[("origin", "http://app.example")]));
-            assert!(!passes(&[("origin", "http://app.example:443")]), "the scheme is part of it");
-            assert!(!passes(&[("origin", "https://app.example:8443")]), "and the port");
+            assert!(!passes(&[("origin", "http://app.example:443")]), "the scheme is part of an origin");
+            assert!(!passes(&[("origin", "https://app.example:8443")]), "the port is part of an origin");
             assert!(!passes(&[("origin", "https://sub.app.example")]));
             assert!(!passes(&[("origin", "http://[::1]")]));
             assert!(!passes(&[("origin", "null")]));

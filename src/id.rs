@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn owners_of_different_kinds_and_audiences_never_meet() {
+    fn owner_ids_differ_by_kind_and_audience() {
         let id = SessionId::from_bytes([7; 32]);
         let same_bytes = Principal::new(String::from_utf8(vec![7; 32]).unwrap());
         assert_ne!(id.owner("a"), id.owner("b"));
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_all_different_and_print_nothing() {
+    fn ids_are_unique_and_hidden_in_debug() {
         let ids: Vec<_> = (0..1000).map(|_| *SessionId::mint().unwrap().as_bytes()).collect();
         let distinct: std::collections::HashSet<_> = ids.iter().collect();
         assert_eq!(distinct.len(), ids.len());

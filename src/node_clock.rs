@@ -203,20 +203,20 @@ mod tests {
     }
 
     #[test]
-    fn versions_up_to_the_skew_are_believed() {
+    fn versions_within_skew_are_believed() {
         let (_, time) = time();
         let now = time.now();
         let (sealed, bound) = (time.wall(now), time.bound(now));
         assert_eq!(time.believed(bound, sealed), bound);
         assert_eq!(time.believed(bound.next(), sealed), Version::last_at(sealed));
-        assert!(time.note_version(bound.next(), now), "ahead");
-        assert!(time.fresh(now, Version::ZERO) < bound, "lifted by nothing yet");
+        assert!(time.note_version(bound.next(), now), "too far ahead");
+        assert!(time.fresh(now, Version::ZERO) < bound, "a version too far ahead lifts no fresh version");
         assert!(!time.note_version(bound, now));
         assert!(time.fresh(now, Version::ZERO) > bound);
     }
 
     #[test]
-    fn fresh_versions_are_remembered_up_to_the_skew() {
+    fn fresh_versions_within_skew_are_remembered() {
         let (_, time) = time();
         let now = time.now();
         let bound = time.bound(now);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_a_step_have_the_earlier_lead() {
+    fn times_before_step_keep_their_lead() {
         let (clock, time) = time();
         let before = time.wall(time.now());
         step_back(&clock, &time, Duration::from_secs(600));
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn step_beyond_the_skew_forgets_earlier_steps() {
+    fn large_step_forgets_earlier_steps() {
         let (clock, time) = time();
         let before = time.wall(time.now());
         step_back(&clock, &time, Duration::from_secs(600));
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn oldest_of_many_steps_is_forgotten() {
+    fn oldest_step_is_forgotten_first() {
         let (clock, time) = time();
         let long_ago = Wall(0);
         for _ in 0..STEPS {

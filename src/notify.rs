@@ -182,7 +182,7 @@ mod tests {
     use crate::sync::atomic::AtomicUsize;
 
     #[test]
-    fn rings_coalesce_and_reach_every_bell_of_every_chime() {
+    fn notifications_coalesce_and_reach_every_slot() {
         let subscribers = Subscribers::default();
         let handles = [Arc::new(HandleWakers::default()), Arc::new(HandleWakers::default())];
         handles.iter().for_each(|wakers| subscribers.subscribe(wakers));
@@ -195,7 +195,7 @@ mod tests {
         assert!(slots.iter().all(|slot| slot.poll(&mut cx).is_pending()));
     }
 
-    /// Unsubscribes when woken, as the handle of a dropped watch does.
+    /// A waker that unsubscribes when woken, as the handle of a dropped watch does.
     struct Leaver {
         subscribers: Arc<Subscribers>,
         wakers: Arc<HandleWakers>,
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_one_batch_is_woken_once_each_whatever_they_do_then() {
+    fn every_waker_wakes_once_across_batches() {
         let subscribers = Arc::new(Subscribers::default());
         let leaver = |_| {
             let wakers = Arc::new(HandleWakers::default());
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn bells_take_freed_places_without_search() {
+    fn freed_slots_are_reused_first() {
         let wakers = Arc::new(HandleWakers::default());
         let mut slots: Vec<_> = (0..9).map(|_| Some(wakers.register())).collect();
         let places = |slots: &[Option<WakerSlot>]| slots.iter().flatten().map(|slot| slot.index).collect::<Vec<_>>();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_of_who_left() {
+    fn unregistered_slots_leave_nothing() {
         let (subscribers, wakers) = (Subscribers::default(), Arc::new(HandleWakers::default()));
         subscribers.subscribe(&wakers);
         for _ in 0..1000 {

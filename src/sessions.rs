@@ -304,7 +304,7 @@ mod tests {
     use crate::{CookieTier, KeyRing, MemoryTier};
 
     #[tokio::test]
-    async fn dropped_sweeper_leaves_nothing_behind() {
+    async fn dropped_sweeper_unsubscribes() {
         let sessions = Sessions::builder().tier(MemoryTier::builder().build());
         let sessions = sessions.tier(CookieTier::sealed(KeyRing::generate().unwrap())).build().unwrap();
         for _ in 0..3 {

@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_are_told_once_an_interval() {
+    fn event_is_reported_once_per_interval() {
         let throttle = Throttle::default();
         let at = |minutes: u64| Millis((1_000_000 + minutes) * 60_000);
         assert_eq!(throttle.due(1, at(0), MINUTE), Some(0));
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_is_traced_once_a_minute() {
+    fn value_is_traced_once_a_minute() {
         let values = PerValue::new(2);
         let at = |minutes: u64| Millis((1_000_000 + minutes) * 60_000);
         let due = [(0, at(0)), (0, at(0)), (1, at(0)), (0, Millis(at(1).0 - 1)), (0, at(1)), (1, at(2)), (2, at(2))];
@@ -81,7 +81,7 @@ mod tests {
     fn threads_count_each_event_once() {
         const EVENTS: u64 = 400_000;
         let throttle = Throttle::default();
-        let (clock, told) = (AtomicU64::new(0), AtomicU64::new(0));
+        let (clock, reported) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
@@ -89,12 +89,12 @@ mod tests {
                         // Each event comes an interval after another event, so that several threads are due at once.
                         let now = Millis(clock.fetch_add(60_000, Ordering::Relaxed));
                         if let Some(left_out) = throttle.due(1, now, MINUTE) {
-                            told.fetch_add(left_out + 1, Ordering::Relaxed);
+                            reported.fetch_add(left_out + 1, Ordering::Relaxed);
                         }
                     }
                 });
             }
         });
-        assert_eq!(told.into_inner() + throttle.left_out.into_inner(), EVENTS);
+        assert_eq!(reported.into_inner() + throttle.left_out.into_inner(), EVENTS);
     }
 }

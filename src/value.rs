@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_would_not_decode_again_is_refused() {
+    fn undecodable_value_is_refused() {
         assert!(matches!(encode(&Ratio(f64::NAN)), Err(ValueError::NotRoundTrip(_))));
         assert_eq!(decode::<Ratio>(&encode(&Ratio(0.1)).unwrap()).unwrap(), Ratio(0.1));
     }
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn own_spelling_is_decoded_once() {
+    fn canonical_json_is_decoded_once() {
         for (json, decodings) in [("7", 1), (" 7", 2)] {
             DECODED.store(0, Ordering::Relaxed);
             assert_eq!(*normalize::<Counted>(json.as_bytes()).unwrap(), *b"7");
@@ -268,15 +268,15 @@ mod tests {
     }
 
     #[test]
-    fn other_spelling_must_decode_again() {
+    fn rewritten_json_must_decode_again() {
         assert!(matches!(normalize::<OneWay>(b"7"), Err(ValueError::NotRoundTrip(_))));
     }
 
     #[test]
-    fn a_flaw_does_not_quote_the_input() {
-        let flaw = decode::<Ratio>(br#""canary""#).unwrap_err();
-        assert_eq!(flaw.to_string(), "is not of the declared type (at column 8)");
-        assert!(flaw.into_source().is_none());
+    fn value_error_hides_the_input() {
+        let error = decode::<Ratio>(br#""canary""#).unwrap_err();
+        assert_eq!(error.to_string(), "is not of the declared type (at column 8)");
+        assert!(error.into_source().is_none());
     }
 
     #[derive(Serialize, Deserialize)]
@@ -293,8 +293,8 @@ mod tests {
     }
 
     #[test]
-    fn flaws_tell_places_only_where_known() {
-        let place = |flaw: ValueError| flaw.to_string().replace("is not of the declared type", "");
+    fn value_error_names_known_places() {
+        let place = |error: ValueError| error.to_string().replace("is not of the declared type", "");
         assert_eq!(place(decode::<Even>(b"3").err().unwrap()), "");
         assert_eq!(place(decode::<Even>(b"[").err().unwrap()), "");
         assert_eq!(place(decode::<Even>(b"\"x\"").err().unwrap()), " (at column 3)");

@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn budgets_fill_the_cookie_and_no_more() {
+    fn full_budget_fills_the_cookie() {
         let max_age = Some(Duration::from_secs(500 * 86_400));
         for bytes in [MIN_COOKIE, 2_345, BUDGET, MAX_COOKIE] {
             for tier in [tier(), tier().plain_http(), tier().name("n".repeat(64)).domain("shop.example").path("/app")] {

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_prefix_forbids_is_refused() {
+    fn invalid_configuration_is_refused() {
         assert!(tier().check().is_ok());
         assert!(tier().plain_http().check().is_ok());
         for bad in [

@@ -44,14 +44,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_digest_for_one_token_and_key() {
+    fn fingerprint_depends_on_token_and_key() {
         let (key, other) = (FingerprintKey::generate().unwrap(), FingerprintKey::generate().unwrap());
         let token: Vec<u8> = (0..=255).collect();
         for len in 0..token.len() {
             let token = &token[..len];
             assert_eq!(key.fingerprint(token, 1), key.fingerprint(token, 1));
-            assert_ne!(key.fingerprint(token, 1), key.fingerprint(&[token, &[0]].concat(), 1), "longer by a zero");
-            assert_ne!(key.fingerprint(token, 1), key.fingerprint(token, 2), "another ring");
+            assert_ne!(
+                key.fingerprint(token, 1),
+                key.fingerprint(&[token, &[0]].concat(), 1),
+                "a zero byte more changes the fingerprint"
+            );
+            assert_ne!(
+                key.fingerprint(token, 1),
+                key.fingerprint(token, 2),
+                "another generation of keys changes the fingerprint"
+            );
             assert!(len == 0 || key.fingerprint(token, 1) != other.fingerprint(token, 1));
             for bit in 0..8 * len {
                 let mut flipped = token.to_vec();

@@ -192,7 +192,7 @@ mod tests {
         Fields::note(&mut headers).unwrap()
     }
 
-    /// Returns the value of a pair by the letter of RFC 6265bis: split at the first equals sign.
+    /// Returns the value of a pair as RFC 6265bis defines the value: the text behind the first equals sign.
     fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
         let (found, value) = pair.split_at(memchr(b'=', pair)?);
         let value = trim_start(&value[1..]);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_exact_name_is_ours() {
+    fn only_exact_name_matches() {
         let ours = [
             "__Host-session=x",
             " \t__Host-session=x\t ",
@@ -274,23 +274,28 @@ mod tests {
     proptest! {
         /// Covers names that overlap themselves, and all characters that can stand around a name.
         #[test]
-        fn values_are_those_of_the_letter(
+        fn values_follow_rfc_6265bis(
             name in "a|aa|aba|s-s",
             field in proptest::collection::vec(prop_oneof!["a|aa|aba|s-s|b|x", "[ =;\t\"\u{a0}]{1,2}"], 0..24),
         ) {
             let field = field.concat();
-            let letter = field.as_bytes().split(|byte| *byte == b';');
-            let letter: Vec<_> = letter.filter_map(|pair| value_of(trim_start(trim_end(pair)), &name)).collect();
+            let pairs_by_rfc = field.as_bytes().split(|byte| *byte == b';');
+            let by_rfc = pairs_by_rfc.filter_map(|pair| value_of(trim_start(trim_end(pair)), &name));
+            let by_rfc: Vec<_> = by_rfc.collect();
             let name = Name::new(&name);
             let found = pairs(field.as_bytes()).filter_map(|pair| name.value(pair));
-            prop_assert_eq!(found.collect::<Vec<_>>(), letter);
+            prop_assert_eq!(found.collect::<Vec<_>>(), by_rfc);
         }
     }
 
     #[test]
-    fn values_are_the_bytes_that_were_sent() {
+    fn values_keep_their_bytes() {
         for (sent, value) in [("\"\"x\"\"", "\"x\""), ("\"", "\""), ("\"x", "\"x"), ("\"\"", "")] {
-            assert_eq!(found(&[format!("__Host-session={sent}; c=d")]).unwrap(), [value], "one pair of quotes goes");
+            assert_eq!(
+                found(&[format!("__Host-session={sent}; c=d")]).unwrap(),
+                [value],
+                "the scan removes a single pair of quotes"
+            );
         }
         for value in ["a=b=", "%41", "x y", "é", ""] {
             assert_eq!(found(&[format!("a=b; __Host-session= {value} ; c=d")]).unwrap(), [value]);
@@ -302,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn every_field_is_walked_and_equal_values_are_one() {
+    fn equal_values_count_once_across_fields() {
         let fields = ["a=b", "__Host-session=1; x", "__Host-session=2; __Host-session=1", "", "__Host-session=2"];
         assert_eq!(found(&fields).unwrap(), ["1", "2"]);
     }
 
     #[test]
-    fn every_field_is_noted_and_marked_whatever_other_headers_repeat() {
+    fn every_cookie_field_becomes_sensitive() {
         let mut headers = HeaderMap::new();
         for (name, value) in [("accept", "a"), ("cookie", "a=b"), ("accept", "b"), ("cookie", ""), ("cookie", "c=d")] {
             headers.append(name, HeaderValue::from_static(value));
@@ -320,21 +325,21 @@ mod tests {
     }
 
     #[test]
-    fn at_most_four_different_values_are_kept() {
+    fn scan_keeps_four_different_values() {
         let fields = ["5", "4", "5", "3", "2", "1", "0", "4"].map(|value| format!("__Host-session={value}"));
         assert_eq!(found(&fields).unwrap(), ["5", "4", "3", "2"]);
         assert_eq!(found(&[fields.join(";")]).unwrap(), ["5", "4", "3", "2"]);
     }
 
     #[test]
-    fn beyond_a_cap_nothing_is_found_wherever_ours_stands() {
+    fn scan_over_a_cap_finds_nothing() {
         let ours = "__Host-session=x";
         let fill = |len| "y".repeat(len);
-        let most = fill(MAX_BYTES - ours.len());
-        assert_eq!(found(&[ours, &most]).unwrap(), ["x"]);
-        assert_eq!(found(&[&most, ours]).unwrap(), ["x"]);
-        assert_eq!(found(&[ours, &most, "z"]), None);
-        assert_eq!(found(&[format!("{ours};{most}")]), None);
+        let longest = fill(MAX_BYTES - ours.len());
+        assert_eq!(found(&[ours, &longest]).unwrap(), ["x"]);
+        assert_eq!(found(&[&longest, ours]).unwrap(), ["x"]);
+        assert_eq!(found(&[ours, &longest, "z"]), None);
+        assert_eq!(found(&[format!("{ours};{longest}")]), None);
 
         for separator in [";", "; ", ";;; ;"] {
             let pairs = format!("a=b{separator}").repeat(MAX_PAIRS - 1);
@@ -346,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn debug_shows_no_value() {
+    fn debug_hides_values() {
         let fields = note_fields(&["__Host-session=canary; __Host-session=canary2", "__Host-session=canary"]);
         assert_eq!(format!("{fields:?}"), "Fields([Sensitive, Sensitive])");
         let scan = Name::new(NAME).scan(&fields);

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_can_be_guessed_are_refused() {
+    fn guessable_keys_are_refused() {
         let half = &key(1)[..16];
         let weak: [(&str, Vec<u8>); 13] = [
             ("is text", b"CHANGE_ME_TO_A_COMPLEX_RANDOM_SECRET".to_vec()),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn short_absent_and_repeated_keys_are_refused_by_their_place() {
+    fn short_missing_and_repeated_keys_are_refused() {
         assert!(refused(KeyRing::new([[0; 0]; 0])).contains("needs a key"));
         assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 of at least 32 bytes"));
         assert!(refused(KeyRing::new([key(1), key(2), key(1)])).contains("key 3"));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn hex_is_read_with_blanks_around_commas_and_never_printed() {
+    fn hex_keys_are_read_and_never_printed() {
         let (one, two) = (hex(&key(1)), hex(&key(2)).to_uppercase());
         let ring = KeyRing::from_hex(&format!("  {one} ,\t{two}\n")).unwrap();
         assert_eq!(ring.keys().sealing().id, KeyRing::new([key(1)]).unwrap().keys().sealing().id);
@@ -354,14 +354,14 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_is_named_in_its_errors() {
+    fn error_names_the_environment_variable() {
         assert!(refused(KeyRing::from_env("NO_SUCH_KEYS")).starts_with("`NO_SUCH_KEYS` is not set"));
         // `PATH` is set in every test environment, and is never hex.
         assert!(refused(KeyRing::from_env("PATH")).starts_with("`PATH`: key 1 is not hex"));
     }
 
     #[test]
-    fn a_replacement_reaches_all_clones_and_a_refused_one_changes_nothing() {
+    fn replacement_reaches_all_clones() {
         let ring = KeyRing::new([key(1)]).unwrap();
         let (clone, before) = (ring.clone(), ring.keys());
         ring.replace([key(2), key(1)]).unwrap();
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn generated_keys_differ_and_are_wiped() {
+    fn generated_keys_differ_and_are_zeroized() {
         fn wiped<T: zeroize::ZeroizeOnDrop>(_: &T) {}
         let [one, other] = [KeyRing::generate(), KeyRing::generate()].map(|ring| ring.unwrap().keys());
         assert!(one.find(other.sealing().id).is_none());

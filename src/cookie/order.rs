@@ -20,7 +20,7 @@ use crate::{id::SessionId, version::Version};
 const NO_COOKIE: u8 = 1;
 
 /// The maximum number of begun sessions that a removal names in addition to its own session.
-pub(crate) const MOST_BEGUN: usize = 15;
+pub(crate) const MAX_BEGUN: usize = 15;
 
 /// The order in a turn token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Order {
         // Invalid: a sign-in or a renewal that does not begin exactly one session, a removal that names no id of its
         // own.
         let whole = match turn {
-            Turn::Remove => named != Named::Nothing && order.begun.len() <= MOST_BEGUN,
+            Turn::Remove => named != Named::Nothing && order.begun.len() <= MAX_BEGUN,
             Turn::Renew | Turn::SignIn => order.begun.len() == 1,
         };
         whole.then_some(order)

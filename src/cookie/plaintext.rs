@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_outgrows_its_room_is_whole_and_grows_once() {
+    fn full_buffer_grows_once() {
         let mut unsealed = PlaintextBuffer::with_room(0);
         let parts: Vec<_> = (0..=u8::MAX).map(|n| vec![n; usize::from(n) % 17]).collect();
         let mut rooms = std::collections::BTreeSet::new();

@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_removal_repeats_the_attributes_of_the_creation() {
+    fn removal_repeats_cookie_attributes() {
         let tier = tier().name("x").domain("example.org").path("/app").same_site(SameSite::Strict);
         let text = |header: Option<HeaderValue>| header.unwrap().to_str().unwrap().to_owned();
         let creation = creation(&tier, Some(Duration::from_secs(3660)));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cookie_asks_for_no_more_than_400_days_and_short_lives_keep_half() {
+    fn max_age_is_shortened_and_capped() {
         let text = |span| creation(&tier(), Some(span));
         assert!(text(Duration::from_secs(1000 * 86_400)).ends_with("Max-Age=34560000"));
         assert!(text(Duration::from_secs(30)).ends_with("Max-Age=15"));

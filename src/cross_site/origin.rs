@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_exactly_an_origin_is_a_build_error() {
+    fn malformed_origin_is_a_build_error() {
         let refused = [
             "",
             "null",

@@ -84,13 +84,13 @@ mod tests {
         Arc::new(Record::principal(RecordKey(key), Duration::ZERO, Millis(0)))
     }
 
-    /// All that is due by `now`, in the order in which it comes.
+    /// Takes the records that are due by `now`, and returns their keys in that order.
     fn due(expiry: &mut Expiry, now: Millis) -> Vec<RecordKey> {
         std::iter::from_fn(|| expiry.take_due(now)).map(|record| *record.key()).collect()
     }
 
     #[test]
-    fn what_is_due_comes_once_and_never_early() {
+    fn due_record_comes_once_and_never_early() {
         let mut expiry = Expiry::default();
         let [early, late] = [record(1), record(2)];
         expiry.add(Arc::clone(&early), Millis(5 * MINUTE + 1));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_can_be_added_again() {
+    fn taken_record_can_be_added_again() {
         let mut expiry = Expiry::default();
         expiry.add(record(1), Millis(0));
         let taken = expiry.take_due(Millis(3 * MINUTE)).unwrap();
@@ -114,14 +114,14 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list: minutes that fill and empty, and places that are taken by others.
+        /// Minutes fill and empty, and the place of a removed record goes to another record.
         #[test]
-        fn any_order_of_additions_and_removals_leaves_exactly_the_rest(
+        fn index_matches_a_plain_list(
             steps in proptest::collection::vec((any::<bool>(), 0..3u64, any::<prop::sample::Index>()), 1..1500),
         ) {
             let (mut expiry, mut plain) = (Expiry::default(), Vec::new());
             for (number, (add, minute, which)) in (0..).zip(steps) {
-                // Three of four are additions, so that minutes fill.
+                // Three of four steps are additions, so that minutes fill.
                 if add || number % 2 == 0 || plain.is_empty() {
                     let record = record(number);
                     expiry.add(Arc::clone(&record), Millis(minute * MINUTE));
@@ -130,7 +130,7 @@ mod tests {
                     let record = plain.swap_remove(which.index(plain.len()));
                     let removed = expiry.remove(&record);
                     prop_assert!(removed.is_some_and(|removed| Arc::ptr_eq(&removed, &record)));
-                    prop_assert!(expiry.remove(&record).is_none(), "it is gone");
+                    prop_assert!(expiry.remove(&record).is_none(), "a removed record has no place in the index");
                 }
             }
             let mut left = due(&mut expiry, Millis::MAX);

@@ -1,4 +1,5 @@
-//! The orders in which threads can come to a record, tried by a scheduler: see `tests/README.md`.
+//! Schedule tests: a scheduler tries the orders in which threads reach a record, its byte count and its place in the
+//! index. See `tests/README.md`.
 
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use super::{
     *,
 };
 
-/// At random, and with few but well-chosen changes of thread, which finds what takes a long order.
+/// Tries random schedules, and schedules with three well-placed thread switches, which find rare races.
 fn check(test: impl Fn() + Send + Sync + Clone + 'static) {
     let orders = std::env::var("SCHEDULES").map_or(2000, |orders| orders.parse().expect("a number"));
     check_random(test.clone(), orders);
@@ -30,14 +31,14 @@ fn run<const N: usize>(tier: Tier, threads: [fn(&Tier); N]) -> Arc<Tier> {
 const LATER: Millis = Millis(NOW.0 + 12 * MINUTE);
 
 #[test]
-fn what_a_handle_holds_stays_the_one_of_its_key_and_nothing_goes_twice() {
+fn held_record_stays_in_the_map() {
     check(|| {
         let tier = Tier::new(400);
         tier.write(&tier.hold(0, NOW), 1, NOW);
         let tier = run(
             tier,
             [
-                // A record that is over comes into use again while the sweep is at it.
+                // An expired record is used again while the sweep visits the record.
                 |tier| {
                     let record = tier.hold(0, LATER);
                     record.touch(LATER);
@@ -46,7 +47,7 @@ fn what_a_handle_holds_stays_the_one_of_its_key_and_nothing_goes_twice() {
                     assert!(tier.is_the_one(&record));
                 },
                 |tier| _ = tier.memory.sweep(LATER, 2),
-                // Another needs its room.
+                // A new record causes an eviction.
                 |tier| drop(tier.try_hold(1, LATER).map(|record| tier.write(&record, 300, LATER))),
                 |tier| drop(tier.try_hold(1, LATER).map(|record| tier.end(&record, LATER))),
             ],
@@ -56,7 +57,7 @@ fn what_a_handle_holds_stays_the_one_of_its_key_and_nothing_goes_twice() {
 }
 
 #[test]
-fn who_touches_a_record_in_time_keeps_it() {
+fn touched_record_outlives_the_sweep() {
     check(|| {
         let tier = Tier::new(1 << 20);
         let soon = Millis(NOW.0 + 9 * MINUTE);
@@ -77,7 +78,7 @@ fn who_touches_a_record_in_time_keeps_it() {
 }
 
 #[test]
-fn of_two_that_count_a_record_neither_takes_away_what_is_not_there_yet() {
+fn byte_count_never_underflows() {
     check(|| {
         let tier = Tier::new(400);
         let tier = run(
@@ -93,7 +94,7 @@ fn of_two_that_count_a_record_neither_takes_away_what_is_not_there_yet() {
 }
 
 #[test]
-fn what_has_ended_since_it_was_chosen_leaves_its_tombstone() {
+fn session_ended_during_eviction_leaves_tombstone() {
     check(|| {
         let tier = Tier::new(400);
         tier.write(&tier.hold(0, NOW), 1, NOW);
@@ -105,7 +106,7 @@ fn what_has_ended_since_it_was_chosen_leaves_its_tombstone() {
 }
 
 #[test]
-fn ended_id_never_lives_again() {
+fn ended_id_stays_ended() {
     check(|| {
         let tier = Tier::new(400);
         tier.write(&tier.hold(0, NOW), 1, NOW);
@@ -113,7 +114,8 @@ fn ended_id_never_lives_again() {
             tier,
             [
                 |tier| drop(tier.try_hold(0, NOW).map(|record| tier.end(&record, NOW))),
-                // Once it has ended for somebody, it has for all: there is no moment between record and tombstone.
+                // A session that has ended for one caller stays ended: the record gives way to the tombstone without a
+                // gap.
                 |tier| {
                     let ended = || tier.try_hold(0, NOW).is_err();
                     let before = ended();
@@ -145,9 +147,10 @@ fn tombstones_at_the_cap_are_counted_once() {
     });
 }
 
-/// An old token, or a clock that is behind, makes a record that was used as long ago as the one that goes just then.
+/// A thread creates a record again while the tier evicts the earlier record of the same key. Both have the same last
+/// use, as after an old token or on a node whose clock is behind.
 #[test]
-fn who_makes_a_record_where_an_equal_one_goes_keeps_it() {
+fn record_recreated_during_eviction_stays() {
     check(|| {
         let tier = Tier::new(400);
         tier.write(&tier.hold(0, NOW), 1, NOW);
@@ -163,14 +166,14 @@ fn who_makes_a_record_where_an_equal_one_goes_keeps_it() {
                 |tier| _ = tier.memory.sweep(LATER, 2),
             ],
         );
-        // Who only looks at a session comes back to settle it.
+        // A read accounts for the record when the request ends.
         tier.memory.account_and_sweep(&tier.hold(0, LATER), LATER);
         tier.assert_is_whole();
     });
 }
 
 #[test]
-fn a_session_that_was_not_to_be_leaves_nothing() {
+fn forgotten_record_leaves_nothing() {
     check(|| {
         let tier = Tier::new(1 << 20);
         let tier = run(
@@ -192,7 +195,7 @@ fn a_session_that_was_not_to_be_leaves_nothing() {
 }
 
 #[test]
-fn a_principal_without_values_goes_with_its_last_holder_or_is_in_the_index() {
+fn empty_principal_is_dropped_or_indexed() {
     check(|| {
         let tier = Tier::new(300);
         let tier = run(
@@ -212,9 +215,9 @@ fn a_principal_without_values_goes_with_its_last_holder_or_is_in_the_index() {
     });
 }
 
-/// The store's state is a number that each write raises; memory knows the one that it last read.
+/// The store's state is a number that each write raises. Memory remembers the highest number that a load has found.
 #[test]
-fn while_a_write_is_unanswered_or_abandoned_its_record_is_stale() {
+fn unconfirmed_write_keeps_record_stale() {
     struct Shared {
         record: Record,
         store: AtomicUsize,
@@ -247,7 +250,10 @@ fn while_a_write_is_unanswered_or_abandoned_its_record_is_stale() {
             for _ in 0..3 {
                 let written = shared.store.load(Ordering::SeqCst);
                 if !shared.record.is_stale() {
-                    assert!(shared.known.load(Ordering::SeqCst) >= written, "it looked sound");
+                    assert!(
+                        shared.known.load(Ordering::SeqCst) >= written,
+                        "a record that is not stale has every write"
+                    );
                 }
             }
         };

@@ -1,4 +1,4 @@
-//! What the memory tier promises of sizes, and of threads that meet in it, seen from inside.
+//! The memory tier from inside: the size of a record, expiry, eviction, and threads that use the tier together.
 
 use std::{ops::ControlFlow, thread, time::Duration};
 
@@ -17,12 +17,12 @@ use crate::{
 };
 
 #[test]
-fn a_record_takes_what_its_doc_says() {
+fn record_size_matches_its_docs() {
     assert_eq!(size_of::<Record>(), 232);
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     record.extras().sync.begin().confirmed();
-    assert_eq!(record.extras_bytes(), 144, "more for one that was ever updated or watched");
+    assert_eq!(record.extras_bytes(), 144, "a record that was updated or watched has extras");
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]
@@ -32,7 +32,7 @@ impl SessionValue for Text {
     const NAME: &'static str = "text";
 }
 
-/// A memory tier of sessions that idle out in ten minutes, and of principals, all by small numbers.
+/// A memory tier with sessions of ten minutes' idle lifetime, and with principals. Small numbers name both.
 pub(super) struct Tier {
     pub(super) memory: Memory,
     pub(super) made: AtomicU64,
@@ -53,7 +53,7 @@ impl Tier {
     pub(super) fn new(max_bytes: usize) -> Self {
         let mut schema = Schema::default();
         schema.push(ValueSpec::of::<Text>());
-        // The tests say at each call what time it is.
+        // Each call of a test passes the time, so this clock gives no times.
         let time = NodeClock::new(Arc::new(crate::time::TokioClock), Duration::from_secs(3600));
         Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }
@@ -74,7 +74,7 @@ impl Tier {
     }
 
     pub(super) fn hold(&self, number: u8, now: Millis) -> Arc<Record> {
-        self.try_hold(number, now).expect("it has not ended")
+        self.try_hold(number, now).expect("the session has not ended")
     }
 
     pub(super) fn try_hold(&self, number: u8, now: Millis) -> Result<Arc<Record>, EndedSession> {
@@ -111,18 +111,19 @@ impl Tier {
         self.memory.principal(&key(2, number))
     }
 
-    /// Whether a record is the one of its key.
+    /// Returns whether the map has this record under the record's key.
     pub(super) fn is_the_one(&self, record: &Arc<Record>) -> bool {
         self.memory.peek(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
     }
 
-    /// What holds whenever no thread is at work: each record is in the index once, and counted for what it takes, and
-    /// all sessions that were ever made are there or were counted as gone. It takes the index apart.
+    /// Asserts the invariants of a tier that no thread uses: the index has each record once, the byte count is the sum
+    /// of the records' bytes, and each session ever made is in the map, has a tombstone, or was counted as gone. The
+    /// check empties the index.
     pub(super) fn assert_is_whole(&self) {
         let memory = &self.memory;
         let (mut records, mut sessions) = (Vec::new(), 0);
         memory.records.scan_from_cursor(|record| {
-            // The first shard comes in two halves: all of it at once, as nobody has visited since.
+            // A scan from the middle of a shard visits that shard twice: first the rest, and at the end all of it.
             records.push(Arc::clone(record));
             ControlFlow::Continue(())
         });
@@ -147,9 +148,9 @@ impl Tier {
     }
 }
 
-/// Eight threads, as many at a time as there are processors, over twelve sessions of which five fit.
+/// Eight threads use twelve sessions, of which about five fit into the tier.
 #[test]
-fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
+fn threads_keep_map_and_index_consistent() {
     const STEPS: u64 = if cfg!(miri) { 40 } else { 4000 };
     let tier = Tier::new(1500);
     let clock = AtomicU64::new(NOW.0);
@@ -159,7 +160,7 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
             scope.spawn(move || {
                 let mut random = seed;
                 for _ in 0..STEPS {
-                    // Knuth's, of which the upper half is good enough here.
+                    // Knuth's linear congruential generator. Only the upper bits are random enough.
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let (number, length) = ((random >> 40) as u8 % 12, (random >> 48) as usize % 300);
                     let now = Millis(clock.load(Ordering::Relaxed));
@@ -185,8 +186,8 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
             });
         }
     });
-    // A record without a handle stays for its idle time. The first loop ends the round that the threads left in the middle,
-    // the second loop goes through all shards.
+    // A record without a handle stays for its idle lifetime. The first loop ends the round that the threads left
+    // unfinished, the second loop goes through all shards.
     for days in [2, 4] {
         while tier.memory.sweep(Millis(clock.load(Ordering::Relaxed) + days * 86_400_000), 64) {}
     }
@@ -197,7 +198,7 @@ fn whatever_threads_do_at_once_each_record_is_there_once_and_counted_once() {
 }
 
 #[test]
-fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it() {
+fn earlier_load_leaves_abandoned_write_stale() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     drop(record.extras().sync.begin());
@@ -212,23 +213,23 @@ fn an_answer_that_was_asked_for_before_a_write_was_abandoned_says_nothing_of_it(
 }
 
 #[test]
-fn what_never_is_over_is_not_looked_at_for_ever() {
+fn endless_record_needs_no_sweep() {
     let tier = Tier::new(1 << 20);
     let forever = || Record::principal(key(2, 0), Duration::MAX, Millis::MAX);
     let record = tier.memory.principal_or_insert(&key(2, 0), forever);
     tier.memory.account_and_sweep(&record, NOW);
-    assert!(!tier.memory.sweep(Millis::MAX, 64), "there is no minute in which to look again");
+    assert!(!tier.memory.sweep(Millis::MAX, 64), "the sweep has nothing left to do");
     assert!(tier.is_the_one(&record));
 }
 
 #[test]
-fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
+fn held_expired_record_is_checked_each_minute() {
     let tier = Tier::new(1 << 20);
     let due = || Millis(tier.memory.due.load(Ordering::Relaxed));
     let (record, later) = (tier.hold(0, NOW), Millis(NOW.0 + 12 * MINUTE));
     tier.write(&record, 1, NOW);
-    assert_eq!(due(), Millis(NOW.0 + 11 * MINUTE), "no call that passes before then locks the index");
-    assert!(!tier.memory.sweep(later, 64), "else a sweeper that has its turn would never end it");
+    assert_eq!(due(), Millis(NOW.0 + 11 * MINUTE), "no sweep locks the index before the record is due");
+    assert!(!tier.memory.sweep(later, 64), "a held record does not keep the sweeper running");
     assert_eq!(due(), Millis(later.0 + MINUTE));
     drop(record);
     assert!(!tier.memory.sweep(due(), 64));
@@ -236,7 +237,7 @@ fn what_is_over_and_still_held_is_looked_at_once_a_minute() {
 }
 
 #[test]
-fn a_session_that_was_not_to_be_leaves_neither_bytes_nor_a_place() {
+fn forgotten_record_frees_bytes_and_index() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     tier.write(&record, 40, NOW);
@@ -246,9 +247,9 @@ fn a_session_that_was_not_to_be_leaves_neither_bytes_nor_a_place() {
 }
 
 #[test]
-fn wherever_a_round_begins_it_comes_to_each_record() {
+fn scan_from_any_position_visits_every_record() {
     let tier = Tier::new(1 << 20);
-    // More than there are shards.
+    // More records than shards.
     let held: Vec<_> = (0..40).map(|number| tier.hold(number, NOW)).collect();
     for _ in &held {
         tier.memory.records.scan_from_cursor(|_| ControlFlow::Break(()));
@@ -264,7 +265,7 @@ fn wherever_a_round_begins_it_comes_to_each_record() {
 }
 
 #[test]
-fn a_principal_without_values_that_goes_for_its_room_is_no_loss() {
+fn evicted_empty_principal_counts_no_loss() {
     let tier = Tier::new(1);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
     tier.memory.release(held);
@@ -275,13 +276,13 @@ fn a_principal_without_values_that_goes_for_its_room_is_no_loss() {
 }
 
 #[test]
-fn a_principal_without_values_goes_even_if_somebody_looked_when_its_last_holder_left() {
+fn leftover_empty_principal_is_removed_later() {
     let tier = Tier::new(1 << 20);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
     tier.memory.release(held);
     drop(looked);
     assert_eq!(tier.memory.len(), 1);
-    // The next one takes it along, and without one it expires.
+    // The next release removes the record. Without a further release the record expires.
     tier.memory.release(tier.hold_principal(0, NOW));
     assert_eq!(tier.memory.len(), 0);
     let (held, looked) = (tier.hold_principal(0, NOW), tier.find_principal(0));
@@ -300,7 +301,7 @@ fn ended_id_makes_no_record() {
         let key = key(1, number);
         tier.memory.create(&key, NOW, || Record::principal(key, Duration::ZERO, NOW))
     };
-    assert!(create(0).is_none() && create(1).is_some(), "one that lives already makes none either");
+    assert!(create(0).is_none() && create(1).is_some(), "no second record for a living id, a record for a new id");
     tier.memory.forget(&key(1, 1));
     tier.end(&record, NOW);
     for now in [NOW, Millis(NOW.0 + MINUTE)] {
@@ -312,7 +313,7 @@ fn ended_id_makes_no_record() {
 }
 
 #[test]
-fn settling_an_ended_record_counts_nothing() {
+fn ended_record_counts_no_bytes() {
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);
     tier.write(&record, 100, NOW);

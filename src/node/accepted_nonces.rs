@@ -7,12 +7,12 @@ use std::{
 
 use crate::{cookie::layout::NONCE_LEN, sync::Mutex, time::Millis};
 
-/// The sum of a token's life, a minute, and the most that the sealing node's clock may be ahead, another minute.
+/// The sum of a token's life, a minute, and the maximum lead of the sealing node's clock, another minute.
 const KEPT: Duration = Duration::from_secs(120);
 
-/// The most nonces at a time, which take 4 MiB. Further tokens are refused for now, since a page could bring a
-/// forgotten token again.
-const MOST: usize = 1 << 16;
+/// The maximum number of nonces at a time, which take 4 MiB. Further tokens are refused for now, since a page could
+/// bring a forgotten token again.
+const MAX_NONCES: usize = 1 << 16;
 
 /// Why a token is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl AcceptedNonces {
     ///
     /// # Errors
     ///
-    /// `Used` if the token was accepted before; `Full` if [`MOST`] other tokens were accepted lately.
+    /// `Used` if the token was accepted before; `Full` if [`MAX_NONCES`] other tokens were accepted lately.
     pub(crate) fn accept(&self, nonce: [u8; NONCE_LEN], now: Millis) -> Result<(), NotAccepted> {
         let Nonces { known, order } = &mut *self.0.lock();
         while let Some((at, nonce)) = order.front()
@@ -50,7 +50,7 @@ impl AcceptedNonces {
         if known.contains(&nonce) {
             return Err(NotAccepted::Used);
         }
-        if known.len() >= MOST {
+        if known.len() >= MAX_NONCES {
             return Err(NotAccepted::Full);
         }
         known.insert(nonce);
@@ -75,18 +75,21 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_accepted_once_while_it_opens() {
+    fn token_is_accepted_once() {
         let (accepted, last) = (AcceptedNonces::default(), Millis(119_999));
         assert!(accepted.accept(nonce(1), Millis(0)).is_ok());
         assert!(matches!(accepted.accept(nonce(1), last), Err(NotAccepted::Used)));
         assert!(accepted.accept(nonce(2), last).is_ok());
-        assert!(accepted.accept(nonce(1), Millis(120_000)).is_ok(), "no longer known, nor openable");
+        assert!(
+            accepted.accept(nonce(1), Millis(120_000)).is_ok(),
+            "the nonce is forgotten once the token no longer opens"
+        );
     }
 
     #[test]
-    fn a_full_set_refuses_and_forgets_nothing() {
+    fn full_set_refuses_new_nonces() {
         let accepted = AcceptedNonces::default();
-        for number in 0..MOST as u32 {
+        for number in 0..MAX_NONCES as u32 {
             assert!(accepted.accept(nonce(number), Millis(0)).is_ok());
         }
         assert!(matches!(accepted.accept(nonce(u32::MAX), Millis(1)), Err(NotAccepted::Full)));

@@ -46,7 +46,7 @@ impl Record {
 }
 
 #[test]
-fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
+fn no_notification_is_lost() {
     check(|| {
         let record = Arc::new(Record::default());
         let shared = Arc::new(HandleWakers::default());
@@ -73,14 +73,14 @@ fn no_ring_is_lost_whoever_hangs_leaves_and_rings() {
         };
         writer.join().expect("a writer");
         let handles = waiters.map(|waiter| waiter.join().expect("a waiter"));
-        assert_eq!(record.subscribers.len(), 1, "the one handle that stayed");
+        assert_eq!(record.subscribers.len(), 1, "only the first handle still subscribes");
         record.subscribers.unsubscribe(&handles[0]);
         assert_eq!(record.subscribers.len(), 0);
     });
 }
 
 #[test]
-fn the_last_of_several_writes_is_seen() {
+fn last_of_several_writes_is_seen() {
     check(|| {
         let record = Arc::new(Record::default());
         let waiter = {
@@ -99,9 +99,9 @@ fn the_last_of_several_writes_is_seen() {
     });
 }
 
-/// The watch of a deadline polls the timer only if the timer's waker has fired.
+/// The watch polls the timer only after the timer's waker has fired, so `take_fired` must not miss the timer.
 #[test]
-fn a_timer_that_fires_is_looked_at() {
+fn fired_timer_wakes_its_watch() {
     check(|| {
         let wakers = Arc::new(HandleWakers::default());
         let slot = wakers.register();

@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::time::Wall;
 
-    /// Every mixture of what most lives have and what few do.
+    /// Every combination of common and rare fields.
     fn all() -> impl Iterator<Item = LifeFields> {
         (0..16).map(|which: u64| LifeFields {
             created: Millis(1000),
@@ -314,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_tells_all_that_it_was_made_of() {
+    fn life_keeps_all_fields() {
         for told in all() {
             assert_eq!(shown(SessionLife::from(told).fields()), shown(told));
             assert_eq!(SessionLife::from(told).previous_deadline(), Millis::default());
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn another_lifetime_changes_that_and_remembers_the_latest_end_of_those_before() {
+    fn new_lifetime_keeps_latest_previous_deadline() {
         let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
         let version = Version::at(Wall(3000));
         for told in all() {
@@ -337,12 +337,12 @@ mod tests {
             assert_eq!((shown(elsewhere.fields()), elsewhere.previous_deadline()), (shown(expected), Millis(6000)));
 
             life.set_lifetime(other, version.next(), Millis(4000));
-            assert_eq!(life.previous_deadline(), Millis(5000), "it ends no earlier for what came later");
+            assert_eq!(life.previous_deadline(), Millis(5000), "an earlier deadline does not replace a later deadline");
         }
     }
 
     #[test]
-    fn refresh_is_due_up_to_the_absolute_deadline() {
+    fn refresh_stops_at_the_absolute_deadline() {
         let [idle, absolute] = [10, 21].map(Duration::from_secs);
         let life = SessionLife::begin(Version::ZERO, Millis(0), Lifetime::new(idle, absolute).unwrap());
         assert_eq!(life.refresh_after(Millis(20_000), Millis(10_000)), Millis(11_000));

@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn cookie_forbids_storing_beside_other_directives() {
+    fn cookie_response_forbids_storing() {
         for (said, expected) in [
             (&[][..], "no-store"),
             (&["no-store"], "no-store"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn cookie_takes_targeted_fields_out() {
+    fn cookie_response_drops_targeted_cache_fields() {
         let mut headers = headers(&[
             ("cdn-cache-control", "max-age=60"),
             ("cloudflare-cdn-cache-control", "max-age=60"),
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn read_is_private_where_nothing_was_said() {
+    fn read_response_is_private_by_default() {
         let mut silent = headers(&[("x-accel-buffering", "no")]);
         keep_private_by_default(&mut silent);
         assert_eq!(silent[header::CACHE_CONTROL], "max-age=0, private, must-revalidate");

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     config::{Identity, ResolvedPrincipal},
-    cookie::order::MOST_BEGUN,
+    cookie::order::MAX_BEGUN,
     error::{CloseReason, WriteError, WriteErrorKind},
     id::{PrincipalTag, RecordKey, SessionId},
     memory::{EndedSession, SessionLookup, record::Record},
@@ -89,7 +89,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
     shared.lazy().own_ends.forget_orders(&orders);
     match ended {
         Some(EndedRecord { id, until, principal }) => {
-            others.truncate(MOST_BEGUN);
+            others.truncate(MAX_BEGUN);
             shared.note_own_end(OwnEnd { id, until, principal: principal.or(orderer), others });
         }
         None if !orders.is_empty() => {
@@ -99,7 +99,7 @@ pub(super) async fn end_own(shared: &SessionShared, reason: CloseReason) -> Resu
             }
             let principal = before.and_then(|before| before.principal).or(orderer);
             let id = others.remove(0);
-            others.truncate(MOST_BEGUN);
+            others.truncate(MAX_BEGUN);
             shared.lazy().own_ends.set(OwnEnd { id, until: longest, principal, others });
         }
         // No session lives, so there is nothing to end.

@@ -1,6 +1,7 @@
-//! Pairs of turns at once, in orders that a scheduler chooses: see `tests/README.md`.
+//! Schedule tests: two threads each run one operation of the same session, and a scheduler chooses the order of their
+//! steps. See `tests/README.md`.
 //!
-//! The outcome of a pair is the outcome of one of its two sequences.
+//! The outcome must be an outcome of the two operations in sequence, in either order.
 
 use std::{
     sync::{Arc, Mutex as StdMutex},
@@ -42,7 +43,7 @@ impl SessionValue for Visits {
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[derive(Clone, Copy, Debug)]
-enum Turn {
+enum Operation {
     SignIn,
     Renew,
     Destroy,
@@ -52,13 +53,20 @@ enum Turn {
     Write,
 }
 
-const TURNS: [Turn; 7] =
-    [Turn::SignIn, Turn::Renew, Turn::Destroy, Turn::EndAll, Turn::EndOthers, Turn::SetLifetime, Turn::Write];
+const OPERATIONS: [Operation; 7] = [
+    Operation::SignIn,
+    Operation::Renew,
+    Operation::Destroy,
+    Operation::EndAll,
+    Operation::EndOthers,
+    Operation::SetLifetime,
+    Operation::Write,
+];
 
-impl Turn {
-    fn take(self, session: &Session) -> String {
+impl Operation {
+    fn apply(self, session: &Session) -> String {
         let lifetime = || Lifetime::new(HOUR, HOUR).unwrap();
-        let taken = block_on(async {
+        let applied = block_on(async {
             match self {
                 Self::SignIn => session.sign_in(User("bob".into())).await,
                 Self::Renew => session.renew().await,
@@ -69,14 +77,14 @@ impl Turn {
                 Self::Write => session.set(Visits(2)).await,
             }
         });
-        taken.map_or_else(|error| format!("{:?}", error.kind()), |()| "done".to_owned())
+        applied.map_or_else(|error| format!("{:?}", error.kind()), |()| "done".to_owned())
     }
 }
 
-/// Two handles of one session that ada has begun.
+/// Two handles of one session in which ada is signed in.
 #[derive(Clone)]
 struct Scene {
-    of: Of,
+    of: Handles,
     node: Sessions,
     /// The browser's cookie from before the pair.
     before: HeaderValue,
@@ -85,28 +93,28 @@ struct Scene {
 
 /// The two handles of a pair.
 #[derive(Clone, Copy, Debug)]
-enum Of {
+enum Handles {
     /// Clones of one handle.
     Clones,
     /// Two requests of one browser.
     Requests,
-    /// Two requests of one browser that arrive as their turns begin.
+    /// Two requests of one browser that load the session as their operations begin.
     Arriving,
 }
 
-/// The outcome of a pair of turns.
+/// The outcome of a pair of operations.
 #[derive(Clone, Debug, PartialEq)]
-struct Left {
+struct Outcome {
     results: [String; 2],
-    /// The user, the visits and the idle lifetime that each handle reads.
+    /// The user and the visits that each handle reads, and the session's idle lifetime.
     reads: [(String, Option<Visits>, Option<Duration>); 2],
     one_session: bool,
-    /// The user of the cookie from before, and of each response's cookie.
+    /// The user of the cookie from before the pair, and of each response's cookie.
     users: [String; 3],
 }
 
 impl Scene {
-    fn new(of: Of) -> Self {
+    fn new(of: Handles) -> Self {
         let sessions = Sessions::builder()
             .tier(MemoryTier::builder().build())
             .tier(CookieTier::sealed(KeyRing::generate().unwrap()).name("session").plain_http())
@@ -121,23 +129,23 @@ impl Scene {
         let before = cookie(&node, &first).unwrap();
         let one = load(&node, Some(&before));
         let other = match of {
-            Of::Clones => one.clone(),
-            Of::Requests | Of::Arriving => load(&node, Some(&before)),
+            Handles::Clones => one.clone(),
+            Handles::Requests | Handles::Arriving => load(&node, Some(&before)),
         };
         Self { of, node, before, handles: [one, other] }
     }
 
-    /// Takes a turn, and says in a word how it went.
-    fn take(&self, at: usize, turn: Turn) -> (String, Session) {
+    /// Runs an operation, and returns its result as text with the handle.
+    fn run(&self, at: usize, operation: Operation) -> (String, Session) {
         let session = match self.of {
-            Of::Clones | Of::Requests => self.handles[at].clone(),
-            Of::Arriving => load(&self.node, Some(&self.before)),
+            Handles::Clones | Handles::Requests => self.handles[at].clone(),
+            Handles::Arriving => load(&self.node, Some(&self.before)),
         };
-        (turn.take(&session), session)
+        (operation.apply(&session), session)
     }
 
-    fn left(&self, took: [(String, Session); 2]) -> Left {
-        let [(one, first), (other, second)] = took;
+    fn outcome(&self, ran: [(String, Session); 2]) -> Outcome {
+        let [(one, first), (other, second)] = ran;
         let (results, handles) = ([one, other], [first, second]);
         let now = self.node.node.now();
         let live = |session: &Session| session.shared().live(now).ok();
@@ -153,7 +161,7 @@ impl Scene {
             None => "kept".to_owned(),
         };
         let [one, other] = handles.each_ref().map(of_response);
-        Left {
+        Outcome {
             results,
             reads: handles.each_ref().map(read),
             one_session: keys[0] == keys[1],
@@ -187,17 +195,17 @@ fn user(session: &Session) -> String {
 }
 
 /// The outcomes of the two sequences of a pair, with the results in the pair's order.
-fn sequences(of: Of, pair: [Turn; 2]) -> Vec<Left> {
+fn sequences(of: Handles, pair: [Operation; 2]) -> Vec<Outcome> {
     let found = Arc::new(StdMutex::new(Vec::new()));
     let out = Arc::clone(&found);
     let both = move || {
         for first in [0, 1] {
             let scene = Scene::new(of);
-            let mut took = [first, 1 - first].map(|at| scene.take(at, pair[at]));
+            let mut ran = [first, 1 - first].map(|at| scene.run(at, pair[at]));
             if first == 1 {
-                took.swap(0, 1);
+                ran.swap(0, 1);
             }
-            out.lock().unwrap().push(scene.left(took));
+            out.lock().unwrap().push(scene.outcome(ran));
         }
     };
     run(RandomScheduler::new(1), both);
@@ -205,26 +213,30 @@ fn sequences(of: Of, pair: [Turn; 2]) -> Vec<Left> {
     found.clone()
 }
 
-fn at_once(of: Of, pair: [Turn; 2], expected: &[Left]) {
+fn at_once(of: Handles, pair: [Operation; 2], expected: &[Outcome]) {
     let scene = Scene::new(of);
     let [one, other] = [0, 1].map(|at| {
         let scene = scene.clone();
-        thread::spawn(move || scene.take(at, pair[at]))
+        thread::spawn(move || scene.run(at, pair[at]))
     });
-    let left = scene.left([one.join().unwrap(), other.join().unwrap()]);
-    // The stamp of `EndAll` ends the user's sessions also where the other turn has just ended the handle's own.
-    let alike = |left: &Left| {
-        let mut left = left.clone();
-        pair.iter().zip(&mut left.results).filter(|(turn, _)| matches!(turn, Turn::EndAll)).for_each(|(_, result)| {
-            "done".clone_into(result);
-        });
-        left
+    let outcome = scene.outcome([one.join().unwrap(), other.join().unwrap()]);
+    // `EndAll` may read the user before the other operation ends the session. `EndAll` then succeeds, although it
+    // would fail in sequence.
+    let alike = |outcome: &Outcome| {
+        let mut outcome = outcome.clone();
+        pair.iter().zip(&mut outcome.results).filter(|(operation, _)| matches!(operation, Operation::EndAll)).for_each(
+            |(_, result)| {
+                "done".clone_into(result);
+            },
+        );
+        outcome
     };
-    // After its stamp `EndOthers` may lose to another turn: it fails, and all sessions are over.
-    let ends_others = pair.iter().any(|turn| matches!(turn, Turn::EndOthers));
-    let is_over = ends_others && !left.users.iter().any(|user| user == "ada");
-    let expected_one = expected.iter().any(|sequence| alike(sequence) == alike(&left));
-    assert!(expected_one || is_over, "{of:?} {pair:?}: \n{left:?}\nis none of\n{expected:?}");
+    // `EndOthers` revokes the user's sessions, then renews its own. If the other operation comes between the two,
+    // `EndOthers` fails, and all sessions have ended.
+    let ends_others = pair.iter().any(|operation| matches!(operation, Operation::EndOthers));
+    let is_over = ends_others && !outcome.users.iter().any(|user| user == "ada");
+    let expected_one = expected.iter().any(|sequence| alike(sequence) == alike(&outcome));
+    assert!(expected_one || is_over, "{of:?} {pair:?}: \n{outcome:?}\nis none of\n{expected:?}");
 }
 
 fn run(scheduler: impl Scheduler + 'static, test: impl Fn() + Send + Sync + 'static) {
@@ -234,16 +246,16 @@ fn run(scheduler: impl Scheduler + 'static, test: impl Fn() + Send + Sync + 'sta
     Runner::new(scheduler, config).run(test);
 }
 
-/// A twentieth of the schedules of other tests for each pair.
-fn check(of: Of) {
+/// Tries a twentieth of the schedules of other tests for each pair: there are 28 pairs.
+fn check(of: Handles) {
     let orders = std::env::var("SCHEDULES").map_or(2000, |orders| orders.parse::<usize>().expect("a number")) / 20;
-    for (at, one) in TURNS.into_iter().enumerate() {
-        for other in &TURNS[at..] {
+    for (at, one) in OPERATIONS.into_iter().enumerate() {
+        for other in &OPERATIONS[at..] {
             let pair = [one, *other];
             let mut expected = sequences(of, pair);
-            if matches!(of, Of::Arriving) {
-                // Both may have arrived before either turn.
-                expected.extend(sequences(Of::Requests, pair));
+            if matches!(of, Handles::Arriving) {
+                // Both requests may load the session before either operation.
+                expected.extend(sequences(Handles::Requests, pair));
             }
             let expected = Arc::new(expected);
             let test = move || at_once(of, pair, &expected);
@@ -254,16 +266,16 @@ fn check(of: Of) {
 }
 
 #[test]
-fn turns_of_clones_leave_what_a_sequence_leaves() {
-    check(Of::Clones);
+fn operations_of_clones_are_serializable() {
+    check(Handles::Clones);
 }
 
 #[test]
-fn turns_of_arriving_requests_leave_what_a_sequence_leaves() {
-    check(Of::Arriving);
+fn operations_of_arriving_requests_are_serializable() {
+    check(Handles::Arriving);
 }
 
 #[test]
-fn turns_of_two_requests_leave_what_a_sequence_leaves() {
-    check(Of::Requests);
+fn operations_of_two_requests_are_serializable() {
+    check(Handles::Requests);
 }

@@ -1,4 +1,4 @@
-//! What threads that meet in a handle must not leave behind, seen from inside.
+//! A watch and a renewal of the same handle on two threads: no subscription to the old record stays.
 
 use std::{
     future::Future,
@@ -30,7 +30,7 @@ impl SessionValue for Visits {
 fn at_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
-        Poll::Pending => unreachable!("nothing to wait for"),
+        Poll::Pending => unreachable!("no store, so no future waits"),
     }
 }
 
@@ -47,7 +47,7 @@ impl Rounds {
 }
 
 #[test]
-fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_over() {
+fn watch_during_renewal_leaves_the_old_record() {
     const ROUNDS: usize = if cfg!(miri) { 20 } else { 3000 };
     let sessions = Sessions::builder()
         .tier(MemoryTier::builder().build())
@@ -79,7 +79,9 @@ fn a_watch_that_begins_while_its_session_is_renewed_waits_on_nothing_that_is_ove
             handles.iter().enumerate().map(watch).collect()
         });
         for (round, session) in handles.iter().enumerate() {
-            let Binding::Live(bound) = session.shared().binding() else { unreachable!("it was written to") };
+            let Binding::Live(bound) = session.shared().binding() else {
+                unreachable!("a write has begun the session")
+            };
             before.push(bound);
             rounds.begin(1, round + 1);
             at_once(session.renew()).unwrap();

@@ -237,26 +237,26 @@ mod tests {
     }
 
     #[test]
-    fn removal_empties_its_own_place_alone() {
+    fn removal_matches_domain_and_path() {
         let set = ["a=1; Path=/", "a=2; Path=/app", "b=3"];
         let mut jar = jar("/", &set);
         take(&mut jar, "/", &["a=; Path=/app; Max-Age=0"]);
         assert_eq!(sent(&jar, "/app"), "a=1; b=3");
         take(&mut jar, "/", &["a=; Max-Age=0; Domain=example.test"]);
-        assert_eq!(sent(&jar, "/app"), "a=1; b=3", "of another domain");
+        assert_eq!(sent(&jar, "/app"), "a=1; b=3", "a removal for another domain removes nothing");
         take(&mut jar, "/", &["a=; Path=/; Max-Age=0"]);
         assert_eq!(sent(&jar, "/app"), "b=3");
     }
 
     #[test]
-    fn closed_browser_keeps_lasting_cookies_alone() {
+    fn closing_drops_session_cookies() {
         let mut jar = jar("/", &["a=1", "b=2; Max-Age=60", "c=3; Expires=Tue, 01 Jan 2030 00:01:00 GMT"]);
         jar.close();
         assert_eq!(sent(&jar, "/"), "b=2; c=3");
     }
 
     #[test]
-    fn path_bounds_a_cookie() {
+    fn path_limits_a_cookie() {
         for (from, set, goes, stays) in [
             ("/", "a=1; Path=/app", ["/app", "/app/", "/app/x"].as_slice(), ["/", "/apple", "/ap"].as_slice()),
             ("/", "a=1; Path=/app/", &["/app/", "/app/x"], &["/app", "/apple"]),
@@ -272,15 +272,15 @@ mod tests {
     }
 
     #[test]
-    fn longer_path_goes_first_then_the_older_cookie() {
+    fn longer_paths_and_older_cookies_go_first() {
         let mut jar = jar("/", &["a=1; Path=/", "b=2; Path=/", "a=3; Path=/app"]);
         assert_eq!(sent(&jar, "/app"), "a=3; a=1; b=2");
         take(&mut jar, "/", &["a=4; Path=/"]);
-        assert_eq!(sent(&jar, "/app"), "a=3; a=4; b=2", "a new value keeps the place");
+        assert_eq!(sent(&jar, "/app"), "a=3; a=4; b=2", "a new value keeps the cookie's place");
     }
 
     #[test]
-    fn host_and_domain_bound_a_cookie() {
+    fn host_and_domain_limit_a_cookie() {
         let host_only = jar("https://example.test/", &["a=1"]);
         assert_eq!(sent(&host_only, "https://example.test/"), "a=1");
         for other in ["https://app.example.test/", "https://other.test/", "https://test/"] {
@@ -296,22 +296,34 @@ mod tests {
         for refused in ["a=1; Domain=other.test", "a=1; Domain=app.example.test", "a=1; Domain=ample.test"] {
             assert_eq!(jar("https://example.test/", &[refused]).iter().count(), 0, "{refused}");
         }
-        assert_eq!(jar("http://10.0.0.1/", &["a=1; Domain=0.0.1"]).iter().count(), 0, "an address has no parent");
+        assert_eq!(
+            jar("http://10.0.0.1/", &["a=1; Domain=0.0.1"]).iter().count(),
+            0,
+            "an IP address has no parent domain"
+        );
     }
 
     #[test]
-    fn secure_cookies_keep_to_tls() {
+    fn secure_cookies_stay_on_tls() {
         let mut jar = jar("https://example.test/", &["a=1; Secure", "b=2"]);
         assert_eq!(sent(&jar, "https://example.test/"), "a=1; b=2");
         assert_eq!(sent(&jar, "http://example.test/"), "b=2");
         take(&mut jar, "http://example.test/", &["a=3", "c=4; Secure"]);
-        assert_eq!(sent(&jar, "https://example.test/"), "a=1; b=2", "plain http neither replaces nor plants");
+        assert_eq!(
+            sent(&jar, "https://example.test/"),
+            "a=1; b=2",
+            "plain HTTP neither replaces nor sets a secure cookie"
+        );
         take(&mut jar, "http://example.test/", &["a=5; Path=/app"]);
-        assert_eq!(sent(&jar, "http://example.test/app"), "b=2", "nor goes in front");
+        assert_eq!(
+            sent(&jar, "http://example.test/app"),
+            "b=2",
+            "plain HTTP sets no cookie in front of a secure cookie"
+        );
     }
 
     #[test]
-    fn prefixes_of_names_are_promises() {
+    fn name_prefixes_are_enforced() {
         for kept in ["__Host-a=1; Secure; Path=/", "__Secure-a=1; Secure; Path=/app; Domain=example.test", "a__Host-=1"]
         {
             assert_eq!(jar("/", &[kept]).iter().count(), 1, "{kept}");
@@ -331,20 +343,20 @@ mod tests {
     }
 
     #[test]
-    fn too_long_cookies_are_refused() {
+    fn oversized_cookies_are_refused() {
         let value = "x".repeat(4095);
         assert_eq!(jar("/", &[&format!("a={value}")]).iter().count(), 1);
         assert_eq!(jar("/", &[&format!("ab={value}")]).iter().count(), 0);
     }
 
     #[test]
-    fn fields_that_are_no_cookies_are_passed_over() {
+    fn invalid_fields_are_ignored() {
         let jar = jar("/", &["", "a", "=1", "b=2; Max-Age=soon; Nonsense", "c=\"3\""]);
         assert_eq!(sent(&jar, "/"), "b=2; c=\"3\"");
     }
 
     #[test]
-    fn same_site_decides_across_sites() {
+    fn same_site_limits_cross_site_requests() {
         let cause = |navigation, safe| Cause { relation: Relation::CrossSite, navigation, safe };
         let (link, form, script) = (cause(true, true), cause(true, false), cause(false, true));
         let set = ["s=1; SameSite=Strict", "l=2; SameSite=Lax", "d=3", "n=4; SameSite=None; Secure"];
@@ -357,15 +369,19 @@ mod tests {
         assert_eq!(field(&jar, same_site), "s=1; l=2; d=3; n=4");
 
         jar.take_from(&target, &headers(&["s=5; SameSite=Strict", "n=6; SameSite=None; Secure"]), at(0), script);
-        assert_eq!(field(&jar, same_site), "s=1; l=2; d=3; n=6", "a script elsewhere plants no cookie of the site");
+        assert_eq!(
+            field(&jar, same_site),
+            "s=1; l=2; d=3; n=6",
+            "a cross-site script request sets only `None` cookies"
+        );
         jar.take_from(&target, &headers(&["s=7; SameSite=Strict"]), at(0), form);
-        assert_eq!(field(&jar, same_site), "s=7; l=2; d=3; n=6", "a navigation's answer does");
+        assert_eq!(field(&jar, same_site), "s=7; l=2; d=3; n=6", "the response to a navigation sets a `Strict` cookie");
         take(&mut jar, "/", &["n=8; SameSite=None"]);
         assert_eq!(field(&jar, form), "n=6", "`None` needs `Secure`");
     }
 
     #[test]
-    fn removed_and_inserted_by_hand() {
+    fn cookies_can_be_removed_and_inserted() {
         let mut jar = jar("/", &["a=1; Path=/", "a=2; Path=/app", "b=3"]);
         jar.remove("a");
         jar.insert(&Uri::from_static("/"), Cookie::new("c", "4"), at(0));

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn sites_are_related_by_origin_then_by_domain() {
+    fn relation_follows_origin_then_domain() {
         for (one, other, relation) in [
             ("https://app.example.test", "https://app.example.test", Relation::SameOrigin),
             ("/page", "https://example.test/", Relation::SameOrigin),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn trustworthy_are_tls_and_loopback() {
+    fn tls_and_loopback_are_trustworthy() {
         for (url, expected) in [
             ("https://example.test", true),
             ("http://localhost:3000", true),

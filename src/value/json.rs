@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_the_same_at_every_length() {
+    fn json_keeps_bytes_at_every_length() {
         for len in 2..3 * SHORT {
             let text = "x".repeat(len - 2);
             let (encoded, bytes) = (Json::encode(&text).unwrap(), format!("\"{text}\""));

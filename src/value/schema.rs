@@ -113,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_checked() {
+    fn invalid_names_are_refused() {
         let longest = format!("a{}", "b".repeat(63));
         for good in ["a", "A9", "current_division_id", "a.b-c_d", &longest] {
             assert!(check_name(good).is_ok(), "{good}");

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_integer_survives_only_in_a_type_that_takes_it() {
+    fn lost_integer_precision_is_detected() {
         fn survives<T: Serialize + de::DeserializeOwned>(raw: &str) -> bool {
             integers_survive(raw, &to_vec(&from_str::<T>(raw).unwrap()).unwrap())
         }
@@ -86,11 +86,14 @@ mod tests {
         assert!(survives::<i64>("9007199254740993") && survives::<i64>("-9007199254740993"));
         assert!(survives::<u64>("18446744073709551615") && !survives::<f64>("18446744073709551616"));
         assert!(!survives::<f64>("9007199254740993") && survives::<f64>("9007199254740991"));
-        assert!(!survives::<f64>("9007199254740992"), "a double holds it, but also what was rounded to it");
+        assert!(!survives::<f64>("9007199254740992"), "a double holds 2^53, but also the rounded 2^53 + 1");
         assert!(survives::<f64>("9007199254740993.0") && survives::<f64>("-0"));
         assert!(survives::<Value>(r#"{"b":9007199254740995,"a":[9007199254740997,9007199254740993]}"#), "in any order");
-        assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "lost with its field");
-        assert!(!survives::<(f64, i64)>("[9007199254740993,9007199254740993]"), "once of twice");
+        assert!(!survives::<Known>(r#"{"a":1,"b":9007199254740993}"#), "an unknown field loses its number");
+        assert!(
+            !survives::<(f64, i64)>("[9007199254740993,9007199254740993]"),
+            "the integer survives in a single place of two"
+        );
         assert!(!integers_survive("9007199254740993", b"[\"9007199254740993\",9007199254740995]"));
     }
 }

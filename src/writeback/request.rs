@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_relay_token_stands_alone_and_is_a_string() {
+    fn relay_token_stands_alone() {
         for body in [r#"{"$relay":"t/ok"}"#, r#"{"\u0024relay":"t\u002fok"}"#] {
             assert!(matches!(Posted::parse(body.as_bytes()), Ok(Posted::Relay(token)) if token == "t/ok"));
         }
@@ -214,28 +214,32 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stands_once_in_each_object() {
+    fn duplicate_names_are_refused() {
         assert_code("duplicate_name", r#"{"a":1,"a":1} | {"a":1,"b":2,"\u0061":3} | {"a":{"b":1,"b":2}}"#);
         assert_code("duplicate_name", r#"{"a":[[{"b":{"":1,"c":0,"":2}}]]} | {"$relay":"t","$relay":"t"}"#);
         assert_code("accepted", r#"{"a":{"a":[{"a":1},{"a":1}]},"A":1}"#);
     }
 
     #[test]
-    fn an_object_is_never_taken_for_the_text_in_its_string() {
+    fn object_is_not_read_from_a_string() {
         let text = r#"{"$serde_json::private::RawValue":"{\"b\":1,\"b\":2}"}"#;
-        assert_eq!(from_str::<Value>(text).unwrap().to_string(), r#"{"b":2}"#, "why it is refused");
+        assert_eq!(
+            from_str::<Value>(text).unwrap().to_string(),
+            r#"{"b":2}"#,
+            "serde_json would read an object from the string"
+        );
         assert_code("reserved_name", &[text, &text.replace('$', r"\u0024"), &format!(r#"{{"a":[{text}]}}"#)].join("|"));
     }
 
     #[test]
-    fn private_names_of_serde_json_are_reserved() {
+    fn serde_json_names_are_reserved() {
         assert_code("reserved_name", r#"{"a":{"$serde_json::private::Number":"9007199254740993"}}"#);
         assert_code("reserved_name", r#"{"\u0024serde_json::private::Number":"1e999"} | {"$serde_json::private::":1}"#);
         assert_code("accepted", r#"{"$serde_json":1,"a":"$serde_json::private::Number"}"#);
     }
 
     #[test]
-    fn numbers_are_judged_from_their_text() {
+    fn numbers_beyond_double_range_are_refused() {
         assert_code("malformed_json", r#"{"a":1e999} | {"a":[{"b":-1e309}]} | {"a":1.8e308} | {"a":2E+308}"#);
         assert_code(
             "malformed_json",
@@ -245,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_and_names_are_bounded() {
+    fn depth_and_name_count_are_limited() {
         let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
         assert_code("accepted", &nested(16));
         assert_code("too_deep", &[nested(17), nested(100_000), "[".repeat(16 << 10)].join("|"));
@@ -258,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_exactly_one_json_text_is_refused() {
+    fn invalid_json_is_refused() {
         let refused = r#" | { | {}{} | {} x | {"a":1,} | {,} | {a:1} | {'a':1} | {1:1} | /**/{} | {"a":"b}
             {"a":NaN} | {"a":Infinity} | {"a":-Infinity} | {"a":1e400} | {"a":[-1e999]} | {"a":-} | {"a":True}
             {"a":01} | {"a":+1} | {"a":.5} | {"a":1.} | {"a":0x1} | {"a":"\x"} | {"a":"\u12"} | {"a":"\u12g4"}
@@ -273,14 +277,14 @@ mod tests {
     const GOOD: &str = r#"{"a":[1,-2.5e3,{"b":"\u00e9\ud83d\ude00\"","c":[null,true]}],"ü":"x","n":9007199254740993}"#;
 
     #[test]
-    fn every_truncation_is_refused() {
+    fn truncated_bodies_are_refused() {
         assert_eq!(code(GOOD), "accepted");
         (0..GOOD.len()).for_each(|end| assert_eq!(code(&GOOD.as_bytes()[..end]), "malformed_json", "cut at {end}"));
     }
 
-    /// No body makes the reader panic, and an accepted body means the same to an ordinary reader.
+    /// No body makes the parser panic, and an ordinary parser reads the same values from an accepted body.
     #[test]
-    fn mutated_bodies_are_refused_or_mean_one_thing() {
+    fn mutated_bodies_have_one_meaning() {
         let seeds = [GOOD, r#"{"$relay":"AbC-_09"}"#, r#"{"a":{"a":[[[[[[[[[[[[[0]]]]]]]]]]]]]},"b":{"c":1,"d":2}}"#];
         let scraps = b"\"a\":1,\"a\":{}[{[[,\\ud800\\u0061$relay:9-e9\xff\0\xef\xbb\xbf\"\"\\\\";
         let mut state = 0x5eed_u64;
@@ -307,6 +311,6 @@ mod tests {
             assert_eq!(values.len(), plain.len(), "{text}");
             values.iter().for_each(|(name, raw)| assert_eq!(plain[&**name], from_str::<Value>(raw.get()).unwrap()));
         }
-        assert!(codes.contains("accepted") && codes.len() >= 5, "too tame: {codes:?}");
+        assert!(codes.contains("accepted") && codes.len() >= 5, "the mutations reach too few results: {codes:?}");
     }
 }

@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn second_start_finds_the_key_of_the_first() {
+    fn second_start_reuses_the_key() {
         let state = State::new();
         let [first, second] = [(); 2].map(|()| kept(&state.path()).unwrap());
         assert_eq!(id(&first), id(&second));
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn file_open_to_others_is_refused() {
+    fn loose_file_permissions_are_refused() {
         let state = State::new();
         kept(&state.path()).unwrap();
         for bit in [0o040, 0o020, 0o010, 0o004, 0o002, 0o001] {
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_regular_file_is_read() {
+    fn only_regular_files_are_read() {
         let (state, elsewhere) = (State::new(), State::new());
         kept(&elsewhere.path()).unwrap();
         fs::create_dir(state.0.join(FOLDER)).unwrap();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn spoilt_file_is_refused() {
+    fn damaged_file_is_refused() {
         let state = State::new();
         kept(&state.path()).unwrap();
         for text in ["", "\n", "secret", &"00".repeat(32)] {
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_could_leave_the_folder_are_refused() {
+    fn path_like_names_are_refused() {
         for name in ["", ".", "..", "a/b", "../shop", "a\\b", "a.b", "a b", "a\0b", "å", &"a".repeat(65)] {
             let message = message(KeyRing::development(name));
             assert!(message.contains("ASCII letters, digits"), "{message}");
@@ -355,7 +355,7 @@ mod tests {
     /// Calls [`KeyRing::development`] in a separate process, since only a process has separate environment variables.
     /// Prints the key's id, or the error.
     #[test]
-    #[ignore = "a process that other tests start"]
+    #[ignore = "other tests start this test as a process"]
     fn child() {
         tracing_subscriber::fmt().with_ansi(false).init();
         let ids = [(); 2].map(|()| KeyRing::development("layered-session-test").map(|ring| id(&ring)));
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_that_start_together_share_a_key() {
+    fn simultaneous_processes_share_a_key() {
         let state = State::new();
         let children: Vec<_> = (0..8).map(|_| start(&[(STATE, &state.0)])).collect();
         let outputs: Vec<_> = children.into_iter().map(printed).collect();
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn warning_stands_in_the_log_once() {
+    fn warning_is_logged_once() {
         let state = State::new();
         let output = printed(start(&[(STATE, &state.0)]));
         let warnings: Vec<_> = output.lines().filter(|line| line.contains("WARN")).collect();
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn state_directory_falls_back_to_the_home() {
+    fn state_directory_falls_back_to_home() {
         let home = State::new();
         for declared in [None, Some(Path::new("")), Some(Path::new("relative"))] {
             let declared = declared.map(|declared| (STATE, declared));
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn home_that_takes_no_file_names_the_other_way() {
+    fn unusable_home_error_names_a_remedy() {
         let output = printed(start(&[("HOME", Path::new("relative"))]));
         for part in ["no state directory", "`KeyRing::from_env"] {
             assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");

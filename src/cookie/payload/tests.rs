@@ -1,9 +1,9 @@
-//! Tests of the format to the byte. A cut or changed payload is read or refused without a panic.
+//! The payload's format to the byte, and damaged payloads: each is read or refused without a panic.
 
 use std::time::Duration;
 
 use super::{
-    super::order::{MOST_BEGUN, Named, Turn},
+    super::order::{MAX_BEGUN, Named, Turn},
     *,
 };
 use crate::value::Json;
@@ -56,7 +56,7 @@ fn read(bytes: &[u8]) -> Option<Payload> {
 }
 
 #[test]
-fn what_is_written_is_read() {
+fn written_payload_reads_back() {
     let (head, entries) = sample();
     let payload = read(&bytes()).unwrap();
     assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
@@ -71,7 +71,7 @@ fn what_is_written_is_read() {
 }
 
 #[test]
-fn json_beyond_two_bytes_of_length_is_left_out() {
+fn json_over_65535_bytes_is_left_out() {
     let (head, _) = sample();
     for (len, fits) in [(65_535, true), (65_536, false)] {
         let mut writer = Writer::new(&head, None);
@@ -97,15 +97,15 @@ fn ordering(order: &Order) -> Vec<u8> {
 }
 
 #[test]
-fn orders_are_read_as_written() {
+fn well_formed_orders_read_back() {
     for turn in [Turn::Remove, Turn::Renew, Turn::SignIn] {
         for named in [Named::Nothing, Named::Living, Named::Ended] {
             for no_cookie in [false, true] {
-                for count in [0, 1, 2, MOST_BEGUN, MOST_BEGUN + 1] {
+                for count in [0, 1, 2, MAX_BEGUN, MAX_BEGUN + 1] {
                     let begun = (0..count).map(|at| SessionId::from_bytes([at as u8; 32])).collect();
                     let order = Order { turn, named, no_cookie, begun, ..order() };
                     let whole = match turn {
-                        Turn::Remove => named != Named::Nothing && count <= MOST_BEGUN,
+                        Turn::Remove => named != Named::Nothing && count <= MAX_BEGUN,
                         _ => count == 1,
                     };
                     let read = read(&ordering(&order));
@@ -118,7 +118,7 @@ fn orders_are_read_as_written() {
 }
 
 #[test]
-fn a_payload_that_ends_in_something_else_is_refused_as_a_whole() {
+fn malformed_entry_refuses_the_payload() {
     let whole = bytes();
     let refused: [&[u8]; 5] = [
         b"\x00",
@@ -133,9 +133,9 @@ fn a_payload_that_ends_in_something_else_is_refused_as_a_whole() {
     assert_eq!(read(&[&whole, b"\x02\x01a12345678".as_slice()].concat()).unwrap().count(EntryOwner::Session), 3);
 }
 
-// A program that shares no code with this crate made both vectors, from the tables of `payload` and `order`.
+// A program that shares no code with this crate made both vectors, by the tables of `payload` and `order`.
 #[test]
-fn the_format_never_changes() {
+fn payload_format_is_stable() {
     const COOKIE: &str = concat!(
         "0f000000000000000301ba60d3380001ba25386e0001ba6b1ff00001bad808cc0001ba25386e00000000000a4cb80001ba60",
         "d338000000070707070707070707070707070707070909090909090909090909090909090909090909090909090909090909",
@@ -155,7 +155,7 @@ fn the_format_never_changes() {
 }
 
 #[test]
-fn flags_of_another_format_are_refused() {
+fn invalid_flags_are_refused() {
     let (cookie, order) = (bytes(), ordering(&order()));
     for bit in 5..8 {
         let mut changed = cookie.clone();
@@ -174,7 +174,7 @@ fn flags_of_another_format_are_refused() {
 }
 
 #[test]
-fn a_cut_or_changed_payload_never_panics() {
+fn damaged_payload_never_panics() {
     [bytes(), ordering(&order())].iter().for_each(|whole| cut_and_change(whole));
 }
 

@@ -1,4 +1,5 @@
-//! Tests of the format to the byte. Only sealed tokens open.
+//! The token's format to the byte, and the tokens that the seal refuses: altered, of another context, or of another
+//! key.
 
 use std::{array, collections::HashSet, sync::Arc};
 
@@ -71,7 +72,7 @@ fn opens(keys: &Keys, token: impl AsRef<[u8]>) -> bool {
 }
 
 #[test]
-fn the_cipher_gives_the_published_vectors() {
+fn cipher_matches_published_vectors() {
     // https://c2sp.org/XAES-256-GCM
     #[rustfmt::skip]
     let vectors: [(u8, &[u8], [u8; 28]); 2] = [
@@ -88,7 +89,7 @@ fn the_cipher_gives_the_published_vectors() {
 }
 
 #[test]
-fn the_format_never_changes() {
+fn token_format_is_stable() {
     let keys = ring(&[1]);
     let nonce = Nonce::from(array::from_fn(|n| 100 + n as u8));
     for (purpose, golden) in PURPOSES.into_iter().zip(GOLDEN) {
@@ -102,7 +103,7 @@ fn the_format_never_changes() {
 }
 
 #[test]
-fn a_flipped_bit_a_cut_an_extension_and_another_spelling_are_refused() {
+fn altered_tokens_are_refused() {
     let keys = ring(&[1]);
     // The three possible lengths of the last group of base64.
     for len in [16, 17, 18] {
@@ -135,7 +136,7 @@ fn a_flipped_bit_a_cut_an_extension_and_another_spelling_are_refused() {
 }
 
 #[test]
-fn no_swap_of_name_audience_purpose_or_key_opens() {
+fn wrong_context_or_key_is_refused() {
     let (both, rings) = (ring(&[1, 2]), [ring(&[1]), ring(&[2])]);
     let mut tokens = Vec::new();
     for keys in &rings {
@@ -163,14 +164,14 @@ fn no_swap_of_name_audience_purpose_or_key_opens() {
 }
 
 #[test]
-fn a_retired_key_opens_and_a_removed_one_does_not() {
+fn retired_key_opens_until_removed() {
     let token = seal(&ring(&[1]), CONTEXT, &id(), PAYLOAD).unwrap();
     assert_eq!(open(&ring(&[2, 1]), CONTEXT, token.as_bytes()).unwrap().standing, Standing::Retired);
     assert!(!opens(&ring(&[2]), token));
 }
 
 #[test]
-fn a_million_seals_of_one_payload_are_distinct() {
+fn million_seals_have_distinct_nonces() {
     let keys = ring(&[1]);
     let token = || URL_SAFE_NO_PAD.decode(seal(&keys, CONTEXT, &id(), b"").unwrap()).unwrap();
     let nonces: HashSet<_> = (0..1_000_000).map(|_| token()[NONCE_AT..PAYLOAD_AT].to_vec()).collect();
@@ -178,7 +179,7 @@ fn a_million_seals_of_one_payload_are_distinct() {
 }
 
 #[test]
-fn a_payload_that_outgrows_its_room_is_whole_and_so_is_its_token() {
+fn payload_beyond_its_room_seals_completely() {
     let keys = ring(&[1]);
     let audience = "a".repeat(5000);
     let context = Context { audience: &audience, ..CONTEXT };
@@ -193,20 +194,20 @@ fn a_payload_that_outgrows_its_room_is_whole_and_so_is_its_token() {
 }
 
 #[test]
-fn lengths_are_known_before_sealing() {
+fn payload_length_determines_token_length() {
     let keys = ring(&[1]);
-    let most = payload_budget(MAX_TOKEN_LEN);
-    for len in (0..9).chain([most - 1, most]) {
+    let longest = payload_budget(MAX_TOKEN_LEN);
+    for len in (0..9).chain([longest - 1, longest]) {
         let token = seal(&keys, CONTEXT, &id(), &vec![7; len]).unwrap();
         assert_eq!((token.len(), payload_budget(token.len())), (sealed_len(len), len));
         assert!(opens(&keys, token));
     }
-    assert_eq!(seal(&keys, CONTEXT, &id(), &vec![7; most + 1]), Err(SealError));
+    assert_eq!(seal(&keys, CONTEXT, &id(), &vec![7; longest + 1]), Err(SealError));
     let turn = Context { purpose: Purpose::Turn, ..CONTEXT };
-    let longest = payload_budget(MAX_TURN_LEN);
-    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest]).unwrap().len(), MAX_TURN_LEN);
-    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest + 1]), Err(SealError));
-    let genuine = seal_with_nonce(&keys, CONTEXT, &id(), &Nonce::default(), &vec![7; most + 1]).unwrap();
+    let longest_turn = payload_budget(MAX_TURN_LEN);
+    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest_turn]).unwrap().len(), MAX_TURN_LEN);
+    assert_eq!(seal(&keys, turn, &id(), &vec![7; longest_turn + 1]), Err(SealError));
+    let genuine = seal_with_nonce(&keys, CONTEXT, &id(), &Nonce::default(), &vec![7; longest + 1]).unwrap();
     assert!(!opens(&keys, &genuine) && session_id_of(genuine.as_bytes()).is_none());
     for token_len in sealed_len(0)..5000 {
         let budget = payload_budget(token_len);
@@ -216,7 +217,7 @@ fn lengths_are_known_before_sealing() {
 }
 
 #[test]
-fn ids_are_read_from_well_formed_tokens_alone() {
+fn only_well_formed_tokens_show_ids() {
     let token = GOLDEN[0];
     let shortest = &token[..sealed_len(0)];
     assert_eq!(session_id_of(shortest.as_bytes()), Some(id()));

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn of_memory_and_cookie_one_is_the_source() {
+    fn rows_explain_memory_and_cookie() {
         let (value, nothing) = (TierAnswer::Value(Some(NEW)), TierAnswer::Nothing);
         assert_eq!(
             said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), FACTS),
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_stored_tier_answers_a_computed_one_does() {
+    fn computed_tiers_answer_after_stored_tiers() {
         let (value, nothing) = (TierAnswer::Value(None), TierAnswer::Nothing);
         let removed = [(MEMORY, TierAnswer::Removed(NEW)), (COOKIE, nothing), ("tenant", value), (DEFAULT, value)];
         assert_eq!(
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nothing_answers_the_type_itself_does() {
+    fn type_default_answers_last() {
         let nothing = [(MEMORY, TierAnswer::Nothing), (COOKIE, TierAnswer::Nothing)];
         let visitor = Facts { has_session: false, in_step: false, ..FACTS };
         let own = "the type's own default stands in, if it has one";
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_never_carries_is_not_looked_for_there() {
+    fn cookie_row_explains_server_placement() {
         let facts = Facts { store: Some("redis"), ..FACTS };
         let answers = [(MEMORY, TierAnswer::Value(Some(NEW))), (COOKIE, TierAnswer::Nothing)];
         let rows = rows(&answers, Some(MEMORY), Placement::Server, facts);

@@ -1,4 +1,4 @@
-//! Which tombstones are kept, how long, and which go at the cap.
+//! The lifetime of tombstones, the choice of the tombstones that go at the cap, and the ends of the last minute.
 
 use super::*;
 use crate::record::life::{FENCE, Successor};
@@ -29,17 +29,18 @@ fn end(principal: Option<PrincipalTag>, until: u64) -> End {
     End { reason: CloseReason::Destroyed, at: NOW, until, principal, successor: Successor::None }
 }
 
-/// Ends sessions by the hundred, each of them later than all before. Returns how many tombstones went.
+/// Inserts the tombstones of `count` sessions, each a minute longer than the tombstone before. Returns the number of
+/// tombstones that were dropped at the cap.
 fn flood(tombstones: &Tombstones, from: u64, count: u64, principal: Option<PrincipalTag>) -> u64 {
-    let one = |number: u64| {
+    let insert = |number: u64| {
         tombstones.insert(&session(number), end(principal, number));
         tombstones.make_room()
     };
-    (from..from + count).map(one).sum()
+    (from..from + count).map(insert).sum()
 }
 
 #[test]
-fn account_erases_no_other_accounts_tombstone() {
+fn account_erases_only_its_own_tombstones() {
     let tombstones = small();
     flood(&tombstones, 0, 1, user(1));
     assert_eq!(flood(&tombstones, 1, 640, user(2)), 577);
@@ -49,28 +50,28 @@ fn account_erases_no_other_accounts_tombstone() {
 }
 
 #[test]
-fn strangers_erase_no_accounts_tombstone() {
+fn visitors_never_erase_account_tombstones() {
     let tombstones = small();
     flood(&tombstones, 0, 50, user(1));
     flood(&tombstones, 50, 640, None);
     assert!((0..50).all(|number| tombstones.contains(&session(number))));
-    // An account takes the place of all strangers before it takes that of another account.
+    // An account's tombstones replace those of all visitors before those of another account.
     flood(&tombstones, 690, 14, user(2));
     assert!((0..50).chain(690..704).all(|number| tombstones.contains(&session(number))));
     tombstones.assert_is_whole();
 }
 
 #[test]
-fn oldest_tombstone_of_an_account_goes_first() {
+fn oldest_account_tombstone_goes_first() {
     let tombstones = small();
     flood(&tombstones, 0, 640, user(1));
     let stored = (0..640).filter(|number| tombstones.contains(&session(*number)));
-    // The last of each sample of sixteen stays: what is left is mostly of the last few hundred.
+    // Each step drops the oldest of a sample of sixteen, so mostly the tombstones of the last few hundred stay.
     assert!(stored.clone().filter(|number| *number >= 320).count() > 56, "{:?}", stored.collect::<Vec<_>>());
 }
 
 #[test]
-fn end_is_told_for_a_minute() {
+fn end_details_last_a_minute() {
     let tombstones = small();
     tombstones.insert(&session(0), end(user(1), 60));
     let later = |millis| Millis(NOW.0 + FENCE.as_millis() as u64 + millis - 1);
@@ -88,12 +89,12 @@ fn recent_ends_are_bounded() {
     assert_eq!(tombstones.recent.lock().ends.len(), FLOOR);
     let later = NOW.after(FENCE);
     tombstones.insert(&session(65), End { at: later, ..end(None, 60) });
-    assert_eq!(tombstones.recent.lock().ends.len(), 1, "the others are over");
+    assert_eq!(tombstones.recent.lock().ends.len(), 1, "an insert drops the ends of more than a minute ago");
     tombstones.assert_is_whole();
 }
 
 #[test]
-fn tombstone_goes_once_it_is_over() {
+fn sweep_drops_expired_tombstones() {
     let tombstones = small();
     flood(&tombstones, 1, 10, None);
     flood(&tombstones, 11, 10, user(1));
@@ -114,13 +115,13 @@ fn tombstone_goes_once_it_is_over() {
 }
 
 #[test]
-fn sweep_looks_once_a_minute_and_skips_what_stays() {
+fn sweep_runs_once_a_minute() {
     let tombstones = small();
     flood(&tombstones, 10, 10, None);
-    assert_eq!(tombstones.sweep(NOW, 1), (0, false), "one call sees that nothing is over");
+    assert_eq!(tombstones.sweep(NOW, 1), (0, false), "the first call checks every shard");
     let soon = Millis(NOW.0 + MINUTE - 1);
     assert_eq!(tombstones.sweep(soon, 1), (0, false));
-    assert_eq!(tombstones.swept.load(Ordering::Relaxed), 0, "not looked at");
+    assert_eq!(tombstones.swept.load(Ordering::Relaxed), 0, "a second call within the minute checks no shard");
 }
 
 #[test]
@@ -132,15 +133,15 @@ fn endless_tombstone_stays() {
 }
 
 #[test]
-fn principals_are_told_apart_by_a_keyed_hash() {
-    let [one, other] = [small(), small()];
+fn principal_hash_is_keyed() {
+    let [first, second] = [small(), small()];
     let marks = |of: &Tombstones| -> Vec<_> { (0..8).map(|number| of.mark(user(number))).collect() };
-    assert_eq!(marks(&one), marks(&one));
-    assert_ne!(marks(&one), marks(&other), "another process has another key");
-    assert!(!marks(&one).contains(&NOBODY) && one.mark(None) == NOBODY);
+    assert_eq!(marks(&first), marks(&first));
+    assert_ne!(marks(&first), marks(&second), "each process has its own random key");
+    assert!(!marks(&first).contains(&NOBODY) && first.mark(None) == NOBODY);
 }
 
 #[test]
-fn tombstone_takes_what_its_doc_says() {
+fn tombstone_size_matches_its_docs() {
     assert_eq!(size_of::<Tombstone>(), 24);
 }

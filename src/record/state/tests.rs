@@ -1,4 +1,4 @@
-//! What is pruned, carried and counted on in a record's state.
+//! The state of a record: pruning of removals and expired values, the copy that the cookie carries, the change count.
 
 use std::sync::{Arc, LazyLock};
 
@@ -25,7 +25,7 @@ impl SessionValue for Text {
 const HOUR: u64 = 3_600_000;
 const DAY: u64 = 24 * HOUR;
 const NOW: Millis = Millis(10_000 * DAY);
-/// Of the last write of [`removed`].
+/// The version of the last write of [`removed`].
 const NEWEST: Version = Version::at(Wall(NOW.0 + 1));
 
 static TIME: LazyLock<NodeClock> =
@@ -65,7 +65,7 @@ fn kept(version: Version, json: Option<&str>) -> StoredValue {
     StoredValue::new(version, json.map(|json| Json::from(json.as_bytes())), NOW)
 }
 
-/// A copy of another build's type.
+/// A copy that this build can't read.
 fn unreadable(version: Version) -> ValueSlot {
     ValueSlot { readable: Some(false), ..ValueSlot::incoming(0, kept(version, Some("1"))) }
 }
@@ -75,7 +75,7 @@ fn change(json: Option<&str>) -> Mutation {
     Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None }
 }
 
-/// A session of which a declared and an undeclared value were removed.
+/// A session after the removal of a declared and an undeclared value.
 fn removed(life: SessionLife) -> State {
     let mut state = session(life);
     state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), None)));
@@ -84,7 +84,7 @@ fn removed(life: SessionLife) -> State {
 }
 
 #[test]
-fn removals_go_after_the_longest_cookie() {
+fn removals_outlast_the_longest_cookie() {
     let schema = schema();
     for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
         let mut state = removed(life(idle));
@@ -92,12 +92,12 @@ fn removals_go_after_the_longest_cookie() {
         assert!(state.values.slot(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
         state.prune(terms(&schema, longest + 1));
         assert!(state.values.is_empty(), "{idle}");
-        assert_eq!(state.values.newest(), NEWEST, "a later write goes above it all the same");
+        assert_eq!(state.values.newest(), NEWEST, "the newest version outlives its removal");
     }
 }
 
 #[test]
-fn removals_stay_for_cookies_of_an_earlier_lifetime() {
+fn removals_outlast_cookies_of_earlier_lifetime() {
     let schema = schema();
     let mut life = life(30 * DAY);
     let short = Lifetime::new(Duration::from_millis(HOUR), Duration::from_millis(60 * DAY)).unwrap();
@@ -127,7 +127,7 @@ fn expired_value_leaves_its_version() {
 }
 
 #[test]
-fn cookie_carries_the_newest_copy_of_a_name() {
+fn cookie_carries_newest_copy() {
     let schema = schema();
     for (declared, unread) in [(1, 2), (2, 1), (1, 1)] {
         let version = Version::from_u64;
@@ -140,7 +140,7 @@ fn cookie_carries_the_newest_copy_of_a_name() {
 }
 
 #[test]
-fn write_leaves_no_unreadable_copy() {
+fn write_drops_unreadable_copy() {
     let schema = schema();
     let mut state = session(life(DAY));
     state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), Some("\"b\""))));
@@ -153,14 +153,14 @@ fn write_leaves_no_unreadable_copy() {
 }
 
 #[test]
-fn successor_counts_changes_on() {
+fn successor_keeps_the_change_count() {
     let mut state = session(life(DAY));
     (0..3).for_each(|_| state.count_change());
     assert_eq!(state.successor_state(life(DAY)).changes, 3);
 }
 
 #[test]
-fn commit_prunes_what_is_over() {
+fn commit_prunes_expired_removals() {
     let schema = schema();
     let key = RecordKey([1; 32]);
     let record = Record::session(key, life(50 * DAY), NOW);

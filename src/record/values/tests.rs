@@ -1,4 +1,4 @@
-//! Merges of copies in every order.
+//! Merges of copies: the copy that answers, the copy that cookies carry, and the copies that a merge decodes.
 
 use super::*;
 use crate::value::{SessionValue, ValueSpec};
@@ -16,7 +16,7 @@ fn schema() -> Schema {
     schema
 }
 
-/// Few versions and bytes, so that they meet: removals, values, and a copy that this build can't read.
+/// Few versions and few contents, so that versions collide: removals, values, and a copy that this build can't read.
 fn copies() -> impl Strategy<Value = Vec<StoredValue>> {
     let json = prop_oneof![Just(None), Just(Some("1")), Just(Some("2")), Just(Some("\"another build's\""))];
     let stored = (1..5u64, json).prop_map(|(version, json)| {
@@ -101,7 +101,7 @@ fn merge_follows_its_table() {
 }
 
 #[test]
-fn nothing_older_takes_the_place_of_anything_newer() {
+fn older_copy_never_replaces_newer() {
     let stored = |version, json: Option<&'static str>| {
         StoredValue::new(Version::from_u64(version), json.map(|json| Json::from(json.as_bytes())), Millis(0))
     };
@@ -116,18 +116,18 @@ fn nothing_older_takes_the_place_of_anything_newer() {
 }
 
 #[test]
-fn copies_are_decoded_where_they_meet() {
+fn only_conflicting_copies_are_decoded() {
     let stored =
         |version, json: &str| StoredValue::new(Version::from_u64(version), Some(json.as_bytes().into()), Millis(0));
     let mut values = Values::default();
     let late = ValueSlot::incoming(0, stored(4, "9"));
-    assert!(values.is_decided(&late), "it meets nothing");
+    assert!(values.is_decided(&late), "no other copy, no decoding");
     values.put(ValueSlot::local(0, stored(5, "1")));
-    assert!(values.is_decided(&ValueSlot::incoming(0, stored(5, "1"))), "it meets itself");
+    assert!(values.is_decided(&ValueSlot::incoming(0, stored(5, "1"))), "the same copy needs no decoding");
     assert!(!values.is_decided(&late));
-    assert!(values.is_decided(&incoming(stored(4, "9"))), "this node can read what it wrote");
+    assert!(values.is_decided(&incoming(stored(4, "9"))), "a local copy counts as readable");
     values.put(ValueSlot::incoming(0, stored(6, "2")));
-    assert!(!values.is_decided(&incoming(stored(4, "9"))), "that came from elsewhere");
+    assert!(!values.is_decided(&incoming(stored(4, "9"))), "a copy from elsewhere must be decoded first");
     values.decide(&ValueSlot::incoming(0, stored(6, "2")), true);
     assert!(values.is_decided(&incoming(stored(4, "9"))));
 }

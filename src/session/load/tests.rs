@@ -1,4 +1,4 @@
-//! The tokens that a request brings.
+//! The session ids that a request's cookie tokens name, and whether a token could not be read.
 
 use std::{
     future::Future,
@@ -39,7 +39,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 fn at_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(done) => done,
-        Poll::Pending => unreachable!("nothing to wait for"),
+        Poll::Pending => unreachable!("no store, so no future waits"),
     }
 }
 
@@ -85,7 +85,7 @@ fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
 }
 
 #[test]
-fn tokens_brought_are_named() {
+fn request_tokens_name_their_sessions() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let (warm, cold) = (node(&ring, &clock), || node(&ring, &clock));
     let ((one, first), (other, second)) = (begun(&warm), begun(&warm));
@@ -98,7 +98,7 @@ fn tokens_brought_are_named() {
     let newer = &written[2];
     for node in [&warm, &cold()] {
         assert_eq!(brought(node, &[]), (vec![], false));
-        assert_eq!(brought(node, &[newer]), (vec![one], false), "recognised or opened");
+        assert_eq!(brought(node, &[newer]), (vec![one], false), "memory knows the token, or the key ring opens it");
         assert_eq!(brought(node, &[&first, newer]), (vec![one], false));
         assert_eq!(brought(node, &[&first, &second]), (vec![one, other], false));
         assert_eq!(brought(node, &[&first, &foreign]), (vec![one], true));
@@ -106,32 +106,36 @@ fn tokens_brought_are_named() {
         assert_eq!(brought(node, &["1", "2", "3", &first, "5"]), (vec![one], true));
         let four = [&first, &written[0], &written[1], &written[2]].map(String::as_str);
         assert_eq!(brought(node, &four), (vec![one], false));
-        assert_eq!(brought(node, &[&four[..], &["5"]].concat()), (vec![one], true), "a fifth came");
-        assert_eq!(brought(node, &[&first, &"x".repeat(16 << 10)]), (vec![], true), "over the cap");
+        assert_eq!(brought(node, &[&four[..], &["5"]].concat()), (vec![one], true), "a fifth value counts as unread");
+        assert_eq!(
+            brought(node, &[&first, &"x".repeat(16 << 10)]),
+            (vec![], true),
+            "a header over the cap is not read"
+        );
     }
     let five = ["1", "2", "3", "4", &first];
-    assert_eq!(brought(&cold(), &five), (vec![], true), "the fifth is not tried");
+    assert_eq!(brought(&cold(), &five), (vec![], true), "the fifth value is not opened");
 }
 
 #[test]
-fn tokens_brought_outlive_idleness_alone() {
+fn idle_token_still_names_its_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let warm = node(&ring, &clock);
     let (id, token) = begun(&warm);
     clock.advance(2 * DAY);
     for node in [&warm, &node(&ring, &clock)] {
         let session = load(node, &[&token], None);
-        assert!(session.is_new(), "idled out");
+        assert!(session.is_new(), "the session has idled out");
         assert_eq!(session.shared().request_token.cookie_tokens().ids, [id]);
     }
     clock.advance(28 * DAY);
     for node in [&warm, &node(&ring, &clock)] {
-        assert_eq!(brought(node, &[&token]), (vec![], false), "genuine, and past its absolute deadline");
+        assert_eq!(brought(node, &[&token]), (vec![], false), "a token past its absolute deadline names nothing");
     }
 }
 
 #[test]
-fn tokens_brought_name_ended_ids() {
+fn ended_token_still_names_its_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let node = node(&ring, &clock);
     let (id, token) = begun(&node);

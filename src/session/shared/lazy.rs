@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock, atomic::Ordering};
 use super::{SessionShared, ValueRevision};
 use crate::{
     config::ResolvedPrincipal,
-    cookie::order::{MOST_BEGUN, Turn},
+    cookie::order::{MAX_BEGUN, Turn},
     error::{WriteError, WriteErrorKind},
     id::{PrincipalTag, RecordKey, SessionId},
     memory::record::Record,
@@ -82,7 +82,7 @@ impl OwnEnds {
         let same = |earlier: &IssuedOrder| earlier.turn == planned.turn && earlier.principal == planned.principal;
         let order = match issued.iter().position(same) {
             Some(at) => issued.remove(at),
-            None if issued.len() == MAX_ISSUED_ORDERS || issued.len() + ended >= MOST_BEGUN => {
+            None if issued.len() == MAX_ISSUED_ORDERS || issued.len() + ended >= MAX_BEGUN => {
                 let message = "a sign-out takes back 8 orders of a handle, and 15 with those of its earlier sign-outs: \
                                order on the handle of a new request";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));

@@ -75,7 +75,7 @@ fn existing_record_refuses_create() {
 }
 
 #[test]
-fn ended_record_refuses_everything_with_its_reason() {
+fn ended_record_refuses_commits_with_reason() {
     let mut store = Store::with(Some("1"), 5);
     store.apply(END, &[]);
     for kind in KINDS {
@@ -99,7 +99,7 @@ fn ended_record_expires() {
 }
 
 #[test]
-fn change_replaces_the_standing_version_alone() {
+fn replacement_needs_the_present_version() {
     let mut store = Store::with(Some("1"), 5);
     for version in [Version::ZERO, Version::from_u64(4), Version::from_u64(6)] {
         let changes = [change(Some("2")), replacing(version)];
@@ -134,7 +134,7 @@ fn carried_change_applies_if_newer() {
 }
 
 #[test]
-fn stamp_is_above_every_version_of_the_owner() {
+fn stamp_exceeds_every_version_of_owner() {
     let mut store = Store::with(None, u64::MAX / 2);
     let mut newest = Version::from_u64(u64::MAX / 2);
     for kind in [CommitKind::Update, CommitKind::Upsert, CommitKind::Update, END] {
