@@ -19,7 +19,7 @@ use crate::{
     cross_site::RequestKind,
     sessions::Sessions,
     writeback::{
-        admission::only_own_pages,
+        accept::only_own_pages,
         asset::Asset,
         reply::{Refusal, gone, streaming},
         stream::{EventStream, HEARTBEAT_INTERVAL},

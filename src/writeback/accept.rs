@@ -1,12 +1,56 @@
-//! [`AcceptedValues`]: the allowed values of a POST, each decoded and encoded by its type.
+//! The checks before the writeback stores anything: of a request's method, cross-site rule, content type and user, and
+//! of a POST's values, each decoded and encoded by its type.
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode, header, request::Parts};
 use serde_json::value::RawValue;
 
 use super::{body::MAX_BODY, numbers::integers_survive, reply::Refusal};
-use crate::value::{Json, Schema, ValueError, ValueIndex, ValueSpec};
+use crate::{
+    cross_site::RequestKind,
+    session::{Session, read},
+    sessions::Sessions,
+    value::{Json, Schema, ValueError, ValueIndex, ValueSpec},
+};
+
+/// Checks the method and the cross-site rule.
+pub(crate) fn only_own_pages(sessions: &Sessions, kind: RequestKind, head: &Parts) -> Result<(), Refusal> {
+    let method = kind.method();
+    if head.method != method {
+        return Err(Refusal::method(&[method]));
+    }
+    sessions.cross_site.check(kind, &head.uri, &head.headers).map_err(|refused| {
+        sessions.node.refusals.tell(&refused, sessions.node.now());
+        Refusal::new(StatusCode::FORBIDDEN, "cross_site", refused.reason.message())
+    })
+}
+
+/// Checks the content type of a POST.
+pub(super) fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let essence = match (types.next(), types.next()) {
+        (Some(value), None) => value.as_bytes().split(|byte| *byte == b';').next(),
+        _ => None,
+    };
+    if essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json")) {
+        return Ok(());
+    }
+    let message = "the content type must be application/json";
+    Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
+}
+
+/// The header field with the user mark from the page's last `state` event: the user whose values the page posts.
+const SESSION_USER: &str = "session-user";
+
+/// Refuses a page whose user has changed. While the page could not post, another user may have signed in, and the
+/// values of one user must not become the other's.
+pub(super) fn for_this_user(headers: &HeaderMap, session: &Session) -> Result<(), Refusal> {
+    match headers.get(SESSION_USER) {
+        Some(meant) if meant.as_bytes() != read::user_mark(session.shared()).as_bytes() => Err(Refusal::user_changed()),
+        _ => Ok(()),
+    }
+}
 
 /// The most bytes of a value as its type encodes the value. The limit on the body is not enough: `[{},{},…]` can become
 /// thirty times as long once each field has its default.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::request::outside_strings;
+use super::body::outside_strings;
 use crate::{throttle::PerValue, time::Millis, value::ValueIndex};
 
 /// Returns the number literals of a JSON text that a reader with only doubles would change: integers beyond ±(2^53−1),

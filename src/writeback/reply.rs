@@ -12,7 +12,6 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use serde::Serialize;
 
-use super::request::Malformed;
 use crate::{
     error::{MissingSession, MissingSessionKind, WriteError, WriteErrorKind},
     session::relay::RelayRefused,
@@ -154,12 +153,6 @@ fn json<B: From<Bytes>>(status: StatusCode, body: &impl Serialize) -> Response<B
     // Strings in structs always encode.
     let body = serde_json::to_vec(body).unwrap_or_default();
     private(status, Some("application/json"), Bytes::from(body).into())
-}
-
-impl From<Malformed> for Refusal {
-    fn from(Malformed { code, message }: Malformed) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, code, message)
-    }
 }
 
 impl From<RelayRefused> for Refusal {

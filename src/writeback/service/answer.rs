@@ -22,13 +22,11 @@ use crate::{
         relay_in,
     },
     writeback::{
-        accept::{AcceptedValues, UnknownNames},
-        admission::{for_this_user, only_json, only_own_pages},
+        accept::{AcceptedValues, UnknownNames, for_this_user, only_json, only_own_pages},
         asset::Asset,
-        body,
+        body::{self, Posted},
         events::Events,
         reply::{Refusal, WritebackBody, gone, stored, streaming},
-        request::Posted,
         stream::EventStream,
     },
 };
