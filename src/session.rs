@@ -40,7 +40,6 @@ pub(crate) mod sign_in;
 mod sign_in_plan;
 #[cfg(test)]
 mod tests;
-mod write;
 
 use self::{
     batch::Batch,

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::{
-    Session, commit,
+    Session,
+    commit::{self, Attempts},
     read::{self, Access, Stored},
     shared::SessionShared,
-    write::Attempts,
 };
 use crate::{
     error::{WriteError, WriteErrorKind},

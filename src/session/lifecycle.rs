@@ -6,10 +6,9 @@
 //! handle.
 
 use super::{
-    commit,
+    commit::{self, Attempts, CommitFailure},
     replace::{SessionStart, StartKind, replace_session},
     shared::{Binding, SessionShared},
-    write::{Attempts, CommitFailure},
 };
 use crate::{
     cross_site::CrossSite,

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::{
-    commit::PlannedSession,
+    commit::{Attempts, PlannedSession, WriteTarget, write},
     lifecycle::{self, Site},
     load::principal,
     replace::{SessionStart, StartKind, replace_session},
     shared::SessionShared,
-    write::{Attempts, WriteTarget, write},
 };
 use crate::{
     config::{Identity, ResolvedPrincipal},
