@@ -21,7 +21,6 @@ pub(crate) mod commit;
 pub(crate) mod cookie_out;
 #[cfg(feature = "inspector")]
 pub(crate) mod cookie_size;
-mod current_token;
 pub(crate) mod end;
 pub(crate) mod explain;
 mod life;

@@ -9,21 +9,21 @@ use self::{
     merge::TokenMerge,
     token::{CookieSession, KnownToken, RequestHead},
 };
-use super::shared::{Binding, RequestToken, SessionShared};
+use super::shared::{Binding, RequestToken, SessionShared, fenced};
 use crate::{
-    config::{ComputedAnswer, DEFAULT},
+    config::{ComputedAnswer, DEFAULT, ResolvedPrincipal},
     cross_site::CrossSite,
     error::{CloseReason, TierError},
     id::{Principal, RecordKey},
+    memory::record::Record,
     node::Node,
     tier::{Lookup, outside::WaitPolicy},
     time::Millis,
-    value::Json,
+    value::{Json, Scope},
 };
 
 mod admit;
 pub(super) mod merge;
-pub(super) mod principal;
 #[cfg(feature = "testing")]
 #[cfg(test)]
 mod tests;
@@ -50,10 +50,10 @@ pub(super) async fn run(
     };
     add_answers(&mut shared, &head, answers);
     let merging = if is_known { None } else { open_session(&mut shared, &head, now).await? };
-    principal::drop_if_revoked(&mut shared, now);
-    principal::load(&shared, now).await?;
+    drop_if_revoked(&mut shared, now);
+    load_principal(&shared, now).await?;
     // All of the principal's sessions may have ended while the store was asked.
-    principal::drop_if_revoked(&mut shared, now);
+    drop_if_revoked(&mut shared, now);
     if let Some(merging) = merging {
         merging.finish(&mut shared, now);
     }
@@ -66,7 +66,7 @@ pub(super) async fn job(node: &Arc<Node>, principal: Principal) -> Result<Sessio
     let mut shared = SessionShared::new(Arc::clone(node), Binding::PrincipalOnly, RequestToken::default(), false);
     shared.head_principal = Some(Arc::new(node.config.resolve_principal(principal)));
     shared.computed = answers.into();
-    principal::load(&shared, node.now()).await?;
+    load_principal(&shared, node.now()).await?;
     if node.store.is_none() && node.memory.is_none() {
         // A job has no response whose cookie could keep a write: without memory and a store the write would be lost at
         // once.
@@ -122,6 +122,51 @@ async fn open_session(
     }
     shared.request_token.key = key;
     Ok(None)
+}
+
+/// Unbinds the handle from its session, if all sessions of the principal were ended.
+fn drop_if_revoked(shared: &mut SessionShared, now: Millis) {
+    if shared.with_session_record(Scope::Session, |_| ()).is_none()
+        && let Binding::Live(record) = shared.binding()
+        && shared.check_revoked(&record, now).is_err()
+    {
+        *shared.binding.get_mut() = fenced(&record, now).unwrap_or(Binding::Fenced(CloseReason::Revoked));
+    }
+}
+
+/// Loads the present principal's record from the store, unless memory holds the store's answer.
+async fn load_principal(shared: &SessionShared, now: Millis) -> Result<(), TierError> {
+    if shared.node.store.is_some()
+        && let Some(principal) = shared.principal(now)
+        && let Some(record) = load_record(shared, &principal, now).await?
+    {
+        // Held as long as the handle lives: a record created after an eviction would lack the store's values.
+        shared.hold_record(record);
+    }
+    Ok(())
+}
+
+/// Returns the record of a principal, merged with the store's copy. Asks the store unless memory holds the store's
+/// answer. `None` without a store.
+pub(in crate::session) async fn load_record(
+    shared: &SessionShared,
+    principal: &ResolvedPrincipal,
+    now: Millis,
+) -> Result<Option<Arc<Record>>, TierError> {
+    let Some(store) = shared.node.store() else { return Ok(None) };
+    let known = shared.find_principal(principal);
+    if known.as_ref().is_some_and(|record| !record.is_stale() && record.closed(now).is_none()) {
+        return Ok(known);
+    }
+    let abandoned = known.as_ref().map_or(Record::NEVER_LOADED, |record| record.abandoned_writes());
+    let stored = store.read(principal.owner).await?.into_record();
+    let record = shared.principal_record(principal, now);
+    shared.node.merge_stored(&record, stored, Scope::Principal, now);
+    // Marks the record found before the store was asked, since each record of an owner counts its own abandoned writes.
+    known.as_ref().unwrap_or(&record).mark_read(abandoned);
+    // Counted even if empty, so that memory remembers a store without a record of the principal.
+    shared.node.account(&record, now);
+    Ok(Some(record))
 }
 
 /// Traces a request without a session that another site caused. The loader traces the other refusals, with their

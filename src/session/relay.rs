@@ -4,8 +4,10 @@ use std::sync::Arc;
 use std::{fmt, sync::atomic::Ordering};
 
 use super::{
-    current_token::{CurrentToken, check_current},
-    load::merge,
+    load::{
+        merge,
+        token::{CurrentToken, check_current},
+    },
     shared::{Binding, SessionShared},
 };
 use crate::{

@@ -4,8 +4,8 @@ use std::{iter, sync::Arc};
 
 use super::{
     commit::PlannedSession,
-    current_token::CurrentToken,
     end, lifecycle,
+    load::token::CurrentToken,
     relay::{self, OpenedRelay, RelayRefused},
     replace::{SessionStart, StartKind},
     shared::{CookieTokens, OwnEnd, SessionShared},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     commit::{Attempts, PlannedSession, WriteTarget, write},
     lifecycle::{self, Site},
-    load::principal,
+    load,
     replace::{SessionStart, StartKind, replace_session},
     shared::SessionShared,
 };
@@ -80,7 +80,7 @@ impl SignInPlan {
         let SignInRequest { user, grants, adopt, planned, may_begin } = request;
         let principal = named_principal(shared, &user);
         let loaded = match &principal {
-            Some(principal) => principal::load_record(shared, principal, shared.node.now()).await?,
+            Some(principal) => load::load_record(shared, principal, shared.node.now()).await?,
             None => None,
         };
         let now = shared.node.now();

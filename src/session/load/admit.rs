@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::token::OpenedCookie;
+use super::token::{CurrentToken, OpenedCookie};
 use crate::{
     error::{CloseReason, TierError},
     id::RecordKey,
@@ -11,10 +11,7 @@ use crate::{
         cookie_sync::TokenFingerprint,
         life::{End, Successor},
     },
-    session::{
-        current_token::CurrentToken,
-        shared::{Binding, SessionShared, fenced},
-    },
+    session::shared::{Binding, SessionShared, fenced},
     tier::Snapshot,
     time::Millis,
 };

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use super::admit::{AcceptedToken, StoreAnswer};
+use super::{
+    admit::{AcceptedToken, StoreAnswer},
+    token::CurrentToken,
+};
 use crate::{
     cookie::payload::EntryOwner,
     memory::record::Record,
@@ -13,10 +16,7 @@ use crate::{
         values::{Resolution, ValueSlot},
         write_context::IncomingFrom,
     },
-    session::{
-        current_token::CurrentToken,
-        shared::{Binding, SessionShared},
-    },
+    session::shared::{Binding, SessionShared},
     time::Millis,
     value::{Schema, Scope, ValueIndex},
     version::Version,
