@@ -119,10 +119,9 @@ pub use self::{
     },
     require::{Require, RequireFuture, RequireLayer},
     resolve::{
-        future::ResponseFuture,
         layer::LayeredSessionLayer,
         preload::{Preload, PreloadFuture, PreloadLayer},
-        service::LayeredSession,
+        service::{LayeredSession, ResponseFuture},
     },
     session::{
         Session, ValueSource,

@@ -1,7 +1,6 @@
 //! The middleware: layer, service, future, and the variant that loads before it calls.
 
 mod caching;
-pub(crate) mod future;
 pub(crate) mod layer;
 pub(crate) mod preload;
 pub(crate) mod service;

@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::future::{Entered, ResponseFuture};
+use super::service::{Entered, ResponseFuture};
 use crate::{session::loader::LoadFuture, sessions::Sessions};
 
 /// A layer that loads each session before it calls the inner service. See

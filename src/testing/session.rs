@@ -14,7 +14,7 @@ use http::{
 
 use super::{error::TestError, jar::set_cookies};
 use crate::{
-    error::WriteError, resolve::future::ResponseFuture, session::Session, sessions::Sessions, value::SessionValue,
+    error::WriteError, resolve::service::ResponseFuture, session::Session, sessions::Sessions, value::SessionValue,
 };
 
 type Writing<'a> = Pin<Box<dyn Future<Output = Result<(), WriteError>> + Send + 'a>>;
