@@ -12,9 +12,9 @@ use self::{
     budget::BUDGET,
     keyring::{KeyRing, Keys},
     payload::Payload,
-    place::CookieScope,
     plaintext::PlaintextBuffer,
     seal::{Context, Purpose},
+    set_cookie::CookieScope,
 };
 use crate::id::SessionId;
 
@@ -26,7 +26,6 @@ pub(crate) mod keyring;
 pub(crate) mod layout;
 pub(crate) mod order;
 pub(crate) mod payload;
-mod place;
 pub(crate) mod plaintext;
 mod reader;
 mod same_site;

@@ -5,7 +5,7 @@ use std::iter;
 use super::{
     CookieTier, SameSite,
     budget::{MAX_COOKIE, MIN_COOKIE},
-    place::CookieScope,
+    set_cookie::CookieScope,
 };
 use crate::error::{BuildError, BuildErrorKind};
 
