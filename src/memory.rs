@@ -20,7 +20,6 @@ use crate::{
 
 mod evict;
 mod expiry;
-mod index_slot;
 pub(crate) mod record;
 #[cfg(all(test, shuttle))]
 mod schedules;

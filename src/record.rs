@@ -6,4 +6,3 @@ pub(crate) mod cookie_sync;
 pub(crate) mod life;
 pub(crate) mod state;
 pub(crate) mod values;
-pub(crate) mod write_context;

@@ -11,7 +11,10 @@ use crate::{
     error::{MissingSession, TierError, WriteError, WriteErrorKind},
     id::Principal,
     node::Node,
-    record::{change::Mutation, state::Kind, write_context::WriteScope},
+    record::{
+        change::{Mutation, WriteScope},
+        state::Kind,
+    },
     tier::outside::note_missing_layer,
     value::{self, Json, SessionValue, ValueIndex},
 };

@@ -13,11 +13,7 @@ use self::rows::{Facts, rows};
 use crate::{
     config::{COOKIE, ComputedTier, DEFAULT, MEMORY},
     node::Node,
-    record::{
-        life::Lifetime,
-        state::{Kind, room::JsonRoom},
-        values::Resolution,
-    },
+    record::{budget::JsonRoom, life::Lifetime, state::Kind, values::Resolution},
     session::{
         Access, Session,
         cookie_size::{self, CookieSize},

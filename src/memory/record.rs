@@ -12,22 +12,20 @@ use std::{
 
 use once_cell::race::OnceBox;
 
-use super::index_slot::IndexSlot;
 use crate::{
     error::CloseReason,
     id::{PrincipalTag, RecordKey, SessionId},
     node_clock::NodeClock,
     record::{
-        change::{IncomingValue, MergeResult, Mutation},
+        change::{CommitRejected, IncomingFrom, IncomingValue, MergeResult, Mutation, WriteContext},
         cookie_sync::CookieSync,
         life::{End, Lifetime, SessionLife, Successor},
         state::{Kind, PrincipalState, State},
         values::{StoredValue, ValueSlot},
-        write_context::{CommitRejected, IncomingFrom, WriteContext},
     },
     sync::{
         RwLock, RwLockReadGuard, RwLockWriteGuard,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::Millis,
     value::{Schema, ValueIndex},
@@ -54,6 +52,29 @@ pub(crate) struct Record {
     /// The record's place in the expiry index.
     pub(super) place: IndexSlot,
     extras: OnceBox<extras::RecordExtras>,
+}
+
+/// The place of a record in the index of expiry, changed only under the index's lock.
+#[derive(Debug, Default)]
+pub(super) struct IndexSlot {
+    /// 0 for a record that is not in the index: no deadline is in the first minute of 1970.
+    minute: AtomicU32,
+    at: AtomicU32,
+}
+
+impl IndexSlot {
+    pub(super) fn is_none(&self) -> bool {
+        self.minute.load(Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn set(&self, minute: u32, at: usize) {
+        self.at.store(at as u32, Ordering::Relaxed);
+        self.minute.store(minute, Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> (u32, usize) {
+        (self.minute.load(Ordering::Relaxed), self.at.load(Ordering::Relaxed) as usize)
+    }
 }
 
 impl Record {

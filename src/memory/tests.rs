@@ -7,9 +7,8 @@ use crate::{
     error::CloseReason,
     node_clock::NodeClock,
     record::{
-        change::Mutation,
+        change::{BudgetShare, Mutation, WriteContext, WriteScope},
         life::{Lifetime, SessionLife, Successor},
-        write_context::{BudgetShare, WriteContext, WriteScope},
     },
     time::Wall,
     value::{Json, Schema, SessionValue, ValueSpec},

@@ -1,4 +1,10 @@
-//! The bytes that a browser's cookie has for each owner's entries.
+//! The budget of a browser's cookie: the bytes for each owner's entries, whether a write fits, and how many bytes of JSON
+//! would fit.
+
+use super::{
+    change::{BudgetShare, CommitRejected, Mutation, Oversize, WriteContext},
+    state::State,
+};
 
 /// The bytes that the browser has for the entries of each owner. Each owner has its own bytes, so that principal values
 /// accepted for one browser fit all other browsers of the principal, whatever their sessions hold.
@@ -17,4 +23,133 @@ pub(crate) const fn entry_len(name: usize, json: Option<usize>) -> usize {
         None => 0,
     };
     2 + name + 8 + json
+}
+
+/// The part of a cookie that an owner's values take and leave, in bytes of JSON.
+#[cfg(feature = "inspector")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct JsonRoom {
+    pub(crate) used: usize,
+    /// The bytes by which the present values may grow. Another value takes more than its JSON.
+    pub(crate) free: usize,
+}
+
+/// An entry of the cookie, by its size.
+#[derive(Clone, Copy)]
+struct Sized<'a> {
+    name: &'a str,
+    /// Bytes of the JSON; a tombstone has none.
+    json: Option<usize>,
+}
+
+impl<'a> Sized<'a> {
+    fn of_change(change: &Mutation) -> Sized<'_> {
+        Sized { name: change.name, json: change.json.as_ref().map(|json| json.len()) }
+    }
+
+    const fn entry(&self) -> usize {
+        entry_len(self.name.len(), self.json)
+    }
+}
+
+/// The bytes of a budget that entries take.
+struct UsedBytes {
+    /// The identity value's entry, if room is reserved for it.
+    identity: usize,
+    others: usize,
+}
+
+impl UsedBytes {
+    fn of<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Self {
+        let identity = terms.reserved.map(|(index, _)| terms.schema.get(index).name);
+        sizes.fold(Self { identity: 0, others: 0 }, |mut taken, sized| {
+            let part = if identity == Some(sized.name) { &mut taken.identity } else { &mut taken.others };
+            *part += sized.entry();
+            taken
+        })
+    }
+
+    const fn total(&self) -> usize {
+        self.identity + self.others
+    }
+}
+
+impl State {
+    /// Checks that each change replaces the version that it expects, and that the browser has room for the changes.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitRejected::Outdated`] for another version, and [`CommitRejected::TooLarge`] without room.
+    pub(crate) fn check_budget(&self, changes: &[Mutation], terms: WriteContext<'_>) -> Result<(), CommitRejected> {
+        for change in changes {
+            if let Some(expected) = change.replaces {
+                let stands = self.value(terms.schema, change.index, terms.now).map(|stored| stored.version);
+                if stands.unwrap_or_default() != expected {
+                    return Err(CommitRejected::Outdated);
+                }
+            }
+        }
+        let carried = || changes.iter().filter(|change| terms.schema.get(change.index).in_cookie());
+        // A removal always fits in the place of the removed value, and must never be refused. Neither must values that
+        // stay on the server, even if the merge of two nodes' values has exceeded the budget.
+        if !carried().any(|change| change.json.is_some()) {
+            return Ok(());
+        }
+        let changed = |name: &str| changes.iter().any(|change| change.name == name);
+        let stays = self.sizes(terms).filter(|sized| !changed(sized.name));
+        let sizes = stays.clone().chain(carried().map(Sized::of_change));
+        let taken = UsedBytes::of(sizes.clone(), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
+        let before = UsedBytes::of(self.sizes(terms), terms);
+        let limit = match terms.share {
+            // A turn's values may fill the reserved room already. A write that does not grow the record is accepted even
+            // then.
+            BudgetShare::Ordinary => {
+                let others = terms.budget.saturating_sub(taken.identity.max(room)).max(before.others);
+                terms.budget.min(taken.identity + others)
+            }
+            // After a deploy with a lower budget, fuller records remain, and their users must still be able to sign in.
+            BudgetShare::Whole => terms.budget.max(terms.max_budget.min(UsedBytes::of(stays, terms).others + room)),
+        };
+        let limit = limit.max(before.total());
+        if taken.total() <= limit {
+            return Ok(());
+        }
+        let is_for_the_room = terms.share == BudgetShare::Ordinary && taken.total() <= terms.budget;
+        let written = carried().filter_map(|change| Sized::of_change(change).json).sum();
+        Err(CommitRejected::TooLarge(Box::new(Oversize {
+            largest: largest(sizes, terms),
+            written,
+            fits: (limit + written).saturating_sub(taken.total()),
+            stored: terms.reserved.filter(|_| is_for_the_room).map(|(_, room)| room),
+        })))
+    }
+
+    /// Returns the bytes of JSON that browsers carry of this record, and the free bytes.
+    #[cfg(feature = "inspector")]
+    pub(crate) fn json_room(&self, terms: WriteContext<'_>) -> JsonRoom {
+        let taken = UsedBytes::of(self.sizes(terms), terms);
+        let room = terms.reserved.map_or(0, |(_, room)| room);
+        JsonRoom {
+            used: self.sizes(terms).filter_map(|sized| sized.json).sum(),
+            free: terms.budget.saturating_sub(taken.others + taken.identity.max(room)),
+        }
+    }
+
+    /// Returns the sizes of this record's cookie entries.
+    fn sizes<'a>(&'a self, terms: WriteContext<'a>) -> impl Iterator<Item = Sized<'a>> + Clone {
+        self.cookie_entries(terms.schema)
+            .map(|(name, stored)| Sized { name, json: stored.json.as_ref().map(|json| json.len()) })
+    }
+}
+
+/// Returns the three largest declared entries, with the bytes of their JSON.
+fn largest<'a>(sizes: impl Iterator<Item = Sized<'a>>, terms: WriteContext<'_>) -> Vec<(&'static str, usize)> {
+    let mut sizes: Vec<_> = sizes.collect();
+    sizes.sort_unstable_by_key(|sized| (std::cmp::Reverse(sized.entry()), sized.name));
+    let declared = sizes.iter().filter_map(|sized| {
+        let index = terms.schema.index_by_name(sized.name)?;
+        Some((terms.schema.get(index).name, sized.json?))
+    });
+    declared.take(3).collect()
 }

@@ -1,10 +1,14 @@
-//! Changes to apply to a record: the application's changes, and copies from other tiers, browsers and nodes.
+//! Changes to apply to a record, from the application or as copies from other tiers, browsers and nodes, with the context
+//! of a write and the reasons of a rejection.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, time::Duration};
 
-use super::values::{StoredValue, ValueSlot};
+use super::values::{Resolution, StoredValue, ValueSlot};
 use crate::{
-    value::{Json, ValueIndex},
+    error::CloseReason,
+    node_clock::NodeClock,
+    time::Millis,
+    value::{Json, Schema, ValueIndex},
     version::Version,
 };
 
@@ -74,5 +78,98 @@ impl Mutation {
     /// [`Committed::Outdated`](crate::tier::Committed::Outdated).
     pub const fn replaces(&self) -> Option<Version> {
         self.replaces
+    }
+}
+
+/// The reason why a record rejected a change.
+#[derive(Debug)]
+pub(crate) enum CommitRejected {
+    Closed(CloseReason),
+    /// The record has another version than the change would replace.
+    Outdated,
+    /// The record would exceed the browser's budget, or the part of the budget beside the room for the identity value.
+    TooLarge(Box<Oversize>),
+}
+
+/// The inputs of a write beside the changes.
+#[derive(Clone, Copy)]
+pub(crate) struct WriteContext<'a> {
+    pub(crate) schema: &'a Schema,
+    pub(crate) now: Millis,
+    /// The clock that gives the versions.
+    pub(crate) time: &'a NodeClock,
+    pub(crate) scope: WriteScope,
+    /// Bytes that the browser has for this owner's entries.
+    pub(crate) budget: usize,
+    /// The bytes that a browser has under the largest possible budget: an earlier deploy may have filled them.
+    pub(crate) max_budget: usize,
+    pub(crate) share: BudgetShare,
+    /// Bytes of the budget that an ordinary write leaves to the value of the signed-in user.
+    pub(crate) reserved: Option<(ValueIndex, usize)>,
+    /// Whether a shared store gives the versions: such versions are kept unchanged.
+    pub(crate) store_stamps: bool,
+    /// The shortest time to keep tombstones. A session keeps its tombstones at least for its idle lifetime and the
+    /// clock skew.
+    pub(crate) tombstones: Duration,
+}
+
+impl WriteContext<'_> {
+    /// Returns the same context for a write of this share.
+    pub(crate) const fn for_share(self, share: BudgetShare) -> Self {
+        Self { share, ..self }
+    }
+}
+
+/// The origin of copies that keep their versions. Copies from a store are merged by version alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum IncomingFrom {
+    Browser(Resolution),
+    Store,
+}
+
+/// The part of a budget that a write may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum BudgetShare {
+    /// All except the room reserved for the identity value.
+    Ordinary,
+    /// All: for a sign-in, or for the values that a turn grants.
+    Whole,
+}
+
+/// The part of a record that a write affects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WriteScope {
+    /// The values that the write names.
+    Values,
+    /// All values: the changes are the removals of a `clear`.
+    ClearAll,
+}
+
+/// A write without room in the browser's cookie. All sizes are bytes of JSON.
+#[derive(Debug)]
+pub(crate) struct Oversize {
+    /// The largest values of the owner, the written values among them.
+    pub(crate) largest: Vec<(&'static str, usize)>,
+    /// The values that the write sets.
+    pub(super) written: usize,
+    /// The most that a write of the same values could set.
+    pub(super) fits: usize,
+    /// The bytes reserved for a sign-in, if the write would fit without the reserve.
+    pub(super) stored: Option<usize>,
+}
+
+impl fmt::Display for Oversize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { largest, written, fits, stored } = self;
+        write!(f, "the write has {written} bytes of JSON, and the browser's cookie has room for {fits}")?;
+        if let Some(room) = stored {
+            write!(f, " beside the {room} bytes that are kept for a sign-in")?;
+        }
+        f.write_str("; the largest values: ")?;
+        for (at, (name, bytes)) in largest.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}`{name}` ({bytes} bytes)")?;
+        }
+        Ok(())
     }
 }

@@ -6,9 +6,8 @@ use std::{
 };
 
 use super::{
-    change::{IncomingValue, MergeResult},
+    change::{IncomingFrom, IncomingValue, MergeResult, WriteContext, WriteScope},
     cookie_sync::{CookieSnapshot, CookieSync, TokenFingerprint},
-    write_context::{IncomingFrom, WriteContext, WriteScope},
 };
 use crate::{
     error::CloseReason,
@@ -22,8 +21,6 @@ use crate::{
     value::{Schema, Scope, ValueIndex, ValueSpec},
     version::Version,
 };
-
-pub(crate) mod room;
 
 #[derive(Debug)]
 pub(crate) struct State {

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{WriteError, WriteErrorKind},
-    record::{change::Mutation, write_context::WriteScope},
+    record::change::{Mutation, WriteScope},
     time::Millis,
     value::{self, Scope, SessionValue, ValueIndex},
     version::Version,

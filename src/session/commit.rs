@@ -11,9 +11,8 @@ use crate::{
     memory::record::Record,
     node::store::NodeStore,
     record::{
-        change::Mutation,
+        change::{BudgetShare, CommitRejected, Mutation, WriteContext, WriteScope},
         life::SessionLife,
-        write_context::{BudgetShare, CommitRejected, WriteContext, WriteScope},
     },
     tier::{CommitKind, Committed},
     time::Millis,

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     cookie::{payload::EntryOwner, seal::sealed_len},
-    record::state::room::JsonRoom,
+    record::budget::JsonRoom,
     time::Millis,
     value::Scope,
 };

@@ -15,9 +15,9 @@ use crate::{
     error::{CloseReason, WriteError, WriteErrorKind},
     id::SessionId,
     record::{
+        change::BudgetShare,
         life::{Lifetime, Predecessor},
         state::Kind,
-        write_context::BudgetShare,
     },
     time::Millis,
 };

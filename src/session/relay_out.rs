@@ -24,10 +24,9 @@ use crate::{
     id::{PrincipalTag, SessionId},
     memory::record::Record,
     record::{
-        change::Mutation,
+        change::{BudgetShare, Mutation},
         life::{Lifetime, Predecessor, SessionLife},
         state::Kind,
-        write_context::BudgetShare,
     },
     time::Millis,
     value::{Scope, ValueIndex},

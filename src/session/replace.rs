@@ -13,11 +13,10 @@ use crate::{
     memory::record::Record,
     node::store::NodeStore,
     record::{
-        change::Mutation,
+        change::{BudgetShare, CommitRejected, Mutation},
         life::{LifeFields, Predecessor, SessionLife, Successor},
         state::{Kind, State},
         values::ValueSlot,
-        write_context::{BudgetShare, CommitRejected},
     },
     tier::{CommitKind, Committed},
     time::Millis,

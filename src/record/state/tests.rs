@@ -8,8 +8,8 @@ use crate::{
     memory::record::Record,
     node_clock::NodeClock,
     record::{
+        change::{BudgetShare, WriteContext},
         life::Lifetime,
-        write_context::{BudgetShare, WriteContext},
     },
     time::Wall,
     value::{Json, SessionValue},

@@ -10,11 +10,10 @@ use crate::{
     cookie::payload::EntryOwner,
     memory::record::Record,
     record::{
-        change::IncomingValue,
+        change::{IncomingFrom, IncomingValue},
         cookie_sync::{CookieSnapshot, TokenFingerprint},
         state::{Kind, State},
         values::{Resolution, ValueSlot},
-        write_context::IncomingFrom,
     },
     session::shared::{Binding, SessionShared},
     time::Millis,
