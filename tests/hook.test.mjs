@@ -17,7 +17,7 @@ const { now } = Date;
 let posts, sources, channels, timers, page;
 let time = 0; // milliseconds
 
-/** A stream of events that the test sends. */
+/** A fake `EventSource`: the test sends the events. */
 class Source extends EventTarget {
   closed = false;
 
@@ -48,7 +48,7 @@ class Source extends EventTarget {
   }
 }
 
-/** The tabs of one browser. */
+/** A fake `BroadcastChannel` between the tabs of one browser. */
 class Channel {
   constructor(name) {
     this.name = name;
@@ -101,7 +101,7 @@ function set(name, descriptor) {
   if (descriptor) Object.defineProperty(globalThis, name, descriptor);
 }
 
-/** A hook that only posts, and its announcements. */
+/** Opens a hook, by default without a stream, and records its events. */
 function open(options = { events: false }) {
   const session = connect({ url: '/session', ...options });
   const events = [];
@@ -111,7 +111,7 @@ function open(options = { events: false }) {
   return { session, events };
 }
 
-/** A hook whose stream belongs to a session, and has sent these values. */
+/** Opens a hook with a stream of a session that has sent these values. */
 function follow(values = {}, user = '') {
   const { session, events } = open({});
   const source = sources.at(-1);
@@ -139,13 +139,13 @@ async function cut() {
   await settled();
 }
 
-/** The timers that watch for silence: two and a half heartbeats of a stream, and a question to the leading tab. */
+/** The timers that watch for silence: two and a half heartbeats for a stream, 3 s for an answer of the leading tab. */
 const watches = () => [...timers].filter(([, { delay }]) => delay === 37_500 || delay === 3_000);
 
 /** The timers of backoff. */
 const waits = () => [...timers].filter(([, { delay }]) => delay !== 37_500 && delay !== 3_000);
 
-/** Runs the only timer of backoff, and returns the length of the timer. */
+/** Runs the only timer of backoff, and returns its delay. */
 async function wait() {
   assert.equal(waits().length, 1);
   const [[id, { run, delay }]] = waits();
@@ -170,7 +170,7 @@ test('credentials go with every request', () => {
   }
 });
 
-test('a value is posted as JSON with the cookie, and its storing is announced', async () => {
+test('value is posted as JSON and announced', async () => {
   const { session, events } = open();
   session.store({ theme: 'dark', filter: { open: true } });
   assert.equal(posts[0].url, '/session');
@@ -188,7 +188,7 @@ test('a value is posted as JSON with the cookie, and its storing is announced', 
   assert.equal(timers.size, 0);
 });
 
-test('one POST is under way at a time, and the newest value of a name goes', async () => {
+test('writes during a POST go together', async () => {
   const { session } = open();
   session.store({ a: 1 });
   session.store({ a: 2, b: 1 });
@@ -198,7 +198,7 @@ test('one POST is under way at a time, and the newest value of a name goes', asy
   assert.deepEqual(bodies(), [{ a: 1 }, { a: 3, b: 1 }]);
 });
 
-test('names that objects treat specially are plain names', async () => {
+test('special object names are plain names', async () => {
   const { session } = open();
   session.store(JSON.parse('{"__proto__":{"x":1},"constructor":2,"toString":3,"a\\"b":4}'));
   assert.equal(posts[0].init.body, '{"__proto__":{"x":1},"constructor":2,"toString":3,"a\\"b":4}');
@@ -208,13 +208,13 @@ test('names that objects treat specially are plain names', async () => {
   assert.equal({}.x, undefined);
 });
 
-test('what is no JSON throws and changes nothing', () => {
+test('non-JSON value throws and changes nothing', () => {
   const { session } = open();
   for (const value of [undefined, () => {}, 1n]) assert.throws(() => session.store({ a: 1, b: value }), TypeError);
   assert.equal(posts.length, 0);
 });
 
-test('a value is what it was when it was stored', async () => {
+test('later mutation does not change a stored value', async () => {
   const { session } = open();
   const cart = { lines: 1 };
   session.store({ first: true });
@@ -224,7 +224,7 @@ test('a value is what it was when it was stored', async () => {
   assert.deepEqual(posts[1].body, { cart: { lines: 1 } });
 });
 
-test('no POST is larger than the server takes', async () => {
+test('POST stays within the server’s limits', async () => {
   const { session } = open();
   session.store(Object.fromEntries(Array.from({ length: 70 }, (_, n) => [`n${n}`, n])));
   assert.equal(Object.keys(posts[0].body).length, 64);
@@ -238,10 +238,10 @@ test('no POST is larger than the server takes', async () => {
     assert.ok(Buffer.byteLength(posts[sent].init.body) <= 16 << 10);
   }
   await stored();
-  assert.deepEqual(Object.keys(posts[5].body), ['huge'], 'alone, for the server to refuse');
+  assert.deepEqual(Object.keys(posts[5].body), ['huge'], 'an oversized value goes alone, and the server refuses the value');
 });
 
-test('the newest relay token goes before the values, after what is under way', async () => {
+test('newest relay token goes before values', async () => {
   const { session } = open();
   session.relay('t1');
   session.store({ a: 1 });
@@ -253,23 +253,23 @@ test('the newest relay token goes before the values, after what is under way', a
   assert.deepEqual(bodies(), [{ $relay: 't1' }, { $relay: 't3' }, { a: 1 }]);
 });
 
-for (const [what, fail] of [
+for (const [fault, fail] of [
   ['a cut connection', cut],
-  ['408', () => answer(408, { code: 'timeout' })],
-  ['429', () => answer(429, 'slow down')],
-  ['500', () => answer(500, {})],
-  ['503', () => answer(503, { code: 'unavailable' })],
+  ['status 408', () => answer(408, { code: 'timeout' })],
+  ['status 429', () => answer(429, 'slow down')],
+  ['status 500', () => answer(500, {})],
+  ['status 503', () => answer(503, { code: 'unavailable' })],
   ['a login page', () => answer(200, '<html>')],
-  ['null', () => answer(200, 'null')],
-  ['half an answer', () => answer(200, '{"stored":["a"')],
+  ['a null response', () => answer(200, 'null')],
+  ['a truncated response', () => answer(200, '{"stored":["a"')],
 ]) {
-  test(`${what} is tried again, and nothing newer is overwritten`, async () => {
+  test(`POST repeats after ${fault}`, async () => {
     const { session, events } = open();
     session.store({ a: 1, b: 1 });
     session.store({ b: 2, c: 2 });
     await fail();
     session.store({ c: 3 });
-    assert.equal(posts.length, 1, 'not before the wait is over');
+    assert.equal(posts.length, 1, 'the POST repeats after the delay only');
     await wait();
     assert.deepEqual(posts[1].body, { a: 1, b: 2, c: 3 });
     session.relay('t1');
@@ -282,7 +282,7 @@ for (const [what, fail] of [
   });
 }
 
-test('a relay token that failed is tried again, unless a newer one waits', async () => {
+test('newer relay token replaces a failed token', async () => {
   const { session } = open();
   session.relay('t1');
   await cut();
@@ -294,7 +294,7 @@ test('a relay token that failed is tried again, unless a newer one waits', async
   assert.deepEqual(bodies(), [{ $relay: 't1' }, { $relay: 't1' }, { $relay: 't2' }]);
 });
 
-test('waits double from 250 ms to 30 s, with full jitter, and start over after a success', async () => {
+test('retry delays double up to 30 s', async () => {
   const { session } = open();
   session.store({ a: 1 });
   const waits = [];
@@ -309,10 +309,10 @@ test('waits double from 250 ms to 30 s, with full jitter, and start over after a
   Math.random = () => 0.5;
   assert.equal(await wait(), 250);
   await cut();
-  assert.equal(await wait(), 250, 'half of 500');
+  assert.equal(await wait(), 250, 'the jitter takes half of 500 ms');
 });
 
-test('after a conflict the token is dropped, and the values are stored in the end', async () => {
+test('conflict drops the token and keeps the values', async () => {
   const { session, events } = open();
   const ended = { code: 'session_ended', message: 'the session has ended', names: [] };
   session.relay('old');
@@ -322,11 +322,11 @@ test('after a conflict the token is dropped, and the values are stored in the en
   await answer(409, ended);
   assert.deepEqual(events, [['conflict', ended], ['conflict', ended]]);
   await wait();
-  assert.deepEqual(posts[2].body, { a: 1 }, 'by itself, as another tab may have brought a cookie');
+  assert.deepEqual(posts[2].body, { a: 1 }, 'the POST repeats by itself, since another tab may have brought a cookie');
   await answer(409, ended);
   session.store({ b: 2 });
   session.relay('new');
-  assert.equal(await wait(), 250, 'a new token ends the long wait');
+  assert.equal(await wait(), 250, 'a new token shortens the delay of a conflict');
   await stored();
   assert.deepEqual(bodies().slice(3), [{ $relay: 'new' }, { a: 1, b: 2 }]);
   await stored();
@@ -336,11 +336,11 @@ test('after a conflict the token is dropped, and the values are stored in the en
   await wait();
   await cut();
   session.relay('next');
-  assert.equal(await wait(), 500, 'it ends no wait that has another reason');
+  assert.equal(await wait(), 500, 'a new token does not shorten the delay of a failure');
   assert.deepEqual(posts.at(-1).body, { $relay: 'next' });
 });
 
-test('a page that resumes at each conflict is kept from spinning', async () => {
+test('resuming at each conflict keeps the delay', async () => {
   const { session } = open();
   session.addEventListener('conflict', () => session.resume());
   session.store({ a: 1 });
@@ -353,7 +353,7 @@ test('a page that resumes at each conflict is kept from spinning', async () => {
   assert.equal(posts.length, 5);
 });
 
-test('only what is refused is given up', async () => {
+test('only refused values are dropped', async () => {
   const { session, events } = open();
   session.store({ a: 1 });
   session.store({ a: 2, bad: 1, b: 3 });
@@ -378,7 +378,7 @@ test('only what is refused is given up', async () => {
   assert.equal(timers.size, 0);
 });
 
-test('offline lengthens waits and forbids no first attempt', async () => {
+test('offline hook tries once, then waits longer', async () => {
   const { session } = open();
   navigator.onLine = false;
   session.store({ a: 1 });
@@ -396,7 +396,7 @@ test('offline lengthens waits and forbids no first attempt', async () => {
   assert.deepEqual(bodies(), Array(4).fill({ a: 1 }));
 });
 
-test('a page on its way out posts all that waits', async () => {
+test('leaving page posts everything pending', async () => {
   const { session } = open();
   session.store({ a: 1, b: 1 });
   session.relay('t');
@@ -404,8 +404,7 @@ test('a page on its way out posts all that waits', async () => {
   page.dispatchEvent(new Event('pagehide'));
   assert.deepEqual(bodies(), [{ a: 1, b: 1 }, { $relay: 't' }, { a: 2 }]);
   assert.ok(posts.every(({ init }) => init.keepalive));
-  // After the return of the session, the hook repeats the failed value, unless a newer value of that name has been
-  // sent.
+  // Once the page is back, the hook repeats a failed value unless a newer value of that name has been sent.
   await stored();
   posts[0].reject(new TypeError('failed to fetch'));
   await settled();
@@ -417,7 +416,7 @@ test('a page on its way out posts all that waits', async () => {
   assert.deepEqual(bodies().slice(3), [{ $relay: 't' }, { b: 1 }]);
 });
 
-test('a wait does not keep a page on its way out from posting', async () => {
+test('leaving page posts despite a retry delay', async () => {
   const { session } = open();
   session.store({ a: 1 });
   await cut();
@@ -457,7 +456,7 @@ test('a closed hook posts and announces nothing', async () => {
   assert.deepEqual(following.events, []);
 });
 
-test('the values are what the server says of them', () => {
+test('values follow the server’s events', () => {
   const { session, events } = open({});
   const [source] = sources;
   assert.equal(source.url, '/session/events');
@@ -481,30 +480,30 @@ test('the values are what the server says of them', () => {
   );
 });
 
-test('what a page stores is in the values once the server says so', async () => {
+test('stored value appears after the server’s event', async () => {
   const { session, source } = follow({ theme: 'dark' });
   session.store({ theme: 'light' });
   assert.deepEqual(values(session), { theme: 'dark' });
   source.tell('set', { theme: 'light' });
   await stored();
   assert.deepEqual(values(session), { theme: 'light' });
-  assert.equal(sources.length, 1, 'the stream of a session goes on');
+  assert.equal(sources.length, 1, 'the stream of a session stays open');
 });
 
-test('the address of the mount may end with a slash', async () => {
+test('mount URL may end with a slash', async () => {
   connect({ url: '/' }).store({ a: 1 });
   connect({ url: '/app/session/' }).store({ a: 1 });
   assert.deepEqual([...posts, ...sources].map(({ url }) => url), ['/', '/app/session', '/events', '/app/session/events']);
 });
 
-test('a relay token that the stream brings is posted', async () => {
+test('relay token of the stream is posted', async () => {
   const { source } = follow();
   source.tell('relay', 'b.t1');
   assert.deepEqual(bodies(), [{ $relay: 'b.t1' }]);
 });
 
 for (const [end, kept] of [['renewed', {}], ['destroyed', {}], ['shutdown', { theme: 'dark' }]]) {
-  test(`at its end (${end}) the page is told, and the next stream brings what there is then`, async () => {
+  test(`stream reopens after close reason ${end}`, async () => {
     const { session, events, source } = follow({ theme: 'dark' });
     source.tell('closed', end);
     assert.deepEqual(values(session), kept);
@@ -516,7 +515,7 @@ for (const [end, kept] of [['renewed', {}], ['destroyed', {}], ['shutdown', { th
   });
 }
 
-test('a stream that fails is opened again, later each time, and keeps the values', async () => {
+test('failed stream reopens with growing delays', async () => {
   const { session } = follow({ theme: 'dark' });
   const waits = [];
   for (let n = 0; n < 9; n++) {
@@ -527,7 +526,7 @@ test('a stream that fails is opened again, later each time, and keeps the values
   assert.deepEqual(values(session), { theme: 'dark' });
   sources.at(-1).state(true);
   sources.at(-1).fail();
-  assert.equal(await wait(), 30_000, 'one that ends at once is no reason to hurry');
+  assert.equal(await wait(), 30_000, 'a stream that ends at once does not reset the delay');
   sources.at(-1).state(true);
   time += 60_000;
   sources.at(-1).fail();
@@ -535,7 +534,7 @@ test('a stream that fails is opened again, later each time, and keeps the values
   assert.equal(sources.filter(({ closed }) => !closed).length, 1);
 });
 
-test('a stream that waits holds no POST up, and no POST that waits holds the stream up', async () => {
+test('stream delay and POST delay are independent', async () => {
   const { session, source } = follow();
   source.fail();
   session.store({ a: 1 });
@@ -544,7 +543,7 @@ test('a stream that waits holds no POST up, and no POST that waits holds the str
   assert.equal(timers.size, 2);
 });
 
-test('a visitor’s stream is opened again once a POST has begun a session, in every tab', async () => {
+test('first POST reopens visitor streams in every tab', async () => {
   const [mine, other] = [open({}), open({})];
   const elsewhere = connect({ url: '/elsewhere' });
   const [first, second, third] = sources;
@@ -559,11 +558,11 @@ test('a visitor’s stream is opened again once a POST has begun a session, in e
   mine.session.store({ a: 2 });
   await stored();
   mine.session.resume();
-  assert.equal(sources.length, 5, 'a session’s stream sees what comes');
+  assert.equal(sources.length, 5, 'the stream of a session needs no reopening');
   elsewhere.close();
 });
 
-test('a page whose own request began a session says so', async () => {
+test('resume reopens the visitor’s stream', async () => {
   const { session } = open({});
   sources[0].state(false);
   session.resume();
@@ -571,11 +570,11 @@ test('a page whose own request began a session says so', async () => {
   assert.equal(sources.length, 2);
   sources[1].fail();
   session.resume();
-  assert.equal(sources.length, 2, 'after a wait');
+  assert.equal(sources.length, 2, 'resume waits after a failed stream');
   assert.equal(await wait(), 250);
 });
 
-test('after a conflict the values are stored as soon as the stream has a session again', async () => {
+test('new session shortens the delay after a conflict', async () => {
   const { session, source } = follow();
   session.store({ a: 1 });
   source.tell('closed', 'renewed');
@@ -587,11 +586,11 @@ test('after a conflict the values are stored as soon as the stream has a session
   run();
   Math.random = () => 0.5;
   sources[1].state(true);
-  assert.equal(await wait(), 125, 'a short wait in the place of the long one');
+  assert.equal(await wait(), 125, 'a short delay replaces the long delay');
   assert.deepEqual(bodies(), [{ a: 1 }, { a: 1 }]);
 });
 
-test('a stream is opened offline too, where the browser may be wrong', async () => {
+test('stream opens offline too', async () => {
   navigator.onLine = false;
   const { session } = open({});
   assert.equal(sources.length, 1);
@@ -602,7 +601,7 @@ test('a stream is opened offline too, where the browser may be wrong', async () 
   assert.deepEqual(values(session), { a: 1 });
 });
 
-test('a page that goes offline says so and tries once', async () => {
+test('offline page reports the loss and tries once', async () => {
   const { events, source } = follow();
   navigator.onLine = false;
   page.dispatchEvent(new Event('offline'));
@@ -617,7 +616,7 @@ test('a page that goes offline says so and tries once', async () => {
   assert.equal(sources.length, 3);
 });
 
-test('a page that leaves closes its stream, and opens it when it comes back', () => {
+test('restored page reopens its stream', () => {
   const { source } = follow();
   page.dispatchEvent(new Event('pagehide'));
   assert.ok(source.closed);
@@ -627,7 +626,7 @@ test('a page that leaves closes its stream, and opens it when it comes back', ()
   assert.equal(sources.length, 2);
 });
 
-test('a page that wants no events opens no stream', async () => {
+test('hook without events opens no stream', async () => {
   const { session } = open();
   session.store({ a: 1 });
   await stored();
@@ -636,7 +635,7 @@ test('a page that wants no events opens no stream', async () => {
   assert.equal(sources.length, 0);
 });
 
-test('the types name what there is', () => {
+test('type declarations match the hook', () => {
   const types = readFileSync(new URL('../src/writeback/hook.d.ts', import.meta.url), 'utf8');
   const { session } = open();
   const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(session)).filter((name) => name !== 'constructor');
@@ -646,12 +645,12 @@ test('the types name what there is', () => {
   for (const type of emitted) assert.match(types, new RegExp(`^  ${type}: CustomEvent`, 'm'));
 });
 
-test('it is small, and a policy without eval or inline code may load it', () => {
+test('hook is small and needs no eval', () => {
   assert.ok(gzipSync(source).length <= 4_700);
   assert.doesNotMatch(source.toString(), /\beval\b|\bFunction\b|innerHTML|\bimport\b/);
 });
 
-test('a value that keepalive has no room for does not stop all others', async () => {
+test('value over the keepalive limit blocks no others', async () => {
   const { session, events } = open();
   const { fetch } = globalThis;
   // A browser's limit: https://fetch.spec.whatwg.org/#http-network-or-cache-fetch, 64 KiB in flight with keepalive.
@@ -662,21 +661,21 @@ test('a value that keepalive has no room for does not stop all others', async ()
   session.store({ theme: 'dark' });
   for (let n = 0; n < 5 && timers.size; n++) await wait();
   if (posts.length && 'big' in posts[0].body) await answer(413, { code: 'too_large', message: '' });
-  assert.ok(posts.some(({ body }) => 'theme' in body), 'the theme is never posted');
+  assert.ok(posts.some(({ body }) => 'theme' in body), 'the theme is posted');
   assert.deepEqual(events.filter(([type]) => type === 'refused').map(([, { names }]) => names), [['big']]);
 });
 
-test('what one user still had to say is not said in the name of who comes next', async () => {
+test('pending value is never posted for another user', async () => {
   const { session, events, source } = follow({ draft: '' }, 'ada');
   session.store({ draft: 'dear diary' });
   assert.equal(posts[0].init.headers['session-user'], 'ada');
-  await cut(); // the network is away for a moment
-  source.tell('closed', 'destroyed'); // in another tab she signs out
+  await cut();
+  source.tell('closed', 'destroyed'); // ada signs out in another tab
   source.fail();
   const [, [stream, { run }]] = timers;
   timers.delete(stream);
   run();
-  sources[1].state(true, { draft: '' }, 'bob'); // and he signs in
+  sources[1].state(true, { draft: '' }, 'bob'); // bob signs in
   assert.deepEqual(events.at(-2), ['refused', { code: 'user_changed', message: '', names: ['draft'] }]);
   await wait();
   assert.equal(posts.length, 1);
@@ -684,7 +683,7 @@ test('what one user still had to say is not said in the name of who comes next',
   assert.equal(posts[1].init.headers['session-user'], 'bob');
 });
 
-test('a POST that the server refuses because somebody else signed in is given up', async () => {
+test('refusal for a changed user drops the value', async () => {
   const { session, events } = follow({}, 'ada');
   session.store({ draft: 'dear diary' });
   await answer(409, { code: 'user_changed', message: 'somebody else' });
@@ -698,7 +697,7 @@ test('a POST that the server refuses because somebody else signed in is given up
   assert.equal(waits().length, 0);
 });
 
-test('another user gives up nothing where nothing waits, and takes nothing back that is stored', async () => {
+test('user change without pending values refuses nothing', async () => {
   const { session, events } = follow({}, 'ada');
   session.store({ a: 1 });
   sources[0].state(true, {}, 'bob');
@@ -710,7 +709,7 @@ test('another user gives up nothing where nothing waits, and takes nothing back 
   assert.deepEqual(told, [['stored', { stored: ['a'], ignored: [] }]]);
 });
 
-test('a session that begins while a stream is being opened is seen by the next', async () => {
+test('resume while connecting opens one more stream', async () => {
   const { session } = open({});
   session.resume();
   assert.equal(sources.length, 1);
@@ -720,10 +719,10 @@ test('a session that begins while a stream is being opened is seen by the next',
   sources[1].fail();
   await wait();
   sources[2].state(false);
-  assert.equal(sources.length, 3, 'this one was opened after it');
+  assert.equal(sources.length, 3, 'the third stream was opened after the session began');
 });
 
-test('what is stored before the page knows its user is kept', async () => {
+test('values stored before the first state are kept', async () => {
   const { session } = open({});
   session.store({ a: 0 });
   session.store({ a: 1 });
@@ -736,7 +735,7 @@ test('what is stored before the page knows its user is kept', async () => {
   assert.equal(posts[1].init.headers['session-user'], 'ada');
 });
 
-test('whoever signs in again as the same user finds it stored', async () => {
+test('renewed session of the same user keeps values', async () => {
   const { session, source } = follow({}, 'ada');
   session.store({ draft: 'dear diary' });
   source.tell('closed', 'renewed');
@@ -750,13 +749,13 @@ test('whoever signs in again as the same user finds it stored', async () => {
   assert.deepEqual(posts[1].body, { draft: 'dear diary' });
 });
 
-test('a page is told that its stream was lost', () => {
+test('lost stream is announced', () => {
   const { events, source } = follow();
   source.fail();
   assert.deepEqual(events, [['lost', null]]);
 });
 
-test('tabs that come online open one stream each', async () => {
+test('each tab opens one stream after coming online', async () => {
   navigator.onLine = false;
   for (let n = 0; n < 10; n++) open({});
   navigator.onLine = true;
@@ -764,7 +763,7 @@ test('tabs that come online open one stream each', async () => {
   assert.equal(sources.length, 10);
 });
 
-test('a stream that was open when the network went is opened anew when it is back', async () => {
+test('stream reopens when the network returns', async () => {
   follow();
   navigator.onLine = false;
   page.dispatchEvent(new Event('offline'));
@@ -773,16 +772,16 @@ test('a stream that was open when the network went is opened anew when it is bac
   assert.equal(sources.length, 2);
 });
 
-test('a page that stores all the time still gets its stream', async () => {
+test('frequent writes do not starve the stream', async () => {
   const { session } = open({});
   for (let n = 0; n < 5; n++) {
     session.store({ n });
     await stored();
   }
-  assert.ok(sources.length <= 2, `${sources.length} streams were begun and none let come to a state`);
+  assert.ok(sources.length <= 2, `the hook opened ${sources.length} streams before the first state`);
 });
 
-test('an order is posted before values and relay tokens', async () => {
+test('turn token goes before values and relay tokens', async () => {
   const { session } = open();
   session.store({ first: 1 });
   session.store({ theme: 'dark' });
@@ -793,7 +792,7 @@ test('an order is posted before values and relay tokens', async () => {
   assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.order' }]);
 });
 
-test('a newer order replaces an older, and no relay token replaces an order', async () => {
+test('only turn tokens replace a turn token', async () => {
   const { session } = open();
   session.store({ first: 1 });
   session.relay('t.old');
@@ -805,7 +804,7 @@ test('a newer order replaces an older, and no relay token replaces an order', as
   assert.deepEqual(bodies(), [{ first: 1 }, { $relay: 't.new' }]);
 });
 
-test('a turn empties every tab and opens their streams anew, without a token', async () => {
+test('turn empties every tab and reopens streams', async () => {
   const { session, events } = follow({ theme: 'dark' });
   const other = follow({ theme: 'dark' });
   const silent = open();
@@ -824,7 +823,7 @@ test('a turn empties every tab and opens their streams anew, without a token', a
   assert.deepEqual(told, ['turned']);
 });
 
-test('a page of a socket gives up at a turn what it had yet to store', async () => {
+test('turn drops pending values without a stream', async () => {
   const { session, events } = open();
   session.store({ first: 1 });
   session.relay('t.order');
@@ -836,7 +835,7 @@ test('a page of a socket gives up at a turn what it had yet to store', async () 
   assert.deepEqual(refused, [['user_changed', ['draft']]]);
 });
 
-test('an order that is refused for good is not tried again', async () => {
+test('refused turn token is not repeated', async () => {
   for (const [status, code] of [[409, 'token_used'], [409, 'user_changed'], [409, 'relay_expired']]) {
     const { session, events, source } = follow({ theme: 'dark' });
     session.relay('t.order');
@@ -844,7 +843,7 @@ test('an order that is refused for good is not tried again', async () => {
     await answer(status, { code, message: 'no' });
     assert.ok(source.closed);
     assert.deepEqual(events.slice(-2), [['turned', null], ['conflict', { code, message: 'no', names: [] }]]);
-    assert.equal(bodies().at(-1).$relay, 't.order', 'waiting tokens are dropped');
+    assert.equal(bodies().at(-1).$relay, 't.order', 'the turn drops the pending relay token');
     session.close();
   }
   const { session, events } = open();
@@ -853,7 +852,7 @@ test('an order that is refused for good is not tried again', async () => {
   assert.deepEqual(events, [['refused', { code: 'relay_invalid', message: 'no', names: [] }]]);
 });
 
-test('an order is tried again where the server was away', async () => {
+test('turn token repeats after an outage', async () => {
   for (const status of [503, 429]) {
     const { session } = open();
     session.relay('t.order');
@@ -920,7 +919,7 @@ async function tabs(count, ...state) {
 
 const streaming = () => sources.filter(({ closed }) => !closed);
 
-/** Runs timers that watch for silence, and returns their lengths. */
+/** Runs timers that watch for silence, and returns their delays. */
 async function silence(due = watches()) {
   for (const [id, { run }] of due) {
     timers.delete(id);
@@ -930,7 +929,7 @@ async function silence(due = watches()) {
   return due.map(([, { delay }]) => delay);
 }
 
-test('of many tabs one holds a stream, and each is told', async () => {
+test('tabs share one stream', async () => {
   const all = await tabs(8, true, { theme: 'dark' });
   assert.deepEqual(streaming(), [all[0].source]);
   all[0].source.tell('set', { theme: 'light', size: 1 });
@@ -941,22 +940,22 @@ test('of many tabs one holds a stream, and each is told', async () => {
   }
 });
 
-test('the leading tab alone brings a relay token', async () => {
+test('only the leading tab posts a relay token', async () => {
   const [leader] = await tabs(3, true);
   leader.source.tell('relay', 'r.1');
   assert.deepEqual(bodies(), [{ $relay: 'r.1' }]);
 });
 
-test('a change that comes before a tab’s own state follows it', async () => {
+test('early change applies after the first state', async () => {
   const [leader] = await tabs(1, true, { n: 1 });
   const late = open({});
   leader.source.tell('set', { n: 2 });
-  assert.deepEqual(values(late.session), {}, 'whose it is is not known yet');
+  assert.deepEqual(values(late.session), {}, 'the tab’s own session is not known yet');
   sources.at(-1).state(true, { n: 1, m: 1 });
   assert.deepEqual(values(late.session), { n: 2, m: 1 });
 });
 
-test('a tab drops what is another session’s or user’s and asks for its own state', async () => {
+test('another session or user triggers a new state', async () => {
   for (const [mark, user, kept] of [['bbbb', '', { theme: 'dark' }], [true, 'bob', {}]]) {
     const [leader, other] = await tabs(2, true, { theme: 'dark' });
     leader.source.state(mark, { theme: 'bob’s' }, user);
@@ -973,7 +972,7 @@ test('a tab drops what is another session’s or user’s and asks for its own s
   }
 });
 
-test('a tab with newer marks makes the leading tab look again', async () => {
+test('newer marks make the leading tab reconnect', async () => {
   const [leader] = await tabs(1, true, {}, '');
   const [signedIn] = await tabs(1, true, { theme: 'ada’s' }, 'ada');
   assert.ok(leader.source.closed);
@@ -985,7 +984,7 @@ test('a tab with newer marks makes the leading tab look again', async () => {
   assert.deepEqual(streaming(), [again]);
 });
 
-test('the end of a session is told to each tab, and each asks anew', async () => {
+test('session end reaches every tab', async () => {
   const all = await tabs(3, true, { theme: 'dark' });
   all[0].source.tell('closed', 'destroyed');
   for (const { session, events } of all) {
@@ -1001,7 +1000,7 @@ test('the end of a session is told to each tab, and each asks anew', async () =>
   assert.equal(streaming().length, 1);
 });
 
-test('the next tab leads once the leading tab has gone', async () => {
+test('next tab leads after the leading tab closes', async () => {
   const [first, second, third] = await tabs(3, true, { n: 1 });
   first.session.close();
   await settled();
@@ -1012,16 +1011,16 @@ test('the next tab leads once the leading tab has gone', async () => {
   for (const { session } of [second, third]) assert.deepEqual(values(session), { n: 3 });
 });
 
-test('a leading tab that does not answer loses the stream', async () => {
+test('silent leading tab loses the stream', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
   // The leading tab is frozen: its channel delivers no message, and its stream stays open.
   const frozen = [...channels][0];
   channels.delete(frozen);
   const timersOfOther = () => watches().slice(1);
   assert.deepEqual(await silence(timersOfOther()), [37_500]);
-  assert.deepEqual(streaming(), [leader.source], 'it is asked first');
+  assert.deepEqual(streaming(), [leader.source], 'the other tab first asks the leading tab');
   assert.deepEqual(await silence(timersOfOther()), [3_000]);
-  assert.ok(leader.source.closed, 'once it thaws');
+  assert.ok(leader.source.closed, 'the former leading tab closes its stream');
   const [source] = streaming();
   source.state(true, { n: 2 });
   assert.deepEqual(values(other.session), { n: 2 });
@@ -1033,7 +1032,7 @@ test('a leading tab that does not answer loses the stream', async () => {
   assert.deepEqual(streaming(), [source]);
 });
 
-test('a leading tab that hears other tabs and not its stream gives the stream up', async () => {
+test('leading tab without heartbeats gives up its stream', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
   time += 37_500; // a frozen page hears the channel, and its timers stand still
   await silence(watches().slice(1));
@@ -1041,7 +1040,7 @@ test('a leading tab that hears other tabs and not its stream gives the stream up
   assert.deepEqual(other.events, [['lost', null]]);
 });
 
-test('a leading tab that answers keeps the stream', async () => {
+test('answering leading tab keeps the stream', async () => {
   const [leader, other] = await tabs(2, true);
   document.dispatchEvent(new Event('visibilitychange'));
   leader.source.tell('heartbeat', null);
@@ -1050,7 +1049,7 @@ test('a leading tab that answers keeps the stream', async () => {
   other.session.close();
 });
 
-test('a page that sleeps past the heartbeats takes its stream for lost', async () => {
+test('stream counts as lost after sleep', async () => {
   for (const wakes of [() => page.dispatchEvent(new Event('focus')), () => document.dispatchEvent(new Event('visibilitychange'))]) {
     const { session, events, source } = follow();
     time += 37_499;
@@ -1064,7 +1063,7 @@ test('a page that sleeps past the heartbeats takes its stream for lost', async (
   }
 });
 
-test('a heartbeat keeps a stream, and silence ends it', async () => {
+test('silence without heartbeats ends the stream', async () => {
   const { events, source } = follow();
   source.tell('heartbeat', null);
   assert.deepEqual(events, []);
@@ -1073,9 +1072,9 @@ test('a heartbeat keeps a stream, and silence ends it', async () => {
   assert.deepEqual(events, [['lost', null]]);
 });
 
-test('a page that comes back from the cache shares again', async () => {
+test('restored pages share one stream again', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
-  page.dispatchEvent(new Event('pagehide')); // the fake has one window for all tabs
+  page.dispatchEvent(new Event('pagehide')); // all tabs share the fake window
   await settled();
   assert.deepEqual([streaming().length, channels.size], [0, 0]);
   page.dispatchEvent(Object.assign(new Event('pageshow'), { persisted: true }));
@@ -1085,7 +1084,7 @@ test('a page that comes back from the cache shares again', async () => {
   for (const { session } of [leader, other]) assert.deepEqual(values(session), { n: 2 });
 });
 
-test('without locks a hidden tab hangs up until it is seen', () => {
+test('hidden tab without locks closes its stream', () => {
   const { session, source } = follow({ n: 1 });
   document.hidden = true;
   document.dispatchEvent(new Event('visibilitychange'));
@@ -1097,7 +1096,7 @@ test('without locks a hidden tab hangs up until it is seen', () => {
   assert.deepEqual(values(session), { n: 2 });
 });
 
-test('a page that the browser gives no lock keeps a stream of its own', async () => {
+test('tab without a lock keeps its own stream', async () => {
   navigator.locks = { request: () => Promise.reject(new DOMException('no', 'SecurityError')) };
   const { session } = open({});
   await settled();
@@ -1106,7 +1105,7 @@ test('a page that the browser gives no lock keeps a stream of its own', async ()
   assert.deepEqual(values(session), { n: 1 });
 });
 
-test('a tab that has lost the lock and does not know yet is not heard', async () => {
+test('messages of a former leading tab are ignored', async () => {
   const [leader, thief, other] = await tabs(3, true, { n: 1 });
   const channel = new Channel('layered-session https://shop.test/session same-origin');
   const told = [];
@@ -1114,7 +1113,7 @@ test('a tab that has lost the lock and does not know yet is not heard', async ()
   leader.source.tell('set', { n: 2 });
   const late = told.at(-1);
   time += 1;
-  channels.delete([...channels][0]); // the page is blocked
+  channels.delete([...channels][0]); // the leading tab is blocked
   await silence(watches().slice(1, 2));
   await silence(watches().filter(([, { delay }]) => delay === 3_000));
   const source = streaming().at(-1);
@@ -1123,19 +1122,19 @@ test('a tab that has lost the lock and does not know yet is not heard', async ()
   for (const { session } of [thief, other]) assert.deepEqual(values(session), { n: 3 });
 });
 
-test('a leading tab that hears a newer one yields', async () => {
+test('leading tab yields to a newer leading tab', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
   const channel = new Channel('layered-session https://shop.test/session same-origin');
   channel.onmessage = () => {};
   channel.postMessage({ type: 'here', session: 'aaaa', user: '', term: 1e15 });
   assert.ok(leader.source.closed);
   await settled();
-  assert.equal(streaming().length, 1, 'the next in the queue leads');
+  assert.equal(streaming().length, 1, 'the next tab in the queue leads');
   streaming()[0].state(true, { n: 2 });
   assert.deepEqual(values(other.session), { n: 2 });
 });
 
-test('a tab that is about to lead keeps the others from stealing', async () => {
+test('next leading tab prevents a second takeover', async () => {
   const delays = () => watches().map(([, { delay }]) => delay);
   const [leader] = await tabs(3, true);
   channels.delete([...channels][0]); // the leading tab is blocked
@@ -1143,13 +1142,13 @@ test('a tab that is about to lead keeps the others from stealing', async () => {
   assert.deepEqual(delays(), [37_500, 37_500, 3_000]);
   leader.session.close();
   await settled();
-  assert.deepEqual(delays(), [37_500, 37_500], 'a stream without a state yet, and a tab that waits for it');
+  assert.deepEqual(delays(), [37_500, 37_500], 'a new stream before its first state, and a tab that waits for the stream');
   await silence(watches().slice(0, 1));
-  assert.deepEqual(delays(), [37_500, 37_500], 'it asked and was answered');
+  assert.deepEqual(delays(), [37_500, 37_500], 'the next leading tab has answered');
   assert.equal(streaming().length, 1);
 });
 
-test('a value in flight over a turn is not kept for the next user', async () => {
+test('turn drops a value in flight', async () => {
   for (const end of [cut, () => answer(409, { code: 'session_closed', message: '' })]) {
     const [mine, other] = [open(), open()];
     other.session.store({ draft: 'dear diary' });
@@ -1167,7 +1166,7 @@ test('a value in flight over a turn is not kept for the next user', async () => 
   }
 });
 
-test('a page of a socket keeps no value over the back cache', async () => {
+test('restored page without stream drops failed values', async () => {
   const { session, events } = open();
   session.store({ draft: 'dear diary' });
   page.dispatchEvent(new Event('pagehide'));
@@ -1179,7 +1178,7 @@ test('a page of a socket keeps no value over the back cache', async () => {
   assert.equal(posts.length, 1);
 });
 
-test('a visitor’s tab that is looked at asks whether a session has begun', async () => {
+test('focused visitor tab asks for a session', async () => {
   const [leader] = await tabs(1, false);
   time += 1_501;
   page.dispatchEvent(new Event('focus'));
@@ -1190,7 +1189,7 @@ test('a visitor’s tab that is looked at asks whether a session has begun', asy
   assert.deepEqual(values(leader.session), { n: 1 });
 });
 
-test('pages that resume when a session may have begun do not spin', async () => {
+test('resuming at begun events does not loop', async () => {
   const all = [open(), open(), open()];
   let begun = 0;
   for (const { session } of all) {
@@ -1201,24 +1200,24 @@ test('pages that resume when a session may have begun do not spin', async () => 
   }
   time += 1_000;
   all[0].session.resume();
-  assert.ok(begun <= 6, `${begun} times`);
+  assert.ok(begun <= 6, `the event fired ${begun} times`);
 });
 
-test('a POST of which nothing is stored begins no session', async () => {
+test('ignored values announce no new session', async () => {
   const [mine, other] = [open(), open()];
   mine.session.store({ unheard: 1 });
   await answer(200, { stored: [], ignored: ['unheard'] });
   assert.deepEqual(other.events, []);
 });
 
-test('another user’s message empties a tab at once', async () => {
+test('another user’s state empties the tab at once', async () => {
   const [leader, other] = await tabs(2, true, { theme: 'dark' }, 'ada');
   leader.source.state(true, { theme: 'bob’s' }, 'bob');
   assert.deepEqual(values(other.session), {});
   assert.deepEqual(other.events, [['change', { names: ['theme'] }], ['lost', null]]);
 });
 
-test('a new leading tab that fails before its first state leaves the values', async () => {
+test('failed new leading tab keeps the values', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
   const late = open({});
   leader.session.close();
@@ -1231,7 +1230,7 @@ test('a new leading tab that fails before its first state leaves the values', as
   late.session.close();
 });
 
-test('a tab without locks is told by its own stream alone', async () => {
+test('tab without locks ignores other tabs’ changes', async () => {
   const { request } = Locks.prototype;
   const [leader] = await tabs(1, true, { n: 1 });
   navigator.locks.request = () => Promise.reject(new DOMException('no', 'SecurityError'));
@@ -1240,12 +1239,12 @@ test('a tab without locks is told by its own stream alone', async () => {
   sources.at(-1).state(true, { n: 1 });
   navigator.locks.request = request;
   leader.source.tell('set', { n: 2 });
-  assert.deepEqual(values(alone.session), { n: 1 }, 'its own stream tells it');
+  assert.deepEqual(values(alone.session), { n: 1 }, 'only the tab’s own stream changes its values');
   sources.at(-1).tell('set', { n: 3 });
   assert.deepEqual(values(alone.session), { n: 3 });
 });
 
-test('a page that closes the hook in a listener hears nothing more', async () => {
+test('hook closed in a listener stays silent', async () => {
   const { session, events, source } = follow({ theme: 'dark' });
   session.addEventListener('change', () => session.close());
   source.tell('closed', 'destroyed');
@@ -1259,7 +1258,7 @@ test('a page that closes the hook in a listener hears nothing more', async () =>
   assert.equal(timers.size, 0);
 });
 
-test('one address in two spellings is one channel', async () => {
+test('equivalent URLs share one channel', async () => {
   const [mine, other] = [open(), open({ url: 'https://shop.test/session/', events: false })];
   mine.session.relay('t.order');
   await answer(200, { stored: ['$relay'] });
@@ -1267,10 +1266,10 @@ test('one address in two spellings is one channel', async () => {
   const credentials = open({ credentials: 'include', events: false });
   mine.session.relay('t.order');
   await answer(200, { stored: ['$relay'] });
-  assert.deepEqual(credentials.events, [], 'its cookies are others');
+  assert.deepEqual(credentials.events, [], 'other credentials mean other cookies, so another channel');
 });
 
-test('a page of a socket is told that another tab may have begun a session', async () => {
+test('birth token announces a session to other tabs', async () => {
   const [mine, other] = [open(), open()];
   mine.session.relay('b.birth');
   await answer(200, { stored: ['$relay'] });
@@ -1279,7 +1278,7 @@ test('a page of a socket is told that another tab may have begun a session', asy
   assert.equal(sources.length, 0);
 });
 
-test('a refused stream is lost with the server’s reason', async () => {
+test('refused stream is lost with a reason', async () => {
   const { events } = open({});
   sources[0].readyState = 2;
   sources[0].fail();

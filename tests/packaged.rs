@@ -2,7 +2,7 @@
 //! empty projects that depend on the packaged crate, builds the programs and runs them.
 //!
 //! `cargo test --all-features --test packaged` needs curl and tar. The projects share a build directory.
-#![allow(clippy::unwrap_used)] // A test that can't go on says so best by stopping.
+#![allow(clippy::unwrap_used)] // A failed step ends the test.
 
 use std::{
     fs,
@@ -86,7 +86,7 @@ impl Project {
     fn start(&self, program: &str) -> Server {
         let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
-        assert_eq!(program.matches(PORT).count(), 1, "the program has one address");
+        assert_eq!(program.matches(PORT).count(), 1, "the program names its address once");
         self.write(&program.replace(PORT, &address));
         run(cargo(&self.folder).args(["build", "--quiet"]));
         let binary = scratch().join("build/debug").join(self.folder.file_name().unwrap());
@@ -148,7 +148,7 @@ impl Server {
         command.args(["--header", "accept: text/event-stream", "--header", "sec-fetch-site: same-origin"]);
         let mut curl = command.arg(self.url(path)).stdout(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(curl.stdout.take().unwrap()).lines();
-        let line = lines.map(Result::unwrap).find(|line| line.contains(text)).expect("the stream tells it");
+        let line = lines.map(Result::unwrap).find(|line| line.contains(text)).expect("the stream brings the event");
         curl.kill().unwrap();
         curl.wait().unwrap();
         line
@@ -164,7 +164,7 @@ impl Drop for Server {
 
 // The steps share the package and the build directory, so they form one test.
 #[test]
-fn newcomer_gets_going_with_readme_and_first_chapter() {
+fn readme_and_first_chapter_programs_run() {
     fs::create_dir_all(scratch()).unwrap();
     let package = packaged();
     let install = blocks(README, "sh")[0];

@@ -5,22 +5,23 @@ use serde_json::json;
 use crate::{Result, browser::Browser, proxy::Proxy, server::Server, tab::Tab};
 
 impl Tab {
-    async fn says_it_is_away(&self, text: &str) -> Result {
+    /// Waits for a visible banner that contains the text.
+    async fn shows_banner(&self, text: &str) -> Result {
         let away = "document.querySelector('#away')";
         self.until(&format!("{away}.checkVisibility() && {away}.textContent.includes({})", json!(text)), true).await
     }
 }
 
 #[tokio::test]
-async fn page_without_a_server_names_the_switch_to_come() -> Result {
+async fn disconnected_page_names_the_pending_switch() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
     assert_eq!(tab.evaluate("document.querySelector('#away').checkVisibility()").await?, false);
     server.stop()?;
-    tab.says_it_is_away("Not connected").await?;
+    tab.shows_banner("Not connected").await?;
     tab.switch(3).await?;
-    tab.says_it_is_away("still shows All divisions. Infrastructure follows").await?;
+    tab.shows_banner("still shows All divisions. Infrastructure follows").await?;
     tab.until("document.querySelector('#connection').textContent", "Reconnecting").await?;
     server.start_again()?;
     tab.shows(3).await?;
@@ -29,19 +30,19 @@ async fn page_without_a_server_names_the_switch_to_come() -> Result {
 }
 
 #[tokio::test]
-async fn offline_page_does_not_say_live() -> Result {
+async fn offline_page_shows_no_live_state() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
     tab.network(false).await?;
-    tab.says_it_is_away("Not connected").await?;
+    tab.shows_banner("Not connected").await?;
     tab.network(true).await?;
     tab.is_connected().await?;
     tab.until("document.querySelector('#away').checkVisibility()", false).await
 }
 
 #[tokio::test]
-async fn silent_socket_is_given_up() -> Result {
+async fn silent_socket_is_replaced() -> Result {
     let server = Server::start()?;
     let proxy = Proxy::start(server.address()).await?;
     let browser = Browser::at(proxy.url()).await?;
@@ -58,17 +59,17 @@ async fn silent_socket_is_given_up() -> Result {
 }
 
 #[tokio::test]
-async fn page_behind_a_proxy_that_changes_host_says_why() -> Result {
+async fn changed_host_header_is_explained() -> Result {
     let server = Server::start()?;
     let proxy = Proxy::with_host(server.address(), "internal.test").await?;
     let browser = Browser::at(proxy.url()).await?;
     let tab = browser.open_away().await?;
-    tab.says_it_is_away("a proxy in front of the server changes the Host header").await
+    tab.shows_banner("a proxy in front of the server changes the Host header").await
 }
 
-// The page closes its socket when the user leaves, so that the browser keeps the page for the Back button.
+// The page closes its socket when the user leaves, so that the browser keeps the page for the back button.
 #[tokio::test]
-async fn back_from_the_page_cache_connects_at_once() -> Result {
+async fn restored_page_connects_at_once() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;

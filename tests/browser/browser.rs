@@ -95,7 +95,7 @@ impl Browser {
         Ok(tab)
     }
 
-    /// As `open`, with the browser's own `fetch`: no other can still send while the user leaves the page.
+    /// As `open`, with the browser's own `fetch`: the recording `fetch` can't send while the user leaves the page.
     pub(crate) async fn open_unwatched(&self) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.visit(&self.url).await?;
@@ -125,7 +125,7 @@ impl Browser {
         Ok(tab)
     }
 
-    /// As `visit`, in a tab that runs no script.
+    /// As `open_at`, in a tab that runs no script.
     pub(crate) async fn open_without_script(&self, path: &str) -> Result<Tab> {
         let tab = self.blank().await?;
         tab.devtools("Emulation.setScriptExecutionDisabled", json!({ "value": true })).await?;

@@ -1,4 +1,5 @@
-//! The `cart` example: a change in one tab shows in all tabs.
+//! The `cart` example: a change in one tab shows in all tabs, and the page reports a lost connection and a failed
+//! request.
 
 use serde_json::{Value, json};
 
@@ -9,7 +10,7 @@ impl Tab {
         self.evaluate(&format!("document.querySelector('[data-product=\"{product}\"] .add').click()")).await.map(drop)
     }
 
-    /// Reads the cart on the page, as pairs of product and quantity.
+    /// Waits until the page shows this cart, as pairs of product and quantity.
     pub(crate) async fn has_in_cart(&self, items: Value) -> Result {
         let shown = "[...document.querySelectorAll('#items li')].map((line) =>
             [Number(line.dataset.product), Number(line.querySelector('.quantity').textContent)])";
@@ -18,7 +19,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn what_is_added_in_one_tab_is_in_the_other_at_once_and_outlives_a_restart() -> Result {
+async fn cart_follows_in_every_tab_and_survives_restart() -> Result {
     let mut server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     // Both tabs are open before a session exists.
@@ -33,14 +34,14 @@ async fn what_is_added_in_one_tab_is_in_the_other_at_once_and_outlives_a_restart
     second.has_in_cart(json!([[2, 2], [5, 1]])).await?;
     second.add_to_cart(5).await?;
     first.has_in_cart(json!([[2, 2], [5, 2]])).await?;
-    assert_eq!(second.evaluate("performance.timeOrigin").await?, document, "without a reload");
+    assert_eq!(second.evaluate("performance.timeOrigin").await?, document, "the second tab has not reloaded");
 
     server.restart()?;
     first.reload().await?;
     first.has_in_cart(json!([[2, 2], [5, 2]])).await?;
     first.add_to_cart(1).await?;
     second.has_in_cart(json!([[2, 2], [5, 2], [1, 1]])).await?;
-    assert_eq!(second.evaluate("performance.timeOrigin").await?, document, "its stream came back by itself");
+    assert_eq!(second.evaluate("performance.timeOrigin").await?, document, "the stream reopens without a reload");
 
     second.evaluate("document.querySelector('#empty').click()").await?;
     first.has_in_cart(json!([])).await?;
@@ -48,7 +49,7 @@ async fn what_is_added_in_one_tab_is_in_the_other_at_once_and_outlives_a_restart
 }
 
 #[tokio::test]
-async fn a_browser_that_is_forgotten_shows_an_empty_cart_in_every_tab() -> Result {
+async fn forgotten_session_empties_the_cart_everywhere() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
@@ -62,7 +63,7 @@ async fn a_browser_that_is_forgotten_shows_an_empty_cart_in_every_tab() -> Resul
 }
 
 #[tokio::test]
-async fn what_is_not_for_sale_is_refused() -> Result {
+async fn unknown_product_is_refused() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -78,11 +79,11 @@ async fn what_is_not_for_sale_is_refused() -> Result {
 }
 
 #[tokio::test]
-async fn line_is_reduced_and_removed_in_every_tab() -> Result {
+async fn quantity_changes_reach_every_tab() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
-    // Two first requests at the same time would begin two sessions, and the browser keeps one session alone.
+    // Two first requests at the same time would begin two sessions, and the browser keeps only one of them.
     first.add_to_cart(2).await?;
     first.has_in_cart(json!([[2, 1]])).await?;
     for product in [5, 2] {
@@ -101,7 +102,7 @@ async fn line_is_reduced_and_removed_in_every_tab() -> Result {
     second.has_in_cart(json!([[2, 1]])).await?;
     second.until("document.activeElement.id", "cart").await?;
     second.until("document.querySelector('[role=status] #news').textContent", "Rooibos Cederberg removed").await?;
-    // The last piece of a product takes the line with it.
+    // The last piece of a product removes the line.
     first.press("[data-product='2'] .less").await?;
     second.has_in_cart(json!([])).await?;
     first.until("document.querySelector('[role=status] #news').textContent", "The cart is empty").await
@@ -133,7 +134,7 @@ async fn phone_confirms_an_added_item() -> Result {
 }
 
 impl Tab {
-    /// Tells whether the top of the page warns, at any scroll position, that the cart may be out of date.
+    /// Waits until the top of the page warns, at any scroll position, that the cart may be out of date.
     pub(crate) async fn says_that_changes_may_be_missing(&self) -> Result {
         self.until(
             "((strip) => strip.checkVisibility() && strip.getBoundingClientRect().top >= 0
@@ -150,7 +151,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn lost_stream_is_told_at_the_top() -> Result {
+async fn lost_stream_shows_a_warning() -> Result {
     let mut server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -167,7 +168,7 @@ async fn lost_stream_is_told_at_the_top() -> Result {
 }
 
 #[tokio::test]
-async fn failed_request_is_told_at_the_top() -> Result {
+async fn failed_request_shows_a_notice() -> Result {
     let mut server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -192,7 +193,7 @@ async fn failed_request_is_told_at_the_top() -> Result {
 }
 
 #[tokio::test]
-async fn offline_browser_does_not_say_live() -> Result {
+async fn offline_cart_shows_no_live_state() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -204,7 +205,7 @@ async fn offline_browser_does_not_say_live() -> Result {
 }
 
 #[tokio::test]
-async fn refused_stream_is_explained_and_the_cart_works() -> Result {
+async fn refused_stream_leaves_the_cart_working() -> Result {
     let server = Server::of("cart")?;
     let proxy = Proxy::with_foreign_streams(server.address()).await?;
     let browser = Browser::at(proxy.url()).await?;
@@ -222,7 +223,7 @@ async fn refused_stream_is_explained_and_the_cart_works() -> Result {
 }
 
 #[tokio::test]
-async fn page_without_script_offers_no_buttons() -> Result {
+async fn page_without_scripts_shows_no_buttons() -> Result {
     let server = Server::of("cart")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_without_script("").await?;

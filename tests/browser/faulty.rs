@@ -1,4 +1,4 @@
-//! A server that fails on purpose, with a page that has the hook alone.
+//! A server that fails on purpose, with a page that has the hook and no other script.
 
 use std::{
     collections::VecDeque,
@@ -49,11 +49,11 @@ pub(crate) enum Fault {
     Cut,
     /// The server stores the POST, and the connection breaks before the answer is complete.
     Lost,
-    /// The POST waits for [`Faulty::release_principal`].
+    /// The POST waits for [`Faulty::release`].
     Held,
 }
 
-/// The server. It stops when its owner is dropped.
+/// The server, which stops when its owner drops the value.
 #[derive(Debug)]
 pub(crate) struct Faulty {
     address: SocketAddr,
@@ -66,7 +66,7 @@ struct Faults {
     coming: Mutex<VecDeque<Fault>>,
     bodies: Mutex<Vec<Value>>,
     release: Notify,
-    /// Each open stream holds a clone of this.
+    /// Each open stream holds a clone.
     streams: Arc<()>,
 }
 

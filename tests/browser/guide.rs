@@ -1,4 +1,5 @@
-//! The guide's page with its own socket: script and socket come from the chapter.
+//! The page with its own socket, from the guide's chapter on live pages: the script is the chapter's, and the socket's
+//! code follows the chapter.
 
 use std::net::Ipv4Addr;
 
@@ -122,11 +123,12 @@ impl Tab {
         self.evaluate(&format!("say('{command}')")).await.map(drop)
     }
 
+    /// Waits until the page shows the division.
     async fn is_shown(&self, division: u32) -> Result {
         self.until("shown", division).await
     }
 
-    /// Waits for the open socket, and tells whether the socket belongs to a visitor.
+    /// Waits until the socket is open, and belongs to a visitor or to a session.
     async fn stands(&self, visitor: bool) -> Result {
         self.until("stands()", json!([visitor, true])).await
     }
@@ -144,7 +146,7 @@ async fn two_visitors() -> Result<(Guide, Browser, Tab, Tab)> {
 }
 
 #[tokio::test]
-async fn other_tab_joins_the_session_of_the_first() -> Result {
+async fn second_tab_joins_the_first_session() -> Result {
     let (_guide, browser, one, other) = two_visitors().await?;
     one.say("3").await?;
     one.is_shown(3).await?;

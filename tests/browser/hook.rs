@@ -1,4 +1,5 @@
-//! The hook in a browser, against a server that fails on purpose.
+//! The hook in a browser, against a server that fails on purpose: repeated, held and offline POSTs, closed tabs, the
+//! end of a session, and a strict content security policy.
 
 use serde_json::{Value, json};
 
@@ -14,13 +15,14 @@ impl Tab {
         self.evaluate(&format!("hook.store({values})")).await.map(drop)
     }
 
-    /// Reads the values that this tab has from the server's events.
+    /// Waits until this tab has these values from the server's events.
     pub(super) async fn is_told(&self, values: Value) -> Result {
         self.until("values()", values).await
     }
 
-    async fn announced(&self, what: &str) -> Result<usize> {
-        let all = self.evaluate(&format!("told.filter(([type]) => type === '{what}').length")).await?;
+    /// Returns the number of the hook's events of a type.
+    async fn announced(&self, event: &str) -> Result<usize> {
+        let all = self.evaluate(&format!("told.filter(([type]) => type === '{event}').length")).await?;
         Ok(all.as_u64().unwrap_or_default() as usize)
     }
 
@@ -34,7 +36,7 @@ impl Faulty {
     async fn has_seen(&self, posts: Value) -> Result {
         eventually(&format!("the server has seen {posts}"), async || match json!(self.posts()) {
             seen if seen == posts => Ok(()),
-            seen => Err(format!("it has seen {seen}").into()),
+            seen => Err(format!("the server has seen {seen}").into()),
         })
         .await
     }
@@ -49,13 +51,13 @@ async fn two_tabs() -> Result<(Faulty, Browser, Tab, Tab)> {
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_until_it_is_stored_once() -> Result {
+async fn failed_posts_repeat_until_stored() -> Result {
     let (server, _browser, page, other) = two_tabs().await?;
     server.fail([Fault::Status(503), Fault::Cut, Fault::Lost, Fault::Status(429)]);
     page.store(json!({ "note": "kept", "size": 3 })).await?;
     other.is_told(json!({ "note": "kept", "size": 3 })).await?;
     page.is_told(json!({ "note": "kept", "size": 3 })).await?;
-    eventually("the page knows", async || match page.announced("stored").await? {
+    eventually("the hook announces the stored values once", async || match page.announced("stored").await? {
         1 => Ok(()),
         count => Err(format!("announced {count} times").into()),
     })
@@ -65,7 +67,7 @@ async fn what_fails_is_tried_again_until_it_is_stored_once() -> Result {
 }
 
 #[tokio::test]
-async fn one_post_is_under_way_and_what_is_stored_meanwhile_goes_as_one() -> Result {
+async fn writes_during_a_post_go_together() -> Result {
     let (server, _browser, page, other) = two_tabs().await?;
     server.fail([Fault::Held]);
     page.store(json!({ "size": 0 })).await?;
@@ -79,7 +81,7 @@ async fn one_post_is_under_way_and_what_is_stored_meanwhile_goes_as_one() -> Res
 }
 
 #[tokio::test]
-async fn a_tab_that_is_closed_has_stored_what_it_wanted() -> Result {
+async fn closed_tab_still_stores_its_values() -> Result {
     let (server, _browser, page, other) = two_tabs().await?;
     other.store(json!({ "size": 0 })).await?;
     page.is_told(json!({ "size": 0 })).await?;
@@ -88,9 +90,9 @@ async fn a_tab_that_is_closed_has_stored_what_it_wanted() -> Result {
     server.has_seen(json!([{ "size": 0 }, { "size": 1 }])).await?;
     page.store(json!({ "note": "late" })).await?;
     page.close().await?;
-    eventually("both were sent", async || match server.posts().last() {
+    eventually("the page has sent both values", async || match server.posts().last() {
         Some(last) if last["note"] == "late" => Ok(()),
-        last => Err(format!("the last was {last:?}").into()),
+        last => Err(format!("the last POST was {last:?}").into()),
     })
     .await?;
     // The browser has cut the stream of the closed tab, so no page sees the answers.
@@ -101,7 +103,7 @@ async fn a_tab_that_is_closed_has_stored_what_it_wanted() -> Result {
 }
 
 #[tokio::test]
-async fn offline_nothing_is_lost_and_online_all_is_caught_up() -> Result {
+async fn offline_writes_arrive_once_online() -> Result {
     let (server, _browser, page, other) = two_tabs().await?;
     page.store(json!({ "size": 1 })).await?;
     page.is_told(json!({ "size": 1 })).await?;
@@ -116,7 +118,7 @@ async fn offline_nothing_is_lost_and_online_all_is_caught_up() -> Result {
 }
 
 #[tokio::test]
-async fn what_a_page_wanted_stored_outlives_the_end_of_its_session() -> Result {
+async fn pending_write_survives_renewal_and_sign_out() -> Result {
     for turn in ["/renew", "/destroy"] {
         let (server, _browser, page, other) = two_tabs().await?;
         other.store(json!({ "size": 1 })).await?;
@@ -138,7 +140,7 @@ async fn what_a_page_wanted_stored_outlives_the_end_of_its_session() -> Result {
 }
 
 #[tokio::test]
-async fn the_page_runs_under_a_strict_policy_and_keeps_to_it() -> Result {
+async fn hook_obeys_a_strict_content_security_policy() -> Result {
     let server = Faulty::start().await?;
     let browser = Browser::at(server.url()).await?;
     let page = browser.open_unwatched().await?;

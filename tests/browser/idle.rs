@@ -27,7 +27,7 @@ async fn used_page_stays_signed_in() -> Result {
 }
 
 #[tokio::test]
-async fn open_page_alone_is_signed_out() -> Result {
+async fn idle_page_is_signed_out() -> Result {
     let server = Server::idle_after(IDLE)?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -39,9 +39,9 @@ async fn open_page_alone_is_signed_out() -> Result {
     Ok(())
 }
 
-// A proxy that cuts sockets must not keep a session alive for ever if no person uses the session.
+// A proxy that cuts sockets makes pages reconnect, which must not keep an unused session alive for ever.
 #[tokio::test]
-async fn reconnection_is_no_use() -> Result {
+async fn reconnection_does_not_prolong_the_session() -> Result {
     let server = Server::idle_after(IDLE)?;
     let proxy = Proxy::start(server.address()).await?;
     let browser = Browser::at(proxy.url()).await?;

@@ -1,18 +1,19 @@
-//! The inspector in one tab, and the application in another.
+//! The inspector in one tab, and the application in another: live changes, silence, sleep, lost networks, refusals, and
+//! the page cache.
 
 use serde_json::json;
 
 use crate::{Result, browser::Browser, pictures::Scheme, proxy::Proxy, server::Server, tab::Tab};
 
 #[tokio::test]
-async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
+async fn inspector_shows_changes_of_another_tab() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     for path in ["inspector", "inspector/"] {
         let inspector = browser.open_at(path).await?;
         inspector.is_connected().await?;
         let shop = browser.open_at("").await?;
-        // A visitor's change comes first, so that the inspector has to look for the session.
+        // The visitor's change begins the session, so the inspector has to notice a new session.
         shop.submit("[formaction='/theme/dark']").await?;
         inspector.until("document.querySelector('#state').textContent", "Active").await?;
         let card =
@@ -26,13 +27,13 @@ async fn what_changes_in_one_tab_shows_in_the_inspector_in_another() -> Result {
             "[...document.querySelector('#log li').querySelectorAll('.badge, b, .what')].map(part => part.textContent)";
         inspector.until(logged, json!(["set", "theme", "\"light\""])).await?;
 
-        // The sign-in gave the session a new id.
+        // A sign-in gives the session a new id, and the inspector must follow.
         shop.submit("[formaction='/sign-out']").await?;
         shop.submit("[action='/sign-in'] button:not([formaction])").await?;
         inspector.until("document.querySelector('#signed-in').textContent", "yes").await?;
         inspector.is_connected().await?;
         let style = inspector.evaluate("getComputedStyle(document.querySelector('.panel')).borderStyle").await?;
-        assert_eq!(style, "solid", "{path}: the page has found its parts");
+        assert_eq!(style, "solid", "{path}: the page has its styles");
         shop.submit("[formaction='/sign-out']").await?;
     }
     Ok(())
@@ -62,7 +63,7 @@ impl Tab {
         self.until(text, format!("\"{theme}\"")).await
     }
 
-    /// Tells whether the notice is in sight, at any scroll position.
+    /// Waits until the notice with the text is in sight, at any scroll position.
     async fn notice_says(&self, text: &str) -> Result {
         self.screen(375, Scheme::Light).await?;
         self.evaluate("scrollTo(0, 600)").await?;
@@ -84,7 +85,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn inspector_gives_up_a_silent_stream() -> Result {
+async fn inspector_replaces_a_silent_stream() -> Result {
     // The silence limit, two and a half intervals of 15 seconds, is longer than the test waits.
     let hurry = "{ const { setTimeout } = window;
         window.setTimeout = (run, ms, ...rest) => setTimeout(run, ms > 30_000 ? 2_000 : ms, ...rest); }";
@@ -95,20 +96,20 @@ async fn inspector_gives_up_a_silent_stream() -> Result {
 }
 
 #[tokio::test]
-async fn inspector_looks_after_sleep() -> Result {
+async fn inspector_reconnects_after_sleep() -> Result {
     // Timers stop while a machine sleeps, and the clock continues.
     let sleeper = "{ const { now } = Date; globalThis.slept = 0; Date.now = () => now() + slept; }";
     let (_server, proxy, _browser, inspector, shop) = behind_a_proxy(sleeper).await?;
     proxy.silence();
     shop.submit("[formaction='/theme/light']").await?;
-    // The first new stream may reuse a connection that is silent too.
+    // The first new stream may reuse a silent connection.
     let wakes = "setInterval(() => { slept += 40_000; dispatchEvent(new Event('focus')); }, 2_000)";
     inspector.evaluate(wakes).await?;
     inspector.shows_theme("light").await
 }
 
 #[tokio::test]
-async fn offline_inspector_does_not_say_live() -> Result {
+async fn offline_inspector_shows_no_live_state() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("inspector").await?;
@@ -123,7 +124,7 @@ async fn offline_inspector_does_not_say_live() -> Result {
 }
 
 #[tokio::test]
-async fn refused_inspector_says_why() -> Result {
+async fn refused_inspector_shows_the_reason() -> Result {
     let server = Server::of("inspector")?;
     let proxy = Proxy::with_foreign_streams(server.address()).await?;
     let browser = Browser::at(proxy.url()).await?;
@@ -133,7 +134,7 @@ async fn refused_inspector_says_why() -> Result {
 }
 
 #[tokio::test]
-async fn inspector_comes_back_from_the_page_cache() -> Result {
+async fn inspector_follows_after_the_page_cache() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     let (tab, shop) = (browser.open_at("inspector").await?, browser.open_at("").await?);
@@ -172,7 +173,7 @@ async fn delays_restart_after_the_page_cache() -> Result {
 }
 
 #[tokio::test]
-async fn visitor_reads_how_a_session_begins() -> Result {
+async fn inspector_explains_a_missing_session() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("inspector").await?;
@@ -183,7 +184,7 @@ async fn visitor_reads_how_a_session_begins() -> Result {
 }
 
 #[tokio::test]
-async fn pages_have_icons_and_fit_without_script() -> Result {
+async fn pages_have_icons_and_fit_without_scripts() -> Result {
     let server = Server::of("inspector")?;
     let browser = Browser::start(&server).await?;
     for (name, path) in [("shop", ""), ("inspector", "inspector")] {

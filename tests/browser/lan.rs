@@ -1,5 +1,5 @@
-//! Plain http off loopback, as on a phone in the local network: Chromium sends no Fetch Metadata there, and no `Origin`
-//! with a same-origin `EventSource`.
+//! Plain HTTP outside loopback, as on a phone in the local network: Chromium sends no Fetch Metadata to such a host,
+//! and no `Origin` with a same-origin `EventSource`.
 
 use std::net::Ipv4Addr;
 
@@ -121,7 +121,7 @@ async fn event_sources_open_on_plain_http() -> Result {
     Ok(())
 }
 
-/// Runs a script in the tab's page. The script leaves its result in the title.
+/// Empties the title and runs a script in the tab's page. The script leaves its result in the title.
 async fn outcome(tab: &Tab, script: &str) -> Result {
     tab.evaluate(&format!("(document.title = '', ({script})())")).await?;
     Ok(())
@@ -129,7 +129,7 @@ async fn outcome(tab: &Tab, script: &str) -> Result {
 
 // R24.
 #[tokio::test]
-async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
+async fn other_origins_read_no_events_on_plain_http() -> Result {
     let lan = Lan::open().await?;
     let browser = lan.browser().await?;
     let tab = browser.open_at("").await?;
@@ -145,7 +145,7 @@ async fn pages_elsewhere_read_no_events_on_plain_http() -> Result {
     assert_eq!(refused.headers[header::ORIGIN], lan.url(OTHER).trim_end_matches('/'));
     assert_eq!(refused.status, StatusCode::FORBIDDEN);
 
-    // A `no-cors` fetch looks like a request of our own page, and the browser hides the answer from the page.
+    // A `no-cors` fetch looks like a request of the application's own page, and the browser hides the response.
     let options = json!({ "mode": "no-cors", "headers": { "accept": "text/event-stream" } });
     let fetch = format!(
         "() => {{ fetch('{events}', {options}).then(() => (document.title = 'read'), () => (document.title = 'kept')) }}"
@@ -169,9 +169,9 @@ async fn log_in(lan: &Lan, tab: &Tab, url: &str) -> Result<(Seen, bool)> {
     Ok((posted, next.headers.contains_key(header::COOKIE)))
 }
 
-// These fields tell the layer that the browser drops the cookie.
+// The layer tells from `Origin` without `Sec-Fetch-Site` that the browser drops a `Secure` cookie.
 #[tokio::test]
-async fn secure_cookies_last_on_loopback_alone() -> Result {
+async fn browser_keeps_secure_cookies_on_loopback_only() -> Result {
     let lan = Lan::with(CookieTier::sealed(KeyRing::generate()?)).await?;
     let browser = lan.browser().await?;
     let tab = browser.open_at("elsewhere").await?;

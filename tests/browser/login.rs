@@ -1,4 +1,4 @@
-//! The `login` example: who may sign in, for how long, and how a user signs out everywhere.
+//! The `login` example: passwords, "remember me", sign-out here and everywhere, and forms of other sites.
 
 use std::time::{Duration, Instant, SystemTime};
 
@@ -33,7 +33,7 @@ impl Tab {
         self.load(&format!("{}{path}", server.url())).await
     }
 
-    /// The time that the browser keeps the cookie, or `None` for a cookie that ends with the browser.
+    /// Returns the time that the browser keeps the cookie, or `None` for a cookie that ends with the browser.
     async fn cookie_lasts(&self) -> Result<Option<Duration>> {
         let cookie = self.cookie().await?.ok_or("no cookie")?;
         let Some(end) = cookie.expires_datetime() else { return Ok(None) };
@@ -42,7 +42,7 @@ impl Tab {
 }
 
 #[tokio::test]
-async fn wrong_password_is_told_once() -> Result {
+async fn wrong_password_message_shows_once() -> Result {
     let server = Server::of("login")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("login").await?;
@@ -70,7 +70,7 @@ async fn wrong_password_is_told_once() -> Result {
 }
 
 #[tokio::test]
-async fn unknown_name_costs_a_hash() -> Result {
+async fn unknown_name_takes_as_long() -> Result {
     let server = Server::of("login")?;
     let client = Client::builder(TokioExecutor::new()).build_http::<String>();
     let fastest = async |name: &str| -> Result<Duration> {
@@ -95,14 +95,14 @@ async fn unknown_name_costs_a_hash() -> Result {
 }
 
 #[tokio::test]
-async fn account_is_for_signed_in_users() -> Result {
+async fn account_page_requires_a_login() -> Result {
     let server = Server::of("login")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("account").await?;
     tab.is_at("/login").await?;
     tab.at(&server, "").await?;
     tab.shows_text("#who h2", "You are not signed in").await?;
-    assert!(tab.cookie().await?.is_none(), "nothing had to be kept");
+    assert!(tab.cookie().await?.is_none(), "a visitor gets no cookie");
     tab.captures("login-home").await?;
 
     tab.at(&server, "login").await?;
@@ -151,7 +151,7 @@ async fn restart_without_keys_keeps_the_login() -> Result {
 }
 
 #[tokio::test]
-async fn sign_out_is_told_once() -> Result {
+async fn sign_out_message_shows_once() -> Result {
     let server = Server::of("login")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("login").await?;
@@ -167,7 +167,7 @@ async fn sign_out_is_told_once() -> Result {
 }
 
 #[tokio::test]
-async fn sign_out_everywhere_ends_all_sessions_of_the_user() -> Result {
+async fn sign_out_everywhere_ends_all_user_sessions() -> Result {
     let server = Server::of("login")?;
     let browsers = (Browser::start(&server).await?, Browser::start(&server).await?, Browser::start(&server).await?);
     let here = browsers.0.open_at("login").await?;
@@ -198,7 +198,7 @@ async fn sign_out_everywhere_ends_all_sessions_of_the_user() -> Result {
 }
 
 #[tokio::test]
-async fn form_of_another_site_is_refused() -> Result {
+async fn cross_site_form_is_refused() -> Result {
     let server = Server::of("login")?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open_at("login").await?;

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn user_signs_in_and_out_without_a_load() -> Result {
+async fn socket_login_and_logout_need_no_reload() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (tab, other) = (browser.open().await?, browser.open().await?);
@@ -24,13 +24,13 @@ async fn user_signs_in_and_out_without_a_load() -> Result {
     other.is_signed_in("alice").await?;
     other.shows(ALL).await?;
     let after = tab.cookie().await?.ok_or("no cookie after the sign-in")?;
-    assert_ne!(before.value()[..56], after.value()[..56], "another session");
+    assert_ne!(before.value()[..56], after.value()[..56], "a sign-in gives the session a new id");
     assert_eq!(tab.division().await?["user"], "alice");
     tab.switch(2).await?;
     tab.stored(2).await?;
     other.shows(2).await?;
 
-    // The server loses its memory, and the browser's own cookie tells the signed-in user.
+    // The server loses its memory, and reads the signed-in user from the browser's cookie.
     server.restart()?;
     tab.is_connected().await?;
     let kept = tab.division().await?;
@@ -43,12 +43,12 @@ async fn user_signs_in_and_out_without_a_load() -> Result {
     server.restart()?;
     tab.is_connected().await?;
     assert_eq!(tab.division().await?["user"], json!(null));
-    assert_eq!((tab.document().await?, other.document().await?), (document, others), "no page was loaded");
+    assert_eq!((tab.document().await?, other.document().await?), (document, others), "no page has reloaded");
     Ok(())
 }
 
 #[tokio::test]
-async fn refused_user_name_is_shown_and_changes_nothing() -> Result {
+async fn refused_user_name_changes_nothing() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -64,7 +64,7 @@ async fn refused_user_name_is_shown_and_changes_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn page_at_one_node_signs_in_at_another() -> Result {
+async fn sign_in_at_one_node_reaches_another() -> Result {
     let (first, second) = (Server::start()?, Server::start()?);
     let browser = Browser::start(&first).await?;
     let (here, there) = (browser.open().await?, browser.open().await?);

@@ -1,4 +1,5 @@
-//! The `division` page at desktop and phone width, in both colour schemes: nothing overflows, and the controls are in sight.
+//! The `division` page at desktop and phone width, in both colour schemes: no content overflows the screen, and the
+//! controls are in sight.
 
 use serde_json::json;
 
@@ -34,7 +35,7 @@ async fn page_fits_desktop_and_phone() -> Result {
 }
 
 #[tokio::test]
-async fn page_without_scripts_fits_too() -> Result {
+async fn page_without_scripts_fits_the_screen() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;

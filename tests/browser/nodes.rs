@@ -8,12 +8,12 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_browser_between_two_nodes_has_its_newest_division_at_both() -> Result {
+async fn visitor_keeps_newest_division_across_nodes() -> Result {
     moves(None).await
 }
 
 #[tokio::test]
-async fn a_user_between_two_nodes_has_their_newest_division_at_both() -> Result {
+async fn user_keeps_newest_division_across_nodes() -> Result {
     moves(Some("alice")).await
 }
 
@@ -32,8 +32,8 @@ async fn moves(user: Option<&str>) -> Result {
     tab.stored(2).await?;
     tab.finds(&first, 2, user).await?;
 
-    // Only the first node's memory has the switch, and no page has brought the switch to the cookie: memory is newer
-    // here.
+    // Only the first node's memory has the switch: no page has brought the relay token, so memory is newer than the
+    // cookie.
     tab.cut_off().await?;
     tab.switch(3).await?;
     tab.until("watched.relays.at(-1)?.values.current_division_id ?? null", 3).await?;
@@ -57,7 +57,7 @@ async fn moves(user: Option<&str>) -> Result {
 }
 
 #[tokio::test]
-async fn an_open_page_follows_what_its_browser_brings_from_another_node() -> Result {
+async fn open_page_follows_changes_of_another_node() -> Result {
     let (first, second) = (Server::start()?, Server::start()?);
     let browser = Browser::start(&first).await?;
     let (here, there) = (browser.open().await?, browser.open().await?);
@@ -76,7 +76,7 @@ async fn an_open_page_follows_what_its_browser_brings_from_another_node() -> Res
 }
 
 impl Tab {
-    /// Visits this node. Its page shows the division before the socket opens, and still shows the division afterwards.
+    /// Visits a node, whose page must show the division before the socket opens, and afterwards.
     async fn finds(&self, server: &Server, division: i64, user: Option<&str>) -> Result {
         self.visit(&server.url()).await?;
         assert_eq!(self.evaluate("watched.first").await?, division);
@@ -88,7 +88,7 @@ impl Tab {
         self.shows(division).await
     }
 
-    /// From now on this document sends frames over its socket alone.
+    /// Disables the document's `fetch`, so that the document sends only frames over its socket.
     async fn cut_off(&self) -> Result {
         self.evaluate("(window.fetch = () => new Promise(() => {}), null)").await.map(drop)
     }

@@ -104,7 +104,7 @@ fn page(port: u16) -> Html<String> {
     ))
 }
 
-/// Answers with the theme, or with the reason why there is no session.
+/// Sends the theme over the socket, or the reason why no session begins.
 async fn live(session: Session, upgrade: WebSocketUpgrade) -> Response {
     upgrade.on_upgrade(async move |mut socket| {
         let told = match session.set(Theme("live".into())).await {
@@ -124,7 +124,7 @@ async fn socket(shop: &Shop, tab: &Tab) -> Result {
 
 // R24, R29.
 #[tokio::test]
-async fn listed_page_posts_follows_and_opens_sockets() -> Result {
+async fn listed_origin_may_use_the_api() -> Result {
     let shop = Shop::open().await?;
     let (_browser, tab) = shop.visitor().await?;
     let origin = shop.url(PAGE, "").trim_end_matches('/').to_owned();

@@ -44,7 +44,7 @@ impl SessionValue for User {
     const NAME: &'static str = "user";
 }
 
-/// A request to the application, as the server saw the request, with the outcome.
+/// A request as the application received it, with the outcome.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
     method: Method,
@@ -178,7 +178,7 @@ async fn page(
 const BOTH: [SameSite; 2] = [SameSite::Lax, SameSite::Strict];
 
 #[tokio::test]
-async fn form_of_another_site_keeps_the_login() -> Result {
+async fn cross_site_form_keeps_the_login() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let (_browser, tab) = shop.visitor().await?;
@@ -194,7 +194,7 @@ async fn form_of_another_site_keeps_the_login() -> Result {
 }
 
 #[tokio::test]
-async fn frame_on_another_site_keeps_the_login() -> Result {
+async fn cross_site_frame_keeps_the_login() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let (_browser, tab) = shop.visitor().await?;
@@ -208,7 +208,7 @@ async fn frame_on_another_site_keeps_the_login() -> Result {
 }
 
 #[tokio::test]
-async fn link_arrives_signed_in_under_lax_alone() -> Result {
+async fn only_lax_links_arrive_signed_in() -> Result {
     for (same_site, cookie, outcome) in
         [(SameSite::Lax, true, Outcome::Done), (SameSite::Strict, false, Outcome::Closed)]
     {
@@ -223,7 +223,7 @@ async fn link_arrives_signed_in_under_lax_alone() -> Result {
 }
 
 #[tokio::test]
-async fn first_visit_by_link_begins_a_session_under_lax() -> Result {
+async fn first_link_begins_a_session_under_lax() -> Result {
     let shop = Shop::open(SameSite::Lax).await?;
     let browser = Browser::at(shop.url(OTHER_SITE, "")).await?;
     let tab = browser.open_at("write").await?;
@@ -234,7 +234,7 @@ async fn first_visit_by_link_begins_a_session_under_lax() -> Result {
 }
 
 #[tokio::test]
-async fn pages_of_the_same_site_send_the_cookie() -> Result {
+async fn same_site_pages_send_the_cookie() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let (_browser, tab) = shop.visitor().await?;
@@ -250,7 +250,7 @@ async fn pages_of_the_same_site_send_the_cookie() -> Result {
 }
 
 #[tokio::test]
-async fn form_post_of_an_identity_provider_signs_in() -> Result {
+async fn identity_provider_form_post_signs_in() -> Result {
     for same_site in BOTH {
         let shop = Shop::open(same_site).await?;
         let browser = Browser::at(shop.url(OTHER_SITE, "")).await?;
@@ -265,7 +265,7 @@ async fn form_post_of_an_identity_provider_signs_in() -> Result {
 
 // R19. Chromium takes `Secure` cookies over plain http from hosts of `localhost`.
 #[tokio::test]
-async fn embedded_application_has_its_session() -> Result {
+async fn partitioned_cookie_keeps_an_embedded_session() -> Result {
     let cookie = || Ok::<_, BuildError>(CookieTier::sealed(KeyRing::generate()?).same_site(SameSite::None));
     for (cookie, partitioned) in [(cookie()?.partitioned(), true), (cookie()?, false)] {
         let shop = Shop::with(cookie).await?;

@@ -45,7 +45,7 @@ async fn eight_tabs_share_one_stream() -> Result {
         }
     }
     server.has_streams(1).await?;
-    // The first tab leads. Another tab takes over as soon as the first tab has closed.
+    // The first tab leads. Another tab leads as soon as the first tab has closed.
     tabs.remove(0).close().await?;
     tabs[6].store(json!({ "size": 3 })).await?;
     for tab in &tabs {
@@ -55,7 +55,7 @@ async fn eight_tabs_share_one_stream() -> Result {
 }
 
 #[tokio::test]
-async fn frozen_leading_tab_loses_the_stream() -> Result {
+async fn frozen_leader_loses_the_stream() -> Result {
     let server = Faulty::start().await?;
     let browser = Browser::at(server.url()).await?;
     let (leader, other) = (browser.open_unwatched().await?, browser.open_unwatched().await?);
@@ -73,7 +73,7 @@ async fn frozen_leading_tab_loses_the_stream() -> Result {
 }
 
 #[tokio::test]
-async fn new_session_reaches_tabs_that_follow() -> Result {
+async fn new_session_reaches_every_tab() -> Result {
     let server = Faulty::start().await?;
     let browser = Browser::at(server.url()).await?;
     let (leader, other) = (browser.open_unwatched().await?, browser.open_unwatched().await?);
@@ -91,7 +91,7 @@ async fn new_session_reaches_tabs_that_follow() -> Result {
 }
 
 #[tokio::test]
-async fn silent_connection_is_given_up() -> Result {
+async fn silent_stream_is_reported_lost() -> Result {
     let server = Faulty::start().await?;
     let proxy = Proxy::start(server.address()).await?;
     let browser = Browser::at(proxy.url()).await?;
@@ -105,9 +105,9 @@ async fn silent_connection_is_given_up() -> Result {
     page.is_told(json!({ "size": 2 })).await
 }
 
-// `navigator.onLine` is false on a machine whose only network is of a kind that the system does not count.
+// `navigator.onLine` is false on a machine whose only network is of a kind that the system ignores.
 #[tokio::test]
-async fn browser_that_believes_itself_offline_works() -> Result {
+async fn hook_works_despite_wrong_offline_state() -> Result {
     let server = Faulty::start().await?;
     let browser = Browser::at(server.url()).await?;
     let page = browser.open_offline().await?;

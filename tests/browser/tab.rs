@@ -22,7 +22,7 @@ pub(crate) const ALL: i64 = -1;
 /// Longer than any step takes on a slow machine; only a failing test waits until the end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Repeats the attempt until the first success. At the deadline the last error is returned.
+/// Repeats the attempt until the first success, or returns the last error at the deadline.
 pub(crate) async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -132,7 +132,7 @@ impl Tab {
         self.until("document.body.dataset.connection !== 'open'", true).await
     }
 
-    /// The division in the switch: the page has the division on load, and then from its socket.
+    /// Waits until the switch shows the division: the page has the division on load, and then from its socket.
     pub(crate) async fn shows(&self, division: i64) -> Result {
         self.until("Number(document.querySelector('#division').value)", division).await?;
         self.is_connected().await
@@ -149,7 +149,7 @@ impl Tab {
         self.is_connected().await
     }
 
-    /// The division in the switch heads the view. In a view of all divisions, the content names each division.
+    /// Waits until the head of the view names the division in the switch.
     pub(crate) async fn view_is_about_the_division(&self) -> Result {
         let names = "document.querySelector('#view header').innerText.toLowerCase().includes(
                          document.querySelector('#division').selectedOptions[0].text.trim().toLowerCase())";
@@ -230,7 +230,7 @@ impl Tab {
         let wanted = wanted.into();
         eventually(&format!("{expression} is {wanted}"), async || match self.evaluate(expression).await? {
             found if found == wanted => Ok(()),
-            found => Err(format!("it is {found}").into()),
+            found => Err(format!("the result is {found}").into()),
         })
         .await
     }

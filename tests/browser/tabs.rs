@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_second_tab_is_told_of_a_switch_at_once() -> Result {
+async fn switch_reaches_the_second_tab() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let first = browser.open().await?;
@@ -22,7 +22,7 @@ async fn a_second_tab_is_told_of_a_switch_at_once() -> Result {
     let document = second.evaluate("performance.timeOrigin").await?;
     first.switch(3).await?;
     second.shows(3).await?;
-    assert_eq!(second.posts().await?, json!([]), "the tab that switched brings the token");
+    assert_eq!(second.posts().await?, json!([]), "only the tab of the switch brings the relay token");
     assert_eq!(second.evaluate("performance.timeOrigin").await?, document);
 
     second.switch(0).await?;
@@ -30,7 +30,7 @@ async fn a_second_tab_is_told_of_a_switch_at_once() -> Result {
 }
 
 #[tokio::test]
-async fn a_sign_in_or_out_in_one_tab_ends_the_others_socket_which_comes_back_by_itself() -> Result {
+async fn sign_in_reconnects_other_sockets() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let first = browser.open().await?;
@@ -39,7 +39,7 @@ async fn a_sign_in_or_out_in_one_tab_ends_the_others_socket_which_comes_back_by_
     let second = browser.open().await?;
     second.shows(3).await?;
 
-    // The hook also tells the page of the turn, and the page would close the socket before the server does.
+    // Without this line the page closes its socket at the hook's event, before the server closes the socket.
     second.evaluate("(WebSocket.prototype.close = () => {}, true)").await?;
     first.sign_in("alice").await?;
     second.is_signed_in("alice").await?;
@@ -60,7 +60,7 @@ async fn a_sign_in_or_out_in_one_tab_ends_the_others_socket_which_comes_back_by_
 }
 
 #[tokio::test]
-async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() -> Result {
+async fn late_anonymous_switch_keeps_the_login() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let late = browser.open().await?;
@@ -71,10 +71,10 @@ async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() ->
     login.sign_in("alice").await?;
     let cookie = login.cookie().await?;
 
-    // The socket's session never reached the browser, and the browser has another session by now.
+    // No page has brought the birth token of the socket's session, and the browser has another session by now.
     late.release_posts().await?;
     late.is_signed_in("alice").await?;
-    assert_eq!(late.posts().await?, json!([["/store_session", 409]]), "what nobody chose as alice is not hers");
+    assert_eq!(late.posts().await?, json!([["/store_session", 409]]), "the writeback refuses the visitor's switch");
     login.shows(ALL).await?;
     login.reload().await?;
     login.is_signed_in("alice").await?;
@@ -87,7 +87,7 @@ async fn a_switch_that_lost_its_session_to_a_sign_in_leaves_the_login_alone() ->
 }
 
 #[tokio::test]
-async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() -> Result {
+async fn simultaneous_first_switches_share_a_session() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);
@@ -102,13 +102,13 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
     // has a session by now.
     second.release_posts().await?;
     second.until("watched.posts[0]?.status ?? null", 409).await?;
-    eventually("the page has left that socket", async || match second.closes().await?.as_slice() {
-        [] => Err("no socket of it was closed".into()),
+    eventually("the second page has closed a socket", async || match second.closes().await?.as_slice() {
+        [] => Err("no socket has closed".into()),
         _ => Ok(()),
     })
     .await?;
     second.is_connected().await?;
-    // The pending change of the second page is stored in the end, in the session that both pages now share.
+    // The second page stores its pending change in the session that both pages now share.
     first.shows(2).await?;
     second.switch(5).await?;
     first.shows(5).await?;
@@ -117,7 +117,7 @@ async fn two_tabs_that_switch_before_there_is_a_session_end_in_the_same_one() ->
 }
 
 #[tokio::test]
-async fn visitors_first_switch_reaches_the_other_window() -> Result {
+async fn first_switch_reaches_the_other_tab() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let (first, second) = (browser.open().await?, browser.open().await?);

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn two_users_of_one_browser_never_see_each_others_division() -> Result {
+async fn users_of_one_browser_share_no_division() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -40,7 +40,7 @@ async fn two_users_of_one_browser_never_see_each_others_division() -> Result {
 }
 
 #[tokio::test]
-async fn two_users_of_two_browsers_keep_their_divisions_apart() -> Result {
+async fn users_of_two_browsers_share_no_division() -> Result {
     let mut server = Server::start()?;
     let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
     let (alice, bob) = (first.open().await?, second.open().await?);
@@ -64,7 +64,7 @@ async fn two_users_of_two_browsers_keep_their_divisions_apart() -> Result {
 }
 
 #[tokio::test]
-async fn one_user_of_two_browsers_has_one_division() -> Result {
+async fn user_has_one_division_in_two_browsers() -> Result {
     let mut server = Server::start()?;
     let (first, second) = (Browser::start(&server).await?, Browser::start(&server).await?);
     let (here, there) = (first.open().await?, second.open().await?);
@@ -85,7 +85,7 @@ async fn one_user_of_two_browsers_has_one_division() -> Result {
 }
 
 #[tokio::test]
-async fn an_anonymous_choice_is_not_the_users_after_sign_in() -> Result {
+async fn sign_in_drops_the_anonymous_division() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -99,14 +99,14 @@ async fn an_anonymous_choice_is_not_the_users_after_sign_in() -> Result {
 }
 
 impl Tab {
-    /// Every division that this document received, first in the page itself and then from its sockets.
+    /// Returns every division that this document received: in the page itself, then from its sockets.
     async fn seen(&self) -> Result<serde_json::Value> {
         self.is_connected().await?;
         self.until("watched.divisions.length > 0", true).await?;
         self.evaluate("[...new Set([watched.first, ...watched.divisions])].filter(seen => seen !== null)").await
     }
 
-    /// Empties `seen` now: a sign-in loads no other document.
+    /// Empties the record of `seen`, since a sign-in loads no new document.
     async fn forget_seen(&self) -> Result {
         self.evaluate("watched.first = null, watched.divisions.length = 0").await.map(drop)
     }

@@ -1,4 +1,4 @@
-//! One visitor without a sign-in.
+//! A visitor without a sign-in: the first visit, switches, reloads, restarts and an invalid division.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_first_visit_shows_all_and_leaves_no_cookie() -> Result {
+async fn first_visit_sets_no_cookie() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -24,7 +24,7 @@ async fn a_first_visit_shows_all_and_leaves_no_cookie() -> Result {
 }
 
 #[tokio::test]
-async fn a_switch_on_a_socket_without_a_session_is_kept_when_the_server_restarts() -> Result {
+async fn first_switch_on_socket_survives_restart() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -48,7 +48,7 @@ async fn a_switch_on_a_socket_without_a_session_is_kept_when_the_server_restarts
 }
 
 #[tokio::test]
-async fn a_reload_keeps_the_division() -> Result {
+async fn reload_keeps_the_division() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -56,7 +56,7 @@ async fn a_reload_keeps_the_division() -> Result {
     tab.stored(4).await?;
 
     tab.reload().await?;
-    assert_eq!(tab.evaluate("watched.first").await?, 4, "the page itself, before its socket is open");
+    assert_eq!(tab.evaluate("watched.first").await?, 4, "the page shows the division before its socket opens");
     tab.shows(4).await?;
 
     tab.switch(0).await?;
@@ -66,7 +66,7 @@ async fn a_reload_keeps_the_division() -> Result {
 }
 
 #[tokio::test]
-async fn views_change_without_a_request_and_show_the_newest_division() -> Result {
+async fn views_show_newest_division_without_requests() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -75,7 +75,7 @@ async fn views_change_without_a_request_and_show_the_newest_division() -> Result
     tab.reload().await?;
     tab.shows(2).await?;
 
-    // A new document would have a new time origin, and any request of this document is an entry.
+    // A new document would have a new time origin, and each request of this document adds an entry.
     let begun = tab.evaluate("[performance.timeOrigin, performance.now()]").await?;
     for view in ["projects", "costs", "home", "projects"] {
         tab.navigate(view).await?;
@@ -94,7 +94,7 @@ async fn views_change_without_a_request_and_show_the_newest_division() -> Result
 }
 
 #[tokio::test]
-async fn of_two_quick_switches_the_last_one_wins() -> Result {
+async fn last_of_two_switches_wins() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -113,7 +113,7 @@ async fn of_two_quick_switches_the_last_one_wins() -> Result {
 }
 
 #[tokio::test]
-async fn a_switch_while_the_server_is_away_is_stored_when_it_is_back() -> Result {
+async fn switch_during_outage_is_stored_later() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -124,7 +124,7 @@ async fn a_switch_while_the_server_is_away_is_stored_when_it_is_back() -> Result
     tab.is_disconnected().await?;
     tab.switch(2).await?;
     server.start_again()?;
-    eventually("the server has it", async || match &tab.division().await?["value"] {
+    eventually("the server has the switch", async || match &tab.division().await?["value"] {
         value if *value == 2 => Ok(()),
         value => Err(format!("the server has {value}").into()),
     })
@@ -135,7 +135,7 @@ async fn a_switch_while_the_server_is_away_is_stored_when_it_is_back() -> Result
 }
 
 #[tokio::test]
-async fn a_socket_that_was_opened_before_the_session_follows_it() -> Result {
+async fn earlier_socket_follows_the_new_session() -> Result {
     let mut server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;
@@ -156,7 +156,7 @@ async fn a_socket_that_was_opened_before_the_session_follows_it() -> Result {
 }
 
 #[tokio::test]
-async fn an_invalid_division_is_shown_as_refused_and_changes_nothing() -> Result {
+async fn invalid_division_is_refused_and_changes_nothing() -> Result {
     let server = Server::start()?;
     let browser = Browser::start(&server).await?;
     let tab = browser.open().await?;

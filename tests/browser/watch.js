@@ -1,5 +1,5 @@
-// Runs before the page's own scripts, and records the traffic. The script changes nothing, except that it holds POSTs
-// back while the test asks for that.
+// Runs before the page's own scripts, and records the page's traffic. The only change to the traffic: POSTs wait while a
+// test holds them.
 (() => {
   const watched = { first: null, divisions: [], relays: [], posts: [] };
   Object.defineProperty(window, "watched", { value: watched });

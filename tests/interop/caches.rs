@@ -40,7 +40,7 @@ async fn read_through_cache(settings: impl FnOnce(SessionsBuilder) -> SessionsBu
 
 // R21.
 #[tokio::test]
-async fn nginx_caches_no_page_of_a_session() -> Result {
+async fn nginx_caches_no_session_page() -> Result {
     assert_eq!(read_through_cache(|sessions| sessions).await?, (0, String::new()));
     // `without_cache_control` gives up this protection.
     assert_eq!(read_through_cache(SessionsBuilder::without_cache_control).await?, (6, "ada".to_owned()));

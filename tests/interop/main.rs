@@ -1,4 +1,4 @@
-//! Real clients and proxies in front of the layer: Java, curl, nginx and haproxy, each with its own defaults.
+//! Real clients and proxies with the layer: Java, curl, nginx and haproxy, each with its own defaults.
 //!
 //! `tests/interop.sh` installs the programs and runs these tests.
 
@@ -65,7 +65,7 @@ async fn curl(arguments: &[&str]) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn curl_that_offers_http2_keeps_its_session() -> Result {
+async fn curl_offering_http2_keeps_its_session() -> Result {
     let (app, folder) = (App::start().await?, Folder::new()?);
     let jar = folder.file("jar").display().to_string();
     for (path, note) in [("/note/kept", "kept"), ("/note", "kept")] {
@@ -77,7 +77,7 @@ async fn curl_that_offers_http2_keeps_its_session() -> Result {
 }
 
 #[tokio::test]
-async fn curl_that_expects_100_sends_no_body_that_is_too_long() -> Result {
+async fn oversized_body_is_refused_before_curl_sends() -> Result {
     let (app, folder) = (App::start().await?, Folder::new()?);
     let body = folder.file("body");
     std::fs::write(&body, vec![b'x'; 1 << 20])?;
@@ -96,7 +96,7 @@ async fn curl_that_expects_100_sends_no_body_that_is_too_long() -> Result {
 
 // nginx limits the head of a response to 4 kB by default, and answers 502 to a longer head.
 #[tokio::test]
-async fn full_cookie_passes_default_buffers_of_proxies() -> Result {
+async fn full_cookie_fits_default_proxy_buffers() -> Result {
     let (app, folder) = (App::start().await?, Folder::new()?);
     for (name, proxy) in
         [("nginx", Proxy::nginx(app.address, "").await?), ("haproxy", Proxy::haproxy(app.address).await?)]
@@ -124,7 +124,7 @@ async fn socket(proxy: &Proxy) -> Result<Message> {
 
 // nginx sends the application's own address as `Host` unless its configuration changes the header.
 #[tokio::test]
-async fn socket_behind_a_changed_host_is_told_why() -> Result {
+async fn socket_refusal_explains_a_changed_host() -> Result {
     let app = App::start().await?;
     let proxy = Proxy::nginx(app.address, "").await?;
     let Message::Close(Some(close)) = socket(&proxy).await? else { return Err("not closed".into()) };
@@ -138,7 +138,7 @@ async fn socket_behind_a_changed_host_is_told_why() -> Result {
 }
 
 #[tokio::test]
-async fn listed_origin_passes_behind_a_changed_host() -> Result {
+async fn listed_origin_passes_despite_changed_host() -> Result {
     // The test reserves the address before the application starts, as an operator knows the address in advance.
     let reserved = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let app = App::start_with(|sessions| sessions.public_origins([format!("http://{reserved}")])).await?;

@@ -1,7 +1,8 @@
 //! Arbitrary bytes as the `Cookie` header and as the body of the writeback: no browser gains a session, and nothing
 //! fails.
 //!
-//! The first byte of the input selects how the rest is used, and the next two bytes the length of the header's part.
+//! The first byte of the input selects the use of the rest, and the next two bytes give the length of the header's
+//! part.
 #![no_main]
 
 #[allow(dead_code)]
@@ -74,7 +75,7 @@ async fn run(input: &[u8]) {
     let mut request = Browser::new().post_json(body);
     request.headers_mut().insert(header::COOKIE, cookie.clone());
     let writeback = SessionWriteback::new(&node.sessions).allow::<Division>().and_then(|all| all.allow::<Theme>());
-    let answer = node.writeback(writeback.expect("they are declared"), request).await;
+    let answer = node.writeback(writeback.expect("the values are declared"), request).await;
     let status = answer.status.as_u16();
     assert!(matches!(status, 200 | 400 | 413 | 422), "{answer:?}");
     assert!(status == 200 || answer.set_cookies().is_empty(), "{answer:?}");

@@ -1,7 +1,7 @@
 //! Tokens of all four purposes at three nodes that restart: forged, swapped, replayed, late, and in any order. The
 //! input is a program of [`STEP`] bytes for each step.
 //!
-//! Each input seals the tokens anew, so the same input changes the same places of other bytes.
+//! Each run seals the tokens anew. The same input therefore changes the same positions of different bytes.
 #![no_main]
 
 #[allow(dead_code)]
@@ -26,9 +26,9 @@ use crate::support::{
     waiting::at_once,
 };
 
-const MOST_STEPS: usize = 64;
+const MAX_STEPS: usize = 64;
 
 fuzz_target!(|input: &[u8]| {
     let (program, _) = input.as_chunks::<STEP>();
-    let _ = at_once(Cluster::run(&program[..program.len().min(MOST_STEPS)])).expect("nothing waits");
+    let _ = at_once(Cluster::run(&program[..program.len().min(MAX_STEPS)])).expect("nothing waits");
 });

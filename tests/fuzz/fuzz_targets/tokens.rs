@@ -1,7 +1,7 @@
 //! Genuine tokens, whole or forged, at nodes that do not know the content of the tokens. The input is a program: the
 //! first byte selects the browser, and each following [`STEP`] bytes are the delivery of one token.
 //!
-//! Each process seals the tokens anew, so the same input changes the same places of other bytes.
+//! Each process seals the tokens anew. The same input therefore changes the same positions of different bytes.
 #![no_main]
 
 #[allow(dead_code)]
@@ -34,7 +34,7 @@ use crate::support::{
 };
 
 const STEP: usize = 6;
-const MOST_STEPS: usize = 24;
+const MAX_STEPS: usize = 24;
 /// A longer token, doubled several times and with every character escaped, could exceed the body limit, which is a
 /// different refusal.
 const LONGEST: usize = 1024;
@@ -76,8 +76,8 @@ impl Page {
                 6 => live.clear().await,
                 _ => live.set(Visits(2)).await,
             }
-            .expect("it is written");
-            tokens.push((live.relay().expect("the cookie lacks it").to_string(), held(&live)));
+            .expect("the write succeeds");
+            tokens.push((live.relay().expect("the cookie lacks the write").to_string(), held(&live)));
         }
         Self { browser, before, tokens }
     }
@@ -129,8 +129,8 @@ async fn run(program: &[u8]) {
     let mut browser = page.browser.clone();
     let mut known: Option<usize> = None;
     let mut text = String::new();
-    for step in program.chunks_exact(STEP).take(MOST_STEPS) {
-        let &[which, flags, ref change @ ..] = step else { unreachable!("chunks are of one length") };
+    for step in program.chunks_exact(STEP).take(MAX_STEPS) {
+        let &[which, flags, ref change @ ..] = step else { unreachable!("all chunks have the same length") };
         let node = &mut nodes[usize::from(flags & OTHER_NODE)];
         if flags & RESTARTED != 0 {
             *node = app.start();
