@@ -30,18 +30,18 @@ fn main() -> Result<(), BoxError> {
     // `cargo test --benches` runs each bench once, without a measurement.
     let pages = if std::env::args().any(|argument| argument == "--bench") { 2_000 } else { 20 };
     println!("{:<44} {:>10}", "one open page", "bytes");
-    for (what, path) in [
+    for (page, path) in [
         ("WebSocket, read buffer of axum's own", "/live"),
         ("WebSocket, read buffer of 4 KiB", "/live/small"),
         ("event stream", "/session/events"),
     ] {
-        println!("{what:<44} {:>10}", bytes_of_a_page(path, pages)?);
+        println!("{page:<44} {:>10}", bytes_of_a_page(path, pages)?);
     }
     Ok(())
 }
 
-/// Bytes that the server has allocated for each of so many open pages. Each page has its own session. The bytes of the
-/// pipes are subtracted.
+/// Returns the bytes that the server has allocated for each of `pages` open pages, without the bytes of the pipes. Each
+/// page has its own session.
 fn bytes_of_a_page(path: &str, pages: usize) -> Result<u64, BoxError> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let app = app()?;
@@ -64,10 +64,10 @@ fn bytes_of_a_page(path: &str, pages: usize) -> Result<u64, BoxError> {
     Ok((used.bytes_current - idle.bytes_current).unsigned_abs() / pages as u64)
 }
 
-/// The size of a pipe in bytes: the shortest length that the longest head here allows.
+/// The size of a pipe in bytes, which must hold the longest head.
 const PIPE: usize = 1 << 10;
 
-/// Connects, sends the head of a request, and reads until the server has sent everything.
+/// Connects, sends the head of a request, reads the response's head, and lets the server send the first value.
 async fn open_page(app: &Router, head: &str) -> Result<DuplexStream, BoxError> {
     let (mut page, server) = duplex(PIPE);
     let service = TowerToHyperService::new(app.clone());
@@ -79,7 +79,7 @@ async fn open_page(app: &Router, head: &str) -> Result<DuplexStream, BoxError> {
     if !(answer.starts_with(b"HTTP/1.1 101") || answer.starts_with(b"HTTP/1.1 200")) {
         return Err(String::from_utf8_lossy(&answer[..read]).into());
     }
-    // Waits for the first value, in a frame or an event.
+    // The server sends the first value, in a frame or an event.
     for _ in 0..8 {
         tokio::task::yield_now().await;
     }

@@ -1,4 +1,4 @@
-//! Time that the layer adds to a request, above the bare service in the same run. `benches/README.md` explains the
+//! The time that the layer adds to a request, above the bare service in the same run. `benches/README.md` explains the
 //! figures.
 
 mod workloads;
@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use workloads::{Subject, Workload};
 
-/// Requests in one turn: few enough that they are still in cache at their turn, as a request that a server has just
-/// read.
+/// The number of requests in a turn: few enough that each request is still in the cache when sent, as a request that a
+/// server has just read.
 const BATCH: usize = 32;
 
-/// Turns of each workload. A median over so many turns is stable to about 5 %.
+/// The number of turns of each workload. A median over so many turns is stable to about 5 %.
 const TURNS: usize = 20_000;
 
 fn main() {
@@ -33,7 +33,7 @@ fn main() {
     }
 }
 
-/// Nanoseconds per request of one batch. Making requests and dropping responses is not timed.
+/// Returns the nanoseconds per request of a batch. The time excludes making requests and dropping responses.
 fn turn(subject: &mut Subject) -> f64 {
     let requests: Vec<_> = (0..BATCH).map(|_| subject.request()).collect();
     let mut responses = Vec::with_capacity(BATCH);

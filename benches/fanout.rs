@@ -31,7 +31,7 @@ impl SessionValue for Count {
     const NAME: &'static str = "count";
 }
 
-/// Owners in the measurement of memory, each with one watcher.
+/// The number of owners in the measurement of memory, each with one watcher.
 const OWNERS: usize = 100_000;
 
 fn main() -> Result<(), BoxError> {
@@ -59,7 +59,7 @@ fn main() -> Result<(), BoxError> {
     row("memory per watcher that waits, bytes", ours, bare);
     let (many, few) = if measures { (40_000, 1_000) } else { (40, 10) };
     println!("{:<44} {:>10} {:>10} {:>7}", "", many, few, "ratio");
-    row("one more watch beside so many of a handle, ns", registration_beside(many)?, registration_beside(few)?);
+    row("further watch beside so many of a handle, ns", registration_beside(many)?, registration_beside(few)?);
     let writes = if measures { 10_000 } else { 10 };
     let (alone, stalled) = (Writes::beside(Reader::Gone, writes)?, Writes::beside(Reader::Stalled, writes)?);
     println!("{:<44} {:>10} {:>10} {:>7}", "", "stalled", "none", "ratio");
@@ -68,11 +68,11 @@ fn main() -> Result<(), BoxError> {
     Ok(())
 }
 
-fn row(what: &str, ours: f64, bare: f64) {
-    println!("{what:<44} {ours:>10.1} {bare:>10.1} {:>7.2}", ours / bare);
+fn row(name: &str, ours: f64, bare: f64) {
+    println!("{name:<44} {ours:>10.1} {bare:>10.1} {:>7.2}", ours / bare);
 }
 
-/// One owner, and the tasks that wait for the owner's value.
+/// An owner, and the tasks that wait for the owner's value.
 struct Delivery {
     runtime: Runtime,
     writer: Writer,
@@ -154,7 +154,7 @@ impl Delivery {
         self
     }
 
-    /// Microseconds from a write until the last watcher has seen the value.
+    /// Returns the microseconds from a write until the last watcher has seen the value.
     fn deliver(&self, value: i64) -> f64 {
         self.done.seen.store(0, Ordering::Release);
         let time = self.runtime.block_on(async {
@@ -172,7 +172,7 @@ impl Delivery {
 /// The threads of the watchers.
 #[derive(Clone, Copy)]
 enum Threads {
-    /// The writer's own thread. The figure holds the work alone, without the wake-ups between threads.
+    /// The writer's own thread. The figure contains no wake-ups between threads.
     Same,
     /// Two other threads.
     Others,
@@ -196,7 +196,7 @@ impl Threads {
     }
 }
 
-/// Bytes of a watcher and everything allocated because of the watcher, on each of so many sessions.
+/// Returns the bytes of a watcher with everything allocated because of the watcher, over `owners` sessions.
 fn ours_in_memory(owners: usize) -> Result<f64, BoxError> {
     let runtime = Builder::new_current_thread().enable_time().build()?;
     let _guard = runtime.enter();
@@ -231,7 +231,7 @@ fn bare_in_memory(owners: usize) -> Result<f64, BoxError> {
     Ok(used.bytes_current as f64 / owners as f64 + size_of::<watch::Sender<i64>>() as f64)
 }
 
-/// Nanoseconds until one more watch of a handle is registered and has returned the first value.
+/// Returns the nanoseconds in which a further watch of a handle registers and returns its first value.
 fn registration_beside(others: usize) -> Result<f64, BoxError> {
     let runtime = Builder::new_current_thread().enable_time().build()?;
     let _guard = runtime.enter();
@@ -315,7 +315,7 @@ async fn begin(layer: &LayeredSessionLayer) -> Result<HeaderMap, BoxError> {
     Ok(HeaderMap::from_iter([(header::COOKIE, cookie.stripped().to_string().parse()?)]))
 }
 
-/// A handle of the session.
+/// Returns a new handle of the cookie's session.
 async fn open(layer: &LayeredSessionLayer, cookie: &HeaderMap) -> Result<Session, BoxError> {
     let mut request = Request::new(());
     request.headers_mut().clone_from(cookie);

@@ -22,7 +22,7 @@ fn request(bencher: Bencher<'_, '_>, workload: Workload) {
     });
 }
 
-/// A response on its way to its browser. The harness drops the value after the sample, outside of the time.
+/// A response on its way to its browser. The harness drops the value after the sample, outside the measured time.
 struct Sent<'a> {
     subject: &'a std::cell::RefCell<Subject>,
     browser: usize,

@@ -19,7 +19,7 @@ use tower::{Layer, Service, service_fn};
 /// where a harness prepares many requests before it sends the first.
 pub(crate) const BROWSERS: usize = 1024;
 
-/// The cookies before our cookie: 55 bytes.
+/// The cookies before the session's cookie: 55 bytes.
 const OTHERS: &str = "_ga=GA1.2.1234567890.1234567890; theme=dark; lang=en-US";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -55,7 +55,7 @@ impl Workload {
         Self::ReadFromCookieAlone,
     ];
 
-    /// The same request without the layer.
+    /// Returns the workload with the same request and without the layer.
     #[allow(dead_code, reason = "one of the benches compares")]
     pub(crate) fn baseline(self) -> Self {
         if self.has_cookies() { Self::BareWithCookies } else { Self::Bare }
@@ -103,7 +103,7 @@ impl Subject {
         subject
     }
 
-    /// The next browser's request.
+    /// Makes the next browser's request.
     pub(crate) fn request(&mut self) -> (usize, Request<()>) {
         let browser = self.turn % BROWSERS;
         self.turn += 1;
@@ -115,12 +115,12 @@ impl Subject {
     }
 
     /// The measured call.
-    #[inline(never)] // so that profilers can tell it from the rest
+    #[inline(never)] // so that profilers show the call separately
     pub(crate) fn send(&mut self, (browser, request): (usize, Request<()>)) -> (usize, Response<()>) {
         (browser, (self.call)(request))
     }
 
-    /// Stores or drops our cookie as the response says.
+    /// Stores the session's cookie of the response, if the response sets the cookie.
     pub(crate) fn keep(&mut self, browser: usize, response: &Response<()>) {
         if let Some(cookie) = cookie_field(response) {
             self.cookies[browser] = Some(cookie);
@@ -152,7 +152,7 @@ async fn read_and_write(request: Request<()>) -> Result<Response<()>, BoxError> 
     Ok(Response::new(()))
 }
 
-/// The future never waits, so the bench needs no runtime.
+/// Calls a service whose future never waits, so the bench needs no runtime.
 fn immediate<S, E>(mut service: S) -> impl FnMut(Request<()>) -> Response<()>
 where
     S: Service<Request<()>, Response = Response<()>, Error = E>,

@@ -1,4 +1,4 @@
-//! Instructions of a request, counted by callgrind: nearly exact, whatever the load of the machine.
+//! Instructions of a request, counted by callgrind: nearly exact under any load of the machine.
 
 use std::{error::Error, hint::black_box, process::Command};
 
@@ -7,7 +7,7 @@ use crate::{peer::Peer, report::Table, subject::Subject, workload::Workload};
 /// Counted requests for each peer in each workload.
 const REQUESTS: usize = 256;
 
-/// Sends so many requests through [`measured`](crate::subject::measured), the only function that callgrind counts.
+/// Sends `requests` requests through [`measured`](crate::subject::measured), the only function that callgrind counts.
 pub fn count(workload: Workload, peer: Peer, requests: usize) {
     let mut subject = Subject::new(peer, workload, 64);
     for _ in 0..requests {

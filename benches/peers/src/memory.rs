@@ -29,7 +29,7 @@ fn in_a_child(peer: Peer, sessions: usize) -> Result<f64, Box<dyn Error>> {
     Ok(text.trim().parse().map_err(|_| format!("a child failed: {}", String::from_utf8_lossy(&output.stderr)))?)
 }
 
-/// Makes so many sessions and prints the bytes of each session.
+/// Makes the sessions and prints the bytes of each session.
 ///
 /// # Errors
 ///
@@ -39,7 +39,7 @@ pub fn measure(peer: Peer, sessions: usize) -> Result<(), Box<dyn Error>> {
     const PAGE: f64 = 4096.0;
     let open = peer.open();
     let mut begin = open(Task::Bump);
-    // The one-time setup belongs to no session.
+    // The first sessions pay for the one-time setup.
     (0..1000).for_each(|_| drop(begin(Request::new(()))));
     let before = resident_pages()?;
     (0..sessions).for_each(|_| drop(begin(Request::new(()))));

@@ -1,4 +1,5 @@
-//! The measured peers, each configured as its documentation says, with the same cookie where the peer lets one choose.
+//! The measured peers, each configured as its documentation says, with the same cookie if the peer's cookie can be
+//! configured.
 
 use std::{
     convert::Infallible,

@@ -26,12 +26,12 @@ impl Table<'_> {
         }
     }
 
-    /// Each number less the bare service's number.
+    /// Returns each number less the bare service's number.
     pub fn above_bare<'a>(&self, title: &'a str, columns: &'a [&'a str]) -> Table<'a> {
         self.beside(Peer::Bare, title, columns, |number, bare| number - bare)
     }
 
-    /// Each added cost as a share of the cost that tower-sessions with its own memory adds.
+    /// Returns each number as a share of the number of tower-sessions with its MemoryStore.
     pub fn shares<'a>(&self, title: &'a str, columns: &'a [&'a str]) -> Table<'a> {
         self.beside(Peer::TowerSessions, title, columns, |number, theirs| number / theirs)
     }
@@ -43,7 +43,7 @@ impl Table<'_> {
         columns: &'a [&'a str],
         compare: impl Fn(f64, f64) -> f64,
     ) -> Table<'a> {
-        let (_, against) = self.rows.iter().find(|(peer, _)| *peer == one).expect("a row of who is compared with");
+        let (_, against) = self.rows.iter().find(|(peer, _)| *peer == one).expect("a row of the peer to compare with");
         let compared = |numbers: &Vec<f64>| numbers.iter().zip(against).map(|(a, b)| compare(*a, *b)).collect();
         let others = self.rows.iter().filter(|(peer, _)| *peer != Peer::Bare);
         Table { title, columns, rows: others.map(|(peer, numbers)| (*peer, compared(numbers))).collect() }
@@ -54,7 +54,7 @@ pub fn median(numbers: Vec<f64>) -> f64 {
     quantile(numbers, 0.5)
 }
 
-/// The quantile: the number below which so large a part of the numbers lies.
+/// Returns the quantile: the number below which this part of the numbers lies.
 pub fn quantile(mut numbers: Vec<f64>, part: f64) -> f64 {
     numbers.sort_by(f64::total_cmp);
     numbers.get((numbers.len() as f64 * part) as usize).copied().unwrap_or(f64::NAN)

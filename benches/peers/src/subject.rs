@@ -59,14 +59,14 @@ impl Subject {
         subject
     }
 
-    /// Shuffles the browsers: from now on no cache foresees the order.
+    /// Shuffles the browsers, so that no cache prefetches the next browser's session.
     pub fn shuffled(mut self) -> Self {
         // The same seed for every peer.
         fastrand::Rng::with_seed(1).shuffle(&mut self.order);
         self
     }
 
-    /// The next browser's request.
+    /// Makes the next browser's request.
     pub fn request(&mut self) -> (usize, Request<()>) {
         let browser = self.order[self.turn % self.order.len()] as usize;
         self.turn += 1;

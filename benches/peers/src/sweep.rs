@@ -26,7 +26,7 @@ use crate::{
     workload::{DAYS, bump},
 };
 
-/// The numbers of sessions, and the repetitions of each sweep: the least time counts, as the least disturbed.
+/// The numbers of sessions, and the repetitions of each sweep: the shortest time counts, as the least disturbed.
 const SIZES: [(usize, usize); 3] = [(100_000, 9), (1_000_000, 3), (5_000_000, 2)];
 
 const LIFE: Duration = Duration::from_secs(DAYS as u64 * 86_400);
@@ -53,7 +53,7 @@ pub fn print() {
     }
 }
 
-/// The time of a whole sweep, and of its longest step.
+/// Returns the time of a whole sweep, and of its longest step.
 fn ours(sessions: usize) -> (Duration, Duration) {
     let clock = ManualClock::new();
     let sessions_of = Ours::<true>::builder().tier(memory()).clock(clock.clone());

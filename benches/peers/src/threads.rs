@@ -27,7 +27,7 @@ const ROUNDS: usize = 1200;
 /// the core to another process.
 const REQUESTS: usize = 250;
 
-/// The quantile of the compared rates: a round that lost its core tells nothing of a lock.
+/// The quantile of the compared rates: a high quantile leaves out rounds that lost their core.
 const UNDISTURBED: f64 = 0.9;
 
 pub fn print() {

@@ -10,13 +10,14 @@ use crate::{
     workload::Workload,
 };
 
-/// Requests in one turn: few enough that they are still in cache when sent, as a request that a server has just read.
+/// The number of requests in a turn: few enough that each request is still in the cache when sent, as a request that a
+/// server has just read.
 const BATCH: usize = 32;
 
-/// Turns of each peer in each workload.
+/// The number of turns of each peer in each workload.
 const TURNS: usize = 5_000;
 
-/// Sessions of the cold variant.
+/// The number of sessions of the cold variant.
 const COLD: usize = 20_000;
 
 const COLUMNS: [&str; 7] = ["w0", "w1", "w2", "w3", "w4", "w5", "w3 cold"];
@@ -39,7 +40,7 @@ pub fn print() {
     costs.shares("cost, share of MemoryStore's", &COLUMNS).print(2);
 }
 
-/// Nanoseconds of a request, for each peer.
+/// Returns the nanoseconds of a request, for each peer.
 fn medians(workload: Workload, browsers: usize) -> [f64; Peer::ALL.len()] {
     let subject = |peer| Subject::new(peer, workload, browsers);
     let mut subjects = Peer::ALL.map(|peer| (subject(peer), Vec::with_capacity(TURNS)));
@@ -54,7 +55,7 @@ fn medians(workload: Workload, browsers: usize) -> [f64; Peer::ALL.len()] {
     subjects.map(|(_, times)| median(times))
 }
 
-/// Making requests and dropping responses is not timed.
+/// Runs a turn. The time excludes making requests and dropping responses.
 fn turn(subject: &mut Subject) -> f64 {
     const { assert!(BATCH <= BROWSERS, "a turn's requests are of different browsers") };
     let (browsers, requests): (Vec<_>, Vec<_>) = (0..BATCH).map(|_| subject.request()).unzip();

@@ -2,7 +2,7 @@
 //! sockets, a runtime and the rendering of a page. Needs `wrk`, two free cores, and `taskset`, which gives the server
 //! one core and `wrk` the other: on shared cores the two disturb each other by more than the layer costs.
 
-// The example is a whole application, and the bench serves its pages alone.
+// The bench serves only the pages of the example, so parts of these modules are unused.
 #[allow(dead_code, unreachable_pub)]
 #[path = "../../../../examples/division/page.rs"]
 mod page;
@@ -48,7 +48,7 @@ use crate::{
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The comparison: for each kind of visitor, the page without the layer and with it.
+/// The comparison: for each kind of visitor, the page without the layer and with the layer.
 const VISITORS: [&str; 2] = ["new", "returning"];
 const APPS: [&str; 2] = ["bare", "layered"];
 
@@ -65,7 +65,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn compare() -> Result<(), Box<dyn Error>> {
     let servers = APPS.map(Server::start).into_iter().collect::<Result<Vec<_>, _>>()?;
-    println!("| visitors | without the layer, requests/s | with it | ratio | least to most | of the best |");
+    println!(
+        "| visitors | without the layer, requests/s | with the layer | ratio | lowest to highest | ratio of the best turns |"
+    );
     println!("|---|--:|--:|--:|--:|--:|");
     for visitor in VISITORS {
         let mut rates = [Vec::new(), Vec::new()];
@@ -78,12 +80,12 @@ fn compare() -> Result<(), Box<dyn Error>> {
         // The ratio of neighbouring turns: a slow machine slows both.
         let mut ratios: Vec<_> = bare.iter().zip(&layered).map(|(bare, layered)| layered / bare).collect();
         ratios.sort_unstable_by(f64::total_cmp);
-        let (least, ratio, most) = (ratios[0], ratios[TURNS / 2], ratios[TURNS - 1]);
+        let (lowest, ratio, highest) = (ratios[0], ratios[TURNS / 2], ratios[TURNS - 1]);
         // The least disturbed turn of each application.
         let best = |rates: &[f64]| rates.iter().copied().fold(0.0, f64::max);
         let of_best = best(&layered) / best(&bare);
         let (bare, layered) = (median(bare), median(layered));
-        println!("| {visitor} | {bare:.0} | {layered:.0} | {ratio:.3} | {least:.3} to {most:.3} | {of_best:.3} |");
+        println!("| {visitor} | {bare:.0} | {layered:.0} | {ratio:.3} | {lowest:.3} to {highest:.3} | {of_best:.3} |");
     }
     Ok(())
 }
@@ -110,7 +112,7 @@ struct Server {
 impl Server {
     fn start(app: &str) -> Result<Self, Box<dyn Error>> {
         let process = pinned("0", &env::current_exe()?.to_string_lossy()).arg(app).stdout(Stdio::piped()).spawn()?;
-        // From here on dropping the application ends the server, whatever its output.
+        // Constructed before the server prints, so that an error below also ends the process.
         let mut server = Self { process, address: String::new(), cookie: String::new() };
         let output = server.process.stdout.take().ok_or("no output")?;
         let mut lines = BufReader::new(output).lines();
@@ -119,7 +121,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Requests per second, as counted by `wrk`.
+    /// Returns the requests per second that `wrk` counts.
     fn load(&self, visitor: &str) -> Result<f64, Box<dyn Error>> {
         let mut wrk = pinned("1", "wrk");
         wrk.args(["--threads", "1", "--connections", "16", "--duration", &format!("{SECONDS}s")]);
@@ -129,7 +131,7 @@ impl Server {
         let output = wrk.arg(&self.address).output()?;
         let text = String::from_utf8(output.stdout)?;
         if text.contains("Non-2xx") || text.contains("Socket errors") {
-            return Err(format!("not all went well:\n{text}").into());
+            return Err(format!("some requests failed:\n{text}").into());
         }
         let rate = text.lines().find_map(|line| line.strip_prefix("Requests/sec:")).ok_or("no rate")?;
         Ok(rate.trim().parse()?)

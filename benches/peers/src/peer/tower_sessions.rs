@@ -14,7 +14,7 @@ use crate::workload::{COOKIE, DAYS, PART, PARTS, Values, part};
 
 const LIFE: Duration = Duration::days(DAYS as i64);
 
-/// More than all measured sessions, so that the store evicts none.
+/// More than the number of all measured sessions, so that the store evicts no session.
 pub(super) const CAPACITY: u64 = 10_000_000;
 
 pub(super) fn memory() -> newest::SessionManagerLayer<newest::MemoryStore> {
@@ -87,7 +87,7 @@ impl Values for newest::Session {
     }
 }
 
-/// The same text as above, for another type.
+/// The same code as above, for the type of the previous version.
 impl Values for previous::Session {
     async fn of(request: Request<()>) -> Self {
         request.extensions().get::<Self>().cloned().expect("a session")
