@@ -40,7 +40,8 @@ impl TenantDefaults {
         }
         let row = self.database.defaults(tenant).await?;
         if !row.is_empty() {
-            cache().insert(tenant.to_owned(), (Instant::now(), row.clone())); // nobody fills it with made-up tenants
+            // An unknown tenant has no row, so a client that invents tenants can't fill the cache.
+            cache().insert(tenant.to_owned(), (Instant::now(), row.clone()));
         }
         Ok(row)
     }
@@ -53,7 +54,7 @@ impl Source for TenantDefaults {
 
     fn read<'a>(&'a self, lookup: Lookup<'a>) -> TierFuture<'a, Found> {
         let Some(tenant) = lookup.head().and_then(|head| head.headers.get("x-tenant")?.to_str().ok()) else {
-            return TierFuture::ready(Ok(Found::nothing())); // a job has no request, a stranger no tenant
+            return TierFuture::ready(Ok(Found::nothing())); // a job has no request head, and a visitor no tenant
         };
         TierFuture::boxed(async move {
             let row = self.row(tenant).await?;
@@ -117,23 +118,23 @@ async fn main() -> Result<(), BoxError> {
     let app = ServiceBuilder::new().layer(LayeredSessionLayer::new(sessions)).service(service_fn(theme));
     let browser = Client::new(app.clone());
 
-    let stranger = browser.get("/").await?;
-    assert_eq!(stranger.text()?, "light from default");
+    let without_tenant = browser.get("/").await?;
+    assert_eq!(without_tenant.text()?, "light from default");
 
     for _ in 0..2 {
         let visitor = browser.get("/").header("x-tenant", "acme").await?;
         assert_eq!(visitor.text()?, "dark from tenant-defaults");
         assert!(visitor.cookies().is_empty(), "a computed answer is stored nowhere");
     }
-    assert_eq!(database.asked.load(Ordering::Relaxed), 1, "the second visitor was answered from the tier's cache");
+    assert_eq!(database.asked.load(Ordering::Relaxed), 1, "the tier's cache answers the second request");
 
     let chosen = browser.request(Method::PUT, "/sepia").header("x-tenant", "acme").await?;
     assert_eq!((chosen.text()?, chosen.cookies().len()), ("sepia from memory", 1));
     let kept = browser.get("/").header("x-tenant", "acme").await?;
-    assert_eq!(kept.text()?, "sepia from memory", "whatever is stored comes before what is computed");
+    assert_eq!(kept.text()?, "sepia from memory", "a stored value comes before a computed value");
 
     let another = Client::new(app).get("/").header("x-tenant", "acme").await?;
-    assert_eq!(another.text()?, "dark from tenant-defaults", "another browser has chosen nothing");
-    println!("{}, {}, {}", stranger.text()?, chosen.text()?, another.text()?);
+    assert_eq!(another.text()?, "dark from tenant-defaults", "another browser sees the tenant's default");
+    println!("{}, {}, {}", without_tenant.text()?, chosen.text()?, another.text()?);
     Ok(())
 }

@@ -9,7 +9,8 @@
 //!      http://127.0.0.1:3000/store_session                                {"stored":["current_division_id"]}
 //! ```
 //!
-//! `PORT` (3000) and `SESSION_KEYS` (without it, sessions end with the process) are read from the environment.
+//! The environment variables are `PORT` (3000 by default) and `SESSION_KEYS` (without the variable, sessions end with
+//! the process).
 
 use std::{env, net::Ipv4Addr, time::Duration};
 
@@ -62,7 +63,7 @@ async fn main() -> Result<(), BoxError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     let mut server = auto::Builder::new(TokioExecutor::new());
-    server.http1().timer(TokioTimer::new()); // a head that never ends is cut off
+    server.http1().timer(TokioTimer::new()); // hyper cuts off a head that never ends
     let connections = GracefulShutdown::new();
     loop {
         tokio::select! {

@@ -51,7 +51,7 @@ fn app(sessions: &Sessions) -> Result<Router, BuildError> {
         .route("/cart/{product_id}", delete(remove))
         .route("/cart/{product_id}/reduce", post(reduce))
         .route("/logout", post(logout))
-        // Pages read the cart, and change the cart through the routes above alone.
+        // `expose` lets pages only read the cart. Pages change the cart through the routes above.
         .nest_service("/session", SessionWriteback::new(sessions).expose::<Cart>()?)
         .merge(page::assets())
         .layer(LayeredSessionLayer::new(sessions.clone()))
@@ -72,7 +72,7 @@ async fn add(session: Session, Json(Addition { product_id }): Json<Addition>) ->
     session.update::<Cart>(|cart| cart.add(product_id)).await.map(Json)
 }
 
-/// Takes a piece out. The change is relative, as in `add`: two tabs that each take one piece out take two.
+/// Takes a piece out. The change is relative, as in `add`: if two tabs each take a piece out, both changes count.
 async fn reduce(session: Session, Path(product_id): Path<u32>) -> Result<Json<Cart>, WriteError> {
     session.update::<Cart>(|cart| cart.reduce(product_id)).await.map(Json)
 }

@@ -1,8 +1,8 @@
-// The server's cart, in this tab and in every other tab. Buttons write by plain requests, and the events bring the new
-// cart to each tab, whichever tab wrote.
+// Shows the server's cart. Buttons write by plain requests, and the events bring each new cart to every tab of the
+// browser.
 import { connect } from '/session/hook.js';
 
-const PATIENCE = 800; // ms that a lost connection may take to come back before the page says so
+const PATIENCE = 800; // ms: the page does not mention a connection that returns earlier
 
 const element = (id) => document.getElementById(id);
 const session = connect({ url: '/session' });
@@ -60,7 +60,7 @@ async function change(method, path, body) {
   if (!answer?.ok) return;
   // Events come in the order of the changes, and answers in any order. Without events, the page shows the answer.
   if (document.body.dataset.connection !== 'open') show(await answer.json());
-  session.resume(); // the first one began the session that the events are of
+  session.resume(); // the first request began a session: a stream of that session is needed
 }
 
 function request(method, path, body) {
@@ -70,7 +70,7 @@ function request(method, path, body) {
 
 // ---- the cart
 
-let shown; // the quantity of each product, once the server has told it
+let shown; // the quantity of each product, once the server has sent a cart
 
 function show(cart) {
   const items = cart?.items ?? [];
@@ -91,7 +91,7 @@ function show(cart) {
   bar();
 }
 
-// Words for the change from one cart to the next.
+// Describes the change from one cart to the next.
 function news(before, now) {
   if (before.size && !now.size) return 'The cart is empty';
   const ids = [...products.keys()].filter((id) => before.get(id) !== now.get(id));
@@ -139,7 +139,7 @@ function newLine(id) {
 
 function flash(line) {
   line.classList.remove('new');
-  void line.offsetWidth; // begins the animation anew
+  void line.offsetWidth; // restarts the animation
   line.classList.add('new');
 }
 
@@ -158,7 +158,7 @@ function announce(text) {
   fading = setTimeout(() => (element('news').textContent = ''), 6_000);
 }
 
-// The bar shows while the cart is out of sight. Screen readers read the bar's text in either case.
+// The bar shows while the cart is out of sight. Screen readers read the bar's text while the bar is hidden too.
 let inSight = true;
 
 function bar() {

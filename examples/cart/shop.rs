@@ -21,8 +21,8 @@ pub(crate) const PRODUCTS: [Product; 6] = [
     Product { id: 6, name: "Hibiscus & Rosehip", about: "Fruit, tart and red. Egypt", cents: 720, hue: 5 },
 ];
 
-/// The most pieces of each product.
-const MOST: u32 = 99;
+/// The maximum number of pieces of each product.
+const MAX_PIECES: u32 = 99;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Cart {
@@ -43,7 +43,7 @@ impl Cart {
         }
     }
 
-    /// Takes a single piece of the product out. The last piece takes the product's line with it.
+    /// Takes a single piece of the product out, and the product's line with the last piece.
     pub(crate) fn reduce(&mut self, product_id: u32) {
         if let Some(item) = self.items.iter_mut().find(|item| item.product_id == product_id) {
             item.quantity = item.quantity.saturating_sub(1);
@@ -64,8 +64,8 @@ impl SessionValue for Cart {
             if !PRODUCTS.iter().any(|product| product.id == *product_id) {
                 return Err(format!("there is no product {product_id}").into());
             }
-            if !(1..=MOST).contains(quantity) {
-                return Err(format!("a cart holds 1 to {MOST} of a product").into());
+            if !(1..=MAX_PIECES).contains(quantity) {
+                return Err(format!("a cart holds 1 to {MAX_PIECES} of a product").into());
             }
             if self.items[..at].iter().any(|item| item.product_id == *product_id) {
                 return Err(format!("product {product_id} is in the cart twice").into());

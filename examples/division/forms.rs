@@ -21,7 +21,7 @@ pub(crate) struct Login {
 
 /// Signs the user in without a password: an application checks the password here.
 pub(crate) async fn login(session: Session, Form(login): Form<Login>) -> Result<Redirect, WriteError> {
-    // Without `adopt`, a choice from before the sign-in stays with the browser.
+    // Without `adopt`, the user does not get the division that the visitor chose before the sign-in.
     session.sign_in(CurrentUser { name: login.user }).await?;
     Ok(Redirect::to("/"))
 }
@@ -52,7 +52,7 @@ pub(crate) async fn forget(session: Session) -> Result<(), WriteError> {
     session.remove::<Division>().await
 }
 
-/// Switches and then answers with an error: a successful write is kept, whatever its handler answers afterwards.
+/// Switches and then answers with an error: a successful write stays, although the handler fails afterwards.
 pub(crate) async fn switch_then_fail(session: Session, Form(switch): Form<Switch>) -> Result<StatusCode, WriteError> {
     session.set(switch.id).await?;
     Ok(StatusCode::INTERNAL_SERVER_ERROR)

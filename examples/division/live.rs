@@ -1,5 +1,5 @@
-//! The socket: one socket per page, through every view. The socket follows the division, whichever tab changes the
-//! division, and ends with the session.
+//! The socket: one socket per page, for all views. The socket follows each change of the division, also from other
+//! tabs, and ends with the session.
 
 use std::{error::Error, time::Duration};
 
@@ -24,8 +24,8 @@ use crate::{
     views::{self, View},
 };
 
-/// The interval of the server's pings, of which the server tells the page. Either side closes a connection that is
-/// silent for two and a half intervals.
+/// The interval of the server's pings, which the server sends to the page as well. Either side closes a connection
+/// that is silent for two and a half intervals.
 const HEARTBEAT: Duration = Duration::from_secs(8);
 const SILENCE: Duration = Duration::from_secs(20);
 /// The longest frame, far longer than any frame of the page.
@@ -40,7 +40,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 enum FromPage {
-    /// The view of a new connection. No person acted: a reconnection is no use of the session.
+    /// The view of a new connection. A reconnection is no act of a person, and no use of the session.
     Show {
         view: View,
     },
@@ -103,13 +103,13 @@ pub(crate) async fn upgrade(
 }
 
 async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxError> {
-    let mut divisions = session.watch::<Division>(); // the present one first, then each change from anywhere
+    let mut divisions = session.watch::<Division>(); // the present division first, then each change from anywhere
     let mut heartbeat = interval(HEARTBEAT);
     let mut heard = Instant::now();
     let mut view = None;
     loop {
         tokio::select! {
-            biased; // a session that is over is shown nothing more
+            biased; // no values after the end of the session
             reason = session.closed() => return close(socket, reason.close_code(), &reason.to_string()).await,
             Some(id) = divisions.next() => {
                 send(socket, ToPage::Division(Status::of(session))).await?;
@@ -133,7 +133,7 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         continue;
                     }
                     Some(Ok(_)) => continue, // axum answers pings and the closing handshake by itself
-                    // The frame is too large, or no WebSocket frame at all: the server can read nothing after it.
+                    // The frame is too large, or no WebSocket frame at all: the server can't read later frames.
                     Some(Err(error)) => {
                         refuse(socket, error.to_string()).await?;
                         return close(socket, close_code::SIZE, "a frame was not readable").await;
@@ -147,12 +147,12 @@ async fn converse(socket: &mut WebSocket, session: &Session) -> Result<(), BoxEr
                         send(socket, ToPage::View { view: next, html }).await?;
                     }
                     Ok(FromPage::Navigate { view: next }) => {
-                        session.touch().await.ok(); // a session that has ended says so through `closed()`
+                        session.touch().await.ok(); // an ended session ends the loop through `closed()`
                         view = Some(next);
                         let html = views::render(next, session.value::<Division>());
                         send(socket, ToPage::View { view: next, html }).await?;
-                        // The browser drops its cookie in time, even if the socket is in use: the relay token tells the
-                        // browser of the use.
+                        // The browser drops its cookie in time, also while the socket is in use: the relay token
+                        // brings a cookie with a later end.
                         if let Some(relay) = session.relay() {
                             bring(socket, &relay, json!({})).await?;
                         }
@@ -197,7 +197,7 @@ async fn bring(socket: &mut WebSocket, relay: &RelayToken, values: serde_json::V
     send(socket, ToPage::StoreSession { relay: relay.to_string(), values }).await
 }
 
-/// The text of `validate` for people, without the wire name around the text.
+/// Returns the text of `validate` without the wire name around the text.
 fn reason_of(error: &WriteError) -> String {
     error.source().map_or_else(|| error.to_string(), ToString::to_string)
 }

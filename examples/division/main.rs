@@ -39,7 +39,7 @@ async fn main() -> Result<(), BoxError> {
     site::serve::serve(app(&sessions, open)?, sessions, async move { sockets.recv().await }).await
 }
 
-/// Finds every misconfiguration, with the remedy in the error's message.
+/// Builds the sessions. The error of a wrong configuration names the remedy.
 fn sessions(keys: KeyRing) -> Result<Sessions, BuildError> {
     Sessions::builder()
         .tier(MemoryTier::builder().max_bytes(64 << 20).build())

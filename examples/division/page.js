@@ -2,10 +2,10 @@
 // address bar, and hands the socket's relay tokens to the writeback hook.
 import { connect } from '/store_session/hook.js';
 
-const SHORTEST = 250; // ms before the first reconnection; it doubles up to LONGEST
+const SHORTEST = 250; // ms before the first reconnection; the delay doubles up to LONGEST
 const LONGEST = 10_000;
-const STEADY = 5_000; // ms after which a connection counts as a good one
-const UNNOTICED = 600; // ms: a shorter interruption is not worth a word
+const STEADY = 5_000; // ms after which a connection counts as good, and the delay starts over
+const UNNOTICED = 600; // ms: the page does not mention a shorter interruption
 
 const element = (id) => document.getElementById(id);
 const main = element('view');
@@ -19,8 +19,8 @@ let socket;
 let timer;
 let failures = 0;
 let visitor = true; // whether the socket was opened without a session
-let patience = Infinity; // ms of silence after which a connection is given up
-let heard = 0; // when the last frame came
+let patience = Infinity; // ms of silence after which a connection counts as lost
+let heard = 0; // the time of the last frame
 
 function open() {
   clearTimeout(timer);
@@ -49,9 +49,9 @@ function reopen() {
   before?.close();
 }
 
-// A lost network reports nothing: the server's heartbeat fails to come.
+// Replaces a silent connection. A lost network causes no event, but the server's heartbeats stop.
 function look() {
-  if (!socket || socket.readyState === WebSocket.CONNECTING) return; // without one, `pageshow` is about to open one
+  if (!socket || socket.readyState === WebSocket.CONNECTING) return; // without a socket, `pageshow` is about to open a socket
   if (socket.readyState === WebSocket.OPEN && Date.now() - heard < patience) return;
   disconnected(reason);
   reopen();
@@ -93,14 +93,14 @@ const on = {
   },
 };
 
-// Brings the socket's relay tokens to the writeback, and a choice that was made without a socket. The socket tells the
-// rest.
+// Opens a hook that brings to the writeback the socket's relay tokens, and choices that were made without a socket. The
+// hook needs no events, since the socket brings the values.
 function carrier() {
   const hook = connect({ url: '/store_session', events: false });
   hook.addEventListener('stored', () => {
     unsaved = null;
     if (visitor) reopen(); // the socket does not see the session that the POST has begun
-    status(); // a session's first write is the browser's only now
+    status(); // the browser gets the cookie of a session's first write only now
   });
   hook.addEventListener('refused', ({ detail }) => refused(detail.message));
   hook.addEventListener('begun', () => visitor && reopen());
@@ -109,8 +109,8 @@ function carrier() {
     reopen();
     status();
   });
-  // The browser has another session than the socket by now. The next connection gets the browser's session, and so does
-  // the value that this page has yet to store.
+  // By now the browser has another session than the socket. The next connection gets the browser's session, and the hook
+  // stores the pending value there.
   hook.addEventListener('conflict', async () => {
     socket?.close();
     if ((await status()) && unsaved !== null) hook.store({ current_division_id: unsaved });
@@ -120,7 +120,7 @@ function carrier() {
 
 setInterval(() => Date.now() - heard >= patience && look(), 1_000);
 for (const type of ['online', 'focus']) addEventListener(type, look);
-// The browser may be wrong about the network; the next attempt shows.
+// The browser may be wrong about the network, so the page tries to connect.
 addEventListener('offline', () => {
   disconnected('');
   reopen();
@@ -155,7 +155,7 @@ function show(view) {
   }
   main.setAttribute('aria-busy', 'true');
   scrollTo(0, 0);
-  if (!send({ event: 'navigate', view })) look(); // a new connection asks for it first
+  if (!send({ event: 'navigate', view })) look(); // a new connection first asks for the wanted view
 }
 
 document.addEventListener('click', (event) => {
@@ -173,8 +173,8 @@ addEventListener('popstate', () => {
 // ---- the division
 
 let asked = null; // the switch that the server has not answered yet
-let unsaved = null; // the one that it has stored, and the browser's cookie may not hold yet
-let chosen = null; // the one that waits for a connection
+let unsaved = null; // the switch that the server has stored, and the browser's cookie may lack
+let chosen = null; // the switch that waits for a connection
 
 const shown = () => Number(document.documentElement.dataset.division);
 const nameOf = (id) => [...select.options].find(({ value }) => Number(value) === id)?.text ?? id;
@@ -183,7 +183,7 @@ function choose(id) {
   if (send({ event: 'switch-division', id })) asked = unsaved = id;
   else {
     chosen = id;
-    hook.store({ current_division_id: id }); // it tries until there is a server again
+    hook.store({ current_division_id: id }); // the hook tries until a server answers
     explain();
   }
 }
@@ -215,9 +215,9 @@ element('forget').addEventListener('click', async () => {
   else notice('The division could not be reset.');
 });
 
-// ---- what the page says about itself
+// ---- the status
 
-// Asks for the answering tier and the signed-in user, which another tab may have changed. Resolves to whether the user
+// Asks for the answering tier and the signed-in user, which another tab may have changed. Resolves to true if the user
 // is still the same.
 async function status() {
   const answer = await fetch('/division', { cache: 'no-store' }).catch(() => null);
@@ -227,11 +227,11 @@ async function status() {
     if (value !== shown() && asked === null && unsaved === null && chosen === null) socket?.close();
     return true;
   }
-  socket?.close(); // it may still speak for the user of before
+  socket?.close(); // the socket may belong to the previous user
   return false;
 }
 
-// Shows the answering tier and the signed-in user. Returns whether the user is still the same.
+// Shows the answering tier and the signed-in user. Returns true if the user is still the same.
 function about({ tier, user }) {
   element('tier').textContent = tier;
   element('kept').textContent = element('kept').dataset[tier];
@@ -246,11 +246,11 @@ function about({ tier, user }) {
   // A choice of the previous user must not become a choice of the new user.
   hook.close();
   hook = carrier();
-  if (unsaved !== null || chosen !== null) refused('somebody signed in or out in another tab');
+  if (unsaved !== null || chosen !== null) refused('a user signed in or out in another tab');
   return false;
 }
 
-let reason = ''; // why the server closed the connection
+let reason = ''; // the server's reason for the close of the connection
 let unnoticed; // the timer of a short interruption
 
 function connected() {
@@ -258,7 +258,7 @@ function connected() {
   document.body.dataset.connection = 'open';
   element('connection').textContent = 'Live';
   explain();
-  if (chosen !== null || unsaved !== null) hook.resume(); // a choice that waits need not wait any longer
+  if (chosen !== null || unsaved !== null) hook.resume(); // posts a pending choice at once
 }
 
 function disconnected(why) {
@@ -279,8 +279,8 @@ function explain() {
   let text = 'Not connected. The page may be out of date.';
   if (chosen !== null) text = `Not connected. The page still shows ${nameOf(shown())}. ${nameOf(chosen)} follows with the connection.`;
   if (reason === 'cross-site') {
-    text = `The server takes this page for one of another site, as a proxy in front of the server changes the Host header. Its
-      operator can list ${location.origin} in public_origins.`;
+    text = `The server treats this page as a page of another site, since a proxy in front of the server changes the Host header.
+      The server's operator can list ${location.origin} in public_origins.`;
   }
   element('away').textContent = text;
 }

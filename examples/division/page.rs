@@ -59,7 +59,7 @@ pub(crate) fn render(view: View, division: Division, user: Option<&str>, tier: &
     html::page(html, SCRIPTS)
 }
 
-/// The place where the division is kept, in words for people.
+/// Returns the text on the place that keeps the division.
 fn kept(tier: &str) -> &'static str {
     match tier {
         "memory" => "Division kept in the server’s memory",

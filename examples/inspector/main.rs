@@ -101,7 +101,7 @@ async fn page(session: Session) -> impl IntoResponse {
         flash = escape(&session.get::<Flash>().map_or_else(String::new, |Flash(text)| text)),
         items = items(&session.value()),
         user = user
-            .map_or_else(|| "Nobody is signed in.".to_owned(), |user| format!("Signed in as {}.", escape(&user.name))),
+            .map_or_else(|| "No user is signed in.".to_owned(), |user| format!("Signed in as {}.", escape(&user.name))),
     );
     html::page(html, "script-src 'none'")
 }

@@ -37,8 +37,8 @@ pub(crate) struct Accounts {
     hashes: HashMap<&'static str, String>,
     /// The hash that stands in for the account of an unknown name.
     nobody: String,
-    /// The turns of password checks. A check takes 19 MiB and a core, so that more checks at a time than cores would
-    /// only take more memory.
+    /// The permits of password checks. A check takes 19 MiB and a core, so more checks at a time than cores would only
+    /// take more memory.
     checks: Arc<Semaphore>,
 }
 
@@ -63,16 +63,17 @@ impl Accounts {
     /// The example limits no rate. An application limits the attempts per name and per address, outside of the session: a
     /// program that guesses passwords brings no cookie.
     pub(crate) async fn check(self: Arc<Self>, name: String, password: String) -> Result<Option<User>, BoxError> {
-        let turn = Arc::clone(&self.checks).acquire_owned().await?;
-        // The check holds its turn to the end, even if the browser leaves earlier.
+        let permit = Arc::clone(&self.checks).acquire_owned().await?;
+        // The check holds its permit to the end, even if the browser leaves earlier.
         spawn_blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             self.verify(name, &password)
         })
         .await?
     }
 
-    /// An unknown name costs the same hash as a wrong password: the time of the answer must not tell which names exist.
+    /// Checks the password. An unknown name costs the same hash as a wrong password: the time of the answer must not
+    /// show whether a name exists.
     fn verify(&self, name: String, password: &str) -> Result<Option<User>, BoxError> {
         let account = self.hashes.get(name.as_str());
         let hash = account.unwrap_or(&self.nobody);

@@ -22,7 +22,8 @@ pub(crate) struct Login {
     remember: Option<String>,
 }
 
-/// Leads to fixed addresses alone: a `next` parameter, which any link may fill, would lead users to another site.
+/// Signs the user in. The redirects lead only to fixed addresses: a `next` parameter, which any link may fill, would
+/// lead users to another site.
 pub(crate) async fn login(
     State(AppState { accounts, remembered }): State<AppState>,
     session: Session,

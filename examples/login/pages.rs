@@ -1,4 +1,4 @@
-//! The pages. Each is whole without a script.
+//! The pages. Each page works without a script.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +17,7 @@ use crate::{
     values::{Flash, User},
 };
 
-/// The public page. A message of the page before shows here once.
+/// The public page. The message of a sign-out shows here once.
 pub(crate) async fn home(session: Session) -> Result<impl IntoResponse, WriteError> {
     let message = match session.take::<Flash>().await? {
         Some(Flash::SignedOut) => "You are signed out in this browser.",
@@ -108,7 +108,8 @@ fn corner(user: Option<&User>) -> String {
     format!(include_str!("signed_in.html"), name = escape(name), initial = escape(&initial))
 }
 
-/// A page in its frame. `no-store`, since after a sign-out nothing must bring an account back, the back button included.
+/// A page in its frame. `no-store` keeps the page out of caches: after a sign-out, not even the back button shows an
+/// account again.
 fn page(title: &str, corner: &str, main: &str) -> impl IntoResponse + use<> {
     let html = format!(include_str!("page.html"), title = title, corner = corner, main = main);
     ([(header::CACHE_CONTROL, "no-store")], html::page(html, "script-src 'none'"))

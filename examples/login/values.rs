@@ -5,13 +5,13 @@ use std::time::Duration;
 use layered_session::{Session, SessionValue, WriteError, WriteErrorKind};
 use serde::{Deserialize, Serialize};
 
-/// The most characters of a user name.
+/// The maximum number of characters of a user name.
 pub(crate) const NAME_CHARS: usize = 64;
 
 /// The signed-in user. The session's principal comes from this value, so `sign_in` and `sign_out` alone change it.
 ///
-/// The name is enough to find everything else. Rights and addresses that were copied into the session would stay there
-/// after the application had changed them.
+/// The name is enough to look up all other data. Copies of rights and addresses in the session would be out of date
+/// once the application has changed the originals.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct User {
     pub(crate) name: String,
@@ -34,7 +34,7 @@ pub(crate) enum Flash {
 
 impl SessionValue for Flash {
     const NAME: &'static str = "flash";
-    // A page that never came must not greet the user with an old message tomorrow.
+    // Without this limit a message that no page has shown would surprise the user days later.
     const MAX_AGE: Option<Duration> = Some(Duration::from_secs(60));
 }
 

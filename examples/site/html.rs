@@ -19,13 +19,13 @@ pub(crate) fn page(html: String, scripts: &str) -> impl IntoResponse + use<> {
     (headers, Html(html))
 }
 
-/// The styles that all examples share, as `/base.css`, and those of one example, as `/page.css`.
+/// The styles that all examples share, as `/base.css`, and the styles of one example, as `/page.css`.
 pub(crate) fn styles(page: &'static str) -> Router {
     const CSS: &str = "text/css; charset=utf-8";
     Router::new().route("/base.css", asset(CSS, include_str!("base.css"))).route("/page.css", asset(CSS, page))
 }
 
-/// A file of the program. `no-cache` has the browser ask again, since the next build may bring another file.
+/// A file of the program. `no-cache` makes the browser ask again, since the next build may bring another file.
 pub(crate) fn asset(kind: &'static str, body: &'static str) -> MethodRouter {
     get(async move || ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "no-cache")], body))
 }

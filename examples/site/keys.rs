@@ -13,8 +13,8 @@ pub(crate) fn key_ring(example: &str) -> Result<KeyRing, BuildError> {
     }
 }
 
-/// Reads `SESSION_KEYS`. A release build does not start without the variable: a server under a key of its own could not
-/// read the cookies of its neighbours.
+/// Reads `SESSION_KEYS`. A release build does not start without the variable: a server with its own key could not read
+/// the cookies of the other servers.
 #[cfg(not(debug_assertions))]
 pub(crate) fn key_ring(_: &str) -> Result<KeyRing, BuildError> {
     KeyRing::from_env("SESSION_KEYS")

@@ -7,7 +7,7 @@ use layered_session::{Sessions, tier::BoxError};
 use tokio::{net::TcpListener, sync::oneshot, time::timeout};
 use tracing_subscriber::EnvFilter;
 
-/// How long open requests, streams and sockets may take to end.
+/// The time that open requests, streams and sockets have to end.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// Serves on `PORT`, or 3000, until the first SIGTERM or Ctrl-C, and waits a moment for connections and for `ended`.
@@ -31,7 +31,7 @@ pub(crate) async fn serve(app: Router, sessions: Sessions, ended: impl Future) -
     sessions.shutdown();
     drop(stop);
     if timeout(GRACE, async { (server.await, ended.await) }).await.is_err() {
-        tracing::warn!("some connections had to be cut");
+        tracing::warn!("some connections were still open at the end");
     }
     Ok(())
 }

@@ -94,7 +94,7 @@ pub mod divisions_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The present division and the tier that answered for it.
+        /// The present division, and the tier that answers for the division.
         pub async fn current(
             &mut self,
             request: impl tonic::IntoRequest<super::CurrentRequest>,
@@ -109,7 +109,7 @@ pub mod divisions_client {
             req.extensions_mut().insert(GrpcMethod::new("division.Divisions", "Current"));
             self.inner.unary(req, path, codec).await
         }
-        /// Stores another division; INVALID_ARGUMENT where it is none, ABORTED where the session has ended.
+        /// Stores another division. Fails with INVALID_ARGUMENT for an unknown division, and with ABORTED in an ended session.
         pub async fn switch(
             &mut self,
             request: impl tonic::IntoRequest<super::SwitchRequest>,
@@ -164,12 +164,12 @@ pub mod divisions_server {
     /// Generated trait containing gRPC methods that should be implemented for use with DivisionsServer.
     #[async_trait]
     pub trait Divisions: std::marker::Send + std::marker::Sync + 'static {
-        /// The present division and the tier that answered for it.
+        /// The present division, and the tier that answers for the division.
         async fn current(
             &self,
             request: tonic::Request<super::CurrentRequest>,
         ) -> std::result::Result<tonic::Response<super::DivisionReply>, tonic::Status>;
-        /// Stores another division; INVALID_ARGUMENT where it is none, ABORTED where the session has ended.
+        /// Stores another division. Fails with INVALID_ARGUMENT for an unknown division, and with ABORTED in an ended session.
         async fn switch(
             &self,
             request: tonic::Request<super::SwitchRequest>,

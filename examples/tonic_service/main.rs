@@ -1,7 +1,7 @@
-//! Sessions in gRPC: a unary and a server-streaming method, the cookie in the metadata, and a client that goes round.
+//! Sessions in gRPC: unary and server-streaming methods, the cookie in the metadata, and a client that calls each method.
 //!
-//! `cargo run --example tonic_service --features testing,tonic-0_14` starts a server on a free port, shows what its
-//! client sends and gets, and ends.
+//! `cargo run --example tonic_service --features testing,tonic-0_14` starts a server on a free port, prints the client's
+//! calls with the replies, and ends.
 
 // Generated code, in the generator's own style. The source is `division.proto`, beside this file.
 #[allow(missing_docs, unreachable_pub, clippy::exhaustive_structs, clippy::use_self)]
@@ -94,7 +94,7 @@ async fn main() -> Result<(), BoxError> {
     let endpoint = Channel::from_shared(format!("http://{}", listener.local_addr()?))?;
     let (stop, stopped) = oneshot::channel::<()>();
     let server = Server::builder()
-        // Keepalive alone ends the stream of a client that disappeared without a word.
+        // Only keepalive ends the stream of a client that disappeared without closing the connection.
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
         .layer(LayeredSessionLayer::new(sessions.clone()))
@@ -105,7 +105,7 @@ async fn main() -> Result<(), BoxError> {
     let server = tokio::spawn(server);
 
     let round = round_trip(DivisionsClient::new(endpoint.connect().await?)).await;
-    sessions.shutdown(); // streams would hold up the server's end
+    sessions.shutdown(); // ends the streams, for which the server would wait
     drop(stop);
     server.await??;
     round
@@ -123,8 +123,8 @@ fn sessions() -> Result<Sessions, BuildError> {
 /// Calls each method. A browser keeps cookies by itself; a gRPC client keeps the session's cookie in its metadata.
 async fn round_trip(mut client: DivisionsClient<Channel>) -> Result<(), BoxError> {
     let first = client.current(CurrentRequest {}).await?;
-    show("a stranger", first.get_ref());
-    assert_eq!((first.get_ref().id, cookie(first.metadata())), (-1, None), "a read gives nobody a session");
+    show("no cookie", first.get_ref());
+    assert_eq!((first.get_ref().id, cookie(first.metadata())), (-1, None), "a read begins no session");
 
     let switched = client.switch(SwitchRequest { id: 3 }).await?;
     show("switched", switched.get_ref());
@@ -138,7 +138,7 @@ async fn round_trip(mut client: DivisionsClient<Channel>) -> Result<(), BoxError
     let now = watched.message().await?.ok_or("the present division comes first")?;
     show("watching", &now);
     client.switch(with(&cookie, SwitchRequest { id: 5 })).await?;
-    let then = watched.message().await?.ok_or("then each change")?;
+    let then = watched.message().await?.ok_or("each change follows")?;
     show("watching", &then);
     assert_eq!((now.id, then.id), (3, 5));
 
@@ -152,7 +152,7 @@ async fn round_trip(mut client: DivisionsClient<Channel>) -> Result<(), BoxError
 
     let after = client.current(with(&cookie, CurrentRequest {})).await?.into_inner();
     show("the old cookie", &after);
-    assert_eq!(after.id, -1, "what has ended stays ended");
+    assert_eq!(after.id, -1, "an ended session stays ended");
     Ok(())
 }
 
@@ -168,6 +168,6 @@ fn cookie(metadata: &MetadataMap) -> Option<MetadataValue<Ascii>> {
     set_cookies(metadata.as_ref()).first()?.stripped().to_string().parse().ok()
 }
 
-fn show(what: &str, reply: &DivisionReply) {
-    println!("{what:<16} division {:>2} from {}", reply.id, reply.tier);
+fn show(call: &str, reply: &DivisionReply) {
+    println!("{call:<16} division {:>2} from {}", reply.id, reply.tier);
 }
