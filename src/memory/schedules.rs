@@ -42,9 +42,9 @@ fn held_record_stays_in_the_map() {
                 |tier| {
                     let record = tier.hold(0, LATER);
                     record.touch(LATER);
-                    assert!(tier.is_the_one(&record));
+                    assert!(tier.is_in_map(&record));
                     tier.write(&record, 40, LATER);
-                    assert!(tier.is_the_one(&record));
+                    assert!(tier.is_in_map(&record));
                 },
                 |tier| _ = tier.memory.sweep(LATER, 2),
                 // A new record causes an eviction.
@@ -52,7 +52,7 @@ fn held_record_stays_in_the_map() {
                 |tier| drop(tier.try_hold(1, LATER).map(|record| tier.end(&record, LATER))),
             ],
         );
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -89,7 +89,7 @@ fn byte_count_never_underflows() {
                 |tier| assert!(tier.memory.bytes() < 1 << 20),
             ],
         );
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -101,7 +101,7 @@ fn session_ended_during_eviction_leaves_tombstone() {
         let tier =
             run(tier, [|tier| tier.end(&tier.hold(0, NOW), NOW), |tier| tier.write(&tier.hold(1, NOW), 300, NOW)]);
         assert!(tier.try_hold(0, NOW).is_err());
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -126,7 +126,7 @@ fn ended_id_stays_ended() {
             ],
         );
         assert!(tier.try_hold(0, NOW).is_err());
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -143,7 +143,7 @@ fn tombstones_at_the_cap_are_counted_once() {
                 |tier| _ = tier.memory.sweep(Millis(NOW.0 + 101 * MINUTE), 2),
             ],
         );
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -160,7 +160,7 @@ fn record_recreated_during_eviction_stays() {
                 |tier| {
                     let record = tier.hold(0, NOW);
                     thread::yield_now();
-                    assert!(tier.is_the_one(&record));
+                    assert!(tier.is_in_map(&record));
                 },
                 |tier| tier.write(&tier.hold(1, NOW), 300, NOW),
                 |tier| _ = tier.memory.sweep(LATER, 2),
@@ -168,7 +168,7 @@ fn record_recreated_during_eviction_stays() {
         );
         // A read accounts for the record when the request ends.
         tier.memory.account_and_sweep(&tier.hold(0, LATER), LATER);
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -190,7 +190,7 @@ fn forgotten_record_leaves_nothing() {
         );
         assert_eq!(tier.memory.len(), 1);
         tier.made.fetch_sub(1, Ordering::Relaxed);
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 
@@ -204,14 +204,14 @@ fn empty_principal_is_dropped_or_indexed() {
                 |tier| tier.memory.release(tier.hold_principal(0, NOW)),
                 |tier| {
                     let record = tier.hold_principal(0, NOW);
-                    assert!(tier.is_the_one(&record));
+                    assert!(tier.is_in_map(&record));
                     tier.memory.release(record);
                 },
                 |tier| _ = tier.find_principal(0).map(|record| record.read().is_empty()),
                 |tier| tier.write(&tier.hold(1, NOW), 300, NOW),
             ],
         );
-        tier.assert_is_whole();
+        tier.assert_consistent();
     });
 }
 

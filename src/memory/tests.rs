@@ -57,7 +57,7 @@ impl Tier {
         Self { memory: MemoryTier { max_bytes }.open(), made: AtomicU64::new(0), schema, time }
     }
 
-    fn terms(&self, now: Millis) -> WriteContext<'_> {
+    fn context(&self, now: Millis) -> WriteContext<'_> {
         WriteContext {
             schema: &self.schema,
             now,
@@ -92,7 +92,7 @@ impl Tier {
     pub(super) fn write(&self, record: &Arc<Record>, length: usize, now: Millis) {
         let json = Some(Json::from(&vec![b'"'; length][..]));
         let change = Mutation { index: 0, name: Text::NAME, json, version: None, replaces: None };
-        let _ = record.commit(&[change], self.terms(now));
+        let _ = record.commit(&[change], self.context(now));
         self.memory.account_and_sweep(record, now);
     }
 
@@ -111,14 +111,14 @@ impl Tier {
     }
 
     /// Returns whether the map has this record under the record's key.
-    pub(super) fn is_the_one(&self, record: &Arc<Record>) -> bool {
+    pub(super) fn is_in_map(&self, record: &Arc<Record>) -> bool {
         self.memory.peek(record.key()).is_some_and(|other| Arc::ptr_eq(&other, record))
     }
 
     /// Asserts the invariants of a tier that no thread uses: the index has each record once, the byte count is the sum
     /// of the records' bytes, and each session ever made is in the map, has a tombstone, or was counted as gone. The
     /// check empties the index.
-    pub(super) fn assert_is_whole(&self) {
+    pub(super) fn assert_consistent(&self) {
         let memory = &self.memory;
         let (mut records, mut sessions) = (Vec::new(), 0);
         memory.records.scan_from_cursor(|record| {
@@ -131,7 +131,7 @@ impl Tier {
         assert_eq!(records.len() + memory.tombstones.len(), memory.len());
         let counted: usize = records.iter().map(|record| record.read().counted as usize).sum();
         assert_eq!(counted, memory.bytes() - memory.tombstones.bytes());
-        memory.tombstones.assert_is_whole();
+        memory.tombstones.assert_consistent();
         let mut indexed: Vec<_> = std::iter::from_fn(|| memory.expiry.lock().take_due(Millis::MAX)).collect();
         indexed.sort_unstable_by_key(Arc::as_ptr);
         assert!(indexed.iter().map(Arc::as_ptr).eq(records.iter().map(Arc::as_ptr)), "the index and the map differ");
@@ -167,7 +167,7 @@ fn threads_keep_map_and_index_consistent() {
                         0..6 => {
                             let Ok(record) = tier.try_hold(number, now) else { continue };
                             tier.write(&record, length, now);
-                            assert!(tier.is_the_one(&record) || record.end_of().is_some());
+                            assert!(tier.is_in_map(&record) || record.end_of().is_some());
                         }
                         6..9 => drop(tier.find(number).inspect(|record| record.touch(now))),
                         9 => drop(tier.try_hold(number, now).map(|record| tier.end(&record, now))),
@@ -175,7 +175,7 @@ fn threads_keep_map_and_index_consistent() {
                         11 => _ = clock.fetch_add(MINUTE, Ordering::Relaxed),
                         12 | 13 => {
                             let record = tier.hold_principal(number % 3, now);
-                            assert!(tier.is_the_one(&record));
+                            assert!(tier.is_in_map(&record));
                             tier.memory.release(record);
                         }
                         14 => drop(tier.find_principal(number % 3)),
@@ -193,7 +193,7 @@ fn threads_keep_map_and_index_consistent() {
     let now = Millis(clock.load(Ordering::Relaxed));
     (0..12).for_each(|number| tier.write(&tier.hold(number, now), 1, now));
     assert!(tier.memory.bytes() <= 1500 + 400, "{}", tier.memory.bytes());
-    tier.assert_is_whole();
+    tier.assert_consistent();
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn endless_record_needs_no_sweep() {
     let record = tier.memory.principal_or_insert(&key(2, 0), forever);
     tier.memory.account_and_sweep(&record, NOW);
     assert!(!tier.memory.sweep(Millis::MAX, 64), "the sweep has nothing left to do");
-    assert!(tier.is_the_one(&record));
+    assert!(tier.is_in_map(&record));
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn evicted_empty_principal_counts_no_loss() {
     drop(looked);
     tier.write(&tier.hold(0, NOW), 1, NOW);
     assert_eq!(tier.memory.len(), 1);
-    tier.assert_is_whole();
+    tier.assert_consistent();
 }
 
 #[test]
@@ -288,7 +288,7 @@ fn leftover_empty_principal_is_removed_later() {
     tier.memory.release(held);
     drop(looked);
     tier.memory.sweep(Millis(NOW.0 + 2 * 86_400_000), 1);
-    tier.assert_is_whole();
+    tier.assert_consistent();
     assert_eq!(tier.memory.len(), 0);
 }
 
@@ -308,7 +308,7 @@ fn ended_id_makes_no_record() {
         tier.memory.sweep(now, 64);
     }
     assert!(tier.memory.peek(&key(1, 0)).is_none());
-    tier.assert_is_whole();
+    tier.assert_consistent();
 }
 
 #[test]
@@ -321,5 +321,5 @@ fn ended_record_counts_no_bytes() {
     (0..3).for_each(|_| tier.memory.account_and_sweep(&record, NOW));
     assert_eq!((tier.memory.bytes(), tier.memory.len()), (bytes, 1));
     drop(record);
-    tier.assert_is_whole();
+    tier.assert_consistent();
 }

@@ -314,7 +314,7 @@ impl Tombstones {
     }
 
     #[cfg(test)]
-    pub(super) fn assert_is_whole(&self) {
+    pub(super) fn assert_consistent(&self) {
         for (at, count) in self.counts.iter().enumerate() {
             let there: usize = self.shards.iter().map(|shard| shard.tables.read()[at].len()).sum();
             assert_eq!(there, count.load(Ordering::Relaxed));

@@ -309,15 +309,15 @@ mod tests {
         })
     }
 
-    fn shown(told: LifeFields) -> String {
-        format!("{told:?}")
+    fn shown(fields: LifeFields) -> String {
+        format!("{fields:?}")
     }
 
     #[test]
     fn life_keeps_all_fields() {
-        for told in all() {
-            assert_eq!(shown(SessionLife::from(told).fields()), shown(told));
-            assert_eq!(SessionLife::from(told).previous_deadline(), Millis::default());
+        for fields in all() {
+            assert_eq!(shown(SessionLife::from(fields).fields()), shown(fields));
+            assert_eq!(SessionLife::from(fields).previous_deadline(), Millis::default());
         }
     }
 
@@ -325,14 +325,15 @@ mod tests {
     fn new_lifetime_keeps_latest_previous_deadline() {
         let other = Lifetime::new(Duration::from_secs(1), Duration::from_secs(2)).unwrap().until_browser_closes();
         let version = Version::at(Wall(3000));
-        for told in all() {
-            let mut life = SessionLife::from(told);
+        for fields in all() {
+            let mut life = SessionLife::from(fields);
             life.set_lifetime(other, version, Millis(5000));
             let (absolute_deadline, idle, ends_with_browser) = (Millis(3000), other.idle, true);
-            let expected = LifeFields { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..told };
+            let expected =
+                LifeFields { absolute_deadline, idle, ends_with_browser, lifetime_version: version, ..fields };
             assert_eq!((shown(life.fields()), life.previous_deadline()), (shown(expected), Millis(5000)));
 
-            let mut elsewhere = SessionLife::from(told);
+            let mut elsewhere = SessionLife::from(fields);
             assert!(elsewhere.merge(&life, Millis(6000)) && !elsewhere.merge(&life, Millis(7000)));
             assert_eq!((shown(elsewhere.fields()), elsewhere.previous_deadline()), (shown(expected), Millis(6000)));
 

@@ -278,9 +278,9 @@ mod tests {
     }
 
     /// Asserts that the file is refused, and that the error names the path and both remedies.
-    fn refused(path: &Path, what: &str) {
+    fn refused(path: &Path, reason: &str) {
         let message = message(kept(path));
-        for part in [what, &*path.to_string_lossy(), "remove ", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
+        for part in [reason, &*path.to_string_lossy(), "remove ", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
             assert!(message.contains(part), "no {part:?}: {message}");
         }
     }

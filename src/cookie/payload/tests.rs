@@ -10,7 +10,7 @@ use crate::value::Json;
 
 fn sample() -> (Head, Vec<(EntryOwner, &'static str, StoredValue)>) {
     let now = Wall(1_900_000_000_000);
-    let told = LifeFields {
+    let life = LifeFields {
         created: Wall(1_899_000_000_000),
         birth: Version::at(Wall(1_899_000_000_000)),
         absolute_deadline: Wall(1_902_000_000_000),
@@ -21,7 +21,7 @@ fn sample() -> (Head, Vec<(EntryOwner, &'static str, StoredValue)>) {
     };
     let predecessor = Some(Predecessor { id: SessionId::from_bytes([9; 32]), shares_end: true });
     let idle_deadline = Wall(now.0 + 172_800_000);
-    let head = Head { life: told, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
+    let head = Head { life, issued: now, idle_deadline, principal: Some([7; 16]), predecessor };
     let value = StoredValue::new(Version::at(now), Some(Json::from(&b"7"[..])), Millis(now.0));
     let tombstone = StoredValue::new(Version::at(now).next(), None, Millis(now.0));
     let long = StoredValue::new(Version::at(now), Some(Json::from(&[b'1'; 300][..])), Millis(now.0));
@@ -41,8 +41,8 @@ fn bytes() -> Vec<u8> {
         .iter()
         .map(|(_, name, stored)| entry_len(name.len(), stored.json.as_ref().map(|json| json.len())))
         .sum();
-    for (whose, name, stored) in &entries {
-        assert!(writer.entry(Entry::of(*whose, name, stored)));
+    for (owner, name, stored) in &entries {
+        assert!(writer.entry(Entry::of(*owner, name, stored)));
     }
     assert_eq!(writer.entries_len(), expected);
     assert_eq!(writer.entries().map(|entry| entry.len()).sum::<usize>(), expected);
@@ -60,13 +60,13 @@ fn written_payload_reads_back() {
     let (head, entries) = sample();
     let payload = read(&bytes()).unwrap();
     assert_eq!(format!("{:?}", payload.head), format!("{head:?}"));
-    for whose in [EntryOwner::Session, EntryOwner::Principal] {
-        let read = payload.entries(whose).map(|entry| {
+    for owner in [EntryOwner::Session, EntryOwner::Principal] {
+        let read = payload.entries(owner).map(|entry| {
             let stored = StoredValue::new(entry.version, entry.json.map(Json::from), Millis(1_900_000_000_000));
             (entry.owner, entry.text(), stored)
         });
-        let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == whose).cloned().collect();
-        assert_eq!((payload.count(whose), read.collect::<Vec<_>>()), (expected.len(), expected));
+        let expected: Vec<_> = entries.iter().filter(|entry| entry.0 == owner).cloned().collect();
+        assert_eq!((payload.count(owner), read.collect::<Vec<_>>()), (expected.len(), expected));
     }
 }
 

@@ -37,7 +37,7 @@ fn schema() -> Schema {
     schema
 }
 
-fn terms(schema: &Schema, now: u64) -> WriteContext<'_> {
+fn context(schema: &Schema, now: u64) -> WriteContext<'_> {
     WriteContext {
         schema,
         now: Millis(NOW.0 + now),
@@ -88,9 +88,9 @@ fn removals_outlast_the_longest_cookie() {
     let schema = schema();
     for (idle, longest) in [(HOUR, DAY + HOUR), (5 * DAY, 5 * DAY + HOUR)] {
         let mut state = removed(life(idle));
-        state.prune(terms(&schema, longest));
+        state.prune(context(&schema, longest));
         assert!(state.values.slot(0).is_some() && state.values.undeclared().next().is_some(), "{idle}");
-        state.prune(terms(&schema, longest + 1));
+        state.prune(context(&schema, longest + 1));
         assert!(state.values.is_empty(), "{idle}");
         assert_eq!(state.values.newest(), NEWEST, "the newest version outlives its removal");
     }
@@ -103,9 +103,9 @@ fn removals_outlast_cookies_of_earlier_lifetime() {
     let short = Lifetime::new(Duration::from_millis(HOUR), Duration::from_millis(60 * DAY)).unwrap();
     life.set_lifetime(short, Version::at(Wall(NOW.0)), Millis(NOW.0 + 30 * DAY));
     let mut state = removed(life);
-    state.prune(terms(&schema, 30 * DAY - 1));
+    state.prune(context(&schema, 30 * DAY - 1));
     assert!(state.values.slot(0).is_some() && state.values.undeclared().next().is_some());
-    state.prune(terms(&schema, 30 * DAY));
+    state.prune(context(&schema, 30 * DAY));
     assert!(state.values.is_empty());
 }
 
@@ -121,7 +121,7 @@ fn expired_value_leaves_its_version() {
     schema.push(ValueSpec::of::<Brief>());
     let mut state = session(life(DAY));
     state.values.put(ValueSlot::local(0, kept(Version::at(Wall(NOW.0)), Some("1"))));
-    state.prune(terms(&schema, 1000));
+    state.prune(context(&schema, 1000));
     assert!(state.values.is_empty());
     assert_eq!(state.values.newest(), Version::at(Wall(NOW.0)));
 }
@@ -147,7 +147,7 @@ fn write_drops_unreadable_copy() {
     state.values.merge(unreadable(NEWEST), Resolution::Newest);
     state.values.merge_undeclared("other", kept(NEWEST, Some("1")));
     assert!(state.values.unread(0).is_some());
-    state.apply(&[change(Some("\"a\""))], NEWEST.next(), terms(&schema, 2));
+    state.apply(&[change(Some("\"a\""))], NEWEST.next(), context(&schema, 2));
     assert_eq!(state.values.undeclared().map(|(name, _)| name).collect::<Vec<_>>(), ["other"]);
     assert!(state.values.unread(0).is_none());
 }
@@ -165,9 +165,9 @@ fn commit_prunes_expired_removals() {
     let key = RecordKey([1; 32]);
     let record = Record::session(key, life(50 * DAY), NOW);
     record.write().values.merge_undeclared("other", kept(NEWEST, None));
-    record.commit(&[change(Some("\"a\""))], terms(&schema, DAY)).unwrap();
+    record.commit(&[change(Some("\"a\""))], context(&schema, DAY)).unwrap();
     assert!(record.read().values.undeclared().next().is_some());
     record.touch(Millis(NOW.0 + 40 * DAY));
-    record.commit(&[change(Some("\"b\""))], terms(&schema, 51 * DAY)).unwrap();
+    record.commit(&[change(Some("\"b\""))], context(&schema, 51 * DAY)).unwrap();
     assert!(record.read().values.undeclared().next().is_none());
 }

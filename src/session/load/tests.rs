@@ -67,7 +67,7 @@ fn load(node: &Sessions, values: &[&str], cross_site: Option<CrossSite>) -> Sess
     .unwrap()
 }
 
-/// A new session, and the token that its response carries.
+/// Begins a session, and returns its id and the token of the response's cookie.
 fn begun(node: &Sessions) -> (SessionId, String) {
     let session = load(node, &[], None);
     at_once(session.set(Visits(1))).unwrap();
@@ -79,6 +79,7 @@ fn sealed(node: &Sessions, session: &Session) -> String {
     header.to_str().unwrap().split(['=', ';']).nth(1).unwrap().to_owned()
 }
 
+/// Returns the session ids that the tokens of a request name, and whether a token could not be read.
 fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
     let CookieTokens { ids, unread, .. } = load(node, values, None).shared().request_token.cookie_tokens();
     (ids, unread)

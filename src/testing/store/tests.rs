@@ -1,3 +1,5 @@
+//! The commit rules of the test store: creation, replacement, carried changes, ends and stamps.
+
 use std::time::Duration;
 
 use super::*;
