@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn refusal_names_its_reason() {
+    fn refusal_names_the_reason() {
         let rule = CrossSiteRule { public: PublicOrigins::default(), bare_upgrades: false };
         let evil = [("origin", "https://evil.example")].as_slice();
         let cases: &[(RequestKind, Headers, RefusalReason)] = &[

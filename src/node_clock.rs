@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn times_before_step_keep_their_lead() {
+    fn times_before_step_keep_earlier_lead() {
         let (clock, time) = time();
         let before = time.wall(time.now());
         step_back(&clock, &time, Duration::from_secs(600));

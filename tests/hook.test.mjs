@@ -616,7 +616,7 @@ test('offline page reports the loss and tries once', async () => {
   assert.equal(sources.length, 3);
 });
 
-test('restored page reopens its stream', () => {
+test('restored page reopens the stream', () => {
   const { source } = follow();
   page.dispatchEvent(new Event('pagehide'));
   assert.ok(source.closed);
@@ -1032,7 +1032,7 @@ test('silent leading tab loses the stream', async () => {
   assert.deepEqual(streaming(), [source]);
 });
 
-test('leading tab without heartbeats gives up its stream', async () => {
+test('leading tab without heartbeats gives up the stream', async () => {
   const [leader, other] = await tabs(2, true, { n: 1 });
   time += 37_500; // a frozen page hears the channel, and its timers stand still
   await silence(watches().slice(1));
@@ -1084,7 +1084,7 @@ test('restored pages share one stream again', async () => {
   for (const { session } of [leader, other]) assert.deepEqual(values(session), { n: 2 });
 });
 
-test('hidden tab without locks closes its stream', () => {
+test('hidden tab without locks closes the stream', () => {
   const { session, source } = follow({ n: 1 });
   document.hidden = true;
   document.dispatchEvent(new Event('visibilitychange'));
@@ -1096,7 +1096,7 @@ test('hidden tab without locks closes its stream', () => {
   assert.deepEqual(values(session), { n: 2 });
 });
 
-test('tab without a lock keeps its own stream', async () => {
+test('tab without a lock keeps a separate stream', async () => {
   navigator.locks = { request: () => Promise.reject(new DOMException('no', 'SecurityError')) };
   const { session } = open({});
   await settled();

@@ -3,7 +3,7 @@
 use layered_session::{Scope, SessionValue, tier::BoxError};
 use serde::{Deserialize, Serialize};
 
-/// The division on show: 0 to 5, or all of them.
+/// The division on show: 0 to 5, or -1 for all divisions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Division(pub(crate) i64);
 

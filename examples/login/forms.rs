@@ -54,8 +54,8 @@ pub(crate) async fn logout(session: Session) -> Result<Redirect, WriteError> {
     farewell(&session, Flash::SignedOut).await
 }
 
-/// Signs the user out in all browsers. Without a request of the user, as after a reset of the password, `Sessions::end_all_sessions`
-/// does the same.
+/// Signs the user out in all browsers. `Sessions::end_all_sessions` does the same without a request of the user, as
+/// after a reset of the password.
 pub(crate) async fn logout_everywhere(session: Session) -> Result<Redirect, WriteError> {
     session.end_all_sessions().await?;
     farewell(&session, Flash::SignedOutEverywhere).await

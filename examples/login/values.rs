@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 /// The maximum number of characters of a user name.
 pub(crate) const NAME_CHARS: usize = 64;
 
-/// The signed-in user. The session's principal comes from this value, so `sign_in` and `sign_out` alone change it.
+/// The signed-in user. The session's principal comes from this value, so only `sign_in` and `sign_out` change the
+/// value.
 ///
 /// The name is enough to look up all other data. Copies of rights and addresses in the session would be out of date
 /// once the application has changed the originals.

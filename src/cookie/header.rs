@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn values_keep_their_bytes() {
+    fn scan_keeps_value_bytes() {
         for (sent, value) in [("\"\"x\"\"", "\"x\""), ("\"", "\""), ("\"x", "\"x"), ("\"\"", "")] {
             assert_eq!(
                 found(&[format!("__Host-session={sent}; c=d")]).unwrap(),

@@ -16,7 +16,7 @@ use crate::{
 };
 
 #[test]
-fn record_size_matches_its_docs() {
+fn record_size_matches_the_docs() {
     assert_eq!(size_of::<Record>(), 232);
     let tier = Tier::new(1 << 20);
     let record = tier.hold(0, NOW);

@@ -101,7 +101,7 @@ fn last_of_several_writes_is_seen() {
 
 /// The watch polls the timer only after the timer's waker has fired, so `take_fired` must not miss the timer.
 #[test]
-fn fired_timer_wakes_its_watch() {
+fn fired_timer_wakes_the_watch() {
     check(|| {
         let wakers = Arc::new(HandleWakers::default());
         let slot = wakers.register();

@@ -220,8 +220,8 @@ fn at_once(of: Handles, pair: [Operation; 2], expected: &[Outcome]) {
         thread::spawn(move || scene.run(at, pair[at]))
     });
     let outcome = scene.outcome([one.join().unwrap(), other.join().unwrap()]);
-    // `EndAll` may read the user before the other operation ends the session. `EndAll` then succeeds, although it
-    // would fail in sequence.
+    // `EndAll` may read the user before the other operation ends the session. `EndAll` then succeeds, although `EndAll`
+    // fails in sequence.
     let alike = |outcome: &Outcome| {
         let mut outcome = outcome.clone();
         pair.iter().zip(&mut outcome.results).filter(|(operation, _)| matches!(operation, Operation::EndAll)).for_each(

@@ -81,7 +81,7 @@ async fn writes_during_a_post_go_together() -> Result {
 }
 
 #[tokio::test]
-async fn closed_tab_still_stores_its_values() -> Result {
+async fn closed_tab_still_stores_values() -> Result {
     let (server, _browser, page, other) = two_tabs().await?;
     other.store(json!({ "size": 0 })).await?;
     page.is_told(json!({ "size": 0 })).await?;
@@ -128,7 +128,8 @@ async fn pending_write_survives_renewal_and_sign_out() -> Result {
         server.has_seen(json!([{ "size": 1 }, { "note": "mine" }])).await?;
         other.ask(turn).await?;
         server.release();
-        // The POST came with the old cookie: the server refused the POST, and the hook repeated it with the new cookie.
+        // The POST came with the old cookie: the server refused the POST, and the hook repeated the POST with the new
+        // cookie.
         page.until("told.some(([type, detail]) => type === 'conflict' && detail.code === 'session_closed')", true)
             .await?;
         page.until("told.some(([type, detail]) => type === 'stored' && detail.stored.includes('note'))", true).await?;
@@ -153,7 +154,7 @@ async fn hook_obeys_a_strict_content_security_policy() -> Result {
 }
 
 impl Tab {
-    /// Takes this tab's network away, or gives it back.
+    /// Switches this tab's network off or on.
     pub(super) async fn network(&self, there: bool) -> Result {
         let conditions = json!({ "offline": !there, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.devtools("Network.enable", json!({})).await?;

@@ -12,7 +12,7 @@ const ADA: (&str, &str) = ("ada", "weaving-patterns");
 const GRACE: (&str, &str) = ("grace", "wire-nanosecond");
 
 impl Tab {
-    /// Fills in the form and sends it.
+    /// Fills in and sends the form.
     async fn log_in(&self, (name, password): (&str, &str)) -> Result {
         for (field, text) in [("#name", name), ("#password", password)] {
             self.evaluate(&format!("document.querySelector('{field}').value = {}", json!(text))).await?;

@@ -64,7 +64,7 @@ async fn refused_user_name_changes_nothing() -> Result {
 }
 
 #[tokio::test]
-async fn sign_in_at_one_node_reaches_another() -> Result {
+async fn sign_in_reaches_the_other_node() -> Result {
     let (first, second) = (Server::start()?, Server::start()?);
     let browser = Browser::start(&first).await?;
     let (here, there) = (browser.open().await?, browser.open().await?);

@@ -39,7 +39,7 @@ async fn java(client: &str, app: &App, paths: &[&str]) -> Result<Vec<String>> {
 
 // `java.net.CookieManager` quotes the value of a cookie that has a Max-Age.
 #[tokio::test]
-async fn java_url_connection_keeps_its_session() -> Result {
+async fn java_url_connection_keeps_the_session() -> Result {
     let app = App::start().await?;
     let lines = java("HttpURLConnection", &app, &["/note/kept", "/note", "/note"]).await?;
     assert_eq!(lines, ["kept", "kept", "kept"]);
@@ -51,7 +51,7 @@ async fn java_url_connection_keeps_its_session() -> Result {
 
 // `java.net.http.HttpClient` offers `Upgrade: h2c` with each request over plain http.
 #[tokio::test]
-async fn java_http_client_keeps_its_session() -> Result {
+async fn java_http_client_keeps_the_session() -> Result {
     let app = App::start().await?;
     let lines = java("HttpClient", &app, &["/note/kept", "/note", "/note/again", "/note"]).await?;
     assert_eq!(lines, ["kept", "kept", "again", "again"]);
@@ -65,7 +65,7 @@ async fn curl(arguments: &[&str]) -> Result<Vec<String>> {
 }
 
 #[tokio::test]
-async fn curl_offering_http2_keeps_its_session() -> Result {
+async fn curl_offering_http2_keeps_the_session() -> Result {
     let (app, folder) = (App::start().await?, Folder::new()?);
     let jar = folder.file("jar").display().to_string();
     for (path, note) in [("/note/kept", "kept"), ("/note", "kept")] {

@@ -38,7 +38,7 @@ const GAP: Duration = Duration::from_secs(600);
 const LATE: Duration = Duration::from_secs(120);
 
 pub fn print() {
-    println!("\n| sessions, 1 % of them expired | layered-session, ms | its longest step, µs | floor, ms | ratio |");
+    println!("\n| sessions, 1 % of them expired | layered-session, ms | longest step, µs | floor, ms | ratio |");
     println!("|---:|---:|---:|---:|---:|");
     for (sessions, times) in SIZES {
         let least = |all: Duration, time: Duration| all.min(time);

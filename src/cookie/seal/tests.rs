@@ -179,7 +179,7 @@ fn million_seals_have_distinct_nonces() {
 }
 
 #[test]
-fn payload_beyond_its_room_seals_completely() {
+fn growing_payload_seals_completely() {
     let keys = ring(&[1]);
     let audience = "a".repeat(5000);
     let context = Context { audience: &audience, ..CONTEXT };

@@ -40,7 +40,7 @@ fn flood(tombstones: &Tombstones, from: u64, count: u64, principal: Option<Princ
 }
 
 #[test]
-fn account_erases_only_its_own_tombstones() {
+fn account_erases_no_other_accounts_tombstones() {
     let tombstones = small();
     flood(&tombstones, 0, 1, user(1));
     assert_eq!(flood(&tombstones, 1, 640, user(2)), 577);
@@ -142,6 +142,6 @@ fn principal_hash_is_keyed() {
 }
 
 #[test]
-fn tombstone_size_matches_its_docs() {
+fn tombstone_size_matches_the_docs() {
     assert_eq!(size_of::<Tombstone>(), 24);
 }

@@ -73,7 +73,7 @@ proptest! {
 
 /// Each row of the table of [`merge`].
 #[test]
-fn merge_follows_its_table() {
+fn merge_follows_the_table() {
     use MergeOutcome::{KeepCurrent, KeepIncomingUnread, Replace, ReplaceKeepCurrentUnread};
     let copy = |version, readable| {
         let value = StoredValue::new(Version::from_u64(version), Some(b"1".as_slice().into()), Millis(0));

@@ -86,7 +86,7 @@ fn brought(node: &Sessions, values: &[&str]) -> (Vec<SessionId>, bool) {
 }
 
 #[test]
-fn request_tokens_name_their_sessions() {
+fn request_tokens_name_sessions() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let (warm, cold) = (node(&ring, &clock), || node(&ring, &clock));
     let ((one, first), (other, second)) = (begun(&warm), begun(&warm));
@@ -119,7 +119,7 @@ fn request_tokens_name_their_sessions() {
 }
 
 #[test]
-fn idle_token_still_names_its_session() {
+fn idle_token_names_the_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let warm = node(&ring, &clock);
     let (id, token) = begun(&warm);
@@ -136,7 +136,7 @@ fn idle_token_still_names_its_session() {
 }
 
 #[test]
-fn ended_token_still_names_its_session() {
+fn ended_token_names_the_session() {
     let (ring, clock) = (KeyRing::generate().unwrap(), ManualClock::new());
     let node = node(&ring, &clock);
     let (id, token) = begun(&node);

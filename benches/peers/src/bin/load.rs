@@ -1,6 +1,6 @@
 //! The example `division` under load from another process, with the layer and without: the cost of the layer beside
 //! sockets, a runtime and the rendering of a page. Needs `wrk`, two free cores, and `taskset`, which gives the server
-//! one core and `wrk` the other: on shared cores the two disturb each other by more than the layer costs.
+//! one core and `wrk` the other: on shared cores server and `wrk` disturb each other by more than the layer costs.
 
 // The bench serves only the pages of the example, so parts of these modules are unused.
 #[allow(dead_code, unreachable_pub)]
