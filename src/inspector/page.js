@@ -1,11 +1,11 @@
-// One stream of events. Its data is put in place as text, never as markup.
+// The page reads one stream of events, and shows the data of the events as text, never as markup.
 
-const SHORTEST = 500; // ms before the first reconnection; it doubles up to LONGEST
+const SHORTEST = 500; // ms before the first reconnection; the wait doubles up to LONGEST
 const LONGEST = 15_000;
-const ASK_AGAIN = 3_000; // ms, where no change can be heard of
-const SILENCE = 2.5; // heartbeats that may fail to come
-const BLIP = 800; // ms without a connection that are not worth a word
-const KEPT = 200; // entries of the log
+const ASK_AGAIN = 3_000; // ms between two streams where the server can't notify of changes: no session, or no memory
+const SILENCE = 2.5; // intervals of heartbeats without an event, after which the connection counts as lost
+const BLIP = 800; // ms without a connection before the page shows a notice
+const KEPT = 200; // the maximum number of entries in the log
 
 const element = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat('en');
@@ -13,11 +13,11 @@ const clone = (id) => element(id).content.firstElementChild.cloneNode(true);
 
 // ---- the connection
 
-let source; // none between two connections
-let timer; // of the next connection
-let silence; // ends a connection over which nothing comes
-let heartbeat = 15_000; // ms, as the server tells
-let heardAt = 0;
+let source; // the EventSource; undefined between two connections
+let timer; // the timer of the next connection
+let silence; // the timer that ends a connection without events
+let heartbeat = 15_000; // ms between heartbeats; each report has the server's setting
+let heardAt = 0; // the time of the last event
 let failures = 0;
 
 function open() {
@@ -80,14 +80,14 @@ function again(text) {
   timer = setTimeout(open, Math.min(LONGEST, SHORTEST * 2 ** failures++));
 }
 
-// An EventSource does not say why it failed.
+// Fetches the reason of a failure: an EventSource does not tell the reason.
 async function askWhy() {
   if (navigator.onLine === false) return 'This browser is offline.';
   const stop = new AbortController();
   const patience = setTimeout(() => stop.abort(), 5_000);
   try {
     const answer = await fetch('?events', { headers: { accept: 'text/event-stream' }, cache: 'no-store', signal: stop.signal });
-    if (answer.status === 204) return 'The session of this browser has just ended. A new one can begin with a sign-in, or in a minute.';
+    if (answer.status === 204) return 'The session of this browser has just ended. A new session can begin with a sign-in, or in a minute.';
     if (answer.ok) return '';
     const { message } = await answer.json();
     return `The server refuses to show the session: ${message}.`;
@@ -108,7 +108,7 @@ function notice(text) {
   if (element('notice').textContent !== text) element('notice').textContent = text;
 }
 
-// Timers of a page that slept, or was hidden, come late.
+// Checks by the clock: the timers of a hidden page, or of a machine that slept, fire late.
 function look() {
   if (!source) restart();
   else if (Date.now() - heardAt >= heartbeat * SILENCE) lose();
@@ -121,17 +121,17 @@ function restart() {
 
 for (const type of ['online', 'focus']) addEventListener(type, look);
 document.addEventListener('visibilitychange', () => document.hidden || look());
-// True or not, the next attempt will tell.
+// The browser may be wrong about `offline`: the next attempt shows the truth.
 addEventListener('offline', lose);
-addEventListener('pagehide', hangUp); // so that the page can be kept for the back button
+addEventListener('pagehide', hangUp); // an open stream would keep the page out of the back/forward cache
 addEventListener('pageshow', ({ persisted }) => persisted && restart());
 
-// A value whose integers a number of JavaScript's would round comes as a text.
+// A value comes as a JSON text (`text`) where JavaScript would round an integer in the value.
 const json = ({ value, text }, indent) => text ?? JSON.stringify(value, null, indent);
 
 // ---- the report
 
-let ahead = 0; // how far the server's clock is ahead of this one
+let ahead = 0; // ms by which the server's clock is ahead of the browser's clock
 let values = new Map();
 
 function show(report) {
@@ -159,7 +159,7 @@ function showSession({ session, lifetime, values }) {
     until(element('ends'), ends, ends_with_browser ? ', or with the browser' : '');
     element('created').textContent = moment(created);
     element('signed-in').textContent = signed_in ? 'yes' : 'no';
-    element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response brings it up to date';
+    element('in-step').textContent = in_step ? 'up to date' : 'behind: the next response brings the cookie up to date';
     element('in-step').dataset.behind = !in_step;
   } else {
     const answered = values.filter(({ winner, tiers }) => tiers.some(({ tier, answer }) => tier === winner && answer === 'value'));
@@ -185,16 +185,16 @@ function showToken({ token: { bytes, budget, session, principal }, undeclared })
     row.querySelector('b').textContent = `${number.format(share.json)} bytes, ${number.format(share.json_free)} free`;
     row.querySelector('progress').value = share.bytes / (share.budget || 1);
   }
-  const kept = `The token also keeps ${undeclared} ${undeclared === 1 ? 'value' : 'values'} that this build does not declare.`;
+  const kept = `The token also keeps ${undeclared} ${undeclared === 1 ? 'value' : 'values'} that this build of the application does not declare.`;
   element('undeclared').textContent = undeclared ? kept : '';
 }
 
 const SCOPES = {
-  session: 'of this browser: it ends with the session',
-  principal: 'of the signed-in user, in all browsers; of this browser while nobody is signed in',
+  session: 'a value of this browser: the value ends with the session',
+  principal: 'a value of the signed-in user, in all browsers; while nobody is signed in, a value of this browser',
 };
 
-const shown = new Map(); // what each card was made of
+const shown = new Map(); // for each value's name: the card, and the texts from which the card was made
 
 function showValue(list, value) {
   const { name, scope, placement, max_age_ms, expires, winner, tiers } = value;
@@ -215,7 +215,7 @@ function showValue(list, value) {
   }
   const answers = tiers.find(({ tier }) => tier === winner);
   const stands = answers?.answer === 'value';
-  const pretty = stands ? json(value, 2) : 'no value: the type’s own default, if it has one';
+  const pretty = stands ? json(value, 2) : 'no value: the type’s own default answers, if the type has a default';
   const pre = card.querySelector('pre');
   pre.textContent = pretty;
   pre.className = !stands ? 'none' : pretty.length < 32 && !pretty.includes('\n') ? 'short' : '';
@@ -227,7 +227,7 @@ function showValue(list, value) {
     if (!shown.size) list.textContent = '';
     list.append(card);
   }
-  if (pre.scrollHeight > pre.clientHeight) pre.tabIndex = 0; // to be scrolled with the keyboard
+  if (pre.scrollHeight > pre.clientHeight) pre.tabIndex = 0; // so that the keyboard can scroll the text
   shown.set(name, { text, card, pretty, versions: versions(tiers) });
 }
 
@@ -272,7 +272,7 @@ function tick(element) {
 
 setInterval(() => document.querySelectorAll('[data-until]').forEach(tick), 1_000);
 
-// 1 d 23:59:12
+// Formats a span as `1 d 23:59:12`.
 function clock(ms) {
   const seconds = Math.ceil(ms / 1_000);
   const two = (count) => String(count).padStart(2, '0');
@@ -281,7 +281,7 @@ function clock(ms) {
   return `${days ? `${days} d ` : ''}${two(hours)}:${two(minutes)}:${two(seconds % 60)}`;
 }
 
-// The largest unit that tells it whole.
+// Formats a span in the largest unit that has no remainder.
 function span(ms) {
   const units = [[86_400_000, 'd'], [3_600_000, 'h'], [60_000, 'min'], [1_000, 's'], [1, 'ms']];
   const [size, unit] = units.find(([size]) => ms >= size && ms % size === 0) ?? [1, 'ms'];
@@ -307,10 +307,10 @@ const ENDS = {
   shutdown: 'the server is shutting down',
 };
 const MEANINGS = {
-  renewed: 'the session has a new id or another user; its values follow',
-  caught_up: 'many changes at once: only their result is shown',
-  cleared: 'all values are removed; one entry for each follows',
-  expired: 'the lifetime of this value is over',
+  renewed: 'the session has a new id or another user; the values of the session follow',
+  caught_up: 'some changes have no entry of their own: the entries show the newest state',
+  cleared: 'all values were removed; an entry for each value follows',
+  expired: 'the value’s own lifetime is over',
 };
 
 function log(time, { kind, name, version, origin, reason }) {
@@ -321,7 +321,7 @@ function log(time, { kind, name, version, origin, reason }) {
   stamp.dateTime = new Date(time).toISOString();
   entry.querySelector('.badge').textContent = WORDS[kind] ?? kind;
   entry.querySelector('b').textContent = name ?? '';
-  // The report comes before its changes.
+  // The server sends the report before the changes, so `values` has the new value already.
   const now = kind === 'set' && values.get(name);
   entry.querySelector('.what').textContent = now ? json(now) : (ENDS[reason] ?? reason ?? MEANINGS[kind] ?? '');
   entry.querySelector('code').textContent = version ?? '';

@@ -42,14 +42,15 @@ pub(super) fn rows(
             (MEMORY | COOKIE, _) if is_source => (answer, held(answer)),
             (MEMORY | COOKIE, _) => beside(tier, answer, source.map(|(_, answer)| answer), placement, facts),
             (_, _) if winner == Some(tier) => (answer, "answers, since no stored tier does".to_owned()),
-            (_, TierAnswer::NotValid) => (answer, "passed over: its answer is not valid".to_owned()),
-            (DEFAULT, TierAnswer::Nothing) if winner.is_none() => {
-                (answer, "has no rule for it: the type's own default stands in, if it has one".to_owned())
-            }
-            (DEFAULT, TierAnswer::Nothing) => (answer, "has no rule for it".to_owned()),
-            (_, TierAnswer::Nothing) => (answer, "has no answer for it".to_owned()),
+            (_, TierAnswer::NotValid) => (answer, "skipped: this tier's answer is not a valid value".to_owned()),
+            (DEFAULT, TierAnswer::Nothing) if winner.is_none() => (
+                answer,
+                "has no rule for this value: the type's own default answers, if the type has a default".to_owned(),
+            ),
+            (DEFAULT, TierAnswer::Nothing) => (answer, "has no rule for this value".to_owned()),
+            (_, TierAnswer::Nothing) => (answer, "has no answer for this value".to_owned()),
             (_, _) => match winner {
-                Some(winner) if !is_stored(winner) => (answer, format!("not asked: {winner} comes first")),
+                Some(winner) if !is_stored(winner) => (answer, format!("not asked: the tier {winner} answers first")),
                 _ => (answer, "not asked: a stored tier answers".to_owned()),
             },
         };
@@ -57,12 +58,12 @@ pub(super) fn rows(
         if tier == COOKIE
             && let Some(store) = facts.store
         {
-            let why = "asked when the session was loaded: what it had is in memory".to_owned();
+            let why = "asked when the session was loaded: the session took over the store's copies".to_owned();
             rows.push(Row { tier: store, answer: "not_asked", version: None, why });
         }
     }
     if winner.is_none() && rows.iter().all(|row| row.tier != DEFAULT) {
-        let why = "no tier answers: the type's own default stands in, if it has one".to_owned();
+        let why = "no tier answers: the type's own default answers, if the type has a default".to_owned();
         rows.push(Row::new(DEFAULT, TierAnswer::Nothing, why));
     }
     rows
@@ -71,8 +72,8 @@ pub(super) fn rows(
 /// Returns the reason for the source of the copy.
 fn held(answer: TierAnswer) -> String {
     match answer {
-        TierAnswer::Removed(_) => "removed here: no stored tier answers",
-        TierAnswer::NotValid => "passed over: its copy is not valid",
+        TierAnswer::Removed(_) => "has the removal of this value, so no stored tier answers",
+        TierAnswer::NotValid => "skipped: this tier's copy is not a valid value",
         TierAnswer::Value(_) | TierAnswer::Nothing => "answers",
     }
     .to_owned()
@@ -87,15 +88,19 @@ fn beside(
     facts: Facts,
 ) -> (TierAnswer, String) {
     let (answer, why) = match (tier, placement, source) {
-        (COOKIE, Placement::Server | Placement::Volatile, _) => (answer, "never has it: it is placed on servers only"),
+        (COOKIE, Placement::Server | Placement::Volatile, _) => {
+            (answer, "never has this value: the value stays on servers by its placement")
+        }
         (_, _, None) if !facts.has_session => (answer, "has no copy: there is no session yet"),
         (_, _, None) => (answer, "has no copy"),
-        (COOKIE, _, Some(_)) if answer == TierAnswer::NotValid => (answer, "newer, but not valid"),
-        (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "newer, but memory comes first"),
-        (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "knows of the removal too"),
+        (COOKIE, _, Some(_)) if answer == TierAnswer::NotValid => {
+            (answer, "has a newer copy, which is not a valid value")
+        }
+        (COOKIE, _, Some(_)) if answer != TierAnswer::Nothing => (answer, "has a newer copy, but memory comes first"),
+        (COOKIE, _, Some(source @ TierAnswer::Removed(_))) if facts.in_step => (source, "has the same removal"),
         (COOKIE, _, Some(source)) if facts.in_step => (source, "has the same copy"),
-        (COOKIE, _, Some(_)) => (answer, "has nothing newer: the next response brings it up to date"),
-        (_, _, Some(_)) => (answer, "had nothing newer: it has taken over the cookie's copy"),
+        (COOKIE, _, Some(_)) => (answer, "has no newer copy: the next response brings the cookie up to date"),
+        (_, _, Some(_)) => (answer, "had no newer copy, and has taken over the cookie's copy"),
     };
     (answer, why.to_owned())
 }
@@ -143,17 +148,17 @@ mod tests {
             said(&[(MEMORY, value), (COOKIE, nothing)], Some(MEMORY), behind),
             [
                 "memory: value 2.0: answers",
-                "cookie: nothing: has nothing newer: the next response brings it up to date"
+                "cookie: nothing: has no newer copy: the next response brings the cookie up to date"
             ]
         );
         assert_eq!(
             said(&[(MEMORY, nothing), (COOKIE, value)], Some(COOKIE), FACTS),
-            ["memory: nothing: had nothing newer: it has taken over the cookie's copy", "cookie: value 2.0: answers"]
+            ["memory: nothing: had no newer copy, and has taken over the cookie's copy", "cookie: value 2.0: answers"]
         );
         let older = TierAnswer::Value(Some(OLD));
         assert_eq!(
             said(&[(MEMORY, older), (COOKIE, value)], Some(MEMORY), behind),
-            ["memory: value 1.0: answers", "cookie: value 2.0: newer, but memory comes first"]
+            ["memory: value 1.0: answers", "cookie: value 2.0: has a newer copy, but memory comes first"]
         );
     }
 
@@ -164,10 +169,10 @@ mod tests {
         assert_eq!(
             said(&removed, Some("tenant"), FACTS),
             [
-                "memory: removed 2.0: removed here: no stored tier answers",
-                "cookie: removed 2.0: knows of the removal too",
+                "memory: removed 2.0: has the removal of this value, so no stored tier answers",
+                "cookie: removed 2.0: has the same removal",
                 "tenant: value: answers, since no stored tier does",
-                "default: value: not asked: tenant comes first"
+                "default: value: not asked: the tier tenant answers first"
             ]
         );
         let invalid =
@@ -175,16 +180,16 @@ mod tests {
         assert_eq!(
             said(&invalid, Some(DEFAULT), FACTS),
             [
-                "memory: not_valid: passed over: its copy is not valid",
+                "memory: not_valid: skipped: this tier's copy is not a valid value",
                 "cookie: not_valid: has the same copy",
-                "tenant: not_valid: passed over: its answer is not valid",
+                "tenant: not_valid: skipped: this tier's answer is not a valid value",
                 "default: value: answers, since no stored tier does"
             ]
         );
         let stored = [(MEMORY, TierAnswer::Value(Some(NEW))), (COOKIE, nothing), ("tenant", nothing), (DEFAULT, value)];
         assert_eq!(
             said(&stored, Some(MEMORY), FACTS)[2..],
-            ["tenant: nothing: has no answer for it", "default: value: not asked: a stored tier answers"]
+            ["tenant: nothing: has no answer for this value", "default: value: not asked: a stored tier answers"]
         );
     }
 
@@ -192,7 +197,7 @@ mod tests {
     fn type_default_answers_last() {
         let nothing = [(MEMORY, TierAnswer::Nothing), (COOKIE, TierAnswer::Nothing)];
         let visitor = Facts { has_session: false, in_step: false, ..FACTS };
-        let own = "the type's own default stands in, if it has one";
+        let own = "the type's own default answers, if the type has a default";
         assert_eq!(
             said(&nothing, None, visitor),
             [
@@ -204,7 +209,7 @@ mod tests {
         let without = [nothing[0], nothing[1], (DEFAULT, TierAnswer::Nothing)];
         assert_eq!(
             said(&without, None, FACTS)[1..],
-            ["cookie: nothing: has no copy".to_owned(), format!("default: nothing: has no rule for it: {own}")]
+            ["cookie: nothing: has no copy".to_owned(), format!("default: nothing: has no rule for this value: {own}")]
         );
     }
 
@@ -218,8 +223,8 @@ mod tests {
             said,
             [
                 (MEMORY, "value", "answers"),
-                (COOKIE, "nothing", "never has it: it is placed on servers only"),
-                ("redis", "not_asked", "asked when the session was loaded: what it had is in memory")
+                (COOKIE, "nothing", "never has this value: the value stays on servers by its placement"),
+                ("redis", "not_asked", "asked when the session was loaded: the session took over the store's copies")
             ]
         );
     }

@@ -44,7 +44,7 @@ async fn visitor_sees_defaults_and_leaves_nothing() {
     );
     let division = value(&report, "current_division_id");
     assert_eq!((&division["value"], &division["winner"]), (&Value::Null, &json!("default")));
-    let own = "has no rule for it: the type's own default stands in, if it has one";
+    let own = "has no rule for this value: the type's own default answers, if the type has a default";
     assert_eq!(tiers(&report, "current_division_id")[2], ["default", "nothing", own]);
     for _ in 0..3 {
         app.pass(HEARTBEAT);
@@ -73,7 +73,10 @@ async fn each_tier_shows_its_copy_and_reason() {
         (&json!(4), &json!("volatile"), &json!(60_000))
     );
     assert_eq!(draft["expires"], shown["now"].as_u64().unwrap() + 60_000);
-    assert_eq!(tiers(&shown, "draft")[1], ["cookie", "nothing", "never has it: it is placed on servers only"]);
+    assert_eq!(
+        tiers(&shown, "draft")[1],
+        ["cookie", "nothing", "never has this value: the value stays on servers by its placement"]
+    );
 
     // After a restart only the cookie has the value.
     let second = node(&app);
@@ -85,7 +88,7 @@ async fn each_tier_shows_its_copy_and_reason() {
     assert_eq!(
         tiers(&shown, "theme"),
         [
-            ["memory", "nothing", "had nothing newer: it has taken over the cookie's copy"],
+            ["memory", "nothing", "had no newer copy, and has taken over the cookie's copy"],
             ["cookie", "value", "answers"],
             stored
         ]
@@ -101,8 +104,8 @@ async fn each_tier_shows_its_copy_and_reason() {
     assert_eq!(
         tiers(&shown, "theme"),
         [
-            ["memory", "removed", "removed here: no stored tier answers"],
-            ["cookie", "removed", "knows of the removal too"],
+            ["memory", "removed", "has the removal of this value, so no stored tier answers"],
+            ["cookie", "removed", "has the same removal"],
             ["default", "value", "answers, since no stored tier does"]
         ]
     );
@@ -117,9 +120,13 @@ async fn invalid_copies_are_shown_and_undeclared_counted() {
     assert_eq!(
         tiers(&shown, "theme"),
         [
-            ["memory", "nothing", "had nothing newer: it has taken over the cookie's copy"],
-            ["cookie", "not_valid", "passed over: its copy is not valid"],
-            ["default", "nothing", "has no rule for it: the type's own default stands in, if it has one"]
+            ["memory", "nothing", "had no newer copy, and has taken over the cookie's copy"],
+            ["cookie", "not_valid", "skipped: this tier's copy is not a valid value"],
+            [
+                "default",
+                "nothing",
+                "has no rule for this value: the type's own default answers, if the type has a default"
+            ]
         ]
     );
     assert_eq!((&value(&shown, "theme")["value"], &shown["undeclared"]), (&Value::Null, &json!(0)));
@@ -142,7 +149,7 @@ async fn first_hit_shows_the_newer_cookie_copy() {
     let shown = report(&browser, &first).await;
     assert_eq!((&value(&shown, "theme")["value"], &shown["resolution"]), (&json!("light"), &json!("first_hit")));
     let row = &value(&shown, "theme")["tiers"][1];
-    assert_eq!((&row["answer"], &row["why"]), (&json!("value"), &json!("newer, but memory comes first")));
+    assert_eq!((&row["answer"], &row["why"]), (&json!("value"), &json!("has a newer copy, but memory comes first")));
     assert_ne!(row["version"], value(&shown, "theme")["tiers"][0]["version"]);
 }
 
@@ -193,8 +200,8 @@ async fn without_memory_the_report_is_the_requests_own() {
     assert_eq!(
         tiers(&report(&browser, &node).await, "theme"),
         [
-            ["cookie", "removed", "removed here: no stored tier answers"],
-            ["default", "nothing", "no tier answers: the type's own default stands in, if it has one"]
+            ["cookie", "removed", "has the removal of this value, so no stored tier answers"],
+            ["default", "nothing", "no tier answers: the type's own default answers, if the type has a default"]
         ]
     );
 }

@@ -63,7 +63,7 @@ async fn report_shows_no_secret_and_no_other_user() {
     assert!(spellings(&key).iter().all(|key| !told.contains(key)), "a key");
     let shown = report(&ada, &node).await;
     assert_eq!(shown["chain"], json!(["memory", "cookie", "spy", "default"]));
-    let asked = "asked when the session was loaded: what it had is in memory";
+    let asked = "asked when the session was loaded: the session took over the store's copies";
     assert_eq!(tiers(&shown, "theme")[2], ["spy", "not_asked", asked]);
 }
 
