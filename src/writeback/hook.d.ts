@@ -1,55 +1,60 @@
-/** Types of `hook.js`, the browser's side of a `SessionWriteback`. */
+/** The types of `hook.js`, the script with which a page uses a `SessionWriteback`. */
 
-/** Opens a page's connection to its session. One is enough for a page. */
+/** Connects a page to its session. One connection is enough for a page. */
 export function connect(options: Options): LayeredSession;
 
 export interface Options {
-  /** Where the writeback is mounted: `/session`, or `https://api.shop.example/session` with `credentials: 'include'`. */
+  /** The address of the writeback: `/session`, or `https://api.shop.example/session` with `credentials: 'include'`. */
   url: string;
   /**
-   * `'include'` for a writeback on another origin, whose requests then carry its cookies. The server lists the page's
-   * origin in `public_origins` and answers CORS, as the documentation of `SessionWriteback` shows. `'same-origin'` unless
-   * told otherwise.
+   * `'include'` for a writeback on another origin: the hook's requests then carry the cookies of that origin. The server
+   * must list the page's origin in `public_origins` and answer CORS, as the documentation of `SessionWriteback` shows. The
+   * default is `'same-origin'`.
    */
   credentials?: 'same-origin' | 'include';
   /**
-   * `false` for a page that is told of changes in another way, such as a socket of its own. `values` stay empty then, and
-   * the hook does not know who is signed in: when that changes otherwise than by an order, close it and connect anew.
+   * `false` for a page that learns of changes in another way, as over a socket of its own. Then `values` stays empty, and
+   * the hook does not know the signed-in user. After a sign-in or sign-out without a token for `relay`, call `close`, and
+   * call `connect` again. The default is `true`.
    */
   events?: boolean;
 }
 
 export interface LayeredSession extends EventTarget {
   /**
-   * What the page may read, by name, as the server last said. Empty before the first `change`, and once the page has
-   * heard of the end of its session, a shutdown of the server excepted. A value that the page stores is here once the server has taken it.
+   * The values that the page may read, by name, as the server last sent the values. The map is empty before the first
+   * `change`, and after the end of the session, but not after a shutdown of the server. A value that the page stores is in
+   * the map only after the server has taken the value.
    */
   readonly values: ReadonlyMap<string, unknown>;
 
   /**
-   * Posts values: one request at a time, the newest of each name, again and later each time until the server has taken
-   * or refused them. They survive being offline and the end of a session, but not a reload, and not another user: what
-   * one has said is never stored for the next.
+   * Posts values in one request at a time, with the newest value of each name. The hook repeats a failed request, with
+   * growing pauses, until the server has taken or refused the values. Waiting values outlive a lost connection and the end
+   * of a session, but not a reload. After a change of the user, the hook drops the waiting values: the values of one user
+   * are never stored for another user.
    *
-   * @throws {TypeError} where a value is no JSON; then none is stored.
+   * @throws {TypeError} if a value can't be encoded as JSON. Then the hook posts none of the values.
    */
   store(values: Record<string, unknown>): void;
 
   /**
-   * Posts a relay token that came over a connection of the page's own. Tokens on the event stream are posted unasked.
+   * Posts a token that came over a connection of the page's own: from `Session::relay`, `SignIn::by_page` or
+   * `RenewByPage::token` on the server. The hook itself posts the tokens of the event stream.
    *
-   * An order (a sign-in or a renewal that the server asks for on a socket, or the removal of the cookie) is posted before
-   * anything else. Keep no order: it is worth a login for a minute.
+   * A token with a sign-in, a renewal or the removal of the cookie goes before all else that waits. Don't keep such a
+   * token: for a minute the token is worth a login.
    */
   relay(token: string): void;
 
   /**
-   * Tries again now what waits, also where the browser says that it is offline, and opens the event stream anew if it is
-   * not a session's, here and in other tabs: for a page whose own request (a form, a sign-in) may have begun a session.
+   * Posts soon all that waits, even if the browser reports that it is offline. If the event stream belongs to no session,
+   * opens another event stream, in this tab and in other tabs. For a page whose own request, such as a form or a sign-in,
+   * may have begun a session.
    */
   resume(): void;
 
-  /** Gives up what waits, closes the stream and announces nothing more. */
+  /** Drops all that waits, closes the event stream, and dispatches no more events. */
   close(): void;
 
   addEventListener<Type extends keyof LayeredSessionEvents>(
@@ -65,36 +70,41 @@ export interface LayeredSession extends EventTarget {
 }
 
 export interface LayeredSessionEvents {
-  /** These may have changed: `values` has them as they are now, or not at all. */
+  /** The values of these names may have changed. `values` has the present value of each name, or no value. */
   change: CustomEvent<{ names: string[] }>;
-  /** The session is over, and `values` is empty unless it was a shutdown. The hook connects again by itself. */
+  /** The session is over, and `values` is empty, except after a shutdown. The hook connects again by itself. */
   closed: CustomEvent<{ reason: 'renewed' | 'destroyed' | 'expired' | 'revoked' | 'shutdown' }>;
   /**
-   * The stream of events broke off, in this tab or in the tab that holds the stream for all, and is opened again. Until
-   * the next `change` the values may be old. The detail is the server's reason where the server refuses the stream:
-   * `cross_site` behind a proxy that changes `Host`.
+   * The event stream ended, in this tab or in the tab that has the stream for all tabs. The hook opens the stream again.
+   * Until the next `change`, `values` may be out of date. If the server refuses the stream, `detail` is the server's
+   * reason, such as `cross_site` behind a proxy that changes `Host`; else `detail` is `null`.
    */
   lost: CustomEvent<{ code: string; message: string } | null>;
   /**
    * Another tab may have begun a session, by a store or by `resume`. A socket that was opened without a session does not
-   * see the session: open such a socket anew, and don't call `resume` for this event. `values` follow without help.
-   * A tab that is closed before the answer to its first store can't tell the others: they notice at the next focus.
+   * see the session: open such a socket again, and don't call `resume` at this event. The hook updates `values` by itself.
+   * A tab that is closed before the answer to its first `store` sends no event to the other tabs: each of the other tabs
+   * looks for a session when the tab gets the focus.
    */
   begun: CustomEvent<null>;
-  /** The server has taken these; `$relay` stands for a relay token. It has no use for those that are `ignored`. */
+  /**
+   * The server has taken the values of the names in `stored`, where `$relay` stands for a token. The names in `ignored` are
+   * unknown to the server, which ignores them (`ignore_unknown`).
+   */
   stored: CustomEvent<{ stored: string[]; ignored: string[] }>;
   /**
-   * The browser is in another session, or in none: an order was carried out, or refused for good, in this tab or in
-   * another. `values` is empty until the server says what there is now. Open sockets of the page's own anew.
+   * The browser is in another session, or in none: in this tab or in another tab, the server has carried out a token with
+   * a sign-in, a renewal or the removal of the cookie, or has refused such a token for good. `values` is empty until the
+   * server sends the present values. Open the page's own sockets again.
    */
   turned: CustomEvent<null>;
-  /** The session had ended or was renewed meanwhile. Values are kept and tried again; a relay token is not. */
+  /** The session had ended or was renewed before the POST. The hook posts the values again later, but drops a token. */
   conflict: CustomEvent<Refusal>;
-  /** The values of these names are given up: the server's word, or `user_changed`. */
+  /** The hook drops the values of these names: the server refused the values, or the user has changed (`user_changed`). */
   refused: CustomEvent<Refusal>;
 }
 
-/** The server's words; `code` is stable, and `http_…` where the answer was not the writeback's. */
+/** The server's refusal. `code` is stable, or `http_` with the status if the answer does not come from the writeback. */
 export interface Refusal {
   code: string;
   message: string;

@@ -1,10 +1,10 @@
 // The hook of a page: `values` follow the server, `store` posts the page's changes, and `relay` brings changes of an
-// open socket to the cookie. hook.d.ts has the details. Comment lines are not served.
+// open socket to the cookie. hook.d.ts documents the methods and events. Comment lines are not served.
 
 const SHORTEST = 250, LONGEST = 30_000; // milliseconds
-const SILENCE = 2.5; // intervals of heartbeats without an event
-const ANSWER = 1_500; // milliseconds that the leading tab has for an answer
-const NAMES = 64, UNITS = 5_000; // in one POST: the limits are 64 names and 16 KiB; a UTF-16 unit has at most 3 bytes
+const SILENCE = 2.5; // intervals of heartbeats without an event, after which a stream is lost
+const ANSWER = 1_500; // milliseconds in which the leading tab must answer
+const NAMES = 64, UNITS = 5_000; // in a POST: the server takes 64 names and 16 KiB; a UTF-16 unit has at most 3 bytes
 
 export const connect = (options) => new LayeredSession(options);
 
@@ -83,24 +83,24 @@ class LayeredSession extends EventTarget {
   #credentials; // the `credentials` option of `fetch`
   #token; // the newest relay token, which holds all changes that the cookie lacks
   #order; // the newest turn token: a sign-in, a renewal or the removal of the cookie
-  #events; // whether the page uses a stream
+  #events; // the `events` option: whether the hook opens a stream
   #waiting = new Map(); // name to JSON text; a Map, since an object would treat `__proto__` as special
-  #inFlight = new Set(); // the batches in flight: several only when the page is left
+  #inFlight = new Set(); // the batches without an answer yet: several only when the page is left
   #posting = new Backoff(() => this.#pump());
-  #conflict = false;
+  #conflict = false; // whether values wait for the cookie of another session
   #user; // the mark of the user whose values wait
   #listening = new Backoff(() => this.#listen());
   #source; // the EventSource
-  #session; // the mark of the session of `values`: empty for a visitor, undefined before a state
+  #session; // the mark of the session of `values`: empty without a session, undefined before a `state` event
   #interval = 15_000; // milliseconds between heartbeats
   #silence = new Watchdog(() => this.#silent());
   #begunAt = 0; // the time at which the last stream was opened
   #again = false; // whether a session may have begun while a stream was being opened
-  #name; // of the channel and of the lock
-  #channel; // to other tabs
+  #name; // the name of the channel and of the lock
+  #channel; // the channel to other tabs
   #shares = Boolean(navigator.locks); // whether tabs share a stream: locks need a secure context
   #candidacy; // the request for the lock
-  #leads = false;
+  #leads = false; // whether this tab has the lock, and passes events on
   #term = 0; // the term of the newest leader: a former leader may not know yet that it lost the lock
   #turns = 0; // the number of session changes of the browser
   #toldAt = 0; // the time of this tab's last message `begun`
@@ -284,7 +284,7 @@ class LayeredSession extends EventTarget {
     else this.#ask();
   }
 
-  // Checks by the clock: the timers of a frozen or hidden page fire late, or not at all.
+  // Measures the silence by the clock: the timers of a frozen or hidden page fire late, or not at all.
   #look() {
     this.#posting.resume();
     this.#silence.look();
@@ -435,7 +435,7 @@ class LayeredSession extends EventTarget {
     });
   }
 
-  // Another tab has stolen the lock, since this tab did not answer.
+  // Another tab has stolen the lock, since this tab did not answer. This tab waits for the lock again.
   #yield() {
     this.#stand();
     this.#retry();
@@ -448,20 +448,20 @@ class LayeredSession extends EventTarget {
 
   // ---- posts of the page
 
-  // Sends one POST at a time, so that the server gets the changes in their order.
+  // Sends one POST at a time, so that the server gets the changes in the order of the calls.
   #pump() {
     if (this.#inFlight.size || this.#posting.timer || this.#closed) return;
     const next = this.#next();
     if (next) this.#post(next);
   }
 
-  // Sends everything at once when the page is left: changes out of order are better than lost changes.
+  // Sends all that waits at once when the page is left: changes in a wrong order are better than lost changes.
   #flush() {
     for (let next; (next = this.#next()); ) this.#post(next);
   }
 
-  // Picks the order first, which holds all changes that a relay token would hold. Then the relay token, which may bring
-  // the cookie: without the cookie the values would start another session. Then values.
+  // Picks the turn token (`#order`) first, which holds all changes that a relay token would hold. Then the relay token,
+  // which may bring the cookie: without the cookie the values would begin another session. Then values.
   #next() {
     if (this.#end.signal.aborted) return;
     const turn = this.#order, token = turn ?? this.#token, batch = new Map(), members = [];
@@ -494,7 +494,7 @@ class LayeredSession extends EventTarget {
       status = response.status;
       answer = await response.json();
     } catch {
-      // There is no answer, or the answer is a proxy's: the status decides.
+      // There is no answer, or the answer is a proxy's without JSON: the status decides.
     }
     this.#inFlight.delete(batch);
     if (this.#end.signal.aborted) return;
