@@ -96,8 +96,10 @@ impl<V: SessionValue> RequireLayer<V> {
     /// `Setting` for an empty location, which would lead the browser back to the guard, and for a location with other
     /// characters than visible ASCII.
     pub fn redirect(mut self, location: &str) -> Result<Self, BuildError> {
-        let refused = BuildErrorKind::Setting
-            .error("the location of a redirect is a URL or a path of visible ASCII, as `/login`");
+        let refused = BuildErrorKind::Setting.error(
+            "the location of the redirect is empty, or has other characters than visible ASCII: give a path or a URL, \
+             such as `/login`",
+        );
         if location.is_empty() || !location.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(refused);
         }

@@ -129,7 +129,7 @@ mod schema;
 /// While two builds run at once, the older build skips a copy whose shape is unknown to that build. The record keeps
 /// the copy for the newer build, until the older build writes the value.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no session value",
+    message = "`{Self}` is not a session value",
     label = "sessions hold types that implement `SessionValue`",
     note = "give the value a type of its own and a name: `#[derive(Serialize, Deserialize)] struct Theme(String);` and \
             `impl SessionValue for Theme {{ const NAME: &'static str = \"theme\"; }}`"

@@ -179,13 +179,13 @@ fn readme_and_first_chapter_programs_run() {
 
     let said = project.refused(MISTAKES, &["build"]);
     for expected in [
-        "`String` is no session value",
+        "`String` is not a session value",
         "`#[derive(Serialize, Deserialize)] struct Theme(String);`",
         "write `LayeredSessionLayer::new(sessions)` here",
-        "`MemoryTierBuilder` is no tier",
-        "`Absent` is no tier",
+        "`MemoryTierBuilder` is not a tier",
+        "`Absent` is not a tier",
         "`SharedTier::new(store)` around a type that implements `layered_session::tier::Store`",
-        "`Nothing` is no shared store",
+        "`Nothing` is not a shared store",
         "a read-only source goes into the chain as it is: `.tier(source)`",
     ] {
         assert!(said.contains(expected), "{expected} is missing in {said}");

@@ -20,27 +20,40 @@ impl CookieTier {
         let prefix = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         let mut places = iter::once(&self.place).chain(&self.former);
         Some(if name.is_empty() || name.len() > 64 || !name.bytes().all(is_token_byte) {
-            format!("{name:?} is no cookie name: use up to 64 letters, digits, `-` and `_`")
+            format!("{name:?} can't be the name of a cookie: use up to 64 letters, digits, `-` and `_`")
         } else if self.plain_http && ["__Host-", "__Secure-", "__Http-"].into_iter().any(prefix) {
-            format!("browsers refuse {name:?} without `Secure`: leave out `plain_http()`, or name it without a prefix")
+            format!(
+                "browsers refuse a cookie named {name:?} without the attribute `Secure`: leave out `plain_http()`, or \
+                 choose a name without the prefix"
+            )
         } else if !(MIN_COOKIE..=MAX_COOKIE).contains(&self.budget) {
-            format!("`max_bytes` of {}: give from {MIN_COOKIE} to {MAX_COOKIE}", self.budget)
+            format!("`max_bytes` of the cookie is {}: give from {MIN_COOKIE} to {MAX_COOKIE} bytes", self.budget)
         } else if self.plain_http && self.same_site == SameSite::None {
-            "browsers refuse `SameSite=None` without `Secure`: leave out `plain_http()`".to_owned()
+            "browsers refuse a cookie with `SameSite=None` and without `Secure`: leave out `plain_http()`".to_owned()
         } else if self.partitioned && self.same_site != SameSite::None {
-            "`partitioned` is for applications that other sites embed: add `same_site(SameSite::None)`, or leave \
-             `partitioned` out"
+            "`partitioned` is for an application that pages of other sites embed, where browsers send only cookies of \
+             `SameSite=None`: add `same_site(SameSite::None)`, or leave out `partitioned`"
                 .to_owned()
         } else if prefix("__Host-") && !self.place.is_root() {
-            format!("browsers refuse {name:?} with a domain, or a path other than `/`: name it `__Secure-session`")
+            format!(
+                "browsers refuse a cookie named {name:?} with a domain, or with a path other than `/`: choose another \
+                 name, such as `__Secure-session`"
+            )
         } else if self.former.contains(&self.place) {
-            "`formerly` names the present place, where a removal would sign users out: leave it out".to_owned()
+            "`formerly` has the cookie's present path and domain, so the removal of the former cookie would sign users \
+             out: leave out this `formerly`"
+                .to_owned()
         } else if prefix("__Host-") && !self.former.is_empty() {
-            format!("a cookie named {name:?} never stood at another place: leave out `formerly`")
+            format!(
+                "a cookie named {name:?} can't have had another path or domain, since browsers refuse such a cookie: \
+                 leave out `formerly`"
+            )
         } else if let Some(flaw) = places.find_map(CookieScope::flaw) {
             flaw
         } else if !self.has_room() {
-            "the cookie's path and domain leave no room for values: shorten them".to_owned()
+            "the cookie's name, path and domain leave no room for values within `max_bytes`: shorten the name, path or \
+             domain, or raise `max_bytes`"
+                .to_owned()
         } else {
             return None;
         })

@@ -91,8 +91,8 @@ impl KeyRing {
         // Not `env::var`: its error prints a text that is not Unicode, which may be a key.
         let text = std::env::var_os(variable).ok_or_else(|| {
             let unset = format!(
-                "`{variable}` is not set: set it to the output of `openssl rand -hex 32`; `KeyRing::development` keeps a key \
-                 for development"
+                "the environment variable `{variable}` is not set: set the variable to the output of `openssl rand \
+                 -hex 32`, or, for development alone, use `KeyRing::development`"
             );
             BuildErrorKind::Key.error(unset)
         })?;
@@ -168,7 +168,7 @@ pub(crate) enum Standing {
 impl Keys {
     fn derive(generation: u64, keys: impl IntoIterator<Item: AsRef<[u8]>>) -> Result<Self, BuildError> {
         let mut keys = (1..).zip(keys);
-        let (number, first) = keys.next().ok_or_else(|| refusal("a key ring needs a key"))?;
+        let (number, first) = keys.next().ok_or_else(|| refusal("the key ring has no key"))?;
         let sealing = Key::derive(number, first.as_ref())?;
         // Reserves all of the room at once: a vector that grows leaves unwiped copies of the keys in freed memory.
         let retired = Vec::with_capacity(keys.size_hint().0);
@@ -176,7 +176,9 @@ impl Keys {
         for (number, key) in keys {
             let key = Key::derive(number, key.as_ref())?;
             if ring.find(key.id).is_some() {
-                return Err(refusal(format_args!("key {number} is in the ring already, or another key has its id")));
+                return Err(refusal(format_args!(
+                    "key {number} is in the ring already, or has the same id as another key"
+                )));
             }
             ring.retired.push(key);
         }
@@ -215,7 +217,11 @@ impl Key {
 
     fn derive(number: usize, key: &[u8]) -> Result<Self, BuildError> {
         if key.len() < Self::MIN_LEN {
-            return Err(refusal(format_args!("key {number} has {} of at least {} bytes", key.len(), Self::MIN_LEN)));
+            return Err(refusal(format_args!(
+                "key {number} has {} bytes, and needs at least {}",
+                key.len(),
+                Self::MIN_LEN
+            )));
         }
         if let Some(weakness) = weakness(key) {
             return Err(refusal(format_args!("key {number} {weakness}")));
@@ -246,16 +252,16 @@ fn weakness(key: &[u8]) -> Option<&'static str> {
     let distinct = (0..=u8::MAX).filter(|byte| key.contains(byte)).count();
     let is_sequence = key.windows(3).all(|run| run[1].wrapping_sub(run[0]) == run[2].wrapping_sub(run[1]));
     if distinct == 1 {
-        Some("repeats itself")
+        Some("is not random, since its bytes repeat")
     } else if is_sequence {
-        Some("is a plain sequence")
+        Some("is not random, since its bytes rise or fall in equal steps")
     } else if key.is_ascii() {
-        Some("is text, not random bytes (text in hex goes to `KeyRing::from_hex`)")
+        Some("is text and not random bytes (give a text of hex digits to `KeyRing::from_hex`)")
     } else if (1..=key.len() / 2).any(repeats) {
-        Some("repeats itself")
+        Some("is not random, since its bytes repeat")
     } else if distinct < 18 {
         // 16 random bytes and padding have up to 17 different bytes. One in 10^13 random keys of 32 bytes has so few.
-        Some("has too few different bytes")
+        Some("is not random, since it has too few different bytes")
     } else {
         None
     }
@@ -267,7 +273,7 @@ const NEW_LEN: usize = 2 * Key::MIN_LEN;
 /// Returns random bytes of the operating system's generator, for a new key.
 pub(super) fn random<const LEN: usize>() -> Result<Zeroizing<[u8; LEN]>, BuildError> {
     let mut key = Zeroizing::new([0; LEN]);
-    let failed = BuildErrorKind::Key.error("the operating system gave no randomness for a key");
+    let failed = BuildErrorKind::Key.error("the operating system gave no random bytes for a key");
     SysRng.try_fill_bytes(&mut *key).map_err(|error| failed.caused_by(error))?;
     Ok(key)
 }
@@ -316,15 +322,15 @@ mod tests {
             ("is text", b"\x02\x01thisismyscretkey\x01\x02\\e\\y\\y\\h".repeat(2)),
             ("is text", [b"secret".as_slice(), &[0; 26]].concat()),
             ("is text", hex(&key(1)).into_bytes()),
-            ("repeats", vec![0; 32]),
-            ("sequence", (0..32).collect()),
-            ("repeats", vec![0xff; 64]),
-            ("repeats", b"\xde\xad\xbe\xef\xca\xfe\xba\xbe".repeat(5)),
-            ("repeats", half.repeat(2)),
+            ("bytes repeat", vec![0; 32]),
+            ("equal steps", (0..32).collect()),
+            ("bytes repeat", vec![0xff; 64]),
+            ("bytes repeat", b"\xde\xad\xbe\xef\xca\xfe\xba\xbe".repeat(5)),
+            ("bytes repeat", half.repeat(2)),
             ("too few", [b"my-secret-key".as_slice(), &[0xff; 32]].concat()),
             ("too few", [half, &[0; 16]].concat()),
-            ("sequence", (0x90..0xb0).rev().collect()),
-            ("sequence", (0..64).map(|n: u8| n.wrapping_mul(7)).collect()),
+            ("equal steps", (0x90..0xb0).rev().collect()),
+            ("equal steps", (0..64).map(|n: u8| n.wrapping_mul(7)).collect()),
         ];
         for (weakness, key) in weak {
             assert!(refused(KeyRing::new([&key])).contains(weakness), "{weakness}: {key:?}");
@@ -334,8 +340,10 @@ mod tests {
 
     #[test]
     fn short_missing_and_repeated_keys_are_refused() {
-        assert!(refused(KeyRing::new([[0; 0]; 0])).contains("needs a key"));
-        assert!(refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 of at least 32 bytes"));
+        assert!(refused(KeyRing::new([[0; 0]; 0])).contains("has no key"));
+        assert!(
+            refused(KeyRing::new([&key(1)[..], &key(2)[..31]])).contains("key 2 has 31 bytes, and needs at least 32")
+        );
         assert!(refused(KeyRing::new([key(1), key(2), key(1)])).contains("key 3"));
         // Found by search: two keys with the same id. A look-up by id would never find the second.
         assert!(refused(KeyRing::new([key(99_437), key(112_683)])).contains("key 2"));
@@ -355,7 +363,10 @@ mod tests {
 
     #[test]
     fn error_names_the_environment_variable() {
-        assert!(refused(KeyRing::from_env("NO_SUCH_KEYS")).starts_with("`NO_SUCH_KEYS` is not set"));
+        assert!(
+            refused(KeyRing::from_env("NO_SUCH_KEYS"))
+                .starts_with("the environment variable `NO_SUCH_KEYS` is not set")
+        );
         // `PATH` is set in every test environment, and is never hex.
         assert!(refused(KeyRing::from_env("PATH")).starts_with("`PATH`: key 1 is not hex"));
     }

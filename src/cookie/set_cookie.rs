@@ -56,7 +56,7 @@ impl CookieTier {
         let ring = self.seal(audience, Purpose::Cookie, id, payload, &mut header)?;
         header.extend_from_slice(attributes.as_bytes());
         if let Some(seconds) = max_age {
-            write!(header, "{MAX_AGE_IS}{seconds}").expect("a vector takes all that is written");
+            write!(header, "{MAX_AGE_IS}{seconds}").expect("a write to a `Vec` does not fail");
         }
         Ok(sensitive(header).map(|header| SetCookie { header, token, ring }))
     }
@@ -138,14 +138,19 @@ impl CookieScope {
         let Self { path, domain } = self;
         let domain = domain.as_deref();
         Some(if !path.starts_with('/') || !path.bytes().all(|byte| (0x21..0x7f).contains(&byte) && byte != b';') {
-            format!("{path:?} is no cookie path: start with `/`, printable ASCII, no `;`")
+            format!(
+                "{path:?} can't be a cookie's path: use a path that begins with `/`, of printable ASCII without a \
+                 space and without `;`"
+            )
         } else if path.len() > MAX_PATH {
             let len = path.len();
-            format!("a cookie path of {len} bytes: browsers ignore attributes of over 1,024 bytes; use up to 1,024")
+            format!(
+                "a cookie's path has {len} bytes, and browsers ignore a path of more than 1,024 bytes: use up to 1,024"
+            )
         } else if let Some(domain) = domain.filter(|domain| domain.len() > MAX_DOMAIN) {
-            format!("a cookie domain of {} bytes: no host has so long a name; use up to 255", domain.len())
+            format!("a cookie's domain has {} bytes, and a host's name has at most 255: use up to 255", domain.len())
         } else if let Some(domain) = domain.filter(|domain| !is_domain(domain)) {
-            format!("{domain:?} is no domain for cookies: give a host name, such as `example.org`")
+            format!("{domain:?} can't be a cookie's domain: give a host name, such as `example.org`")
         } else {
             return None;
         })

@@ -17,7 +17,7 @@ impl PublicOrigins {
         let parse = |text: &str| {
             let Origin { scheme, host, port } = Origin::parse(text).ok_or_else(|| {
                 let remedy = "give `https://host` or `https://host:port`, without a path or a final slash";
-                BuildErrorKind::Setting.error(format!("{text:?} is not a public origin: {remedy}"))
+                BuildErrorKind::Setting.error(format!("{text:?} in `public_origins` is not an origin: {remedy}"))
             })?;
             Ok(Origin { scheme, host: host.to_owned(), port })
         };

@@ -38,31 +38,34 @@ impl RefusalReason {
         match self {
             Self::AnotherSite => {
                 "`Sec-Fetch-Site` is not `same-origin`: the request comes from a page of another origin, or from the \
-                 address bar; if the page is of this application, list its whole origin in `public_origins`"
+                 address bar; if the page belongs to this application, list the page's whole origin in \
+                 `public_origins`"
             }
             Self::AnotherOrigin => {
-                "`Origin` is not the host that the request went to: if a proxy rewrites `Host`, have it pass `Host` on, \
-                 or list the page's whole origin in `public_origins`"
+                "`Origin` is not the host to which the request went: if a proxy rewrites `Host`, let the proxy pass \
+                 `Host` on, or list the page's whole origin in `public_origins`"
             }
             Self::NullOrigin => {
-                "`Origin` is `null`, as in a sandboxed frame, a file, or a page with `Referrer-Policy: no-referrer`: \
-                 serve the page outside of a frame's sandbox, with another policy such as `same-origin`"
+                "`Origin` is `null`, as from a sandboxed frame, a file, or a page with `Referrer-Policy: no-referrer`: \
+                 serve the page outside of a sandboxed frame, with another policy such as `same-origin`"
             }
             Self::BarePost => {
-                "the request has neither `Origin` nor `Sec-Fetch-Site`, and browsers send `Origin` with each POST: if a \
-                 proxy removes `Origin`, have it pass `Origin` on; a client that is no browser sends the application's"
+                "the POST has neither `Origin` nor `Sec-Fetch-Site`, and browsers send `Origin` with each POST: if a \
+                 proxy removes `Origin`, let the proxy pass `Origin` on; a client that is not a browser must send the \
+                 application's own origin"
             }
             Self::BareEvents => {
-                "the request has neither `Origin` nor `Sec-Fetch-Site`, and comes from no `EventSource`: send \
-                 `Accept: text/event-stream`"
+                "the request for events has neither `Origin` nor `Sec-Fetch-Site`, and does not come from an \
+                 `EventSource`: send `Accept: text/event-stream`"
             }
             Self::BareUpgrade => {
-                "the upgrade has neither `Origin` nor `Sec-Fetch-Site`: if a proxy removes `Origin`, have it pass \
-                 `Origin` on; for clients that are no browsers, `upgrades_without_origin` lets it pass"
+                "the upgrade to a WebSocket has neither `Origin` nor `Sec-Fetch-Site`: if a proxy removes `Origin`, \
+                 let the proxy pass `Origin` on; to admit clients that are not browsers, call \
+                 `upgrades_without_origin`"
             }
             Self::Withheld => {
-                "a page of a listed origin of another site sent no session cookie, and no session begins for it: serve \
-                 the page from the same site, or set `SameSite::None`"
+                "a page on another site, whose origin is in `public_origins`, sent no session cookie, so the request \
+                 begins no session: serve the page from the application's site, or set `SameSite::None`"
             }
         }
     }

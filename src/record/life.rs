@@ -43,10 +43,14 @@ impl Lifetime {
     pub fn new(idle: Duration, absolute: Duration) -> Result<Self, BuildError> {
         let refuse = |message| Err(BuildErrorKind::Setting.error(message));
         if idle < Duration::from_secs(1) {
-            return refuse("the idle lifetime is under a second, so no request could follow another: extend `idle`");
+            return refuse(
+                "the idle lifetime is under a second, so a session would end before the next request: extend `idle`",
+            );
         }
         if idle > absolute {
-            return refuse("the idle lifetime is longer than the absolute one: shorten `idle` or extend `absolute`");
+            return refuse(
+                "the idle lifetime is longer than the absolute lifetime: shorten `idle` or extend `absolute`",
+            );
         }
         Ok(Self { idle, absolute, ends_with_browser: false })
     }

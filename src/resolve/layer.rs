@@ -78,11 +78,11 @@ impl<S: InnerOfSessions> Layer<S> for Sessions {
 }
 
 #[diagnostic::on_unimplemented(
-    message = "`Sessions` is no layer",
+    message = "`Sessions` is not a layer",
     label = "write `LayeredSessionLayer::new(sessions)` here",
     note = "`Sessions` is the configuration that layers, `SessionWriteback` and jobs share"
 )]
-#[allow(unnameable_types)] // Nothing implements it.
+#[allow(unnameable_types)] // No type implements the trait.
 pub trait InnerOfSessions {}
 
 impl<S> Layer<S> for LayeredSessionLayer {

@@ -54,11 +54,11 @@ const IDENTITY_ROOM: usize = 256;
 /// let refused = without_cookie.build().unwrap_err();
 /// assert_eq!(
 ///     refused.to_string(),
-///     "nothing carries the session's id: add `.tier(CookieTier::sealed(..))`"
+///     "no cookie tier carries the session's id: add `.tier(CookieTier::sealed(..))`"
 /// );
 /// # Ok::<_, layered_session::BuildError>(())
 /// ```
-#[must_use = "nothing is checked before `build`"]
+#[must_use = "`build` checks the settings and makes the sessions"]
 pub struct SessionsBuilder {
     tiers: Vec<AddedTier>,
     values: Vec<ValueSpec>,
@@ -293,16 +293,20 @@ impl SessionsBuilder {
         let bare_upgrades = self.upgrades_without_origin || cookie.sent() != SameSite::None;
         if self.principal_idle < Duration::from_secs(1) {
             return Err(BuildErrorKind::Setting.error(
-                "`principal_idle` is under a second, so a user's values would be gone at the next request: extend it",
+                "`principal_idle` is under a second, so a user's values would be gone at the next request: extend \
+                 `principal_idle`",
             ));
         }
         if self.source_deadline < Duration::from_millis(1) {
-            return Err(BuildErrorKind::Setting
-                .error("`source_deadline` under a millisecond: no source that waits could answer"));
+            return Err(BuildErrorKind::Setting.error(
+                "`source_deadline` is under a millisecond, so no source that waits could answer: extend \
+                 `source_deadline`",
+            ));
         }
         if memory.as_ref().is_some_and(|tier| tier.max_bytes == 0) {
-            return Err(BuildErrorKind::Setting
-                .error("a memory tier of 0 bytes holds nothing: give more, or leave the tier out"));
+            return Err(BuildErrorKind::Setting.error(
+                "a memory tier with a `max_bytes` of 0 can't keep anything: raise `max_bytes`, or leave the tier out",
+            ));
         }
         let memory = memory.map(|tier| tier.open());
         let identity = self.identity(&schema)?;

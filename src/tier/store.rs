@@ -26,7 +26,7 @@ use crate::{error::CloseReason, record::change::Mutation, value::Json, version::
 ///   [`Committed::Ended`].
 /// - The record expires at the time in its last commit, see [`Commit::expires`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no shared store",
+    message = "`{Self}` is not a shared store",
     note = "a shared store implements `layered_session::tier::Store`; a read-only source goes into the chain as it is: \
             `.tier(source)`"
 )]

@@ -103,8 +103,8 @@ pub(crate) fn check_name(name: &str) -> Result<(), BuildError> {
         return Ok(());
     }
     Err(BuildErrorKind::Value.error(format!(
-        "the value name {name:?} can't go on the wire: use a letter and then up to 63 letters, digits, `_`, `.` or \
-             `-`, and neither `constructor` nor `prototype`"
+        "{name:?} can't be the `NAME` of a value: use a letter and then up to 63 letters, digits, `_`, `.` or `-`, and \
+         neither `constructor` nor `prototype`"
     )))
 }
 

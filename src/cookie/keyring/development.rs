@@ -64,8 +64,12 @@ impl KeyRing {
     /// - The file holds no key.
     pub fn development(application: &str) -> Result<Self, BuildError> {
         check(application)?;
-        let state = state_directory()
-            .ok_or_else(|| refusal("this user has no state directory for a development key", "set `HOME`"))?;
+        let state = state_directory().ok_or_else(|| {
+            refusal(
+                "the user of this process has no home directory for the development key",
+                "set `HOME` (on Windows `LOCALAPPDATA`)",
+            )
+        })?;
         let path = path_in(&state, application);
         let ring = kept(&path)?;
         warn_once(application, &path);
@@ -79,8 +83,9 @@ fn check(application: &str) -> Result<(), BuildError> {
     if (1..=MAX_NAME).contains(&application.len()) && application.bytes().all(is_plain) {
         return Ok(());
     }
-    let message =
-        format!("{application:?} can't name a development key: use 1 to {MAX_NAME} ASCII letters, digits, `-` and `_`");
+    let message = format!(
+        "{application:?} can't be the name of a development key: use 1 to {MAX_NAME} ASCII letters, digits, `-` and `_`"
+    );
     Err(BuildErrorKind::Key.error(message))
 }
 
@@ -115,20 +120,24 @@ fn kept(path: &Path) -> Result<KeyRing, BuildError> {
     }
     let text = read(path)?;
     KeyRing::from_hex(text.trim()).map_err(|error| {
-        refusal(format_args!("the development key `{}` is no key", path.display()), "remove the file").caused_by(error)
+        refusal(
+            format_args!("the file `{}` of the development key holds no valid key", path.display()),
+            "remove the file",
+        )
+        .caused_by(error)
     })
 }
 
 /// Makes the file with a new key. If another process makes the file first, that file stays.
 fn make(path: &Path) -> Result<(), BuildError> {
     let failed = |error: io::Error| {
-        let what = format_args!("the development key `{}` can't be made", path.display());
-        refusal(what, "make its folder writable").caused_by(error)
+        let what = format_args!("the file `{}` of the development key can't be made", path.display());
+        refusal(what, "make the file's folder writable").caused_by(error)
     };
     let key = random::<NEW_LEN>()?;
     let mut line = Zeroizing::new(String::with_capacity(2 * key.len() + 1));
     for byte in key.iter() {
-        write!(line, "{byte:02x}").expect("a string takes all that is written");
+        write!(line, "{byte:02x}").expect("a write to a `String` does not fail");
     }
     line.push('\n');
     if let Some(folder) = path.parent() {
@@ -154,16 +163,23 @@ fn make(path: &Path) -> Result<(), BuildError> {
 fn read(path: &Path) -> Result<Zeroizing<String>, BuildError> {
     let shown = path.display();
     let failed = |error: io::Error| {
-        refusal(format_args!("the development key `{shown}` can't be read"), "remove the file").caused_by(error)
+        refusal(format_args!("the file `{shown}` of the development key can't be read"), "remove the file")
+            .caused_by(error)
     };
     // Checked before the file is opened: a named pipe would block the process, and a link could lead anywhere.
     if !fs::symlink_metadata(path).map_err(failed)?.is_file() {
-        return Err(refusal(format_args!("the development key `{shown}` is no regular file"), "remove it"));
+        return Err(refusal(
+            format_args!("the file `{shown}` of the development key is not a regular file"),
+            "remove the folder or link of this name",
+        ));
     }
     let mut file = File::open(path).map_err(failed)?;
     if is_open_to_others(&file.metadata().map_err(failed)?) {
         // A stricter mode now would not help: other users may have read the key before.
-        return Err(refusal(format_args!("other users can read the development key `{shown}`"), "remove the file"));
+        return Err(refusal(
+            format_args!("other users can read the file `{shown}` of the development key"),
+            "remove the file",
+        ));
     }
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).map_err(failed)?;
@@ -211,8 +227,8 @@ fn warn_once(application: &str, path: &Path) {
     drop(warned);
     tracing::warn!(
         path = %path.display(),
-        "a development key seals the sessions: in production use `KeyRing::from_env`, with the output of \
-         `openssl rand -hex 32` in the variable"
+        "a development key seals the sessions: in production use `KeyRing::from_env`, with the output of `openssl rand \
+         -hex 32` in the environment variable"
     );
 }
 
@@ -320,13 +336,13 @@ mod tests {
         kept(&elsewhere.path()).unwrap();
         fs::create_dir(state.0.join(FOLDER)).unwrap();
         symlink(elsewhere.path(), state.path()).unwrap();
-        refused(&state.path(), "no regular file");
+        refused(&state.path(), "not a regular file");
         fs::remove_file(state.path()).unwrap();
         symlink(state.0.join("nowhere"), state.path()).unwrap();
-        refused(&state.path(), "no regular file");
+        refused(&state.path(), "not a regular file");
         fs::remove_file(state.path()).unwrap();
         fs::create_dir(state.path()).unwrap();
-        refused(&state.path(), "no regular file");
+        refused(&state.path(), "not a regular file");
     }
 
     #[test]
@@ -335,7 +351,7 @@ mod tests {
         kept(&state.path()).unwrap();
         for text in ["", "\n", "secret", &"00".repeat(32)] {
             fs::write(state.path(), text).unwrap();
-            refused(&state.path(), "is no key");
+            refused(&state.path(), "holds no valid key");
         }
         fs::write(state.path(), [0xff; 64]).unwrap();
         refused(&state.path(), "can't be read");
@@ -427,14 +443,15 @@ mod tests {
     #[test]
     fn unusable_home_error_names_a_remedy() {
         let output = printed(start(&[("HOME", Path::new("relative"))]));
-        for part in ["no state directory", "`KeyRing::from_env"] {
+        for part in ["no home directory", "`KeyRing::from_env"] {
             assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");
         }
         // No user, root included, can make a folder under a file.
         let state = State::new();
         fs::write(state.0.join("file"), "").unwrap();
         let output = printed(start(&[(STATE, &state.0.join("file"))]));
-        for part in ["can't be made", "make its folder writable", "`openssl rand -hex 32`", "`KeyRing::from_env"] {
+        for part in ["can't be made", "make the file's folder writable", "`openssl rand -hex 32`", "`KeyRing::from_env"]
+        {
             assert!(line(&output, "error ").contains(part), "no {part:?}: {output}");
         }
     }

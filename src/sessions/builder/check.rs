@@ -23,20 +23,24 @@ impl SessionsBuilder {
             value::check_name(declared.name)?;
             if declared.max_age.is_some_and(|age| age.as_millis() == 0) {
                 return Err(BuildErrorKind::Value.error(format!(
-                    "`{}` would end at the moment of its write: give `MAX_AGE` a time, or leave `MAX_AGE` out",
+                    "`{}` has a `MAX_AGE` under a millisecond, so the value would expire at once: give `MAX_AGE` a \
+                     longer time, or leave `MAX_AGE` out",
                     declared.name
                 )));
             }
             if schema.index_by_name(declared.name).is_some() {
-                return Err(BuildErrorKind::Value
-                    .error(format!("`{}` is declared twice: each value has a name of its own", declared.name)));
+                return Err(BuildErrorKind::Value.error(format!(
+                    "`{}` is declared twice, or is the name of two types: declare each type once, and give each type a \
+                     `NAME` of its own",
+                    declared.name
+                )));
             }
             schema.push(declared);
         }
         if schema.len() > usize::from(u8::MAX) {
-            return Err(
-                BuildErrorKind::Value.error("more than 255 values: put what belongs together into one type".to_owned())
-            );
+            return Err(BuildErrorKind::Value.error(
+                "the chain declares more than 255 values: put values that belong together into one type".to_owned(),
+            ));
         }
         Ok(schema)
     }
@@ -44,7 +48,7 @@ impl SessionsBuilder {
     pub(super) fn identity(&mut self, schema: &Schema) -> Result<Identity, BuildError> {
         match (self.identify.take(), self.identify_by.take()) {
             (Some(_), Some(_)) => Err(BuildErrorKind::Setting
-                .error("both `identify` and `identify_by` would name the principal: leave one out")),
+                .error("`identify` and `identify_by` would both name the signed-in user: leave one of the two out")),
             (Some(head), None) => Ok(Identity::Head(head)),
             (None, Some((user, derive))) => {
                 if user.scope != Scope::Session {
@@ -71,7 +75,8 @@ impl SessionsBuilder {
         };
         if room > budget.session {
             let message = format!(
-                "`identity_room` keeps {room} bytes, and the session has {}: keep less for the user's value",
+                "`identity_room` reserves {room} bytes for the identity value, and the session's part of the cookie \
+                 has {}: lower `identity_room`",
                 budget.session
             );
             return Err(BuildErrorKind::Setting.error(message));
@@ -87,13 +92,15 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
         match declared.placement {
             Placement::Server if !store => {
                 return Err(BuildErrorKind::Value.error(format!(
-                    "`{name}` would be lost at a restart: add a shared store, or let the browser carry it \
-                     (`Placement::Everywhere`), or accept the loss (`Placement::Volatile`)"
+                    "`{name}` has `Placement::Server`, and would be lost at a restart: add a shared store, or let the \
+                     browser carry the value (`Placement::Everywhere`), or accept the loss (`Placement::Volatile`)"
                 )));
             }
             Placement::Volatile if !memory && !store => {
-                return Err(BuildErrorKind::Value
-                    .error(format!("`{name}` would be lost at once: add `.tier(MemoryTier::builder().build())`")));
+                return Err(BuildErrorKind::Value.error(format!(
+                    "`{name}` has `Placement::Volatile`, and no tier would keep the value: add \
+                     `.tier(MemoryTier::builder().build())`"
+                )));
             }
             _ => {}
         }
@@ -102,12 +109,13 @@ pub(super) fn check_placement(schema: &Schema, memory: bool, store: bool) -> Res
 }
 
 #[cfg(feature = "tokio")]
-#[allow(clippy::unnecessary_wraps)] // The variant without Tokio fails.
+#[allow(clippy::unnecessary_wraps)] // The variant without the feature `tokio` fails.
 pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
     Ok(Arc::new(crate::time::TokioClock))
 }
 
 #[cfg(not(feature = "tokio"))]
 pub(super) fn default_clock() -> Result<Arc<dyn Clock>, BuildError> {
-    Err(BuildErrorKind::Setting.error("no clock: give one with `.clock(..)`, or enable the feature `tokio`"))
+    Err(BuildErrorKind::Setting
+        .error("the chain has no clock: set a clock with `.clock(..)`, or enable the feature `tokio`"))
 }

@@ -17,7 +17,7 @@ use crate::{
 /// The types for [`SessionsBuilder::tier`]: [`MemoryTier`], [`CookieTier`], [`DefaultTier`], [`SharedTier`], and every
 /// [`Source`].
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no tier",
+    message = "`{Self}` is not a tier",
     note = "tiers are `MemoryTier::builder().build()`, `CookieTier::sealed(keys)`, `DefaultTier::new()`, \
             `SharedTier::new(store)` around a type that implements `layered_session::tier::Store`, and types that implement \
             `layered_session::tier::Source`"
@@ -86,7 +86,8 @@ impl SessionsBuilder {
                 AddedTier::Cookie(_) if cookie.is_some() => return Err(BuildErrorKind::Chain.error(ONE_OF_EACH)),
                 AddedTier::Memory(_) if cookie.is_some() => {
                     return Err(BuildErrorKind::Chain.error(
-                        "memory comes before the cookie: a cookie in front would hide every change made elsewhere",
+                        "the cookie tier comes before the memory tier, and would hide each change of another tab: add \
+                         the memory tier before the cookie tier",
                     ));
                 }
                 AddedTier::Memory(tier) => memory = Some(tier),
@@ -95,19 +96,23 @@ impl SessionsBuilder {
                     if let Some(first) = &store {
                         let message = format!("`{}` and `{}` are both shared stores", first.name(), tier.name());
                         return Err(BuildErrorKind::Chain
-                            .error(message + ": a chain has one shared store, leave the other out"));
+                            .error(message + ": a chain has one shared store at most, so leave the other out"));
                     }
                     store = Some(tier);
                 }
                 AddedTier::Default(_) if computed.iter().any(|tier| !tier.is_source()) => {
-                    return Err(BuildErrorKind::Chain.error("two default tiers: put all defaults into one"));
+                    return Err(
+                        BuildErrorKind::Chain.error("the chain has two default tiers: put all defaults into one")
+                    );
                 }
                 AddedTier::Default(tier) => computed.push(ComputedTier::Default(rules(tier, schema)?)),
                 AddedTier::Source(source) => {
                     let name = source.name();
                     if [MEMORY, COOKIE, DEFAULT].contains(&name) || computed.iter().any(|tier| tier.name() == name) {
-                        let message =
-                            format!("two tiers are named `{name}`, and `origin` could not tell them apart: rename one");
+                        let message = format!(
+                            "two tiers are named `{name}`, so traces and `value_source` could not tell the tiers \
+                             apart: rename one of them"
+                        );
                         return Err(BuildErrorKind::Chain.error(message));
                     }
                     computed.push(ComputedTier::Source(SourceTier::new(source, self.source_deadline)));
@@ -115,19 +120,21 @@ impl SessionsBuilder {
             }
         }
         let cookie = cookie.ok_or_else(|| {
-            BuildErrorKind::Chain.error("nothing carries the session's id: add `.tier(CookieTier::sealed(..))`")
+            BuildErrorKind::Chain.error("no cookie tier carries the session's id: add `.tier(CookieTier::sealed(..))`")
         })?;
         Ok(Tiers { memory, cookie, store, computed })
     }
 }
 
-const ONE_OF_EACH: &str = "a chain has one memory tier and one cookie: leave the second out";
+const ONE_OF_EACH: &str = "a chain has one memory tier and one cookie tier at most: leave the second out";
 
 fn rules(tier: DefaultTier, schema: &Schema) -> Result<Vec<(ValueIndex, DefaultRule)>, BuildError> {
     let numbered = |rule: crate::tier::default::Rule| {
         let index = schema.index_of_type(rule.type_id).ok_or_else(|| {
-            BuildErrorKind::Value
-                .error(format!("there is a default for `{}`, which is not declared: add `.value::<..>()`", rule.name))
+            BuildErrorKind::Value.error(format!(
+                "the default tier has a default for `{}`, which is not declared: add `.value::<..>()`",
+                rule.name
+            ))
         })?;
         match rule.answer {
             DefaultRule::Constant(Err(flaw)) => {

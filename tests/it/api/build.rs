@@ -66,7 +66,7 @@ fn chain_needs_one_cookie_after_memory() {
     refused(Sessions::builder().tier(memory()), Chain, "add `.tier(CookieTier::sealed(..))`");
     refused(chain().tier(memory()), Chain, "leave the second out");
     refused(chain().tier(cookie()), Chain, "leave the second out");
-    refused(Sessions::builder().tier(cookie()).tier(memory()), Chain, "memory comes before the cookie");
+    refused(Sessions::builder().tier(cookie()).tier(memory()), Chain, "add the memory tier before the cookie tier");
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn tiers_are_told_apart_and_one_store_decides() {
     refused(
         stores,
         Chain,
-        "`spy` and `other` are both shared stores: a chain has one shared store, leave the other out",
+        "`spy` and `other` are both shared stores: a chain has one shared store at most, so leave the other out",
     );
     refused(chain().tier(empty_source("a")).tier(empty_source("a")), Chain, "two tiers are named `a`");
     for taken in ["memory", "cookie", "default"] {
@@ -96,7 +96,7 @@ fn value_names_are_unique_and_valid() {
     refused(chain().value::<Proto>(), Value, "use a letter and then up to 63 letters");
     refused(chain().value::<Constructor>(), Value, "neither `constructor` nor `prototype`");
     refused(chain().value::<Theme>().value::<Theme>(), Value, "`theme` is declared twice");
-    refused(chain().value::<Theme>().value::<OtherTheme>(), Value, "each value has a name of its own");
+    refused(chain().value::<Theme>().value::<OtherTheme>(), Value, "give each type a `NAME` of its own");
     refused(chain().value::<Theme>().resolve::<Theme>(), Value, "`theme` is declared twice");
 }
 
@@ -129,7 +129,7 @@ fn a_chain_has_255_values_at_most() {
     let more = [row::<8>, row::<9>, row::<10>, row::<11>, row::<12>, row::<13>, row::<14>];
     let most = || rows.iter().chain(&more).fold(chain(), |chain, row| row(chain));
     most().build().unwrap();
-    refused(most().value::<Theme>(), BuildErrorKind::Value, "put what belongs together into one type");
+    refused(most().value::<Theme>(), BuildErrorKind::Value, "put values that belong together into one type");
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn default_must_be_declared_and_valid() {
 fn identity_has_one_rule_of_session_scope() {
     let principal = |user: &User| Some(Principal::new(&user.0));
     let both = chain().identify(|_| None).identify_by::<User>(principal);
-    refused(both, BuildErrorKind::Setting, "leave one out");
+    refused(both, BuildErrorKind::Setting, "leave one of the two out");
     let principals_own = chain().identify_by::<Account>(|account| Some(Principal::new(&account.0)));
     refused(principals_own, BuildErrorKind::Value, "its scope must be `Scope::Session`");
     chain().identify_by::<User>(principal).build().unwrap();
@@ -174,7 +174,7 @@ fn settings_that_cant_work_are_refused() {
     refused(chain().idle(31 * DAY), Setting, "shorten `idle` or extend `absolute`");
     refused(chain().absolute(DAY), Setting, "shorten `idle` or extend `absolute`");
     chain().idle(DAY).absolute(DAY).build().unwrap();
-    refused(chain().value::<Flash>(), BuildErrorKind::Value, "give `MAX_AGE` a time");
+    refused(chain().value::<Flash>(), BuildErrorKind::Value, "give `MAX_AGE` a longer time");
     refused(chain().principal_idle(Duration::ZERO), Setting, "`principal_idle` is under a second");
     let nothing = MemoryTier::builder().max_bytes(0).build();
     let chain_of = |memory| Sessions::builder().tier(memory).tier(cookie()).clock(ManualClock::new());
@@ -196,7 +196,7 @@ fn weak_keys_are_refused_without_a_panic() {
         refusal(ring.replace([bad]), BuildErrorKind::Key, "`openssl rand -hex 32`");
     }
     refusal(KeyRing::new([&good, &good]), BuildErrorKind::Key, "in the ring already");
-    refusal(KeyRing::new([[0; 0]; 0]), BuildErrorKind::Key, "needs a key");
+    refusal(KeyRing::new([[0; 0]; 0]), BuildErrorKind::Key, "has no key");
     refusal(KeyRing::from_hex("not hex"), BuildErrorKind::Key, "is not hex");
     refusal(KeyRing::from_env("LAYERED_SESSION_UNSET"), BuildErrorKind::Key, "is not set");
 }
@@ -225,25 +225,25 @@ fn a_cookie_that_browsers_would_drop_is_refused() {
         (cookie().name("n".repeat(65)), "use up to 64 letters"),
         (cookie().name("a\r\nSet-Cookie: b"), "use up to 64 letters"),
         (cookie().name("__Host-a").plain_http(), "leave out `plain_http()`"),
-        (cookie().name("__secure-a").plain_http(), "name it without a prefix"),
+        (cookie().name("__secure-a").plain_http(), "choose a name without the prefix"),
         (cookie().name("__Http-a").plain_http(), "leave out `plain_http()`"),
         (cookie().name("__Host-Http-a").plain_http(), "leave out `plain_http()`"),
         (cookie().plain_http().same_site(SameSite::None), "leave out `plain_http()`"),
         (cookie().formerly("/app", None), "leave out `formerly`"),
-        (cookie().formerly("/", None), "leave it out"),
-        (cookie().name("a").path("/app").formerly("/app", None), "leave it out"),
-        (cookie().name("a").domain(".Example.org").formerly("/", "example.org"), "leave it out"),
-        (cookie().name("a").formerly("app", None), "start with `/`"),
-        (cookie().name("a").formerly("/; Domain=example.org", None), "no `;`"),
+        (cookie().formerly("/", None), "leave out this `formerly`"),
+        (cookie().name("a").path("/app").formerly("/app", None), "leave out this `formerly`"),
+        (cookie().name("a").domain(".Example.org").formerly("/", "example.org"), "leave out this `formerly`"),
+        (cookie().name("a").formerly("app", None), "begins with `/`"),
+        (cookie().name("a").formerly("/; Domain=example.org", None), "without `;`"),
         (cookie().name("a").formerly("/", "a;b"), "give a host name"),
         (cookie().name("a").formerly("/", Some("")), "give a host name"),
-        (cookie().domain("example.org"), "name it `__Secure-session`"),
-        (cookie().path("/app"), "name it `__Secure-session`"),
-        (cookie().name("a").path("app"), "start with `/`"),
+        (cookie().domain("example.org"), "such as `__Secure-session`"),
+        (cookie().path("/app"), "such as `__Secure-session`"),
+        (cookie().name("a").path("app"), "begins with `/`"),
         (cookie().name("a").path("/\r\nSet-Cookie: b"), "printable ASCII"),
         (cookie().name("a").path("/a b"), "printable ASCII"),
         (cookie().name("a").path("/\u{7f}"), "printable ASCII"),
-        (cookie().name("a").path("/; Domain=example.org"), "no `;`"),
+        (cookie().name("a").path("/; Domain=example.org"), "without `;`"),
         (cookie().name("a").path(path_of(1_025)), "use up to 1,024"),
         (cookie().name("a").formerly(path_of(1_025), None), "use up to 1,024"),
         (cookie().name("a").domain(domain_of(256)), "use up to 255"),

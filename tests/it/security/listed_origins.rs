@@ -112,7 +112,7 @@ async fn listed_origin_posts_principals_values_alone() {
     let (trace, _guard) = Trace::begin();
     let answer = post(&node, LISTED, r#"{"theme":"dark"}"#).await;
     assert_eq!((answer.status, answer.code().as_str()), (StatusCode::CONFLICT, "session_closed"));
-    assert_eq!(trace.lines_with("serve the page from the same site, or set `SameSite::None`"), 1);
+    assert_eq!(trace.lines_with("serve the page from the application's site, or set `SameSite::None`"), 1);
     let answer = post(&node, LISTED, r#"{"current_division_id":3}"#).await;
     assert_eq!((answer.status, division(&node).await), (StatusCode::OK, Some(Division(3))));
     let answer = post(&node, UNLISTED, r#"{"current_division_id":5}"#).await;

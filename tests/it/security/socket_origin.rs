@@ -184,7 +184,8 @@ async fn refused_socket_is_traced_with_remedy() {
         refuse(&[("sec-fetch-site", "cross-site")]).await;
         refuse(&[]).await;
     }
-    let remedies = ["have it pass `Host` on", "`Origin` is `null`", "`public_origins`", "`upgrades_without_origin`"];
+    let remedies =
+        ["let the proxy pass `Host` on", "`Origin` is `null`", "`public_origins`", "`upgrades_without_origin`"];
     let told = |trace: &Trace| remedies.map(|remedy| trace.lines_with(remedy));
     assert_eq!(told(&trace), [1, 1, 2, 1], "{}", trace.text());
     clock.advance(Duration::from_secs(59));

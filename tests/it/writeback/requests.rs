@@ -93,9 +93,9 @@ async fn refusal_names_its_remedy() {
     let page = Page::new();
     for (method, path, headers, remedy) in [
         (Method::POST, "/", [("sec-fetch-site", "same-site")].as_slice(), "`public_origins`"),
-        (Method::POST, "/", &[("host", "10.0.0.7"), ("origin", "https://app.example")], "have it pass `Host` on"),
+        (Method::POST, "/", &[("host", "10.0.0.7"), ("origin", "https://app.example")], "let the proxy pass `Host` on"),
         (Method::POST, "/", &[("origin", "null")], "`Referrer-Policy"),
-        (Method::POST, "/", &[], "have it pass `Origin` on"),
+        (Method::POST, "/", &[], "let the proxy pass `Origin` on"),
         (Method::GET, "/events", &[], "`Accept: text/event-stream`"),
         (Method::GET, "/events", &[("sec-fetch-site", "none")], "the address bar"),
     ] {
