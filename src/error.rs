@@ -139,10 +139,11 @@ impl From<TierError> for MissingSession {
 impl fmt::Display for MissingSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.kind() {
-            MissingSessionKind::NoLayer => {
-                f.write_str("the request passed no session layer: wrap this service in a `LayeredSessionLayer` of the same `Sessions`")
-            }
-            MissingSessionKind::Unavailable => f.write_str("the session's store did not answer"),
+            MissingSessionKind::NoLayer => f.write_str(
+                "the request passed no session layer: wrap this service in a `LayeredSessionLayer` of the same \
+                 `Sessions`",
+            ),
+            MissingSessionKind::Unavailable => f.write_str("the shared store did not answer"),
         }
     }
 }
@@ -173,7 +174,8 @@ pub enum WriteErrorKind {
     /// The value is not valid, can't be encoded as JSON, would not decode again, or may not be written in this way, or
     /// the handle can't do the call: HTTP 422. The source is the error of `validate`, or serde's error of encoding.
     Invalid,
-    /// The browser's cookie, or the order for a page, has no room for the write: HTTP 422. For a cookie the message
+    /// The browser's cookie, or the token of a sign-in or renewal by the page, has no room for the write: HTTP 422. For a
+    /// cookie the message
     /// tells how many bytes of JSON the write has and how many would fit, and [`WriteError::names`] are the largest
     /// values.
     TooLarge,
@@ -245,7 +247,7 @@ impl Error for WriteError {
 
 impl From<TierError> for WriteError {
     fn from(error: TierError) -> Self {
-        Self::new(WriteErrorKind::Unavailable, "the session's store did not answer").caused_by(error)
+        Self::new(WriteErrorKind::Unavailable, "the shared store did not answer").caused_by(error)
     }
 }
 
@@ -287,7 +289,7 @@ impl CloseReason {
     pub(crate) fn sentence(self) -> String {
         let (name, meaning) = self.name_and_meaning();
         match self {
-            Self::CrossSite | Self::Ambiguous => format!("no session may begin here: {name} ({meaning})"),
+            Self::CrossSite | Self::Ambiguous => format!("no session may begin in this request: {name} ({meaning})"),
             _ => format!("the session is closed: {name} ({meaning})"),
         }
     }
@@ -297,12 +299,13 @@ impl CloseReason {
             Self::Renewed => ("renewed", "another handle has renewed the session"),
             Self::Destroyed => (
                 "destroyed",
-                "the session has ended, by a sign-out for example; after `sign_out` on this handle `renew` begins another",
+                "the session has ended, by a sign-out for example; after `sign_out` on this handle, `renew` begins \
+                 another session",
             ),
             Self::Expired => ("expired", "the session was not used for too long, or has reached its absolute lifetime"),
             Self::Revoked => ("revoked", "all sessions of the user have ended"),
-            Self::CrossSite => ("cross-site", "another site caused the request, which brings no session"),
-            Self::Ambiguous => ("ambiguous", "the request brought cookies of several sessions, of which none counts"),
+            Self::CrossSite => ("cross-site", "another site caused the request"),
+            Self::Ambiguous => ("ambiguous", "the request brought cookies of several sessions, so no cookie counts"),
             Self::Shutdown => ("shutdown", "the server is shutting down"),
         }
     }

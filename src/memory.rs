@@ -349,8 +349,8 @@ impl Memory {
         if let Some(left_out) = self.lost.due(lost, now, MINUTE) {
             tracing::error!(
                 lost = lost.saturating_add(left_out),
-                "memory had no room for ended sessions: copies of their cookies open again on this node; give the memory \
-                 tier more bytes"
+                "the memory tier had no room for the tombstones of ended sessions, so copies of their cookies open \
+                 again on this node: raise `max_bytes` of the memory tier"
             );
         }
     }

@@ -110,8 +110,8 @@ impl Node {
         if self.time.note_version(version, now) {
             self.counters.skewed_versions.fetch_add(1, Ordering::Relaxed);
             if let Some(left_out) = self.skews.due(1, now, MINUTE) {
-                let message =
-                    "a version is further in the future than `max_skew` allows: compare the clocks of the nodes";
+                let message = "the version of a value is further in the future than `max_skew` allows: compare the \
+                               clocks of the nodes";
                 tracing::warn!(%version, left_out, "{message}");
             }
         }

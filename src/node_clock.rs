@@ -98,7 +98,10 @@ impl NodeClock {
             return;
         }
         if led > lead {
-            tracing::warn!(milliseconds = led - lead, "the system's clock was set back");
+            tracing::warn!(
+                milliseconds = led - lead,
+                "the system's clock was set back: the node's own time goes on without a step back"
+            );
             match led - lead <= whole_millis(self.max_skew) {
                 true => steps.push(Step { before: Wall(now.0.saturating_sub(lead)), lead }),
                 // The clock was ahead by more than the skew, so times before the step mean nothing: forget the steps,

@@ -352,13 +352,16 @@ impl Session {
     pub(crate) fn writable<V: SessionValue>(&self) -> Result<ValueIndex, WriteError> {
         let node = &self.shared().node;
         let index = node.config.schema.index_of::<V>().ok_or_else(|| {
-            let message = format!("`{}` was not declared on `Sessions::builder()`", V::NAME);
+            let message = format!("`{}` is not declared: add `.value::<..>()` to `Sessions::builder()`", V::NAME);
             WriteError::new(WriteErrorKind::Undeclared, message).named([V::NAME])
         })?;
         match &node.config.identity {
             Identity::Value { index: identity, .. } if *identity == index => {
-                let message =
-                    format!("`{}` tells the signed-in user: only `sign_in` and `sign_out` change it", V::NAME);
+                let message = format!(
+                    "`{}` is the identity value, which names the signed-in user: change the value with `sign_in` or \
+                     `sign_out`",
+                    V::NAME
+                );
                 Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]))
             }
             _ => Ok(index),

@@ -192,8 +192,10 @@ impl MissingValue {
 impl fmt::Display for MissingValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.cause {
-            Cause::Value => write!(f, "the session has no `{}`", self.name),
-            Cause::Declaration => write!(f, "`{}` was not declared on `Sessions::builder()`", self.name),
+            Cause::Value => write!(f, "the session has no value `{}`", self.name),
+            Cause::Declaration => {
+                write!(f, "`{}` is not declared: add `.value::<..>()` to `Sessions::builder()`", self.name)
+            }
             Cause::Session(missing) => missing.fmt(f),
         }
     }

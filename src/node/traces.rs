@@ -28,7 +28,8 @@ impl Traces {
     pub(crate) fn invalid_default(&self, (index, name): (ValueIndex, &'static str), flaw: &ValueError, now: Millis) {
         if let Some(left_out) = self.invalid_defaults.due(index, now) {
             let outline = flaw.summary();
-            tracing::warn!(name, flaw = %outline, left_out, "a computed default is not a valid value, and does not answer");
+            tracing::warn!(name, flaw = %outline, left_out, "a default from a function of `DefaultTier::with` is not a \
+                                                             valid value, so the default tier does not answer");
             trace_cause(name, flaw);
         }
     }
@@ -50,7 +51,12 @@ impl Traces {
     /// Traces a value without room in the cookie.
     pub(crate) fn cut_cookie(&self, name: &str, now: Millis) {
         if let Some(left_out) = self.cut_cookies.due(1, now, MINUTE) {
-            tracing::warn!(name, left_out, "the cookie can't hold all values, so the oldest stays on the server alone");
+            tracing::warn!(
+                name,
+                left_out,
+                "the cookie has no room for all values, so the browser does not get the value written longest ago: \
+                 make the values smaller"
+            );
         }
     }
 
@@ -59,7 +65,8 @@ impl Traces {
         if let Some(left_out) = self.unresolved.due(1, now, MINUTE) {
             tracing::warn!(
                 left_out,
-                "values of `resolve` were not inserted, since a tier has to be waited for: use `LayeredSessionLayer::preload`"
+                "the values of `resolve` are missing from a request, since a source or store must be waited for: use \
+                 `LayeredSessionLayer::preload`"
             );
         }
     }
@@ -67,7 +74,12 @@ impl Traces {
     /// Traces a read or a watch of a type that was not declared.
     pub(crate) fn undeclared(&self, name: &'static str, now: Millis) {
         if let Some(left_out) = self.undeclared.due(1, now, MINUTE) {
-            tracing::warn!(name, left_out, "read or watched a value that was not declared on `Sessions::builder()`");
+            tracing::warn!(
+                name,
+                left_out,
+                "the application read or watched a value that is not declared: add `.value::<..>()` to \
+                 `Sessions::builder()`"
+            );
         }
     }
 
@@ -90,6 +102,6 @@ impl Traces {
 /// Traces the application's error at `debug` alone, since the text may quote the client.
 fn trace_cause(name: &'static str, flaw: &ValueError) {
     if let ValueError::Invalid(error) = flaw {
-        tracing::debug!(name, %error, "why a value is not valid");
+        tracing::debug!(name, %error, "the value's `validate` refused the value");
     }
 }

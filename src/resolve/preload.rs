@@ -163,7 +163,8 @@ where
                             sessions.resolved.iter().for_each(|insert| insert(&session, request.extensions_mut()));
                         }
                         // A handler that loads the session gets the error too.
-                        Err(error) => tracing::debug!(%error, "the session could not be preloaded"),
+                        Err(error) => tracing::debug!(%error, "`preload` could not load the session: the request goes \
+                                                               on to the handler, whose own load tries again"),
                     }
                     (inner, request, entered)
                 }

@@ -53,7 +53,7 @@ use crate::{
 /// # service.oneshot(Request::new(())).await?;
 /// # Ok(()) }
 /// ```
-#[must_use = "nothing is written before `commit`"]
+#[must_use = "nothing is written until `commit` is called and awaited"]
 pub struct Batch<'a> {
     session: &'a Session,
     steps: Vec<Step<'a>>,
@@ -171,11 +171,15 @@ fn one_scope(shared: &SessionShared, steps: &[Step<'_>]) -> Result<Option<Scope>
     for (at, step) in steps.iter().enumerate() {
         let index = step.index();
         if steps[..at].iter().any(|earlier| earlier.index() == index) {
-            return refuse("a batch names the same value twice", index);
+            return refuse("a batch changes the same value twice: combine the two changes into one", index);
         }
         let of = shared.node.config.schema.get(index).scope;
         if *scope.get_or_insert(of) != of {
-            return refuse("a batch has values of different scopes, which can't be written as one", index);
+            return refuse(
+                "a batch has values of different scopes, which can't be committed together: make a batch for each \
+                 scope",
+                index,
+            );
         }
     }
     Ok(scope)

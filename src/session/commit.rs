@@ -29,7 +29,7 @@ pub(super) struct PlannedSession {
 
 pub(super) fn new_session_id() -> Result<SessionId, WriteError> {
     SessionId::mint().map_err(|error| {
-        WriteError::new(WriteErrorKind::Unavailable, "the operating system gave no randomness for a session id")
+        WriteError::new(WriteErrorKind::Unavailable, "the operating system gave no random bytes for a session id")
             .caused_by(error)
     })
 }
@@ -157,7 +157,8 @@ async fn begin_with(shared: &SessionShared, changes: &[Mutation], now: Millis) -
     match shared.binding() {
         Binding::Anonymous => {}
         Binding::PrincipalOnly => {
-            let message = "a handle of `Sessions::for_principal` has no session to keep values of session scope";
+            let message = "a handle of `Sessions::for_principal` has no session, so the handle can't write a value of \
+                           session scope: write the value in a request, or declare the value with `Scope::Principal`";
             return Err(WriteError::new(WriteErrorKind::Invalid, message).into());
         }
         _ => {
@@ -171,8 +172,8 @@ async fn begin_with(shared: &SessionShared, changes: &[Mutation], now: Millis) -
     let (record, version) = create_session(shared, changes, BudgetShare::Ordinary, None, Version::ZERO, now).await?;
     if shared.flags.head_sent.is_set() {
         tracing::debug!(
-            "a session begins after the response head has left: its cookie reaches the browser only by a token of \
-             `Session::relay`, which the page brings"
+            "a session begins after the response head has left, so no response carries the session's cookie: the \
+             browser gets the cookie only if the page brings a token of `Session::relay`"
         );
     }
     shared.flags.begun_here.set();
@@ -216,7 +217,8 @@ pub(super) fn check_head(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() && shared.flags.head_sent.is_set() {
         return Err(WriteError::new(
             WriteErrorKind::HeadSent,
-            "the response head is gone: without a memory tier nothing is kept past it",
+            "no response is left whose cookie could keep the write, and this chain has no memory tier: write before \
+             the response head leaves, or add `.tier(MemoryTier::builder().build())`",
         ));
     }
     Ok(())
@@ -308,9 +310,10 @@ impl From<CommitRejected> for CommitFailure {
 impl From<CommitFailure> for WriteError {
     fn from(failure: CommitFailure) -> Self {
         match failure {
-            CommitFailure::Outdated => {
-                Self::new(WriteErrorKind::Contended, "other writers were faster 32 times in a row: try again")
-            }
+            CommitFailure::Outdated => Self::new(
+                WriteErrorKind::Contended,
+                "other writers changed the same record first, 32 times in a row: try the write again",
+            ),
             CommitFailure::Error(error) => error,
         }
     }

@@ -49,7 +49,7 @@ pub(super) struct CookiePayload {
 }
 
 pub(super) fn trace_unsealable(error: &SealError) {
-    tracing::error!(%error, "the session can't be sealed");
+    tracing::error!(%error, "a session's token can't be sealed, so the browser does not get the session's changes");
 }
 
 /// The headers that the session adds to a response.
@@ -236,8 +236,8 @@ fn note_over_budget(shared: &SessionShared, written: &Writer, now: Millis) {
         largest = largest.join(", "),
         over = bytes - session - principal,
         left_out,
-        "a cookie is over `CookieTier::max_bytes`, and is sent whole: check that the proxies in front accept it, or \
-         make its values smaller"
+        "a session's cookie is longer than `CookieTier::max_bytes`, and is sent whole: check that the proxies in front \
+         accept the cookie, or make the largest values smaller"
     );
 }
 

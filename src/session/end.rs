@@ -188,8 +188,8 @@ pub(super) async fn end_other_sessions(shared: &SessionShared) -> Result<(), Wri
 /// `NoMemory` where no tier would know at the next request that a principal's sessions have ended.
 pub(crate) fn check_ends_kept(shared: &SessionShared) -> Result<(), WriteError> {
     if shared.node.memory.is_none() {
-        let message = "the end of all sessions is stored in memory, and this chain has none: \
-                       add `.tier(MemoryTier::builder().build())`";
+        let message = "the memory tier keeps the end of a user's sessions, and this chain has no memory tier: add \
+                       `.tier(MemoryTier::builder().build())`";
         return Err(WriteError::new(WriteErrorKind::NoMemory, message));
     }
     Ok(())
@@ -204,7 +204,8 @@ fn signed_in(
     let record = record.ok_or_else(|| match shared.live(now) {
         Err(None) => WriteError::new(
             WriteErrorKind::Invalid,
-            "there is no session, so no user is signed in; a job calls `Sessions::end_all_sessions`",
+            "the handle has no session, so no user is signed in: outside of a request call \
+             `Sessions::end_all_sessions`",
         ),
         Err(Some(reason)) => WriteError::closed(reason),
         Ok(_) => WriteError::closed(CloseReason::Renewed),
@@ -212,7 +213,9 @@ fn signed_in(
     let anonymous = || match record.closed(now) {
         // Another request was faster: an ended record no longer names its principal.
         Some(reason) => WriteError::closed(reason),
-        None => WriteError::new(WriteErrorKind::Invalid, "no user is signed in, so there are no sessions to end"),
+        None => {
+            WriteError::new(WriteErrorKind::Invalid, "no user is signed in, so there are no sessions of a user to end")
+        }
     };
     let principal = shared.principal_for(&record, now).ok_or_else(anonymous)?;
     Ok((record, principal))

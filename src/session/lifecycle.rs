@@ -34,12 +34,13 @@ pub(super) enum Site {
 /// `HeadSent` where no response is left that could take a turn to the browser, and `Invalid` on a job's handle.
 pub(super) fn check_can_set_cookie(shared: &SessionShared) -> Result<(), WriteError> {
     if matches!(shared.binding(), Binding::PrincipalOnly) {
-        let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end";
+        let message = "a handle of `Sessions::for_principal` has no session to sign in, renew or end: use the handle \
+                       of a request";
         return Err(WriteError::new(WriteErrorKind::Invalid, message));
     }
     if shared.flags.head_sent.is_set() {
-        let message = "the response head has left, so no cookie can follow: give the page an order, \
-                       with `sign_in(..).by_page()` or `renew_by_page()`";
+        let message = "the response head has left, so the response can't change the cookie: make a token with \
+                       `sign_in(..).by_page()` or `renew_by_page()`, and send the token to the page";
         return Err(WriteError::new(WriteErrorKind::HeadSent, message));
     }
     Ok(())
@@ -118,7 +119,8 @@ pub(super) async fn set_lifetime(shared: &SessionShared, lifetime: Lifetime) -> 
         }
         Err(Some(reason)) if !may_be_followed(shared, Site::Another) => return Err(WriteError::closed(reason)),
         Err(_) if matches!(shared.binding(), Binding::PrincipalOnly) => {
-            let message = "a handle of `Sessions::for_principal` has no session that a lifetime could be set for";
+            let message = "a handle of `Sessions::for_principal` has no session whose lifetime could be set: call \
+                           `set_lifetime` on the handle of a request";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
         // The handle keeps the lifetime for its next session.

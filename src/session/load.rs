@@ -175,8 +175,8 @@ fn trace_withheld(cross_site: CrossSite) {
     // At `debug`, since each image and form of another site's page comes here.
     if cross_site == CrossSite::Withheld {
         tracing::debug!(
-            "another site caused a request without a session cookie: its handler reads computed tiers and begins no \
-             session; a sign-in by `form_post` needs `from_another_site()`"
+            "another site caused a request without a session cookie, which the browser may have withheld, so the \
+             request begins no session; for a sign-in by `form_post` call `from_another_site()`"
         );
     }
 }

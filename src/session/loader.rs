@@ -155,7 +155,7 @@ impl HandleGuard {
     }
 
     pub(super) fn shared(&self) -> &SessionShared {
-        self.0.loaded().expect("there are handles of loaded sessions only")
+        self.0.loaded().expect("a handle exists only once its session is loaded")
     }
 }
 
@@ -176,7 +176,7 @@ impl Loader {
         // `Arc::new` would copy its argument from the stack, with the empty room for the session: 400 bytes, also for
         // requests whose handler never loads. `Arc::default` constructs in place.
         let mut loader = Arc::<Self>::default();
-        let place = Arc::get_mut(&mut loader).expect("no clone exists yet");
+        let place = Arc::get_mut(&mut loader).expect("the new `Arc` has no clone yet");
         *place.arrival.get_mut() = Some(arrival);
         loader
     }

@@ -100,7 +100,8 @@ pub(super) struct Ordering {
 }
 
 fn too_long() -> WriteError {
-    let message = "the order would be longer than the 12 KiB that a page may bring: grant less";
+    let message = "the token with the sign-in or renewal would be longer than the 12 KiB that a page may post: grant \
+                   fewer or smaller values";
     WriteError::new(WriteErrorKind::TooLarge, message)
 }
 
@@ -116,8 +117,8 @@ enum OrderBase {
 pub(super) fn order(shared: &SessionShared, ordering: &Ordering) -> Result<RelayToken, WriteError> {
     shared.flags.touched.set();
     if shared.node.memory.is_none() {
-        let message = "an order needs memory, where a sign-out ends the session that the order would begin: \
-                       add `.tier(MemoryTier::builder().build())`";
+        let message = "`by_page` and `renew_by_page` need a memory tier, since without memory no sign-out could end \
+                       the session that the token begins: add `.tier(MemoryTier::builder().build())`";
         return Err(WriteError::new(WriteErrorKind::NoMemory, message));
     }
     let now = shared.node.now();
@@ -174,7 +175,8 @@ fn order_base(shared: &SessionShared, turn: Turn, now: Millis) -> Result<OrderBa
         Err(Some(_)) if turn == Turn::SignIn && matches!(shared.binding(), Binding::Fenced(_)) => {}
         Err(Some(reason)) => return Err(WriteError::closed(reason)),
         Err(None) if matches!(shared.binding(), Binding::PrincipalOnly) => {
-            let message = "a handle of `Sessions::for_principal` has no page to bring an order";
+            let message = "a handle of `Sessions::for_principal` belongs to no page, so no page can bring its sign-in \
+                           or renewal: use the handle of a request or socket";
             return Err(WriteError::new(WriteErrorKind::Invalid, message));
         }
         Err(None) if shared.has_ended_own() => {}
@@ -267,10 +269,13 @@ fn seal_turn(shared: &SessionShared, id: &SessionId, written: Writer) -> Result<
     }
     let mut text = Vec::from(TURN_PREFIX);
     let sealed = shared.node.config.cookie.seal(&shared.node.config.audience, Purpose::Turn, id, payload, &mut text);
-    let unsealable = |error| WriteError::new(WriteErrorKind::TooLarge, "the order can't be sealed").caused_by(error);
+    let unsealable = |error| {
+        WriteError::new(WriteErrorKind::TooLarge, "the token with the sign-in or renewal can't be sealed")
+            .caused_by(error)
+    };
     sealed.map_err(unsealable)?;
     let text = String::from_utf8(text);
     text.map(RelayToken::new).map_err(|error| {
-        WriteError::new(WriteErrorKind::Invalid, "the sealed order is not text").caused_by(error.utf8_error())
+        WriteError::new(WriteErrorKind::Invalid, "the sealed token is not text").caused_by(error.utf8_error())
     })
 }

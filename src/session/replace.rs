@@ -210,5 +210,5 @@ async fn end_in_store(
 }
 
 fn not_taken() -> WriteError {
-    WriteError::new(WriteErrorKind::Unavailable, "the shared store did not take the renewed session")
+    WriteError::new(WriteErrorKind::Unavailable, "the shared store refused the renewal of the session: try again")
 }

@@ -53,7 +53,7 @@ use crate::{
 /// A dropped sign-in has signed the user in or has not, and does nothing before it is polled. With a shared store, a
 /// sign-in that is dropped while the store works may have signed the user in without the [adopted](Self::adopt) values,
 /// or have ended the old session without beginning the new one: the user signs in again.
-#[must_use = "nothing happens until it is awaited"]
+#[must_use = "no user is signed in until the sign-in is awaited, or its `by_page` token is brought"]
 pub struct SignIn<'a> {
     session: &'a Session,
     user: Result<Mutation, WriteError>,
@@ -71,9 +71,11 @@ impl<'a> SignIn<'a> {
                 let json = value::encode(user).map_err(|flaw| flaw.into_write_error(V::NAME));
                 json.map(|json| Mutation::set(*index, V::NAME, json))
             }
-            Identity::Value { .. } => undeclared(format!("`{}` is not the type that `identify_by` names", V::NAME)),
+            Identity::Value { .. } => {
+                undeclared(format!("`{}` can't sign a user in: use the type that `identify_by` names", V::NAME))
+            }
             Identity::Head(_) | Identity::Nobody => undeclared(format!(
-                "`{}` signs in no user: add `.identify_by::<..>(..)` with its type to `Sessions::builder()`",
+                "`{}` can't sign a user in: add `.identify_by::<..>(..)` with this type to `Sessions::builder()`",
                 V::NAME
             )),
         };
@@ -90,7 +92,7 @@ impl<'a> SignIn<'a> {
             Some(index) if self.adopt.contains(&index) => {}
             Some(index) => self.adopt.push(index),
             None => {
-                let message = format!("`{}` can't be adopted: declare it with `Scope::Principal`", V::NAME);
+                let message = format!("`{}` can't be adopted: declare the value with `Scope::Principal`", V::NAME);
                 self.user = Err(WriteError::new(WriteErrorKind::Undeclared, message));
             }
         }
@@ -146,7 +148,7 @@ impl<'a> SignIn<'a> {
 }
 
 /// A renewal for the page to bring. See [`Session::renew_by_page`].
-#[must_use = "nothing happens until `token` gives the order"]
+#[must_use = "nothing happens until `token` makes the token for the page"]
 #[derive(Debug)]
 pub struct RenewByPage<'a> {
     session: &'a Session,
@@ -185,7 +187,10 @@ impl<'a> RenewByPage<'a> {
 fn grant<V: SessionValue>(session: &Session, value: &V) -> Result<Mutation, WriteError> {
     let change = session.written(value)?;
     if V::SCOPE != Scope::Session {
-        let message = format!("a turn can't write `{}`: declare it with `Scope::Session`", V::NAME);
+        let message = format!(
+            "`with` can't write `{}` in a sign-in or renewal: declare the value with `Scope::Session`",
+            V::NAME
+        );
         return Err(WriteError::new(WriteErrorKind::Invalid, message).named([V::NAME]));
     }
     Ok(change)

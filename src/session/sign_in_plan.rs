@@ -125,7 +125,7 @@ impl SignInPlan {
 /// Returns the mutation that signs a user in.
 pub(super) fn user_change(shared: &SessionShared, user: Json) -> Result<Mutation, WriteError> {
     let Identity::Value { index, .. } = &shared.node.config.identity else {
-        let message = "no user can sign in: declare the user's type with `identify_by`";
+        let message = "no user can sign in, since no value names the user: declare the user's type with `identify_by`";
         return Err(WriteError::new(WriteErrorKind::Undeclared, message));
     };
     Ok(Mutation::set(*index, shared.node.config.schema.get(*index).name, user))

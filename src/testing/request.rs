@@ -114,7 +114,7 @@ impl<S, B> ClientRequest<S, B> {
     /// Sends a value as JSON, as a page's script does.
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         let json = serde_json::to_vec(value).map(Bytes::from);
-        self.body = json.map_err(|error| TestError::caused("the value has no JSON", error));
+        self.body = json.map_err(|error| TestError::caused("the value can't be encoded as JSON", error));
         self.navigation = false;
         self.header(CONTENT_TYPE, "application/json")
     }
@@ -152,10 +152,10 @@ impl<S, B: From<Bytes>> ClientRequest<S, B> {
         S: Service<Request<B>, Response = http::Response<R>, Error: Into<BoxError>> + Clone,
     {
         let Self { mut client, head, body, navigation } = self;
-        let none = |error: http::Error| TestError::caused("the request is none", error);
+        let none = |error: http::Error| TestError::caused("the request can't be built", error);
         let mut request = head.body(body?.into()).map_err(none)?;
         if !request.uri().path().starts_with('/') || request.uri().host().is_some() {
-            return Err(TestError::new(format!("`{}` is no path: begin with `/`", request.uri())));
+            return Err(TestError::new(format!("`{}` is not a path: give a path that begins with `/`", request.uri())));
         }
         let target = absolute(&client.origin)?.at(request.uri());
         let page = client.page.as_deref().map(absolute).transpose()?;
@@ -193,7 +193,10 @@ where
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async {
             let (head, body) = self.stream().await?.into_parts();
-            let body = body.collect().await.map_err(|error| TestError::caused("the body broke off", error))?;
+            let body = body
+                .collect()
+                .await
+                .map_err(|error| TestError::caused("the body of the response ended with an error", error))?;
             Ok(Response::new(head, body.to_bytes()))
         })
     }
@@ -201,11 +204,14 @@ where
 
 /// The origin in a URL of a scheme and a host.
 fn absolute(origin: &str) -> Result<Target, TestError> {
-    let url: Uri =
-        origin.parse().map_err(|error| TestError::caused("the origin is no URL", http::Error::from(error)))?;
+    let url: Uri = origin
+        .parse()
+        .map_err(|error| TestError::caused("the client's origin is not a URL", http::Error::from(error)))?;
     match (url.scheme(), url.host()) {
         (Some(_), Some(_)) => Ok(Target::of(&url)),
-        _ => Err(TestError::new(format!("`{origin}` is no origin: give a scheme and a host, `https://example.test`"))),
+        _ => Err(TestError::new(format!(
+            "`{origin}` is not an origin: give a scheme and a host, such as `https://example.test`"
+        ))),
     }
 }
 

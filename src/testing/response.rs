@@ -63,7 +63,8 @@ impl Response {
     ///
     /// A body that is not UTF-8.
     pub fn text(&self) -> Result<&str, TestError> {
-        std::str::from_utf8(&self.body).map_err(|error| TestError::caused("the body is not UTF-8", error))
+        std::str::from_utf8(&self.body)
+            .map_err(|error| TestError::caused("the body of the response is not UTF-8", error))
     }
 
     /// The value that the body holds as JSON.
@@ -74,7 +75,10 @@ impl Response {
     pub fn json<T: DeserializeOwned>(&self) -> Result<T, TestError> {
         serde_json::from_slice(&self.body).map_err(|error| {
             let body = String::from_utf8_lossy(&self.body);
-            TestError::new(format!("the body is no JSON of this shape ({error}): {} {body}", self.status()))
+            TestError::new(format!(
+                "the body of the response does not decode as the expected type ({error}): {} {body}",
+                self.status()
+            ))
         })
     }
 }

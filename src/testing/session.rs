@@ -57,7 +57,7 @@ pub fn session(sessions: &Sessions) -> TestSession {
 }
 
 /// A test's session before it is loaded. See [`session`].
-#[must_use = "there is no session until the builder is awaited"]
+#[must_use = "the session exists only once the builder is awaited"]
 pub struct TestSession<B = ()> {
     sessions: Sessions,
     request: Result<Request<B>, TestError>,
@@ -136,7 +136,7 @@ impl<B> TestSession<B> {
         let field =
             || Ok::<_, http::Error>((name.try_into().map_err(Into::into)?, value.try_into().map_err(Into::into)?));
         self.request = self.request.and_then(|mut request| {
-            let (name, value) = field().map_err(|error| TestError::caused("the request is none", error))?;
+            let (name, value) = field().map_err(|error| TestError::caused("the request can't be built", error))?;
             request.headers_mut().append(name, value);
             Ok(request)
         });
@@ -236,7 +236,9 @@ async fn earlier(
     let entered = sessions.enter(&mut head);
     let session = load(&head.extensions).await?;
     for write in writes {
-        write(&session).await.map_err(|error| TestError::caused("the session can't be prepared", error))?;
+        write(&session)
+            .await
+            .map_err(|error| TestError::caused("the values or the sign-in of the test's session failed", error))?;
     }
     let answered = ready(Ok::<_, Infallible>(Response::new(())));
     let Ok(response) = ResponseFuture::new(answered, entered).await;
@@ -246,7 +248,7 @@ async fn earlier(
 }
 
 async fn load(extensions: &Extensions) -> Result<Session, TestError> {
-    Session::load(extensions).await.map_err(|error| TestError::caused("the session can't be loaded", error))
+    Session::load(extensions).await.map_err(|error| TestError::caused("the test's session can't be loaded", error))
 }
 
 /// # Errors

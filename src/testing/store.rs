@@ -346,7 +346,7 @@ impl Spied {
     fn begin(&mut self, call: Call) -> Result<(), BoxError> {
         self.calls.push(call);
         if self.failing {
-            return Err("told to fail".into());
+            return Err("the test told the store to fail".into());
         }
         if let Some(clock) = &self.clock {
             let now = clock.now();

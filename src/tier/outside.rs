@@ -88,7 +88,7 @@ impl SharedTier {
     pub(crate) async fn read(&self, owner: OwnerId, time: &NodeClock) -> Result<Snapshot, TierError> {
         let answered = self.store.read(&[Ask::new(owner)]).await.and_then(|mut snapshots| match snapshots.len() {
             1 => Ok(snapshots.remove(0)),
-            answers => Err(format!("{answers} snapshots for 1 ask").into()),
+            answers => Err(format!("the store gave {answers} snapshots for 1 ask").into()),
         });
         answered.map_err(|error| self.failed(&self.reads, "read", error, time))
     }

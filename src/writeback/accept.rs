@@ -36,7 +36,7 @@ pub(super) fn only_json(headers: &HeaderMap) -> Result<(), Refusal> {
     if essence.is_some_and(|essence| essence.trim_ascii().eq_ignore_ascii_case(b"application/json")) {
         return Ok(());
     }
-    let message = "the content type must be application/json";
+    let message = "the content type of the POST must be application/json";
     Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", message))
 }
 
@@ -105,7 +105,7 @@ impl AcceptedValues {
             }
         }
         if unknown == UnknownNames::Refused && !accepted.ignored.is_empty() {
-            let message = "pages may not write these values";
+            let message = "pages may not write the values in `names`: the server permits a value with `allow`";
             let refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "not_allowed", message);
             return Err(refusal.named(accepted.ignored));
         }
@@ -126,13 +126,17 @@ fn encode(declared: &ValueSpec, raw: &str) -> Result<Json, Refusal> {
     };
     let (status, code, message) = match json {
         _ if !stored => {
-            let message =
-                format!("`{name}` has an integer beyond 2^53 - 1 that its type would change or drop: send a string");
+            let message = format!(
+                "`{name}` has an integer beyond 2^53 - 1, which the value's type would change or drop: send the \
+                 integer as a string"
+            );
             (StatusCode::BAD_REQUEST, "unsafe_integer", message)
         }
         Ok(json) if json.len() <= MAX_VALUE => return Ok(json),
         Ok(_) => {
-            let message = format!("`{name}` is longer than {MAX_VALUE} bytes as its type encodes it");
+            let message = format!(
+                "`{name}` is longer than {MAX_VALUE} bytes as the value's type encodes it: send a shorter value"
+            );
             (StatusCode::UNPROCESSABLE_ENTITY, "value_too_large", message)
         }
         Err(flaw) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid_value", format!("`{name}` {flaw}")),

@@ -53,7 +53,7 @@ where
     std::future::poll_fn(|cx| match read.as_mut().poll(cx) {
         Poll::Ready(read) => Poll::Ready(read),
         Poll::Pending => deadline.as_mut().poll(cx).map(|()| {
-            let message = format!("the body took longer than {} s", READ_DEADLINE.as_secs());
+            let message = format!("the body of the request took longer than {} s to arrive", READ_DEADLINE.as_secs());
             Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "timeout", message))
         }),
     })
@@ -71,8 +71,8 @@ where
     let mut over = announced > MAX_BODY;
     while let Some(frame) = body.as_mut().frame().await {
         let frame = frame.map_err(|error| {
-            tracing::debug!(error = error.into(), "the body of a POST to the writeback broke off");
-            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body ended before it was whole")
+            tracing::debug!(error = error.into(), "the body of a POST to the writeback ended with an error");
+            Refusal::new(StatusCode::BAD_REQUEST, "incomplete", "the body of the request ended too early")
         })?;
         let Ok(mut data) = frame.into_data() else { continue };
         let len = bytes::Buf::remaining(&data);
@@ -151,10 +151,14 @@ impl Malformed {
     const JSON: Self = Self::new("malformed_json", "the body is not exactly one JSON text in UTF-8");
     const NOT_AN_OBJECT: Self = Self::new("not_an_object", "the body is not a JSON object");
     const DUPLICATE_NAME: Self = Self::new("duplicate_name", "an object in the body has the same name twice");
-    const RESERVED_NAME: Self = Self::new("reserved_name", "an object in the body has a name that is reserved");
-    const TOO_DEEP: Self = Self::new("too_deep", "the body nests more than 16 deep");
+    const RESERVED_NAME: Self = Self::new(
+        "reserved_name",
+        "an object in the body has a name with the reserved prefix `$serde_json::private::`",
+    );
+    const TOO_DEEP: Self = Self::new("too_deep", "the body nests arrays or objects more than 16 levels deep");
     const TOO_MANY_NAMES: Self = Self::new("too_many_names", "the body has more than 64 names");
-    const RELAY_NOT_ALONE: Self = Self::new("relay_not_alone", "`$relay` stands beside other names");
+    const RELAY_NOT_ALONE: Self =
+        Self::new("relay_not_alone", "`$relay` has other names beside it in the body: post a token alone");
     const RELAY_NOT_A_STRING: Self = Self::new("relay_not_a_string", "`$relay` is not a string");
 
     const fn new(code: &'static str, message: &'static str) -> Self {

@@ -88,8 +88,8 @@ export interface LayeredSessionEvents {
    */
   begun: CustomEvent<null>;
   /**
-   * The server has taken the values of the names in `stored`, where `$relay` stands for a token. The names in `ignored` are
-   * unknown to the server, which ignores them (`ignore_unknown`).
+   * The server has taken the values of the names in `stored`, where `$relay` stands for a token. The server does not
+   * allow the names in `ignored`, and ignores the values (`ignore_unknown`).
    */
   stored: CustomEvent<{ stored: string[]; ignored: string[] }>;
   /**

@@ -56,7 +56,7 @@ impl InexactNumbers {
             tracing::error!(
                 name,
                 left_out,
-                "a value was not sent to a page: the page would round an integer in it, which is beyond 2^53 - 1; \
+                "a value was not sent to a page, since JavaScript would round an integer beyond 2^53 - 1 in the value: \
                  encode such integers as strings"
             );
         }

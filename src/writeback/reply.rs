@@ -76,18 +76,26 @@ impl Refusal {
 
     pub(crate) fn method(allowed: &[Method]) -> Self {
         let allowed = allowed.iter().map(Method::as_str).collect::<Vec<_>>().join(", ");
-        let message = format!("this path answers only {allowed}");
+        let message = format!("this path answers only the methods {allowed}");
         let allow = HeaderValue::try_from(allowed).ok();
         Self { allow, ..Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", message) }
     }
 
     pub(crate) fn not_found(endpoint: &str) -> Self {
-        let remedy = "with `nest_service`, or name its path with `mount_path`";
-        Self::new(StatusCode::NOT_FOUND, "not_found", format!("nothing here: mount the {endpoint} {remedy}"))
+        let remedy = "with `nest_service`, or set its path with `mount_path`";
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not_found",
+            format!("the {endpoint} has nothing at this path: mount the {endpoint} {remedy}"),
+        )
     }
 
     pub(super) fn user_changed() -> Self {
-        Self::new(StatusCode::CONFLICT, "user_changed", "another user has signed in, or the user has signed out")
+        Self::new(
+            StatusCode::CONFLICT,
+            "user_changed",
+            "another user has signed in, or the user has signed out, since the page got its values",
+        )
     }
 
     pub(super) const fn status(&self) -> StatusCode {
@@ -163,7 +171,7 @@ impl From<RelayRefused> for Refusal {
                 return Self::new(StatusCode::BAD_REQUEST, "relay_invalid", message);
             }
             RelayRefused::Busy => {
-                let message = "pages brought too many new sessions lately: try again";
+                let message = "pages brought tokens of too many new sessions in a short time: try again";
                 return Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", message);
             }
             RelayRefused::Write(error) => return error.into(),
@@ -171,7 +179,7 @@ impl From<RelayRefused> for Refusal {
             RelayRefused::Closed(reason) => ("session_closed", reason.sentence()),
             RelayRefused::Expired => ("relay_expired", "the relay token has expired".into()),
             RelayRefused::OtherSession => ("relay_other_session", "the relay token belongs to another session".into()),
-            RelayRefused::Used => ("token_used", "a page has brought the token before".into()),
+            RelayRefused::Used => ("token_used", "a page has already brought this token".into()),
         };
         Self::new(StatusCode::CONFLICT, code, message)
     }
@@ -201,5 +209,5 @@ impl From<WriteError> for Refusal {
 }
 
 fn unavailable() -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the session's store did not answer: try again")
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", "the shared store did not answer: try again")
 }

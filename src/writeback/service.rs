@@ -224,9 +224,11 @@ impl SessionWriteback {
     pub fn allow<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let node = &self.sessions.node;
         let refuse = |what| Err(BuildErrorKind::Value.error(format!("`{}` can't be allowed: {what}", V::NAME)));
-        let Some(index) = node.config.schema.index_of::<V>() else { return refuse("declare it with `.value::<..>()`") };
+        let Some(index) = node.config.schema.index_of::<V>() else {
+            return refuse("declare the value with `.value::<..>()`");
+        };
         if matches!(node.config.identity, Identity::Value { index: identity, .. } if identity == index) {
-            return refuse("the value names the user who has signed in");
+            return refuse("only `sign_in` and `sign_out` change the value that names the signed-in user");
         }
         self.allowed.push(index);
         self.expose::<V>()
@@ -265,7 +267,7 @@ impl SessionWriteback {
     /// For a value that is not declared.
     pub fn expose<V: SessionValue>(mut self) -> Result<Self, BuildError> {
         let Some(index) = self.sessions.node.config.schema.index_of::<V>() else {
-            let message = format!("`{}` can't be exposed: declare it with `.value::<..>()`", V::NAME);
+            let message = format!("`{}` can't be exposed: declare the value with `.value::<..>()`", V::NAME);
             return Err(BuildErrorKind::Value.error(message));
         };
         if !self.exposed.contains(&index) {
@@ -307,7 +309,7 @@ impl SessionWriteback {
     /// For an interval below a second or above five minutes.
     pub fn heartbeat(mut self, interval: Duration) -> Result<Self, BuildError> {
         if !HEARTBEATS.contains(&interval) {
-            let message = format!("the interval of heartbeats is {interval:?}: it must be from 1s to 300s");
+            let message = format!("the interval of heartbeats is {interval:?}: give an interval from 1s to 300s");
             return Err(BuildErrorKind::Setting.error(message));
         }
         self.heartbeat = interval;

@@ -188,7 +188,7 @@ async fn unlisted_pages_are_refused() -> Result {
         socket(&shop, &tab).await?;
         tab.until(
             "document.title",
-            "no session may begin here: cross-site (another site caused the request, which brings no session)",
+            "no session may begin in this request: cross-site (another site caused the request)",
         )
         .await?;
         let seen = shop.requests.last("GET /live").await?;

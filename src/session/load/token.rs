@@ -165,7 +165,10 @@ pub(super) fn open(node: &Node, cookies: &Fields, now: Millis) -> (CookieSession
     }
     if several {
         node.counters.refused_tokens.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!("a request brought valid cookies of several sessions: none counts, see `CookieTier::formerly`");
+        tracing::debug!(
+            "a request brought valid cookies of several sessions, so no cookie counts: if the cookie's path or domain \
+             has changed, declare the earlier place with `CookieTier::formerly`"
+        );
         return (CookieSession::Several, Some(brought.into()));
     }
     (newest.map_or(CookieSession::Nothing, CookieSession::One), Some(brought.into()))
@@ -267,7 +270,10 @@ pub(in crate::session) fn check_current(node: &Node, payload: Box<Payload>, now:
     let wall = time.wall(now);
     if head.issued > wall.after(node.time.max_skew) {
         node.counters.skewed_tokens.fetch_add(1, Ordering::Relaxed);
-        tracing::debug!("a token is further in the future than `max_skew` allows: compare the clocks of the nodes");
+        tracing::debug!(
+            "a token counts as absent, since its time is further in the future than `max_skew` allows: compare the \
+             clocks of the nodes"
+        );
         return None;
     }
     note_versions(node, &payload, now);

@@ -83,8 +83,9 @@ impl OwnEnds {
         let order = match issued.iter().position(same) {
             Some(at) => issued.remove(at),
             None if issued.len() == MAX_ISSUED_ORDERS || issued.len() + ended >= MAX_BEGUN => {
-                let message = "a sign-out takes back 8 orders of a handle, and 15 with those of its earlier sign-outs: \
-                               order on the handle of a new request";
+                let message = "this handle has made tokens for the sign-in or renewal of too many users (limit: 8, or \
+                               15 with the sessions that the handle has ended), since one sign-out must be able to \
+                               revoke all of them: make the token on the handle of a new request";
                 return Err(WriteError::new(WriteErrorKind::Invalid, message));
             }
             None => planned,

@@ -69,7 +69,7 @@ async fn lowered_budget_sends_fuller_cookies_whole() {
         let change = async move |session: Session| session.set(Division(division)).await.unwrap();
         let (headers, ()) = browser.visit_seen(&after, change).await;
         assert!(set_cookies(&headers)[0].len() > 1_500);
-        let told = trace.lines_with("a cookie is over `CookieTier::max_bytes`");
+        let told = trace.lines_with("a session's cookie is longer than `CookieTier::max_bytes`");
         assert_eq!((told, trace.lines_with("largest=\"theme, ")), (1, 1), "{}", trace.text());
     }
     let cold = deploy(&ring, 1_500);

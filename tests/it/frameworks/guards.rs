@@ -232,7 +232,7 @@ async fn undeclared_type_is_no_missing_login() {
         assert_eq!(page.status, StatusCode::INTERNAL_SERVER_ERROR, "{path}");
     }
     let page = send(&app, &mut Browser::new(), request("GET", "/required")).await;
-    assert!(page.text.contains("`undeclared` was not declared"), "{}", page.text);
+    assert!(page.text.contains("`undeclared` is not declared"), "{}", page.text);
 }
 
 async fn theme(Value(Theme(theme)): Value<Theme>) -> String {

@@ -171,7 +171,12 @@ async fn watch_of_undeclared_value_is_traced() {
     for (number, look) in looks.into_iter().enumerate() {
         let (trace, _guard) = Trace::begin();
         Browser::new().visit(&node, async move |session| (look(&session), look(&session))).await;
-        assert_eq!(trace.lines_with("was not declared on `Sessions::builder()`"), 1, "look {number}: {}", trace.text());
+        assert_eq!(
+            trace.lines_with("a value that is not declared: add `.value::<..>()` to `Sessions::builder()`"),
+            1,
+            "look {number}: {}",
+            trace.text()
+        );
         assert_eq!(trace.lines_with("name=\"visits\""), 1, "{}", trace.text());
         app.pass(Duration::from_secs(60));
     }

@@ -33,18 +33,21 @@ async fn store_outage_is_traced_with_its_cause() {
         session.set(theme("dark")).await.unwrap_err()
     };
     let error = browser.visit(&node, write).await;
-    assert_eq!((error.kind(), driver(&error).as_str()), (WriteErrorKind::Unavailable, "told to fail"));
+    assert_eq!(
+        (error.kind(), driver(&error).as_str()),
+        (WriteErrorKind::Unavailable, "the test told the store to fail")
+    );
     let post = async || {
         let writeback = SessionWriteback::new(&node.sessions).allow::<Theme>().unwrap();
         node.writeback(writeback, browser.post_json(r#"{"theme":"dark"}"#)).await.status
     };
-    let errors = || (trace.lines_with("ERROR"), trace.lines_with("told to fail"));
+    let errors = || (trace.lines_with("ERROR"), trace.lines_with("the test told the store to fail"));
     assert_eq!((post().await, errors()), (StatusCode::SERVICE_UNAVAILABLE, (2, 2)), "{}", trace.text());
     app.pass(Duration::from_secs(1));
     // The failed write left the record in doubt, so each load asks the store.
     assert_eq!(post().await, StatusCode::SERVICE_UNAVAILABLE);
     let job = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
-    assert_eq!(driver(&job), "told to fail");
+    assert_eq!(driver(&job), "the test told the store to fail");
     assert!(trace.text().contains("failed to write") && trace.text().contains("failed to read"), "{}", trace.text());
     let stats = node.sessions.stats();
     assert!(stats.store_failures >= 4, "{stats:?}");
@@ -73,7 +76,10 @@ async fn extractors_outage_is_traced_and_counted() {
     };
     for _ in 0..3 {
         let error = load().await;
-        assert_eq!((error.kind(), driver(&error).as_str()), (MissingSessionKind::Unavailable, "told to fail"));
+        assert_eq!(
+            (error.kind(), driver(&error).as_str()),
+            (MissingSessionKind::Unavailable, "the test told the store to fail")
+        );
     }
     assert_eq!(trace.lines_with("ERROR"), 1, "{}", trace.text());
     app.pass(Duration::from_secs(1));
@@ -133,7 +139,7 @@ async fn wrong_number_of_snapshots_fails_the_load() {
     for snapshots in [0, 2] {
         let node = App::new().start_with(|sessions| sessions.tier(SharedTier::new(Miscounting(snapshots))));
         let error = node.sessions.for_principal(Principal::new("ada")).await.unwrap_err();
-        assert_eq!(driver(&error), format!("{snapshots} snapshots for 1 ask"));
+        assert_eq!(driver(&error), format!("the store gave {snapshots} snapshots for 1 ask"));
         assert_eq!(node.sessions.stats().store_failures, 1);
     }
 }

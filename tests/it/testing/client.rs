@@ -214,10 +214,10 @@ async fn services_are_ready_before_each_call() {
 async fn requests_that_are_none_fail() {
     let browser = Client::new(service_fn(shown));
     let cases = [
-        (browser.get("path"), "begin with `/`"),
-        (browser.get("https://example.test/"), "begin with `/`"),
-        (browser.get("/\u{0}"), "the request is none"),
-        (browser.get("/").header("a\n", "b"), "the request is none"),
+        (browser.get("path"), "begins with `/`"),
+        (browser.get("https://example.test/"), "begins with `/`"),
+        (browser.get("/\u{0}"), "the request can't be built"),
+        (browser.get("/").header("a\n", "b"), "the request can't be built"),
         (browser.tab().origin("example.test").get("/"), "give a scheme and a host"),
         (browser.tab().origin("/").get("/"), "give a scheme and a host"),
         (browser.from_site("evil").get("/"), "give a scheme and a host"),

@@ -136,10 +136,13 @@ async fn failed_preparation_says_why() {
     let store = SpyStore::new();
     let sessions = chain(true).tier(SharedTier::new(store.clone())).build().unwrap();
     for (setup, message) in [
-        (session(&sessions).with(Division(9)), "the session can't be prepared: "),
-        (session(&sessions).with(Visits(1)), "`visits` was not declared"),
-        (session(&sessions).signed_in(Theme("ada".into())), "is not the type that `identify_by` names"),
-        (session(&sessions).header("no name", "x"), "the request is none"),
+        (session(&sessions).with(Division(9)), "the values or the sign-in of the test's session failed: "),
+        (session(&sessions).with(Visits(1)), "`visits` is not declared"),
+        (
+            session(&sessions).signed_in(Theme("ada".into())),
+            "`theme` can't sign a user in: use the type that `identify_by` names",
+        ),
+        (session(&sessions).header("no name", "x"), "the request can't be built"),
     ] {
         let error = setup.await.unwrap_err().to_string();
         assert!(error.contains(message), "{error}");
@@ -149,6 +152,6 @@ async fn failed_preparation_says_why() {
     store.take_operations();
     store.fail();
     let cold = session(&sessions).with(dark()).await.unwrap_err().to_string();
-    assert!(cold.contains("the session's store did not answer"), "{cold}");
+    assert!(cold.contains("the shared store did not answer"), "{cold}");
     assert!(matches!(store.take_operations()[..], [Operation::Create]));
 }

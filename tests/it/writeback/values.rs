@@ -131,7 +131,7 @@ async fn unknown_names_can_be_ignored_and_reported() {
 fn user_and_undeclared_values_cannot_be_allowed() {
     let page = Page::new();
     let plain = || SessionWriteback::new(&page.node.sessions);
-    assert!(plain().allow::<User>().unwrap_err().to_string().contains("signed in"));
+    assert!(plain().allow::<User>().unwrap_err().to_string().contains("the signed-in user"));
     #[derive(Serialize, Deserialize)]
     struct Undeclared;
     impl SessionValue for Undeclared {
